@@ -1,0 +1,80 @@
+//! Backward: gradients through one node.
+//!
+//! candle differentiates each node by itself, from its inputs, so nothing but the values of a segment is kept for the way back. Products
+//! with weights have closed forms here: candle always computes both gradients of a product, and most often one isn't asked for.
+
+use candle_core::{Device, Tensor, Var};
+use dlc_ir::Op;
+
+use crate::error::OpError;
+use crate::ops::{apply, as_rows, operands, row_numbers};
+use crate::symbols::Symbols;
+
+/// Gradients with respect to the inputs for which `needed` holds, from those with respect to the outputs; an absent one is zero.
+pub(crate) fn pullback(
+    op: &Op,
+    inputs: &[Tensor],
+    upstream: &[Option<Tensor>],
+    needed: &[bool],
+    symbols: &Symbols,
+) -> Result<Vec<Option<Tensor>>, OpError> {
+    match (op, upstream) {
+        (Op::Linear, [Some(gradient)]) => linear(inputs, gradient, needed),
+        (Op::Gather, [Some(gradient)]) => Ok(vec![Some(gather(operands(inputs)?, gradient)?), None]),
+        _ => by_candle(op, inputs, upstream, needed, symbols),
+    }
+}
+
+fn linear(inputs: &[Tensor], gradient: &Tensor, needed: &[bool]) -> Result<Vec<Option<Tensor>>, OpError> {
+    let [x, weight, ..] = inputs else {
+        return Err(OpError::Bug(format!("{} operands", inputs.len())));
+    };
+    let rows = as_rows(gradient)?.contiguous()?;
+    let mut downstream = Vec::new();
+    for at in 0..inputs.len() {
+        downstream.push(match (needed.get(at), at) {
+            (Some(true), 0) => Some(rows.matmul(weight)?.reshape(x.dims())?),
+            (Some(true), 1) => Some(rows.t()?.matmul(&as_rows(x)?)?),
+            (Some(true), _) => Some(rows.sum(0)?),
+            _ => None,
+        });
+    }
+    Ok(downstream)
+}
+
+/// Adds each row of the gradient to the row of the table that it came from.
+fn gather([table, ids]: &[Tensor; 2], gradient: &Tensor) -> Result<Tensor, OpError> {
+    let (n, width) = table.dims2()?;
+    let mut sum = vec![0f32; n * width];
+    let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
+    if width > 0 {
+        for (row, part) in row_numbers(ids, n)?.into_iter().zip(gradient.chunks_exact(width)) {
+            sum[row * width..][..width].iter_mut().zip(part).for_each(|(s, g)| *s += g);
+        }
+    }
+    Ok(Tensor::from_vec(sum, (n, width), &Device::Cpu)?)
+}
+
+/// Runs the op again, recorded, and lets candle differentiate the sum of outputs times gradients.
+fn by_candle(op: &Op, inputs: &[Tensor], upstream: &[Option<Tensor>], needed: &[bool], symbols: &Symbols) -> Result<Vec<Option<Tensor>>, OpError> {
+    let mut vars = Vec::new();
+    for (input, needed) in inputs.iter().zip(needed) {
+        vars.push(if *needed { Some(Var::from_tensor(input)?) } else { None });
+    }
+    let recorded: Vec<Tensor> = inputs.iter().zip(&vars).map(|(input, var)| var.as_ref().map_or(input, Var::as_tensor).clone()).collect();
+    let mut sum: Option<Tensor> = None;
+    for (output, gradient) in apply(op, &recorded, symbols)?.iter().zip(upstream) {
+        if let Some(gradient) = gradient {
+            let part = (output * gradient)?.sum_all()?;
+            sum = Some(match sum {
+                Some(sum) => (sum + part)?,
+                None => part,
+            });
+        }
+    }
+    let Some(sum) = sum else {
+        return Ok(vec![None; inputs.len()]);
+    };
+    let mut gradients = sum.backward()?;
+    Ok(vars.iter().map(|var| var.as_ref().and_then(|v| gradients.remove(v.as_tensor())).map(|g| g.detach())).collect())
+}

@@ -1,0 +1,185 @@
+//! Writes a bundle: the ONNX files of a module, its weights once, the manifest and the files that consumers expect.
+//!
+//! Atomic and deterministic: the folder appears when it is complete, and the same module gives the same bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use dlc_ir::{CachePart, Dim, Graph, IrError, Module, ValueType, cost};
+use prost::Message;
+
+use crate::error::ExportError;
+use crate::genai::{GENAI_FILE, GraphFile, genai_config};
+use crate::manifest::{
+    CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, ModelRecord, PassRecord, PortRecord, Profile, Source, WEIGHTS_FILE,
+};
+use crate::onnx::lower::{Lowered, Target, lower};
+use crate::progress::Progress;
+use crate::staging::Staging;
+use crate::weights::WeightPlan;
+
+/// What a bundle is made with, besides the module.
+#[derive(Debug, Clone)]
+pub struct BundleRequest {
+    /// The operators to use.
+    pub profile: Profile,
+    /// Where the module came from.
+    pub source: Source,
+    /// The passes that made it, in order.
+    pub passes: Vec<PassRecord>,
+    /// Whether to replace a bundle that stands there already.
+    pub force: bool,
+    /// How consumers of the draft should use it by default.
+    pub draft: Option<SpeculativeDefaults>,
+    /// The version of dlc.
+    pub version: String,
+}
+
+/// Defaults for speculative decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpeculativeDefaults {
+    /// How many tokens the draft guesses before the target checks them.
+    pub max_draft_tokens: usize,
+}
+
+/// Writes `module` as the bundle `out`, and returns its manifest.
+///
+/// # Errors
+/// Any error leaves `out` as it was and nothing beside it: an op without a form in the profile, a weight without data, an output that
+/// exists (see [`BundleRequest::force`]), a file that can't be read or written, or [`ExportError::Cancelled`].
+pub fn write_bundle(module: &Module, request: &BundleRequest, out: &Path, progress: &dyn Progress) -> Result<Manifest, ExportError> {
+    check_names(module)?;
+    let target =
+        Target { profile: request.profile, weights: &module.weights, context_length: module.model.context_length, version: &request.version };
+    let mut lowered = module.graphs.iter().map(|graph| lower(graph, target)).collect::<Result<Vec<_>, _>>()?;
+    let stored: Vec<_> = module.graphs.iter().zip(&lowered).map(|(g, l)| (g.name.as_str(), l.stored.as_slice())).collect();
+    let plan = WeightPlan::new(&module.weights, &stored)?;
+    lowered.iter_mut().try_for_each(|l| l.place(&plan))?;
+    let graphs = module.graphs.iter().zip(&lowered).map(|(g, l)| graph_record(module, g, l)).collect::<Result<Vec<_>, _>>()?;
+
+    let staging = Staging::new(out, request.force)?;
+    let mut files = BTreeMap::new();
+    let weights_file = staging.create(WEIGHTS_FILE)?;
+    files.insert(WEIGHTS_FILE.to_owned(), plan.write(&module.weights, &weights_file, &staging.path(WEIGHTS_FILE), progress)?);
+    drop(weights_file);
+    for (record, lowered) in graphs.iter().zip(&lowered) {
+        files.insert(record.file.clone(), staging.write(&record.file, &lowered.model.encode_to_vec())?);
+    }
+    for side in &module.side_files {
+        files.insert(side.name.clone(), staging.copy(&side.name, &side.path)?);
+    }
+    write_genai_config(module, request, &lowered, &staging, &mut files)?;
+    let manifest = manifest(module, request, graphs, plan, files);
+    let text = serde_yaml::to_string(&manifest).map_err(|e| ExportError::module(MANIFEST_FILE, e.to_string()))?;
+    staging.write(MANIFEST_FILE, text.as_bytes())?;
+    if progress.cancelled() {
+        return Err(ExportError::Cancelled);
+    }
+    staging.commit()?;
+    Ok(manifest)
+}
+
+/// `model.onnx` for the target, else the graph's name.
+fn file_name(graph: &str) -> String {
+    if graph == "target" { "model.onnx".to_owned() } else { format!("{graph}.onnx") }
+}
+
+/// Every file of the bundle has a name of its own that stays inside the folder.
+fn check_names(module: &Module) -> Result<(), ExportError> {
+    if module.graphs.first().is_none_or(|g| g.name != "target") {
+        return Err(ExportError::module("module", "its first graph is not `target`"));
+    }
+    let mut taken: BTreeSet<String> = [MANIFEST_FILE, WEIGHTS_FILE, GENAI_FILE].map(str::to_owned).into();
+    let names = module.graphs.iter().map(|g| file_name(&g.name)).chain(module.side_files.iter().map(|f| f.name.clone()));
+    for name in names {
+        let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0']);
+        if !plain {
+            return Err(ExportError::module(name, "is no file name that a bundle can hold"));
+        }
+        if !taken.insert(name.to_lowercase()) {
+            return Err(ExportError::module(name, "two files of the bundle would have this name"));
+        }
+    }
+    Ok(())
+}
+
+fn write_genai_config(
+    module: &Module,
+    request: &BundleRequest,
+    lowered: &[Lowered],
+    staging: &Staging,
+    files: &mut BTreeMap<String, FileRecord>,
+) -> Result<(), ExportError> {
+    if request.profile != Profile::Ort {
+        return Ok(());
+    }
+    let parts: Vec<(&Graph, String, Vec<String>)> =
+        module.graphs.iter().zip(lowered).map(|(g, l)| (g, file_name(&g.name), l.input_names())).collect();
+    let part = |name: &str| {
+        let found = parts.iter().find(|(g, ..)| g.name == name);
+        found.map(|(graph, file, inputs)| GraphFile { graph, file, inputs })
+    };
+    let Some(target) = part("target") else { return Ok(()) };
+    let draft = part("draft").zip(request.draft);
+    files.insert(GENAI_FILE.to_owned(), staging.write(GENAI_FILE, genai_config(&module.model, target, draft).as_bytes())?);
+    Ok(())
+}
+
+fn manifest(module: &Module, request: &BundleRequest, graphs: Vec<GraphRecord>, plan: WeightPlan, files: BTreeMap<String, FileRecord>) -> Manifest {
+    let model = &module.model;
+    Manifest {
+        format: FORMAT,
+        dlc: request.version.clone(),
+        source: request.source.clone(),
+        profile: request.profile,
+        dtype: model.dtype.name().to_owned(),
+        model: ModelRecord {
+            family: model.family.clone(),
+            vocab_size: model.vocab_size,
+            context_length: model.context_length,
+            bos_token_id: model.bos_token_id,
+            eos_token_ids: model.eos_token_ids.clone(),
+            pad_token_id: model.pad_token_id,
+        },
+        passes: request.passes.clone(),
+        graphs,
+        weights: plan.into_records(),
+        files,
+    }
+}
+
+fn graph_record(module: &Module, graph: &Graph, lowered: &Lowered) -> Result<GraphRecord, ExportError> {
+    let used = lowered.input_names();
+    let port = |name: &str, ty: &ValueType| PortRecord {
+        name: name.to_owned(),
+        dtype: ty.dtype.name().to_owned(),
+        shape: ty.shape.0.iter().map(Dim::to_string).collect(),
+    };
+    let ty = |value| &graph.value(value).ty;
+    Ok(GraphRecord {
+        name: graph.name.clone(),
+        file: file_name(&graph.name),
+        parameters: cost::cost(graph, &module.weights).parameters,
+        inputs: graph.inputs().iter().filter(|i| used.contains(&i.name)).map(|i| port(&i.name, ty(i.value))).collect(),
+        outputs: graph.outputs().iter().map(|o| port(&o.name, ty(o.value))).collect(),
+        caches: caches(graph)?,
+    })
+}
+
+/// The caches by slot: slots are numbered in the order of layers, as [`Graph::renumber_caches`] does.
+fn caches(graph: &Graph) -> Result<Vec<CacheRecord>, ExportError> {
+    let keys = graph.inputs().iter().filter_map(|i| i.cache.filter(|c| c.part == CachePart::Key).map(|c| (c.layer, i)));
+    let keys: BTreeMap<u32, _> = keys.collect();
+    let mut records = Vec::new();
+    for (slot, (layer, input)) in keys.into_iter().enumerate() {
+        let expected = format!("past_key_values.{slot}.key");
+        if input.name != expected {
+            let problem = format!("the cache of layer {layer} is named {}, not {expected}: its caches aren't numbered", input.name);
+            return Err(ExportError::Ir(IrError::Edit { graph: graph.name.clone(), problem }));
+        }
+        let dims = &graph.value(input.value).ty.shape.0;
+        let known = |axis: usize| dims.get(axis).and_then(Dim::known).unwrap_or_default();
+        records.push(CacheRecord { slot: slot as u32, layer, heads: known(1), head_dim: known(3) });
+    }
+    Ok(records)
+}

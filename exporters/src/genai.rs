@@ -1,0 +1,99 @@
+//! `genai_config.json`, by which onnxruntime-genai runs a bundle of profile `ort`; with a draft it decodes speculatively.
+
+use serde_json::{Value, json};
+
+use dlc_ir::{Graph, ModelInfo};
+
+use crate::bundle::SpeculativeDefaults;
+
+/// The file's name in a bundle.
+pub(crate) const GENAI_FILE: &str = "genai_config.json";
+
+/// A graph, and the ONNX file with the inputs that this really has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GraphFile<'a> {
+    pub graph: &'a Graph,
+    pub file: &'a str,
+    pub inputs: &'a [String],
+}
+
+/// The configuration, ready to be written.
+pub(crate) fn genai_config(model: &ModelInfo, target: GraphFile<'_>, draft: Option<(GraphFile<'_>, SpeculativeDefaults)>) -> String {
+    let mut config = json!({ "model": model_block(model, target), "search": search_block(model) });
+    if let Some((draft, defaults)) = draft {
+        config["model"]["draft"] = decoder_block(model, draft);
+        config["speculative"] = json!({
+            "max_draft_tokens": defaults.max_draft_tokens,
+            "min_adaptive_k": 0,
+            "ngram_size": 0,
+            "cooldown": false,
+        });
+    }
+    format!("{config:#}\n")
+}
+
+fn model_block(model: &ModelInfo, target: GraphFile<'_>) -> Value {
+    let eos = match model.eos_token_ids.as_slice() {
+        [one] => json!(one),
+        several => json!(several),
+    };
+    let first_eos = model.eos_token_ids.first().copied();
+    let mut block = json!({
+        "type": model.family,
+        "bos_token_id": model.bos_token_id.or(first_eos),
+        "eos_token_id": eos,
+        "pad_token_id": model.pad_token_id.or(first_eos),
+        "context_length": model.context_length,
+        "vocab_size": model.vocab_size,
+        "decoder": decoder_block(model, target),
+    });
+    if let Value::Object(entries) = &mut block {
+        entries.retain(|_, value| !value.is_null() && *value != json!([]));
+    }
+    block
+}
+
+fn decoder_block(model: &ModelInfo, graph: GraphFile<'_>) -> Value {
+    let mut inputs = serde_json::Map::new();
+    for name in ["input_ids", "attention_mask", "position_ids"] {
+        if graph.inputs.iter().any(|input| input == name) {
+            inputs.insert(name.to_owned(), json!(name));
+        }
+    }
+    inputs.insert("past_key_names".to_owned(), json!("past_key_values.%d.key"));
+    inputs.insert("past_value_names".to_owned(), json!("past_key_values.%d.value"));
+    json!({
+        "session_options": { "log_id": "onnxruntime-genai", "provider_options": [] },
+        "filename": graph.file,
+        "head_size": model.head_dim,
+        "hidden_size": model.hidden_size,
+        "num_attention_heads": model.heads,
+        "num_hidden_layers": graph.graph.inputs().iter().filter(|i| i.cache.is_some()).count() / 2,
+        "num_key_value_heads": model.kv_heads,
+        "inputs": inputs,
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    })
+}
+
+fn search_block(model: &ModelInfo) -> Value {
+    json!({
+        "diversity_penalty": 0.0,
+        "do_sample": false,
+        "early_stopping": true,
+        "length_penalty": 1.0,
+        "max_length": model.context_length,
+        "min_length": 0,
+        "no_repeat_ngram_size": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": true,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 50,
+        "top_p": 1.0,
+    })
+}

@@ -1,0 +1,178 @@
+//! The manifest `dlc.yaml`: what a bundle holds, where it came from and how it was made.
+//!
+//! Written by [`crate::bundle`], read by the runtime and by `dlc inspect`, `diff` and `verify`. It names no path outside the bundle.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The manifest's file name inside a bundle.
+pub const MANIFEST_FILE: &str = "dlc.yaml";
+/// The one file that holds every weight of a bundle.
+pub const WEIGHTS_FILE: &str = "weights.bin";
+/// The version of the manifest's layout; readers refuse another.
+pub const FORMAT: u32 = 1;
+
+/// Everything that `dlc.yaml` records.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this layout: [`FORMAT`].
+    pub format: u32,
+    /// The version of dlc that wrote the bundle.
+    pub dlc: String,
+    /// The checkpoint that was compiled.
+    pub source: Source,
+    /// The operators that the graphs are restricted to.
+    pub profile: Profile,
+    /// Element type of weights and activations: `f32`, `f16` or `bf16`.
+    pub dtype: String,
+    /// What the decoding loop must know about the model.
+    pub model: ModelRecord,
+    /// The passes that ran, in order.
+    pub passes: Vec<PassRecord>,
+    /// The graphs; the target is first.
+    pub graphs: Vec<GraphRecord>,
+    /// Every weight in [`WEIGHTS_FILE`], by offset.
+    pub weights: Vec<WeightRecord>,
+    /// Hash and size of every other file of the bundle, by file name.
+    pub files: BTreeMap<String, FileRecord>,
+}
+
+/// Where a bundle came from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Last component of the checkpoint's path.
+    pub name: String,
+    /// The files that were read, by name.
+    pub files: BTreeMap<String, FileRecord>,
+}
+
+/// A file's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileRecord {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// The set of ONNX operators that a consumer accepts (DESIGN.md, section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// ai.onnx primitives, opset 17.
+    Portable,
+    /// ai.onnx opset 23: `Attention`, `RMSNormalization`, `RotaryEmbedding`.
+    Onnx,
+    /// `com.microsoft` operators: `GroupQueryAttention`, `SkipSimplifiedLayerNormalization`.
+    Ort,
+}
+
+impl Profile {
+    /// Every profile, narrowest operator set first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Onnx, Self::Ort];
+
+    /// The name used in commands and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Onnx => "onnx",
+            Self::Ort => "ort",
+        }
+    }
+}
+
+/// What the decoding loop must know about the model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRecord {
+    /// `model_type` of the checkpoint's configuration.
+    pub family: String,
+    /// Number of entries of the vocabulary, the last axis of `logits`.
+    pub vocab_size: usize,
+    /// The longest sequence, in tokens, that the model takes.
+    pub context_length: usize,
+    /// Token put before a text, if the checkpoint names one.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// Token for padding, if the checkpoint names one.
+    pub pad_token_id: Option<u32>,
+}
+
+/// One pass that ran.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PassRecord {
+    /// The pass's name.
+    pub name: String,
+    /// Its options, defaults filled in.
+    pub options: serde_yaml::Value,
+    /// Its report, as data.
+    pub report: serde_yaml::Value,
+}
+
+/// One graph of the bundle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GraphRecord {
+    /// `target`, `draft` ...
+    pub name: String,
+    /// The ONNX file that holds it.
+    pub file: String,
+    /// Number of weight elements that the graph uses.
+    pub parameters: u64,
+    /// Boundary inputs, in the file's order.
+    pub inputs: Vec<PortRecord>,
+    /// Boundary outputs, in the file's order.
+    pub outputs: Vec<PortRecord>,
+    /// The key/value caches, by slot.
+    pub caches: Vec<CacheRecord>,
+}
+
+/// A named value on a graph's boundary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortRecord {
+    /// Name of the value in the ONNX file.
+    pub name: String,
+    /// `i64`, `f32`, `f16` or `bf16`.
+    pub dtype: String,
+    /// Numbers or symbols: `[batch, '3', past, '64']`.
+    pub shape: Vec<String>,
+}
+
+/// One key/value cache: `past_key_values.{slot}.key|value` -> `present.{slot}.key|value`, each `[batch, heads, length, head_dim]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheRecord {
+    /// Number in the boundary names of this graph, from 0.
+    pub slot: u32,
+    /// The layer of the checkpoint that this cache belongs to.
+    pub layer: u32,
+    /// Number of key/value heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+/// A tensor inside [`WEIGHTS_FILE`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightRecord {
+    /// Name of the initializer, the same in every graph that uses it.
+    pub name: String,
+    /// Element type as stored.
+    pub dtype: String,
+    /// Shape as stored.
+    pub shape: Vec<usize>,
+    /// First byte in the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Names of the graphs that use it.
+    pub graphs: Vec<String>,
+}

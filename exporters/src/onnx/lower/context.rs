@@ -1,0 +1,297 @@
+//! What the lowering of a graph's nodes shares: names of values, their forms, and things that are made once.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, WeightId};
+
+use super::super::builder::{Builder, Name};
+use super::super::proto::{DimensionValue, TypeProto};
+use super::{Target, tensor_type};
+use crate::error::ExportError;
+use crate::weights::Stored;
+
+/// How a value of the IR stands in the ONNX graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Form {
+    /// With the shape that it has in the IR.
+    Full,
+    /// `[rows, width]`: all axes but the last are one.
+    Flat,
+    /// The last axis split: `[batch, seq, heads, head_dim]`.
+    Heads(usize),
+}
+
+/// The state of lowering one graph.
+pub(super) struct Context<'a> {
+    pub graph: &'a Graph,
+    pub target: Target<'a>,
+    pub b: Builder,
+    full_names: HashMap<ValueId, Name>,
+    places: HashMap<NodeId, String>,
+    forms: BTreeMap<(ValueId, Form), Name>,
+    weights: HashMap<WeightId, Name>,
+    memo: HashMap<String, Name>,
+}
+
+impl<'a> Context<'a> {
+    /// Fails if two values that must keep their names have the same.
+    pub fn new(graph: &'a Graph, target: Target<'a>) -> Result<Self, ExportError> {
+        let mut b = Builder::default();
+        let clash = |name: &str| ExportError::module(&graph.name, format!("two tensors are named {name}"));
+        let mut weights = HashMap::new();
+        for id in graph.weights() {
+            let name = Name::from(target.weights[id].name.as_str());
+            if !b.reserve(&name) {
+                return Err(clash(&name));
+            }
+            weights.insert(id, name);
+        }
+        let mut full_names = HashMap::new();
+        for (value, name) in graph.inputs().iter().map(|i| (i.value, &i.name)).chain(graph.outputs().iter().map(|o| (o.value, &o.name))) {
+            let name = Name::from(name.as_str());
+            if !b.reserve(&name) {
+                return Err(clash(&name));
+            }
+            full_names.entry(value).or_insert(name);
+        }
+        let mut places = HashMap::new();
+        let names = graph.value_names();
+        for (id, value) in graph.values() {
+            let Def::Node(node, slot) = value.def else { continue };
+            let name = &names[id];
+            if slot == 0 {
+                places.insert(node, place(graph, node, name));
+            }
+            if let Entry::Vacant(free) = full_names.entry(id) {
+                let name = Name::from(name);
+                if !b.reserve(&name) {
+                    return Err(clash(&name));
+                }
+                free.insert(name);
+            }
+        }
+        let forms = graph.inputs().iter().map(|i| ((i.value, Form::Full), Name::from(i.name.as_str()))).collect();
+        Ok(Self { graph, target, b, full_names, places, forms, weights, memo: HashMap::new() })
+    }
+
+    /// Where a node stands: `layers.3.attn/5.linear`.
+    pub fn place(&self, node: NodeId) -> String {
+        self.places.get(&node).cloned().unwrap_or_else(|| node.to_string())
+    }
+
+    /// Names nodes after `node` from now on; returns the scope to go back to.
+    pub fn enter_node(&mut self, node: NodeId) -> String {
+        let place = self.place(node);
+        self.b.enter(place)
+    }
+
+    /// Makes something once; `make` runs in the scope `key`.
+    pub fn once(&mut self, key: &str, make: impl FnOnce(&mut Self) -> Result<Name, ExportError>) -> Result<Name, ExportError> {
+        if let Some(known) = self.memo.get(key) {
+            return Ok(known.clone());
+        }
+        let outer = self.b.enter(key.to_owned());
+        let made = make(self);
+        self.b.enter(outer);
+        let made = made?;
+        self.memo.insert(key.to_owned(), made.clone());
+        Ok(made)
+    }
+
+    pub fn ty(&self, value: ValueId) -> &'a ValueType {
+        &self.graph.value(value).ty
+    }
+
+    /// The value that a node reads at `at`.
+    pub fn value_at(&self, node: &Node, at: usize) -> Result<ValueId, ExportError> {
+        match node.inputs.get(at) {
+            Some(Operand::Value(value)) => Ok(*value),
+            Some(Operand::Weight(w)) => {
+                Err(ExportError::module("", format!("input {at} is the weight {}, not a value", self.target.weights[*w].name)))
+            }
+            None => Err(ExportError::module("", format!("input {at} is missing"))),
+        }
+    }
+
+    /// The value that a node makes at `at`.
+    pub fn output_at(node: &Node, at: usize) -> Result<ValueId, ExportError> {
+        node.outputs.get(at).copied().ok_or_else(|| ExportError::module("", format!("output {at} is missing")))
+    }
+
+    /// What a node reads at `at`, a weight as well as a value, with its own shape.
+    pub fn operand(&mut self, node: &Node, at: usize) -> Result<Name, ExportError> {
+        match node.inputs.get(at) {
+            Some(Operand::Value(value)) => self.full(*value),
+            Some(Operand::Weight(weight)) => Ok(self.weight(*weight)),
+            None => Err(ExportError::module("", format!("input {at} is missing"))),
+        }
+    }
+
+    fn weight(&mut self, id: WeightId) -> Name {
+        let weight = &self.target.weights[id];
+        let name = self.weights.get(&id).cloned().unwrap_or_else(|| Name::from(weight.name.as_str()));
+        self.store(Stored::Weight(id), &name, weight.dtype, &weight.shape);
+        name
+    }
+
+    /// A tensor of the weight file.
+    pub fn store(&mut self, stored: Stored, name: &Name, dtype: dlc_ir::DType, shape: &[usize]) {
+        if self.memo.insert(format!("stored {name}"), name.clone()).is_none() {
+            self.b.stored(stored, name, dtype, shape);
+        }
+    }
+
+    /// The name under which `value` stands with its own shape.
+    pub fn full_name(&self, value: ValueId) -> Name {
+        self.full_names.get(&value).cloned().unwrap_or_else(|| Name::from(value.to_string()))
+    }
+
+    /// Records that `value` stands in the graph in `form`.
+    pub fn define(&mut self, value: ValueId, form: Form, name: Name) {
+        self.forms.insert((value, form), name);
+    }
+
+    pub fn has(&self, value: ValueId, form: Form) -> bool {
+        self.forms.contains_key(&(value, form)) || form == Form::Flat && self.ty(value).shape.rank() == 2
+    }
+
+    pub fn full(&mut self, value: ValueId) -> Result<Name, ExportError> {
+        if let Some(name) = self.forms.get(&(value, Form::Full)) {
+            return Ok(name.clone());
+        }
+        let (form, source) = self.any_form(value)?;
+        let shape = match (form, self.width(value)) {
+            (Form::Heads(_), Ok(width)) => self.b.ints(&[0, 0, width as i64]),
+            _ => self.shape_tensor(&self.ty(value).shape)?,
+        };
+        let name = self.full_name(value);
+        self.b.op("Reshape", &[&source, &shape]).into(&[&name]);
+        self.define(value, Form::Full, name.clone());
+        Ok(name)
+    }
+
+    pub fn flat(&mut self, value: ValueId) -> Result<Name, ExportError> {
+        if self.ty(value).shape.rank() == 2 {
+            return self.full(value);
+        }
+        let width = self.width(value)?;
+        self.reshaped(value, Form::Flat, |cx| Ok(cx.b.ints(&[-1, width as i64])))
+    }
+
+    /// `value`, `[batch, seq, heads * head_dim]`, as `[batch, seq, heads, head_dim]`.
+    pub fn heads(&mut self, value: ValueId, heads: usize) -> Result<Name, ExportError> {
+        let head_dim = self.width(value)? / heads;
+        self.reshaped(value, Form::Heads(heads), |cx| {
+            if cx.has(value, Form::Full) {
+                return Ok(cx.b.ints(&[0, 0, heads as i64, head_dim as i64]));
+            }
+            let mut dims = cx.ty(value).shape.0.clone();
+            dims.pop();
+            dims.extend([Dim::from(heads), Dim::from(head_dim)]);
+            cx.shape_tensor(&Shape(dims))
+        })
+    }
+
+    /// `value` in `form`, by a `Reshape` to the shape that `shape` makes.
+    fn reshaped(&mut self, value: ValueId, form: Form, shape: impl FnOnce(&mut Self) -> Result<Name, ExportError>) -> Result<Name, ExportError> {
+        if let Some(name) = self.forms.get(&(value, form)) {
+            return Ok(name.clone());
+        }
+        let shape = shape(self)?;
+        let (_, source) = self.any_form(value)?;
+        let name = self.b.op("Reshape", &[&source, &shape]).out();
+        self.define(value, form, name.clone());
+        Ok(name)
+    }
+
+    /// A form in which `value` stands already, its own shape if possible.
+    fn any_form(&self, value: ValueId) -> Result<(Form, Name), ExportError> {
+        let mut forms = self.forms.range((value, Form::Full)..=(value, Form::Heads(usize::MAX)));
+        let found = forms.next().map(|((_, form), name)| (*form, name.clone()));
+        found.ok_or_else(|| ExportError::module("", format!("{value} is read before it is made")))
+    }
+
+    /// The known width of the last axis.
+    pub fn width(&self, value: ValueId) -> Result<usize, ExportError> {
+        let width = self.ty(value).shape.last().and_then(Dim::known);
+        width.ok_or_else(|| ExportError::module("", format!("the last axis of {} is not a number", self.ty(value))))
+    }
+
+    /// A vector with the numbers of `shape`: a constant if at most one axis has a symbol, else put together from shapes of inputs.
+    pub fn shape_tensor(&mut self, shape: &Shape) -> Result<Name, ExportError> {
+        let symbolic = shape.0.iter().filter(|d| d.known().is_none()).count();
+        if symbolic <= 1 {
+            let numbers: Vec<i64> = shape.0.iter().map(|d| d.known().map_or(-1, |n| n as i64)).collect();
+            return Ok(self.b.ints(&numbers));
+        }
+        self.once(&format!("shape/{shape}"), |cx| {
+            let mut parts = Vec::new();
+            for dim in &shape.0 {
+                parts.push(match dim.known() {
+                    Some(n) => cx.b.ints(&[n as i64]),
+                    None => cx.axis(dim)?,
+                });
+            }
+            Ok(cx.b.op("Concat", &parts.iter().collect::<Vec<_>>()).int("axis", 0).out())
+        })
+    }
+
+    /// A vector with the one number that `dim` stands for, read off an input that has such an axis.
+    pub fn axis(&mut self, dim: &Dim) -> Result<Name, ExportError> {
+        self.once(&format!("shape/{dim}"), |cx| {
+            let has_axis = |value: ValueId| cx.graph.value(value).ty.shape.0.iter().position(|d| d == dim);
+            let found = cx.graph.inputs().iter().find_map(|i| has_axis(i.value).map(|axis| (i.name.as_str(), axis as i64)));
+            let Some((input, axis)) = found else {
+                return Err(ExportError::module("", format!("no input has an axis {dim}, so its length isn't known at run time")));
+            };
+            Ok(cx.b.op("Shape", &[&Name::from(input)]).int("start", axis).int("end", axis + 1).out())
+        })
+    }
+
+    /// Gives every output its name. Values that are inputs too, or stand for several outputs, are copied.
+    pub fn finish_outputs(&mut self) -> Result<(), ExportError> {
+        let outer = self.b.enter("outputs".to_owned());
+        for output in self.graph.outputs() {
+            let name = self.full(output.value)?;
+            if *name != *output.name {
+                self.b.op("Identity", &[&name]).into(&[&Name::from(output.name.as_str())]);
+            }
+        }
+        self.b.enter(outer);
+        Ok(())
+    }
+
+    /// Names of the inputs that the ONNX graph reads; folding may have made some superfluous.
+    pub fn used_inputs(&self) -> BTreeSet<String> {
+        self.b.nodes.iter().flat_map(|n| n.input.iter().cloned()).collect()
+    }
+
+    /// The ONNX type of a boundary value.
+    pub fn value_info(&self, value: ValueId) -> TypeProto {
+        let ty = self.ty(value);
+        let dims = ty.shape.0.iter().map(dimension).collect();
+        tensor_type(ty.dtype, dims)
+    }
+}
+
+/// An axis as Optimum and onnxruntime-genai name it.
+fn dimension(dim: &Dim) -> DimensionValue {
+    match (dim.known(), dim.to_string().as_str()) {
+        (Some(n), _) => DimensionValue::Number(n as i64),
+        (None, "batch") => DimensionValue::Name("batch_size".to_owned()),
+        (None, "seq") => DimensionValue::Name("sequence_length".to_owned()),
+        (None, "past") => DimensionValue::Name("past_sequence_length".to_owned()),
+        (None, "past+seq") => DimensionValue::Name("total_sequence_length".to_owned()),
+        (None, other) => DimensionValue::Name(other.to_owned()),
+    }
+}
+
+/// The place of a node whose first value is named `value`.
+fn place(graph: &Graph, node: NodeId, value: &str) -> String {
+    let node = graph.node(node);
+    match (node.block.map(|b| &graph.block(b).name), value.rsplit_once('.')) {
+        (Some(block), Some((_, number))) => format!("{block}/{number}.{}", node.op.name()),
+        _ => format!("{value}.{}", node.op.name()),
+    }
+}

@@ -1,0 +1,147 @@
+//! Lowering: one graph of the IR to one ONNX model, with the operators of a profile.
+//!
+//! The IR's ops are lowered one by one, by free functions `lower(cx, node)`. A value may stand in the ONNX graph in several *forms*
+//! ([`Form`]); whoever reads it asks for the form that suits, and conversions are made once. No weight is touched: initializers are
+//! references, see [`crate::weights`].
+
+mod context;
+mod onnx23;
+mod ort;
+mod portable;
+mod shared;
+
+use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};
+
+use self::context::Context;
+use super::proto::{
+    DataLocation, DimensionProto, DimensionValue, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TensorTypeProto, TypeProto,
+    ValueInfoProto, data_type, entry,
+};
+use crate::error::ExportError;
+use crate::manifest::{Profile, WEIGHTS_FILE};
+use crate::weights::{Stored, WeightPlan};
+
+/// Key of the text form of the graph in an ONNX file's metadata.
+pub(crate) const GRAPH_KEY: &str = "dlc.graph";
+/// Key of dlc's version in an ONNX file's metadata.
+pub(crate) const VERSION_KEY: &str = "dlc.version";
+
+/// What stays the same for all graphs of a bundle.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub profile: Profile,
+    pub weights: &'a WeightTable,
+    /// Longest sequence; the length of tables that are indexed by position.
+    pub context_length: usize,
+    /// Version of dlc.
+    pub version: &'a str,
+}
+
+/// An ONNX model whose stored initializers have no place in the weight file yet.
+#[derive(Debug)]
+pub(crate) struct Lowered {
+    pub model: ModelProto,
+    /// What stands in the weight file, in order of first use.
+    pub stored: Vec<Stored>,
+}
+
+/// A graph with the operators of a profile.
+pub(crate) fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
+    let mut cx = Context::new(graph, target)?;
+    let folds = if target.profile == Profile::Ort { ort::Folds::find(graph) } else { ort::Folds::default() };
+    for (id, node) in graph.nodes() {
+        let outer = cx.enter_node(id);
+        lower_node(&mut cx, &folds, id, node).map_err(|error| locate(error, &cx, id, node))?;
+        cx.b.enter(outer);
+    }
+    cx.finish_outputs()?;
+    Ok(finish(cx))
+}
+
+fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node) -> Result<(), ExportError> {
+    let profile = cx.target.profile;
+    match &node.op {
+        Op::Gather => shared::gather(cx, node),
+        Op::Linear if profile == Profile::Ort => ort::linear(cx, node),
+        Op::Linear => shared::linear(cx, node),
+        Op::RmsNorm { .. } if folds.norm_is_fused(id) => Ok(()),
+        Op::RmsNorm { eps } => match profile {
+            Profile::Portable => portable::rms_norm(cx, node, *eps),
+            Profile::Onnx | Profile::Ort => onnx23::rms_norm(cx, node, *eps),
+        },
+        Op::Rope(_) if folds.rope_is_fused(id) => Ok(()),
+        Op::Rope(rope) => match profile {
+            Profile::Onnx => onnx23::rope(cx, node, rope),
+            Profile::Portable | Profile::Ort => portable::rope(cx, node, rope),
+        },
+        Op::Attention(attention) => match profile {
+            Profile::Portable => portable::attention(cx, node, attention),
+            Profile::Onnx => onnx23::attention(cx, node, attention),
+            Profile::Ort => ort::attention(cx, node, attention, folds.rope_of(id)),
+        },
+        Op::Add => match folds.norm_after(id) {
+            Some(norm) => ort::add_and_norm(cx, node, norm),
+            None => shared::elementwise(cx, node, "Add"),
+        },
+        Op::Mul => shared::elementwise(cx, node, "Mul"),
+        Op::Silu => shared::silu(cx, node),
+        Op::Reshape { shape } => shared::reshape(cx, node, shape),
+        Op::Cast { dtype } => shared::cast(cx, node, *dtype),
+    }
+}
+
+/// Puts the node's place into an error that has none.
+fn locate(error: ExportError, cx: &Context<'_>, id: NodeId, node: &Node) -> ExportError {
+    match error {
+        ExportError::Module { problem, .. } => ExportError::Node { graph: cx.graph.name.clone(), node: cx.place(id), op: node.op.name(), problem },
+        other => other,
+    }
+}
+
+fn finish(cx: Context<'_>) -> Lowered {
+    let (graph, target) = (cx.graph, cx.target);
+    let used = cx.used_inputs();
+    let ports = |name: &str, value| ValueInfoProto { name: name.to_owned(), r#type: Some(cx.value_info(value)) };
+    let input = graph.inputs().iter().filter(|i| used.contains(&i.name)).map(|i| ports(&i.name, i.value)).collect();
+    let output = graph.outputs().iter().map(|o| ports(&o.name, o.value)).collect();
+    let (ir_version, opset) = match target.profile {
+        Profile::Portable => (8, 17),
+        Profile::Onnx | Profile::Ort => (11, 23),
+    };
+    let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version: opset }];
+    opset_import.extend(cx.b.domains.iter().map(|domain| OperatorSetIdProto { domain: (*domain).to_owned(), version: 1 }));
+    let body = GraphProto { node: cx.b.nodes, name: graph.name.clone(), initializer: cx.b.initializers, input, output };
+    let model = ModelProto {
+        ir_version,
+        producer_name: "dlc".to_owned(),
+        producer_version: target.version.to_owned(),
+        graph: Some(body),
+        opset_import,
+        metadata_props: vec![entry(GRAPH_KEY, graph.to_text(target.weights)), entry(VERSION_KEY, target.version)],
+    };
+    Lowered { model, stored: cx.b.stored }
+}
+
+/// The type of a boundary value, axes named as Optimum and onnxruntime-genai name them.
+fn tensor_type(dtype: DType, dims: Vec<DimensionValue>) -> TypeProto {
+    let dim = dims.into_iter().map(|value| DimensionProto { value: Some(value) }).collect();
+    TypeProto { tensor_type: Some(TensorTypeProto { elem_type: data_type(dtype), shape: Some(TensorShapeProto { dim }) }) }
+}
+
+impl Lowered {
+    /// The inputs of the ONNX graph, in order.
+    pub fn input_names(&self) -> Vec<String> {
+        self.model.graph.iter().flat_map(|graph| &graph.input).map(|input| input.name.clone()).collect()
+    }
+
+    /// Says where in the weight file each stored initializer lies.
+    pub fn place(&mut self, plan: &WeightPlan) -> Result<(), ExportError> {
+        let initializers = self.model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+        for tensor in initializers.filter(|t| t.data_location == Some(DataLocation::External as i32)) {
+            let record = plan.record(&tensor.name).ok_or_else(|| ExportError::module(&tensor.name, "has no place in the weight file"))?;
+            tensor.external_data =
+                vec![entry("location", WEIGHTS_FILE), entry("offset", record.offset.to_string()), entry("length", record.bytes.to_string())];
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! Profile `onnx`: ai.onnx opset 23, with its `Attention`, `RMSNormalization` and `RotaryEmbedding`.
+
+use dlc_ir::{Attention, DType, Node, Rope};
+
+use super::context::{Context, Form};
+use super::shared::{additive_mask, common_form, define_full, define_like, finish_call, input_in, rotations};
+use crate::error::ExportError;
+
+pub(super) fn rms_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<(), ExportError> {
+    let form = common_form(cx, node)?;
+    let (x, scale) = (input_in(cx, node, 0, form)?, cx.operand(node, 1)?);
+    define_like(cx, node, form, |cx, out| finish_call(cx.b.op("RMSNormalization", &[&x, &scale]).int("axis", -1).float("epsilon", eps), out))
+}
+
+/// With angles of this run's positions, so without `position_ids`.
+pub(super) fn rope(cx: &mut Context<'_>, node: &Node, rope: &Rope) -> Result<(), ExportError> {
+    let (x, positions) = (cx.value_at(node, 0)?, cx.value_at(node, 1)?);
+    let (dtype, head_dim) = (cx.ty(x).dtype, cx.width(x)? / rope.heads);
+    let [cos, sin] = rotations(cx, rope, head_dim, positions, dtype)?;
+    let x = cx.full(x)?;
+    define_full(cx, node, |cx, out| {
+        cx.b.op("RotaryEmbedding", &[&x, &cos, &sin]).int("num_heads", rope.heads as i64).into(&[out]);
+    })
+}
+
+/// The mask says everything that is hidden, so the operator's own causal mask (which forgets the past) stays off.
+pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
+    let (q, mask) = (cx.value_at(node, 0)?, cx.value_at(node, 3)?);
+    let (dtype, seq) = (cx.ty(q).dtype, cx.ty(q).shape.0[1].clone());
+    let mask = additive_mask(cx, mask, &seq, attention.window, dtype)?;
+    let [q, k, v] = [cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(node, 2)?];
+    let [past_key, past_value] = [cx.operand(node, 4)?, cx.operand(node, 5)?];
+    let values = [Context::output_at(node, 0)?, Context::output_at(node, 1)?, Context::output_at(node, 2)?];
+    let names = values.map(|value| cx.full_name(value));
+    let mut call =
+        cx.b.op("Attention", &[&q, &k, &v, &mask, &past_key, &past_value])
+            .int("q_num_heads", attention.heads as i64)
+            .int("kv_num_heads", attention.kv_heads as i64)
+            .float("scale", attention.scale)
+            .int("is_causal", 0);
+    if dtype != DType::F32 {
+        call = call.int("softmax_precision", 1);
+    }
+    call.into(&[&names[0], &names[1], &names[2]]);
+    for (value, name) in values.into_iter().zip(names) {
+        cx.define(value, Form::Full, name);
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! Profile `ort`: the operators of ONNX Runtime's own domain `com.microsoft`.
+//!
+//! `GroupQueryAttention` rotates queries and keys itself and counts positions from the cache, so rotary nodes and `position_ids` fall
+//! away. It takes the mask as lengths: per row, tokens are the first entries of the cache, padding comes after them. With more than one
+//! row it takes several tokens only on an empty cache.
+
+use std::collections::HashMap;
+
+use dlc_ir::{Attention, Def, Graph, Node, NodeId, Op, Operand, Rope, ValueId};
+
+use super::super::builder::Name;
+use super::super::proto::INT32;
+use super::context::{Context, Form};
+use super::shared::{define_full, rope_name};
+use crate::error::ExportError;
+use crate::weights::{RopeTable, Stored, Wave};
+
+/// Which nodes are lowered together with others.
+#[derive(Debug, Default)]
+pub(super) struct Folds {
+    /// The rotation that each attention node does itself.
+    rope_of: HashMap<NodeId, Rope>,
+    rope_nodes: Vec<NodeId>,
+    /// The norm that is computed along with each sum.
+    norm_after: HashMap<NodeId, NodeId>,
+    norm_nodes: Vec<NodeId>,
+}
+
+impl Folds {
+    pub fn find(graph: &Graph) -> Self {
+        let mut folds = Self::default();
+        for (id, node) in graph.nodes() {
+            match node.op {
+                Op::Attention(_) => folds.fold_rope(graph, id, node),
+                Op::RmsNorm { .. } => folds.fold_norm(graph, id, node),
+                _ => {}
+            }
+        }
+        folds
+    }
+
+    pub fn rope_is_fused(&self, node: NodeId) -> bool {
+        self.rope_nodes.contains(&node)
+    }
+
+    pub fn rope_of(&self, attention: NodeId) -> Option<&Rope> {
+        self.rope_of.get(&attention)
+    }
+
+    pub fn norm_is_fused(&self, node: NodeId) -> bool {
+        self.norm_nodes.contains(&node)
+    }
+
+    pub fn norm_after(&self, add: NodeId) -> Option<NodeId> {
+        self.norm_after.get(&add).copied()
+    }
+
+    /// Folds the rotations of queries and keys if they are equal, of the graph's own positions, and read by nothing else.
+    fn fold_rope(&mut self, graph: &Graph, id: NodeId, node: &Node) {
+        let rotation = |at: usize| {
+            let (maker, value) = maker(graph, *node.inputs.get(at)?)?;
+            let Op::Rope(rope) = graph.node(maker).op else { return None };
+            let positions = graph.node(maker).inputs.get(1)?;
+            let own = graph.find_input("position_ids").is_some_and(|i| *positions == Operand::Value(i.value));
+            (own && readers(graph, value) == 1).then_some((maker, rope))
+        };
+        let (Some((q_node, q)), Some((k_node, k))) = (rotation(0), rotation(1)) else { return };
+        if q.theta.to_bits() == k.theta.to_bits() && q.scaling == k.scaling {
+            self.rope_of.insert(id, q);
+            self.rope_nodes.extend([q_node, k_node]);
+        }
+    }
+
+    /// Folds a norm into the sum that it reads, the first norm if there are several.
+    fn fold_norm(&mut self, graph: &Graph, id: NodeId, node: &Node) {
+        let Some((add, _)) = node.inputs.first().and_then(|input| maker(graph, *input)) else { return };
+        let sum = graph.node(add);
+        let of_values = sum.inputs.iter().all(|i| matches!(i, Operand::Value(_)));
+        let gamma_is_weight = matches!(node.inputs.get(1), Some(Operand::Weight(_)));
+        if sum.op == Op::Add && of_values && gamma_is_weight && !self.norm_after.contains_key(&add) {
+            self.norm_after.insert(add, id);
+            self.norm_nodes.push(id);
+        }
+    }
+}
+
+fn maker(graph: &Graph, operand: Operand) -> Option<(NodeId, ValueId)> {
+    let Operand::Value(value) = operand else { return None };
+    match graph.value(value).def {
+        Def::Node(node, _) => Some((node, value)),
+        Def::Input(_) => None,
+    }
+}
+
+/// How often a value is read, outputs included.
+fn readers(graph: &Graph, value: ValueId) -> usize {
+    let by_nodes = graph.nodes().flat_map(|(_, n)| &n.inputs).filter(|i| **i == Operand::Value(value)).count();
+    by_nodes + graph.outputs().iter().filter(|o| o.value == value).count()
+}
+
+/// `FusedMatMul` takes weights in the checkpoint's `[out, in]` layout, and inputs of any rank.
+pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportError> {
+    let (x, weight) = (cx.operand(node, 0)?, cx.operand(node, 1)?);
+    if node.inputs.len() < 3 {
+        return define_full(cx, node, |cx, out| cx.b.microsoft("FusedMatMul", &[&x, &weight]).int("transB", 1).into(&[out]));
+    }
+    let bias = cx.operand(node, 2)?;
+    let product = cx.b.microsoft("FusedMatMul", &[&x, &weight]).int("transB", 1).out();
+    define_full(cx, node, |cx, out| cx.b.op("Add", &[&product, &bias]).into(&[out]))
+}
+
+/// A residual sum and the norm that reads it.
+pub(super) fn add_and_norm(cx: &mut Context<'_>, node: &Node, norm: NodeId) -> Result<(), ExportError> {
+    let outer = cx.enter_node(norm);
+    let norm = cx.graph.node(norm);
+    let Op::RmsNorm { eps } = norm.op else {
+        return Err(ExportError::module("", "the node that reads the sum is no norm"));
+    };
+    let (sum, normed) = (Context::output_at(node, 0)?, Context::output_at(norm, 0)?);
+    let [x, skip, scale] = [cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(norm, 1)?];
+    let (sum_name, normed_name, none) = (cx.full_name(sum), cx.full_name(normed), Name::from(""));
+    cx.b.microsoft("SkipSimplifiedLayerNormalization", &[&x, &skip, &scale]).float("epsilon", eps).into(&[&normed_name, &none, &none, &sum_name]);
+    cx.define(sum, Form::Full, sum_name);
+    cx.define(normed, Form::Full, normed_name);
+    cx.b.enter(outer);
+    Ok(())
+}
+
+/// A window of `w` is `local_window_size` `w`: both count the token itself (measured with ONNX Runtime 1.31 on CPU).
+pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention, rope: Option<&Rope>) -> Result<(), ExportError> {
+    let before = |cx: &Context<'_>, at: usize| -> Result<ValueId, ExportError> {
+        let value = cx.value_at(node, at)?;
+        match (rope, cx.graph.value(value).def) {
+            (Some(_), Def::Node(maker, _)) => cx.value_at(cx.graph.node(maker), 0),
+            _ => Ok(value),
+        }
+    };
+    let (q, k) = (before(cx, 0)?, before(cx, 1)?);
+    let (dtype, head_dim) = (cx.ty(q).dtype, cx.width(q)? / attention.heads);
+    if head_dim % 8 != 0 {
+        let problem = format!("GroupQueryAttention wants heads whose width is a multiple of 8, these are {head_dim} wide; use --profile onnx");
+        return Err(ExportError::module("", problem));
+    }
+    let [last, total] = lengths(cx, cx.value_at(node, 3)?)?;
+    let mut inputs = vec![cx.full(q)?, cx.full(k)?, cx.operand(node, 2)?, cx.operand(node, 4)?, cx.operand(node, 5)?, last, total];
+    if let Some(rope) = rope {
+        inputs.extend([Wave::Cos, Wave::Sin].map(|wave| table(cx, rope, head_dim, dtype, wave)));
+    }
+    let values = [Context::output_at(node, 0)?, Context::output_at(node, 1)?, Context::output_at(node, 2)?];
+    let names = values.map(|value| cx.full_name(value));
+    let mut call =
+        cx.b.microsoft("GroupQueryAttention", &inputs.iter().collect::<Vec<_>>())
+            .int("num_heads", attention.heads as i64)
+            .int("kv_num_heads", attention.kv_heads as i64)
+            .float("scale", attention.scale)
+            .int("do_rotary", i64::from(rope.is_some()));
+    if let Some(window) = attention.window {
+        call = call.int("local_window_size", window as i64);
+    }
+    call.into(&[&names[0], &names[1], &names[2]]);
+    for (value, name) in values.into_iter().zip(names) {
+        cx.define(value, Form::Full, name);
+    }
+    Ok(())
+}
+
+/// The index of each row's last token, `i32 [batch]`, and the length of the longest row, `i32 []`.
+fn lengths(cx: &mut Context<'_>, mask: ValueId) -> Result<[Name; 2], ExportError> {
+    let last = cx.once(&format!("{}/last", cx.full_name(mask)), |cx| {
+        let (mask, axis, one) = (cx.full(mask)?, cx.b.ints(&[1]), cx.b.int(1));
+        let count = cx.b.op("ReduceSum", &[&mask, &axis]).int("keepdims", 0).out();
+        let last = cx.b.op("Sub", &[&count, &one]).out();
+        Ok(cx.b.op("Cast", &[&last]).int("to", INT32).out())
+    })?;
+    let total = cx.once(&format!("{}/total", cx.full_name(mask)), |cx| {
+        let (mask, one) = (cx.full(mask)?, cx.b.int(1));
+        let shape = cx.b.op("Shape", &[&mask]).out();
+        let total = cx.b.op("Gather", &[&shape, &one]).int("axis", 0).out();
+        Ok(cx.b.op("Cast", &[&total]).int("to", INT32).out())
+    })?;
+    Ok([last, total])
+}
+
+/// Cosines or sines for every position, `[context_length, head_dim / 2]`, from the weight file.
+fn table(cx: &mut Context<'_>, rope: &Rope, head_dim: usize, dtype: dlc_ir::DType, wave: Wave) -> Name {
+    let positions = cx.target.context_length;
+    let name = format!("{}.{}.{positions}.{dtype}", rope_name(rope, head_dim), wave.name());
+    let table = RopeTable { name: name.clone(), dtype, positions, frequencies: rope.frequencies(head_dim).into(), wave };
+    let name = Name::from(name);
+    let shape = table.shape();
+    cx.store(Stored::Table(table), &name, dtype, &shape);
+    name
+}

@@ -1,0 +1,11 @@
+//! ONNX: the messages, the lowering of graphs to them per profile, and a reader for files of any origin.
+//!
+//! Nothing outside of this module knows a protobuf type.
+
+pub(crate) mod builder;
+pub(crate) mod lower;
+pub(crate) mod proto;
+mod reader;
+mod wire;
+
+pub use reader::{OnnxNode, OnnxPort, OnnxSummary, read_onnx};

@@ -1,0 +1,277 @@
+//! Reads what an ONNX file of any origin holds: boundary, operators, sizes, and the text form that dlc leaves in its own files.
+//!
+//! The file may be hostile: sizes are capped, and nothing outside of the file is opened, external data included.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use prost::Message;
+
+use super::lower::GRAPH_KEY;
+use super::proto::{
+    AttributeProto, AttributeType, DimensionValue, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto, data_type_name,
+};
+use super::wire::{Fields, Payload};
+use crate::error::ExportError;
+
+/// Largest file that is read: protobuf allows no message of 2 GiB.
+const MAX_FILE: u64 = (1 << 31) - 1;
+/// Largest node, subgraphs and constants included; decoding may need a dozen times as much memory.
+const MAX_NODE: usize = 32 << 20;
+/// Largest other message that is decoded as a whole.
+const MAX_SMALL: usize = 1 << 20;
+/// Largest metadata entry; the text form of a graph is one.
+const MAX_METADATA: usize = 64 << 20;
+/// Most axes, and most locations, of a tensor.
+const MAX_AXES: usize = 64;
+/// Most nodes, and most initializers, inputs and outputs.
+const MAX_COUNT: usize = 1_000_000;
+
+/// What an ONNX file holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OnnxSummary {
+    /// Version of the format.
+    pub ir_version: i64,
+    /// Version of the operator set of each domain; the domain of ai.onnx is empty.
+    pub opsets: BTreeMap<String, i64>,
+    /// Name and version of what wrote the file.
+    pub producer: String,
+    /// Name of the graph.
+    pub graph_name: String,
+    /// Inputs, without those that only give the shape of an initializer.
+    pub inputs: Vec<OnnxPort>,
+    /// Outputs.
+    pub outputs: Vec<OnnxPort>,
+    /// The nodes, in order; nodes of subgraphs belong to their attribute and are not listed.
+    pub nodes: Vec<OnnxNode>,
+    /// Number of constant tensors.
+    pub initializers: usize,
+    /// Their size in bytes, by shape and type, in the file or out of it.
+    pub initializer_bytes: u64,
+    /// Names of the files in which external tensors lie, unchecked.
+    pub external_files: Vec<String>,
+    /// The text form of the graph that the file was lowered from, if dlc wrote it.
+    pub graph_text: Option<String>,
+}
+
+/// A value on the boundary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnnxPort {
+    /// Its name.
+    pub name: String,
+    /// Its type: `f32[batch_size, 3]`.
+    pub ty: String,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnnxNode {
+    /// Its name, which may be empty.
+    pub name: String,
+    /// Operator, after its domain unless that is ai.onnx.
+    pub operator: String,
+    /// The node in one line, without its name.
+    line: String,
+}
+
+impl OnnxSummary {
+    /// How often each operator is used.
+    pub fn operators(&self) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for node in &self.nodes {
+            *counts.entry(node.operator.as_str()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The graph as text, one line a node, for reading and for line-by-line differences.
+    pub fn listing(&self) -> String {
+        let mut text = String::new();
+        let ports = |text: &mut String, kind: &str, ports: &[OnnxPort]| {
+            for port in ports {
+                let _ = writeln!(text, "{kind} {}: {}", port.name, port.ty);
+            }
+        };
+        ports(&mut text, "input", &self.inputs);
+        for node in &self.nodes {
+            text.push_str(&node.line);
+            text.push('\n');
+        }
+        ports(&mut text, "output", &self.outputs);
+        text
+    }
+}
+
+/// Reads an ONNX file.
+///
+/// # Errors
+/// [`ExportError::Io`], or [`ExportError::Onnx`] for a file that is damaged, larger than 2 GiB, or no ONNX file.
+pub fn read_onnx(path: &Path) -> Result<OnnxSummary, ExportError> {
+    let fail = |problem: String| ExportError::Onnx { path: path.to_owned(), problem };
+    let file = File::open(path).map_err(ExportError::io("open", path))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(ExportError::io("read", path))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(fail("it is larger than 2 GiB, which no ONNX file may be".to_owned()));
+    }
+    summarize(&bytes).map_err(fail)
+}
+
+/// What the bytes of an ONNX file hold, or what is wrong with them.
+pub(crate) fn summarize(bytes: &[u8]) -> Result<OnnxSummary, String> {
+    let mut summary = OnnxSummary::default();
+    let mut version = String::new();
+    let mut has_graph = false;
+    for field in Fields::new(bytes) {
+        match field? {
+            (1, Payload::Number(n)) => summary.ir_version = n as i64,
+            (2, Payload::Bytes(name)) => summary.producer = text(name)?,
+            (3, Payload::Bytes(v)) => version = text(v)?,
+            (7, Payload::Bytes(graph)) => {
+                has_graph = true;
+                summary.graph(graph)?;
+            }
+            (8, Payload::Bytes(opset)) => {
+                let opset: OperatorSetIdProto = decode("an operator set", opset, MAX_SMALL)?;
+                let domain = if opset.domain == "ai.onnx" { String::new() } else { opset.domain };
+                summary.opsets.insert(domain, opset.version);
+            }
+            (14, Payload::Bytes(entry)) => {
+                let entry: StringStringEntryProto = decode("a metadata entry", entry, MAX_METADATA)?;
+                if entry.key == GRAPH_KEY {
+                    summary.graph_text = Some(entry.value);
+                }
+            }
+            _ => {}
+        }
+    }
+    if !has_graph {
+        return Err("it holds no graph".to_owned());
+    }
+    if !version.is_empty() {
+        summary.producer = format!("{} {version}", summary.producer);
+    }
+    Ok(summary)
+}
+
+impl OnnxSummary {
+    fn graph(&mut self, graph: &[u8]) -> Result<(), String> {
+        let mut constants = std::collections::BTreeSet::new();
+        for field in Fields::new(graph) {
+            let (tag, Payload::Bytes(bytes)) = field? else { continue };
+            match tag {
+                1 => self.nodes.push(node(&decode("a node", bytes, MAX_NODE)?)),
+                2 => self.graph_name = text(bytes)?,
+                5 => constants.extend(self.initializer(bytes)?),
+                11 => self.inputs.push(port(decode("an input", bytes, MAX_SMALL)?)),
+                12 => self.outputs.push(port(decode("an output", bytes, MAX_SMALL)?)),
+                _ => {}
+            }
+            if self.nodes.len().max(self.inputs.len()).max(self.outputs.len()).max(self.initializers) > MAX_COUNT {
+                return Err(format!("it has more than {MAX_COUNT} nodes, tensors or ports"));
+            }
+        }
+        self.inputs.retain(|input| !constants.contains(&input.name));
+        Ok(())
+    }
+
+    /// Counts a constant without touching its data; returns its name.
+    fn initializer(&mut self, bytes: &[u8]) -> Result<Option<String>, String> {
+        let tensor = tensor_head(bytes)?;
+        self.initializers += 1;
+        let elements = tensor.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
+        let bits = elements.and_then(|n| n.checked_mul(data_type_name(tensor.data_type).1));
+        let bits = bits.ok_or_else(|| format!("the shape of tensor {} is absurd", tensor.name))?;
+        self.initializer_bytes = self.initializer_bytes.saturating_add(bits.div_ceil(8));
+        for entry in &tensor.external_data {
+            if entry.key == "location" && !self.external_files.contains(&entry.value) && self.external_files.len() < 1000 {
+                self.external_files.push(entry.value.clone());
+            }
+        }
+        Ok((!tensor.name.is_empty()).then_some(tensor.name))
+    }
+}
+
+/// A tensor without its data.
+fn tensor_head(bytes: &[u8]) -> Result<TensorProto, String> {
+    let mut tensor = TensorProto::default();
+    for field in Fields::new(bytes) {
+        match field? {
+            (1, Payload::Number(n)) => tensor.dims.push(n as i64),
+            (1, Payload::Bytes(packed)) => {
+                let mut packed = Fields::new(packed);
+                while let (Some(n), true) = (packed.number(), tensor.dims.len() <= MAX_AXES) {
+                    tensor.dims.push(n? as i64);
+                }
+            }
+            (2, Payload::Number(n)) => tensor.data_type = n as i32,
+            (8, Payload::Bytes(name)) => tensor.name = text(name)?,
+            (13, Payload::Bytes(entry)) => tensor.external_data.push(decode("an external location", entry, MAX_SMALL)?),
+            (14, Payload::Number(n)) => tensor.data_location = Some(n as i32),
+            _ => {}
+        }
+        if tensor.dims.len() > MAX_AXES || tensor.external_data.len() > MAX_AXES {
+            return Err(format!("tensor {} has too many axes or locations", tensor.name));
+        }
+    }
+    Ok(tensor)
+}
+
+fn decode<M: Message + Default>(what: &str, bytes: &[u8], limit: usize) -> Result<M, String> {
+    if bytes.len() > limit {
+        return Err(format!("{what} is {} bytes long, the limit is {limit}", bytes.len()));
+    }
+    M::decode(bytes).map_err(|error| format!("{what} is damaged: {error}"))
+}
+
+fn text(bytes: &[u8]) -> Result<String, String> {
+    let text = bytes.get(..bytes.len().min(MAX_SMALL)).unwrap_or_default();
+    std::str::from_utf8(text).map(str::to_owned).map_err(|_| "a name is not UTF-8".to_owned())
+}
+
+fn port(info: ValueInfoProto) -> OnnxPort {
+    let Some(tensor) = info.r#type.and_then(|t| t.tensor_type) else {
+        return OnnxPort { name: info.name, ty: "not a tensor".to_owned() };
+    };
+    let dtype = data_type_name(tensor.elem_type).0;
+    let Some(shape) = tensor.shape else {
+        return OnnxPort { name: info.name, ty: dtype.to_owned() };
+    };
+    let dims = shape.dim.into_iter().map(|dim| match dim.value {
+        Some(DimensionValue::Number(n)) => n.to_string(),
+        Some(DimensionValue::Name(name)) => name,
+        None => "?".to_owned(),
+    });
+    OnnxPort { name: info.name, ty: format!("{dtype}[{}]", dims.collect::<Vec<_>>().join(", ")) }
+}
+
+fn node(node: &NodeProto) -> OnnxNode {
+    let operator = match node.domain.as_str() {
+        "" | "ai.onnx" => node.op_type.clone(),
+        domain => format!("{domain}.{}", node.op_type),
+    };
+    let names = |names: &[String]| {
+        let shown: Vec<&str> = names.iter().map(|n| if n.is_empty() { "-" } else { n.as_str() }).collect();
+        shown.join(", ")
+    };
+    let mut attributes: Vec<String> = node.attribute.iter().map(|a| format!(" {}={}", a.name, attribute(a))).collect();
+    attributes.sort();
+    let line = format!("{} = {operator} {}{}", names(&node.output), names(&node.input), attributes.concat());
+    OnnxNode { name: node.name.clone(), operator, line: line.replace(['\n', '\r'], " ") }
+}
+
+fn attribute(attribute: &AttributeProto) -> String {
+    match AttributeType::try_from(attribute.r#type) {
+        Ok(AttributeType::Float) => format!("{:?}", attribute.f.unwrap_or_default()),
+        Ok(AttributeType::Int) => attribute.i.unwrap_or_default().to_string(),
+        Ok(AttributeType::String) => format!("{:?}", String::from_utf8_lossy(attribute.s.as_deref().unwrap_or_default())),
+        Ok(AttributeType::Floats) => format!("{:?}", attribute.floats),
+        Ok(AttributeType::Ints) => format!("{:?}", attribute.ints),
+        Ok(AttributeType::Tensor) => "tensor".to_owned(),
+        Ok(AttributeType::Graph) => "graph".to_owned(),
+        Ok(AttributeType::Strings | AttributeType::Undefined) | Err(_) => "?".to_owned(),
+    }
+}

@@ -1,0 +1,369 @@
+//! Graphs: typed values made by nodes, grouped into blocks, between named inputs and outputs.
+//!
+//! Nodes stand in the order in which they run. The arenas are private: a graph is made by [`GraphBuilder`] and changed by checked edits.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+
+use crate::error::IrError;
+use crate::index::{BlockId, IndexVec, NodeId, ValueId, WeightId};
+use crate::infer::infer;
+use crate::op::Op;
+use crate::types::ValueType;
+use crate::weight::WeightTable;
+
+/// What a node reads: a value of the graph or a weight of the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operand {
+    /// A value of the graph.
+    Value(ValueId),
+    /// A weight of the module.
+    Weight(WeightId),
+}
+
+impl From<ValueId> for Operand {
+    fn from(id: ValueId) -> Self {
+        Self::Value(id)
+    }
+}
+
+impl From<WeightId> for Operand {
+    fn from(id: WeightId) -> Self {
+        Self::Weight(id)
+    }
+}
+
+/// One op applied to its operands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// What is applied.
+    pub op: Op,
+    /// What to; optional inputs may be missing at the end.
+    pub inputs: Vec<Operand>,
+    /// What it makes.
+    pub outputs: Vec<ValueId>,
+    /// The block that the node belongs to.
+    pub block: Option<BlockId>,
+}
+
+/// A typed value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Value {
+    /// Its type.
+    pub ty: ValueType,
+    /// What makes it.
+    pub def: Def,
+}
+
+/// What makes a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Def {
+    /// The graph's input at this position.
+    Input(usize),
+    /// The output of a node at this position.
+    Node(NodeId, usize),
+}
+
+/// The half of a key/value cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CachePart {
+    /// Keys.
+    Key,
+    /// Values.
+    Value,
+}
+
+impl CachePart {
+    /// The name in boundary names and in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Value => "value",
+        }
+    }
+}
+
+/// That a boundary value carries a cache from one run to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CacheRole {
+    /// The layer of the checkpoint; keeps its number when other layers are dropped.
+    pub layer: u32,
+    /// Which half.
+    pub part: CachePart,
+}
+
+/// A named input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// Name on the boundary.
+    pub name: String,
+    /// The value.
+    pub value: ValueId,
+    /// Set if it is a cache as the last run left it.
+    pub cache: Option<CacheRole>,
+}
+
+/// A named output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Name on the boundary.
+    pub name: String,
+    /// The value.
+    pub value: ValueId,
+    /// Set if it is a cache for the next run.
+    pub cache: Option<CacheRole>,
+}
+
+/// What a block computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BlockKind {
+    /// Mixes positions.
+    Attention,
+    /// Works on each position by itself.
+    Mlp,
+}
+
+impl BlockKind {
+    /// The name in block names and in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Attention => "attn",
+            Self::Mlp => "mlp",
+        }
+    }
+}
+
+/// A region `output = input + f(input)`: the unit that is dropped, reused or scored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Name: `layers.7.attn`.
+    pub name: String,
+    /// What it computes.
+    pub kind: BlockKind,
+    /// The layer of the checkpoint.
+    pub layer: u32,
+    /// The residual that comes in.
+    pub input: ValueId,
+    /// The residual that goes out.
+    pub output: ValueId,
+}
+
+/// A typed graph in SSA form.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Graph {
+    /// `target`, `draft` ...
+    pub name: String,
+    pub(crate) nodes: IndexVec<NodeId, Node>,
+    pub(crate) values: IndexVec<ValueId, Value>,
+    pub(crate) blocks: IndexVec<BlockId, Block>,
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) outputs: Vec<Output>,
+}
+
+impl Graph {
+    /// The nodes in the order in which they run.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> {
+        self.nodes.entries()
+    }
+
+    /// A node of this graph.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id]
+    }
+
+    /// The values, inputs first, then in the order in which they are made.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = (ValueId, &Value)> {
+        self.values.entries()
+    }
+
+    /// A value of this graph.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id]
+    }
+
+    /// The blocks in the order in which they run.
+    pub fn blocks(&self) -> impl DoubleEndedIterator<Item = (BlockId, &Block)> {
+        self.blocks.entries()
+    }
+
+    /// A block of this graph.
+    pub fn block(&self, id: BlockId) -> &Block {
+        &self.blocks[id]
+    }
+
+    /// The block with this name.
+    pub fn find_block(&self, name: &str) -> Option<BlockId> {
+        self.blocks.entries().find(|(_, b)| b.name == name).map(|(id, _)| id)
+    }
+
+    /// The nodes of a block, in the order in which they run.
+    pub fn block_nodes(&self, block: BlockId) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.entries().filter(move |(_, n)| n.block == Some(block))
+    }
+
+    /// The inputs, in order.
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    /// The outputs, in order.
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    /// The input with this name.
+    pub fn find_input(&self, name: &str) -> Option<&Input> {
+        self.inputs.iter().find(|i| i.name == name)
+    }
+
+    /// The output with this name.
+    pub fn find_output(&self, name: &str) -> Option<&Output> {
+        self.outputs.iter().find(|o| o.name == name)
+    }
+
+    /// The weights that the graph uses.
+    pub fn weights(&self) -> BTreeSet<WeightId> {
+        self.nodes.iter().flat_map(|n| &n.inputs).filter_map(|o| if let Operand::Weight(w) = o { Some(*w) } else { None }).collect()
+    }
+
+    /// Names of all values as the text form has them: inputs by name, `%3` outside of blocks, `%layers.0.attn.3` inside.
+    ///
+    /// Numbers count within the block, so that dropping a block doesn't rename the values of others.
+    pub fn value_names(&self) -> ValueNames {
+        let mut counters: HashMap<Option<BlockId>, usize> = HashMap::new();
+        let names = self.values.iter().map(|value| match value.def {
+            Def::Input(i) => self.inputs.get(i).map_or_else(|| format!("input#{i}"), |input| input.name.clone()),
+            Def::Node(node, _) => {
+                let block = self.nodes.get(node).and_then(|n| n.block);
+                let counter = counters.entry(block).or_default();
+                *counter += 1;
+                match block.and_then(|b| self.blocks.get(b)) {
+                    Some(b) => format!("{}.{}", b.name, *counter - 1),
+                    None => format!("{}", *counter - 1),
+                }
+            }
+        });
+        ValueNames(names.collect())
+    }
+}
+
+/// The names of a graph's values, see [`Graph::value_names`].
+#[derive(Debug, Clone)]
+pub struct ValueNames(IndexVec<ValueId, String>);
+
+impl std::ops::Index<ValueId> for ValueNames {
+    type Output = str;
+    fn index(&self, id: ValueId) -> &str {
+        self.0.get(id).map_or("?", String::as_str)
+    }
+}
+
+/// Makes a graph node by node. Every node is typed as it is added.
+#[derive(Debug)]
+pub struct GraphBuilder<'w> {
+    graph: Graph,
+    weights: &'w WeightTable,
+    open: Option<BlockId>,
+}
+
+impl<'w> GraphBuilder<'w> {
+    /// Starts a graph over the weights of `weights`.
+    pub fn new(name: &str, weights: &'w WeightTable) -> Self {
+        let graph = Graph {
+            name: name.to_owned(),
+            nodes: IndexVec::new(),
+            values: IndexVec::new(),
+            blocks: IndexVec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        Self { graph, weights, open: None }
+    }
+
+    /// Adds an input. All inputs come before the first node.
+    pub fn input(&mut self, name: &str, ty: ValueType, cache: Option<CacheRole>) -> Result<ValueId, IrError> {
+        if !self.graph.nodes.is_empty() {
+            return Err(self.fail(format!("input {name} comes after the first node")));
+        }
+        if self.graph.find_input(name).is_some() {
+            return Err(self.fail(format!("input {name} is defined twice")));
+        }
+        let value = self.graph.values.push(Value { ty, def: Def::Input(self.graph.inputs.len()) });
+        self.graph.inputs.push(Input { name: name.to_owned(), value, cache });
+        Ok(value)
+    }
+
+    /// Adds a node with one output.
+    pub fn add<const N: usize>(&mut self, op: Op, inputs: [Operand; N]) -> Result<ValueId, IrError> {
+        let outputs = self.add_node(op, inputs.to_vec())?;
+        outputs.first().copied().ok_or_else(|| self.fail("a node without outputs".into()))
+    }
+
+    /// Adds a node and returns all its outputs.
+    pub fn add_node(&mut self, op: Op, inputs: Vec<Operand>) -> Result<Vec<ValueId>, IrError> {
+        let types = inputs.iter().map(|&o| self.operand_type(o)).collect::<Result<Vec<_>, _>>()?;
+        let node = self.graph.nodes.next_id();
+        let mut outputs = Vec::new();
+        for (slot, ty) in infer(&op, &types)?.into_iter().enumerate() {
+            outputs.push(self.graph.values.push(Value { ty, def: Def::Node(node, slot) }));
+        }
+        self.graph.nodes.push(Node { op, inputs, outputs: outputs.clone(), block: self.open });
+        Ok(outputs)
+    }
+
+    /// The type of a value made so far.
+    pub fn value_type(&self, value: ValueId) -> &ValueType {
+        &self.graph.values[value].ty
+    }
+
+    /// Opens a block; nodes added until [`close_block`](Self::close_block) belong to it.
+    pub fn open_block(&mut self, name: &str, kind: BlockKind, layer: u32, input: ValueId) -> Result<(), IrError> {
+        if self.open.is_some() || self.graph.find_block(name).is_some() {
+            return Err(self.fail(format!("block {name} stands inside another or is defined twice")));
+        }
+        let block = Block { name: name.to_owned(), kind, layer, input, output: input };
+        self.open = Some(self.graph.blocks.push(block));
+        Ok(())
+    }
+
+    /// Closes the open block, whose residual output is `output`.
+    pub fn close_block(&mut self, output: ValueId) -> Result<(), IrError> {
+        let Some(id) = self.open.take() else {
+            return Err(self.fail("no block is open".into()));
+        };
+        self.graph.blocks[id].output = output;
+        Ok(())
+    }
+
+    /// Adds an output.
+    pub fn output(&mut self, name: &str, value: ValueId, cache: Option<CacheRole>) {
+        self.graph.outputs.push(Output { name: name.to_owned(), value, cache });
+    }
+
+    /// The finished graph; every invariant of [`verify`](crate::verify) is checked.
+    pub fn finish(self) -> Result<Graph, IrError> {
+        if self.open.is_some() {
+            return Err(self.fail("a block is still open".into()));
+        }
+        crate::verify::check(&self.graph, self.weights)?;
+        Ok(self.graph)
+    }
+
+    fn operand_type(&self, operand: Operand) -> Result<ValueType, IrError> {
+        let ty = match operand {
+            Operand::Value(v) => self.graph.values.get(v).map(|v| v.ty.clone()),
+            Operand::Weight(w) => self.weights.get(w).map(crate::weight::Weight::ty),
+        };
+        ty.ok_or_else(|| self.fail(format!("operand {operand:?} is not defined")))
+    }
+
+    fn fail(&self, problem: String) -> IrError {
+        IrError::Edit { graph: self.graph.name.clone(), problem }
+    }
+}
+
+impl fmt::Display for CacheRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cache layer={} {}", self.layer, self.part.name())
+    }
+}

@@ -1,0 +1,30 @@
+//! The graph IR of dlc: typed SSA graphs over lazy weights, with a text form, a verifier and a structural diff.
+//!
+//! Building ([`GraphBuilder`]) is the only way to make nodes; the checked edits of [`Graph`] are the only way to change them.
+//! This crate never reads files, never prints, and knows neither ONNX nor any way to run a graph.
+
+#![warn(missing_docs)]
+
+pub mod cost;
+pub mod diff;
+mod edit;
+mod error;
+mod graph;
+mod index;
+mod infer;
+mod module;
+mod op;
+mod parse;
+mod text;
+mod types;
+pub mod verify;
+mod weight;
+
+pub use error::{Fault, IrError};
+pub use graph::{Block, BlockKind, CachePart, CacheRole, Def, Graph, GraphBuilder, Input, Node, Operand, Output, Value};
+pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
+pub use module::{ModelInfo, Module, SideFile};
+pub use op::{Attention, Op, Rope, RopeScaling};
+pub use parse::{parse_graph, parse_graph_over};
+pub use types::{DType, Dim, Shape, ValueType, sym};
+pub use weight::{Blob, Expr, Weight, WeightTable};

@@ -1,0 +1,278 @@
+//! Parses the text form. Types are inferred anew and must agree with those in the text.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+
+use crate::error::IrError;
+use crate::graph::{BlockKind, CachePart, CacheRole, Graph, GraphBuilder, Operand};
+use crate::index::ValueId;
+use crate::op::{Attention, Op, Rope, RopeScaling};
+use crate::types::{DType, Dim, Shape, ValueType, sym};
+use crate::weight::WeightTable;
+
+/// Parses one graph and the weights that it names; the weights have types, but no data.
+///
+/// # Errors
+/// [`IrError::Parse`] with the line, for text that is no graph or a graph that doesn't type.
+pub fn parse_graph(text: &str) -> Result<(Graph, WeightTable), IrError> {
+    let mut weights = WeightTable::default();
+    for_each_weight(text, |line, name, dtype, shape| weights.declare(name, dtype, shape).map(|_| ()).map_err(|e| line.wrap(&e)))?;
+    let graph = parse_nodes(text, &weights)?;
+    Ok((graph, weights))
+}
+
+/// Parses one graph over weights that are there already.
+///
+/// # Errors
+/// [`IrError::Parse`] as [`parse_graph`], and for a weight that `weights` lacks or has with another type.
+pub fn parse_graph_over(text: &str, weights: &WeightTable) -> Result<Graph, IrError> {
+    for_each_weight(text, |line, name, dtype, shape| match weights.find(name).map(|id| &weights[id]) {
+        Some(weight) if weight.dtype == dtype && weight.shape == shape => Ok(()),
+        Some(weight) => line.fail(format!("weight @{name} is {}", weight.ty())),
+        None => line.fail(format!("weight @{name} isn't there")),
+    })?;
+    parse_nodes(text, weights)
+}
+
+fn parse_nodes(text: &str, weights: &WeightTable) -> Result<Graph, IrError> {
+    let mut lines = text.lines().enumerate().map(|(i, l)| Line { number: i + 1, text: l.trim() }).filter(|l| !l.text.is_empty());
+    let head = lines.next().ok_or(IrError::Parse { line: 1, problem: "the text is empty".into() })?;
+    let name = head.between("graph ", " {")?;
+    let mut parser = Parser { builder: GraphBuilder::new(name, weights), weights, values: HashMap::new() };
+    let mut closed = None;
+    for line in lines.filter(|l| !l.text.starts_with("weight ")) {
+        if closed.is_some() {
+            return line.fail("stands after the graph's end");
+        }
+        if line.text == "}" {
+            closed = Some(line);
+        } else {
+            parser.line(line)?;
+        }
+    }
+    let last = closed.ok_or(IrError::Parse { line: text.lines().count().max(1), problem: "the graph isn't closed by `}`".into() })?;
+    parser.builder.finish().map_err(|e| last.wrap(&e))
+}
+
+fn for_each_weight<'a>(text: &'a str, mut each: impl FnMut(Line<'a>, &str, DType, &[usize]) -> Result<(), IrError>) -> Result<(), IrError> {
+    for (i, raw) in text.lines().enumerate() {
+        let line = Line { number: i + 1, text: raw.trim() };
+        let Some(rest) = line.text.strip_prefix("weight @") else { continue };
+        let (name, ty) = rest.rsplit_once(": ").ok_or_else(|| line.error("expected `weight @name: type`"))?;
+        let ty = line.value_type(ty)?;
+        let shape = ty.shape.0.iter().map(Dim::known).collect::<Option<Vec<_>>>().ok_or_else(|| line.error("weights have no symbolic axes"))?;
+        if shape.iter().try_fold(8usize, |n, &d| n.checked_mul(d)).is_none() {
+            return line.fail("the weight's size is absurd");
+        }
+        each(line, name, ty.dtype, &shape)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    number: usize,
+    text: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn error(self, problem: impl Into<String>) -> IrError {
+        IrError::Parse { line: self.number, problem: problem.into() }
+    }
+
+    fn fail<T>(self, problem: impl Into<String>) -> Result<T, IrError> {
+        Err(self.error(problem))
+    }
+
+    fn wrap(self, error: &IrError) -> IrError {
+        self.error(error.to_string())
+    }
+
+    fn between(self, prefix: &str, suffix: &str) -> Result<&'a str, IrError> {
+        let inner = self.text.strip_prefix(prefix).and_then(|t| t.strip_suffix(suffix)).filter(|t| !t.is_empty());
+        inner.ok_or_else(|| self.error(format!("expected `{prefix}...{suffix}`")))
+    }
+
+    fn split(self, text: &'a str, at: &str) -> Result<(&'a str, &'a str), IrError> {
+        text.split_once(at).ok_or_else(|| self.error(format!("expected `{at}`")))
+    }
+
+    fn number<T: FromStr>(self, text: &str) -> Result<T, IrError> {
+        text.parse().map_err(|_| self.error(format!("`{text}` is not a number that fits here")))
+    }
+
+    fn value_type(self, text: &str) -> Result<ValueType, IrError> {
+        let (dtype, dims) = text.strip_suffix(']').and_then(|t| t.split_once('[')).ok_or_else(|| self.error(format!("`{text}` is not a type")))?;
+        let dtype = DType::from_name(dtype).ok_or_else(|| self.error(format!("`{dtype}` is not an element type")))?;
+        let dims = dims.split(", ").filter(|d| !d.is_empty()).map(|d| self.dim(d)).collect::<Result<Vec<_>, _>>()?;
+        Ok(ValueType { dtype, shape: Shape(dims) })
+    }
+
+    fn dim(self, text: &str) -> Result<Dim, IrError> {
+        let mut sum: Option<Dim> = None;
+        for term in text.split('+') {
+            let term = match term.chars().next() {
+                Some('0'..='9') => Dim::from(self.number::<usize>(term)?),
+                Some('a'..='z' | 'A'..='Z' | '_') => sym(term),
+                _ => return self.fail(format!("`{text}` is not an axis")),
+            };
+            sum = Some(sum.map_or_else(|| term.clone(), |s| s.plus(&term)));
+        }
+        sum.ok_or_else(|| self.error("an axis is missing"))
+    }
+
+    /// Splits off a trailing `(cache layer=3 key)`.
+    fn cache_role(self, text: &'a str) -> Result<(&'a str, Option<CacheRole>), IrError> {
+        let Some((rest, role)) = text.strip_suffix(')').and_then(|t| t.split_once(" (cache layer=")) else {
+            return Ok((text, None));
+        };
+        let (layer, part) = self.split(role, " ")?;
+        let part = [CachePart::Key, CachePart::Value].into_iter().find(|p| p.name() == part);
+        let part = part.ok_or_else(|| self.error("a cache is of keys (`key`) or values (`value`)"))?;
+        Ok((rest, Some(CacheRole { layer: self.number(layer)?, part })))
+    }
+}
+
+struct Parser<'w> {
+    builder: GraphBuilder<'w>,
+    weights: &'w WeightTable,
+    values: HashMap<String, ValueId>,
+}
+
+impl Parser<'_> {
+    fn line(&mut self, line: Line<'_>) -> Result<(), IrError> {
+        if let Some(rest) = line.text.strip_prefix("input ") {
+            self.input(line, rest)
+        } else if let Some(rest) = line.text.strip_prefix("output ") {
+            self.output(line, rest)
+        } else if line.text.starts_with("block ") {
+            self.open_block(line)
+        } else if let Some(value) = line.text.strip_prefix("} to ") {
+            let value = self.value(line, value)?;
+            self.builder.close_block(value).map_err(|e| line.wrap(&e))
+        } else if line.text.starts_with('%') {
+            self.node(line)
+        } else {
+            line.fail("expected `input`, `output`, `block`, `%value = op ...` or `}`")
+        }
+    }
+
+    fn input(&mut self, line: Line<'_>, rest: &str) -> Result<(), IrError> {
+        let rest = Line { number: line.number, text: rest };
+        let (rest, cache) = rest.cache_role(rest.text)?;
+        let (name, ty) = rest.rsplit_once(": ").ok_or_else(|| line.error("expected `input name: type`"))?;
+        let value = self.builder.input(name, line.value_type(ty)?, cache).map_err(|e| line.wrap(&e))?;
+        self.define(line, name, value)
+    }
+
+    fn output(&mut self, line: Line<'_>, rest: &str) -> Result<(), IrError> {
+        let rest = Line { number: line.number, text: rest };
+        let (rest, cache) = rest.cache_role(rest.text)?;
+        let (name, value) = rest.rsplit_once(" = ").ok_or_else(|| line.error("expected `output name = %value`"))?;
+        let value = self.value(line, value)?;
+        self.builder.output(name, value, cache);
+        Ok(())
+    }
+
+    fn open_block(&mut self, line: Line<'_>) -> Result<(), IrError> {
+        let (name, rest) = line.split(line.between("block ", " {")?, " (")?;
+        let (kind, rest) = line.split(rest, " layer=")?;
+        let (layer, input) = line.split(rest, ") from ")?;
+        let kind = [BlockKind::Attention, BlockKind::Mlp].into_iter().find(|k| k.name() == kind);
+        let kind = kind.ok_or_else(|| line.error("a block is `attn` or `mlp`"))?;
+        let input = self.value(line, input)?;
+        self.builder.open_block(name, kind, line.number(layer)?, input).map_err(|e| line.wrap(&e))
+    }
+
+    fn node(&mut self, line: Line<'_>) -> Result<(), IrError> {
+        let (outputs, rest) = line.split(line.text, " = ")?;
+        let (call, types) = rest.rsplit_once(" : ").ok_or_else(|| line.error("expected ` : type` at the end"))?;
+        let types = types.split("], ").map(|t| line.value_type(&format!("{}]", t.trim_end_matches(']')))).collect::<Result<Vec<_>, _>>()?;
+        let (name, arguments) = line.split(call, " ")?;
+        let mut words = arguments.split(' ').peekable();
+        let mut inputs = Vec::new();
+        while let Some(word) = words.next_if(|w| w.starts_with(['%', '@'])) {
+            inputs.push(self.operand(line, word.trim_end_matches(','))?);
+        }
+        let attributes = Attributes { line, pairs: words.map(|w| line.split(w, "=")).collect::<Result<_, _>>()? };
+        let op = attributes.op(name, types.first())?;
+        let made = self.builder.add_node(op, inputs).map_err(|e| line.wrap(&e))?;
+        let inferred: Vec<&ValueType> = made.iter().map(|v| self.builder.value_type(*v)).collect();
+        if inferred != types.iter().collect::<Vec<_>>() {
+            let inferred: Vec<String> = inferred.iter().map(ToString::to_string).collect();
+            return line.fail(format!("{name} makes {}, not the types written here", inferred.join(", ")));
+        }
+        let names: Vec<&str> = outputs.split(", ").collect();
+        if names.len() != made.len() {
+            return line.fail(format!("{name} makes {} values", made.len()));
+        }
+        names.iter().zip(made).try_for_each(|(name, value)| self.define(line, name.strip_prefix('%').unwrap_or(name), value))
+    }
+
+    fn define(&mut self, line: Line<'_>, name: &str, value: ValueId) -> Result<(), IrError> {
+        match self.values.insert(name.to_owned(), value) {
+            Some(_) => line.fail(format!("%{name} is defined twice")),
+            None => Ok(()),
+        }
+    }
+
+    fn value(&self, line: Line<'_>, text: &str) -> Result<ValueId, IrError> {
+        let name = text.strip_prefix('%').ok_or_else(|| line.error(format!("`{text}` is not a value")))?;
+        self.values.get(name).copied().ok_or_else(|| line.error(format!("%{name} isn't defined")))
+    }
+
+    fn operand(&self, line: Line<'_>, text: &str) -> Result<Operand, IrError> {
+        match text.strip_prefix('@') {
+            Some(name) => self.weights.find(name).map(Operand::Weight).ok_or_else(|| line.error(format!("weight @{name} isn't declared"))),
+            None => self.value(line, text).map(Operand::Value),
+        }
+    }
+}
+
+struct Attributes<'a> {
+    line: Line<'a>,
+    pairs: HashMap<&'a str, &'a str>,
+}
+
+impl Attributes<'_> {
+    fn op(&self, name: &str, ty: Option<&ValueType>) -> Result<Op, IrError> {
+        let ty = || ty.ok_or_else(|| self.line.error("a type is missing"));
+        Ok(match name {
+            "gather" => Op::Gather,
+            "linear" => Op::Linear,
+            "rms_norm" => Op::RmsNorm { eps: self.get("eps")? },
+            "rope" => Op::Rope(Rope { heads: self.get("heads")?, theta: self.get("theta")?, scaling: self.scaling()? }),
+            "attention" => Op::Attention(Attention {
+                heads: self.get("heads")?,
+                kv_heads: self.get("kv_heads")?,
+                scale: self.get("scale")?,
+                window: self.pairs.get("window").map(|w| self.line.number(w)).transpose()?,
+            }),
+            "silu" => Op::Silu,
+            "mul" => Op::Mul,
+            "add" => Op::Add,
+            "reshape" => Op::Reshape { shape: ty()?.shape.clone() },
+            "cast" => Op::Cast { dtype: ty()?.dtype },
+            _ => return self.line.fail(format!("`{name}` is not an op")),
+        })
+    }
+
+    fn scaling(&self) -> Result<RopeScaling, IrError> {
+        match self.pairs.get("scaling").copied() {
+            None => Ok(RopeScaling::None),
+            Some("linear") => Ok(RopeScaling::Linear { factor: self.get("factor")? }),
+            Some("llama3") => Ok(RopeScaling::Llama3 {
+                factor: self.get("factor")?,
+                low: self.get("low")?,
+                high: self.get("high")?,
+                original: self.get("original")?,
+            }),
+            Some(other) => self.line.fail(format!("`{other}` is not a rope scaling")),
+        }
+    }
+
+    fn get<T: FromStr>(&self, key: &str) -> Result<T, IrError> {
+        let text = self.pairs.get(key).ok_or_else(|| self.line.error(format!("`{key}=` is missing")))?;
+        self.line.number(text)
+    }
+}

@@ -1,0 +1,136 @@
+//! The text form: one line a value, complete enough to be parsed back, stable enough to be diffed.
+//!
+//! ```text
+//! graph target {
+//!   input input_ids: i64[batch, seq]
+//!   %0 = gather @model.embed_tokens.weight, %input_ids : f32[batch, seq, 48]
+//!   block layers.0.mlp (mlp layer=0) from %0 {
+//!     %layers.0.mlp.0 = rms_norm %0, @model.layers.0.input_layernorm.weight eps=1e-6 : f32[batch, seq, 48]
+//!   } to %layers.0.mlp.0
+//!   output logits = %layers.0.mlp.0
+//! }
+//! weight @model.embed_tokens.weight: f32[99, 48]
+//! ```
+
+use std::fmt::Write;
+
+use crate::graph::{Graph, Node, Operand, ValueNames};
+use crate::index::BlockId;
+use crate::op::{Op, RopeScaling};
+use crate::weight::WeightTable;
+
+impl Graph {
+    /// The graph in text form, with the types of the weights that it uses.
+    pub fn to_text(&self, weights: &WeightTable) -> String {
+        let mut text = self.body_text(weights);
+        for id in self.weights() {
+            let weight = &weights[id];
+            let _ = writeln!(text, "weight @{}: {}", weight.name, weight.ty());
+        }
+        text
+    }
+
+    /// The graph in text form without the table of weights.
+    pub fn body_text(&self, weights: &WeightTable) -> String {
+        let mut printer = Printer { graph: self, weights, names: self.value_names(), text: String::new() };
+        printer.graph();
+        printer.text
+    }
+}
+
+struct Printer<'a> {
+    graph: &'a Graph,
+    weights: &'a WeightTable,
+    names: ValueNames,
+    text: String,
+}
+
+/// Writing to a `String` can't fail.
+macro_rules! line {
+    ($printer:expr, $($format:tt)*) => {{
+        let _ = writeln!($printer.text, $($format)*);
+    }};
+}
+
+impl Printer<'_> {
+    fn graph(&mut self) {
+        let graph = self.graph;
+        line!(self, "graph {} {{", graph.name);
+        for input in &graph.inputs {
+            let role = input.cache.map(|c| format!(" ({c})")).unwrap_or_default();
+            line!(self, "  input {}: {}{role}", input.name, graph.values[input.value].ty);
+        }
+        let mut open = None;
+        for node in graph.nodes.iter() {
+            if node.block != open {
+                self.close(open);
+                self.open(node.block);
+                open = node.block;
+            }
+            self.node(node);
+        }
+        self.close(open);
+        for output in &graph.outputs {
+            let role = output.cache.map(|c| format!(" ({c})")).unwrap_or_default();
+            line!(self, "  output {} = %{}{role}", output.name, &self.names[output.value]);
+        }
+        line!(self, "}}");
+    }
+
+    fn open(&mut self, block: Option<BlockId>) {
+        if let Some(id) = block {
+            let block = &self.graph.blocks[id];
+            line!(self, "  block {} ({} layer={}) from %{} {{", block.name, block.kind.name(), block.layer, &self.names[block.input]);
+        }
+    }
+
+    fn close(&mut self, block: Option<BlockId>) {
+        if let Some(id) = block {
+            line!(self, "  }} to %{}", &self.names[self.graph.blocks[id].output]);
+        }
+    }
+
+    fn node(&mut self, node: &Node) {
+        let indent = if node.block.is_some() { "    " } else { "  " };
+        let outputs: Vec<String> = node.outputs.iter().map(|v| format!("%{}", &self.names[*v])).collect();
+        let inputs: Vec<String> = node.inputs.iter().map(|o| self.operand(*o)).collect();
+        let types: Vec<String> = node.outputs.iter().map(|v| self.graph.values[*v].ty.to_string()).collect();
+        let attributes = attributes(&node.op).iter().fold(String::new(), |text, (k, v)| format!("{text} {k}={v}"));
+        line!(self, "{indent}{} = {} {}{attributes} : {}", outputs.join(", "), node.op.name(), inputs.join(", "), types.join(", "));
+    }
+
+    fn operand(&self, operand: Operand) -> String {
+        match operand {
+            Operand::Value(v) => format!("%{}", &self.names[v]),
+            Operand::Weight(w) => format!("@{}", self.weights[w].name),
+        }
+    }
+}
+
+/// What the text form says of an op besides its name; [`crate::parse`] reads it back. Shapes come from the node's type.
+fn attributes(op: &Op) -> Vec<(&'static str, String)> {
+    match op {
+        Op::Gather | Op::Linear | Op::Silu | Op::Mul | Op::Add | Op::Reshape { .. } | Op::Cast { .. } => vec![],
+        Op::RmsNorm { eps } => vec![("eps", format!("{eps:?}"))],
+        Op::Rope(rope) => {
+            let mut list = vec![("heads", rope.heads.to_string()), ("theta", format!("{:?}", rope.theta))];
+            match rope.scaling {
+                RopeScaling::None => {}
+                RopeScaling::Linear { factor } => list.extend([("scaling", "linear".into()), ("factor", format!("{factor:?}"))]),
+                RopeScaling::Llama3 { factor, low, high, original } => list.extend([
+                    ("scaling", "llama3".into()),
+                    ("factor", format!("{factor:?}")),
+                    ("low", format!("{low:?}")),
+                    ("high", format!("{high:?}")),
+                    ("original", original.to_string()),
+                ]),
+            }
+            list
+        }
+        Op::Attention(a) => {
+            let mut list = vec![("heads", a.heads.to_string()), ("kv_heads", a.kv_heads.to_string()), ("scale", format!("{:?}", a.scale))];
+            list.extend(a.window.map(|w| ("window", w.to_string())));
+            list
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Types of values: an element type, and a shape of numbers, symbols and their sums.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// Element type of a value or weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DType {
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 half precision.
+    F16,
+    /// The upper half of an `F32`.
+    Bf16,
+    /// Signed 64-bit integer: ids, masks and positions.
+    I64,
+}
+
+impl DType {
+    /// Every element type.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::I64];
+
+    /// The name in the text form, in commands and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::I64 => "i64",
+        }
+    }
+
+    /// The type with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|d| d.name() == name)
+    }
+
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::I64 => 8,
+        }
+    }
+
+    /// Whether elements are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        self != Self::I64
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One axis: a number, a symbol, or a sum of symbols and a number (`past+seq`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim {
+    symbols: Vec<Arc<str>>,
+    constant: usize,
+}
+
+impl Dim {
+    /// The number, unless the axis has a symbol.
+    pub fn known(&self) -> Option<usize> {
+        self.symbols.is_empty().then_some(self.constant)
+    }
+
+    /// The symbols of the sum, sorted; empty for a number.
+    pub fn symbols(&self) -> &[Arc<str>] {
+        &self.symbols
+    }
+
+    /// The number of the sum, 0 if it has none.
+    pub fn constant(&self) -> usize {
+        self.constant
+    }
+
+    /// The sum of two axes.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let mut symbols = [self.symbols.as_slice(), other.symbols.as_slice()].concat();
+        symbols.sort();
+        Self { symbols, constant: self.constant.saturating_add(other.constant) }
+    }
+}
+
+/// The axis named `name`.
+pub fn sym(name: &str) -> Dim {
+    Dim { symbols: vec![Arc::from(name)], constant: 0 }
+}
+
+impl From<usize> for Dim {
+    fn from(constant: usize) -> Self {
+        Self { symbols: Vec::new(), constant }
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for symbol in &self.symbols {
+            write!(f, "{separator}{symbol}")?;
+            separator = "+";
+        }
+        if self.symbols.is_empty() || self.constant > 0 {
+            write!(f, "{separator}{}", self.constant)?;
+        }
+        Ok(())
+    }
+}
+
+/// The axes of a value, outermost first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Shape(pub Vec<Dim>);
+
+impl Shape {
+    /// Number of axes.
+    pub fn rank(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The innermost axis.
+    pub fn last(&self) -> Option<&Dim> {
+        self.0.last()
+    }
+
+    /// The same shape with another innermost axis.
+    #[must_use]
+    pub fn with_last(&self, last: Dim) -> Self {
+        let mut dims = self.0.clone();
+        if let Some(d) = dims.last_mut() {
+            *d = last;
+        }
+        Self(dims)
+    }
+
+    /// Whether both shapes hold the same number of elements whatever the symbols stand for.
+    pub fn same_elements(&self, other: &Self) -> bool {
+        let factors = |shape: &Self| {
+            let mut symbolic: Vec<Dim> = shape.0.iter().filter(|d| d.known().is_none()).cloned().collect();
+            symbolic.sort();
+            let known = shape.0.iter().filter_map(Dim::known).try_fold(1usize, usize::checked_mul);
+            (symbolic, known)
+        };
+        let (a, b) = (factors(self), factors(other));
+        a.1.is_some() && a == b
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (i, dim) in self.0.iter().enumerate() {
+            write!(f, "{}{dim}", if i > 0 { ", " } else { "" })?;
+        }
+        f.write_str("]")
+    }
+}
+
+/// The type of a value: `f32[batch, seq, 576]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ValueType {
+    /// Element type.
+    pub dtype: DType,
+    /// Axes.
+    pub shape: Shape,
+}
+
+impl ValueType {
+    /// A type from its parts.
+    pub fn new(dtype: DType, dims: impl IntoIterator<Item = Dim>) -> Self {
+        Self { dtype, shape: Shape(dims.into_iter().collect()) }
+    }
+}
+
+impl fmt::Display for ValueType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.dtype, self.shape)
+    }
+}

@@ -1,0 +1,102 @@
+//! The IR's behaviour on graphs in text form.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use dlc_ir::diff::diff;
+use dlc_ir::{Graph, WeightTable, parse_graph, parse_graph_over, verify};
+use proptest::prelude::*;
+
+const DECODER: &str = include_str!("graphs/decoder.dlc");
+
+fn decoder() -> (Graph, WeightTable) {
+    parse_graph(DECODER).unwrap()
+}
+
+/// Parses the decoder with `from` replaced by `to`, and returns the error.
+fn rejection(from: &str, to: &str) -> String {
+    assert!(DECODER.contains(from), "the decoder has no `{from}`");
+    parse_graph(&DECODER.replacen(from, to, 1)).unwrap_err().to_string()
+}
+
+#[test]
+fn text_is_parsed_and_printed_back_unchanged() {
+    let (graph, weights) = decoder();
+    let text = graph.to_text(&weights);
+    assert_eq!(text, DECODER);
+    assert_eq!(parse_graph_over(&text, &weights).unwrap(), graph);
+}
+
+#[test]
+fn broken_text_is_rejected_with_its_line() {
+    let cases = [
+        ("graph target {", "grape target {"),
+        ("%0 = gather @embed, %input_ids", "%0 = gather @embed, %input_id"),
+        ("%0 = gather @embed", "%0 = gather @nothing"),
+        ("%0 = gather", "%0 = scatter"),
+        ("heads=2 theta=10000.0", "theta=10000.0"),
+        ("heads=2 theta=10000.0", "heads=3 theta=10000.0"),
+        ("scaling=linear", "scaling=yarn"),
+        ("kv_heads=1", "kv_heads=0"),
+        ("f32[batch, 1, past, 4] (cache layer=0 key)", "f32[batch, 1, past, 5] (cache layer=0 key)"),
+        ("i64[batch, past+seq]", "i64[batch, past]"),
+        ("i64[batch, past+seq]", "i64[batch, past+]"),
+        ("(mlp layer=0)", "(moe layer=0)"),
+        ("(mlp layer=0)", "(mlp layer=99999999999)"),
+        ("weight @norm: f32[8]", "weight @norm: f32[9]"),
+        ("weight @norm: f32[8]", "weight @norm: f32[4294967296, 4294967296, 4294967296]"),
+        ("weight @norm: f32[8]", "weight @k: f32[8]"),
+        ("  output logits = %2\n", "  output logits = %2\n  output logits = %1\n"),
+        ("  input position_ids", "  input input_ids"),
+        ("%layers.0.mlp.1 =", "%layers.0.mlp.0 ="),
+        ("} to %layers.0.mlp.3", "} to %0"),
+        ("from %layers.0.attn.9 {", "from %1 {"),
+        ("output present.0.key = %layers.0.attn.7 (cache layer=0 key)", "output present.0.key = %layers.0.attn.7"),
+        ("  output present.0.key = %layers.0.attn.7 (cache layer=0 key)", "  output present.0.key = %layers.0.attn.7 (cache layer=7 key)"),
+        ("rms_norm %layers.0.attn.9", "rms_norm %layers.0.attn.6"),
+        ("\n}\n", "\n"),
+    ];
+    let report: Vec<String> = cases.iter().map(|(from, to)| format!("{} -> {}\n    {}", from.trim(), to.trim(), rejection(from, to))).collect();
+    insta::assert_snapshot!(report.join("\n"));
+}
+
+#[test]
+fn a_bypassed_layer_leaves_with_its_cache_and_its_weights() {
+    let (target, weights) = decoder();
+    let mut draft = target.clone();
+    draft.name = "draft".into();
+    for name in ["layers.0.attn", "layers.0.mlp"] {
+        draft.bypass(draft.find_block(name).unwrap()).unwrap();
+        verify::check(&draft, &weights).unwrap_or_else(|e| panic!("after {name}: {e}"));
+    }
+    assert_eq!(draft.remove_dead(), 12);
+    assert_eq!(draft.remove_unused_inputs(), ["past_key_values.0.key", "past_key_values.0.value"]);
+    assert_eq!(draft.renumber_caches(), [1]);
+    assert_eq!(verify::verify(&draft, &weights), []);
+    assert_eq!(draft.weights().len(), 2);
+    insta::assert_snapshot!(diff((&target, &weights), (&draft, &weights)));
+}
+
+#[test]
+fn a_graph_does_not_differ_from_itself() {
+    let (graph, weights) = decoder();
+    let same = diff((&graph, &weights), (&graph, &weights));
+    assert!(same.is_empty());
+    assert_eq!(same.kept, ["layers.0.attn", "layers.0.mlp", "layers.1.attn"]);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC*") {
+        let _ = parse_graph(&text);
+    }
+
+    #[test]
+    fn damaged_text_never_panics_and_what_still_parses_verifies(at in 0..DECODER.len(), len in 0..20usize, with in "[ -~\n]{0,8}") {
+        let end = (at + len).min(DECODER.len());
+        let text = format!("{}{with}{}", &DECODER[..at], &DECODER[end..]);
+        if let Ok((graph, weights)) = parse_graph(&text) {
+            prop_assert_eq!(verify::verify(&graph, &weights), vec![]);
+            let (again, _) = parse_graph(&graph.to_text(&weights)).unwrap();
+            prop_assert_eq!(again, graph);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a pass is, and what it gets from outside.
+
+use std::fmt;
+use std::path::Path;
+
+use dlc_ir::Module;
+
+use crate::error::PassError;
+use crate::report::PassReport;
+
+/// A function from module to module. Pure: the same module, options and calibration data give the same result.
+pub trait Pass: fmt::Debug {
+    /// Name in commands, files and reports: kebab-case.
+    fn name(&self) -> &'static str;
+
+    /// The options in force, defaults filled in.
+    fn options(&self) -> serde_json::Value;
+
+    /// Changes the module, and reports what was done.
+    ///
+    /// # Errors
+    /// [`PassError`]; the module may then be half-changed and must not be used.
+    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError>;
+}
+
+/// What passes get from outside.
+pub struct PassContext<'a> {
+    /// Told how far a pass is.
+    pub progress: &'a dyn Progress,
+    /// Where calibration samples come from.
+    pub calibration: &'a dyn Calibration,
+    /// Scores of earlier runs, if they may be used.
+    pub cache: Option<&'a dyn ScoreCache>,
+    /// Identifies the module as it is before the pass: hashes of the checkpoint and of what passes did to it so far.
+    pub module_key: String,
+    /// The threads to compute with.
+    pub pool: &'a rayon::ThreadPool,
+}
+
+impl fmt::Debug for PassContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PassContext").field("module_key", &self.module_key).finish_non_exhaustive()
+    }
+}
+
+/// Told how far a long computation is.
+pub trait Progress: Sync {
+    /// `done` of `total` steps of `what` are done.
+    fn update(&self, what: &str, done: usize, total: usize);
+
+    /// Whether the user asked to stop; passes return [`PassError::Interrupted`] soon after.
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// Shows nothing and never stops.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn update(&self, _what: &str, _done: usize, _total: usize) {}
+}
+
+/// Gives tokenised samples of text.
+pub trait Calibration {
+    /// Up to `samples` sequences of 2 to `length` tokens from `file` (the built-in text if there is none).
+    ///
+    /// # Errors
+    /// [`PassError::Calibration`] if the file can't be read or holds no sequence of 2 tokens, or the model has no tokenizer.
+    fn samples(&self, file: Option<&Path>, samples: usize, length: usize) -> Result<Vec<Vec<u32>>, PassError>;
+}
+
+/// Keeps score tables from one run to the next.
+pub trait ScoreCache {
+    /// What was stored under `key`.
+    fn get(&self, key: &str) -> Option<String>;
+    /// Stores `text` under `key`; failing to is no error.
+    fn put(&self, key: &str, text: &str);
+}

@@ -1,0 +1,84 @@
+//! What can go wrong in a pass.
+
+use dlc_eval::EvalError;
+use dlc_ir::{Fault, IrError};
+use thiserror::Error;
+
+/// An error of a pass, with the way out.
+#[derive(Debug, Error)]
+pub enum PassError {
+    /// There is no pass of this name.
+    #[error("there is no pass `{name}`{hint}; `dlc passes` lists them")]
+    UnknownPass {
+        /// The name asked for.
+        name: String,
+        /// `, did you mean ...?` or nothing.
+        hint: String,
+    },
+    /// An option isn't known or has a value that doesn't fit.
+    #[error("pass {pass}: {problem}")]
+    Options {
+        /// The pass.
+        pass: &'static str,
+        /// What is wrong, and what would fit.
+        problem: String,
+    },
+    /// The calibration data can't be used.
+    #[error("calibration: {problem}")]
+    Calibration {
+        /// What is wrong, and what would fit.
+        problem: String,
+    },
+    /// The module isn't one that the pass can work on.
+    #[error("pass {pass}: {problem}")]
+    Unsupported {
+        /// The pass.
+        pass: &'static str,
+        /// What the pass needs.
+        problem: String,
+    },
+    /// A score is NaN or infinite.
+    #[error("pass {pass}: the {score} score of {unit} is {value}; the weights or the calibration data hold numbers that overflow")]
+    NotFinite {
+        /// The pass.
+        pass: &'static str,
+        /// The score's name.
+        score: &'static str,
+        /// The layer or block.
+        unit: String,
+        /// The value.
+        value: f64,
+    },
+    /// A pass left a graph that breaks an invariant.
+    #[error("pass {pass} left a broken graph: {source}")]
+    Broken {
+        /// The pass.
+        pass: &'static str,
+        /// The violations.
+        source: IrError,
+    },
+    /// The user asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// Evaluating the graph failed.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// An edit failed.
+    #[error(transparent)]
+    Ir(#[from] IrError),
+}
+
+impl PassError {
+    /// Whose fault the error is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::UnknownPass { .. } | Self::Options { .. } | Self::Calibration { .. } | Self::NotFinite { .. } | Self::Interrupted => {
+                Fault::BadInput
+            }
+            Self::Unsupported { .. } => Fault::Unsupported,
+            Self::Broken { .. } => Fault::Bug,
+            Self::Eval(error) => error.fault(),
+            Self::Ir(error) => error.fault(),
+        }
+    }
+}

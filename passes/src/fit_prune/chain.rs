@@ -1,0 +1,124 @@
+//! A decoder as a chain: what stands before the first block, the blocks, what stands behind the last one.
+//!
+//! Each link reads one value of the link before it, the residual, so that a link at a time has to be in memory.
+
+use std::collections::BTreeMap;
+
+use dlc_eval::{Array, Segment, Values};
+use dlc_ir::{BlockId, DType, Def, Dim, Graph, NodeId, ValueId, WeightTable};
+
+use super::NAME;
+use crate::error::PassError;
+
+/// A graph cut into links.
+pub(super) struct Chain<'m> {
+    pub graph: &'m Graph,
+    pub weights: &'m WeightTable,
+    pub links: Vec<Link>,
+    pub logits: ValueId,
+}
+
+/// Nodes that stand together: a block, or what stands outside of blocks at the start or the end.
+pub(super) struct Link {
+    pub block: Option<BlockId>,
+    pub nodes: Vec<NodeId>,
+    /// The residual read, made by the link before; none for the first link.
+    pub reads: Option<ValueId>,
+    /// The residual (or, for the last link, the logits) that the link makes.
+    pub makes: ValueId,
+}
+
+impl<'m> Chain<'m> {
+    pub fn new(graph: &'m Graph, weights: &'m WeightTable) -> Result<Self, PassError> {
+        let unsupported = |problem: String| PassError::Unsupported { pass: NAME, problem };
+        let logits = graph.find_output("logits").ok_or_else(|| unsupported("the target has no output `logits`".into()))?.value;
+        let mut runs: Vec<(Option<BlockId>, Vec<NodeId>)> = Vec::new();
+        for (id, node) in graph.nodes() {
+            match runs.last_mut() {
+                Some((block, nodes)) if *block == node.block => nodes.push(id),
+                _ => runs.push((node.block, vec![id])),
+            }
+        }
+        let mut links: Vec<Link> = Vec::new();
+        for (block, nodes) in runs {
+            let reads = match outside_reads(graph, &nodes)[..] {
+                [] if links.is_empty() => None,
+                [value] if links.last().is_some_and(|last| made_by(graph, value, &last.nodes)) => Some(value),
+                _ => {
+                    let at = graph.node(nodes[0]).op.name();
+                    return Err(unsupported(format!("the target is not a chain of blocks: see the nodes from {} ({at}) on", nodes[0])));
+                }
+            };
+            if let (Some(last), Some(value)) = (links.last_mut(), reads) {
+                last.makes = value;
+            }
+            links.push(Link { block, nodes, reads, makes: logits });
+        }
+        if links.last().is_none_or(|last| !made_by(graph, logits, &last.nodes)) {
+            return Err(unsupported("the logits are not made behind the last block".into()));
+        }
+        Ok(Self { graph, weights, links, logits })
+    }
+
+    /// The link with its weights, ready to run.
+    pub fn load(&self, link: &Link) -> Result<Segment<'m>, PassError> {
+        Ok(Segment::new(self.graph, self.weights, link.nodes.clone())?)
+    }
+
+    /// What a sample feeds: its tokens, no padding, empty caches.
+    pub fn feeds(&self, tokens: &[u32]) -> Result<Values, PassError> {
+        let n = tokens.len();
+        let mut feeds = BTreeMap::new();
+        for input in self.graph.inputs() {
+            let ty = &self.graph.value(input.value).ty;
+            let array = match (input.name.as_str(), input.cache) {
+                ("input_ids", _) => Array::i64(vec![1, n], tokens.iter().map(|&t| i64::from(t)).collect())?,
+                ("attention_mask", _) => Array::i64(vec![1, n], vec![1; n])?,
+                ("position_ids", _) => Array::i64(vec![1, n], (0..n as i64).collect())?,
+                (_, Some(_)) if ty.dtype.is_float() => {
+                    let shape = ty.shape.0.iter().zip([Some(1), None, Some(0), None]).map(|(d, fixed)| fixed.or(Dim::known(d)).unwrap_or(0));
+                    Array::f32(shape.collect::<Vec<_>>(), vec![])?
+                }
+                (name, _) => {
+                    let problem = format!("it doesn't know how to feed input {name} of type {ty} ({})", DType::I64);
+                    return Err(PassError::Unsupported { pass: NAME, problem });
+                }
+            };
+            feeds.insert(input.value, array);
+        }
+        Ok(feeds)
+    }
+
+    /// Runs a link: the residual that goes in, the one that comes out.
+    pub fn forward(&self, segment: &Segment<'m>, link: &Link, feeds: &Values, residual: Option<&Array>) -> Result<Array, PassError> {
+        let known = Self::known(link, feeds, residual);
+        let mut made = segment.forward(&known, &[link.makes])?;
+        made.remove(&link.makes).ok_or_else(|| PassError::Unsupported { pass: NAME, problem: format!("{} was not made", link.makes) })
+    }
+
+    /// The values that a link may read.
+    pub fn known(link: &Link, feeds: &Values, residual: Option<&Array>) -> Values {
+        let mut known = feeds.clone();
+        if let (Some(value), Some(array)) = (link.reads, residual) {
+            known.insert(value, array.clone());
+        }
+        known
+    }
+}
+
+fn made_by(graph: &Graph, value: ValueId, nodes: &[NodeId]) -> bool {
+    matches!(graph.value(value).def, Def::Node(node, _) if nodes.contains(&node))
+}
+
+/// Values made by nodes outside of `nodes` that these read.
+fn outside_reads(graph: &Graph, nodes: &[NodeId]) -> Vec<ValueId> {
+    let mut reads: Vec<ValueId> = nodes
+        .iter()
+        .flat_map(|&n| &graph.node(n).inputs)
+        .filter_map(|o| if let dlc_ir::Operand::Value(v) = o { Some(*v) } else { None })
+        .filter(|&v| matches!(graph.value(v).def, Def::Node(maker, _) if !nodes.contains(&maker)))
+        .collect();
+    reads.sort_unstable();
+    reads.dedup();
+    reads
+}

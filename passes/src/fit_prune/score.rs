@@ -1,0 +1,163 @@
+//! The empirical Fisher information of every weight, block by block.
+//!
+//! For sample s with loss L_s (mean next-token cross-entropy) and weight tensor t, `Tr(F_t) ~ 1/n sum_s || dL_s/dtheta_t ||^2`: squares of
+//! per-sample gradients (FIT, Zandonati et al., ICLR 2023; SDFP, arXiv 2602.05499). One forward keeps the residual at every block border; then,
+//! from the last block to the first, the block is run again with gradients. One block's weights and gradients are in memory at a time.
+
+use std::collections::BTreeMap;
+
+use dlc_eval::{Array, Segment, Trace, Wanted, cross_entropy};
+use dlc_ir::{BlockId, Def, Graph, Op, Operand, WeightId, WeightTable};
+
+use super::chain::{Chain, Link};
+use crate::context::Progress;
+use crate::error::PassError;
+
+/// What the Fisher information says of one weight tensor inside one block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorFisher {
+    /// The tensor.
+    pub weight: WeightId,
+    /// Tr(F): mean over samples of the squared norm of the gradient.
+    pub trace: f64,
+    /// Mean of theta^2.
+    pub mean_square: f64,
+    /// Sum over entries of F_ii * theta_i^2.
+    pub elementwise: f64,
+    /// Whether it is the matrix that writes into the residual stream (o_proj, down_proj).
+    pub writes_residual: bool,
+}
+
+/// Fisher information of all blocks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FisherScores {
+    /// The tensors of each block, in the order in which the block reads them.
+    pub blocks: BTreeMap<BlockId, Vec<TensorFisher>>,
+    /// Mean loss of the samples, in nats per token.
+    pub loss: f64,
+}
+
+/// Scores every block of `graph` on `samples`, each a sequence of 2 or more token ids. Runs on the rayon pool that is installed.
+///
+/// # Errors
+/// [`PassError`] if the graph is no chain of blocks or a token is outside of the vocabulary.
+pub fn fisher_scores(graph: &Graph, weights: &WeightTable, samples: &[Vec<u32>], progress: &dyn Progress) -> Result<FisherScores, PassError> {
+    let chain = Chain::new(graph, weights)?;
+    let feeds = samples.iter().map(|s| chain.feeds(s)).collect::<Result<Vec<_>, _>>()?;
+    let steps = 2 * chain.links.len() - 1;
+    let (last, body) = chain.links.split_last().ok_or_else(no_links)?;
+
+    let mut borders: Vec<Vec<Array>> = Vec::new();
+    for (i, link) in body.iter().enumerate() {
+        tick(progress, i, steps)?;
+        let segment = chain.load(link)?;
+        let residual = |s: usize| borders.last().map(|b: &Vec<Array>| &b[s]);
+        let next = (0..samples.len()).map(|s| chain.forward(&segment, link, &feeds[s], residual(s))).collect::<Result<_, _>>()?;
+        borders.push(next);
+    }
+
+    let mut loss = 0.0;
+    let mut gradients = Vec::new();
+    tick(progress, body.len(), steps)?;
+    let head = chain.load(last)?;
+    let head_inputs = borders.pop();
+    for (s, tokens) in samples.iter().enumerate() {
+        let known = Chain::known(last, &feeds[s], head_inputs.as_ref().map(|b| &b[s]));
+        let trace = head.trace(&known)?;
+        let (sample_loss, seed) = next_token_loss(&trace.value(chain.logits)?, tokens)?;
+        loss += f64::from(sample_loss) / samples.len() as f64;
+        gradients.push(residual_gradient(&trace, last, seed, vec![])?.0);
+    }
+    drop(head);
+
+    let mut blocks = BTreeMap::new();
+    for (i, link) in body.iter().enumerate().rev() {
+        tick(progress, steps - i, steps)?;
+        let inputs = borders.pop();
+        let Some(block) = link.block else { continue };
+        let segment = chain.load(link)?;
+        let mut tensors = tensors(&chain, block, &segment)?;
+        for (s, gradient) in gradients.iter_mut().enumerate() {
+            let known = Chain::known(link, &feeds[s], inputs.as_ref().map(|b| &b[s]));
+            let (incoming, weight_gradients) = residual_gradient(&segment.trace(&known)?, link, gradient.clone(), segment.weights().to_vec())?;
+            for (tensor, theta) in &mut tensors {
+                if let Some(g) = weight_gradients.get(&tensor.weight).and_then(Array::as_f32) {
+                    accumulate(tensor, theta, g, samples.len());
+                }
+            }
+            *gradient = incoming;
+        }
+        blocks.insert(block, tensors.into_iter().map(|(t, _)| t).collect());
+    }
+    Ok(FisherScores { blocks, loss })
+}
+
+fn no_links() -> PassError {
+    PassError::Unsupported { pass: super::NAME, problem: "the target has no nodes".into() }
+}
+
+fn tick(progress: &dyn Progress, done: usize, total: usize) -> Result<(), PassError> {
+    progress.update("scoring by Fisher information", done, total);
+    if progress.interrupted() { Err(PassError::Interrupted) } else { Ok(()) }
+}
+
+/// Loss of `tokens[1..]` and its gradient with respect to all logits; the last position predicts nothing and gets 0.
+fn next_token_loss(logits: &Array, tokens: &[u32]) -> Result<(f32, Array), PassError> {
+    let vocab = logits.shape().last().copied().unwrap_or(0);
+    let n = tokens.len() - 1;
+    let scored = Array::f32(vec![1, n, vocab], logits.as_f32().unwrap_or_default()[..n * vocab].to_vec())?;
+    let (loss, gradient) = cross_entropy(&scored, &tokens[1..])?;
+    let mut padded = gradient.as_f32().unwrap_or_default().to_vec();
+    padded.resize((n + 1) * vocab, 0.0);
+    Ok((loss, Array::f32(vec![1, n + 1, vocab], padded)?))
+}
+
+type WeightGradients = BTreeMap<WeightId, Array>;
+
+/// The gradient of the residual that a link reads, and those of `weights`. A first link that reads none returns the seed.
+fn residual_gradient(trace: &Trace<'_>, link: &Link, seed: Array, weights: Vec<WeightId>) -> Result<(Array, WeightGradients), PassError> {
+    let wanted = Wanted { values: link.reads.into_iter().collect(), weights };
+    let mut gradients = trace.vjp(&[(link.makes, seed.clone())], &wanted)?;
+    let residual = link.reads.and_then(|v| gradients.values.remove(&v)).unwrap_or(seed);
+    Ok((residual, gradients.weights))
+}
+
+/// The block's tensors with nothing accumulated yet, and their entries.
+fn tensors(chain: &Chain<'_>, block: BlockId, segment: &Segment<'_>) -> Result<Vec<(TensorFisher, Vec<f32>)>, PassError> {
+    let residual_writer = residual_writer(chain.graph, block);
+    let mut tensors = Vec::new();
+    for &weight in segment.weights() {
+        let theta = chain.weights[weight].to_f32()?;
+        let mean_square = theta.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / theta.len().max(1) as f64;
+        let writes_residual = residual_writer == Some(weight);
+        tensors.push((TensorFisher { weight, trace: 0.0, mean_square, elementwise: 0.0, writes_residual }, theta));
+    }
+    Ok(tensors)
+}
+
+/// The matrix of the `linear` whose output is added to the block's residual.
+fn residual_writer(graph: &Graph, block: BlockId) -> Option<WeightId> {
+    let maker = |value| match graph.value(value).def {
+        Def::Node(node, _) => Some(graph.node(node)),
+        Def::Input(_) => None,
+    };
+    let sum = maker(graph.block(block).output).filter(|n| n.op == Op::Add)?;
+    sum.inputs.iter().find_map(|operand| match operand {
+        Operand::Value(v) => maker(*v).filter(|n| n.block == Some(block) && n.op == Op::Linear)?.inputs.get(1).and_then(|o| match o {
+            Operand::Weight(w) => Some(*w),
+            Operand::Value(_) => None,
+        }),
+        Operand::Weight(_) => None,
+    })
+}
+
+fn accumulate(tensor: &mut TensorFisher, theta: &[f32], gradient: &[f32], samples: usize) {
+    let (mut squares, mut weighted) = (0.0, 0.0);
+    for (&g, &x) in gradient.iter().zip(theta) {
+        let square = f64::from(g) * f64::from(g);
+        squares += square;
+        weighted += square * f64::from(x) * f64::from(x);
+    }
+    tensor.trace += squares / samples as f64;
+    tensor.elementwise += weighted / samples as f64;
+}

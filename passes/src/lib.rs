@@ -1,0 +1,22 @@
+//! The passes of dlc: module to module, each with a report.
+//!
+//! A new pass is one file here and one line in [`registry`]. Passes never print, read no environment and open no file: what they need from
+//! outside comes through [`PassContext`].
+
+#![warn(missing_docs)]
+
+mod clean_up;
+mod context;
+mod error;
+pub mod fit_prune;
+mod manager;
+mod options;
+pub mod registry;
+mod report;
+
+pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
+pub use context::{Calibration, Pass, PassContext, Progress, ScoreCache, Silent};
+pub use error::PassError;
+pub use manager::{PassRun, run_passes};
+pub use options::parse_options;
+pub use report::{PassReport, ScoreColumn, ScoreTable};

@@ -1,0 +1,35 @@
+//! Runs passes in order, and verifies every graph after each.
+
+use dlc_ir::{Module, verify};
+
+use crate::context::{Pass, PassContext};
+use crate::error::PassError;
+use crate::report::PassReport;
+
+/// A pass that ran.
+#[derive(Debug)]
+pub struct PassRun {
+    /// Its name.
+    pub name: &'static str,
+    /// Its options.
+    pub options: serde_json::Value,
+    /// Its report.
+    pub report: PassReport,
+}
+
+/// Runs `passes` on `module`.
+///
+/// # Errors
+/// The first error of a pass, or [`PassError::Broken`] if one leaves a graph that doesn't verify.
+pub fn run_passes(module: &mut Module, passes: &[Box<dyn Pass>], cx: &mut PassContext<'_>) -> Result<Vec<PassRun>, PassError> {
+    let mut runs = Vec::new();
+    for pass in passes {
+        let report = pass.run(module, cx)?;
+        for graph in &module.graphs {
+            verify::check(graph, &module.weights).map_err(|source| PassError::Broken { pass: pass.name(), source })?;
+        }
+        cx.module_key = format!("{} > {} {}", cx.module_key, pass.name(), pass.options());
+        runs.push(PassRun { name: pass.name(), options: pass.options(), report });
+    }
+    Ok(runs)
+}

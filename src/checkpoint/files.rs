@@ -1,0 +1,42 @@
+//! Opening files that strangers wrote: only regular files, only up to a cap, JSON only if it is an object.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::error::CheckpointError;
+
+/// Opens a regular file and returns its size. A pipe or device is refused before it can block.
+pub(super) fn open_regular(path: &Path) -> Result<(File, u64), CheckpointError> {
+    let metadata = fs::metadata(path).map_err(|e| missing_or_unreadable(path, e))?;
+    if !metadata.is_file() {
+        return Err(CheckpointError::file(path, "is not a regular file. Put the checkpoint's own file there"));
+    }
+    let file = File::open(path).map_err(|e| CheckpointError::read(path, e))?;
+    Ok((file, metadata.len()))
+}
+
+/// The JSON object in a file of at most `cap` bytes, and the file's size.
+pub(super) fn read_object(path: &Path, cap: u64) -> Result<(Map<String, Value>, u64), CheckpointError> {
+    let (file, size) = open_regular(path)?;
+    let mut bytes = Vec::new();
+    file.take(cap + 1).read_to_end(&mut bytes).map_err(|e| CheckpointError::read(path, e))?;
+    if size > cap || bytes.len() as u64 > cap {
+        let problem = format!("is {size} bytes long, more than the {cap} that dlc reads. Check that it is the checkpoint's own file");
+        return Err(CheckpointError::file(path, problem));
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(object)) => Ok((object, size)),
+        Ok(_) => Err(CheckpointError::file(path, "holds JSON, but not an object `{...}`. Download the file again")),
+        Err(error) => Err(CheckpointError::file(path, format!("is not JSON ({error}). Download the file again"))),
+    }
+}
+
+fn missing_or_unreadable(path: &Path, error: io::Error) -> CheckpointError {
+    if error.kind() == io::ErrorKind::NotFound {
+        return CheckpointError::file(path, "is missing. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`");
+    }
+    CheckpointError::read(path, error)
+}

@@ -1,0 +1,131 @@
+//! Which files a path stands for: a folder or one `.safetensors`, whole or in shards. Reads the shard index, no weights.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use super::error::{CheckpointError, shown};
+use super::files::read_object;
+
+/// The largest shard index that is read: room for some 500 000 tensors.
+const INDEX_CAP: u64 = 64 << 20;
+const WHOLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Where a checkpoint's parts are.
+#[derive(Debug)]
+pub(super) struct Location {
+    /// The folder of `config.json` and the side files.
+    pub(super) folder: PathBuf,
+    /// The weight files.
+    pub(super) weights: WeightFiles,
+}
+
+#[derive(Debug)]
+pub(super) enum WeightFiles {
+    One(PathBuf),
+    Sharded { index: PathBuf },
+}
+
+/// The files that `path` stands for; a path that stands for none is explained.
+pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
+    let metadata = fs::metadata(path).map_err(|error| nothing_there(path, error))?;
+    if metadata.is_dir() {
+        return Ok(Location { folder: path.to_owned(), weights: in_folder(path)? });
+    }
+    match extension(path).as_str() {
+        "safetensors" => {
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Ok(Location { folder: folder.to_owned(), weights: WeightFiles::One(path.to_owned()) })
+        }
+        "gguf" => Err(gguf(path)),
+        "bin" | "pt" | "pth" => Err(pickle(path)),
+        _ => Err(CheckpointError::file(path, format!("is neither a folder nor a `.safetensors` file. Name the folder with config.json and {WHOLE}"))),
+    }
+}
+
+fn in_folder(folder: &Path) -> Result<WeightFiles, CheckpointError> {
+    let (whole, index) = (folder.join(WHOLE), folder.join(INDEX));
+    if whole.is_file() {
+        return Ok(WeightFiles::One(whole));
+    }
+    if index.is_file() {
+        return Ok(WeightFiles::Sharded { index });
+    }
+    if folder.join("adapter_config.json").is_file() {
+        let problem = "is an adapter, not a model. Name the model that it was trained on, and this folder with `--adapter`";
+        return Err(CheckpointError::file(folder, problem));
+    }
+    let mut names: Vec<PathBuf> = fs::read_dir(folder).map_err(|e| CheckpointError::read(folder, e))?.flatten().map(|entry| entry.path()).collect();
+    names.sort();
+    let with = |wanted: &str| names.iter().find(|path| extension(path) == wanted);
+    if let Some(file) = with("safetensors") {
+        let problem = format!("holds no {WHOLE} and no {INDEX}. Name one file, such as {}, or download the index too", file.display());
+        return Err(CheckpointError::file(folder, problem));
+    }
+    if with("bin").is_some() || with("pt").is_some() || with("pth").is_some() {
+        return Err(pickle(folder));
+    }
+    if let Some(file) = with("gguf") {
+        return Err(gguf(file));
+    }
+    let problem = format!("holds no {WHOLE}. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`");
+    Err(CheckpointError::file(folder, problem))
+}
+
+/// The shard of each tensor, as the index has it. Every shard is a plain file name.
+pub(super) fn read_index(index: &Path) -> Result<(BTreeMap<String, String>, u64), CheckpointError> {
+    let (mut object, size) = read_object(index, INDEX_CAP)?;
+    let Some(Value::Object(map)) = object.remove("weight_map") else {
+        return Err(CheckpointError::file(index, "has no object `weight_map`. Download the index again"));
+    };
+    if map.is_empty() {
+        return Err(CheckpointError::file(index, "names no tensors in `weight_map`. Download the index again"));
+    }
+    let mut shards = BTreeMap::new();
+    for (tensor, shard) in map {
+        let Value::String(shard) = shard else {
+            return Err(CheckpointError::tensor(index, &tensor, "its shard is not a file name. Download the index again"));
+        };
+        if !is_plain_name(&shard) {
+            let problem = format!("its shard `{}` is not a plain file name; dlc reads no file outside of the checkpoint's folder", shown(&shard));
+            return Err(CheckpointError::tensor(index, &tensor, problem));
+        }
+        shards.insert(tensor, shard);
+    }
+    Ok((shards, size))
+}
+
+fn is_plain_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let plain = matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name);
+    plain && !name.contains(['\\', ':']) && !name.contains(char::is_control)
+}
+
+fn extension(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
+}
+
+fn nothing_there(path: &Path, error: io::Error) -> CheckpointError {
+    if error.kind() == io::ErrorKind::NotFound {
+        let problem = "doesn't exist. Name a folder with config.json and safetensors files; \
+                       a model of the Hugging Face hub is downloaded with `hf download ID --local-dir DIR`";
+        return CheckpointError::file(path, problem);
+    }
+    CheckpointError::read(path, error)
+}
+
+fn gguf(path: &Path) -> CheckpointError {
+    let problem = "is GGUF; dlc reads safetensors. Take the model's original checkpoint, or convert it in Python: \
+                   `AutoModelForCausalLM.from_pretrained(DIR, gguf_file=FILE).save_pretrained(OUT)`, and the same with AutoTokenizer";
+    CheckpointError::Format { path: path.to_owned(), problem: problem.into() }
+}
+
+fn pickle(path: &Path) -> CheckpointError {
+    let problem = "has its weights in PyTorch's pickle format only; dlc reads safetensors. Convert it in Python: \
+                   `AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)`, and the same with AutoTokenizer";
+    CheckpointError::Format { path: path.to_owned(), problem: problem.into() }
+}

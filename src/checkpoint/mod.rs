@@ -1,0 +1,165 @@
+//! Hugging Face checkpoints: finds the files, maps the weights, checks everything that a stranger may have put there.
+//!
+//! Knows nothing of architectures, and never reads a tensor's data, writes a file or leaves the checkpoint's folder.
+
+mod error;
+mod files;
+mod header;
+mod locate;
+mod tensors;
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use dlc_ir::SideFile;
+use serde_json::{Map, Value};
+
+pub use error::CheckpointError;
+pub(crate) use error::shown;
+pub use tensors::{StoredType, TensorRecord};
+
+use locate::WeightFiles;
+
+/// The largest JSON file that is read.
+const CONFIG_CAP: u64 = 16 << 20;
+const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+
+/// What a bundle takes over where it is there.
+const SIDE_FILES: [&str; 10] = [
+    CONFIG,
+    GENERATION_CONFIG,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+
+/// An opened checkpoint. Its weights are mapped, so its files must stay as they are for as long as a [`Blob`](dlc_ir::Blob) of it lives.
+#[derive(Debug)]
+pub struct Checkpoint {
+    folder: PathBuf,
+    config: Map<String, Value>,
+    generation_config: Option<Map<String, Value>>,
+    tensors: BTreeMap<String, TensorRecord>,
+    files: Vec<CheckpointFile>,
+}
+
+/// A file that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl Checkpoint {
+    /// Opens a folder with `config.json` and `model.safetensors` (or its shards and their index), or one `.safetensors` file with
+    /// `config.json` beside it, of which then only that file is read.
+    ///
+    /// Errors name the first file, and the tensor in it, that is missing, damaged or of another format.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let location = locate::locate(path)?;
+        let mut files = Vec::new();
+        let mut read = |path: PathBuf| {
+            let (object, size) = files::read_object(&path, CONFIG_CAP)?;
+            files.push(CheckpointFile { path, size });
+            Ok::<_, CheckpointError>(object)
+        };
+        let config = read(location.folder.join(CONFIG))?;
+        let generation = location.folder.join(GENERATION_CONFIG);
+        let generation_config = if generation.exists() { Some(read(generation)?) } else { None };
+        let mut checkpoint = Self { folder: location.folder, config, generation_config, tensors: BTreeMap::new(), files };
+        match location.weights {
+            WeightFiles::One(path) => checkpoint.add_file(path)?,
+            WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
+        }
+        Ok(checkpoint)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// Where the configuration is.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join(CONFIG)
+    }
+
+    /// The defaults for generating text, where the checkpoint has them.
+    pub fn generation_config(&self) -> Option<&Map<String, Value>> {
+        self.generation_config.as_ref()
+    }
+
+    /// The tensor with this name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorRecord> {
+        self.tensors.get(name)
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The folder of `config.json`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The name of the checkpoint's folder.
+    pub fn name(&self) -> String {
+        let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        last(&self.folder).or_else(|| last(&self.folder.canonicalize().ok()?)).unwrap_or_else(|| "model".into())
+    }
+
+    /// The files that were read, in the order in which they were read: configurations, the shard index, weights by name.
+    pub fn files(&self) -> &[CheckpointFile] {
+        &self.files
+    }
+
+    /// The files beside the weights that a bundle takes over.
+    pub fn side_files(&self) -> Vec<SideFile> {
+        let all = SIDE_FILES.iter().map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
+        all.filter(|file| file.path.is_file()).collect()
+    }
+
+    fn add_file(&mut self, path: PathBuf) -> Result<(), CheckpointError> {
+        let (tensors, size) = tensors::read_tensors(&path)?;
+        for (name, record) in tensors {
+            if let Some(other) = self.tensors.get(&name) {
+                let problem = format!("is in {} as well. Keep it in one shard", other.file.display());
+                return Err(CheckpointError::tensor(&path, &name, problem));
+            }
+            self.tensors.insert(name, record);
+        }
+        self.files.push(CheckpointFile { path, size });
+        Ok(())
+    }
+
+    fn add_shards(&mut self, index: &Path) -> Result<(), CheckpointError> {
+        let (shards, size) = locate::read_index(index)?;
+        let named: BTreeSet<&String> = shards.values().collect();
+        self.files.push(CheckpointFile { path: index.to_owned(), size });
+        for shard in named {
+            self.add_file(self.folder.join(shard))?;
+        }
+        for (tensor, shard) in &shards {
+            if self.tensors.get(tensor).is_none_or(|record| *record.file != self.folder.join(shard)) {
+                let problem = format!("is not in its shard {shard}. Download the index and the shards of one revision");
+                return Err(CheckpointError::tensor(index, tensor, problem));
+            }
+        }
+        Ok(())
+    }
+}

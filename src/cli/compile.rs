@@ -1,0 +1,167 @@
+//! `dlc compile`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use dlc_exporters::manifest::{Manifest, Profile};
+use dlc_ir::DType;
+use dlc_passes::{PassRun, ScoreCache};
+use serde_json::json;
+
+use super::output::Output;
+use super::progress::Bar;
+use super::{environment, open};
+use crate::pipeline::{CompileRequest, DiskCache, PipelineConfig, compile, parse_pass_flag};
+use crate::report::{bundle_summary, pass_summary};
+
+/// Compile a checkpoint into a bundle of ONNX files
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  dlc compile --pass fit-prune model.safetensors
+  dlc compile checkpoint/ --pass fit-prune:drop=4,granularity=block --profile ort -o out/
+  dlc compile --config pipeline.yaml")]
+pub(super) struct Args {
+    /// A Hugging Face folder, or a .safetensors file with config.json beside it
+    model: Option<PathBuf>,
+    /// A pass with its options, `NAME` or `NAME:key=value,...`; may be given several times (see `dlc passes`)
+    #[arg(long = "pass", value_name = "NAME[:key=value,...]")]
+    passes: Vec<String>,
+    /// A pipeline in YAML; flags decide over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// ONNX operators to use [default: portable]
+    #[arg(long, value_enum, conflicts_with = "deploy")]
+    profile: Option<ProfileArg>,
+    /// The runtime to compile for; implies the profile
+    #[arg(long, value_enum)]
+    deploy: Option<Deploy>,
+    /// Element type of weights and activations [default: f32]
+    #[arg(long, value_enum)]
+    dtype: Option<DTypeArg>,
+    /// Folder of the bundle [default: the checkpoint's name with -dlc, in the current folder]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Replace an existing bundle
+    #[arg(long)]
+    force: bool,
+    /// Take weights that are NaN or infinite
+    #[arg(long)]
+    allow_nan: bool,
+    /// Score anew instead of taking scores of an earlier run from the cache
+    #[arg(long)]
+    no_cache: bool,
+    /// Threads for scoring and writing [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// See DESIGN.md, section 5.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ProfileArg {
+    /// ai.onnx primitives, opset 17: TensorRT, tract, OpenVINO and others
+    Portable,
+    /// ai.onnx opset 23 with Attention, RMSNormalization, RotaryEmbedding
+    Onnx,
+    /// ONNX Runtime's own operators; also for onnxruntime-genai
+    Ort,
+}
+
+impl From<ProfileArg> for Profile {
+    fn from(arg: ProfileArg) -> Self {
+        match arg {
+            ProfileArg::Portable => Self::Portable,
+            ProfileArg::Onnx => Self::Onnx,
+            ProfileArg::Ort => Self::Ort,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Deploy {
+    Onnxruntime,
+    Genai,
+    Tensorrt,
+    Openvino,
+    Tract,
+}
+
+impl Deploy {
+    fn profile(self) -> Profile {
+        match self {
+            Self::Onnxruntime | Self::Genai => Profile::Ort,
+            Self::Tensorrt | Self::Openvino => Profile::Portable,
+            Self::Tract => Profile::Onnx,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DTypeArg {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<DTypeArg> for DType {
+    fn from(arg: DTypeArg) -> Self {
+        match arg {
+            DTypeArg::F32 => Self::F32,
+            DTypeArg::F16 => Self::F16,
+            DTypeArg::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let output = Output::new(args.json);
+    let request = request(args)?;
+    let cache = environment::cache_folder().filter(|_| !args.no_cache).map(DiskCache::new);
+    let bar = Bar::new();
+    let start = Instant::now();
+    let outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
+    bar.finish();
+    let shown = outcome.runs.iter().filter(|r| r.report.scores.is_some() || r.report.diff.is_some());
+    output.note(&shown.map(pass_summary).collect::<Vec<_>>().join("\n"))?;
+    output.note(&format!("\n{}", bundle_summary(&outcome.manifest)))?;
+    output.note(&format!("\ncompiled in {:.1} s; try it: dlc run {} --prompt \"...\"", start.elapsed().as_secs_f64(), request.output.display()))?;
+    output.result(&request.output.display().to_string())?;
+    output.json(&summary(&request, &outcome.manifest, &outcome.runs))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn request(args: &Args) -> Result<CompileRequest> {
+    let config = args.config.as_deref().map(PipelineConfig::read).transpose()?.unwrap_or_default();
+    let mut passes = config.pass_specs()?;
+    if !args.passes.is_empty() {
+        passes = args.passes.iter().map(|p| parse_pass_flag(p)).collect::<Result<_, _>>()?;
+    }
+    let model = args.model.clone().or(config.model).context("no checkpoint is given; name its folder or its .safetensors file")?;
+    let output = args.output.clone().or(config.output);
+    let profile = args.profile.map(Profile::from).or(args.deploy.map(Deploy::profile)).or(config.profile);
+    Ok(CompileRequest {
+        output: output.unwrap_or_else(|| PathBuf::from(format!("{}-dlc", open::checkpoint_name(&model)))),
+        model,
+        passes,
+        profile: profile.unwrap_or(Profile::Portable),
+        dtype: args.dtype.map(DType::from).or(config.dtype),
+        force: args.force || config.force.unwrap_or(false),
+        allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),
+        threads: args.threads.map(usize::from).or(config.threads).unwrap_or_else(environment::cores),
+    })
+}
+
+fn summary(request: &CompileRequest, manifest: &Manifest, runs: &[PassRun]) -> serde_json::Value {
+    json!({
+        "output": request.output,
+        "profile": manifest.profile,
+        "dtype": manifest.dtype,
+        "graphs": manifest.graphs.iter().map(|g| json!({"name": g.name, "file": g.file, "parameters": g.parameters})).collect::<Vec<_>>(),
+        "passes": runs.iter().map(|r| json!({"name": r.name, "options": r.options, "report": r.report.to_value()})).collect::<Vec<_>>(),
+    })
+}

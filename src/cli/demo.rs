@@ -1,0 +1,132 @@
+//! `dlc demo`: the whole chain on a small trained checkpoint.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use dlc_exporters::manifest::Profile;
+use dlc_passes::ScoreCache;
+
+use super::backend::{BackendArgs, describe};
+use super::exit::CHECK_FAILED;
+use super::models::Models;
+use super::output::Output;
+use super::progress::Bar;
+use super::environment;
+use crate::pipeline::{Check, CompileRequest, Tolerance, compile, module_of_bundle, parse_pass_flag, verify_bundle};
+use crate::report::{checks_table, pass_summary};
+use crate::runtime::{BackendKind, Bundle, DecodeOptions, Equality, TokenModel, compare, decode};
+
+/// Compile a small trained checkpoint with fit-prune, verify it, and decode plainly and speculatively
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Another checkpoint than the small one that comes with dlc
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// Text to continue
+    #[arg(long, value_name = "TEXT", default_value = "And it came to pass in those days, that")]
+    prompt: String,
+    /// Layers to drop for the draft
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    drop: usize,
+    /// Most tokens to write
+    #[arg(long, value_name = "N", default_value_t = 96)]
+    max_tokens: usize,
+    /// Keep the bundle in this folder [default: it is removed at the end]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    backend: BackendArgs,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let output = Output::new(false);
+    let model = checkpoint(args)?;
+    let backend = args.backend.start()?;
+    let profile = if backend.kind() == BackendKind::OnnxRuntime { Profile::Ort } else { Profile::Onnx };
+    let temporary = tempfile::tempdir().context("can't make a temporary folder; name one with -o")?;
+    let bundle = args.output.clone().unwrap_or_else(|| temporary.path().join("bundle"));
+
+    output.result(&format!("1. compile {} with fit-prune, profile {}\n", model.display(), profile.name()))?;
+    let request = CompileRequest {
+        model,
+        passes: vec![parse_pass_flag(&format!("fit-prune:drop={}", args.drop))?],
+        profile,
+        dtype: None,
+        output: bundle.clone(),
+        force: true,
+        allow_nan: false,
+        threads: environment::cores(),
+    };
+    let bar = Bar::new();
+    let outcome = compile(&request, None::<&dyn ScoreCache>, &bar)?;
+    bar.finish();
+    for run in outcome.runs.iter().filter(|r| r.report.scores.is_some()) {
+        output.result(&pass_summary(run))?;
+        let text = run.report.diff.as_ref().map(|d| d.text.as_str()).unwrap_or_default();
+        output.result(&format!("\n{}", excerpt(text)))?;
+    }
+
+    output.result(&format!("2. verify every graph against the evaluator, on {}\n", describe(&backend)))?;
+    let opened = Bundle::open(&bundle)?;
+    opened.verify_hashes()?;
+    let module = module_of_bundle(&opened)?;
+    let checks = verify_bundle(&opened, &module, &backend, &args.backend.session(), Tolerance::of_dtype(&opened.manifest().dtype))?;
+    output.result(&checks_table(&checks).to_string())?;
+
+    output.result(&format!("3. decode {:?}, plainly and speculatively\n", args.prompt))?;
+    let mut models = Models::open(&bundle, &args.backend, true)?;
+    let equality = plainly_and_speculatively(args, output, &mut models)?;
+    let passed = checks.iter().all(Check::passed) && !matches!(equality, Equality::Different { .. });
+    Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
+}
+
+/// The checkpoint asked for, or the one in `fixtures/` here or where dlc was built.
+fn checkpoint(args: &Args) -> Result<PathBuf> {
+    if let Some(model) = &args.model {
+        return Ok(model.clone());
+    }
+    let places = [Path::new("."), Path::new(env!("CARGO_MANIFEST_DIR"))].map(|root| root.join("fixtures/tiny-llama"));
+    match places.into_iter().find(|p| p.is_dir()) {
+        Some(place) => Ok(place),
+        None => bail!("the demo's checkpoint fixtures/tiny-llama isn't here; run the demo in dlc's own folder, or name a checkpoint with --model"),
+    }
+}
+
+/// The beginning of a long diff.
+fn excerpt(text: &str) -> String {
+    const LINES: usize = 12;
+    let lines: Vec<String> = text.lines().take(LINES).map(|l| l.chars().take(118).collect()).collect();
+    let rest = text.lines().count().saturating_sub(LINES);
+    format!("{}\n... {rest} more lines of this graph diff; see all with `dlc diff BUNDLE`\n", lines.join("\n"))
+}
+
+fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -> Result<Equality> {
+    let stop_tokens = models.bundle.manifest().model.eos_token_ids.clone();
+    let options = DecodeOptions { max_tokens: args.max_tokens, stop_tokens, ..DecodeOptions::default() };
+    let prompt = models.tokenizer.encode(&args.prompt, true)?;
+    let tokenizer = models.tokenizer.clone();
+    let target = &mut models.target;
+    let draft = models.draft.as_mut().map(|d| d as &mut dyn TokenModel);
+    // The first run warms up caches and buffers.
+    decode(target, None, &prompt, &options)?;
+    let plain = decode(target, None, &prompt, &options)?;
+    let speculative = decode(target, draft, &prompt, &options)?;
+    let equality = compare(target, &prompt, &plain.tokens, &speculative.tokens, options.prefill_chunk)?;
+    output.result(&format!("{}{}\n", args.prompt, tokenizer.decode(&speculative.tokens)?))?;
+    let stats = speculative.stats;
+    output.result(&format!(
+        "plain        {:>6.0} tokens/s\nspeculative  {:>6.0} tokens/s, {:.0}% of the judged draft tokens accepted, {:.2} tokens a round\nspeedup      {:>6.2}x",
+        plain.stats.tokens_per_second(),
+        stats.tokens_per_second(),
+        100.0 * stats.acceptance(),
+        stats.tokens_per_round(),
+        stats.tokens_per_second() / plain.stats.tokens_per_second(),
+    ))?;
+    output.result(&match equality {
+        Equality::Equal => format!("output       equal, token for token ({} tokens)", plain.tokens.len()),
+        Equality::Tie { at, gap } => format!("output       equal up to a tie at token {at}: two logits differ by {gap:.1e}"),
+        Equality::Different { at, gap } => format!("output       DIFFERENT from token {at} on (logits differ by {gap:.1e}): this is a bug"),
+    })?;
+    Ok(equality)
+}

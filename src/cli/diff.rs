@@ -1,0 +1,94 @@
+//! `dlc diff`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use dlc_ir::diff::{GraphDiff, diff};
+use dlc_ir::{Graph, WeightTable};
+use similar::TextDiff;
+
+use super::exit::CHECK_FAILED;
+use super::open::{Opened, open};
+use super::output::Output;
+
+/// Compare the graphs of two checkpoints, bundles or ONNX files; or a bundle's target with its draft
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A checkpoint, a bundle or an .onnx file
+    a: PathBuf,
+    /// What to compare it with [default: the target of bundle A with its draft]
+    b: Option<PathBuf>,
+    /// Exit with 1 if there is a difference
+    #[arg(long)]
+    exit_code: bool,
+    /// Leave out the line-by-line part
+    #[arg(long)]
+    summary: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let output = Output::new(args.json);
+    let a = open(&args.a)?;
+    let differences = match &args.b {
+        None => vec![target_and_draft(&a)?],
+        Some(path) => {
+            let b = open(path)?;
+            if let (Some(x), Some(y)) = (listing(&a), listing(&b)) {
+                let text = TextDiff::from_lines(&x, &y).unified_diff().header(&args.a.to_string_lossy(), &path.to_string_lossy()).to_string();
+                output.result(if text.is_empty() { "the graphs are the same" } else { &text })?;
+                output.json(&serde_json::json!([{ "text": text }]))?;
+                return Ok(exit(args, !text.is_empty()));
+            }
+            by_name(&a, &b)?
+        }
+    };
+    for difference in &differences {
+        output.result(&if args.summary { difference.summary() } else { difference.to_string() })?;
+    }
+    output.json(&differences)?;
+    Ok(exit(args, differences.iter().any(|d| !d.is_empty())))
+}
+
+fn exit(args: &Args, differs: bool) -> ExitCode {
+    if args.exit_code && differs { CHECK_FAILED.into() } else { ExitCode::SUCCESS }
+}
+
+fn graphs(opened: &Opened) -> Vec<(&Graph, &WeightTable)> {
+    match opened {
+        Opened::Checkpoint(module) => module.graphs.iter().map(|g| (g, &module.weights)).collect(),
+        Opened::Bundle(bundle) => bundle.1.graphs.iter().map(|g| (g, &bundle.1.weights)).collect(),
+        Opened::Onnx(onnx) => onnx.graph.iter().map(|(g, w)| (g, w)).collect(),
+    }
+}
+
+/// The nodes of a file that dlc didn't write.
+fn listing(opened: &Opened) -> Option<String> {
+    match opened {
+        Opened::Onnx(onnx) if onnx.graph.is_none() => Some(onnx.summary.listing()),
+        _ => None,
+    }
+}
+
+fn target_and_draft(opened: &Opened) -> Result<GraphDiff> {
+    match graphs(opened)[..] {
+        [target, draft] => Ok(diff(target, draft)),
+        _ => bail!("there are not two graphs in it to compare; name a second checkpoint, bundle or ONNX file"),
+    }
+}
+
+/// Graphs of one name are compared; where each side has one graph, whatever their names.
+fn by_name(a: &Opened, b: &Opened) -> Result<Vec<GraphDiff>> {
+    let (a, b) = (graphs(a), graphs(b));
+    if let ([x], [y]) = (&a[..], &b[..]) {
+        return Ok(vec![diff(*x, *y)]);
+    }
+    let pairs: Vec<GraphDiff> = a.iter().filter_map(|x| b.iter().find(|y| y.0.name == x.0.name).map(|y| diff(*x, *y))).collect();
+    if pairs.is_empty() {
+        bail!("the two have no graphs of the same name to compare; one of them was not written by dlc");
+    }
+    Ok(pairs)
+}

@@ -1,0 +1,51 @@
+//! Exit codes, and how errors look.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use dlc_exporters::ExportError;
+use dlc_ir::{Fault, IrError};
+use dlc_passes::PassError;
+
+use crate::pipeline::PipelineError;
+use crate::runtime::RuntimeError;
+
+/// A check failed: `verify`, `diff --exit-code`, `bench` with unequal output.
+pub(super) const CHECK_FAILED: u8 = 1;
+const BAD_INPUT: u8 = 2;
+const UNSUPPORTED: u8 = 3;
+const BUG: u8 = 70;
+/// What shells show for a program ended by Ctrl-C.
+pub(super) const INTERRUPTED: u8 = 130;
+
+/// Prints the error and returns its exit code. A closed pipe is no error.
+pub(super) fn report(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)) {
+        return ExitCode::SUCCESS;
+    }
+    let code = code(error);
+    let mut stderr = io::stderr().lock();
+    let _ = writeln!(stderr, "error: {error:#}");
+    if code == BUG {
+        let _ = writeln!(stderr, "This is a bug in dlc. Please report it with the command that led here.");
+    }
+    code.into()
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_interruption) {
+        return INTERRUPTED;
+    }
+    let fault = error.chain().find_map(|e| {
+        (e.downcast_ref::<PipelineError>().map(PipelineError::fault))
+            .or_else(|| e.downcast_ref::<RuntimeError>().map(RuntimeError::fault))
+            .or_else(|| e.downcast_ref::<PassError>().map(PassError::fault))
+            .or_else(|| e.downcast_ref::<ExportError>().map(ExportError::fault))
+            .or_else(|| e.downcast_ref::<IrError>().map(IrError::fault))
+    });
+    match fault {
+        Some(Fault::Unsupported) => UNSUPPORTED,
+        Some(Fault::Bug) => BUG,
+        Some(Fault::BadInput) | None => BAD_INPUT,
+    }
+}

@@ -1,0 +1,74 @@
+//! The `dlc` command: one file per subcommand.
+//!
+//! Results go to stdout, everything for people to stderr. The only part of dlc that reads the environment and prints.
+
+mod backend;
+mod bench;
+mod compile;
+mod completions;
+mod demo;
+mod diff;
+mod doctor;
+mod environment;
+mod exit;
+mod inspect;
+mod models;
+mod open;
+mod output;
+mod passes;
+mod progress;
+mod prompts;
+mod run;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
+#[derive(Debug, Parser)]
+#[command(name = "dlc", version, max_term_width = 100, propagate_version = true, after_help = "Start with `dlc demo`.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Compile(compile::Args),
+    Run(run::Args),
+    Bench(bench::Args),
+    Inspect(inspect::Args),
+    Diff(diff::Args),
+    Verify(verify::Args),
+    Passes(passes::Args),
+    Doctor(doctor::Args),
+    Demo(demo::Args),
+    Completions(completions::Args),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Compile(args) => compile::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Diff(args) => diff::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Passes(args) => passes::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Completions(args) => completions::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => exit::report(&error),
+    }
+}
+
+/// The definition of the command line, for shell completions and for tests of its help.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}

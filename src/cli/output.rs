@@ -1,0 +1,48 @@
+//! stdout for results, stderr for people.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use serde::Serialize;
+
+/// Where a command's words go. With `--json`, stdout gets one JSON document and nothing else.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// A result for people; left out with `--json`.
+    pub fn result(self, text: &str) -> Result<()> {
+        if !self.json {
+            write_to(io::stdout().lock(), text)?;
+        }
+        Ok(())
+    }
+
+    /// A result for machines; left out without `--json`.
+    pub fn json(self, value: &impl Serialize) -> Result<()> {
+        if self.json {
+            write_to(io::stdout().lock(), &(serde_json::to_string_pretty(value)? + "\n"))?;
+        }
+        Ok(())
+    }
+
+    /// What people may want to know beside the result.
+    pub fn note(self, text: &str) -> Result<()> {
+        write_to(io::stderr().lock(), text)?;
+        Ok(())
+    }
+}
+
+fn write_to(mut stream: impl Write, text: &str) -> io::Result<()> {
+    stream.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') && !text.is_empty() {
+        stream.write_all(b"\n")?;
+    }
+    stream.flush()
+}

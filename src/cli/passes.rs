@@ -1,0 +1,33 @@
+//! `dlc passes`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use dlc_passes::registry::PASSES;
+use serde_json::json;
+
+use super::output::Output;
+
+/// List the passes and their options
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let output = Output::new(args.json);
+    for pass in PASSES {
+        output.result(&format!("{}\n  {}", pass.name, pass.summary))?;
+        for (name, meaning) in pass.options {
+            output.result(&format!("    {name:<14} {meaning}"))?;
+        }
+    }
+    let passes = PASSES.iter().map(|p| {
+        let options = p.options.iter().map(|(name, meaning)| json!({"name": name, "meaning": meaning})).collect::<Vec<_>>();
+        json!({"name": p.name, "summary": p.summary, "options": options, "then": p.then})
+    });
+    output.json(&passes.collect::<Vec<_>>())?;
+    Ok(ExitCode::SUCCESS)
+}

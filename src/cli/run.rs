@@ -1,0 +1,212 @@
+//! `dlc run`.
+
+use std::io::{self, BufRead, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use super::backend::BackendArgs;
+use super::exit::INTERRUPTED;
+use super::models::Models;
+use super::output::Output;
+use super::progress::interruption;
+use super::prompts;
+use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, Generation, SamplingOptions, StopReason, TokenModel};
+
+/// Continue a prompt, or chat, with a bundle; speculatively if it has a draft
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  dlc run out/ --prompt \"In the beginning\"
+  dlc run out/ --chat
+  dlc run out/ --prompts prompts.txt --json > texts.json")]
+pub(super) struct Args {
+    /// The bundle
+    bundle: PathBuf,
+    /// Text to continue; with --chat, what to say
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompts")]
+    prompt: Option<String>,
+    /// File of prompts, one a line, or .jsonl with `prompt`
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Use the model's chat template; without --prompt, talk
+    #[arg(long)]
+    chat: bool,
+    /// What the system says first, with --chat
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+    /// Most tokens to write
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    /// Randomness; 0 always takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from the K most likely tokens; 0 is all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Draw from the most likely tokens that make up this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Decode with the target alone
+    #[arg(long)]
+    no_draft: bool,
+    /// Tokens that the draft proposes per round
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    gamma: u8,
+    /// The draft stops proposing below this probability; 0 never does
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    draft_confidence: f32,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Print the results as a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let output = Output::new(args.json);
+    if args.prompt.is_none() && args.prompts.is_none() && !args.chat {
+        bail!("there is nothing to continue; give --prompt TEXT, --prompts FILE or --chat");
+    }
+    let prompts = match (&args.prompts, &args.prompt) {
+        (Some(file), _) => prompts::read(file)?,
+        (None, Some(prompt)) => vec![prompt.clone()],
+        (None, None) => vec![],
+    };
+    let mut models = Models::open(&args.bundle, &args.backend, !args.no_draft)?;
+    let template = args.chat.then(|| ChatTemplate::load(models.bundle.folder())).transpose()?;
+    if prompts.is_empty() {
+        return converse(args, &mut models, &template, output);
+    }
+    let mut results: Vec<Value> = Vec::new();
+    for prompt in &prompts {
+        let text = match &template {
+            Some(template) => template.render(&opening(args, prompt), true, SystemTime::now())?,
+            None => prompt.clone(),
+        };
+        let echo = !args.chat && !args.json;
+        let tokens = models.tokenizer.encode(&text, template.is_none())?;
+        if echo {
+            show(prompt)?;
+        }
+        let (text, generation) = write(args, &mut models, &tokens)?;
+        output.result(&format!("\n{}", if prompts.len() > 1 { "\n" } else { "" }))?;
+        report(args, output, &generation)?;
+        results.push(result(prompt, &tokens, &text, &generation));
+        if generation.stop == StopReason::Cancelled {
+            output.json(&results)?;
+            return Ok(INTERRUPTED.into());
+        }
+    }
+    output.json(&results)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn opening(args: &Args, prompt: &str) -> Vec<ChatMessage> {
+    let system = args.system.iter().map(|text| ChatMessage::new("system", text));
+    system.chain([ChatMessage::new("user", prompt)]).collect()
+}
+
+/// Reads lines from stdin until its end, and answers each.
+fn converse(args: &Args, models: &mut Models, template: &Option<ChatTemplate>, output: Output) -> Result<ExitCode> {
+    let Some(template) = template else { return Ok(ExitCode::SUCCESS) };
+    output.note("say something; Ctrl-D ends")?;
+    let mut messages: Vec<ChatMessage> = args.system.iter().map(|text| ChatMessage::new("system", text)).collect();
+    let mut turns: Vec<Value> = Vec::new();
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        messages.push(ChatMessage::new("user", &line));
+        let tokens = models.tokenizer.encode(&template.render(&messages, true, SystemTime::now())?, false)?;
+        let (text, generation) = write(args, models, &tokens)?;
+        output.result("\n")?;
+        turns.push(result(&line, &tokens, &text, &generation));
+        messages.push(ChatMessage::new("assistant", text));
+        if generation.stop == StopReason::Cancelled {
+            break;
+        }
+    }
+    output.json(&turns)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Continues `tokens`, showing text as it comes unless JSON is asked for.
+fn write(args: &Args, models: &mut Models, tokens: &[u32]) -> Result<(String, Generation)> {
+    let options = DecodeOptions {
+        max_tokens: args.max_tokens,
+        gamma: usize::from(args.gamma),
+        stop_tokens: models.bundle.manifest().model.eos_token_ids.clone(),
+        sampling: SamplingOptions { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed },
+        draft_confidence: args.draft_confidence,
+        cancel: Some(interruption()),
+        ..DecodeOptions::default()
+    };
+    let tokenizer = models.tokenizer.clone();
+    let mut stream = tokenizer.stream();
+    let mut text = String::new();
+    let mut failure = None;
+    let draft = models.draft.as_mut().map(|d| d as &mut dyn TokenModel);
+    let generation = Decoder::new(&mut models.target, draft, options)?.generate(tokens, &mut |new| {
+        let shown = stream.push(new).map_err(anyhow::Error::from).and_then(|piece| {
+            text.push_str(&piece);
+            if args.json { Ok(()) } else { show(&piece) }
+        });
+        match shown {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let rest = stream.finish()?;
+    if !args.json {
+        show(&rest)?;
+    }
+    Ok((text + &rest, generation))
+}
+
+fn show(piece: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(piece.as_bytes())?;
+    stdout.flush()?;
+    Ok(())
+}
+
+fn report(args: &Args, output: Output, generation: &Generation) -> Result<()> {
+    let stats = &generation.stats;
+    let mut line = format!("{} tokens, {:.1} tokens/s", stats.tokens, stats.tokens_per_second());
+    if stats.drafted > 0 {
+        line += &format!(", {:.0}% of the judged draft tokens accepted, {:.2} tokens a round", 100.0 * stats.acceptance(), stats.tokens_per_round());
+    }
+    if args.json { Ok(()) } else { output.note(&line) }
+}
+
+fn result(prompt: &str, prompt_tokens: &[u32], text: &str, generation: &Generation) -> Value {
+    let stats = &generation.stats;
+    let stop = match generation.stop {
+        StopReason::StopToken(token) => format!("stop token {token}"),
+        StopReason::MaxTokens => "max tokens".into(),
+        StopReason::ContextFull => "context full".into(),
+        StopReason::Caller | StopReason::Cancelled => "interrupted".into(),
+    };
+    json!({
+        "prompt": prompt,
+        "prompt_tokens": prompt_tokens,
+        "tokens": generation.tokens,
+        "text": text,
+        "stop": stop,
+        "stats": {
+            "rounds": stats.rounds, "drafted": stats.drafted, "accepted": stats.accepted, "acceptance": stats.acceptance(),
+            "tokens_per_round": stats.tokens_per_round(), "tokens_per_second": stats.tokens_per_second(),
+        },
+    })
+}

@@ -1,0 +1,70 @@
+//! `dlc verify`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::backend::{BackendArgs, describe};
+use super::exit::CHECK_FAILED;
+use super::output::Output;
+use crate::pipeline::{Check, PipelineError, Tolerance, compare_with_source, module_of_bundle, verify_bundle};
+use crate::report::checks_table;
+use crate::runtime::Bundle;
+
+/// Check every graph of a bundle against the evaluator, and its files against their hashes
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The bundle
+    bundle: PathBuf,
+    /// The checkpoint that it was compiled from: compares graph and weights too
+    #[arg(long, value_name = "MODEL")]
+    source: Option<PathBuf>,
+    /// Largest absolute error allowed [default: by element type, 1e-4 for f32]
+    #[arg(long, value_name = "X")]
+    tolerance: Option<f32>,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let output = Output::new(args.json);
+    let bundle = Bundle::open(&args.bundle)?;
+    bundle.verify_hashes()?;
+    let module = module_of_bundle(&bundle)?;
+    let differences = match &args.source {
+        Some(source) => compare_with_source(&module, &source_module(source, &module)?)?,
+        None => vec![],
+    };
+    let backend = args.backend.start()?;
+    output.note(&format!("files match their hashes; running on {}", describe(&backend)))?;
+    let mut tolerance = Tolerance::of_dtype(&bundle.manifest().dtype);
+    if let Some(absolute) = args.tolerance {
+        tolerance = Tolerance { absolute, relative: 0.0 };
+    }
+    let checks = verify_bundle(&bundle, &module, &backend, &args.backend.session(), tolerance)?;
+    output.result(&checks_table(&checks).to_string())?;
+    for difference in &differences {
+        output.result(&format!("against the checkpoint: {difference}"))?;
+    }
+    output.json(&json!({"checks": checks.iter().map(check_json).collect::<Vec<_>>(), "source": differences}))?;
+    let passed = checks.iter().all(Check::passed) && differences.is_empty();
+    Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
+}
+
+fn source_module(path: &std::path::Path, like: &dlc_ir::Module) -> Result<dlc_ir::Module> {
+    let checkpoint = crate::checkpoint::Checkpoint::open(path).map_err(PipelineError::from)?;
+    let options = crate::import::ImportOptions { dtype: Some(like.model.dtype) };
+    Ok(crate::import::import(&checkpoint, &options).map_err(PipelineError::from)?)
+}
+
+fn check_json(check: &Check) -> serde_json::Value {
+    match &check.outcome {
+        Ok(d) => json!({"graph": check.graph, "case": check.case.name(), "error": d.error, "allowed": d.allowed, "at": d.place, "passed": check.passed()}),
+        Err(reason) => json!({"graph": check.graph, "case": check.case.name(), "refused": reason}),
+    }
+}

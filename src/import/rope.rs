@@ -1,0 +1,71 @@
+//! Rotary position embedding in a configuration: `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (before).
+
+use dlc_ir::RopeScaling;
+use serde_json::Value;
+
+use super::config::{ConfigReader, show};
+
+/// What transformers takes where a configuration names no base.
+const DEFAULT_THETA: f64 = 10_000.0;
+const LONGEST_CONTEXT: usize = 1 << 30;
+
+/// Base and scaling. Both spellings may be there if they agree.
+pub(super) fn read(config: &mut ConfigReader<'_>) -> (f64, RopeScaling) {
+    let theta = config.factor("rope_theta");
+    let new = spelling(config, "rope_parameters");
+    let old = spelling(config, "rope_scaling");
+    if let (Some(new), Some(old)) = (new, old)
+        && new.1 != old.1
+    {
+        config.bad("rope_scaling", "and `rope_parameters` differ. Keep the one that is right".into());
+    }
+    let thetas: Vec<f64> = [theta, new.and_then(|r| r.0), old.and_then(|r| r.0)].into_iter().flatten().collect();
+    if thetas.windows(2).any(|pair| pair[0].to_bits() != pair[1].to_bits()) {
+        config.bad("rope_theta", format!("has different values in different places: {thetas:?}. Keep the one that is right"));
+    }
+    let scaling = new.or(old).map_or(RopeScaling::None, |r| r.1);
+    (thetas.first().copied().unwrap_or(DEFAULT_THETA), scaling)
+}
+
+fn spelling(config: &mut ConfigReader<'_>, key: &'static str) -> Option<(Option<f64>, RopeScaling)> {
+    let mut rope = config.object(key)?;
+    let theta = rope.factor("rope_theta");
+    let names = [rope.text("rope_type"), rope.text("type")];
+    if let [Some(a), Some(b)] = names
+        && a != b
+    {
+        rope.bad("type", format!("is {}, but `rope_type` is {}. Keep the one that is right", show(&Value::from(b)), show(&Value::from(a))));
+    }
+    let scaling = match names.into_iter().flatten().next() {
+        None if key == "rope_scaling" => {
+            rope.bad("rope_type", "is missing".into());
+            RopeScaling::None
+        }
+        None | Some("default") => RopeScaling::None,
+        Some("linear") => RopeScaling::Linear { factor: rope.required_factor("factor") },
+        Some("llama3") => llama3(&mut rope),
+        Some(other) => {
+            rope.unsupported("rope_type", format!("is {}; dlc knows default, linear and llama3", show(&Value::from(other))));
+            // Its parameters are beyond dlc as well; naming them one by one would help nobody.
+            config.absorb_reported(rope);
+            return None;
+        }
+    };
+    // transformers doesn't read these under the types above either.
+    for unread in ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "attention_factor"] {
+        rope.get(unread);
+    }
+    config.absorb(rope);
+    Some((theta, scaling))
+}
+
+fn llama3(rope: &mut ConfigReader<'_>) -> RopeScaling {
+    let factor = rope.required_factor("factor");
+    let low = rope.required_factor("low_freq_factor");
+    let high = rope.required_factor("high_freq_factor");
+    let original = rope.required_size("original_max_position_embeddings", LONGEST_CONTEXT);
+    if low > high {
+        rope.bad("low_freq_factor", format!("is {low}, more than `high_freq_factor`, which is {high}"));
+    }
+    RopeScaling::Llama3 { factor, low, high, original }
+}

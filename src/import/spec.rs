@@ -1,0 +1,151 @@
+//! What a decoder of the llama kind looks like: everything that differs between families, read from the configuration.
+
+use dlc_ir::RopeScaling;
+use serde_json::Value;
+
+use super::config::{ConfigReader, show};
+use super::rope;
+
+const MOST_LAYERS: usize = 1024;
+const MOST_HEADS: usize = 1 << 14;
+const WIDEST: usize = 1 << 20;
+const WIDEST_MLP: usize = 1 << 23;
+const WIDEST_HEAD: usize = 1 << 14;
+const LARGEST_VOCABULARY: usize = 1 << 24;
+const LONGEST_CONTEXT: usize = 1 << 30;
+
+/// A decoder: embedding, layers of attention and gated MLP with RMS norms before each, norm, head.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct DecoderSpec {
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
+    pub(super) mlp_size: usize,
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) context_length: usize,
+    pub(super) eps: f32,
+    pub(super) rope_theta: f64,
+    pub(super) rope_scaling: RopeScaling,
+    pub(super) bias: Biases,
+    /// Whether queries and keys are normed head by head.
+    pub(super) qk_norm: bool,
+    /// The window of each layer.
+    pub(super) windows: Vec<Option<usize>>,
+    /// Whether the head is the embedding.
+    pub(super) tied: bool,
+}
+
+/// Which projections have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Biases {
+    /// Queries, keys and values.
+    pub(super) qkv: bool,
+    /// The attention's output.
+    pub(super) output: bool,
+    /// Gate, up and down.
+    pub(super) mlp: bool,
+}
+
+impl DecoderSpec {
+    /// What all families spell alike: no biases, no windows, no norms of queries and keys. `head_dim` is transformers' default of the
+    /// family where it isn't `hidden_size / num_attention_heads`.
+    pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: Option<usize>) -> Self {
+        let hidden_size = config.required_size("hidden_size", WIDEST);
+        let layers = config.required_size("num_hidden_layers", MOST_LAYERS);
+        let heads = config.required_size("num_attention_heads", MOST_HEADS);
+        let kv_heads = config.size("num_key_value_heads", MOST_HEADS).unwrap_or(heads);
+        if config.is_clean() && !heads.is_multiple_of(kv_heads) {
+            config.bad("num_key_value_heads", format!("is {kv_heads}, which doesn't divide the {heads} attention heads"));
+        }
+        let head_dim = config.size("head_dim", WIDEST_HEAD).or(head_dim).unwrap_or_else(|| {
+            if config.is_clean() && !hidden_size.is_multiple_of(heads) {
+                config.bad("hidden_size", format!("is {hidden_size}, which {heads} heads don't divide, and there is no `head_dim`"));
+            }
+            (hidden_size / heads).max(1)
+        });
+        if config.is_clean() && !head_dim.is_multiple_of(2) {
+            config.bad("head_dim", format!("is {head_dim} (given, or `hidden_size / num_attention_heads`); rotation needs an even width"));
+        }
+        if let Some(activation) = config.text("hidden_act")
+            && !["silu", "swish"].contains(&activation)
+        {
+            config.unsupported("hidden_act", format!("is {}; dlc knows silu here", show(&Value::from(activation))));
+        }
+        let (rope_theta, rope_scaling) = rope::read(config);
+        Self {
+            vocab_size: config.required_size("vocab_size", LARGEST_VOCABULARY),
+            hidden_size,
+            mlp_size: config.required_size("intermediate_size", WIDEST_MLP),
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            context_length: config.required_size("max_position_embeddings", LONGEST_CONTEXT),
+            eps: config.number("rms_norm_eps", "from 0 to 1", |x| (0.0..=1.0).contains(&x)).unwrap_or(1e-6) as f32,
+            rope_theta,
+            rope_scaling,
+            bias: Biases::default(),
+            qk_norm: false,
+            windows: vec![None; layers],
+            tied: config.flag("tie_word_embeddings", false),
+        }
+    }
+}
+
+/// A window size, if the key is there.
+pub(super) fn window(config: &mut ConfigReader<'_>) -> Option<usize> {
+    config.size("sliding_window", LONGEST_CONTEXT)
+}
+
+/// For each layer whether `layer_types` calls it sliding; nothing where the key is absent or wrong.
+pub(super) fn sliding_layers(config: &mut ConfigReader<'_>, layers: usize) -> Option<Vec<bool>> {
+    const KEY: &str = "layer_types";
+    let value = config.get(KEY)?;
+    let Some(list) = value.as_array().filter(|list| list.len() == layers) else {
+        config.bad(KEY, format!("is {}; it must be a list of {layers} strings, one for each layer", show(value)));
+        return None;
+    };
+    let kinds = list.iter().map(|kind| match kind.as_str() {
+        Some("full_attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => Err(kind),
+    });
+    match kinds.collect::<Result<Vec<bool>, _>>() {
+        Ok(kinds) => Some(kinds),
+        Err(kind) => {
+            config.unsupported(KEY, format!("has {}; dlc knows full_attention and sliding_attention", show(kind)));
+            None
+        }
+    }
+}
+
+/// Refuses `layer_types` that don't say `sliding` of every layer, for families in which all layers are alike.
+pub(super) fn require_all_layers(config: &mut ConfigReader<'_>, layers: usize, sliding: bool) {
+    if let Some(kinds) = sliding_layers(config, layers)
+        && kinds.contains(&!sliding)
+    {
+        let all = if sliding { "sliding_attention" } else { "full_attention" };
+        config.unsupported("layer_types", format!("has other layers than {all}, which this architecture doesn't"));
+    }
+}
+
+/// The windows of the qwen families: `use_sliding_window` decides whether there are any, `layer_types` which layers have one, and where
+/// that is absent all from `max_window_layers` on.
+pub(super) fn qwen_windows(config: &mut ConfigReader<'_>, layers: usize) -> Vec<Option<usize>> {
+    let wanted = config.flag("use_sliding_window", false);
+    // transformers' default for an absent key, null being none.
+    let window = window(config).or(if config.has("sliding_window") { None } else { Some(4096) }).filter(|_| wanted);
+    let first = config.get("max_window_layers").map_or(Some(28), Value::as_u64);
+    let kinds = sliding_layers(config, layers);
+    if kinds.as_ref().is_some_and(|kinds| window.is_none() && kinds.contains(&true)) {
+        config.bad("layer_types", "has sliding_attention, but `use_sliding_window` and `sliding_window` give no window".into());
+    }
+    if first.is_none() && window.is_some() && kinds.is_none() {
+        config.bad("max_window_layers", "must be a whole number from 0 on".into());
+    }
+    let first = first.unwrap_or_default();
+    let sliding = |layer: usize| kinds.as_ref().map_or(layer as u64 >= first, |kinds| kinds.get(layer) == Some(&true));
+    (0..layers).map(|layer| window.filter(|_| sliding(layer))).collect()
+}

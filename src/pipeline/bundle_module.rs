@@ -1,0 +1,96 @@
+//! Back from files to graphs: the module that a bundle was written from, or the graph that a single ONNX file was.
+//!
+//! ONNX files written by dlc carry their graph's text form; weights come from the bundle's `weights.bin`. So a bundle can be compared and
+//! evaluated without its checkpoint, and without trusting the lowering.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use dlc_exporters::manifest::WeightRecord;
+use dlc_exporters::onnx::{self, OnnxSummary};
+use dlc_ir::{Blob, DType, Dim, Expr, Graph, ModelInfo, Module, Op, WeightTable, parse_graph, parse_graph_over};
+
+use super::error::PipelineError;
+use crate::mapped;
+use crate::runtime::Bundle;
+
+/// An ONNX file, and the graph that it was lowered from if dlc wrote it.
+#[derive(Debug)]
+pub struct OnnxModule {
+    /// What the file says.
+    pub summary: OnnxSummary,
+    /// The graph, over weights without data.
+    pub graph: Option<(Graph, WeightTable)>,
+}
+
+/// Reads an ONNX file of any origin.
+pub fn read_onnx(path: &Path) -> Result<OnnxModule, PipelineError> {
+    let summary = onnx::read_onnx(path)?;
+    let graph = summary.graph_text.as_deref().map(parse_graph).transpose()?;
+    Ok(OnnxModule { summary, graph })
+}
+
+/// The module that `bundle` was written from; its weights are mapped. It has no side files.
+///
+/// # Errors
+/// [`PipelineError`] for a bundle whose graphs or weights don't fit each other.
+pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
+    let manifest = bundle.manifest();
+    let weights = weights(bundle)?;
+    let mut graphs = Vec::new();
+    for record in &manifest.graphs {
+        let path = bundle.graph_path(record);
+        let text = onnx::read_onnx(&path)?.graph_text.ok_or_else(|| PipelineError::Config {
+            place: path.display().to_string(),
+            problem: "carries no dlc graph; was it written by another tool? Compile the bundle anew".into(),
+        })?;
+        graphs.push(parse_graph_over(&text, &weights)?);
+    }
+    let attention = graphs.iter().flat_map(Graph::nodes).find_map(|(_, n)| if let Op::Attention(a) = n.op { Some(a) } else { None });
+    let (heads, kv_heads) = attention.map_or((0, 0), |a| (a.heads, a.kv_heads));
+    let model = &manifest.model;
+    let model = ModelInfo {
+        family: model.family.clone(),
+        dtype: DType::from_name(&manifest.dtype).unwrap_or(DType::F32),
+        vocab_size: model.vocab_size,
+        hidden_size: hidden_size(&graphs),
+        heads,
+        kv_heads,
+        head_dim: manifest.graphs.iter().flat_map(|g| &g.caches).map(|c| c.head_dim).next().unwrap_or(0),
+        context_length: model.context_length,
+        bos_token_id: model.bos_token_id,
+        eos_token_ids: model.eos_token_ids.clone(),
+        pad_token_id: model.pad_token_id,
+    };
+    Ok(Module { graphs, weights, model, side_files: vec![] })
+}
+
+fn hidden_size(graphs: &[Graph]) -> usize {
+    let block = graphs.iter().find_map(|g| g.blocks().next().map(|(_, b)| (g, b)));
+    block.and_then(|(g, b)| g.value(b.input).ty.shape.last().and_then(Dim::known)).unwrap_or(0)
+}
+
+fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {
+    let path = bundle.weights_path();
+    let read = |source| PipelineError::Read { path: path.clone(), source };
+    let mut table = WeightTable::default();
+    if bundle.manifest().weights.is_empty() {
+        return Ok(table);
+    }
+    let map: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(mapped::map(&File::open(&path).map_err(read)?).map_err(read)?);
+    for record in &bundle.manifest().weights {
+        let data = expression(record, &map).ok_or_else(|| PipelineError::Config {
+            place: path.display().to_string(),
+            problem: format!("doesn't hold weight {} as the manifest says; the bundle is damaged, compile it anew", record.name),
+        })?;
+        table.add(&record.name, &record.shape, data)?;
+    }
+    Ok(table)
+}
+
+fn expression(record: &WeightRecord, map: &Arc<dyn AsRef<[u8]> + Send + Sync>) -> Option<Expr> {
+    let start = usize::try_from(record.offset).ok()?;
+    let end = start.checked_add(usize::try_from(record.bytes).ok()?)?;
+    Some(Expr::Mapped { blob: Blob::new(Arc::clone(map), start..end)?, dtype: DType::from_name(&record.dtype)? })
+}

@@ -1,0 +1,107 @@
+//! `dlc compile`: checkpoint -> module -> passes -> bundle.
+
+use std::path::PathBuf;
+
+use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
+use dlc_exporters::{BundleRequest, SpeculativeDefaults, write_bundle};
+use dlc_ir::{DType, Module};
+use dlc_passes::{Pass, PassContext, PassRun, Progress, ScoreCache, registry, run_passes};
+
+use super::calibration::TextCalibration;
+use super::config::PassSpec;
+use super::error::PipelineError;
+use super::source::source_record;
+use crate::checkpoint::Checkpoint;
+use crate::import::{ImportOptions, import, non_finite_weights};
+
+/// Draft length written into bundles: what `run` and onnxruntime-genai use unless told otherwise.
+const MAX_DRAFT_TOKENS: usize = 4;
+
+/// What to compile, and how.
+#[derive(Debug, Clone)]
+pub struct CompileRequest {
+    /// The checkpoint: a folder or a `.safetensors` file.
+    pub model: PathBuf,
+    /// The passes, in order.
+    pub passes: Vec<PassSpec>,
+    /// The operators to restrict the graphs to.
+    pub profile: Profile,
+    /// Element type of weights and activations; f32 if absent.
+    pub dtype: Option<DType>,
+    /// The bundle's folder.
+    pub output: PathBuf,
+    /// Whether an existing bundle is replaced.
+    pub force: bool,
+    /// Whether NaN and infinite weights are taken.
+    pub allow_nan: bool,
+    /// How many threads to use.
+    pub threads: usize,
+}
+
+/// What was compiled.
+#[derive(Debug)]
+pub struct CompileOutcome {
+    /// The bundle's manifest.
+    pub manifest: Manifest,
+    /// The passes that ran, with their reports.
+    pub runs: Vec<PassRun>,
+    /// The module as it was written.
+    pub module: Module,
+}
+
+/// Watches a compilation: the steps of passes, and the bytes of weights written.
+pub trait Monitor: Progress + dlc_exporters::Progress {}
+
+impl<T: Progress + dlc_exporters::Progress> Monitor for T {}
+
+/// Compiles.
+///
+/// # Errors
+/// The first error of any stage; then nothing is left at the output.
+pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor: &dyn Monitor) -> Result<CompileOutcome, PipelineError> {
+    let mut passes: Vec<Box<dyn Pass>> = Vec::new();
+    for spec in &request.passes {
+        passes.extend(registry::build(&spec.name, &spec.options)?);
+    }
+    if request.output.exists() && !request.force {
+        return Err(dlc_exporters::ExportError::Exists(request.output.clone()).into());
+    }
+    let threads = request.threads;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| PipelineError::Threads { threads, problem: e.to_string() })?;
+
+    let checkpoint = Checkpoint::open(&request.model)?;
+    let mut module = import(&checkpoint, &ImportOptions { dtype: request.dtype })?;
+    let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
+    let (source, suspects) = (source?, suspects?);
+    if !suspects.is_empty() && !request.allow_nan {
+        return Err(PipelineError::NonFinite(suspects));
+    }
+
+    let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
+    let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
+    let mut cx = PassContext { progress: monitor, calibration: &calibration, cache, module_key: identity(&source, &module), pool: &pool };
+    let runs = run_passes(&mut module, &passes, &mut cx)?;
+
+    let bundle = BundleRequest {
+        profile: request.profile,
+        source,
+        passes: runs.iter().map(pass_record).collect(),
+        force: request.force,
+        draft: module.graph("draft").map(|_| SpeculativeDefaults { max_draft_tokens: MAX_DRAFT_TOKENS }),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
+    Ok(CompileOutcome { manifest, runs, module })
+}
+
+/// What identifies a module before its first pass: the bytes that it came from, and the type that it computes in.
+fn identity(source: &Source, module: &Module) -> String {
+    let files: Vec<&str> = source.files.values().map(|f| f.sha256.as_str()).collect();
+    format!("{} {}", files.join(" "), module.model.dtype)
+}
+
+fn pass_record(run: &PassRun) -> PassRecord {
+    let yaml = |value: &serde_json::Value| serde_yaml::to_value(value).unwrap_or_default();
+    PassRecord { name: run.name.to_owned(), options: yaml(&run.options), report: yaml(&run.report.to_value()) }
+}

@@ -1,0 +1,160 @@
+//! Pipeline files in YAML, and `--pass` flags: two spellings of the same options.
+//!
+//! ```yaml
+//! model: checkpoints/tiny-llama
+//! passes:
+//!   - fit-prune: {drop: 4, granularity: layer}
+//! profile: ort
+//! dtype: f32
+//! output: tiny-llama-dlc
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dlc_exporters::manifest::Profile;
+use dlc_ir::DType;
+use serde::Deserialize;
+use serde_yaml::{Mapping, Value};
+
+use super::error::PipelineError;
+
+/// Largest pipeline file.
+const CAP: u64 = 1 << 20;
+
+/// A pass as a user asks for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PassSpec {
+    /// Its name.
+    pub name: String,
+    /// The options given.
+    pub options: Mapping,
+}
+
+/// What a pipeline file may say; flags decide over it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PipelineConfig {
+    /// The checkpoint.
+    pub model: Option<PathBuf>,
+    /// The passes, in order.
+    pub passes: Vec<PassEntry>,
+    /// The operators to restrict the graphs to.
+    pub profile: Option<Profile>,
+    /// Element type of weights and activations.
+    pub dtype: Option<DType>,
+    /// The bundle's folder.
+    pub output: Option<PathBuf>,
+    /// Whether an existing bundle is replaced.
+    pub force: Option<bool>,
+    /// Whether NaN and infinite weights are taken.
+    pub allow_nan: Option<bool>,
+    /// How many threads to use.
+    pub threads: Option<usize>,
+}
+
+const KEYS: [&str; 8] = ["model", "passes", "profile", "dtype", "output", "force", "allow-nan", "threads"];
+
+/// A pass in a pipeline file: its name, or its name with options.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum PassEntry {
+    /// Just the name.
+    Name(String),
+    /// `name: {key: value}`; one entry.
+    WithOptions(Mapping),
+}
+
+impl PipelineConfig {
+    /// Reads a pipeline file.
+    ///
+    /// # Errors
+    /// [`PipelineError::Config`] for YAML that doesn't parse and for unknown keys, with the nearest known one.
+    pub fn read(path: &Path) -> Result<Self, PipelineError> {
+        let fail = |problem: String| PipelineError::Config { place: path.display().to_string(), problem };
+        let read = |source| PipelineError::Read { path: path.to_owned(), source };
+        if fs::metadata(path).map_err(read)?.len() > CAP {
+            return Err(fail(format!("is larger than {CAP} bytes; is it a pipeline file?")));
+        }
+        let text = fs::read_to_string(path).map_err(read)?;
+        let value: Value = serde_yaml::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        for key in value.as_mapping().into_iter().flat_map(Mapping::keys).filter_map(Value::as_str) {
+            if !KEYS.contains(&key) {
+                return Err(fail(format!("there is no key `{key}`{}; there are {}", nearest(key, &KEYS), KEYS.join(", "))));
+            }
+        }
+        serde_yaml::from_value(value).map_err(|e| fail(e.to_string()))
+    }
+
+    /// The passes that the file asks for.
+    ///
+    /// # Errors
+    /// [`PipelineError::Config`] for an entry that is neither a name nor one name with options.
+    pub fn pass_specs(&self) -> Result<Vec<PassSpec>, PipelineError> {
+        self.passes.iter().map(spec).collect()
+    }
+}
+
+fn spec(entry: &PassEntry) -> Result<PassSpec, PipelineError> {
+    let fail = |problem: &str| PipelineError::Config { place: "passes".into(), problem: problem.into() };
+    let map = match entry {
+        PassEntry::Name(name) => return Ok(PassSpec { name: name.clone(), options: Mapping::new() }),
+        PassEntry::WithOptions(map) => map,
+    };
+    let mut entries = map.iter();
+    let (Some((Value::String(name), options)), None) = (entries.next(), entries.next()) else {
+        return Err(fail("each entry is a pass name, or one `name: {key: value}`"));
+    };
+    match options {
+        Value::Null => Ok(PassSpec { name: name.clone(), options: Mapping::new() }),
+        Value::Mapping(options) => Ok(PassSpec { name: name.clone(), options: options.clone() }),
+        _ => Err(fail(&format!("the options of {name} are not `{{key: value}}`"))),
+    }
+}
+
+/// `name` or `name:key=value,key=value`, values being YAML scalars.
+///
+/// # Errors
+/// [`PipelineError::Config`] for options that are not `key=value`.
+pub fn parse_pass_flag(flag: &str) -> Result<PassSpec, PipelineError> {
+    let (name, rest) = flag.split_once(':').unwrap_or((flag, ""));
+    let mut options = Mapping::new();
+    for pair in rest.split(',').filter(|p| !p.is_empty()) {
+        let (key, value) = pair.split_once('=').ok_or_else(|| PipelineError::Config {
+            place: format!("--pass {flag}"),
+            problem: format!("`{pair}` is not key=value; write --pass {name}:key=value,key=value"),
+        })?;
+        let value = serde_yaml::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+        if options.insert(Value::String(key.to_owned()), value).is_some() {
+            return Err(PipelineError::Config { place: format!("--pass {flag}"), problem: format!("`{key}` is given twice") });
+        }
+    }
+    Ok(PassSpec { name: name.to_owned(), options })
+}
+
+/// `, did you mean X?` for the known name most like `given`, or nothing.
+fn nearest(given: &str, known: &[&str]) -> String {
+    let best = known.iter().map(|k| (strsim::jaro_winkler(given, k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(likeness, _)| *likeness > 0.75).map(|(_, k)| format!(", did you mean `{k}`?")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_and_yaml_spell_the_same_options() {
+        let flag = parse_pass_flag("fit-prune:drop=4,granularity=block,keep=0.5").expect("parses");
+        let config: PipelineConfig = serde_yaml::from_str("passes:\n- fit-prune: {drop: 4, granularity: block, keep: 0.5}\n").expect("parses");
+        assert_eq!(config.pass_specs().expect("fits"), [flag]);
+        let config: PipelineConfig = serde_yaml::from_str("passes: [fit-prune, remove-unused: ]").expect("parses");
+        assert_eq!(config.pass_specs().expect("fits")[0], parse_pass_flag("fit-prune").expect("parses"));
+    }
+
+    #[test]
+    fn options_that_are_no_pairs_are_refused() {
+        for flag in ["fit-prune:drop", "fit-prune:drop=1,drop=2"] {
+            assert!(parse_pass_flag(flag).is_err(), "{flag}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! From a checkpoint to a bundle: import, passes, export; and back from a bundle to a module.
+//!
+//! Never prints and reads no environment: progress, cache folder and threads come with the request.
+
+mod bundle_module;
+mod cache;
+mod calibration;
+mod compile;
+mod config;
+mod error;
+mod source;
+mod verify;
+
+pub use bundle_module::{OnnxModule, module_of_bundle, read_onnx};
+pub use cache::DiskCache;
+pub use calibration::TextCalibration;
+pub use compile::{CompileOutcome, CompileRequest, Monitor, compile};
+pub use config::{PassSpec, PipelineConfig, parse_pass_flag};
+pub use error::PipelineError;
+pub use source::source_record;
+pub use verify::{Case, Check, Tolerance, compare_with_source, verify_bundle};

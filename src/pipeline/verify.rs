@@ -1,0 +1,296 @@
+//! `dlc verify`: every graph of a bundle, run by the backend, against the evaluator; and the bundle against its checkpoint.
+//!
+//! Each graph sees whole sequences, a batch with padding on the left, and two tokens behind a cached prefix.
+
+use std::collections::BTreeMap;
+
+use dlc_eval::Array;
+use dlc_exporters::manifest::{GraphRecord, Profile};
+use dlc_ir::diff::diff;
+use dlc_ir::{Graph, Module};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::error::PipelineError;
+use crate::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
+
+/// Prefix length of the cached case, and length of the others.
+const PREFIX: usize = 7;
+const LENGTH: usize = 13;
+
+/// How far a backend may be from the evaluator.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    /// Absolute.
+    pub absolute: f32,
+    /// On top, as a share of the largest magnitude in the expected output.
+    pub relative: f32,
+}
+
+impl Tolerance {
+    /// 1e-4 absolute in f32 (plus 1e-5 of the largest output, for models with large logits); half types round every activation: 2% of the
+    /// largest output in f16 (11 bits), 10% in bf16 (8 bits).
+    pub fn of_dtype(dtype: &str) -> Self {
+        match dtype {
+            "f16" => Self { absolute: 2e-2, relative: 2e-2 },
+            "bf16" => Self { absolute: 1e-1, relative: 1e-1 },
+            _ => Self { absolute: 1e-4, relative: 1e-5 },
+        }
+    }
+}
+
+/// A kind of input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Case {
+    /// A whole sequence on empty caches.
+    Sequence,
+    /// Two sequences, the first with padding on the left.
+    LeftPadded,
+    /// Two tokens behind a cached prefix.
+    Cached,
+}
+
+impl Case {
+    /// Every case.
+    pub const ALL: [Self; 3] = [Self::Sequence, Self::LeftPadded, Self::Cached];
+
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sequence => "sequence",
+            Self::LeftPadded => "left-padded batch",
+            Self::Cached => "2 tokens after 7 cached",
+        }
+    }
+}
+
+/// The outcome of one case on one graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// The graph's name.
+    pub graph: String,
+    /// The input.
+    pub case: Case,
+    /// What was found; the reason if the backend refuses the case.
+    pub outcome: Result<Deviation, String>,
+}
+
+/// The largest error, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Deviation {
+    /// Largest absolute difference.
+    pub error: f32,
+    /// What was allowed.
+    pub allowed: f32,
+    /// Output and index of the largest difference.
+    pub place: String,
+}
+
+impl Check {
+    /// Whether the case passed or is one that the profile can't express.
+    pub fn passed(&self) -> bool {
+        self.outcome.as_ref().map_or(true, |d| d.error <= d.allowed)
+    }
+}
+
+/// Runs every case on every graph.
+///
+/// # Errors
+/// [`PipelineError`] if a graph can't be loaded or run at all.
+pub fn verify_bundle(
+    bundle: &Bundle,
+    module: &Module,
+    backend: &Backend,
+    options: &SessionOptions,
+    tolerance: Tolerance,
+) -> Result<Vec<Check>, PipelineError> {
+    let weights = SharedWeights::open(bundle, backend)?;
+    let mut checks = Vec::new();
+    for (record, graph) in bundle.manifest().graphs.iter().zip(&module.graphs) {
+        let mut session = Session::load(backend, bundle, &record.name, weights.as_ref(), options)?;
+        for case in Case::ALL {
+            let outcome = if case == Case::LeftPadded && bundle.manifest().profile == Profile::Ort {
+                Err("profile ort takes no padding on the left".into())
+            } else {
+                Ok(run_case(module, graph, record, &mut session, case, tolerance)?)
+            };
+            checks.push(Check { graph: record.name.clone(), case, outcome });
+        }
+    }
+    Ok(checks)
+}
+
+fn run_case(module: &Module, graph: &Graph, record: &GraphRecord, session: &mut Session, case: Case, tolerance: Tolerance) -> Result<Deviation, PipelineError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let vocab = module.model.vocab_size as i64;
+    let batch = if case == Case::LeftPadded { 2 } else { 1 };
+    let ids: Vec<i64> = (0..batch * LENGTH).map(|_| rng.random_range(0..vocab)).collect();
+    let mut feeds = Feeds::prefix(graph, batch, LENGTH, &ids);
+    match case {
+        Case::Sequence => {}
+        Case::LeftPadded => feeds.pad_left(4),
+        Case::Cached => {
+            let prefix = Feeds::prefix(graph, 1, PREFIX, &ids[..PREFIX]);
+            let made = dlc_eval::run(graph, &module.weights, &prefix.arrays()?)?;
+            feeds = prefix.continued(graph, &made, &ids[PREFIX..PREFIX + 2]);
+        }
+    }
+    let expected = dlc_eval::run(graph, &module.weights, &feeds.arrays()?)?;
+    let ports = feeds.tensors(record);
+    let inputs: Vec<(&str, HostTensor)> = ports.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
+    let actual = session.run_host(&inputs)?;
+    Ok(deviation(&expected, &actual, &feeds, tolerance))
+}
+
+/// The inputs of one run.
+#[derive(Debug, Clone)]
+struct Feeds {
+    batch: usize,
+    length: usize,
+    ids: Vec<i64>,
+    mask: Vec<i64>,
+    positions: Vec<i64>,
+    caches: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+}
+
+impl Feeds {
+    fn prefix(graph: &Graph, batch: usize, length: usize, ids: &[i64]) -> Self {
+        let caches = graph.inputs().iter().filter(|i| i.cache.is_some()).map(|i| {
+            let dims = &graph.value(i.value).ty.shape.0;
+            let width = |axis: usize| dims.get(axis).and_then(dlc_ir::Dim::known).unwrap_or(0);
+            (i.name.clone(), (vec![batch, width(1), 0, width(3)], vec![]))
+        });
+        let positions = (0..batch).flat_map(|_| 0..length as i64).collect();
+        Self { batch, length, ids: ids.to_vec(), mask: vec![1; batch * length], positions, caches: caches.collect() }
+    }
+
+    /// Makes the first `n` tokens of the first sequence padding.
+    fn pad_left(&mut self, n: usize) {
+        self.mask[..n].fill(0);
+        for (i, position) in self.positions[..self.length].iter_mut().enumerate() {
+            *position = i.saturating_sub(n) as i64;
+        }
+    }
+
+    /// What comes behind this prefix of one sequence, on the caches that it made.
+    fn continued(&self, graph: &Graph, made: &BTreeMap<String, Array>, ids: &[i64]) -> Self {
+        let mut caches = BTreeMap::new();
+        for input in graph.inputs() {
+            let output = graph.outputs().iter().find(|o| o.cache.is_some() && o.cache == input.cache);
+            if let Some(array) = output.and_then(|o| made.get(&o.name)) {
+                caches.insert(input.name.clone(), (array.shape().to_vec(), array.as_f32().unwrap_or_default().to_vec()));
+            }
+        }
+        let (start, n) = (self.length as i64, ids.len());
+        Self { batch: 1, length: n, ids: ids.to_vec(), mask: vec![1; self.length + n], positions: (start..start + n as i64).collect(), caches }
+    }
+
+    fn integers(&self) -> [(&'static str, Vec<usize>, &Vec<i64>); 3] {
+        let total = self.mask.len() / self.batch;
+        [
+            ("input_ids", vec![self.batch, self.length], &self.ids),
+            ("attention_mask", vec![self.batch, total], &self.mask),
+            ("position_ids", vec![self.batch, self.length], &self.positions),
+        ]
+    }
+
+    fn arrays(&self) -> Result<BTreeMap<String, Array>, PipelineError> {
+        let mut arrays = BTreeMap::new();
+        for (name, shape, data) in self.integers() {
+            arrays.insert(name.to_owned(), Array::i64(shape, data.clone())?);
+        }
+        for (name, (shape, data)) in &self.caches {
+            arrays.insert(name.clone(), Array::f32(shape.clone(), data.clone())?);
+        }
+        Ok(arrays)
+    }
+
+    /// The inputs that the graph's file has, in the types that it wants.
+    fn tensors(&self, record: &GraphRecord) -> Vec<(String, HostTensor)> {
+        let mut tensors = Vec::new();
+        for port in &record.inputs {
+            if let Some((_, shape, data)) = self.integers().into_iter().find(|(name, ..)| *name == port.name) {
+                tensors.push((port.name.clone(), HostTensor::i64(shape, data.clone())));
+            } else if let Some((shape, data)) = self.caches.get(&port.name) {
+                tensors.push((port.name.clone(), HostTensor::floats(&port.dtype, shape.clone(), data)));
+            }
+        }
+        tensors
+    }
+
+    /// Whether a row of logits belongs to a token, not to padding.
+    fn is_token(&self, row: usize) -> bool {
+        let total = self.mask.len() / self.batch;
+        let (sequence, position) = (row / self.length, row % self.length);
+        self.mask[sequence * total + total - self.length + position] == 1
+    }
+}
+
+/// The largest difference of logits at tokens, and of caches where there is no padding.
+fn deviation(expected: &BTreeMap<String, Array>, actual: &[(String, HostTensor)], feeds: &Feeds, tolerance: Tolerance) -> Deviation {
+    let mut worst = Deviation { error: 0.0, allowed: f32::INFINITY, place: "all outputs".into() };
+    let padded = feeds.mask.contains(&0);
+    for (name, array) in expected {
+        let (Some(wanted), Some((_, tensor))) = (array.as_f32(), actual.iter().find(|(n, _)| n == name)) else {
+            return Deviation { error: f32::INFINITY, allowed: 0.0, place: format!("{name} is missing") };
+        };
+        let is_logits = name == "logits";
+        if padded && !is_logits {
+            continue;
+        }
+        let found = tensor.to_f32().unwrap_or_default();
+        if found.len() != wanted.len() {
+            return Deviation { error: f32::INFINITY, allowed: 0.0, place: format!("{name} has shape {:?}, not {:?}", tensor.shape, array.shape()) };
+        }
+        let width = array.shape().last().copied().unwrap_or(1).max(1);
+        let peak = wanted.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let allowed = tolerance.absolute + tolerance.relative * peak;
+        for (i, (a, b)) in wanted.iter().zip(&found).enumerate().filter(|(i, _)| !is_logits || feeds.is_token(i / width)) {
+            let error = if b.is_finite() { (a - b).abs() } else { f32::INFINITY };
+            if worst.allowed.is_infinite() || error / allowed > worst.error / worst.allowed {
+                worst = Deviation { error, allowed, place: format!("{name}[{i}]") };
+            }
+        }
+    }
+    worst
+}
+
+/// What differs between a bundle's module and a freshly imported checkpoint: lines to show, none if the target is the same.
+///
+/// # Errors
+/// [`PipelineError::Ir`] if a weight can't be read.
+pub fn compare_with_source(bundle: &Module, source: &Module) -> Result<Vec<String>, PipelineError> {
+    let mut differences = Vec::new();
+    let (Some(a), Some(b)) = (source.graph("target"), bundle.graph("target")) else { return Ok(vec!["there is no graph `target`".into()]) };
+    let graphs = diff((a, &source.weights), (b, &bundle.weights));
+    if !graphs.is_empty() {
+        differences.push(graphs.to_string());
+    }
+    for (_, weight) in source.weights.entries() {
+        let Some(id) = bundle.weights.find(&weight.name) else {
+            differences.push(format!("weight {} is not in the bundle", weight.name));
+            continue;
+        };
+        if let Some(i) = first_difference(weight, &bundle.weights[id])? {
+            differences.push(format!("weight {} differs from element {i} on", weight.name));
+        }
+    }
+    Ok(differences)
+}
+
+fn first_difference(a: &dlc_ir::Weight, b: &dlc_ir::Weight) -> Result<Option<usize>, PipelineError> {
+    const TILE: usize = 1 << 16;
+    if a.ty() != b.ty() {
+        return Ok(Some(0));
+    }
+    let (mut x, mut y) = (vec![0u8; TILE * a.dtype.size()], vec![0u8; TILE * a.dtype.size()]);
+    for from in (0..a.elements()).step_by(TILE) {
+        let bytes = TILE.min(a.elements() - from) * a.dtype.size();
+        a.write_bytes(from, &mut x[..bytes])?;
+        b.write_bytes(from, &mut y[..bytes])?;
+        if let Some(i) = x[..bytes].iter().zip(&y[..bytes]).position(|(p, q)| p != q) {
+            return Ok(Some(from + i / a.dtype.size()));
+        }
+    }
+    Ok(None)
+}

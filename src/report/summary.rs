@@ -1,0 +1,107 @@
+//! Summaries of modules, bundles, ONNX files, passes and checks.
+
+use std::fmt::Write;
+
+use dlc_exporters::manifest::Manifest;
+use dlc_exporters::onnx::OnnxSummary;
+use dlc_ir::Module;
+use dlc_ir::cost::cost;
+use dlc_passes::PassRun;
+
+use super::chart::score_chart;
+use super::table::Table;
+use crate::pipeline::Check;
+
+/// What a module is: family, graphs, parameters, caches.
+pub fn module_summary(module: &Module) -> String {
+    let model = &module.model;
+    let mut text = format!(
+        "{} model, {}: {} heads ({} key/value) of {}, hidden {}, vocabulary {}, context {}\n\n",
+        model.family, model.dtype, model.heads, model.kv_heads, model.head_dim, model.hidden_size, model.vocab_size, model.context_length
+    );
+    let mut table = Table::new(&["graph", "blocks", "nodes", "parameters", "FLOPs/token", "cache bytes/token"]);
+    for graph in &module.graphs {
+        let cost = cost(graph, &module.weights);
+        let counts = [graph.blocks().count() as u64, graph.nodes().count() as u64, cost.parameters, cost.flops_per_token, cost.cache_bytes_per_token];
+        table.row(std::iter::once(graph.name.clone()).chain(counts.iter().map(u64::to_string)));
+    }
+    let _ = write!(text, "{table}");
+    text
+}
+
+/// What a bundle is: source, profile, graphs, files.
+pub fn bundle_summary(manifest: &Manifest) -> String {
+    let mut text = format!(
+        "bundle of {} ({}), profile {}, {}, written by dlc {}\n\n",
+        manifest.source.name,
+        manifest.model.family,
+        manifest.profile.name(),
+        manifest.dtype,
+        manifest.dlc
+    );
+    let mut graphs = Table::new(&["graph", "file", "parameters", "caches", "layers of the checkpoint"]);
+    for graph in &manifest.graphs {
+        let layers: Vec<String> = graph.caches.iter().map(|c| c.layer.to_string()).collect();
+        graphs.row([graph.name.clone(), graph.file.clone(), graph.parameters.to_string(), graph.caches.len().to_string(), layers.join(" ")]);
+    }
+    let _ = writeln!(text, "{graphs}");
+    let mut files = Table::new(&["file", "bytes", "sha256"]);
+    for (name, file) in &manifest.files {
+        files.row([name.clone(), file.bytes.to_string(), file.sha256.chars().take(16).collect()]);
+    }
+    let _ = write!(text, "{files}");
+    if !manifest.passes.is_empty() {
+        let names: Vec<&str> = manifest.passes.iter().map(|p| p.name.as_str()).collect();
+        let _ = writeln!(text, "\npasses: {}", names.join(" > "));
+    }
+    text
+}
+
+/// What an ONNX file is: producer, operators, boundary.
+pub fn onnx_summary(summary: &OnnxSummary) -> String {
+    let opsets: Vec<String> = summary.opsets.iter().map(|(domain, version)| format!("{} {version}", domain_name(domain))).collect();
+    let mut text = format!("ONNX file by {}, IR version {}, operator sets: {}\n\n", summary.producer, summary.ir_version, opsets.join(", "));
+    let mut operators = Table::new(&["operator", "nodes"]);
+    for (operator, count) in summary.operators() {
+        operators.row([operator.to_owned(), count.to_string()]);
+    }
+    let _ = writeln!(text, "{operators}");
+    let mut ports = Table::new(&["boundary", "name", "type"]);
+    for (side, list) in [("input", &summary.inputs), ("output", &summary.outputs)] {
+        for port in list {
+            ports.row([side.to_owned(), port.name.clone(), port.ty.clone()]);
+        }
+    }
+    let _ = write!(text, "{ports}");
+    text
+}
+
+fn domain_name(domain: &str) -> &str {
+    if domain.is_empty() { "ai.onnx" } else { domain }
+}
+
+/// What a pass did: facts, scores as a chart, and what changed.
+pub fn pass_summary(run: &PassRun) -> String {
+    let facts: Vec<String> = run.report.facts.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+    let mut text = format!("{}: {}\n", run.name, facts.join("; "));
+    if let Some(scores) = &run.report.scores {
+        let _ = write!(text, "\n{}", score_chart(scores));
+    }
+    if let Some(diff) = &run.report.diff {
+        let _ = write!(text, "\n{}", diff.summary());
+    }
+    text
+}
+
+/// One line for each check: what was run, the largest error, where, and the verdict.
+pub fn checks_table(checks: &[Check]) -> Table {
+    let mut table = Table::new(&["graph", "input", "largest error", "allowed", "where", "verdict"]);
+    for check in checks {
+        let (error, allowed, place, verdict) = match &check.outcome {
+            Ok(d) => (format!("{:.1e}", d.error), format!("{:.1e}", d.allowed), d.place.clone(), if check.passed() { "ok" } else { "FAILED" }),
+            Err(reason) => ("-".into(), "-".into(), reason.clone(), "refused"),
+        };
+        table.row([check.graph.clone(), check.case.name().into(), error, allowed, place, verdict.into()]);
+    }
+    table
+}

@@ -1,0 +1,43 @@
+//! Columns of text.
+
+use std::fmt;
+
+/// Rows of cells, printed in columns as wide as their widest cell. Columns whose cells all look like numbers are set to the right.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings.
+    pub fn new(headings: &[&str]) -> Self {
+        Self { rows: vec![headings.iter().map(ToString::to_string).collect()] }
+    }
+
+    /// Adds a row.
+    pub fn row<T: ToString>(&mut self, cells: impl IntoIterator<Item = T>) {
+        self.rows.push(cells.into_iter().map(|c| c.to_string()).collect());
+    }
+}
+
+fn is_number(cell: &str) -> bool {
+    cell.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let cells = |column: usize| self.rows.iter().map(move |row| row.get(column).map_or("", String::as_str));
+        let widths: Vec<usize> = (0..columns).map(|c| cells(c).map(|t| t.chars().count()).max().unwrap_or(0)).collect();
+        let right: Vec<bool> = (0..columns).map(|c| cells(c).skip(1).all(is_number)).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, &width) in widths.iter().enumerate() {
+                let cell = row.get(column).map_or("", String::as_str);
+                line += &if right[column] { format!("  {cell:>width$}") } else { format!("  {cell:<width$}") };
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}

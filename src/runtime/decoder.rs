@@ -1,0 +1,103 @@
+//! A decoder graph as a [`TokenModel`]: one sequence, its key/value caches, and forgetting without copying.
+//!
+//! How caches are kept follows from the profile: [`in_place`] for `ort`, [`concat`] for `portable` and `onnx`. Never samples, and
+//! never knows whether it is the target or the draft.
+
+mod concat;
+mod in_place;
+mod ports;
+mod values;
+
+use std::sync::Arc;
+
+use dlc_exporters::manifest::Profile;
+
+use self::concat::ConcatCache;
+use self::in_place::InPlaceCache;
+use self::ports::Ports;
+use super::{Backend, Bundle, Logits, Result, RuntimeError, Session, SessionOptions, SharedWeights, TokenModel};
+
+/// How a decoder is loaded.
+#[derive(Debug, Clone, Default)]
+pub struct DecoderOptions {
+    /// How its session is loaded.
+    pub session: SessionOptions,
+    /// Tokens to allocate caches for at the start, where caches have a capacity (profile `ort`); it doubles as needed.
+    pub capacity: Option<usize>,
+}
+
+/// A loaded decoder graph and the caches of one sequence.
+#[derive(Debug)]
+pub struct DecoderSession {
+    session: Session,
+    ports: Ports,
+    vocab: usize,
+    context: usize,
+    cache: Cache,
+}
+
+#[derive(Debug)]
+enum Cache {
+    InPlace(InPlaceCache),
+    Concat(ConcatCache),
+}
+
+impl DecoderSession {
+    /// Loads the graph `name`. Refuses a graph whose boundary isn't a decoder's.
+    pub fn open(backend: &Backend, bundle: &Bundle, name: &str, weights: Option<&Arc<SharedWeights>>, options: &DecoderOptions) -> Result<Self> {
+        let model = &bundle.manifest().model;
+        let ports = Ports::read(bundle.graph(name)?, model.vocab_size)?;
+        let session = Session::load(backend, bundle, name, weights, &options.session)?;
+        let (vocab, context) = (model.vocab_size, model.context_length);
+        let cache = match bundle.manifest().profile {
+            Profile::Ort => Cache::InPlace(InPlaceCache::new(options.capacity, context)),
+            Profile::Portable | Profile::Onnx => Cache::Concat(ConcatCache::default()),
+        };
+        Ok(Self { session, ports, vocab, context, cache })
+    }
+}
+
+impl TokenModel for DecoderSession {
+    fn vocab_size(&self) -> usize {
+        self.vocab
+    }
+
+    fn context_length(&self) -> usize {
+        self.context
+    }
+
+    fn len(&self) -> usize {
+        match &self.cache {
+            Cache::InPlace(cache) => cache.len(),
+            Cache::Concat(cache) => cache.len(),
+        }
+    }
+
+    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits> {
+        if tokens.is_empty() || want > tokens.len() {
+            return Err(RuntimeError::Bug(format!("logits of {want} of {} tokens were asked for", tokens.len())));
+        }
+        if self.len() + tokens.len() > self.context {
+            return Err(RuntimeError::Input(format!(
+                "{} tokens don't fit the context of {}: shorten the text",
+                self.len() + tokens.len(),
+                self.context
+            )));
+        }
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocab) {
+            return Err(RuntimeError::Input(format!("token {token} is outside the vocabulary of {}: use this model's tokenizer", self.vocab)));
+        }
+        let ids = tokens.iter().map(|&token| i64::from(token)).collect();
+        match &mut self.cache {
+            Cache::InPlace(cache) => cache.extend(&mut self.session, &self.ports, ids, want),
+            Cache::Concat(cache) => cache.extend(&mut self.session, &self.ports, ids, want),
+        }
+    }
+
+    fn rollback(&mut self, len: usize) {
+        match &mut self.cache {
+            Cache::InPlace(cache) => cache.rollback(len),
+            Cache::Concat(cache) => cache.rollback(len),
+        }
+    }
+}

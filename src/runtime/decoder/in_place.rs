@@ -1,0 +1,85 @@
+//! Caches of the profile `ort`: allocated once, written in place by `GroupQueryAttention`.
+//!
+//! The same value is past and present (`past_present_share_buffer`), so a step copies nothing and a rollback is an integer: the
+//! operator takes the number of valid entries from the mask's length.
+
+use std::borrow::Cow;
+
+use ort::memory::Allocator;
+use ort::session::{OutputSelector, RunOptions};
+use ort::value::{DynTensor, DynValue};
+
+use super::ports::{LOGITS, Ports};
+use super::values;
+use crate::runtime::session::share;
+use crate::runtime::{Logits, Result, Session};
+
+/// Entries to begin with, unless an option says otherwise.
+const INITIAL_CAPACITY: usize = 512;
+
+#[derive(Debug)]
+pub(super) struct InPlaceCache {
+    len: usize,
+    capacity: usize,
+    context: usize,
+    /// By cache port; empty before the first step.
+    values: Vec<DynValue>,
+    /// The logits of the last step, used again when the next step has as many tokens.
+    logits: Option<(usize, DynValue)>,
+}
+
+impl InPlaceCache {
+    pub fn new(capacity: Option<usize>, context: usize) -> Self {
+        let capacity = capacity.unwrap_or(INITIAL_CAPACITY).clamp(1, context.max(1));
+        Self { len: 0, capacity, context, values: Vec::new(), logits: None }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn rollback(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    pub fn extend(&mut self, session: &mut Session, ports: &Ports, ids: Vec<i64>, want: usize) -> Result<Logits> {
+        let count = ids.len();
+        let total = self.len + count;
+        self.reserve(session, ports, total).map_err(|error| session.failed(&error))?;
+        let logits = self.logits(ports, count).map_err(|error| session.failed(&error))?;
+
+        let mut inputs = ports.inputs(ids, vec![1; total], self.len)?;
+        let mut selector = OutputSelector::no_default().with(LOGITS).preallocate(LOGITS, share(&logits)?);
+        for (port, value) in ports.caches.iter().zip(&self.values) {
+            inputs.push((Cow::Owned(port.past.clone()), share(value)?.into()));
+            selector = selector.with(&port.present).preallocate(&port.present, share(value)?);
+        }
+        let options = RunOptions::new().map_err(|error| session.failed(&error))?.with_outputs(selector);
+        session.run_into(inputs, &options)?;
+        self.len = total;
+        let scores = ports.logits(&logits, count, want)?;
+        self.logits = Some((count, logits));
+        Ok(scores)
+    }
+
+    /// Makes room for `total` entries.
+    fn reserve(&mut self, session: &mut Session, ports: &Ports, total: usize) -> ort::Result<()> {
+        let wanted = if total <= self.capacity { self.capacity } else { total.max(self.capacity * 2).min(self.context) };
+        if self.values.is_empty() {
+            self.values = ports.caches.iter().map(|port| values::allocate(session, port, wanted)).collect::<ort::Result<_>>()?;
+        } else if wanted > self.capacity {
+            let rows: Vec<usize> = (0..self.len).collect();
+            let grown = ports.caches.iter().zip(&self.values).map(|(port, value)| values::select(session, port, value, &rows, wanted));
+            self.values = grown.collect::<ort::Result<_>>()?;
+        }
+        self.capacity = wanted;
+        Ok(())
+    }
+
+    fn logits(&mut self, ports: &Ports, count: usize) -> ort::Result<DynValue> {
+        match self.logits.take() {
+            Some((rows, value)) if rows == count => Ok(value),
+            _ => Ok(DynTensor::new(&Allocator::default(), ports.logits_element, [1, count as i64, ports.vocab as i64])?.into_dyn()),
+        }
+    }
+}

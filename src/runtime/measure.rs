@@ -1,0 +1,144 @@
+//! Plain against speculative decoding, side by side: speed, acceptance and equality of what is written.
+//!
+//! Greedy only, since only then equality means something for a single text. Never prints.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::{DecodeOptions, Decoder, Generation, Result, Stats, TokenModel};
+
+/// Logits nearer than this are a tie: a pass over several tokens may round them the other way than a pass over one.
+const TIE: f32 = 1e-3;
+
+/// How the speculative text compares with the plain one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Equality {
+    /// Token for token the same.
+    Equal,
+    /// They part at token `at`, where the target's logits of both tokens differ by `gap` only, which is rounding.
+    Tie {
+        /// Index of the first token that differs.
+        at: usize,
+        /// Difference of the two tokens' logits.
+        gap: f32,
+    },
+    /// They part at token `at` and shouldn't.
+    Different {
+        /// Index of the first token that differs.
+        at: usize,
+        /// Difference of the two tokens' logits; NaN where one text just ends.
+        gap: f32,
+    },
+}
+
+/// What one prompt took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptMeasurement {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// The plain text.
+    pub tokens: Vec<u32>,
+    /// Median seconds of plain decoding, without the prompt.
+    pub plain_seconds: f64,
+    /// Median seconds of speculative decoding, without the prompt.
+    pub speculative_seconds: f64,
+    /// Counts of a speculative run.
+    pub stats: Stats,
+    /// How the texts compare.
+    pub equality: Equality,
+}
+
+/// Costs of passes in units of one target pass over one token (METHODS.md, section 1, "Cost").
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepCosts {
+    /// c: a draft pass over one token.
+    pub draft: f64,
+    /// v(gamma + 1): a target pass over gamma + 1 tokens.
+    pub verify: f64,
+}
+
+/// Continues `prompt` from empty caches.
+pub fn decode<'m>(
+    target: &'m mut dyn TokenModel,
+    draft: Option<&'m mut dyn TokenModel>,
+    prompt: &[u32],
+    options: &DecodeOptions,
+) -> Result<Generation> {
+    Decoder::new(target, draft, options.clone())?.generate(prompt, &mut |_| ControlFlow::Continue(()))
+}
+
+/// Decodes `prompt` plainly and speculatively in alternation, `repeats` times each.
+pub fn measure(
+    target: &mut dyn TokenModel,
+    draft: &mut dyn TokenModel,
+    prompt: &[u32],
+    options: &DecodeOptions,
+    repeats: usize,
+) -> Result<PromptMeasurement> {
+    let (mut plain, mut speculative) = (Vec::new(), Vec::new());
+    for _ in 0..repeats.max(1) {
+        plain.push(decode(target, None, prompt, options)?);
+        speculative.push(decode(target, Some(draft), prompt, options)?);
+    }
+    let (a, b) = (&plain[0].tokens, &speculative[0].tokens);
+    let equality = compare(target, prompt, a, b, options.prefill_chunk)?;
+    Ok(PromptMeasurement {
+        prompt_tokens: prompt.len(),
+        tokens: a.clone(),
+        plain_seconds: median(plain.iter().map(decode_seconds)),
+        speculative_seconds: median(speculative.iter().map(decode_seconds)),
+        stats: speculative[0].stats,
+        equality,
+    })
+}
+
+/// Compares two greedy continuations of `prompt`; where they part, asks `target` by how much the two tokens differ.
+pub fn compare(target: &mut dyn TokenModel, prompt: &[u32], a: &[u32], b: &[u32], chunk: usize) -> Result<Equality> {
+    let Some(at) = (0..a.len().max(b.len())).find(|&i| a.get(i) != b.get(i)) else { return Ok(Equality::Equal) };
+    let (Some(&x), Some(&y)) = (a.get(at), b.get(at)) else { return Ok(Equality::Different { at, gap: f32::NAN }) };
+    target.rollback(0);
+    let prefix = [prompt, &a[..at]].concat();
+    let mut gap = f32::NAN;
+    for part in prefix.chunks(chunk.max(1)) {
+        let logits = target.extend(part, 1)?;
+        let row = logits.row(0);
+        gap = match (row.get(x as usize), row.get(y as usize)) {
+            (Some(p), Some(q)) => (p - q).abs(),
+            _ => f32::NAN,
+        };
+    }
+    Ok(if gap < TIE { Equality::Tie { at, gap } } else { Equality::Different { at, gap } })
+}
+
+/// Times single passes behind `prompt`: the least of `repeats`, since everything but the pass only adds.
+pub fn step_costs(target: &mut dyn TokenModel, draft: &mut dyn TokenModel, prompt: &[u32], gamma: usize, repeats: usize) -> Result<StepCosts> {
+    let one = pass_time(target, prompt, 1, repeats)?;
+    let verify = pass_time(target, prompt, gamma + 1, repeats)?;
+    let draft = pass_time(draft, prompt, 1, repeats)?;
+    let unit = one.as_secs_f64().max(f64::MIN_POSITIVE);
+    Ok(StepCosts { draft: draft.as_secs_f64() / unit, verify: verify.as_secs_f64() / unit })
+}
+
+fn pass_time(model: &mut dyn TokenModel, prompt: &[u32], tokens: usize, repeats: usize) -> Result<Duration> {
+    model.rollback(0);
+    model.extend(prompt, 1)?;
+    let run: Vec<u32> = prompt.iter().copied().cycle().take(tokens).collect();
+    let mut least = Duration::MAX;
+    for _ in 0..repeats.max(1) {
+        let start = Instant::now();
+        model.extend(&run, tokens)?;
+        least = least.min(start.elapsed());
+        model.rollback(prompt.len());
+    }
+    Ok(least)
+}
+
+fn decode_seconds(generation: &Generation) -> f64 {
+    (generation.stats.draft_time + generation.stats.verify_time).as_secs_f64()
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}

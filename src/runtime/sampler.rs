@@ -1,0 +1,227 @@
+//! From logits to a token: temperature, top-k, top-p and a seeded draw.
+//!
+//! The order is that of Hugging Face's generation (temperature, then top-k, then top-p). Never reads a clock or the system's
+//! entropy: the same options and logits give the same tokens.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Result, RuntimeError};
+
+/// How tokens are drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingOptions {
+    /// Divides the logits; 0 takes the most likely token (greedy).
+    pub temperature: f32,
+    /// Keeps this many most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the smallest set of most likely tokens that has at least this probability; 1 keeps all.
+    pub top_p: f32,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for SamplingOptions {
+    /// Greedy.
+    fn default() -> Self {
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 }
+    }
+}
+
+/// Probabilities of the tokens that can be drawn at all, by ascending token id. They sum to 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distribution {
+    entries: Vec<(u32, f64)>,
+}
+
+impl Distribution {
+    /// The probability of `token`.
+    pub fn probability(&self, token: u32) -> f64 {
+        self.entries.binary_search_by_key(&token, |entry| entry.0).map_or(0.0, |i| self.entries[i].1)
+    }
+
+    /// Tokens and their probabilities, by ascending id.
+    pub fn entries(&self) -> &[(u32, f64)] {
+        &self.entries
+    }
+
+    /// `norm(max(0, self - other))`, from which a rejected draft token is replaced (Leviathan et al. 2023, section 2.3; Chen
+    /// et al. 2023, algorithm 2). `self` if nothing is left, which only rounding can bring about.
+    #[must_use]
+    pub fn residual(&self, other: &Self) -> Self {
+        let rest = self.entries.iter().map(|&(token, p)| (token, (p - other.probability(token)).max(0.0))).filter(|entry| entry.1 > 0.0);
+        let rest = Self { entries: rest.collect() };
+        if rest.entries.is_empty() { self.clone() } else { rest.normalized() }
+    }
+
+    fn normalized(mut self) -> Self {
+        let total: f64 = self.entries.iter().map(|entry| entry.1).sum();
+        for entry in &mut self.entries {
+            entry.1 /= total;
+        }
+        self
+    }
+}
+
+/// Draws tokens; owns the random numbers.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    options: SamplingOptions,
+    random: ChaCha8Rng,
+}
+
+impl Sampler {
+    /// Refuses a temperature that is negative or not finite, and a top-p outside `(0, 1]`.
+    pub fn new(options: SamplingOptions) -> Result<Self> {
+        if !(options.temperature.is_finite() && options.temperature >= 0.0) {
+            return Err(RuntimeError::Input(format!("temperature {} must be a number of at least 0 (0 is greedy)", options.temperature)));
+        }
+        if !(options.top_p > 0.0 && options.top_p <= 1.0) {
+            return Err(RuntimeError::Input(format!("top-p {} must lie in (0, 1]", options.top_p)));
+        }
+        let random = ChaCha8Rng::seed_from_u64(options.seed);
+        Ok(Self { options, random })
+    }
+
+    /// The options it was made with.
+    pub fn options(&self) -> &SamplingOptions {
+        &self.options
+    }
+
+    /// What `logits` say after temperature, top-k and top-p. `position` is named in the error if they hold NaN or +inf.
+    pub fn distribution(&self, logits: &[f32], position: usize) -> Result<Distribution> {
+        let (best, max) = argmax(logits, position)?;
+        if self.options.temperature == 0.0 {
+            return Ok(Distribution { entries: vec![(best, 1.0)] });
+        }
+        let temperature = f64::from(self.options.temperature);
+        let mut entries: Vec<(u32, f64)> =
+            (0..).zip(logits).filter(|entry| entry.1.is_finite()).map(|(id, &x)| (id, f64::from(x - max) / temperature)).collect();
+        let by_score = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if self.options.top_k > 0 && self.options.top_k < entries.len() {
+            entries.select_nth_unstable_by(self.options.top_k, by_score);
+            entries.truncate(self.options.top_k);
+        }
+        for entry in &mut entries {
+            entry.1 = entry.1.exp();
+        }
+        let mut distribution = Distribution { entries }.normalized();
+        if self.options.top_p < 1.0 {
+            distribution.entries.sort_unstable_by(by_score);
+            let mut mass = 0.0;
+            let keep = distribution.entries.iter().take_while(|entry| {
+                let below = mass < f64::from(self.options.top_p);
+                mass += entry.1;
+                below
+            });
+            let keep = keep.count().max(1);
+            distribution.entries.truncate(keep);
+            distribution = distribution.normalized();
+        }
+        distribution.entries.sort_unstable_by_key(|entry| entry.0);
+        Ok(distribution)
+    }
+
+    /// Draws one token.
+    pub fn draw(&mut self, distribution: &Distribution) -> u32 {
+        if let [(only, _)] = distribution.entries[..] {
+            return only;
+        }
+        let mut rest = self.uniform();
+        for &(token, p) in &distribution.entries {
+            rest -= p;
+            if rest < 0.0 {
+                return token;
+            }
+        }
+        // Rounding left a sliver above the last entry.
+        distribution.entries.last().map_or(0, |entry| entry.0)
+    }
+
+    /// A number in `[0, 1)`.
+    pub fn uniform(&mut self) -> f64 {
+        self.random.random()
+    }
+}
+
+/// The most likely token (of equal ones the lowest id) and its logit.
+pub(super) fn argmax(logits: &[f32], position: usize) -> Result<(u32, f32)> {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (id, &x) in (0..).zip(logits) {
+        if x.is_nan() || x == f32::INFINITY {
+            return Err(RuntimeError::Logits { position, found: if x.is_nan() { "NaN" } else { "+inf" } });
+        }
+        if x > best.1 {
+            best = (id, x);
+        }
+    }
+    if best.1 == f32::NEG_INFINITY { Err(RuntimeError::Logits { position, found: "no finite value" }) } else { Ok(best) }
+}
+
+/// The probability of the most likely token at temperature 1, before any cut.
+pub(super) fn top_probability(logits: &[f32], position: usize) -> Result<f32> {
+    let (_, max) = argmax(logits, position)?;
+    Ok(1.0 / logits.iter().map(|x| (x - max).exp()).sum::<f32>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn distribution(logits: &[f32], temperature: f32, top_k: usize, top_p: f32) -> Vec<(u32, f64)> {
+        let sampler = Sampler::new(SamplingOptions { temperature, top_k, top_p, seed: 1 }).unwrap();
+        sampler.distribution(logits, 0).unwrap().entries
+    }
+
+    fn close(found: &[(u32, f64)], expected: &[(u32, f64)]) {
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (a, b) in found.iter().zip(expected) {
+            assert!(a.0 == b.0 && (a.1 - b.1).abs() < 1e-6, "{found:?} is not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn greedy_ties_go_to_the_lowest_id() {
+        assert_eq!(distribution(&[1.0, 3.0, 3.0], 0.0, 0, 1.0), [(1, 1.0)]);
+    }
+
+    #[test]
+    fn temperature_one_is_the_softmax() {
+        close(&distribution(&[0.0, 2.0f32.ln(), f32::NEG_INFINITY], 1.0, 0, 1.0), &[(0, 1.0 / 3.0), (1, 2.0 / 3.0)]);
+    }
+
+    #[test]
+    fn top_k_keeps_the_most_likely_and_the_lowest_ids_of_equals() {
+        close(&distribution(&[0.0, 1.0, 0.0, 0.0], 1.0, 2, 1.0), &[(0, 1.0 / (1.0 + 1f64.exp())), (1, 1f64.exp() / (1.0 + 1f64.exp()))]);
+    }
+
+    #[test]
+    fn top_p_keeps_the_smallest_sufficient_set() {
+        let logits = [0.5f32.ln(), 0.3f32.ln(), 0.2f32.ln()];
+        close(&distribution(&logits, 1.0, 0, 0.7), &[(0, 0.625), (1, 0.375)]);
+        close(&distribution(&logits, 1.0, 0, 0.01), &[(0, 1.0)]);
+    }
+
+    #[test]
+    fn residual_is_what_the_draft_left_out() {
+        let p = Distribution { entries: vec![(0, 0.5), (1, 0.5)] };
+        let q = Distribution { entries: vec![(0, 0.75), (2, 0.25)] };
+        close(&p.residual(&q).entries, &[(1, 1.0)]);
+        close(&p.residual(&p).entries, &p.entries);
+    }
+
+    #[test]
+    fn broken_logits_are_named_with_their_position() {
+        for (logits, found) in [([0.0, f32::NAN], "NaN"), ([f32::INFINITY, 0.0], "+inf"), ([f32::NEG_INFINITY; 2], "no finite value")] {
+            let error = Sampler::new(SamplingOptions::default()).unwrap().distribution(&logits, 17).unwrap_err().to_string();
+            assert!(error.contains("position 17") && error.contains(found), "{error}");
+        }
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        for (temperature, top_p) in [(-1.0, 1.0), (f32::NAN, 1.0), (1.0, 0.0), (1.0, 1.5)] {
+            assert!(Sampler::new(SamplingOptions { temperature, top_p, ..SamplingOptions::default() }).is_err());
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! One ONNX graph, loaded and ready to run on named tensors.
+//!
+//! Knows no cache and no tokens; [`super::DecoderSession`] is built on it. Options that a backend lacks are left out there, never
+//! an error.
+
+mod tensor;
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dlc_exporters::manifest::Profile;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{SessionInputValue, SessionOutputs};
+use ort::value::DynValue;
+
+pub use self::tensor::{HostData, HostTensor};
+use super::{Backend, BackendKind, Bundle, Provider, Result, RuntimeError, SharedWeights};
+
+/// How a session is loaded.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Threads inside an operator; None leaves it to the backend. tract always uses one.
+    pub threads: Option<usize>,
+    /// Where it computes.
+    pub provider: Provider,
+}
+
+/// A loaded graph.
+#[derive(Debug)]
+pub struct Session {
+    /// Declared before the weights it borrows: dropped before them.
+    inner: ort::session::Session,
+    graph: String,
+    file: PathBuf,
+    profile: Option<Profile>,
+    provider: Provider,
+    _weights: Option<Arc<SharedWeights>>,
+}
+
+impl Session {
+    /// Loads the graph `name` of a bundle, after checking that the backend runs it. `weights` are the shared ones of this bundle.
+    pub fn load(backend: &Backend, bundle: &Bundle, name: &str, weights: Option<&Arc<SharedWeights>>, options: &SessionOptions) -> Result<Self> {
+        backend.check(bundle.manifest(), options.provider)?;
+        let graph = bundle.graph(name)?;
+        // A GPU copies its weights into its own memory: nothing to share.
+        let weights = weights.filter(|_| options.provider == Provider::Cpu).cloned();
+        let path = bundle.graph_path(graph);
+        let inner = build(backend, &path, name, weights.as_deref(), options).map_err(|error| failed(name, &path, "load", &error))?;
+        let profile = Some(bundle.manifest().profile);
+        Ok(Self { inner, graph: name.to_owned(), file: path, profile, provider: options.provider, _weights: weights })
+    }
+
+    /// Loads an ONNX file that is no bundle's.
+    pub fn load_file(backend: &Backend, path: &Path, options: &SessionOptions) -> Result<Self> {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let inner = build(backend, path, &name, None, options).map_err(|error| failed(&name, path, "load", &error))?;
+        Ok(Self { inner, graph: name, file: path.to_path_buf(), profile: None, provider: options.provider, _weights: None })
+    }
+
+    /// The graph's name.
+    pub fn graph(&self) -> &str {
+        &self.graph
+    }
+
+    /// Names of the inputs, in the file's order.
+    pub fn input_names(&self) -> Vec<&str> {
+        self.inner.inputs().iter().map(ort::value::Outlet::name).collect()
+    }
+
+    /// Names of the outputs, in the file's order.
+    pub fn output_names(&self) -> Vec<&str> {
+        self.inner.outputs().iter().map(ort::value::Outlet::name).collect()
+    }
+
+    /// Runs the graph on tensors in host memory and copies all outputs there.
+    pub fn run_host(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Vec<(String, HostTensor)>> {
+        let known = self.input_names();
+        if let Some((name, _)) = inputs.iter().find(|(name, _)| !known.contains(name)) {
+            return Err(RuntimeError::port(&self.graph, name, format!("there is no such input, but {}", known.join(", "))));
+        }
+        if let Some(missing) = known.iter().find(|name| !inputs.iter().any(|(given, _)| given == *name)) {
+            return Err(RuntimeError::port(&self.graph, missing, "the input is missing"));
+        }
+        let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
+        for (name, tensor) in inputs {
+            if let (Some(profile), "attention_mask", HostData::I64(mask)) = (self.profile, *name, &tensor.data) {
+                check_mask(profile, mask)?;
+            }
+            let value = tensor.to_value().map_err(|problem| RuntimeError::port(&self.graph, name, problem))?;
+            values.push((Cow::Borrowed(*name), value.into()));
+        }
+        let graph = self.graph.clone();
+        let outputs = self.run(values)?;
+        outputs
+            .iter()
+            .map(|(name, value)| Ok((name.to_owned(), HostTensor::from_value(&value).map_err(|problem| RuntimeError::port(&graph, name, problem))?)))
+            .collect()
+    }
+
+    /// Runs the graph; all outputs end up in host memory.
+    pub(super) fn run(&mut self, inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)>) -> Result<SessionOutputs<'_>> {
+        let Self { inner, graph, file, .. } = self;
+        inner.run(inputs).map_err(|error| failed(graph, file, "run", &error))
+    }
+
+    /// Runs the graph with outputs chosen and placed by `options`.
+    pub(super) fn run_into<'s>(
+        &'s mut self,
+        inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)>,
+        options: &'s ort::session::RunOptions<ort::session::HasSelectedOutputs>,
+    ) -> Result<SessionOutputs<'s>> {
+        let Self { inner, graph, file, .. } = self;
+        inner.run_with_options(inputs, options).map_err(|error| failed(graph, file, "run", &error))
+    }
+
+    /// The `ort` session, for bindings and allocators.
+    pub(super) fn ort(&mut self) -> &mut ort::session::Session {
+        &mut self.inner
+    }
+
+    pub(super) fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// An error of the backend with this graph's name and file.
+    pub(super) fn failed(&self, error: &ort::Error) -> RuntimeError {
+        failed(&self.graph, &self.file, "run", error)
+    }
+}
+
+fn failed(graph: &str, file: &Path, action: &'static str, error: &ort::Error) -> RuntimeError {
+    RuntimeError::Graph { graph: graph.to_owned(), file: file.to_path_buf(), action, message: error.message().to_owned() }
+}
+
+fn build(
+    backend: &Backend,
+    path: &Path,
+    graph: &str,
+    weights: Option<&SharedWeights>,
+    options: &SessionOptions,
+) -> ort::Result<ort::session::Session> {
+    let mut builder = ort::session::Session::builder(backend.environment())?.with_optimization_level(GraphOptimizationLevel::All)?;
+    if backend.kind() == BackendKind::OnnxRuntime {
+        if let Some(threads) = options.threads {
+            builder = builder.with_intra_threads(threads)?;
+        }
+        if let Provider::Cuda(device) = options.provider {
+            let cuda = ort::ep::CUDA::default().with_device_id(device).build().error_on_failure();
+            builder = builder.with_execution_providers([cuda])?;
+        }
+        if let Some(weights) = weights {
+            builder = weights.attach(graph, builder)?;
+        }
+    }
+    builder.commit_from_file(path)
+}
+
+/// Refuses an attention mask that the profile's operators would misread.
+///
+/// `GroupQueryAttention`, of the profile `ort`, takes the number of tokens from the mask and knows no holes in it: a zero, such as
+/// left padding, would silently shift the tokens' positions.
+pub fn check_mask(profile: Profile, mask: &[i64]) -> Result<()> {
+    match mask.iter().position(|&entry| entry != 1) {
+        Some(at) if profile == Profile::Ort => {
+            let reason = format!("entry {at} is {}, and GroupQueryAttention counts the ones instead of looking where they are", mask[at]);
+            Err(RuntimeError::unsupported("attention_mask", reason, "Run sequences of one length without padding, or compile with `--profile onnx`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Another handle on the same value: nothing is copied.
+pub(super) fn share(value: &DynValue) -> Result<DynValue> {
+    value.view().try_upgrade().map_err(|_| RuntimeError::Bug("a cache value is borrowed".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_with_holes_are_refused_where_group_query_attention_would_misread_them() {
+        check_mask(Profile::Ort, &[1, 1, 1]).unwrap();
+        check_mask(Profile::Onnx, &[0, 1, 1]).unwrap();
+        check_mask(Profile::Portable, &[1, 0, 1]).unwrap();
+        let error = check_mask(Profile::Ort, &[0, 1, 1]).unwrap_err();
+        assert_eq!(error.fault(), dlc_ir::Fault::Unsupported);
+        assert!(error.to_string().contains("--profile onnx"), "{error}");
+    }
+}

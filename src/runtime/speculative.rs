@@ -1,0 +1,285 @@
+//! Lossless speculative decoding over [`TokenModel`]s (Leviathan et al. 2023; Chen et al. 2023), plain decoding being the case
+//! without a draft.
+//!
+//! The words come from the target's distribution, whatever the draft proposes; greedy decoding is the case of distributions with
+//! one entry. Never prints, and never looks inside a model: a cache is a length.
+
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+pub use self::stats::Stats;
+use super::sampler::top_probability;
+use super::{Distribution, Result, RuntimeError, Sampler, SamplingOptions, TokenModel};
+
+/// How a text is continued.
+#[derive(Debug, Clone)]
+pub struct DecodeOptions {
+    /// The most tokens to write.
+    pub max_tokens: usize,
+    /// Tokens that the draft proposes per round; 0 doesn't draft.
+    pub gamma: usize,
+    /// Tokens per pass while the prompt is read.
+    pub prefill_chunk: usize,
+    /// Tokens that end the text; they aren't part of it.
+    pub stop_tokens: Vec<u32>,
+    /// How tokens are drawn.
+    pub sampling: SamplingOptions,
+    /// The draft stops proposing when its most likely token is less likely than this; 0 never stops early.
+    pub draft_confidence: f32,
+    /// Set from another thread to end the text after the pass that is running.
+    pub cancel: Option<Arc<AtomicBool>>,
+}
+
+impl Default for DecodeOptions {
+    fn default() -> Self {
+        Self {
+            max_tokens: 256,
+            gamma: 4,
+            prefill_chunk: 512,
+            stop_tokens: Vec::new(),
+            sampling: SamplingOptions::default(),
+            draft_confidence: 0.0,
+            cancel: None,
+        }
+    }
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// The model wrote this stop token.
+    StopToken(u32),
+    /// [`DecodeOptions::max_tokens`] are written.
+    MaxTokens,
+    /// The target's context is full.
+    ContextFull,
+    /// The callback broke off.
+    Caller,
+    /// [`DecodeOptions::cancel`] was set.
+    Cancelled,
+}
+
+/// A finished continuation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    /// The tokens, without prompt and stop token.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub stop: StopReason,
+    /// What it took.
+    pub stats: Stats,
+}
+
+/// Continues token sequences with a target and, if there is one, its draft.
+///
+/// What both caches hold of an earlier sequence is used again: a prompt that begins with it is read from where they differ.
+pub struct Decoder<'m> {
+    target: &'m mut dyn TokenModel,
+    draft: Option<&'m mut dyn TokenModel>,
+    options: DecodeOptions,
+    sampler: Sampler,
+    /// Prompt and decided tokens. After each round the target has cached all but the last, the draft at most as many.
+    sequence: Vec<u32>,
+}
+
+impl std::fmt::Debug for Decoder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder").field("options", &self.options).field("sequence", &self.sequence.len()).finish_non_exhaustive()
+    }
+}
+
+impl<'m> Decoder<'m> {
+    /// Takes over both models with emptied caches. Refuses a draft of another vocabulary and options out of range.
+    pub fn new(target: &'m mut dyn TokenModel, mut draft: Option<&'m mut dyn TokenModel>, options: DecodeOptions) -> Result<Self> {
+        if let Some(draft) = &mut draft {
+            if draft.vocab_size() != target.vocab_size() {
+                let (theirs, ours) = (draft.vocab_size(), target.vocab_size());
+                return Err(RuntimeError::unsupported(
+                    "draft",
+                    format!("its vocabulary has {theirs} entries, the target's {ours}"),
+                    "Use a draft made from this target, or `--no-draft`",
+                ));
+            }
+            draft.rollback(0);
+        }
+        if !(0.0..=1.0).contains(&options.draft_confidence) {
+            return Err(RuntimeError::Input(format!("draft confidence {} must lie in 0..=1 (0 is off)", options.draft_confidence)));
+        }
+        target.rollback(0);
+        let sampler = Sampler::new(options.sampling.clone())?;
+        Ok(Self { target, draft, options, sampler, sequence: Vec::new() })
+    }
+
+    /// Continues `prompt`. `on_tokens` sees the tokens of each round as they are decided and may break off.
+    pub fn generate(&mut self, prompt: &[u32], on_tokens: &mut dyn FnMut(&[u32]) -> ControlFlow<()>) -> Result<Generation> {
+        let result = self.try_generate(prompt, on_tokens);
+        if result.is_err() {
+            // A model that failed in mid-pass may have cached anything.
+            self.forget(0);
+            self.sequence.clear();
+        }
+        result
+    }
+
+    fn try_generate(&mut self, prompt: &[u32], on_tokens: &mut dyn FnMut(&[u32]) -> ControlFlow<()>) -> Result<Generation> {
+        self.check_prompt(prompt)?;
+        let mut generation = Generation { tokens: Vec::new(), stop: StopReason::MaxTokens, stats: Stats::default() };
+        let prefilled = self.prefill(prompt, &mut generation.stats)?;
+        generation.stop = loop {
+            if !prefilled || self.cancelled() {
+                break StopReason::Cancelled;
+            }
+            let left = self.options.max_tokens - generation.tokens.len();
+            let room = self.target.context_length().saturating_sub(self.sequence.len());
+            if left == 0 || room == 0 {
+                break if left == 0 { StopReason::MaxTokens } else { StopReason::ContextFull };
+            }
+            let decided = self.round(left.min(room), &mut generation.stats)?;
+            let stop = decided.iter().position(|token| self.options.stop_tokens.contains(token));
+            let text = &decided[..stop.unwrap_or(decided.len())];
+            self.sequence.extend_from_slice(text);
+            self.forget(self.sequence.len());
+            generation.tokens.extend_from_slice(text);
+            generation.stats.tokens += text.len();
+            let flow = if text.is_empty() { ControlFlow::Continue(()) } else { on_tokens(text) };
+            if let Some(stop) = stop {
+                break StopReason::StopToken(decided[stop]);
+            }
+            if flow.is_break() {
+                break StopReason::Caller;
+            }
+        };
+        // The last token decided was never fed.
+        Ok(generation)
+    }
+
+    fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
+        let (vocab, context) = (self.target.vocab_size(), self.target.context_length());
+        if prompt.is_empty() {
+            return Err(RuntimeError::Input("the prompt has no token: give a text, or begin with the model's bos token".to_owned()));
+        }
+        if prompt.len() >= context {
+            return Err(RuntimeError::Input(format!("the prompt has {} tokens, the model's context {context}: shorten the prompt", prompt.len())));
+        }
+        if let Some(token) = prompt.iter().find(|&&token| token as usize >= vocab) {
+            return Err(RuntimeError::Input(format!("token {token} of the prompt is outside the vocabulary of {vocab}: use this model's tokenizer")));
+        }
+        Ok(())
+    }
+
+    /// Reads all of the prompt but its last token into both caches. False if cancelled on the way.
+    fn prefill(&mut self, prompt: &[u32], stats: &mut Stats) -> Result<bool> {
+        let started = Instant::now();
+        let known = self.sequence.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
+        self.forget(known);
+        self.sequence = prompt.to_vec();
+        let Self { target, draft, options, sequence, .. } = self;
+        let draft = draft.as_deref_mut().filter(|_| options.gamma > 0);
+        let mut models: Vec<&mut dyn TokenModel> = vec![&mut **target];
+        models.extend(draft.map(|draft| draft as &mut dyn TokenModel));
+        let mut complete = true;
+        for model in models {
+            let end = (sequence.len() - 1).min(model.context_length());
+            let start = model.len().min(end);
+            for chunk in sequence[start..end].chunks(options.prefill_chunk.max(1)) {
+                if is_set(options.cancel.as_deref()) {
+                    complete = false;
+                    break;
+                }
+                model.extend(chunk, 0)?;
+            }
+        }
+        if !complete {
+            // What is cached is a prefix of the prompt all the same; the next call goes on from there.
+            let cached = self.target.len();
+            self.sequence.truncate(cached);
+        }
+        stats.prefill_time += started.elapsed();
+        Ok(complete)
+    }
+
+    /// Drafts, verifies, and returns the 1 to `limit` tokens that were decided. The caches then hold more than is decided.
+    fn round(&mut self, limit: usize, stats: &mut Stats) -> Result<Vec<u32>> {
+        let started = Instant::now();
+        let proposals = self.propose(limit - 1)?;
+        stats.draft_time += started.elapsed();
+
+        let started = Instant::now();
+        let position = self.sequence.len() - 1;
+        let mut tokens = self.sequence[self.target.len()..].to_vec();
+        tokens.extend(proposals.iter().map(|proposal| proposal.0));
+        let logits = self.target.extend(&tokens, proposals.len() + 1)?;
+        stats.verify_time += started.elapsed();
+
+        stats.rounds += 1;
+        stats.drafted += proposals.len();
+        let mut decided = Vec::with_capacity(proposals.len() + 1);
+        for (i, (token, q)) in proposals.iter().enumerate() {
+            let p = self.sampler.distribution(logits.row(i), position + i)?;
+            stats.tested += 1;
+            // Accept with probability min(1, p/q); q is positive, the token was drawn from it.
+            if self.sampler.uniform() * q.probability(*token) < p.probability(*token) {
+                stats.accepted += 1;
+                decided.push(*token);
+            } else {
+                decided.push(self.sampler.draw(&p.residual(q)));
+                return Ok(decided);
+            }
+        }
+        let p = self.sampler.distribution(logits.row(proposals.len()), position + proposals.len())?;
+        decided.push(self.sampler.draw(&p));
+        Ok(decided)
+    }
+
+    /// Up to `most` proposals of the draft, each with the distribution it was drawn from.
+    fn propose(&mut self, most: usize) -> Result<Vec<(u32, Distribution)>> {
+        let mut proposals = Vec::new();
+        let Some(draft) = self.draft.as_deref_mut() else { return Ok(proposals) };
+        let room = draft.context_length().saturating_sub(self.sequence.len() - 1);
+        let gamma = self.options.gamma.min(most).min(room);
+        if gamma == 0 {
+            return Ok(proposals);
+        }
+        // The draft lacks the last decided token, and the one before it if all of its last proposals were accepted.
+        let mut pending = self.sequence[draft.len()..].to_vec();
+        while proposals.len() < gamma {
+            if is_set(self.options.cancel.as_deref()) {
+                break;
+            }
+            let logits = draft.extend(&pending, 1)?;
+            let position = draft.len() - 1;
+            // The decision looks at the prefix only, never at the token drawn, so the output's distribution stays the target's.
+            if self.options.draft_confidence > 0.0 && top_probability(logits.row(0), position)? < self.options.draft_confidence {
+                break;
+            }
+            let q = self.sampler.distribution(logits.row(0), position)?;
+            let token = self.sampler.draw(&q);
+            proposals.push((token, q));
+            pending = vec![token];
+        }
+        Ok(proposals)
+    }
+
+    /// Rolls both caches back to what the decided sequence of `len` tokens allows: its last token is always fed again.
+    fn forget(&mut self, len: usize) {
+        let keep = len.saturating_sub(usize::from(len == self.sequence.len()));
+        self.target.rollback(keep);
+        if let Some(draft) = self.draft.as_deref_mut() {
+            draft.rollback(keep);
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        is_set(self.options.cancel.as_deref())
+    }
+}
+
+fn is_set(flag: Option<&AtomicBool>) -> bool {
+    flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+}

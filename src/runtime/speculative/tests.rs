@@ -1,0 +1,259 @@
+//! The loop against scripted fakes whose logits are a hash of the whole prefix: one wrong cache entry changes every later token.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::runtime::Logits;
+
+/// A model without weights. Its cache is the list of tokens it was fed.
+#[derive(Clone)]
+struct Fake {
+    vocab: usize,
+    context: usize,
+    seed: u64,
+    /// Mixes in the logits of the model with this seed: a draft that is often right.
+    near: Option<(u64, f32)>,
+    cache: Vec<u32>,
+    passes: Vec<usize>,
+}
+
+impl Fake {
+    fn new(seed: u64) -> Self {
+        Self { vocab: 6, context: 64, seed, near: None, cache: Vec::new(), passes: Vec::new() }
+    }
+
+    fn like(mut self, other: u64, share: f32) -> Self {
+        self.near = Some((other, share));
+        self
+    }
+
+    fn scores(&self, prefix: &[u32]) -> Vec<f32> {
+        let of = |seed: u64, id: usize| {
+            let fold = |h: u64, x: u64| (h ^ x).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+            let hash = prefix.iter().fold(fold(seed, 77), |h, &token| fold(h, u64::from(token) + 1));
+            (fold(fold(hash, id as u64 + 1), 3) >> 40) as f32 / (1 << 22) as f32
+        };
+        let score = |id| match self.near {
+            Some((other, share)) => share * of(other, id) + (1.0 - share) * of(self.seed, id),
+            None => of(self.seed, id),
+        };
+        (0..self.vocab).map(score).collect()
+    }
+}
+
+impl TokenModel for Fake {
+    fn vocab_size(&self) -> usize {
+        self.vocab
+    }
+
+    fn context_length(&self) -> usize {
+        self.context
+    }
+
+    fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits> {
+        assert!(!tokens.is_empty() && want <= tokens.len(), "{want} of {tokens:?}");
+        self.passes.push(tokens.len());
+        let mut data = Vec::new();
+        for (i, &token) in tokens.iter().enumerate() {
+            self.cache.push(token);
+            if i + want >= tokens.len() {
+                data.extend(self.scores(&self.cache));
+            }
+        }
+        assert!(self.cache.len() <= self.context, "fed past the context");
+        Ok(Logits::new(self.vocab, data))
+    }
+
+    fn rollback(&mut self, len: usize) {
+        self.cache.truncate(len);
+    }
+}
+
+fn run(target: &mut Fake, draft: Option<&mut Fake>, prompt: &[u32], options: DecodeOptions) -> Generation {
+    let draft = draft.map(|draft| draft as &mut dyn TokenModel);
+    let mut seen = Vec::new();
+    let mut on_tokens = |tokens: &[u32]| {
+        seen.extend_from_slice(tokens);
+        ControlFlow::Continue(())
+    };
+    let generation = Decoder::new(target, draft, options).unwrap().generate(prompt, &mut on_tokens).unwrap();
+    assert_eq!(seen, generation.tokens, "the callback sees what is returned");
+    generation
+}
+
+/// Greedy decoding as one would write it without a cache.
+fn reference(target: &Fake, prompt: &[u32], options: &DecodeOptions) -> (Vec<u32>, StopReason) {
+    let mut sequence = prompt.to_vec();
+    loop {
+        if sequence.len() - prompt.len() == options.max_tokens {
+            return (sequence.split_off(prompt.len()), StopReason::MaxTokens);
+        }
+        if sequence.len() == target.context {
+            return (sequence.split_off(prompt.len()), StopReason::ContextFull);
+        }
+        let scores = target.scores(&sequence);
+        let best = (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap() as u32;
+        if options.stop_tokens.contains(&best) {
+            return (sequence.split_off(prompt.len()), StopReason::StopToken(best));
+        }
+        sequence.push(best);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn greedy_output_is_the_targets_for_any_draft(
+        seeds in any::<(u64, u64)>(),
+        share in prop_oneof![Just(0.0f32), 0.0f32..1.0, Just(1.0)],
+        gamma in 1usize..=8,
+        prompt in prop::collection::vec(0u32..6, 1..20),
+        max_tokens in 0usize..60,
+        prefill_chunk in 1usize..9,
+        draft_context in 2usize..80,
+        draft_confidence in prop_oneof![Just(0.0f32), 0.0f32..1.0],
+        stops in any::<bool>(),
+    ) {
+        let stop_tokens = if stops { vec![5] } else { Vec::new() };
+        let options = DecodeOptions { max_tokens, gamma, prefill_chunk, stop_tokens, draft_confidence, ..DecodeOptions::default() };
+        let mut target = Fake::new(seeds.0);
+        let mut draft = Fake { context: draft_context, ..Fake::new(seeds.1).like(seeds.0, share) };
+        let expected = reference(&target, &prompt, &options);
+        let plain = run(&mut target, None, &prompt, options.clone());
+        prop_assert_eq!((&plain.tokens, plain.stop), (&expected.0, expected.1));
+        let speculative = run(&mut target, Some(&mut draft), &prompt, options);
+        prop_assert_eq!((&speculative.tokens, speculative.stop), (&expected.0, expected.1));
+        prop_assert!(speculative.stats.accepted <= speculative.stats.tested && speculative.stats.tested <= speculative.stats.drafted);
+    }
+
+    #[test]
+    fn later_turns_read_only_what_is_new(seed in any::<u64>(), gamma in 0usize..6, turns in prop::collection::vec(prop::collection::vec(0u32..6, 1..6), 1..5)) {
+        let options = DecodeOptions { max_tokens: 5, gamma, ..DecodeOptions::default() };
+        let (mut target, mut draft, fresh) = (Fake::new(seed), Fake::new(!seed).like(seed, 0.8), Fake::new(seed));
+        let mut decoder = Decoder::new(&mut target, Some(&mut draft), options.clone()).unwrap();
+        let mut prompt = Vec::new();
+        let most = turns.len() * (1 + 5 * (gamma + 1));
+        for turn in turns {
+            prompt.extend(turn);
+            let found = decoder.generate(&prompt, &mut |_| ControlFlow::Continue(())).unwrap();
+            prop_assert_eq!(&found.tokens, &reference(&fresh, &prompt, &options).0);
+            prompt.extend(found.tokens);
+        }
+        let fed: usize = target.passes.iter().sum();
+        prop_assert!(fed <= prompt.len() + most, "{} tokens were fed for {}", fed, prompt.len());
+    }
+}
+
+/// Chi-square of the joint distribution of the first two tokens against the exact one.
+fn check_joint(sampling: &SamplingOptions, gamma: usize, share: f32) {
+    const SAMPLES: usize = 40_000;
+    let prompt = [3, 1];
+    let mut target = Fake { vocab: 5, ..Fake::new(11) };
+    let mut draft = Fake { vocab: 5, ..Fake::new(99) }.like(11, share);
+    let exact = Sampler::new(sampling.clone()).unwrap();
+    let after = |prefix: &[u32]| exact.distribution(&target.scores(prefix), 0).unwrap();
+    let mut expected = vec![0.0; 25];
+    for &(a, pa) in after(&prompt).entries() {
+        for &(b, pb) in after(&[3, 1, a]).entries() {
+            expected[(a * 5 + b) as usize] = pa * pb * SAMPLES as f64;
+        }
+    }
+    let options = DecodeOptions { max_tokens: 4, gamma, sampling: sampling.clone(), ..DecodeOptions::default() };
+    let mut decoder = Decoder::new(&mut target, Some(&mut draft), options).unwrap();
+    let mut found = [0usize; 25];
+    let mut stats = Stats::default();
+    for _ in 0..SAMPLES {
+        let generation = decoder.generate(&prompt, &mut |_| ControlFlow::Continue(())).unwrap();
+        found[(generation.tokens[0] * 5 + generation.tokens[1]) as usize] += 1;
+        stats.add(&generation.stats);
+    }
+    let cells: Vec<(f64, f64)> = found.iter().map(|&n| n as f64).zip(expected).collect();
+    assert!(cells.iter().all(|&(n, e)| e > 0.0 || n == 0.0), "a token outside the cut was drawn");
+    let cells: Vec<_> = cells.into_iter().filter(|cell| cell.1 >= 5.0).collect();
+    let chi2: f64 = cells.iter().map(|(n, e)| (n - e).powi(2) / e).sum();
+    // Wilson and Hilferty's approximation of the 1 - 1e-4 quantile.
+    let df = cells.len() as f64 - 1.0;
+    let limit = df * (1.0 - 2.0 / (9.0 * df) + 3.72 * (2.0 / (9.0 * df)).sqrt()).powi(3);
+    assert!(chi2 < limit, "chi-square {chi2:.1} over {limit:.1} with {df} degrees of freedom: {sampling:?} gamma {gamma}");
+    assert!(stats.acceptance() > 0.02 && stats.acceptance() < 0.98, "acceptance {} tests nothing", stats.acceptance());
+}
+
+#[test]
+fn sampled_output_has_the_targets_distribution_for_a_draft_unlike_it() {
+    let options = |temperature, top_k, top_p| SamplingOptions { temperature, top_k, top_p, seed: 5 };
+    check_joint(&options(1.0, 0, 1.0), 3, 0.0);
+    check_joint(&options(0.7, 0, 1.0), 1, 0.5);
+    check_joint(&options(1.3, 3, 1.0), 2, 0.0);
+    check_joint(&options(1.0, 0, 0.8), 3, 0.3);
+    check_joint(&options(0.9, 4, 0.9), 4, 0.6);
+}
+
+#[test]
+fn a_draft_equal_to_the_target_is_always_accepted() {
+    let options = DecodeOptions {
+        max_tokens: 40,
+        gamma: 3,
+        sampling: SamplingOptions { temperature: 1.0, ..SamplingOptions::default() },
+        ..DecodeOptions::default()
+    };
+    let (mut target, mut draft) = (Fake::new(4), Fake::new(4));
+    let stats = run(&mut target, Some(&mut draft), &[1, 2, 3], options).stats;
+    assert_eq!((stats.rounds, stats.accepted), (10, 30));
+    assert!((stats.acceptance() - 1.0).abs() < 1e-12 && (stats.tokens_per_round() - 4.0).abs() < 1e-12);
+}
+
+#[test]
+fn a_hesitant_draft_stops_early() {
+    let options = DecodeOptions { max_tokens: 20, gamma: 8, draft_confidence: 1.0, ..DecodeOptions::default() };
+    let stats = run(&mut Fake::new(1), Some(&mut Fake::new(2)), &[0], options).stats;
+    assert_eq!((stats.drafted, stats.rounds), (0, 20));
+}
+
+#[test]
+fn the_prompt_is_read_in_chunks() {
+    let mut target = Fake::new(1);
+    run(&mut target, None, &[0; 11], DecodeOptions { max_tokens: 1, prefill_chunk: 4, ..DecodeOptions::default() });
+    assert_eq!(target.passes, [4, 4, 2, 1]);
+}
+
+#[test]
+fn the_callback_and_the_flag_end_the_text() {
+    let (mut target, mut draft) = (Fake::new(1), Fake::new(1));
+    let cancel = Arc::new(AtomicBool::new(false));
+    let options = DecodeOptions { gamma: 2, cancel: Some(Arc::clone(&cancel)), ..DecodeOptions::default() };
+    let mut decoder = Decoder::new(&mut target, Some(&mut draft), options).unwrap();
+    let broken = decoder.generate(&[1], &mut |_| ControlFlow::Break(())).unwrap();
+    assert_eq!((broken.stop, broken.tokens.len()), (StopReason::Caller, 3));
+    let cancelled = decoder.generate(&[1], &mut |_| {
+        cancel.store(true, Ordering::Relaxed);
+        ControlFlow::Continue(())
+    });
+    let cancelled = cancelled.unwrap();
+    assert_eq!((cancelled.stop, cancelled.tokens), (StopReason::Cancelled, broken.tokens));
+    assert_eq!(decoder.generate(&[1, 2, 3], &mut |_| ControlFlow::Continue(())).unwrap().stop, StopReason::Cancelled);
+    cancel.store(false, Ordering::Relaxed);
+    let options = DecodeOptions::default();
+    let after = decoder.generate(&[1, 2, 3, 4], &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(after.tokens, reference(&Fake::new(1), &[1, 2, 3, 4], &options).0);
+}
+
+#[test]
+fn refuses_what_cannot_be_decoded() {
+    let mut other = Fake { vocab: 7, ..Fake::new(2) };
+    let error = Decoder::new(&mut Fake::new(1), Some(&mut other), DecodeOptions::default()).unwrap_err().to_string();
+    assert!(error.contains('7') && error.contains('6'), "{error}");
+    let mut target = Fake::new(1);
+    let mut decoder = Decoder::new(&mut target, None, DecodeOptions::default()).unwrap();
+    for prompt in [&[][..], &[6], &[0; 64]] {
+        assert!(decoder.generate(prompt, &mut |_| ControlFlow::Continue(())).is_err(), "{prompt:?}");
+    }
+}

@@ -1,0 +1,12 @@
+//! What the test suites share: golden checkpoints, and what a backend makes of them.
+#![allow(dead_code, clippy::unwrap_used, missing_docs)]
+
+pub mod golden;
+pub mod session;
+
+use std::path::{Path, PathBuf};
+
+/// A file or folder in `fixtures/`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}

@@ -1,0 +1,56 @@
+//! Every llama-family golden through the evaluator and through tract.
+
+use std::collections::BTreeMap;
+
+use dlc::runtime::{BackendKind, BackendSearch, start};
+use dlc_eval::Array;
+use dlc_exporters::manifest::Profile;
+use dlc_ir::{DType, Dim, Module};
+
+use crate::common::golden::{Case, DECODERS, Feed, Golden, TOLERANCE};
+use crate::common::session::check_golden;
+
+fn evaluate(module: &Module, feed: &Feed, caches: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
+    let graph = module.graph("target").unwrap();
+    let mut feeds = BTreeMap::new();
+    for (name, shape, data) in feed.integers() {
+        feeds.insert(name.to_owned(), Array::i64(shape, data).unwrap());
+    }
+    for input in graph.inputs().iter().filter(|i| i.cache.is_some()) {
+        let dims = &graph.value(input.value).ty.shape.0;
+        let width = |axis: usize| dims.get(axis).and_then(Dim::known).unwrap();
+        let empty = || Array::f32([feed.shape[0], width(1), 0, width(3)], vec![]).unwrap();
+        let cache = caches.get(&input.name.replace("past_key_values", "present")).cloned();
+        feeds.insert(input.name.clone(), cache.unwrap_or_else(empty));
+    }
+    dlc_eval::run(graph, &module.weights, &feeds).unwrap()
+}
+
+#[test]
+fn the_evaluator_agrees_with_transformers() {
+    for name in DECODERS {
+        let golden = Golden::read(name);
+        let module = golden.module(DType::F32);
+        for case in Case::ALL {
+            let (before, feed) = golden.feeds(case);
+            let caches = before.map(|b| evaluate(&module, &b, &BTreeMap::new())).unwrap_or_default();
+            let outputs = evaluate(&module, &feed, &caches);
+            golden.check(case, outputs["logits"].as_f32().unwrap(), TOLERANCE).unwrap();
+        }
+    }
+}
+
+#[test]
+fn tract_agrees_with_transformers() {
+    let search = BackendSearch { force: Some(BackendKind::Tract), ..BackendSearch::default() };
+    let backend = start(&search).unwrap();
+    let mut failures = Vec::new();
+    for name in DECODERS {
+        for profile in [Profile::Portable, Profile::Onnx] {
+            for case in Case::ALL {
+                failures.extend(check_golden(&backend, name, profile, DType::F32, case, TOLERANCE).err().map(|e| format!("{} {e}", profile.name())));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}

@@ -1,0 +1,6 @@
+//! Everything that needs no ONNX Runtime: the evaluator, the built-in tract, the command.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod goldens;

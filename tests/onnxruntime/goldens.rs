@@ -1,0 +1,48 @@
+//! Every llama-family golden through ONNX Runtime, in each profile.
+
+use dlc::runtime::Backend;
+use dlc_exporters::manifest::Profile;
+use dlc_ir::DType;
+use libtest_mimic::Trial;
+
+use crate::common::golden::{Case, DECODERS, TOLERANCE};
+use crate::common::session::check_golden;
+
+/// Logits of half-precision models may be this far from the f32 reference: activations have 11 bits, and logits reach 3.
+const HALF_TOLERANCE: f32 = 2e-2;
+
+pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for name in DECODERS {
+        for profile in Profile::ALL {
+            for case in Case::ALL {
+                let backend = backend.cloned();
+                let title = format!("goldens::{name}_{}_{case:?}", profile.name());
+                trials.push(Trial::test(title, move || f32_case(&backend.expect("not ignored"), name, profile, case)));
+            }
+            let backend = backend.cloned();
+            trials.push(Trial::test(format!("goldens::{name}_{}_f16", profile.name()), move || {
+                let check = check_golden(&backend.expect("not ignored"), name, profile, DType::F16, Case::Sequence, HALF_TOLERANCE);
+                check.map_err(Into::into)
+            }));
+        }
+    }
+    let backend = backend.cloned();
+    trials.push(Trial::test("goldens::bf16_is_refused_on_the_cpu", move || {
+        let error = check_golden(&backend.expect("not ignored"), "llama", Profile::Onnx, DType::Bf16, Case::Sequence, 0.1).unwrap_err();
+        if error.contains("bf16 MatMul") && error.contains("--dtype f32") { Ok(()) } else { Err(error.into()) }
+    }));
+    trials
+}
+
+fn f32_case(backend: &Backend, name: &'static str, profile: Profile, case: Case) -> Result<(), libtest_mimic::Failed> {
+    let outcome = check_golden(backend, name, profile, DType::F32, case, TOLERANCE);
+    // GroupQueryAttention counts tokens from the mask and takes padding on the right only: refused, not computed wrongly.
+    if profile == Profile::Ort && case == Case::LeftPadded {
+        return match outcome {
+            Err(reason) if reason.contains("padding") => Ok(()),
+            other => Err(format!("left padding was not refused: {other:?}").into()),
+        };
+    }
+    outcome.map_err(Into::into)
+}
