@@ -13,7 +13,7 @@ use crate::genai::{GENAI_FILE, GraphFile, genai_config};
 use crate::manifest::{
     CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, ModelRecord, PassRecord, PortRecord, Profile, Source, WEIGHTS_FILE,
 };
-use crate::onnx::lower::{Lowered, Target, lower};
+use crate::onnx::lower::{Lowered, Target, cache_layout, lower};
 use crate::progress::Progress;
 use crate::staging::Staging;
 use crate::weights::WeightPlan;
@@ -49,8 +49,9 @@ pub struct SpeculativeDefaults {
 /// exists (see [`BundleRequest::force`]), a file that can't be read or written, or [`ExportError::Cancelled`].
 pub fn write_bundle(module: &Module, request: &BundleRequest, out: &Path, progress: &dyn Progress) -> Result<Manifest, ExportError> {
     check_names(module)?;
-    let target =
-        Target { profile: request.profile, weights: &module.weights, context_length: module.model.context_length, version: &request.version };
+    let caches = cache_layout(&module.graphs, request.profile);
+    let context_length = module.model.context_length;
+    let target = Target { profile: request.profile, caches, weights: &module.weights, context_length, version: &request.version };
     let mut lowered = module.graphs.iter().map(|graph| lower(graph, target)).collect::<Result<Vec<_>, _>>()?;
     let stored: Vec<_> = module.graphs.iter().zip(&lowered).map(|(g, l)| (g.name.as_str(), l.stored.as_slice())).collect();
     let plan = WeightPlan::new(&module.weights, &stored)?;
@@ -121,7 +122,10 @@ fn write_genai_config(
     };
     let Some(target) = part("target") else { return Ok(()) };
     let draft = part("draft").zip(request.draft);
-    files.insert(GENAI_FILE.to_owned(), staging.write(GENAI_FILE, genai_config(&module.model, target, draft).as_bytes())?);
+    files.insert(
+        GENAI_FILE.to_owned(),
+        staging.write(GENAI_FILE, genai_config(&module.model, cache_layout(&module.graphs, request.profile), target, draft).as_bytes())?,
+    );
     Ok(())
 }
 
@@ -133,6 +137,7 @@ fn manifest(module: &Module, request: &BundleRequest, graphs: Vec<GraphRecord>, 
         source: request.source.clone(),
         profile: request.profile,
         dtype: model.dtype.name().to_owned(),
+        caches: cache_layout(&module.graphs, request.profile),
         model: ModelRecord {
             family: model.family.clone(),
             vocab_size: model.vocab_size,

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use dlc_ir::{Graph, ModelInfo};
 
 use crate::bundle::SpeculativeDefaults;
+use crate::manifest::CacheLayout;
 
 /// The file's name in a bundle.
 pub(crate) const GENAI_FILE: &str = "genai_config.json";
@@ -18,8 +19,13 @@ pub(crate) struct GraphFile<'a> {
 }
 
 /// The configuration, ready to be written.
-pub(crate) fn genai_config(model: &ModelInfo, target: GraphFile<'_>, draft: Option<(GraphFile<'_>, SpeculativeDefaults)>) -> String {
-    let mut config = json!({ "model": model_block(model, target), "search": search_block(model) });
+pub(crate) fn genai_config(
+    model: &ModelInfo,
+    caches: CacheLayout,
+    target: GraphFile<'_>,
+    draft: Option<(GraphFile<'_>, SpeculativeDefaults)>,
+) -> String {
+    let mut config = json!({ "model": model_block(model, target), "search": search_block(model, caches) });
     if let Some((draft, defaults)) = draft {
         config["model"]["draft"] = decoder_block(model, draft);
         config["speculative"] = json!({
@@ -79,7 +85,7 @@ fn decoder_block(model: &ModelInfo, graph: GraphFile<'_>) -> Value {
     })
 }
 
-fn search_block(model: &ModelInfo) -> Value {
+fn search_block(model: &ModelInfo, caches: CacheLayout) -> Value {
     json!({
         "diversity_penalty": 0.0,
         "do_sample": false,
@@ -90,7 +96,7 @@ fn search_block(model: &ModelInfo) -> Value {
         "no_repeat_ngram_size": 0,
         "num_beams": 1,
         "num_return_sequences": 1,
-        "past_present_share_buffer": true,
+        "past_present_share_buffer": caches == CacheLayout::InPlace,
         "repetition_penalty": 1.0,
         "temperature": 1.0,
         "top_k": 50,

@@ -1,6 +1,6 @@
 //! The manifest `dlc.yaml`: what a bundle holds, where it came from and how it was made.
 //!
-//! Written by [`crate::bundle`], read by the runtime and by `dlc inspect`, `diff` and `verify`. It names no path outside the bundle.
+//! Written by [`crate::write_bundle`], read by the runtime and by `dlc inspect`, `diff` and `verify`. It names no path outside the bundle.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +27,8 @@ pub struct Manifest {
     pub profile: Profile,
     /// Element type of weights and activations: `f32`, `f16` or `bf16`.
     pub dtype: String,
+    /// How key/value caches pass from one run to the next.
+    pub caches: CacheLayout,
     /// What the decoding loop must know about the model.
     pub model: ModelRecord,
     /// The passes that ran, in order.
@@ -83,6 +85,17 @@ impl Profile {
             Self::Ort => "ort",
         }
     }
+}
+
+/// How key/value caches pass from one run to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheLayout {
+    /// `present` is `past` with the new entries appended. The mask may hide any entry.
+    Appended,
+    /// `past` and `present` may be one buffer, longer than what it holds (`GroupQueryAttention`). The mask only says how many entries it
+    /// holds, so there is no padding on the left, and several tokens behind a past are for one sequence only.
+    InPlace,
 }
 
 /// What the decoding loop must know about the model.

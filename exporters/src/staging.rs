@@ -1,7 +1,7 @@
 //! A folder that appears under its name only when it is complete.
 //!
-//! Files go to a hidden sibling `.NAME.dlc-tmp-N`, which holds a locked file while its writer lives. Siblings whose writer died are
-//! removed by the next one. Nothing is ever deleted that dlc didn't write.
+//! Files go to a hidden sibling `.NAME.dlc-tmp-N`; a file beside it, `.NAME.dlc-tmp-N.lock`, is locked while the writer lives. What a writer
+//! that died left behind is removed by the next one. Nothing is ever deleted that dlc didn't write.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,6 +13,7 @@ use crate::error::ExportError;
 use crate::manifest::{FileRecord, MANIFEST_FILE, Manifest};
 
 const LOCK: &str = ".lock";
+const OLD: &str = ".old";
 const MARK: &str = ".dlc-tmp-";
 
 /// A folder being written. Dropping it without [`commit`](Self::commit) removes it.
@@ -20,14 +21,14 @@ const MARK: &str = ".dlc-tmp-";
 pub(crate) struct Staging {
     out: PathBuf,
     folder: PathBuf,
-    lock: Option<File>,
+    /// Held until the folder is gone from its hidden name.
+    _lock: File,
     force: bool,
 }
 
 impl Staging {
     /// Makes the hidden sibling of `out`, after checking that `out` may be written.
     pub fn new(out: &Path, force: bool) -> Result<Self, ExportError> {
-        check_replaceable(out, force)?;
         let name = out
             .file_name()
             .and_then(|n| n.to_str())
@@ -36,31 +37,24 @@ impl Staging {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        fs::create_dir_all(parent).map_err(ExportError::io("create", parent))?;
         let prefix = format!(".{name}{MARK}");
-        remove_stale(parent, &prefix);
+        recover(parent, &prefix, out);
+        check_replaceable(out, force)?;
+        fs::create_dir_all(parent).map_err(ExportError::io("create", parent))?;
         for attempt in 0..1000u32 {
             let folder = parent.join(format!("{prefix}{}-{attempt}", std::process::id()));
-            match fs::create_dir(&folder) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(ExportError::io("create", &folder)(error)),
-                Ok(()) => {
-                    let mut staging = Self { out: out.to_owned(), folder, lock: None, force };
-                    staging.take_lock()?;
-                    return Ok(staging);
-                }
-            }
+            let lock_path = beside(&folder, LOCK);
+            let lock = match File::create_new(&lock_path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made.map_err(ExportError::io("create", &lock_path))?,
+            };
+            // A file system without locks only loses the removal of what dead writers left.
+            let _ = lock.try_lock();
+            let staging = Self { out: out.to_owned(), folder, _lock: lock, force };
+            fs::create_dir(&staging.folder).map_err(ExportError::io("create", &staging.folder))?;
+            return Ok(staging);
         }
         Err(ExportError::io("create", parent)(io::Error::other("every temporary name is taken")))
-    }
-
-    fn take_lock(&mut self) -> Result<(), ExportError> {
-        let path = self.folder.join(LOCK);
-        let lock = File::create_new(&path).map_err(ExportError::io("create", &path))?;
-        // A file system without locks only loses the removal of stale siblings.
-        let _ = lock.try_lock();
-        self.lock = Some(lock);
-        Ok(())
     }
 
     /// Where a file of the folder stands for now.
@@ -101,12 +95,9 @@ impl Staging {
     }
 
     /// Gives the folder its name, replacing a bundle of that name if that was allowed.
-    pub fn commit(mut self) -> Result<(), ExportError> {
+    pub fn commit(self) -> Result<(), ExportError> {
         check_replaceable(&self.out, self.force)?;
-        let lock = self.path(LOCK);
-        fs::remove_file(&lock).map_err(ExportError::io("remove", &lock))?;
-        self.lock = None;
-        let old = self.folder.with_extension("old");
+        let old = beside(&self.folder, OLD);
         let replaced = self.out.join(MANIFEST_FILE).exists();
         if replaced {
             fs::rename(&self.out, &old).map_err(ExportError::io("move away", &self.out))?;
@@ -122,34 +113,44 @@ impl Staging {
         if replaced {
             fs::remove_dir_all(&old).map_err(ExportError::io("remove", &old))?;
         }
-        // The folder is gone from its old name; there is nothing to clean up.
-        self.folder = PathBuf::new();
         Ok(())
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.folder.as_os_str().is_empty() {
-            self.lock = None;
-            let _ = fs::remove_dir_all(&self.folder);
-        }
+        // After a commit the folder has another name already, and just the lock file is removed.
+        let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_file(beside(&self.folder, LOCK));
     }
 }
 
-/// Removes siblings whose writer died: their lock is free.
-fn remove_stale(parent: &Path, prefix: &str) {
+/// `path` with `suffix` behind its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Removes what writers of `out` left that died: those whose lock is free. A bundle that one of them had moved away, but not replaced yet,
+/// gets its name back.
+fn recover(parent: &Path, prefix: &str, out: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
-        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix));
-        if !ours || !entry.file_type().is_ok_and(|t| t.is_dir()) {
+        let name = entry.file_name();
+        let Some(folder) = name.to_str().filter(|n| n.starts_with(prefix)).and_then(|n| n.strip_suffix(LOCK)) else { continue };
+        let Ok(lock) = File::open(entry.path()) else { continue };
+        if lock.try_lock().is_err() {
             continue;
         }
-        if let Ok(lock) = File::open(entry.path().join(LOCK))
-            && lock.try_lock().is_ok()
-        {
-            let _ = fs::remove_dir_all(entry.path());
+        let folder = parent.join(folder);
+        let old = beside(&folder, OLD);
+        if !out.exists() {
+            let _ = fs::rename(&old, out);
         }
+        let _ = fs::remove_dir_all(&old);
+        let _ = fs::remove_dir_all(&folder);
+        let _ = fs::remove_file(entry.path());
     }
 }
 

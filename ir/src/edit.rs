@@ -114,7 +114,7 @@ impl Graph {
             self.copy_node(&old, id, block, &mut values);
         }
         let follow = |value: ValueId| values.get(&value).copied().unwrap_or(value);
-        for block in self.blocks.iter_mut() {
+        for block in &mut self.blocks {
             (block.input, block.output) = (follow(block.input), follow(block.output));
         }
         self.outputs = old.outputs.iter().map(|o| Output { value: follow(o.value), ..o.clone() }).collect();

@@ -61,7 +61,7 @@ impl Printer<'_> {
             line!(self, "  input {}: {}{role}", input.name, graph.values[input.value].ty);
         }
         let mut open = None;
-        for node in graph.nodes.iter() {
+        for node in &graph.nodes {
             if node.block != open {
                 self.close(open);
                 self.open(node.block);

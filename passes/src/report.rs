@@ -18,6 +18,7 @@ pub struct PassReport {
 
 impl PassReport {
     /// Adds a fact.
+    #[allow(clippy::needless_pass_by_value, reason = "facts are made on the spot")]
     pub fn fact(&mut self, name: &str, value: impl ToString) {
         self.facts.push((name.to_owned(), value.to_string()));
     }
@@ -43,6 +44,17 @@ pub struct ScoreTable {
     pub dropped: Vec<bool>,
     /// Mean next-token cross-entropy of the calibration samples, in nats.
     pub loss: f64,
+}
+
+impl ScoreTable {
+    /// Whether the table has one finite number for each of these units and scores; a stored table may be anything.
+    pub(crate) fn fits<'a>(&self, units: impl Iterator<Item = &'a str>, scores: impl Iterator<Item = &'a str>) -> bool {
+        let full = |column: &ScoreColumn| column.values.len() == self.units.len() && column.values.iter().all(|v| v.is_finite());
+        self.loss.is_finite()
+            && self.columns.iter().all(full)
+            && self.units.iter().map(String::as_str).eq(units)
+            && self.columns.iter().map(|c| c.name.as_str()).eq(scores)
+    }
 }
 
 /// One kind of score for every unit.

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::backend::{BackendArgs, describe};
 use super::exit::CHECK_FAILED;
 use super::models::Models;
-use super::output::Output;
+use super::output::{Output, note};
 use super::progress::{Bar, interruption};
 use super::prompts;
 use crate::report::Table;
@@ -57,7 +57,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         None => include_str!("bench_prompts.txt").lines().map(str::to_owned).collect(),
     };
     let mut models = Models::open(&args.bundle, &args.backend, true)?;
-    output.note(&format!("running on {}", describe(&models.backend)))?;
+    note(&format!("running on {}", describe(&models.backend)))?;
     let gamma = usize::from(args.gamma);
     let options = DecodeOptions { max_tokens: args.max_tokens as usize, gamma, cancel: Some(interruption()), ..DecodeOptions::default() };
     let tokens = prompts.iter().map(|p| models.tokenizer.encode(p, true)).collect::<crate::runtime::Result<Vec<_>>>()?;
@@ -84,7 +84,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 fn totals(results: &[PromptMeasurement], costs: StepCosts, gamma: usize) -> Totals {
     let mut stats = crate::runtime::Stats::default();
-    results.iter().for_each(|r| stats.add(&r.stats));
+    for result in results {
+        stats.add(&result.stats);
+    }
     let plain: f64 = results.iter().map(|r| r.plain_seconds).sum();
     let speculative: f64 = results.iter().map(|r| r.speculative_seconds).sum();
     Totals {
@@ -137,7 +139,14 @@ fn show(output: Output, prompts: &[String], results: &[PromptMeasurement], costs
     ))
 }
 
-fn json_report(prompts: &[String], results: &[PromptMeasurement], costs: StepCosts, gamma: usize, totals: &Totals, backend: &str) -> serde_json::Value {
+fn json_report(
+    prompts: &[String],
+    results: &[PromptMeasurement],
+    costs: StepCosts,
+    gamma: usize,
+    totals: &Totals,
+    backend: &str,
+) -> serde_json::Value {
     let rows = prompts.iter().zip(results).map(|(prompt, r)| {
         json!({
             "prompt": prompt, "tokens": r.tokens.len(), "plain_seconds": r.plain_seconds, "speculative_seconds": r.speculative_seconds,

@@ -11,7 +11,7 @@ use dlc_ir::DType;
 use dlc_passes::{PassRun, ScoreCache};
 use serde_json::json;
 
-use super::output::Output;
+use super::output::{Output, note};
 use super::progress::Bar;
 use super::{environment, open};
 use crate::pipeline::{CompileRequest, DiskCache, PipelineConfig, compile, parse_pass_flag};
@@ -126,10 +126,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     let outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
     bar.finish();
-    let shown = outcome.runs.iter().filter(|r| r.report.scores.is_some() || r.report.diff.is_some());
-    output.note(&shown.map(pass_summary).collect::<Vec<_>>().join("\n"))?;
-    output.note(&format!("\n{}", bundle_summary(&outcome.manifest)))?;
-    output.note(&format!("\ncompiled in {:.1} s; try it: dlc run {} --prompt \"...\"", start.elapsed().as_secs_f64(), request.output.display()))?;
+    for run in outcome.runs.iter().filter(|r| r.report.scores.is_some() || r.report.diff.is_some()) {
+        note(&format!("{}\n", pass_summary(run)))?;
+    }
+    note(&bundle_summary(&outcome.manifest))?;
+    let bundle = request.output.display();
+    // Without a tokenizer there is no text to run on.
+    let next = match outcome.manifest.files.contains_key("tokenizer.json") {
+        true => format!("try it: dlc run {bundle} --prompt \"...\""),
+        false => format!("check it: dlc verify {bundle}"),
+    };
+    note(&format!("\ncompiled in {:.1} s; {next}", start.elapsed().as_secs_f64()))?;
     output.result(&request.output.display().to_string())?;
     output.json(&summary(&request, &outcome.manifest, &outcome.runs))?;
     Ok(ExitCode::SUCCESS)

@@ -8,11 +8,11 @@ use dlc_exporters::manifest::Profile;
 use dlc_passes::ScoreCache;
 
 use super::backend::{BackendArgs, describe};
+use super::environment;
 use super::exit::CHECK_FAILED;
 use super::models::Models;
 use super::output::Output;
 use super::progress::Bar;
-use super::environment;
 use crate::pipeline::{Check, CompileRequest, Tolerance, compile, module_of_bundle, parse_pass_flag, verify_bundle};
 use crate::report::{checks_table, pass_summary};
 use crate::runtime::{BackendKind, Bundle, DecodeOptions, Equality, TokenModel, compare, decode};
@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let checks = verify_bundle(&opened, &module, &backend, &args.backend.session(), Tolerance::of_dtype(&opened.manifest().dtype))?;
     output.result(&checks_table(&checks).to_string())?;
 
-    output.result(&format!("3. decode {:?}, plainly and speculatively\n", args.prompt))?;
+    output.result(&format!("\n3. decode {:?}, plainly and speculatively\n", args.prompt))?;
     let mut models = Models::open(&bundle, &args.backend, true)?;
     let equality = plainly_and_speculatively(args, output, &mut models)?;
     let passed = checks.iter().all(Check::passed) && !matches!(equality, Equality::Different { .. });
@@ -98,7 +98,7 @@ fn excerpt(text: &str) -> String {
     const LINES: usize = 12;
     let lines: Vec<String> = text.lines().take(LINES).map(|l| l.chars().take(118).collect()).collect();
     let rest = text.lines().count().saturating_sub(LINES);
-    format!("{}\n... {rest} more lines of this graph diff; see all with `dlc diff BUNDLE`\n", lines.join("\n"))
+    format!("{}\n... {rest} more lines; keep the bundle with -o DIR, and `dlc diff DIR` shows them all\n\n", lines.join("\n"))
 }
 
 fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -> Result<Equality> {

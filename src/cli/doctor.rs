@@ -28,7 +28,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for c in &candidates {
         places.row([c.origin.describe(), if c.found { "yes" } else { "no" }, &c.path.display().to_string()]);
     }
-    output.result(&places.to_string())?;
+    output.result(&format!("{places}\n"))?;
     let backend = match args.backend.start() {
         Ok(backend) => backend,
         Err(error) => {
@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let profiles: Vec<&str> = backend.profiles().iter().map(|p| p.name()).collect();
     let providers = backend.providers();
     output.result(&format!(
-        "backend    {}\nprofiles   {}\nproviders  {}\nthreads    {}\n",
+        "backend    {}\nprofiles   {}\nproviders  {}\nthreads    {}\n\n",
         describe(&backend),
         profiles.join(", "),
         providers.join(", "),

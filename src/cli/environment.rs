@@ -50,7 +50,8 @@ fn python_packages() -> Vec<PathBuf> {
 fn libraries(lib: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(lib).into_iter().flatten().flatten();
     let pythons = entries.filter(|e| e.file_name().to_string_lossy().starts_with("python3"));
-    let mut folders: Vec<PathBuf> = pythons.flat_map(|e| [e.path().join("site-packages"), e.path().join("dist-packages")]).filter(|p| p.is_dir()).collect();
+    let mut folders: Vec<PathBuf> =
+        pythons.flat_map(|e| [e.path().join("site-packages"), e.path().join("dist-packages")]).filter(|p| p.is_dir()).collect();
     folders.sort();
     folders
 }

@@ -25,11 +25,24 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
     }
     let code = code(error);
     let mut stderr = io::stderr().lock();
-    let _ = writeln!(stderr, "error: {error:#}");
+    if code == INTERRUPTED {
+        let _ = writeln!(stderr, "interrupted; nothing was left behind");
+        return code.into();
+    }
+    let _ = writeln!(stderr, "error: {}", message(error));
     if code == BUG {
         let _ = writeln!(stderr, "This is a bug in dlc. Please report it with the command that led here.");
     }
     code.into()
+}
+
+/// The error and its causes; a cause that a message above it quotes isn't said twice.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text {
+        text if text.is_empty() => cause,
+        text if text.contains(&cause) => text,
+        text => format!("{text}: {cause}"),
+    })
 }
 
 fn code(error: &anyhow::Error) -> u8 {

@@ -48,7 +48,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         Opened::Onnx(onnx) => {
             output.result(&onnx_summary(&onnx.summary))?;
             let operators: Value = onnx.summary.operators().into_iter().map(|(op, n)| (op.to_owned(), Value::from(n))).collect();
-            output.json(&json!({"kind": "onnx", "producer": onnx.summary.producer, "ir_version": onnx.summary.ir_version, "operators": operators}))?;
+            output
+                .json(&json!({"kind": "onnx", "producer": onnx.summary.producer, "ir_version": onnx.summary.ir_version, "operators": operators}))?;
             if args.graph {
                 output.result(&onnx.graph.map_or_else(|| onnx.summary.listing(), |(g, w)| g.to_text(&w)))?;
             }

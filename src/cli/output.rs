@@ -31,12 +31,12 @@ impl Output {
         }
         Ok(())
     }
+}
 
-    /// What people may want to know beside the result.
-    pub fn note(self, text: &str) -> Result<()> {
-        write_to(io::stderr().lock(), text)?;
-        Ok(())
-    }
+/// What people may want to know beside the result.
+pub(super) fn note(text: &str) -> Result<()> {
+    write_to(io::stderr().lock(), text)?;
+    Ok(())
 }
 
 fn write_to(mut stream: impl Write, text: &str) -> io::Result<()> {

@@ -15,11 +15,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("can't read the prompts in {}", path.display()))?;
     let json = path.extension().is_some_and(|e| e == "jsonl");
     let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
-    let prompts = lines.map(|(i, line)| match json {
-        false => Ok(line.to_owned()),
-        true => serde_json::from_str::<Record>(line)
-            .map(|r| r.prompt)
-            .with_context(|| format!("{}, line {}: lines are {{\"prompt\": ...}}", path.display(), i + 1)),
+    let prompts = lines.map(|(i, line)| {
+        if !json {
+            return Ok(line.to_owned());
+        }
+        let record = serde_json::from_str::<Record>(line);
+        record.map(|r| r.prompt).with_context(|| format!("{}, line {}: lines are {{\"prompt\": ...}}", path.display(), i + 1))
     });
     let prompts: Vec<String> = prompts.collect::<Result<_>>()?;
     if prompts.is_empty() {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::backend::BackendArgs;
 use super::exit::INTERRUPTED;
 use super::models::Models;
-use super::output::Output;
+use super::output::{Output, note};
 use super::progress::interruption;
 use super::prompts;
 use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, Generation, SamplingOptions, StopReason, TokenModel};
@@ -82,7 +82,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut models = Models::open(&args.bundle, &args.backend, !args.no_draft)?;
     let template = args.chat.then(|| ChatTemplate::load(models.bundle.folder())).transpose()?;
     if prompts.is_empty() {
-        return converse(args, &mut models, &template, output);
+        return converse(args, &mut models, template.as_ref(), output);
     }
     let mut results: Vec<Value> = Vec::new();
     for prompt in &prompts {
@@ -90,14 +90,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Some(template) => template.render(&opening(args, prompt), true, SystemTime::now())?,
             None => prompt.clone(),
         };
-        let echo = !args.chat && !args.json;
         let tokens = models.tokenizer.encode(&text, template.is_none())?;
-        if echo {
-            show(prompt)?;
-        }
-        let (text, generation) = write(args, &mut models, &tokens)?;
+        let (text, generation) = write(args, &mut models, if args.chat { "" } else { prompt }, &tokens)?;
         output.result(&format!("\n{}", if prompts.len() > 1 { "\n" } else { "" }))?;
-        report(args, output, &generation)?;
+        report(args, &generation)?;
         results.push(result(prompt, &tokens, &text, &generation));
         if generation.stop == StopReason::Cancelled {
             output.json(&results)?;
@@ -114,16 +110,16 @@ fn opening(args: &Args, prompt: &str) -> Vec<ChatMessage> {
 }
 
 /// Reads lines from stdin until its end, and answers each.
-fn converse(args: &Args, models: &mut Models, template: &Option<ChatTemplate>, output: Output) -> Result<ExitCode> {
+fn converse(args: &Args, models: &mut Models, template: Option<&ChatTemplate>, output: Output) -> Result<ExitCode> {
     let Some(template) = template else { return Ok(ExitCode::SUCCESS) };
-    output.note("say something; Ctrl-D ends")?;
+    note("say something; Ctrl-D ends")?;
     let mut messages: Vec<ChatMessage> = args.system.iter().map(|text| ChatMessage::new("system", text)).collect();
     let mut turns: Vec<Value> = Vec::new();
     for line in io::stdin().lock().lines() {
         let line = line?;
         messages.push(ChatMessage::new("user", &line));
         let tokens = models.tokenizer.encode(&template.render(&messages, true, SystemTime::now())?, false)?;
-        let (text, generation) = write(args, models, &tokens)?;
+        let (text, generation) = write(args, models, "", &tokens)?;
         output.result("\n")?;
         turns.push(result(&line, &tokens, &text, &generation));
         messages.push(ChatMessage::new("assistant", text));
@@ -135,8 +131,8 @@ fn converse(args: &Args, models: &mut Models, template: &Option<ChatTemplate>, o
     Ok(ExitCode::SUCCESS)
 }
 
-/// Continues `tokens`, showing text as it comes unless JSON is asked for.
-fn write(args: &Args, models: &mut Models, tokens: &[u32]) -> Result<(String, Generation)> {
+/// Continues `tokens`, showing `before` and then text as it comes, unless JSON is asked for.
+fn write(args: &Args, models: &mut Models, before: &str, tokens: &[u32]) -> Result<(String, Generation)> {
     let options = DecodeOptions {
         max_tokens: args.max_tokens,
         gamma: usize::from(args.gamma),
@@ -149,12 +145,14 @@ fn write(args: &Args, models: &mut Models, tokens: &[u32]) -> Result<(String, Ge
     let tokenizer = models.tokenizer.clone();
     let mut stream = tokenizer.stream();
     let mut text = String::new();
+    // Shown with the first tokens, so that nothing is if the options or the prompt are refused.
+    let mut before = Some(before);
     let mut failure = None;
     let draft = models.draft.as_mut().map(|d| d as &mut dyn TokenModel);
     let generation = Decoder::new(&mut models.target, draft, options)?.generate(tokens, &mut |new| {
         let shown = stream.push(new).map_err(anyhow::Error::from).and_then(|piece| {
             text.push_str(&piece);
-            if args.json { Ok(()) } else { show(&piece) }
+            if args.json { Ok(()) } else { show(before.take().unwrap_or_default()).and_then(|()| show(&piece)) }
         });
         match shown {
             Ok(()) => ControlFlow::Continue(()),
@@ -169,6 +167,7 @@ fn write(args: &Args, models: &mut Models, tokens: &[u32]) -> Result<(String, Ge
     }
     let rest = stream.finish()?;
     if !args.json {
+        show(before.unwrap_or_default())?;
         show(&rest)?;
     }
     Ok((text + &rest, generation))
@@ -181,13 +180,13 @@ fn show(piece: &str) -> Result<()> {
     Ok(())
 }
 
-fn report(args: &Args, output: Output, generation: &Generation) -> Result<()> {
+fn report(args: &Args, generation: &Generation) -> Result<()> {
     let stats = &generation.stats;
     let mut line = format!("{} tokens, {:.1} tokens/s", stats.tokens, stats.tokens_per_second());
     if stats.drafted > 0 {
         line += &format!(", {:.0}% of the judged draft tokens accepted, {:.2} tokens a round", 100.0 * stats.acceptance(), stats.tokens_per_round());
     }
-    if args.json { Ok(()) } else { output.note(&line) }
+    if args.json { Ok(()) } else { note(&line) }
 }
 
 fn result(prompt: &str, prompt_tokens: &[u32], text: &str, generation: &Generation) -> Value {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::backend::{BackendArgs, describe};
 use super::exit::CHECK_FAILED;
-use super::output::Output;
+use super::output::{Output, note};
 use crate::pipeline::{Check, PipelineError, Tolerance, compare_with_source, module_of_bundle, verify_bundle};
 use crate::report::checks_table;
 use crate::runtime::Bundle;
@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         None => vec![],
     };
     let backend = args.backend.start()?;
-    output.note(&format!("files match their hashes; running on {}", describe(&backend)))?;
+    note(&format!("files match their hashes; running on {}", describe(&backend)))?;
     let mut tolerance = Tolerance::of_dtype(&bundle.manifest().dtype);
     if let Some(absolute) = args.tolerance {
         tolerance = Tolerance { absolute, relative: 0.0 };
@@ -64,7 +64,9 @@ fn source_module(path: &std::path::Path, like: &dlc_ir::Module) -> Result<dlc_ir
 
 fn check_json(check: &Check) -> serde_json::Value {
     match &check.outcome {
-        Ok(d) => json!({"graph": check.graph, "case": check.case.name(), "error": d.error, "allowed": d.allowed, "at": d.place, "passed": check.passed()}),
+        Ok(d) => {
+            json!({"graph": check.graph, "case": check.case.name(), "error": d.error, "allowed": d.allowed, "at": d.place, "passed": check.passed()})
+        }
         Err(reason) => json!({"graph": check.graph, "case": check.case.name(), "refused": reason}),
     }
 }

@@ -47,7 +47,9 @@ impl TextCalibration {
         }
         let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
         lines
-            .map(|(i, line)| serde_json::from_str(line).map_err(|e| fail(format!("line {}: {e}; lines are {{\"text\": ...}} or {{\"tokens\": [...]}}", i + 1))))
+            .map(|(i, line)| {
+                serde_json::from_str(line).map_err(|e| fail(format!("line {}: {e}; lines are {{\"text\": ...}} or {{\"tokens\": [...]}}", i + 1)))
+            })
             .collect()
     }
 
@@ -61,7 +63,9 @@ impl TextCalibration {
         let text = record.text.ok_or_else(|| calibration_error("a line has neither `text` nor `tokens`".into()))?;
         if tokenizer.is_none() {
             let path = self.tokenizer.as_ref().ok_or_else(|| {
-                calibration_error("the checkpoint has no tokenizer.json; put one beside it, or give calibration=FILE.jsonl with lines {\"tokens\": [...]}".into())
+                calibration_error(
+                    "the checkpoint has no tokenizer.json; put one beside it, or give calibration=FILE.jsonl with lines {\"tokens\": [...]}".into(),
+                )
             })?;
             *tokenizer = Some(TextTokenizer::load(path).map_err(|e| calibration_error(e.to_string()))?);
         }

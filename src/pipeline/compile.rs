@@ -1,9 +1,10 @@
 //! `dlc compile`: checkpoint -> module -> passes -> bundle.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
-use dlc_exporters::{BundleRequest, SpeculativeDefaults, write_bundle};
+use dlc_exporters::manifest::{MANIFEST_FILE, Manifest, PassRecord, Profile, Source};
+use dlc_exporters::{BundleRequest, ExportError, SpeculativeDefaults, write_bundle};
 use dlc_ir::{DType, Module};
 use dlc_passes::{Pass, PassContext, PassRun, Progress, ScoreCache, registry, run_passes};
 
@@ -63,9 +64,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     for spec in &request.passes {
         passes.extend(registry::build(&spec.name, &spec.options)?);
     }
-    if request.output.exists() && !request.force {
-        return Err(dlc_exporters::ExportError::Exists(request.output.clone()).into());
-    }
+    check_output(&request.output, request.force)?;
     let threads = request.threads;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| PipelineError::Threads { threads, problem: e.to_string() })?;
@@ -93,6 +92,28 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     };
     let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
     Ok(CompileOutcome { manifest, runs, module })
+}
+
+/// Refuses, before anything is computed, an output that can't be written in the end. The exporter checks again, and more closely.
+fn check_output(output: &Path, force: bool) -> Result<(), ExportError> {
+    let refuse = |problem: &str| Err(ExportError::NotReplaced { path: output.to_owned(), problem: problem.into() });
+    let not_below = |parent: &Path| refuse(&format!("{} is not a folder", parent.display()));
+    if output.is_dir() {
+        let empty = fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
+        return match (empty, output.join(MANIFEST_FILE).is_file()) {
+            (true, _) => Ok(()),
+            (false, false) => refuse("it is neither empty nor a bundle that dlc wrote"),
+            (false, true) if !force => Err(ExportError::Exists(output.to_owned())),
+            (false, true) => Ok(()),
+        };
+    }
+    if output.symlink_metadata().is_ok() {
+        return refuse("it is not a folder");
+    }
+    match output.ancestors().skip(1).find(|a| a.symlink_metadata().is_ok()) {
+        Some(parent) if !parent.is_dir() => not_below(parent),
+        _ => Ok(()),
+    }
 }
 
 /// What identifies a module before its first pass: the bytes that it came from, and the type that it computes in.

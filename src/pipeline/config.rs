@@ -83,7 +83,11 @@ impl PipelineConfig {
                 return Err(fail(format!("there is no key `{key}`{}; there are {}", nearest(key, &KEYS), KEYS.join(", "))));
             }
         }
-        serde_yaml::from_value(value).map_err(|e| fail(e.to_string()))
+        let config: Self = serde_yaml::from_value(value).map_err(|e| fail(e.to_string()))?;
+        match config.threads {
+            Some(n) if !(1..=1024).contains(&n) => Err(fail(format!("threads: {n} is not in 1..=1024"))),
+            _ => Ok(config),
+        }
     }
 
     /// The passes that the file asks for.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use dlc_eval::Array;
-use dlc_exporters::manifest::{GraphRecord, Profile};
+use dlc_exporters::manifest::{CacheLayout, GraphRecord};
 use dlc_ir::diff::diff;
 use dlc_ir::{Graph, Module};
 use rand::{Rng, SeedableRng};
@@ -109,8 +109,8 @@ pub fn verify_bundle(
     for (record, graph) in bundle.manifest().graphs.iter().zip(&module.graphs) {
         let mut session = Session::load(backend, bundle, &record.name, weights.as_ref(), options)?;
         for case in Case::ALL {
-            let outcome = if case == Case::LeftPadded && bundle.manifest().profile == Profile::Ort {
-                Err("profile ort takes no padding on the left".into())
+            let outcome = if case == Case::LeftPadded && bundle.manifest().caches == CacheLayout::InPlace {
+                Err("GroupQueryAttention takes no padding on the left".into())
             } else {
                 Ok(run_case(module, graph, record, &mut session, case, tolerance)?)
             };
@@ -120,7 +120,14 @@ pub fn verify_bundle(
     Ok(checks)
 }
 
-fn run_case(module: &Module, graph: &Graph, record: &GraphRecord, session: &mut Session, case: Case, tolerance: Tolerance) -> Result<Deviation, PipelineError> {
+fn run_case(
+    module: &Module,
+    graph: &Graph,
+    record: &GraphRecord,
+    session: &mut Session,
+    case: Case,
+    tolerance: Tolerance,
+) -> Result<Deviation, PipelineError> {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let vocab = module.model.vocab_size as i64;
     let batch = if case == Case::LeftPadded { 2 } else { 1 };

@@ -44,7 +44,10 @@ mod tests {
     fn bars_grow_with_the_logarithm_of_the_score() {
         let table = ScoreTable {
             units: vec!["layers.0".into(), "layers.1".into(), "layers.10".into()],
-            columns: vec![ScoreColumn { name: "fit".into(), values: vec![1e-2, 1.0, 1e-4] }, ScoreColumn { name: "kl".into(), values: vec![0.5, 0.25, 0.0] }],
+            columns: vec![
+                ScoreColumn { name: "fit".into(), values: vec![1e-2, 1.0, 1e-4] },
+                ScoreColumn { name: "kl".into(), values: vec![0.5, 0.25, 0.0] },
+            ],
             dropped: vec![false, false, true],
             loss: 3.0,
         };

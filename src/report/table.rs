@@ -20,8 +20,9 @@ impl Table {
     }
 }
 
+/// `12`, `-29.8%`, `9.5e-6` and the dash that stands for no number, but not `0 1 2`.
 fn is_number(cell: &str) -> bool {
-    cell.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))
+    cell.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && !cell.contains(' ')
 }
 
 impl fmt::Display for Table {

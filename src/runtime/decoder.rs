@@ -1,6 +1,6 @@
 //! A decoder graph as a [`TokenModel`]: one sequence, its key/value caches, and forgetting without copying.
 //!
-//! How caches are kept follows from the profile: [`in_place`] for `ort`, [`concat`] for `portable` and `onnx`. Never samples, and
+//! How caches are kept follows from the manifest: [`in_place`] or [`concat`]. Never samples, and
 //! never knows whether it is the target or the draft.
 
 mod concat;
@@ -10,7 +10,7 @@ mod values;
 
 use std::sync::Arc;
 
-use dlc_exporters::manifest::Profile;
+use dlc_exporters::manifest::CacheLayout;
 
 use self::concat::ConcatCache;
 use self::in_place::InPlaceCache;
@@ -22,7 +22,7 @@ use super::{Backend, Bundle, Logits, Result, RuntimeError, Session, SessionOptio
 pub struct DecoderOptions {
     /// How its session is loaded.
     pub session: SessionOptions,
-    /// Tokens to allocate caches for at the start, where caches have a capacity (profile `ort`); it doubles as needed.
+    /// Tokens to allocate caches for at the start, where caches have a capacity (those kept in place); it doubles as needed.
     pub capacity: Option<usize>,
 }
 
@@ -49,9 +49,9 @@ impl DecoderSession {
         let ports = Ports::read(bundle.graph(name)?, model.vocab_size)?;
         let session = Session::load(backend, bundle, name, weights, &options.session)?;
         let (vocab, context) = (model.vocab_size, model.context_length);
-        let cache = match bundle.manifest().profile {
-            Profile::Ort => Cache::InPlace(InPlaceCache::new(options.capacity, context)),
-            Profile::Portable | Profile::Onnx => Cache::Concat(ConcatCache::default()),
+        let cache = match bundle.manifest().caches {
+            CacheLayout::InPlace => Cache::InPlace(InPlaceCache::new(options.capacity, context)),
+            CacheLayout::Appended => Cache::Concat(ConcatCache::default()),
         };
         Ok(Self { session, ports, vocab, context, cache })
     }

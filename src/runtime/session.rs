@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dlc_exporters::manifest::Profile;
+use dlc_exporters::manifest::CacheLayout;
+use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{SessionInputValue, SessionOutputs};
 use ort::value::DynValue;
@@ -33,7 +34,7 @@ pub struct Session {
     inner: ort::session::Session,
     graph: String,
     file: PathBuf,
-    profile: Option<Profile>,
+    caches: CacheLayout,
     provider: Provider,
     _weights: Option<Arc<SharedWeights>>,
 }
@@ -47,20 +48,8 @@ impl Session {
         let weights = weights.filter(|_| options.provider == Provider::Cpu).cloned();
         let path = bundle.graph_path(graph);
         let inner = build(backend, &path, name, weights.as_deref(), options).map_err(|error| failed(name, &path, "load", &error))?;
-        let profile = Some(bundle.manifest().profile);
-        Ok(Self { inner, graph: name.to_owned(), file: path, profile, provider: options.provider, _weights: weights })
-    }
-
-    /// Loads an ONNX file that is no bundle's.
-    pub fn load_file(backend: &Backend, path: &Path, options: &SessionOptions) -> Result<Self> {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let inner = build(backend, path, &name, None, options).map_err(|error| failed(&name, path, "load", &error))?;
-        Ok(Self { inner, graph: name, file: path.to_path_buf(), profile: None, provider: options.provider, _weights: None })
-    }
-
-    /// The graph's name.
-    pub fn graph(&self) -> &str {
-        &self.graph
+        let caches = bundle.manifest().caches;
+        Ok(Self { inner, graph: name.to_owned(), file: path, caches, provider: options.provider, _weights: weights })
     }
 
     /// Names of the inputs, in the file's order.
@@ -84,8 +73,8 @@ impl Session {
         }
         let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
         for (name, tensor) in inputs {
-            if let (Some(profile), "attention_mask", HostData::I64(mask)) = (self.profile, *name, &tensor.data) {
-                check_mask(profile, mask)?;
+            if let ("attention_mask", HostData::I64(mask)) = (*name, &tensor.data) {
+                check_mask(self.caches, mask)?;
             }
             let value = tensor.to_value().map_err(|problem| RuntimeError::port(&self.graph, name, problem))?;
             values.push((Cow::Borrowed(*name), value.into()));
@@ -142,6 +131,10 @@ fn build(
 ) -> ort::Result<ort::session::Session> {
     let mut builder = ort::session::Session::builder(backend.environment())?.with_optimization_level(GraphOptimizationLevel::All)?;
     if backend.kind() == BackendKind::OnnxRuntime {
+        // Errors are returned; ONNX Runtime would print them too.
+        builder = builder.with_log_level(LogLevel::Fatal)?;
+        // Target and draft take turns: the idle one's threads, spinning for work, would take the cores from the other.
+        builder = builder.with_intra_op_spinning(false)?;
         if let Some(threads) = options.threads {
             builder = builder.with_intra_threads(threads)?;
         }
@@ -156,15 +149,19 @@ fn build(
     builder.commit_from_file(path)
 }
 
-/// Refuses an attention mask that the profile's operators would misread.
+/// Refuses an attention mask that would be misread where caches are in place.
 ///
-/// `GroupQueryAttention`, of the profile `ort`, takes the number of tokens from the mask and knows no holes in it: a zero, such as
+/// `GroupQueryAttention` takes the number of tokens from the mask and knows no holes in it: a zero, such as
 /// left padding, would silently shift the tokens' positions.
-pub fn check_mask(profile: Profile, mask: &[i64]) -> Result<()> {
+pub fn check_mask(caches: CacheLayout, mask: &[i64]) -> Result<()> {
     match mask.iter().position(|&entry| entry != 1) {
-        Some(at) if profile == Profile::Ort => {
+        Some(at) if caches == CacheLayout::InPlace => {
             let reason = format!("entry {at} is {}, and GroupQueryAttention counts the ones instead of looking where they are", mask[at]);
-            Err(RuntimeError::unsupported("attention_mask", reason, "Run sequences of one length without padding, or compile with `--profile onnx`"))
+            Err(RuntimeError::unsupported(
+                "attention_mask (padding)",
+                reason,
+                "Run sequences of one length without padding, or compile with `--profile onnx`",
+            ))
         }
         _ => Ok(()),
     }
@@ -181,10 +178,9 @@ mod tests {
 
     #[test]
     fn masks_with_holes_are_refused_where_group_query_attention_would_misread_them() {
-        check_mask(Profile::Ort, &[1, 1, 1]).unwrap();
-        check_mask(Profile::Onnx, &[0, 1, 1]).unwrap();
-        check_mask(Profile::Portable, &[1, 0, 1]).unwrap();
-        let error = check_mask(Profile::Ort, &[0, 1, 1]).unwrap_err();
+        check_mask(CacheLayout::InPlace, &[1, 1, 1]).unwrap();
+        check_mask(CacheLayout::Appended, &[0, 1, 0]).unwrap();
+        let error = check_mask(CacheLayout::InPlace, &[0, 1, 1]).unwrap_err();
         assert_eq!(error.fault(), dlc_ir::Fault::Unsupported);
         assert!(error.to_string().contains("--profile onnx"), "{error}");
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, check_mask};
-use dlc_exporters::manifest::{Manifest, Profile, Source};
+use dlc_exporters::manifest::{CacheLayout, Manifest, Profile, Source};
 use dlc_exporters::{BundleRequest, write_bundle};
 use dlc_ir::{DType, Module};
 
@@ -30,7 +30,7 @@ pub fn check_golden(backend: &Backend, name: &'static str, profile: Profile, dty
 
 fn run_case(bundle: &Bundle, session: &mut Session, golden: &Golden, case: Case) -> Result<Vec<f32>, String> {
     let (before, feed) = golden.feeds(case);
-    check_mask(bundle.manifest().profile, &feed.mask).map_err(|e| e.to_string())?;
+    check_mask(bundle.manifest().caches, &feed.mask).map_err(|e| e.to_string())?;
     let run = |session: &mut Session, before: Option<&Feed>, feed: &Feed| -> Result<Vec<f32>, String> {
         let caches = match before {
             Some(before) => run_once(bundle, session, before, &[])?,
@@ -40,7 +40,7 @@ fn run_case(bundle: &Bundle, session: &mut Session, golden: &Golden, case: Case)
         Ok(outputs.iter().find(|(n, _)| n == "logits").unwrap().1.to_f32().unwrap())
     };
     // GroupQueryAttention takes several tokens behind a past for one sequence only.
-    if bundle.manifest().profile == Profile::Ort && before.is_some() {
+    if bundle.manifest().caches == CacheLayout::InPlace && before.is_some() {
         let rows = (0..feed.shape[0]).map(|row| run(session, before.as_ref().map(|b| b.row(row)).as_ref(), &feed.row(row)));
         return Ok(rows.collect::<Result<Vec<_>, _>>()?.concat());
     }

@@ -3,4 +3,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod decoding;
+
+mod command;
+mod errors;
 mod goldens;
+mod output;

@@ -37,8 +37,9 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
 
 fn f32_case(backend: &Backend, name: &'static str, profile: Profile, case: Case) -> Result<(), libtest_mimic::Failed> {
     let outcome = check_golden(backend, name, profile, DType::F32, case, TOLERANCE);
-    // GroupQueryAttention counts tokens from the mask and takes padding on the right only: refused, not computed wrongly.
-    if profile == Profile::Ort && case == Case::LeftPadded {
+    // GroupQueryAttention counts tokens from the mask and takes padding on the right only: refused, not computed wrongly. It is used where
+    // the width of a head is a multiple of 8, as qwen3's 16; the other goldens' 12 isn't, and their caches are appended to.
+    if name == "qwen3" && profile == Profile::Ort && case == Case::LeftPadded {
         return match outcome {
             Err(reason) if reason.contains("padding") => Ok(()),
             other => Err(format!("left padding was not refused: {other:?}").into()),

@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod decoding;
 mod goldens;
 
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ fn main() {
     if backend.is_none() {
         eprintln!("no ONNX Runtime library found: its tests are ignored; scripts/fetch_onnxruntime.sh fetches one");
     }
-    let trials: Vec<Trial> = goldens::trials(backend.as_ref());
-    let trials = trials.into_iter().map(|t| t.with_ignored_flag(backend.is_none())).collect();
+    let trials = goldens::trials(backend.as_ref()).into_iter().chain(decoding::trials(backend.as_ref()));
+    let trials: Vec<Trial> = trials.map(|t| t.with_ignored_flag(backend.is_none())).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

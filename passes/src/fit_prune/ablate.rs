@@ -3,6 +3,7 @@
 use dlc_eval::{Array, Values};
 
 use super::chain::{Chain, Link};
+use super::steps::Steps;
 use super::units::Unit;
 use crate::context::Progress;
 use crate::error::PassError;
@@ -25,16 +26,13 @@ struct Variant {
 
 /// Runs the full model and, with `kl`, the model without each unit, link by link, so that each link is loaded once.
 pub(super) fn ablate(chain: &Chain<'_>, units: &[Unit], samples: &[Vec<u32>], kl: bool, progress: &dyn Progress) -> Result<Ablation, PassError> {
-    let feeds = samples.iter().map(|s| chain.feeds(s)).collect::<Result<Vec<_>, _>>()?;
+    let feeds = chain.feeds(samples)?;
     let mut variants = vec![Variant { unit: None, residuals: vec![None; samples.len()] }];
     let mut cosine = vec![0.0; units.len()];
     let mut entered: Vec<Option<Array>> = Vec::new();
     let Some((head, body)) = chain.links.split_last() else { return Err(no_head()) };
-    for (i, link) in body.iter().enumerate() {
-        progress.update("scoring by removal", i, body.len());
-        if progress.interrupted() {
-            return Err(PassError::Interrupted);
-        }
+    let mut steps = Steps::start(progress, "scoring by removal", (body.len() + 1) * samples.len())?;
+    for link in body {
         let unit = link.block.and_then(|b| units.iter().position(|u| u.blocks.contains(&b)));
         let first = unit.is_some_and(|u| units[u].blocks.first() == link.block.as_ref());
         if let (Some(u), true) = (unit, first) {
@@ -43,13 +41,13 @@ pub(super) fn ablate(chain: &Chain<'_>, units: &[Unit], samples: &[Vec<u32>], kl
                 variants.push(Variant { unit: Some(u), residuals: variants[0].residuals.clone() });
             }
         }
-        run_link(chain, link, unit, &feeds, &mut variants)?;
+        run_link(chain, link, unit, &feeds, &mut variants, &mut steps)?;
         if let Some(u) = unit.filter(|&u| units[u].blocks.last() == link.block.as_ref()) {
             cosine[u] = 1.0 - mean_cosine(&entered, &variants[0].residuals);
         }
     }
     let mut ablation = Ablation { cosine, kl: vec![f64::NAN; units.len()], loss: 0.0 };
-    predict(chain, head, &feeds, &variants, samples, &mut ablation)?;
+    predict(chain, head, &feeds, &variants, samples, &mut steps, &mut ablation)?;
     Ok(ablation)
 }
 
@@ -58,12 +56,21 @@ fn no_head() -> PassError {
 }
 
 /// Advances every variant over `link`, but for the one without the link's unit.
-fn run_link(chain: &Chain<'_>, link: &Link, unit: Option<usize>, feeds: &[Values], variants: &mut [Variant]) -> Result<(), PassError> {
+fn run_link(
+    chain: &Chain<'_>,
+    link: &Link,
+    unit: Option<usize>,
+    feeds: &[Values],
+    variants: &mut [Variant],
+    steps: &mut Steps<'_>,
+) -> Result<(), PassError> {
     let segment = chain.load(link)?;
-    for variant in variants.iter_mut().filter(|v| v.unit.is_none() || v.unit != unit) {
-        for (residual, feed) in variant.residuals.iter_mut().zip(feeds) {
-            *residual = Some(chain.forward(&segment, link, feed, residual.as_ref())?);
+    for (s, feed) in feeds.iter().enumerate() {
+        for variant in variants.iter_mut().filter(|v| v.unit.is_none() || v.unit != unit) {
+            let residual = &mut variant.residuals[s];
+            *residual = Some(Chain::forward(&segment, link, feed, residual.as_ref())?);
         }
+        steps.step()?;
     }
     Ok(())
 }
@@ -75,11 +82,12 @@ fn predict(
     feeds: &[Values],
     variants: &[Variant],
     samples: &[Vec<u32>],
+    steps: &mut Steps<'_>,
     into: &mut Ablation,
 ) -> Result<(), PassError> {
     let segment = chain.load(head)?;
     let log_probabilities = |variant: &Variant, s: usize| -> Result<Vec<Vec<f64>>, PassError> {
-        let logits = chain.forward(&segment, head, &feeds[s], variant.residuals[s].as_ref())?;
+        let logits = Chain::forward(&segment, head, &feeds[s], variant.residuals[s].as_ref())?;
         let width = logits.shape().last().copied().unwrap_or(1).max(1);
         Ok(logits.as_f32().unwrap_or_default().chunks(width).map(log_softmax).collect())
     };
@@ -93,6 +101,7 @@ fn predict(
             let q = log_probabilities(variant, s)?;
             divergences.extend(p.iter().zip(&q).map(|(p, q)| divergence(p, q)));
         }
+        steps.step()?;
     }
     for (variant, divergences) in pruned.iter().zip(divergences) {
         if let Some(unit) = variant.unit {
@@ -104,9 +113,9 @@ fn predict(
 }
 
 fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
-    logits.iter().map(|&x| f64::from(x - max) - total.ln()).collect()
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let total: f64 = logits.iter().map(|&x| (f64::from(x) - max).exp()).sum();
+    logits.iter().map(|&x| f64::from(x) - max - total.ln()).collect()
 }
 
 fn divergence(log_p: &[f64], log_q: &[f64]) -> f64 {
@@ -122,8 +131,13 @@ fn mean_cosine(before: &[Option<Array>], after: &[Option<Array>]) -> f64 {
     }))
 }
 
+/// Zeros have no direction: they are like zeros only (the embedding of a padding token is all zeros in some checkpoints).
 fn cosine(x: &[f32], y: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    let zeros = |a: &[f32]| a.iter().all(|&x| x == 0.0);
+    if zeros(x) || zeros(y) {
+        return f64::from(u8::from(zeros(x) && zeros(y)));
+    }
     dot(x, y) / (dot(x, x) * dot(y, y)).sqrt()
 }
 

@@ -49,12 +49,16 @@ impl<'m> Chain<'m> {
                     return Err(unsupported(format!("the target is not a chain of blocks: see the nodes from {} ({at}) on", nodes[0])));
                 }
             };
+            if block.is_some_and(|b| reads != Some(graph.block(b).input)) {
+                let name = block.map_or("", |b| &graph.block(b).name);
+                return Err(unsupported(format!("block {name} does not read its residual input from what stands before it")));
+            }
             if let (Some(last), Some(value)) = (links.last_mut(), reads) {
                 last.makes = value;
             }
             links.push(Link { block, nodes, reads, makes: logits });
         }
-        if links.last().is_none_or(|last| !made_by(graph, logits, &last.nodes)) {
+        if links.last().is_none_or(|last| last.block.is_some() || !made_by(graph, logits, &last.nodes)) {
             return Err(unsupported("the logits are not made behind the last block".into()));
         }
         Ok(Self { graph, weights, links, logits })
@@ -65,8 +69,26 @@ impl<'m> Chain<'m> {
         Ok(Segment::new(self.graph, self.weights, link.nodes.clone())?)
     }
 
+    /// What each sample feeds. Refuses samples that nothing can be learned from, before anything is computed.
+    pub fn feeds(&self, samples: &[Vec<u32>]) -> Result<Vec<Values>, PassError> {
+        let unusable = |problem: String| Err(PassError::Calibration { problem });
+        if samples.is_empty() {
+            return unusable("there is no sample to score on; give a file with some text".into());
+        }
+        let vocab = self.graph.value(self.logits).ty.shape.last().and_then(Dim::known).unwrap_or(usize::MAX);
+        for (number, tokens) in (1..).zip(samples) {
+            if tokens.len() < 2 {
+                return unusable(format!("sample {number} holds {} tokens; to predict one from another takes 2", tokens.len()));
+            }
+            if let Some(token) = tokens.iter().find(|t| **t as usize >= vocab) {
+                return unusable(format!("sample {number} holds token {token}, outside of the vocabulary of {vocab}"));
+            }
+        }
+        samples.iter().map(|tokens| self.feed(tokens)).collect()
+    }
+
     /// What a sample feeds: its tokens, no padding, empty caches.
-    pub fn feeds(&self, tokens: &[u32]) -> Result<Values, PassError> {
+    fn feed(&self, tokens: &[u32]) -> Result<Values, PassError> {
         let n = tokens.len();
         let mut feeds = BTreeMap::new();
         for input in self.graph.inputs() {
@@ -90,7 +112,7 @@ impl<'m> Chain<'m> {
     }
 
     /// Runs a link: the residual that goes in, the one that comes out.
-    pub fn forward(&self, segment: &Segment<'m>, link: &Link, feeds: &Values, residual: Option<&Array>) -> Result<Array, PassError> {
+    pub fn forward(segment: &Segment<'_>, link: &Link, feeds: &Values, residual: Option<&Array>) -> Result<Array, PassError> {
         let known = Self::known(link, feeds, residual);
         let mut made = segment.forward(&known, &[link.makes])?;
         made.remove(&link.makes).ok_or_else(|| PassError::Unsupported { pass: NAME, problem: format!("{} was not made", link.makes) })

@@ -6,120 +6,26 @@
 
 mod ablate;
 mod chain;
+mod options;
 mod score;
 mod select;
+mod steps;
 mod units;
-
-use std::path::PathBuf;
 
 use dlc_ir::diff::diff;
 use dlc_ir::{Block, BlockKind, Graph, Module};
-use serde::{Deserialize, Serialize};
 
-use crate::context::{Pass, PassContext};
+use crate::context::{Pass, PassContext, Progress};
 use crate::error::PassError;
 use crate::report::{PassReport, ScoreColumn, ScoreTable};
+use options::Score;
 
+pub use options::FitPruneOptions;
 pub use score::{FisherScores, TensorFisher, fisher_scores};
 pub use select::select;
 pub use units::{Granularity, Unit, units};
 
 const NAME: &str = "fit-prune";
-
-/// Options of `fit-prune`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FitPruneOptions {
-    /// Whole layers, or attention and MLP blocks apart.
-    pub granularity: Granularity,
-    /// How many layers or blocks to drop; decides over `keep`.
-    pub drop: Option<usize>,
-    /// Share of the layers or blocks to keep.
-    pub keep: f64,
-    /// How many layers at the start are never dropped.
-    pub protect_first: usize,
-    /// How many layers at the end are never dropped.
-    pub protect_last: usize,
-    /// Text or JSON lines to score on; the built-in text if absent.
-    pub calibration: Option<PathBuf>,
-    /// How many samples to score on.
-    pub samples: usize,
-    /// Longest sample, in tokens.
-    pub length: usize,
-    /// Scores joined by `+`; the first decides, the others are reported.
-    pub score: String,
-}
-
-impl Default for FitPruneOptions {
-    fn default() -> Self {
-        Self {
-            granularity: Granularity::Layer,
-            drop: None,
-            keep: 0.6,
-            protect_first: 0,
-            protect_last: 0,
-            calibration: None,
-            samples: 8,
-            length: 128,
-            score: "fit".into(),
-        }
-    }
-}
-
-impl FitPruneOptions {
-    /// Name and meaning of each option, for `dlc passes`.
-    pub const DOCS: &'static [(&'static str, &'static str)] = &[
-        ("granularity", "layer (default) or block: attention and MLP apart"),
-        ("drop", "how many layers or blocks to drop; decides over keep"),
-        ("keep", "share of the layers or blocks to keep (default 0.6)"),
-        ("protect_first", "layers at the start that are never dropped (default 0)"),
-        ("protect_last", "layers at the end that are never dropped (default 0)"),
-        ("calibration", "file to score on: text, or .jsonl with `text` or `tokens` (default: a built-in text)"),
-        ("samples", "how many samples to score on (default 8)"),
-        ("length", "longest sample in tokens (default 128)"),
-        ("score", "fit (default), fit-elementwise, fit-residual, trace, cosine, kl; several joined by +, the first decides"),
-    ];
-}
-
-/// A way to score layers or blocks (METHODS.md, section 1). Larger scores mean more important ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Score {
-    Fit,
-    FitElementwise,
-    FitResidual,
-    Trace,
-    Cosine,
-    Kl,
-}
-
-impl Score {
-    const ALL: [(&'static str, Self); 6] = [
-        ("fit", Self::Fit),
-        ("fit-elementwise", Self::FitElementwise),
-        ("fit-residual", Self::FitResidual),
-        ("trace", Self::Trace),
-        ("cosine", Self::Cosine),
-        ("kl", Self::Kl),
-    ];
-
-    fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, s)| *s == self).map_or("", |(n, _)| n)
-    }
-
-    fn needs_gradient(self) -> bool {
-        !matches!(self, Self::Cosine | Self::Kl)
-    }
-
-    fn parse_list(list: &str) -> Result<Vec<Self>, PassError> {
-        let find = |name: &str| Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, s)| *s);
-        list.split('+')
-            .map(|name| {
-                let known: Vec<&str> = Self::ALL.iter().map(|(n, _)| *n).collect();
-                find(name).ok_or_else(|| options_error(format!("there is no score `{name}`; there are {}", known.join(", "))))
-            })
-            .collect()
-    }
-}
 
 /// The pass.
 #[derive(Debug)]
@@ -144,12 +50,22 @@ impl FitPrune {
         Ok(Self { options, scores })
     }
 
+    /// Longest sample, in tokens: never beyond what the model was made for.
+    fn length(&self, module: &Module) -> usize {
+        self.options.length.min(module.model.context_length)
+    }
+
     /// The score table, from the cache if it has one for the same module, data and options.
     fn score(&self, module: &Module, target: &Graph, units: &[Unit], cx: &mut PassContext<'_>) -> Result<(ScoreTable, bool), PassError> {
-        let samples = cx.calibration.samples(self.options.calibration.as_deref(), self.options.samples, self.options.length)?;
+        let length = self.length(module);
+        if length < 2 {
+            let problem = format!("a context of {length} tokens is too short to predict a token in");
+            return Err(PassError::Unsupported { pass: NAME, problem });
+        }
+        let samples = cx.calibration.samples(self.options.calibration.as_deref(), self.options.samples, length)?;
         let key = format!("{NAME} 1 {} {:?} {} {samples:?}", cx.module_key, self.options.granularity, self.options.score);
         let stored = cx.cache.and_then(|c| c.get(&key)).and_then(|text| serde_json::from_str::<ScoreTable>(&text).ok());
-        if let Some(table) = stored.filter(|t| t.units.iter().eq(units.iter().map(|u| &u.name))) {
+        if let Some(table) = stored.filter(|t| t.fits(units.iter().map(|u| u.name.as_str()), self.scores.iter().map(|s| s.name()))) {
             return Ok((table, true));
         }
         let table = cx.pool.install(|| self.compute(module, target, units, &samples, cx.progress))?;
@@ -165,17 +81,23 @@ impl FitPrune {
         target: &Graph,
         units: &[Unit],
         samples: &[Vec<u32>],
-        progress: &dyn crate::context::Progress,
+        progress: &dyn Progress,
     ) -> Result<ScoreTable, PassError> {
         let chain = chain::Chain::new(target, &module.weights)?;
-        let fisher = match self.scores.iter().any(|s| s.needs_gradient()) {
-            true => Some(fisher_scores(target, &module.weights, samples, progress)?),
-            false => None,
-        };
-        let ablation = match self.scores.iter().any(|s| !s.needs_gradient()) {
-            true => Some(ablate::ablate(&chain, units, samples, self.scores.contains(&Score::Kl), progress)?),
-            false => None,
-        };
+        let (mut fisher, mut ablation) = (None, None);
+        if self.scores.iter().any(|s| s.needs_gradient()) {
+            fisher = Some(fisher_scores(target, &module.weights, samples, progress)?);
+        }
+        if self.scores.iter().any(|s| !s.needs_gradient()) {
+            ablation = Some(ablate::ablate(&chain, units, samples, self.scores.contains(&Score::Kl), progress)?);
+        }
+        if let (Some(f), true) = (&fisher, self.scores.contains(&Score::FitResidual)) {
+            let silent = |unit: &&Unit| !unit.blocks.iter().filter_map(|b| f.blocks.get(b)).flatten().any(|t| t.writes_residual);
+            if let Some(unit) = units.iter().find(silent) {
+                let problem = format!("no matrix of {} writes into the residual, so fit-residual can't score it", unit.name);
+                return Err(PassError::Unsupported { pass: NAME, problem });
+            }
+        }
         let mut columns = Vec::new();
         for &score in &self.scores {
             let values = units.iter().enumerate().map(|(i, unit)| match (score, &fisher, &ablation) {
@@ -198,6 +120,10 @@ impl FitPrune {
                 let (unit, value) = (table.units[i].clone(), column.values[i]);
                 return Err(PassError::NotFinite { pass: NAME, score: score.name(), unit, value });
             }
+        }
+        if !table.loss.is_finite() {
+            let problem = format!("the model's loss on the samples is {}; its weights hold NaN, or numbers that overflow", table.loss);
+            return Err(PassError::Calibration { problem });
         }
         Ok(())
     }
@@ -233,7 +159,10 @@ impl Pass for FitPrune {
             return Err(unsupported("the module has a draft already; ask for this pass once"));
         }
         let units = units(target, self.options.granularity);
-        let drop = self.options.drop.unwrap_or_else(|| units.len() - (units.len() as f64 * self.options.keep).ceil() as usize);
+        if units.is_empty() {
+            return Err(unsupported("the target has no blocks to drop"));
+        }
+        let drop = self.options.drop.unwrap_or_else(|| select::drop_for(units.len(), self.options.keep));
         let candidates = select::candidates(target, &units, self.options.protect_first, self.options.protect_last);
         if drop > candidates.len() || drop >= units.len() {
             return Err(options_error(format!(
@@ -252,6 +181,10 @@ impl Pass for FitPrune {
         report.fact("score", &table.columns[0].name);
         report.fact("dropped", dropped.iter().map(|&i| units[i].name.as_str()).collect::<Vec<_>>().join(" "));
         report.fact("calibration loss", format!("{:.4} nats", table.loss));
+        let length = self.length(module);
+        if length < self.options.length {
+            report.fact("sample length", format!("{length} tokens, the model's context"));
+        }
         report.fact("scores", if reused { "reused from the cache" } else { "computed" });
         let mut pruned = draft.clone();
         pruned.remove_dead();

@@ -1,6 +1,6 @@
 //! The empirical Fisher information of every weight, block by block.
 //!
-//! For sample s with loss L_s (mean next-token cross-entropy) and weight tensor t, `Tr(F_t) ~ 1/n sum_s || dL_s/dtheta_t ||^2`: squares of
+//! For sample s with loss `L_s` (mean next-token cross-entropy) and weight tensor t, `Tr(F_t) ~ 1/n sum_s || dL_s/dtheta_t ||^2`: squares of
 //! per-sample gradients (FIT, Zandonati et al., ICLR 2023; SDFP, arXiv 2602.05499). One forward keeps the residual at every block border; then,
 //! from the last block to the first, the block is run again with gradients. One block's weights and gradients are in memory at a time.
 
@@ -10,6 +10,7 @@ use dlc_eval::{Array, Segment, Trace, Wanted, cross_entropy};
 use dlc_ir::{BlockId, Def, Graph, Op, Operand, WeightId, WeightTable};
 
 use super::chain::{Chain, Link};
+use super::steps::Steps;
 use crate::context::Progress;
 use crate::error::PassError;
 
@@ -22,9 +23,9 @@ pub struct TensorFisher {
     pub trace: f64,
     /// Mean of theta^2.
     pub mean_square: f64,
-    /// Sum over entries of F_ii * theta_i^2.
+    /// Sum over entries of `F_ii * theta_i^2`.
     pub elementwise: f64,
-    /// Whether it is the matrix that writes into the residual stream (o_proj, down_proj).
+    /// Whether it is the matrix that writes into the residual stream (`o_proj`, `down_proj`).
     pub writes_residual: bool,
 }
 
@@ -40,25 +41,28 @@ pub struct FisherScores {
 /// Scores every block of `graph` on `samples`, each a sequence of 2 or more token ids. Runs on the rayon pool that is installed.
 ///
 /// # Errors
-/// [`PassError`] if the graph is no chain of blocks or a token is outside of the vocabulary.
+/// [`PassError::Unsupported`] if the graph is no chain of blocks; [`PassError::Calibration`] if there is no sample, one holds less than 2
+/// tokens, or a token is outside of the vocabulary.
 pub fn fisher_scores(graph: &Graph, weights: &WeightTable, samples: &[Vec<u32>], progress: &dyn Progress) -> Result<FisherScores, PassError> {
     let chain = Chain::new(graph, weights)?;
-    let feeds = samples.iter().map(|s| chain.feeds(s)).collect::<Result<Vec<_>, _>>()?;
-    let steps = 2 * chain.links.len() - 1;
+    let feeds = chain.feeds(samples)?;
     let (last, body) = chain.links.split_last().ok_or_else(no_links)?;
+    let backward = body.iter().filter(|link| link.reads.is_some()).count();
+    let mut steps = Steps::start(progress, "scoring by Fisher information", (body.len() + 1 + backward) * samples.len())?;
 
     let mut borders: Vec<Vec<Array>> = Vec::new();
-    for (i, link) in body.iter().enumerate() {
-        tick(progress, i, steps)?;
+    for link in body {
         let segment = chain.load(link)?;
-        let residual = |s: usize| borders.last().map(|b: &Vec<Array>| &b[s]);
-        let next = (0..samples.len()).map(|s| chain.forward(&segment, link, &feeds[s], residual(s))).collect::<Result<_, _>>()?;
+        let mut next = Vec::new();
+        for (s, feed) in feeds.iter().enumerate() {
+            next.push(Chain::forward(&segment, link, feed, borders.last().map(|b| &b[s]))?);
+            steps.step()?;
+        }
         borders.push(next);
     }
 
     let mut loss = 0.0;
     let mut gradients = Vec::new();
-    tick(progress, body.len(), steps)?;
     let head = chain.load(last)?;
     let head_inputs = borders.pop();
     for (s, tokens) in samples.iter().enumerate() {
@@ -67,27 +71,29 @@ pub fn fisher_scores(graph: &Graph, weights: &WeightTable, samples: &[Vec<u32>],
         let (sample_loss, seed) = next_token_loss(&trace.value(chain.logits)?, tokens)?;
         loss += f64::from(sample_loss) / samples.len() as f64;
         gradients.push(residual_gradient(&trace, last, seed, vec![])?.0);
+        steps.step()?;
     }
-    drop(head);
+    drop((head, head_inputs));
 
     let mut blocks = BTreeMap::new();
-    for (i, link) in body.iter().enumerate().rev() {
-        tick(progress, steps - i, steps)?;
+    for link in body.iter().rev().filter(|link| link.reads.is_some()) {
         let inputs = borders.pop();
-        let Some(block) = link.block else { continue };
         let segment = chain.load(link)?;
-        let mut tensors = tensors(&chain, block, &segment)?;
+        // What stands between blocks only passes the gradient on.
+        let mut tensors = link.block.map_or_else(|| Ok(vec![]), |block| tensors(&chain, block, &segment))?;
+        let weights: Vec<WeightId> = tensors.iter().map(|(t, _)| t.weight).collect();
         for (s, gradient) in gradients.iter_mut().enumerate() {
             let known = Chain::known(link, &feeds[s], inputs.as_ref().map(|b| &b[s]));
-            let (incoming, weight_gradients) = residual_gradient(&segment.trace(&known)?, link, gradient.clone(), segment.weights().to_vec())?;
+            let (incoming, weight_gradients) = residual_gradient(&segment.trace(&known)?, link, gradient.clone(), weights.clone())?;
             for (tensor, theta) in &mut tensors {
                 if let Some(g) = weight_gradients.get(&tensor.weight).and_then(Array::as_f32) {
                     accumulate(tensor, theta, g, samples.len());
                 }
             }
             *gradient = incoming;
+            steps.step()?;
         }
-        blocks.insert(block, tensors.into_iter().map(|(t, _)| t).collect());
+        blocks.extend(link.block.map(|block| (block, tensors.into_iter().map(|(t, _)| t).collect())));
     }
     Ok(FisherScores { blocks, loss })
 }
@@ -96,16 +102,11 @@ fn no_links() -> PassError {
     PassError::Unsupported { pass: super::NAME, problem: "the target has no nodes".into() }
 }
 
-fn tick(progress: &dyn Progress, done: usize, total: usize) -> Result<(), PassError> {
-    progress.update("scoring by Fisher information", done, total);
-    if progress.interrupted() { Err(PassError::Interrupted) } else { Ok(()) }
-}
-
 /// Loss of `tokens[1..]` and its gradient with respect to all logits; the last position predicts nothing and gets 0.
 fn next_token_loss(logits: &Array, tokens: &[u32]) -> Result<(f32, Array), PassError> {
     let vocab = logits.shape().last().copied().unwrap_or(0);
     let n = tokens.len() - 1;
-    let scored = Array::f32(vec![1, n, vocab], logits.as_f32().unwrap_or_default()[..n * vocab].to_vec())?;
+    let scored = Array::f32(vec![1, n, vocab], logits.as_f32().and_then(|l| l.get(..n * vocab)).unwrap_or_default().to_vec())?;
     let (loss, gradient) = cross_entropy(&scored, &tokens[1..])?;
     let mut padded = gradient.as_f32().unwrap_or_default().to_vec();
     padded.resize((n + 1) * vocab, 0.0);

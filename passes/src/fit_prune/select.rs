@@ -12,6 +12,13 @@ pub(super) fn candidates(graph: &Graph, units: &[Unit], protect_first: usize, pr
     (0..units.len()).filter(|&i| free.contains(&units[i].layer)).collect()
 }
 
+/// How many of `units` go when the share `keep` of them stays, rounded up: at least one.
+pub(super) fn drop_for(units: usize, keep: f64) -> usize {
+    // 20 * 0.55 is a little more than 11 in binary, and still means 11.
+    let kept = (units as f64 * keep - 1e-9).ceil().max(1.0) as usize;
+    units.saturating_sub(kept)
+}
+
 /// The `drop` candidates of lowest score, in ascending order of position. Of equal scores the later unit goes first.
 pub fn select(scores: &[f64], candidates: &[usize], drop: usize) -> Vec<usize> {
     let mut order = candidates.to_vec();
@@ -23,7 +30,16 @@ pub fn select(scores: &[f64], candidates: &[usize], drop: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::select;
+    use super::{drop_for, select};
+
+    #[test]
+    fn keeps_at_least_the_share_that_was_asked_for() {
+        let cases =
+            [(12, 0.6, 4), (30, 0.6, 12), (20, 0.55, 9), (40, 0.55, 18), (25, 0.28, 18), (10, 1.0, 0), (3, 0.01, 2), (1, 1e-12, 0), (0, 0.5, 0)];
+        for (units, keep, drop) in cases {
+            assert_eq!(drop_for(units, keep), drop, "{units} units, keep={keep}");
+        }
+    }
 
     #[test]
     fn drops_the_lowest_scores_and_later_units_first_among_equals() {

@@ -16,7 +16,7 @@ fn write(folder: &Path, edit: impl Fn(String) -> String) {
     };
     let files = record("model.onnx", "graph") + &record(WEIGHTS_FILE, "0123456789abcdef");
     let text = format!(
-        "format: 1\ndlc: 0.1.0\nsource: {{name: tiny, files: {{}}}}\nprofile: portable\ndtype: f32\n\
+        "format: 1\ndlc: 0.1.0\nsource: {{name: tiny, files: {{}}}}\nprofile: portable\ndtype: f32\ncaches: appended\n\
          model: {{family: llama, vocab_size: 8, context_length: 16, bos_token_id: null, eos_token_ids: [], pad_token_id: null}}\n\
          passes: []\ngraphs:\n- {{name: target, file: model.onnx, parameters: 4, inputs: [], outputs: [], caches: []}}\n\
          weights:\n- {{name: w, dtype: f32, shape: [4], offset: 0, bytes: 16, graphs: [target]}}\nfiles:\n{files}"

@@ -18,7 +18,7 @@ use super::proto::{
     ValueInfoProto, data_type, entry,
 };
 use crate::error::ExportError;
-use crate::manifest::{Profile, WEIGHTS_FILE};
+use crate::manifest::{CacheLayout, Profile, WEIGHTS_FILE};
 use crate::weights::{Stored, WeightPlan};
 
 /// Key of the text form of the graph in an ONNX file's metadata.
@@ -30,6 +30,7 @@ pub(crate) const VERSION_KEY: &str = "dlc.version";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub profile: Profile,
+    pub caches: CacheLayout,
     pub weights: &'a WeightTable,
     /// Longest sequence; the length of tables that are indexed by position.
     pub context_length: usize,
@@ -48,7 +49,7 @@ pub(crate) struct Lowered {
 /// A graph with the operators of a profile.
 pub(crate) fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
     let mut cx = Context::new(graph, target)?;
-    let folds = if target.profile == Profile::Ort { ort::Folds::find(graph) } else { ort::Folds::default() };
+    let folds = if target.profile == Profile::Ort { ort::Folds::find(graph, target.caches) } else { ort::Folds::default() };
     for (id, node) in graph.nodes() {
         let outer = cx.enter_node(id);
         lower_node(&mut cx, &folds, id, node).map_err(|error| locate(error, &cx, id, node))?;
@@ -56,6 +57,11 @@ pub(crate) fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, Export
     }
     cx.finish_outputs()?;
     Ok(finish(cx))
+}
+
+/// How the caches of a bundle pass from run to run: in place if the profile and the width of every head allow it.
+pub(crate) fn cache_layout(graphs: &[Graph], profile: Profile) -> CacheLayout {
+    if profile == Profile::Ort && graphs.iter().all(ort::takes_grouped_attention) { CacheLayout::InPlace } else { CacheLayout::Appended }
 }
 
 fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node) -> Result<(), ExportError> {
@@ -71,13 +77,13 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
         },
         Op::Rope(_) if folds.rope_is_fused(id) => Ok(()),
         Op::Rope(rope) => match profile {
-            Profile::Onnx => onnx23::rope(cx, node, rope),
-            Profile::Portable | Profile::Ort => portable::rope(cx, node, rope),
+            Profile::Portable => portable::rope(cx, node, rope),
+            Profile::Onnx | Profile::Ort => onnx23::rope(cx, node, rope),
         },
         Op::Attention(attention) => match profile {
             Profile::Portable => portable::attention(cx, node, attention),
-            Profile::Onnx => onnx23::attention(cx, node, attention),
-            Profile::Ort => ort::attention(cx, node, attention, folds.rope_of(id)),
+            Profile::Ort if cx.target.caches == CacheLayout::InPlace => ort::attention(cx, node, attention, folds.rope_of(id)),
+            Profile::Onnx | Profile::Ort => onnx23::attention(cx, node, attention),
         },
         Op::Add => match folds.norm_after(id) {
             Some(norm) => ort::add_and_norm(cx, node, norm),

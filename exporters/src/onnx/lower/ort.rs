@@ -1,19 +1,25 @@
-//! Profile `ort`: the operators of ONNX Runtime's own domain `com.microsoft`.
+//! Profile `ort`: the operators of ONNX Runtime's own domain `com.microsoft`, over ai.onnx opset 23 (whose `RMSNormalization` is for the
+//! norms that follow no sum; `SimplifiedLayerNormalization` stands in ai.onnx for ONNX Runtime alone, and no checker knows it there).
 //!
 //! `GroupQueryAttention` rotates queries and keys itself and counts positions from the cache, so rotary nodes and `position_ids` fall
 //! away. It takes the mask as lengths: per row, tokens are the first entries of the cache, padding comes after them. With more than one
-//! row it takes several tokens only on an empty cache.
+//! row it takes several tokens only on an empty cache. Heads whose width isn't a multiple of 8 it doesn't take at all: such graphs get ai.onnx
+//! `Attention`, and caches that are appended to.
 
 use std::collections::HashMap;
 
-use dlc_ir::{Attention, Def, Graph, Node, NodeId, Op, Operand, Rope, ValueId};
+use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, ValueId};
 
 use super::super::builder::Name;
 use super::super::proto::INT32;
 use super::context::{Context, Form};
 use super::shared::{define_full, rope_name};
 use crate::error::ExportError;
+use crate::manifest::CacheLayout;
 use crate::weights::{RopeTable, Stored, Wave};
+
+/// Longest table of cosines that is written: no model comes near, a hostile configuration could fill the disk.
+const MAX_POSITIONS: usize = 1 << 24;
 
 /// Which nodes are lowered together with others.
 #[derive(Debug, Default)]
@@ -27,11 +33,11 @@ pub(super) struct Folds {
 }
 
 impl Folds {
-    pub fn find(graph: &Graph) -> Self {
+    pub fn find(graph: &Graph, caches: CacheLayout) -> Self {
         let mut folds = Self::default();
         for (id, node) in graph.nodes() {
             match node.op {
-                Op::Attention(_) => folds.fold_rope(graph, id, node),
+                Op::Attention(_) if caches == CacheLayout::InPlace => folds.fold_rope(graph, id, node),
                 Op::RmsNorm { .. } => folds.fold_norm(graph, id, node),
                 _ => {}
             }
@@ -77,7 +83,8 @@ impl Folds {
         let sum = graph.node(add);
         let of_values = sum.inputs.iter().all(|i| matches!(i, Operand::Value(_)));
         let gamma_is_weight = matches!(node.inputs.get(1), Some(Operand::Weight(_)));
-        if sum.op == Op::Add && of_values && gamma_is_weight && !self.norm_after.contains_key(&add) {
+        let flat_enough = sum.outputs.iter().all(|v| matches!(graph.value(*v).ty.shape.rank(), 2 | 3));
+        if sum.op == Op::Add && of_values && flat_enough && gamma_is_weight && !self.norm_after.contains_key(&add) {
             self.norm_after.insert(add, id);
             self.norm_nodes.push(id);
         }
@@ -126,6 +133,15 @@ pub(super) fn add_and_norm(cx: &mut Context<'_>, node: &Node, norm: NodeId) -> R
     Ok(())
 }
 
+/// Whether `GroupQueryAttention` takes all heads of the graph: it wants their width to be a multiple of 8.
+pub(super) fn takes_grouped_attention(graph: &Graph) -> bool {
+    let head_dims = graph.nodes().filter_map(|(_, node)| match (&node.op, node.inputs.first()) {
+        (Op::Attention(a), Some(Operand::Value(q))) => graph.value(*q).ty.shape.last().and_then(Dim::known).map(|width| width / a.heads),
+        _ => None,
+    });
+    head_dims.into_iter().all(|head_dim| head_dim % 8 == 0)
+}
+
 /// A window of `w` is `local_window_size` `w`: both count the token itself (measured with ONNX Runtime 1.31 on CPU).
 pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention, rope: Option<&Rope>) -> Result<(), ExportError> {
     let before = |cx: &Context<'_>, at: usize| -> Result<ValueId, ExportError> {
@@ -137,13 +153,12 @@ pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention
     };
     let (q, k) = (before(cx, 0)?, before(cx, 1)?);
     let (dtype, head_dim) = (cx.ty(q).dtype, cx.width(q)? / attention.heads);
-    if head_dim % 8 != 0 {
-        let problem = format!("GroupQueryAttention wants heads whose width is a multiple of 8, these are {head_dim} wide; use --profile onnx");
-        return Err(ExportError::module("", problem));
-    }
     let [last, total] = lengths(cx, cx.value_at(node, 3)?)?;
     let mut inputs = vec![cx.full(q)?, cx.full(k)?, cx.operand(node, 2)?, cx.operand(node, 4)?, cx.operand(node, 5)?, last, total];
     if let Some(rope) = rope {
+        if cx.target.context_length > MAX_POSITIONS {
+            return Err(ExportError::module("", format!("a context of {} tokens is absurd", cx.target.context_length)));
+        }
         inputs.extend([Wave::Cos, Wave::Sin].map(|wave| table(cx, rope, head_dim, dtype, wave)));
     }
     let values = [Context::output_at(node, 0)?, Context::output_at(node, 1)?, Context::output_at(node, 2)?];

@@ -4,7 +4,7 @@ use dlc_ir::{Attention, DType, Node, Rope};
 
 use super::super::builder::Name;
 use super::context::{Context, Form};
-use super::shared::{additive_mask, common_form, define_like, finish_call, from_f32, input_in, rotations, to_f32};
+use super::shared::{additive_mask, common_form, define_like, finish_call, from_f32, input_in, rope_name, rotations, to_f32};
 use crate::error::ExportError;
 
 /// In single precision whatever the graph's element type, as Hugging Face's norms are. `Pow` with 2 is the pattern that runtimes fuse.
@@ -42,8 +42,9 @@ pub(super) fn rope(cx: &mut Context<'_>, node: &Node, rope: &Rope) -> Result<(),
 /// `[cos, cos]` and `[-sin, sin]`, `[batch, seq, 1, head_dim]`.
 fn widened(cx: &mut Context<'_>, rope: &Rope, head_dim: usize, positions: dlc_ir::ValueId, dtype: DType) -> Result<[Name; 2], ExportError> {
     let [cos, sin] = rotations(cx, rope, head_dim, positions, dtype)?;
+    let scope = format!("{}/{}", cx.full_name(positions), rope_name(rope, head_dim));
     let mut widen = |half: &Name, negate: bool| {
-        cx.once(&format!("{half}.wide"), |cx| {
+        cx.once(&format!("{scope}/{}.{dtype}", if negate { "signed_sin" } else { "cos" }), |cx| {
             let axis = cx.b.ints(&[2]);
             let half = cx.b.op("Unsqueeze", &[half, &axis]).out();
             let first = if negate { cx.b.op("Neg", &[&half]).out() } else { half.clone() };

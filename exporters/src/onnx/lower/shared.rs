@@ -186,12 +186,11 @@ fn hidden_score(dtype: DType) -> f32 {
 pub(super) fn additive_mask(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, window: Option<usize>, dtype: DType) -> Result<Name, ExportError> {
     let window_name = window.map(|w| format!(".window{w}")).unwrap_or_default();
     let scope = format!("{}/hidden{window_name}.{seq}.{dtype}", cx.full_name(mask));
-    let total = cx.ty(mask).shape.0.get(1).cloned().unwrap_or_else(|| Dim::from(0));
     cx.once(&scope, |cx| {
-        let rows = rows(cx, mask, seq, &total)?;
-        let mut visible = visible(cx, mask, &total, &rows)?;
+        let rows = rows(cx, mask, seq)?;
+        let mut visible = visible(cx, mask, seq, &rows)?;
         if let Some(window) = window {
-            let near = near(cx, mask, &rows, window)?;
+            let near = near(cx, mask, seq, &rows, window)?;
             visible = cx.b.op("And", &[&visible, &near]).out();
         }
         let (zero, hidden) = (cx.b.float(dtype, 0.0), cx.b.float(dtype, hidden_score(dtype)));
@@ -200,14 +199,19 @@ pub(super) fn additive_mask(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, wind
 }
 
 /// Indices of this run's tokens among all tokens, `[seq]`: `past .. total`.
-fn rows(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, total: &Dim) -> Result<Name, ExportError> {
-    let seq_name = seq.to_string();
-    let (seq, total) = (length(cx, seq)?, length(cx, total)?);
-    cx.once(&format!("{}/rows.{seq_name}", cx.full_name(mask)), |cx| {
+fn rows(cx: &mut Context<'_>, mask: ValueId, seq: &Dim) -> Result<Name, ExportError> {
+    let key = format!("{}/rows.{seq}", cx.full_name(mask));
+    let (seq, total) = (length(cx, seq)?, length(cx, &total(cx, mask))?);
+    cx.once(&key, |cx| {
         let past = cx.b.op("Sub", &[&total, &seq]).out();
         let one = cx.b.int(1);
         Ok(cx.b.op("Range", &[&past, &total, &one]).out())
     })
+}
+
+/// How many tokens there are, past ones included.
+fn total(cx: &Context<'_>, mask: ValueId) -> Dim {
+    cx.ty(mask).shape.0.get(1).cloned().unwrap_or_else(|| Dim::from(0))
 }
 
 /// The number that `dim` stands for, without axes.
@@ -223,9 +227,9 @@ fn length(cx: &mut Context<'_>, dim: &Dim) -> Result<Name, ExportError> {
 }
 
 /// Which keys are tokens (mask 1) and not ahead of the row, `bool [batch, 1, seq, total]`.
-fn visible(cx: &mut Context<'_>, mask: ValueId, total: &Dim, rows: &Name) -> Result<Name, ExportError> {
-    let total = length(cx, total)?;
-    cx.once(&format!("{rows}.visible"), |cx| {
+fn visible(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, rows: &Name) -> Result<Name, ExportError> {
+    let total = length(cx, &total(cx, mask))?;
+    cx.once(&format!("{}/visible.{seq}", cx.full_name(mask)), |cx| {
         let (zero, one) = (cx.b.int(0), cx.b.int(1));
         let columns = cx.b.op("Range", &[&zero, &total, &one]).out();
         let axis = cx.b.ints(&[1]);
@@ -240,8 +244,8 @@ fn visible(cx: &mut Context<'_>, mask: ValueId, total: &Dim, rows: &Name) -> Res
 }
 
 /// Which keys lie within `window` tokens of the row, counted over tokens whose mask is 1, `bool [batch, 1, seq, total]`.
-fn near(cx: &mut Context<'_>, mask: ValueId, rows: &Name, window: usize) -> Result<Name, ExportError> {
-    let distance = cx.once(&format!("{rows}.distance"), |cx| {
+fn near(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, rows: &Name, window: usize) -> Result<Name, ExportError> {
+    let distance = cx.once(&format!("{}/distance.{seq}", cx.full_name(mask)), |cx| {
         let mask = cx.full(mask)?;
         let axis = cx.b.int(1);
         let counts = cx.b.op("CumSum", &[&mask, &axis]).out();

@@ -1,0 +1,106 @@
+//! What the ONNX graphs look like, for each profile.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{TARGET, module, request};
+use dlc_exporters::manifest::Profile;
+use dlc_exporters::onnx::{OnnxSummary, read_onnx};
+use dlc_exporters::{ExportError, write_bundle};
+
+fn export(text: &str, profile: Profile) -> Result<OnnxSummary, ExportError> {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("bundle");
+    write_bundle(&module(&[text]), &request(profile), &out, &())?;
+    read_onnx(&out.join("model.onnx"))
+}
+
+/// The target in another element type, as text.
+fn target_in(dtype: &str) -> String {
+    TARGET.replace("f32[", &format!("{dtype}["))
+}
+
+#[test]
+fn each_profile_has_its_operators() {
+    for profile in Profile::ALL {
+        let summary = export(TARGET, profile).unwrap();
+        insta::assert_snapshot!(format!("listing_{}", profile.name()), format!("opsets {:?}\n{}", summary.opsets, summary.listing()));
+    }
+}
+
+#[test]
+fn half_precision_norms_and_softmax_are_computed_in_single_precision() {
+    insta::assert_snapshot!("listing_portable_f16", export(&target_in("f16"), Profile::Portable).unwrap().listing());
+    let onnx = export(&target_in("bf16"), Profile::Onnx).unwrap();
+    assert!(onnx.listing().contains("softmax_precision=1"));
+}
+
+#[test]
+fn the_text_form_is_read_back_from_the_file() {
+    for profile in Profile::ALL {
+        let summary = export(TARGET, profile).unwrap();
+        let module = module(&[TARGET]);
+        assert_eq!(summary.graph_text, Some(module.graphs[0].to_text(&module.weights)));
+        assert_eq!((summary.producer.as_str(), summary.graph_name.as_str()), ("dlc 0.0.0", "target"));
+        assert_eq!(summary.external_files, ["weights.bin"]);
+    }
+}
+
+#[test]
+fn nodes_and_values_have_names_of_their_own() {
+    for profile in Profile::ALL {
+        let summary = export(TARGET, profile).unwrap();
+        let mut names: Vec<&str> = summary.nodes.iter().map(|n| n.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), summary.nodes.len());
+        assert!(names.iter().any(|name| name.starts_with("layers.3.mlp/5.linear/")));
+    }
+}
+
+/// With unequal rotations of queries and keys, or one that is read elsewhere, `GroupQueryAttention` can't rotate.
+#[test]
+fn rotations_that_do_not_fold_keep_position_ids() {
+    let folds = |text: &str| {
+        let summary = export(text, Profile::Ort).unwrap();
+        let positions = summary.inputs.iter().any(|i| i.name == "position_ids");
+        let rotary = summary.listing().contains("do_rotary=1");
+        assert_ne!(positions, rotary);
+        rotary
+    };
+    assert!(folds(TARGET));
+    assert!(!folds(&TARGET.replacen("theta=10000.0", "theta=500000.0", 1)));
+    let read_twice = TARGET
+        .replace("attention %layers.3.attn.4, %layers.3.attn.5, %layers.3.attn.3", "attention %layers.3.attn.4, %layers.3.attn.5, %layers.3.attn.5");
+    assert!(!folds(&read_twice));
+}
+
+#[test]
+fn outputs_that_are_inputs_or_stand_twice_are_copied() {
+    let text = TARGET.replace("  output logits = %2\n", "  output ids = %input_ids\n  output logits = %2\n  output again = %2\n");
+    let listing = export(&text, Profile::Portable).unwrap().listing();
+    assert!(listing.contains("ids = Identity input_ids\n") && listing.contains("again = Identity logits\n"), "{listing}");
+}
+
+#[test]
+fn heads_too_narrow_for_grouped_attention_get_the_standard_one() {
+    let narrow = TARGET
+        .replace("heads=2", "heads=4")
+        .replace("kv_heads=1", "kv_heads=2")
+        .replace("%layers.3.attn.2, %position_ids heads=1", "%layers.3.attn.2, %position_ids heads=2")
+        .replace("[batch, 1, past", "[batch, 2, past")
+        .replace(", 8] (cache", ", 4] (cache")
+        .replace("past+seq, 8]", "past+seq, 4]");
+    let attention = |text: &str| {
+        let listing = export(text, Profile::Ort).unwrap().listing();
+        (listing.contains("com.microsoft.GroupQueryAttention"), listing.contains("= Attention "))
+    };
+    assert_eq!(attention(TARGET), (true, false));
+    assert_eq!(attention(&narrow), (false, true));
+}
+
+#[test]
+fn names_that_clash_are_refused() {
+    let clash = TARGET.replace("@gate", "@input_ids");
+    insta::assert_snapshot!(export(&clash, Profile::Portable).unwrap_err().to_string());
+}

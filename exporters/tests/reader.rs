@@ -1,0 +1,84 @@
+//! The ONNX reader on files of any origin.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use common::{TARGET, module, request};
+use dlc_exporters::manifest::Profile;
+use dlc_exporters::onnx::{OnnxSummary, read_onnx};
+use dlc_exporters::{ExportError, write_bundle};
+use proptest::prelude::*;
+
+fn valid() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("bundle");
+        write_bundle(&module(&[TARGET]), &request(Profile::Portable), &out, &()).unwrap();
+        fs::read(out.join("model.onnx")).unwrap()
+    })
+}
+
+fn read(bytes: &[u8]) -> Result<OnnxSummary, ExportError> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), bytes).unwrap();
+    read_onnx(file.path())
+}
+
+#[test]
+fn a_file_is_summarised_without_its_weights() {
+    let summary = read(valid()).unwrap();
+    assert_eq!((summary.ir_version, summary.opsets[""]), (8, 17));
+    assert_eq!(summary.inputs[1].ty, "i64[batch_size, total_sequence_length]");
+    assert_eq!(summary.operators()["Gemm"], 8);
+    assert!(summary.initializers > 12 && summary.initializer_bytes > 4 * 16 * 20000);
+    assert_eq!(summary.listing().lines().count(), summary.inputs.len() + summary.outputs.len() + summary.nodes.len());
+}
+
+#[test]
+fn what_is_no_onnx_file_is_said_to_be_none() {
+    for bytes in [&b""[..], b"GGUF", b"\x08\x08", b"\x3a\x05ab", b"\x3a\x02\x0b\x00", &[0xff; 64]] {
+        let error = read(bytes).unwrap_err();
+        assert!(matches!(error, ExportError::Onnx { .. }), "{error}");
+    }
+    assert!(matches!(read_onnx(Path::new("/no/such/file.onnx")), Err(ExportError::Io { .. })));
+}
+
+/// A graph of one initializer with these axes.
+#[test]
+fn absurd_shapes_are_refused() {
+    let axis = [0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    let with_axes = |n: usize| {
+        let mut tensor = axis.repeat(n);
+        tensor.extend([0x10, 1]);
+        let mut graph = vec![0x2a, tensor.len() as u8];
+        graph.extend(tensor);
+        let mut model = vec![0x3a, graph.len() as u8];
+        model.extend(graph);
+        read(&model)
+    };
+    assert!(with_axes(1).unwrap_err().to_string().contains("absurd"));
+    assert!(with_axes(3).unwrap_err().to_string().contains("absurd"));
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = read(&bytes);
+    }
+
+    #[test]
+    fn damaged_files_never_panic(cut in 0usize..8000, at in 0usize..8000, byte in any::<u8>()) {
+        let mut bytes = valid().to_vec();
+        let n = bytes.len();
+        bytes[at % n] = byte;
+        bytes.truncate(n - cut % n);
+        if let Ok(summary) = read(&bytes) {
+            let _ = (summary.listing(), summary.operators());
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The passes on a small decoder in text form. What needs a real checkpoint is tested in the root package.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod ablation;
+mod cache;
+mod clean_up;
+mod draft;
+mod fakes;
+mod model;
+mod progress;
+mod rejections;
+mod scores;

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Checks dlc's bundles with other people's tools: onnx.checker and onnxruntime load every file, onnxruntime-genai decodes what dlc decodes,
+# plainly and with the draft; dlc's speculative text equals its plain text over 24 prompts of 64 tokens.
+#
+# Usage: scripts/check_bundles.sh [PYTHON]     the Python of scripts/pyenv.sh is the default; ONNX Runtime as `dlc doctor` finds it
+set -euo pipefail
+if [[ ${1:-} == --help ]]; then
+  sed -n '2,5s/^# \{0,1\}//p' "$0"
+  exit 0
+fi
+cd "$(dirname "$0")/.."
+python=${1:-$(scripts/pyenv.sh)}
+smollm2=target/models/smollm2-135m-off-grid
+[[ -f $smollm2/config.json ]] || scripts/fetch_smollm2.sh "$smollm2"
+
+cargo build --workspace --tests --quiet
+dlc=target/debug/dlc
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+for golden in llama llama3 mistral qwen2 qwen3; do
+  for profile in portable onnx ort; do
+    "$dlc" compile "fixtures/goldens/$golden" --profile "$profile" -o "$out/$golden-$profile" >/dev/null 2>&1
+  done
+done
+"$dlc" compile fixtures/goldens/qwen3 --dtype f16 --profile onnx -o "$out/qwen3-f16" >/dev/null 2>&1
+"$dlc" compile fixtures/tiny-llama --pass fit-prune:drop=4 --profile ort -o "$out/tiny-llama" >/dev/null 2>&1
+"$dlc" compile "$smollm2" --pass fit-prune:drop=3,samples=2,length=64 --profile ort -o "$out/smollm2" >/dev/null 2>&1
+"$python" scripts/check_onnx.py "$out"/*
+
+for model in tiny-llama smollm2; do
+  "$dlc" bench "$out/$model" --prompts fixtures/prompts.txt --max-tokens 64 --repeats 1
+  head -n 4 fixtures/prompts.txt >"$out/prompts.txt"
+  "$dlc" run "$out/$model" --prompts "$out/prompts.txt" --max-tokens 32 --json >"$out/$model.json"
+  "$python" scripts/check_genai.py "$out/$model" --expect "$out/$model.json" --max-tokens 32
+done

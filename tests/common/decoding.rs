@@ -1,0 +1,85 @@
+//! Plain against speculative decoding of the trained fixture, on a backend.
+
+use std::path::Path;
+
+use dlc::pipeline::{CompileRequest, compile, parse_pass_flag};
+use dlc::runtime::{
+    Backend, Bundle, DecodeOptions, DecoderOptions, DecoderSession, Equality, SamplingOptions, SharedWeights, TextTokenizer, decode, measure,
+};
+use dlc_exporters::manifest::Profile;
+
+use super::fixture;
+
+/// Watches nothing.
+struct Quiet;
+impl dlc_passes::Progress for Quiet {
+    fn update(&self, _: &str, _: usize, _: usize) {}
+}
+impl dlc_exporters::Progress for Quiet {}
+
+/// Target and draft of tiny-llama without 4 of its 12 layers.
+pub struct Pair {
+    pub target: DecoderSession,
+    pub draft: DecoderSession,
+    tokenizer: TextTokenizer,
+}
+
+impl Pair {
+    pub fn compile(backend: &Backend, profile: Profile, folder: &Path) -> Self {
+        let output = folder.join("bundle");
+        let request = CompileRequest {
+            model: fixture("tiny-llama"),
+            passes: vec![parse_pass_flag("fit-prune:drop=4,samples=2,length=32").unwrap()],
+            profile,
+            dtype: None,
+            output: output.clone(),
+            force: false,
+            allow_nan: false,
+            threads: 1,
+        };
+        compile(&request, None, &Quiet).unwrap();
+        let bundle = Bundle::open(&output).unwrap();
+        let weights = SharedWeights::open(&bundle, backend).unwrap();
+        // Small, so that caches kept in place must grow.
+        let options = DecoderOptions { capacity: Some(16), ..DecoderOptions::default() };
+        let open = |name| DecoderSession::open(backend, &bundle, name, weights.as_ref(), &options).unwrap();
+        let tokenizer = TextTokenizer::load(&bundle.side_file("tokenizer.json").unwrap()).unwrap();
+        Self { target: open("target"), draft: open("draft"), tokenizer }
+    }
+
+    fn prompts(&self, count: usize) -> Vec<Vec<u32>> {
+        let text = std::fs::read_to_string(fixture("prompts.txt")).unwrap();
+        let prompts: Vec<Vec<u32>> = text.lines().take(count).map(|p| self.tokenizer.encode(p, true).unwrap()).collect();
+        assert_eq!(prompts.len(), count);
+        prompts
+    }
+
+    /// Greedy speculative text equals plain text token for token; a tie of two logits is reported, not hidden.
+    pub fn check_greedy(&mut self, prompts: usize) -> Result<(), String> {
+        for (i, prompt) in self.prompts(prompts).iter().enumerate() {
+            let options = DecodeOptions { max_tokens: 64, gamma: 1 + i % 6, prefill_chunk: 3, ..DecodeOptions::default() };
+            let measured = measure(&mut self.target, &mut self.draft, prompt, &options, 1).map_err(|e| e.to_string())?;
+            if measured.tokens.len() != 64 || measured.stats.accepted == 0 {
+                return Err(format!("prompt {i}: {} tokens, {} accepted", measured.tokens.len(), measured.stats.accepted));
+            }
+            match measured.equality {
+                Equality::Equal => {}
+                Equality::Tie { at, gap } => eprintln!("prompt {i}: tie at token {at}, logits differ by {gap:e}"),
+                Equality::Different { at, gap } => return Err(format!("prompt {i}: different from token {at} on, logits differ by {gap:e}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// The same seed gives the same sampled text, another seed another one.
+    pub fn check_seeds(&mut self) -> Result<(), String> {
+        let prompt = self.prompts(1).remove(0);
+        let mut sample = |seed| {
+            let sampling = SamplingOptions { temperature: 0.8, top_k: 50, top_p: 0.95, seed };
+            let options = DecodeOptions { max_tokens: 48, sampling, ..DecodeOptions::default() };
+            decode(&mut self.target, Some(&mut self.draft), &prompt, &options).map(|g| g.tokens).map_err(|e| e.to_string())
+        };
+        let (a, b, c) = (sample(1)?, sample(1)?, sample(2)?);
+        if a == b && a != c { Ok(()) } else { Err(format!("seed 1: {a:?}, again: {b:?}, seed 2: {c:?}")) }
+    }
+}

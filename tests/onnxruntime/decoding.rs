@@ -1,0 +1,20 @@
+//! Speculative decoding on ONNX Runtime is lossless: 24 prompts of 64 tokens in each profile.
+
+use dlc::runtime::Backend;
+use dlc_exporters::manifest::Profile;
+use libtest_mimic::Trial;
+
+use crate::common::decoding::Pair;
+
+pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
+    let trial = |profile: Profile| {
+        let backend = backend.cloned();
+        Trial::test(format!("decoding::greedy_speculative_text_equals_plain_text_{}", profile.name()), move || {
+            let folder = tempfile::tempdir()?;
+            let mut pair = Pair::compile(&backend.expect("not ignored"), profile, folder.path());
+            pair.check_greedy(24)?;
+            Ok(pair.check_seeds()?)
+        })
+    };
+    Profile::ALL.into_iter().map(trial).collect()
+}
