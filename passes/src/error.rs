@@ -38,7 +38,7 @@ pub enum PassError {
         problem: String,
     },
     /// A score is NaN or infinite.
-    #[error("pass {pass}: the {score} score of {unit} is {value}; the weights or the calibration data hold numbers that overflow")]
+    #[error("pass {pass}: the {score} score of {unit} is {value}; some weight is NaN or infinite, or so large that the model overflows")]
     NotFinite {
         /// The pass.
         pass: &'static str,

@@ -19,7 +19,7 @@ pub(super) struct Models {
 
 impl Models {
     pub fn open(path: &Path, backend: &BackendArgs, with_draft: bool) -> Result<Self> {
-        let bundle = Bundle::open(path)?;
+        let bundle = super::open::bundle(path)?;
         let tokenizer = bundle.side_file("tokenizer.json").ok_or_else(|| RuntimeError::Unsupported {
             what: path.display().to_string(),
             reason: "the bundle has no tokenizer.json, so it can't read or write text".into(),

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::Result;
-use dlc_exporters::manifest::MANIFEST_FILE;
+use dlc_exporters::manifest::{MANIFEST_FILE, WEIGHTS_FILE};
 use dlc_ir::Module;
 
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import};
 use crate::pipeline::{self, OnnxModule, module_of_bundle};
-use crate::runtime::Bundle;
+use crate::runtime::{Bundle, RuntimeError};
 
 /// Something that holds graphs.
 #[derive(Debug)]
@@ -24,12 +24,29 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     if path.extension().is_some_and(|e| e == "onnx") {
         return Ok(Opened::Onnx(Box::new(pipeline::read_onnx(path)?)));
     }
-    if path.join(MANIFEST_FILE).exists() {
-        let bundle = Bundle::open(path)?;
+    if path.join(MANIFEST_FILE).exists() || path.join(WEIGHTS_FILE).exists() {
+        let bundle = bundle(path)?;
         let module = module_of_bundle(&bundle)?;
         return Ok(Opened::Bundle(Box::new((bundle, module))));
     }
     Ok(Opened::Checkpoint(Box::new(checkpoint(path)?)))
+}
+
+/// Opens a bundle, or says what `path` is instead.
+pub(super) fn bundle(path: &Path) -> Result<Bundle> {
+    if path.join(MANIFEST_FILE).exists() {
+        return Ok(Bundle::open(path)?);
+    }
+    let problem = if path.join(WEIGHTS_FILE).exists() {
+        format!("is a bundle without its {MANIFEST_FILE}; copy it whole, or compile it again")
+    } else if path.is_dir() {
+        format!("is not a bundle: it has no {MANIFEST_FILE}; make one of a checkpoint with `dlc compile`")
+    } else if path.exists() {
+        "is a file; name the folder of a bundle, which `dlc compile` makes".into()
+    } else {
+        "doesn't exist; name the folder of a bundle, which `dlc compile` makes".into()
+    };
+    Err(RuntimeError::File { path: path.to_owned(), problem }.into())
 }
 
 /// The module of a checkpoint, in f32.

@@ -42,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
     /// Randomness; 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Draw from the K most likely tokens; 0 is all
     #[arg(long, value_name = "K", default_value_t = 0)]

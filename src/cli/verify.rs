@@ -11,7 +11,6 @@ use super::exit::CHECK_FAILED;
 use super::output::{Output, note};
 use crate::pipeline::{Check, PipelineError, Tolerance, compare_with_source, module_of_bundle, verify_bundle};
 use crate::report::checks_table;
-use crate::runtime::Bundle;
 
 /// Check every graph of a bundle against the evaluator, and its files against their hashes
 #[derive(Debug, clap::Args)]
@@ -33,7 +32,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    let bundle = Bundle::open(&args.bundle)?;
+    let bundle = super::open::bundle(&args.bundle)?;
     bundle.verify_hashes()?;
     let module = module_of_bundle(&bundle)?;
     let differences = match &args.source {

@@ -1,5 +1,6 @@
 //! Calibration samples: text or JSON lines, tokenised with the checkpoint's own tokenizer.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use crate::runtime::TextTokenizer;
 
 /// Text that is always at hand: the King James Bible (public domain), Psalms 23 to 24 and 1 Corinthians 13, and Lincoln's Gettysburg address.
 const BUILT_IN: &str = include_str!("calibration.txt");
+const BUILT_IN_NAME: &str = "the built-in text";
 
 /// Largest calibration file.
 const CAP: u64 = 256 << 20;
@@ -34,63 +36,66 @@ impl TextCalibration {
         Self { tokenizer, vocab }
     }
 
-    fn texts(&self, file: Option<&Path>) -> Result<Vec<Record>, PassError> {
-        let Some(path) = file else { return Ok(paragraphs(BUILT_IN)) };
-        let fail = |problem: String| calibration_error(format!("{}: {problem}", path.display()));
-        let size = fs::metadata(path).map_err(|e| fail(format!("can't be read: {e}")))?.len();
-        if size > CAP {
-            return Err(fail(format!("is {size} bytes long; a few hundred kilobytes of typical text are enough, {CAP} bytes the most")));
-        }
-        let text = fs::read_to_string(path).map_err(|e| fail(format!("can't be read as UTF-8 text: {e}")))?;
-        if path.extension().is_none_or(|e| e != "jsonl") {
-            return Ok(paragraphs(&text));
-        }
-        let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
-        lines
-            .map(|(i, line)| {
-                serde_json::from_str(line).map_err(|e| fail(format!("line {}: {e}; lines are {{\"text\": ...}} or {{\"tokens\": [...]}}", i + 1)))
-            })
-            .collect()
-    }
-
-    fn tokens(&self, record: Record, tokenizer: &mut Option<TextTokenizer>) -> Result<Vec<u32>, PassError> {
+    fn tokens(&self, record: Record, tokenizer: &mut Option<TextTokenizer>) -> Result<Vec<u32>, String> {
         if let Some(tokens) = record.tokens {
             return match tokens.iter().find(|t| **t as usize >= self.vocab) {
-                Some(t) => Err(calibration_error(format!("token {t} is outside of the vocabulary of {}", self.vocab))),
+                Some(t) => Err(format!("token {t} is outside of the vocabulary of {}", self.vocab)),
                 None => Ok(tokens),
             };
         }
-        let text = record.text.ok_or_else(|| calibration_error("a line has neither `text` nor `tokens`".into()))?;
+        let text = record.text.ok_or_else(|| format!("has neither `text` nor `tokens`; {LINES}"))?;
         if tokenizer.is_none() {
-            let path = self.tokenizer.as_ref().ok_or_else(|| {
-                calibration_error(
-                    "the checkpoint has no tokenizer.json; put one beside it, or give calibration=FILE.jsonl with lines {\"tokens\": [...]}".into(),
-                )
-            })?;
-            *tokenizer = Some(TextTokenizer::load(path).map_err(|e| calibration_error(e.to_string()))?);
+            let path = self.tokenizer.as_ref().ok_or(
+                "is text, but the checkpoint has no tokenizer.json; put one beside it, or give calibration=FILE.jsonl with lines {\"tokens\": [...]}",
+            )?;
+            *tokenizer = Some(TextTokenizer::load(path).map_err(|e| e.to_string())?);
         }
         let Some(tokenizer) = tokenizer else { return Ok(vec![]) };
-        tokenizer.encode(&text, true).map_err(|e| calibration_error(e.to_string()))
+        tokenizer.encode(&text, true).map_err(|e| e.to_string())
     }
 }
 
-fn calibration_error(problem: String) -> PassError {
-    PassError::Calibration { problem }
+const LINES: &str = "lines are {\"text\": ...} or {\"tokens\": [...]}";
+
+fn calibration_error(place: &str, problem: impl Display) -> PassError {
+    PassError::Calibration { problem: format!("{place}: {problem}") }
 }
 
-/// Paragraphs joined so that each is long enough to say something.
-fn paragraphs(text: &str) -> Vec<Record> {
+/// The records of a file (of the built-in text if there is none), each with its place.
+fn records(file: Option<&Path>) -> Result<Vec<(String, Record)>, PassError> {
+    let Some(path) = file else { return Ok(paragraphs(BUILT_IN_NAME, BUILT_IN)) };
+    let name = path.display().to_string();
+    let fail = |problem: String| calibration_error(&name, problem);
+    let size = fs::metadata(path).map_err(|e| fail(format!("can't be read: {e}")))?.len();
+    if size > CAP {
+        return Err(fail(format!("is {size} bytes long; a few hundred kilobytes of typical text are enough, {CAP} bytes the most")));
+    }
+    let text = fs::read_to_string(path).map_err(|e| fail(format!("can't be read as UTF-8 text: {e}")))?;
+    if path.extension().is_none_or(|e| e != "jsonl") {
+        return Ok(paragraphs(&name, &text));
+    }
+    let record = |(i, line): (usize, &str)| {
+        let place = format!("{name}, line {}", i + 1);
+        // The parser counts lines from the line that it got.
+        let problem = |e: serde_json::Error| format!("{}; {LINES}", e.to_string().replace(" at line 1 column", " at column"));
+        serde_json::from_str(line).map_err(|e| calibration_error(&place, problem(e))).map(|record| (place.clone(), record))
+    };
+    text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()).map(record).collect()
+}
+
+/// What empty lines separate.
+fn paragraphs(name: &str, text: &str) -> Vec<(String, Record)> {
     let normal = text.replace("\r\n", "\n");
     let parts = normal.split("\n\n").map(str::trim).filter(|p| !p.is_empty());
-    parts.map(|p| Record { text: Some(p.to_owned()), tokens: None }).collect()
+    parts.map(|p| (name.to_owned(), Record { text: Some(p.to_owned()), tokens: None })).collect()
 }
 
 impl Calibration for TextCalibration {
     fn samples(&self, file: Option<&Path>, samples: usize, length: usize) -> Result<Vec<Vec<u32>>, PassError> {
         let mut tokenizer = None;
         let mut found = Vec::new();
-        for record in self.texts(file)? {
-            let tokens = self.tokens(record, &mut tokenizer)?;
+        for (place, record) in records(file)? {
+            let tokens = self.tokens(record, &mut tokenizer).map_err(|e| calibration_error(&place, e))?;
             // Long texts give several samples; a rest of one token predicts nothing.
             found.extend(tokens.chunks(length).filter(|c| c.len() >= 2).map(<[u32]>::to_vec));
             if found.len() >= samples {
@@ -99,8 +104,8 @@ impl Calibration for TextCalibration {
         }
         found.truncate(samples);
         if found.is_empty() {
-            let place = file.map_or_else(|| "the built-in text".into(), |f| f.display().to_string());
-            return Err(calibration_error(format!("{place} holds no sample of 2 tokens or more; give a file with some text")));
+            let place = file.map_or_else(|| BUILT_IN_NAME.into(), |f| f.display().to_string());
+            return Err(calibration_error(&place, "holds no sample of 2 tokens or more; give a file with some text"));
         }
         Ok(found)
     }

@@ -53,7 +53,17 @@ pub struct PipelineConfig {
     pub threads: Option<usize>,
 }
 
-const KEYS: [&str; 8] = ["model", "passes", "profile", "dtype", "output", "force", "allow-nan", "threads"];
+/// What a key must be, for the message if it isn't.
+const KEYS: [(&str, &str); 8] = [
+    ("model", "the path of a checkpoint"),
+    ("passes", "a list of pass names, each with `: {key: value}` if it has options"),
+    ("profile", "portable, onnx or ort"),
+    ("dtype", "f32, f16 or bf16"),
+    ("output", "the path of a folder"),
+    ("force", "true or false"),
+    ("allow-nan", "true or false"),
+    ("threads", "a whole number from 1 to 1024"),
+];
 
 /// A pass in a pipeline file: its name, or its name with options.
 #[derive(Debug, Clone, Deserialize)]
@@ -69,7 +79,7 @@ impl PipelineConfig {
     /// Reads a pipeline file.
     ///
     /// # Errors
-    /// [`PipelineError::Config`] for YAML that doesn't parse and for unknown keys, with the nearest known one.
+    /// [`PipelineError::Config`] for YAML that doesn't parse, for values that don't fit and for unknown keys, with the nearest known one.
     pub fn read(path: &Path) -> Result<Self, PipelineError> {
         let fail = |problem: String| PipelineError::Config { place: path.display().to_string(), problem };
         let read = |source| PipelineError::Read { path: path.to_owned(), source };
@@ -78,16 +88,30 @@ impl PipelineConfig {
         }
         let text = fs::read_to_string(path).map_err(read)?;
         let value: Value = serde_yaml::from_str(&text).map_err(|e| fail(e.to_string()))?;
-        for key in value.as_mapping().into_iter().flat_map(Mapping::keys).filter_map(Value::as_str) {
-            if !KEYS.contains(&key) {
-                return Err(fail(format!("there is no key `{key}`{}; there are {}", nearest(key, &KEYS), KEYS.join(", "))));
+        let known = KEYS.map(|(key, _)| key);
+        let entries = match &value {
+            Value::Mapping(entries) => entries,
+            Value::Null => return Ok(Self::default()),
+            _ => return Err(fail(format!("is not `key: value` lines; there are {}", known.join(", ")))),
+        };
+        for (key, entry) in entries {
+            let shown = key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
+            let Some((_, wanted)) = KEYS.iter().find(|(k, _)| *k == shown) else {
+                return Err(fail(format!("there is no key `{shown}`{}; there are {}", nearest(&shown, &known), known.join(", "))));
+            };
+            let alone = Value::Mapping(Mapping::from_iter([(key.clone(), entry.clone())]));
+            if !serde_yaml::from_value::<Self>(alone).is_ok_and(|config| config.fits()) {
+                return Err(fail(format!("`{shown}` must be {wanted}")));
             }
         }
         let config: Self = serde_yaml::from_value(value).map_err(|e| fail(e.to_string()))?;
-        match config.threads {
-            Some(n) if !(1..=1024).contains(&n) => Err(fail(format!("threads: {n} is not in 1..=1024"))),
-            _ => Ok(config),
-        }
+        config.pass_specs().map_err(|e| fail(e.to_string()))?;
+        Ok(config)
+    }
+
+    /// What the types of the fields don't say.
+    fn fits(&self) -> bool {
+        self.threads.is_none_or(|n| (1..=1024).contains(&n)) && self.dtype.is_none_or(|t| t != DType::I64)
     }
 
     /// The passes that the file asks for.

@@ -221,7 +221,7 @@ fn passes_that_cannot_be_run_are_refused() {
     .map(tiny)
     .to_vec();
     commands.extend(["fit-prune", "fit-prune:calibration=text.jsonl", "fit-prune:calibration=outside.jsonl"].map(golden));
-    commands.push(golden(&format!("fit-prune:granularity=block,drop=7,score=cosine,{tokens}")));
+    commands.push(golden(&format!("fit-prune:granularity=block,drop=8,score=cosine,{tokens}")));
     let mut twice = golden(PRUNE_GOLDEN);
     twice.extend(["--pass".into(), PRUNE_GOLDEN.into()]);
     commands.push(twice);
@@ -332,12 +332,14 @@ fn damaged_bundles_are_refused() {
 fn bundles_that_cannot_run_say_why() {
     let shell = bundles();
     let long = "word ".repeat(600);
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 18] = [
         &["run", "portable"],
         &["run", "portable", "--prompt", "", "--backend", "tract"],
         &["run", "portable", "--prompts", "nowhere.txt"],
         &["run", "portable", "--prompts", "fixtures/calibration-tokens.jsonl"],
         &["run", "portable", "--chat", "--prompt", "hello", "--backend", "tract"],
+        &["run", "fixtures/tiny-llama", "--prompt", "a"],
+        &["run", "portable/model.onnx", "--prompt", "a"],
         &["run", "portable", "--prompt", "a", "--temperature", "-1", "--backend", "tract"],
         &["run", "portable", "--prompt", "a", "--top-p", "2", "--backend", "tract"],
         &["run", "ort", "--prompt", "a", "--backend", "tract"],

@@ -7,7 +7,7 @@ use dlc_eval::Array;
 use dlc_exporters::manifest::Profile;
 use dlc_ir::{DType, Dim, Module};
 
-use crate::common::golden::{Case, DECODERS, Feed, Golden, TOLERANCE};
+use crate::common::golden::{Case, DECODERS, Feed, Golden, HALF_TOLERANCE, TOLERANCE};
 use crate::common::session::check_golden;
 
 fn evaluate(module: &Module, feed: &Feed, caches: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
@@ -50,6 +50,8 @@ fn tract_agrees_with_transformers() {
             for case in Case::ALL {
                 failures.extend(check_golden(&backend, name, profile, DType::F32, case, TOLERANCE).err().map(|e| format!("{} {e}", profile.name())));
             }
+            let half = check_golden(&backend, name, profile, DType::F16, Case::Sequence, HALF_TOLERANCE);
+            failures.extend(half.err().map(|e| format!("{} f16 {e}", profile.name())));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -5,7 +5,11 @@
 mod common;
 mod decoding;
 
+mod atomic;
 mod command;
+mod compile;
 mod errors;
 mod goldens;
 mod output;
+mod running;
+mod readme;

@@ -5,11 +5,8 @@ use dlc_exporters::manifest::Profile;
 use dlc_ir::DType;
 use libtest_mimic::Trial;
 
-use crate::common::golden::{Case, DECODERS, TOLERANCE};
+use crate::common::golden::{Case, DECODERS, HALF_TOLERANCE, TOLERANCE};
 use crate::common::session::check_golden;
-
-/// Logits of half-precision models may be this far from the f32 reference: activations have 11 bits, and logits reach 3.
-const HALF_TOLERANCE: f32 = 2e-2;
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     let mut trials = Vec::new();

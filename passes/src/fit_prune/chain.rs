@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use dlc_eval::{Array, Segment, Values};
-use dlc_ir::{BlockId, DType, Def, Dim, Graph, NodeId, ValueId, WeightTable};
+use dlc_ir::{BlockId, Def, Dim, Graph, NodeId, ValueId, WeightTable};
 
 use super::NAME;
 use crate::error::PassError;
@@ -78,7 +78,7 @@ impl<'m> Chain<'m> {
         let vocab = self.graph.value(self.logits).ty.shape.last().and_then(Dim::known).unwrap_or(usize::MAX);
         for (number, tokens) in (1..).zip(samples) {
             if tokens.len() < 2 {
-                return unusable(format!("sample {number} holds {} tokens; to predict one from another takes 2", tokens.len()));
+                return unusable(format!("sample {number} holds less than 2 tokens, so there is none to predict"));
             }
             if let Some(token) = tokens.iter().find(|t| **t as usize >= vocab) {
                 return unusable(format!("sample {number} holds token {token}, outside of the vocabulary of {vocab}"));
@@ -102,7 +102,7 @@ impl<'m> Chain<'m> {
                     Array::f32(shape.collect::<Vec<_>>(), vec![])?
                 }
                 (name, _) => {
-                    let problem = format!("it doesn't know how to feed input {name} of type {ty} ({})", DType::I64);
+                    let problem = format!("it doesn't know how to feed input {name} of type {ty}");
                     return Err(PassError::Unsupported { pass: NAME, problem });
                 }
             };

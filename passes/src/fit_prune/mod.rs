@@ -59,7 +59,7 @@ impl FitPrune {
     fn score(&self, module: &Module, target: &Graph, units: &[Unit], cx: &mut PassContext<'_>) -> Result<(ScoreTable, bool), PassError> {
         let length = self.length(module);
         if length < 2 {
-            let problem = format!("a context of {length} tokens is too short to predict a token in");
+            let problem = "a context of less than 2 tokens is too short to predict a token in".into();
             return Err(PassError::Unsupported { pass: NAME, problem });
         }
         let samples = cx.calibration.samples(self.options.calibration.as_deref(), self.options.samples, length)?;
@@ -122,7 +122,8 @@ impl FitPrune {
             }
         }
         if !table.loss.is_finite() {
-            let problem = format!("the model's loss on the samples is {}; its weights hold NaN, or numbers that overflow", table.loss);
+            let problem =
+                format!("the model's loss on the samples is {}; some weight is NaN or infinite, or so large that the model overflows", table.loss);
             return Err(PassError::Calibration { problem });
         }
         Ok(())
@@ -165,12 +166,13 @@ impl Pass for FitPrune {
         let drop = self.options.drop.unwrap_or_else(|| select::drop_for(units.len(), self.options.keep));
         let candidates = select::candidates(target, &units, self.options.protect_first, self.options.protect_last);
         if drop > candidates.len() || drop >= units.len() {
+            let most = candidates.len().min(units.len() - 1);
+            let way_out = if most > 0 { format!("ask for drop={most} or less") } else { "protect fewer, or ask for drop=0".into() };
             return Err(options_error(format!(
-                "dropping {drop} of {} {}s leaves no draft ({} may be dropped); ask for drop={} or less",
+                "dropping {drop} of {} {}s leaves no draft ({} may be dropped); {way_out}",
                 units.len(),
                 self.options.granularity.name(),
                 candidates.len(),
-                candidates.len().min(units.len() - 1),
             )));
         }
         let (mut table, reused) = self.score(module, target, &units, cx)?;

@@ -90,7 +90,7 @@ struct Noise(u64);
 
 impl Noise {
     fn new(name: &str) -> Self {
-        Self(name.bytes().fold(17, |seed, byte| seed * 257 + u64::from(byte)))
+        Self(name.bytes().fold(17, |seed: u64, byte| seed.wrapping_mul(257).wrapping_add(u64::from(byte))))
     }
 
     fn number(&mut self) -> f32 {

@@ -14,15 +14,21 @@ pub(super) fn gather(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
 
 /// `Gemm` on rows: it takes weights in the checkpoint's `[out, in]` layout, where `MatMul` would want a transposed copy.
 pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportError> {
-    let x = cx.value_at(node, 0)?;
-    let x = cx.flat(x)?;
-    let mut inputs = vec![x, cx.operand(node, 1)?];
-    if node.inputs.len() > 2 {
-        inputs.push(cx.operand(node, 2)?);
-    }
+    let value = cx.value_at(node, 0)?;
+    let mut inputs = vec![cx.flat(value)?, cx.operand(node, 1)?];
+    let bias = if node.inputs.len() > 2 { Some(cx.operand(node, 2)?) } else { None };
+    // tract multiplies a bias by Gemm's f32 `beta`, and so takes none of another type.
+    let apart = bias.clone().filter(|_| cx.ty(value).dtype != DType::F32);
+    inputs.extend(bias.filter(|_| apart.is_none()));
     define_like(cx, node, Form::Flat, |cx, out| {
         let call = cx.b.op("Gemm", &inputs.iter().collect::<Vec<_>>()).int("transB", 1);
-        finish_call(call, out)
+        match apart {
+            None => finish_call(call, out),
+            Some(bias) => {
+                let product = call.out();
+                finish_call(cx.b.op("Add", &[&product, &bias]), out)
+            }
+        }
     })
 }
 

@@ -1,0 +1,96 @@
+//! `dlc compile`: the same input gives the same bytes, however it is asked for; scores are reused; names are found.
+
+use crate::command::{PRUNE_GOLDEN, PRUNE_TINY, Shell, assert_same_files};
+use crate::common::fixture;
+
+#[test]
+fn a_pipeline_file_and_flags_give_the_same_bundle() {
+    let shell = Shell::new();
+    let flags = ["compile", "fixtures/tiny-llama", "--pass", PRUNE_TINY, "--profile", "ort", "--dtype", "f16", "-o", "a"];
+    shell.ok(&flags);
+    shell.write(
+        "pipeline.yaml",
+        "model: fixtures/tiny-llama\npasses:\n- fit-prune: {drop: 4, samples: 1, length: 32}\nprofile: ort\ndtype: f16\noutput: b\nthreads: 1\n",
+    );
+    assert_eq!(shell.ok(&["compile", "--config", "pipeline.yaml"]).stdout, "b\n");
+    assert_same_files(&shell.path("a"), &shell.path("b"));
+}
+
+#[test]
+fn flags_decide_over_the_pipeline_file() {
+    let shell = Shell::new();
+    shell.write("pipeline.yaml", "model: nowhere\npasses: [fit-prune]\nprofile: ort\ndtype: bf16\noutput: a\n");
+    let model = "fixtures/goldens/llama";
+    let common = ["--profile", "onnx", "--dtype", "f32", "--pass", PRUNE_GOLDEN];
+    shell.ok(&[&["compile", "--config", "pipeline.yaml", model, "-o", "b"][..], &common].concat());
+    shell.ok(&[&["compile", model, "-o", "c"][..], &common].concat());
+    assert_same_files(&shell.path("b"), &shell.path("c"));
+    assert!(!shell.path("a").exists());
+    // `--deploy` implies a profile, and that is a flag too.
+    shell.ok(&["compile", "--config", "pipeline.yaml", model, "--deploy", "tract", "--dtype", "f32", "--pass", PRUNE_GOLDEN, "-o", "d"]);
+    assert_same_files(&shell.path("b"), &shell.path("d"));
+}
+
+#[test]
+fn bytes_depend_neither_on_threads_nor_on_the_run() {
+    let shell = Shell::new();
+    for (model, pass) in [("tiny-llama", "fit-prune:drop=4,samples=3,score=fit+cosine+kl"), ("goldens/qwen3", PRUNE_GOLDEN)] {
+        for (out, threads) in [("one", "1"), ("again", "1"), ("two", "2"), ("seven", "7")] {
+            let model = format!("fixtures/{model}");
+            shell.ok(&["compile", &model, "--pass", pass, "--no-cache", "--threads", threads, "-o", out, "--force"]);
+        }
+        for out in ["again", "two", "seven"] {
+            assert_same_files(&shell.path("one"), &shell.path(out));
+        }
+    }
+}
+
+#[test]
+fn scores_are_taken_from_the_cache_unless_told_otherwise() {
+    let shell = Shell::new();
+    let compile = |out: &str, pass: &str, more: &[&str]| {
+        let outcome = shell.ok(&[&["compile", "fixtures/goldens/llama", "--pass", pass, "-o", out][..], more].concat());
+        match (outcome.stderr.contains("scores: computed"), outcome.stderr.contains("scores: reused from the cache")) {
+            (true, false) => "computed",
+            (false, true) => "reused",
+            _ => panic!("{}", outcome.transcript()),
+        }
+    };
+    assert_eq!(compile("a", PRUNE_GOLDEN, &[]), "computed");
+    assert_eq!(compile("b", PRUNE_GOLDEN, &[]), "reused");
+    assert_eq!(compile("c", PRUNE_GOLDEN, &["--profile", "onnx"]), "reused");
+    assert_eq!(compile("d", PRUNE_GOLDEN, &["--no-cache"]), "computed");
+    // How many are dropped doesn't change the scores; data, kind of score and element type do.
+    assert_eq!(compile("e", &PRUNE_GOLDEN.replace("drop=2", "drop=1"), &[]), "reused");
+    assert_eq!(compile("f", &PRUNE_GOLDEN.replace("drop=2", "drop=2,samples=2"), &[]), "computed");
+    assert_eq!(compile("g", &PRUNE_GOLDEN.replace("drop=2", "drop=2,score=kl"), &[]), "computed");
+    assert_eq!(compile("h", PRUNE_GOLDEN, &["--dtype", "f16"]), "computed");
+    // A damaged cache is computed anew.
+    for (name, _) in crate::command::contents(&shell.path(".env/cache/dlc")) {
+        shell.write(&format!(".env/cache/dlc/{name}"), "{\"units\":");
+    }
+    assert_eq!(compile("i", PRUNE_GOLDEN, &[]), "computed");
+    assert_eq!(compile("j", PRUNE_GOLDEN, &[]), "reused");
+}
+
+#[test]
+fn a_bundle_is_the_same_whether_scores_were_computed_or_reused() {
+    let shell = Shell::new();
+    for out in ["computed", "reused"] {
+        shell.ok(&["compile", "fixtures/goldens/llama", "--pass", PRUNE_GOLDEN, "-o", out]);
+    }
+    assert_same_files(&shell.path("computed"), &shell.path("reused"));
+}
+
+#[test]
+fn a_file_in_the_current_folder_makes_a_bundle_named_after_the_folder() {
+    let shell = Shell::new();
+    shell.copy(&fixture("tiny-llama"), "my-model");
+    let mut command = shell.command(&["compile", "--pass", "fit-prune", "model.safetensors"]);
+    let outcome = shell.outcome(&["compile"], &command.current_dir(shell.path("my-model")).output().unwrap());
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "my-model-dlc\n"), "{}", outcome.transcript());
+    let files: Vec<String> = crate::command::contents(&shell.path("my-model/my-model-dlc")).into_iter().map(|f| f.0).collect();
+    assert!(["model.onnx", "draft.onnx", "weights.bin", "dlc.yaml"].iter().all(|f| files.iter().any(|x| x == f)), "{files:?}");
+    // A folder is named without its slash.
+    assert_eq!(shell.ok(&["compile", "my-model/"]).stdout, "my-model-dlc\n");
+}

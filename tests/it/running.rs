@@ -1,0 +1,148 @@
+//! Bundles at work: `run`, `bench`, `demo` and `verify` on tract, and what they print for machines.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::command::{PRUNE_TINY, Shell, bundles};
+use crate::common::fixture;
+
+const PROMPT: &str = "In the beginning";
+
+#[test]
+fn demo_decodes_the_same_text_plainly_and_speculatively() {
+    let shell = Shell::new();
+    let outcome = shell.ok(&["demo", "--backend", "tract", "--max-tokens", "24"]);
+    assert!(outcome.stdout.contains("output       equal, token for token (24 tokens)"), "{}", outcome.transcript());
+    assert!(!outcome.stdout.contains("FAILED"), "{}", outcome.transcript());
+    assert_eq!(shell.listing(), Vec::<String>::new());
+    shell.ok(&["demo", "--backend", "tract", "--max-tokens", "1", "-o", "kept"]);
+    assert_eq!(shell.listing(), ["kept"]);
+}
+
+#[test]
+fn run_prints_the_text_and_nothing_else() {
+    let shell = bundles();
+    let run = |more: &[&str]| shell.ok(&[&["run", "portable", "--backend", "tract", "--prompt", PROMPT, "--max-tokens", "8"][..], more].concat());
+    let outcome = run(&[]);
+    assert!(outcome.stdout.starts_with(PROMPT) && outcome.stdout.len() > PROMPT.len() + 8, "{}", outcome.transcript());
+    assert_eq!(outcome.stdout.matches('\n').count(), 1, "{}", outcome.transcript());
+    assert!(outcome.stderr.starts_with("8 tokens, ") && outcome.stderr.lines().count() == 1, "{}", outcome.transcript());
+    // Greedy text is the target's, with a draft or without; and so is sampled text with a seed.
+    assert_eq!(outcome.stdout, run(&["--no-draft"]).stdout);
+    assert_eq!(outcome.stdout, run(&["--gamma", "1"]).stdout);
+    let sampled = ["--temperature", "2", "--top-k", "50", "--seed", "3"];
+    assert_eq!(run(&sampled).stdout, run(&sampled).stdout);
+    assert_ne!(run(&sampled).stdout, outcome.stdout);
+}
+
+#[test]
+fn run_in_json_has_one_record_for_each_prompt() {
+    let shell = bundles();
+    let prompts = Shell::new();
+    prompts.write("prompts.txt", "In the beginning\n\nAnd it came to pass\n");
+    let path = prompts.path("prompts.txt").to_str().unwrap().to_owned();
+    let outcome = shell.ok(&["run", "onnx", "--backend", "tract", "--prompts", &path, "--max-tokens", "8", "--json"]);
+    let records = outcome.json();
+    let records = records.as_array().unwrap();
+    assert_eq!(records.len(), 2);
+    for (record, prompt) in records.iter().zip(["In the beginning", "And it came to pass"]) {
+        let keys: Vec<&String> = record.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["prompt", "prompt_tokens", "tokens", "text", "stop", "stats"]);
+        assert_eq!(record["prompt"], prompt);
+        assert_eq!(record["stop"], "max tokens");
+        assert_eq!(record["tokens"].as_array().unwrap().len(), 8);
+        assert!(!record["text"].as_str().unwrap().is_empty());
+        let (drafted, accepted) = (record["stats"]["drafted"].as_u64().unwrap(), record["stats"]["accepted"].as_u64().unwrap());
+        assert!(drafted > 0 && accepted <= drafted, "{record}");
+    }
+}
+
+#[test]
+fn json_is_all_that_stdout_holds() {
+    let shell = bundles();
+    let own = Shell::new();
+    let kinds: [(&[&str], fn(&Value) -> bool); 12] = [
+        (&["passes", "--json"], |v| v.as_array().is_some_and(|a| a.iter().any(|p| p["name"] == "fit-prune"))),
+        (&["doctor", "--json", "--backend", "tract"], |v| v["backend"] == "tract"),
+        (&["inspect", "fixtures/tiny-llama", "--json"], |v| v["kind"] == "checkpoint"),
+        (&["inspect", "fixtures/tiny-llama", "--json", "--graph"], |v| v["kind"] == "checkpoint"),
+        (&["inspect", "portable", "--json"], |v| v["kind"] == "bundle" && v["manifest"]["profile"] == "portable"),
+        (&["inspect", "portable/draft.onnx", "--json"], |v| v["kind"] == "onnx" && v["operators"]["MatMul"].is_u64()),
+        (&["diff", "portable", "--json"], |v| v.as_array().is_some_and(|a| a.len() == 1)),
+        (&["diff", "portable", "onnx", "--json"], |v| v.as_array().is_some_and(|a| a.len() == 2)),
+        (&["verify", "portable", "--json", "--backend", "tract"], |v| v["checks"].as_array().is_some_and(|a| a.len() == 6)),
+        (&["verify", "portable", "--source", "fixtures/tiny-llama", "--json", "--backend", "tract"], |v| v["source"] == Value::Array(vec![])),
+        (&["bench", "portable", "--json", "--backend", "tract", "--max-tokens", "2", "--repeats", "1"], |v| {
+            v["prompts"].as_array().is_some_and(|a| a.len() == 8) && v["speedup"].is_f64()
+        }),
+        (&["run", "portable", "--json", "--backend", "tract", "--prompt", PROMPT, "--max-tokens", "1"], Value::is_array),
+    ];
+    for (args, check) in kinds {
+        let outcome = shell.ok(args);
+        assert!(check(&outcome.json()), "{}", outcome.transcript());
+    }
+    let compiled = own.ok(&["compile", "fixtures/tiny-llama", "--pass", PRUNE_TINY, "-o", "out", "--json"]).json();
+    assert_eq!((&compiled["output"], &compiled["passes"][0]["name"]), (&Value::from("out"), &Value::from("fit-prune")));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let shell = bundles();
+    for args in [&["inspect", "portable", "--graph"][..], &["diff", "portable"], &["passes"], &["completions", "bash"]] {
+        let mut child = shell.start(args);
+        let mut line = String::new();
+        BufReader::with_capacity(16, child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let outcome = shell.outcome(args, &child.wait_with_output().unwrap());
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{}", outcome.transcript());
+        // Gone before the first word.
+        let mut command = shell.command(args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let outcome = shell.outcome(args, &child.wait_with_output().unwrap());
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{}", outcome.transcript());
+    }
+}
+
+#[test]
+fn completions_know_the_commands() {
+    let shell = Shell::new();
+    for name in ["bash", "zsh", "fish"] {
+        let script = shell.ok(&["completions", name]).stdout;
+        assert!(script.contains("compile") && script.contains("no-cache"), "{name}");
+    }
+}
+
+#[test]
+fn verify_passes_what_compile_wrote() {
+    let shell = bundles();
+    for bundle in ["portable", "onnx", "golden"] {
+        let outcome = shell.ok(&["verify", bundle, "--backend", "tract"]);
+        assert_eq!(outcome.stdout.matches("  ok").count(), 6, "{}", outcome.transcript());
+    }
+    let strict = shell.dlc(&["verify", "portable", "--backend", "tract", "--tolerance", "0"]);
+    assert!(strict.code == Some(1) && strict.stdout.contains("FAILED"), "{}", strict.transcript());
+}
+
+#[test]
+fn verify_finds_what_differs_from_the_checkpoint() {
+    let shell = Shell::new();
+    shell.ok(&["compile", "fixtures/tiny-llama", "-o", "bundle"]);
+    let verify = |source: &str| shell.dlc(&["verify", "bundle", "--backend", "tract", "--source", source]);
+    assert_eq!(verify("fixtures/tiny-llama").code, Some(0));
+
+    shell.copy(&fixture("tiny-llama"), "changed");
+    let path = shell.path("changed/model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let outcome = verify("changed");
+    assert_eq!(outcome.code, Some(1), "{}", outcome.transcript());
+    let lines: Vec<&str> = outcome.stdout.lines().filter(|l| l.starts_with("against the checkpoint: weight ")).collect();
+    assert!(lines.len() == 1 && lines[0].contains(" differs from element "), "{}", outcome.transcript());
+
+    let other = verify("fixtures/goldens/llama");
+    assert_eq!(other.code, Some(1), "{}", other.transcript());
+}
