@@ -3,8 +3,12 @@
 //! Written by [`crate::write_bundle`], read by the runtime and by `dlc inspect`, `diff` and `verify`. It names no path outside the bundle.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// The manifest's file name inside a bundle.
 pub const MANIFEST_FILE: &str = "dlc.yaml";
@@ -59,6 +63,18 @@ pub struct FileRecord {
     pub bytes: u64,
     /// SHA-256, lower-case hexadecimal.
     pub sha256: String,
+}
+
+impl FileRecord {
+    /// Size and hash of a file, read piece by piece.
+    ///
+    /// # Errors
+    /// What the system says of a file that can't be read.
+    pub fn of_file(path: &Path) -> io::Result<Self> {
+        let mut hasher = Sha256::new();
+        let bytes = io::copy(&mut BufReader::with_capacity(1 << 20, File::open(path)?), &mut hasher)?;
+        Ok(Self { bytes, sha256: format!("{:x}", hasher.finalize()) })
+    }
 }
 
 /// The set of ONNX operators that a consumer accepts (DESIGN.md, section 5).

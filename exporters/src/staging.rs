@@ -72,7 +72,7 @@ impl Staging {
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<FileRecord, ExportError> {
         let mut file = self.create(name)?;
         file.write_all(bytes).map_err(ExportError::io("write", &self.path(name)))?;
-        Ok(FileRecord { bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(bytes)) })
+        Ok(FileRecord { bytes: bytes.len() as u64, sha256: format!("{:x}", Sha256::digest(bytes)) })
     }
 
     /// Copies a file, piece by piece.
@@ -85,7 +85,7 @@ impl Staging {
         loop {
             let n = source.read(&mut buffer).map_err(ExportError::io("read", from))?;
             if n == 0 {
-                record.sha256 = hex(&hash.finalize());
+                record.sha256 = format!("{:x}", hash.finalize());
                 return Ok(record);
             }
             file.write_all(&buffer[..n]).map_err(ExportError::io("write", &self.path(name)))?;
@@ -178,13 +178,4 @@ fn check_replaceable(out: &Path, force: bool) -> Result<(), ExportError> {
     let mut strange: Vec<String> = strange.filter(|name| name != MANIFEST_FILE && !manifest.files.contains_key(name)).collect();
     strange.sort();
     if strange.is_empty() { Ok(()) } else { refuse(format!("it holds files that dlc didn't write there: {}", strange.join(", "))) }
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -16,7 +16,6 @@ use crate::error::ExportError;
 use crate::manifest::{FileRecord, WeightRecord};
 use crate::onnx::builder::encode;
 use crate::progress::Progress;
-use crate::staging::hex;
 
 /// Every tensor starts at a multiple of this.
 const ALIGNMENT: u64 = 64;
@@ -164,7 +163,7 @@ impl WeightPlan {
             filled = tiles.len();
         }
         hashed[..filled].iter().for_each(|buffer| hash.update(buffer));
-        Ok(FileRecord { bytes: self.total, sha256: hex(&hash.finalize()) })
+        Ok(FileRecord { bytes: self.total, sha256: format!("{:x}", hash.finalize()) })
     }
 
     /// The file as consecutive tiles: each is the gap before it, then part of one tensor.

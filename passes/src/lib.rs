@@ -18,5 +18,5 @@ pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
 pub use context::{Calibration, Pass, PassContext, Progress, ScoreCache, Silent};
 pub use error::PassError;
 pub use manager::{PassRun, run_passes};
-pub use options::parse_options;
+pub use options::{hint, parse_options};
 pub use report::{PassReport, ScoreColumn, ScoreTable};

@@ -25,7 +25,7 @@ pub fn parse_options<T: Default + Serialize + DeserializeOwned>(pass: &'static s
 }
 
 /// `, did you mean X?` for the name most like `given`, or nothing if none is.
-pub(crate) fn hint<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub fn hint<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {
     let best = known.map(|k| (strsim::jaro_winkler(given, k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
     match best {
         Some((likeness, name)) if likeness > 0.75 => format!(", did you mean `{name}`?"),

@@ -19,9 +19,7 @@ impl DiskCache {
     }
 
     fn path(&self, key: &str) -> PathBuf {
-        let hash = Sha256::digest(key.as_bytes());
-        let name = hash.iter().take(16).fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-        self.folder.join(format!("{name}.json"))
+        self.folder.join(format!("{:x}.json", Sha256::digest(key.as_bytes())))
     }
 }
 

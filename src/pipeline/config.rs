@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::Profile;
 use dlc_ir::DType;
+use dlc_passes::hint;
 use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
@@ -97,7 +98,7 @@ impl PipelineConfig {
         for (key, entry) in entries {
             let shown = key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
             let Some((_, wanted)) = KEYS.iter().find(|(k, _)| *k == shown) else {
-                return Err(fail(format!("there is no key `{shown}`{}; there are {}", nearest(&shown, &known), known.join(", "))));
+                return Err(fail(format!("there is no key `{shown}`{}; there are {}", hint(&shown, known.iter().copied()), known.join(", "))));
             };
             let alone = Value::Mapping(Mapping::from_iter([(key.clone(), entry.clone())]));
             if !serde_yaml::from_value::<Self>(alone).is_ok_and(|config| config.fits()) {
@@ -158,12 +159,6 @@ pub fn parse_pass_flag(flag: &str) -> Result<PassSpec, PipelineError> {
         }
     }
     Ok(PassSpec { name: name.to_owned(), options })
-}
-
-/// `, did you mean X?` for the known name most like `given`, or nothing.
-fn nearest(given: &str, known: &[&str]) -> String {
-    let best = known.iter().map(|k| (strsim::jaro_winkler(given, k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
-    best.filter(|(likeness, _)| *likeness > 0.75).map(|(_, k)| format!(", did you mean `{k}`?")).unwrap_or_default()
 }
 
 #[cfg(test)]

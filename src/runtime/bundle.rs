@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::{FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, WEIGHTS_FILE, WeightRecord};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use super::{Result, RuntimeError};
 
@@ -73,7 +72,9 @@ impl Bundle {
     pub fn verify_hashes(&self) -> Result<()> {
         let mut wrong = Vec::new();
         for (name, record) in &self.manifest.files {
-            if sha256(&self.folder.join(name))? != record.sha256 {
+            let path = self.folder.join(name);
+            let found = FileRecord::of_file(&path).map_err(|error| RuntimeError::file(&path, format!("can't be read: {error}")))?;
+            if found != *record {
                 wrong.push(name.as_str());
             }
         }
@@ -170,14 +171,6 @@ pub(super) fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
         return Err(RuntimeError::file(path, format!("is larger than {cap} bytes, which no such file should be")));
     }
     Ok(bytes)
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let unreadable = |error: std::io::Error| RuntimeError::file(path, format!("can't be read: {error}"));
-    let mut file = File::open(path).map_err(unreadable)?;
-    let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut hasher).map_err(unreadable)?;
-    Ok(format!("{:x}", hasher.finalize()))
 }
 
 #[cfg(test)]

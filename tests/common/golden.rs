@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
+/// Every golden has them: two whole sequences of 13 tokens; the same with 4 of padding on the left of the first; tokens 7 and 8 behind 0 to 6.
+pub use dlc::pipeline::Case;
 use dlc_ir::{DType, Module};
 use safetensors::{Dtype, SafeTensors};
 
@@ -17,21 +19,6 @@ pub const TOLERANCE: f32 = 1e-4;
 
 /// How far logits of f16 models may be from the f32 reference: weights and activations have 11 bits, and logits reach 3.
 pub const HALF_TOLERANCE: f32 = 2e-2;
-
-/// The kinds of input of every decoder golden.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Case {
-    /// Two whole sequences of 13 tokens.
-    Sequence,
-    /// The same with 4 tokens of padding on the left of the first.
-    LeftPadded,
-    /// Tokens 7 and 8 behind the cached tokens 0 to 6.
-    Cached,
-}
-
-impl Case {
-    pub const ALL: [Self; 3] = [Self::Sequence, Self::LeftPadded, Self::Cached];
-}
 
 /// Inputs of one run by boundary name; caches come from a run before.
 #[derive(Debug, Clone)]

@@ -299,7 +299,8 @@ fn outputs_that_stand_in_the_way_are_left_alone() {
 #[test]
 fn damaged_bundles_are_refused() {
     let shell = Shell::new();
-    let good = bundles().path("plain");
+    let shared = bundles();
+    let good = shared.path("plain");
     let manifest = fs::read_to_string(good.join("dlc.yaml")).unwrap();
     for name in ["flipped", "short", "missing", "damaged-manifest", "later-format", "escaping", "no-bundle", "onnx-damaged"] {
         shell.copy(&good, name);

@@ -5,11 +5,13 @@
 mod common;
 mod decoding;
 
+mod architecture;
 mod atomic;
 mod command;
 mod compile;
 mod errors;
+mod fit_prune;
 mod goldens;
 mod output;
-mod running;
 mod readme;
+mod running;

@@ -48,12 +48,15 @@ fn scores_are_reused_for_the_same_module_data_and_scores_only() {
     }
 }
 
+/// Makes something else of a stored table.
+type Edit<'e> = &'e dyn Fn(&mut serde_json::Value);
+
 #[test]
 fn a_cache_entry_that_is_no_table_of_these_units_is_ignored() {
     let cache = Memory::default();
     assert!(scores_anew("drop: 1, score: kl+cosine", samples(), "", &cache));
     let (key, good) = cache.0.borrow().first_key_value().map(|(k, v)| (k.clone(), v.clone())).unwrap();
-    let edits: [(&str, &dyn Fn(&mut serde_json::Value)); 10] = [
+    let edits: [(&str, Edit<'_>); 10] = [
         ("no columns", &|t| t["columns"] = serde_json::json!([])),
         ("a column less", &|t| drop(t["columns"].as_array_mut().unwrap().pop())),
         ("columns swapped", &|t| t["columns"].as_array_mut().unwrap().reverse()),

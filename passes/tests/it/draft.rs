@@ -26,7 +26,9 @@ fn bypassed(target: &Graph, dropped: &str) -> Graph {
     let mut graph = target.clone();
     let blocks: Vec<_> =
         target.blocks().filter(|(_, b)| dropped.split(' ').any(|d| b.name == d || b.name == format!("{d}.{}", b.kind.name()))).collect();
-    blocks.iter().for_each(|(id, _)| graph.bypass(*id).unwrap());
+    for (id, _) in blocks {
+        graph.bypass(id).unwrap();
+    }
     graph
 }
 
@@ -69,7 +71,9 @@ const LAYERS: [&str; 3] = ["0.key=0 0.value=0 1.key=1 1.value=1", "0.key=0 0.val
 /// A decoder in which the blocks named add much less to the residual than the others.
 fn quiet(blocks: &[&str]) -> Model {
     let mut model = Model::decoder();
-    blocks.iter().for_each(|b| model.numbers(b).iter_mut().for_each(|x| *x *= 1e-3));
+    for block in blocks {
+        model.numbers(block).iter_mut().for_each(|x| *x *= 1e-3);
+    }
     model
 }
 

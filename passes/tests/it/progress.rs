@@ -5,7 +5,10 @@ use dlc_passes::PassError;
 use super::fakes::{Given, Memory, Outside, Watcher, run_with};
 use super::model::{Model, samples};
 
-fn run(options: &str, patience: Option<usize>, cache: &Memory) -> (Result<(), PassError>, Vec<(String, usize, usize)>) {
+/// What was done, how many steps of how many.
+type Update = (String, usize, usize);
+
+fn run(options: &str, patience: Option<usize>, cache: &Memory) -> (Result<(), PassError>, Vec<Update>) {
     let (calibration, progress) = (Given::new(samples()), Watcher { patience, ..Watcher::default() });
     let outside = Outside { calibration: &calibration, progress: &progress, cache: Some(cache), key: "", threads: 1 };
     let result = run_with("fit-prune", options, &mut Model::decoder().module(), &outside).map(drop);

@@ -12,7 +12,7 @@ fn open(edit: impl Fn(String) -> String) -> Result<Bundle> {
 fn write(folder: &Path, edit: impl Fn(String) -> String) {
     let record = |name: &str, content: &str| {
         fs::write(folder.join(name), content).unwrap();
-        format!("  {name}: {{bytes: {}, sha256: {}}}\n", content.len(), sha256(&folder.join(name)).unwrap())
+        format!("  {name}: {{bytes: {}, sha256: {}}}\n", content.len(), FileRecord::of_file(&folder.join(name)).unwrap().sha256)
     };
     let files = record("model.onnx", "graph") + &record(WEIGHTS_FILE, "0123456789abcdef");
     let text = format!(

@@ -1,0 +1,187 @@
+//! The arrows and house rules of the design that neither Cargo nor clippy checks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A Rust file, by its path from the repository's root.
+struct Source {
+    path: String,
+    text: String,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Every Rust file below these folders.
+fn sources(folders: &[&str]) -> Vec<Source> {
+    let mut files = Vec::new();
+    for folder in folders {
+        collect(&root().join(folder), &mut files);
+    }
+    files.sort();
+    assert!(!files.is_empty());
+    let source = |path: PathBuf| Source {
+        text: fs::read_to_string(&path).unwrap(),
+        path: path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/"),
+    };
+    files.into_iter().map(source).collect()
+}
+
+const LIBRARIES: [&str; 5] = ["src", "ir/src", "eval/src", "passes/src", "exporters/src"];
+const ALL: [&str; 11] =
+    ["src", "tests", "benches", "ir/src", "eval/src", "passes/src", "exporters/src", "ir/tests", "eval/tests", "passes/tests", "exporters/tests"];
+
+impl Source {
+    fn is_test(&self) -> bool {
+        self.path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "fixture.rs"))
+    }
+
+    /// Numbered lines of code: no comments, and no unit tests, which stand at the end.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.text.lines().take_while(|l| *l != "#[cfg(test)]").enumerate();
+        let code = lines.filter(|(_, l)| !l.trim_start().starts_with("//")).map(|(i, l)| (i + 1, l));
+        code.filter(|_| !self.is_test())
+    }
+}
+
+/// Where `word` occurs, not as a part of a longer name.
+fn names<'a>(line: &'a str, word: &'a str) -> impl Iterator<Item = &'a str> {
+    let part_of_a_name = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).filter(move |(i, _)| !line[..*i].ends_with(part_of_a_name)).map(|(i, w)| &line[i + w.len()..])
+}
+
+/// Fails with all places at which `line` finds something wrong.
+fn check(folders: &[&str], wrong: impl Fn(&Source, &str) -> Option<String>) {
+    let mut problems = Vec::new();
+    for source in sources(folders) {
+        for (number, line) in source.code() {
+            problems.extend(wrong(&source, line).map(|problem| format!("{}:{number}: {problem}", source.path)));
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn modules_use_only_what_is_below_them() {
+    // Module, modules of this crate, crates of this workspace.
+    let arrows: [(&str, &[&str], &[&str]); 6] = [
+        ("mapped", &[], &[]),
+        ("checkpoint", &["mapped"], &["dlc_ir"]),
+        ("import", &["checkpoint"], &["dlc_ir"]),
+        ("runtime", &["mapped"], &["dlc_ir", "dlc_exporters"]),
+        ("pipeline", &["checkpoint", "import", "mapped", "runtime"], &["dlc_ir", "dlc_eval", "dlc_passes", "dlc_exporters"]),
+        ("report", &["pipeline", "runtime"], &["dlc_ir", "dlc_passes", "dlc_exporters"]),
+    ];
+    check(&["src"], |source, line| {
+        let (module, own, crates) = arrows.iter().find(|(m, ..)| source.path.starts_with(&format!("src/{m}")))?;
+        let first = |rest: &str| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
+        let inside = names(line, "crate::").map(first).find(|m| m != module && !own.contains(&m.as_str()));
+        let outside = names(line, "dlc_").map(|rest| format!("dlc_{}", first(rest))).find(|c| !crates.contains(&c.as_str()));
+        inside.or(outside).map(|used| format!("{module} uses {used}"))
+    });
+}
+
+#[test]
+fn foreign_types_stay_where_they_are_wrapped() {
+    for (word, homes) in [
+        ("prost::", &["exporters/src/onnx/", "exporters/src/bundle.rs"][..]),
+        ("candle_core::", &["eval/src/"]),
+        ("ort_tract::", &["src/runtime/"]),
+        ("tokenizers::", &["src/runtime/"]),
+        ("minijinja::", &["src/runtime/"]),
+        ("memmap2::", &["src/mapped.rs", "src/runtime/weights.rs"]),
+        ("clap::", &["src/cli/"]),
+        ("anyhow::", &["src/cli/"]),
+        ("indicatif::", &["src/cli/"]),
+    ] {
+        check(&LIBRARIES, |source, line| {
+            let away = !homes.iter().any(|home| source.path.starts_with(home));
+            (away && names(line, word).next().is_some()).then(|| format!("{word} belongs into {}", homes.join(", ")))
+        });
+    }
+    // The exporters have a module called `ort`.
+    check(&["src"], |source, line| {
+        (!source.path.starts_with("src/runtime/") && names(line, "ort::").next().is_some()).then(|| "ort:: belongs into src/runtime/".into())
+    });
+}
+
+#[test]
+fn only_the_command_reads_the_environment_and_prints() {
+    let words =
+        ["std::env", "env::var", "env::args", "env::current", "env::home", "print!", "println!", "eprint!", "eprintln!", "stdout()", "stderr()"];
+    check(&LIBRARIES, |source, line| {
+        let found = words.iter().find(|word| names(line, word).next().is_some());
+        found.filter(|_| !source.path.starts_with("src/cli/")).map(|word| format!("{word} belongs into src/cli/"))
+    });
+}
+
+#[test]
+fn libraries_neither_unwrap_nor_panic() {
+    check(&LIBRARIES, |_, line| {
+        let found = [".unwrap()", "panic!(", "todo!(", "unimplemented!("].iter().find(|word| line.contains(**word));
+        found.map(|word| format!("{word} outside of tests"))
+    });
+}
+
+#[test]
+fn files_say_what_they_are_and_fit_on_a_few_screens() {
+    const LONGEST: usize = 400;
+    let mut problems = Vec::new();
+    for source in sources(&ALL) {
+        let lines = source.text.lines().count();
+        if lines > LONGEST {
+            problems.push(format!("{} has {lines} lines, more than {LONGEST}", source.path));
+        }
+        if !source.text.starts_with("//!") && !source.path.ends_with("/tests.rs") {
+            problems.push(format!("{} doesn't begin with `//!`", source.path));
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+/// Names in the dependency tables of a manifest, those for tests included.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(manifest)).unwrap();
+    let (mut inside, mut names) = (false, Vec::new());
+    for line in text.lines() {
+        if line.starts_with('[') {
+            inside = line.ends_with("dependencies]") && !line.starts_with("[workspace");
+        } else if inside && let Some(name) = line.split(['.', ' ', '=']).next().filter(|n| !n.is_empty() && !n.starts_with('#')) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+#[test]
+fn crates_depend_only_on_what_is_below_them() {
+    for (manifest, own) in [
+        ("ir/Cargo.toml", &[][..]),
+        ("eval/Cargo.toml", &["dlc-ir"]),
+        ("exporters/Cargo.toml", &["dlc-ir"]),
+        ("passes/Cargo.toml", &["dlc-ir", "dlc-eval"]),
+        ("Cargo.toml", &["dlc-ir", "dlc-eval", "dlc-passes", "dlc-exporters"]),
+    ] {
+        let names = dependencies(manifest);
+        assert!(names.iter().any(|n| n == "thiserror"), "{manifest}: {names:?}");
+        let strange: Vec<&String> = names.iter().filter(|n| n.starts_with("dlc") && !own.contains(&n.as_str())).collect();
+        assert!(strange.is_empty(), "{manifest}: {strange:?}");
+        for (foreign, home) in
+            [("candle-core", "eval/"), ("prost", "exporters/"), ("ort", "Cargo.toml"), ("anyhow", "Cargo.toml"), ("clap", "Cargo.toml")]
+        {
+            assert!(manifest.starts_with(home) || !names.iter().any(|n| n == foreign), "{manifest}: {foreign} belongs to {home}");
+        }
+    }
+}
