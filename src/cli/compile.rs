@@ -1,6 +1,6 @@
 //! `dlc compile`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// A pass with its options, `NAME` or `NAME:key=value,...`; may be given several times (see `dlc passes`)
     #[arg(long = "pass", value_name = "NAME[:key=value,...]")]
     passes: Vec<String>,
-    /// A pipeline in YAML; flags decide over it
+    /// A pipeline in YAML; flags decide over it. Its paths start at the current folder
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// ONNX operators to use [default: portable]
@@ -130,16 +130,24 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         note(&format!("{}\n", pass_summary(run)))?;
     }
     note(&bundle_summary(&outcome.manifest))?;
-    let bundle = request.output.display();
+    let bundle = quoted(&request.output);
     // Without a tokenizer there is no text to run on.
-    let next = match outcome.manifest.files.contains_key("tokenizer.json") {
-        true => format!("try it: dlc run {bundle} --prompt \"...\""),
-        false => format!("check it: dlc verify {bundle}"),
+    let next = if outcome.manifest.files.contains_key("tokenizer.json") {
+        format!("try it: dlc run {bundle} --prompt \"...\"")
+    } else {
+        format!("check it: dlc verify {bundle}")
     };
     note(&format!("\ncompiled in {:.1} s; {next}", start.elapsed().as_secs_f64()))?;
     output.result(&request.output.display().to_string())?;
     output.json(&summary(&request, &outcome.manifest, &outcome.runs))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = text.chars().all(|c| c.is_alphanumeric() || "/._-+,:@".contains(c));
+    if plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 fn request(args: &Args) -> Result<CompileRequest> {

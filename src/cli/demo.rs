@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use dlc_exporters::manifest::Profile;
@@ -9,13 +10,13 @@ use dlc_passes::ScoreCache;
 
 use super::backend::{BackendArgs, describe};
 use super::environment;
-use super::exit::CHECK_FAILED;
+use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::models::Models;
 use super::output::Output;
-use super::progress::Bar;
+use super::progress::{Bar, interruption};
 use crate::pipeline::{Check, CompileRequest, Tolerance, compile, module_of_bundle, parse_pass_flag, verify_bundle};
 use crate::report::{checks_table, pass_summary};
-use crate::runtime::{BackendKind, Bundle, DecodeOptions, Equality, TokenModel, compare, decode};
+use crate::runtime::{BackendKind, Bundle, DecodeOptions, Equality, StopReason, TokenModel, compare, decode};
 
 /// Compile a small trained checkpoint with fit-prune, verify it, and decode plainly and speculatively
 #[derive(Debug, clap::Args)]
@@ -73,10 +74,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let module = module_of_bundle(&opened)?;
     let checks = verify_bundle(&opened, &module, &backend, &args.backend.session(), Tolerance::of_dtype(&opened.manifest().dtype))?;
     output.result(&checks_table(&checks).to_string())?;
+    if interruption().load(Ordering::SeqCst) {
+        return Ok(INTERRUPTED.into());
+    }
 
     output.result(&format!("\n3. decode {:?}, plainly and speculatively\n", args.prompt))?;
     let mut models = Models::open(&bundle, &args.backend, true)?;
-    let equality = plainly_and_speculatively(args, output, &mut models)?;
+    let Some(equality) = plainly_and_speculatively(args, output, &mut models)? else { return Ok(INTERRUPTED.into()) };
     let passed = checks.iter().all(Check::passed) && !matches!(equality, Equality::Different { .. });
     Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
 }
@@ -101,9 +105,10 @@ fn excerpt(text: &str) -> String {
     format!("{}\n... {rest} more lines; keep the bundle with -o DIR, and `dlc diff DIR` shows them all\n\n", lines.join("\n"))
 }
 
-fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -> Result<Equality> {
+/// None if the user stopped it.
+fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -> Result<Option<Equality>> {
     let stop_tokens = models.bundle.manifest().model.eos_token_ids.clone();
-    let options = DecodeOptions { max_tokens: args.max_tokens, stop_tokens, ..DecodeOptions::default() };
+    let options = DecodeOptions { max_tokens: args.max_tokens, stop_tokens, cancel: Some(interruption()), ..DecodeOptions::default() };
     let prompt = models.tokenizer.encode(&args.prompt, true)?;
     let tokenizer = models.tokenizer.clone();
     let target = &mut models.target;
@@ -112,6 +117,9 @@ fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -
     decode(target, None, &prompt, &options)?;
     let plain = decode(target, None, &prompt, &options)?;
     let speculative = decode(target, draft, &prompt, &options)?;
+    if speculative.stop == StopReason::Cancelled {
+        return Ok(None);
+    }
     let equality = compare(target, &prompt, &plain.tokens, &speculative.tokens, options.prefill_chunk)?;
     output.result(&format!("{}{}\n", args.prompt, tokenizer.decode(&speculative.tokens)?))?;
     let stats = speculative.stats;
@@ -128,5 +136,5 @@ fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -
         Equality::Tie { at, gap } => format!("output       equal up to a tie at token {at}: two logits differ by {gap:.1e}"),
         Equality::Different { at, gap } => format!("output       DIFFERENT from token {at} on (logits differ by {gap:.1e}): this is a bug"),
     })?;
-    Ok(equality)
+    Ok(Some(equality))
 }

@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
     };
     for difference in &differences {
-        output.result(&if args.summary { difference.summary() } else { difference.to_string() })?;
+        output.result(&if args.summary && !difference.is_empty() { difference.summary() } else { difference.to_string() })?;
     }
     output.json(&differences)?;
     Ok(exit(args, differences.iter().any(|d| !d.is_empty())))

@@ -5,6 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::pipeline::read_text;
+
+/// Largest file of prompts.
+const CAP: u64 = 64 << 20;
+
 #[derive(Deserialize)]
 struct Record {
     prompt: String,
@@ -12,7 +17,7 @@ struct Record {
 
 /// The prompts in a file: one a line, or for `.jsonl` one `{"prompt": ...}` a line.
 pub(super) fn read(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("can't read the prompts in {}", path.display()))?;
+    let text = read_text(path, CAP).with_context(|| format!("can't read the prompts in {}", path.display()))?;
     let json = path.extension().is_some_and(|e| e == "jsonl");
     let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
     let prompts = lines.map(|(i, line)| {

@@ -21,13 +21,17 @@ pub(super) struct Args {
     #[arg(long, value_name = "MODEL")]
     source: Option<PathBuf>,
     /// Largest absolute error allowed [default: by element type, 1e-4 for f32]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = tolerance, allow_negative_numbers = true)]
     tolerance: Option<f32>,
     #[command(flatten)]
     backend: BackendArgs,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+}
+
+fn tolerance(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|x| *x >= 0.0).ok_or_else(|| "it must be a number, 0 or more".into())
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {

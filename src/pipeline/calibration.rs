@@ -1,12 +1,13 @@
 //! Calibration samples: text or JSON lines, tokenised with the checkpoint's own tokenizer.
 
 use std::fmt::Display;
-use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use dlc_passes::{Calibration, PassError};
 use serde::Deserialize;
 
+use super::text_file::read_text;
 use crate::runtime::TextTokenizer;
 
 /// Text that is always at hand: the King James Bible (public domain), Psalms 23 to 24 and 1 Corinthians 13, and Lincoln's Gettysburg address.
@@ -66,11 +67,10 @@ fn records(file: Option<&Path>) -> Result<Vec<(String, Record)>, PassError> {
     let Some(path) = file else { return Ok(paragraphs(BUILT_IN_NAME, BUILT_IN)) };
     let name = path.display().to_string();
     let fail = |problem: String| calibration_error(&name, problem);
-    let size = fs::metadata(path).map_err(|e| fail(format!("can't be read: {e}")))?.len();
-    if size > CAP {
-        return Err(fail(format!("is {size} bytes long; a few hundred kilobytes of typical text are enough, {CAP} bytes the most")));
-    }
-    let text = fs::read_to_string(path).map_err(|e| fail(format!("can't be read as UTF-8 text: {e}")))?;
+    let text = read_text(path, CAP).map_err(|e| match e.kind() {
+        ErrorKind::FileTooLarge => fail(format!("{e}; a few hundred kilobytes of typical text are enough")),
+        _ => fail(format!("can't be read: {e}")),
+    })?;
     if path.extension().is_none_or(|e| e != "jsonl") {
         return Ok(paragraphs(&name, &text));
     }

@@ -97,23 +97,21 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
 /// Refuses, before anything is computed, an output that can't be written in the end. The exporter checks again, and more closely.
 fn check_output(output: &Path, force: bool) -> Result<(), ExportError> {
     let refuse = |problem: &str| Err(ExportError::NotReplaced { path: output.to_owned(), problem: problem.into() });
-    let not_below = |parent: &Path| refuse(&format!("{} is not a folder", parent.display()));
-    if output.is_dir() {
-        let empty = fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
-        return match (empty, output.join(MANIFEST_FILE).is_file()) {
-            (true, _) => Ok(()),
-            (false, false) => refuse("it is neither empty nor a bundle that dlc wrote"),
-            (false, true) if !force => Err(ExportError::Exists(output.to_owned())),
-            (false, true) => Ok(()),
+    if !output.is_dir() {
+        if output.symlink_metadata().is_ok() {
+            return refuse("it is not a folder");
+        }
+        return match output.ancestors().skip(1).find(|a| a.symlink_metadata().is_ok()) {
+            Some(parent) if !parent.is_dir() => refuse(&format!("{} is not a folder", parent.display())),
+            _ => Ok(()),
         };
     }
-    if output.symlink_metadata().is_ok() {
-        return refuse("it is not a folder");
+    let empty = fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
+    let bundle = output.join(MANIFEST_FILE).is_file();
+    if !empty && !bundle {
+        return refuse("it is neither empty nor a bundle that dlc wrote");
     }
-    match output.ancestors().skip(1).find(|a| a.symlink_metadata().is_ok()) {
-        Some(parent) if !parent.is_dir() => not_below(parent),
-        _ => Ok(()),
-    }
+    if bundle && !force { Err(ExportError::Exists(output.to_owned())) } else { Ok(()) }
 }
 
 /// What identifies a module before its first pass: the bytes that it came from, and the type that it computes in.

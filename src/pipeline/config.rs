@@ -9,7 +9,6 @@
 //! output: tiny-llama-dlc
 //! ```
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::Profile;
@@ -19,6 +18,7 @@ use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::error::PipelineError;
+use super::text_file::read_text;
 
 /// Largest pipeline file.
 const CAP: u64 = 1 << 20;
@@ -84,10 +84,7 @@ impl PipelineConfig {
     pub fn read(path: &Path) -> Result<Self, PipelineError> {
         let fail = |problem: String| PipelineError::Config { place: path.display().to_string(), problem };
         let read = |source| PipelineError::Read { path: path.to_owned(), source };
-        if fs::metadata(path).map_err(read)?.len() > CAP {
-            return Err(fail(format!("is larger than {CAP} bytes; is it a pipeline file?")));
-        }
-        let text = fs::read_to_string(path).map_err(read)?;
+        let text = read_text(path, CAP).map_err(read)?;
         let value: Value = serde_yaml::from_str(&text).map_err(|e| fail(e.to_string()))?;
         let known = KEYS.map(|(key, _)| key);
         let entries = match &value {

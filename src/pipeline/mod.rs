@@ -9,6 +9,7 @@ mod compile;
 mod config;
 mod error;
 mod source;
+mod text_file;
 mod verify;
 
 pub use bundle_module::{OnnxModule, module_of_bundle, read_onnx};
@@ -18,4 +19,5 @@ pub use compile::{CompileOutcome, CompileRequest, Monitor, compile};
 pub use config::{PassSpec, PipelineConfig, parse_pass_flag};
 pub use error::PipelineError;
 pub use source::source_record;
+pub use text_file::read_text;
 pub use verify::{Case, Check, Tolerance, compare_with_source, verify_bundle};

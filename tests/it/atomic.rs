@@ -61,6 +61,7 @@ fn a_compilation_killed_while_writing_leaves_the_old_bundle() {
     let shell = Shell::new();
     shell.ok(&COMPILE);
     shell.ok(&["compile", "fixtures/tiny-llama", "-o", "before"]);
+    let mut seen = 0;
     for delay in 0..8u64 {
         let mut child = shell.start(&[&COMPILE[..], &["--force", "--dtype", "f16"]].concat());
         let work = shell.path("work");
@@ -68,12 +69,13 @@ fn a_compilation_killed_while_writing_leaves_the_old_bundle() {
         sleep(Duration::from_micros(delay * 1500));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(writing, "never seen writing");
+        seen += u32::from(writing);
         if shell.ok(&["inspect", "work/out"]).stdout.contains("f16") {
             shell.ok(&[&COMPILE[..], &["--force"]].concat());
         }
         assert_same_files(&shell.path("before"), &shell.path("work/out"));
     }
+    assert!(seen > 0, "never seen writing");
     shell.ok(&[&COMPILE[..], &["--force"]].concat());
     assert_eq!(entries(&shell.path("work")), ["out"]);
 }

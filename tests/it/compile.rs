@@ -34,12 +34,12 @@ fn flags_decide_over_the_pipeline_file() {
 #[test]
 fn bytes_depend_neither_on_threads_nor_on_the_run() {
     let shell = Shell::new();
-    for (model, pass) in [("tiny-llama", "fit-prune:drop=4,samples=3,score=fit+cosine+kl"), ("goldens/qwen3", PRUNE_GOLDEN)] {
-        for (out, threads) in [("one", "1"), ("again", "1"), ("two", "2"), ("seven", "7")] {
+    for (model, pass) in [("tiny-llama", "fit-prune:drop=4,samples=2,length=24,score=fit+cosine+kl"), ("goldens/qwen3", PRUNE_GOLDEN)] {
+        for (out, threads) in [("one", "1"), ("two", "2"), ("again", "2")] {
             let model = format!("fixtures/{model}");
             shell.ok(&["compile", &model, "--pass", pass, "--no-cache", "--threads", threads, "-o", out, "--force"]);
         }
-        for out in ["again", "two", "seven"] {
+        for out in ["two", "again"] {
             assert_same_files(&shell.path("one"), &shell.path(out));
         }
     }

@@ -215,6 +215,7 @@ fn passes_that_cannot_be_run_are_refused() {
         "fit-prune:calibration=not-json.jsonl",
         "fit-prune:calibration=neither.jsonl",
         "fit-prune:calibration=bytes.txt",
+        "fit-prune:calibration=/dev/zero",
         "remove-unused:all=true",
         "",
     ]
@@ -258,6 +259,7 @@ fn pipeline_files_are_checked() {
     let names = shell.listing();
     let mut commands: Vec<Vec<&str>> = names.iter().map(|n| vec!["compile", "--config", n]).collect();
     commands.push(vec!["compile", "--config", "nowhere.yaml"]);
+    commands.push(vec!["compile", "--config", "/dev/zero"]);
     let commands: Vec<&[&str]> = commands.iter().map(Vec::as_slice).collect();
     snapshot!("pipeline_files", refused(&shell, &commands));
 }
@@ -333,7 +335,7 @@ fn damaged_bundles_are_refused() {
 fn bundles_that_cannot_run_say_why() {
     let shell = bundles();
     let long = "word ".repeat(600);
-    let commands: [&[&str]; 18] = [
+    let commands: [&[&str]; 19] = [
         &["run", "portable"],
         &["run", "portable", "--prompt", "", "--backend", "tract"],
         &["run", "portable", "--prompts", "nowhere.txt"],
@@ -342,6 +344,7 @@ fn bundles_that_cannot_run_say_why() {
         &["run", "fixtures/tiny-llama", "--prompt", "a"],
         &["run", "portable/model.onnx", "--prompt", "a"],
         &["run", "portable", "--prompt", "a", "--temperature", "-1", "--backend", "tract"],
+        &["verify", "portable", "--tolerance", "-1"],
         &["run", "portable", "--prompt", "a", "--top-p", "2", "--backend", "tract"],
         &["run", "ort", "--prompt", "a", "--backend", "tract"],
         &["verify", "ort", "--backend", "tract"],

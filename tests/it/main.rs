@@ -1,5 +1,5 @@
 //! Everything that needs no ONNX Runtime: the evaluator, the built-in tract, the command.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::print_stderr, clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]
 mod common;

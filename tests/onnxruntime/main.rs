@@ -1,6 +1,6 @@
 //! Everything that needs ONNX Runtime's library. Where there is none, these tests are reported as ignored; with `DLC_REQUIRE_ORT=1` (in CI)
 //! that is an error.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stderr, clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]
 mod common;
