@@ -69,9 +69,11 @@ fn unified(old: &str, new: &str, before: &str, after: &str) -> String {
     TextDiff::from_lines(old, new).unified_diff().context_radius(2).header(before, after).to_string()
 }
 
-/// The text of each block, with its residual input called `%input`, so that a block whose predecessor went is still the same block.
+/// The text of each block, with its residual input called `%input` and its caches called after their layer, so that a block whose
+/// predecessor went is still the same block.
 fn block_texts(graph: &Graph, weights: &WeightTable) -> BTreeMap<String, String> {
     let text = graph.body_text(weights);
+    let caches: BTreeMap<String, String> = graph.inputs().iter().filter_map(|i| i.cache.map(|c| (format!("%{}", i.name), format!("%{c}")))).collect();
     let mut blocks = BTreeMap::new();
     let mut open: Option<(&str, String, String)> = None;
     for line in text.lines() {
@@ -86,7 +88,11 @@ fn block_texts(graph: &Graph, weights: &WeightTable) -> BTreeMap<String, String>
         } else if let Some((_, input, body)) = &mut open {
             let words = line.split_inclusive([' ', ',']).map(|word| {
                 let bare = word.trim_end_matches([' ', ',']);
-                if bare == input { word.replace(bare, "%input") } else { word.to_owned() }
+                match caches.get(bare) {
+                    _ if bare == input => word.replace(bare, "%input"),
+                    Some(cache) => word.replace(bare, cache),
+                    None => word.to_owned(),
+                }
             });
             body.extend(words);
             body.push('\n');
@@ -98,13 +104,13 @@ fn block_texts(graph: &Graph, weights: &WeightTable) -> BTreeMap<String, String>
 impl GraphDiff {
     /// The diff without the text: blocks and costs.
     pub fn summary(&self) -> String {
-        let mut text = format!("{} -> {}\n", self.before, self.after);
+        let mut text = format!("{} -> {}, blocks\n", self.before, self.after);
         for (what, blocks) in [("removed", &self.removed), ("added", &self.added), ("changed", &self.changed)] {
             if !blocks.is_empty() {
-                let _ = writeln!(text, "  {what:<8} {:>3} blocks: {}", blocks.len(), blocks.join(" "));
+                let _ = writeln!(text, "  {what:<8} {:>3}  {}", blocks.len(), blocks.join(" "));
             }
         }
-        let _ = writeln!(text, "  {:<8} {:>3} blocks", "kept", self.kept.len());
+        let _ = writeln!(text, "  {:<8} {:>3}", "kept", self.kept.len());
         let (a, b) = (&self.cost_before, &self.cost_after);
         for (what, a, b) in [
             ("parameters", a.parameters, b.parameters),
@@ -121,7 +127,7 @@ impl GraphDiff {
 impl fmt::Display for GraphDiff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
-            return writeln!(f, "{} and {} are the same graph", self.before, self.after);
+            return writeln!(f, "{} -> {}: the graphs are the same", self.before, self.after);
         }
         write!(f, "{}\n{}", self.summary(), self.text)
     }

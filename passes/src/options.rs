@@ -21,6 +21,12 @@ pub fn parse_options<T: Default + Serialize + DeserializeOwned>(pass: &'static s
             return Err(fail(format!("there is no option `{key}`{}; {options}", hint(key, known.iter().copied()))));
         }
     }
+    for (key, value) in given {
+        let alone = Value::Mapping(Mapping::from_iter([(key.clone(), value.clone())]));
+        let plainly =
+            |e: serde_yaml::Error| e.to_string().replace("expected usize", "expected a whole number").replace("expected f64", "expected a number");
+        serde_yaml::from_value::<T>(alone).map_err(|e| fail(format!("option `{}`: {}", key.as_str().unwrap_or_default(), plainly(e))))?;
+    }
     serde_yaml::from_value(Value::Mapping(given.clone())).map_err(|e| fail(e.to_string()))
 }
 

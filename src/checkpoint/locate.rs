@@ -42,6 +42,9 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
             Ok(Location { folder: folder.to_owned(), weights: WeightFiles::One(path.to_owned()) })
         }
         "gguf" => Err(gguf(path)),
+        "bin" if path.with_file_name("dlc.yaml").exists() => {
+            Err(CheckpointError::file(path, "holds the weights of a bundle that dlc wrote. Name the bundle's folder instead"))
+        }
         "bin" | "pt" | "pth" => Err(pickle(path)),
         _ => Err(CheckpointError::file(path, format!("is neither a folder nor a `.safetensors` file. Name the folder with config.json and {WHOLE}"))),
     }

@@ -1,3 +1,5 @@
+//! Files that open, and hostile ones that are refused.
+
 use std::fs;
 use std::path::Path;
 

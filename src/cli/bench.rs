@@ -57,12 +57,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         None => include_str!("bench_prompts.txt").lines().map(str::to_owned).collect(),
     };
     let mut models = Models::open(&args.bundle, &args.backend, true)?;
-    note(&format!("running on {}", describe(&models.backend)))?;
     let gamma = usize::from(args.gamma);
     let options = DecodeOptions { max_tokens: args.max_tokens as usize, gamma, cancel: Some(interruption()), ..DecodeOptions::default() };
     let tokens = prompts.iter().map(|p| models.tokenizer.encode(p, true)).collect::<crate::runtime::Result<Vec<_>>>()?;
     let target = &mut models.target;
     let Some(draft) = &mut models.draft else { bail!("the bundle has no draft to compare with; compile it with --pass fit-prune") };
+    note(&format!("running on {}", describe(&models.backend)))?;
     let bar = Bar::new();
     let mut results = Vec::new();
     for (i, prompt) in tokens.iter().enumerate() {

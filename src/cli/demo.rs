@@ -16,7 +16,7 @@ use super::output::Output;
 use super::progress::{Bar, interruption};
 use crate::pipeline::{Check, CompileRequest, Tolerance, compile, module_of_bundle, parse_pass_flag, verify_bundle};
 use crate::report::{checks_table, pass_summary};
-use crate::runtime::{BackendKind, Bundle, DecodeOptions, Equality, StopReason, TokenModel, compare, decode};
+use crate::runtime::{BackendKind, Bundle, DecodeOptions, Equality, measure};
 
 /// Compile a small trained checkpoint with fit-prune, verify it, and decode plainly and speculatively
 #[derive(Debug, clap::Args)]
@@ -105,6 +105,9 @@ fn excerpt(text: &str) -> String {
     format!("{}\n... {rest} more lines; keep the bundle with -o DIR, and `dlc diff DIR` shows them all\n\n", lines.join("\n"))
 }
 
+/// Runs of each kind; the median counts.
+const REPEATS: usize = 5;
+
 /// None if the user stopped it.
 fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -> Result<Option<Equality>> {
     let stop_tokens = models.bundle.manifest().model.eos_token_ids.clone();
@@ -112,29 +115,29 @@ fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -
     let prompt = models.tokenizer.encode(&args.prompt, true)?;
     let tokenizer = models.tokenizer.clone();
     let target = &mut models.target;
-    let draft = models.draft.as_mut().map(|d| d as &mut dyn TokenModel);
-    // The first run warms up caches and buffers.
-    decode(target, None, &prompt, &options)?;
-    let plain = decode(target, None, &prompt, &options)?;
-    let speculative = decode(target, draft, &prompt, &options)?;
-    if speculative.stop == StopReason::Cancelled {
+    let Some(draft) = &mut models.draft else { bail!("the bundle has no draft") };
+    let measured = measure(target, draft, &prompt, &options, REPEATS)?;
+    if interruption().load(Ordering::SeqCst) {
         return Ok(None);
     }
-    let equality = compare(target, &prompt, &plain.tokens, &speculative.tokens, options.prefill_chunk)?;
-    output.result(&format!("{}{}\n", args.prompt, tokenizer.decode(&speculative.tokens)?))?;
-    let stats = speculative.stats;
+    output.result(&format!("{}{}\n", args.prompt, tokenizer.decode(&measured.tokens)?))?;
+    let (stats, n) = (measured.stats, measured.tokens.len() as f64);
+    let speedup = measured.plain_seconds / measured.speculative_seconds;
     output.result(&format!(
         "plain        {:>6.0} tokens/s\nspeculative  {:>6.0} tokens/s, {:.0}% of the judged draft tokens accepted, {:.2} tokens a round\nspeedup      {:>6.2}x",
-        plain.stats.tokens_per_second(),
-        stats.tokens_per_second(),
+        n / measured.plain_seconds,
+        n / measured.speculative_seconds,
         100.0 * stats.acceptance(),
         stats.tokens_per_round(),
-        stats.tokens_per_second() / plain.stats.tokens_per_second(),
+        speedup,
     ))?;
-    output.result(&match equality {
-        Equality::Equal => format!("output       equal, token for token ({} tokens)", plain.tokens.len()),
+    if speedup < 1.1 {
+        output.result("             a model this small gains little: its draft's steps cost nearly as much as its own (README, Measured)")?;
+    }
+    output.result(&match measured.equality {
+        Equality::Equal => format!("output       equal, token for token ({} tokens)", measured.tokens.len()),
         Equality::Tie { at, gap } => format!("output       equal up to a tie at token {at}: two logits differ by {gap:.1e}"),
         Equality::Different { at, gap } => format!("output       DIFFERENT from token {at} on (logits differ by {gap:.1e}): this is a bug"),
     })?;
-    Ok(Some(equality))
+    Ok(Some(measured.equality))
 }

@@ -27,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
 #[derive(Debug, Parser)]
-#[command(name = "dlc", version, max_term_width = 100, propagate_version = true, after_help = "Start with `dlc demo`.")]
+#[command(name = "dlc", version, max_term_width = 100, after_help = "Start with `dlc demo`.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -13,7 +13,7 @@ use super::backend::BackendArgs;
 use super::exit::INTERRUPTED;
 use super::models::Models;
 use super::output::{Output, note};
-use super::progress::interruption;
+use super::progress::{interruption, set_idle};
 use super::prompts;
 use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, Generation, SamplingOptions, StopReason, TokenModel};
 
@@ -115,8 +115,10 @@ fn converse(args: &Args, models: &mut Models, template: Option<&ChatTemplate>, o
     note("say something; Ctrl-D ends")?;
     let mut messages: Vec<ChatMessage> = args.system.iter().map(|text| ChatMessage::new("system", text)).collect();
     let mut turns: Vec<Value> = Vec::new();
+    set_idle(true);
     for line in io::stdin().lock().lines() {
         let line = line?;
+        set_idle(false);
         messages.push(ChatMessage::new("user", &line));
         let tokens = models.tokenizer.encode(&template.render(&messages, true, SystemTime::now())?, false)?;
         let (text, generation) = write(args, models, "", &tokens)?;
@@ -126,6 +128,7 @@ fn converse(args: &Args, models: &mut Models, template: Option<&ChatTemplate>, o
         if generation.stop == StopReason::Cancelled {
             break;
         }
+        set_idle(true);
     }
     output.json(&turns)?;
     Ok(ExitCode::SUCCESS)

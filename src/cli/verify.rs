@@ -43,13 +43,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         Some(source) => compare_with_source(&module, &source_module(source, &module)?)?,
         None => vec![],
     };
-    let backend = args.backend.start()?;
+    let (backend, session) = (args.backend.start()?, args.backend.session());
+    backend.check(bundle.manifest(), session.provider)?;
     note(&format!("files match their hashes; running on {}", describe(&backend)))?;
     let mut tolerance = Tolerance::of_dtype(&bundle.manifest().dtype);
     if let Some(absolute) = args.tolerance {
         tolerance = Tolerance { absolute, relative: 0.0 };
     }
-    let checks = verify_bundle(&bundle, &module, &backend, &args.backend.session(), tolerance)?;
+    let checks = verify_bundle(&bundle, &module, &backend, &session, tolerance)?;
     output.result(&checks_table(&checks).to_string())?;
     for difference in &differences {
         output.result(&format!("against the checkpoint: {difference}"))?;

@@ -1,3 +1,5 @@
+//! Checkpoints that import, and those that are refused.
+
 mod configurations;
 mod goldens;
 mod tensors;

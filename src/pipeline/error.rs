@@ -45,7 +45,7 @@ pub enum PipelineError {
         problem: String,
     },
     /// Weights that are NaN or infinite.
-    #[error("{} of the weights hold NaN or infinite numbers: {}; mend the checkpoint, or compile it as it is with --allow-nan", .0.len(), shown(.0))]
+    #[error("NaN or infinite numbers stand in {} of the weights: {}; mend the checkpoint, or compile it as it is with --allow-nan", .0.len(), shown(.0))]
     NonFinite(Vec<(String, usize)>),
     /// A file that can't be read.
     #[error("can't read {}: {source}", path.display())]

@@ -18,7 +18,7 @@ pub fn score_chart(scores: &ScoreTable) -> String {
         "█".repeat((1.0 + share * (WIDTH - 1.0)).round() as usize)
     };
     let name_width = scores.units.iter().map(String::len).max().unwrap_or(0).max(5);
-    let mut text = format!("  {:<name_width$}       {:<32}", "", format!("{} (log scale)", first.name));
+    let mut text = format!("  {:<name_width$}       {:<32}", "", "log scale");
     for column in &scores.columns {
         let _ = write!(text, "  {:>15}", column.name);
     }

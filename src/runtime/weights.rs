@@ -17,6 +17,7 @@ use ort::session::builder::{PrepackedWeights, SessionBuilder};
 use ort::value::{DynValue, TensorElementType};
 
 use super::{Backend, BackendKind, Bundle, Result, RuntimeError};
+use crate::mapped;
 
 /// The mapped weights of a bundle. Sessions made with it keep it alive.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl SharedWeights {
         }
         let path = bundle.weights_path();
         let file = File::open(&path).map_err(|error| RuntimeError::file(&path, format!("can't be opened: {error}")))?;
-        let map = map(&file).map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
+        let map = mapped::map(&file).map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
         let mut values: BTreeMap<String, Vec<(String, Arc<DynValue>)>> = BTreeMap::new();
         for record in records {
             let bytes = bytes_of(&map, record).ok_or_else(|| RuntimeError::file(&path, format!("ends before weight `{}`", record.name)))?;
@@ -79,15 +80,6 @@ impl SharedWeights {
             // Advice that the system doesn't take changes nothing, so its error doesn't matter.
             let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
         }
-    }
-}
-
-fn map(file: &File) -> std::io::Result<Mmap> {
-    #[expect(unsafe_code, reason = "mapping a file")]
-    // SAFETY: a bundle is written once, into a folder of its own that is renamed into place, and never changed by dlc. Someone
-    // else truncating the file in use would raise SIGBUS, as for any program that maps its data.
-    unsafe {
-        Mmap::map(file)
     }
 }
 

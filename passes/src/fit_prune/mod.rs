@@ -165,9 +165,13 @@ impl Pass for FitPrune {
         }
         let drop = self.options.drop.unwrap_or_else(|| select::drop_for(units.len(), self.options.keep));
         let candidates = select::candidates(target, &units, self.options.protect_first, self.options.protect_last);
+        if drop == 0 {
+            let unit = self.options.granularity.name();
+            return Err(options_error(format!("dropping no {unit} leaves a draft as slow as the target; ask for drop=1 or more, or a smaller keep")));
+        }
         if drop > candidates.len() || drop >= units.len() {
             let most = candidates.len().min(units.len() - 1);
-            let way_out = if most > 0 { format!("ask for drop={most} or less") } else { "protect fewer, or ask for drop=0".into() };
+            let way_out = if most > 0 { format!("ask for drop={most} or less") } else { "protect fewer layers".into() };
             return Err(options_error(format!(
                 "dropping {drop} of {} {}s leaves no draft ({} may be dropped); {way_out}",
                 units.len(),

@@ -132,14 +132,6 @@ fn of_equal_scores_the_later_layer_goes() {
 }
 
 #[test]
-fn declines_to_prune_when_everything_is_kept() {
-    let all = "0.key=0 0.value=0 1.key=1 1.value=1 2.key=2 2.value=2";
-    for options in ["drop: 0", "keep: 1.0"] {
-        check(&Model::decoder(), options, &Expected { dropped: "", caches: all });
-    }
-}
-
-#[test]
 fn the_half_precision_draft_computes_what_its_blocks_say() {
     let half = Model::edited(&[("f32[", "f16["), ("  output logits = %2", "  %3 = cast %2 : f32[batch, seq, 23]\n  output logits = %3")]);
     check(&half, "drop: 1, score: kl, protect_first: 1, protect_last: 1", &Expected { dropped: "layers.1", caches: LAYERS[1] });

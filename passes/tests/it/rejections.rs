@@ -22,6 +22,8 @@ fn line(what: &str, error: &PassError) -> String {
 fn options_that_do_not_fit_are_rejected() {
     let module = Model::decoder().module();
     let cases = [
+        "drop: 0",
+        "keep: 1.0",
         "drop: 3",
         "drop: 4",
         "drop: 6, granularity: block",
