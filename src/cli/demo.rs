@@ -28,8 +28,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "TEXT", default_value = "And it came to pass in those days, that")]
     prompt: String,
     /// Layers to drop for the draft
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 6)]
     drop: usize,
+    /// Tokens that the draft proposes per round
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    gamma: u8,
     /// Most tokens to write
     #[arg(long, value_name = "N", default_value_t = 96)]
     max_tokens: usize,
@@ -111,7 +114,13 @@ const REPEATS: usize = 5;
 /// None if the user stopped it.
 fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -> Result<Option<Equality>> {
     let stop_tokens = models.bundle.manifest().model.eos_token_ids.clone();
-    let options = DecodeOptions { max_tokens: args.max_tokens, stop_tokens, cancel: Some(interruption()), ..DecodeOptions::default() };
+    let options = DecodeOptions {
+        max_tokens: args.max_tokens,
+        gamma: usize::from(args.gamma),
+        stop_tokens,
+        cancel: Some(interruption()),
+        ..DecodeOptions::default()
+    };
     let prompt = models.tokenizer.encode(&args.prompt, true)?;
     let tokenizer = models.tokenizer.clone();
     let target = &mut models.target;

@@ -233,9 +233,9 @@ impl Feeds {
     }
 }
 
-/// The difference that exceeds what is allowed by most (or comes nearest to it): of logits at tokens, and of caches where there is no padding.
+/// The difference that is largest against what is allowed: of logits at tokens, and of caches where there is no padding.
 fn deviation(expected: &BTreeMap<String, Array>, actual: &[(String, HostTensor)], feeds: &Feeds, tolerance: Tolerance) -> Deviation {
-    let mut worst: Option<Deviation> = None;
+    let (mut worst, mut largest): (Option<Deviation>, f32) = (None, 0.0);
     let padded = feeds.mask.contains(&0);
     for (name, array) in expected {
         let (Some(wanted), Some((_, tensor))) = (array.as_f32(), actual.iter().find(|(n, _)| n == name)) else {
@@ -254,7 +254,10 @@ fn deviation(expected: &BTreeMap<String, Array>, actual: &[(String, HostTensor)]
         let allowed = tolerance.absolute + tolerance.relative * peak;
         for (i, (a, b)) in wanted.iter().zip(&found).enumerate().filter(|(i, _)| !is_logits || feeds.is_token(i / width)) {
             let error = if b.is_finite() { (a - b).abs() } else { f32::INFINITY };
-            if worst.as_ref().is_none_or(|w| error - allowed > w.error - w.allowed) {
+            // Where nothing is allowed, any difference is beyond all measure, and none is 0.
+            let share = error / allowed.max(f32::MIN_POSITIVE);
+            if share > largest || worst.is_none() {
+                largest = share;
                 worst = Some(Deviation { error, allowed, place: format!("{name}[{i}]") });
             }
         }
