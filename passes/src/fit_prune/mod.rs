@@ -1,7 +1,7 @@
 //! `fit-prune`: the target without its least important layers becomes the draft.
 //!
 //! SDFP: *Speculative Decoding with FIT-Pruned Models* (arXiv 2602.05499); FIT: *A Metric for Model Sensitivity*, Zandonati et al. (ICLR 2023).
-//! [`score`] runs the model backwards block by block, [`ablate`] holds the scores that need no gradient, [`select`] chooses what to drop.
+//! `score.rs` runs the model backwards block by block, `ablate.rs` holds the scores that need no gradient, `select.rs` chooses what to drop.
 //! The target is never changed.
 
 mod ablate;
