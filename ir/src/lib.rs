@@ -5,10 +5,12 @@
 
 #![warn(missing_docs)]
 
+mod codec;
 pub mod cost;
 pub mod diff;
 mod edit;
 mod error;
+mod expr;
 mod graph;
 mod index;
 mod infer;
@@ -21,10 +23,11 @@ pub mod verify;
 mod weight;
 
 pub use error::{Fault, IrError};
+pub use expr::{Blob, Expr};
 pub use graph::{Block, BlockKind, CachePart, CacheRole, Def, Graph, GraphBuilder, Input, Node, Operand, Output, Value};
 pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 pub use module::{ModelInfo, Module, SideFile};
 pub use op::{Attention, Op, Rope, RopeScaling};
 pub use parse::{parse_graph, parse_graph_over};
 pub use types::{DType, Dim, Shape, ValueType, sym};
-pub use weight::{Blob, Expr, Weight, WeightTable};
+pub use weight::{Weight, WeightTable};

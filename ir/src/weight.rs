@@ -3,175 +3,11 @@
 //! A weight's data is an expression over byte ranges of mapped files. Nothing here opens a file or keeps a converted copy.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::ops::Range;
-use std::sync::Arc;
-
-use half::{bf16, f16};
 
 use crate::error::IrError;
+use crate::expr::{Expr, ExprKey, TILE};
 use crate::index::{IndexVec, WeightId};
 use crate::types::{DType, Dim, ValueType};
-
-/// A byte range of a shared buffer, usually a mapped file.
-#[derive(Clone)]
-pub struct Blob {
-    bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
-    range: Range<usize>,
-}
-
-impl Blob {
-    /// The bytes at `range` of `bytes`, if the buffer has them.
-    pub fn new(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Option<Self> {
-        (*bytes).as_ref().get(range.clone())?;
-        Some(Self { bytes, range })
-    }
-
-    fn key(&self) -> (usize, usize, usize) {
-        (Arc::as_ptr(&self.bytes).cast::<u8>() as usize, self.range.start, self.range.end)
-    }
-}
-
-impl AsRef<[u8]> for Blob {
-    fn as_ref(&self) -> &[u8] {
-        (*self.bytes).as_ref().get(self.range.clone()).unwrap_or_default()
-    }
-}
-
-impl fmt::Debug for Blob {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Blob({} bytes at {})", self.range.len(), self.range.start)
-    }
-}
-
-/// How a weight's elements come about. Evaluated range by range, so that memory never grows with the weight.
-#[derive(Debug, Clone)]
-pub enum Expr {
-    /// Little-endian elements of type `dtype`, as they lie in a file.
-    Mapped {
-        /// Where they lie.
-        blob: Blob,
-        /// Their type.
-        dtype: DType,
-    },
-    /// The same numbers in another float type, rounded to nearest even.
-    Cast {
-        /// The numbers.
-        input: Arc<Expr>,
-        /// The type to round to.
-        dtype: DType,
-    },
-}
-
-/// Equal keys mean equal expressions, and so equal data.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum ExprKey {
-    Mapped((usize, usize, usize), DType),
-    Cast(Box<ExprKey>, DType),
-}
-
-impl Expr {
-    /// `self` as `dtype`; nothing is added if it has that type.
-    #[must_use]
-    pub fn cast(self, dtype: DType) -> Self {
-        if self.dtype() == dtype { self } else { Self::Cast { input: Arc::new(self), dtype } }
-    }
-
-    /// Type of the elements.
-    pub fn dtype(&self) -> DType {
-        match self {
-            Self::Mapped { dtype, .. } | Self::Cast { dtype, .. } => *dtype,
-        }
-    }
-
-    /// Number of elements.
-    pub fn elements(&self) -> usize {
-        match self {
-            Self::Mapped { blob, dtype } => blob.as_ref().len() / dtype.size(),
-            Self::Cast { input, .. } => input.elements(),
-        }
-    }
-
-    fn key(&self) -> ExprKey {
-        match self {
-            Self::Mapped { blob, dtype } => ExprKey::Mapped(blob.key(), *dtype),
-            Self::Cast { input, dtype } => ExprKey::Cast(Box::new(input.key()), *dtype),
-        }
-    }
-
-    /// Elements `from .. from + out.len()` as single-precision numbers; `out` stays as it is where the range passes the end.
-    fn read_f32(&self, from: usize, out: &mut [f32]) {
-        match self {
-            Self::Mapped { blob, dtype } => decode(*dtype, blob.as_ref().get(from * dtype.size()..).unwrap_or_default(), out),
-            Self::Cast { input, dtype } => {
-                input.read_f32(from, out);
-                round(*dtype, out);
-            }
-        }
-    }
-
-    /// Little-endian bytes of the elements from `from` on, as many as `out` holds.
-    fn write_bytes(&self, from: usize, out: &mut [u8]) {
-        match self {
-            Self::Mapped { blob, dtype } => {
-                let bytes = blob.as_ref().get(from * dtype.size()..).unwrap_or_default();
-                let n = bytes.len().min(out.len());
-                out[..n].copy_from_slice(&bytes[..n]);
-            }
-            Self::Cast { input, dtype } => {
-                let mut numbers = [0f32; TILE];
-                let tile_bytes = TILE * dtype.size();
-                for (i, tile) in out.chunks_mut(tile_bytes).enumerate() {
-                    let numbers = &mut numbers[..tile.len() / dtype.size()];
-                    input.read_f32(from + i * TILE, numbers);
-                    encode(*dtype, numbers, tile);
-                }
-            }
-        }
-    }
-}
-
-/// Elements that are converted at a time; small enough for the first-level cache.
-const TILE: usize = 2048;
-
-fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    let n2 = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-    match dtype {
-        DType::F32 => out.iter_mut().zip(bytes.chunks_exact(4)).for_each(|(o, b)| *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-        DType::F16 => out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(o, b)| *o = f16_to_f32(n2(b))),
-        DType::Bf16 => out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(o, b)| *o = bf16::from_bits(n2(b)).to_f32()),
-        DType::I64 => out
-            .iter_mut()
-            .zip(bytes.chunks_exact(8))
-            .for_each(|(o, b)| *o = i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32),
-    }
-}
-
-/// Exact, and without branches that would keep the compiler from vectorising the loop around it.
-fn f16_to_f32(bits: u16) -> f32 {
-    let magnitude = u32::from(bits & 0x7fff) << 13;
-    // 2^112 moves the exponent from half's bias to single's; it also turns half's subnormals into normal numbers.
-    let finite = f32::from_bits(magnitude) * f32::from_bits(0x7780_0000);
-    let special = u32::from(bits & 0x7c00 == 0x7c00) * 0x7f80_0000;
-    f32::from_bits(finite.to_bits() | special | u32::from(bits & 0x8000) << 16)
-}
-
-fn encode(dtype: DType, numbers: &[f32], out: &mut [u8]) {
-    match dtype {
-        DType::F32 => out.chunks_exact_mut(4).zip(numbers).for_each(|(o, x)| o.copy_from_slice(&x.to_le_bytes())),
-        DType::F16 => out.chunks_exact_mut(2).zip(numbers).for_each(|(o, x)| o.copy_from_slice(&f16::from_f32(*x).to_le_bytes())),
-        DType::Bf16 => out.chunks_exact_mut(2).zip(numbers).for_each(|(o, x)| o.copy_from_slice(&bf16::from_f32(*x).to_le_bytes())),
-        DType::I64 => out.chunks_exact_mut(8).zip(numbers).for_each(|(o, x)| o.copy_from_slice(&(*x as i64).to_le_bytes())),
-    }
-}
-
-fn round(dtype: DType, numbers: &mut [f32]) {
-    match dtype {
-        DType::F16 => numbers.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
-        DType::Bf16 => numbers.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
-        DType::F32 | DType::I64 => {}
-    }
-}
 
 /// A named constant tensor.
 #[derive(Debug, Clone)]
@@ -203,7 +39,7 @@ impl Weight {
 
     /// Elements `from .. from + out.len()` as single-precision numbers.
     pub fn read_f32(&self, from: usize, out: &mut [f32]) -> Result<(), IrError> {
-        self.expr(from, out.len())?.read_f32(from, out);
+        self.checked(from, out.len())?.read_f32(from, out);
         Ok(())
     }
 
@@ -216,7 +52,7 @@ impl Weight {
 
     /// Little-endian bytes of the elements from `from` on, as many as fit into `out`.
     pub fn write_bytes(&self, from: usize, out: &mut [u8]) -> Result<(), IrError> {
-        self.expr(from, out.len() / self.dtype.size())?.write_bytes(from, out);
+        self.checked(from, out.len() / self.dtype.size())?.write_bytes(from, out);
         Ok(())
     }
 
@@ -234,7 +70,12 @@ impl Weight {
         Ok(None)
     }
 
-    fn expr(&self, from: usize, n: usize) -> Result<&Expr, IrError> {
+    /// How the elements come about; none for a weight that was only named in a text.
+    pub fn expr(&self) -> Option<&Expr> {
+        self.data.as_ref()
+    }
+
+    fn checked(&self, from: usize, n: usize) -> Result<&Expr, IrError> {
         let data = self.data.as_ref().ok_or_else(|| weight_error(&self.name, "has no data: it was only named in a text".into()))?;
         if from.checked_add(n).is_none_or(|end| end > self.elements()) {
             return Err(weight_error(&self.name, format!("elements {from} to {from}+{n} of {} were asked for", self.elements())));
@@ -286,6 +127,26 @@ impl WeightTable {
         Ok(self.weights.push(weight))
     }
 
+    /// Gives a weight other data of the same length, made from the data that it has. What `make` gets is not yet rounded to the weight's
+    /// type, and what it returns is rounded once.
+    pub fn rewrite(&mut self, id: WeightId, make: impl FnOnce(Expr) -> Expr) -> Result<(), IrError> {
+        let weight = &mut self.weights[id];
+        let Some(data) = weight.data.take() else { return Err(weight_error(&weight.name, "has no data: it was only named in a text".into())) };
+        self.by_key.remove(&(data.key(), weight.shape.clone()));
+        let unrounded = match data {
+            Expr::Cast { input, .. } => (*input).clone(),
+            other => other,
+        };
+        let made = make(unrounded);
+        if made.elements() != weight.elements() {
+            return Err(weight_error(&weight.name, format!("would hold {} elements instead of {}", made.elements(), weight.elements())));
+        }
+        let made = made.cast(weight.dtype);
+        self.by_key.insert((made.key(), weight.shape.clone()), id);
+        weight.data = Some(made);
+        Ok(())
+    }
+
     /// The weight with this name.
     pub fn find(&self, name: &str) -> Option<WeightId> {
         self.by_name.get(name).copied()
@@ -334,15 +195,12 @@ impl std::ops::Index<WeightId> for WeightTable {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    #[test]
-    fn half_precision_decodes_exactly_for_every_bit_pattern() {
-        for bits in 0..=u16::MAX {
-            let (ours, theirs) = (f16_to_f32(bits), f16::from_bits(bits).to_f32());
-            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{bits:#x}: {ours} is not {theirs}");
-        }
-    }
+    use half::f16;
+
+    use super::*;
+    use crate::expr::Blob;
 
     #[test]
     fn a_cast_rounds_to_nearest_even_and_reads_any_range() {

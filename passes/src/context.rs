@@ -6,6 +6,7 @@ use std::path::Path;
 use dlc_ir::Module;
 
 use crate::error::PassError;
+use crate::merge_adapter::Adapter;
 use crate::report::PassReport;
 
 /// A function from module to module. Pure: the same module, options and calibration data give the same result.
@@ -29,6 +30,8 @@ pub struct PassContext<'a> {
     pub progress: &'a dyn Progress,
     /// Where calibration samples come from.
     pub calibration: &'a dyn Calibration,
+    /// The adapters to merge, in order.
+    pub adapters: &'a [Adapter],
     /// Scores of earlier runs, if they may be used.
     pub cache: Option<&'a dyn ScoreCache>,
     /// Identifies the module as it is before the pass: hashes of the checkpoint and of what passes did to it so far.

@@ -23,6 +23,16 @@ pub enum PassError {
         /// What is wrong, and what would fit.
         problem: String,
     },
+    /// An adapter can't be merged; everything that stands against it.
+    #[error("adapter {adapter}: {}", .problems.join("; "))]
+    Adapter {
+        /// The adapter's name.
+        adapter: String,
+        /// Whether dlc lacks something, rather than the adapter.
+        unsupported: bool,
+        /// What is wrong, and what would fit.
+        problems: Vec<String>,
+    },
     /// The calibration data can't be used.
     #[error("calibration: {problem}")]
     Calibration {
@@ -75,7 +85,8 @@ impl PassError {
             Self::UnknownPass { .. } | Self::Options { .. } | Self::Calibration { .. } | Self::NotFinite { .. } | Self::Interrupted => {
                 Fault::BadInput
             }
-            Self::Unsupported { .. } => Fault::Unsupported,
+            Self::Unsupported { .. } | Self::Adapter { unsupported: true, .. } => Fault::Unsupported,
+            Self::Adapter { unsupported: false, .. } => Fault::BadInput,
             Self::Broken { .. } => Fault::Bug,
             Self::Eval(error) => error.fault(),
             Self::Ir(error) => error.fault(),

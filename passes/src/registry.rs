@@ -6,6 +6,7 @@ use crate::clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
 use crate::context::Pass;
 use crate::error::PassError;
 use crate::fit_prune::{FitPrune, FitPruneOptions};
+use crate::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use crate::options::{hint, parse_options};
 
 /// A pass that can be asked for by name.
@@ -33,6 +34,13 @@ pub const PASSES: &[PassInfo] = &[
         options: FitPruneOptions::DOCS,
         then: CLEAN_UP,
         build: |given| Ok(Box::new(FitPrune::new(parse_options("fit-prune", given)?)?)),
+    },
+    PassInfo {
+        name: "merge-adapter",
+        summary: "merges the adapters given with --adapter (LoRA, rsLoRA, DoRA, Dual LoRA) into the weights that they were trained for",
+        options: MergeAdapterOptions::DOCS,
+        then: &[],
+        build: |given| Ok(Box::new(MergeAdapter::new(parse_options("merge-adapter", given)?)?)),
     },
     PassInfo {
         name: "remove-dead-nodes",

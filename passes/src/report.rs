@@ -11,6 +11,9 @@ pub struct PassReport {
     /// Scores, for passes that score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scores: Option<ScoreTable>,
+    /// Weights that got other values, for passes that change some.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<WeightChange>,
     /// What changed between two graphs, for passes that change or add one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diff: Option<GraphDiff>,
@@ -23,14 +26,36 @@ impl PassReport {
         self.facts.push((name.to_owned(), value.to_string()));
     }
 
+    /// Whether the pass did something that a user asked for, rather than clean up.
+    pub fn is_worth_showing(&self) -> bool {
+        self.scores.is_some() || self.diff.is_some() || !self.changes.is_empty()
+    }
+
     /// The report as the manifest keeps it: facts and scores; diffs can be made again from the bundle.
     pub fn to_value(&self) -> serde_json::Value {
         let mut map: serde_json::Map<String, serde_json::Value> = self.facts.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
         if let Some(scores) = &self.scores {
             map.insert("scores".into(), serde_json::to_value(scores).unwrap_or_default());
         }
+        if !self.changes.is_empty() {
+            map.insert("changes".into(), serde_json::to_value(&self.changes).unwrap_or_default());
+        }
         map.into()
     }
+}
+
+/// How much a weight changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeightChange {
+    /// The weight.
+    pub weight: String,
+    /// Euclidean norm of its change.
+    pub norm: f64,
+    /// The same as a share of the norm that it had.
+    pub relative: f64,
+    /// Dual LoRA: share of the entries that relu keeps from moving.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<f64>,
 }
 
 /// Scores of layers or blocks.

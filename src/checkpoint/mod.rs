@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of architectures, and never reads a tensor's data, writes a file or leaves the checkpoint's folder.
 
+mod adapter;
 mod error;
 mod files;
 mod header;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use dlc_ir::SideFile;
 use serde_json::{Map, Value};
 
+pub use adapter::AdapterFolder;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
 pub use tensors::{StoredType, TensorRecord};

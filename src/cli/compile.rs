@@ -14,7 +14,7 @@ use serde_json::json;
 use super::output::{Output, note};
 use super::progress::Bar;
 use super::{environment, open};
-use crate::pipeline::{CompileRequest, DiskCache, PipelineConfig, compile, parse_pass_flag};
+use crate::pipeline::{CompileRequest, DiskCache, PipelineConfig, compile, parse_adapter_flag, parse_pass_flag};
 use crate::report::{bundle_summary, pass_summary};
 
 /// Compile a checkpoint into a bundle of ONNX files
@@ -26,6 +26,9 @@ use crate::report::{bundle_summary, pass_summary};
 pub(super) struct Args {
     /// A Hugging Face folder, or a .safetensors file with config.json beside it
     model: Option<PathBuf>,
+    /// A PEFT adapter to merge, LoRA, DoRA or Dual LoRA, `DIR` or `DIR=WEIGHT`; may be given several times
+    #[arg(long = "adapter", value_name = "DIR[=WEIGHT]")]
+    adapters: Vec<String>,
     /// A pass with its options, `NAME` or `NAME:key=value,...`; may be given several times (see `dlc passes`)
     #[arg(long = "pass", value_name = "NAME[:key=value,...]")]
     passes: Vec<String>,
@@ -126,7 +129,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     let outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
     bar.finish();
-    for run in outcome.runs.iter().filter(|r| r.report.scores.is_some() || r.report.diff.is_some()) {
+    for run in outcome.runs.iter().filter(|r| r.report.is_worth_showing()) {
         note(&format!("{}\n", pass_summary(run)))?;
     }
     note(&bundle_summary(&outcome.manifest))?;
@@ -159,7 +162,9 @@ fn request(args: &Args) -> Result<CompileRequest> {
     let model = args.model.clone().or(config.model).context("no checkpoint is given; name its folder or its .safetensors file")?;
     let output = args.output.clone().or(config.output);
     let profile = args.profile.map(Profile::from).or(args.deploy.map(Deploy::profile)).or(config.profile);
+    let adapters = if args.adapters.is_empty() { &config.adapters } else { &args.adapters };
     Ok(CompileRequest {
+        adapters: adapters.iter().map(|a| parse_adapter_flag(a)).collect::<Result<_, _>>()?,
         output: output.unwrap_or_else(|| PathBuf::from(format!("{}-dlc", open::checkpoint_name(&model)))),
         model,
         passes,

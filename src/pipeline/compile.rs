@@ -7,7 +7,9 @@ use dlc_exporters::manifest::{MANIFEST_FILE, Manifest, PassRecord, Profile, Sour
 use dlc_exporters::{BundleRequest, ExportError, SpeculativeDefaults, write_bundle};
 use dlc_ir::{DType, Module};
 use dlc_passes::{Pass, PassContext, PassRun, Progress, ScoreCache, registry, run_passes};
+use serde_yaml::Mapping;
 
+use super::adapters::{self, AdapterSpec};
 use super::calibration::TextCalibration;
 use super::config::PassSpec;
 use super::error::PipelineError;
@@ -18,11 +20,15 @@ use crate::import::{ImportOptions, import, non_finite_weights};
 /// Draft length written into bundles: what `run` and onnxruntime-genai use unless told otherwise.
 const MAX_DRAFT_TOKENS: usize = 4;
 
+const MERGE_ADAPTER: &str = "merge-adapter";
+
 /// What to compile, and how.
 #[derive(Debug, Clone)]
 pub struct CompileRequest {
     /// The checkpoint: a folder or a `.safetensors` file.
     pub model: PathBuf,
+    /// The adapters to merge, in order. The pass `merge-adapter` runs first unless it stands among the passes.
+    pub adapters: Vec<AdapterSpec>,
     /// The passes, in order.
     pub passes: Vec<PassSpec>,
     /// The operators to restrict the graphs to.
@@ -61,6 +67,9 @@ impl<T: Progress + dlc_exporters::Progress> Monitor for T {}
 /// The first error of any stage; then nothing is left at the output.
 pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor: &dyn Monitor) -> Result<CompileOutcome, PipelineError> {
     let mut passes: Vec<Box<dyn Pass>> = Vec::new();
+    if !request.adapters.is_empty() && !request.passes.iter().any(|p| p.name == MERGE_ADAPTER) {
+        passes.extend(registry::build(MERGE_ADAPTER, &Mapping::new())?);
+    }
     for spec in &request.passes {
         passes.extend(registry::build(&spec.name, &spec.options)?);
     }
@@ -72,14 +81,16 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let checkpoint = Checkpoint::open(&request.model)?;
     let mut module = import(&checkpoint, &ImportOptions { dtype: request.dtype })?;
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
-    let (source, suspects) = (source?, suspects?);
+    let (mut source, suspects) = (source?, suspects?);
     if !suspects.is_empty() && !request.allow_nan {
         return Err(PipelineError::NonFinite(suspects));
     }
 
+    let adapters = adapters::open(&request.adapters, &mut source)?;
     let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
-    let mut cx = PassContext { progress: monitor, calibration: &calibration, cache, module_key: identity(&source, &module), pool: &pool };
+    let mut cx =
+        PassContext { progress: monitor, calibration: &calibration, adapters: &adapters, cache, module_key: identity(&source, &module), pool: &pool };
     let runs = run_passes(&mut module, &passes, &mut cx)?;
 
     let bundle = BundleRequest {
@@ -116,7 +127,7 @@ fn check_output(output: &Path, force: bool) -> Result<(), ExportError> {
 
 /// What identifies a module before its first pass: the bytes that it came from, and the type that it computes in.
 fn identity(source: &Source, module: &Module) -> String {
-    let files: Vec<&str> = source.files.values().map(|f| f.sha256.as_str()).collect();
+    let files: Vec<String> = source.files.iter().map(|(name, f)| format!("{name} {}", f.sha256)).collect();
     format!("{} {}", files.join(" "), module.model.dtype)
 }
 

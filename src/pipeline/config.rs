@@ -38,6 +38,8 @@ pub struct PassSpec {
 pub struct PipelineConfig {
     /// The checkpoint.
     pub model: Option<PathBuf>,
+    /// The adapters to merge, each `DIR` or `DIR=WEIGHT`.
+    pub adapters: Vec<String>,
     /// The passes, in order.
     pub passes: Vec<PassEntry>,
     /// The operators to restrict the graphs to.
@@ -55,8 +57,9 @@ pub struct PipelineConfig {
 }
 
 /// What a key must be, for the message if it isn't.
-const KEYS: [(&str, &str); 8] = [
+const KEYS: [(&str, &str); 9] = [
     ("model", "the path of a checkpoint"),
+    ("adapters", "a list of folders, each with `=WEIGHT` behind it if it isn't 1"),
     ("passes", "a list of pass names, each with `: {key: value}` if it has options"),
     ("profile", "portable, onnx or ort"),
     ("dtype", "f32, f16 or bf16"),

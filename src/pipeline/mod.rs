@@ -2,6 +2,7 @@
 //!
 //! Never prints and reads no environment: progress, cache folder and threads come with the request.
 
+mod adapters;
 mod bundle_module;
 mod cache;
 mod calibration;
@@ -12,6 +13,7 @@ mod source;
 mod text_file;
 mod verify;
 
+pub use adapters::{AdapterSpec, parse_adapter_flag};
 pub use bundle_module::{OnnxModule, module_of_bundle, read_onnx};
 pub use cache::DiskCache;
 pub use calibration::TextCalibration;

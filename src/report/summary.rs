@@ -6,7 +6,7 @@ use dlc_exporters::manifest::Manifest;
 use dlc_exporters::onnx::OnnxSummary;
 use dlc_ir::Module;
 use dlc_ir::cost::cost;
-use dlc_passes::PassRun;
+use dlc_passes::{PassRun, WeightChange};
 
 use super::chart::score_chart;
 use super::table::Table;
@@ -87,10 +87,27 @@ pub fn pass_summary(run: &PassRun) -> String {
     if let Some(scores) = &run.report.scores {
         let _ = write!(text, "\n{}", score_chart(scores));
     }
+    if !run.report.changes.is_empty() {
+        let _ = write!(text, "\n{}", changes_table(&run.report.changes));
+    }
     if let Some(diff) = &run.report.diff {
         let _ = write!(text, "\n{}", diff.summary());
     }
     text
+}
+
+/// The largest changes, by share of the weight's norm.
+fn changes_table(changes: &[WeightChange]) -> String {
+    const SHOWN: usize = 12;
+    let mut largest: Vec<&WeightChange> = changes.iter().collect();
+    largest.sort_by(|a, b| b.relative.total_cmp(&a.relative));
+    let mut table = Table::new(&["weight", "norm of the change", "share of its norm", "entries at rest"]);
+    for change in largest.iter().take(SHOWN) {
+        let frozen = change.frozen.map_or_else(String::new, |f| format!("{:.1}%", 100.0 * f));
+        table.row([change.weight.clone(), format!("{:.4}", change.norm), format!("{:.2}%", 100.0 * change.relative), frozen]);
+    }
+    let rest = changes.len().saturating_sub(SHOWN);
+    if rest > 0 { format!("{table}  and {rest} smaller ones; all are in dlc.yaml\n") } else { table.to_string() }
 }
 
 /// One line for each check: what was run, the largest error, where, and the verdict.

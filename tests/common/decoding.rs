@@ -1,8 +1,8 @@
 //! Plain against speculative decoding of the trained fixture, on a backend.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use dlc::pipeline::{CompileRequest, compile, parse_pass_flag};
+use dlc::pipeline::{CompileOutcome, CompileRequest, PipelineError, compile, parse_pass_flag};
 use dlc::runtime::{
     Backend, Bundle, DecodeOptions, DecoderOptions, DecoderSession, Equality, SamplingOptions, SharedWeights, TextTokenizer, decode, measure,
 };
@@ -17,6 +17,16 @@ impl dlc_passes::Progress for Quiet {
 }
 impl dlc_exporters::Progress for Quiet {}
 
+/// A request without passes, in f32, on one thread.
+pub fn compile_request(model: PathBuf, profile: Profile, output: PathBuf) -> CompileRequest {
+    CompileRequest { model, adapters: vec![], passes: vec![], profile, dtype: None, output, force: false, allow_nan: false, threads: 1 }
+}
+
+/// Compiles and shows nothing.
+pub fn compile_quietly(request: &CompileRequest) -> Result<CompileOutcome, PipelineError> {
+    compile(request, None, &Quiet)
+}
+
 /// Target and draft of tiny-llama without 4 of its 12 layers.
 pub struct Pair {
     pub target: DecoderSession,
@@ -27,17 +37,9 @@ pub struct Pair {
 impl Pair {
     pub fn compile(backend: &Backend, profile: Profile, folder: &Path) -> Self {
         let output = folder.join("bundle");
-        let request = CompileRequest {
-            model: fixture("tiny-llama"),
-            passes: vec![parse_pass_flag("fit-prune:drop=4,samples=2,length=32").unwrap()],
-            profile,
-            dtype: None,
-            output: output.clone(),
-            force: false,
-            allow_nan: false,
-            threads: 1,
-        };
-        compile(&request, None, &Quiet).unwrap();
+        let mut request = compile_request(fixture("tiny-llama"), profile, output.clone());
+        request.passes = vec![parse_pass_flag("fit-prune:drop=4,samples=2,length=32").unwrap()];
+        compile_quietly(&request).unwrap();
         let bundle = Bundle::open(&output).unwrap();
         let weights = SharedWeights::open(&bundle, backend).unwrap();
         // Small, so that caches kept in place must grow.

@@ -5,6 +5,7 @@
 mod common;
 mod decoding;
 
+mod adapters;
 mod architecture;
 mod atomic;
 mod command;

@@ -74,6 +74,7 @@ pub fn run_with(pass: &str, options: &str, module: &mut Module, outside: &Outsid
     let passes = registry::build(pass, &serde_yaml::from_str(&format!("{{{options}}}")).unwrap())?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(outside.threads).build().unwrap();
     let mut cx = PassContext {
+        adapters: &[],
         progress: outside.progress,
         calibration: outside.calibration,
         cache: outside.cache.map(|c| c as &dyn ScoreCache),

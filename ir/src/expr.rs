@@ -1,0 +1,268 @@
+//! Expressions: how a weight's elements come about, evaluated a range at a time.
+//!
+//! Leaves are byte ranges of mapped files. Arithmetic is in single precision whatever the storage types; a `Cast` at the root rounds once.
+//! Memory never grows with the weight: products and row norms read the few rows that they need.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::codec::{decode, encode, round};
+use crate::types::DType;
+
+/// A byte range of a shared buffer, usually a mapped file.
+#[derive(Clone)]
+pub struct Blob {
+    bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl Blob {
+    /// The bytes at `range` of `bytes`, if the buffer has them.
+    pub fn new(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Option<Self> {
+        (*bytes).as_ref().get(range.clone())?;
+        Some(Self { bytes, range })
+    }
+
+    fn key(&self) -> (usize, usize, usize) {
+        (Arc::as_ptr(&self.bytes).cast::<u8>() as usize, self.range.start, self.range.end)
+    }
+}
+
+impl AsRef<[u8]> for Blob {
+    fn as_ref(&self) -> &[u8] {
+        (*self.bytes).as_ref().get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob({} bytes at {})", self.range.len(), self.range.start)
+    }
+}
+
+/// How a weight's elements come about. Matrices are row-major; the operands of entry-by-entry operations have equally many elements.
+#[derive(Debug, Clone)]
+pub enum Expr {
+    /// Little-endian elements of type `dtype`, as they lie in a file.
+    Mapped {
+        /// Where they lie.
+        blob: Blob,
+        /// Their type.
+        dtype: DType,
+    },
+    /// The same numbers in another float type, rounded to nearest even.
+    Cast {
+        /// The numbers.
+        input: Arc<Expr>,
+        /// The type to round to.
+        dtype: DType,
+    },
+    /// Sum, entry by entry.
+    Add(Arc<Expr>, Arc<Expr>),
+    /// Product, entry by entry.
+    Mul(Arc<Expr>, Arc<Expr>),
+    /// Every entry times a number.
+    Scale(Arc<Expr>, f32),
+    /// Negative entries become 0.
+    Relu(Arc<Expr>),
+    /// +1 for entries above 0, else -1: of 0 too, as Dual LoRA (arXiv 2512.03402) has it.
+    Sign(Arc<Expr>),
+    /// Matrix product `left [rows, inner] x right [inner, columns]`.
+    MatMul {
+        /// The left factor.
+        left: Arc<Expr>,
+        /// The right factor.
+        right: Arc<Expr>,
+        /// Columns of the left factor, rows of the right one; above 0.
+        inner: usize,
+        /// Columns of the product; above 0.
+        columns: usize,
+    },
+    /// Every row of a matrix divided by its Euclidean norm and multiplied by its entry of `magnitude [rows]` (DoRA, arXiv 2402.09353).
+    ScaleRows {
+        /// The matrix.
+        input: Arc<Expr>,
+        /// The new norm of each row.
+        magnitude: Arc<Expr>,
+        /// Columns of the matrix; above 0.
+        columns: usize,
+    },
+}
+
+/// Equal keys mean equal expressions, and so equal data.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum ExprKey {
+    Mapped((usize, usize, usize), DType),
+    /// An operation by number, its parameters, and its operands.
+    Computed(u8, [u64; 2], Vec<ExprKey>),
+}
+
+/// Elements that are read at a time; small enough for the first-level cache.
+pub(crate) const TILE: usize = 2048;
+
+impl Expr {
+    /// `self` as `dtype`; nothing is added if it has that type.
+    #[must_use]
+    pub fn cast(self, dtype: DType) -> Self {
+        if self.dtype() == dtype { self } else { Self::Cast { input: Arc::new(self), dtype } }
+    }
+
+    /// Type of the elements. What is computed is single precision.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::Mapped { dtype, .. } | Self::Cast { dtype, .. } => *dtype,
+            Self::Add(..) | Self::Mul(..) | Self::Scale(..) | Self::Relu(_) | Self::Sign(_) | Self::MatMul { .. } | Self::ScaleRows { .. } => {
+                DType::F32
+            }
+        }
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        match self {
+            Self::Mapped { blob, dtype } => blob.as_ref().len() / dtype.size(),
+            Self::Cast { input, .. } | Self::Scale(input, _) | Self::Relu(input) | Self::Sign(input) | Self::ScaleRows { input, .. } => {
+                input.elements()
+            }
+            Self::Add(a, b) | Self::Mul(a, b) => a.elements().min(b.elements()),
+            Self::MatMul { left, inner, columns, .. } => left.elements() / inner * columns,
+        }
+    }
+
+    pub(crate) fn key(&self) -> ExprKey {
+        let computed =
+            |op: u8, parameters: [u64; 2], operands: &[&Arc<Self>]| ExprKey::Computed(op, parameters, operands.iter().map(|e| e.key()).collect());
+        match self {
+            Self::Mapped { blob, dtype } => ExprKey::Mapped(blob.key(), *dtype),
+            Self::Cast { input, dtype } => computed(0, [*dtype as u64, 0], &[input]),
+            Self::Add(a, b) => computed(1, [0; 2], &[a, b]),
+            Self::Mul(a, b) => computed(2, [0; 2], &[a, b]),
+            Self::Scale(input, factor) => computed(3, [u64::from(factor.to_bits()), 0], &[input]),
+            Self::Relu(input) => computed(4, [0; 2], &[input]),
+            Self::Sign(input) => computed(5, [0; 2], &[input]),
+            Self::MatMul { left, right, inner, columns } => computed(6, [*inner as u64, *columns as u64], &[left, right]),
+            Self::ScaleRows { input, magnitude, columns } => computed(7, [*columns as u64, 0], &[input, magnitude]),
+        }
+    }
+
+    /// Elements `from .. from + out.len()` as single-precision numbers; `out` stays as it is where the range passes the end.
+    pub fn read_f32(&self, from: usize, out: &mut [f32]) {
+        match self {
+            Self::Mapped { blob, dtype } => decode(*dtype, blob.as_ref().get(from * dtype.size()..).unwrap_or_default(), out),
+            Self::Cast { input, dtype } => {
+                input.read_f32(from, out);
+                round(*dtype, out);
+            }
+            Self::Add(a, b) => combine(a, b, from, out, |x, y| x + y),
+            Self::Mul(a, b) => combine(a, b, from, out, |x, y| x * y),
+            Self::Scale(input, factor) => apply(input, from, out, |x| x * factor),
+            Self::Relu(input) => apply(input, from, out, |x| if x < 0.0 { 0.0 } else { x }),
+            Self::Sign(input) => apply(input, from, out, |x| if x > 0.0 { 1.0 } else { -1.0 }),
+            Self::MatMul { left, right, inner, columns } => multiply(left, right, (*inner, *columns), from, out),
+            Self::ScaleRows { input, magnitude, columns } => scale_rows(input, magnitude, *columns, from, out),
+        }
+    }
+
+    /// Every element as a single-precision number.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.elements()];
+        self.read_f32(0, &mut out);
+        out
+    }
+
+    /// Little-endian bytes of the elements from `from` on, as many as `out` holds.
+    pub(crate) fn write_bytes(&self, from: usize, out: &mut [u8]) {
+        if let Self::Mapped { blob, dtype } = self {
+            let bytes = blob.as_ref().get(from * dtype.size()..).unwrap_or_default();
+            let n = bytes.len().min(out.len());
+            out[..n].copy_from_slice(&bytes[..n]);
+            return;
+        }
+        let dtype = self.dtype();
+        // The root's own rounding is the encoding.
+        let unrounded = if let Self::Cast { input, .. } = self { input } else { self };
+        let tile = if unrounded.reads_rows() { ROWS_TILE } else { TILE };
+        let mut numbers = vec![0f32; tile.min(out.len() / dtype.size())];
+        for (i, bytes) in out.chunks_mut(tile * dtype.size()).enumerate() {
+            let numbers = &mut numbers[..bytes.len() / dtype.size()];
+            unrounded.read_f32(from + i * tile, numbers);
+            encode(dtype, numbers, bytes);
+        }
+    }
+
+    /// Whether reading a range reads whole rows of something, so that long ranges cost less than many short ones.
+    fn reads_rows(&self) -> bool {
+        match self {
+            Self::Mapped { .. } => false,
+            Self::MatMul { .. } | Self::ScaleRows { .. } => true,
+            Self::Cast { input, .. } | Self::Scale(input, _) | Self::Relu(input) | Self::Sign(input) => input.reads_rows(),
+            Self::Add(a, b) | Self::Mul(a, b) => a.reads_rows() || b.reads_rows(),
+        }
+    }
+}
+
+/// Elements that are computed at a time where rows are read: each factor's row is read once a tile.
+const ROWS_TILE: usize = 1 << 16;
+
+fn apply(input: &Expr, from: usize, out: &mut [f32], f: impl Fn(f32) -> f32) {
+    input.read_f32(from, out);
+    for x in out {
+        *x = f(*x);
+    }
+}
+
+fn combine(a: &Expr, b: &Expr, from: usize, out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
+    let mut other = vec![0.0; out.len()];
+    a.read_f32(from, out);
+    b.read_f32(from, &mut other);
+    out.iter_mut().zip(&other).for_each(|(x, y)| *x = f(*x, *y));
+}
+
+/// The parts of the rows of a matrix of `columns` columns that a range covers: row, first column, and where the part lies in the range.
+fn rows_of(from: usize, len: usize, columns: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (row, column) = ((from + at) / columns, (from + at) % columns);
+        let part = at..len.min(at + columns - column);
+        at = part.end;
+        (!part.is_empty()).then_some((row, column, part))
+    })
+}
+
+/// A range of a product: every row of `right` is read once, and added to all rows of the range.
+fn multiply(left: &Expr, right: &Expr, (inner, columns): (usize, usize), from: usize, out: &mut [f32]) {
+    out.fill(0.0);
+    let first = from / columns;
+    let rows = (from + out.len()).div_ceil(columns) - first;
+    let mut factors = vec![0.0; rows * inner];
+    left.read_f32(first * inner, &mut factors);
+    let mut right_row = vec![0.0; columns];
+    for k in 0..inner {
+        right.read_f32(k * columns, &mut right_row);
+        for (row, column, part) in rows_of(from, out.len(), columns) {
+            let factor = factors[(row - first) * inner + k];
+            let addends = &right_row[column..column + part.len()];
+            out[part].iter_mut().zip(addends).for_each(|(x, y)| *x += factor * y);
+        }
+    }
+}
+
+fn scale_rows(input: &Expr, magnitude: &Expr, columns: usize, from: usize, out: &mut [f32]) {
+    let first = from / columns;
+    let rows = (from + out.len()).div_ceil(columns) - first;
+    let mut whole = vec![0.0; rows * columns];
+    input.read_f32(first * columns, &mut whole);
+    let mut magnitudes = vec![0.0; rows];
+    magnitude.read_f32(first, &mut magnitudes);
+    for (row, column, part) in rows_of(from, out.len(), columns) {
+        let entries = &whole[(row - first) * columns..][..columns];
+        let norm = entries.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() as f32;
+        let factor = magnitudes[row - first] / norm;
+        let entries = &entries[column..column + part.len()];
+        out[part].iter_mut().zip(entries).for_each(|(x, y)| *x = factor * y);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! Every range of every expression equals the same range of the whole, computed plainly.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{Blob, Expr};
+use crate::types::DType;
+
+fn leaf(numbers: &[f32], dtype: DType) -> Arc<Expr> {
+    let mut bytes = vec![0; numbers.len() * dtype.size()];
+    crate::codec::encode(dtype, numbers, &mut bytes);
+    let length = bytes.len();
+    Arc::new(Expr::Mapped { blob: Blob::new(Arc::new(bytes), 0..length).expect("in range"), dtype })
+}
+
+fn whole(expr: &Expr) -> Vec<f32> {
+    let mut out = vec![f32::NAN; expr.elements()];
+    expr.read_f32(0, &mut out);
+    out
+}
+
+fn matrix(rows: usize, columns: usize, seed: usize) -> Vec<f32> {
+    (0..rows * columns).map(|i| ((i * 37 + seed * 101) % 19) as f32 / 8.0 - 1.0).collect()
+}
+
+/// W + 0.5 relu(B A) o sign(D C), in `f64`.
+fn dual_by_hand(w: &[f32], [a, b, c, d]: [&[f32]; 4], (rows, rank, columns): (usize, usize, usize)) -> Vec<f32> {
+    let product = |left: &[f32], right: &[f32], i: usize, j: usize| -> f64 {
+        (0..rank).map(|k| f64::from(left[i * rank + k]) * f64::from(right[k * columns + j])).sum()
+    };
+    let entries = (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
+    let entry = |(i, j)| {
+        let sign = if product(d, c, i, j) > 0.0 { 1.0 } else { -1.0 };
+        (f64::from(w[i * columns + j]) + 0.5 * product(b, a, i, j).max(0.0) * sign) as f32
+    };
+    entries.map(entry).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_dual_lora_merge_is_exact_in_every_range(rows in 1..9usize, rank in 1..4usize, columns in 1..9usize, from in 0..80usize, len in 0..80usize) {
+        let [w, a, b, c, d] = [matrix(rows, columns, 1), matrix(rank, columns, 2), matrix(rows, rank, 3), matrix(rank, columns, 4), matrix(rows, rank, 5)];
+        let product = |left: &[f32], right: &[f32]| {
+            Arc::new(Expr::MatMul { left: leaf(left, DType::F16), right: leaf(right, DType::F32), inner: rank, columns })
+        };
+        let change = Expr::Mul(Arc::new(Expr::Relu(product(&b, &a))), Arc::new(Expr::Sign(product(&d, &c))));
+        let merged = Expr::Add(leaf(&w, DType::F32), Arc::new(Expr::Scale(Arc::new(change), 0.5)));
+        prop_assert_eq!(merged.elements(), rows * columns);
+        let all = whole(&merged);
+        for (x, y) in all.iter().zip(dual_by_hand(&w, [&a, &b, &c, &d], (rows, rank, columns))) {
+            prop_assert!((x - y).abs() < 1e-5, "{x} is not {y}");
+        }
+        let from = from.min(all.len());
+        let mut part = vec![f32::NAN; len.min(all.len() - from)];
+        merged.read_f32(from, &mut part);
+        prop_assert_eq!(&part, &all[from..from + part.len()]);
+        let half = merged.cast(DType::F16);
+        let mut bytes = vec![0u8; part.len() * 2];
+        half.write_bytes(from, &mut bytes);
+        let rounded: Vec<u16> = part.iter().map(|x| half::f16::from_f32(*x).to_bits()).collect();
+        prop_assert_eq!(bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect::<Vec<_>>(), rounded);
+    }
+
+    #[test]
+    fn scaled_rows_have_the_norms_asked_for(rows in 1..6usize, columns in 1..9usize, from in 0..50usize) {
+        let input: Vec<f32> = matrix(rows, columns, 7).iter().map(|x| x + 2.0).collect();
+        let norms: Vec<f32> = (0..rows).map(|i| i as f32 + 0.5).collect();
+        let scaled = Expr::ScaleRows { input: leaf(&input, DType::F32), magnitude: leaf(&norms, DType::F32), columns };
+        let all = whole(&scaled);
+        for (row, wanted) in all.chunks(columns).zip(&norms) {
+            let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            prop_assert!((norm - wanted).abs() < 1e-5 * wanted.max(1.0));
+        }
+        let from = from.min(all.len());
+        let mut part = vec![f32::NAN; all.len() - from];
+        scaled.read_f32(from, &mut part);
+        prop_assert_eq!(&part, &all[from..]);
+    }
+}
+
+#[test]
+fn the_sign_of_zero_is_minus_one() {
+    assert_eq!(whole(&Expr::Sign(leaf(&[0.0, -0.0, 1e-30, -1e-30], DType::F32))), [-1.0, -1.0, 1.0, -1.0]);
+}
+
+#[test]
+fn equal_expressions_have_equal_keys_and_others_do_not() {
+    let (a, b) = (leaf(&[1.0, 2.0], DType::F32), leaf(&[1.0, 2.0], DType::F32));
+    let scale = |x: &Arc<Expr>, by| Expr::Scale(Arc::clone(x), by).key();
+    assert_eq!(scale(&a, 2.0), scale(&a, 2.0));
+    assert_ne!(scale(&a, 2.0), scale(&a, 3.0));
+    assert_ne!(scale(&a, 2.0), scale(&b, 2.0));
+    assert_ne!(Expr::Relu(Arc::clone(&a)).key(), Expr::Sign(a).key());
+}

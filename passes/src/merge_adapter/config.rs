@@ -1,0 +1,187 @@
+//! What an adapter's configuration says: its kind and its scaling. What would change the result and isn't known is refused, all at once.
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+use super::Adapter;
+use crate::error::PassError;
+
+/// How an adapter changes a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// W + s B A, s = alpha / r.
+    Lora,
+    /// W + s B A, s = alpha / sqrt(r).
+    RsLora,
+    /// The sum of LoRA with every row brought to a trained norm.
+    Dora {
+        /// Whether s is that of rsLoRA.
+        rank_stabilized: bool,
+    },
+    /// W + s relu(B A) o sign(D C), s = alpha / sqrt(r1 r2).
+    Dual,
+}
+
+impl Kind {
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Lora => "LoRA",
+            Self::RsLora => "rsLoRA",
+            Self::Dora { .. } => "DoRA",
+            Self::Dual => "Dual LoRA",
+        }
+    }
+}
+
+/// An adapter's configuration.
+#[derive(Debug)]
+pub(super) struct Config {
+    pub kind: Kind,
+    alpha: f64,
+    alpha_pattern: Vec<(Regex, f64)>,
+    /// Ranks that the configuration promises: `r`, or for Dual LoRA those of the magnitude and of the direction group.
+    ranks: Vec<usize>,
+    rank_pattern: Vec<(Regex, usize)>,
+    /// Dual LoRA: overrides s.
+    scaling: Option<f64>,
+}
+
+/// Keys that say nothing about the merged weights: how the adapter was trained or named, or what its tensors say themselves.
+const HARMLESS: [&str; 17] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "ensure_weight_tying",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_dropout",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "loftq_config",
+];
+const LORA_KEYS: [&str; 8] = ["peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out"];
+const DUAL_KEYS: [&str; 8] = ["peft_type", "r_magnitude", "r_direction", "lora_alpha", "rank_pattern", "alpha_pattern", "scaling", "fan_in_fan_out"];
+
+/// Reads an adapter's configuration.
+///
+/// # Errors
+/// [`PassError::Adapter`] with everything that isn't known or doesn't fit.
+pub(super) fn read(adapter: &Adapter) -> Result<Config, PassError> {
+    let mut reader = Reader { config: &adapter.config, problems: Vec::new(), unsupported: true };
+    let config = reader.read();
+    if reader.problems.is_empty() {
+        return Ok(config);
+    }
+    Err(PassError::Adapter { adapter: adapter.name.clone(), unsupported: reader.unsupported, problems: reader.problems })
+}
+
+struct Reader<'a> {
+    config: &'a Map<String, Value>,
+    problems: Vec<String>,
+    /// Whether all problems are things that dlc lacks.
+    unsupported: bool,
+}
+
+impl Reader<'_> {
+    fn read(&mut self) -> Config {
+        let kind = match self.config.get("peft_type").and_then(Value::as_str) {
+            Some("DUAL_LORA") => Kind::Dual,
+            Some("LORA") => match (self.flag("use_dora"), self.flag("use_rslora")) {
+                (true, rank_stabilized) => Kind::Dora { rank_stabilized },
+                (false, true) => Kind::RsLora,
+                (false, false) => Kind::Lora,
+            },
+            other => {
+                self.problems.push(format!("peft_type {} is not known; there are LORA and DUAL_LORA", other.unwrap_or("(none)")));
+                Kind::Lora
+            }
+        };
+        let (known, rank_keys): (&[&str], &[&str]) =
+            if kind == Kind::Dual { (&DUAL_KEYS, &["r_magnitude", "r_direction"]) } else { (&LORA_KEYS, &["r"]) };
+        self.refuse_unknown(known);
+        if self.flag("fan_in_fan_out") {
+            self.problems.push("fan_in_fan_out is for weights stored [in, out], which no family read so far has".into());
+        }
+        Config {
+            kind,
+            alpha: self.number("lora_alpha").unwrap_or(1.0),
+            alpha_pattern: self.pattern("alpha_pattern", Value::as_f64),
+            ranks: rank_keys.iter().filter_map(|key| self.number(key).map(|r| r as usize)).collect(),
+            rank_pattern: self.pattern("rank_pattern", |v| v.as_u64().map(|r| r as usize)),
+            scaling: self.config.get("scaling").filter(|v| !v.is_null()).and_then(Value::as_f64),
+        }
+    }
+
+    /// Keys outside of the lists may only say that something isn't used.
+    fn refuse_unknown(&mut self, known: &[&str]) {
+        for (key, value) in self.config {
+            let unused = match value {
+                Value::Null | Value::Bool(false) => true,
+                Value::Object(entries) => entries.is_empty(),
+                Value::Array(entries) => entries.is_empty(),
+                Value::String(text) => key == "bias" && text == "none",
+                _ => false,
+            };
+            if !unused && !known.contains(&key.as_str()) && !HARMLESS.contains(&key.as_str()) {
+                let shown: String = value.to_string().chars().take(60).collect();
+                self.problems.push(format!("{key} = {shown} may change the result, and dlc doesn't know how"));
+            }
+        }
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        self.config.get(key).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    fn number(&mut self, key: &str) -> Option<f64> {
+        let number = self.config.get(key).and_then(Value::as_f64).filter(|n| n.is_finite() && *n > 0.0);
+        if number.is_none() {
+            self.unsupported = false;
+            self.problems.push(format!("{key} must be a number above 0"));
+        }
+        number
+    }
+
+    /// `{module pattern: value}`; patterns are matched as PEFT does, against the end of a module's name.
+    fn pattern<T>(&mut self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Vec<(Regex, T)> {
+        let mut list = Vec::new();
+        for (pattern, value) in self.config.get(key).and_then(Value::as_object).into_iter().flatten() {
+            match (Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")), read(value)) {
+                (Ok(regex), Some(value)) => list.push((regex, value)),
+                _ => {
+                    self.unsupported = false;
+                    self.problems.push(format!("{key}: {pattern} = {value} is not a pattern with a number"));
+                }
+            }
+        }
+        list
+    }
+}
+
+impl Config {
+    /// The factor of the change of `module`, whose adapter has these ranks.
+    pub fn scaling(&self, module: &str, ranks: &[usize]) -> f64 {
+        let alpha = self.alpha_pattern.iter().find(|(p, _)| p.is_match(module)).map_or(self.alpha, |(_, alpha)| *alpha);
+        let rank = ranks.iter().map(|&r| r as f64).product::<f64>();
+        match self.kind {
+            Kind::Dual => self.scaling.unwrap_or(alpha / rank.sqrt()),
+            Kind::RsLora | Kind::Dora { rank_stabilized: true } => alpha / rank.sqrt(),
+            Kind::Lora | Kind::Dora { rank_stabilized: false } => alpha / rank,
+        }
+    }
+
+    /// The ranks that the configuration promises for `module`. For Dual LoRA, tensors may differ per group and module.
+    pub fn ranks(&self, module: &str) -> Vec<usize> {
+        match self.rank_pattern.iter().find(|(p, _)| p.is_match(module)) {
+            Some((_, rank)) if self.kind != Kind::Dual => vec![*rank],
+            _ => self.ranks.clone(),
+        }
+    }
+}

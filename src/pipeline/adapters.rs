@@ -1,0 +1,53 @@
+//! Adapters as passes want them, from their folders.
+
+use std::path::PathBuf;
+
+use dlc_exporters::manifest::{FileRecord, Source};
+use dlc_passes::merge_adapter::{Adapter, AdapterTensor};
+
+use super::error::PipelineError;
+use crate::checkpoint::AdapterFolder;
+
+/// An adapter as a user asks for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterSpec {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// How strongly it is merged; 1 as it was trained.
+    pub weight: f64,
+}
+
+/// `DIR` or `DIR=WEIGHT`.
+///
+/// # Errors
+/// [`PipelineError::Config`] for a weight that is no number.
+pub fn parse_adapter_flag(flag: &str) -> Result<AdapterSpec, PipelineError> {
+    let Some((folder, weight)) = flag.rsplit_once('=') else { return Ok(AdapterSpec { folder: flag.into(), weight: 1.0 }) };
+    match weight.parse::<f64>() {
+        Ok(weight) if weight.is_finite() => Ok(AdapterSpec { folder: folder.into(), weight }),
+        _ => Err(PipelineError::Config { place: format!("adapter {flag}"), problem: format!("`{weight}` is not a number; write DIR=0.7") }),
+    }
+}
+
+/// Opens the adapters, and adds their files to the record of the source.
+pub(super) fn open(specs: &[AdapterSpec], source: &mut Source) -> Result<Vec<Adapter>, PipelineError> {
+    let mut adapters = Vec::new();
+    for (i, spec) in specs.iter().enumerate() {
+        let folder = AdapterFolder::open(&spec.folder)?;
+        for file in &folder.files {
+            let record = FileRecord::of_file(&file.path).map_err(|source| PipelineError::Read { path: file.path.clone(), source })?;
+            let name = file.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            source.files.insert(format!("adapter {i}, {} x {}: {name}", spec.weight, folder.name), record);
+        }
+        let mut tensors = std::collections::BTreeMap::new();
+        for (name, record) in folder.tensors {
+            let data = record.expr().ok_or_else(|| PipelineError::Config {
+                place: spec.folder.display().to_string(),
+                problem: format!("tensor {name} is {}, not f32, f16 or bf16", record.dtype),
+            })?;
+            tensors.insert(name, AdapterTensor { shape: record.shape, data });
+        }
+        adapters.push(Adapter { name: folder.name, weight: spec.weight, config: folder.config, tensors });
+    }
+    Ok(adapters)
+}
