@@ -13,20 +13,23 @@ python=${1:-$(scripts/pyenv.sh)}
 smollm2=target/models/smollm2-135m-off-grid
 [[ -f $smollm2/config.json ]] || scripts/fetch_smollm2.sh "$smollm2"
 
-cargo build --workspace --tests --quiet
+cargo build --locked --workspace --tests --quiet
 dlc=target/debug/dlc
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
 for golden in llama llama3 mistral qwen2 qwen3; do
   for profile in portable onnx ort; do
-    "$dlc" compile "fixtures/goldens/$golden" --profile "$profile" -o "$out/$golden-$profile" >/dev/null 2>&1
+    "$dlc" compile "fixtures/goldens/$golden" --profile "$profile" -o "$out/$golden-$profile" >/dev/null
   done
 done
-"$dlc" compile fixtures/goldens/qwen3 --dtype f16 --profile onnx -o "$out/qwen3-f16" >/dev/null 2>&1
-"$dlc" compile fixtures/tiny-llama --pass fit-prune:drop=4 --profile ort -o "$out/tiny-llama" >/dev/null 2>&1
-"$dlc" compile "$smollm2" --pass fit-prune:drop=3,samples=2,length=64 --profile ort -o "$out/smollm2" >/dev/null 2>&1
+"$dlc" compile fixtures/goldens/qwen3 --dtype f16 --profile onnx -o "$out/qwen3-f16" >/dev/null
+"$dlc" compile fixtures/tiny-llama --no-cache --pass fit-prune:drop=4 --profile ort -o "$out/tiny-llama" >/dev/null
+"$dlc" compile "$smollm2" --no-cache --pass fit-prune:drop=3,samples=2,length=64 --profile ort -o "$out/smollm2" >/dev/null
 "$python" scripts/check_onnx.py "$out"/*
+for bundle in "$out"/*; do
+  "$dlc" verify "$bundle" >/dev/null
+done
 
 for model in tiny-llama smollm2; do
   "$dlc" bench "$out/$model" --prompts fixtures/prompts.txt --max-tokens 64 --repeats 1

@@ -16,3 +16,4 @@ mod weights;
 pub use bundle::{BundleRequest, SpeculativeDefaults, write_bundle};
 pub use error::ExportError;
 pub use progress::Progress;
+pub use staging::check_replaceable;

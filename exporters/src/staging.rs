@@ -110,9 +110,8 @@ impl Staging {
             }
             return Err(ExportError::io("create", &self.out)(error));
         }
-        if replaced {
-            fs::remove_dir_all(&old).map_err(ExportError::io("remove", &old))?;
-        }
+        // The new bundle stands; what can't be removed of the old one doesn't change that.
+        let _ = fs::remove_dir_all(&old);
         Ok(())
     }
 }
@@ -121,7 +120,10 @@ impl Drop for Staging {
     fn drop(&mut self) {
         // After a commit the folder has another name already, and just the lock file is removed.
         let _ = fs::remove_dir_all(&self.folder);
-        let _ = fs::remove_file(beside(&self.folder, LOCK));
+        // While a bundle that was moved away is still there, the lock file stays, so that the next writer finds it.
+        if !beside(&self.folder, OLD).exists() {
+            let _ = fs::remove_file(beside(&self.folder, LOCK));
+        }
     }
 }
 
@@ -154,11 +156,20 @@ fn recover(parent: &Path, prefix: &str, out: &Path) {
     }
 }
 
-/// `out` is free, an empty folder, or a bundle that may be replaced and holds nothing but what dlc wrote.
-fn check_replaceable(out: &Path, force: bool) -> Result<(), ExportError> {
+/// Refuses an output that can't be written in the end: it must be free, an empty folder, or a bundle that may be replaced and holds nothing
+/// but what dlc wrote.
+///
+/// # Errors
+/// [`ExportError::Exists`], [`ExportError::NotReplaced`], or [`ExportError::Io`] where it can't be looked at.
+pub fn check_replaceable(out: &Path, force: bool) -> Result<(), ExportError> {
     let refuse = |problem: String| Err(ExportError::NotReplaced { path: out.to_owned(), problem });
     match fs::symlink_metadata(out) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return match out.ancestors().skip(1).find(|a| a.symlink_metadata().is_ok()) {
+                Some(parent) if !parent.is_dir() => refuse(format!("{} is not a folder", parent.display())),
+                _ => Ok(()),
+            };
+        }
         Err(error) => return Err(ExportError::io("look at", out)(error)),
         Ok(meta) if !meta.is_dir() => return refuse("it is not a folder".to_owned()),
         Ok(_) => {}

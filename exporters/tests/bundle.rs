@@ -184,7 +184,7 @@ fn an_output_that_can_not_be_made_is_named() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     let error = write_bundle(&two_graphs(), &request(Profile::Onnx), &folder.path().join("file/bundle"), &()).unwrap_err();
-    assert!(matches!(&error, ExportError::Io { path, .. } if path.starts_with(folder.path().join("file"))), "{error}");
+    assert!(matches!(&error, ExportError::NotReplaced { path, .. } if path.starts_with(folder.path().join("file"))), "{error}");
 }
 
 #[test]

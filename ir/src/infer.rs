@@ -74,7 +74,9 @@ fn linear(cx: &Check<'_>) -> Result<ValueType, IrError> {
         [x, weight] => (x, weight),
         [x, weight, bias] => {
             cx.same_dtype(x, bias)?;
-            cx.require(bias.shape.0[..] == weight.shape.0[..1], || format!("bias {bias} doesn't fit weight {weight}"))?;
+            cx.require(bias.shape.rank() == 1 && bias.shape.0.first() == weight.shape.0.first(), || {
+                format!("bias {bias} doesn't fit weight {weight}")
+            })?;
             (x, weight)
         }
         other => return cx.fail(format!("takes 2 or 3 inputs, got {}", other.len())),

@@ -230,7 +230,7 @@ impl Verifier<'_> {
             let types = sides.each_ref().map(|side| side.first().map(|v| &graph.values[*v].ty));
             let fit = match types {
                 [_, None] => true,
-                [Some(past), Some(present)] => past.dtype == present.dtype && past.shape.rank() == 4 && past.shape.0[1] == present.shape.0[1],
+                [Some(past), Some(present)] => past.dtype == present.dtype && past.shape.rank() == 4 && past.shape.0.get(1) == present.shape.0.get(1),
                 [None, Some(_)] => false,
             };
             if !fit || sides.iter().any(|side| side.len() > 1) {

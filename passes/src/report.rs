@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct PassReport {
     /// Facts in order, name and value.
     pub facts: Vec<(String, String)>,
+    /// How the result came about, where that isn't part of it: never stored, so that bundles don't depend on it.
+    #[serde(skip)]
+    pub note: Option<&'static str>,
     /// Scores, for passes that score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scores: Option<ScoreTable>,

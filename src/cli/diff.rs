@@ -12,7 +12,7 @@ use super::exit::CHECK_FAILED;
 use super::open::{Opened, open};
 use super::output::Output;
 
-/// Compare the graphs of two checkpoints, bundles or ONNX files; or a bundle's target with its draft
+/// Compare the graphs (not the values of weights) of two checkpoints, bundles or ONNX files; or a bundle's target with its draft
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A checkpoint, a bundle or an .onnx file
@@ -33,6 +33,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let a = open(&args.a)?;
+    let mut unpaired = Vec::new();
     let differences = match &args.b {
         None => vec![target_and_draft(&a)?],
         Some(path) => {
@@ -43,14 +44,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                 output.json(&serde_json::json!([{ "text": text }]))?;
                 return Ok(exit(args, !text.is_empty()));
             }
-            by_name(&a, &b)?
+            by_name(&a, &b, &mut unpaired)?
         }
     };
     for difference in &differences {
         output.result(&if args.summary && !difference.is_empty() { difference.summary() } else { difference.to_string() })?;
     }
-    output.json(&differences)?;
-    Ok(exit(args, differences.iter().any(|d| !d.is_empty())))
+    for line in &unpaired {
+        output.result(line)?;
+    }
+    output.json(&serde_json::json!({"graphs": differences, "unpaired": unpaired}))?;
+    Ok(exit(args, !unpaired.is_empty() || differences.iter().any(|d| !d.is_empty())))
 }
 
 fn exit(args: &Args, differs: bool) -> ExitCode {
@@ -80,11 +84,19 @@ fn target_and_draft(opened: &Opened) -> Result<GraphDiff> {
     }
 }
 
-/// Graphs of one name are compared; where each side has one graph, whatever their names.
-fn by_name(a: &Opened, b: &Opened) -> Result<Vec<GraphDiff>> {
+/// Graphs of one name are compared; where each side has one graph, whatever their names. Graphs without a partner are named in `unpaired`.
+fn by_name(a: &Opened, b: &Opened, unpaired: &mut Vec<String>) -> Result<Vec<GraphDiff>> {
     let (a, b) = (graphs(a), graphs(b));
     if let ([x], [y]) = (&a[..], &b[..]) {
         return Ok(vec![diff(*x, *y)]);
+    }
+    let alone = |these: &[(&Graph, &WeightTable)], those: &[(&Graph, &WeightTable)]| -> Vec<String> {
+        these.iter().map(|x| x.0.name.clone()).filter(|name| !those.iter().any(|y| y.0.name == *name)).collect()
+    };
+    for (side, names) in [("first", alone(&a, &b)), ("second", alone(&b, &a))] {
+        if !names.is_empty() {
+            unpaired.push(format!("only the {side} has {}", names.join(", ")));
+        }
     }
     let pairs: Vec<GraphDiff> = a.iter().filter_map(|x| b.iter().find(|y| y.0.name == x.0.name).map(|y| diff(*x, *y))).collect();
     if pairs.is_empty() {

@@ -30,10 +30,14 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
         return code.into();
     }
     let _ = writeln!(stderr, "error: {}", message(error));
-    if code == BUG {
-        let _ = writeln!(stderr, "This is a bug in dlc. Please report it with the command that led here.");
-    }
-    code.into()
+    drop(stderr);
+    if code == BUG { bug() } else { code.into() }
+}
+
+/// Asks for a report, and returns the exit code of a bug.
+pub(super) fn bug() -> ExitCode {
+    let _ = writeln!(io::stderr(), "This is a bug in dlc. Please report it with the command that led here.");
+    BUG.into()
 }
 
 /// The error and its causes; a cause that a message above it quotes isn't said twice.

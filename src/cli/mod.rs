@@ -50,7 +50,16 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match &cli.command {
+    // The panic's own message is on stderr by then.
+    match std::panic::catch_unwind(|| run(&cli.command)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => exit::report(&error),
+        Err(_) => exit::bug(),
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Compile(args) => compile::run(args),
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::run(args),
@@ -61,10 +70,6 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Completions(args) => completions::run(args),
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => exit::report(&error),
     }
 }
 

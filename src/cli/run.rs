@@ -15,7 +15,7 @@ use super::models::Models;
 use super::output::{Output, note};
 use super::progress::{interruption, set_idle};
 use super::prompts;
-use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, Generation, SamplingOptions, StopReason, TokenModel};
+use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, Generation, SamplingOptions, StopReason, TextTokenizer, TokenModel};
 
 /// Continue a prompt, or chat, with a bundle; speculatively if it has a draft
 #[derive(Debug, clap::Args)]
@@ -84,14 +84,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if prompts.is_empty() {
         return converse(args, &mut models, template.as_ref(), output);
     }
+    let tokenizer = models.tokenizer.clone();
     let mut results: Vec<Value> = Vec::new();
     for prompt in &prompts {
         let text = match &template {
             Some(template) => template.render(&opening(args, prompt), true, SystemTime::now())?,
             None => prompt.clone(),
         };
-        let tokens = models.tokenizer.encode(&text, template.is_none())?;
-        let (text, generation) = write(args, &mut models, if args.chat { "" } else { prompt }, &tokens)?;
+        let tokens = tokenizer.encode(&text, template.is_none())?;
+        let (text, generation) = write(args, &mut decoder(args, &mut models)?, &tokenizer, if args.chat { "" } else { prompt }, &tokens)?;
         output.result(&format!("\n{}", if prompts.len() > 1 { "\n" } else { "" }))?;
         report(args, &generation)?;
         results.push(result(prompt, &tokens, &text, &generation));
@@ -115,18 +116,22 @@ fn converse(args: &Args, models: &mut Models, template: Option<&ChatTemplate>, o
     note("say something; Ctrl-D ends")?;
     let mut messages: Vec<ChatMessage> = args.system.iter().map(|text| ChatMessage::new("system", text)).collect();
     let mut turns: Vec<Value> = Vec::new();
+    // One decoder for the whole conversation: what its caches hold of earlier turns isn't read again.
+    let tokenizer = models.tokenizer.clone();
+    let mut decoder = decoder(args, models)?;
     set_idle(true);
     for line in io::stdin().lock().lines() {
         let line = line?;
         set_idle(false);
         messages.push(ChatMessage::new("user", &line));
-        let tokens = models.tokenizer.encode(&template.render(&messages, true, SystemTime::now())?, false)?;
-        let (text, generation) = write(args, models, "", &tokens)?;
+        let tokens = tokenizer.encode(&template.render(&messages, true, SystemTime::now())?, false)?;
+        let (text, generation) = write(args, &mut decoder, &tokenizer, "", &tokens)?;
         output.result("\n")?;
         turns.push(result(&line, &tokens, &text, &generation));
         messages.push(ChatMessage::new("assistant", text));
         if generation.stop == StopReason::Cancelled {
-            break;
+            output.json(&turns)?;
+            return Ok(INTERRUPTED.into());
         }
         set_idle(true);
     }
@@ -134,8 +139,8 @@ fn converse(args: &Args, models: &mut Models, template: Option<&ChatTemplate>, o
     Ok(ExitCode::SUCCESS)
 }
 
-/// Continues `tokens`, showing `before` and then text as it comes, unless JSON is asked for.
-fn write(args: &Args, models: &mut Models, before: &str, tokens: &[u32]) -> Result<(String, Generation)> {
+/// The decoding loop over the bundle's models, with empty caches.
+fn decoder<'m>(args: &Args, models: &'m mut Models) -> Result<Decoder<'m>> {
     let options = DecodeOptions {
         max_tokens: args.max_tokens,
         gamma: usize::from(args.gamma),
@@ -145,14 +150,18 @@ fn write(args: &Args, models: &mut Models, before: &str, tokens: &[u32]) -> Resu
         cancel: Some(interruption()),
         ..DecodeOptions::default()
     };
-    let tokenizer = models.tokenizer.clone();
+    let draft = models.draft.as_mut().map(|d| d as &mut dyn TokenModel);
+    Ok(Decoder::new(&mut models.target, draft, options)?)
+}
+
+/// Continues `tokens`, showing `before` and then text as it comes, unless JSON is asked for.
+fn write(args: &Args, decoder: &mut Decoder<'_>, tokenizer: &TextTokenizer, before: &str, tokens: &[u32]) -> Result<(String, Generation)> {
     let mut stream = tokenizer.stream();
     let mut text = String::new();
     // Shown with the first tokens, so that nothing is if the options or the prompt are refused.
     let mut before = Some(before);
     let mut failure = None;
-    let draft = models.draft.as_mut().map(|d| d as &mut dyn TokenModel);
-    let generation = Decoder::new(&mut models.target, draft, options)?.generate(tokens, &mut |new| {
+    let generation = decoder.generate(tokens, &mut |new| {
         let shown = stream.push(new).map_err(anyhow::Error::from).and_then(|piece| {
             text.push_str(&piece);
             if args.json { Ok(()) } else { show(before.take().unwrap_or_default()).and_then(|()| show(&piece)) }

@@ -1,10 +1,9 @@
 //! `dlc compile`: checkpoint -> module -> passes -> bundle.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use dlc_exporters::manifest::{MANIFEST_FILE, Manifest, PassRecord, Profile, Source};
-use dlc_exporters::{BundleRequest, ExportError, SpeculativeDefaults, write_bundle};
+use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
+use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle};
 use dlc_ir::{DType, Module};
 use dlc_passes::{Pass, PassContext, PassRun, Progress, ScoreCache, registry, run_passes};
 use serde_yaml::Mapping;
@@ -73,7 +72,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     for spec in &request.passes {
         passes.extend(registry::build(&spec.name, &spec.options)?);
     }
-    check_output(&request.output, request.force)?;
+    check_replaceable(&request.output, request.force)?;
     let threads = request.threads;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| PipelineError::Threads { threads, problem: e.to_string() })?;
@@ -105,30 +104,10 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     Ok(CompileOutcome { manifest, runs, module })
 }
 
-/// Refuses, before anything is computed, an output that can't be written in the end. The exporter checks again, and more closely.
-fn check_output(output: &Path, force: bool) -> Result<(), ExportError> {
-    let refuse = |problem: &str| Err(ExportError::NotReplaced { path: output.to_owned(), problem: problem.into() });
-    if !output.is_dir() {
-        if output.symlink_metadata().is_ok() {
-            return refuse("it is not a folder");
-        }
-        return match output.ancestors().skip(1).find(|a| a.symlink_metadata().is_ok()) {
-            Some(parent) if !parent.is_dir() => refuse(&format!("{} is not a folder", parent.display())),
-            _ => Ok(()),
-        };
-    }
-    let empty = fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
-    let bundle = output.join(MANIFEST_FILE).is_file();
-    if !empty && !bundle {
-        return refuse("it is neither empty nor a bundle that dlc wrote");
-    }
-    if bundle && !force { Err(ExportError::Exists(output.to_owned())) } else { Ok(()) }
-}
-
 /// What identifies a module before its first pass: the bytes that it came from, and the type that it computes in.
 fn identity(source: &Source, module: &Module) -> String {
     let files: Vec<String> = source.files.iter().map(|(name, f)| format!("{name} {}", f.sha256)).collect();
-    format!("{} {}", files.join(" "), module.model.dtype)
+    format!("dlc {} {} {}", env!("CARGO_PKG_VERSION"), files.join(" "), module.model.dtype)
 }
 
 fn pass_record(run: &PassRun) -> PassRecord {

@@ -82,7 +82,8 @@ fn domain_name(domain: &str) -> &str {
 
 /// What a pass did: facts, scores as a chart, and what changed.
 pub fn pass_summary(run: &PassRun) -> String {
-    let facts: Vec<String> = run.report.facts.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+    let facts = run.report.facts.iter().map(|(k, v)| format!("{k}: {v}"));
+    let facts: Vec<String> = facts.chain(run.report.note.map(str::to_owned)).collect();
     let mut text = format!("{}: {}\n", run.name, facts.join("; "));
     if let Some(scores) = &run.report.scores {
         let _ = write!(text, "\n{}", score_chart(scores));

@@ -13,6 +13,9 @@ use serde::Deserialize;
 
 use super::{Result, RuntimeError};
 
+/// Largest vocabulary and longest context that a manifest may name.
+const LARGEST: usize = 1 << 28;
+
 /// The largest manifest that is read: room for some 300 000 weights.
 const MANIFEST_CAP: u64 = 64 << 20;
 
@@ -90,6 +93,11 @@ impl Bundle {
         let manifest = &self.manifest;
         if manifest.graphs.is_empty() {
             problems.push("it names no graph".to_owned());
+        }
+        for (what, number) in [("vocabulary", manifest.model.vocab_size), ("context", manifest.model.context_length)] {
+            if !(1..=LARGEST).contains(&number) {
+                problems.push(format!("a {what} of {number} is absurd"));
+            }
         }
         let mut graphs = BTreeSet::new();
         for graph in &manifest.graphs {

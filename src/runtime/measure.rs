@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{DecodeOptions, Decoder, Generation, Result, Stats, TokenModel};
 
 /// Logits nearer than this are a tie: a pass over several tokens may round them the other way than a pass over one.
-const TIE: f32 = 1e-3;
+const TIE: f32 = 1e-4;
 
 /// How the speculative text compares with the plain one.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -4,6 +4,7 @@
 pub mod decoding;
 pub mod golden;
 pub mod session;
+pub mod variants;
 
 use std::path::{Path, PathBuf};
 

@@ -112,9 +112,11 @@ fn exactly_the_weights_that_the_adapter_names_change_and_the_report_lists_them()
     assert!((0.3..0.7).contains(&frozen), "relu keeps {frozen} of random entries at rest");
 }
 
+type Edit = fn(&str) -> String;
+
 #[test]
 fn adapters_that_do_not_fit_are_refused_with_all_that_is_wrong() {
-    let edits: [(&str, fn(&str) -> String); 8] = [
+    let edits: [(&str, Edit); 8] = [
         ("lora", |c| c.replace("\"LORA\"", "\"VERA\"")),
         ("lora", |c| c.replace("\"r\": 4", "\"r\": 8")),
         ("lora", |c| c.replace("\"lora_alpha\": 10", "\"lora_alpha\": \"ten\"")),

@@ -50,7 +50,10 @@ impl Source {
 
     /// Numbered lines of code: no comments, and no unit tests, which stand at the end.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let lines = self.text.lines().take_while(|l| *l != "#[cfg(test)]").enumerate();
+        let all: Vec<&str> = self.text.lines().collect();
+        let starts_tests = |i: usize| all[i] == "#[cfg(test)]" && all.get(i + 1).is_some_and(|l| l.starts_with("mod ") && l.ends_with('{'));
+        let end = (0..all.len()).find(|&i| starts_tests(i)).unwrap_or(all.len());
+        let lines = self.text.lines().take(end).enumerate();
         let code = lines.filter(|(_, l)| !l.trim_start().starts_with("//")).map(|(i, l)| (i + 1, l));
         code.filter(|_| !self.is_test())
     }

@@ -4,6 +4,7 @@ use dlc::runtime::{BackendKind, BackendSearch, start};
 use dlc_exporters::manifest::Profile;
 
 use crate::common::decoding::Pair;
+use crate::common::variants::{VARIANTS, check_against_evaluator, check_forgetting};
 
 #[test]
 fn greedy_speculative_text_equals_plain_text_on_tract() {
@@ -15,4 +16,16 @@ fn greedy_speculative_text_equals_plain_text_on_tract() {
         pair.check_greedy(6).unwrap();
         pair.check_seeds().unwrap();
     }
+}
+
+#[test]
+fn windows_scaled_rotations_and_biases_agree_with_the_evaluator_and_caches_forget_on_tract() {
+    let search = BackendSearch { force: Some(BackendKind::Tract), ..BackendSearch::default() };
+    let backend = start(&search).unwrap();
+    for variant in VARIANTS {
+        for profile in [Profile::Portable, Profile::Onnx] {
+            check_against_evaluator(&backend, variant, profile).unwrap();
+        }
+    }
+    check_forgetting(&backend, VARIANTS[1], Profile::Portable).unwrap();
 }

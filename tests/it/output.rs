@@ -74,6 +74,7 @@ fn diff_tells_by_its_exit_code_on_request() {
         (&["diff", "portable", "onnx", "--exit-code"], 0),
         (&["diff", "portable", "portable", "--exit-code"], 0),
         (&["diff", "fixtures/tiny-llama", "plain", "--exit-code"], 0),
+        (&["diff", "portable", "plain", "--exit-code"], 1),
         (&["diff", "fixtures/tiny-llama", "fixtures/goldens/llama", "--exit-code", "--summary"], 1),
     ] {
         let outcome = shell.dlc(args);

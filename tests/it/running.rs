@@ -72,8 +72,8 @@ fn json_is_all_that_stdout_holds() {
         (&["inspect", "fixtures/tiny-llama", "--json", "--graph"], |v| v["kind"] == "checkpoint"),
         (&["inspect", "portable", "--json"], |v| v["kind"] == "bundle" && v["manifest"]["profile"] == "portable"),
         (&["inspect", "portable/draft.onnx", "--json"], |v| v["kind"] == "onnx" && v["operators"]["MatMul"].is_u64()),
-        (&["diff", "portable", "--json"], |v| v.as_array().is_some_and(|a| a.len() == 1)),
-        (&["diff", "portable", "onnx", "--json"], |v| v.as_array().is_some_and(|a| a.len() == 2)),
+        (&["diff", "portable", "--json"], |v| v["graphs"].as_array().is_some_and(|a| a.len() == 1)),
+        (&["diff", "portable", "onnx", "--json"], |v| v["graphs"].as_array().is_some_and(|a| a.len() == 2)),
         (&["verify", "portable", "--json", "--backend", "tract"], |v| v["checks"].as_array().is_some_and(|a| a.len() == 6)),
         (&["verify", "portable", "--source", "fixtures/tiny-llama", "--json", "--backend", "tract"], |v| v["source"] == Value::Array(vec![])),
         (&["bench", "portable", "--json", "--backend", "tract", "--max-tokens", "2", "--repeats", "1"], |v| {

@@ -6,6 +6,7 @@
 mod common;
 mod decoding;
 mod goldens;
+mod variants;
 
 use std::path::PathBuf;
 
@@ -32,7 +33,7 @@ fn main() {
     if backend.is_none() {
         eprintln!("no ONNX Runtime library found: its tests are ignored; scripts/fetch_onnxruntime.sh fetches one");
     }
-    let trials = goldens::trials(backend.as_ref()).into_iter().chain(decoding::trials(backend.as_ref()));
+    let trials = goldens::trials(backend.as_ref()).into_iter().chain(decoding::trials(backend.as_ref())).chain(variants::trials(backend.as_ref()));
     let trials: Vec<Trial> = trials.map(|t| t.with_ignored_flag(backend.is_none())).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

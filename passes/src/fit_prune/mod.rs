@@ -191,7 +191,7 @@ impl Pass for FitPrune {
         if length < self.options.length {
             report.fact("sample length", format!("{length} tokens, the model's context"));
         }
-        report.fact("scores", if reused { "reused from the cache" } else { "computed" });
+        report.note = Some(if reused { "scores: reused from the cache" } else { "scores: computed" });
         let mut pruned = draft.clone();
         pruned.remove_dead();
         pruned.remove_unused_inputs();

@@ -153,12 +153,11 @@ impl Reader<'_> {
     fn pattern<T>(&mut self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Vec<(Regex, T)> {
         let mut list = Vec::new();
         for (pattern, value) in self.config.get(key).and_then(Value::as_object).into_iter().flatten() {
-            match (Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")), read(value)) {
-                (Ok(regex), Some(value)) => list.push((regex, value)),
-                _ => {
-                    self.unsupported = false;
-                    self.problems.push(format!("{key}: {pattern} = {value} is not a pattern with a number"));
-                }
+            if let (Ok(regex), Some(value)) = (Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")), read(value)) {
+                list.push((regex, value));
+            } else {
+                self.unsupported = false;
+                self.problems.push(format!("{key}: {pattern} = {value} is not a pattern with a number"));
             }
         }
         list

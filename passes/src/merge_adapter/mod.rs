@@ -1,7 +1,7 @@
 //! `merge-adapter`: adapters become part of the weights, as lazy expressions; no byte of a weight is touched before export.
 //!
 //! LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732) and DoRA (arXiv 2402.09353) as PEFT defines them, and Dual LoRA (arXiv 2512.03402).
-//! [`config`] reads what an adapter says of itself, [`modules`] puts its tensors together and builds the expressions.
+//! `config.rs` reads what an adapter says of itself, `modules.rs` puts its tensors together and builds the expressions.
 
 mod config;
 mod measure;

@@ -9,6 +9,9 @@ use super::config::{Config, Kind};
 use super::{Adapter, AdapterTensor};
 use crate::error::PassError;
 
+/// Problems that are printed; more are counted.
+const SHOWN: usize = 6;
+
 /// What PEFT puts before the names of the model's own modules.
 const PREFIX: &str = "base_model.model.";
 
@@ -69,7 +72,6 @@ pub(super) fn merges(adapter: &Adapter, config: &Config, strength: f64, weights:
     if problems.is_empty() {
         return Ok(merges);
     }
-    const SHOWN: usize = 20;
     let more = problems.len().saturating_sub(SHOWN);
     problems.truncate(SHOWN);
     if more > 0 {

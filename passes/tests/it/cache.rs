@@ -2,7 +2,7 @@
 
 use dlc_ir::Module;
 
-use super::fakes::{Given, Memory, Outside, Watcher, fact, run_with};
+use super::fakes::{Given, Memory, Outside, Watcher, run_with};
 use super::model::{Model, samples};
 
 /// Runs fit-prune with the cache; whether it scored. Drafts and tables don't depend on where scores come from.
@@ -14,7 +14,7 @@ fn scores_anew(options: &str, samples: Vec<Vec<u32>>, key: &str, cache: &Memory)
         let outside = Outside { calibration: &calibration, progress, cache, key, threads: 1 };
         let runs = run_with("fit-prune", options, &mut module, &outside).unwrap();
         let scored = !progress.updates.lock().unwrap().is_empty();
-        assert_eq!(fact(&runs, "scores"), Some(if scored { "computed" } else { "reused from the cache" }));
+        assert_eq!(runs[0].report.note, Some(if scored { "scores: computed" } else { "scores: reused from the cache" }));
         (module.graphs, runs[0].report.scores.clone(), scored)
     };
     let (graphs, table, scored) = run(Some(cache), &progress);
