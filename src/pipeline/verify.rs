@@ -28,11 +28,11 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// 1e-4 absolute in f32 (plus 1e-5 of the largest output, for models with large logits); half types round every activation: 2% of the
-    /// largest output in f16 (11 bits), 10% in bf16 (8 bits).
+    /// 1e-4 absolute in f32 (plus 1e-5 of the largest output, for models with large logits); half types round every activation: 1e-2 and
+    /// 0.2% of the largest output in f16 (11 bits), 0.1 and 10% in bf16 (8 bits).
     pub fn of_dtype(dtype: &str) -> Self {
         match dtype {
-            "f16" => Self { absolute: 2e-2, relative: 2e-2 },
+            "f16" => Self { absolute: 1e-2, relative: 2e-3 },
             "bf16" => Self { absolute: 1e-1, relative: 1e-1 },
             _ => Self { absolute: 1e-4, relative: 1e-5 },
         }

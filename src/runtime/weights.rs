@@ -39,7 +39,8 @@ impl SharedWeights {
         let file = File::open(&path).map_err(|error| RuntimeError::file(&path, format!("can't be opened: {error}")))?;
         let map = mapped::map(&file).map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
         let mut values: BTreeMap<String, Vec<(String, Arc<DynValue>)>> = BTreeMap::new();
-        for record in records {
+        // Vectors are left to each session: they are small, and not every kernel that packs one (a half-precision norm) takes it shared.
+        for record in records.iter().filter(|r| r.shape.len() >= 2) {
             let bytes = bytes_of(&map, record).ok_or_else(|| RuntimeError::file(&path, format!("ends before weight `{}`", record.name)))?;
             let Some(element) = element_type(&record.dtype) else { continue };
             let count = record.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));

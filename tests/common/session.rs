@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, check_mask};
+use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights, check_mask};
 use dlc_exporters::manifest::{CacheLayout, Manifest, Profile, Source};
 use dlc_exporters::{BundleRequest, write_bundle};
 use dlc_ir::{DType, Module};
@@ -23,7 +23,8 @@ pub fn check_golden(backend: &Backend, name: &'static str, profile: Profile, dty
     let out = folder.path().join("bundle");
     export(&golden.module(dtype), profile, &out);
     let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
-    let mut session = Session::load(backend, &bundle, "target", None, &SessionOptions::default()).map_err(|e| e.to_string())?;
+    let weights = SharedWeights::open(&bundle, backend).map_err(|e| e.to_string())?;
+    let mut session = Session::load(backend, &bundle, "target", weights.as_ref(), &SessionOptions::default()).map_err(|e| e.to_string())?;
     let logits = run_case(&bundle, &mut session, &golden, case)?;
     golden.check(case, &logits, tolerance)
 }
