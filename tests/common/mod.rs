@@ -1,6 +1,7 @@
 //! What the test suites share: golden checkpoints, and what a backend makes of them.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
+pub mod adapters;
 pub mod decoding;
 pub mod golden;
 pub mod session;

@@ -1,70 +1,31 @@
 //! Adapters merged by dlc say what PEFT's merged model says.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
-use dlc::pipeline::{module_of_bundle, parse_adapter_flag};
-use dlc::runtime::Bundle;
-use dlc_eval::Array;
+use dlc::pipeline::{module_of_bundle, parse_pass_flag};
+use dlc::runtime::{BackendKind, BackendSearch, Bundle, start};
 use dlc_exporters::manifest::Profile;
-use dlc_ir::{Dim, Module};
-use safetensors::SafeTensors;
+use dlc_ir::Module;
+use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize_to_file};
 
+use crate::common::adapters::{KINDS, adapter, check_adapter, compile_with, feed, folder, largest_error, logits};
 use crate::common::decoding::{compile_quietly, compile_request};
-use crate::common::fixture;
 use crate::common::golden::TOLERANCE;
-
-const KINDS: [&str; 4] = ["lora", "rslora", "dora", "dual"];
-
-fn folder(kind: &str) -> PathBuf {
-    fixture(&format!("adapters/{kind}-llama"))
-}
+use crate::goldens::evaluate;
 
 /// Compiles the golden with its adapter, and reads the merged module back from the bundle.
 fn merged(kind: &str, adapters: &[String], out: &Path) -> Result<(Bundle, Module), String> {
-    let mut request = compile_request(folder(kind), Profile::Portable, out.join("bundle"));
-    request.adapters = adapters.iter().map(|a| parse_adapter_flag(a).unwrap()).collect();
-    compile_quietly(&request).map_err(|e| e.to_string())?;
-    let bundle = Bundle::open(&request.output).unwrap();
+    let bundle = compile_with(kind, adapters, Profile::Portable, out).map_err(|e| e.to_string())?;
     let module = module_of_bundle(&bundle).unwrap();
     Ok((bundle, module))
 }
 
-fn adapter(kind: &str) -> String {
-    folder(kind).join("adapter").display().to_string()
-}
-
-fn recorded(kind: &str, name: &str) -> Vec<u8> {
-    let bytes = std::fs::read(folder(kind).join("golden.safetensors")).unwrap();
-    SafeTensors::deserialize(&bytes).unwrap().tensor(name).unwrap().data().to_vec()
-}
-
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-}
-
-fn logits(kind: &str, module: &Module) -> Vec<f32> {
-    let ids: Vec<i64> = recorded(kind, "input.input_ids").chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
-    let (batch, n) = (2, ids.len() / 2);
-    let positions = (0..batch).flat_map(|_| 0..n as i64).collect();
-    let graph = module.graph("target").unwrap();
-    let mut feeds = BTreeMap::from([
-        ("input_ids".to_owned(), Array::i64([batch, n], ids).unwrap()),
-        ("attention_mask".to_owned(), Array::i64([batch, n], vec![1; batch * n]).unwrap()),
-        ("position_ids".to_owned(), Array::i64([batch, n], positions).unwrap()),
-    ]);
-    for input in graph.inputs().iter().filter(|i| i.cache.is_some()) {
-        let width = |axis: usize| graph.value(input.value).ty.shape.0.get(axis).and_then(Dim::known).unwrap();
-        feeds.insert(input.name.clone(), Array::f32([batch, width(1), 0, width(3)], vec![]).unwrap());
-    }
-    dlc_eval::run(graph, &module.weights, &feeds).unwrap()["logits"].as_f32().unwrap().to_vec()
-}
-
-fn largest_error(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+fn evaluated(kind: &str, module: &Module) -> Vec<f32> {
+    evaluate(module, &feed(kind), &BTreeMap::new())["logits"].as_f32().unwrap().to_vec()
 }
 
 #[test]
@@ -72,11 +33,52 @@ fn merged_logits_are_those_of_the_reference() {
     for kind in KINDS {
         let out = tempfile::tempdir().unwrap();
         let (_, module) = merged(kind, &[adapter(kind)], out.path()).unwrap();
-        let error = largest_error(&logits(kind, &module), &floats(&recorded(kind, "output_merged.logits")));
+        let error = largest_error(&evaluated(kind, &module), &logits(kind, "output_merged.logits"));
         assert!(error <= TOLERANCE, "{kind}: {error:e}");
-        let untouched = largest_error(&floats(&recorded(kind, "output.logits")), &floats(&recorded(kind, "output_merged.logits")));
+        let untouched = largest_error(&logits(kind, "output.logits"), &logits(kind, "output_merged.logits"));
         assert!(untouched > 100.0 * TOLERANCE, "{kind}: the adapter changes nothing, so merging it proves nothing");
     }
+}
+
+#[test]
+fn merged_bundles_run_on_tract() {
+    let backend = start(&BackendSearch { force: Some(BackendKind::Tract), ..BackendSearch::default() }).unwrap();
+    for kind in KINDS {
+        for profile in [Profile::Portable, Profile::Onnx] {
+            check_adapter(&backend, kind, profile).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_scores_of_fit_prune_are_those_of_the_merged_model() {
+    let out = tempfile::tempdir().unwrap();
+    let samples = out.path().join("samples.jsonl");
+    std::fs::write(&samples, "{\"tokens\": [5, 17, 80, 33, 9, 41, 2, 66]}\n{\"tokens\": [90, 3, 3, 28, 54]}\n").unwrap();
+    let prune = parse_pass_flag(&format!("fit-prune:drop=1,calibration={}", samples.display())).unwrap();
+    let scores = |model: &Path, adapters: &[String], name: &str| {
+        let mut request = compile_request(model.to_owned(), Profile::Portable, out.path().join(name));
+        request.adapters = adapters.iter().map(|a| dlc::pipeline::parse_adapter_flag(a).unwrap()).collect();
+        request.passes = vec![prune.clone()];
+        let outcome = compile_quietly(&request).unwrap();
+        outcome.runs.iter().find_map(|r| r.report.scores.clone()).unwrap().columns[0].values.clone()
+    };
+    let together = scores(&folder("dual"), &[adapter("dual")], "together");
+    let base = scores(&folder("dual"), &[], "base");
+    // The merged weights as a checkpoint of their own.
+    let (_, module) = merged("dual", &[adapter("dual")], &out.path().join("merge")).unwrap();
+    let checkpoint = out.path().join("checkpoint");
+    std::fs::create_dir(&checkpoint).unwrap();
+    std::fs::copy(folder("dual").join("config.json"), checkpoint.join("config.json")).unwrap();
+    let data: Vec<(String, Vec<usize>, Vec<u8>)> = module
+        .weights
+        .entries()
+        .map(|(_, w)| (w.name.clone(), w.shape.clone(), w.to_f32().unwrap().iter().flat_map(|x| x.to_le_bytes()).collect()))
+        .collect();
+    let views = data.iter().map(|(n, shape, bytes)| (n.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+    serialize_to_file(views, None, &checkpoint.join("model.safetensors")).unwrap();
+    assert_eq!(together, scores(&checkpoint, &[], "apart"));
+    assert_ne!(together, base);
 }
 
 #[test]
@@ -85,7 +87,7 @@ fn a_strength_of_zero_or_two_opposite_adapters_leave_the_model_as_it_was() {
         for adapters in [vec![format!("{}=0", adapter(kind))], vec![adapter(kind), format!("{}=-1", adapter(kind))]] {
             let out = tempfile::tempdir().unwrap();
             let (_, module) = merged(kind, &adapters, out.path()).unwrap();
-            let error = largest_error(&logits(kind, &module), &floats(&recorded(kind, "output.logits")));
+            let error = largest_error(&evaluated(kind, &module), &logits(kind, "output.logits"));
             assert!(error <= TOLERANCE, "{kind} {adapters:?}: {error:e}");
         }
     }

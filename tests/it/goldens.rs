@@ -10,7 +10,8 @@ use dlc_ir::{DType, Dim, Module};
 use crate::common::golden::{Case, DECODERS, Feed, Golden, HALF_TOLERANCE, TOLERANCE};
 use crate::common::session::check_golden;
 
-fn evaluate(module: &Module, feed: &Feed, caches: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
+/// All outputs of the target, computed by the evaluator.
+pub fn evaluate(module: &Module, feed: &Feed, caches: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
     let graph = module.graph("target").unwrap();
     let mut feeds = BTreeMap::new();
     for (name, shape, data) in feed.integers() {

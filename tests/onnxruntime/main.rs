@@ -2,6 +2,7 @@
 //! that is an error.
 #![allow(missing_docs, clippy::print_stderr, clippy::unwrap_used)]
 
+mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
 mod decoding;
@@ -34,6 +35,7 @@ fn main() {
         eprintln!("no ONNX Runtime library found: its tests are ignored; scripts/fetch_onnxruntime.sh fetches one");
     }
     let trials = goldens::trials(backend.as_ref()).into_iter().chain(decoding::trials(backend.as_ref())).chain(variants::trials(backend.as_ref()));
+    let trials = trials.chain(adapters::trials(backend.as_ref()));
     let trials: Vec<Trial> = trials.map(|t| t.with_ignored_flag(backend.is_none())).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
