@@ -21,13 +21,18 @@ pub(super) struct Merge {
     pub weight: WeightId,
     /// What is added to the weight.
     pub delta: Arc<Expr>,
-    /// Dual LoRA: the product before relu, whose negative entries don't move.
-    pub magnitude: Option<Arc<Expr>>,
+    /// Dual LoRA: whether relu keeps entries of `delta` at 0.
+    pub rests: bool,
     /// DoRA: the norms that the rows of the sum are brought to, and how long rows are.
     rows: Option<(Arc<Expr>, usize)>,
 }
 
 impl Merge {
+    /// Whether the merged weight is just the sum of the weight and `delta`.
+    pub fn is_sum(&self) -> bool {
+        self.rows.is_none()
+    }
+
     /// The merged weight.
     pub fn apply(&self, base: Expr) -> Expr {
         let sum = Expr::Add(Arc::new(base), Arc::clone(&self.delta));
@@ -109,13 +114,13 @@ fn merge(module: &str, parts: &Parts<'_>, config: &Config, strength: f64, weight
         check_ranks(&config.ranks(module), &[rank])?;
         let delta = Arc::new(Expr::Scale(change, (config.scaling(module, &[rank]) * strength) as f32));
         let rows = if let Kind::Dora { .. } = config.kind { Some((norms(parts, out)?, inner)) } else { None };
-        return Ok(Merge { weight, delta, magnitude: None, rows });
+        return Ok(Merge { weight, delta, rests: false, rows });
     }
     let (direction, direction_rank) = product(parts, ["D", "C"], [out, inner])?;
-    let signed = Expr::Mul(Arc::new(Expr::Relu(Arc::clone(&change))), Arc::new(Expr::Sign(direction)));
+    let signed = Expr::Mul(Arc::new(Expr::Relu(change)), Arc::new(Expr::Sign(direction)));
     let factor = config.scaling(module, &[rank, direction_rank]) * strength;
     let delta = Arc::new(Expr::Scale(Arc::new(signed), factor as f32));
-    Ok(Merge { weight, delta, magnitude: Some(change), rows: None })
+    Ok(Merge { weight, delta, rests: true, rows: None })
 }
 
 /// `left [out, r] x right [r, inner]`, and r.
