@@ -11,7 +11,8 @@ use prost::Message;
 use crate::error::ExportError;
 use crate::genai::{GENAI_FILE, GraphFile, genai_config};
 use crate::manifest::{
-    CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, ModelRecord, PassRecord, PortRecord, Profile, Source, WEIGHTS_FILE,
+    CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, ModelRecord, PassRecord, PortRecord, Profile, Source,
+    WEIGHTS_FILE,
 };
 use crate::onnx::lower::{Lowered, Target, cache_layout, lower};
 use crate::progress::Progress;
@@ -69,8 +70,8 @@ pub fn write_bundle(module: &Module, request: &BundleRequest, out: &Path, progre
     for side in &module.side_files {
         files.insert(side.name.clone(), staging.copy(&side.name, &side.path)?);
     }
-    write_genai_config(module, request, &lowered, &staging, &mut files)?;
-    let manifest = manifest(module, request, graphs, plan, files);
+    write_genai_config(module, request, caches, &lowered, &staging, &mut files)?;
+    let manifest = manifest(module, request, caches, graphs, plan, files);
     let text = serde_yaml::to_string(&manifest).map_err(|e| ExportError::module(MANIFEST_FILE, e.to_string()))?;
     staging.write(MANIFEST_FILE, text.as_bytes())?;
     if progress.cancelled() {
@@ -107,6 +108,7 @@ fn check_names(module: &Module) -> Result<(), ExportError> {
 fn write_genai_config(
     module: &Module,
     request: &BundleRequest,
+    caches: CacheLayout,
     lowered: &[Lowered],
     staging: &Staging,
     files: &mut BTreeMap<String, FileRecord>,
@@ -122,14 +124,18 @@ fn write_genai_config(
     };
     let Some(target) = part("target") else { return Ok(()) };
     let draft = part("draft").zip(request.draft);
-    files.insert(
-        GENAI_FILE.to_owned(),
-        staging.write(GENAI_FILE, genai_config(&module.model, cache_layout(&module.graphs, request.profile), target, draft).as_bytes())?,
-    );
+    files.insert(GENAI_FILE.to_owned(), staging.write(GENAI_FILE, genai_config(&module.model, caches, target, draft).as_bytes())?);
     Ok(())
 }
 
-fn manifest(module: &Module, request: &BundleRequest, graphs: Vec<GraphRecord>, plan: WeightPlan, files: BTreeMap<String, FileRecord>) -> Manifest {
+fn manifest(
+    module: &Module,
+    request: &BundleRequest,
+    caches: CacheLayout,
+    graphs: Vec<GraphRecord>,
+    plan: WeightPlan,
+    files: BTreeMap<String, FileRecord>,
+) -> Manifest {
     let model = &module.model;
     Manifest {
         format: FORMAT,
@@ -137,7 +143,7 @@ fn manifest(module: &Module, request: &BundleRequest, graphs: Vec<GraphRecord>, 
         source: request.source.clone(),
         profile: request.profile,
         dtype: model.dtype.name().to_owned(),
-        caches: cache_layout(&module.graphs, request.profile),
+        caches,
         model: ModelRecord {
             family: model.family.clone(),
             vocab_size: model.vocab_size,

@@ -99,7 +99,7 @@ pub(crate) enum ExprKey {
 }
 
 /// Elements that are read at a time; small enough for the first-level cache.
-pub(crate) const TILE: usize = 2048;
+const TILE: usize = 2048;
 
 impl Expr {
     /// `self` as `dtype`; nothing is added if it has that type.
@@ -164,13 +164,6 @@ impl Expr {
         }
     }
 
-    /// Every element as a single-precision number.
-    pub fn to_f32(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.elements()];
-        self.read_f32(0, &mut out);
-        out
-    }
-
     /// Little-endian bytes of the elements from `from` on, as many as `out` holds.
     pub(crate) fn write_bytes(&self, from: usize, out: &mut [u8]) {
         if let Self::Mapped { blob, dtype } = self {
@@ -181,7 +174,7 @@ impl Expr {
         }
         let dtype = self.dtype();
         // The root's own rounding is the encoding.
-        let unrounded = if let Self::Cast { input, .. } = self { input } else { self };
+        let unrounded = self.unrounded();
         let tile = if unrounded.reads_rows() { ROWS_TILE } else { TILE };
         let mut numbers = vec![0f32; tile.min(out.len() / dtype.size())];
         for (i, bytes) in out.chunks_mut(tile * dtype.size()).enumerate() {
@@ -189,6 +182,25 @@ impl Expr {
             unrounded.read_f32(from + i * tile, numbers);
             encode(dtype, numbers, bytes);
         }
+    }
+
+    /// What the root's cast rounds; the expression itself if its root is no cast.
+    pub(crate) fn unrounded(&self) -> &Self {
+        if let Self::Cast { input, .. } = self { input } else { self }
+    }
+
+    /// Index of the first element that is NaN or infinite.
+    pub fn first_non_finite(&self) -> Option<usize> {
+        let mut numbers = vec![0f32; TILE];
+        for from in (0..self.elements()).step_by(TILE) {
+            let tile = &mut numbers[..TILE.min(self.elements() - from)];
+            self.read_f32(from, tile);
+            // A sum of products with 0 is NaN as soon as one number is not finite, and vectorises.
+            if tile.iter().map(|x| x * 0.0).sum::<f32>() != 0.0 {
+                return tile.iter().position(|x| !x.is_finite()).map(|i| from + i);
+            }
+        }
+        None
     }
 
     /// Whether reading a range reads whole rows of something, so that long ranges cost less than many short ones.

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use crate::error::IrError;
-use crate::expr::{Expr, ExprKey, TILE};
+use crate::expr::{Expr, ExprKey};
 use crate::index::{IndexVec, WeightId};
 use crate::types::{DType, Dim, ValueType};
 
@@ -58,16 +58,7 @@ impl Weight {
 
     /// Index of the first element that is NaN or infinite.
     pub fn first_non_finite(&self) -> Result<Option<usize>, IrError> {
-        let mut numbers = vec![0f32; TILE];
-        for from in (0..self.elements()).step_by(TILE) {
-            let tile = &mut numbers[..TILE.min(self.elements() - from)];
-            self.read_f32(from, tile)?;
-            // A sum of products with 0 is NaN as soon as one number is not finite, and vectorises.
-            if tile.iter().map(|x| x * 0.0).sum::<f32>() != 0.0 || tile.iter().any(|x| !x.is_finite()) {
-                return Ok(tile.iter().position(|x| !x.is_finite()).map(|i| from + i));
-            }
-        }
-        Ok(None)
+        Ok(self.checked(0, self.elements())?.first_non_finite())
     }
 
     /// How the elements come about; none for a weight that was only named in a text.
@@ -128,20 +119,17 @@ impl WeightTable {
     }
 
     /// Gives a weight other data of the same length, made from the data that it has. What `make` gets is not yet rounded to the weight's
-    /// type, and what it returns is rounded once.
+    /// type, and what it returns is rounded once. An error leaves the weight as it was.
     pub fn rewrite(&mut self, id: WeightId, make: impl FnOnce(Expr) -> Expr) -> Result<(), IrError> {
         let weight = &mut self.weights[id];
-        let Some(data) = weight.data.take() else { return Err(weight_error(&weight.name, "has no data: it was only named in a text".into())) };
-        self.by_key.remove(&(data.key(), weight.shape.clone()));
-        let unrounded = match data {
-            Expr::Cast { input, .. } => (*input).clone(),
-            other => other,
-        };
-        let made = make(unrounded);
+        let data = weight.checked(0, 0)?;
+        let old_key = data.key();
+        let made = make(data.unrounded().clone());
         if made.elements() != weight.elements() {
             return Err(weight_error(&weight.name, format!("would hold {} elements instead of {}", made.elements(), weight.elements())));
         }
         let made = made.cast(weight.dtype);
+        self.by_key.remove(&(old_key, weight.shape.clone()));
         self.by_key.insert((made.key(), weight.shape.clone()), id);
         weight.data = Some(made);
         Ok(())

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use dlc_exporters::manifest::{MANIFEST_FILE, WEIGHTS_FILE};
-use dlc_ir::Module;
+use dlc_ir::{DType, Module};
 
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import};
-use crate::pipeline::{self, OnnxModule, module_of_bundle};
+use crate::pipeline::{self, OnnxModule, PipelineError, module_of_bundle};
 use crate::runtime::{Bundle, RuntimeError};
 
 /// Something that holds graphs.
@@ -29,7 +29,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         let module = module_of_bundle(&bundle)?;
         return Ok(Opened::Bundle(Box::new((bundle, module))));
     }
-    Ok(Opened::Checkpoint(Box::new(checkpoint(path)?)))
+    Ok(Opened::Checkpoint(Box::new(checkpoint(path, DType::F32)?)))
 }
 
 /// Opens a bundle, or says what `path` is instead.
@@ -49,10 +49,10 @@ pub(super) fn bundle(path: &Path) -> Result<Bundle> {
     Err(RuntimeError::File { path: path.to_owned(), problem }.into())
 }
 
-/// The module of a checkpoint, in f32.
-pub(super) fn checkpoint(path: &Path) -> Result<Module> {
-    let checkpoint = Checkpoint::open(path).map_err(crate::pipeline::PipelineError::from)?;
-    Ok(import(&checkpoint, &ImportOptions::default()).map_err(crate::pipeline::PipelineError::from)?)
+/// The module of a checkpoint, computing in `dtype`.
+pub(super) fn checkpoint(path: &Path, dtype: DType) -> Result<Module> {
+    let checkpoint = Checkpoint::open(path).map_err(PipelineError::from)?;
+    Ok(import(&checkpoint, &ImportOptions { dtype: Some(dtype) }).map_err(PipelineError::from)?)
 }
 
 /// The name of the folder that a checkpoint lies in.

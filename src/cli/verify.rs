@@ -8,8 +8,9 @@ use serde_json::json;
 
 use super::backend::{BackendArgs, describe};
 use super::exit::CHECK_FAILED;
+use super::open;
 use super::output::{Output, note};
-use crate::pipeline::{Check, PipelineError, Tolerance, compare_with_source, module_of_bundle, verify_bundle};
+use crate::pipeline::{Check, Tolerance, compare_with_source, module_of_bundle, verify_bundle};
 use crate::report::checks_table;
 
 /// Check every graph of a bundle against the evaluator, and its files against their hashes
@@ -36,11 +37,11 @@ fn tolerance(text: &str) -> Result<f32, String> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    let bundle = super::open::bundle(&args.bundle)?;
+    let bundle = open::bundle(&args.bundle)?;
     bundle.verify_hashes()?;
     let module = module_of_bundle(&bundle)?;
     let differences = match &args.source {
-        Some(source) => compare_with_source(&module, &source_module(source, &module)?)?,
+        Some(source) => compare_with_source(&module, &open::checkpoint(source, module.model.dtype)?)?,
         None => vec![],
     };
     let (backend, session) = (args.backend.start()?, args.backend.session());
@@ -58,12 +59,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     output.json(&json!({"checks": checks.iter().map(check_json).collect::<Vec<_>>(), "source": differences}))?;
     let passed = checks.iter().all(Check::passed) && differences.is_empty();
     Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
-}
-
-fn source_module(path: &std::path::Path, like: &dlc_ir::Module) -> Result<dlc_ir::Module> {
-    let checkpoint = crate::checkpoint::Checkpoint::open(path).map_err(PipelineError::from)?;
-    let options = crate::import::ImportOptions { dtype: Some(like.model.dtype) };
-    Ok(crate::import::import(&checkpoint, &options).map_err(PipelineError::from)?)
 }
 
 fn check_json(check: &Check) -> serde_json::Value {

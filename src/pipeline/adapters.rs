@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use dlc_exporters::manifest::{FileRecord, Source};
+use dlc_exporters::manifest::Source;
 use dlc_passes::merge_adapter::{Adapter, AdapterTensor};
 
 use super::error::PipelineError;
+use super::source;
 use crate::checkpoint::AdapterFolder;
 
 /// An adapter as a user asks for it.
@@ -29,15 +30,14 @@ pub fn parse_adapter_flag(flag: &str) -> Result<AdapterSpec, PipelineError> {
     }
 }
 
-/// Opens the adapters, and adds their files to the record of the source.
-pub(super) fn open(specs: &[AdapterSpec], source: &mut Source) -> Result<Vec<Adapter>, PipelineError> {
+/// Opens the adapters, and adds their files to those `into` names.
+pub(super) fn open(specs: &[AdapterSpec], into: &mut Source) -> Result<Vec<Adapter>, PipelineError> {
     let mut adapters = Vec::new();
     for (i, spec) in specs.iter().enumerate() {
         let folder = AdapterFolder::open(&spec.folder)?;
         for file in &folder.files {
-            let record = FileRecord::of_file(&file.path).map_err(|source| PipelineError::Read { path: file.path.clone(), source })?;
-            let name = file.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            source.files.insert(format!("adapter {i}, {} x {}: {name}", spec.weight, folder.name), record);
+            let (name, record) = source::record(file)?;
+            into.files.insert(format!("adapter {i}, {} x {}: {name}", spec.weight, folder.name), record);
         }
         let mut tensors = std::collections::BTreeMap::new();
         for (name, record) in folder.tensors {

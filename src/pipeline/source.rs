@@ -8,11 +8,13 @@ use crate::checkpoint::{Checkpoint, CheckpointFile};
 
 /// Name and file hashes of a checkpoint. Reads every file once, in parallel on rayon's current pool.
 pub fn source_record(checkpoint: &Checkpoint) -> Result<Source, PipelineError> {
-    let record = |file: &CheckpointFile| {
-        let record = FileRecord::of_file(&file.path).map_err(|source| PipelineError::Read { path: file.path.clone(), source })?;
-        let name = file.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok((name, record))
-    };
     let files = checkpoint.files().par_iter().map(record).collect::<Result<_, PipelineError>>()?;
     Ok(Source { name: checkpoint.name(), files })
+}
+
+/// A file's name, size and hash.
+pub(super) fn record(file: &CheckpointFile) -> Result<(String, FileRecord), PipelineError> {
+    let record = FileRecord::of_file(&file.path).map_err(|source| PipelineError::Read { path: file.path.clone(), source })?;
+    let name = file.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok((name, record))
 }

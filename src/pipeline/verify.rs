@@ -235,7 +235,9 @@ impl Feeds {
 
 /// The difference that is largest against what is allowed: of logits at tokens, and of caches where there is no padding.
 fn deviation(expected: &BTreeMap<String, Array>, actual: &[(String, HostTensor)], feeds: &Feeds, tolerance: Tolerance) -> Deviation {
-    let (mut worst, mut largest): (Option<Deviation>, f32) = (None, 0.0);
+    // Where nothing is allowed, any difference is beyond all measure, and none is 0.
+    let share = |error: f32, allowed: f32| error / allowed.max(f32::MIN_POSITIVE);
+    let mut worst: Option<Deviation> = None;
     let padded = feeds.mask.contains(&0);
     for (name, array) in expected {
         let (Some(wanted), Some((_, tensor))) = (array.as_f32(), actual.iter().find(|(n, _)| n == name)) else {
@@ -259,10 +261,7 @@ fn deviation(expected: &BTreeMap<String, Array>, actual: &[(String, HostTensor)]
                 (false, false) => 0.0,
                 _ => f32::INFINITY,
             };
-            // Where nothing is allowed, any difference is beyond all measure, and none is 0.
-            let share = error / allowed.max(f32::MIN_POSITIVE);
-            if share > largest || worst.is_none() {
-                largest = share;
+            if worst.as_ref().is_none_or(|w| share(error, allowed) > share(w.error, w.allowed)) {
                 worst = Some(Deviation { error, allowed, place: format!("{name}[{i}]") });
             }
         }

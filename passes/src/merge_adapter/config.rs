@@ -39,8 +39,8 @@ pub(super) struct Config {
     pub kind: Kind,
     alpha: f64,
     alpha_pattern: Vec<(Regex, f64)>,
-    /// Ranks that the configuration promises: `r`, or for Dual LoRA those of the magnitude and of the direction group.
-    ranks: Vec<usize>,
+    /// The rank that the configuration promises. Unused for Dual LoRA, whose tensors may differ in rank by group and module.
+    rank: usize,
     rank_pattern: Vec<(Regex, usize)>,
     /// Dual LoRA: overrides s.
     scaling: Option<f64>,
@@ -109,11 +109,12 @@ impl Reader<'_> {
         if self.flag("fan_in_fan_out") {
             self.problems.push("fan_in_fan_out is for weights stored [in, out], which no family read so far has".into());
         }
+        let ranks: Vec<f64> = rank_keys.iter().filter_map(|key| self.number(key)).collect();
         Config {
             kind,
             alpha: self.number("lora_alpha").unwrap_or(1.0),
             alpha_pattern: self.pattern("alpha_pattern", Value::as_f64),
-            ranks: rank_keys.iter().filter_map(|key| self.number(key).map(|r| r as usize)).collect(),
+            rank: ranks.first().map_or(0, |r| *r as usize),
             rank_pattern: self.pattern("rank_pattern", |v| v.as_u64().map(|r| r as usize)),
             scaling: self.config.get("scaling").filter(|v| !v.is_null()).and_then(Value::as_f64),
         }
@@ -176,11 +177,8 @@ impl Config {
         }
     }
 
-    /// The ranks that the configuration promises for `module`. For Dual LoRA, tensors may differ per group and module.
-    pub fn ranks(&self, module: &str) -> Vec<usize> {
-        match self.rank_pattern.iter().find(|(p, _)| p.is_match(module)) {
-            Some((_, rank)) if self.kind != Kind::Dual => vec![*rank],
-            _ => self.ranks.clone(),
-        }
+    /// The rank that the configuration promises for `module`; not for Dual LoRA.
+    pub fn rank(&self, module: &str) -> usize {
+        self.rank_pattern.iter().find(|(p, _)| p.is_match(module)).map_or(self.rank, |(_, rank)| *rank)
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn merges(adapter: &Adapter, config: &Config, strength: f64, weights:
             }
             None => problems.push(format!("tensor {name} is no part of {} that dlc knows", config.kind.describe())),
         }
-        if let Some(i) = first_non_finite(&tensor.data) {
+        if let Some(i) = tensor.data.first_non_finite() {
             problems.push(format!("tensor {name} is not finite at element {i}"));
         }
     }
@@ -111,7 +111,7 @@ fn merge(module: &str, parts: &Parts<'_>, config: &Config, strength: f64, weight
     let [out, inner] = weights[weight].shape[..] else { return Err(format!("weight {name} is no matrix")) };
     let (change, rank) = product(parts, ["B", "A"], [out, inner])?;
     if config.kind != Kind::Dual {
-        check_ranks(&config.ranks(module), &[rank])?;
+        check_rank(config.rank(module), rank)?;
         let delta = Arc::new(Expr::Scale(change, (config.scaling(module, &[rank]) * strength) as f32));
         let rows = if let Kind::Dora { .. } = config.kind { Some((norms(parts, out)?, inner)) } else { None };
         return Ok(Merge { weight, delta, rests: false, rows });
@@ -141,10 +141,6 @@ fn norms(parts: &Parts<'_>, out: usize) -> Result<Arc<Expr>, String> {
     if elements == out { Ok(Arc::new(norms.data.clone())) } else { Err(format!("lora_magnitude_vector {:?} doesn't fit {out} rows", norms.shape)) }
 }
 
-fn check_ranks(promised: &[usize], found: &[usize]) -> Result<(), String> {
-    if promised == found { Ok(()) } else { Err(format!("its rank is {found:?}, the configuration says {promised:?}")) }
-}
-
-fn first_non_finite(data: &Expr) -> Option<usize> {
-    data.to_f32().iter().position(|x| !x.is_finite())
+fn check_rank(promised: usize, found: usize) -> Result<(), String> {
+    if promised == found { Ok(()) } else { Err(format!("its rank is [{found}], the configuration says [{promised}]")) }
 }

@@ -135,11 +135,11 @@ pub(super) fn add_and_norm(cx: &mut Context<'_>, node: &Node, norm: NodeId) -> R
 
 /// Whether `GroupQueryAttention` takes all heads of the graph: it wants their width to be a multiple of 8.
 pub(super) fn takes_grouped_attention(graph: &Graph) -> bool {
-    let head_dims = graph.nodes().filter_map(|(_, node)| match (&node.op, node.inputs.first()) {
+    let mut head_dims = graph.nodes().filter_map(|(_, node)| match (&node.op, node.inputs.first()) {
         (Op::Attention(a), Some(Operand::Value(q))) => graph.value(*q).ty.shape.last().and_then(Dim::known).map(|width| width / a.heads),
         _ => None,
     });
-    head_dims.into_iter().all(|head_dim| head_dim % 8 == 0)
+    head_dims.all(|head_dim| head_dim % 8 == 0)
 }
 
 /// A window of `w` is `local_window_size` `w`: both count the token itself (measured with ONNX Runtime 1.31 on CPU).
