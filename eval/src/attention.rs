@@ -1,7 +1,7 @@
-//! Causal attention over cached and new keys, as [`dlc_ir::Attention`] states it.
+//! Attention as [`dlc_ir::Attention`] states it, causal over cached and new keys or in both directions, and `DeBERTa`'s part of the scores.
 
 use candle_core::{D, Device, Tensor};
-use dlc_ir::Attention;
+use dlc_ir::{Attention, DisentangledBias};
 
 use crate::error::OpError;
 
@@ -10,24 +10,78 @@ use crate::error::OpError;
 const UNSEEN: f32 = -1e9;
 
 /// The attended values, and the keys and values for the next run.
-pub(crate) fn attention(op: &Attention, inputs: &[Tensor; 6]) -> Result<Vec<Tensor>, OpError> {
+pub(crate) fn attend_causally(op: &Attention, inputs: &[Tensor; 6]) -> Result<Vec<Tensor>, OpError> {
     let [q, k, v, mask, past_key, past_value] = inputs;
-    let (batch, seq, width) = q.dims3()?;
-    let (head_dim, group) = (width / op.heads, op.heads / op.kv_heads);
-    let split = |x: &Tensor, heads: usize| x.reshape((batch, seq, heads, head_dim))?.transpose(1, 2)?.contiguous();
     let present = |past: &Tensor, new: &Tensor| Tensor::cat(&[past, &split(new, op.kv_heads)?], 2)?.contiguous();
     let (key, value) = (present(past_key, k)?, present(past_value, v)?);
-    let total = key.dim(2)?;
+    let (batch, seq, _) = q.dims3()?;
+    let seen = Tensor::from_vec(seen(mask, seq, op.window)?, (batch, 1, seq, key.dim(2)?), &Device::Cpu)?;
+    let output = attend(op, q, [&key, &value], &seen, None)?;
+    Ok(vec![output, key, value])
+}
 
+/// The attended values.
+pub(crate) fn attend_both_ways(op: &Attention, [q, k, v, mask]: [&Tensor; 4], bias: Option<&Tensor>) -> Result<Tensor, OpError> {
+    let (batch, keys) = mask.dims2()?;
+    let mut seen = Vec::with_capacity(batch * keys);
+    for row in mask.to_vec2::<i64>()? {
+        running_count(&row)?;
+        seen.extend(row.iter().map(|&m| m as u8));
+    }
+    let seen = Tensor::from_vec(seen, (batch, 1, 1, keys), &Device::Cpu)?;
+    attend(op, q, [&split(k, op.kv_heads)?, &split(v, op.kv_heads)?], &seen, bias)
+}
+
+/// `[batch, seq, heads * head_dim]` as `[batch, heads, seq, head_dim]`.
+fn split(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
+    let (batch, seq, width) = x.dims3()?;
+    x.reshape((batch, seq, heads, width / heads))?.transpose(1, 2)?.contiguous()
+}
+
+/// `q [batch, seq, heads * head_dim]` over keys and values `[batch, kv_heads, total, head_dim]`, of which each query sees those where `seen`,
+/// which broadcasts to `[batch, heads, seq, total]`, is 1.
+fn attend(op: &Attention, q: &Tensor, [key, value]: [&Tensor; 2], seen: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, OpError> {
+    let (batch, seq, width) = q.dims3()?;
+    let (head_dim, group, total) = (width / op.heads, op.heads / op.kv_heads, key.dim(2)?);
     // The query heads that share a key head stand below each other, so that no key or value is repeated.
     let q = split(q, op.heads)?.reshape((batch, op.kv_heads, group * seq, head_dim))?;
-    let scores = (q.matmul(&key.t()?)? * f64::from(op.scale))?.reshape((batch, op.heads, seq, total))?;
-    let seen = Tensor::from_vec(seen(mask, seq, op.window)?, (batch, 1, seq, total), &Device::Cpu)?;
+    let mut scores = (q.matmul(&key.t()?)? * f64::from(op.scale))?.reshape((batch, op.heads, seq, total))?;
+    if let Some(cap) = op.softcap.map(f64::from) {
+        scores = ((scores / cap)?.tanh()? * cap)?;
+    }
+    if let Some(bias) = bias {
+        scores = (scores + bias)?;
+    }
     let unseen = Tensor::full(UNSEEN, scores.shape(), &Device::Cpu)?;
     let scores = seen.broadcast_as(scores.shape())?.where_cond(&scores, &unseen)?;
     let shares = softmax(&scores)?.reshape((batch, op.kv_heads, group * seq, total))?;
-    let output = shares.matmul(&value)?.reshape((batch, op.heads, seq, head_dim))?;
-    Ok(vec![output.transpose(1, 2)?.reshape((batch, seq, width))?, key, value])
+    let output = shares.matmul(value)?.reshape((batch, op.heads, seq, head_dim))?;
+    Ok(output.transpose(1, 2)?.reshape((batch, seq, width))?)
+}
+
+/// See [`DisentangledBias`].
+pub(crate) fn disentangled_bias(op: &DisentangledBias, inputs: &[Tensor]) -> Result<Tensor, OpError> {
+    let [q, k, tables @ ..] = inputs else { return Err(OpError::Bug(format!("{} operands", inputs.len()))) };
+    let mut tables = tables.iter();
+    let (batch, seq, _) = q.dims3()?;
+    let rows = (0..seq).flat_map(|i| (0..seq).map(move |j| op.row(i as i64 - j as i64) as u32)).collect::<Vec<_>>();
+    let rows = Tensor::from_vec(rows, (1, 1, seq, seq), &Device::Cpu)?.broadcast_as((batch, op.heads, seq, seq))?.contiguous()?;
+    let mut look = |content: &Tensor, wanted: bool, rows: &Tensor| -> Result<Option<Tensor>, OpError> {
+        let Some(table) = wanted.then(|| tables.next()).flatten() else { return Ok(None) };
+        let content = split(content, op.heads)?;
+        let table = split(&table.unsqueeze(0)?, op.heads)?.broadcast_as((batch, op.heads, table.dim(0)?, content.dim(3)?))?;
+        let scores = content.matmul(&table.t()?.contiguous()?)?;
+        Ok(Some(scores.gather(rows, 3)?))
+    };
+    let c2p = look(q, op.c2p, &rows)?;
+    // Row j of keys, column i of queries: the distance is still i - j.
+    let p2c = look(k, op.p2c, &rows.t()?.contiguous()?)?.map(|x| x.t()?.contiguous()).transpose()?;
+    let sum = match (c2p, p2c) {
+        (Some(a), Some(b)) => (a + b)?,
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => return Err(OpError::Bug("neither content nor positions look".into())),
+    };
+    Ok((sum * f64::from(op.scale))?)
 }
 
 /// Softmax over the last axis.

@@ -3,7 +3,7 @@
 use candle_core::{D, Device, Tensor};
 use dlc_ir::{Op, Rope};
 
-use crate::attention::attention;
+use crate::attention::{attend_both_ways, attend_causally, disentangled_bias};
 use crate::error::OpError;
 use crate::symbols::Symbols;
 
@@ -30,19 +30,36 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             let [x, positions] = operands(inputs)?;
             rotate(x, positions, rope)?
         }
-        Op::Attention(a) => return attention(a, operands(inputs)?),
-        Op::Silu => {
-            let [x] = operands(inputs)?;
-            x.silu()?
+        Op::LayerNorm { eps } => {
+            let [x, scale, bias] = operands(inputs)?;
+            layer_norm(x, scale, bias, f64::from(*eps))?
         }
+        Op::Positions { padding } => {
+            let [ids] = operands(inputs)?;
+            positions(ids, *padding)?
+        }
+        Op::Attention(a) if a.causal => return attend_causally(a, operands(inputs)?),
+        Op::Attention(a) => match inputs {
+            [q, k, v, mask] => attend_both_ways(a, [q, k, v, mask], None)?,
+            [q, k, v, mask, bias] => attend_both_ways(a, [q, k, v, mask], Some(bias))?,
+            _ => return Err(wrong_arity(inputs)),
+        },
+        Op::DisentangledBias(bias) => disentangled_bias(bias, inputs)?,
+        Op::Silu => unary(inputs, Tensor::silu)?,
+        Op::Gelu { tanh: false } => unary(inputs, Tensor::gelu_erf)?,
+        Op::Gelu { tanh: true } => unary(inputs, Tensor::gelu)?,
+        Op::Tanh => unary(inputs, Tensor::tanh)?,
+        Op::Relu => unary(inputs, Tensor::relu)?,
+        Op::Scale { factor } => unary(inputs, |x| x * f64::from(*factor))?,
         Op::Mul => {
             let [a, b] = operands(inputs)?;
-            a.mul(b)?
+            a.broadcast_mul(b)?
         }
         Op::Add => {
             let [a, b] = operands(inputs)?;
-            a.add(b)?
+            a.broadcast_add(b)?
         }
+        Op::Slice { axis, start, len } => unary(inputs, |x| x.narrow(*axis, *start, *len)?.contiguous())?,
         Op::Reshape { shape } => {
             let [x] = operands(inputs)?;
             x.reshape(symbols.shape(shape).map_err(OpError::Data)?)?
@@ -61,6 +78,11 @@ pub(crate) fn operands<const N: usize>(inputs: &[Tensor]) -> Result<&[Tensor; N]
 
 fn wrong_arity(inputs: &[Tensor]) -> OpError {
     OpError::Bug(format!("{} operands", inputs.len()))
+}
+
+fn unary(inputs: &[Tensor], f: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>) -> Result<Tensor, OpError> {
+    let [x] = operands(inputs)?;
+    Ok(f(x)?)
 }
 
 fn gather(table: &Tensor, ids: &Tensor) -> Result<Tensor, OpError> {
@@ -103,11 +125,40 @@ fn rms_norm(x: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor, OpError> {
     Ok(x.broadcast_div(&root)?.broadcast_mul(scale)?)
 }
 
-/// Rotates the pair `(i, i + head_dim/2)` of each head by `position * frequency[i]`, the angle computed in single precision.
+fn layer_norm(x: &Tensor, scale: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor, OpError> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let root = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    Ok(centred.broadcast_div(&root)?.broadcast_mul(scale)?.broadcast_add(bias)?)
+}
+
+fn positions(ids: &Tensor, padding: Option<u32>) -> Result<Tensor, OpError> {
+    let mut rows = ids.to_vec2::<i64>()?;
+    for row in &mut rows {
+        let mut next = padding.map_or(0, i64::from);
+        for id in row {
+            *id = match padding.map(i64::from) {
+                Some(padding) if *id == padding => padding,
+                Some(_) => {
+                    next += 1;
+                    next
+                }
+                None => {
+                    next += 1;
+                    next - 1
+                }
+            };
+        }
+    }
+    Ok(Tensor::from_vec(rows.concat(), ids.shape(), &Device::Cpu)?)
+}
+
+/// Rotates the pair `(i, i + half)` of each head by `position * frequency[i]`, the angle computed in single precision; entries from `2 half` on
+/// stay as they are.
 fn rotate(x: &Tensor, positions: &Tensor, rope: &Rope) -> Result<Tensor, OpError> {
     let (batch, seq, width) = x.dims3()?;
     let head_dim = width / rope.heads;
-    let half = head_dim / 2;
+    let rotated = rope.rotated(head_dim);
+    let half = rotated / 2;
     let frequencies = rope.frequencies(head_dim);
     let positions = positions.flatten_all()?.to_vec1::<i64>()?;
     if let Some(negative) = positions.iter().find(|p| **p < 0) {
@@ -120,5 +171,9 @@ fn rotate(x: &Tensor, positions: &Tensor, rope: &Rope) -> Result<Tensor, OpError
     let (a, b) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
     let rotated_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let rotated_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    Ok(Tensor::cat(&[rotated_a, rotated_b], 3)?.reshape((batch, seq, width))?)
+    let mut parts = vec![rotated_a, rotated_b];
+    if rotated < head_dim {
+        parts.push(x.narrow(3, rotated, head_dim - rotated)?);
+    }
+    Ok(Tensor::cat(&parts, 3)?.reshape((batch, seq, width))?)
 }

@@ -139,7 +139,7 @@ fn rope_rotates_the_halves_of_each_head() {
         ("x".to_owned(), Array::f32([1, 2, 12], x.clone()).expect("fits")),
         ("positions".to_owned(), Array::i64([1, 2], positions.to_vec()).expect("fits")),
     ]);
-    let frequencies = Rope { heads: 2, theta: 500.0, scaling: RopeScaling::Linear { factor: 4.0 } }.frequencies(6);
+    let frequencies = Rope { heads: 2, rotary_dim: None, theta: 500.0, scaling: RopeScaling::Linear { factor: 4.0 } }.frequencies(6);
     let mut expected = vec![0f32; 24];
     for (head, start) in (0..24).step_by(6).enumerate() {
         for (i, f) in frequencies.iter().enumerate() {
@@ -157,5 +157,5 @@ fn rope_rotates_the_halves_of_each_head() {
 fn the_cases_mean_the_ops_that_the_loops_follow() {
     let case = Case::load("attention_window");
     let op = case.graph.nodes().map(|(_, n)| n.op.clone()).next();
-    assert_eq!(op, Some(Op::Attention(Attention { heads: 4, kv_heads: 2, scale: 0.7, window: Some(2) })));
+    assert_eq!(op, Some(Op::Attention(Attention { heads: 4, kv_heads: 2, scale: 0.7, window: Some(2), softcap: None, causal: true })));
 }

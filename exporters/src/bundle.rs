@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use dlc_ir::{CachePart, Dim, Graph, IrError, Module, ValueType, cost};
+use dlc_ir::{CachePart, Dim, Graph, IrError, Module, Task, ValueType, cost};
 use prost::Message;
 
 use crate::error::ExportError;
@@ -113,7 +113,7 @@ fn write_genai_config(
     staging: &Staging,
     files: &mut BTreeMap<String, FileRecord>,
 ) -> Result<(), ExportError> {
-    if request.profile != Profile::Ort {
+    if request.profile != Profile::Ort || module.model.task != Task::TextGeneration {
         return Ok(());
     }
     let parts: Vec<(&Graph, String, Vec<String>)> =
@@ -146,6 +146,8 @@ fn manifest(
         caches,
         model: ModelRecord {
             family: model.family.clone(),
+            task: model.task,
+            labels: model.labels.clone(),
             vocab_size: model.vocab_size,
             context_length: model.context_length,
             bos_token_id: model.bos_token_id,

@@ -7,6 +7,9 @@ use dlc_ir::{Graph, ModelInfo};
 use crate::bundle::SpeculativeDefaults;
 use crate::manifest::CacheLayout;
 
+/// The families that onnxruntime-genai knows by name; any other graph of this boundary is a `decoder` to it.
+const KNOWN: [&str; 6] = ["gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3"];
+
 /// The file's name in a bundle.
 pub(crate) const GENAI_FILE: &str = "genai_config.json";
 
@@ -45,7 +48,7 @@ fn model_block(model: &ModelInfo, target: GraphFile<'_>) -> Value {
     };
     let first_eos = model.eos_token_ids.first().copied();
     let mut block = json!({
-        "type": model.family,
+        "type": if KNOWN.contains(&model.family.as_str()) { model.family.as_str() } else { "decoder" },
         "bos_token_id": model.bos_token_id.or(first_eos),
         "eos_token_id": eos,
         "pad_token_id": model.pad_token_id.or(first_eos),

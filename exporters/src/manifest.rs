@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
+use dlc_ir::Task;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -15,7 +16,7 @@ pub const MANIFEST_FILE: &str = "dlc.yaml";
 /// The one file that holds every weight of a bundle.
 pub const WEIGHTS_FILE: &str = "weights.bin";
 /// The version of the manifest's layout; readers refuse another.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Everything that `dlc.yaml` records.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,7 +34,7 @@ pub struct Manifest {
     pub dtype: String,
     /// How key/value caches pass from one run to the next.
     pub caches: CacheLayout,
-    /// What the decoding loop must know about the model.
+    /// What a runtime must know about the model.
     pub model: ModelRecord,
     /// The passes that ran, in order.
     pub passes: Vec<PassRecord>,
@@ -114,13 +115,18 @@ pub enum CacheLayout {
     InPlace,
 }
 
-/// What the decoding loop must know about the model.
+/// What a runtime must know about the model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRecord {
     /// `model_type` of the checkpoint's configuration.
     pub family: String,
-    /// Number of entries of the vocabulary, the last axis of `logits`.
+    /// What the model is for.
+    pub task: Task,
+    /// Names of the classes, for tasks that classify: the last axis of `logits`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// Number of entries of the vocabulary.
     pub vocab_size: usize,
     /// The longest sequence, in tokens, that the model takes.
     pub context_length: usize,

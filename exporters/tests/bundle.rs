@@ -68,7 +68,7 @@ fn weights_stand_once_aligned_and_exact() {
     let users = |name: &str| manifest.weights.iter().find(|w| w.name == name).unwrap().graphs.join(" ");
     assert_eq!([users("embed"), users("gate")], ["target draft", "target"]);
     let tables = manifest.weights.iter().filter(|w| w.name.starts_with("rope.")).map(|w| (w.shape.clone(), w.graphs.len()));
-    assert_eq!(tables.collect::<Vec<_>>(), [(vec![64, 4], 2), (vec![64, 4], 2)]);
+    assert_eq!(tables.collect::<Vec<_>>(), [(vec![64, 8], 2), (vec![64, 8], 2)]);
 }
 
 #[test]
@@ -78,9 +78,9 @@ fn rotary_tables_hold_cosines_and_sines_by_position() {
     let manifest = write_bundle(&two_graphs(), &request(Profile::Ort), &out, &()).unwrap();
     let bytes = fs::read(out.join(WEIGHTS_FILE)).unwrap();
     for (wave, function) in [("cos", f64::cos as fn(f64) -> f64), ("sin", f64::sin)] {
-        let record = manifest.weights.iter().find(|w| w.name == format!("rope.theta10000.0.dim8.{wave}.64.f32")).unwrap();
+        let record = manifest.weights.iter().find(|w| w.name == format!("rope.theta10000.0.dim16.{wave}.64.f32")).unwrap();
         for (i, chunk) in bytes[record.offset as usize..][..record.bytes as usize].chunks_exact(4).enumerate() {
-            let expected = function((i / 4) as f64 * 10000f64.powf(-((i % 4) as f64) / 4.0));
+            let expected = function((i / 8) as f64 * 10000f64.powf(-((i % 8) as f64) / 8.0));
             assert!((f64::from(f32::from_le_bytes(chunk.try_into().unwrap())) - expected).abs() < 1e-5);
         }
     }
@@ -105,7 +105,7 @@ fn the_manifest_records_every_file() {
         assert_eq!(records.collect::<BTreeMap<_, _>>(), manifest.files);
         assert_eq!(files.contains_key("genai_config.json"), profile == Profile::Ort);
         let target = &manifest.graphs[0];
-        assert_eq!((target.file.as_str(), target.caches[0].layer, target.caches[0].heads, target.caches[0].head_dim), ("model.onnx", 3, 1, 8));
+        assert_eq!((target.file.as_str(), target.caches[0].layer, target.caches[0].heads, target.caches[0].head_dim), ("model.onnx", 3, 1, 16));
         assert_eq!(target.inputs.iter().any(|i| i.name == "position_ids"), profile != Profile::Ort);
     }
 }
@@ -137,7 +137,7 @@ fn an_output_that_exists_is_replaced_only_by_force_and_only_if_it_is_a_bundle() 
     errors.push(refused(true));
     fs::remove_file(out.join(MANIFEST_FILE)).unwrap();
     errors.push(refused(true));
-    fs::write(out.join(MANIFEST_FILE), "format: 1\n").unwrap();
+    fs::write(out.join(MANIFEST_FILE), "format: 2\n").unwrap();
     errors.push(refused(true));
     fs::remove_dir_all(&out).unwrap();
     fs::write(&out, "a file").unwrap();

@@ -58,7 +58,7 @@ fn nodes_and_values_have_names_of_their_own() {
     }
 }
 
-/// With unequal rotations of queries and keys, or one that is read elsewhere, `GroupQueryAttention` can't rotate.
+/// With unequal rotations of queries and keys, one that is read elsewhere, or one of too few entries, `GroupQueryAttention` can't rotate.
 #[test]
 fn rotations_that_do_not_fold_keep_position_ids() {
     let folds = |text: &str| {
@@ -73,6 +73,8 @@ fn rotations_that_do_not_fold_keep_position_ids() {
     let read_twice = TARGET
         .replace("attention %layers.3.attn.4, %layers.3.attn.5, %layers.3.attn.3", "attention %layers.3.attn.4, %layers.3.attn.5, %layers.3.attn.5");
     assert!(!folds(&read_twice));
+    // Of heads 16 wide it rotates all entries, or none.
+    assert!(!folds(&TARGET.replace(" theta=", " rotary_dim=8 theta=")));
 }
 
 #[test]
@@ -85,12 +87,12 @@ fn outputs_that_are_inputs_or_stand_twice_are_copied() {
 #[test]
 fn heads_too_narrow_for_grouped_attention_get_the_standard_one() {
     let narrow = TARGET
-        .replace("heads=2", "heads=4")
-        .replace("kv_heads=1", "kv_heads=2")
-        .replace("%layers.3.attn.2, %position_ids heads=1", "%layers.3.attn.2, %position_ids heads=2")
-        .replace("[batch, 1, past", "[batch, 2, past")
-        .replace(", 8] (cache", ", 4] (cache")
-        .replace("past+seq, 8]", "past+seq, 4]");
+        .replace("heads=2", "heads=8")
+        .replace("kv_heads=1", "kv_heads=4")
+        .replace("%layers.3.attn.2, %position_ids heads=1", "%layers.3.attn.2, %position_ids heads=4")
+        .replace("[batch, 1, past", "[batch, 4, past")
+        .replace(", 16] (cache", ", 4] (cache")
+        .replace("past+seq, 16]", "past+seq, 4]");
     let attention = |text: &str| {
         let listing = export(text, Profile::Ort).unwrap().listing();
         (listing.contains("com.microsoft.GroupQueryAttention"), listing.contains("= Attention "))

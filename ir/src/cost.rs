@@ -21,8 +21,8 @@ pub struct Cost {
 /// The cost of `graph`.
 pub fn cost(graph: &Graph, weights: &WeightTable) -> Cost {
     let parameters = graph.weights().iter().map(|w| weights[*w].elements() as u64).sum();
-    let products = graph.nodes().filter(|(_, n)| n.op == Op::Linear).filter_map(|(_, n)| match n.inputs.get(1) {
-        Some(Operand::Weight(w)) => Some(2 * weights[*w].elements() as u64),
+    let products = graph.nodes().filter(|(_, n)| n.op == Op::Linear).filter_map(|(_, n)| match n.inputs[..] {
+        [Operand::Value(_), Operand::Weight(w), ..] => Some(2 * weights[w].elements() as u64),
         _ => None,
     });
     let cache = graph.inputs().iter().filter(|i| i.cache.is_some()).map(|i| {

@@ -1,7 +1,7 @@
 //! Expressions: how a weight's elements come about, evaluated a range at a time.
 //!
 //! Leaves are byte ranges of mapped files. Arithmetic is in single precision whatever the storage types; a `Cast` at the root rounds once.
-//! Memory never grows with the weight: products and row norms read the few rows that they need.
+//! Memory never grows with the weight: products, transposes and row norms read the few rows or columns that they need.
 
 use std::fmt;
 use std::ops::Range;
@@ -64,6 +64,24 @@ pub enum Expr {
     Mul(Arc<Expr>, Arc<Expr>),
     /// Every entry times a number.
     Scale(Arc<Expr>, f32),
+    /// Every entry plus a number.
+    Offset(Arc<Expr>, f32),
+    /// Consecutive elements.
+    Slice {
+        /// What they are taken from.
+        input: Arc<Expr>,
+        /// The first one.
+        from: usize,
+        /// How many.
+        len: usize,
+    },
+    /// A matrix with rows and columns exchanged.
+    Transpose {
+        /// The matrix.
+        input: Arc<Expr>,
+        /// Its columns, which become rows; above 0.
+        columns: usize,
+    },
     /// Negative entries become 0.
     Relu(Arc<Expr>),
     /// +1 for entries above 0, else -1: of 0 too, as Dual LoRA (arXiv 2512.03402) has it.
@@ -108,13 +126,34 @@ impl Expr {
         if self.dtype() == dtype { self } else { Self::Cast { input: Arc::new(self), dtype } }
     }
 
+    /// `self`, a matrix of `columns` columns, with rows and columns exchanged.
+    #[must_use]
+    pub fn transposed(self, columns: usize) -> Self {
+        match self {
+            Self::Transpose { input, .. } => Arc::unwrap_or_clone(input),
+            other => Self::Transpose { input: Arc::new(other), columns },
+        }
+    }
+
+    /// Elements `from .. from + len` of `self`.
+    #[must_use]
+    pub fn slice(self, from: usize, len: usize) -> Self {
+        Self::Slice { input: Arc::new(self), from, len }
+    }
+
     /// Type of the elements. What is computed is single precision.
     pub fn dtype(&self) -> DType {
         match self {
             Self::Mapped { dtype, .. } | Self::Cast { dtype, .. } => *dtype,
-            Self::Add(..) | Self::Mul(..) | Self::Scale(..) | Self::Relu(_) | Self::Sign(_) | Self::MatMul { .. } | Self::ScaleRows { .. } => {
-                DType::F32
-            }
+            Self::Slice { input, .. } | Self::Transpose { input, .. } => input.dtype(),
+            Self::Add(..)
+            | Self::Mul(..)
+            | Self::Scale(..)
+            | Self::Offset(..)
+            | Self::Relu(_)
+            | Self::Sign(_)
+            | Self::MatMul { .. }
+            | Self::ScaleRows { .. } => DType::F32,
         }
     }
 
@@ -122,9 +161,14 @@ impl Expr {
     pub fn elements(&self) -> usize {
         match self {
             Self::Mapped { blob, dtype } => blob.as_ref().len() / dtype.size(),
-            Self::Cast { input, .. } | Self::Scale(input, _) | Self::Relu(input) | Self::Sign(input) | Self::ScaleRows { input, .. } => {
-                input.elements()
-            }
+            Self::Cast { input, .. }
+            | Self::Scale(input, _)
+            | Self::Offset(input, _)
+            | Self::Transpose { input, .. }
+            | Self::Relu(input)
+            | Self::Sign(input)
+            | Self::ScaleRows { input, .. } => input.elements(),
+            Self::Slice { input, from, len } => input.elements().saturating_sub(*from).min(*len),
             Self::Add(a, b) | Self::Mul(a, b) => a.elements().min(b.elements()),
             Self::MatMul { left, inner, columns, .. } => left.elements() / inner * columns,
         }
@@ -143,6 +187,9 @@ impl Expr {
             Self::Sign(input) => computed(5, [0; 2], &[input]),
             Self::MatMul { left, right, inner, columns } => computed(6, [*inner as u64, *columns as u64], &[left, right]),
             Self::ScaleRows { input, magnitude, columns } => computed(7, [*columns as u64, 0], &[input, magnitude]),
+            Self::Offset(input, addend) => computed(8, [u64::from(addend.to_bits()), 0], &[input]),
+            Self::Slice { input, from, len } => computed(9, [*from as u64, *len as u64], &[input]),
+            Self::Transpose { input, columns } => computed(10, [*columns as u64, 0], &[input]),
         }
     }
 
@@ -157,6 +204,9 @@ impl Expr {
             Self::Add(a, b) => combine(a, b, from, out, |x, y| x + y),
             Self::Mul(a, b) => combine(a, b, from, out, |x, y| x * y),
             Self::Scale(input, factor) => apply(input, from, out, |x| x * factor),
+            Self::Offset(input, addend) => apply(input, from, out, |x| x + addend),
+            Self::Slice { input, from: first, .. } => input.read_f32(first + from, out),
+            Self::Transpose { input, columns } => transpose(input, *columns, from, out),
             Self::Relu(input) => apply(input, from, out, |x| if x < 0.0 { 0.0 } else { x }),
             Self::Sign(input) => apply(input, from, out, |x| if x > 0.0 { 1.0 } else { -1.0 }),
             Self::MatMul { left, right, inner, columns } => multiply(left, right, (*inner, *columns), from, out),
@@ -175,7 +225,7 @@ impl Expr {
         let dtype = self.dtype();
         // The root's own rounding is the encoding.
         let unrounded = self.unrounded();
-        let tile = if unrounded.reads_rows() { ROWS_TILE } else { TILE };
+        let tile = unrounded.tile();
         let mut numbers = vec![0f32; tile.min(out.len() / dtype.size())];
         for (i, bytes) in out.chunks_mut(tile * dtype.size()).enumerate() {
             let numbers = &mut numbers[..bytes.len() / dtype.size()];
@@ -191,9 +241,10 @@ impl Expr {
 
     /// Index of the first element that is NaN or infinite.
     pub fn first_non_finite(&self) -> Option<usize> {
-        let mut numbers = vec![0f32; TILE];
-        for from in (0..self.elements()).step_by(TILE) {
-            let tile = &mut numbers[..TILE.min(self.elements() - from)];
+        let size = self.tile();
+        let mut numbers = vec![0f32; size.min(self.elements())];
+        for from in (0..self.elements()).step_by(size) {
+            let tile = &mut numbers[..size.min(self.elements() - from)];
             self.read_f32(from, tile);
             // A sum of products with 0 is NaN as soon as one number is not finite, and vectorises.
             if tile.iter().map(|x| x * 0.0).sum::<f32>() != 0.0 {
@@ -203,12 +254,22 @@ impl Expr {
         None
     }
 
+    /// How many elements are best read at a time.
+    fn tile(&self) -> usize {
+        if self.reads_rows() { ROWS_TILE } else { TILE }
+    }
+
     /// Whether reading a range reads whole rows of something, so that long ranges cost less than many short ones.
     fn reads_rows(&self) -> bool {
         match self {
             Self::Mapped { .. } => false,
-            Self::MatMul { .. } | Self::ScaleRows { .. } => true,
-            Self::Cast { input, .. } | Self::Scale(input, _) | Self::Relu(input) | Self::Sign(input) => input.reads_rows(),
+            Self::MatMul { .. } | Self::ScaleRows { .. } | Self::Transpose { .. } => true,
+            Self::Cast { input, .. }
+            | Self::Scale(input, _)
+            | Self::Offset(input, _)
+            | Self::Slice { input, .. }
+            | Self::Relu(input)
+            | Self::Sign(input) => input.reads_rows(),
             Self::Add(a, b) | Self::Mul(a, b) => a.reads_rows() || b.reads_rows(),
         }
     }
@@ -242,20 +303,37 @@ fn rows_of(from: usize, len: usize, columns: usize) -> impl Iterator<Item = (usi
     })
 }
 
-/// A range of a product: every row of `right` is read once, and added to all rows of the range.
+/// A range of a product: every row of `right` is read once, as far as the range goes, and added to all rows of the range.
 fn multiply(left: &Expr, right: &Expr, (inner, columns): (usize, usize), from: usize, out: &mut [f32]) {
     out.fill(0.0);
     let first = from / columns;
     let rows = (from + out.len()).div_ceil(columns) - first;
+    let (start, width) = if rows == 1 { (from % columns, out.len()) } else { (0, columns) };
     let mut factors = vec![0.0; rows * inner];
     left.read_f32(first * inner, &mut factors);
-    let mut right_row = vec![0.0; columns];
+    let mut right_row = vec![0.0; width];
     for k in 0..inner {
-        right.read_f32(k * columns, &mut right_row);
+        right.read_f32(k * columns + start, &mut right_row);
         for (row, column, part) in rows_of(from, out.len(), columns) {
             let factor = factors[(row - first) * inner + k];
-            let addends = &right_row[column..column + part.len()];
+            let addends = &right_row[column - start..][..part.len()];
             out[part].iter_mut().zip(addends).for_each(|(x, y)| *x += factor * y);
+        }
+    }
+}
+
+/// A range of a transposed matrix: of every row of `input` the columns that the range needs are read once.
+fn transpose(input: &Expr, columns: usize, from: usize, out: &mut [f32]) {
+    let rows = input.elements() / columns;
+    let (first, end) = (from / rows, (from + out.len()).div_ceil(rows));
+    let mut piece = vec![0.0; end - first];
+    for row in 0..rows {
+        input.read_f32(row * columns + first, &mut piece);
+        for (column, x) in piece.iter().enumerate() {
+            // Wraps for the entries before the range.
+            if let Some(entry) = out.get_mut(((first + column) * rows + row).wrapping_sub(from)) {
+                *entry = *x;
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Nodes stand in the order in which they run. The arenas are private: a graph is made by [`GraphBuilder`] and changed by checked edits.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
@@ -121,19 +122,30 @@ pub enum BlockKind {
     Attention,
     /// Works on each position by itself.
     Mlp,
+    /// Both, of one input: attention and MLP side by side (GPT-J, GPT-NeoX).
+    Parallel,
 }
 
 impl BlockKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Attention, Self::Mlp, Self::Parallel];
+
+    /// Whether positions are mixed.
+    pub fn has_attention(self) -> bool {
+        self != Self::Mlp
+    }
+
     /// The name in block names and in the text form.
     pub fn name(self) -> &'static str {
         match self {
             Self::Attention => "attn",
             Self::Mlp => "mlp",
+            Self::Parallel => "parallel",
         }
     }
 }
 
-/// A region `output = input + f(input)`: the unit that is dropped, reused or scored.
+/// A region `output = input + f(input)`, in post-norm models with the norm of the sum: the unit that is dropped, reused or scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     /// Name: `layers.7.attn`.
@@ -258,17 +270,17 @@ impl std::ops::Index<ValueId> for ValueNames {
     }
 }
 
-/// Makes a graph node by node. Every node is typed as it is added.
+/// Makes a graph node by node over a table of weights, borrowed or owned. Every node is typed as it is added.
 #[derive(Debug)]
-pub struct GraphBuilder<'w> {
+pub struct GraphBuilder<W> {
     graph: Graph,
-    weights: &'w WeightTable,
+    weights: W,
     open: Option<BlockId>,
 }
 
-impl<'w> GraphBuilder<'w> {
+impl<W: Borrow<WeightTable>> GraphBuilder<W> {
     /// Starts a graph over the weights of `weights`.
-    pub fn new(name: &str, weights: &'w WeightTable) -> Self {
+    pub fn new(name: &str, weights: W) -> Self {
         let graph = Graph {
             name: name.to_owned(),
             nodes: IndexVec::new(),
@@ -342,23 +354,35 @@ impl<'w> GraphBuilder<'w> {
 
     /// The finished graph; every invariant of [`verify`](crate::verify) is checked.
     pub fn finish(self) -> Result<Graph, IrError> {
+        self.finish_with_weights().map(|(graph, _)| graph)
+    }
+
+    /// The finished graph as [`finish`](Self::finish) gives it, and its weights.
+    pub fn finish_with_weights(self) -> Result<(Graph, W), IrError> {
         if self.open.is_some() {
             return Err(self.fail("a block is still open".into()));
         }
-        crate::verify::check(&self.graph, self.weights)?;
-        Ok(self.graph)
+        crate::verify::check(&self.graph, self.weights.borrow())?;
+        Ok((self.graph, self.weights))
     }
 
     fn operand_type(&self, operand: Operand) -> Result<ValueType, IrError> {
         let ty = match operand {
             Operand::Value(v) => self.graph.values.get(v).map(|v| v.ty.clone()),
-            Operand::Weight(w) => self.weights.get(w).map(crate::weight::Weight::ty),
+            Operand::Weight(w) => self.weights.borrow().get(w).map(crate::weight::Weight::ty),
         };
         ty.ok_or_else(|| self.fail(format!("operand {operand:?} is not defined")))
     }
 
     fn fail(&self, problem: String) -> IrError {
         IrError::Edit { graph: self.graph.name.clone(), problem }
+    }
+}
+
+impl GraphBuilder<WeightTable> {
+    /// The weights, to add some that nodes then may read.
+    pub fn weights_mut(&mut self) -> &mut WeightTable {
+        &mut self.weights
     }
 }
 

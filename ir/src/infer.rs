@@ -1,7 +1,7 @@
 //! Type inference: the types of a node's outputs from the types of its inputs. A node whose inputs don't fit can't be built.
 
 use crate::error::IrError;
-use crate::op::{Attention, Op, Rope};
+use crate::op::{Attention, DisentangledBias, Op, Rope};
 use crate::types::{DType, Dim, Shape, ValueType};
 
 /// The types of the outputs of `op` applied to inputs of types `inputs` (values and weights alike).
@@ -11,10 +11,15 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
         Op::Gather => gather(&cx)?,
         Op::Linear => linear(&cx)?,
         Op::RmsNorm { .. } => rms_norm(&cx)?,
+        Op::LayerNorm { .. } => layer_norm(&cx)?,
+        Op::Positions { .. } => positions(&cx)?,
         Op::Rope(rope) => rotary(&cx, rope)?,
-        Op::Attention(attention) => return attend(&cx, attention),
-        Op::Silu => cx.float_input::<1>(0)?.clone(),
-        Op::Mul | Op::Add => same_types(&cx)?,
+        Op::Attention(attention) if attention.causal => return attend_causally(&cx, attention),
+        Op::Attention(attention) => attend_both_ways(&cx, attention)?,
+        Op::DisentangledBias(bias) => disentangled_bias(&cx, bias)?,
+        Op::Silu | Op::Gelu { .. } | Op::Tanh | Op::Relu | Op::Scale { .. } => cx.float_input::<1>(0)?.clone(),
+        Op::Mul | Op::Add => entry_by_entry(&cx)?,
+        Op::Slice { axis, start, len } => slice(&cx, *axis, *start, *len)?,
         Op::Reshape { shape } => reshape(&cx, shape)?,
         Op::Cast { dtype } => cast(&cx, *dtype)?,
     };
@@ -95,16 +100,33 @@ fn rms_norm(cx: &Check<'_>) -> Result<ValueType, IrError> {
     Ok(x.clone())
 }
 
+fn layer_norm(cx: &Check<'_>) -> Result<ValueType, IrError> {
+    let [x, scale, bias] = cx.arity()?;
+    for parameter in [scale, bias] {
+        cx.same_dtype(x, parameter)?;
+        let fits = parameter.shape.rank() == 1 && parameter.shape.last() == x.shape.last();
+        cx.require(fits, || format!("scale or bias {parameter} doesn't fit input {x}"))?;
+    }
+    Ok(x.clone())
+}
+
+fn positions(cx: &Check<'_>) -> Result<ValueType, IrError> {
+    let [ids] = cx.arity()?;
+    cx.require(ids.dtype == DType::I64 && ids.shape.rank() == 2, || format!("ids {ids} are not i64[batch, seq]"))?;
+    Ok(ids.clone())
+}
+
 fn rotary(cx: &Check<'_>, rope: &Rope) -> Result<ValueType, IrError> {
     let [x, positions] = cx.arity()?;
     let head_dim = cx.head_dim(x, rope.heads)?;
-    cx.require(head_dim % 2 == 0, || format!("heads of odd width {head_dim} can't be rotated"))?;
+    let rotated = rope.rotated(head_dim);
+    cx.require((2..=head_dim).contains(&rotated) && rotated % 2 == 0, || format!("{rotated} entries of heads {head_dim} wide can't be rotated"))?;
     cx.require(positions.dtype == DType::I64 && positions.shape.0[..] == x.shape.0[..2], || format!("positions {positions} don't fit {x}"))?;
     Ok(x.clone())
 }
 
-fn attend(cx: &Check<'_>, attention: &Attention) -> Result<Vec<ValueType>, IrError> {
-    let [q, k, v, mask, past_key, past_value] = cx.arity()?;
+/// Checks queries, keys and values; returns the width of a head.
+fn heads_of_attention(cx: &Check<'_>, attention: &Attention, [q, k, v]: [&ValueType; 3]) -> Result<usize, IrError> {
     let Attention { heads, kv_heads, .. } = *attention;
     cx.require(kv_heads > 0 && heads % kv_heads == 0, || format!("{heads} heads can't share {kv_heads} key/value heads"))?;
     let head_dim = cx.head_dim(q, heads)?;
@@ -112,9 +134,15 @@ fn attend(cx: &Check<'_>, attention: &Attention) -> Result<Vec<ValueType>, IrErr
         cx.same_dtype(q, other)?;
         cx.require(cx.head_dim(other, kv_heads)? == head_dim, || format!("heads of {other} are not {head_dim} wide"))?;
     }
+    Ok(head_dim)
+}
+
+fn attend_causally(cx: &Check<'_>, attention: &Attention) -> Result<Vec<ValueType>, IrError> {
+    let [q, k, v, mask, past_key, past_value] = cx.arity()?;
+    let head_dim = heads_of_attention(cx, attention, [q, k, v])?;
     let (batch, seq) = (&q.shape.0[0], &q.shape.0[1]);
     let past = past_key.shape.0.get(2).cloned().unwrap_or_else(|| Dim::from(0));
-    let cache = |length: Dim| ValueType::new(q.dtype, [batch.clone(), kv_heads.into(), length, head_dim.into()]);
+    let cache = |length: Dim| ValueType::new(q.dtype, [batch.clone(), attention.kv_heads.into(), length, head_dim.into()]);
     for side in [past_key, past_value] {
         cx.require(*side == cache(past.clone()), || format!("cache {side} is not {}", cache(past.clone())))?;
     }
@@ -124,9 +152,54 @@ fn attend(cx: &Check<'_>, attention: &Attention) -> Result<Vec<ValueType>, IrErr
     Ok(vec![q.clone(), cache(total.clone()), cache(total)])
 }
 
-fn same_types(cx: &Check<'_>) -> Result<ValueType, IrError> {
+fn attend_both_ways(cx: &Check<'_>, attention: &Attention) -> Result<ValueType, IrError> {
+    let (q, k, v, mask, bias) = match cx.inputs {
+        [q, k, v, mask] => (q, k, v, mask, None),
+        [q, k, v, mask, bias] => (q, k, v, mask, Some(bias)),
+        other => return cx.fail(format!("takes 4 or 5 inputs, got {}", other.len())),
+    };
+    cx.require(attention.window.is_none() && attention.softcap.is_none(), || "has no window and no cap in both directions".into())?;
+    heads_of_attention(cx, attention, [q, k, v])?;
+    let (batch, seq, keys) = (&q.shape.0[0], &q.shape.0[1], &k.shape.0[1]);
+    cx.require(k.shape.0[..2] == v.shape.0[..2] && k.shape.0[0] == *batch, || format!("keys {k} and values {v} don't belong to queries {q}"))?;
+    let wanted = ValueType::new(DType::I64, [batch.clone(), keys.clone()]);
+    cx.require(*mask == wanted, || format!("mask {mask} is not {wanted}"))?;
+    let wanted = ValueType::new(q.dtype, [batch.clone(), attention.heads.into(), seq.clone(), keys.clone()]);
+    cx.require(bias.is_none_or(|bias| *bias == wanted), || format!("the bias is not {wanted}"))?;
+    Ok(q.clone())
+}
+
+fn disentangled_bias(cx: &Check<'_>, bias: &DisentangledBias) -> Result<ValueType, IrError> {
+    let tables = usize::from(bias.c2p) + usize::from(bias.p2c);
+    cx.require(tables > 0 && cx.inputs.len() == 2 + tables, || format!("takes {} inputs, got {}", 2 + tables, cx.inputs.len()))?;
+    let (q, k) = (&cx.inputs[0], &cx.inputs[1]);
+    cx.head_dim(q, bias.heads)?;
+    cx.require(q == k, || format!("keys {k} are not of the type of queries {q}"))?;
+    cx.require((1..=1 << 24).contains(&bias.reach()), || format!("a span of {} is none", bias.span))?;
+    let logarithmic = bias.log_until.is_none_or(|until| bias.span % 2 == 0 && bias.span >= 4 && until > bias.span / 2 + 1);
+    cx.require(logarithmic, || format!("{} rows can't be shared up to distance {:?}", bias.span, bias.log_until))?;
+    for table in &cx.inputs[2..] {
+        let wanted = ValueType::new(q.dtype, [Dim::from(2 * bias.span), q.shape.0[2].clone()]);
+        cx.require(*table == wanted, || format!("table {table} is not {wanted}"))?;
+    }
+    Ok(ValueType::new(q.dtype, [q.shape.0[0].clone(), bias.heads.into(), q.shape.0[1].clone(), q.shape.0[1].clone()]))
+}
+
+fn slice(cx: &Check<'_>, axis: usize, start: usize, len: usize) -> Result<ValueType, IrError> {
+    let [x] = cx.arity()?;
+    let Some(dim) = x.shape.0.get(axis) else { return cx.fail(format!("{x} has no axis {axis}")) };
+    let end = start.checked_add(len).filter(|_| len > 0);
+    let fits = end.is_some_and(|end| dim.known().is_none_or(|n| end <= n));
+    cx.require(fits, || format!("entries {start} to {start}+{len} are not in axis {axis} of {x}"))?;
+    let mut dims = x.shape.0.clone();
+    dims[axis] = len.into();
+    Ok(ValueType::new(x.dtype, dims))
+}
+
+fn entry_by_entry(cx: &Check<'_>) -> Result<ValueType, IrError> {
     let [a, b] = cx.arity()?;
-    cx.require(a == b && a.dtype.is_float(), || format!("inputs differ: {a} and {b}"))?;
+    let along_last = b.dtype == a.dtype && b.shape.rank() == 1 && b.shape.last() == a.shape.last();
+    cx.require((a == b || along_last) && a.dtype.is_float(), || format!("inputs differ: {a} and {b}"))?;
     Ok(a.clone())
 }
 

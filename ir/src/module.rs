@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::graph::Graph;
 use crate::index::WeightId;
 use crate::types::DType;
@@ -21,11 +23,52 @@ pub struct Module {
     pub side_files: Vec<SideFile>,
 }
 
-/// Facts about a decoder that consumers of its graphs ask for.
+/// What a model is for, under the names of Hugging Face's pipelines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Continues a text, a token at a time: a decoder.
+    TextGeneration,
+    /// Says which token is masked, at every position.
+    FillMask,
+    /// One class for a text.
+    TextClassification,
+    /// One class for each token.
+    TokenClassification,
+    /// A vector for each token: an encoder without a head.
+    FeatureExtraction,
+}
+
+impl Task {
+    /// Every task.
+    pub const ALL: [Self; 5] = [Self::TextGeneration, Self::FillMask, Self::TextClassification, Self::TokenClassification, Self::FeatureExtraction];
+
+    /// The name in files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TextGeneration => "text-generation",
+            Self::FillMask => "fill-mask",
+            Self::TextClassification => "text-classification",
+            Self::TokenClassification => "token-classification",
+            Self::FeatureExtraction => "feature-extraction",
+        }
+    }
+
+    /// The output that answers.
+    pub fn output(self) -> &'static str {
+        if self == Self::FeatureExtraction { "last_hidden_state" } else { "logits" }
+    }
+}
+
+/// Facts about a model that consumers of its graphs ask for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
-    /// `model_type` of the configuration: `llama`, `qwen2` ...
+    /// `model_type` of the configuration: `llama`, `bert` ...
     pub family: String,
+    /// What it is for.
+    pub task: Task,
+    /// Names of the classes, for tasks that classify.
+    pub labels: Vec<String>,
     /// Element type of weights and activations.
     pub dtype: DType,
     /// Number of entries of the vocabulary.

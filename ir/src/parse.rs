@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::error::IrError;
 use crate::graph::{BlockKind, CachePart, CacheRole, Graph, GraphBuilder, Operand};
 use crate::index::ValueId;
-use crate::op::{Attention, Op, Rope, RopeScaling};
+use crate::op::{Attention, DisentangledBias, Op, Rope, RopeScaling};
 use crate::types::{DType, Dim, Shape, ValueType, sym};
 use crate::weight::WeightTable;
 
@@ -98,7 +98,7 @@ impl<'a> Line<'a> {
     }
 
     fn number<T: FromStr>(self, text: &str) -> Result<T, IrError> {
-        text.parse().map_err(|_| self.error(format!("`{text}` is not a number that fits here")))
+        text.parse().map_err(|_| self.error(format!("`{text}` doesn't fit here")))
     }
 
     fn value_type(self, text: &str) -> Result<ValueType, IrError> {
@@ -134,7 +134,7 @@ impl<'a> Line<'a> {
 }
 
 struct Parser<'w> {
-    builder: GraphBuilder<'w>,
+    builder: GraphBuilder<&'w WeightTable>,
     weights: &'w WeightTable,
     values: HashMap<String, ValueId>,
 }
@@ -178,8 +178,8 @@ impl Parser<'_> {
         let (name, rest) = line.split(line.between("block ", " {")?, " (")?;
         let (kind, rest) = line.split(rest, " layer=")?;
         let (layer, input) = line.split(rest, ") from ")?;
-        let kind = [BlockKind::Attention, BlockKind::Mlp].into_iter().find(|k| k.name() == kind);
-        let kind = kind.ok_or_else(|| line.error("a block is `attn` or `mlp`"))?;
+        let kind = BlockKind::ALL.into_iter().find(|k| k.name() == kind);
+        let kind = kind.ok_or_else(|| line.error("a block is `attn`, `mlp` or `parallel`"))?;
         let input = self.value(line, input)?;
         self.builder.open_block(name, kind, line.number(layer)?, input).map_err(|e| line.wrap(&e))
     }
@@ -241,14 +241,40 @@ impl Attributes<'_> {
             "gather" => Op::Gather,
             "linear" => Op::Linear,
             "rms_norm" => Op::RmsNorm { eps: self.get("eps")? },
-            "rope" => Op::Rope(Rope { heads: self.get("heads")?, theta: self.get("theta")?, scaling: self.scaling()? }),
+            "layer_norm" => Op::LayerNorm { eps: self.get("eps")? },
+            "positions" => Op::Positions { padding: self.find("padding")? },
+            "rope" => Op::Rope(Rope {
+                heads: self.get("heads")?,
+                rotary_dim: self.find("rotary_dim")?,
+                theta: self.get("theta")?,
+                scaling: self.scaling()?,
+            }),
             "attention" => Op::Attention(Attention {
                 heads: self.get("heads")?,
                 kv_heads: self.get("kv_heads")?,
                 scale: self.get("scale")?,
-                window: self.pairs.get("window").map(|w| self.line.number(w)).transpose()?,
+                window: self.find("window")?,
+                softcap: self.find("softcap")?,
+                causal: self.find("causal")?.unwrap_or(true),
+            }),
+            "disentangled_bias" => Op::DisentangledBias(DisentangledBias {
+                heads: self.get("heads")?,
+                scale: self.get("scale")?,
+                span: self.get("span")?,
+                log_until: self.find("log_until")?,
+                c2p: self.get("c2p")?,
+                p2c: self.get("p2c")?,
             }),
             "silu" => Op::Silu,
+            "gelu" => match self.pairs.get("by") {
+                Some(&"erf") => Op::Gelu { tanh: false },
+                Some(&"tanh") => Op::Gelu { tanh: true },
+                _ => return self.line.fail("gelu goes `by=erf` or `by=tanh`"),
+            },
+            "tanh" => Op::Tanh,
+            "relu" => Op::Relu,
+            "scale" => Op::Scale { factor: self.get("factor")? },
+            "slice" => Op::Slice { axis: self.get("axis")?, start: self.get("start")?, len: self.get("len")? },
             "mul" => Op::Mul,
             "add" => Op::Add,
             "reshape" => Op::Reshape { shape: ty()?.shape.clone() },
@@ -269,6 +295,11 @@ impl Attributes<'_> {
             }),
             Some(other) => self.line.fail(format!("`{other}` is not a rope scaling")),
         }
+    }
+
+    /// The value of a key that may be absent.
+    fn find<T: FromStr>(&self, key: &str) -> Result<Option<T>, IrError> {
+        self.pairs.get(key).map(|text| self.line.number(text)).transpose()
     }
 
     fn get<T: FromStr>(&self, key: &str) -> Result<T, IrError> {

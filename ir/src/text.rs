@@ -110,10 +110,21 @@ impl Printer<'_> {
 /// What the text form says of an op besides its name; [`crate::parse`] reads it back. Shapes come from the node's type.
 fn attributes(op: &Op) -> Vec<(&'static str, String)> {
     match op {
-        Op::Gather | Op::Linear | Op::Silu | Op::Mul | Op::Add | Op::Reshape { .. } | Op::Cast { .. } => vec![],
-        Op::RmsNorm { eps } => vec![("eps", format!("{eps:?}"))],
+        Op::Gather | Op::Linear | Op::Silu | Op::Tanh | Op::Relu | Op::Mul | Op::Add | Op::Reshape { .. } | Op::Cast { .. } => vec![],
+        Op::RmsNorm { eps } | Op::LayerNorm { eps } => vec![("eps", format!("{eps:?}"))],
+        Op::Positions { padding } => padding.iter().map(|p| ("padding", p.to_string())).collect(),
+        Op::Gelu { tanh } => vec![("by", if *tanh { "tanh" } else { "erf" }.to_owned())],
+        Op::Scale { factor } => vec![("factor", format!("{factor:?}"))],
+        Op::Slice { axis, start, len } => vec![("axis", axis.to_string()), ("start", start.to_string()), ("len", len.to_string())],
+        Op::DisentangledBias(bias) => {
+            let mut list = vec![("heads", bias.heads.to_string()), ("scale", format!("{:?}", bias.scale)), ("span", bias.span.to_string())];
+            list.extend(bias.log_until.map(|until| ("log_until", until.to_string())));
+            list.extend([("c2p", bias.c2p.to_string()), ("p2c", bias.p2c.to_string())]);
+            list
+        }
         Op::Rope(rope) => {
             let mut list = vec![("heads", rope.heads.to_string()), ("theta", format!("{:?}", rope.theta))];
+            list.extend(rope.rotary_dim.map(|n| ("rotary_dim", n.to_string())));
             match rope.scaling {
                 RopeScaling::None => {}
                 RopeScaling::Linear { factor } => list.extend([("scaling", "linear".into()), ("factor", format!("{factor:?}"))]),
@@ -130,6 +141,10 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
         Op::Attention(a) => {
             let mut list = vec![("heads", a.heads.to_string()), ("kv_heads", a.kv_heads.to_string()), ("scale", format!("{:?}", a.scale))];
             list.extend(a.window.map(|w| ("window", w.to_string())));
+            list.extend(a.softcap.map(|c| ("softcap", format!("{c:?}"))));
+            if !a.causal {
+                list.push(("causal", "false".to_owned()));
+            }
             list
         }
     }

@@ -3,11 +3,52 @@
 //! A weight's data is an expression over byte ranges of mapped files. Nothing here opens a file or keeps a converted copy.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::error::IrError;
 use crate::expr::{Expr, ExprKey};
 use crate::index::{IndexVec, WeightId};
 use crate::types::{DType, Dim, ValueType};
+
+/// How a checkpoint stores what graphs see as a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Storage {
+    /// As graphs see it.
+    #[default]
+    Plain,
+    /// A matrix of `out` rows and `in` columns as `[in, out]` (`GPT-2`'s `Conv1D`).
+    Transposed,
+    /// Less 1 (Gemma's norms).
+    LessOne,
+}
+
+impl Storage {
+    /// The stored tensor as graphs of `shape` see it.
+    pub fn load(self, stored: Expr, shape: &[usize]) -> Expr {
+        match (self, shape) {
+            (Self::Transposed, &[out, _]) => stored.transposed(out),
+            (Self::LessOne, _) => Expr::Offset(Arc::new(stored), 1.0),
+            _ => stored,
+        }
+    }
+
+    /// What graphs of `shape` see as it is stored.
+    pub fn save(self, seen: Expr, shape: &[usize]) -> Expr {
+        match (self, shape) {
+            (Self::Transposed, &[_, inner]) => seen.transposed(inner),
+            (Self::LessOne, _) => Expr::Offset(Arc::new(seen), -1.0),
+            _ => seen,
+        }
+    }
+
+    /// The shape of the stored tensor.
+    pub fn shape(self, shape: &[usize]) -> Vec<usize> {
+        match self {
+            Self::Transposed => shape.iter().rev().copied().collect(),
+            Self::Plain | Self::LessOne => shape.to_vec(),
+        }
+    }
+}
 
 /// A named constant tensor.
 #[derive(Debug, Clone)]
@@ -18,6 +59,8 @@ pub struct Weight {
     pub dtype: DType,
     /// Axes, outermost first.
     pub shape: Vec<usize>,
+    /// How the checkpoint stores it.
+    pub storage: Storage,
     data: Option<Expr>,
 }
 
@@ -99,14 +142,22 @@ impl WeightTable {
         if let Some(&id) = self.by_key.get(&key) {
             return Ok(id);
         }
-        let id = self.insert(Weight { name: name.to_owned(), dtype: data.dtype(), shape: shape.to_vec(), data: Some(data) })?;
+        let weight = Weight { name: name.to_owned(), dtype: data.dtype(), shape: shape.to_vec(), storage: Storage::Plain, data: Some(data) };
+        let id = self.insert(weight)?;
         self.by_key.insert(key, id);
+        Ok(id)
+    }
+
+    /// Adds a weight of `dtype` from the tensor that a checkpoint stores for it, as [`add`](Self::add) does.
+    pub fn add_stored(&mut self, name: &str, shape: &[usize], dtype: DType, stored: Expr, storage: Storage) -> Result<WeightId, IrError> {
+        let id = self.add(name, shape, storage.load(stored, shape).cast(dtype))?;
+        self.weights[id].storage = storage;
         Ok(id)
     }
 
     /// Adds a weight of which only name and type are known; graphs that use it can be printed and compared, not run.
     pub fn declare(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<WeightId, IrError> {
-        self.insert(Weight { name: name.to_owned(), dtype, shape: shape.to_vec(), data: None })
+        self.insert(Weight { name: name.to_owned(), dtype, shape: shape.to_vec(), storage: Storage::Plain, data: None })
     }
 
     fn insert(&mut self, weight: Weight) -> Result<WeightId, IrError> {
@@ -183,8 +234,6 @@ impl std::ops::Index<WeightId> for WeightTable {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use half::f16;
 
     use super::*;

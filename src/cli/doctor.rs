@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     ))?;
     let mut families = Table::new(&["model_type", "architectures", "models"]);
     for family in FAMILIES {
-        families.row([family.model_type, &family.architectures.join(", "), family.summary]);
+        families.row([family.model_type, &family.names().join(", "), family.summary]);
     }
     output.result(&families.to_string())?;
     output.json(&json!({

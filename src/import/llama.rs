@@ -1,15 +1,21 @@
 //! Llama 1 to 3.2 and what shares its architecture: `TinyLlama`, `SmolLM`, Yi, `DeepSeek` distillates.
 
-use super::Family;
+use dlc_ir::Task;
+
 use super::config::ConfigReader;
 use super::spec::{Biases, DecoderSpec, require_all_layers};
+use super::{Architecture, Family};
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "llama", architectures: &["LlamaForCausalLM"], summary: "Llama 1 to 3.2, TinyLlama, SmolLM 1 and 2, Yi", read };
+pub(super) const FAMILY: Family = Family {
+    model_type: "llama",
+    architectures: &[("LlamaForCausalLM", Task::TextGeneration)],
+    summary: "Llama 1 to 3.2, TinyLlama, SmolLM 1 and 2, Yi",
+    read,
+};
 
-fn read(config: &mut ConfigReader<'_>) -> DecoderSpec {
+fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let spec = DecoderSpec::read(config, None);
     require_all_layers(config, spec.layers, false);
     let attention = config.flag("attention_bias", false);
-    DecoderSpec { bias: Biases { qkv: attention, output: attention, mlp: config.flag("mlp_bias", false) }, ..spec }
+    Box::new(DecoderSpec { bias: Biases { qkv: attention, output: attention, mlp: config.flag("mlp_bias", false) }, ..spec })
 }

@@ -1,49 +1,119 @@
-//! Import: a checkpoint becomes a module with the graph `target`. One file per family of architectures over one shared decoder.
+//! Import: a checkpoint becomes a module with the graph `target`. One file per family of architectures; what families share is in `decoder.rs`
+//! (the llama kind) and `encoder.rs` (the BERT kind).
 //!
 //! What a family's importer doesn't understand is refused by name, never ignored. No tensor's data is read, except to compare a head
 //! with the embedding it is tied to.
 
+mod activation;
+mod bert;
+mod causal;
 mod config;
+mod deberta;
+mod deberta_v2;
 mod decoder;
+mod encoder;
 mod error;
+mod gemma2;
+mod gpt2;
+mod gpt_neox;
+mod heads;
 mod keys;
 mod llama;
 mod mistral;
+mod net;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod roberta;
 mod rope;
 mod spec;
+mod tensors;
 mod tokens;
-mod weights;
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
-use dlc_ir::{DType, EntityId, ModelInfo, Module, WeightId};
+use dlc_ir::{DType, EntityId, IrError, ModelInfo, Module, Task, WeightId};
 use rayon::prelude::*;
 
 pub use error::{ConfigProblem, ImportError};
+pub use net::Sources;
 
 use crate::checkpoint::{Checkpoint, shown};
 use config::ConfigReader;
-use spec::DecoderSpec;
+use net::Net;
 
 /// A family of architectures that can be imported.
 #[derive(Clone, Copy)]
 pub struct Family {
     /// `model_type` of its configurations.
     pub model_type: &'static str,
-    /// `architectures` of its configurations.
-    pub architectures: &'static [&'static str],
+    /// `architectures` of its configurations, the usual one first, with what each is for.
+    pub architectures: &'static [(&'static str, Task)],
     /// Models that belong to it.
     pub summary: &'static str,
-    read: fn(&mut ConfigReader<'_>) -> DecoderSpec,
+    read: fn(&mut ConfigReader<'_>, Task) -> Box<dyn Architecture>,
 }
 
 /// Every family that can be imported.
-pub const FAMILIES: &[Family] = &[llama::FAMILY, mistral::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    mistral::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    phi3::FAMILY,
+    gemma2::FAMILY,
+    gpt2::FAMILY,
+    gpt_neox::FAMILY,
+    bert::FAMILY,
+    roberta::FAMILY,
+    deberta::FAMILY,
+    deberta_v2::FAMILY,
+];
+
+/// What a configuration says of a model, read and checked: enough to build its graph.
+trait Architecture {
+    /// What consumers of the graph ask for.
+    fn facts(&self) -> Facts;
+
+    /// What names of the model's body begin with in checkpoints that have a head.
+    fn base(&self) -> &'static str {
+        ""
+    }
+
+    /// Builds the graph.
+    fn build(&self, net: &mut Net<'_>) -> Result<(), IrError>;
+}
+
+/// Facts about a model that its graph doesn't state.
+#[derive(Debug, Clone, Default)]
+struct Facts {
+    vocab_size: usize,
+    hidden_size: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    context_length: usize,
+    labels: Vec<String>,
+}
+
+/// A module, and the tensors that its weights were made of.
+#[derive(Debug)]
+pub struct Imported {
+    /// The module.
+    pub module: Module,
+    /// The weight that each tensor of the checkpoint became; tensors that became none are no keys.
+    pub sources: Sources,
+}
+
+impl Family {
+    /// Names of its architectures.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.architectures.iter().map(|(name, _)| *name).collect()
+    }
+}
 
 impl fmt::Debug for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,13 +130,18 @@ pub struct ImportOptions {
 
 /// The checkpoint as a module with one graph, `target`, that verifies.
 pub fn import(checkpoint: &Checkpoint, options: &ImportOptions) -> Result<Module, ImportError> {
+    import_with_sources(checkpoint, options).map(|imported| imported.module)
+}
+
+/// As [`import`], with where the weights came from.
+pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> Result<Imported, ImportError> {
     let dtype = options.dtype.unwrap_or(DType::F32);
     if !dtype.is_float() {
         return Err(ImportError::DType(dtype));
     }
-    let family = family(checkpoint)?;
+    let (family, task) = family(checkpoint)?;
     let mut config = ConfigReader::new(checkpoint.config(), "");
-    let spec = (family.read)(&mut config);
+    let architecture = (family.read)(&mut config, task);
     let mut generation = checkpoint.generation_config().map(|values| ConfigReader::new(values, "generation_config.json: "));
     let tokens = tokens::read(&mut config, generation.as_mut());
     if let Some(generation) = generation {
@@ -74,22 +149,26 @@ pub fn import(checkpoint: &Checkpoint, options: &ImportOptions) -> Result<Module
     }
     config.finish(&checkpoint.config_path())?;
 
-    let weights = weights::collect(checkpoint, &spec, dtype)?;
-    let graph = decoder::build(&spec, &weights, dtype)?;
+    let mut net = Net::new(checkpoint, architecture.base(), dtype);
+    let built = architecture.build(&mut net);
+    let (graph, weights, sources) = net.finish(built)?;
+    let facts = architecture.facts();
     let model = ModelInfo {
         family: family.model_type.to_owned(),
+        task,
+        labels: facts.labels,
         dtype,
-        vocab_size: spec.vocab_size,
-        hidden_size: spec.hidden_size,
-        heads: spec.heads,
-        kv_heads: spec.kv_heads,
-        head_dim: spec.head_dim,
-        context_length: spec.context_length,
+        vocab_size: facts.vocab_size,
+        hidden_size: facts.hidden_size,
+        heads: facts.heads,
+        kv_heads: facts.kv_heads,
+        head_dim: facts.head_dim,
+        context_length: facts.context_length,
         bos_token_id: tokens.bos,
         eos_token_ids: tokens.eos,
         pad_token_id: tokens.pad,
     };
-    Ok(Module { graphs: vec![graph], weights, model, side_files: checkpoint.side_files() })
+    Ok(Imported { module: Module { graphs: vec![graph], weights, model, side_files: checkpoint.side_files() }, sources })
 }
 
 /// Names of the weights that hold a NaN or an infinity, each with the index of the first one, in the module's order.
@@ -104,8 +183,8 @@ pub fn non_finite_weights(module: &Module) -> Result<Vec<(String, usize)>, Impor
     ids.par_iter().filter_map(|id| scan(id).transpose()).collect()
 }
 
-/// The family of a checkpoint, from `model_type` and, where that is absent, `architectures`.
-fn family(checkpoint: &Checkpoint) -> Result<&'static Family, ImportError> {
+/// The family of a checkpoint, from `model_type` and, where that is absent, `architectures`; and what the model is for.
+fn family(checkpoint: &Checkpoint) -> Result<(&'static Family, Task), ImportError> {
     let config = checkpoint.config();
     let fail = |problem: String| Err(ImportError::Architecture { path: checkpoint.config_path(), problem });
     let model_type = config.get("model_type").and_then(|v| v.as_str());
@@ -113,16 +192,17 @@ fn family(checkpoint: &Checkpoint) -> Result<&'static Family, ImportError> {
     let Some(name) = model_type.or(architectures.first().copied()) else {
         return fail(format!("names no `model_type` and no `architectures`: it is no transformers configuration. {}", known()));
     };
-    let of = |family: &&Family| if model_type.is_some() { family.model_type == name } else { family.architectures.contains(&name) };
+    let task = |family: &Family, name: &str| family.architectures.iter().find(|(known, _)| *known == name).map(|(_, task)| *task);
+    let of = |family: &&Family| if model_type.is_some() { family.model_type == name } else { task(family, name).is_some() };
     let Some(family) = FAMILIES.iter().find(of) else {
         let guess = nearest(name).map(|near| format!(" (the nearest that it knows is `{near}`)")).unwrap_or_default();
         return fail(format!("dlc can't import the architecture `{}`{guess}. {}", shown(name), known()));
     };
-    if let Some(other) = architectures.iter().find(|a| !family.architectures.contains(a)) {
-        let wanted = family.architectures.join(", ");
-        return fail(format!("the model is a `{}`; of the family `{}` dlc imports {wanted}", shown(other), family.model_type));
+    if let Some(other) = architectures.iter().find(|a| task(family, a).is_none()) {
+        return fail(format!("the model is a `{}`; of the family `{}` dlc imports {}", shown(other), family.model_type, family.names().join(", ")));
     }
-    Ok(family)
+    let usual = family.architectures.first().map_or(Task::TextGeneration, |(_, task)| *task);
+    Ok((family, architectures.first().and_then(|name| task(family, name)).unwrap_or(usual)))
 }
 
 fn known() -> String {
@@ -134,7 +214,7 @@ fn known() -> String {
 fn nearest(name: &str) -> Option<&'static str> {
     const ALIKE: f64 = 0.8;
     let name: String = name.chars().take(64).collect();
-    let names = FAMILIES.iter().flat_map(|family| family.architectures.iter().chain([&family.model_type]));
+    let names = FAMILIES.iter().flat_map(|family| family.architectures.iter().map(|(name, _)| name).chain([&family.model_type]));
     let scored = names.map(|known| (strsim::jaro_winkler(&name, known), *known)).filter(|(score, _)| *score >= ALIKE);
     scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
 }

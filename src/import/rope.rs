@@ -1,6 +1,6 @@
 //! Rotary position embedding in a configuration: `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (before).
 
-use dlc_ir::RopeScaling;
+use dlc_ir::{Rope, RopeScaling};
 use serde_json::Value;
 
 use super::config::{ConfigReader, show};
@@ -9,11 +9,44 @@ use super::config::{ConfigReader, show};
 const DEFAULT_THETA: f64 = 10_000.0;
 const LONGEST_CONTEXT: usize = 1 << 30;
 
-/// Base and scaling. Both spellings may be there if they agree.
-pub(super) fn read(config: &mut ConfigReader<'_>) -> (f64, RopeScaling) {
+/// How queries and keys are rotated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rotary {
+    pub(super) theta: f64,
+    pub(super) scaling: RopeScaling,
+    /// Entries at the start of each head that are rotated, if not all are.
+    pub(super) dim: Option<usize>,
+}
+
+impl Rotary {
+    pub(super) fn rope(self, heads: usize) -> Rope {
+        Rope { heads, rotary_dim: self.dim, theta: self.theta, scaling: self.scaling }
+    }
+}
+
+/// The rotation of heads `head_dim` wide. Both spellings may be there if they agree.
+pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize) -> Rotary {
+    read_partial(config, head_dim, None)
+}
+
+/// As [`read`], where the configuration may say, or `default` says, that a share of each head is rotated.
+pub(super) fn read_partial(config: &mut ConfigReader<'_>, head_dim: usize, default: Option<f64>) -> Rotary {
+    let mut share = None;
+    let mut read_share = |config: &mut ConfigReader<'_>, key: &'static str| {
+        if default.is_some() && share.is_none() {
+            share = config.number(key, "above 0, at most 1", |x| x > 0.0 && x <= 1.0);
+        }
+    };
+    for key in ["partial_rotary_factor", "rotary_pct"] {
+        read_share(config, key);
+    }
     let theta = config.factor("rope_theta");
-    let new = spelling(config, "rope_parameters");
-    let old = spelling(config, "rope_scaling");
+    let new = spelling(config, "rope_parameters", &mut read_share);
+    let old = spelling(config, "rope_scaling", &mut read_share);
+    let rotated = share.or(default).map_or(head_dim, |share| (head_dim as f64 * share) as usize);
+    if config.is_clean() && rotated == 0 {
+        config.bad("partial_rotary_factor", format!("leaves none of {head_dim} entries of a head to rotate"));
+    }
     if let (Some(new), Some(old)) = (new, old)
         && new.1 != old.1
     {
@@ -24,11 +57,17 @@ pub(super) fn read(config: &mut ConfigReader<'_>) -> (f64, RopeScaling) {
         config.bad("rope_theta", format!("has different values in different places: {thetas:?}. Keep the one that is right"));
     }
     let scaling = new.or(old).map_or(RopeScaling::None, |r| r.1);
-    (thetas.first().copied().unwrap_or(DEFAULT_THETA), scaling)
+    let dim = Some(rotated.max(1)).filter(|n| *n < head_dim);
+    Rotary { theta: thetas.first().copied().unwrap_or(DEFAULT_THETA), scaling, dim }
 }
 
-fn spelling(config: &mut ConfigReader<'_>, key: &'static str) -> Option<(Option<f64>, RopeScaling)> {
+fn spelling(
+    config: &mut ConfigReader<'_>,
+    key: &'static str,
+    read_share: &mut dyn FnMut(&mut ConfigReader<'_>, &'static str),
+) -> Option<(Option<f64>, RopeScaling)> {
     let mut rope = config.object(key)?;
+    read_share(&mut rope, "partial_rotary_factor");
     let theta = rope.factor("rope_theta");
     let names = [rope.text("rope_type"), rope.text("type")];
     if let [Some(a), Some(b)] = names

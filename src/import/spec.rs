@@ -1,22 +1,24 @@
 //! What a decoder of the llama kind looks like: everything that differs between families, read from the configuration.
 
-use dlc_ir::RopeScaling;
+use dlc_ir::Storage;
 use serde_json::Value;
 
+use super::activation::Activation;
 use super::config::{ConfigReader, show};
-use super::rope;
+use super::rope::{self, Rotary};
 
-const MOST_LAYERS: usize = 1024;
-const MOST_HEADS: usize = 1 << 14;
-const WIDEST: usize = 1 << 20;
-const WIDEST_MLP: usize = 1 << 23;
+pub(super) const MOST_LAYERS: usize = 1024;
+pub(super) const MOST_HEADS: usize = 1 << 14;
+pub(super) const WIDEST: usize = 1 << 20;
+pub(super) const WIDEST_MLP: usize = 1 << 23;
 const WIDEST_HEAD: usize = 1 << 14;
-const LARGEST_VOCABULARY: usize = 1 << 24;
-const LONGEST_CONTEXT: usize = 1 << 30;
+pub(super) const LARGEST_VOCABULARY: usize = 1 << 24;
+pub(super) const LONGEST_CONTEXT: usize = 1 << 30;
 
 /// A decoder: embedding, layers of attention and gated MLP with RMS norms before each, norm, head.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct DecoderSpec {
+    pub(super) activation: Activation,
     pub(super) vocab_size: usize,
     pub(super) hidden_size: usize,
     pub(super) mlp_size: usize,
@@ -26,8 +28,19 @@ pub(super) struct DecoderSpec {
     pub(super) head_dim: usize,
     pub(super) context_length: usize,
     pub(super) eps: f32,
-    pub(super) rope_theta: f64,
-    pub(super) rope_scaling: RopeScaling,
+    pub(super) rotary: Rotary,
+    /// Factor on attention's dot products.
+    pub(super) attention_scale: f32,
+    /// Cap of attention's scores, and of the logits.
+    pub(super) softcaps: [Option<f32>; 2],
+    /// Factor on the embedding.
+    pub(super) embedding_scale: Option<f32>,
+    /// Whether queries, keys and values are one projection, and gate and up another.
+    pub(super) fused: bool,
+    /// Whether what attention and MLP give is normed before it is added (Gemma 2).
+    pub(super) sandwich: bool,
+    /// How the norms' weights are stored.
+    pub(super) norms: Storage,
     pub(super) bias: Biases,
     /// Whether queries and keys are normed head by head.
     pub(super) qk_norm: bool,
@@ -52,6 +65,11 @@ impl DecoderSpec {
     /// What all families spell alike: no biases, no windows, no norms of queries and keys. `head_dim` is transformers' default of the
     /// family where it isn't `hidden_size / num_attention_heads`.
     pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: Option<usize>) -> Self {
+        Self::read_with(config, head_dim, rope::read)
+    }
+
+    /// As [`read`](Self::read), the rotation of heads of a width read by `rotary`.
+    pub(super) fn read_with(config: &mut ConfigReader<'_>, head_dim: Option<usize>, rotary: fn(&mut ConfigReader<'_>, usize) -> Rotary) -> Self {
         let hidden_size = config.required_size("hidden_size", WIDEST);
         let layers = config.required_size("num_hidden_layers", MOST_LAYERS);
         let heads = config.required_size("num_attention_heads", MOST_HEADS);
@@ -68,13 +86,15 @@ impl DecoderSpec {
         if config.is_clean() && !head_dim.is_multiple_of(2) {
             config.bad("head_dim", format!("is {head_dim} (given, or `hidden_size / num_attention_heads`); rotation needs an even width"));
         }
-        if let Some(activation) = config.text("hidden_act")
-            && !["silu", "swish"].contains(&activation)
-        {
-            config.unsupported("hidden_act", format!("is {}; dlc knows silu here", show(&Value::from(activation))));
-        }
-        let (rope_theta, rope_scaling) = rope::read(config);
         Self {
+            activation: Activation::read(config, "hidden_act", Activation::Silu),
+            rotary: rotary(config, head_dim),
+            attention_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+            softcaps: [None; 2],
+            embedding_scale: None,
+            fused: false,
+            sandwich: false,
+            norms: Storage::Plain,
             vocab_size: config.required_size("vocab_size", LARGEST_VOCABULARY),
             hidden_size,
             mlp_size: config.required_size("intermediate_size", WIDEST_MLP),
@@ -83,15 +103,26 @@ impl DecoderSpec {
             kv_heads,
             head_dim,
             context_length: config.required_size("max_position_embeddings", LONGEST_CONTEXT),
-            eps: config.number("rms_norm_eps", "from 0 to 1", |x| (0.0..=1.0).contains(&x)).unwrap_or(1e-6) as f32,
-            rope_theta,
-            rope_scaling,
+            eps: eps(config, "rms_norm_eps", 1e-6),
             bias: Biases::default(),
             qk_norm: false,
             windows: vec![None; layers],
             tied: config.flag("tie_word_embeddings", false),
         }
     }
+}
+
+/// The number that a norm adds under its root.
+pub(super) fn eps(config: &mut ConfigReader<'_>, key: &'static str, default: f32) -> f32 {
+    config.number(key, "from 0 to 1", |x| (0.0..=1.0).contains(&x)).map_or(default, |x| x as f32)
+}
+
+/// The width of a head where `heads` of them make up `hidden_size`.
+pub(super) fn head_dim(config: &mut ConfigReader<'_>, key: &str, hidden_size: usize, heads: usize) -> usize {
+    if config.is_clean() && !hidden_size.is_multiple_of(heads) {
+        config.bad(key, format!("is {hidden_size}, which {heads} heads don't divide"));
+    }
+    (hidden_size / heads).max(1)
 }
 
 /// A window size, if the key is there.

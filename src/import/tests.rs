@@ -10,7 +10,12 @@ use super::{FAMILIES, ImportError, ImportOptions, import, non_finite_weights};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::fixture::{Folder, fixture, safetensors};
 
-const GOLDENS: [&str; 5] = ["llama", "llama3", "mistral", "qwen2", "qwen3"];
+const DECODERS: [&str; 9] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt2", "gpt_neox"];
+const ENCODERS: [&str; 5] = ["bert", "roberta", "roberta-classifier", "deberta", "deberta-v3"];
+
+fn goldens() -> impl Iterator<Item = &'static str> {
+    DECODERS.into_iter().chain(ENCODERS)
+}
 
 fn open(name: &str) -> Checkpoint {
     Checkpoint::open(&fixture(name)).expect("the fixture opens")
@@ -36,7 +41,8 @@ fn refuses(case: &str, folder: &Folder, fault: Fault, parts: &[&str]) {
 
 #[test]
 fn every_fixture_imports_and_verifies() {
-    for name in GOLDENS.map(|name| format!("goldens/{name}")).iter().map(String::as_str).chain(["tiny-llama"]) {
+    for name in goldens().map(|name| format!("goldens/{name}")).chain(["tiny-llama".into()]) {
+        let name = name.as_str();
         for dtype in [None, Some(DType::F16), Some(DType::Bf16)] {
             let module = import_fixture(name, dtype);
             let [target] = module.graphs.as_slice() else { panic!("{name}: not one graph") };
@@ -49,7 +55,7 @@ fn every_fixture_imports_and_verifies() {
 
 #[test]
 fn text_form_of_each_golden_is_stable() {
-    for name in GOLDENS {
+    for name in goldens() {
         let module = import_fixture(&format!("goldens/{name}"), None);
         insta::assert_snapshot!(name, module.graphs[0].to_text(&module.weights));
     }
@@ -132,8 +138,8 @@ fn unknown_architectures_are_refused_with_the_known_and_the_nearest() {
     let cases = [
         (r#"{"model_type":"qwen2_moe"}"#, vec!["`qwen2_moe`", "nearest that it knows is `qwen2`", "llama (Llama 1 to 3.2", "qwen3 ("]),
         (r#"{"model_type":"Mistral3ForCausalLM"}"#, vec!["nearest that it knows is `MistralForCausalLM`"]),
-        (r#"{"model_type":"gpt2"}"#, vec!["can't import the architecture `gpt2`. It imports"]),
-        (r#"{"architectures":["Gemma2ForCausalLM"]}"#, vec!["`Gemma2ForCausalLM`"]),
+        (r#"{"model_type":"mamba"}"#, vec!["can't import the architecture `mamba`. It imports"]),
+        (r#"{"architectures":["Gemma3ForCausalLM"]}"#, vec!["nearest that it knows is `Gemma2ForCausalLM`"]),
         (r#"{"model_type":"llama","architectures":["LlamaForSequenceClassification"]}"#, vec!["LlamaForSequenceClassification", "LlamaForCausalLM"]),
         (r#"{"model_type":"\u001b[2J"}"#, vec!["`\\u{1b}[2J`"]),
         ("{}", vec!["names no `model_type`", "It imports"]),

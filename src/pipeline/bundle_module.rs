@@ -52,6 +52,8 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
     let model = &manifest.model;
     let model = ModelInfo {
         family: model.family.clone(),
+        task: model.task,
+        labels: model.labels.clone(),
         dtype: DType::from_name(&manifest.dtype).unwrap_or(DType::F32),
         vocab_size: model.vocab_size,
         hidden_size: hidden_size(&graphs),

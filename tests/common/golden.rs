@@ -1,18 +1,24 @@
 //! Golden checkpoints: inputs and reference outputs of transformers (float32, eager attention), see `fixtures/README.md`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
 /// Every golden has them: two whole sequences of 13 tokens; the same with 4 of padding on the left of the first; tokens 7 and 8 behind 0 to 6.
 pub use dlc::pipeline::Case;
+use dlc_eval::{Array, ArrayData};
 use dlc_ir::{DType, Module};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::fixture;
 
-/// The llama-family goldens.
-pub const DECODERS: [&str; 5] = ["llama", "llama3", "mistral", "qwen2", "qwen3"];
+/// The goldens of decoders.
+pub const DECODERS: &[&str] = &["llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt2", "gpt_neox"];
+
+/// The goldens of encoders: two sequences, of which the second ends in padding.
+pub const ENCODERS: &[&str] = &["bert", "roberta", "roberta-classifier", "deberta", "deberta-v3"];
 
 /// How far logits may be from the reference, absolute, in f32.
 pub const TOLERANCE: f32 = 1e-4;
@@ -39,19 +45,70 @@ pub struct Golden {
 const BATCH: usize = 2;
 const LENGTH: usize = 13;
 
+/// The tensors of a `golden.safetensors`.
+pub fn recorded(path: &Path) -> BTreeMap<String, Array> {
+    let bytes = std::fs::read(path).unwrap();
+    let array = |(key, view): (String, TensorView<'_>)| {
+        let shape = view.shape().to_vec();
+        let array = match view.dtype() {
+            Dtype::I64 => Array::i64(shape, view.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
+            Dtype::F32 => Array::f32(shape, view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
+            other => panic!("{key} is {other:?}"),
+        };
+        (key, array.unwrap())
+    };
+    SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().map(array).collect()
+}
+
+/// A golden's checkpoint.
+pub fn module(name: &str, dtype: DType) -> Module {
+    let checkpoint = Checkpoint::open(&fixture(&format!("goldens/{name}"))).unwrap();
+    import(&checkpoint, &ImportOptions { dtype: Some(dtype) }).unwrap()
+}
+
+/// What an encoder was fed, by boundary name, and what it returned.
+pub struct EncoderGolden {
+    pub name: &'static str,
+    pub inputs: BTreeMap<String, Array>,
+    output: (String, Array),
+}
+
+impl EncoderGolden {
+    pub fn read(name: &'static str) -> Self {
+        let recorded = recorded(&fixture(&format!("goldens/{name}/golden.safetensors")));
+        let part = |side: &'static str| recorded.iter().filter_map(move |(k, array)| Some((k.strip_prefix(side)?.to_owned(), array.clone())));
+        let output = part("output.").next().unwrap();
+        Self { name, inputs: part("input.").collect(), output }
+    }
+
+    /// The output's name.
+    pub fn output(&self) -> &str {
+        &self.output.0
+    }
+
+    /// Fails unless the output is within `tolerance` of the reference; of `DeBERTa`, which masks queries too, wherever there is a token.
+    pub fn check(&self, found: &[f32], tolerance: f32) -> Result<(), String> {
+        let expected = self.output.1.as_f32().unwrap();
+        if found.len() != expected.len() {
+            return Err(format!("{}: {} numbers, not {}", self.name, found.len(), expected.len()));
+        }
+        let mask = self.inputs["attention_mask"].as_i64().unwrap();
+        let width = expected.len() / mask.len();
+        let counts = |i: usize| !(self.name.starts_with("deberta") && self.output.1.shape().len() == 3) || mask[i / width] == 1;
+        let errors = (0..expected.len()).filter(|i| counts(*i)).map(|i| (expected[i] - found[i]).abs());
+        let worst = errors.fold(0f32, |worst, e| if e.is_nan() { f32::INFINITY } else { worst.max(e) });
+        if worst <= tolerance { Ok(()) } else { Err(format!("{}: largest error {worst:e}, allowed {tolerance:e}", self.name)) }
+    }
+}
+
 impl Golden {
     pub fn read(name: &'static str) -> Self {
-        let bytes = std::fs::read(fixture(&format!("goldens/{name}/golden.safetensors"))).unwrap();
+        let recorded = recorded(&fixture(&format!("goldens/{name}/golden.safetensors")));
         let (mut integers, mut floats) = (BTreeMap::new(), BTreeMap::new());
-        for (key, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
-            match view.dtype() {
-                Dtype::I64 => {
-                    integers.insert(key, view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect());
-                }
-                Dtype::F32 => {
-                    floats.insert(key, view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect());
-                }
-                other => panic!("{key} is {other:?}"),
+        for (key, array) in recorded {
+            match array.data() {
+                ArrayData::I64(data) => _ = integers.insert(key, data.clone()),
+                ArrayData::F32(data) => _ = floats.insert(key, data.clone()),
             }
         }
         let ids: &Vec<i64> = &integers["input.input_ids"];
@@ -60,8 +117,7 @@ impl Golden {
     }
 
     pub fn module(&self, dtype: DType) -> Module {
-        let checkpoint = Checkpoint::open(&fixture(&format!("goldens/{}", self.name))).unwrap();
-        import(&checkpoint, &ImportOptions { dtype: Some(dtype) }).unwrap()
+        module(self.name, dtype)
     }
 
     /// What to run before, if the case needs caches, and what to run.

@@ -7,7 +7,7 @@ use dlc_exporters::manifest::{CacheLayout, Manifest, Profile, Source};
 use dlc_exporters::{BundleRequest, write_bundle};
 use dlc_ir::{DType, Module};
 
-use super::golden::{Case, Feed, Golden};
+use super::golden::{Case, EncoderGolden, Feed, Golden, module};
 
 /// Writes `module` as a bundle.
 pub fn export(module: &Module, profile: Profile, out: &Path) -> Manifest {
@@ -27,6 +27,21 @@ pub fn check_golden(backend: &Backend, name: &'static str, profile: Profile, dty
     let mut session = Session::load(backend, &bundle, "target", weights.as_ref(), &SessionOptions::default()).map_err(|e| e.to_string())?;
     let logits = run_case(&bundle, &mut session, &golden, case)?;
     golden.check(case, &logits, tolerance)
+}
+
+/// Exports an encoder's golden and compares what it records with what `backend` computes.
+pub fn check_encoder(backend: &Backend, name: &'static str, profile: Profile, dtype: DType, tolerance: f32) -> Result<(), String> {
+    let golden = EncoderGolden::read(name);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("bundle");
+    export(&module(name, dtype), profile, &out);
+    let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
+    let mut session = Session::load(backend, &bundle, "target", None, &SessionOptions::default()).map_err(|e| e.to_string())?;
+    let inputs: Vec<(&str, HostTensor)> =
+        golden.inputs.iter().map(|(n, a)| (n.as_str(), HostTensor::i64(a.shape(), a.as_i64().unwrap().to_vec()))).collect();
+    let outputs = session.run_host(&inputs).map_err(|e| e.to_string())?;
+    let found = outputs.iter().find(|(n, _)| n == golden.output()).ok_or("the output is missing")?;
+    golden.check(&found.1.to_f32().unwrap(), tolerance)
 }
 
 fn run_case(bundle: &Bundle, session: &mut Session, golden: &Golden, case: Case) -> Result<Vec<f32>, String> {

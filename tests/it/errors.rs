@@ -316,8 +316,8 @@ fn damaged_bundles_are_refused() {
     flip("onnx-damaged/model.onnx", 0);
     shell.write("short/weights.bin", "short");
     fs::remove_file(shell.path("missing/model.onnx")).unwrap();
-    shell.write("damaged-manifest/dlc.yaml", &manifest[..manifest.len() / 2]);
-    shell.write("later-format/dlc.yaml", manifest.replacen("format: 1", "format: 99", 1));
+    shell.write("damaged-manifest/dlc.yaml", manifest.split_once("offset:").unwrap().0);
+    shell.write("later-format/dlc.yaml", manifest.replacen("format: 2", "format: 99", 1));
     shell.write("escaping/dlc.yaml", manifest.replace("model.onnx", "../model.onnx"));
     fs::remove_file(shell.path("no-bundle/dlc.yaml")).unwrap();
     let verify = |name: &'static str| ["verify", name, "--backend", "tract"];

@@ -1,4 +1,4 @@
-//! Every llama-family golden through the evaluator and through tract.
+//! Every golden through the evaluator and through tract.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use dlc_eval::Array;
 use dlc_exporters::manifest::Profile;
 use dlc_ir::{DType, Dim, Module};
 
-use crate::common::golden::{Case, DECODERS, Feed, Golden, HALF_TOLERANCE, TOLERANCE};
-use crate::common::session::check_golden;
+use crate::common::golden::{Case, DECODERS, ENCODERS, EncoderGolden, Feed, Golden, HALF_TOLERANCE, TOLERANCE, module};
+use crate::common::session::{check_encoder, check_golden};
 
 /// All outputs of the target, computed by the evaluator.
 pub fn evaluate(module: &Module, feed: &Feed, caches: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
@@ -29,7 +29,7 @@ pub fn evaluate(module: &Module, feed: &Feed, caches: &BTreeMap<String, Array>) 
 
 #[test]
 fn the_evaluator_agrees_with_transformers() {
-    for name in DECODERS {
+    for &name in DECODERS {
         let golden = Golden::read(name);
         let module = golden.module(DType::F32);
         for case in Case::ALL {
@@ -42,11 +42,20 @@ fn the_evaluator_agrees_with_transformers() {
 }
 
 #[test]
+fn the_evaluator_agrees_with_transformers_on_encoders() {
+    for &name in ENCODERS {
+        let (golden, module) = (EncoderGolden::read(name), module(name, DType::F32));
+        let outputs = dlc_eval::run(module.graph("target").unwrap(), &module.weights, &golden.inputs).unwrap();
+        golden.check(outputs[golden.output()].as_f32().unwrap(), TOLERANCE).unwrap();
+    }
+}
+
+#[test]
 fn tract_agrees_with_transformers() {
     let search = BackendSearch { force: Some(BackendKind::Tract), ..BackendSearch::default() };
     let backend = start(&search).unwrap();
     let mut failures = Vec::new();
-    for name in DECODERS {
+    for &name in DECODERS {
         for profile in [Profile::Portable, Profile::Onnx] {
             for case in Case::ALL {
                 failures.extend(check_golden(&backend, name, profile, DType::F32, case, TOLERANCE).err().map(|e| format!("{} {e}", profile.name())));
@@ -54,6 +63,20 @@ fn tract_agrees_with_transformers() {
             let half = check_golden(&backend, name, profile, DType::F16, Case::Sequence, HALF_TOLERANCE);
             failures.extend(half.err().map(|e| format!("{} f16 {e}", profile.name())));
         }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn tract_agrees_with_transformers_on_encoders() {
+    let backend = start(&BackendSearch { force: Some(BackendKind::Tract), ..BackendSearch::default() }).unwrap();
+    let mut failures = Vec::new();
+    for &name in ENCODERS {
+        for profile in [Profile::Portable, Profile::Onnx] {
+            failures.extend(check_encoder(&backend, name, profile, DType::F32, TOLERANCE).err().map(|e| format!("{} {e}", profile.name())));
+        }
+        let half = check_encoder(&backend, name, Profile::Portable, DType::F16, HALF_TOLERANCE);
+        failures.extend(half.err().map(|e| format!("portable f16 {e}")));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -1,16 +1,16 @@
-//! Every llama-family golden through ONNX Runtime, in each profile.
+//! Every golden through ONNX Runtime, in each profile.
 
 use dlc::runtime::Backend;
 use dlc_exporters::manifest::Profile;
 use dlc_ir::DType;
 use libtest_mimic::Trial;
 
-use crate::common::golden::{Case, DECODERS, HALF_TOLERANCE, TOLERANCE};
-use crate::common::session::check_golden;
+use crate::common::golden::{Case, DECODERS, ENCODERS, HALF_TOLERANCE, TOLERANCE};
+use crate::common::session::{check_encoder, check_golden};
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for name in DECODERS {
+    for &name in DECODERS {
         for profile in Profile::ALL {
             for case in Case::ALL {
                 let backend = backend.cloned();
@@ -22,6 +22,13 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
                 let check = check_golden(&backend.expect("not ignored"), name, profile, DType::F16, Case::Sequence, HALF_TOLERANCE);
                 check.map_err(Into::into)
             }));
+        }
+    }
+    for &name in ENCODERS {
+        for (profile, dtype, tolerance) in Profile::ALL.into_iter().flat_map(|p| [(p, DType::F32, TOLERANCE), (p, DType::F16, HALF_TOLERANCE)]) {
+            let backend = backend.cloned();
+            let title = format!("goldens::{name}_{}_{dtype}", profile.name());
+            trials.push(Trial::test(title, move || Ok(check_encoder(&backend.expect("not ignored"), name, profile, dtype, tolerance)?)));
         }
     }
     let backend = backend.cloned();

@@ -151,6 +151,12 @@ impl Call<'_> {
         self
     }
 
+    pub fn text(mut self, name: &str, value: &str) -> Self {
+        let attribute = AttributeProto { name: name.to_owned(), s: Some(value.into()), r#type: AttributeType::String as i32, ..Default::default() };
+        self.node.attribute.push(attribute);
+        self
+    }
+
     /// Adds the node; its one output is named as the node is.
     pub fn out(mut self) -> Name {
         let name = self.builder.node_name(&self.node.op_type);

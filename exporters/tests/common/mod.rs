@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dlc_exporters::manifest::{Profile, Source};
 use dlc_exporters::{BundleRequest, SpeculativeDefaults};
-use dlc_ir::{Blob, DType, Expr, ModelInfo, Module, WeightTable, parse_graph};
+use dlc_ir::{Blob, DType, Expr, ModelInfo, Module, Task, WeightTable, parse_graph};
 
 pub const TARGET: &str = include_str!("../graphs/target.dlc");
 pub const DRAFT: &str = include_str!("../graphs/draft.dlc");
@@ -31,13 +31,15 @@ pub fn module(texts: &[&str]) -> Module {
 
 fn model() -> ModelInfo {
     ModelInfo {
+        task: Task::TextGeneration,
+        labels: vec![],
         family: "llama".into(),
         dtype: DType::F32,
         vocab_size: 20000,
         hidden_size: 16,
         heads: 2,
         kv_heads: 1,
-        head_dim: 8,
+        head_dim: 16,
         context_length: 64,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],

@@ -13,7 +13,7 @@ mod steps;
 mod units;
 
 use dlc_ir::diff::diff;
-use dlc_ir::{Block, BlockKind, Graph, Module};
+use dlc_ir::{Block, Graph, Module};
 
 use crate::context::{Pass, PassContext, Progress};
 use crate::error::PassError;
@@ -212,7 +212,7 @@ fn draft(target: &Graph, units: &[Unit], dropped: &[usize]) -> Result<Graph, Pas
         }
     }
     let bypassed = |b: &Block| dropped.iter().any(|&u| units[u].blocks.iter().any(|&id| target.block(id).name == b.name));
-    if !draft.blocks().any(|(_, b)| b.kind == BlockKind::Attention && !bypassed(b)) {
+    if !draft.blocks().any(|(_, b)| b.kind.has_attention() && !bypassed(b)) {
         return Err(options_error("the draft would have no attention left; drop fewer blocks, or use granularity=layer".into()));
     }
     Ok(draft)

@@ -6,7 +6,7 @@ use dlc_eval::{Array, run};
 use dlc_ir::{DType, Module};
 use safetensors::SafeTensors;
 
-use super::{GOLDENS, fixture, import_fixture};
+use super::{DECODERS, fixture, import_fixture};
 
 /// Largest difference of a logit; logits are of the size of 1.
 const TOLERANCE: f32 = 2e-5;
@@ -65,7 +65,7 @@ fn compare(case: &str, outputs: &Arrays, golden: &Array, mask: Option<&Array>, t
 
 #[test]
 fn logits_equal_those_of_transformers() {
-    for name in GOLDENS {
+    for name in DECODERS {
         let (module, golden) = (import_fixture(&format!("goldens/{name}"), None), read_golden(name));
         let (ids, mask) = (&golden["input.input_ids"], &golden["input.attention_mask"]);
         let whole = step(&module, ids.clone(), mask.clone(), positions(0, ids), None);

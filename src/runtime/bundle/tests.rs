@@ -16,8 +16,8 @@ fn write(folder: &Path, edit: impl Fn(String) -> String) {
     };
     let files = record("model.onnx", "graph") + &record(WEIGHTS_FILE, "0123456789abcdef");
     let text = format!(
-        "format: 1\ndlc: 0.1.0\nsource: {{name: tiny, files: {{}}}}\nprofile: portable\ndtype: f32\ncaches: appended\n\
-         model: {{family: llama, vocab_size: 8, context_length: 16, bos_token_id: null, eos_token_ids: [], pad_token_id: null}}\n\
+        "format: 2\ndlc: 0.1.0\nsource: {{name: tiny, files: {{}}}}\nprofile: portable\ndtype: f32\ncaches: appended\n\
+         model: {{family: llama, task: text-generation, vocab_size: 8, context_length: 16, bos_token_id: null, eos_token_ids: [], pad_token_id: null}}\n\
          passes: []\ngraphs:\n- {{name: target, file: model.onnx, parameters: 4, inputs: [], outputs: [], caches: []}}\n\
          weights:\n- {{name: w, dtype: f32, shape: [4], offset: 0, bytes: 16, graphs: [target]}}\nfiles:\n{files}"
     );
@@ -42,7 +42,7 @@ fn a_whole_bundle_opens_and_its_hashes_hold() {
 #[test]
 fn broken_manifests_are_refused_with_the_reason() {
     let cases = [
-        ("format: 1", "format: 2", "version 2"),
+        ("format: 2", "format: 3", "version 3"),
         ("model.onnx:", "../model.onnx:", "plain file name"),
         ("model.onnx:", "/etc/passwd:", "plain file name"),
         ("model.onnx:", "gone.onnx:", "gone.onnx"),

@@ -218,13 +218,18 @@ impl<'a> Context<'a> {
         width.ok_or_else(|| ExportError::module("", format!("the last axis of {} is not a number", self.ty(value))))
     }
 
-    /// A vector with the numbers of `shape`: a constant if at most one axis has a symbol, else put together from shapes of inputs.
+    /// A vector with the numbers of `shape` for a `Reshape`: a constant if at most one axis has a symbol, which is then -1.
     pub fn shape_tensor(&mut self, shape: &Shape) -> Result<Name, ExportError> {
         let symbolic = shape.0.iter().filter(|d| d.known().is_none()).count();
         if symbolic <= 1 {
             let numbers: Vec<i64> = shape.0.iter().map(|d| d.known().map_or(-1, |n| n as i64)).collect();
             return Ok(self.b.ints(&numbers));
         }
+        self.exact_shape(shape)
+    }
+
+    /// A vector with the numbers of `shape`, put together from shapes of inputs.
+    pub fn exact_shape(&mut self, shape: &Shape) -> Result<Name, ExportError> {
         self.once(&format!("shape/{shape}"), |cx| {
             let mut parts = Vec::new();
             for dim in &shape.0 {

@@ -5,9 +5,12 @@
 //! references, see [`crate::weights`].
 
 mod context;
+mod entrywise;
+mod masks;
 mod onnx23;
 mod ort;
 mod portable;
+mod relative;
 mod shared;
 
 use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};
@@ -80,19 +83,34 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
             Profile::Portable => portable::rope(cx, node, rope),
             Profile::Onnx | Profile::Ort => onnx23::rope(cx, node, rope),
         },
-        Op::Attention(attention) => match profile {
-            Profile::Portable => portable::attention(cx, node, attention),
-            Profile::Ort if cx.target.caches == CacheLayout::InPlace => ort::attention(cx, node, attention, folds.rope_of(id)),
-            Profile::Onnx | Profile::Ort => onnx23::attention(cx, node, attention),
+        Op::Attention(attention) if attention.causal => match profile {
+            Profile::Portable => portable::attend_causally(cx, node, attention),
+            Profile::Ort if cx.target.caches == CacheLayout::InPlace => ort::attend_causally(cx, node, attention, folds.rope_of(id)),
+            Profile::Onnx | Profile::Ort if attention.softcap.is_some() => portable::attend_causally(cx, node, attention),
+            Profile::Onnx | Profile::Ort => onnx23::attend_causally(cx, node, attention),
         },
+        Op::Attention(attention) => match profile {
+            Profile::Portable => portable::attend_both_ways(cx, node, attention),
+            Profile::Ort if attention.heads == attention.kv_heads => ort::attend_both_ways(cx, node, attention),
+            Profile::Onnx | Profile::Ort => onnx23::attend_both_ways(cx, node, attention),
+        },
+        Op::DisentangledBias(bias) => relative::disentangled_bias(cx, node, bias),
+        Op::Positions { padding } => relative::positions(cx, node, *padding),
+        Op::LayerNorm { .. } if folds.norm_is_fused(id) => Ok(()),
+        Op::LayerNorm { eps } => shared::layer_norm(cx, node, *eps),
         Op::Add => match folds.norm_after(id) {
             Some(norm) => ort::add_and_norm(cx, node, norm),
-            None => shared::elementwise(cx, node, "Add"),
+            None => entrywise::binary(cx, node, "Add"),
         },
-        Op::Mul => shared::elementwise(cx, node, "Mul"),
-        Op::Silu => shared::silu(cx, node),
+        Op::Mul => entrywise::binary(cx, node, "Mul"),
+        Op::Scale { factor } => entrywise::scale(cx, node, *factor),
+        Op::Silu => entrywise::silu(cx, node),
+        Op::Gelu { tanh } => entrywise::gelu(cx, node, *tanh),
+        Op::Tanh => entrywise::unary(cx, node, "Tanh"),
+        Op::Relu => entrywise::unary(cx, node, "Relu"),
+        Op::Slice { axis, start, len } => shared::slice(cx, node, *axis, *start, *len),
         Op::Reshape { shape } => shared::reshape(cx, node, shape),
-        Op::Cast { dtype } => shared::cast(cx, node, *dtype),
+        Op::Cast { dtype } => entrywise::cast(cx, node, *dtype),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Profile `onnx`: ai.onnx opset 23, with its `Attention`, `RMSNormalization` and `RotaryEmbedding`.
 
-use dlc_ir::{Attention, DType, Node, Rope};
+use dlc_ir::{Attention, DType, Node, Rope, Shape};
 
 use super::context::{Context, Form};
-use super::shared::{additive_mask, common_form, define_full, define_like, finish_call, input_in, rotations};
+use super::masks::{additive_mask, key_mask};
+use super::shared::{common_form, define_full, define_like, finish_call, input_in, rotations};
 use crate::error::ExportError;
 
 pub(super) fn rms_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<(), ExportError> {
@@ -16,15 +17,21 @@ pub(super) fn rms_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<()
 pub(super) fn rope(cx: &mut Context<'_>, node: &Node, rope: &Rope) -> Result<(), ExportError> {
     let (x, positions) = (cx.value_at(node, 0)?, cx.value_at(node, 1)?);
     let (dtype, head_dim) = (cx.ty(x).dtype, cx.width(x)? / rope.heads);
-    let [cos, sin] = rotations(cx, rope, head_dim, positions, dtype)?;
+    let rotated = rope.rotated(head_dim);
+    let [cos, sin] = rotations(cx, rope, rotated, positions, dtype)?;
     let x = cx.full(x)?;
     define_full(cx, node, |cx, out| {
-        cx.b.op("RotaryEmbedding", &[&x, &cos, &sin]).int("num_heads", rope.heads as i64).into(&[out]);
+        let mut call = cx.b.op("RotaryEmbedding", &[&x, &cos, &sin]).int("num_heads", rope.heads as i64);
+        if rotated < head_dim {
+            call = call.int("rotary_embedding_dim", rotated as i64);
+        }
+        call.into(&[out]);
     })
 }
 
-/// The mask says everything that is hidden, so the operator's own causal mask (which forgets the past) stays off.
-pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
+/// The mask says everything that is hidden, so the operator's own causal mask (which forgets the past) stays off. Capped scores are left to
+/// primitives: opset 23 caps them after the mask is added, which shows what is hidden.
+pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
     let (q, mask) = (cx.value_at(node, 0)?, cx.value_at(node, 3)?);
     let (dtype, seq) = (cx.ty(q).dtype, cx.ty(q).shape.0[1].clone());
     let mask = additive_mask(cx, mask, &seq, attention.window, dtype)?;
@@ -46,4 +53,30 @@ pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention
         cx.define(value, Form::Full, name);
     }
     Ok(())
+}
+
+pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
+    let q = cx.value_at(node, 0)?;
+    let (dtype, seq) = (cx.ty(q).dtype, cx.ty(q).shape.0[1].clone());
+    let mut mask = key_mask(cx, cx.value_at(node, 3)?, dtype)?;
+    if node.inputs.len() > 4 {
+        let bias = cx.operand(node, 4)?;
+        mask = cx.b.op("Add", &[&bias, &mask]).out();
+    } else {
+        // tract wants a row for every query.
+        let shape = cx.exact_shape(&Shape(vec![1.into(), 1.into(), seq, 1.into()]))?;
+        mask = cx.once(&format!("{mask}/rows"), |cx| Ok(cx.b.op("Expand", &[&mask, &shape]).out()))?;
+    }
+    let [q, k, v] = [cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(node, 2)?];
+    define_full(cx, node, |cx, out| {
+        let mut call =
+            cx.b.op("Attention", &[&q, &k, &v, &mask])
+                .int("q_num_heads", attention.heads as i64)
+                .int("kv_num_heads", attention.kv_heads as i64)
+                .float("scale", attention.scale);
+        if dtype != DType::F32 {
+            call = call.int("softmax_precision", 1);
+        }
+        call.into(&[out]);
+    })
 }

@@ -4,7 +4,7 @@
 //! `GroupQueryAttention` rotates queries and keys itself and counts positions from the cache, so rotary nodes and `position_ids` fall
 //! away. It takes the mask as lengths: per row, tokens are the first entries of the cache, padding comes after them. With more than one
 //! row it takes several tokens only on an empty cache. Heads whose width isn't a multiple of 8 it doesn't take at all: such graphs get ai.onnx
-//! `Attention`, and caches that are appended to.
+//! `Attention`, and caches that are appended to. It rotates heads in multiples of 16 only; others are rotated before it.
 
 use std::collections::HashMap;
 
@@ -38,7 +38,7 @@ impl Folds {
         for (id, node) in graph.nodes() {
             match node.op {
                 Op::Attention(_) if caches == CacheLayout::InPlace => folds.fold_rope(graph, id, node),
-                Op::RmsNorm { .. } => folds.fold_norm(graph, id, node),
+                Op::RmsNorm { .. } | Op::LayerNorm { .. } => folds.fold_norm(graph, id, node),
                 _ => {}
             }
         }
@@ -61,14 +61,17 @@ impl Folds {
         self.norm_after.get(&add).copied()
     }
 
-    /// Folds the rotations of queries and keys if they are equal, of the graph's own positions, and read by nothing else.
+    /// Folds the rotations of queries and keys if they are equal, of the graph's own positions, read by nothing else, and such as the operator
+    /// takes: heads in multiples of 16, of which multiples of 16 are rotated.
     fn fold_rope(&mut self, graph: &Graph, id: NodeId, node: &Node) {
         let rotation = |at: usize| {
             let (maker, value) = maker(graph, *node.inputs.get(at)?)?;
             let Op::Rope(rope) = graph.node(maker).op else { return None };
             let positions = graph.node(maker).inputs.get(1)?;
             let own = graph.find_input("position_ids").is_some_and(|i| *positions == Operand::Value(i.value));
-            (own && readers(graph, value) == 1).then_some((maker, rope))
+            let head_dim = graph.value(value).ty.shape.last().and_then(Dim::known)? / rope.heads;
+            let fits = head_dim % 16 == 0 && rope.rotated(head_dim) % 16 == 0;
+            (own && fits && readers(graph, value) == 1).then_some((maker, rope))
         };
         let (Some((q_node, q)), Some((k_node, k))) = (rotation(0), rotation(1)) else { return };
         if q.theta.to_bits() == k.theta.to_bits() && q.scaling == k.scaling {
@@ -82,9 +85,9 @@ impl Folds {
         let Some((add, _)) = node.inputs.first().and_then(|input| maker(graph, *input)) else { return };
         let sum = graph.node(add);
         let of_values = sum.inputs.iter().all(|i| matches!(i, Operand::Value(_)));
-        let gamma_is_weight = matches!(node.inputs.get(1), Some(Operand::Weight(_)));
+        let parameters_are_weights = node.inputs[1..].iter().all(|i| matches!(i, Operand::Weight(_)));
         let flat_enough = sum.outputs.iter().all(|v| matches!(graph.value(*v).ty.shape.rank(), 2 | 3));
-        if sum.op == Op::Add && of_values && flat_enough && gamma_is_weight && !self.norm_after.contains_key(&add) {
+        if sum.op == Op::Add && of_values && flat_enough && parameters_are_weights && !self.norm_after.contains_key(&add) {
             self.norm_after.insert(add, id);
             self.norm_nodes.push(id);
         }
@@ -120,30 +123,54 @@ pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
 pub(super) fn add_and_norm(cx: &mut Context<'_>, node: &Node, norm: NodeId) -> Result<(), ExportError> {
     let outer = cx.enter_node(norm);
     let norm = cx.graph.node(norm);
-    let Op::RmsNorm { eps } = norm.op else {
-        return Err(ExportError::module("", "the node that reads the sum is no norm"));
+    let (operator, eps) = match norm.op {
+        Op::RmsNorm { eps } => ("SkipSimplifiedLayerNormalization", eps),
+        Op::LayerNorm { eps } => ("SkipLayerNormalization", eps),
+        _ => return Err(ExportError::module("", "the node that reads the sum is no norm")),
     };
     let (sum, normed) = (Context::output_at(node, 0)?, Context::output_at(norm, 0)?);
-    let [x, skip, scale] = [cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(norm, 1)?];
+    let mut inputs = vec![cx.operand(node, 0)?, cx.operand(node, 1)?];
+    for at in 1..norm.inputs.len() {
+        inputs.push(cx.operand(norm, at)?);
+    }
     let (sum_name, normed_name, none) = (cx.full_name(sum), cx.full_name(normed), Name::from(""));
-    cx.b.microsoft("SkipSimplifiedLayerNormalization", &[&x, &skip, &scale]).float("epsilon", eps).into(&[&normed_name, &none, &none, &sum_name]);
+    let call = cx.b.microsoft(operator, &inputs.iter().collect::<Vec<_>>()).float("epsilon", eps);
+    call.into(&[&normed_name, &none, &none, &sum_name]);
     cx.define(sum, Form::Full, sum_name);
     cx.define(normed, Form::Full, normed_name);
     cx.b.enter(outer);
     Ok(())
 }
 
-/// Whether `GroupQueryAttention` takes all heads of the graph: it wants their width to be a multiple of 8.
+/// Whether `GroupQueryAttention` takes all heads of a decoder's graph: it wants their width to be a multiple of 8.
 pub(super) fn takes_grouped_attention(graph: &Graph) -> bool {
-    let mut head_dims = graph.nodes().filter_map(|(_, node)| match (&node.op, node.inputs.first()) {
-        (Op::Attention(a), Some(Operand::Value(q))) => graph.value(*q).ty.shape.last().and_then(Dim::known).map(|width| width / a.heads),
+    let head_dims = graph.nodes().filter_map(|(_, node)| match (&node.op, node.inputs.first()) {
+        (Op::Attention(a), Some(Operand::Value(q))) if a.causal => graph.value(*q).ty.shape.last().and_then(Dim::known).map(|width| width / a.heads),
         _ => None,
     });
-    head_dims.all(|head_dim| head_dim % 8 == 0)
+    let mut head_dims = head_dims.peekable();
+    head_dims.peek().is_some() && head_dims.all(|head_dim| head_dim % 8 == 0)
+}
+
+/// Attention in both directions: `MultiHeadAttention`, which adds no bias of its own here.
+pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
+    let mask = cx.value_at(node, 3)?;
+    let mask = cx.once(&format!("{}/keys", cx.full_name(mask)), |cx| {
+        let mask = cx.full(mask)?;
+        Ok(cx.b.op("Cast", &[&mask]).int("to", INT32).out())
+    })?;
+    let mut inputs = vec![cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(node, 2)?, Name::from(""), mask];
+    if node.inputs.len() > 4 {
+        inputs.push(cx.operand(node, 4)?);
+    }
+    define_full(cx, node, |cx, out| {
+        let call = cx.b.microsoft("MultiHeadAttention", &inputs.iter().collect::<Vec<_>>());
+        call.int("num_heads", attention.heads as i64).float("scale", attention.scale).into(&[out]);
+    })
 }
 
 /// A window of `w` is `local_window_size` `w`: both count the token itself (measured with ONNX Runtime 1.31 on CPU).
-pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention, rope: Option<&Rope>) -> Result<(), ExportError> {
+pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Attention, rope: Option<&Rope>) -> Result<(), ExportError> {
     let before = |cx: &Context<'_>, at: usize| -> Result<ValueId, ExportError> {
         let value = cx.value_at(node, at)?;
         match (rope, cx.graph.value(value).def) {
@@ -172,6 +199,9 @@ pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention
     if let Some(window) = attention.window {
         call = call.int("local_window_size", window as i64);
     }
+    if let Some(cap) = attention.softcap {
+        call = call.float("softcap", cap);
+    }
     call.into(&[&names[0], &names[1], &names[2]]);
     for (value, name) in values.into_iter().zip(names) {
         cx.define(value, Form::Full, name);
@@ -199,7 +229,7 @@ fn lengths(cx: &mut Context<'_>, mask: ValueId) -> Result<[Name; 2], ExportError
 /// Cosines or sines for every position, `[context_length, head_dim / 2]`, from the weight file.
 fn table(cx: &mut Context<'_>, rope: &Rope, head_dim: usize, dtype: dlc_ir::DType, wave: Wave) -> Name {
     let positions = cx.target.context_length;
-    let name = format!("{}.{}.{positions}.{dtype}", rope_name(rope, head_dim), wave.name());
+    let name = format!("{}.{}.{positions}.{dtype}", rope_name(rope, rope.rotated(head_dim)), wave.name());
     let table = RopeTable { name: name.clone(), dtype, positions, frequencies: rope.frequencies(head_dim).into(), wave };
     let name = Name::from(name);
     let shape = table.shape();

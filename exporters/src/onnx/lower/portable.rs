@@ -4,7 +4,8 @@ use dlc_ir::{Attention, DType, Node, Rope};
 
 use super::super::builder::Name;
 use super::context::{Context, Form};
-use super::shared::{additive_mask, common_form, define_like, finish_call, from_f32, input_in, rope_name, rotations, to_f32};
+use super::masks::{additive_mask, key_mask};
+use super::shared::{common_form, define_like, finish_call, from_f32, input_in, rope_name, rotations, to_f32};
 use crate::error::ExportError;
 
 /// In single precision whatever the graph's element type, as Hugging Face's norms are. `Pow` with 2 is the pattern that runtimes fuse.
@@ -23,26 +24,36 @@ pub(super) fn rms_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<()
     define_like(cx, node, form, |cx, out| finish_call(cx.b.op("Mul", &[&x, &scale]), out))
 }
 
-/// `x * cos + rotate_half(x) * sin`, with the sign of `rotate_half` moved into the sines.
+/// `x * cos + rotate_half(x) * sin`, with the sign of `rotate_half` moved into the sines; what isn't rotated goes beside it.
 pub(super) fn rope(cx: &mut Context<'_>, node: &Node, rope: &Rope) -> Result<(), ExportError> {
     let (x, positions) = (cx.value_at(node, 0)?, cx.value_at(node, 1)?);
     let (dtype, head_dim) = (cx.ty(x).dtype, cx.width(x)? / rope.heads);
-    let [cos, sin] = widened(cx, rope, head_dim, positions, dtype)?;
-    let x = cx.heads(x, rope.heads)?;
-    let sizes = cx.b.ints(&[head_dim as i64 / 2, head_dim as i64 / 2]);
+    let rotated = rope.rotated(head_dim);
+    let [cos, sin] = widened(cx, rope, rotated, positions, dtype)?;
+    let mut x = cx.heads(x, rope.heads)?;
+    let mut rest = None;
+    if rotated < head_dim {
+        let sizes = cx.b.ints(&[rotated as i64, (head_dim - rotated) as i64]);
+        let [turned, kept] = cx.b.op("Split", &[&x, &sizes]).int("axis", 3).outs();
+        (x, rest) = (turned, Some(kept));
+    }
+    let sizes = cx.b.ints(&[rotated as i64 / 2, rotated as i64 / 2]);
     let [low, high] = cx.b.op("Split", &[&x, &sizes]).int("axis", 3).outs();
     let turned = cx.b.op("Concat", &[&high, &low]).int("axis", 3).out();
     let straight = cx.b.op("Mul", &[&x, &cos]).out();
     let turned = cx.b.op("Mul", &[&turned, &sin]).out();
-    let rotated = cx.b.op("Add", &[&straight, &turned]).out();
-    cx.define(Context::output_at(node, 0)?, Form::Heads(rope.heads), rotated);
+    let mut made = cx.b.op("Add", &[&straight, &turned]).out();
+    if let Some(rest) = rest {
+        made = cx.b.op("Concat", &[&made, &rest]).int("axis", 3).out();
+    }
+    cx.define(Context::output_at(node, 0)?, Form::Heads(rope.heads), made);
     Ok(())
 }
 
-/// `[cos, cos]` and `[-sin, sin]`, `[batch, seq, 1, head_dim]`.
-fn widened(cx: &mut Context<'_>, rope: &Rope, head_dim: usize, positions: dlc_ir::ValueId, dtype: DType) -> Result<[Name; 2], ExportError> {
-    let [cos, sin] = rotations(cx, rope, head_dim, positions, dtype)?;
-    let scope = format!("{}/{}", cx.full_name(positions), rope_name(rope, head_dim));
+/// `[cos, cos]` and `[-sin, sin]`, `[batch, seq, 1, rotated]`.
+fn widened(cx: &mut Context<'_>, rope: &Rope, rotated: usize, positions: dlc_ir::ValueId, dtype: DType) -> Result<[Name; 2], ExportError> {
+    let [cos, sin] = rotations(cx, rope, rotated, positions, dtype)?;
+    let scope = format!("{}/{}", cx.full_name(positions), rope_name(rope, rotated));
     let mut widen = |half: &Name, negate: bool| {
         cx.once(&format!("{scope}/{}.{dtype}", if negate { "signed_sin" } else { "cos" }), |cx| {
             let axis = cx.b.ints(&[2]);
@@ -54,20 +65,34 @@ fn widened(cx: &mut Context<'_>, rope: &Rope, head_dim: usize, positions: dlc_ir
     Ok([widen(&cos, false)?, widen(&sin, true)?])
 }
 
-/// Query heads that share a key/value head are stacked along the sequence axis, so keys and values are never repeated. Scores, mask and
-/// softmax are in single precision whatever the graph's element type.
-pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
-    let Attention { heads, kv_heads, scale, window } = *attention;
-    let (q, mask) = (cx.value_at(node, 0)?, cx.value_at(node, 3)?);
-    let (dtype, head_dim, group) = (cx.ty(q).dtype, (cx.width(q)? / heads) as i64, heads / kv_heads);
-    let seq = cx.ty(q).shape.0[1].clone();
-    let keys = extend_cache(cx, node, 1, kv_heads)?;
-    let values = extend_cache(cx, node, 2, kv_heads)?;
-    let mask = additive_mask(cx, mask, &seq, window, DType::F32)?;
-    let mask = stacked(cx, mask, group)?;
+/// Attention over past and new keys.
+pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
+    let seq = cx.ty(cx.value_at(node, 0)?).shape.0[1].clone();
+    let keys = extend_cache(cx, node, 1, attention.kv_heads)?;
+    let values = extend_cache(cx, node, 2, attention.kv_heads)?;
+    let mask = additive_mask(cx, cx.value_at(node, 3)?, &seq, attention.window, DType::F32)?;
+    let mask = stacked(cx, mask, attention.heads / attention.kv_heads)?;
+    attend(cx, node, attention, [keys, values], &[mask])
+}
 
-    let q = cx.heads(q, heads)?;
-    let mut q = cx.b.op("Transpose", &[&q]).ints("perm", &[0, 2, 1, 3]).out();
+/// Attention in both directions.
+pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
+    let sides = [heads_first(cx, node, 1, attention.kv_heads)?, heads_first(cx, node, 2, attention.kv_heads)?];
+    let mut addends = vec![key_mask(cx, cx.value_at(node, 3)?, DType::F32)?];
+    if node.inputs.len() > 4 {
+        let (dtype, bias) = (cx.ty(cx.value_at(node, 4)?).dtype, cx.operand(node, 4)?);
+        addends.push(to_f32(cx, &bias, dtype));
+    }
+    attend(cx, node, attention, sides, &addends)
+}
+
+/// Query heads that share a key/value head are stacked along the sequence axis, so keys and values are never repeated. Scores, what is added
+/// to them and softmax are in single precision whatever the graph's element type.
+fn attend(cx: &mut Context<'_>, node: &Node, attention: &Attention, [keys, values]: [Name; 2], addends: &[Name]) -> Result<(), ExportError> {
+    let Attention { heads, kv_heads, scale, softcap, .. } = *attention;
+    let q = cx.value_at(node, 0)?;
+    let (dtype, head_dim, group) = (cx.ty(q).dtype, (cx.width(q)? / heads) as i64, heads / kv_heads);
+    let mut q = heads_first(cx, node, 0, heads)?;
     if group > 1 {
         let shape = cx.b.ints(&[0, kv_heads as i64, -1, head_dim]);
         q = cx.b.op("Reshape", &[&q, &shape]).out();
@@ -76,8 +101,16 @@ pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention
     let q = cx.b.op("Mul", &[&q, &scale]).out();
     let keys = cx.b.op("Transpose", &[&keys]).ints("perm", &[0, 1, 3, 2]).out();
     let scores = cx.b.op("MatMul", &[&q, &keys]).out();
-    let scores = to_f32(cx, &scores, dtype);
-    let scores = cx.b.op("Add", &[&scores, &mask]).out();
+    let mut scores = to_f32(cx, &scores, dtype);
+    if let Some(cap) = softcap {
+        let cap = cx.b.float(DType::F32, cap);
+        let share = cx.b.op("Div", &[&scores, &cap]).out();
+        let bent = cx.b.op("Tanh", &[&share]).out();
+        scores = cx.b.op("Mul", &[&bent, &cap]).out();
+    }
+    for addend in addends {
+        scores = cx.b.op("Add", &[&scores, addend]).out();
+    }
     let probabilities = cx.b.op("Softmax", &[&scores]).int("axis", -1).out();
     let probabilities = from_f32(cx, probabilities, dtype);
     let mut mixed = cx.b.op("MatMul", &[&probabilities, &values]).out();
@@ -90,11 +123,17 @@ pub(super) fn attention(cx: &mut Context<'_>, node: &Node, attention: &Attention
     Ok(())
 }
 
+/// What a node reads at `at`, as `[batch, heads, seq, head_dim]`.
+pub(super) fn heads_first(cx: &mut Context<'_>, node: &Node, at: usize, heads: usize) -> Result<Name, ExportError> {
+    let x = cx.value_at(node, at)?;
+    let x = cx.heads(x, heads)?;
+    Ok(cx.b.op("Transpose", &[&x]).ints("perm", &[0, 2, 1, 3]).out())
+}
+
 /// Past and new keys (`part` 1) or values (`part` 2), `[batch, kv_heads, total, head_dim]`.
 fn extend_cache(cx: &mut Context<'_>, node: &Node, part: usize, kv_heads: usize) -> Result<Name, ExportError> {
-    let (new, past) = (cx.value_at(node, part)?, cx.value_at(node, part + 3)?);
-    let (new, past) = (cx.heads(new, kv_heads)?, cx.full(past)?);
-    let new = cx.b.op("Transpose", &[&new]).ints("perm", &[0, 2, 1, 3]).out();
+    let past = cx.operand(node, part + 3)?;
+    let new = heads_first(cx, node, part, kv_heads)?;
     let value = Context::output_at(node, part)?;
     let present = cx.full_name(value);
     cx.b.op("Concat", &[&past, &new]).int("axis", 2).into(&[&present]);

@@ -1,0 +1,48 @@
+//! Gemma 2: norms around attention and MLP, capped scores and logits, a window on every other layer.
+
+use dlc_ir::{Storage, Task};
+
+use super::activation::Activation;
+use super::config::ConfigReader;
+use super::spec::{Biases, DecoderSpec, sliding_layers, window};
+use super::{Architecture, Family};
+
+/// transformers' defaults for absent keys.
+const HEAD_DIM: usize = 256;
+const WINDOW: usize = 4096;
+const SCALE_OF: f64 = 256.0;
+const SOFTCAPS: [f32; 2] = [50.0, 30.0];
+
+pub(super) const FAMILY: Family =
+    Family { model_type: "gemma2", architectures: &[("Gemma2ForCausalLM", Task::TextGeneration)], summary: "Gemma 2, 2B to 27B", read };
+
+fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, Some(HEAD_DIM));
+    // transformers reads `hidden_activation`; older configurations carry a `hidden_act` beside it that nobody reads.
+    config.get("hidden_act");
+    let activation = Activation::read(config, "hidden_activation", Activation::GeluTanh);
+    if config.flag("use_bidirectional_attention", false) {
+        config.unsupported("use_bidirectional_attention", "is true; dlc reads Gemma 2 as a decoder".into());
+    }
+    let scale_of = config.factor("query_pre_attn_scalar").unwrap_or(SCALE_OF);
+    let mut softcap = |key: &'static str, default: f32| match config.has(key) {
+        true => config.factor(key).map(|cap| cap as f32),
+        false => Some(default),
+    };
+    let softcaps = [softcap("attn_logit_softcapping", SOFTCAPS[0]), softcap("final_logit_softcapping", SOFTCAPS[1])];
+    let window = window(config).or(if config.has("sliding_window") { None } else { Some(WINDOW) });
+    let sliding = sliding_layers(config, spec.layers).unwrap_or_else(|| (0..spec.layers).map(|layer| layer % 2 == 0).collect());
+    let attention = config.flag("attention_bias", false);
+    Box::new(DecoderSpec {
+        activation,
+        softcaps,
+        attention_scale: scale_of.powf(-0.5) as f32,
+        embedding_scale: Some((spec.hidden_size as f64).sqrt() as f32),
+        sandwich: true,
+        norms: Storage::LessOne,
+        bias: Biases { qkv: attention, output: attention, mlp: false },
+        windows: sliding.into_iter().map(|sliding| window.filter(|_| sliding)).collect(),
+        tied: spec.tied || !config.has("tie_word_embeddings"),
+        ..spec
+    })
+}

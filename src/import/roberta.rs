@@ -1,0 +1,57 @@
+//! `RoBERTa`: BERT that counts positions from behind the padding id, and knows one kind of segment.
+
+use dlc_ir::Task;
+
+use super::activation::Activation;
+use super::config::ConfigReader;
+use super::encoder::{EncoderSpec, Positions, Separate, Types};
+use super::heads::{Head, MaskedLm, labels};
+use super::{Architecture, Family};
+
+/// The padding id where the configuration names none.
+const PADDING: u32 = 1;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "roberta",
+    architectures: &[
+        ("RobertaModel", Task::FeatureExtraction),
+        ("RobertaForMaskedLM", Task::FillMask),
+        ("RobertaForSequenceClassification", Task::TextClassification),
+        ("RobertaForTokenClassification", Task::TokenClassification),
+    ],
+    summary: "RoBERTa, DistilRoBERTa, all-distilroberta",
+    read,
+};
+
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let head = match task {
+        Task::FillMask => Head::MaskedLm(MaskedLm {
+            dense: "lm_head.dense",
+            norm: "lm_head.layer_norm",
+            activation: Activation::Gelu,
+            decoder: "lm_head.decoder",
+            bias: "lm_head.bias",
+            tied: config.flag("tie_word_embeddings", true),
+        }),
+        Task::TextClassification => {
+            Head::Text { pooler: "classifier.dense", activation: Activation::Tanh, classifier: "classifier.out_proj", labels: labels(config) }
+        }
+        Task::TokenClassification => Head::Tokens { labels: labels(config) },
+        Task::TextGeneration | Task::FeatureExtraction => Head::Bare,
+    };
+    let types = EncoderSpec::types(config, 2);
+    let padding = config.get("pad_token_id").and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok()).unwrap_or(PADDING);
+    let spec = EncoderSpec::read(config, task, "roberta.", Box::new(Separate), head);
+    let rows = spec.context_length;
+    // Position 0 is the padding id's, the first token has the one after it.
+    let context_length = rows.saturating_sub(padding as usize + 1);
+    if config.is_clean() && context_length == 0 {
+        config.bad("max_position_embeddings", format!("is {rows}, which leaves no position behind the padding id {padding}"));
+    }
+    Box::new(EncoderSpec {
+        types: if types > 0 { Types::First(types) } else { Types::None },
+        positions: Positions::Learned { rows, padding: Some(padding) },
+        context_length,
+        ..spec
+    })
+}
