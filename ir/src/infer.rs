@@ -120,7 +120,7 @@ fn rotary(cx: &Check<'_>, rope: &Rope) -> Result<ValueType, IrError> {
     let [x, positions] = cx.arity()?;
     let head_dim = cx.head_dim(x, rope.heads)?;
     let rotated = rope.rotated(head_dim);
-    cx.require((2..=head_dim).contains(&rotated) && rotated % 2 == 0, || format!("{rotated} entries of heads {head_dim} wide can't be rotated"))?;
+    cx.require((2..=head_dim).contains(&rotated) && rotated.is_multiple_of(2), || format!("{rotated} entries of heads {head_dim} wide can't be rotated"))?;
     cx.require(positions.dtype == DType::I64 && positions.shape.0[..] == x.shape.0[..2], || format!("positions {positions} don't fit {x}"))?;
     Ok(x.clone())
 }
@@ -176,7 +176,7 @@ fn disentangled_bias(cx: &Check<'_>, bias: &DisentangledBias) -> Result<ValueTyp
     cx.head_dim(q, bias.heads)?;
     cx.require(q == k, || format!("keys {k} are not of the type of queries {q}"))?;
     cx.require((1..=1 << 24).contains(&bias.reach()), || format!("a span of {} is none", bias.span))?;
-    let logarithmic = bias.log_until.is_none_or(|until| bias.span % 2 == 0 && bias.span >= 4 && until > bias.span / 2 + 1);
+    let logarithmic = bias.log_until.is_none_or(|until| bias.span.is_multiple_of(2) && bias.span >= 4 && until > bias.span / 2 + 1);
     cx.require(logarithmic, || format!("{} rows can't be shared up to distance {:?}", bias.span, bias.log_until))?;
     for table in &cx.inputs[2..] {
         let wanted = ValueType::new(q.dtype, [Dim::from(2 * bias.span), q.shape.0[2].clone()]);
