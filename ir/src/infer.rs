@@ -120,7 +120,9 @@ fn rotary(cx: &Check<'_>, rope: &Rope) -> Result<ValueType, IrError> {
     let [x, positions] = cx.arity()?;
     let head_dim = cx.head_dim(x, rope.heads)?;
     let rotated = rope.rotated(head_dim);
-    cx.require((2..=head_dim).contains(&rotated) && rotated.is_multiple_of(2), || format!("{rotated} entries of heads {head_dim} wide can't be rotated"))?;
+    cx.require((2..=head_dim).contains(&rotated) && rotated.is_multiple_of(2), || {
+        format!("{rotated} entries of heads {head_dim} wide can't be rotated")
+    })?;
     cx.require(positions.dtype == DType::I64 && positions.shape.0[..] == x.shape.0[..2], || format!("positions {positions} don't fit {x}"))?;
     Ok(x.clone())
 }
