@@ -73,7 +73,7 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
         Op::Gather => shared::gather(cx, node),
         Op::Linear if profile == Profile::Ort => ort::linear(cx, node),
         Op::Linear => shared::linear(cx, node),
-        Op::RmsNorm { .. } if folds.norm_is_fused(id) => Ok(()),
+        Op::RmsNorm { .. } | Op::LayerNorm { .. } if folds.norm_is_fused(id) => Ok(()),
         Op::RmsNorm { eps } => match profile {
             Profile::Portable => portable::rms_norm(cx, node, *eps),
             Profile::Onnx | Profile::Ort => onnx23::rms_norm(cx, node, *eps),
@@ -96,7 +96,6 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
         },
         Op::DisentangledBias(bias) => relative::disentangled_bias(cx, node, bias),
         Op::Positions { padding } => relative::positions(cx, node, *padding),
-        Op::LayerNorm { .. } if folds.norm_is_fused(id) => Ok(()),
         Op::LayerNorm { eps } => shared::layer_norm(cx, node, *eps),
         Op::Add => match folds.norm_after(id) {
             Some(norm) => ort::add_and_norm(cx, node, norm),

@@ -14,13 +14,12 @@ pub(super) fn gather(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
 
 /// `Gemm` on rows: it takes weights in the checkpoint's `[out, in]` layout, where `MatMul` would want a transposed copy.
 pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportError> {
-    let (x, dtype) = match node.inputs.first() {
+    let (x, dtype) = if let Some(Operand::Weight(table)) = node.inputs.first() {
         // A table that every run multiplies alike; runtimes fold it.
-        Some(Operand::Weight(table)) => (cx.operand(node, 0)?, cx.target.weights[*table].dtype),
-        _ => {
-            let value = cx.value_at(node, 0)?;
-            (cx.flat(value)?, cx.ty(value).dtype)
-        }
+        (cx.operand(node, 0)?, cx.target.weights[*table].dtype)
+    } else {
+        let value = cx.value_at(node, 0)?;
+        (cx.flat(value)?, cx.ty(value).dtype)
     };
     let mut inputs = vec![x, cx.operand(node, 1)?];
     let bias = if node.inputs.len() > 2 { Some(cx.operand(node, 2)?) } else { None };
