@@ -1,4 +1,4 @@
-//! Runs a bundle: the backend, sessions over its graphs, lossless speculative decoding, and encoders.
+//! Runs a bundle: the backend, sessions over its graphs, lossless speculative decoding, encoders, and the schedulers of diffusion models.
 //!
 //! Reads bundles through their manifest alone and knows nothing of importers or passes. Never prints, and never reads the
 //! environment: callers hand over what they found in it. `ort` types don't leave this module.
@@ -13,6 +13,7 @@ mod encoder;
 mod error;
 mod measure;
 mod sampler;
+mod scheduler;
 mod session;
 mod speculative;
 mod text;
@@ -29,6 +30,7 @@ pub use encoder::{EncoderSession, Rows};
 pub use error::{Result, RuntimeError};
 pub use measure::{Equality, PromptMeasurement, StepCosts, compare, decode, latencies, measure, step_costs};
 pub use sampler::{Distribution, Sampler, SamplingOptions};
+pub use scheduler::{OutputLayout, SamplerState, SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan};
 pub use session::{HostData, HostTensor, Session, SessionOptions, check_mask};
 pub use speculative::{DecodeOptions, Decoder, Generation, Stats, StopReason};
 pub use text::{TextStream, TextTokenizer, TokenizedText};
