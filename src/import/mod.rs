@@ -157,6 +157,7 @@ pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> 
         family: family.model_type.to_owned(),
         task,
         labels: facts.labels,
+        diffusion: None,
         dtype,
         vocab_size: facts.vocab_size,
         hidden_size: facts.hidden_size,

@@ -6,6 +6,7 @@
 
 mod context;
 mod entrywise;
+mod image;
 mod masks;
 mod onnx23;
 mod ort;
@@ -73,7 +74,7 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
         Op::Gather => shared::gather(cx, node),
         Op::Linear if profile == Profile::Ort => ort::linear(cx, node),
         Op::Linear => shared::linear(cx, node),
-        Op::RmsNorm { .. } if folds.norm_is_fused(id) => Ok(()),
+        Op::RmsNorm { .. } | Op::LayerNorm { .. } if folds.norm_is_fused(id) => Ok(()),
         Op::RmsNorm { eps } => match profile {
             Profile::Portable => portable::rms_norm(cx, node, *eps),
             Profile::Onnx | Profile::Ort => onnx23::rms_norm(cx, node, *eps),
@@ -96,13 +97,19 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
         },
         Op::DisentangledBias(bias) => relative::disentangled_bias(cx, node, bias),
         Op::Positions { padding } => relative::positions(cx, node, *padding),
-        Op::LayerNorm { .. } if folds.norm_is_fused(id) => Ok(()),
         Op::LayerNorm { eps } => shared::layer_norm(cx, node, *eps),
         Op::Add => match folds.norm_after(id) {
             Some(norm) => ort::add_and_norm(cx, node, norm),
             None => entrywise::binary(cx, node, "Add"),
         },
         Op::Mul => entrywise::binary(cx, node, "Mul"),
+        Op::Modulate => entrywise::modulate(cx, node),
+        Op::GroupNorm { groups, eps } => image::group_norm(cx, node, *groups, *eps),
+        Op::Conv2d { stride, padding } => image::conv2d(cx, node, *stride, *padding),
+        Op::Upsample { factor } => image::upsample(cx, node, *factor),
+        Op::TimestepEmbedding(embedding) => image::timestep_embedding(cx, node, embedding),
+        Op::Concat { axis } => shared::concat(cx, node, *axis),
+        Op::Transpose { axes } => shared::transpose(cx, node, axes),
         Op::Scale { factor } => entrywise::scale(cx, node, *factor),
         Op::Silu => entrywise::silu(cx, node),
         Op::Gelu { tanh } => entrywise::gelu(cx, node, *tanh),
