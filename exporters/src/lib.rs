@@ -1,10 +1,12 @@
-//! Writes a [`dlc_ir::Module`] as ONNX files, and a *bundle* around them: shared weights, manifest and what consumers expect.
+//! Writes a [`dlc_ir::Module`] as ONNX files, and a *bundle* around them: shared weights, manifest and what consumers expect. Also checkpoints
+//! whose tensors have other values than those of the one they were copied from.
 //!
 //! Protobuf types never leave [`onnx`]. This crate transforms no graph, reads no checkpoint and never prints.
 
 #![warn(missing_docs)]
 
 mod bundle;
+mod checkpoint;
 mod error;
 mod genai;
 pub mod manifest;
@@ -14,6 +16,7 @@ mod staging;
 mod weights;
 
 pub use bundle::{BundleRequest, SpeculativeDefaults, write_bundle};
+pub use checkpoint::{CopiedFile, Patch, write_checkpoint};
 pub use error::ExportError;
 pub use progress::Progress;
 pub use staging::check_replaceable;

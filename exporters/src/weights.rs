@@ -23,7 +23,7 @@ const ALIGNMENT: u64 = 64;
 const PAGE: u64 = 4096;
 const LARGE: u64 = 64 << 10;
 /// Bytes that are made and written at a time.
-const TILE: usize = 1 << 20;
+pub(crate) const TILE: usize = 1 << 20;
 
 /// A tensor of the weight file.
 #[derive(Debug, Clone)]
@@ -212,12 +212,12 @@ struct Tile {
 }
 
 #[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
 #[cfg(windows)]
-fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
+pub(crate) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
     while !bytes.is_empty() {
         let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
         if written == 0 {

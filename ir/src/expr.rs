@@ -24,6 +24,11 @@ impl Blob {
         Some(Self { bytes, range })
     }
 
+    /// The first byte's place in the buffer.
+    pub fn offset(&self) -> usize {
+        self.range.start
+    }
+
     fn key(&self) -> (usize, usize, usize) {
         (Arc::as_ptr(&self.bytes).cast::<u8>() as usize, self.range.start, self.range.end)
     }
@@ -235,7 +240,7 @@ impl Expr {
     }
 
     /// What the root's cast rounds; the expression itself if its root is no cast.
-    pub(crate) fn unrounded(&self) -> &Self {
+    pub fn unrounded(&self) -> &Self {
         if let Self::Cast { input, .. } = self { input } else { self }
     }
 

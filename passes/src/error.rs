@@ -24,7 +24,7 @@ pub enum PassError {
         problem: String,
     },
     /// An adapter can't be merged; everything that stands against it.
-    #[error("adapter {adapter}: {}", .problems.join("; "))]
+    #[error("adapter {adapter}: {}", listed(.problems))]
     Adapter {
         /// The adapter's name.
         adapter: String,
@@ -76,6 +76,14 @@ pub enum PassError {
     /// An edit failed.
     #[error(transparent)]
     Ir(#[from] IrError),
+}
+
+/// One problem behind the colon, several on lines of their own.
+fn listed(problems: &[String]) -> String {
+    match problems {
+        [only] => only.clone(),
+        several => several.iter().map(|problem| format!("\n  {problem}")).collect(),
+    }
 }
 
 impl PassError {

@@ -16,6 +16,7 @@ pub(crate) mod fixture;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use dlc_ir::SideFile;
@@ -47,6 +48,9 @@ const SIDE_FILES: [&str; 10] = [
     "merges.txt",
     "tokenizer.model",
 ];
+
+/// How files end that hold weights.
+const WEIGHT_EXTENSIONS: [&str; 9] = ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "onnx"];
 
 /// An opened checkpoint. Its weights are mapped, so its files must stay as they are for as long as a [`Blob`](dlc_ir::Blob) of it lives.
 #[derive(Debug)]
@@ -133,6 +137,11 @@ impl Checkpoint {
         self.tensors.get(name)
     }
 
+    /// All tensors by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorRecord)> {
+        self.tensors.iter().map(|(name, record)| (name.as_str(), record))
+    }
+
     /// The names of all tensors, sorted.
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -160,6 +169,22 @@ impl Checkpoint {
         let all = SIDE_FILES.iter().map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
         let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.path.clone() });
         all.filter(|file| file.path.is_file()).chain(scheduler).collect()
+    }
+
+    /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ...
+    pub fn companions(&self) -> Result<Vec<SideFile>, CheckpointError> {
+        let entries = fs::read_dir(&self.folder).map_err(|e| CheckpointError::read(&self.folder, e))?;
+        let mut companions = Vec::new();
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
+            let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+            let weights = path.extension().and_then(|e| e.to_str()).is_some_and(|e| WEIGHT_EXTENSIONS.contains(&e));
+            let shard_index = name.ends_with(".index.json");
+            if !name.starts_with('.') && !weights && !shard_index && !self.files.iter().any(|f| f.path.file_name() == path.file_name()) {
+                companions.push(SideFile { name: name.to_owned(), path });
+            }
+        }
+        companions.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(companions)
     }
 
     fn add_file(&mut self, path: PathBuf) -> Result<(), CheckpointError> {

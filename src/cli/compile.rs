@@ -29,6 +29,9 @@ pub(super) struct Args {
     /// A PEFT adapter to merge, LoRA, DoRA or Dual LoRA, `DIR` or `DIR=WEIGHT`; may be given several times
     #[arg(long = "adapter", value_name = "DIR[=WEIGHT]")]
     adapters: Vec<String>,
+    /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the README
+    #[arg(long, value_name = "FILE")]
+    adapter_names: Option<PathBuf>,
     /// A pass with its options, `NAME` or `NAME:key=value,...`; may be given several times (see `dlc passes`)
     #[arg(long = "pass", value_name = "NAME[:key=value,...]")]
     passes: Vec<String>,
@@ -165,6 +168,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
     let adapters = if args.adapters.is_empty() { &config.adapters } else { &args.adapters };
     Ok(CompileRequest {
         adapters: adapters.iter().map(|a| parse_adapter_flag(a)).collect::<Result<_, _>>()?,
+        adapter_names: args.adapter_names.clone().or(config.adapter_names),
         output: output.unwrap_or_else(|| PathBuf::from(format!("{}-dlc", open::checkpoint_name(&model)))),
         model,
         passes,

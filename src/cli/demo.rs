@@ -54,6 +54,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     output.result(&format!("1. compile {} with fit-prune, profile {}\n", model.display(), profile.name()))?;
     let request = CompileRequest {
         adapters: vec![],
+        adapter_names: None,
         model,
         passes: vec![parse_pass_flag(&format!("fit-prune:drop={}", args.drop))?],
         profile,

@@ -5,14 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use dlc_ir::diff::{GraphDiff, diff};
-use dlc_ir::{Graph, WeightTable};
+use dlc_ir::{Graph, Module, WeightTable};
 use similar::TextDiff;
 
 use super::exit::CHECK_FAILED;
 use super::open::{Opened, open};
 use super::output::Output;
+use crate::pipeline::{WeightDifference, compare_weights};
+use crate::report::Table;
 
-/// Compare the graphs (not the values of weights) of two checkpoints, bundles or ONNX files; or a bundle's target with its draft
+/// Compare the graphs and weights of two checkpoints, bundles or ONNX files (of these the graphs alone); or a bundle's target with its draft
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A checkpoint, a bundle or an .onnx file
@@ -25,6 +27,9 @@ pub(super) struct Args {
     /// Leave out the line-by-line part
     #[arg(long)]
     summary: bool,
+    /// Compare graphs only, not the values of weights
+    #[arg(long)]
+    graphs_only: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -33,7 +38,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let a = open(&args.a)?;
-    let mut unpaired = Vec::new();
+    let (mut unpaired, mut weights) = (Vec::new(), Vec::new());
     let differences = match &args.b {
         None => vec![target_and_draft(&a)?],
         Some(path) => {
@@ -44,6 +49,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                 output.json(&serde_json::json!([{ "text": text }]))?;
                 return Ok(exit(args, !text.is_empty()));
             }
+            if let (Some(x), Some(y), false) = (module(&a), module(&b), args.graphs_only) {
+                weights = compare_weights(&x.weights, &y.weights)?;
+            }
             by_name(&a, &b, &mut unpaired)?
         }
     };
@@ -53,8 +61,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for line in &unpaired {
         output.result(line)?;
     }
-    output.json(&serde_json::json!({"graphs": differences, "unpaired": unpaired}))?;
-    Ok(exit(args, !unpaired.is_empty() || differences.iter().any(|d| !d.is_empty())))
+    if !weights.is_empty() {
+        output.result(&weights_table(&weights))?;
+    }
+    output.json(&serde_json::json!({"graphs": differences, "unpaired": unpaired, "weights": weights}))?;
+    Ok(exit(args, !unpaired.is_empty() || !weights.is_empty() || differences.iter().any(|d| !d.is_empty())))
 }
 
 fn exit(args: &Args, differs: bool) -> ExitCode {
@@ -67,6 +78,23 @@ fn graphs(opened: &Opened) -> Vec<(&Graph, &WeightTable)> {
         Opened::Bundle(bundle) => bundle.1.graphs.iter().map(|g| (g, &bundle.1.weights)).collect(),
         Opened::Onnx(onnx) => onnx.graph.iter().map(|(g, w)| (g, w)).collect(),
     }
+}
+
+/// What holds weights with their values.
+fn module(opened: &Opened) -> Option<&Module> {
+    match opened {
+        Opened::Checkpoint(module) => Some(module),
+        Opened::Bundle(bundle) => Some(&bundle.1),
+        Opened::Onnx(_) => None,
+    }
+}
+
+fn weights_table(weights: &[WeightDifference]) -> String {
+    let mut table = Table::new(&["weight", "norm of the difference", "share of its norm"]);
+    for w in weights {
+        table.row([w.weight.clone(), format!("{:.4e}", w.norm), format!("{:.2}%", 100.0 * w.relative)]);
+    }
+    format!("\nweights with other values: {}\n{table}", weights.len())
 }
 
 /// The nodes of a file that dlc didn't write.

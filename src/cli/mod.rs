@@ -12,6 +12,7 @@ mod doctor;
 mod environment;
 mod exit;
 mod inspect;
+mod merge;
 mod models;
 mod open;
 mod output;
@@ -36,6 +37,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Compile(compile::Args),
+    Merge(merge::Args),
     Run(run::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
 fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Compile(args) => compile::run(args),
+        Command::Merge(args) => merge::run(args),
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -1,11 +1,12 @@
 //! Adapters as passes want them, from their folders.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::Source;
 use dlc_passes::merge_adapter::{Adapter, AdapterTensor};
 
 use super::error::PipelineError;
+use super::name_map::NameMap;
 use super::source;
 use crate::checkpoint::AdapterFolder;
 
@@ -30,14 +31,19 @@ pub fn parse_adapter_flag(flag: &str) -> Result<AdapterSpec, PipelineError> {
     }
 }
 
-/// Opens the adapters, and adds their files to those `into` names.
-pub(super) fn open(specs: &[AdapterSpec], into: &mut Source) -> Result<Vec<Adapter>, PipelineError> {
+/// Opens the adapters, whose names are those of the name map `names` where there is one, and adds their files to those `into` names.
+pub(super) fn open(specs: &[AdapterSpec], names: Option<&Path>, into: &mut Source) -> Result<Vec<Adapter>, PipelineError> {
+    let names = names.map(NameMap::read).transpose()?;
     let mut adapters = Vec::new();
     for (i, spec) in specs.iter().enumerate() {
-        let folder = AdapterFolder::open(&spec.folder)?;
+        let mut folder = AdapterFolder::open(&spec.folder)?;
         for file in &folder.files {
             let (name, record) = source::record(file)?;
             into.files.insert(format!("adapter {i}, {} x {}: {name}", spec.weight, folder.name), record);
+        }
+        if let Some(names) = &names {
+            folder.config = names.config(folder.config);
+            folder.tensors = names.tensors(folder.tensors)?;
         }
         let mut tensors = std::collections::BTreeMap::new();
         for (name, record) in folder.tensors {

@@ -6,6 +6,7 @@ use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
 use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle};
 use dlc_ir::{DType, Module};
 use dlc_passes::{Pass, PassContext, PassRun, Progress, ScoreCache, registry, run_passes};
+use rayon::ThreadPool;
 use serde_yaml::Mapping;
 
 use super::adapters::{self, AdapterSpec};
@@ -28,6 +29,8 @@ pub struct CompileRequest {
     pub model: PathBuf,
     /// The adapters to merge, in order. The pass `merge-adapter` runs first unless it stands among the passes.
     pub adapters: Vec<AdapterSpec>,
+    /// A YAML file that says what the adapters' trainer calls things, if it wasn't PEFT.
+    pub adapter_names: Option<PathBuf>,
     /// The passes, in order.
     pub passes: Vec<PassSpec>,
     /// The operators to restrict the graphs to.
@@ -73,19 +76,15 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         passes.extend(registry::build(&spec.name, &spec.options)?);
     }
     check_replaceable(&request.output, request.force)?;
-    let threads = request.threads;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|e| PipelineError::Threads { threads, problem: e.to_string() })?;
+    let pool = pool(request.threads)?;
 
     let checkpoint = Checkpoint::open(&request.model)?;
     let mut module = import(&checkpoint, &ImportOptions { dtype: request.dtype })?;
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
     let (mut source, suspects) = (source?, suspects?);
-    if !suspects.is_empty() && !request.allow_nan {
-        return Err(PipelineError::NonFinite(suspects));
-    }
+    check_finite(suspects, request.allow_nan)?;
 
-    let adapters = adapters::open(&request.adapters, &mut source)?;
+    let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut source)?;
     let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
     let mut cx =
@@ -102,6 +101,17 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     };
     let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
     Ok(CompileOutcome { manifest, runs, module })
+}
+
+/// A pool of so many threads.
+pub(super) fn pool(threads: usize) -> Result<ThreadPool, PipelineError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| PipelineError::Threads { threads, problem: e.to_string() })
+}
+
+/// Refuses weights that are NaN or infinite, unless they are to be taken.
+pub(super) fn check_finite(suspects: Vec<(String, usize)>, allowed: bool) -> Result<(), PipelineError> {
+    if suspects.is_empty() || allowed { Ok(()) } else { Err(PipelineError::NonFinite(suspects)) }
 }
 
 /// What identifies a module before its first pass: the bytes that it came from, and the type that it computes in.

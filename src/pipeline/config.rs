@@ -40,6 +40,8 @@ pub struct PipelineConfig {
     pub model: Option<PathBuf>,
     /// The adapters to merge, each `DIR` or `DIR=WEIGHT`.
     pub adapters: Vec<String>,
+    /// A name map for adapters of another trainer than PEFT.
+    pub adapter_names: Option<PathBuf>,
     /// The passes, in order.
     pub passes: Vec<PassEntry>,
     /// The operators to restrict the graphs to.
@@ -57,9 +59,10 @@ pub struct PipelineConfig {
 }
 
 /// What a key must be, for the message if it isn't.
-const KEYS: [(&str, &str); 9] = [
+const KEYS: [(&str, &str); 10] = [
     ("model", "the path of a checkpoint"),
     ("adapters", "a list of folders, each with `=WEIGHT` behind it if it isn't 1"),
+    ("adapter-names", "the path of a name map"),
     ("passes", "a list of pass names, each with `: {key: value}` if it has options"),
     ("profile", "portable, onnx or ort"),
     ("dtype", "f32, f16 or bf16"),

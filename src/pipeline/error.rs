@@ -47,6 +47,10 @@ pub enum PipelineError {
     /// Weights that are NaN or infinite.
     #[error("NaN or infinite numbers stand in {} of the weights: {}; mend the checkpoint, or compile it as it is with --allow-nan", .0.len(), shown(.0))]
     NonFinite(Vec<(String, usize)>),
+    /// Merged weights that are infinite in the type that they are stored in.
+    #[error("merged values of {} tensors are too large for the type that they are stored in: {}; merge with a smaller weight, or convert the checkpoint to \
+             bf16 or f32 first", .0.len(), shown(.0))]
+    Overflow(Vec<(String, usize)>),
     /// A file that can't be read.
     #[error("can't read {}: {source}", path.display())]
     Read {
@@ -84,7 +88,7 @@ impl PipelineError {
             Self::Runtime(e) => e.fault(),
             Self::Eval(e) => e.fault(),
             Self::Ir(e) => e.fault(),
-            Self::Config { .. } | Self::NonFinite(_) | Self::Read { .. } | Self::Threads { .. } => Fault::BadInput,
+            Self::Config { .. } | Self::NonFinite(_) | Self::Overflow(_) | Self::Read { .. } | Self::Threads { .. } => Fault::BadInput,
         }
     }
 

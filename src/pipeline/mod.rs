@@ -1,4 +1,4 @@
-//! From a checkpoint to a bundle: import, passes, export; and back from a bundle to a module.
+//! From a checkpoint to a bundle: import, passes, export; from a checkpoint to a merged one; and back from a bundle to a module.
 //!
 //! Never prints and reads no environment: progress, cache folder and threads come with the request.
 
@@ -6,9 +6,12 @@ mod adapters;
 mod bundle_module;
 mod cache;
 mod calibration;
+mod compare;
 mod compile;
 mod config;
 mod error;
+mod merge;
+mod name_map;
 mod source;
 mod text_file;
 mod verify;
@@ -17,9 +20,11 @@ pub use adapters::{AdapterSpec, parse_adapter_flag};
 pub use bundle_module::{OnnxModule, module_of_bundle, read_onnx};
 pub use cache::DiskCache;
 pub use calibration::TextCalibration;
+pub use compare::{WeightDifference, compare_weights};
 pub use compile::{CompileOutcome, CompileRequest, Monitor, compile};
 pub use config::{PassSpec, PipelineConfig, parse_pass_flag};
 pub use error::PipelineError;
+pub use merge::{MergeRequest, merge};
 pub use source::source_record;
 pub use text_file::read_text;
 pub use verify::{Case, Check, Tolerance, compare_with_source, verify_bundle};

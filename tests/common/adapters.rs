@@ -1,51 +1,79 @@
-//! Adapter goldens: a tiny llama, its adapter, and what the reference made of both.
+//! Adapter goldens: a tiny model, its adapters, and what the reference made of them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dlc::pipeline::{PipelineError, parse_adapter_flag};
-use dlc::runtime::{Backend, Bundle, Session, SessionOptions};
+use dlc::pipeline::{PipelineError, module_of_bundle, parse_adapter_flag};
+use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
+use dlc_eval::Array;
 use dlc_exporters::manifest::Profile;
-use safetensors::SafeTensors;
+use dlc_ir::{Dim, Graph};
 
 use super::decoding::{compile_quietly, compile_request};
 use super::fixture;
-use super::golden::{Feed, TOLERANCE};
-use super::session::run_once;
+use super::golden::{TOLERANCE, recorded};
 
-pub const KINDS: [&str; 4] = ["lora", "rslora", "dora", "dual"];
+/// Every adapter golden: kind of adapter and family, see `fixtures/README.md`.
+pub const ADAPTERS: &[&str] = &[
+    "lora-llama",
+    "rslora-llama",
+    "dora-llama",
+    "dual-llama",
+    "lora-gpt2",
+    "dora-gpt2",
+    "dual-gpt2",
+    "lora-phi3",
+    "lora-bert",
+    "layers-llama",
+    "patterns-llama",
+    "lorabias-llama",
+    "bias-gpt2",
+    "embedding-llama",
+    "embedding-gpt2",
+    "two-llama",
+];
 
-pub fn folder(kind: &str) -> PathBuf {
-    fixture(&format!("adapters/{kind}-llama"))
+pub fn folder(golden: &str) -> PathBuf {
+    fixture(&format!("adapters/{golden}"))
 }
 
 /// The adapter's folder, as a flag.
-pub fn adapter(kind: &str) -> String {
-    folder(kind).join("adapter").display().to_string()
+pub fn adapter(golden: &str) -> String {
+    folder(golden).join("adapter").display().to_string()
+}
+
+/// The golden's adapters in order, as flags.
+pub fn adapters(golden: &str) -> Vec<String> {
+    match golden {
+        "two-llama" => vec![format!("{}=0.7", adapter(golden)), folder(golden).join("second").display().to_string()],
+        _ => vec![adapter(golden)],
+    }
 }
 
 /// Compiles the golden's base with these adapters.
-pub fn compile_with(kind: &str, adapters: &[String], profile: Profile, out: &Path) -> Result<Bundle, PipelineError> {
-    let mut request = compile_request(folder(kind), profile, out.join("bundle"));
+pub fn compile_with(golden: &str, adapters: &[String], profile: Profile, out: &Path) -> Result<Bundle, PipelineError> {
+    let mut request = compile_request(folder(golden), profile, out.join("bundle"));
     request.adapters = adapters.iter().map(|a| parse_adapter_flag(a).unwrap()).collect();
     compile_quietly(&request)?;
     Ok(Bundle::open(&request.output)?)
 }
 
-fn recorded(kind: &str, name: &str) -> Vec<u8> {
-    let bytes = std::fs::read(folder(kind).join("golden.safetensors")).unwrap();
-    SafeTensors::deserialize(&bytes).unwrap().tensor(name).unwrap().data().to_vec()
+/// Logits that the reference returned: `output.logits` of the base, `output_merged.logits` with the adapters.
+pub fn logits(golden: &str, name: &str) -> Vec<f32> {
+    recorded(&folder(golden).join("golden.safetensors"))[name].as_f32().unwrap().to_vec()
 }
 
-/// Logits that the reference returned: `output.logits` of the base, `output_merged.logits` with the adapter.
-pub fn logits(kind: &str, name: &str) -> Vec<f32> {
-    recorded(kind, name).chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-}
-
-/// The two sequences that the reference saw.
-pub fn feed(kind: &str) -> Feed {
-    let ids: Vec<i64> = recorded(kind, "input.input_ids").chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
-    let n = ids.len() / 2;
-    Feed { shape: [2, n], mask: vec![1; ids.len()], positions: (0..2).flat_map(|_| 0..n as i64).collect(), ids }
+/// What the reference was fed, in terms of `graph`: no padding unless recorded, and empty caches.
+pub fn inputs(golden: &str, graph: &Graph) -> BTreeMap<String, Array> {
+    let recorded = recorded(&folder(golden).join("golden.safetensors"));
+    let [batch, n] = recorded["input.input_ids"].shape()[..] else { panic!("the tokens of {golden} are no matrix") };
+    let default = |name: &str, dims: &[Dim]| match name {
+        "attention_mask" => Array::i64([batch, n], vec![1; batch * n]),
+        "position_ids" => Array::i64([batch, n], (0..batch).flat_map(|_| 0..n as i64).collect()),
+        _ => Array::f32([batch, dims[1].known().unwrap(), 0, dims[3].known().unwrap()], vec![]),
+    };
+    let array = |name: &str, dims: &[Dim]| recorded.get(&format!("input.{name}")).cloned().unwrap_or_else(|| default(name, dims).unwrap());
+    graph.inputs().iter().map(|i| (i.name.clone(), array(&i.name, &graph.value(i.value).ty.shape.0))).collect()
 }
 
 pub fn largest_error(a: &[f32], b: &[f32]) -> f32 {
@@ -54,12 +82,20 @@ pub fn largest_error(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The merged model, exported and run by `backend`, says what the reference says.
-pub fn check_adapter(backend: &Backend, kind: &str, profile: Profile) -> Result<(), String> {
+pub fn check_adapter(backend: &Backend, golden: &str, profile: Profile) -> Result<(), String> {
     let out = tempfile::tempdir().unwrap();
-    let bundle = compile_with(kind, &[adapter(kind)], profile, out.path()).map_err(|e| e.to_string())?;
+    let bundle = compile_with(golden, &adapters(golden), profile, out.path()).map_err(|e| e.to_string())?;
+    let module = module_of_bundle(&bundle).unwrap();
+    let feeds = inputs(golden, &module.graphs[0]);
+    let tensor = |array: &Array| match array.as_i64() {
+        Some(data) => HostTensor::i64(array.shape(), data.to_vec()),
+        None => HostTensor::f32(array.shape(), array.as_f32().unwrap().to_vec()),
+    };
+    let ports = &bundle.graph("target").unwrap().inputs;
+    let tensors: Vec<(&str, HostTensor)> = ports.iter().map(|port| (port.name.as_str(), tensor(&feeds[&port.name]))).collect();
     let mut session = Session::load(backend, &bundle, "target", None, &SessionOptions::default()).map_err(|e| e.to_string())?;
-    let outputs = run_once(&bundle, &mut session, &feed(kind), &[])?;
+    let outputs = session.run_host(&tensors).map_err(|e| e.to_string())?;
     let found = outputs.iter().find(|(n, _)| n == "logits").unwrap().1.to_f32().unwrap();
-    let error = largest_error(&found, &logits(kind, "output_merged.logits"));
-    if error <= TOLERANCE { Ok(()) } else { Err(format!("{kind} {}: largest error {error:e}", profile.name())) }
+    let error = largest_error(&found, &logits(golden, "output_merged.logits"));
+    if error <= TOLERANCE { Ok(()) } else { Err(format!("{golden} {}: largest error {error:e}", profile.name())) }
 }

@@ -19,7 +19,18 @@ impl dlc_exporters::Progress for Quiet {}
 
 /// A request without passes, in f32, on one thread.
 pub fn compile_request(model: PathBuf, profile: Profile, output: PathBuf) -> CompileRequest {
-    CompileRequest { model, adapters: vec![], passes: vec![], profile, dtype: None, output, force: false, allow_nan: false, threads: 1 }
+    CompileRequest {
+        model,
+        adapters: vec![],
+        adapter_names: None,
+        passes: vec![],
+        profile,
+        dtype: None,
+        output,
+        force: false,
+        allow_nan: false,
+        threads: 1,
+    }
 }
 
 /// Compiles and shows nothing.

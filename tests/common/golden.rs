@@ -17,8 +17,31 @@ use super::fixture;
 /// The goldens of decoders.
 pub const DECODERS: &[&str] = &["llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt2", "gpt_neox"];
 
+/// Goldens of decoders with settings that those leave alone, and heads 16 wide.
+pub const DECODER_VARIANTS: &[&str] = &["gpt2-wide", "gpt_neox-wide", "gpt_neox-sequential", "gemma2-wide", "phi3-wide"];
+
+/// Both.
+pub fn all_decoders() -> impl Iterator<Item = &'static str> {
+    DECODERS.iter().chain(DECODER_VARIANTS).copied()
+}
+
 /// The goldens of encoders: two sequences, of which the second ends in padding.
-pub const ENCODERS: &[&str] = &["bert", "roberta", "roberta-classifier", "deberta", "deberta-v3"];
+pub const ENCODERS: &[&str] = &[
+    "bert",
+    "bert-encoder",
+    "bert-classifier",
+    "bert-tokens",
+    "roberta",
+    "roberta-encoder",
+    "roberta-classifier",
+    "roberta-tokens",
+    "deberta",
+    "deberta-lm",
+    "deberta-v2-lm",
+    "deberta-v3",
+    "deberta-v3-encoder",
+    "deberta-v3-tokens",
+];
 
 /// How far logits may be from the reference, absolute, in f32.
 pub const TOLERANCE: f32 = 1e-4;

@@ -1,9 +1,11 @@
-//! What an adapter's configuration says: its kind and its scaling. What would change the result and isn't known is refused, all at once.
+//! What an adapter's configuration says: its kind, its scaling and what it trained. What would change the result and isn't known is refused,
+//! all at once.
 
 use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::Adapter;
+use super::targets::Targets;
 use crate::error::PassError;
 
 /// How an adapter changes a weight.
@@ -44,30 +46,49 @@ pub(super) struct Config {
     rank_pattern: Vec<(Regex, usize)>,
     /// Dual LoRA: overrides s.
     scaling: Option<f64>,
+    /// The modules that it says to change; none where it says nothing.
+    pub targets: Option<Targets>,
+    /// Modules that were trained as a whole.
+    modules_to_save: Vec<String>,
+    /// Whether biases were trained.
+    biases: bool,
 }
 
 /// Keys that say nothing about the merged weights: how the adapter was trained or named, or what its tensors say themselves.
-const HARMLESS: [&str; 17] = [
+///
+/// `fan_in_fan_out` says how the model stores a weight, which the model itself knows; PEFT corrects it too.
+const HARMLESS: [&str; 15] = [
     "auto_mapping",
     "base_model_name_or_path",
     "ensure_weight_tying",
-    "exclude_modules",
+    "fan_in_fan_out",
     "inference_mode",
     "init_lora_weights",
-    "layers_pattern",
-    "layers_to_transform",
+    "lora_bias",
     "lora_dropout",
     "megatron_core",
     "peft_version",
     "qalora_group_size",
     "revision",
     "runtime_config",
-    "target_modules",
     "task_type",
     "loftq_config",
 ];
-const LORA_KEYS: [&str; 8] = ["peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out"];
-const DUAL_KEYS: [&str; 8] = ["peft_type", "r_magnitude", "r_direction", "lora_alpha", "rank_pattern", "alpha_pattern", "scaling", "fan_in_fan_out"];
+/// Keys that every kind has.
+const COMMON_KEYS: [&str; 10] = [
+    "peft_type",
+    "lora_alpha",
+    "rank_pattern",
+    "alpha_pattern",
+    "bias",
+    "modules_to_save",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+];
+const LORA_KEYS: [&str; 3] = ["r", "use_rslora", "use_dora"];
+const DUAL_KEYS: [&str; 3] = ["r_magnitude", "r_direction", "scaling"];
 
 /// Reads an adapter's configuration.
 ///
@@ -106,9 +127,19 @@ impl Reader<'_> {
         let (known, rank_keys): (&[&str], &[&str]) =
             if kind == Kind::Dual { (&DUAL_KEYS, &["r_magnitude", "r_direction"]) } else { (&LORA_KEYS, &["r"]) };
         self.refuse_unknown(known);
-        if self.flag("fan_in_fan_out") {
-            self.problems.push("fan_in_fan_out is for weights stored [in, out], which no family read so far has".into());
-        }
+        let biases = match self.config.get("bias").map_or(Some("none"), Value::as_str) {
+            Some("none") => false,
+            Some("all" | "lora_only") => true,
+            _ => {
+                self.problems.push("bias must be none, all or lora_only".into());
+                false
+            }
+        };
+        let targets = Targets::read(self.config).unwrap_or_else(|problem| {
+            self.unsupported = false;
+            self.problems.push(problem);
+            None
+        });
         let ranks: Vec<f64> = rank_keys.iter().filter_map(|key| self.number(key)).collect();
         Config {
             kind,
@@ -117,6 +148,9 @@ impl Reader<'_> {
             rank: ranks.first().map_or(0, |r| *r as usize),
             rank_pattern: self.pattern("rank_pattern", |v| v.as_u64().map(|r| r as usize)),
             scaling: self.config.get("scaling").filter(|v| !v.is_null()).and_then(Value::as_f64),
+            targets,
+            modules_to_save: self.config.get("modules_to_save").and_then(Value::as_array).map_or(vec![], |list| strings(list)),
+            biases,
         }
     }
 
@@ -127,10 +161,9 @@ impl Reader<'_> {
                 Value::Null | Value::Bool(false) => true,
                 Value::Object(entries) => entries.is_empty(),
                 Value::Array(entries) => entries.is_empty(),
-                Value::String(text) => key == "bias" && text == "none",
                 _ => false,
             };
-            if !unused && !known.contains(&key.as_str()) && !HARMLESS.contains(&key.as_str()) {
+            if !unused && ![known, &COMMON_KEYS, &HARMLESS].iter().any(|keys| keys.contains(&key.as_str())) {
                 let shown: String = value.to_string().chars().take(60).collect();
                 self.problems.push(format!("{key} = {shown} may change the result, and dlc doesn't know how"));
             }
@@ -165,7 +198,29 @@ impl Reader<'_> {
     }
 }
 
+/// Whether the parameter `name` is part of a module whose name is `entry` or ends so.
+fn is_inside(name: &str, entry: &str) -> bool {
+    let modules = name.match_indices('.').map(|(at, _)| &name[..at]);
+    modules.into_iter().any(|module| module == entry || module.ends_with(&format!(".{entry}")))
+}
+
+/// The strings of a list.
+pub(super) fn strings(list: &[Value]) -> Vec<String> {
+    list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
 impl Config {
+    /// Whether the parameter `name` was trained as a whole: a bias, or part of a module that the configuration names.
+    pub fn announces(&self, name: &str) -> bool {
+        self.biases && name.ends_with("bias") || self.modules_to_save.iter().any(|entry| is_inside(name, entry))
+    }
+
+    /// Modules that were trained as a whole, that `model` has parameters of and `held` has none of.
+    pub fn lost<'a>(&'a self, model: &[&str], held: &[&str]) -> Vec<&'a str> {
+        let has = |names: &[&str], entry: &str| names.iter().any(|name| is_inside(name, entry));
+        self.modules_to_save.iter().map(String::as_str).filter(|entry| has(model, entry) && !has(held, entry)).collect()
+    }
+
     /// The factor of the change of `module`, whose adapter has these ranks.
     pub fn scaling(&self, module: &str, ranks: &[usize]) -> f64 {
         let alpha = self.alpha_pattern.iter().find(|(p, _)| p.is_match(module)).map_or(self.alpha, |(_, alpha)| *alpha);

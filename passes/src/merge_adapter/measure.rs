@@ -19,11 +19,13 @@ pub(super) fn change(merge: &Merge, weights: &WeightTable) -> Result<WeightChang
         let n = TILE.min(weight.elements() - from);
         let (old, delta) = (&mut old[..n], &mut delta[..n]);
         weight.read_f32(from, old)?;
-        if let Some(merged) = &merged {
-            merged.read_f32(from, delta);
-            delta.iter_mut().zip(&*old).for_each(|(new, old)| *new -= old);
-        } else {
-            merge.delta.read_f32(from, delta);
+        match (&merged, &merge.delta) {
+            (Some(merged), _) => {
+                merged.read_f32(from, delta);
+                delta.iter_mut().zip(&*old).for_each(|(new, old)| *new -= old);
+            }
+            (None, Some(change)) => change.read_f32(from, delta),
+            (None, None) => delta.fill(0.0),
         }
         before += square(old);
         moved += square(delta);

@@ -1,11 +1,13 @@
 //! `merge-adapter`: adapters become part of the weights, as lazy expressions; no byte of a weight is touched before export.
 //!
 //! LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732) and DoRA (arXiv 2402.09353) as PEFT defines them, and Dual LoRA (arXiv 2512.03402).
-//! `config.rs` reads what an adapter says of itself, `modules.rs` puts its tensors together and builds the expressions.
+//! `config.rs` reads what an adapter says of itself and `targets.rs` which modules it means, `modules.rs` puts its tensors together and builds
+//! the expressions.
 
 mod config;
 mod measure;
 mod modules;
+mod targets;
 
 use std::collections::BTreeMap;
 
@@ -96,7 +98,7 @@ impl Pass for MergeAdapter {
         for (i, adapter) in cx.adapters.iter().enumerate() {
             cx.progress.update("merging adapters", i, cx.adapters.len());
             let config = config::read(adapter)?;
-            let merges = modules::merges(adapter, &config, adapter.weight * self.options.scale, &module.weights)?;
+            let merges = modules::merges(adapter, &config, adapter.weight * self.options.scale, module)?;
             report.fact(&format!("adapter {}", adapter.name), format!("{} in {} weights", config.kind.describe(), merges.len()));
             let changes = cx.pool.install(|| merges.par_iter().map(|m| measure::change(m, &module.weights)).collect::<Result<Vec<_>, _>>())?;
             report.changes.extend(changes);

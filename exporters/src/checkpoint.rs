@@ -1,0 +1,69 @@
+//! Writes a checkpoint like another one, with other values in some of its tensors.
+//!
+//! Files keep their names, headers and sizes, so that every tensor lies where it lay. Atomic and deterministic, like a bundle.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use dlc_ir::{WeightId, WeightTable};
+use rayon::prelude::*;
+
+use crate::error::ExportError;
+use crate::progress::Progress;
+use crate::staging::Staging;
+use crate::weights::{TILE, write_all_at};
+
+/// A file of the new checkpoint.
+#[derive(Debug, Clone)]
+pub struct CopiedFile {
+    /// Its name.
+    pub name: String,
+    /// The file that it is a copy of.
+    pub from: PathBuf,
+    /// What differs in it.
+    pub patches: Vec<Patch>,
+}
+
+/// Bytes that are written over a copied file.
+#[derive(Debug, Clone, Copy)]
+pub struct Patch {
+    /// The first byte.
+    pub offset: u64,
+    /// What is written there: all elements of this weight, in its type.
+    pub weight: WeightId,
+}
+
+/// Writes the folder `out`, which must not exist or be empty. Patches are made tile by tile on rayon's current pool.
+///
+/// # Errors
+/// Any error leaves `out` as it was and nothing beside it: an output that exists, a file that can't be read or written, a weight without
+/// data, or [`ExportError::Cancelled`].
+pub fn write_checkpoint(files: &[CopiedFile], weights: &WeightTable, out: &Path, progress: &dyn Progress) -> Result<(), ExportError> {
+    let staging = Staging::new(out, false)?;
+    progress.total(files.iter().flat_map(|f| &f.patches).map(|p| weights[p.weight].bytes() as u64).sum());
+    for file in files {
+        let path = staging.path(&file.name);
+        let mut source = File::open(&file.from).map_err(ExportError::io("open", &file.from))?;
+        let mut copy = staging.create(&file.name)?;
+        io::copy(&mut source, &mut copy).map_err(ExportError::io("write", &path))?;
+        let tiles: Vec<(Patch, usize, usize)> = file.patches.iter().flat_map(|patch| tiles(*patch, weights)).collect();
+        tiles.par_iter().try_for_each_init(Vec::new, |buffer, &(patch, from, elements)| {
+            let weight = &weights[patch.weight];
+            let size = weight.dtype.size();
+            buffer.resize(elements * size, 0);
+            weight.write_bytes(from, buffer)?;
+            write_all_at(&copy, buffer, patch.offset + (from * size) as u64).map_err(ExportError::io("write", &path))?;
+            progress.advance(buffer.len() as u64);
+            if progress.cancelled() { Err(ExportError::Cancelled) } else { Ok(()) }
+        })?;
+    }
+    staging.commit()
+}
+
+/// The patch in tiles: first element, and how many.
+fn tiles(patch: Patch, weights: &WeightTable) -> impl Iterator<Item = (Patch, usize, usize)> {
+    let weight = &weights[patch.weight];
+    let (elements, step) = (weight.elements(), TILE / weight.dtype.size());
+    (0..elements).step_by(step).map(move |from| (patch, from, step.min(elements - from)))
+}

@@ -1,0 +1,142 @@
+//! Which modules an adapter's configuration says that it changes, as PEFT matches them.
+
+use std::collections::BTreeSet;
+
+use dlc_ir::{Graph, Op, Operand, WeightTable};
+use regex::Regex;
+use serde_json::{Map, Value};
+
+use super::config::strings;
+
+/// PEFT's word for every linear layer but the head.
+const ALL_LINEAR: &str = "all-linear";
+/// Modules that `all-linear` leaves out: heads over the vocabulary, and classifiers.
+const HEADS: [&str; 6] = ["lm_head", "embed_out", "cls", "lm_predictions", "classifier", "score"];
+
+/// `target_modules`, `exclude_modules`, `layers_to_transform` and `layers_pattern`.
+#[derive(Debug)]
+pub(super) struct Targets {
+    names: Names,
+    excluded: Option<Names>,
+    layers: Vec<u64>,
+    layer_patterns: Vec<Regex>,
+}
+
+/// Names of modules.
+#[derive(Debug)]
+enum Names {
+    /// Whole names, or their ends behind a dot.
+    Ends(Vec<String>),
+    /// A pattern of whole names.
+    Pattern(Regex),
+    /// Every linear layer but heads.
+    AllLinear,
+}
+
+impl Names {
+    fn read(value: &Value, key: &str) -> Result<Self, String> {
+        match value {
+            Value::String(text) if text == ALL_LINEAR => Ok(Self::AllLinear),
+            Value::String(text) => {
+                let pattern = Regex::new(&format!("^(?:{text})$"));
+                pattern.map(Self::Pattern).map_err(|_| format!("{key} = {text} is not a pattern that dlc can read"))
+            }
+            Value::Array(list) if list.iter().all(Value::is_string) => Ok(Self::Ends(strings(list))),
+            _ => Err(format!("{key} must be a list of names, a pattern or {ALL_LINEAR}")),
+        }
+    }
+
+    fn has(&self, module: &str) -> bool {
+        match self {
+            Self::Ends(ends) => ends.iter().any(|end| is_end(module, end)),
+            Self::Pattern(pattern) => pattern.is_match(module),
+            Self::AllLinear => !module.split('.').any(|part| HEADS.contains(&part)),
+        }
+    }
+}
+
+fn is_end(module: &str, end: &str) -> bool {
+    module.strip_suffix(end).is_some_and(|start| start.is_empty() || start.ends_with('.'))
+}
+
+impl Targets {
+    /// Reads a configuration; none if it names no targets.
+    pub fn read(config: &Map<String, Value>) -> Result<Option<Self>, String> {
+        let get = |key: &str| config.get(key).filter(|v| !v.is_null());
+        let Some(names) = get("target_modules") else { return Ok(None) };
+        let names = Names::read(names, "target_modules")?;
+        let excluded = get("exclude_modules").map(|v| Names::read(v, "exclude_modules")).transpose()?;
+        let several = |key: &str| match get(key) {
+            Some(Value::Array(list)) => list.clone(),
+            Some(one) => vec![one.clone()],
+            None => vec![],
+        };
+        let number = |v: &Value| v.as_u64().ok_or_else(|| format!("layers_to_transform = {v} is not a layer's number"));
+        let layers = several("layers_to_transform").iter().map(number).collect::<Result<_, _>>()?;
+        let pattern = |v: &Value| {
+            let regex = v.as_str().and_then(|text| Regex::new(&format!(r"^.*\.{text}\.(\d+)\.")).ok());
+            regex.ok_or_else(|| format!("layers_pattern = {v} is not a pattern that dlc can read"))
+        };
+        let layer_patterns = several("layers_pattern").iter().map(pattern).collect::<Result<_, _>>()?;
+        Ok(Some(Self { names, excluded, layers, layer_patterns }))
+    }
+
+    /// Whether `module` is one of them. A pattern of whole names decides by itself, in PEFT too.
+    fn has(&self, module: &str) -> bool {
+        if self.excluded.as_ref().is_some_and(|names| names.has(module)) || !self.names.has(module) {
+            return false;
+        }
+        self.layers.is_empty() || matches!(self.names, Names::Pattern(_)) || self.layer(module).is_some_and(|layer| self.layers.contains(&layer))
+    }
+
+    /// The number of the layer that `module` is in.
+    fn layer(&self, module: &str) -> Option<u64> {
+        let number = |regex: &Regex| regex.captures(module).and_then(|c| c[1].parse().ok());
+        if self.layer_patterns.is_empty() {
+            return Regex::new(r"^.*\.[^.]*\.(\d+)\.").ok().as_ref().and_then(number);
+        }
+        self.layer_patterns.iter().find_map(number)
+    }
+
+    /// What doesn't fit between the targets, the modules that the adapter holds tensors for, and those of the model.
+    pub fn problems(&self, held: &BTreeSet<&str>, model: &Modules) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Names::Ends(ends) = &self.names {
+            let lost = ends.iter().filter(|end| !model.all.iter().any(|module| is_end(module, end)));
+            problems.extend(lost.map(|end| format!("target_modules: {end} matches no module of the model")));
+        }
+        let strange = held.iter().filter(|module| model.all.contains(**module) && !self.has(module));
+        problems.extend(strange.map(|module| format!("it holds tensors for {module}, which it doesn't target (PEFT would leave them out)")));
+        let candidates = if matches!(self.names, Names::AllLinear) { &model.linear } else { &model.all };
+        let empty = candidates.iter().filter(|module| self.has(module) && !held.contains(module.as_str()));
+        problems.extend(empty.map(|module| format!("it targets {module}, and holds no tensors for it")));
+        problems
+    }
+}
+
+/// The modules of a model that adapters may change, by name.
+#[derive(Debug, Default)]
+pub(super) struct Modules {
+    linear: BTreeSet<String>,
+    all: BTreeSet<String>,
+}
+
+impl Modules {
+    pub fn of(graph: &Graph, weights: &WeightTable) -> Self {
+        let mut modules = Self::default();
+        for (_, node) in graph.nodes() {
+            let (at, linear) = match node.op {
+                Op::Linear => (1, true),
+                Op::Gather => (0, false),
+                _ => continue,
+            };
+            let Some(Operand::Weight(weight)) = node.inputs.get(at) else { continue };
+            let Some(module) = weights[*weight].name.strip_suffix(".weight") else { continue };
+            modules.all.insert(module.to_owned());
+            if linear {
+                modules.linear.insert(module.to_owned());
+            }
+        }
+        modules
+    }
+}

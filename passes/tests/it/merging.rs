@@ -1,0 +1,165 @@
+//! merge-adapter: the merged matrix does what base and adapter do apart, for any shape, rank and type.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dlc_ir::{Blob, DType, Expr, Module, Storage, WeightTable};
+use dlc_passes::merge_adapter::{Adapter, AdapterTensor, MergeAdapter, MergeAdapterOptions};
+use dlc_passes::{Pass, PassContext, Silent};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::fakes::Given;
+use super::model::Model;
+
+/// A matrix product with shapes, types and numbers to choose.
+#[derive(Debug, Clone)]
+struct Case {
+    kind: &'static str,
+    shape: [usize; 2],
+    ranks: [usize; 2],
+    base: DType,
+    adapter: DType,
+    transposed: bool,
+    strength: f64,
+    numbers: Vec<f32>,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let floats = || prop_oneof![Just(DType::F32), Just(DType::F16), Just(DType::Bf16)];
+    let kind = prop_oneof![Just("lora"), Just("rslora"), Just("dora"), Just("dual")];
+    let sizes = ([1usize..9, 1usize..9], [1usize..5, 1usize..5]);
+    let case = |(kind, sizes, base, adapter, transposed, strength): (_, ([usize; 2], [usize; 2]), _, _, _, f64)| {
+        let numbers = proptest::collection::vec(-2f32..2.0, 400);
+        let strength = if kind == "dora" { 1.0 } else { strength };
+        let (shape, ranks) = sizes;
+        numbers.prop_map(move |numbers| Case { kind, shape, ranks, base, adapter, transposed, strength, numbers })
+    };
+    (kind, sizes, floats(), floats(), any::<bool>(), -2.0..2.0).prop_flat_map(case)
+}
+
+/// A file's bytes.
+fn mapped(bytes: Vec<u8>, dtype: DType) -> Expr {
+    let length = bytes.len();
+    Expr::Mapped { blob: Blob::new(Arc::new(bytes), 0..length).unwrap(), dtype }
+}
+
+/// Numbers in a file of type `dtype`, and what they are there.
+fn stored(numbers: &[f32], dtype: DType) -> (Expr, Vec<f64>) {
+    let wide = mapped(numbers.iter().flat_map(|x| x.to_le_bytes()).collect(), DType::F32);
+    let mut table = WeightTable::default();
+    let id = table.add("numbers", &[numbers.len()], wide.cast(dtype)).unwrap();
+    let mut bytes = vec![0; table[id].bytes()];
+    table[id].write_bytes(0, &mut bytes).unwrap();
+    (mapped(bytes, dtype), table[id].to_f32().unwrap().into_iter().map(f64::from).collect())
+}
+
+impl Case {
+    /// The next numbers, as a tensor and as what it holds.
+    fn tensor(&self, at: &mut usize, shape: [usize; 2]) -> (AdapterTensor, Vec<f64>) {
+        let n = shape[0] * shape[1];
+        let (data, numbers) = stored(&self.numbers[*at..*at + n], self.adapter);
+        *at += n;
+        (AdapterTensor { shape: shape.to_vec(), data }, numbers)
+    }
+
+    fn config(&self) -> serde_json::Map<String, serde_json::Value> {
+        let config = match self.kind {
+            "dual" => json!({"peft_type": "DUAL_LORA", "r_magnitude": self.ranks[0], "r_direction": self.ranks[1], "lora_alpha": 3}),
+            kind => json!({"peft_type": "LORA", "r": self.ranks[0], "lora_alpha": 3, "use_rslora": kind == "rslora", "use_dora": kind == "dora"}),
+        };
+        config.as_object().unwrap().clone()
+    }
+
+    /// The adapter, and what it adds to `y = W x` without being merged, from `W x` and x.
+    fn adapter(&self) -> (Adapter, impl Fn(&[f64], &[f64], &[f64]) -> Vec<f64>) {
+        let ([out, inner], [r1, r2], mut at) = (self.shape, self.ranks, 100);
+        let (a, a_numbers) = self.tensor(&mut at, [r1, inner]);
+        let (b, b_numbers) = self.tensor(&mut at, [out, r1]);
+        let (c, c_numbers) = self.tensor(&mut at, [r2, inner]);
+        let (d, d_numbers) = self.tensor(&mut at, [out, r2]);
+        let (m, m_numbers) = self.tensor(&mut at, [out, 1]);
+        let names: Vec<(&str, AdapterTensor)> = match self.kind {
+            "dual" => {
+                vec![("lora_magnitude_A.weight", a), ("lora_magnitude_B.weight", b), ("lora_direction_A.weight", c), ("lora_direction_B.weight", d)]
+            }
+            "dora" => vec![("lora_A.weight", a), ("lora_B.weight", b), ("lora_magnitude_vector", m)],
+            _ => vec![("lora_A.weight", a), ("lora_B.weight", b)],
+        };
+        let tensors: BTreeMap<String, AdapterTensor> = names.into_iter().map(|(n, t)| (format!("base_model.model.proj.{n}"), t)).collect();
+        let (kind, strength) = (self.kind, self.strength);
+        let apply = move |w: &[f64], plain: &[f64], x: &[f64]| -> Vec<f64> {
+            let ranks = match kind {
+                "dual" => ((r1 * r2) as f64).sqrt(),
+                "rslora" => (r1 as f64).sqrt(),
+                _ => r1 as f64,
+            };
+            let s = strength * 3.0 / ranks;
+            if kind == "dual" {
+                let entry = |u: &[f64], v: &[f64], r: usize, i: usize, j: usize| -> f64 { (0..r).map(|k| u[i * r + k] * v[k * inner + j]).sum() };
+                let change = |i, j| {
+                    let sign = if entry(&d_numbers, &c_numbers, r2, i, j) > 0.0 { 1.0 } else { -1.0 };
+                    s * entry(&b_numbers, &a_numbers, r1, i, j).max(0.0) * sign
+                };
+                return (0..out).map(|i| plain[i] + (0..inner).map(|j| change(i, j) * x[j]).sum::<f64>()).collect();
+            }
+            // Two thin products, as PEFT computes an adapter that isn't merged.
+            let thin = product(&b_numbers, [out, r1], &product(&a_numbers, [r1, inner], x));
+            let row = |i: usize| (0..inner).map(move |j| (i, j));
+            let norm = |i: usize| {
+                let entry =
+                    |(i, j): (usize, usize)| w[i * inner + j] + s * (0..r1).map(|k| b_numbers[i * r1 + k] * a_numbers[k * inner + j]).sum::<f64>();
+                row(i).map(|at| entry(at).powi(2)).sum::<f64>().sqrt()
+            };
+            (0..out).map(|i| (plain[i] + s * thin[i]) * if kind == "dora" { m_numbers[i] / norm(i) } else { 1.0 }).collect()
+        };
+        (Adapter { name: "tuned".into(), weight: self.strength, config: self.config(), tensors }, apply)
+    }
+}
+
+fn product(matrix: &[f64], [rows, columns]: [usize; 2], x: &[f64]) -> Vec<f64> {
+    (0..rows).map(|i| (0..columns).map(|j| matrix[i * columns + j] * x[j]).sum()).collect()
+}
+
+/// A module with one weight `proj.weight`.
+fn module(case: &Case) -> (Module, Vec<f64>) {
+    let [out, inner] = case.shape;
+    let (data, numbers) = stored(&case.numbers[..out * inner], case.base);
+    let mut module = Model::decoder().module();
+    let storage = if case.transposed { Storage::Transposed } else { Storage::Plain };
+    module.weights.add_stored("proj.weight", &case.shape, case.base, data, storage).unwrap();
+    let seen = (0..out * inner).map(|at| if case.transposed { numbers[at % inner * out + at / inner] } else { numbers[at] });
+    (module, seen.collect())
+}
+
+fn merge(module: &mut Module, adapter: Adapter) {
+    let (calibration, pool) = (Given::new(vec![]), rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
+    let adapters = [adapter];
+    let mut cx =
+        PassContext { adapters: &adapters, progress: &Silent, calibration: &calibration, cache: None, module_key: String::new(), pool: &pool };
+    MergeAdapter::new(MergeAdapterOptions::default()).unwrap().run(module, &mut cx).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_merged_matrix_does_what_base_and_adapter_do_apart(case in cases()) {
+        let [out, inner] = case.shape;
+        let (mut module, w) = module(&case);
+        let x: Vec<f64> = case.numbers[390 - inner..390].iter().map(|x| f64::from(*x)).collect();
+        let (adapter, apart) = case.adapter();
+        let expected = apart(&w, &product(&w, [out, inner], &x), &x);
+        merge(&mut module, adapter);
+        let merged: Vec<f64> = module.weights[module.weights.find("proj.weight").unwrap()].to_f32().unwrap().into_iter().map(f64::from).collect();
+        let together = product(&merged, [out, inner], &x);
+        // Merged entries are rounded once, to half a unit of the base's type.
+        let unit = match case.base { DType::F32 => 1e-6, DType::F16 => 0.5f64.powi(11), _ => 0.5f64.powi(8) };
+        for i in 0..out {
+            let allowed = 1e-5 + (unit + 1e-5) * (0..inner).map(|j| (merged[i * inner + j] * x[j]).abs()).sum::<f64>();
+            // Dual LoRA jumps where D C passes 0, and DoRA where a row vanishes: single precision may fall on the other side.
+            let error = (together[i] - expected[i]).abs();
+            prop_assert!(error <= allowed, "row {i}: {} merged, {} apart, {error:e} > {allowed:e}", together[i], expected[i]);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `dlc merge`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use dlc_passes::merge_adapter::MergeAdapterOptions;
+use serde_json::json;
+
+use super::output::{Output, note};
+use super::progress::Bar;
+use super::{environment, open};
+use crate::pipeline::{MergeRequest, merge, parse_adapter_flag};
+use crate::report::pass_summary;
+
+/// Merge adapters into a checkpoint and write a plain Hugging Face checkpoint, laid out like the one read
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  dlc merge base/ --adapter tuned/ -o merged/
+  dlc merge base/ --adapter tuned/=0.7 --adapter style/ -o merged/
+To compile without a merged checkpoint on disk: dlc compile base/ --adapter tuned/")]
+pub(super) struct Args {
+    /// A Hugging Face folder, or a .safetensors file with config.json beside it
+    model: PathBuf,
+    /// A PEFT adapter, LoRA, rsLoRA, DoRA or Dual LoRA, `DIR` or `DIR=WEIGHT`; may be given several times
+    #[arg(long = "adapter", value_name = "DIR[=WEIGHT]", required = true)]
+    adapters: Vec<String>,
+    /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the README
+    #[arg(long, value_name = "FILE")]
+    adapter_names: Option<PathBuf>,
+    /// Multiplies the change of every adapter
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    scale: f64,
+    /// Folder of the merged checkpoint, free or empty [default: the checkpoint's name with -merged, in the current folder]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Take weights that are NaN or infinite
+    #[arg(long)]
+    allow_nan: bool,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let output = Output::new(args.json);
+    let request = MergeRequest {
+        model: args.model.clone(),
+        adapters: args.adapters.iter().map(|a| parse_adapter_flag(a)).collect::<Result<_, _>>()?,
+        adapter_names: args.adapter_names.clone(),
+        options: MergeAdapterOptions { scale: args.scale },
+        output: args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}-merged", open::checkpoint_name(&args.model)))),
+        allow_nan: args.allow_nan,
+        threads: args.threads.map_or_else(environment::cores, usize::from),
+    };
+    let (bar, start) = (Bar::new(), Instant::now());
+    let run = merge(&request, &bar)?;
+    bar.finish();
+    note(&format!("{}\nmerged in {:.1} s", pass_summary(&run), start.elapsed().as_secs_f64()))?;
+    output.result(&request.output.display().to_string())?;
+    output.json(&json!({"output": request.output, "report": run.report.to_value()}))?;
+    Ok(ExitCode::SUCCESS)
+}

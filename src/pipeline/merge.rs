@@ -1,0 +1,113 @@
+//! `dlc merge`: checkpoint and adapters -> checkpoint.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use dlc_exporters::manifest::Source;
+use dlc_exporters::{CopiedFile, Patch, check_replaceable, write_checkpoint};
+use dlc_ir::{Module, WeightTable};
+use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
+use dlc_passes::{Pass, PassContext, PassRun, run_passes};
+use rayon::ThreadPool;
+
+use super::adapters::{self, AdapterSpec};
+use super::calibration::TextCalibration;
+use super::compile::{Monitor, check_finite, pool};
+use super::error::PipelineError;
+use crate::checkpoint::{Checkpoint, StoredType, TensorRecord};
+use crate::import::{ImportOptions, Sources, import_with_sources, non_finite_weights};
+
+/// What to merge.
+#[derive(Debug, Clone)]
+pub struct MergeRequest {
+    /// The checkpoint: a folder or a `.safetensors` file.
+    pub model: PathBuf,
+    /// The adapters, in order.
+    pub adapters: Vec<AdapterSpec>,
+    /// A YAML file that says what the adapters' trainer calls things, if it wasn't PEFT.
+    pub adapter_names: Option<PathBuf>,
+    /// Options of the pass `merge-adapter`.
+    pub options: MergeAdapterOptions,
+    /// The new checkpoint's folder.
+    pub output: PathBuf,
+    /// Whether NaN and infinite weights are taken.
+    pub allow_nan: bool,
+    /// How many threads to use.
+    pub threads: usize,
+}
+
+/// Writes a checkpoint laid out like the one read, with the adapters in its weights; returns what the pass reports.
+///
+/// Tensors keep their types and places: merged values are computed in single precision and rounded once.
+///
+/// # Errors
+/// The first error of any stage; then nothing is left at the output.
+pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<PassRun, PipelineError> {
+    let pass: Box<dyn Pass> = Box::new(MergeAdapter::new(request.options.clone())?);
+    check_replaceable(&request.output, false)?;
+    let pool = pool(request.threads)?;
+    let checkpoint = Checkpoint::open(&request.model)?;
+    let imported = import_with_sources(&checkpoint, &ImportOptions::default())?;
+    let (mut module, sources) = (imported.module, imported.sources);
+    check_finite(pool.install(|| non_finite_weights(&module))?, request.allow_nan)?;
+
+    // Nobody asks where a checkpoint came from.
+    let mut unread = Source { name: String::new(), files: std::collections::BTreeMap::new() };
+    let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut unread)?;
+    let calibration = TextCalibration::new(None, module.model.vocab_size);
+    let mut cx =
+        PassContext { progress: monitor, calibration: &calibration, adapters: &adapters, cache: None, module_key: String::new(), pool: &pool };
+    let run = run_passes(&mut module, &[pass], &mut cx)?.pop().ok_or_else(|| bug("the pass left no report"))?;
+
+    let changed: BTreeSet<&str> = run.report.changes.iter().map(|c| c.weight.as_str()).collect();
+    let stored = stored_tensors(&checkpoint, &module, &sources, &changed)?;
+    if !request.allow_nan {
+        overflows(&stored, &pool)?;
+    }
+    pool.install(|| write_checkpoint(&files(&checkpoint, &stored)?, &stored.weights, &request.output, monitor).map_err(PipelineError::from))?;
+    Ok(run)
+}
+
+/// The changed tensors as the checkpoint stores them.
+struct StoredTensors<'c> {
+    weights: WeightTable,
+    patches: Vec<(&'c TensorRecord, Patch)>,
+}
+
+fn stored_tensors<'c>(
+    checkpoint: &'c Checkpoint,
+    module: &Module,
+    sources: &Sources,
+    changed: &BTreeSet<&str>,
+) -> Result<StoredTensors<'c>, PipelineError> {
+    let mut stored = StoredTensors { weights: WeightTable::default(), patches: Vec::new() };
+    for (name, record) in checkpoint.tensors() {
+        let Some(weight) = sources.get(name).map(|id| &module.weights[*id]).filter(|w| changed.contains(w.name.as_str())) else { continue };
+        let (Some(seen), StoredType::Float(dtype)) = (weight.expr(), record.dtype) else { continue };
+        let data = weight.storage.save(seen.unrounded().clone(), &weight.shape).cast(dtype);
+        let weight = stored.weights.add(name, &record.shape, data)?;
+        stored.patches.push((record, Patch { offset: record.blob.offset() as u64, weight }));
+    }
+    Ok(stored)
+}
+
+/// Refuses numbers that the checkpoint's types can't hold.
+fn overflows(stored: &StoredTensors<'_>, pool: &ThreadPool) -> Result<(), PipelineError> {
+    use rayon::prelude::*;
+    let weights: Vec<_> = stored.weights.entries().map(|(_, weight)| weight).collect();
+    let scan = || weights.par_iter().filter_map(|w| Some(w.first_non_finite().transpose()?.map(|at| (w.name.clone(), at)))).collect();
+    let suspects: Vec<(String, usize)> = pool.install(|| -> Result<_, dlc_ir::IrError> { scan() })?;
+    if suspects.is_empty() { Ok(()) } else { Err(PipelineError::Overflow(suspects)) }
+}
+
+fn files(checkpoint: &Checkpoint, stored: &StoredTensors<'_>) -> Result<Vec<CopiedFile>, PipelineError> {
+    let patches = |path: &Path| stored.patches.iter().filter(|(record, _)| *record.file == *path).map(|(_, patch)| *patch).collect();
+    let read = checkpoint.files().iter().map(|f| (f.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), &f.path));
+    let mut files: Vec<CopiedFile> = read.map(|(name, path)| CopiedFile { name, from: path.clone(), patches: patches(path) }).collect();
+    files.extend(checkpoint.companions()?.into_iter().map(|f| CopiedFile { name: f.name, from: f.path, patches: vec![] }));
+    Ok(files)
+}
+
+fn bug(problem: &str) -> PipelineError {
+    PipelineError::Ir(dlc_ir::IrError::Edit { graph: "target".into(), problem: problem.into() })
+}
