@@ -16,20 +16,20 @@ pub(crate) fn attend_causally(op: &Attention, inputs: &[Tensor; 6]) -> Result<Ve
     let (key, value) = (present(past_key, k)?, present(past_value, v)?);
     let (batch, seq, _) = q.dims3()?;
     let seen = Tensor::from_vec(seen(mask, seq, op.window)?, (batch, 1, seq, key.dim(2)?), &Device::Cpu)?;
-    let output = attend(op, q, [&key, &value], &seen, None)?;
+    let output = attend(op, q, [&key, &value], Some(&seen), None)?;
     Ok(vec![output, key, value])
 }
 
 /// The attended values.
-pub(crate) fn attend_both_ways(op: &Attention, [q, k, v, mask]: [&Tensor; 4], bias: Option<&Tensor>) -> Result<Tensor, OpError> {
-    let (batch, keys) = mask.dims2()?;
+pub(crate) fn attend_both_ways(op: &Attention, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, bias: Option<&Tensor>) -> Result<Tensor, OpError> {
+    let (batch, keys, _) = k.dims3()?;
     let mut seen = Vec::with_capacity(batch * keys);
-    for row in mask.to_vec2::<i64>()? {
+    for row in mask.map(Tensor::to_vec2::<i64>).transpose()?.unwrap_or_default() {
         running_count(&row)?;
         seen.extend(row.iter().map(|&m| m as u8));
     }
-    let seen = Tensor::from_vec(seen, (batch, 1, 1, keys), &Device::Cpu)?;
-    attend(op, q, [&split(k, op.kv_heads)?, &split(v, op.kv_heads)?], &seen, bias)
+    let seen = if mask.is_some() { Some(Tensor::from_vec(seen, (batch, 1, 1, keys), &Device::Cpu)?) } else { None };
+    attend(op, q, [&split(k, op.kv_heads)?, &split(v, op.kv_heads)?], seen.as_ref(), bias)
 }
 
 /// `[batch, seq, heads * head_dim]` as `[batch, heads, seq, head_dim]`.
@@ -39,8 +39,8 @@ fn split(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
 }
 
 /// `q [batch, seq, heads * head_dim]` over keys and values `[batch, kv_heads, total, head_dim]`, of which each query sees those where `seen`,
-/// which broadcasts to `[batch, heads, seq, total]`, is 1.
-fn attend(op: &Attention, q: &Tensor, [key, value]: [&Tensor; 2], seen: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, OpError> {
+/// which broadcasts to `[batch, heads, seq, total]`, is 1; all without it.
+fn attend(op: &Attention, q: &Tensor, [key, value]: [&Tensor; 2], seen: Option<&Tensor>, bias: Option<&Tensor>) -> Result<Tensor, OpError> {
     let (batch, seq, width) = q.dims3()?;
     let (head_dim, group, total) = (width / op.heads, op.heads / op.kv_heads, key.dim(2)?);
     // The query heads that share a key head stand below each other, so that no key or value is repeated.
@@ -52,8 +52,10 @@ fn attend(op: &Attention, q: &Tensor, [key, value]: [&Tensor; 2], seen: &Tensor,
     if let Some(bias) = bias {
         scores = (scores + bias)?;
     }
-    let unseen = Tensor::full(UNSEEN, scores.shape(), &Device::Cpu)?;
-    let scores = seen.broadcast_as(scores.shape())?.where_cond(&scores, &unseen)?;
+    if let Some(seen) = seen {
+        let unseen = Tensor::full(UNSEEN, scores.shape(), &Device::Cpu)?;
+        scores = seen.broadcast_as(scores.shape())?.where_cond(&scores, &unseen)?;
+    }
     let shares = softmax(&scores)?.reshape((batch, op.kv_heads, group * seq, total))?;
     let output = shares.matmul(value)?.reshape((batch, op.heads, seq, head_dim))?;
     Ok(output.transpose(1, 2)?.reshape((batch, seq, width))?)

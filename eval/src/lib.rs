@@ -18,6 +18,7 @@ mod array;
 mod attention;
 mod error;
 mod execute;
+mod image;
 mod loss;
 mod ops;
 mod pullback;

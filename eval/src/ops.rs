@@ -5,6 +5,7 @@ use dlc_ir::{Op, Rope};
 
 use crate::attention::{attend_both_ways, attend_causally, disentangled_bias};
 use crate::error::OpError;
+use crate::image::{conv2d, group_norm, timestep_embedding, upsample};
 use crate::symbols::Symbols;
 
 /// The outputs of `op`. Operands have the types that the graph says; floats are `f32`.
@@ -30,9 +31,22 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             let [x, positions] = operands(inputs)?;
             rotate(x, positions, rope)?
         }
-        Op::LayerNorm { eps } => {
-            let [x, scale, bias] = operands(inputs)?;
-            layer_norm(x, scale, bias, f64::from(*eps))?
+        Op::LayerNorm { eps } => match inputs {
+            [x] => normed(x, f64::from(*eps))?,
+            [x, scale, bias] => normed(x, f64::from(*eps))?.broadcast_mul(scale)?.broadcast_add(bias)?,
+            _ => return Err(wrong_arity(inputs)),
+        },
+        Op::GroupNorm { groups, eps } => group_norm(operands(inputs)?, *groups, f64::from(*eps))?,
+        Op::Conv2d { stride, padding } => match inputs {
+            [x, weight] => conv2d(x, weight, None, *stride, *padding)?,
+            [x, weight, bias] => conv2d(x, weight, Some(bias), *stride, *padding)?,
+            _ => return Err(wrong_arity(inputs)),
+        },
+        Op::Upsample { factor } => unary(inputs, |x| upsample(x, *factor))?,
+        Op::TimestepEmbedding(embedding) => unary(inputs, |timesteps| timestep_embedding(timesteps, embedding))?,
+        Op::Modulate => {
+            let [x, scale, shift] = operands(inputs)?;
+            x.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(shift)?
         }
         Op::Positions { padding } => {
             let [ids] = operands(inputs)?;
@@ -40,8 +54,7 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
         }
         Op::Attention(a) if a.causal => return attend_causally(a, operands(inputs)?),
         Op::Attention(a) => match inputs {
-            [q, k, v, mask] => attend_both_ways(a, [q, k, v, mask], None)?,
-            [q, k, v, mask, bias] => attend_both_ways(a, [q, k, v, mask], Some(bias))?,
+            [q, k, v, more @ ..] if more.len() <= 2 => attend_both_ways(a, [q, k, v], more.first(), more.get(1))?,
             _ => return Err(wrong_arity(inputs)),
         },
         Op::DisentangledBias(bias) => disentangled_bias(bias, inputs)?,
@@ -59,6 +72,8 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             let [a, b] = operands(inputs)?;
             a.broadcast_add(b)?
         }
+        Op::Concat { axis } => Tensor::cat(inputs, *axis)?,
+        Op::Transpose { axes } => unary(inputs, |x| x.permute(axes.as_slice())?.contiguous())?,
         Op::Slice { axis, start, len } => unary(inputs, |x| x.narrow(*axis, *start, *len)?.contiguous())?,
         Op::Reshape { shape } => {
             let [x] = operands(inputs)?;
@@ -125,10 +140,11 @@ fn rms_norm(x: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor, OpError> {
     Ok(x.broadcast_div(&root)?.broadcast_mul(scale)?)
 }
 
-fn layer_norm(x: &Tensor, scale: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor, OpError> {
+/// `x` less its mean, divided by its deviation, along the last axis.
+pub(crate) fn normed(x: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let root = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    Ok(centred.broadcast_div(&root)?.broadcast_mul(scale)?.broadcast_add(bias)?)
+    centred.broadcast_div(&root)
 }
 
 fn positions(ids: &Tensor, padding: Option<u32>) -> Result<Tensor, OpError> {

@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use dlc_ir::Op;
 
 use crate::error::OpError;
+use crate::image::seen;
 use crate::ops::{apply, as_rows, operands, row_numbers};
 use crate::symbols::Symbols;
 
@@ -20,6 +21,7 @@ pub(crate) fn pullback(
 ) -> Result<Vec<Option<Tensor>>, OpError> {
     match (op, upstream) {
         (Op::Linear, [Some(gradient)]) => linear(inputs, gradient, needed),
+        (Op::Conv2d { stride, padding }, [Some(gradient)]) => conv2d(inputs, gradient, needed, *stride, *padding),
         (Op::Gather, [Some(gradient)]) => Ok(vec![Some(gather(operands(inputs)?, gradient)?), None]),
         _ => by_candle(op, inputs, upstream, needed, symbols),
     }
@@ -40,6 +42,36 @@ fn linear(inputs: &[Tensor], gradient: &Tensor, needed: &[bool]) -> Result<Vec<O
         });
     }
     Ok(downstream)
+}
+
+fn conv2d(inputs: &[Tensor], gradient: &Tensor, needed: &[bool], stride: usize, padding: [usize; 2]) -> Result<Vec<Option<Tensor>>, OpError> {
+    let [x, weight, ..] = inputs else {
+        return Err(OpError::Bug(format!("{} operands", inputs.len())));
+    };
+    let mut downstream = Vec::new();
+    for at in 0..inputs.len() {
+        downstream.push(match (needed.get(at), at) {
+            (Some(true), 0) => Some(unpadded(&gradient.contiguous()?.conv_transpose2d(weight, 0, 0, stride, 1)?, x, padding[0])?),
+            (Some(true), 1) => {
+                let (seen, gradient) = (seen(x, weight, stride, padding)?, gradient.transpose(0, 1)?.contiguous()?);
+                Some(seen.transpose(0, 1)?.contiguous()?.conv2d(&gradient, 0, 1, stride, 1)?.transpose(0, 1)?.contiguous()?)
+            }
+            (Some(true), _) => Some(gradient.sum((0, 2, 3))?),
+            _ => None,
+        });
+    }
+    Ok(downstream)
+}
+
+/// The gradient of an image from that of the part of the padded image that a kernel saw; what it didn't see has none.
+fn unpadded(gradient: &Tensor, x: &Tensor, before: usize) -> candle_core::Result<Tensor> {
+    let mut gradient = gradient.clone();
+    for axis in [2, 3] {
+        let length = x.dim(axis)?;
+        let short = (before + length).saturating_sub(gradient.dim(axis)?);
+        gradient = gradient.pad_with_zeros(axis, 0, short)?.narrow(axis, before, length)?;
+    }
+    gradient.contiguous()
 }
 
 /// Adds each row of the gradient to the row of the table that it came from.

@@ -148,6 +148,7 @@ fn manifest(
             family: model.family.clone(),
             task: model.task,
             labels: model.labels.clone(),
+            diffusion: model.diffusion.clone(),
             vocab_size: model.vocab_size,
             context_length: model.context_length,
             bos_token_id: model.bos_token_id,

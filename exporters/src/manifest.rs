@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use dlc_ir::Task;
+use dlc_ir::{Diffusion, Task};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -119,13 +119,16 @@ pub enum CacheLayout {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRecord {
-    /// `model_type` of the checkpoint's configuration.
+    /// `model_type` of the checkpoint's configuration, `_class_name` of a diffusers one.
     pub family: String,
     /// What the model is for.
     pub task: Task,
     /// Names of the classes, for tasks that classify: the last axis of `logits`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// What sampling images takes; none for models of text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diffusion: Option<Diffusion>,
     /// Number of entries of the vocabulary.
     pub vocab_size: usize,
     /// The longest sequence, in tokens, that the model takes.

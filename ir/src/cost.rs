@@ -1,11 +1,16 @@
 //! What a graph costs: parameters, arithmetic and cache.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{Graph, Operand};
+use crate::graph::{Graph, Node, Operand};
 use crate::op::Op;
-use crate::types::Dim;
+use crate::types::{Dim, Shape, ValueType};
 use crate::weight::WeightTable;
+
+/// What the symbols of a graph's shapes stand for.
+pub type Sizes = BTreeMap<String, u64>;
 
 /// The cost of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,4 +36,48 @@ pub fn cost(graph: &Graph, weights: &WeightTable) -> Cost {
         (width * ty.dtype.size()) as u64
     });
     Cost { parameters, flops_per_token: products.sum(), cache_bytes_per_token: cache.sum() }
+}
+
+/// Multiply-adds of one node: those of products with weights, of convolutions, and of both products of attention (with keys that are there
+/// already, if there are caches). Everything else counts as nothing.
+///
+/// Nothing if `sizes` lacks a symbol, or if the number is beyond all measure.
+pub fn macs(graph: &Graph, weights: &WeightTable, node: &Node, sizes: &Sizes) -> Option<u64> {
+    let ty = |at: usize| node.inputs.get(at).map(|operand| operand_type(graph, weights, *operand));
+    let made = || node.outputs.first().and_then(|v| elements(&graph.value(*v).ty.shape, sizes));
+    match &node.op {
+        Op::Linear => made()?.checked_mul(length(ty(1)?.shape.0.get(1)?, sizes)?),
+        Op::Conv2d { .. } => {
+            let kernel = Shape(ty(1)?.shape.0.get(1..)?.to_vec());
+            made()?.checked_mul(elements(&kernel, sizes)?)
+        }
+        Op::Attention(attention) => {
+            let mut keys = length(ty(1)?.shape.0.get(1)?, sizes)?;
+            if attention.causal {
+                keys = keys.checked_add(length(ty(4)?.shape.0.get(2)?, sizes)?)?;
+            }
+            made()?.checked_mul(keys)?.checked_mul(2)
+        }
+        _ => Some(0),
+    }
+}
+
+/// Multiply-adds of a whole graph, see [`macs`].
+pub fn graph_macs(graph: &Graph, weights: &WeightTable, sizes: &Sizes) -> Option<u64> {
+    graph.nodes().try_fold(0u64, |sum, (_, node)| sum.checked_add(macs(graph, weights, node, sizes)?))
+}
+
+fn operand_type(graph: &Graph, weights: &WeightTable, operand: Operand) -> ValueType {
+    match operand {
+        Operand::Value(value) => graph.value(value).ty.clone(),
+        Operand::Weight(weight) => weights[weight].ty(),
+    }
+}
+
+fn elements(shape: &Shape, sizes: &Sizes) -> Option<u64> {
+    shape.0.iter().try_fold(1u64, |n, dim| n.checked_mul(length(dim, sizes)?))
+}
+
+fn length(dim: &Dim, sizes: &Sizes) -> Option<u64> {
+    dim.symbols().iter().try_fold(dim.constant() as u64, |n, symbol| n.checked_add(*sizes.get(&**symbol)?))
 }

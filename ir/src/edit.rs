@@ -9,9 +9,14 @@ use crate::index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 impl Graph {
     /// Reconnects everybody who reads the block's output to its residual input, and drops the block's cache outputs.
     ///
-    /// The block's nodes stay, dead, until [`remove_dead`](Self::remove_dead). Errors if another output of the graph stands inside the block.
+    /// The block's nodes stay, dead, until [`remove_dead`](Self::remove_dead). Errors if another output of the graph stands inside the block, or
+    /// if its output is of another type than its residual input.
     pub fn bypass(&mut self, block: BlockId) -> Result<(), IrError> {
         let Block { name, input, output, .. } = self.blocks[block].clone();
+        let (from, to) = (&self.values[input].ty, &self.values[output].ty);
+        if from != to {
+            return Err(self.edit_error(format!("block {name} can't be bypassed: it makes {to} of {from}")));
+        }
         let inside = |graph: &Self, value: ValueId| matches!(graph.values[value].def, Def::Node(n, _) if graph.nodes[n].block == Some(block));
         let held = self.outputs.iter().find(|o| o.cache.is_none() && o.value != output && inside(self, o.value));
         if let Some(held) = held {

@@ -1,5 +1,7 @@
 //! Type inference: the types of a node's outputs from the types of its inputs. A node whose inputs don't fit can't be built.
 
+mod image;
+
 use crate::error::IrError;
 use crate::op::{Attention, DisentangledBias, Op, Rope};
 use crate::types::{DType, Dim, Shape, ValueType};
@@ -18,7 +20,14 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
         Op::Attention(attention) => attend_both_ways(&cx, attention)?,
         Op::DisentangledBias(bias) => disentangled_bias(&cx, bias)?,
         Op::Silu | Op::Gelu { .. } | Op::Tanh | Op::Relu | Op::Scale { .. } => cx.float_input::<1>(0)?.clone(),
-        Op::Mul | Op::Add => entry_by_entry(&cx)?,
+        Op::Mul | Op::Add => entry_by_entry::<2>(&cx)?,
+        Op::Modulate => entry_by_entry::<3>(&cx)?,
+        Op::GroupNorm { groups, .. } => image::group_norm(&cx, *groups)?,
+        Op::Conv2d { stride, padding } => image::conv2d(&cx, *stride, *padding)?,
+        Op::Upsample { factor } => image::upsample(&cx, *factor)?,
+        Op::TimestepEmbedding(embedding) => image::timestep_embedding(&cx, embedding)?,
+        Op::Concat { axis } => concat(&cx, *axis)?,
+        Op::Transpose { axes } => transpose(&cx, axes)?,
         Op::Slice { axis, start, len } => slice(&cx, *axis, *start, *len)?,
         Op::Reshape { shape } => reshape(&cx, shape)?,
         Op::Cast { dtype } => cast(&cx, *dtype)?,
@@ -101,8 +110,10 @@ fn rms_norm(cx: &Check<'_>) -> Result<ValueType, IrError> {
 }
 
 fn layer_norm(cx: &Check<'_>) -> Result<ValueType, IrError> {
-    let [x, scale, bias] = cx.arity()?;
-    for parameter in [scale, bias] {
+    let [x, parameters @ ..] = cx.inputs else { return cx.fail("takes 1 or 3 inputs, got 0") };
+    cx.require(matches!(parameters.len(), 0 | 2) && x.dtype.is_float(), || format!("takes 1 or 3 inputs, floats, got {}", cx.inputs.len()))?;
+    cx.require(x.shape.rank() > 0, || format!("{x} has no axis"))?;
+    for parameter in parameters {
         cx.same_dtype(x, parameter)?;
         let fits = parameter.shape.rank() == 1 && parameter.shape.last() == x.shape.last();
         cx.require(fits, || format!("scale or bias {parameter} doesn't fit input {x}"))?;
@@ -155,19 +166,16 @@ fn attend_causally(cx: &Check<'_>, attention: &Attention) -> Result<Vec<ValueTyp
 }
 
 fn attend_both_ways(cx: &Check<'_>, attention: &Attention) -> Result<ValueType, IrError> {
-    let (q, k, v, mask, bias) = match cx.inputs {
-        [q, k, v, mask] => (q, k, v, mask, None),
-        [q, k, v, mask, bias] => (q, k, v, mask, Some(bias)),
-        other => return cx.fail(format!("takes 4 or 5 inputs, got {}", other.len())),
-    };
+    let [q, k, v, more @ ..] = cx.inputs else { return cx.fail(format!("takes 3 to 5 inputs, got {}", cx.inputs.len())) };
+    cx.require(more.len() <= 2, || format!("takes 3 to 5 inputs, got {}", cx.inputs.len()))?;
     cx.require(attention.window.is_none() && attention.softcap.is_none(), || "has no window and no cap in both directions".into())?;
     heads_of_attention(cx, attention, [q, k, v])?;
     let (batch, seq, keys) = (&q.shape.0[0], &q.shape.0[1], &k.shape.0[1]);
     cx.require(k.shape.0[..2] == v.shape.0[..2] && k.shape.0[0] == *batch, || format!("keys {k} and values {v} don't belong to queries {q}"))?;
     let wanted = ValueType::new(DType::I64, [batch.clone(), keys.clone()]);
-    cx.require(*mask == wanted, || format!("mask {mask} is not {wanted}"))?;
+    cx.require(more.first().is_none_or(|mask| *mask == wanted), || format!("the mask is not {wanted}"))?;
     let wanted = ValueType::new(q.dtype, [batch.clone(), attention.heads.into(), seq.clone(), keys.clone()]);
-    cx.require(bias.is_none_or(|bias| *bias == wanted), || format!("the bias is not {wanted}"))?;
+    cx.require(more.get(1).is_none_or(|bias| *bias == wanted), || format!("the bias is not {wanted}"))?;
     Ok(q.clone())
 }
 
@@ -198,11 +206,39 @@ fn slice(cx: &Check<'_>, axis: usize, start: usize, len: usize) -> Result<ValueT
     Ok(ValueType::new(x.dtype, dims))
 }
 
-fn entry_by_entry(cx: &Check<'_>) -> Result<ValueType, IrError> {
-    let [a, b] = cx.arity()?;
-    let along_last = b.dtype == a.dtype && b.shape.rank() == 1 && b.shape.last() == a.shape.last();
-    cx.require((a == b || along_last) && a.dtype.is_float(), || format!("inputs differ: {a} and {b}"))?;
+/// The first input's type, to which the others broadcast.
+fn entry_by_entry<const N: usize>(cx: &Check<'_>) -> Result<ValueType, IrError> {
+    let [a, others @ ..] = cx.arity::<N>()?.as_slice() else { return cx.fail("takes no inputs") };
+    for b in others {
+        let fits = |(a, b): (&Dim, &Dim)| a == b || b.known() == Some(1);
+        let broadcasts = b.shape.rank() <= a.shape.rank() && a.shape.0.iter().rev().zip(b.shape.0.iter().rev()).all(fits);
+        cx.require(a.dtype == b.dtype && broadcasts && a.dtype.is_float(), || format!("inputs differ: {a} and {b}"))?;
+    }
     Ok(a.clone())
+}
+
+fn concat(cx: &Check<'_>, axis: usize) -> Result<ValueType, IrError> {
+    let [first, others @ ..] = cx.inputs else { return cx.fail("takes 2 or more inputs, got 0") };
+    cx.require(!others.is_empty(), || "takes 2 or more inputs, got 1".into())?;
+    let Some(mut sum) = first.shape.0.get(axis).cloned() else { return cx.fail(format!("{first} has no axis {axis}")) };
+    for other in others {
+        let alike = |(i, (a, b)): (usize, (&Dim, &Dim))| i == axis || a == b;
+        let fits = other.dtype == first.dtype && other.shape.rank() == first.shape.rank();
+        let fits = fits && first.shape.0.iter().zip(&other.shape.0).enumerate().all(alike);
+        cx.require(fits, || format!("inputs differ: {first} and {other}"))?;
+        sum = sum.plus(&other.shape.0[axis]);
+    }
+    let mut dims = first.shape.0.clone();
+    dims[axis] = sum;
+    Ok(ValueType::new(first.dtype, dims))
+}
+
+fn transpose(cx: &Check<'_>, axes: &[usize]) -> Result<ValueType, IrError> {
+    let [x] = cx.arity()?;
+    let mut sorted = axes.to_vec();
+    sorted.sort_unstable();
+    cx.require(sorted.into_iter().eq(0..x.shape.rank()), || format!("{axes:?} are not the axes of {x}"))?;
+    Ok(ValueType::new(x.dtype, axes.iter().map(|&axis| x.shape.0[axis].clone())))
 }
 
 fn reshape(cx: &Check<'_>, shape: &Shape) -> Result<ValueType, IrError> {

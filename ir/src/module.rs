@@ -37,11 +37,14 @@ pub enum Task {
     TokenClassification,
     /// A vector for each token: an encoder without a head.
     FeatureExtraction,
+    /// Says what is noise in a noisy image: one step of a diffusion model, with a text, a class or nothing to go by.
+    ImageGeneration,
 }
 
 impl Task {
     /// Every task.
-    pub const ALL: [Self; 5] = [Self::TextGeneration, Self::FillMask, Self::TextClassification, Self::TokenClassification, Self::FeatureExtraction];
+    pub const ALL: [Self; 6] =
+        [Self::TextGeneration, Self::FillMask, Self::TextClassification, Self::TokenClassification, Self::FeatureExtraction, Self::ImageGeneration];
 
     /// The name in files and messages.
     pub fn name(self) -> &'static str {
@@ -51,19 +54,25 @@ impl Task {
             Self::TextClassification => "text-classification",
             Self::TokenClassification => "token-classification",
             Self::FeatureExtraction => "feature-extraction",
+            Self::ImageGeneration => "image-generation",
         }
     }
 
     /// The output that answers.
     pub fn output(self) -> &'static str {
-        if self == Self::FeatureExtraction { "last_hidden_state" } else { "logits" }
+        match self {
+            Self::FeatureExtraction => "last_hidden_state",
+            // Optimum's name: U-Nets have an input `sample`.
+            Self::ImageGeneration => "out_sample",
+            Self::TextGeneration | Self::FillMask | Self::TextClassification | Self::TokenClassification => "logits",
+        }
     }
 }
 
 /// Facts about a model that consumers of its graphs ask for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
-    /// `model_type` of the configuration: `llama`, `bert` ...
+    /// `model_type` of the configuration, for diffusers `_class_name`: `llama`, `bert`, `DiTTransformer2DModel` ...
     pub family: String,
     /// What it is for.
     pub task: Task,
@@ -71,6 +80,8 @@ pub struct ModelInfo {
     pub labels: Vec<String>,
     /// Element type of weights and activations.
     pub dtype: DType,
+    /// What sampling images takes; none for models of text.
+    pub diffusion: Option<Diffusion>,
     /// Number of entries of the vocabulary.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -89,6 +100,44 @@ pub struct ModelInfo {
     pub eos_token_ids: Vec<u32>,
     /// Token for padding.
     pub pad_token_id: Option<u32>,
+}
+
+/// What a sampler must know of a diffusion model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Diffusion {
+    /// Channels of the noisy image that goes in.
+    pub channels: usize,
+    /// Its height, in entries of the latent image.
+    pub height: usize,
+    /// Its width.
+    pub width: usize,
+    /// Channels of the output, see [`Diffusion::learns_variance`].
+    pub out_channels: usize,
+    /// The classes, if the model is told one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Classes>,
+    /// Width of the text's hidden states, if the model is told a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_width: Option<usize>,
+}
+
+/// The classes of a diffusion model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Classes {
+    /// How many there are; their ids count from 0.
+    pub count: usize,
+    /// The id of "no class" for classifier-free guidance, if the model was trained with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconditional: Option<usize>,
+}
+
+impl Diffusion {
+    /// Whether the second half of the output's channels is a learned variance, which samplers of diffusers drop.
+    pub fn learns_variance(&self) -> bool {
+        self.channels.checked_mul(2) == Some(self.out_channels)
+    }
 }
 
 /// A file that a bundle takes over.

@@ -1,5 +1,13 @@
 //! The closed set of ops, at the level at which people talk about models.
 
+mod relative;
+mod rope;
+mod timestep;
+
+pub use relative::DisentangledBias;
+pub use rope::{Rope, RopeScaling};
+pub use timestep::TimestepEmbedding;
+
 use crate::types::{DType, Shape};
 
 /// What a node does to its inputs. Shapes are in [`Graph`](crate::Graph) notation, `...` standing for any leading axes.
@@ -15,10 +23,37 @@ pub enum Op {
         eps: f32,
     },
     /// `x [..., width]`, `scale [width]`, `bias [width]` -> `(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis (Ba et al., 2016).
+    /// Without `scale` and `bias` the quotient itself.
     LayerNorm {
         /// Added to the variance.
         eps: f32,
     },
+    /// `x [batch, channels, ...]`, `scale [channels]`, `bias [channels]` -> `(x - mean) / sqrt(variance + eps) * scale + bias`, with mean and
+    /// variance of each of `groups` runs of channels (Wu and He, 2018).
+    GroupNorm {
+        /// How many groups; divides the channels.
+        groups: usize,
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// `x [batch, in, height, width]`, `weight [out, in, kernel_height, kernel_width]`, optional `bias [out]` -> `[batch, out, ...]`: the
+    /// cross-correlation that frameworks call a convolution.
+    Conv2d {
+        /// How far apart the outputs lie, on both axes; 1 or more.
+        stride: usize,
+        /// Zeros put before and behind, on both axes.
+        padding: [usize; 2],
+    },
+    /// `x [batch, channels, height, width]` -> `[batch, channels, factor * height, factor * width]`, every entry repeated.
+    Upsample {
+        /// How often; 1 or more.
+        factor: usize,
+    },
+    /// The sinusoids of noise levels, see [`TimestepEmbedding`].
+    TimestepEmbedding(TimestepEmbedding),
+    /// `x [..., width]`, `scale` and `shift` that broadcast to it as [`Op::Mul`]'s second operand does -> `x * (1 + scale) + shift` (Peebles and
+    /// Xie, 2023: adaptive layer norm).
+    Modulate,
     /// `ids i64[batch, seq]` -> `i64[batch, seq]`, the row of each token in a table of learned positions: 0, 1, 2 ...
     Positions {
         /// `RoBERTa`'s count (Liu et al., 2019): this token has the position of its own id, the others are numbered from there on.
@@ -46,10 +81,21 @@ pub enum Op {
         /// The number.
         factor: f32,
     },
-    /// Product, entry by entry, of `a [..., width]` with `b` of the same shape or `[width]`.
+    /// Product, entry by entry, of `a` with `b`, which has the shape of `a` or broadcasts to it: axes are aligned at the end, and each axis of
+    /// `b` is as long as that of `a`, or 1.
     Mul,
-    /// Sum, entry by entry, of `a [..., width]` with `b` of the same shape or `[width]`.
+    /// Sum, entry by entry, of `a` with `b`, which broadcasts as in [`Op::Mul`].
     Add,
+    /// Two or more values one behind the other, alike but for the length of one axis.
+    Concat {
+        /// The axis, from 0.
+        axis: usize,
+    },
+    /// The same elements with the axes in another order.
+    Transpose {
+        /// For each axis of the result the axis of the operand that it is.
+        axes: Vec<usize>,
+    },
     /// Entries `start .. start + len` of one axis.
     Slice {
         /// The axis, from 0.
@@ -79,6 +125,11 @@ impl Op {
             Self::Linear => "linear",
             Self::RmsNorm { .. } => "rms_norm",
             Self::LayerNorm { .. } => "layer_norm",
+            Self::GroupNorm { .. } => "group_norm",
+            Self::Conv2d { .. } => "conv2d",
+            Self::Upsample { .. } => "upsample_nearest",
+            Self::TimestepEmbedding(_) => "timestep_embedding",
+            Self::Modulate => "modulate",
             Self::Positions { .. } => "positions",
             Self::Rope(_) => "rope",
             Self::Attention(_) => "attention",
@@ -90,6 +141,8 @@ impl Op {
             Self::Scale { .. } => "scale",
             Self::Mul => "mul",
             Self::Add => "add",
+            Self::Concat { .. } => "concat",
+            Self::Transpose { .. } => "transpose",
             Self::Slice { .. } => "slice",
             Self::Reshape { .. } => "reshape",
             Self::Cast { .. } => "cast",
@@ -103,8 +156,9 @@ impl Op {
 /// `past_key` and `past_value [batch, kv_heads, past, head_dim]` ->
 /// `[batch, seq, heads * head_dim]`, `present_key` and `present_value [batch, kv_heads, past+seq, head_dim]`.
 ///
-/// In both directions: `q`, `k`, `v` as above, `mask i64[batch, seq]`, optionally `bias [batch, heads, seq, seq]` that is added to the scores ->
-/// `[batch, seq, heads * head_dim]`. A token sees all tokens whose mask is 1. There is no window and no cap.
+/// In both directions: `q` as above, `k` and `v [batch, keys, kv_heads * head_dim]`, which may come from another sequence, optionally
+/// `mask i64[batch, keys]`, optionally `bias [batch, heads, seq, keys]` that is added to the scores -> `[batch, seq, heads * head_dim]`. A token
+/// sees all keys, with a mask all whose mask is 1. There is no window and no cap.
 ///
 /// Query head `h` reads key/value head `h / (heads / kv_heads)` (Ainslie et al., 2023). Causally, a token sees itself and the tokens before it whose mask is 1;
 /// with a window, only the last `window` of these (itself included), counted over the tokens whose mask is 1.
@@ -122,130 +176,4 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// Whether later tokens are hidden.
     pub causal: bool,
-}
-
-/// The part of `DeBERTa`'s scores that depends on relative positions (He et al., 2021, equation 4), to be added to those of [`Attention`].
-///
-/// Inputs: `q` and `k [batch, seq, heads * head_dim]`, then `pos_k [2 span, heads * head_dim]` with `c2p` and `pos_q` of the same shape with `p2c`.
-/// Output: `[batch, heads, seq, seq]`, at query `i` and key `j` the sum of `scale q_i . pos_k_r` and `scale k_j . pos_q_r`, `r` being the
-/// [`row`](Self::row) of the distance `i - j`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DisentangledBias {
-    /// Number of heads.
-    pub heads: usize,
-    /// Factor on the dot products.
-    pub scale: f32,
-    /// Half the number of rows of the tables; rows further out are those at the ends.
-    pub span: usize,
-    /// Distances from `span / 2` on share rows logarithmically, up to this one (`DeBERTa` v2 and v3); then `span` is even.
-    pub log_until: Option<usize>,
-    /// Whether content looks at positions.
-    pub c2p: bool,
-    /// Whether positions look at content.
-    pub p2c: bool,
-}
-
-impl DisentangledBias {
-    /// The row of the tables for `distance` (query position less key position).
-    pub fn row(&self, distance: i64) -> usize {
-        let bucket = match self.log_until {
-            Some(until) => log_bucket(distance, self.span / 2, until),
-            None => distance,
-        };
-        let (span, last) = (self.span as i64, 2 * self.span as i64 - 1);
-        bucket.saturating_add(span).clamp(0, last) as usize
-    }
-
-    /// The distance beyond which [`row`](Self::row) doesn't change, on either side.
-    pub fn reach(&self) -> usize {
-        self.log_until.unwrap_or(self.span).max(self.span)
-    }
-}
-
-/// transformers' `make_log_bucket_position`, in single precision as there.
-fn log_bucket(distance: i64, mid: usize, until: usize) -> i64 {
-    let size = distance.unsigned_abs();
-    if size <= mid as u64 {
-        return distance;
-    }
-    let mid_f = mid as f32;
-    let share = (size as f32 / mid_f).ln() / ((until as f32 - 1.0) / mid_f).ln();
-    let bucket = (share * (mid_f - 1.0)).ceil() as i64 + mid as i64;
-    bucket * distance.signum()
-}
-
-/// Rotary position embedding on the two halves of each head (Hugging Face's `rotate_half` layout).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rope {
-    /// Number of heads in the last axis.
-    pub heads: usize,
-    /// The rotary dimension: how many entries at the start of each head are rotated (one more if odd); all if absent.
-    pub rotary_dim: Option<usize>,
-    /// Base of the geometric row of wavelengths.
-    pub theta: f64,
-    /// Change to the frequencies for longer contexts.
-    pub scaling: RopeScaling,
-}
-
-/// How frequencies are stretched for contexts longer than those trained on.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// Every frequency divided by `factor` (position interpolation).
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, those between blended.
-    Llama3 {
-        /// The divisor of long wavelengths.
-        factor: f64,
-        /// Wavelengths above `original / low` are long.
-        low: f64,
-        /// Wavelengths below `original / high` are short.
-        high: f64,
-        /// The context length trained on, in tokens.
-        original: usize,
-    },
-}
-
-impl Rope {
-    /// How many entries of a head of width `head_dim` are rotated.
-    pub fn rotated(&self, head_dim: usize) -> usize {
-        self.rotary_dim.map_or(head_dim, |dim| dim.saturating_add(dim % 2))
-    }
-
-    /// The angular frequencies, one for two [rotated](Self::rotated) entries, radians per position, as transformers computes them (in single
-    /// precision).
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        let dim = self.rotary_dim.unwrap_or(head_dim);
-        (0..dim.div_ceil(2))
-            .map(|i| {
-                let exponent = (2 * i) as f32 / dim as f32;
-                let frequency = 1.0 / (self.theta as f32).powf(exponent);
-                self.scaling.apply(f64::from(frequency)) as f32
-            })
-            .collect()
-    }
-}
-
-impl RopeScaling {
-    fn apply(self, frequency: f64) -> f64 {
-        match self {
-            Self::None => frequency,
-            Self::Linear { factor } => frequency / factor,
-            Self::Llama3 { factor, low, high, original } => {
-                let (wavelength, original) = (std::f64::consts::TAU / frequency, original as f64);
-                if wavelength < original / high {
-                    frequency
-                } else if wavelength > original / low {
-                    frequency / factor
-                } else {
-                    let smooth = (original / wavelength - low) / (high - low);
-                    (1.0 - smooth) * frequency / factor + smooth * frequency
-                }
-            }
-        }
-    }
 }

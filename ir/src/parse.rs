@@ -1,12 +1,15 @@
 //! Parses the text form. Types are inferred anew and must agree with those in the text.
 
+mod attributes;
+
 use std::collections::HashMap;
 use std::str::FromStr;
+
+use self::attributes::Attributes;
 
 use crate::error::IrError;
 use crate::graph::{BlockKind, CachePart, CacheRole, Graph, GraphBuilder, Operand};
 use crate::index::ValueId;
-use crate::op::{Attention, DisentangledBias, Op, Rope, RopeScaling};
 use crate::types::{DType, Dim, Shape, ValueType, sym};
 use crate::weight::WeightTable;
 
@@ -179,7 +182,7 @@ impl Parser<'_> {
         let (kind, rest) = line.split(rest, " layer=")?;
         let (layer, input) = line.split(rest, ") from ")?;
         let kind = BlockKind::ALL.into_iter().find(|k| k.name() == kind);
-        let kind = kind.ok_or_else(|| line.error("a block is `attn`, `mlp` or `parallel`"))?;
+        let kind = kind.ok_or_else(|| line.error(format!("a block is one of {}", BlockKind::ALL.map(BlockKind::name).join(", "))))?;
         let input = self.value(line, input)?;
         self.builder.open_block(name, kind, line.number(layer)?, input).map_err(|e| line.wrap(&e))
     }
@@ -226,84 +229,5 @@ impl Parser<'_> {
             Some(name) => self.weights.find(name).map(Operand::Weight).ok_or_else(|| line.error(format!("weight @{name} isn't declared"))),
             None => self.value(line, text).map(Operand::Value),
         }
-    }
-}
-
-struct Attributes<'a> {
-    line: Line<'a>,
-    pairs: HashMap<&'a str, &'a str>,
-}
-
-impl Attributes<'_> {
-    fn op(&self, name: &str, ty: Option<&ValueType>) -> Result<Op, IrError> {
-        let ty = || ty.ok_or_else(|| self.line.error("a type is missing"));
-        Ok(match name {
-            "gather" => Op::Gather,
-            "linear" => Op::Linear,
-            "rms_norm" => Op::RmsNorm { eps: self.get("eps")? },
-            "layer_norm" => Op::LayerNorm { eps: self.get("eps")? },
-            "positions" => Op::Positions { padding: self.find("padding")? },
-            "rope" => Op::Rope(Rope {
-                heads: self.get("heads")?,
-                rotary_dim: self.find("rotary_dim")?,
-                theta: self.get("theta")?,
-                scaling: self.scaling()?,
-            }),
-            "attention" => Op::Attention(Attention {
-                heads: self.get("heads")?,
-                kv_heads: self.get("kv_heads")?,
-                scale: self.get("scale")?,
-                window: self.find("window")?,
-                softcap: self.find("softcap")?,
-                causal: self.find("causal")?.unwrap_or(true),
-            }),
-            "disentangled_bias" => Op::DisentangledBias(DisentangledBias {
-                heads: self.get("heads")?,
-                scale: self.get("scale")?,
-                span: self.get("span")?,
-                log_until: self.find("log_until")?,
-                c2p: self.get("c2p")?,
-                p2c: self.get("p2c")?,
-            }),
-            "silu" => Op::Silu,
-            "gelu" => match self.pairs.get("by") {
-                Some(&"erf") => Op::Gelu { tanh: false },
-                Some(&"tanh") => Op::Gelu { tanh: true },
-                _ => return self.line.fail("gelu goes `by=erf` or `by=tanh`"),
-            },
-            "tanh" => Op::Tanh,
-            "relu" => Op::Relu,
-            "scale" => Op::Scale { factor: self.get("factor")? },
-            "slice" => Op::Slice { axis: self.get("axis")?, start: self.get("start")?, len: self.get("len")? },
-            "mul" => Op::Mul,
-            "add" => Op::Add,
-            "reshape" => Op::Reshape { shape: ty()?.shape.clone() },
-            "cast" => Op::Cast { dtype: ty()?.dtype },
-            _ => return self.line.fail(format!("`{name}` is not an op")),
-        })
-    }
-
-    fn scaling(&self) -> Result<RopeScaling, IrError> {
-        match self.pairs.get("scaling").copied() {
-            None => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear { factor: self.get("factor")? }),
-            Some("llama3") => Ok(RopeScaling::Llama3 {
-                factor: self.get("factor")?,
-                low: self.get("low")?,
-                high: self.get("high")?,
-                original: self.get("original")?,
-            }),
-            Some(other) => self.line.fail(format!("`{other}` is not a rope scaling")),
-        }
-    }
-
-    /// The value of a key that may be absent.
-    fn find<T: FromStr>(&self, key: &str) -> Result<Option<T>, IrError> {
-        self.pairs.get(key).map(|text| self.line.number(text)).transpose()
-    }
-
-    fn get<T: FromStr>(&self, key: &str) -> Result<T, IrError> {
-        let text = self.pairs.get(key).ok_or_else(|| self.line.error(format!("`{key}=` is missing")))?;
-        self.line.number(text)
     }
 }

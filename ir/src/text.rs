@@ -110,8 +110,16 @@ impl Printer<'_> {
 /// What the text form says of an op besides its name; [`crate::parse`] reads it back. Shapes come from the node's type.
 fn attributes(op: &Op) -> Vec<(&'static str, String)> {
     match op {
-        Op::Gather | Op::Linear | Op::Silu | Op::Tanh | Op::Relu | Op::Mul | Op::Add | Op::Reshape { .. } | Op::Cast { .. } => vec![],
+        Op::Gather | Op::Linear | Op::Silu | Op::Tanh | Op::Relu | Op::Mul | Op::Add | Op::Modulate | Op::Reshape { .. } | Op::Cast { .. } => vec![],
         Op::RmsNorm { eps } | Op::LayerNorm { eps } => vec![("eps", format!("{eps:?}"))],
+        Op::GroupNorm { groups, eps } => vec![("groups", groups.to_string()), ("eps", format!("{eps:?}"))],
+        Op::Conv2d { stride, padding } => vec![("stride", stride.to_string()), ("padding", list(padding))],
+        Op::Upsample { factor } => vec![("factor", factor.to_string())],
+        Op::Concat { axis } => vec![("axis", axis.to_string())],
+        Op::Transpose { axes } => vec![("axes", list(axes))],
+        Op::TimestepEmbedding(t) => {
+            vec![("dim", t.dim.to_string()), ("flip_sin_to_cos", t.flip_sin_to_cos.to_string()), ("shift", format!("{:?}", t.shift))]
+        }
         Op::Positions { padding } => padding.iter().map(|p| ("padding", p.to_string())).collect(),
         Op::Gelu { tanh } => vec![("by", if *tanh { "tanh" } else { "erf" }.to_owned())],
         Op::Scale { factor } => vec![("factor", format!("{factor:?}"))],
@@ -148,4 +156,9 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
             list
         }
     }
+}
+
+/// Numbers with commas between them.
+fn list(numbers: &[usize]) -> String {
+    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

@@ -5,7 +5,8 @@
 //! - V3: every value has the type that inference gives it.
 //! - V4: names of inputs are unique, and so are names of outputs.
 //! - V5: outputs name defined values.
-//! - V6: a block's residual input and output are of one type; the output is made inside the block, the input outside of it and before.
+//! - V6: a block's residual input and output are of one type, unless its kind may change it; the output is made inside the block, the input
+//!   outside of it and before.
 //! - V7: values made inside a block are read outside of it only through its output, or as a cache output.
 //! - V8: every cache output has one cache input of the same layer, part, element type and heads; none stands for two.
 //! - V9: names of blocks are unique, and a block's nodes stand together.
@@ -186,7 +187,7 @@ impl Verifier<'_> {
             if self.owner(block.input) == Some(id) || matches!(graph.values[block.input].def, Def::Node(n, _) if n >= first) {
                 self.report(6, &block.name, "its residual input is not made before it");
             }
-            if graph.values[block.input].ty != graph.values[block.output].ty {
+            if block.kind.keeps_type() && graph.values[block.input].ty != graph.values[block.output].ty {
                 self.report(6, &block.name, "its residual input and output are of different types");
             }
         }

@@ -13,7 +13,10 @@ use super::files::read_object;
 /// The largest shard index that is read: room for some 500 000 tensors.
 const INDEX_CAP: u64 = 64 << 20;
 const WHOLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// What weight files are called, and their index behind `.index.json`: by transformers, by diffusers.
+const WEIGHTS: [&str; 2] = [WHOLE, "diffusion_pytorch_model.safetensors"];
+/// The component of a diffusers pipeline that denoises.
+const COMPONENTS: [&str; 2] = ["transformer", "unet"];
 
 /// Where a checkpoint's parts are.
 #[derive(Debug)]
@@ -34,7 +37,8 @@ pub(super) enum WeightFiles {
 pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
     let metadata = fs::metadata(path).map_err(|error| nothing_there(path, error))?;
     if metadata.is_dir() {
-        return Ok(Location { folder: path.to_owned(), weights: in_folder(path)? });
+        let folder = component(path)?.unwrap_or_else(|| path.to_owned());
+        return Ok(Location { weights: in_folder(&folder)?, folder });
     }
     match extension(path).as_str() {
         "safetensors" => {
@@ -50,13 +54,36 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
     }
 }
 
-fn in_folder(folder: &Path) -> Result<WeightFiles, CheckpointError> {
-    let (whole, index) = (folder.join(WHOLE), folder.join(INDEX));
-    if whole.is_file() {
-        return Ok(WeightFiles::One(whole));
+/// The folder of the denoising component, if `folder` is a pipeline of diffusers.
+fn component(folder: &Path) -> Result<Option<PathBuf>, CheckpointError> {
+    if named_weights(folder).is_some() {
+        return Ok(None);
     }
-    if index.is_file() {
-        return Ok(WeightFiles::Sharded { index });
+    let found: Vec<PathBuf> = COMPONENTS.iter().map(|name| folder.join(name)).filter(|path| path.join("config.json").is_file()).collect();
+    match found.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        [one, ..] => {
+            let problem = format!("holds several models: {}. Name the folder of one, such as {}", COMPONENTS.join(" and "), one.display());
+            Err(CheckpointError::file(folder, problem))
+        }
+    }
+}
+
+/// The weight files with one of the names that libraries give them.
+fn named_weights(folder: &Path) -> Option<WeightFiles> {
+    WEIGHTS.iter().find_map(|name| {
+        let (whole, index) = (folder.join(name), folder.join(format!("{name}.index.json")));
+        if whole.is_file() {
+            return Some(WeightFiles::One(whole));
+        }
+        index.is_file().then_some(WeightFiles::Sharded { index })
+    })
+}
+
+fn in_folder(folder: &Path) -> Result<WeightFiles, CheckpointError> {
+    if let Some(weights) = named_weights(folder) {
+        return Ok(weights);
     }
     if folder.join("adapter_config.json").is_file() {
         let problem = "is an adapter, not a model. Name the model that it was trained on, and this folder with `--adapter`";
@@ -66,7 +93,7 @@ fn in_folder(folder: &Path) -> Result<WeightFiles, CheckpointError> {
     names.sort();
     let with = |wanted: &str| names.iter().find(|path| extension(path) == wanted);
     if let Some(file) = with("safetensors") {
-        let problem = format!("holds no {WHOLE} and no {INDEX}. Name one file, such as {}, or download the index too", file.display());
+        let problem = format!("holds no {WHOLE} and no {WHOLE}.index.json. Name one file, such as {}, or download the index too", file.display());
         return Err(CheckpointError::file(folder, problem));
     }
     if with("bin").is_some() || with("pt").is_some() || with("pth").is_some() {
@@ -130,5 +157,8 @@ fn gguf(path: &Path) -> CheckpointError {
 fn pickle(path: &Path) -> CheckpointError {
     let problem = "has its weights in PyTorch's pickle format only; dlc reads safetensors. Convert it in Python: \
                    `AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)`, and the same with AutoTokenizer";
-    CheckpointError::Format { path: path.to_owned(), problem: problem.into() }
+    let of_diffusers = path.is_dir() && path.join("diffusion_pytorch_model.bin").exists();
+    let diffusers = "has its weights in PyTorch's pickle format only; dlc reads safetensors. Convert it in Python: \
+                     `DiffusionPipeline.from_pretrained(DIR).save_pretrained(OUT)`, DIR being the folder above";
+    CheckpointError::Format { path: path.to_owned(), problem: if of_diffusers { diffusers } else { problem }.into() }
 }

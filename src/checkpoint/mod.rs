@@ -1,6 +1,7 @@
 //! Hugging Face checkpoints: finds the files, maps the weights, checks everything that a stranger may have put there.
 //!
-//! Knows nothing of architectures, and never reads a tensor's data, writes a file or leaves the checkpoint's folder.
+//! Knows nothing of architectures, and never reads a tensor's data, writes a file or leaves the checkpoint's folder, but for the scheduler's
+//! configuration, which diffusers keeps beside a model's.
 
 mod adapter;
 mod error;
@@ -32,6 +33,7 @@ use locate::WeightFiles;
 const CONFIG_CAP: u64 = 16 << 20;
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
+const SCHEDULER_CONFIG: &str = "scheduler_config.json";
 
 /// What a bundle takes over where it is there.
 const SIDE_FILES: [&str; 10] = [
@@ -56,8 +58,20 @@ pub struct Checkpoint {
     folder: PathBuf,
     config: Map<String, Value>,
     generation_config: Option<Map<String, Value>>,
+    scheduler: Option<SchedulerConfig>,
+    /// The folder of the pipeline around a model of diffusers.
+    pipeline: Option<PathBuf>,
     tensors: BTreeMap<String, TensorRecord>,
     files: Vec<CheckpointFile>,
+}
+
+/// The scheduler's configuration in a pipeline of diffusers: how a model is sampled. Written by strangers, and not checked yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchedulerConfig {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it says.
+    pub values: Map<String, Value>,
 }
 
 /// A file that was read.
@@ -71,7 +85,8 @@ pub struct CheckpointFile {
 
 impl Checkpoint {
     /// Opens a folder with `config.json` and `model.safetensors` (or its shards and their index), or one `.safetensors` file with
-    /// `config.json` beside it, of which then only that file is read.
+    /// `config.json` beside it, of which then only that file is read. Of diffusers, a folder with `config.json` and
+    /// `diffusion_pytorch_model.safetensors`, or a pipeline's with such a folder in it, called `transformer` or `unet`.
     ///
     /// Errors name the first file, and the tensor in it, that is missing, damaged or of another format.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
@@ -85,7 +100,11 @@ impl Checkpoint {
         let config = read(location.folder.join(CONFIG))?;
         let generation = location.folder.join(GENERATION_CONFIG);
         let generation_config = if generation.exists() { Some(read(generation)?) } else { None };
-        let mut checkpoint = Self { folder: location.folder, config, generation_config, tensors: BTreeMap::new(), files };
+        let is_pipeline = |folder: &PathBuf| folder.join("scheduler").is_dir() || folder.join("model_index.json").is_file();
+        let pipeline = config.contains_key("_class_name").then(|| above(&location.folder)).filter(is_pipeline);
+        let path = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
+        let scheduler = path.map(|path| Ok::<_, CheckpointError>(SchedulerConfig { values: read(path.clone())?, path })).transpose()?;
+        let mut checkpoint = Self { folder: location.folder, config, generation_config, scheduler, pipeline, tensors: BTreeMap::new(), files };
         match location.weights {
             WeightFiles::One(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
@@ -108,6 +127,11 @@ impl Checkpoint {
         self.generation_config.as_ref()
     }
 
+    /// How a model of diffusers is sampled, where the pipeline says it.
+    pub fn scheduler(&self) -> Option<&SchedulerConfig> {
+        self.scheduler.as_ref()
+    }
+
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorRecord> {
         self.tensors.get(name)
@@ -128,10 +152,11 @@ impl Checkpoint {
         &self.folder
     }
 
-    /// The name of the checkpoint's folder.
+    /// The name of the checkpoint's folder, or of the pipeline's around it.
     pub fn name(&self) -> String {
         let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-        last(&self.folder).or_else(|| last(&self.folder.canonicalize().ok()?)).unwrap_or_else(|| "model".into())
+        let folder = self.pipeline.as_ref().unwrap_or(&self.folder);
+        last(folder).or_else(|| last(&folder.canonicalize().ok()?)).unwrap_or_else(|| "model".into())
     }
 
     /// The files that were read, in the order in which they were read: configurations, the shard index, weights by name.
@@ -142,7 +167,8 @@ impl Checkpoint {
     /// The files beside the weights that a bundle takes over.
     pub fn side_files(&self) -> Vec<SideFile> {
         let all = SIDE_FILES.iter().map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
-        all.filter(|file| file.path.is_file()).collect()
+        let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.path.clone() });
+        all.filter(|file| file.path.is_file()).chain(scheduler).collect()
     }
 
     /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ...
@@ -188,5 +214,14 @@ impl Checkpoint {
             }
         }
         Ok(())
+    }
+}
+
+/// The folder that `folder` lies in.
+fn above(folder: &Path) -> PathBuf {
+    match (folder.file_name(), folder.parent()) {
+        (Some(_), Some(parent)) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        (Some(_), Some(parent)) => parent.to_owned(),
+        _ => folder.join(".."),
     }
 }

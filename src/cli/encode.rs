@@ -90,7 +90,7 @@ impl Reader<'_> {
                 Ok((format!("{text}\n{table}"), json!({"text": text, "classes": entries("label", &classes, |i| self.label(i))})))
             }
             Task::TokenClassification => Ok(self.tokens(text, tokens, rows)),
-            Task::FeatureExtraction | Task::TextGeneration => {
+            Task::FeatureExtraction | Task::TextGeneration | Task::ImageGeneration => {
                 let vector = sentence_vector(rows.each());
                 let start: Vec<String> = vector.iter().take(SHOWN).map(|x| format!("{x:.4}")).collect();
                 let shown = format!("{text}\n  {} numbers: {} ...\n", vector.len(), start.join(" "));

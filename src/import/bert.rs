@@ -36,7 +36,7 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             Head::Text { pooler: "bert.pooler.dense", activation: Activation::Tanh, classifier: "classifier", labels: labels(config) }
         }
         Task::TokenClassification => Head::Tokens { labels: labels(config) },
-        Task::TextGeneration | Task::FeatureExtraction => Head::Bare,
+        Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };
     let types = EncoderSpec::types(config, 2);
     let spec = EncoderSpec::read(config, task, "bert.", Box::new(Separate), head);

@@ -94,7 +94,7 @@ pub(super) fn read_common(
             Head::Text { pooler: "pooler.dense", activation: pooler_activation, classifier: "classifier", labels: labels(config) }
         }
         Task::TokenClassification => Head::Tokens { labels: labels(config) },
-        Task::TextGeneration | Task::FeatureExtraction => Head::Bare,
+        Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };
     let types = EncoderSpec::types(config, 0);
     let biased = config.flag("position_biased_input", true);

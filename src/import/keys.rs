@@ -1,4 +1,4 @@
-//! The keys of `config.json` that no importer asks for: those that can't change a decoder's function, and those that mustn't be set.
+//! The keys of `config.json` that no importer asks for: those that can't change a model's function, and those that mustn't be set.
 
 use serde_json::Value;
 
@@ -52,13 +52,23 @@ pub(super) const NEUTRAL: &[(&str, Neutral, &str)] = &[
     ("is_causal", Neutral::True, "lets tokens see later ones"),
     ("is_encoder_decoder", Neutral::False, "adds an encoder"),
     ("add_cross_attention", Neutral::False, "adds cross attention"),
+    ("center_input_sample", Neutral::False, "stretches the noisy image"),
+    ("only_cross_attention", Neutral::False, "leaves out attention to the image itself"),
+    ("dual_cross_attention", Neutral::False, "attends to two texts"),
+    ("mid_block_only_cross_attention", Neutral::False, "leaves out attention to the image itself in the middle"),
+    ("resnet_skip_time_act", Neutral::False, "leaves out an activation"),
+    ("class_embeddings_concat", Neutral::False, "puts the class beside the noise level"),
+    ("mid_block_scale_factor", Neutral::One, "scales the middle's outputs"),
+    ("resnet_out_scale_factor", Neutral::One, "scales the resnets' outputs"),
     ("auto_map", Neutral::Empty, "names modelling code of the checkpoint's own (remove the key if transformers' built-in class does)"),
 ];
 
 /// Keys that don't change what a decoder computes: training, bookkeeping, and defaults for generating text.
 pub(super) const HARMLESS: &[&str] = &[
     // What the checkpoint is, and who wrote it.
+    "_class_name",
     "_commit_hash",
+    "_diffusers_version",
     "_name_or_path",
     "architectures",
     "dtype",

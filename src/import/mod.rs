@@ -1,5 +1,5 @@
 //! Import: a checkpoint becomes a module with the graph `target`. One file per family of architectures; what families share is in `decoder.rs`
-//! (the llama kind) and `encoder.rs` (the BERT kind).
+//! (the llama kind), `encoder.rs` (the BERT kind), `patches.rs` (diffusion transformers) and `unet.rs` (U-Nets).
 //!
 //! What a family's importer doesn't understand is refused by name, never ignored. No tensor's data is read, except to compare a head
 //! with the embedding it is tied to.
@@ -11,6 +11,8 @@ mod config;
 mod deberta;
 mod deberta_v2;
 mod decoder;
+mod diffusers;
+mod dit;
 mod encoder;
 mod error;
 mod gemma2;
@@ -21,7 +23,9 @@ mod keys;
 mod llama;
 mod mistral;
 mod net;
+mod patches;
 mod phi3;
+mod pixart;
 mod qwen2;
 mod qwen3;
 mod roberta;
@@ -29,13 +33,20 @@ mod rope;
 mod spec;
 mod tensors;
 mod tokens;
+mod transformer;
+mod transformer_2d;
+mod unet;
+mod unet_2d;
+mod unet_2d_condition;
+mod unet_blocks;
+mod unet_config;
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
-use dlc_ir::{DType, EntityId, IrError, ModelInfo, Module, Task, WeightId};
+use dlc_ir::{DType, Diffusion, EntityId, IrError, ModelInfo, Module, Task, WeightId};
 use rayon::prelude::*;
 
 pub use error::{ConfigProblem, ImportError};
@@ -48,9 +59,9 @@ use net::Net;
 /// A family of architectures that can be imported.
 #[derive(Clone, Copy)]
 pub struct Family {
-    /// `model_type` of its configurations.
+    /// `model_type` of its configurations; of diffusers, whose configurations have none, `_class_name`.
     pub model_type: &'static str,
-    /// `architectures` of its configurations, the usual one first, with what each is for.
+    /// `architectures` of its configurations, the usual one first, with what each is for; of diffusers `_class_name`.
     pub architectures: &'static [(&'static str, Task)],
     /// Models that belong to it.
     pub summary: &'static str,
@@ -71,6 +82,11 @@ pub const FAMILIES: &[Family] = &[
     roberta::FAMILY,
     deberta::FAMILY,
     deberta_v2::FAMILY,
+    dit::FAMILY,
+    pixart::FAMILY,
+    transformer_2d::FAMILY,
+    unet_2d::FAMILY,
+    unet_2d_condition::FAMILY,
 ];
 
 /// What a configuration says of a model, read and checked: enough to build its graph.
@@ -97,6 +113,7 @@ struct Facts {
     head_dim: usize,
     context_length: usize,
     labels: Vec<String>,
+    diffusion: Option<Diffusion>,
 }
 
 /// A module, and the tensors that its weights were made of.
@@ -124,7 +141,8 @@ impl fmt::Debug for Family {
 /// How to import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ImportOptions {
-    /// Element type of weights and activations; f32 if absent. Other types than f32 still give f32 logits.
+    /// Element type of weights and activations; f32 if absent. Other types than f32 still give f32 logits and
+    /// samples.
     pub dtype: Option<DType>,
 }
 
@@ -157,6 +175,7 @@ pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> 
         family: family.model_type.to_owned(),
         task,
         labels: facts.labels,
+        diffusion: facts.diffusion,
         dtype,
         vocab_size: facts.vocab_size,
         hidden_size: facts.hidden_size,
@@ -183,14 +202,17 @@ pub fn non_finite_weights(module: &Module) -> Result<Vec<(String, usize)>, Impor
     ids.par_iter().filter_map(|id| scan(id).transpose()).collect()
 }
 
-/// The family of a checkpoint, from `model_type` and, where that is absent, `architectures`; and what the model is for.
+/// The family of a checkpoint, from `model_type` and, where that is absent, `architectures` or diffusers' `_class_name`; and what the model is for.
 fn family(checkpoint: &Checkpoint) -> Result<(&'static Family, Task), ImportError> {
     let config = checkpoint.config();
     let fail = |problem: String| Err(ImportError::Architecture { path: checkpoint.config_path(), problem });
     let model_type = config.get("model_type").and_then(|v| v.as_str());
-    let architectures: Vec<&str> = config.get("architectures").and_then(|v| v.as_array()).into_iter().flatten().filter_map(|v| v.as_str()).collect();
+    let listed = config.get("architectures").and_then(|v| v.as_array()).into_iter().flatten().chain(config.get("_class_name"));
+    let architectures: Vec<&str> = listed.filter_map(|v| v.as_str()).collect();
     let Some(name) = model_type.or(architectures.first().copied()) else {
-        return fail(format!("names no `model_type` and no `architectures`: it is no transformers configuration. {}", known()));
+        let problem =
+            "names no `model_type`, no `architectures` and no `_class_name`: it is a configuration neither of transformers nor of diffusers";
+        return fail(format!("{problem}. {}", known()));
     };
     let task = |family: &Family, name: &str| family.architectures.iter().find(|(known, _)| *known == name).map(|(_, task)| *task);
     let of = |family: &&Family| if model_type.is_some() { family.model_type == name } else { task(family, name).is_some() };

@@ -4,17 +4,28 @@
 //! takes its place, and [`Net::finish`] lists all that was noted together with the tensors that nobody asked for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use dlc_ir::{DType, Expr, Graph, GraphBuilder, IrError, Op, Operand, Storage, ValueId, WeightId, WeightTable};
+use dlc_ir::{Blob, DType, Expr, Graph, GraphBuilder, IrError, Op, Operand, Storage, ValueId, WeightId, WeightTable};
 
 use super::activation::Activation;
 use super::error::ImportError;
 use super::tensors::Problems;
 use crate::checkpoint::{Checkpoint, TensorRecord, shown};
 
-/// Ends of the names of buffers that older versions of transformers saved, and no version reads.
-const LEFTOVERS: [&str; 6] =
-    [".rotary_emb.inv_freq", ".attention.masked_bias", ".attn.masked_bias", ".attention.bias", ".attn.bias", "embeddings.position_ids"];
+/// Ends of the names of buffers that older versions of transformers and diffusers saved, and no version reads.
+const LEFTOVERS: [&str; 7] = [
+    ".rotary_emb.inv_freq",
+    ".attention.masked_bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attn.bias",
+    "embeddings.position_ids",
+    "pos_embed.pos_embed",
+];
+
+/// Parts of names, and what older versions of diffusers called them.
+const OLD_PARTS: [(&str, &str); 4] = [(".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")];
 
 /// The tensor of the checkpoint that each weight was made of, by the tensor's name.
 pub type Sources = BTreeMap<String, WeightId>;
@@ -89,6 +100,16 @@ impl<'a> Net<'a> {
         Ok(id.into())
     }
 
+    /// A table that no checkpoint holds, because it is computed: a weight `name` of its own.
+    pub(super) fn table(&mut self, name: &str, shape: &[usize], numbers: &[f32]) -> Result<Operand, IrError> {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let range = 0..bytes.len();
+        let fail = || IrError::Weight { name: name.to_owned(), problem: "has no bytes".into() };
+        let blob = Blob::new(Arc::new(bytes), range).ok_or_else(fail)?;
+        let data = Expr::Mapped { blob, dtype: DType::F32 }.cast(self.dtype);
+        Ok(self.graph.weights_mut().add(name, shape, data)?.into())
+    }
+
     /// The checkpoint's tensor for `name`, if it has one of this shape; what is wrong is noted.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Option<(String, TensorRecord)> {
         let Some(file_name) = self.file_names(name).into_iter().find(|n| self.checkpoint.tensor(n).is_some()) else {
@@ -104,7 +125,8 @@ impl<'a> Net<'a> {
         Some((file_name, record))
     }
 
-    /// The names under which checkpoints hold the tensor `name`: with or without the body's prefix, norms as TensorFlow called them.
+    /// The names under which checkpoints hold the tensor `name`: with or without the body's prefix, norms as TensorFlow called them, attention as
+    /// diffusers once did.
     fn file_names(&self, name: &str) -> Vec<String> {
         let mut names = vec![name.to_owned()];
         if !self.base.is_empty() {
@@ -113,6 +135,7 @@ impl<'a> Net<'a> {
         for plain in names.clone() {
             let end = |end: &str, old: &str| plain.strip_suffix(end).map(|start| format!("{start}{old}"));
             names.extend(end("LayerNorm.weight", "LayerNorm.gamma").or_else(|| end("LayerNorm.bias", "LayerNorm.beta")));
+            names.extend(OLD_PARTS.iter().filter(|(new, _)| plain.contains(new)).map(|(new, old)| plain.replace(new, old)));
         }
         names
     }

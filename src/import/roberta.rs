@@ -37,7 +37,7 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             Head::Text { pooler: "classifier.dense", activation: Activation::Tanh, classifier: "classifier.out_proj", labels: labels(config) }
         }
         Task::TokenClassification => Head::Tokens { labels: labels(config) },
-        Task::TextGeneration | Task::FeatureExtraction => Head::Bare,
+        Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };
     let types = EncoderSpec::types(config, 2);
     let padding = config.get("pad_token_id").and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok()).unwrap_or(PADDING);

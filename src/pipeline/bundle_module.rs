@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use dlc_exporters::manifest::WeightRecord;
 use dlc_exporters::onnx::{self, OnnxSummary};
-use dlc_ir::{Blob, DType, Dim, Expr, Graph, ModelInfo, Module, Op, WeightTable, parse_graph, parse_graph_over};
+use dlc_ir::{Blob, DType, Dim, Expr, Graph, ModelInfo, Module, Op, Shape, WeightTable, parse_graph, parse_graph_over};
 
 use super::error::PipelineError;
 use crate::mapped;
@@ -54,6 +54,7 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
         family: model.family.clone(),
         task: model.task,
         labels: model.labels.clone(),
+        diffusion: model.diffusion.clone(),
         dtype: DType::from_name(&manifest.dtype).unwrap_or(DType::F32),
         vocab_size: model.vocab_size,
         hidden_size: hidden_size(&graphs),
@@ -68,9 +69,12 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
     Ok(Module { graphs, weights, model, side_files: vec![] })
 }
 
+/// The width of the residual stream: the last axis, of images the channels.
 fn hidden_size(graphs: &[Graph]) -> usize {
     let block = graphs.iter().find_map(|g| g.blocks().next().map(|(_, b)| (g, b)));
-    block.and_then(|(g, b)| g.value(b.input).ty.shape.last().and_then(Dim::known)).unwrap_or(0)
+    let shape = block.map(|(g, b)| &g.value(b.input).ty.shape);
+    let width = |shape: &Shape| if shape.rank() == 4 { shape.0.get(1).and_then(Dim::known) } else { shape.last().and_then(Dim::known) };
+    shape.and_then(width).unwrap_or(0)
 }
 
 fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {

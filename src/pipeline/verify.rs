@@ -1,22 +1,27 @@
 //! `dlc verify`: every graph of a bundle, run by the backend, against the evaluator; and the bundle against its checkpoint.
 //!
-//! Each graph sees whole sequences, a batch with padding on the left, and two tokens behind a cached prefix.
+//! A graph of a model of text sees whole sequences, a batch with padding on the left, and two tokens behind a cached prefix; one of a diffusion
+//! model a batch of random inputs.
+
+mod random;
 
 use std::collections::BTreeMap;
 
-use dlc_eval::Array;
+use dlc_eval::{Array, ArrayData};
 use dlc_exporters::manifest::{CacheLayout, GraphRecord};
 use dlc_ir::diff::diff;
-use dlc_ir::{Graph, Module};
+use dlc_ir::{Graph, Module, Task};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::random::random_feeds;
 use super::error::PipelineError;
 use crate::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
 /// Prefix length of the cached case, and length of the others.
 const PREFIX: usize = 7;
 const LENGTH: usize = 13;
+const SEED: u64 = 7;
 
 /// How far a backend may be from the evaluator.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,10 +53,12 @@ pub enum Case {
     LeftPadded,
     /// Two tokens behind a cached prefix.
     Cached,
+    /// Numbers in the ranges that the graph takes.
+    Random,
 }
 
 impl Case {
-    /// Every case.
+    /// Every case of a model of text.
     pub const ALL: [Self; 3] = [Self::Sequence, Self::LeftPadded, Self::Cached];
 
     /// The name in tables.
@@ -60,6 +67,7 @@ impl Case {
             Self::Sequence => "sequence",
             Self::LeftPadded => "left-padded batch",
             Self::Cached => "2 tokens after 7 cached",
+            Self::Random => "random inputs",
         }
     }
 }
@@ -108,6 +116,12 @@ pub fn verify_bundle(
     let mut checks = Vec::new();
     for (record, graph) in bundle.manifest().graphs.iter().zip(&module.graphs) {
         let mut session = Session::load(backend, bundle, &record.name, weights.as_ref(), options)?;
+        if module.model.task == Task::ImageGeneration {
+            let feeds = random_feeds(graph, &module.weights, &mut ChaCha8Rng::seed_from_u64(SEED))?;
+            let outcome = Ok(compare(module, graph, record, &mut session, &feeds, tolerance)?);
+            checks.push(Check { graph: record.name.clone(), case: Case::Random, outcome });
+            continue;
+        }
         // A graph without caches reads whole sequences only.
         for case in Case::ALL.into_iter().filter(|case| *case != Case::Cached || !record.caches.is_empty()) {
             let outcome = if case == Case::LeftPadded && bundle.manifest().caches == CacheLayout::InPlace {
@@ -129,13 +143,13 @@ fn run_case(
     case: Case,
     tolerance: Tolerance,
 ) -> Result<Deviation, PipelineError> {
-    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
     let vocab = module.model.vocab_size as i64;
     let batch = if case == Case::LeftPadded { 2 } else { 1 };
     let ids: Vec<i64> = (0..batch * LENGTH).map(|_| rng.random_range(0..vocab)).collect();
     let mut feeds = Feeds::prefix(graph, batch, LENGTH, &ids);
     match case {
-        Case::Sequence => {}
+        Case::Sequence | Case::Random => {}
         Case::LeftPadded => feeds.pad_left(4),
         Case::Cached => {
             let prefix = Feeds::prefix(graph, 1, PREFIX, &ids[..PREFIX]);
@@ -147,10 +161,31 @@ fn run_case(
     let ports = feeds.tensors(record);
     let inputs: Vec<(&str, HostTensor)> = ports.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
     let actual = session.run_host(&inputs)?;
-    Ok(deviation(&expected, &actual, &feeds, tolerance))
+    Ok(deviation(&expected, &actual, Some(&feeds), tolerance))
 }
 
-/// The inputs of one run.
+/// The evaluator against the backend on `arrays`, without padding.
+fn compare(
+    module: &Module,
+    graph: &Graph,
+    record: &GraphRecord,
+    session: &mut Session,
+    arrays: &BTreeMap<String, Array>,
+    tolerance: Tolerance,
+) -> Result<Deviation, PipelineError> {
+    let expected = dlc_eval::run(graph, &module.weights, arrays)?;
+    // The inputs that the graph's file has, in the types that it wants.
+    let ports = record.inputs.iter().filter_map(|port| Some((port, arrays.get(&port.name)?)));
+    let tensor = |dtype: &str, array: &Array| match array.data() {
+        ArrayData::I64(data) => HostTensor::i64(array.shape(), data.clone()),
+        ArrayData::F32(data) => HostTensor::floats(dtype, array.shape(), data),
+    };
+    let inputs: Vec<(&str, HostTensor)> = ports.map(|(port, array)| (port.name.as_str(), tensor(&port.dtype, array))).collect();
+    let actual = session.run_host(&inputs)?;
+    Ok(deviation(&expected, &actual, None, tolerance))
+}
+
+/// The inputs of one run of a model of text.
 #[derive(Debug, Clone)]
 struct Feeds {
     batch: usize,
@@ -241,11 +276,11 @@ impl Feeds {
 
 /// The difference that is largest against what is allowed: of answers, where they are for one token only at real ones; and of caches where
 /// there is no padding.
-fn deviation(expected: &BTreeMap<String, Array>, actual: &[(String, HostTensor)], feeds: &Feeds, tolerance: Tolerance) -> Deviation {
+fn deviation(expected: &BTreeMap<String, Array>, actual: &[(String, HostTensor)], feeds: Option<&Feeds>, tolerance: Tolerance) -> Deviation {
     // Where nothing is allowed, any difference is beyond all measure, and none is 0.
     let share = |error: f32, allowed: f32| error / allowed.max(f32::MIN_POSITIVE);
     let mut worst: Option<Deviation> = None;
-    let padded = feeds.mask.contains(&0);
+    let padded = feeds.is_some_and(|feeds| feeds.mask.contains(&0));
     for (name, array) in expected {
         let (Some(wanted), Some((_, tensor))) = (array.as_f32(), actual.iter().find(|(n, _)| n == name)) else {
             return Deviation { error: f32::INFINITY, allowed: 0.0, place: format!("{name} is missing") };
@@ -261,7 +296,7 @@ fn deviation(expected: &BTreeMap<String, Array>, actual: &[(String, HostTensor)]
         let width = array.shape().last().copied().unwrap_or(1).max(1);
         let peak = wanted.iter().filter(|x| x.is_finite()).fold(0f32, |m, x| m.max(x.abs()));
         let allowed = tolerance.absolute + tolerance.relative * peak;
-        for (i, (a, b)) in wanted.iter().zip(&found).enumerate().filter(|(i, _)| !by_token || feeds.is_token(i / width)) {
+        for (i, (a, b)) in wanted.iter().zip(&found).enumerate().filter(|(i, _)| !by_token || feeds.is_none_or(|feeds| feeds.is_token(i / width))) {
             let error = match (a.is_finite(), b.is_finite()) {
                 (true, true) => (a - b).abs(),
                 // Weights that are NaN or infinite were asked for: the backend must say so too.

@@ -94,7 +94,12 @@ impl Bundle {
         if manifest.graphs.is_empty() {
             problems.push("it names no graph".to_owned());
         }
-        for (what, number) in [("vocabulary", manifest.model.vocab_size), ("context", manifest.model.context_length)] {
+        let model = &manifest.model;
+        let sizes = match &model.diffusion {
+            Some(d) => vec![("channel count", d.channels), ("height", d.height), ("width", d.width), ("channel count", d.out_channels)],
+            None => vec![("vocabulary", model.vocab_size), ("context", model.context_length)],
+        };
+        for (what, number) in sizes {
             if !(1..=LARGEST).contains(&number) {
                 problems.push(format!("a {what} of {number} is absurd"));
             }

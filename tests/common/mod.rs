@@ -3,6 +3,7 @@
 
 pub mod adapters;
 pub mod decoding;
+pub mod diffusion;
 pub mod golden;
 pub mod session;
 pub mod variants;

@@ -7,6 +7,7 @@ use dlc_eval::Array;
 use dlc_exporters::manifest::Profile;
 use dlc_ir::{DType, Dim, Module};
 
+use crate::common::diffusion::{DIFFUSION, DiffusionGolden, check_diffusion};
 use crate::common::golden::{Case, ENCODERS, EncoderGolden, Feed, Golden, HALF_TOLERANCE, TOLERANCE, all_decoders, module};
 use crate::common::session::{check_encoder, check_golden};
 
@@ -76,6 +77,32 @@ fn tract_agrees_with_transformers_on_encoders() {
             failures.extend(check_encoder(&backend, name, profile, DType::F32, TOLERANCE).err().map(|e| format!("{} {e}", profile.name())));
         }
         let half = check_encoder(&backend, name, Profile::Portable, DType::F16, HALF_TOLERANCE);
+        failures.extend(half.err().map(|e| format!("portable f16 {e}")));
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn the_evaluator_agrees_with_diffusers() {
+    let mut failures = Vec::new();
+    for &name in DIFFUSION {
+        let (golden, module) = (DiffusionGolden::read(name), module(name, DType::F32));
+        let outputs = dlc_eval::run(module.graph("target").unwrap(), &module.weights, &golden.inputs).unwrap();
+        failures.extend(golden.check(outputs["out_sample"].as_f32().unwrap(), TOLERANCE).err());
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn tract_agrees_with_diffusers() {
+    let backend = start(&BackendSearch { force: Some(BackendKind::Tract), ..BackendSearch::default() }).unwrap();
+    let mut failures = Vec::new();
+    for &name in DIFFUSION {
+        for profile in [Profile::Portable, Profile::Onnx] {
+            let check = check_diffusion(&backend, name, profile, DType::F32, TOLERANCE);
+            failures.extend(check.err().map(|e| format!("{} {e}", profile.name())));
+        }
+        let half = check_diffusion(&backend, name, Profile::Portable, DType::F16, HALF_TOLERANCE);
         failures.extend(half.err().map(|e| format!("portable f16 {e}")));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));

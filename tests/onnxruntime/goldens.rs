@@ -5,6 +5,7 @@ use dlc_exporters::manifest::Profile;
 use dlc_ir::DType;
 use libtest_mimic::Trial;
 
+use crate::common::diffusion::{DIFFUSION, check_diffusion};
 use crate::common::golden::{Case, DECODER_VARIANTS, ENCODERS, HALF_TOLERANCE, TOLERANCE, all_decoders};
 use crate::common::session::{check_encoder, check_golden};
 
@@ -29,6 +30,13 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
             let backend = backend.cloned();
             let title = format!("goldens::{name}_{}_{dtype}", profile.name());
             trials.push(Trial::test(title, move || Ok(check_encoder(&backend.expect("not ignored"), name, profile, dtype, tolerance)?)));
+        }
+    }
+    for &name in DIFFUSION {
+        for (profile, dtype, tolerance) in Profile::ALL.into_iter().flat_map(|p| [(p, DType::F32, TOLERANCE), (p, DType::F16, HALF_TOLERANCE)]) {
+            let backend = backend.cloned();
+            let title = format!("goldens::{name}_{}_{dtype}", profile.name());
+            trials.push(Trial::test(title, move || Ok(check_diffusion(&backend.expect("not ignored"), name, profile, dtype, tolerance)?)));
         }
     }
     let backend = backend.cloned();

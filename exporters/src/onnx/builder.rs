@@ -73,6 +73,13 @@ impl Builder {
         self.constant(&format!("const.{dtype}.{value:?}"), dtype, &[], bytes)
     }
 
+    /// A vector that holds `value` at every place.
+    pub fn filled(&mut self, dtype: DType, length: usize, value: f32) -> Name {
+        let mut bytes = vec![0; dtype.size() * length];
+        bytes.chunks_exact_mut(dtype.size()).for_each(|out| encode(dtype, value, out));
+        self.constant(&format!("const.{dtype}.{value:?}x{length}"), dtype, &[length], bytes)
+    }
+
     /// A constant inside the file; equal ones are one.
     pub fn constant(&mut self, name: &str, dtype: DType, dims: &[usize], bytes: Vec<u8>) -> Name {
         let key = (data_type(dtype), dims.to_vec(), bytes);

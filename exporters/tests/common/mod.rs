@@ -33,6 +33,7 @@ fn model() -> ModelInfo {
     ModelInfo {
         task: Task::TextGeneration,
         labels: vec![],
+        diffusion: None,
         family: "llama".into(),
         dtype: DType::F32,
         vocab_size: 20000,

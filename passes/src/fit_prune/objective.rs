@@ -20,7 +20,7 @@ impl Objective {
         match task {
             Task::TextGeneration => Some(Self::NextToken),
             Task::FillMask | Task::TextClassification | Task::TokenClassification => Some(Self::OwnAnswer),
-            Task::FeatureExtraction => None,
+            Task::FeatureExtraction | Task::ImageGeneration => None,
         }
     }
 

@@ -73,6 +73,7 @@ fn info() -> ModelInfo {
     ModelInfo {
         task: Task::TextGeneration,
         labels: vec![],
+        diffusion: None,
         family: "llama".into(),
         dtype: DType::F32,
         vocab_size: VOCAB,

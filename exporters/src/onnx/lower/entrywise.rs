@@ -1,19 +1,41 @@
 //! Ops on each entry by itself: sums, products, activations.
 
-use dlc_ir::{DType, Node};
+use dlc_ir::{DType, Node, Operand, Shape};
 
 use super::super::builder::Name;
 use super::super::proto::data_type;
-use super::context::Context;
+use super::context::{Context, Form};
 use super::shared::{common_form, define_like, finish_call, from_f32, input_in, to_f32};
 use crate::error::ExportError;
 use crate::manifest::Profile;
 
-/// A sum or product; its second operand may be as long as the last axis.
+/// A sum or product; its second operand may broadcast to the first.
 pub(super) fn binary(cx: &mut Context<'_>, node: &Node, op: &'static str) -> Result<(), ExportError> {
-    let form = common_form(cx, node)?;
+    let form = broadcast_form(cx, node)?;
     let inputs = [input_in(cx, node, 0, form)?, input_in(cx, node, 1, form)?];
     define_like(cx, node, form, |cx, out| finish_call(cx.b.op(op, &[&inputs[0], &inputs[1]]), out))
+}
+
+/// `x * (1 + scale) + shift`.
+pub(super) fn modulate(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportError> {
+    let form = broadcast_form(cx, node)?;
+    let dtype = cx.ty(Context::output_at(node, 0)?).dtype;
+    let [x, scale, shift] = [input_in(cx, node, 0, form)?, input_in(cx, node, 1, form)?, input_in(cx, node, 2, form)?];
+    let one = cx.b.float(dtype, 1.0);
+    let factor = cx.b.op("Add", &[&scale, &one]).out();
+    let scaled = cx.b.op("Mul", &[&x, &factor]).out();
+    define_like(cx, node, form, |cx, out| finish_call(cx.b.op("Add", &[&scaled, &shift]), out))
+}
+
+/// The common form of a node's values, which is their own shape if one of them broadcasts along other axes than the first ones.
+fn broadcast_form(cx: &Context<'_>, node: &Node) -> Result<Form, ExportError> {
+    let shape = &cx.ty(Context::output_at(node, 0)?).shape;
+    let fits = |other: &Shape| other == shape || other.rank() == 1 && other.last() == shape.last();
+    let alike = node.inputs.iter().all(|operand| match operand {
+        Operand::Value(value) => fits(&cx.ty(*value).shape),
+        Operand::Weight(weight) => cx.target.weights[*weight].shape.len() == 1 && fits(&cx.target.weights[*weight].ty().shape),
+    });
+    if alike { common_form(cx, node) } else { Ok(Form::Full) }
 }
 
 /// An operator of one input.

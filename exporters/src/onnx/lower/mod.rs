@@ -6,6 +6,7 @@
 
 mod context;
 mod entrywise;
+mod image;
 mod masks;
 mod onnx23;
 mod ort;
@@ -102,6 +103,13 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
             None => entrywise::binary(cx, node, "Add"),
         },
         Op::Mul => entrywise::binary(cx, node, "Mul"),
+        Op::Modulate => entrywise::modulate(cx, node),
+        Op::GroupNorm { groups, eps } => image::group_norm(cx, node, *groups, *eps),
+        Op::Conv2d { stride, padding } => image::conv2d(cx, node, *stride, *padding),
+        Op::Upsample { factor } => image::upsample(cx, node, *factor),
+        Op::TimestepEmbedding(embedding) => image::timestep_embedding(cx, node, embedding),
+        Op::Concat { axis } => shared::concat(cx, node, *axis),
+        Op::Transpose { axes } => shared::transpose(cx, node, axes),
         Op::Scale { factor } => entrywise::scale(cx, node, *factor),
         Op::Silu => entrywise::silu(cx, node),
         Op::Gelu { tanh } => entrywise::gelu(cx, node, *tanh),

@@ -58,19 +58,22 @@ pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Att
 pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
     let q = cx.value_at(node, 0)?;
     let (dtype, seq) = (cx.ty(q).dtype, cx.ty(q).shape.0[1].clone());
-    let mut mask = key_mask(cx, cx.value_at(node, 3)?, dtype)?;
-    if node.inputs.len() > 4 {
-        let bias = cx.operand(node, 4)?;
-        mask = cx.b.op("Add", &[&bias, &mask]).out();
-    } else {
-        // tract wants a row for every query.
-        let shape = cx.exact_shape(&Shape(vec![1.into(), 1.into(), seq, 1.into()]))?;
-        mask = cx.once(&format!("{mask}/rows"), |cx| Ok(cx.b.op("Expand", &[&mask, &shape]).out()))?;
+    let mut inputs = vec![cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(node, 2)?];
+    if node.inputs.len() > 3 {
+        let mut mask = key_mask(cx, cx.value_at(node, 3)?, dtype)?;
+        if node.inputs.len() > 4 {
+            let bias = cx.operand(node, 4)?;
+            mask = cx.b.op("Add", &[&bias, &mask]).out();
+        } else {
+            // tract wants a row for every query.
+            let shape = cx.exact_shape(&Shape(vec![1.into(), 1.into(), seq, 1.into()]))?;
+            mask = cx.once(&format!("{mask}/rows"), |cx| Ok(cx.b.op("Expand", &[&mask, &shape]).out()))?;
+        }
+        inputs.push(mask);
     }
-    let [q, k, v] = [cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(node, 2)?];
     define_full(cx, node, |cx, out| {
         let mut call =
-            cx.b.op("Attention", &[&q, &k, &v, &mask])
+            cx.b.op("Attention", &inputs.iter().collect::<Vec<_>>())
                 .int("q_num_heads", attention.heads as i64)
                 .int("kv_num_heads", attention.kv_heads as i64)
                 .float("scale", attention.scale);

@@ -85,9 +85,12 @@ impl Folds {
         let Some((add, _)) = node.inputs.first().and_then(|input| maker(graph, *input)) else { return };
         let sum = graph.node(add);
         let of_values = sum.inputs.iter().all(|i| matches!(i, Operand::Value(_)));
-        let parameters_are_weights = node.inputs[1..].iter().all(|i| matches!(i, Operand::Weight(_)));
+        let parameters = &node.inputs[1..];
+        let parameters_are_weights = !parameters.is_empty() && parameters.iter().all(|i| matches!(i, Operand::Weight(_)));
         let flat_enough = sum.outputs.iter().all(|v| matches!(graph.value(*v).ty.shape.rank(), 2 | 3));
-        if sum.op == Op::Add && of_values && flat_enough && parameters_are_weights && !self.norm_after.contains_key(&add) {
+        let ty = |at: usize| if let Some(Operand::Value(v)) = sum.inputs.get(at) { Some(&graph.value(*v).ty) } else { None };
+        let alike = ty(0) == ty(1);
+        if sum.op == Op::Add && of_values && alike && flat_enough && parameters_are_weights && !self.norm_after.contains_key(&add) {
             self.norm_after.insert(add, id);
             self.norm_nodes.push(id);
         }
@@ -154,12 +157,15 @@ pub(super) fn takes_grouped_attention(graph: &Graph) -> bool {
 
 /// Attention in both directions: `MultiHeadAttention`, which adds no bias of its own here.
 pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
-    let mask = cx.value_at(node, 3)?;
-    let mask = cx.once(&format!("{}/keys", cx.full_name(mask)), |cx| {
-        let mask = cx.full(mask)?;
-        Ok(cx.b.op("Cast", &[&mask]).int("to", INT32).out())
-    })?;
-    let mut inputs = vec![cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(node, 2)?, Name::from(""), mask];
+    let mut inputs = vec![cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(node, 2)?];
+    if node.inputs.len() > 3 {
+        let mask = cx.value_at(node, 3)?;
+        let mask = cx.once(&format!("{}/keys", cx.full_name(mask)), |cx| {
+            let mask = cx.full(mask)?;
+            Ok(cx.b.op("Cast", &[&mask]).int("to", INT32).out())
+        })?;
+        inputs.extend([Name::from(""), mask]);
+    }
     if node.inputs.len() > 4 {
         inputs.push(cx.operand(node, 4)?);
     }

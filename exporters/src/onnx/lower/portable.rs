@@ -78,7 +78,10 @@ pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Att
 /// Attention in both directions.
 pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
     let sides = [heads_first(cx, node, 1, attention.kv_heads)?, heads_first(cx, node, 2, attention.kv_heads)?];
-    let mut addends = vec![key_mask(cx, cx.value_at(node, 3)?, DType::F32)?];
+    let mut addends = Vec::new();
+    if node.inputs.len() > 3 {
+        addends.push(key_mask(cx, cx.value_at(node, 3)?, DType::F32)?);
+    }
     if node.inputs.len() > 4 {
         let (dtype, bias) = (cx.ty(cx.value_at(node, 4)?).dtype, cx.operand(node, 4)?);
         addends.push(to_f32(cx, &bias, dtype));

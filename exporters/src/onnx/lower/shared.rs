@@ -62,12 +62,31 @@ pub(super) fn slice(cx: &mut Context<'_>, node: &Node, axis: usize, start: usize
     define_full(cx, node, |cx, out| cx.b.op("Slice", &[&x, &start, &end, &axis]).into(&[out]))
 }
 
-/// In opset 17 and later alike. Sums are in single precision whatever the graph's element type (`stash_type`).
+pub(super) fn concat(cx: &mut Context<'_>, node: &Node, axis: usize) -> Result<(), ExportError> {
+    let parts = (0..node.inputs.len()).map(|at| cx.operand(node, at)).collect::<Result<Vec<_>, _>>()?;
+    define_full(cx, node, |cx, out| cx.b.op("Concat", &parts.iter().collect::<Vec<_>>()).int("axis", axis as i64).into(&[out]))
+}
+
+pub(super) fn transpose(cx: &mut Context<'_>, node: &Node, axes: &[usize]) -> Result<(), ExportError> {
+    let x = cx.operand(node, 0)?;
+    let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
+    define_full(cx, node, |cx, out| cx.b.op("Transpose", &[&x]).ints("perm", &axes).into(&[out]))
+}
+
+/// In opset 17 and later alike. Sums are in single precision whatever the graph's element type (`stash_type`). The operator has no form without
+/// a scale, so a norm without parameters is scaled by ones.
 pub(super) fn layer_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<(), ExportError> {
     let form = common_form(cx, node)?;
-    let inputs = [input_in(cx, node, 0, form)?, cx.operand(node, 1)?, cx.operand(node, 2)?];
+    let mut inputs = vec![input_in(cx, node, 0, form)?];
+    if node.inputs.len() == 1 {
+        let value = Context::output_at(node, 0)?;
+        inputs.push(cx.b.filled(cx.ty(value).dtype, cx.width(value)?, 1.0));
+    }
+    for at in 1..node.inputs.len() {
+        inputs.push(cx.operand(node, at)?);
+    }
     define_like(cx, node, form, |cx, out| {
-        let call = cx.b.op("LayerNormalization", &inputs.each_ref()).int("axis", -1).float("epsilon", eps);
+        let call = cx.b.op("LayerNormalization", &inputs.iter().collect::<Vec<_>>()).int("axis", -1).float("epsilon", eps);
         finish_call(call, out)
     })
 }
