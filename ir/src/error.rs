@@ -48,6 +48,12 @@ pub enum IrError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A schedule of skipped blocks whose table doesn't fit.
+    #[error("schedule: {problem}")]
+    Schedule {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A sampling plan that can't run.
     #[error("sampling step {step}: {problem}")]
     Sampling {
@@ -63,7 +69,7 @@ impl IrError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Type { .. } | Self::Edit { .. } => Fault::Bug,
-            Self::Parse { .. } | Self::Weight { .. } | Self::Sampling { .. } => Fault::BadInput,
+            Self::Parse { .. } | Self::Weight { .. } | Self::Schedule { .. } | Self::Sampling { .. } => Fault::BadInput,
         }
     }
 }
