@@ -8,6 +8,7 @@ use crate::error::PassError;
 use crate::fit_prune::{FitPrune, FitPruneOptions};
 use crate::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use crate::options::{hint, parse_options};
+use crate::skip::{Skip, SkipOptions};
 
 /// A pass that can be asked for by name.
 #[derive(Debug)]
@@ -62,6 +63,13 @@ pub const PASSES: &[PassInfo] = &[
         options: &[],
         then: &[],
         build: |given| parse_options::<NoOptions>("renumber-caches", given).map(|_| Box::new(RenumberCaches) as _),
+    },
+    PassInfo {
+        name: "skip",
+        summary: "adds step graphs of a diffusion model in which blocks are skipped by a schedule, their values taken from earlier steps",
+        options: SkipOptions::DOCS,
+        then: &[],
+        build: |given| Ok(Box::new(Skip::new(parse_options("skip", given)?)?)),
     },
 ];
 
