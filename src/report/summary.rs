@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use dlc_exporters::manifest::Manifest;
 use dlc_exporters::onnx::OnnxSummary;
-use dlc_ir::cost::{Sizes, cost, graph_macs};
+use dlc_ir::cost::{TEXT_TOKENS, cost, macs_per_image};
 use dlc_ir::{Diffusion, Module};
 use dlc_passes::{PassRun, WeightChange};
 
@@ -12,18 +12,14 @@ use super::chart::score_chart;
 use super::table::Table;
 use crate::pipeline::Check;
 
-/// Tokens of text that a diffusion model's arithmetic is counted with: as many as CLIP gives.
-const TEXT: u64 = 77;
-
 /// What a module is: family, graphs, parameters, and caches or what one step costs.
 pub fn module_summary(module: &Module) -> String {
     let model = &module.model;
     let Some(diffusion) = &model.diffusion else { return text_summary(module) };
     let mut text = format!("{} model, {}: {}\n\n", model.family, model.dtype, sample(diffusion));
-    let sizes = Sizes::from([("batch".to_owned(), 1), ("text".to_owned(), TEXT)]);
     let mut table = Table::new(&["graph", "blocks", "nodes", "parameters", "MACs/image"]);
     for graph in &module.graphs {
-        let macs = graph_macs(graph, &module.weights, &sizes).map_or_else(|| "beyond measure".to_owned(), |n| n.to_string());
+        let macs = macs_per_image(graph, &module.weights).map_or_else(|| "beyond measure".to_owned(), |n| n.to_string());
         let counts = [graph.blocks().count() as u64, graph.nodes().count() as u64, cost(graph, &module.weights).parameters];
         table.row([graph.name.clone()].into_iter().chain(counts.iter().map(u64::to_string)).chain([macs]));
     }
@@ -39,7 +35,7 @@ fn sample(diffusion: &Diffusion) -> String {
         let _ = write!(text, ", {} classes", classes.count);
     }
     if let Some(width) = text_width {
-        let _ = write!(text, ", text {width} wide (counted with {TEXT} tokens)");
+        let _ = write!(text, ", text {width} wide (counted with {TEXT_TOKENS} tokens)");
     }
     text
 }

@@ -2,9 +2,11 @@
 
 use dlc_ir::cost::{Sizes, graph_macs, macs};
 use dlc_ir::{BlockKind, Classes, DType, Diffusion, Fault, Graph, Op, Operand, parse_graph_over};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{DIFFUSION, Folder, import_fixture, import_folder, open, refuses};
+use super::configurations::any_json;
+use super::{DIFFUSION, Folder, fixture, import_fixture, import_folder, open, refuses};
 
 fn graph(name: &str) -> Graph {
     import_fixture(name, None).graphs.remove(0)
@@ -272,4 +274,20 @@ fn what_dlc_cannot_do_is_refused_by_name_all_at_once() {
         Fault::Unsupported,
         &["nearest that it knows is `UNet2DConditionModel`"],
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn arbitrary_values_never_panic(name in prop::sample::select(DIFFUSION.to_vec()), edits in prop::collection::vec((any::<prop::sample::Index>(), any_json()), 1..4)) {
+        let name = format!("goldens/{name}");
+        let text = std::fs::read(fixture(&name).join("config.json")).expect("fixture");
+        let mut config: serde_json::Map<String, Value> = serde_json::from_slice(&text).expect("JSON");
+        let keys: Vec<String> = config.keys().filter(|key| *key != "_class_name").cloned().collect();
+        for (at, value) in edits {
+            config.insert(at.get(&keys).clone(), value);
+        }
+        let folder = Folder::patched(&name, &json!({})).with("config.json", Value::from(config).to_string().as_bytes());
+        let _ = import_folder(&folder);
+    }
 }
