@@ -10,8 +10,8 @@ use super::spec::{WIDEST, eps};
 /// Most stages: each halves the image.
 const MOST_STAGES: usize = 12;
 /// Most resnets of a stage on the way down, and most layers of a transformer.
-const MOST_RESNETS: usize = 32;
-pub(super) const MOST_TRANSFORMER_LAYERS: usize = 64;
+const MOST_RESNETS: usize = 16;
+pub(super) const MOST_TRANSFORMER_LAYERS: usize = 32;
 /// Largest side of a kernel at either end.
 const LARGEST_KERNEL: usize = 63;
 
