@@ -1,32 +1,37 @@
 #!/usr/bin/env bash
 # Checks dlc's bundles with other people's tools: onnx.checker and onnxruntime load every file, onnxruntime-genai decodes what dlc decodes,
-# plainly and with the draft; dlc's speculative text equals its plain text over 24 prompts of 64 tokens.
+# plainly and with the draft; dlc's speculative text equals its plain text over 24 prompts of 64 tokens. all-MiniLM gives the similarities that
+# were recorded for it.
 #
 # Usage: scripts/check_bundles.sh [PYTHON]     the Python of scripts/pyenv.sh is the default; ONNX Runtime as `dlc doctor` finds it
 set -euo pipefail
 if [[ ${1:-} == --help ]]; then
-  sed -n '2,5s/^# \{0,1\}//p' "$0"
+  sed -n '2,6s/^# \{0,1\}//p' "$0"
   exit 0
 fi
 cd "$(dirname "$0")/.."
 python=${1:-$(scripts/pyenv.sh)}
 smollm2=target/models/smollm2-135m-off-grid
 [[ -f $smollm2/config.json ]] || scripts/fetch_smollm2.sh "$smollm2"
+minilm=$(PYTHON="$python" scripts/fetch_minilm.sh)
 
 cargo build --locked --workspace --tests --quiet
 dlc=target/debug/dlc
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-for golden in llama llama3 mistral qwen2 qwen3; do
+for folder in fixtures/goldens/*; do
+  golden=$(basename "$folder")
   for profile in portable onnx ort; do
-    "$dlc" compile "fixtures/goldens/$golden" --profile "$profile" -o "$out/$golden-$profile" >/dev/null
+    "$dlc" compile "$folder" --profile "$profile" -o "$out/$golden-$profile" >/dev/null
   done
 done
 "$dlc" compile fixtures/goldens/qwen3 --dtype f16 --profile onnx -o "$out/qwen3-f16" >/dev/null
 "$dlc" compile fixtures/tiny-llama --no-cache --pass fit-prune:drop=4 --profile ort -o "$out/tiny-llama" >/dev/null
 "$dlc" compile "$smollm2" --no-cache --pass fit-prune:drop=3,samples=2,length=64 --profile ort -o "$out/smollm2" >/dev/null
+"$dlc" compile "$minilm" --profile onnx -o "$out/minilm" >/dev/null
 "$python" scripts/check_onnx.py "$out"/*
+"$python" scripts/check_minilm.py "$out/minilm" --checkpoint "$minilm"
 for bundle in "$out"/*; do
   "$dlc" verify "$bundle" >/dev/null
 done

@@ -156,6 +156,7 @@ fn manifest(
             pad_token_id: model.pad_token_id,
         },
         passes: request.passes.clone(),
+        sampling: module.sampling.clone(),
         graphs,
         weights: plan.into_records(),
         files,

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use dlc_ir::{Diffusion, Task};
+use dlc_ir::{Diffusion, Sampling, Task};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -38,6 +38,9 @@ pub struct Manifest {
     pub model: ModelRecord,
     /// The passes that ran, in order.
     pub passes: Vec<PassRecord>,
+    /// How the graphs `step.N` of a diffusion model make up a sampler, if it has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
     /// The graphs; the target is first.
     pub graphs: Vec<GraphRecord>,
     /// Every weight in [`WEIGHTS_FILE`], by offset.

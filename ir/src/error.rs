@@ -48,14 +48,28 @@ pub enum IrError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A schedule of skipped blocks whose table doesn't fit.
+    #[error("schedule: {problem}")]
+    Schedule {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A sampling plan that can't run.
+    #[error("sampling step {step}: {problem}")]
+    Sampling {
+        /// The step, from 0.
+        step: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 impl IrError {
-    /// Whose fault the error is: text and weights come from outside, the rest from dlc's own code.
+    /// Whose fault the error is: text, weights and sampling plans come from outside, the rest from dlc's own code.
     pub fn fault(&self) -> Fault {
         match self {
             Self::Type { .. } | Self::Edit { .. } => Fault::Bug,
-            Self::Parse { .. } | Self::Weight { .. } => Fault::BadInput,
+            Self::Parse { .. } | Self::Weight { .. } | Self::Schedule { .. } | Self::Sampling { .. } => Fault::BadInput,
         }
     }
 }

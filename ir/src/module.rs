@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::graph::Graph;
 use crate::index::WeightId;
+use crate::schedule::Sampling;
 use crate::types::DType;
 use crate::weight::WeightTable;
 
@@ -19,6 +20,8 @@ pub struct Module {
     pub weights: WeightTable,
     /// Facts about the model that no graph states.
     pub model: ModelInfo,
+    /// How the graphs `step.N` make up a sampler, once a pass has made some.
+    pub sampling: Option<Sampling>,
     /// Files of the checkpoint that a bundle takes over unchanged.
     pub side_files: Vec<SideFile>,
 }

@@ -82,7 +82,7 @@ pub enum PassError {
 fn listed(problems: &[String]) -> String {
     match problems {
         [only] => only.clone(),
-        several => several.iter().map(|problem| format!("\n  {problem}")).collect(),
+        several => format!("\n  {}", several.join("\n  ")),
     }
 }
 

@@ -30,7 +30,7 @@ const CLEAN_UP: &[&str] = &["remove-dead-nodes", "remove-unused", "renumber-cach
 pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "fit-prune",
-        summary: "adds a draft: the target without its least important layers by Fisher information (SDFP, arXiv 2602.05499)",
+        summary: "adds a draft (of an encoder, a pruned model): the target without its least important layers by Fisher information (SDFP, arXiv 2602.05499)",
         options: FitPruneOptions::DOCS,
         then: CLEAN_UP,
         build: |given| Ok(Box::new(FitPrune::new(parse_options("fit-prune", given)?)?)),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use dlc_ir::Task;
 use serde_json::json;
 
 use super::backend::{BackendArgs, describe};
@@ -11,16 +12,17 @@ use super::exit::CHECK_FAILED;
 use super::models::Models;
 use super::output::{Output, note};
 use super::progress::{Bar, interruption};
-use super::prompts;
+use super::{bench_encoder, open, prompts};
 use crate::report::Table;
 use crate::runtime::{DecodeOptions, Equality, PromptMeasurement, StepCosts, best_gamma, measure, predicted_speedup, step_costs};
 
-/// Measure plain against speculative decoding, in alternation in one run, with acceptance and equality of the output
+/// Measure plain against speculative decoding, in alternation in one run, with acceptance and equality of the output; of an encoder the
+/// latency, and the pruned one beside the whole
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The bundle
     bundle: PathBuf,
-    /// File of prompts, one a line, or .jsonl with `prompt` [default: 8 built-in ones]
+    /// File of prompts (for an encoder, texts), one a line, or .jsonl with `prompt` [default: 8 built-in ones]
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// Tokens to write for each prompt
@@ -29,14 +31,29 @@ pub(super) struct Args {
     /// Tokens that the draft proposes per round
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     gamma: u8,
-    /// Runs of each kind for each prompt; the median counts
+    /// Runs of each kind for each prompt; the median counts. Ten times as many for an encoder
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
-    repeats: u8,
+    pub(super) repeats: u8,
+    /// Lengths of the texts that an encoder reads, in tokens; longer ones than it takes are left out
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [16, 64, 128, 256], value_parser = length)]
+    pub(super) lengths: Vec<usize>,
     #[command(flatten)]
-    backend: BackendArgs,
+    pub(super) backend: BackendArgs,
     /// Print the result as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
+}
+
+fn length(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "it must be a number of tokens, 1 or more".into())
+}
+
+/// The prompts or texts asked for, else the built-in ones.
+pub(super) fn prompts(args: &Args) -> Result<Vec<String>> {
+    match &args.prompts {
+        Some(file) => prompts::read(file),
+        None => Ok(include_str!("bench_prompts.txt").lines().map(str::to_owned).collect()),
+    }
 }
 
 /// All prompts together.
@@ -52,10 +69,11 @@ struct Totals {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    let prompts = match &args.prompts {
-        Some(file) => prompts::read(file)?,
-        None => include_str!("bench_prompts.txt").lines().map(str::to_owned).collect(),
-    };
+    let bundle = open::bundle(&args.bundle)?;
+    if bundle.manifest().model.task != Task::TextGeneration {
+        return bench_encoder::run(args, bundle);
+    }
+    let prompts = prompts(args)?;
     let mut models = Models::open(&args.bundle, &args.backend, true)?;
     let gamma = usize::from(args.gamma);
     let options = DecodeOptions { max_tokens: args.max_tokens as usize, gamma, cancel: Some(interruption()), ..DecodeOptions::default() };

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use dlc_exporters::manifest::{Manifest, Profile};
-use dlc_ir::DType;
+use dlc_ir::{DType, Task};
 use dlc_passes::{PassRun, ScoreCache};
 use serde_json::json;
 
@@ -139,7 +139,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let bundle = quoted(&request.output);
     // Without a tokenizer there is no text to run on.
     let next = if outcome.manifest.files.contains_key("tokenizer.json") {
-        format!("try it: dlc run {bundle} --prompt \"...\"")
+        let flag = if outcome.manifest.model.task == Task::TextGeneration { "--prompt" } else { "--text" };
+        format!("try it: dlc run {bundle} {flag} \"...\"")
     } else {
         format!("check it: dlc verify {bundle}")
     };

@@ -4,11 +4,13 @@
 
 mod backend;
 mod bench;
+mod bench_encoder;
 mod compile;
 mod completions;
 mod demo;
 mod diff;
 mod doctor;
+mod encode;
 mod environment;
 mod exit;
 mod inspect;

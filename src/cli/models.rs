@@ -1,11 +1,13 @@
-//! Opens what decoding needs: bundle, tokenizer, target and draft.
+//! Opens what decoding needs: bundle, tokenizer, target and draft; and what encoding needs.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use dlc_ir::Task;
 
 use super::backend::BackendArgs;
-use crate::runtime::{Backend, Bundle, DecoderOptions, DecoderSession, RuntimeError, SharedWeights, TextTokenizer};
+use crate::runtime::{Backend, Bundle, DecoderOptions, DecoderSession, EncoderSession, RuntimeError, SharedWeights, TextTokenizer};
 
 /// A bundle ready to decode.
 #[derive(Debug)]
@@ -20,6 +22,10 @@ pub(super) struct Models {
 impl Models {
     pub fn open(path: &Path, backend: &BackendArgs, with_draft: bool) -> Result<Self> {
         let bundle = super::open::bundle(path)?;
+        if bundle.manifest().model.task != Task::TextGeneration {
+            let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
+            bail!("the bundle is a {family} for {task}, which continues no text: give it --text TEXT or --texts FILE");
+        }
         let tokenizer = bundle.side_file("tokenizer.json").ok_or_else(|| RuntimeError::Unsupported {
             what: path.display().to_string(),
             reason: "the bundle has no tokenizer.json, so it can't read or write text".into(),
@@ -36,5 +42,32 @@ impl Models {
             weights.release_pages();
         }
         Ok(Self { bundle, backend, tokenizer, target, draft })
+    }
+}
+
+/// A graph of an encoder's bundle, ready to read texts.
+#[derive(Debug)]
+pub(super) struct EncoderModel {
+    pub bundle: Bundle,
+    pub backend: Backend,
+    /// Where the bundle has one: goldens don't.
+    pub tokenizer: Option<TextTokenizer>,
+    pub session: EncoderSession,
+    weights: Option<Arc<SharedWeights>>,
+}
+
+impl EncoderModel {
+    pub fn open(bundle: Bundle, backend: &BackendArgs, graph: &str) -> Result<Self> {
+        let tokenizer = bundle.side_file("tokenizer.json").map(|path| TextTokenizer::load(&path)).transpose()?;
+        let options = backend.session();
+        let backend = backend.start()?;
+        let weights = SharedWeights::open(&bundle, &backend)?;
+        let session = EncoderSession::open(&backend, &bundle, graph, weights.as_ref(), &options)?;
+        Ok(Self { bundle, backend, tokenizer, session, weights })
+    }
+
+    /// Another graph of the same bundle, on the same weights.
+    pub fn another(&self, backend: &BackendArgs, graph: &str) -> Result<EncoderSession> {
+        Ok(EncoderSession::open(&self.backend, &self.bundle, graph, self.weights.as_ref(), &backend.session())?)
     }
 }

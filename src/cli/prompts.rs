@@ -1,4 +1,4 @@
-//! Prompts from flags and files.
+//! Prompts and texts from files.
 
 use std::path::Path;
 
@@ -12,10 +12,11 @@ const CAP: u64 = 64 << 20;
 
 #[derive(Deserialize)]
 struct Record {
+    #[serde(alias = "text")]
     prompt: String,
 }
 
-/// The prompts in a file: one a line, or for `.jsonl` one `{"prompt": ...}` a line.
+/// The prompts in a file: one a line, or for `.jsonl` one `{"prompt": ...}` or `{"text": ...}` a line.
 pub(super) fn read(path: &Path) -> Result<Vec<String>> {
     let text = read_text(path, CAP).with_context(|| format!("can't read the prompts in {}", path.display()))?;
     let json = path.extension().is_some_and(|e| e == "jsonl");

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{Result, bail};
+use dlc_ir::Task;
 use serde_json::{Value, json};
 
 use super::backend::BackendArgs;
@@ -14,14 +15,15 @@ use super::exit::INTERRUPTED;
 use super::models::Models;
 use super::output::{Output, note};
 use super::progress::{interruption, set_idle};
-use super::prompts;
+use super::{encode, open, prompts};
 use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, Generation, SamplingOptions, StopReason, TextTokenizer, TokenModel};
 
-/// Continue a prompt, or chat, with a bundle; speculatively if it has a draft
+/// Continue a prompt, or chat, with a bundle, speculatively if it has a draft; or let an encoder read texts
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   dlc run out/ --prompt \"In the beginning\"
   dlc run out/ --chat
+  dlc run classifier/ --text \"What a day!\"
   dlc run out/ --prompts prompts.txt --json > texts.json")]
 pub(super) struct Args {
     /// The bundle
@@ -32,6 +34,21 @@ pub(super) struct Args {
     /// File of prompts, one a line, or .jsonl with `prompt`
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
+    /// Text for an encoder: classes, fillings of its [MASK], or its vector, as the model's head means; may be given several times
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt", "prompts", "chat"])]
+    pub(super) text: Vec<String>,
+    /// File of texts for an encoder, one a line, or .jsonl with `text`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "prompt", "prompts", "chat"])]
+    pub(super) texts: Option<PathBuf>,
+    /// Classes or fillings to show, the likeliest first
+    #[arg(long, value_name = "K", default_value_t = 5, value_parser = top)]
+    pub(super) top: usize,
+    /// Cut texts that are longer than the encoder takes
+    #[arg(long)]
+    pub(super) truncate: bool,
+    /// Run the pruned encoder that fit-prune made
+    #[arg(long)]
+    pub(super) pruned: bool,
     /// Use the model's chat template; without --prompt, talk
     #[arg(long)]
     chat: bool,
@@ -63,16 +80,28 @@ pub(super) struct Args {
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     draft_confidence: f32,
     #[command(flatten)]
-    backend: BackendArgs,
+    pub(super) backend: BackendArgs,
     /// Print the results as a JSON array
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
+}
+
+fn top(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|k| *k > 0).ok_or_else(|| "it must be a number, 1 or more".into())
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    if args.prompt.is_none() && args.prompts.is_none() && !args.chat {
-        bail!("there is nothing to continue; give --prompt TEXT, --prompts FILE or --chat");
+    let reads = !args.text.is_empty() || args.texts.is_some();
+    if args.prompt.is_none() && args.prompts.is_none() && !args.chat && !reads {
+        bail!("there is nothing to continue or to read; give --prompt TEXT, --prompts FILE or --chat, and to an encoder --text TEXT or --texts FILE");
+    }
+    if reads {
+        let bundle = open::bundle(&args.bundle)?;
+        if bundle.manifest().model.task == Task::TextGeneration {
+            bail!("the bundle continues texts: give it --prompt TEXT, --prompts FILE or --chat");
+        }
+        return encode::run(args, bundle);
     }
     let prompts = match (&args.prompts, &args.prompt) {
         (Some(file), _) => prompts::read(file)?,

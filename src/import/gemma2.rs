@@ -25,10 +25,7 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
         config.unsupported("use_bidirectional_attention", "is true; dlc reads Gemma 2 as a decoder".into());
     }
     let scale_of = config.factor("query_pre_attn_scalar").unwrap_or(SCALE_OF);
-    let mut softcap = |key: &'static str, default: f32| match config.has(key) {
-        true => config.factor(key).map(|cap| cap as f32),
-        false => Some(default),
-    };
+    let mut softcap = |key: &'static str, default: f32| if config.has(key) { config.factor(key).map(|cap| cap as f32) } else { Some(default) };
     let softcaps = [softcap("attn_logit_softcapping", SOFTCAPS[0]), softcap("final_logit_softcapping", SOFTCAPS[1])];
     let window = window(config).or(if config.has("sliding_window") { None } else { Some(WINDOW) });
     let sliding = sliding_layers(config, spec.layers).unwrap_or_else(|| (0..spec.layers).map(|layer| layer % 2 == 0).collect());

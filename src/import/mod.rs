@@ -187,7 +187,7 @@ pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> 
         eos_token_ids: tokens.eos,
         pad_token_id: tokens.pad,
     };
-    Ok(Imported { module: Module { graphs: vec![graph], weights, model, side_files: checkpoint.side_files() }, sources })
+    Ok(Imported { module: Module { graphs: vec![graph], weights, model, sampling: None, side_files: checkpoint.side_files() }, sources })
 }
 
 /// Names of the weights that hold a NaN or an infinity, each with the index of the first one, in the module's order.

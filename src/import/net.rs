@@ -67,22 +67,25 @@ impl<'a> Net<'a> {
         if let Some(&id) = self.ids.get(name) {
             return Ok(id.into());
         }
-        let id = match self.tensor(name, &storage.shape(shape)) {
-            Some((file_name, record)) => match record.expr() {
-                Some(data) => {
-                    let id = self.graph.weights_mut().add_stored(name, shape, self.dtype, data, storage)?;
-                    self.sources.insert(file_name, id);
-                    id
-                }
-                None => {
-                    self.problems.wrong.push(format!("`{name}` is {}; dlc reads f32, f16 and bf16", record.dtype));
-                    self.graph.weights_mut().declare(name, self.dtype, shape)?
-                }
-            },
-            None => self.graph.weights_mut().declare(name, self.dtype, shape)?,
+        let tensor = self.tensor(name, &storage.shape(shape));
+        let id = if let Some((file_name, data)) = tensor.and_then(|(file_name, record)| Some((file_name, self.floats(name, &record)?))) {
+            let id = self.graph.weights_mut().add_stored(name, shape, self.dtype, data, storage)?;
+            self.sources.insert(file_name, id);
+            id
+        } else {
+            self.graph.weights_mut().declare(name, self.dtype, shape)?
         };
         self.ids.insert(name.to_owned(), id);
         Ok(id.into())
+    }
+
+    /// The tensor's elements, if they are floats; what is wrong is noted.
+    fn floats(&mut self, name: &str, record: &TensorRecord) -> Option<Expr> {
+        let data = record.expr();
+        if data.is_none() {
+            self.problems.wrong.push(format!("`{name}` is {}; dlc reads f32, f16 and bf16", record.dtype));
+        }
+        data
     }
 
     /// One row of the table `name` of `[rows, width]`, as a weight `[width]` of its own.

@@ -66,7 +66,7 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
         eos_token_ids: model.eos_token_ids.clone(),
         pad_token_id: model.pad_token_id,
     };
-    Ok(Module { graphs, weights, model, side_files: vec![] })
+    Ok(Module { graphs, weights, model, sampling: manifest.sampling.clone(), side_files: vec![] })
 }
 
 /// The width of the residual stream: the last axis, of images the channels.

@@ -1,5 +1,7 @@
 //! Weight against weight: whose values differ between two modules, and by how much.
 
+use std::cmp::Ordering;
+
 use dlc_ir::{IrError, Weight, WeightTable};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -39,11 +41,12 @@ fn difference(x: &Weight, y: &Weight) -> Result<Option<WeightDifference>, IrErro
         x.read_f32(from, a)?;
         y.read_f32(from, b)?;
         before += a.iter().map(|&p| f64::from(p).powi(2)).sum::<f64>();
-        // A NaN on both sides is no difference.
-        let apart = a.iter().zip(&*b).filter(|(p, q)| p != q && !(p.is_nan() && q.is_nan()));
-        for (&p, &q) in apart {
-            differs = true;
-            moved += (f64::from(q) - f64::from(p)).powi(2);
+        for (&p, &q) in a.iter().zip(&*b) {
+            // A NaN on both sides is no difference, on one side it makes the norm NaN.
+            if p.partial_cmp(&q) != Some(Ordering::Equal) && !(p.is_nan() && q.is_nan()) {
+                differs = true;
+                moved += (f64::from(q) - f64::from(p)).powi(2);
+            }
         }
     }
     let norm = moved.sqrt();

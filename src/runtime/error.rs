@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use dlc_ir::Fault;
 
+use super::SchedulerError;
+
 /// Result of anything in the runtime.
 pub type Result<T, E = RuntimeError> = std::result::Result<T, E>;
 
@@ -65,6 +67,9 @@ pub enum RuntimeError {
         /// `NaN`, `+inf` or `no finite value`.
         found: &'static str,
     },
+    /// A diffusion scheduler that dlc can't sample with.
+    #[error(transparent)]
+    Scheduler(#[from] SchedulerError),
     /// A state that the runtime itself must never reach.
     #[error("a bug in dlc: {0}")]
     Bug(String),
@@ -76,6 +81,7 @@ impl RuntimeError {
         match self {
             Self::File { .. } | Self::Input(_) | Self::Port { .. } | Self::Graph { .. } | Self::Logits { .. } => Fault::BadInput,
             Self::Unsupported { .. } | Self::NoLibrary(_) => Fault::Unsupported,
+            Self::Scheduler(error) => error.fault(),
             Self::Bug(_) => Fault::Bug,
         }
     }

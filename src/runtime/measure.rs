@@ -1,11 +1,14 @@
-//! Plain against speculative decoding, side by side: speed, acceptance and equality of what is written.
+//! Plain against speculative decoding, side by side: speed, acceptance and equality of what is written; and encoders side by side.
 //!
-//! Greedy only, since only then equality means something for a single text. Never prints.
+//! Decoding is greedy only, since only then equality means something for a single text. Never prints.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::{DecodeOptions, Decoder, Generation, Result, Stats, TokenModel};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{DecodeOptions, Decoder, EncoderSession, Generation, Result, Stats, TokenModel, TokenizedText};
 
 /// Logits nearer than this are a tie: a pass over several tokens may round them the other way than a pass over one.
 const TIE: f32 = 1e-4;
@@ -131,6 +134,25 @@ fn pass_time(model: &mut dyn TokenModel, prompt: &[u32], tokens: usize, repeats:
         model.rollback(prompt.len());
     }
     Ok(least)
+}
+
+/// Median seconds of each encoder on one text of `length` random tokens, in alternation.
+pub fn latencies(sessions: &mut [&mut EncoderSession], length: usize, vocab: usize, repeats: usize) -> Result<Vec<f64>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let ids: Vec<u32> = (0..length).map(|_| rng.random_range(0..vocab.max(1) as u32)).collect();
+    let text = [TokenizedText { types: vec![0; length], ids, ..TokenizedText::default() }];
+    let mut seconds = vec![Vec::new(); sessions.len()];
+    // The first run of each loads what the others find loaded.
+    for turn in 0..=repeats.max(1) {
+        for (session, seconds) in sessions.iter_mut().zip(&mut seconds) {
+            let start = Instant::now();
+            session.run(&text)?;
+            if turn > 0 {
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    Ok(seconds.into_iter().map(|s| median(s.into_iter())).collect())
 }
 
 fn decode_seconds(generation: &Generation) -> f64 {

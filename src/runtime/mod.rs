@@ -1,32 +1,38 @@
-//! Runs a bundle: the backend, sessions over its graphs, and lossless speculative decoding.
+//! Runs a bundle: the backend, sessions over its graphs, lossless speculative decoding, encoders, and the schedulers of diffusion models.
 //!
 //! Reads bundles through their manifest alone and knows nothing of importers or passes. Never prints, and never reads the
 //! environment: callers hand over what they found in it. `ort` types don't leave this module.
 
+mod answers;
 mod backend;
 mod bundle;
 mod chat;
 mod costs;
 mod decoder;
+mod encoder;
 mod error;
 mod measure;
 mod sampler;
+mod scheduler;
 mod session;
 mod speculative;
 mod text;
 mod token_model;
 mod weights;
 
+pub use answers::{Choice, choices, cosine, sentence_vector};
 pub use backend::{Backend, BackendKind, BackendSearch, Candidate, Origin, Provider, start};
 pub use bundle::Bundle;
 pub use chat::{ChatMessage, ChatTemplate};
 pub use costs::{best_gamma, expected_tokens, predicted_speedup};
 pub use decoder::{DecoderOptions, DecoderSession};
+pub use encoder::{EncoderSession, Rows};
 pub use error::{Result, RuntimeError};
-pub use measure::{Equality, PromptMeasurement, StepCosts, compare, decode, measure, step_costs};
+pub use measure::{Equality, PromptMeasurement, StepCosts, compare, decode, latencies, measure, step_costs};
 pub use sampler::{Distribution, Sampler, SamplingOptions};
+pub use scheduler::{OutputLayout, SamplerState, SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan};
 pub use session::{HostData, HostTensor, Session, SessionOptions, check_mask};
 pub use speculative::{DecodeOptions, Decoder, Generation, Stats, StopReason};
-pub use text::{TextStream, TextTokenizer};
+pub use text::{TextStream, TextTokenizer, TokenizedText};
 pub use token_model::{Logits, TokenModel};
 pub use weights::SharedWeights;

@@ -35,6 +35,17 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The tokens of `text` with all that encoders and their readers want to know of them.
+    pub fn analyse(&self, text: &str) -> Result<TokenizedText> {
+        let encoding = self.tokenizer.encode(text, true).map_err(|error| RuntimeError::Input(format!("the text can't be tokenized: {error}")))?;
+        Ok(TokenizedText {
+            ids: encoding.get_ids().to_vec(),
+            types: encoding.get_type_ids().to_vec(),
+            special: encoding.get_special_tokens_mask().iter().map(|&m| m == 1).collect(),
+            pieces: encoding.get_tokens().to_vec(),
+        })
+    }
+
     /// The text of `tokens`, without special tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         self.tokenizer.decode(tokens, true).map_err(|error| RuntimeError::Input(format!("the tokens can't be turned into text: {error}")))
@@ -53,6 +64,33 @@ impl TextTokenizer {
     /// Decodes tokens as they come.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { tokenizer: self, tokens: Vec::new(), given: 0 }
+    }
+}
+
+/// A text as an encoder reads it; one entry for each token.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenizedText {
+    /// Ids.
+    pub ids: Vec<u32>,
+    /// Segments.
+    pub types: Vec<u32>,
+    /// Whether the tokenizer put the token there, as `[CLS]`.
+    pub special: Vec<bool>,
+    /// The tokens as the vocabulary writes them.
+    pub pieces: Vec<String>,
+}
+
+impl TokenizedText {
+    /// Cuts the text to `most` tokens, the last one kept as the end that models expect.
+    pub fn truncate(&mut self, most: usize) {
+        let n = self.ids.len();
+        if n > most && most > 0 {
+            let cut = most - 1..n - 1;
+            self.ids.drain(cut.clone());
+            self.types.drain(cut.clone());
+            self.special.drain(cut.clone());
+            self.pieces.drain(cut);
+        }
     }
 }
 

@@ -109,6 +109,11 @@ impl EncoderGolden {
         &self.output.0
     }
 
+    /// How large the reference's numbers are, as a multiple of the 3 that half precision's tolerance is meant for; 1 or more.
+    pub fn scale(&self) -> f32 {
+        self.output.1.as_f32().unwrap().iter().fold(3f32, |peak, x| peak.max(x.abs())) / 3.0
+    }
+
     /// Fails unless the output is within `tolerance` of the reference; of `DeBERTa`, which masks queries too, wherever there is a token.
     pub fn check(&self, found: &[f32], tolerance: f32) -> Result<(), String> {
         let expected = self.output.1.as_f32().unwrap();

@@ -41,6 +41,7 @@ pub fn check_encoder(backend: &Backend, name: &'static str, profile: Profile, dt
         golden.inputs.iter().map(|(n, a)| (n.as_str(), HostTensor::i64(a.shape(), a.as_i64().unwrap().to_vec()))).collect();
     let outputs = session.run_host(&inputs).map_err(|e| e.to_string())?;
     let found = outputs.iter().find(|(n, _)| n == golden.output()).ok_or("the output is missing")?;
+    let tolerance = if dtype == DType::F16 { tolerance * golden.scale() } else { tolerance };
     golden.check(&found.1.to_f32().unwrap(), tolerance)
 }
 

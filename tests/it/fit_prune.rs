@@ -7,11 +7,11 @@ use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
 use dlc::pipeline::TextCalibration;
 use dlc_eval::{Array, Segment, Values, Wanted, cross_entropy};
-use dlc_ir::{DType, Dim, Graph, Module, WeightId, verify};
+use dlc_ir::{DType, Dim, Graph, Module, Task, WeightId, verify};
 use dlc_passes::{Calibration, PassContext, PassError, PassReport, ScoreTable, Silent, registry, run_passes};
 
 use crate::common::fixture;
-use crate::common::golden::Golden;
+use crate::common::golden::{EncoderGolden, Golden, module};
 
 /// How far scores may be from those of the whole-model backward, relative to them. Measured: 5e-14 at most.
 const TOLERANCE: f64 = 1e-6;
@@ -43,6 +43,7 @@ fn known(graph: &Graph, tokens: &[u32]) -> Values {
         "input_ids" => Array::i64([1, n], tokens.iter().map(|t| i64::from(*t)).collect()),
         "attention_mask" => Array::i64([1, n], vec![1; n]),
         "position_ids" => Array::i64([1, n], (0..n as i64).collect()),
+        "token_type_ids" => Array::i64([1, n], vec![0; n]),
         _ => Array::f32([1, dims[1].known().unwrap(), 0, dims[3].known().unwrap()], vec![]),
     };
     graph.inputs().iter().map(|i| (i.value, array(&i.name, &graph.value(i.value).ty.shape.0).unwrap())).collect()
@@ -54,15 +55,22 @@ fn whole_model(module: &Module, samples: &[Vec<u32>]) -> BTreeMap<WeightId, Vec<
     let segment = Segment::new(graph, &module.weights, graph.nodes().map(|(id, _)| id).collect()).unwrap();
     let logits = graph.find_output("logits").unwrap().value;
     let wanted = Wanted { values: vec![], weights: segment.weights().to_vec() };
-    let vocab = module.model.vocab_size;
     let mut sums: BTreeMap<WeightId, Vec<f64>> = BTreeMap::new();
     for tokens in samples {
         let trace = segment.trace(&known(graph, tokens)).unwrap();
-        let n = tokens.len() - 1;
-        let scored = trace.value(logits).unwrap().as_f32().unwrap()[..n * vocab].to_vec();
-        let seed = cross_entropy(&Array::f32([1, n, vocab], scored).unwrap(), &tokens[1..]).unwrap().1;
-        let seed = [seed.as_f32().unwrap(), &vec![0.0; vocab]].concat();
-        let gradients = trace.vjp(&[(logits, Array::f32([1, n + 1, vocab], seed).unwrap())], &wanted).unwrap();
+        let found = trace.value(logits).unwrap();
+        let (numbers, width) = (found.as_f32().unwrap(), *found.shape().last().unwrap());
+        // An encoder's right answers are its own most likely ones.
+        let own = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
+        let targets = match module.model.task {
+            Task::TextGeneration => tokens[1..].to_vec(),
+            _ => numbers.chunks(width).map(own).collect(),
+        };
+        let scored = numbers[..targets.len() * width].to_vec();
+        let seed = cross_entropy(&Array::f32([1, targets.len(), width], scored).unwrap(), &targets).unwrap().1;
+        let mut seed = seed.as_f32().unwrap().to_vec();
+        seed.resize(numbers.len(), 0.0);
+        let gradients = trace.vjp(&[(logits, Array::f32(found.shape(), seed).unwrap())], &wanted).unwrap();
         for (weight, gradient) in gradients.weights {
             let sum = sums.entry(weight).or_insert_with(|| vec![0.0; gradient.elements()]);
             sum.iter_mut().zip(gradient.as_f32().unwrap()).for_each(|(s, g)| *s += f64::from(*g).powi(2) / samples.len() as f64);
@@ -78,14 +86,15 @@ fn formulas(module: &Module, weight: WeightId, squares: &[f64]) -> [f64; 4] {
     let trace: f64 = squares.iter().sum();
     let fit = trace * theta.iter().sum::<f64>() / theta.len() as f64;
     let elementwise = squares.iter().zip(&theta).map(|(f, t)| f * t).sum();
-    let residual = weight.name.ends_with("o_proj.weight") || weight.name.ends_with("down_proj.weight");
+    let residual = ["o_proj.weight", "down_proj.weight", "output.dense.weight"].iter().any(|end| weight.name.ends_with(end));
     [fit, elementwise, if residual { fit } else { 0.0 }, trace]
 }
 
 /// Which unit a weight belongs to, by its name in the checkpoint.
 fn unit_of(name: &str, granularity: &str) -> Option<String> {
-    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let attention = part.starts_with("self_attn") || part.starts_with("input_layernorm");
+    let (_, rest) = name.split_once("layers.").or_else(|| name.split_once("encoder.layer."))?;
+    let (layer, part) = rest.split_once('.')?;
+    let attention = ["self_attn", "input_layernorm", "attention"].iter().any(|start| part.starts_with(start));
     Some(if granularity == "layer" { format!("layers.{layer}") } else { format!("layers.{layer}.{}", if attention { "attn" } else { "mlp" }) })
 }
 
@@ -128,6 +137,14 @@ fn scores_are_those_of_a_backward_through_the_whole_model() {
     for (name, dtype) in [("llama", DType::F32), ("qwen3", DType::F32), ("qwen2", DType::F16)] {
         let golden = Golden::read(name);
         check(name, &golden.module(dtype), &sequences(&golden));
+    }
+}
+
+#[test]
+fn scores_of_encoders_are_those_of_a_backward_through_the_whole_model() {
+    for name in ["bert-classifier", "roberta-tokens", "bert"] {
+        let ids = EncoderGolden::read(name).inputs["input_ids"].as_i64().unwrap().iter().map(|id| *id as u32).collect::<Vec<_>>();
+        check(name, &module(name, DType::F32), &[ids[..8].to_vec(), ids[8..14].to_vec()]);
     }
 }
 

@@ -11,6 +11,7 @@ mod atomic;
 mod command;
 mod compile;
 mod diffusion;
+mod encoders;
 mod errors;
 mod fit_prune;
 mod goldens;

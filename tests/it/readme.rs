@@ -6,6 +6,11 @@ use dlc::import::FAMILIES;
 use dlc_exporters::manifest::Profile;
 use dlc_passes::registry::PASSES;
 
+use crate::common::adapters::ADAPTERS;
+use crate::common::diffusion::DIFFUSION;
+use crate::common::fixture;
+use crate::common::golden::{ENCODERS, all_decoders};
+
 fn readme() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
 }
@@ -17,10 +22,42 @@ fn check_rows(rows: &[String]) {
     assert!(missing.is_empty(), "README.md lacks:\n{}", missing.join("\n"));
 }
 
+/// Names as the README writes them.
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
 #[test]
-fn every_family_stands_in_the_table() {
-    let rows: Vec<String> = FAMILIES.iter().map(|f| format!("| `{}` | `{}` | {} |", f.model_type, f.names().join("`, `"), f.summary)).collect();
+fn every_family_stands_in_the_table_with_what_it_is_tested_on() {
+    let all = all_decoders().chain(ENCODERS.iter().chain(DIFFUSION).copied());
+    let goldens: Vec<(&str, String)> = all.map(|golden| (golden, family_of(golden))).collect();
+    let rows: Vec<String> = FAMILIES
+        .iter()
+        .map(|f| {
+            let tested: Vec<&str> = goldens.iter().filter(|(_, family)| family == f.model_type).map(|(golden, _)| *golden).collect();
+            let tested = if tested.is_empty() { "-".to_owned() } else { quoted(&tested) };
+            format!("| `{}` | {} | {} | {tested} |", f.model_type, quoted(&f.names()), f.summary)
+        })
+        .collect();
     check_rows(&rows);
+}
+
+fn family_of(golden: &str) -> String {
+    let config = std::fs::read_to_string(fixture(&format!("goldens/{golden}/config.json"))).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["model_type"].as_str().or(config["_class_name"].as_str()).unwrap().to_owned()
+}
+
+#[test]
+fn every_adapter_golden_stands_in_the_table() {
+    let text = readme();
+    let table = &text[text.find("### Adapters").unwrap()..text.find("## The code").unwrap()];
+    let missing: Vec<&&str> = ADAPTERS.iter().filter(|golden| !table.contains(&format!("`{golden}`"))).collect();
+    assert!(missing.is_empty(), "README.md lacks {missing:?}");
+    let named =
+        table.lines().filter(|l| l.starts_with('|')).flat_map(|l| l.split('`')).filter(|word| word.ends_with("-llama") || word.ends_with("-gpt2"));
+    let gone: Vec<&str> = named.filter(|golden| !ADAPTERS.contains(golden)).collect();
+    assert!(gone.is_empty(), "{gone:?} are in the README alone");
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub fn module(texts: &[&str]) -> Module {
         let data = Expr::Mapped { blob: Blob::new(Arc::new(bytes), 0..length).unwrap(), dtype: DType::F16 }.cast(weight.dtype);
         weights.add(&weight.name, &weight.shape, data).unwrap();
     }
-    Module { graphs: parsed.into_iter().map(|(graph, _)| graph).collect(), weights, model: model(), side_files: Vec::new() }
+    Module { graphs: parsed.into_iter().map(|(graph, _)| graph).collect(), weights, model: model(), sampling: None, side_files: Vec::new() }
 }
 
 fn model() -> ModelInfo {

@@ -3,6 +3,7 @@
 use dlc_eval::{Array, Values};
 
 use super::chain::{Chain, Link};
+use super::objective::{Objective, rows};
 use super::steps::Steps;
 use super::units::Unit;
 use crate::context::Progress;
@@ -12,9 +13,9 @@ use crate::error::PassError;
 pub(super) struct Ablation {
     /// 1 - cosine between a unit's input and output residual, mean over tokens.
     pub cosine: Vec<f64>,
-    /// KL(full || without the unit) of the next-token distribution in nats, mean over tokens; NaN if it wasn't asked for.
+    /// KL(full || without the unit) of the head's distribution in nats, mean over answers; NaN if it wasn't asked for.
     pub kl: Vec<f64>,
-    /// Mean next-token cross-entropy of the full model, in nats.
+    /// Mean cross-entropy of the full model, in nats.
     pub loss: f64,
 }
 
@@ -25,7 +26,14 @@ struct Variant {
 }
 
 /// Runs the full model and, with `kl`, the model without each unit, link by link, so that each link is loaded once.
-pub(super) fn ablate(chain: &Chain<'_>, units: &[Unit], samples: &[Vec<u32>], kl: bool, progress: &dyn Progress) -> Result<Ablation, PassError> {
+pub(super) fn ablate(
+    chain: &Chain<'_>,
+    units: &[Unit],
+    objective: Objective,
+    samples: &[Vec<u32>],
+    kl: bool,
+    progress: &dyn Progress,
+) -> Result<Ablation, PassError> {
     let feeds = chain.feeds(samples)?;
     let mut variants = vec![Variant { unit: None, residuals: vec![None; samples.len()] }];
     let mut cosine = vec![0.0; units.len()];
@@ -47,7 +55,7 @@ pub(super) fn ablate(chain: &Chain<'_>, units: &[Unit], samples: &[Vec<u32>], kl
         }
     }
     let mut ablation = Ablation { cosine, kl: vec![f64::NAN; units.len()], loss: 0.0 };
-    predict(chain, head, &feeds, &variants, samples, &mut steps, &mut ablation)?;
+    predict(&Head { chain, link: head, objective }, &feeds, &variants, samples, &mut steps, &mut ablation)?;
     Ok(ablation)
 }
 
@@ -75,28 +83,33 @@ fn run_link(
     Ok(())
 }
 
+/// The last link, and what its answers are judged by.
+struct Head<'a> {
+    chain: &'a Chain<'a>,
+    link: &'a Link,
+    objective: Objective,
+}
+
 /// Runs the head, a sample and a variant at a time, since logits are large.
 fn predict(
-    chain: &Chain<'_>,
-    head: &Link,
+    head: &Head<'_>,
     feeds: &[Values],
     variants: &[Variant],
     samples: &[Vec<u32>],
     steps: &mut Steps<'_>,
     into: &mut Ablation,
 ) -> Result<(), PassError> {
-    let segment = chain.load(head)?;
+    let segment = head.chain.load(head.link)?;
     let log_probabilities = |variant: &Variant, s: usize| -> Result<Vec<Vec<f64>>, PassError> {
-        let logits = Chain::forward(&segment, head, &feeds[s], variant.residuals[s].as_ref())?;
-        let width = logits.shape().last().copied().unwrap_or(1).max(1);
-        Ok(logits.as_f32().unwrap_or_default().chunks(width).map(log_softmax).collect())
+        let logits = Chain::forward(&segment, head.link, &feeds[s], variant.residuals[s].as_ref())?;
+        Ok(rows(&logits).iter().map(|row| log_softmax(row)).collect())
     };
     let Some((full, pruned)) = variants.split_first() else { return Err(no_head()) };
     let mut divergences = vec![vec![]; pruned.len()];
     let mut losses = vec![];
     for (s, tokens) in samples.iter().enumerate() {
         let p = log_probabilities(full, s)?;
-        losses.push(mean(p.iter().zip(&tokens[1..]).map(|(row, &t)| row.get(t as usize).map_or(f64::NAN, |log_p| -log_p))));
+        losses.push(mean(p.iter().zip(head.objective.targets(&p, tokens)).map(|(row, t)| row.get(t as usize).map_or(f64::NAN, |log_p| -log_p))));
         for (variant, divergences) in pruned.iter().zip(&mut divergences) {
             let q = log_probabilities(variant, s)?;
             divergences.extend(p.iter().zip(&q).map(|(p, q)| divergence(p, q)));
@@ -112,10 +125,10 @@ fn predict(
     Ok(())
 }
 
-fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let total: f64 = logits.iter().map(|&x| (f64::from(x) - max).exp()).sum();
-    logits.iter().map(|&x| f64::from(x) - max - total.ln()).collect()
+fn log_softmax(logits: &[f64]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = logits.iter().map(|x| (x - max).exp()).sum();
+    logits.iter().map(|x| x - max - total.ln()).collect()
 }
 
 fn divergence(log_p: &[f64], log_q: &[f64]) -> f64 {

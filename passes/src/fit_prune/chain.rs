@@ -1,14 +1,17 @@
-//! A decoder as a chain: what stands before the first block, the blocks, what stands behind the last one.
+//! A model as a chain: what stands before the first block, the blocks, what stands behind the last one.
 //!
 //! Each link reads one value of the link before it, the residual, so that a link at a time has to be in memory.
 
 use std::collections::BTreeMap;
 
 use dlc_eval::{Array, Segment, Values};
-use dlc_ir::{BlockId, Def, Dim, Graph, NodeId, ValueId, WeightTable};
+use dlc_ir::{BlockId, Def, Dim, Graph, NodeId, Op, Operand, ValueId, WeightTable};
 
 use super::NAME;
 use crate::error::PassError;
+
+/// Why a model without logits can't be scored.
+pub(super) const NO_HEAD: &str = "the target has no output `logits`: a model without a head says nothing that layers could matter for";
 
 /// A graph cut into links.
 pub(super) struct Chain<'m> {
@@ -31,7 +34,7 @@ pub(super) struct Link {
 impl<'m> Chain<'m> {
     pub fn new(graph: &'m Graph, weights: &'m WeightTable) -> Result<Self, PassError> {
         let unsupported = |problem: String| PassError::Unsupported { pass: NAME, problem };
-        let logits = graph.find_output("logits").ok_or_else(|| unsupported("the target has no output `logits`".into()))?.value;
+        let logits = graph.find_output("logits").ok_or_else(|| unsupported(NO_HEAD.into()))?.value;
         let mut runs: Vec<(Option<BlockId>, Vec<NodeId>)> = Vec::new();
         for (id, node) in graph.nodes() {
             match runs.last_mut() {
@@ -75,7 +78,7 @@ impl<'m> Chain<'m> {
         if samples.is_empty() {
             return unusable("there is no sample to score on; give a file with some text".into());
         }
-        let vocab = self.graph.value(self.logits).ty.shape.last().and_then(Dim::known).unwrap_or(usize::MAX);
+        let vocab = self.vocabulary();
         for (number, tokens) in (1..).zip(samples) {
             if tokens.len() < 2 {
                 return unusable(format!("sample {number} holds less than 2 tokens, so there is none to predict"));
@@ -87,6 +90,16 @@ impl<'m> Chain<'m> {
         samples.iter().map(|tokens| self.feed(tokens)).collect()
     }
 
+    /// The rows of the table that tokens are looked up in.
+    fn vocabulary(&self) -> usize {
+        let ids = self.graph.find_input("input_ids").map(|i| i.value.into());
+        let table = self.graph.nodes().find_map(|(_, n)| match n.inputs[..] {
+            [Operand::Weight(table), looked_up] if n.op == Op::Gather && Some(looked_up) == ids => Some(table),
+            _ => None,
+        });
+        table.and_then(|w| self.weights[w].shape.first().copied()).unwrap_or(usize::MAX)
+    }
+
     /// What a sample feeds: its tokens, no padding, empty caches.
     fn feed(&self, tokens: &[u32]) -> Result<Values, PassError> {
         let n = tokens.len();
@@ -96,6 +109,7 @@ impl<'m> Chain<'m> {
             let array = match (input.name.as_str(), input.cache) {
                 ("input_ids", _) => Array::i64(vec![1, n], tokens.iter().map(|&t| i64::from(t)).collect())?,
                 ("attention_mask", _) => Array::i64(vec![1, n], vec![1; n])?,
+                ("token_type_ids", _) => Array::i64(vec![1, n], vec![0; n])?,
                 ("position_ids", _) => Array::i64(vec![1, n], (0..n as i64).collect())?,
                 (_, Some(_)) if ty.dtype.is_float() => {
                     let shape = ty.shape.0.iter().zip([Some(1), None, Some(0), None]).map(|(d, fixed)| fixed.or(Dim::known(d)).unwrap_or(0));
@@ -137,7 +151,7 @@ fn outside_reads(graph: &Graph, nodes: &[NodeId]) -> Vec<ValueId> {
     let mut reads: Vec<ValueId> = nodes
         .iter()
         .flat_map(|&n| &graph.node(n).inputs)
-        .filter_map(|o| if let dlc_ir::Operand::Value(v) = o { Some(*v) } else { None })
+        .filter_map(|o| if let Operand::Value(v) = o { Some(*v) } else { None })
         .filter(|&v| matches!(graph.value(v).def, Def::Node(maker, _) if !nodes.contains(&maker)))
         .collect();
     reads.sort_unstable();

@@ -1,11 +1,14 @@
-//! `fit-prune`: the target without its least important layers becomes the draft.
+//! `fit-prune`: the target without its least important layers becomes the draft; of an encoder, a smaller model of its own.
 //!
 //! SDFP: *Speculative Decoding with FIT-Pruned Models* (arXiv 2602.05499); FIT: *A Metric for Model Sensitivity*, Zandonati et al. (ICLR 2023).
-//! `score.rs` runs the model backwards block by block, `ablate.rs` holds the scores that need no gradient, `select.rs` chooses what to drop.
+//! `score.rs` runs the model backwards block by block, `ablate.rs` holds the scores that need no gradient, `objective.rs` what both are about; `select.rs` chooses what to drop, `agreement.rs`
+//! says what that does to an encoder.
 //! The target is never changed.
 
 mod ablate;
+mod agreement;
 mod chain;
+mod objective;
 mod options;
 mod score;
 mod select;
@@ -13,13 +16,14 @@ mod steps;
 mod units;
 
 use dlc_ir::diff::diff;
-use dlc_ir::{Block, Graph, Module};
+use dlc_ir::{Block, Graph, Module, Task};
 
 use crate::context::{Pass, PassContext, Progress};
 use crate::error::PassError;
 use crate::report::{PassReport, ScoreColumn, ScoreTable};
 use options::Score;
 
+pub use objective::Objective;
 pub use options::FitPruneOptions;
 pub use score::{FisherScores, TensorFisher, fisher_scores};
 pub use select::select;
@@ -55,20 +59,29 @@ impl FitPrune {
         self.options.length.min(module.model.context_length)
     }
 
-    /// The score table, from the cache if it has one for the same module, data and options.
-    fn score(&self, module: &Module, target: &Graph, units: &[Unit], cx: &mut PassContext<'_>) -> Result<(ScoreTable, bool), PassError> {
+    fn samples(&self, module: &Module, cx: &PassContext<'_>) -> Result<Vec<Vec<u32>>, PassError> {
         let length = self.length(module);
         if length < 2 {
-            let problem = "a context of less than 2 tokens is too short to predict a token in".into();
-            return Err(PassError::Unsupported { pass: NAME, problem });
+            return Err(unsupported("a context of less than 2 tokens is too short to predict a token in"));
         }
-        let samples = cx.calibration.samples(self.options.calibration.as_deref(), self.options.samples, length)?;
+        cx.calibration.samples(self.options.calibration.as_deref(), self.options.samples, length)
+    }
+
+    /// The score table, from the cache if it has one for the same module, data and options.
+    fn score(
+        &self,
+        module: &Module,
+        target: &Graph,
+        units: &[Unit],
+        samples: &[Vec<u32>],
+        cx: &mut PassContext<'_>,
+    ) -> Result<(ScoreTable, bool), PassError> {
         let key = format!("{NAME} 1 {} {:?} {} {samples:?}", cx.module_key, self.options.granularity, self.options.score);
         let stored = cx.cache.and_then(|c| c.get(&key)).and_then(|text| serde_json::from_str::<ScoreTable>(&text).ok());
         if let Some(table) = stored.filter(|t| t.fits(units.iter().map(|u| u.name.as_str()), self.scores.iter().map(|s| s.name()))) {
             return Ok((table, true));
         }
-        let table = cx.pool.install(|| self.compute(module, target, units, &samples, cx.progress))?;
+        let table = cx.pool.install(|| self.compute(module, target, units, samples, cx.progress))?;
         if let (Some(cache), Ok(text)) = (cx.cache, serde_json::to_string(&table)) {
             cache.put(&key, &text);
         }
@@ -83,19 +96,20 @@ impl FitPrune {
         samples: &[Vec<u32>],
         progress: &dyn Progress,
     ) -> Result<ScoreTable, PassError> {
+        let objective = Objective::of(module.model.task).ok_or_else(|| unsupported(chain::NO_HEAD))?;
         let chain = chain::Chain::new(target, &module.weights)?;
         let (mut fisher, mut ablation) = (None, None);
         if self.scores.iter().any(|s| s.needs_gradient()) {
-            fisher = Some(fisher_scores(target, &module.weights, samples, progress)?);
+            fisher = Some(fisher_scores(target, &module.weights, objective, samples, progress)?);
         }
         if self.scores.iter().any(|s| !s.needs_gradient()) {
-            ablation = Some(ablate::ablate(&chain, units, samples, self.scores.contains(&Score::Kl), progress)?);
+            ablation = Some(ablate::ablate(&chain, units, objective, samples, self.scores.contains(&Score::Kl), progress)?);
         }
         if let (Some(f), true) = (&fisher, self.scores.contains(&Score::FitResidual)) {
             let silent = |unit: &&Unit| !unit.blocks.iter().filter_map(|b| f.blocks.get(b)).flatten().any(|t| t.writes_residual);
             if let Some(unit) = units.iter().find(silent) {
                 let problem = format!("no matrix of {} writes into the residual, so fit-residual can't score it", unit.name);
-                return Err(PassError::Unsupported { pass: NAME, problem });
+                return Err(unsupported(&problem));
             }
         }
         let mut columns = Vec::new();
@@ -140,6 +154,10 @@ fn tensor_score(score: Score, tensor: &TensorFisher) -> f64 {
     }
 }
 
+fn unsupported(problem: &str) -> PassError {
+    PassError::Unsupported { pass: NAME, problem: problem.into() }
+}
+
 fn options_error(problem: String) -> PassError {
     PassError::Options { pass: NAME, problem }
 }
@@ -154,35 +172,21 @@ impl Pass for FitPrune {
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
-        let unsupported = |problem: &str| PassError::Unsupported { pass: NAME, problem: problem.into() };
         let target = module.graph("target").ok_or_else(|| unsupported("the module has no graph `target`"))?;
-        if module.graph("draft").is_some() {
-            return Err(unsupported("the module has a draft already; ask for this pass once"));
+        let result = Outcome::of(module);
+        if module.graph(result.graph()).is_some() {
+            return Err(unsupported(&format!("the module has a {} already; ask for this pass once", result.noun())));
         }
         let units = units(target, self.options.granularity);
         if units.is_empty() {
             return Err(unsupported("the target has no blocks to drop"));
         }
-        let drop = self.options.drop.unwrap_or_else(|| select::drop_for(units.len(), self.options.keep));
-        let candidates = select::candidates(target, &units, self.options.protect_first, self.options.protect_last);
-        if drop == 0 {
-            let unit = self.options.granularity.name();
-            return Err(options_error(format!("dropping no {unit} leaves a draft as slow as the target; ask for drop=1 or more, or a smaller keep")));
-        }
-        if drop > candidates.len() || drop >= units.len() {
-            let most = candidates.len().min(units.len() - 1);
-            let way_out = if most > 0 { format!("ask for drop={most} or less") } else { "protect fewer layers".into() };
-            return Err(options_error(format!(
-                "dropping {drop} of {} {}s leaves no draft ({} may be dropped); {way_out}",
-                units.len(),
-                self.options.granularity.name(),
-                candidates.len(),
-            )));
-        }
-        let (mut table, reused) = self.score(module, target, &units, cx)?;
+        let (drop, candidates) = self.quota(target, &units, result)?;
+        let samples = self.samples(module, cx)?;
+        let (mut table, reused) = self.score(module, target, &units, &samples, cx)?;
         let dropped = select(&table.columns[0].values, &candidates, drop);
         table.dropped = (0..units.len()).map(|i| dropped.contains(&i)).collect();
-        let draft = draft(target, &units, &dropped)?;
+        let pruned = without(target, &units, &dropped, result)?;
         let mut report = PassReport::default();
         report.fact("score", &table.columns[0].name);
         report.fact("dropped", dropped.iter().map(|&i| units[i].name.as_str()).collect::<Vec<_>>().join(" "));
@@ -192,28 +196,84 @@ impl Pass for FitPrune {
             report.fact("sample length", format!("{length} tokens, the model's context"));
         }
         report.note = Some(if reused { "scores: reused from the cache" } else { "scores: computed" });
-        let mut pruned = draft.clone();
-        pruned.remove_dead();
-        pruned.remove_unused_inputs();
-        report.diff = Some(diff((target, &module.weights), (&pruned, &module.weights)));
+        let mut small = pruned.clone();
+        small.remove_dead();
+        small.remove_unused_inputs();
+        if result == Outcome::Pruned {
+            let agreed = cx.pool.install(|| agreement::agreement(target, &small, &module.weights, &samples, cx.progress))?;
+            let share = 100.0 * agreed.same as f64 / agreed.answers.max(1) as f64;
+            report.fact("agreement", format!("{share:.1}%, {} of {} answers on the calibration samples", agreed.same, agreed.answers));
+        }
+        report.diff = Some(diff((target, &module.weights), (&small, &module.weights)));
         report.scores = Some(table);
-        module.graphs.push(draft);
+        module.graphs.push(pruned);
         Ok(report)
     }
 }
 
+/// What the pass makes of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Of a decoder, what guesses its words.
+    Draft,
+    /// Of an encoder, a smaller one that answers by itself.
+    Pruned,
+}
+
+impl Outcome {
+    fn of(module: &Module) -> Self {
+        if module.model.task == Task::TextGeneration { Self::Draft } else { Self::Pruned }
+    }
+
+    fn graph(self) -> &'static str {
+        match self {
+            Self::Draft => "draft",
+            Self::Pruned => "pruned",
+        }
+    }
+
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Draft => "draft",
+            Self::Pruned => "pruned model",
+        }
+    }
+}
+
+impl FitPrune {
+    /// How many units go, and which may.
+    fn quota(&self, target: &Graph, units: &[Unit], result: Outcome) -> Result<(usize, Vec<usize>), PassError> {
+        let (unit, noun) = (self.options.granularity.name(), result.noun());
+        let drop = self.options.drop.unwrap_or_else(|| select::drop_for(units.len(), self.options.keep));
+        let candidates = select::candidates(target, units, self.options.protect_first, self.options.protect_last);
+        if drop == 0 {
+            return Err(options_error(format!(
+                "dropping no {unit} leaves a {noun} as slow as the target; ask for drop=1 or more, or a smaller keep"
+            )));
+        }
+        if drop > candidates.len() || drop >= units.len() {
+            let most = candidates.len().min(units.len() - 1);
+            let way_out = if most > 0 { format!("ask for drop={most} or less") } else { "protect fewer layers".into() };
+            let (all, free) = (units.len(), candidates.len());
+            return Err(options_error(format!("dropping {drop} of {all} {unit}s leaves no {noun} ({free} may be dropped); {way_out}")));
+        }
+        Ok((drop, candidates))
+    }
+}
+
 /// The target with the units at `dropped` bypassed; what they leave behind is for the clean-up passes.
-fn draft(target: &Graph, units: &[Unit], dropped: &[usize]) -> Result<Graph, PassError> {
-    let mut draft = target.clone();
-    draft.name = "draft".into();
+fn without(target: &Graph, units: &[Unit], dropped: &[usize], result: Outcome) -> Result<Graph, PassError> {
+    let mut pruned = target.clone();
+    pruned.name = result.graph().into();
     for &unit in dropped {
         for &block in &units[unit].blocks {
-            draft.bypass(block)?;
+            pruned.bypass(block)?;
         }
     }
     let bypassed = |b: &Block| dropped.iter().any(|&u| units[u].blocks.iter().any(|&id| target.block(id).name == b.name));
-    if !draft.blocks().any(|(_, b)| b.kind.has_attention() && !bypassed(b)) {
-        return Err(options_error("the draft would have no attention left; drop fewer blocks, or use granularity=layer".into()));
+    if !pruned.blocks().any(|(_, b)| b.kind.has_attention() && !bypassed(b)) {
+        let noun = result.noun();
+        return Err(options_error(format!("the {noun} would have no attention left; drop fewer blocks, or use granularity=layer")));
     }
-    Ok(draft)
+    Ok(pruned)
 }

@@ -1,15 +1,16 @@
 //! The empirical Fisher information of every weight, block by block.
 //!
-//! For sample s with loss `L_s` (mean next-token cross-entropy) and weight tensor t, `Tr(F_t) ~ 1/n sum_s || dL_s/dtheta_t ||^2`: squares of
+//! For sample s with loss `L_s` (mean cross-entropy of the [`Objective`]'s answers) and weight tensor t, `Tr(F_t) ~ 1/n sum_s || dL_s/dtheta_t ||^2`: squares of
 //! per-sample gradients (FIT, Zandonati et al., ICLR 2023; SDFP, arXiv 2602.05499). One forward keeps the residual at every block border; then,
 //! from the last block to the first, the block is run again with gradients. One block's weights and gradients are in memory at a time.
 
 use std::collections::BTreeMap;
 
-use dlc_eval::{Array, Segment, Trace, Wanted, cross_entropy};
-use dlc_ir::{BlockId, Def, Graph, Op, Operand, WeightId, WeightTable};
+use dlc_eval::{Array, Segment, Trace, Wanted};
+use dlc_ir::{BlockId, Def, Graph, Node, Op, Operand, ValueId, WeightId, WeightTable};
 
 use super::chain::{Chain, Link};
+use super::objective::Objective;
 use super::steps::Steps;
 use crate::context::Progress;
 use crate::error::PassError;
@@ -34,7 +35,7 @@ pub struct TensorFisher {
 pub struct FisherScores {
     /// The tensors of each block, in the order in which the block reads them.
     pub blocks: BTreeMap<BlockId, Vec<TensorFisher>>,
-    /// Mean loss of the samples, in nats per token.
+    /// Mean loss of the samples, in nats per answer.
     pub loss: f64,
 }
 
@@ -43,7 +44,13 @@ pub struct FisherScores {
 /// # Errors
 /// [`PassError::Unsupported`] if the graph is no chain of blocks; [`PassError::Calibration`] if there is no sample, one holds less than 2
 /// tokens, or a token is outside of the vocabulary.
-pub fn fisher_scores(graph: &Graph, weights: &WeightTable, samples: &[Vec<u32>], progress: &dyn Progress) -> Result<FisherScores, PassError> {
+pub fn fisher_scores(
+    graph: &Graph,
+    weights: &WeightTable,
+    objective: Objective,
+    samples: &[Vec<u32>],
+    progress: &dyn Progress,
+) -> Result<FisherScores, PassError> {
     let chain = Chain::new(graph, weights)?;
     let feeds = chain.feeds(samples)?;
     let (last, body) = chain.links.split_last().ok_or_else(no_links)?;
@@ -68,7 +75,7 @@ pub fn fisher_scores(graph: &Graph, weights: &WeightTable, samples: &[Vec<u32>],
     for (s, tokens) in samples.iter().enumerate() {
         let known = Chain::known(last, &feeds[s], head_inputs.as_ref().map(|b| &b[s]));
         let trace = head.trace(&known)?;
-        let (sample_loss, seed) = next_token_loss(&trace.value(chain.logits)?, tokens)?;
+        let (sample_loss, seed) = objective.loss(&trace.value(chain.logits)?, tokens)?;
         loss += f64::from(sample_loss) / samples.len() as f64;
         gradients.push(residual_gradient(&trace, last, seed, vec![])?.0);
         steps.step()?;
@@ -102,17 +109,6 @@ fn no_links() -> PassError {
     PassError::Unsupported { pass: super::NAME, problem: "the target has no nodes".into() }
 }
 
-/// Loss of `tokens[1..]` and its gradient with respect to all logits; the last position predicts nothing and gets 0.
-fn next_token_loss(logits: &Array, tokens: &[u32]) -> Result<(f32, Array), PassError> {
-    let vocab = logits.shape().last().copied().unwrap_or(0);
-    let n = tokens.len() - 1;
-    let scored = Array::f32(vec![1, n, vocab], logits.as_f32().and_then(|l| l.get(..n * vocab)).unwrap_or_default().to_vec())?;
-    let (loss, gradient) = cross_entropy(&scored, &tokens[1..])?;
-    let mut padded = gradient.as_f32().unwrap_or_default().to_vec();
-    padded.resize((n + 1) * vocab, 0.0);
-    Ok((loss, Array::f32(vec![1, n + 1, vocab], padded)?))
-}
-
 type WeightGradients = BTreeMap<WeightId, Array>;
 
 /// The gradient of the residual that a link reads, and those of `weights`. A first link that reads none returns the seed.
@@ -136,20 +132,22 @@ fn tensors(chain: &Chain<'_>, block: BlockId, segment: &Segment<'_>) -> Result<V
     Ok(tensors)
 }
 
-/// The matrix of the `linear` whose output is added to the block's residual.
+/// The matrix of the `linear` whose output is added to the block's residual, norms between aside.
 fn residual_writer(graph: &Graph, block: BlockId) -> Option<WeightId> {
-    let maker = |value| match graph.value(value).def {
-        Def::Node(node, _) => Some(graph.node(node)),
-        Def::Input(_) => None,
-    };
-    let sum = maker(graph.block(block).output).filter(|n| n.op == Op::Add)?;
-    sum.inputs.iter().find_map(|operand| match operand {
-        Operand::Value(v) => maker(*v).filter(|n| n.block == Some(block) && n.op == Op::Linear)?.inputs.get(1).and_then(|o| match o {
-            Operand::Weight(w) => Some(*w),
-            Operand::Value(_) => None,
-        }),
-        Operand::Weight(_) => None,
-    })
+    let sum = behind_norms(graph, graph.block(block).output).filter(|n| n.op == Op::Add)?;
+    let values = sum.inputs.iter().filter_map(|o| if let Operand::Value(v) = o { Some(*v) } else { None });
+    let linear = values.filter_map(|v| behind_norms(graph, v)).find(|n| n.block == Some(block) && n.op == Op::Linear)?;
+    linear.inputs.get(1).and_then(|o| if let Operand::Weight(w) = o { Some(*w) } else { None })
+}
+
+/// What makes `value`, or what a norm that makes it reads.
+fn behind_norms(graph: &Graph, value: ValueId) -> Option<&Node> {
+    let Def::Node(node, _) = graph.value(value).def else { return None };
+    let node = graph.node(node);
+    match (&node.op, node.inputs.first()) {
+        (Op::LayerNorm { .. } | Op::RmsNorm { .. }, Some(Operand::Value(v))) => behind_norms(graph, *v),
+        _ => Some(node),
+    }
 }
 
 fn accumulate(tensor: &mut TensorFisher, theta: &[f32], gradient: &[f32], samples: usize) {

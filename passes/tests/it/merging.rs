@@ -1,6 +1,5 @@
 //! merge-adapter: the merged matrix does what base and adapter do apart, for any shape, rank and type.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dlc_ir::{Blob, DType, Expr, Module, Storage, WeightTable};
@@ -71,14 +70,14 @@ impl Case {
         config.as_object().unwrap().clone()
     }
 
-    /// The adapter, and what it adds to `y = W x` without being merged, from `W x` and x.
-    fn adapter(&self) -> (Adapter, impl Fn(&[f64], &[f64], &[f64]) -> Vec<f64>) {
+    /// The matrices A, B, C, D and DoRA's norms.
+    fn parts(&self) -> [(AdapterTensor, Vec<f64>); 5] {
         let ([out, inner], [r1, r2], mut at) = (self.shape, self.ranks, 100);
-        let (a, a_numbers) = self.tensor(&mut at, [r1, inner]);
-        let (b, b_numbers) = self.tensor(&mut at, [out, r1]);
-        let (c, c_numbers) = self.tensor(&mut at, [r2, inner]);
-        let (d, d_numbers) = self.tensor(&mut at, [out, r2]);
-        let (m, m_numbers) = self.tensor(&mut at, [out, 1]);
+        [[r1, inner], [out, r1], [r2, inner], [out, r2], [out, 1]].map(|shape| self.tensor(&mut at, shape))
+    }
+
+    fn adapter(&self) -> Adapter {
+        let [a, b, c, d, m] = self.parts().map(|(tensor, _)| tensor);
         let names: Vec<(&str, AdapterTensor)> = match self.kind {
             "dual" => {
                 vec![("lora_magnitude_A.weight", a), ("lora_magnitude_B.weight", b), ("lora_direction_A.weight", c), ("lora_direction_B.weight", d)]
@@ -86,34 +85,36 @@ impl Case {
             "dora" => vec![("lora_A.weight", a), ("lora_B.weight", b), ("lora_magnitude_vector", m)],
             _ => vec![("lora_A.weight", a), ("lora_B.weight", b)],
         };
-        let tensors: BTreeMap<String, AdapterTensor> = names.into_iter().map(|(n, t)| (format!("base_model.model.proj.{n}"), t)).collect();
-        let (kind, strength) = (self.kind, self.strength);
-        let apply = move |w: &[f64], plain: &[f64], x: &[f64]| -> Vec<f64> {
-            let ranks = match kind {
-                "dual" => ((r1 * r2) as f64).sqrt(),
-                "rslora" => (r1 as f64).sqrt(),
-                _ => r1 as f64,
-            };
-            let s = strength * 3.0 / ranks;
-            if kind == "dual" {
-                let entry = |u: &[f64], v: &[f64], r: usize, i: usize, j: usize| -> f64 { (0..r).map(|k| u[i * r + k] * v[k * inner + j]).sum() };
-                let change = |i, j| {
-                    let sign = if entry(&d_numbers, &c_numbers, r2, i, j) > 0.0 { 1.0 } else { -1.0 };
-                    s * entry(&b_numbers, &a_numbers, r1, i, j).max(0.0) * sign
-                };
-                return (0..out).map(|i| plain[i] + (0..inner).map(|j| change(i, j) * x[j]).sum::<f64>()).collect();
-            }
-            // Two thin products, as PEFT computes an adapter that isn't merged.
-            let thin = product(&b_numbers, [out, r1], &product(&a_numbers, [r1, inner], x));
-            let row = |i: usize| (0..inner).map(move |j| (i, j));
-            let norm = |i: usize| {
-                let entry =
-                    |(i, j): (usize, usize)| w[i * inner + j] + s * (0..r1).map(|k| b_numbers[i * r1 + k] * a_numbers[k * inner + j]).sum::<f64>();
-                row(i).map(|at| entry(at).powi(2)).sum::<f64>().sqrt()
-            };
-            (0..out).map(|i| (plain[i] + s * thin[i]) * if kind == "dora" { m_numbers[i] / norm(i) } else { 1.0 }).collect()
+        let tensors = names.into_iter().map(|(n, t)| (format!("base_model.model.proj.{n}"), t)).collect();
+        Adapter { name: "tuned".into(), weight: self.strength, config: self.config(), tensors }
+    }
+
+    /// s, the adapter's strength in it.
+    fn factor(&self) -> f64 {
+        let [r1, r2] = self.ranks.map(|r| r as f64);
+        let rank = match self.kind {
+            "dual" => (r1 * r2).sqrt(),
+            "rslora" => r1.sqrt(),
+            _ => r1,
         };
-        (Adapter { name: "tuned".into(), weight: self.strength, config: self.config(), tensors }, apply)
+        self.strength * 3.0 / rank
+    }
+
+    /// `W x + dW x` without a merged matrix, from W and x.
+    fn apart(&self, w: &[f64], x: &[f64]) -> Vec<f64> {
+        let ([out, inner], [r1, r2], s) = (self.shape, self.ranks, self.factor());
+        let [a, b, c, d, m] = self.parts().map(|(_, numbers)| numbers);
+        let plain = product(w, [out, inner], x);
+        let entry = |u: &[f64], v: &[f64], r: usize, i: usize, j: usize| -> f64 { (0..r).map(|k| u[i * r + k] * v[k * inner + j]).sum() };
+        if self.kind == "dual" {
+            let sign = |i, j| if entry(&d, &c, r2, i, j) > 0.0 { 1.0 } else { -1.0 };
+            let change = |i, j| s * entry(&b, &a, r1, i, j).max(0.0) * sign(i, j);
+            return (0..out).map(|i| plain[i] + (0..inner).map(|j| change(i, j) * x[j]).sum::<f64>()).collect();
+        }
+        // Two thin products, as PEFT computes an adapter that isn't merged.
+        let thin = product(&b, [out, r1], &product(&a, [r1, inner], x));
+        let norm = |i: usize| (0..inner).map(|j| (w[i * inner + j] + s * entry(&b, &a, r1, i, j)).powi(2)).sum::<f64>().sqrt();
+        (0..out).map(|i| (plain[i] + s * thin[i]) * if self.kind == "dora" { m[i] / norm(i) } else { 1.0 }).collect()
     }
 }
 
@@ -148,9 +149,8 @@ proptest! {
         let [out, inner] = case.shape;
         let (mut module, w) = module(&case);
         let x: Vec<f64> = case.numbers[390 - inner..390].iter().map(|x| f64::from(*x)).collect();
-        let (adapter, apart) = case.adapter();
-        let expected = apart(&w, &product(&w, [out, inner], &x), &x);
-        merge(&mut module, adapter);
+        let expected = case.apart(&w, &x);
+        merge(&mut module, case.adapter());
         let merged: Vec<f64> = module.weights[module.weights.find("proj.weight").unwrap()].to_f32().unwrap().into_iter().map(f64::from).collect();
         let together = product(&merged, [out, inner], &x);
         // Merged entries are rounded once, to half a unit of the base's type.

@@ -65,7 +65,7 @@ impl Model {
     pub fn module(&self) -> Module {
         let weights = self.weights();
         let target = parse_graph_over(&self.text, &weights).unwrap();
-        Module { graphs: vec![target], weights, model: info(), side_files: vec![] }
+        Module { graphs: vec![target], weights, model: info(), sampling: None, side_files: vec![] }
     }
 }
 

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use dlc_eval::{Segment, Values, Wanted, cross_entropy};
 use dlc_ir::{Module, WeightId};
-use dlc_passes::fit_prune::{FisherScores, Granularity, TensorFisher, fisher_scores, units};
+use dlc_passes::fit_prune::{FisherScores, Granularity, Objective, TensorFisher, fisher_scores, units};
 use dlc_passes::{PassError, Silent};
 
 use super::fakes::table;
 use super::model::{Model, VOCAB, assert_close, feeds, loss, samples};
 
 fn scores(module: &Module, samples: &[Vec<u32>]) -> FisherScores {
-    fisher_scores(&module.graphs[0], &module.weights, samples, &Silent).unwrap()
+    fisher_scores(&module.graphs[0], &module.weights, Objective::NextToken, samples, &Silent).unwrap()
 }
 
 /// The tensor's scores by the name of its weight.
@@ -209,7 +209,7 @@ fn samples_that_nothing_can_be_learned_from_are_refused() {
     ];
     for (samples, problem) in cases {
         let samples: Vec<Vec<u32>> = samples.iter().map(|s| s.to_vec()).collect();
-        let error = fisher_scores(&module.graphs[0], &module.weights, &samples, &Silent).unwrap_err();
+        let error = fisher_scores(&module.graphs[0], &module.weights, Objective::NextToken, &samples, &Silent).unwrap_err();
         assert!(matches!(error, PassError::Calibration { .. }));
         assert_eq!(error.to_string(), problem);
     }

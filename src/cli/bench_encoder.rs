@@ -1,0 +1,105 @@
+//! `dlc bench` with an encoder: latency by length, and the pruned encoder beside the whole one.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use dlc_ir::Task;
+use serde_json::{Value, json};
+
+use super::backend::describe;
+use super::bench::{Args, prompts};
+use super::models::EncoderModel;
+use super::output::{Output, note};
+use super::progress::Bar;
+use crate::report::Table;
+use crate::runtime::{Bundle, EncoderSession, Rows, choices, cosine, latencies, sentence_vector};
+
+/// Runs for one of `--repeats`: an encoder's run is short.
+const RUNS: usize = 10;
+
+/// Seconds of one text of so many tokens.
+struct Latency {
+    tokens: usize,
+    target: f64,
+    pruned: Option<f64>,
+}
+
+pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
+    let output = Output::new(args.json);
+    let has_pruned = bundle.graph("pruned").is_ok();
+    let texts = prompts(args)?;
+    let mut model = EncoderModel::open(bundle, &args.backend, "target")?;
+    let mut pruned = if has_pruned { Some(model.another(&args.backend, "pruned")?) } else { None };
+    note(&format!("running on {}", describe(&model.backend)))?;
+    let bar = Bar::new();
+    let mut measured = Vec::new();
+    let most = model.session.context_length();
+    let lengths: Vec<usize> = args.lengths.iter().copied().filter(|n| *n <= most).collect();
+    for (i, &tokens) in lengths.iter().enumerate() {
+        dlc_passes::Progress::update(&bar, "encoding", i, lengths.len());
+        let mut sessions: Vec<&mut EncoderSession> = [&mut model.session].into_iter().chain(pruned.as_mut()).collect();
+        let vocab = model.bundle.manifest().model.vocab_size;
+        let seconds = latencies(&mut sessions, tokens, vocab, RUNS * usize::from(args.repeats))?;
+        measured.push(Latency { tokens, target: seconds[0], pruned: seconds.get(1).copied() });
+        if dlc_passes::Progress::interrupted(&bar) {
+            return Ok(super::exit::INTERRUPTED.into());
+        }
+    }
+    bar.finish();
+    output.result(&table(&measured).to_string())?;
+    let agreement = match pruned {
+        Some(mut pruned) => agreement(&mut model, &mut pruned, &texts)?,
+        None => None,
+    };
+    if let Some((text, _)) = &agreement {
+        output.result(text)?;
+    }
+    let rows = measured.iter().map(|m| json!({"tokens": m.tokens, "target_seconds": m.target, "pruned_seconds": m.pruned}));
+    output.json(&json!({
+        "backend": model.backend.kind().name(), "task": model.bundle.manifest().model.task, "lengths": rows.collect::<Vec<_>>(),
+        "agreement": agreement.map(|(_, value)| value),
+    }))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(measured: &[Latency]) -> Table {
+    let pruned = measured.iter().any(|m| m.pruned.is_some());
+    let mut table = Table::new(if pruned { &["tokens", "target ms", "pruned ms", "speedup"] } else { &["tokens", "target ms"] });
+    for m in measured {
+        let mut row = vec![m.tokens.to_string(), format!("{:.2}", 1e3 * m.target)];
+        if let Some(pruned) = m.pruned {
+            row.extend([format!("{:.2}", 1e3 * pruned), format!("{:.2}", m.target / pruned)]);
+        }
+        table.row(row);
+    }
+    table
+}
+
+/// How far the pruned encoder says what the whole one says, over texts; none without a tokenizer to read them.
+fn agreement(model: &mut EncoderModel, pruned: &mut EncoderSession, texts: &[String]) -> Result<Option<(String, Value)>> {
+    let Some(tokenizer) = &model.tokenizer else {
+        note("the bundle has no tokenizer.json, so the pruned encoder isn't compared on texts")?;
+        return Ok(None);
+    };
+    let (mut same, mut answers, mut cosines) = (0u32, 0u32, 0.0);
+    for text in texts {
+        let mut tokens = tokenizer.analyse(text)?;
+        tokens.truncate(model.session.context_length());
+        let batch = [tokens];
+        let [a, b]: [Vec<Rows>; 2] = [model.session.run(&batch)?, pruned.run(&batch)?];
+        for (a, b) in a.iter().zip(&b) {
+            cosines += f64::from(cosine(&sentence_vector(a.each()), &sentence_vector(b.each())));
+            let best = |row: &[f32]| choices(row, 1, false).first().map(|c| c.index);
+            same += a.each().zip(b.each()).filter(|(x, y)| best(x) == best(y)).count() as u32;
+            answers += a.each().count() as u32;
+        }
+    }
+    let n = texts.len();
+    if model.bundle.manifest().model.task == Task::FeatureExtraction {
+        let mean = cosines / n.max(1) as f64;
+        return Ok(Some((format!("mean cosine of the vectors of {n} texts, pruned against whole: {mean:.4}"), json!({"texts": n, "cosine": mean}))));
+    }
+    let share = 100.0 * f64::from(same) / f64::from(answers.max(1));
+    let shown = format!("the pruned encoder gives the answer of the whole one in {share:.1}% of {answers} cases, over {n} texts");
+    Ok(Some((shown, json!({"texts": n, "answers": answers, "same": same}))))
+}

@@ -1,0 +1,108 @@
+//! Encoders: texts in, the numbers of each text out, whatever the batch.
+//!
+//! Knows no task; [`super::answers`] makes sense of the numbers.
+
+use std::sync::Arc;
+
+use super::{Backend, Bundle, HostTensor, Result, RuntimeError, Session, SessionOptions, SharedWeights, TokenizedText};
+
+/// A loaded encoder.
+#[derive(Debug)]
+pub struct EncoderSession {
+    session: Session,
+    inputs: Vec<String>,
+    output: String,
+    /// What padding holds.
+    pad: i64,
+    context_length: usize,
+}
+
+/// What a graph says of one text: a row for each token, or one row for the whole text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rows {
+    /// Numbers in a row.
+    pub width: usize,
+    /// The rows, one behind the other.
+    pub data: Vec<f32>,
+}
+
+impl Rows {
+    /// The rows in order.
+    pub fn each(&self) -> std::slice::ChunksExact<'_, f32> {
+        self.data.chunks_exact(self.width.max(1))
+    }
+}
+
+impl EncoderSession {
+    /// Opens the graph `name` of a bundle.
+    ///
+    /// # Errors
+    /// As [`Session::load`]; [`RuntimeError::Port`] for inputs that no encoder has.
+    pub fn open(backend: &Backend, bundle: &Bundle, name: &str, weights: Option<&Arc<SharedWeights>>, options: &SessionOptions) -> Result<Self> {
+        let (graph, model) = (bundle.graph(name)?, &bundle.manifest().model);
+        let inputs: Vec<String> = graph.inputs.iter().map(|port| port.name.clone()).collect();
+        if let Some(strange) = inputs.iter().find(|name| !matches!(name.as_str(), IDS | MASK | TYPES)) {
+            return Err(RuntimeError::port(name, strange, "encoders take tokens, a mask and segments alone"));
+        }
+        let output = model.task.output();
+        if !graph.outputs.iter().any(|port| port.name == output) {
+            return Err(RuntimeError::port(name, output, "the graph has no such output"));
+        }
+        let session = Session::load(backend, bundle, name, weights, options)?;
+        let pad = i64::from(model.pad_token_id.unwrap_or(0));
+        Ok(Self { session, inputs, output: output.to_owned(), pad, context_length: model.context_length })
+    }
+
+    /// The longest text, in tokens.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// Runs all texts at once, shorter ones padded on the right.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Input`] for a text without tokens or longer than the model takes, and what the backend says.
+    pub fn run(&mut self, texts: &[TokenizedText]) -> Result<Vec<Rows>> {
+        for (number, text) in (1..).zip(texts) {
+            let (n, most) = (text.ids.len(), self.context_length);
+            if n == 0 || n > most {
+                return Err(RuntimeError::Input(format!("text {number} has {n} tokens, and the model takes 1 to {most}")));
+            }
+        }
+        let longest = texts.iter().map(|t| t.ids.len()).max().unwrap_or(0);
+        if longest == 0 {
+            return Ok(vec![]);
+        }
+        let table = |numbers: &dyn Fn(&TokenizedText, usize) -> i64| {
+            let data = texts.iter().flat_map(|text| (0..longest).map(move |i| numbers(text, i))).collect();
+            HostTensor::i64([texts.len(), longest], data)
+        };
+        let or = |list: &[u32], i: usize, otherwise: i64| list.get(i).map_or(otherwise, |x| i64::from(*x));
+        let inputs: Vec<(&str, HostTensor)> = self
+            .inputs
+            .iter()
+            .map(|name| {
+                let tensor = match name.as_str() {
+                    IDS => table(&|text, i| or(&text.ids, i, self.pad)),
+                    MASK => table(&|text, i| i64::from(i < text.ids.len())),
+                    _ => table(&|text, i| or(&text.types, i, 0)),
+                };
+                (name.as_str(), tensor)
+            })
+            .collect();
+        let outputs = self.session.run_host(&inputs)?;
+        let found = outputs.iter().find(|(name, _)| *name == self.output).and_then(|(_, tensor)| Some((tensor.shape.clone(), tensor.to_f32()?)));
+        let (shape, data) = found.ok_or_else(|| RuntimeError::port("target", &self.output, "the backend gave no numbers"))?;
+        let width = shape.last().copied().unwrap_or(1);
+        let per_text = data.len() / texts.len();
+        let rows = |(text, numbers): (&TokenizedText, &[f32])| {
+            let real = if shape.len() == 3 { text.ids.len() * width } else { per_text };
+            Rows { width, data: numbers.get(..real).unwrap_or(numbers).to_vec() }
+        };
+        Ok(texts.iter().zip(data.chunks(per_text.max(1))).map(rows).collect())
+    }
+}
+
+const IDS: &str = "input_ids";
+const MASK: &str = "attention_mask";
+const TYPES: &str = "token_type_ids";
