@@ -7,6 +7,7 @@
 
 mod clean_up;
 mod context;
+pub mod dip_go;
 mod error;
 pub mod fit_prune;
 mod manager;

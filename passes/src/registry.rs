@@ -4,6 +4,7 @@ use serde_yaml::Mapping;
 
 use crate::clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
 use crate::context::Pass;
+use crate::dip_go::{DipGo, DipGoOptions};
 use crate::error::PassError;
 use crate::fit_prune::{FitPrune, FitPruneOptions};
 use crate::merge_adapter::{MergeAdapter, MergeAdapterOptions};
@@ -63,6 +64,13 @@ pub const PASSES: &[PassInfo] = &[
         options: &[],
         then: &[],
         build: |given| parse_options::<NoOptions>("renumber-caches", given).map(|_| Box::new(RenumberCaches) as _),
+    },
+    PassInfo {
+        name: "dip-go",
+        summary: "learns by gradients through the sampler which blocks of a diffusion model to compute at which step (DiP-GO, arXiv 2410.16942)",
+        options: DipGoOptions::DOCS,
+        then: &[],
+        build: |given| Ok(Box::new(DipGo::new(parse_options("dip-go", given)?)?)),
     },
     PassInfo {
         name: "skip",

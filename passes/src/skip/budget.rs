@@ -22,17 +22,24 @@ pub(crate) struct Fit {
 }
 
 /// The table that computes what scores above a threshold, found by bisection so that the multiply-adds kept are nearest to `share`. The first
-/// step always computes everything.
+/// step always computes everything. Budgets hold for the table with its patterns merged to at most `most`.
 ///
 /// # Errors
 /// [`PassError::Options`] if no threshold comes within 1.25% of the budget, with the nearest share that one does.
-pub(crate) fn threshold(pass: &'static str, net: &SkipNet<'_>, reuse: Reuse, scores: &[Vec<f64>], share: f64) -> Result<Fit, PassError> {
+pub(crate) fn threshold(
+    pass: &'static str,
+    net: &SkipNet<'_>,
+    reuse: Reuse,
+    scores: &[Vec<f64>],
+    share: f64,
+    most: Option<usize>,
+) -> Result<Fit, PassError> {
     let table = |border: f64| -> Vec<Vec<bool>> {
         scores.iter().enumerate().map(|(step, row)| row.iter().map(|score| step == 0 || *score > border).collect()).collect()
     };
     let fit = |border: f64| {
         let table = table(border);
-        let macs = macs_share(net, &close(net, reuse, &table));
+        let macs = macs_share(net, &merge_patterns(net, reuse, &table, most));
         Fit { table, macs }
     };
     let all = || scores.iter().flatten().copied();
@@ -57,8 +64,9 @@ pub(crate) fn threshold(pass: &'static str, net: &SkipNet<'_>, reuse: Reuse, sco
     Err(PassError::Options { pass, problem })
 }
 
-/// The steps of a table that need no more than `most` graphs: while there are too many, the two patterns whose union adds least become one.
-pub(crate) fn merge_patterns(net: &SkipNet<'_>, reuse: Reuse, table: &[Vec<bool>], most: usize) -> Vec<Step> {
+/// The steps of a table that need no more than `most` graphs, if there is a limit: while there are too many, the two patterns whose union adds least become one.
+pub(crate) fn merge_patterns(net: &SkipNet<'_>, reuse: Reuse, table: &[Vec<bool>], most: Option<usize>) -> Vec<Step> {
+    let Some(most) = most else { return close(net, reuse, table) };
     let freed = net.freed();
     // What isn't needed after all isn't worth being told apart.
     let mut table: Vec<Vec<bool>> = close(net, reuse, table).into_iter().map(|s| s.computed).collect();

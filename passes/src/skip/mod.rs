@@ -20,8 +20,9 @@ use crate::error::PassError;
 use crate::report::PassReport;
 
 pub(crate) use budget::{Fit, threshold};
-pub(crate) use close::{Step, close, macs_share};
+pub(crate) use close::{close, macs_share};
 pub(crate) use net::SkipNet;
+pub(crate) use options::check_share;
 pub use options::{SamplerOptions, SkipOptions};
 pub(crate) use subnet::Copier;
 
@@ -60,7 +61,7 @@ impl Skip {
             for (rank, cell) in order.into_iter().enumerate() {
                 scores[cell / net.units.len()][cell % net.units.len()] = rank as f64 + rng.random_range(0.0..0.5);
             }
-            return threshold(NAME, net, reuse, &scores, share).map(|fit| fit.table);
+            return threshold(NAME, net, reuse, &scores, share, options.sampler.max_graphs).map(|fit| fit.table);
         }
         regular_for(net, steps, share)
     }
@@ -151,7 +152,7 @@ fn fitting(net: &SkipNet<'_>, schedule: &SkipSchedule, steps: usize) -> Result<V
 pub(crate) struct Made {
     pub graphs: Vec<dlc_ir::Graph>,
     pub sampling: Sampling,
-    report: PassReport,
+    pub report: PassReport,
 }
 
 /// The graphs and the sampler of a table.

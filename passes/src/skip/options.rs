@@ -22,12 +22,12 @@ pub struct SamplerOptions {
     /// What stands in for what is skipped.
     pub reuse: Reuse,
     /// Most graphs to write; steps are made alike, by computing more, until they are enough.
-    pub max_graphs: usize,
+    pub max_graphs: Option<usize>,
 }
 
 impl Default for SamplerOptions {
     fn default() -> Self {
-        Self { steps: 50, scheduler: None, guidance: 1.5, granularity: SkipGranularity::Branch, reuse: Reuse::Hold, max_graphs: 16 }
+        Self { steps: 50, scheduler: None, guidance: 1.5, granularity: SkipGranularity::Branch, reuse: Reuse::Hold, max_graphs: None }
     }
 }
 
@@ -39,7 +39,7 @@ impl SamplerOptions {
         ("guidance", "strength of classifier-free guidance; 1 is none (default 1.5)"),
         ("granularity", "branch (default): attention and feed-forward apart; or block: whole layers, whole stages of a U-Net"),
         ("reuse", "hold (default), linear or quadratic: how a value is forecast from those last computed"),
-        ("max_graphs", "most step graphs to write (default 16)"),
+        ("max_graphs", "most step graphs to write; steps are made alike, by computing more, until they are enough (default: no limit)"),
     ];
 
     /// Refuses numbers out of range.
@@ -51,7 +51,7 @@ impl SamplerOptions {
         if !self.guidance.is_finite() || self.guidance < 0.0 {
             return fail("guidance must be a number, 0 or more");
         }
-        if self.max_graphs == 0 {
+        if self.max_graphs == Some(0) {
             return fail("max_graphs must be 1 or more");
         }
         Ok(())
