@@ -137,8 +137,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     note(&bundle_summary(&outcome.manifest))?;
     let bundle = quoted(&request.output);
-    // Without a tokenizer there is no text to run on.
-    let next = if outcome.manifest.files.contains_key("tokenizer.json") {
+    // Without a tokenizer there is no text to run on, and without a noise schedule no image to sample.
+    let next = if outcome.manifest.files.contains_key("scheduler_config.json") {
+        format!("try it: dlc sample {bundle} -o image.png")
+    } else if outcome.manifest.files.contains_key("tokenizer.json") {
         let flag = if outcome.manifest.model.task == Task::TextGeneration { "--prompt" } else { "--text" };
         format!("try it: dlc run {bundle} {flag} \"...\"")
     } else {

@@ -9,6 +9,7 @@ mod compile;
 mod completions;
 mod demo;
 mod diff;
+mod diffusion;
 mod doctor;
 mod encode;
 mod environment;
@@ -22,6 +23,7 @@ mod passes;
 mod progress;
 mod prompts;
 mod run;
+mod sample;
 mod verify;
 
 use std::process::ExitCode;
@@ -41,6 +43,7 @@ enum Command {
     Compile(compile::Args),
     Merge(merge::Args),
     Run(run::Args),
+    Sample(sample::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
     Diff(diff::Args),
@@ -67,6 +70,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Compile(args) => compile::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Run(args) => run::run(args),
+        Command::Sample(args) => sample::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Diff(args) => diff::run(args),

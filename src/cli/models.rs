@@ -21,7 +21,7 @@ pub(super) struct Models {
 
 impl Models {
     pub fn open(path: &Path, backend: &BackendArgs, with_draft: bool) -> Result<Self> {
-        let bundle = super::open::bundle(path)?;
+        let bundle = super::open::text_bundle(path)?;
         if bundle.manifest().model.task != Task::TextGeneration {
             let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
             bail!("the bundle is a {family} for {task}, which continues no text: give it --text TEXT or --texts FILE");

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use dlc_exporters::manifest::{MANIFEST_FILE, WEIGHTS_FILE};
-use dlc_ir::{DType, Module};
+use dlc_ir::{DType, Module, Task};
 
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import};
@@ -47,6 +47,15 @@ pub(super) fn bundle(path: &Path) -> Result<Bundle> {
         "doesn't exist; name the folder of a bundle, which `dlc compile` makes".into()
     };
     Err(RuntimeError::File { path: path.to_owned(), problem }.into())
+}
+
+/// Opens a bundle of a model of text, or says which command is for it.
+pub(super) fn text_bundle(path: &Path) -> Result<Bundle> {
+    let bundle = bundle(path)?;
+    if bundle.manifest().model.task == Task::ImageGeneration {
+        bail!("the bundle is a {}, which makes images: use `dlc sample`", bundle.manifest().model.family);
+    }
+    Ok(bundle)
 }
 
 /// The module of a checkpoint, computing in `dtype`.

@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         bail!("there is nothing to continue or to read; give --prompt TEXT, --prompts FILE or --chat, and to an encoder --text TEXT or --texts FILE");
     }
     if reads {
-        let bundle = open::bundle(&args.bundle)?;
+        let bundle = open::text_bundle(&args.bundle)?;
         if bundle.manifest().model.task == Task::TextGeneration {
             bail!("the bundle continues texts: give it --prompt TEXT, --prompts FILE or --chat");
         }

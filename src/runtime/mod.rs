@@ -1,4 +1,4 @@
-//! Runs a bundle: the backend, sessions over its graphs, lossless speculative decoding, encoders, and the schedulers of diffusion models.
+//! Runs a bundle: the backend, sessions over its graphs, lossless speculative decoding, encoders, diffusion models and their schedulers.
 //!
 //! Reads bundles through their manifest alone and knows nothing of importers or passes. Never prints, and never reads the
 //! environment: callers hand over what they found in it. `ort` types don't leave this module.
@@ -9,6 +9,7 @@ mod bundle;
 mod chat;
 mod costs;
 mod decoder;
+mod diffusion;
 mod encoder;
 mod error;
 mod measure;
@@ -26,6 +27,9 @@ pub use bundle::Bundle;
 pub use chat::{ChatMessage, ChatTemplate};
 pub use costs::{best_gamma, expected_tokens, predicted_speedup};
 pub use decoder::{DecoderOptions, DecoderSession};
+pub use diffusion::{
+    Conditions, DiffusionSession, FloatTensor, SampleRequest, SamplerChoice, SamplerWishes, Samples, choose_sampler, noise, read_tensors,
+};
 pub use encoder::{EncoderSession, Rows};
 pub use error::{Result, RuntimeError};
 pub use measure::{Equality, PromptMeasurement, StepCosts, compare, decode, latencies, measure, step_costs};

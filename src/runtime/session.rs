@@ -3,6 +3,7 @@
 //! Knows no cache and no tokens; [`super::DecoderSession`] is built on it. Options that a backend lacks are left out there, never
 //! an error.
 
+mod placed;
 mod tensor;
 
 use std::borrow::Cow;
@@ -15,6 +16,8 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{SessionInputValue, SessionOutputs};
 use ort::value::DynValue;
 
+pub(super) use self::placed::{device, memory};
+pub(super) use self::tensor::float_value;
 pub use self::tensor::{HostData, HostTensor};
 use super::{Backend, BackendKind, Bundle, Provider, Result, RuntimeError, SharedWeights};
 

@@ -3,7 +3,7 @@
 use crate::command::{PRUNE_GOLDEN, PRUNE_TINY, Shell, bundles, snapshot};
 use crate::common::golden::DECODERS;
 
-const COMMANDS: [&str; 11] = ["compile", "merge", "run", "bench", "inspect", "diff", "verify", "passes", "doctor", "demo", "completions"];
+const COMMANDS: [&str; 12] = ["compile", "merge", "run", "sample", "bench", "inspect", "diff", "verify", "passes", "doctor", "demo", "completions"];
 
 #[test]
 fn help_describes_every_command() {

@@ -8,10 +8,10 @@ use std::borrow::Cow;
 
 use ort::value::DynValue;
 
-use super::ports::{Inputs, LOGITS, Ports};
+use super::ports::{LOGITS, Ports};
 use super::values;
 use crate::runtime::session::share;
-use crate::runtime::{Logits, Provider, Result, RuntimeError, Session};
+use crate::runtime::{Logits, Result, Session};
 
 /// Holes that are always tolerated: short caches aren't worth squeezing at every turn.
 const FREE_HOLES: usize = 32;
@@ -54,7 +54,8 @@ impl ConcatCache {
         for (port, value) in ports.caches.iter().zip(&self.values) {
             inputs.push((Cow::Owned(port.past.clone()), share(value)?.into()));
         }
-        let (logits, present) = run(session, ports, inputs)?;
+        let presents: Vec<&str> = ports.caches.iter().map(|port| port.present.as_str()).collect();
+        let (logits, present) = session.run_keeping(inputs, LOGITS, &presents)?;
         self.values = present;
         self.live.extend(self.mask.len()..self.mask.len() + count);
         self.mask.resize(self.mask.len() + count, 1);
@@ -72,33 +73,6 @@ impl ConcatCache {
         self.live = (0..self.mask.len()).collect();
         Ok(())
     }
-}
-
-/// Logits, in host memory, and the new caches, where the session computes.
-fn run(session: &mut Session, ports: &Ports, inputs: Inputs) -> Result<(DynValue, Vec<DynValue>)> {
-    let missing = |name: &str| RuntimeError::port(&ports.graph, name, "the session returned no such output");
-    let provider = session.provider();
-    if provider == Provider::Cpu {
-        let mut outputs = session.run(inputs)?;
-        let logits = outputs.remove(LOGITS).ok_or_else(|| missing(LOGITS))?;
-        let present = ports.caches.iter().map(|port| outputs.remove(&port.present).ok_or_else(|| missing(&port.present)));
-        return Ok((logits, present.collect::<Result<_>>()?));
-    }
-    // Without a binding every output would be copied to host memory and back.
-    let bound = (|| {
-        let mut binding = session.ort().create_binding()?;
-        for (name, value) in &inputs {
-            binding.bind_input(name.as_ref(), value)?;
-        }
-        binding.bind_output_to_device(LOGITS, &values::memory(Provider::Cpu)?)?;
-        for port in &ports.caches {
-            binding.bind_output_to_device(&port.present, &values::memory(provider)?)?;
-        }
-        let mut outputs = session.ort().run_binding(&binding)?;
-        let mut take = |name: &str| outputs.remove(name).ok_or_else(|| ort::Error::new(format!("no output `{name}`")));
-        Ok((take(LOGITS)?, ports.caches.iter().map(|port| take(&port.present)).collect::<ort::Result<_>>()?))
-    })();
-    bound.map_err(|error: ort::Error| session.failed(&error))
 }
 
 #[cfg(test)]

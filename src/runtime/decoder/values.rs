@@ -1,23 +1,12 @@
 //! Making cache tensors and copying rows between them, for every element type and device.
 
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::{AllocationDevice, Allocator};
 use ort::value::{DynTensor, DynTensorValueType, DynValue, PrimitiveTensorElementType, Tensor, TensorElementType};
 
 use super::ports::CachePort;
+use crate::runtime::session::device;
+pub(super) use crate::runtime::session::memory;
 use crate::runtime::{Provider, Session};
-
-/// Where a provider's tensors lie.
-pub(super) fn memory(provider: Provider) -> ort::Result<MemoryInfo<'static>> {
-    let (device, id) = device(provider);
-    MemoryInfo::new(device, id, AllocatorType::Device, MemoryType::Default)
-}
-
-fn device(provider: Provider) -> (AllocationDevice<'static>, i32) {
-    match provider {
-        Provider::Cpu => (AllocationDevice::CPU, 0),
-        Provider::Cuda(id) => (AllocationDevice::CUDA, id),
-    }
-}
 
 /// A cache of `length` entries where the session computes: zeros on the CPU, anything on a GPU.
 pub(super) fn allocate(session: &mut Session, port: &CachePort, length: usize) -> ort::Result<DynValue> {

@@ -1,6 +1,6 @@
 //! Tensors in host memory, and their way into and out of the backend's values.
 
-use half::f16;
+use half::{bf16, f16};
 use ort::value::{DynValue, Tensor, TensorElementType, ValueType};
 
 /// A dense tensor, row-major.
@@ -53,7 +53,7 @@ impl HostTensor {
     }
 
     /// A value of the backend. The error is the problem alone.
-    pub(super) fn to_value(&self) -> Result<DynValue, String> {
+    pub(in crate::runtime) fn to_value(&self) -> Result<DynValue, String> {
         let value = match &self.data {
             HostData::F32(data) => Tensor::from_array((self.shape.clone(), data.clone())).map(Tensor::into_dyn),
             HostData::F16(data) => Tensor::from_array((self.shape.clone(), data.clone())).map(Tensor::into_dyn),
@@ -63,7 +63,7 @@ impl HostTensor {
     }
 
     /// A copy of the backend's value, which must lie in host memory. The error is the problem alone.
-    pub(super) fn from_value(value: &DynValue) -> Result<Self, String> {
+    pub(in crate::runtime) fn from_value(value: &DynValue) -> Result<Self, String> {
         let ValueType::Tensor { ty, shape, .. } = value.dtype() else { return Err(format!("{} isn't a tensor", value.dtype())) };
         let shape: Vec<usize> = shape.iter().map(|&dim| dim.max(0) as usize).collect();
         let data = match ty {
@@ -74,4 +74,13 @@ impl HostTensor {
         };
         Ok(Self { shape, data: data.map_err(|error| error.message().to_owned())? })
     }
+}
+
+/// A value of the backend, of the float type that a port calls `dtype`. The error is the problem alone.
+pub(in crate::runtime) fn float_value(dtype: &str, shape: Vec<usize>, data: &[f32]) -> Result<DynValue, String> {
+    if dtype == "bf16" {
+        let data: Vec<bf16> = data.iter().map(|&x| bf16::from_f32(x)).collect();
+        return Tensor::from_array((shape, data)).map(Tensor::into_dyn).map_err(|error| error.message().to_owned());
+    }
+    HostTensor::floats(dtype, shape, data).to_value()
 }

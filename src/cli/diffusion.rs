@@ -1,0 +1,134 @@
+//! What commands that sample images share: flags, the model, batches.
+
+use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use dlc_ir::SamplingPlan;
+
+use super::backend::BackendArgs;
+use super::progress::Bar;
+use crate::runtime::{
+    Backend, Bundle, Conditions, DiffusionSession, SampleRequest, SamplerChoice, SamplerWishes, Samples, SessionOptions, SharedWeights,
+    choose_sampler,
+};
+
+/// Flags of a sampler.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct SamplerArgs {
+    /// Steps of the sampler [default: those that the bundle is pruned for, else 50]
+    #[arg(long, value_name = "N", help_heading = "Sampler")]
+    steps: Option<usize>,
+    /// The scheduler: ddim, pndm, euler or dpm-solver++ [default: the bundle's]
+    #[arg(long, value_name = "NAME", help_heading = "Sampler")]
+    scheduler: Option<String>,
+    /// Strength of classifier-free guidance; 1 is none [default: what the bundle is pruned for, else 1.5 if the model can do it]
+    #[arg(long, value_name = "G", help_heading = "Sampler")]
+    guidance: Option<f64>,
+    /// Seed of the first image's noise; each further one has the next seed
+    #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Sampler")]
+    pub seed: u64,
+    /// Images that are computed together; changes nothing but speed and memory
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Sampler")]
+    pub batch: u16,
+    /// What the images are told beside a class: a .safetensors file with the graph's inputs, such as `encoder_hidden_states`, and `negative_...`
+    /// for guidance
+    #[arg(long, value_name = "FILE", help_heading = "Sampler")]
+    embeddings: Option<PathBuf>,
+}
+
+/// The images of one command.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub seeds: Vec<u64>,
+    /// One for each image, or none.
+    pub classes: Vec<usize>,
+    pub conditions: Option<Conditions>,
+    pub batch: usize,
+}
+
+/// A diffusion model's bundle on a backend.
+#[derive(Debug)]
+pub(super) struct DiffusionModel {
+    pub bundle: Bundle,
+    pub backend: Backend,
+    options: SessionOptions,
+}
+
+impl SamplerArgs {
+    /// The sampler for `bundle`.
+    pub fn choose(&self, bundle: &Bundle, no_prune: bool) -> Result<SamplerChoice> {
+        let wishes = SamplerWishes { steps: self.steps, scheduler: self.scheduler.clone(), guidance: self.guidance, no_prune };
+        Ok(choose_sampler(bundle, &wishes)?)
+    }
+
+    /// `count` images of each of the classes; without any, `count` images, of the model's classes in turn.
+    pub fn wanted(&self, bundle: &Bundle, classes: &[usize], count: usize) -> Result<Wanted> {
+        let classes: Vec<usize> = match (classes, bundle.manifest().model.diffusion.as_ref().and_then(|model| model.classes)) {
+            ([], Some(known)) => (0..count).filter_map(|image| image.checked_rem(known.count)).collect(),
+            (given, _) => given.iter().flat_map(|class| std::iter::repeat_n(*class, count)).collect(),
+        };
+        let images = classes.len().max(count);
+        let seeds = (0..images as u64).map(|image| self.seed.wrapping_add(image)).collect();
+        let conditions = self.embeddings.as_deref().map(Conditions::read).transpose()?;
+        Ok(Wanted { seeds, classes, conditions, batch: usize::from(self.batch) })
+    }
+}
+
+impl Wanted {
+    fn batches(&self) -> impl Iterator<Item = Range<usize>> {
+        let images = self.seeds.len();
+        (0..images).step_by(self.batch).map(move |from| from..images.min(from + self.batch))
+    }
+}
+
+impl DiffusionModel {
+    pub fn open(bundle: Bundle, backend: &BackendArgs) -> Result<Self> {
+        Ok(Self { bundle, options: backend.session(), backend: backend.start()? })
+    }
+
+    /// A session without graphs yet, on its own view of the weights.
+    pub fn session(&self) -> Result<DiffusionSession> {
+        let weights: Option<Arc<SharedWeights>> = SharedWeights::open(&self.bundle, &self.backend)?;
+        Ok(DiffusionSession::open(&self.backend, &self.bundle, weights.as_ref(), &self.options)?)
+    }
+}
+
+/// Samples all images, in batches; none if Ctrl-C came between two steps.
+pub(super) fn sample(
+    session: &mut DiffusionSession,
+    wanted: &Wanted,
+    plan: &SamplingPlan,
+    guidance: f64,
+    prune: bool,
+    bar: &Bar,
+) -> Result<Option<Samples>> {
+    let mut all: Option<Samples> = None;
+    let images = wanted.seeds.len();
+    let batches: Vec<Range<usize>> = wanted.batches().collect();
+    for (number, range) in batches.iter().enumerate() {
+        let conditions = wanted.conditions.as_ref().map(|conditions| conditions.of(range.clone(), images)).transpose()?;
+        let request = SampleRequest {
+            plan,
+            guidance,
+            seeds: &wanted.seeds[range.clone()],
+            classes: wanted.classes.get(range.clone()).unwrap_or_default(),
+            conditions: conditions.as_ref(),
+            prune,
+        };
+        let mut progress = |done: usize, total: usize| {
+            dlc_passes::Progress::update(bar, "sampling", number * total + done, batches.len() * total);
+            if dlc_passes::Progress::interrupted(bar) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let Some(samples) = session.sample(&request, &mut progress)? else { return Ok(None) };
+        match &mut all {
+            None => all = Some(samples),
+            Some(all) => {
+                all.shape[0] += samples.shape[0];
+                all.data.extend(samples.data);
+            }
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,165 @@
+//! `dlc sample`.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, serialize};
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use super::backend::BackendArgs;
+use super::diffusion::{DiffusionModel, SamplerArgs, Wanted, sample};
+use super::exit::INTERRUPTED;
+use super::open;
+use super::output::{Output, note};
+use super::progress::Bar;
+use crate::report::{Layout, Picture};
+use crate::runtime::Samples;
+
+/// The most images of one command.
+const MOST_IMAGES: usize = 1 << 16;
+
+/// Make images with a diffusion model's bundle, step by step as it was pruned
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  dlc sample out/ --class 3 -o three.png
+  dlc sample out/ --count 10 --seed 7 -o grid.png
+  dlc sample out/ --class 1,2,3 --count 4 --no-prune --steps 20 --scheduler dpm-solver++ -o grid.png")]
+pub(super) struct Args {
+    /// The bundle
+    bundle: PathBuf,
+    /// The PNG to write: one image, or a grid; what stands there is replaced
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Classes that the images should show [default: the model's, in turn]
+    #[arg(long = "class", value_name = "K[,K..]", value_delimiter = ',')]
+    classes: Vec<usize>,
+    /// Images; with --class, of each class
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    count: u16,
+    /// Run the whole model at every step
+    #[arg(long)]
+    no_prune: bool,
+    #[command(flatten)]
+    sampler: SamplerArgs,
+    /// Write the numbers that the sampler leaves too, as tensor `latents` of a .safetensors file
+    #[arg(long, value_name = "FILE")]
+    latents: Option<PathBuf>,
+    /// Pixels that each pixel becomes, in both directions [default: so many that the short side has 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    scale: Option<u8>,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let output = Output::new(args.json);
+    let bundle = open::bundle(&args.bundle)?;
+    let choice = args.sampler.choose(&bundle, args.no_prune)?;
+    let count = usize::from(args.count);
+    if args.classes.len().max(1) * count > MOST_IMAGES {
+        bail!("{} classes of {count} images each are more than the {MOST_IMAGES} images of one command", args.classes.len());
+    }
+    let wanted = args.sampler.wanted(&bundle, &args.classes, count)?;
+    for file in std::iter::once(&args.output).chain(&args.latents) {
+        check_writable(file)?;
+    }
+    let start = Instant::now();
+    let model = DiffusionModel::open(bundle, &args.backend)?;
+    if let Some(text) = &choice.note {
+        note(text)?;
+    }
+    let bar = Bar::new();
+    let samples = sample(&mut model.session()?, &wanted, &choice.plan, choice.guidance, choice.prune, &bar)?;
+    bar.finish();
+    let Some(samples) = samples else {
+        note("interrupted; nothing was left behind")?;
+        return Ok(INTERRUPTED.into());
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    write(args, &wanted, &samples)?;
+    let evaluations = choice.plan.steps.len();
+    let macs = model.bundle.manifest().sampling.as_ref().filter(|_| choice.prune).map_or(1.0, |sampling| sampling.macs);
+    let images = wanted.seeds.len();
+    note(&format!(
+        "{images} image{} in {seconds:.1} s: {} with {} steps, guidance {}, {evaluations} evaluations, {:.0}% of the whole model's multiply-adds",
+        if images == 1 { "" } else { "s" },
+        choice.scheduler,
+        choice.steps,
+        choice.guidance,
+        100.0 * macs
+    ))?;
+    output.result(&args.output.display().to_string())?;
+    output.json(&json!({
+        "output": args.output, "latents": args.latents, "seeds": wanted.seeds, "classes": wanted.classes, "seconds": seconds,
+        "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance, "pruned": choice.prune,
+        "evaluations": evaluations, "macs": macs, "backend": model.backend.kind().name(),
+    }))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the picture and, if asked for, the latents: both or none.
+fn write(args: &Args, wanted: &Wanted, samples: &Samples) -> Result<()> {
+    let [images, channels, height, width] = samples.shape;
+    if channels > 3 {
+        note("dlc has no decoder for latents: the picture shows their first three channels; --latents FILE keeps all")?;
+    }
+    // Each class has a row of its own, if there are several images of several classes.
+    let columns = Some(usize::from(args.count)).filter(|count| *count > 1 && args.classes.len() > 1);
+    let layout = Layout::new(images, columns, [height, width], args.scale.map(usize::from));
+    let picture = Picture::grid(samples.images(), [channels, height, width], layout).and_then(|picture| picture.to_png());
+    let picture = picture.context("the picture would be too large: ask for fewer images, or for a smaller --scale")?;
+    let mut files = vec![(staged(&args.output, &picture)?, &args.output)];
+    if let Some(path) = &args.latents {
+        files.push((staged(path, &latents(wanted, samples)?)?, path));
+    }
+    for (file, path) in files {
+        file.persist(path).with_context(|| format!("can't write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn latents(wanted: &Wanted, samples: &Samples) -> Result<Vec<u8>> {
+    let data: Vec<u8> = samples.data.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let classes: Vec<u8> = wanted.classes.iter().flat_map(|class| (*class as i64).to_le_bytes()).collect();
+    let mut tensors = vec![("latents", TensorView::new(Dtype::F32, samples.shape.to_vec(), &data)?)];
+    if !wanted.classes.is_empty() {
+        tensors.push(("class_labels", TensorView::new(Dtype::I64, vec![wanted.classes.len()], &classes)?));
+    }
+    Ok(serialize(tensors, None)?)
+}
+
+/// Refuses what can't be written in the end, before anything is computed.
+fn check_writable(path: &Path) -> Result<()> {
+    if path.is_dir() || path.file_name().is_none() {
+        bail!("{} is a folder; name a file to write", path.display());
+    }
+    let folder = folder(path);
+    if folder.is_dir() { Ok(()) } else { bail!("can't write {}: {} isn't a folder", path.display(), folder.display()) }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The content in a hidden file beside `path`, which goes away unless it is given that name.
+fn staged(path: &Path, content: &[u8]) -> Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".dlc-tmp-");
+    #[cfg(unix)]
+    builder.permissions(<fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
+    let write = || {
+        let mut file = builder.tempfile_in(folder(path))?;
+        file.write_all(content)?;
+        Ok::<_, std::io::Error>(file)
+    };
+    write().with_context(|| format!("can't write {}", path.display()))
+}

@@ -1,0 +1,36 @@
+//! The noise that samplers start from.
+
+use std::f64::consts::TAU;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// `n` draws from the standard normal distribution, the same ones for the same seed: `ChaCha8`, and Box and Muller's transform in double
+/// precision.
+pub fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut pair = move || {
+        // In (0, 1], so that its logarithm is finite.
+        let (radius, angle) = (1.0 - rng.random::<f64>(), TAU * rng.random::<f64>());
+        let radius = (-2.0 * radius.ln()).sqrt();
+        [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
+    };
+    std::iter::repeat_with(&mut pair).flatten().take(n).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::noise;
+
+    #[test]
+    fn noise_is_standard_normal_and_follows_from_the_seed() {
+        let n = 200_000;
+        let draws = noise(5, n);
+        let moment = |k: i32| draws.iter().map(|x| f64::from(*x).powi(k)).sum::<f64>() / n as f64;
+        for (k, expected) in [(1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)] {
+            assert!((moment(k) - expected).abs() < 0.05, "moment {k}: {}", moment(k));
+        }
+        assert_eq!(noise(5, 7), draws[..7]);
+        assert_ne!(noise(6, 7), draws[..7]);
+    }
+}
