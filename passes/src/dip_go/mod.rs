@@ -7,6 +7,8 @@ mod gates;
 mod options;
 mod rollout;
 mod supernet;
+#[cfg(test)]
+mod tests;
 
 use dlc_ir::{Module, SamplingPlan, SkipSchedule};
 
