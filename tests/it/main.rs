@@ -17,3 +17,4 @@ mod goldens;
 mod output;
 mod readme;
 mod running;
+mod sampling;
