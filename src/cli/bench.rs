@@ -8,35 +8,47 @@ use dlc_ir::Task;
 use serde_json::json;
 
 use super::backend::{BackendArgs, describe};
+use super::diffusion::SamplerArgs;
 use super::exit::CHECK_FAILED;
 use super::models::Models;
 use super::output::{Output, note};
 use super::progress::{Bar, interruption};
-use super::{bench_encoder, open, prompts};
+use super::{bench_diffusion, bench_encoder, open, prompts};
 use crate::report::Table;
 use crate::runtime::{DecodeOptions, Equality, PromptMeasurement, StepCosts, best_gamma, measure, predicted_speedup, step_costs};
 
 /// Measure plain against speculative decoding, in alternation in one run, with acceptance and equality of the output; of an encoder the
-/// latency, and the pruned one beside the whole
+/// latency, and the pruned one beside the whole; of a diffusion model, time and quality of the images, likewise
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The bundle
     bundle: PathBuf,
     /// File of prompts (for an encoder, texts), one a line, or .jsonl with `prompt` [default: 8 built-in ones]
     #[arg(long, value_name = "FILE")]
-    prompts: Option<PathBuf>,
+    pub(super) prompts: Option<PathBuf>,
     /// Tokens to write for each prompt
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
     /// Tokens that the draft proposes per round
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     gamma: u8,
-    /// Runs of each kind for each prompt; the median counts. Ten times as many for an encoder
+    /// Runs of each kind for each prompt; the median counts. Ten times as many for an encoder; for a diffusion model, runs of all images
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     pub(super) repeats: u8,
     /// Lengths of the texts that an encoder reads, in tokens; longer ones than it takes are left out
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [16, 64, 128, 256], value_parser = length)]
     pub(super) lengths: Vec<usize>,
+    /// Images that a diffusion model makes, of its classes in turn
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) count: u16,
+    /// Tells the classes of images apart: a .safetensors file of linear layers, `layers.N.weight` and `layers.N.bias`
+    #[arg(long, value_name = "FILE")]
+    pub(super) classifier: Option<PathBuf>,
+    /// What images should be like: a .safetensors file with `mean` and `covariance` of their numbers
+    #[arg(long, value_name = "FILE")]
+    pub(super) statistics: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) sampler: SamplerArgs,
     #[command(flatten)]
     pub(super) backend: BackendArgs,
     /// Print the result as JSON
@@ -70,8 +82,10 @@ struct Totals {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let bundle = open::bundle(&args.bundle)?;
-    if bundle.manifest().model.task != Task::TextGeneration {
-        return bench_encoder::run(args, bundle);
+    match bundle.manifest().model.task {
+        Task::TextGeneration => {}
+        Task::ImageGeneration => return bench_diffusion::run(args, bundle),
+        _ => return bench_encoder::run(args, bundle),
     }
     let prompts = prompts(args)?;
     let mut models = Models::open(&args.bundle, &args.backend, true)?;

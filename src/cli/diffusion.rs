@@ -29,7 +29,7 @@ pub(super) struct SamplerArgs {
     /// Seed of the first image's noise; each further one has the next seed
     #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Sampler")]
     pub seed: u64,
-    /// Images that are computed together; changes nothing but speed and memory
+    /// Images that are computed together: more take less time and more memory
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Sampler")]
     pub batch: u16,
     /// What the images are told beside a class: a .safetensors file with the graph's inputs, such as `encoder_hidden_states`, and `negative_...`

@@ -4,6 +4,7 @@
 
 mod backend;
 mod bench;
+mod bench_diffusion;
 mod bench_encoder;
 mod compile;
 mod completions;

@@ -1,11 +1,13 @@
 //! Text for people: tables, bar charts and summaries; and pictures. Pure: data in, text or bytes out; never prints.
 
 mod chart;
+mod heatmap;
 mod picture;
 mod summary;
 mod table;
 
 pub use chart::score_chart;
+pub use heatmap::heat_map;
 pub use picture::{Layout, Picture};
 pub use summary::{bundle_summary, checks_table, module_summary, onnx_summary, pass_summary};
 pub use table::Table;

@@ -1,14 +1,16 @@
 //! Summaries of modules, bundles, ONNX files, passes and checks.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use dlc_exporters::manifest::Manifest;
 use dlc_exporters::onnx::OnnxSummary;
 use dlc_ir::cost::{TEXT_TOKENS, cost, macs_per_image};
-use dlc_ir::{Diffusion, Module};
+use dlc_ir::{Diffusion, Module, Sampling};
 use dlc_passes::{PassRun, WeightChange};
 
 use super::chart::score_chart;
+use super::heatmap::heat_map;
 use super::table::Table;
 use crate::pipeline::Check;
 
@@ -77,11 +79,28 @@ pub fn bundle_summary(manifest: &Manifest) -> String {
         files.row([name.clone(), file.bytes.to_string(), file.sha256.chars().take(16).collect()]);
     }
     let _ = write!(text, "{files}");
+    if let Some(sampling) = &manifest.sampling {
+        let _ = write!(text, "\n{}", sampling_summary(sampling));
+    }
     if !manifest.passes.is_empty() {
         let names: Vec<&str> = manifest.passes.iter().map(|p| p.name.as_str()).collect();
         let _ = writeln!(text, "\npasses: {}", names.join(" > "));
     }
     text
+}
+
+/// How a pruned bundle is sampled: the sampler, what it saves, and what is computed when.
+fn sampling_summary(sampling: &Sampling) -> String {
+    let graphs: BTreeSet<&str> = sampling.evaluations.iter().map(|e| e.graph.as_str()).collect();
+    let (evaluations, share) = (sampling.evaluations.len(), 100.0 * sampling.macs);
+    format!(
+        "sampled by {} in {} steps, guidance {}: {evaluations} evaluations of {} graphs, {share:.1}% of the whole model's multiply-adds\n\n{}",
+        sampling.scheduler,
+        sampling.steps,
+        sampling.guidance,
+        graphs.len(),
+        heat_map(&sampling.schedule)
+    )
 }
 
 /// What an ONNX file is: producer, operators, boundary.

@@ -3,6 +3,8 @@
 //! A bundle may come from anyone: sizes are capped, names stay inside the folder, and what the manifest says about files is
 //! compared with what is there. Never writes.
 
+mod sampling;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
@@ -95,15 +97,16 @@ impl Bundle {
             problems.push("it names no graph".to_owned());
         }
         let model = &manifest.model;
-        let sizes = match &model.diffusion {
-            Some(d) => vec![("channel count", d.channels), ("height", d.height), ("width", d.width), ("channel count", d.out_channels)],
-            None => vec![("vocabulary", model.vocab_size), ("context", model.context_length)],
-        };
-        for (what, number) in sizes {
-            if !(1..=LARGEST).contains(&number) {
-                problems.push(format!("a {what} of {number} is absurd"));
+        if let Some(diffusion) = &model.diffusion {
+            problems.extend(sampling::model_problems(diffusion));
+        } else {
+            for (what, number) in [("vocabulary", model.vocab_size), ("context", model.context_length)] {
+                if !(1..=LARGEST).contains(&number) {
+                    problems.push(format!("a {what} of {number} is absurd"));
+                }
             }
         }
+        problems.extend(sampling::schedule_problems(manifest));
         let mut graphs = BTreeSet::new();
         for graph in &manifest.graphs {
             if !graphs.insert(graph.name.as_str()) {

@@ -18,3 +18,4 @@ mod goldens;
 mod output;
 mod readme;
 mod running;
+mod sampling;

@@ -2,13 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use dlc_ir::cost::{Sizes, macs};
+use dlc_ir::cost::{Sizes, TEXT_TOKENS, macs};
 use dlc_ir::{BlockId, Def, Graph, NodeId, Op, Operand, SkipGranularity, ValueId, WeightTable};
 
 use crate::error::PassError;
-
-/// How long axes are for counting multiply-adds: one image, and a text as long as CLIP's.
-const TEXT: u64 = 77;
 
 /// Blocks that are computed or reused as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +56,7 @@ impl<'m> SkipNet<'m> {
         if units.is_empty() {
             return Err(unsupported("the target has no blocks to skip"));
         }
-        let sizes: Sizes = symbols(graph);
+        let sizes = Sizes::from([("batch".to_owned(), 1), ("text".to_owned(), TEXT_TOKENS)]);
         let costs: Option<Vec<u64>> = graph.nodes().map(|(_, node)| macs(graph, weights, node, &sizes)).collect();
         let costs = costs.ok_or_else(|| unsupported("the target is larger than dlc can count"))?;
         let mut net = Self { graph, weights, granularity, units, values: Vec::new(), macs: costs };
@@ -153,30 +150,29 @@ impl<'m> SkipNet<'m> {
     }
 }
 
-fn symbols(graph: &Graph) -> Sizes {
-    let symbols = graph.inputs().iter().flat_map(|i| graph.value(i.value).ty.shape.0.iter().flat_map(|d| d.symbols().to_vec()).collect::<Vec<_>>());
-    symbols.map(|s| (s.to_string(), if &*s == "batch" { 1 } else { TEXT })).collect()
-}
-
-/// The units of a graph: its blocks, or those of a layer or stage together, named by what their names begin with.
+/// The units of a graph: its blocks, or those of a layer or stage together.
 fn units(graph: &Graph, granularity: SkipGranularity) -> Vec<SkipUnit> {
     let mut units: Vec<(u32, SkipUnit)> = Vec::new();
     for (id, block) in graph.blocks() {
         match units.last_mut() {
-            Some((layer, unit)) if granularity == SkipGranularity::Block && *layer == block.layer => {
-                unit.name = common_start(&unit.name, &block.name);
-                unit.blocks.push(id);
+            Some((layer, unit)) if granularity == SkipGranularity::Block && *layer == block.layer => unit.blocks.push(id),
+            _ => {
+                let name = if granularity == SkipGranularity::Block { stage(&block.name) } else { block.name.clone() };
+                units.push((block.layer, SkipUnit { name, blocks: vec![id] }));
             }
-            _ => units.push((block.layer, SkipUnit { name: block.name.clone(), blocks: vec![id] })),
         }
     }
     units.into_iter().map(|(_, unit)| unit).collect()
 }
 
-/// The parts between dots that two names begin with alike.
-fn common_start(a: &str, b: &str) -> String {
-    let parts = a.split('.').zip(b.split('.')).take_while(|(x, y)| x == y).map(|(x, _)| x);
-    parts.collect::<Vec<_>>().join(".")
+/// The layer or stage that a block's name begins with: `layers.3` of `layers.3.attn`, `mid` of `mid.resnet.0`.
+fn stage(block: &str) -> String {
+    let mut parts = block.split('.');
+    let first = parts.next().unwrap_or_default();
+    match parts.next() {
+        Some(number) if number.bytes().all(|b| b.is_ascii_digit()) => format!("{first}.{number}"),
+        _ => first.to_owned(),
+    }
 }
 
 /// What a block adds to its residual, if its last node is that sum.

@@ -74,3 +74,58 @@ fn a_folder_without_a_manifest_is_no_bundle() {
     let folder = tempfile::tempdir().unwrap();
     assert!(Bundle::open(folder.path()).unwrap_err().to_string().contains(MANIFEST_FILE));
 }
+
+/// A diffusion bundle of two evaluations: the first remembers `a`, the second takes it. Then `edit`.
+fn open_sampled(edit: impl Fn(String) -> String) -> Result<Bundle> {
+    let diffusion = "diffusion: {channels: 1, height: 2, width: 2, out_channels: 1, classes: {count: 10, unconditional: 10}}";
+    let sampling = "sampling:\n  scheduler: ddim\n  steps: 2\n  guidance: 1.5\n  macs: 0.5\n\
+                    \x20 schedule: {granularity: branch, reuse: hold, units: [a], steps: ['#', '.']}\n\
+                    \x20 evaluations: [{graph: target}, {graph: again, forecast: [1.0]}]\n";
+    let port = |name: &str| format!("{{name: {name}, dtype: f32, shape: []}}");
+    let graph = |name: &str, inputs: &str, outputs: &str| {
+        format!("- {{name: {name}, file: model.onnx, parameters: 4, inputs: [{inputs}], outputs: [{outputs}], caches: []}}\n")
+    };
+    let graphs = graph("target", "", &port("remember.a")) + &graph("again", &[port("memory.a.0"), port("forecast")].join(", "), "");
+    open(|text| {
+        let (head, tail) = text.split_once("graphs:\n").unwrap();
+        let head = head.replace("task: text-generation", &format!("task: image-generation, {diffusion}"));
+        edit(format!("{head}{sampling}graphs:\n{graphs}weights:{}", tail.split_once("weights:").unwrap().1))
+    })
+}
+
+#[test]
+fn schedules_that_cannot_run_are_refused_with_the_evaluation() {
+    open_sampled(|text| text).unwrap();
+    let cases = [
+        ("graph: again,", "graph: step.9,", "evaluation 1, graph `step.9`: there is no such graph"),
+        (
+            "evaluations: [{graph: target}, ",
+            "evaluations: [{graph: again, forecast: [1.0]}, ",
+            "evaluation 0, graph `again`: it takes value 0 of `a`, of which 0",
+        ),
+        ("memory.a.0", "memory.a.1", "it takes value 1 of `a`, of which 1"),
+        ("memory.a.0", "memory.a.18446744073709551615", "of which 1"),
+        ("forecast: [1.0]", "forecast: [1.0, 2.0]", "its forecast has 2 weights instead of 1"),
+        ("forecast: [1.0]", "forecast: []", "its forecast has 0 weights instead of 1"),
+        ("forecast: [1.0]", "forecast: [.nan]", "its forecast has the weight NaN"),
+        ("{graph: target}, ", "", "the schedule has 2 rows for 1 evaluations"),
+        ("['#', '.']", "['#', '.', '#']", "the schedule has 3 rows for 2 evaluations"),
+        ("['#', '.']", "['#', '?']", "step 1 is `?`"),
+        ("['#', '.']", "['#', '..']", "step 1 has 2 cells"),
+        ("steps: 2", "steps: 0", "0 steps are absurd"),
+        ("guidance: 1.5", "guidance: .inf", "guidance inf"),
+        ("macs: 0.5", "macs: -1", "share of -1"),
+        ("task: image-generation, diffusion", "task: fill-mask, diffusion", "isn't sampled"),
+        ("height: 2", "height: 0", "a height of 0 is absurd"),
+        ("height: 2, width: 2", "height: 268435456, width: 268435456", "are absurd"),
+        ("count: 10", "count: 0", "0 classes are absurd"),
+    ];
+    for (from, to, reason) in cases {
+        let error = open_sampled(|text| {
+            assert!(text.contains(from), "{from}");
+            text.replacen(from, to, 1)
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(MANIFEST_FILE) && error.contains(reason), "{to}: {error}");
+    }
+}

@@ -9,6 +9,7 @@ mod feeds;
 mod memory;
 mod noise;
 mod ports;
+mod quality;
 mod tensors;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use dlc_ir::{Diffusion, SamplingPlan};
 pub use self::choice::{SamplerChoice, SamplerWishes, choose_sampler};
 pub use self::feeds::Conditions;
 pub use self::noise::noise;
+pub use self::quality::{Classifier, Statistics, psnr};
 pub use self::tensors::{FloatTensor, read_tensors};
 
 use self::feeds::Feeds;

@@ -1,0 +1,173 @@
+//! `dlc bench` with a diffusion model: time and quality of its images, and of the pruned model's beside them.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use super::backend::describe;
+use super::bench::Args;
+use super::diffusion::{DiffusionModel, Wanted, sample};
+use super::exit::INTERRUPTED;
+use super::output::{Output, note};
+use super::progress::Bar;
+use crate::report::Table;
+use crate::runtime::{Bundle, Classifier, SamplerChoice, Samples, Statistics, psnr};
+
+/// What images are judged by, where it was given.
+struct Judges {
+    classifier: Option<Classifier>,
+    statistics: Option<Statistics>,
+}
+
+/// The whole model, or the pruned one.
+struct Side {
+    name: &'static str,
+    prune: bool,
+    macs: f64,
+    /// Seconds until the graphs were loaded, and from there until all images were made, of each run.
+    times: Vec<[f64; 2]>,
+    /// The images of the last run.
+    samples: Option<Samples>,
+}
+
+pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
+    if args.prompts.is_some() {
+        bail!("the bundle is a {}, which makes images and reads no prompts: leave --prompts out", bundle.manifest().model.family);
+    }
+    let output = Output::new(args.json);
+    let macs = bundle.manifest().sampling.as_ref().map(|sampling| sampling.macs);
+    let choice = args.sampler.choose(&bundle, false)?;
+    let wanted = args.sampler.wanted(&bundle, &[], usize::from(args.count))?;
+    let judges = Judges {
+        classifier: args.classifier.as_deref().map(Classifier::read).transpose()?,
+        statistics: args.statistics.as_deref().map(Statistics::read).transpose()?,
+    };
+    let model = DiffusionModel::open(bundle, &args.backend)?;
+    note(&format!("running on {}", describe(&model.backend)))?;
+    let side = |name, prune, macs| Side { name, prune, macs, times: vec![], samples: None };
+    let mut sides = vec![side("full", false, 1.0)];
+    sides.extend(macs.map(|macs| side("pruned", true, macs)));
+    let bar = Bar::new();
+    for _ in 0..args.repeats {
+        for side in &mut sides {
+            if !side.measure(&model, &wanted, &choice, &bar)? {
+                return Ok(INTERRUPTED.into());
+            }
+        }
+    }
+    bar.finish();
+    let quality = sides.iter().map(|side| judges.quality(&wanted, side.samples.as_ref())).collect::<Result<Vec<_>>>()?;
+    let agreement = match &sides[..] {
+        [Side { samples: Some(full), .. }, Side { samples: Some(pruned), .. }] => Some(psnr(&full.data, &pruned.data)),
+        _ => None,
+    };
+    output.result(&table(&sides, &quality, agreement).to_string())?;
+    let images = wanted.seeds.len();
+    output.result(&format!(
+        "{} in {} steps, guidance {}, {images} images of {} evaluations; seconds with the loading of the graphs, median of {} runs in alternation",
+        choice.scheduler,
+        choice.steps,
+        choice.guidance,
+        choice.plan.steps.len(),
+        args.repeats
+    ))?;
+    let rows = sides.iter().zip(&quality).map(|(side, quality)| (side.name.to_owned(), side.json(quality)));
+    let mut report = json!({
+        "backend": model.backend.kind().name(), "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance,
+        "images": images, "evaluations": choice.plan.steps.len(), "repeats": args.repeats,
+        "speedup": sides.get(1).map(|pruned| sides[0].seconds() / pruned.seconds()), "psnr": agreement,
+        "equal": agreement.map(f64::is_infinite),
+    });
+    if let Value::Object(report) = &mut report {
+        report.extend(rows);
+    }
+    output.json(&report)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Side {
+    /// Loads the graphs anew and makes all images; false if Ctrl-C came between two steps.
+    fn measure(&mut self, model: &DiffusionModel, wanted: &Wanted, choice: &SamplerChoice, bar: &Bar) -> Result<bool> {
+        let start = Instant::now();
+        let mut session = model.session()?;
+        session.load(self.prune)?;
+        let load = start.elapsed().as_secs_f64();
+        self.samples = sample(&mut session, wanted, &choice.plan, choice.guidance, self.prune, bar)?;
+        self.times.push([load, start.elapsed().as_secs_f64() - load]);
+        Ok(self.samples.is_some())
+    }
+
+    /// The median of whole runs.
+    fn seconds(&self) -> f64 {
+        median(self.times.iter().map(|times| times[0] + times[1]))
+    }
+
+    fn load_seconds(&self) -> f64 {
+        median(self.times.iter().map(|times| times[0]))
+    }
+
+    fn json(&self, quality: &Quality) -> Value {
+        json!({
+            "macs": self.macs, "seconds": self.seconds(), "load_seconds": self.load_seconds(),
+            "runs": self.times, "as_asked": quality.as_asked, "frechet": quality.frechet,
+        })
+    }
+}
+
+/// How good images are, where there was something to judge them by.
+struct Quality {
+    /// The share that shows the class that was asked for.
+    as_asked: Option<f64>,
+    /// The distance of their numbers from the wanted statistics.
+    frechet: Option<f64>,
+}
+
+impl Judges {
+    fn quality(&self, wanted: &Wanted, samples: Option<&Samples>) -> Result<Quality> {
+        let Some(samples) = samples else { return Ok(Quality { as_asked: None, frechet: None }) };
+        let width = samples.shape[1..].iter().product();
+        let unfit = |what: &str, numbers: usize| format!("the {what} is for images of {numbers} numbers, and the bundle's have {width}");
+        if let Some(classifier) = self.classifier.as_ref().filter(|classifier| classifier.inputs() != width) {
+            bail!(unfit("classifier", classifier.inputs()));
+        }
+        if self.classifier.is_some() && wanted.classes.is_empty() {
+            bail!("the model is told no class, so its images can't be classified as asked: leave --classifier out");
+        }
+        let right = |classifier: &Classifier| {
+            let found = samples.images().zip(&wanted.classes).filter(|(image, class)| classifier.classify(image) == Some(**class));
+            found.count() as f64 / wanted.classes.len() as f64
+        };
+        let frechet = match &self.statistics {
+            None => None,
+            Some(statistics) if statistics.width() != width => bail!(unfit("statistics", statistics.width())),
+            Some(statistics) => Statistics::of(samples.images(), width)?.distance(statistics),
+        };
+        Ok(Quality { as_asked: self.classifier.as_ref().map(right), frechet })
+    }
+}
+
+fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
+    let mut table = Table::new(&["model", "MACs", "seconds", "of it loading", "speedup", "PSNR to full", "as asked", "Frechet"]);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    for (side, quality) in sides.iter().zip(quality) {
+        table.row([
+            side.name.to_owned(),
+            format!("{:.1}%", 100.0 * side.macs),
+            format!("{:.3}", side.seconds()),
+            format!("{:.3}", side.load_seconds()),
+            or_dash(sides.first().filter(|_| side.prune).map(|full| format!("{:.2}x", full.seconds() / side.seconds()))),
+            or_dash(agreement.filter(|_| side.prune).map(|psnr| format!("{psnr:.1} dB"))),
+            or_dash(quality.as_asked.map(|share| format!("{:.1}%", 100.0 * share))),
+            or_dash(quality.frechet.map(|distance| format!("{distance:.3}"))),
+        ]);
+    }
+    table
+}
+
+fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = numbers.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
