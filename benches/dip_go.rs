@@ -188,7 +188,7 @@ fn plot(curves: &[(&str, Vec<Quality>)], full: &Quality) -> String {
         if of(full).is_finite() {
             let _ = writeln!(
                 svg,
-                "<line x1=\"{left}\" x2=\"{:.0}\" y1=\"{2:.1}\" y2=\"{2:.1}\" stroke=\"#333\" stroke-dasharray=\"4\"/>",
+                "<line x1=\"{left}\" x2=\"{0:.0}\" y1=\"{1:.1}\" y2=\"{1:.1}\" stroke=\"#333\" stroke-dasharray=\"4\"/>",
                 left + 280.0,
                 y(of(full))
             );
