@@ -265,7 +265,9 @@ fn bench_asks_a_classifier_what_the_images_show() {
 
 #[test]
 fn inspect_shows_what_is_computed_when() {
-    let text = remembered().ok(&["inspect", "tiny"]).stdout;
+    let shell = remembered();
+    assert_eq!(shell.ok(&["verify", "tiny", "--backend", "tract"]).stdout.matches("  ok").count(), 4);
+    let text = shell.ok(&["inspect", "tiny"]).stdout;
     snapshot!("inspect", text);
 }
 
