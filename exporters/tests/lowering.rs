@@ -29,6 +29,14 @@ fn each_profile_has_its_operators() {
 }
 
 #[test]
+fn images_are_convolved_normed_and_resized_alike_in_every_profile() {
+    let image = include_str!("graphs/image.dlc");
+    for profile in Profile::ALL {
+        insta::assert_snapshot!(format!("listing_image_{}", profile.name()), export(image, profile).unwrap().listing());
+    }
+}
+
+#[test]
 fn half_precision_norms_and_softmax_are_computed_in_single_precision() {
     insta::assert_snapshot!("listing_portable_f16", export(&target_in("f16"), Profile::Portable).unwrap().listing());
     let onnx = export(&target_in("bf16"), Profile::Onnx).unwrap();

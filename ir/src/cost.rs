@@ -67,6 +67,16 @@ pub fn graph_macs(graph: &Graph, weights: &WeightTable, sizes: &Sizes) -> Option
     graph.nodes().try_fold(0u64, |sum, (_, node)| sum.checked_add(macs(graph, weights, node, sizes)?))
 }
 
+/// Tokens of text that the arithmetic of models of images is counted with: as many as CLIP gives.
+pub const TEXT_TOKENS: u64 = 77;
+
+/// Multiply-adds for one image, told [`TEXT_TOKENS`] tokens if the model takes a text; nothing for graphs that don't work on images.
+pub fn macs_per_image(graph: &Graph, weights: &WeightTable) -> Option<u64> {
+    let on_images = graph.nodes().any(|(_, node)| matches!(node.op, Op::Conv2d { .. }));
+    let sizes = Sizes::from([("batch".to_owned(), 1), ("text".to_owned(), TEXT_TOKENS)]);
+    if on_images { graph_macs(graph, weights, &sizes) } else { None }
+}
+
 fn operand_type(graph: &Graph, weights: &WeightTable, operand: Operand) -> ValueType {
     match operand {
         Operand::Value(value) => graph.value(value).ty.clone(),

@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 use serde::Serialize;
 use similar::TextDiff;
 
-use crate::cost::{Cost, cost};
+use crate::cost::{Cost, cost, macs_per_image};
 use crate::graph::Graph;
 use crate::weight::WeightTable;
 
@@ -29,6 +29,9 @@ pub struct GraphDiff {
     pub cost_before: Cost,
     /// Cost of the second graph.
     pub cost_after: Cost,
+    /// Multiply-adds for an image before and after, of graphs that work on images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macs: Option<(u64, u64)>,
     /// Unified diff of the text forms, empty for equal graphs.
     pub text: String,
 }
@@ -61,6 +64,7 @@ pub fn diff(before: (&Graph, &WeightTable), after: (&Graph, &WeightTable)) -> Gr
         kept: names(before.0, &|n| b.get(n).is_some_and(|text| Some(text) == a.get(n))),
         cost_before: cost(before.0, before.1),
         cost_after: cost(after.0, after.1),
+        macs: macs_per_image(before.0, before.1).zip(macs_per_image(after.0, after.1)),
         text,
     }
 }
@@ -112,11 +116,15 @@ impl GraphDiff {
         }
         let _ = writeln!(text, "  {:<8} {:>3}", "kept", self.kept.len());
         let (a, b) = (&self.cost_before, &self.cost_after);
-        for (what, a, b) in [
-            ("parameters", a.parameters, b.parameters),
-            ("FLOPs/token", a.flops_per_token, b.flops_per_token),
-            ("cache bytes/token", a.cache_bytes_per_token, b.cache_bytes_per_token),
-        ] {
+        let mut rows = vec![("parameters", a.parameters, b.parameters)];
+        match self.macs {
+            Some((before, after)) => rows.push(("MACs/image", before, after)),
+            None => rows.extend([
+                ("FLOPs/token", a.flops_per_token, b.flops_per_token),
+                ("cache bytes/token", a.cache_bytes_per_token, b.cache_bytes_per_token),
+            ]),
+        }
+        for (what, a, b) in rows {
             let change = if a == 0 { 0.0 } else { 100.0 * (b as f64 - a as f64) / a as f64 };
             let _ = writeln!(text, "  {what:<18} {a:>13} -> {b:>13}  {change:>+6.1}%");
         }

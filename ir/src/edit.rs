@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::block::Block;
 use crate::error::IrError;
-use crate::graph::{Block, Def, Graph, Input, Node, Operand, Output, Value};
+use crate::graph::{Def, Graph, Input, Node, Operand, Output, Value};
 use crate::index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 
 impl Graph {

@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+mod block;
 mod codec;
 pub mod cost;
 pub mod diff;
@@ -24,9 +25,10 @@ mod types;
 pub mod verify;
 mod weight;
 
+pub use block::{Block, BlockKind};
 pub use error::{Fault, IrError};
 pub use expr::{Blob, Expr};
-pub use graph::{Block, BlockKind, CachePart, CacheRole, Def, Graph, GraphBuilder, Input, Node, Operand, Output, Value};
+pub use graph::{CachePart, CacheRole, Def, Graph, GraphBuilder, Input, Node, Operand, Output, Value};
 pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 pub use module::{Classes, Diffusion, ModelInfo, Module, SideFile, Task};
 pub use op::{Attention, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding};

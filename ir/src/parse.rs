@@ -7,8 +7,9 @@ use std::str::FromStr;
 
 use self::attributes::Attributes;
 
+use crate::block::BlockKind;
 use crate::error::IrError;
-use crate::graph::{BlockKind, CachePart, CacheRole, Graph, GraphBuilder, Operand};
+use crate::graph::{CachePart, CacheRole, Graph, GraphBuilder, Operand};
 use crate::index::ValueId;
 use crate::types::{DType, Dim, Shape, ValueType, sym};
 use crate::weight::WeightTable;

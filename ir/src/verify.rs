@@ -7,7 +7,7 @@
 //! - V5: outputs name defined values.
 //! - V6: a block's residual input and output are of one type, unless its kind may change it; the output is made inside the block, the input
 //!   outside of it and before.
-//! - V7: values made inside a block are read outside of it only through its output, or as a cache output.
+//! - V7: values made inside a block are read outside of it only through its output, or as an output that is a cache or remembered.
 //! - V8: every cache output has one cache input of the same layer, part, element type and heads; none stands for two.
 //! - V9: names of blocks are unique, and a block's nodes stand together.
 //! - V10: inputs come before values made by nodes.
@@ -19,6 +19,7 @@ use crate::error::IrError;
 use crate::graph::{CacheRole, Def, Graph, Operand};
 use crate::index::{BlockId, NodeId, ValueId};
 use crate::infer::infer;
+use crate::schedule::memory;
 use crate::types::ValueType;
 use crate::weight::WeightTable;
 
@@ -211,9 +212,10 @@ impl Verifier<'_> {
         for output in &graph.outputs {
             if let Some(owner) = self.owner(output.value)
                 && output.cache.is_none()
+                && memory::parse_output(&output.name).is_none()
                 && graph.blocks[owner].output != output.value
             {
-                self.report(7, &output.name, format!("stands inside of block {} and is not a cache", graph.blocks[owner].name));
+                self.report(7, &output.name, format!("stands inside of block {} and is neither cache nor remembered", graph.blocks[owner].name));
             }
         }
     }

@@ -2,7 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use dlc_ir::diff::diff;
-use dlc_ir::{Graph, WeightTable, parse_graph, parse_graph_over, verify};
+use dlc_ir::{BlockKind, Graph, WeightTable, parse_graph, parse_graph_over, verify};
 use proptest::prelude::*;
 
 const DECODER: &str = include_str!("graphs/decoder.dlc");
@@ -84,6 +84,63 @@ fn a_graph_does_not_differ_from_itself() {
     let same = diff((&graph, &weights), (&graph, &weights));
     assert!(same.is_empty());
     assert_eq!(same.kept, ["layers.0.attn", "layers.0.mlp", "layers.1.attn"]);
+}
+
+#[test]
+fn only_blocks_of_some_kinds_may_change_their_type() {
+    let text = |kind: &str| {
+        format!(
+            "graph target {{
+  input x: f32[batch, 2, 4, 4]
+  block b ({kind} layer=0) from %x {{
+    %b.0 = upsample_nearest %x factor=2 : f32[batch, 2, 8, 8]
+  }} to %b.0
+  output y = %b.0
+}}"
+        )
+    };
+    for kind in BlockKind::ALL {
+        let parsed = parse_graph(&text(kind.name()));
+        assert_eq!(parsed.is_ok(), !kind.keeps_type(), "{}", kind.name());
+        if let Err(error) = parsed {
+            assert!(error.to_string().contains("V6 at b: its residual input and output are of different types"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn ops_on_images_are_refused_where_their_inputs_do_not_fit() {
+    let cases = [
+        ("conv2d %x, @k stride=0 padding=0,0 : f32[batch, 3, 2, 2]", "has no place"),
+        ("conv2d %x, @k stride=1 padding=0,18446744073709551615 : f32[batch, 3, 2, 2]", "has no place"),
+        ("conv2d %x, @large stride=1 padding=0,0 : f32[batch, 3, 2, 2]", "has no place"),
+        ("conv2d %x, @v stride=1 padding=0,0 : f32[batch, 3, 2, 2]", "is not [out, in, height, width]"),
+        ("conv2d %x, @k, @v stride=1 padding=0,0 : f32[batch, 3, 2, 2]", "the bias is not f32[3]"),
+        ("conv2d %t, @k stride=1 padding=0,0 : f32[batch, 3, 2, 2]", "is not [batch, channels, height, width]"),
+        ("conv2d %x, @k stride=1 padding=1 : f32[batch, 3, 4, 4]", "two numbers"),
+        ("group_norm %x, @v, @v groups=0 eps=1e-5 : f32[batch, 2, 4, 4]", "0 groups don't divide"),
+        ("group_norm %x, @v, @v groups=3 eps=1e-5 : f32[batch, 2, 4, 4]", "3 groups don't divide"),
+        ("upsample_nearest %x factor=0 : f32[batch, 2, 0, 0]", "0 times as large"),
+        ("upsample_nearest %x factor=18446744073709551615 : f32[batch, 2, 4, 4]", "times as large"),
+        ("concat %x axis=1 : f32[batch, 2, 4, 4]", "2 or more inputs"),
+        ("concat %x, %x axis=4 : f32[batch, 2, 4, 4]", "no axis 4"),
+        ("concat %x, %t axis=1 : f32[batch, 2, 4, 4]", "inputs differ"),
+        ("transpose %x axes=0,1,2 : f32[batch, 2, 4]", "are not the axes"),
+        ("transpose %x axes=0,1,1,3 : f32[batch, 2, 2, 4]", "are not the axes"),
+        ("timestep_embedding %t dim=7 flip_sin_to_cos=true shift=0.0 : f32[batch, 7]", "7 wide"),
+        ("timestep_embedding %t dim=8 flip_sin_to_cos=true shift=4.0 : f32[batch, 8]", "a shift of 4"),
+        ("timestep_embedding %t dim=8 flip_sin_to_cos=true shift=NaN : f32[batch, 8]", "a shift of NaN"),
+        ("add %x, @v : f32[batch, 2, 4, 4]", "inputs differ"),
+        ("add @v, %x : f32[2]", "inputs differ"),
+        ("modulate %x, %x : f32[batch, 2, 4, 4]", "takes 3 inputs"),
+        ("layer_norm %x, @v eps=1e-5 : f32[batch, 2, 4, 4]", "takes 1 or 3 inputs"),
+    ];
+    for (node, part) in cases {
+        let weights = "weight @k: f32[3, 2, 3, 3]\nweight @large: f32[3, 2, 5, 5]\nweight @v: f32[2]";
+        let text = format!("graph g {{\n  input x: f32[batch, 2, 4, 4]\n  input t: f32[batch]\n  %0 = {node}\n  output y = %0\n}}\n{weights}");
+        let error = parse_graph(&text).expect_err(node).to_string();
+        assert!(error.contains(part), "{node}: {error}");
+    }
 }
 
 proptest! {

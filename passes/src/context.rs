@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use dlc_ir::Module;
+use dlc_ir::{Module, SamplingPlan, SkipSchedule};
 
 use crate::error::PassError;
 use crate::merge_adapter::Adapter;
@@ -32,12 +32,25 @@ pub struct PassContext<'a> {
     pub calibration: &'a dyn Calibration,
     /// The adapters to merge, in order.
     pub adapters: &'a [Adapter],
+    /// How the model is sampled, if it is a diffusion model.
+    pub samplers: Option<&'a dyn Samplers>,
     /// Scores of earlier runs, if they may be used.
     pub cache: Option<&'a dyn ScoreCache>,
     /// Identifies the module as it is before the pass: hashes of the checkpoint and of what passes did to it so far.
     pub module_key: String,
     /// The threads to compute with.
     pub pool: &'a rayon::ThreadPool,
+}
+
+impl PassContext<'_> {
+    /// How the model is sampled.
+    ///
+    /// # Errors
+    /// [`PassError::Unsupported`] for a model that isn't sampled in steps.
+    pub(crate) fn samplers(&self, pass: &'static str) -> Result<&dyn Samplers, PassError> {
+        let problem = "the model is no diffusion model, so it has no steps to skip blocks at";
+        self.samplers.ok_or_else(|| PassError::Unsupported { pass, problem: problem.into() })
+    }
 }
 
 impl fmt::Debug for PassContext<'_> {
@@ -72,6 +85,21 @@ pub trait Calibration {
     /// # Errors
     /// [`PassError::Calibration`] if the file can't be read or holds no sequence of 2 tokens, or the model has no tokenizer.
     fn samples(&self, file: Option<&Path>, samples: usize, length: usize) -> Result<Vec<Vec<u32>>, PassError>;
+}
+
+/// Knows how a diffusion model is sampled.
+pub trait Samplers {
+    /// The name of the scheduler (the checkpoint's if `scheduler` names none) and what it does in so many steps.
+    ///
+    /// # Errors
+    /// [`PassError::Sampler`] for a scheduler that isn't known, or that the checkpoint's configuration doesn't allow.
+    fn plan(&self, scheduler: Option<&str>, steps: usize) -> Result<(String, SamplingPlan), PassError>;
+
+    /// The schedule in a file: by itself, or in a bundle's manifest.
+    ///
+    /// # Errors
+    /// [`PassError::Sampler`] for a file that can't be read or holds none.
+    fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError>;
 }
 
 /// Keeps score tables from one run to the next.

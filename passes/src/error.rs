@@ -39,6 +39,16 @@ pub enum PassError {
         /// What is wrong, and what would fit.
         problem: String,
     },
+    /// A sampler or a schedule can't be used.
+    #[error("{place}: {problem}")]
+    Sampler {
+        /// The scheduler's configuration, or the schedule's file.
+        place: String,
+        /// What is wrong, and what would fit.
+        problem: String,
+        /// Whether dlc lacks something.
+        unsupported: bool,
+    },
     /// The module isn't one that the pass can work on.
     #[error("pass {pass}: {problem}")]
     Unsupported {
@@ -93,8 +103,8 @@ impl PassError {
             Self::UnknownPass { .. } | Self::Options { .. } | Self::Calibration { .. } | Self::NotFinite { .. } | Self::Interrupted => {
                 Fault::BadInput
             }
-            Self::Unsupported { .. } | Self::Adapter { unsupported: true, .. } => Fault::Unsupported,
-            Self::Adapter { unsupported: false, .. } => Fault::BadInput,
+            Self::Unsupported { .. } | Self::Adapter { unsupported: true, .. } | Self::Sampler { unsupported: true, .. } => Fault::Unsupported,
+            Self::Adapter { unsupported: false, .. } | Self::Sampler { unsupported: false, .. } => Fault::BadInput,
             Self::Broken { .. } => Fault::Bug,
             Self::Eval(error) => error.fault(),
             Self::Ir(error) => error.fault(),

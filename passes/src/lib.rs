@@ -7,6 +7,7 @@
 
 mod clean_up;
 mod context;
+pub mod dip_go;
 mod error;
 pub mod fit_prune;
 mod manager;
@@ -14,9 +15,10 @@ pub mod merge_adapter;
 mod options;
 pub mod registry;
 mod report;
+pub mod skip;
 
 pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
-pub use context::{Calibration, Pass, PassContext, Progress, ScoreCache, Silent};
+pub use context::{Calibration, Pass, PassContext, Progress, Samplers, ScoreCache, Silent};
 pub use error::PassError;
 pub use manager::{PassRun, run_passes};
 pub use options::{hint, parse_options};

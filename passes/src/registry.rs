@@ -4,10 +4,12 @@ use serde_yaml::Mapping;
 
 use crate::clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
 use crate::context::Pass;
+use crate::dip_go::{DipGo, DipGoOptions};
 use crate::error::PassError;
 use crate::fit_prune::{FitPrune, FitPruneOptions};
 use crate::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use crate::options::{hint, parse_options};
+use crate::skip::{Skip, SkipOptions};
 
 /// A pass that can be asked for by name.
 #[derive(Debug)]
@@ -62,6 +64,20 @@ pub const PASSES: &[PassInfo] = &[
         options: &[],
         then: &[],
         build: |given| parse_options::<NoOptions>("renumber-caches", given).map(|_| Box::new(RenumberCaches) as _),
+    },
+    PassInfo {
+        name: "dip-go",
+        summary: "learns by gradients through the sampler which blocks of a diffusion model to compute at which step (DiP-GO, arXiv 2410.16942)",
+        options: DipGoOptions::DOCS,
+        then: &[],
+        build: |given| Ok(Box::new(DipGo::new(parse_options("dip-go", given)?)?)),
+    },
+    PassInfo {
+        name: "skip",
+        summary: "adds step graphs of a diffusion model in which blocks are skipped by a schedule, their values taken from earlier steps",
+        options: SkipOptions::DOCS,
+        then: &[],
+        build: |given| Ok(Box::new(Skip::new(parse_options("skip", given)?)?)),
     },
 ];
 

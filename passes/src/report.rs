@@ -1,5 +1,6 @@
 //! Reports: what a pass did, as data. The command prints them, the manifest keeps them.
 
+use dlc_ir::SkipSchedule;
 use dlc_ir::diff::GraphDiff;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,9 @@ pub struct PassReport {
     /// Weights that got other values, for passes that change some.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<WeightChange>,
+    /// What is computed when, for passes that skip blocks; the manifest keeps it with the sampler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<SkipSchedule>,
     /// What changed between two graphs, for passes that change or add one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diff: Option<GraphDiff>,
@@ -31,7 +35,7 @@ impl PassReport {
 
     /// Whether the pass did something that a user asked for, rather than clean up.
     pub fn is_worth_showing(&self) -> bool {
-        self.scores.is_some() || self.diff.is_some() || !self.changes.is_empty()
+        self.scores.is_some() || self.diff.is_some() || self.schedule.is_some() || !self.changes.is_empty()
     }
 
     /// The report as the manifest keeps it: facts and scores; diffs can be made again from the bundle.

@@ -25,7 +25,7 @@ impl Folder {
         Self(TempDir::new().expect("the temporary folder is writable")).with("config.json", b"{}")
     }
 
-    /// A copy of a fixture's `config.json`, `generation_config.json` and weights, with `patch` put over the configuration; null removes a key.
+    /// A copy of a fixture's `config.json`, `generation_config.json` and weights, of these what there is, with `patch` put over the configuration; null removes a key.
     pub(crate) fn patched(name: &str, patch: &Value) -> Self {
         let from = fixture(name);
         let mut config: Value = serde_json::from_slice(&fs::read(from.join("config.json")).expect("fixture")).expect("JSON");
@@ -35,9 +35,12 @@ impl Folder {
                 (config, value) => _ = config.insert(key.clone(), value.clone()),
             }
         }
-        let read = |file: &str| fs::read(from.join(file)).expect("fixture");
         let folder = Self::new().with("config.json", config.to_string().as_bytes());
-        folder.with("generation_config.json", &read("generation_config.json")).with("model.safetensors", &read("model.safetensors"))
+        let files = ["generation_config.json", "model.safetensors", "diffusion_pytorch_model.safetensors"];
+        files.into_iter().filter(|file| from.join(file).exists()).fold(folder, |folder, file| {
+            let bytes = fs::read(from.join(file)).expect("fixture");
+            folder.with(file, &bytes)
+        })
     }
 
     /// The folder with one file more, or another content of it.

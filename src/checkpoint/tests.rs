@@ -160,6 +160,58 @@ fn a_folder_opens_with_its_tensors_configurations_and_side_files() {
 }
 
 #[test]
+fn a_component_of_diffusers_opens_by_itself_or_as_its_pipeline() {
+    let pipeline = fixture("digits-dit");
+    for path in [pipeline.clone(), pipeline.join("transformer")] {
+        let checkpoint = Checkpoint::open(&path).expect("opens");
+        assert_eq!((checkpoint.name(), checkpoint.folder()), ("digits-dit".into(), pipeline.join("transformer").as_path()));
+        assert_eq!(checkpoint.config()["_class_name"], "DiTTransformer2DModel");
+        assert_eq!(checkpoint.scheduler().expect("is there").values["_class_name"], "DDIMScheduler");
+        let side: Vec<_> = checkpoint.side_files().into_iter().map(|f| (f.name, f.path)).collect();
+        let wanted = [("config.json", "transformer/config.json"), ("scheduler_config.json", "scheduler/scheduler_config.json")];
+        assert_eq!(side, wanted.map(|(name, path)| (name.to_owned(), pipeline.join(path))));
+        let files: Vec<_> = checkpoint.files().iter().map(|f| f.path.clone()).collect();
+        let wanted = ["transformer/config.json", "scheduler/scheduler_config.json", "transformer/diffusion_pytorch_model.safetensors"];
+        assert_eq!(files, wanted.map(|name| pipeline.join(name)));
+    }
+    let alone = Checkpoint::open(&fixture("goldens/unet-ddpm")).expect("opens");
+    assert_eq!((alone.name().as_str(), alone.scheduler()), ("unet-ddpm", None));
+}
+
+/// A pipeline whose components are folders with a configuration and weights.
+fn pipeline(components: &[&str], scheduler: Option<&[u8]>) -> tempfile::TempDir {
+    let folder = tempfile::TempDir::new().expect("writable");
+    for component in components {
+        let component = folder.path().join(component);
+        fs::create_dir(&component).expect("writable");
+        fs::write(component.join("config.json"), br#"{"_class_name":"X"}"#).expect("writable");
+        fs::write(component.join("diffusion_pytorch_model.safetensors"), safetensors(A, &[0; 8])).expect("writable");
+    }
+    if let Some(scheduler) = scheduler {
+        fs::create_dir(folder.path().join("scheduler")).expect("writable");
+        fs::write(folder.path().join("scheduler/scheduler_config.json"), scheduler).expect("writable");
+    }
+    folder
+}
+
+#[test]
+fn pipelines_that_are_ambiguous_or_hostile_are_refused() {
+    let both = pipeline(&["unet", "transformer"], None);
+    refuses("two models", both.path(), Fault::BadInput, &["holds several models: transformer and unet", "Name the folder of one"]);
+    let large = [b"{".as_slice(), &vec![b' '; 16 << 20], b"}"].concat();
+    for (case, bytes, part) in [("no JSON", &b"{"[..], "not JSON"), ("a list", b"[]", "not an object"), ("past the cap", &large, "more than")] {
+        let folder = pipeline(&["unet"], Some(bytes));
+        refuses(case, folder.path(), Fault::BadInput, &["scheduler_config.json", part]);
+        refuses(case, &folder.path().join("unet"), Fault::BadInput, &["scheduler_config.json", part]);
+    }
+    let pickled = Folder::new().with("diffusion_pytorch_model.bin", b"x");
+    refuses("pickle", pickled.path(), Fault::Unsupported, &["pickle", "DiffusionPipeline"]);
+    let neighbour = pipeline(&["unet"], Some(b"{"));
+    fs::write(neighbour.path().join("unet/config.json"), b"{}").expect("writable");
+    Checkpoint::open(&neighbour.path().join("unet")).expect("a folder beside a model that isn't of diffusers is none of its business");
+}
+
+#[test]
 fn one_file_opens_with_the_configuration_beside_it_and_nothing_else() {
     let other = safetensors(&A.replace("\"a\"", "\"b\""), &[0; 8]);
     let folder = Folder::new().with("x.safetensors", &safetensors(A, &[1; 8])).with("model.safetensors", &other).with(INDEX, b"{");

@@ -1,6 +1,7 @@
 //! Checkpoints that import, and those that are refused.
 
 mod configurations;
+mod diffusers;
 mod goldens;
 mod tensors;
 
@@ -13,8 +14,10 @@ use crate::checkpoint::fixture::{Folder, fixture, safetensors};
 const DECODERS: [&str; 9] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt2", "gpt_neox"];
 const ENCODERS: [&str; 5] = ["bert", "roberta", "roberta-classifier", "deberta", "deberta-v3"];
 
+const DIFFUSION: [&str; 8] = ["dit", "dit-geglu", "pixart", "pixart-sizes", "unet-ddpm", "unet-ddpm-classes", "unet-sd15", "unet-sdxl"];
+
 fn goldens() -> impl Iterator<Item = &'static str> {
-    DECODERS.into_iter().chain(ENCODERS)
+    DECODERS.into_iter().chain(ENCODERS).chain(DIFFUSION)
 }
 
 fn open(name: &str) -> Checkpoint {
@@ -41,7 +44,7 @@ fn refuses(case: &str, folder: &Folder, fault: Fault, parts: &[&str]) {
 
 #[test]
 fn every_fixture_imports_and_verifies() {
-    for name in goldens().map(|name| format!("goldens/{name}")).chain(["tiny-llama".into()]) {
+    for name in goldens().map(|name| format!("goldens/{name}")).chain(["tiny-llama".into(), "digits-dit".into()]) {
         let name = name.as_str();
         for dtype in [None, Some(DType::F16), Some(DType::Bf16)] {
             let module = import_fixture(name, dtype);

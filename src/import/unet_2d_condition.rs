@@ -4,9 +4,9 @@ use dlc_ir::{Classes, Diffusion, Task, TimestepEmbedding};
 
 use super::config::{ConfigReader, show};
 use super::diffusers::require_text;
-use super::spec::{LARGEST_VOCABULARY, MOST_HEADS, MOST_LAYERS, WIDEST};
+use super::spec::{LARGEST_VOCABULARY, MOST_HEADS, WIDEST};
 use super::unet::{Mixer, TextTime, UnetSpec};
-use super::unet_config::{Common, kernel, per_stage, stage_kinds};
+use super::unet_config::{Common, MOST_TRANSFORMER_LAYERS, kernel, per_stage, stage_kinds};
 use super::{Architecture, Family};
 
 /// How many sizes SDXL is told: of the original and of the target, and where it was cropped.
@@ -25,7 +25,7 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     // diffusers takes this key for the number of heads, whatever it is called, and refuses `num_attention_heads`.
     let heads = per_stage(config, "attention_head_dim", stages, MOST_HEADS, Some(8));
     let text_width = config.required_size("cross_attention_dim", WIDEST);
-    let layers = per_stage(config, "transformer_layers_per_block", stages, MOST_LAYERS, Some(1));
+    let layers = per_stage(config, "transformer_layers_per_block", stages, MOST_TRANSFORMER_LAYERS, Some(1));
     let linear = config.flag("use_linear_projection", false);
     let down = stage_kinds(config, "down_block_types", stages, ["DownBlock2D", "CrossAttnDownBlock2D"]);
     let up = stage_kinds(config, "up_block_types", stages, ["UpBlock2D", "CrossAttnUpBlock2D"]);

@@ -5,10 +5,13 @@ use serde_json::Value;
 
 use super::config::{ConfigReader, show};
 use super::diffusers::{MOST_CHANNELS, ignore_training, require_text, sample_size};
-use super::spec::{MOST_LAYERS, WIDEST, eps};
+use super::spec::{WIDEST, eps};
 
 /// Most stages: each halves the image.
 const MOST_STAGES: usize = 12;
+/// Most resnets of a stage on the way down, and most layers of a transformer.
+const MOST_RESNETS: usize = 16;
+pub(super) const MOST_TRANSFORMER_LAYERS: usize = 32;
 /// Largest side of a kernel at either end.
 const LARGEST_KERNEL: usize = 63;
 
@@ -36,7 +39,7 @@ impl Common {
         let common = Self {
             sample: sample_size(config),
             channels: [config.required_size("in_channels", MOST_CHANNELS), config.required_size("out_channels", MOST_CHANNELS)],
-            layers: per_stage(config, "layers_per_block", widths.len(), MOST_LAYERS, Some(2)),
+            layers: per_stage(config, "layers_per_block", widths.len(), MOST_RESNETS, Some(2)),
             groups: config.size("norm_num_groups", MOST_CHANNELS).unwrap_or(32),
             eps: eps(config, "norm_eps", 1e-5),
             downsample_padding: usize::from(config.get("downsample_padding").is_none_or(|p| p.as_u64() != Some(0))),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
 use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle};
 use dlc_ir::{DType, Module};
-use dlc_passes::{Pass, PassContext, PassRun, Progress, ScoreCache, registry, run_passes};
+use dlc_passes::{Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, registry, run_passes};
 use rayon::ThreadPool;
 use serde_yaml::Mapping;
 
@@ -13,6 +13,7 @@ use super::adapters::{self, AdapterSpec};
 use super::calibration::TextCalibration;
 use super::config::PassSpec;
 use super::error::PipelineError;
+use super::samplers::DiffusionSamplers;
 use super::source::source_record;
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import, non_finite_weights};
@@ -87,8 +88,17 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut source)?;
     let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
-    let mut cx =
-        PassContext { progress: monitor, calibration: &calibration, adapters: &adapters, cache, module_key: identity(&source, &module), pool: &pool };
+    let samplers = DiffusionSamplers { scheduler: checkpoint.scheduler().map(|s| s.path.clone()) };
+    let samplers = module.model.diffusion.is_some().then_some(&samplers as &dyn Samplers);
+    let mut cx = PassContext {
+        progress: monitor,
+        calibration: &calibration,
+        adapters: &adapters,
+        samplers,
+        cache,
+        module_key: identity(&source, &module),
+        pool: &pool,
+    };
     let runs = run_passes(&mut module, &passes, &mut cx)?;
 
     let bundle = BundleRequest {

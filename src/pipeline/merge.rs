@@ -55,8 +55,15 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<PassRun, P
     let mut unread = Source { name: String::new(), files: std::collections::BTreeMap::new() };
     let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut unread)?;
     let calibration = TextCalibration::new(None, module.model.vocab_size);
-    let mut cx =
-        PassContext { progress: monitor, calibration: &calibration, adapters: &adapters, cache: None, module_key: String::new(), pool: &pool };
+    let mut cx = PassContext {
+        progress: monitor,
+        calibration: &calibration,
+        adapters: &adapters,
+        samplers: None,
+        cache: None,
+        module_key: String::new(),
+        pool: &pool,
+    };
     let run = run_passes(&mut module, &[pass], &mut cx)?.pop().ok_or_else(|| bug("the pass left no report"))?;
 
     let changed: BTreeSet<&str> = run.report.changes.iter().map(|c| c.weight.as_str()).collect();

@@ -12,6 +12,7 @@ mod config;
 mod error;
 mod merge;
 mod name_map;
+mod samplers;
 mod source;
 mod text_file;
 mod verify;

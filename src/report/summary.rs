@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use dlc_exporters::manifest::Manifest;
 use dlc_exporters::onnx::OnnxSummary;
-use dlc_ir::cost::cost;
-use dlc_ir::{Module, Sampling};
+use dlc_ir::cost::{TEXT_TOKENS, cost, macs_per_image};
+use dlc_ir::{Diffusion, Module, Sampling};
 use dlc_passes::{PassRun, WeightChange};
 
 use super::chart::score_chart;
@@ -14,8 +14,35 @@ use super::heatmap::heat_map;
 use super::table::Table;
 use crate::pipeline::Check;
 
-/// What a module is: family, graphs, parameters, caches.
+/// What a module is: family, graphs, parameters, and caches or what one step costs.
 pub fn module_summary(module: &Module) -> String {
+    let model = &module.model;
+    let Some(diffusion) = &model.diffusion else { return text_summary(module) };
+    let mut text = format!("{} model, {}: {}\n\n", model.family, model.dtype, sample(diffusion));
+    let mut table = Table::new(&["graph", "blocks", "nodes", "parameters", "MACs/image"]);
+    for graph in &module.graphs {
+        let macs = macs_per_image(graph, &module.weights).map_or_else(|| "beyond measure".to_owned(), |n| n.to_string());
+        let counts = [graph.blocks().count() as u64, graph.nodes().count() as u64, cost(graph, &module.weights).parameters];
+        table.row([graph.name.clone()].into_iter().chain(counts.iter().map(u64::to_string)).chain([macs]));
+    }
+    let _ = write!(text, "{table}");
+    text
+}
+
+/// What a diffusion model makes, and of what.
+fn sample(diffusion: &Diffusion) -> String {
+    let Diffusion { channels, height, width, out_channels, classes, text_width } = diffusion;
+    let mut text = format!("images of {channels} x {height} x {width} -> {out_channels} channels");
+    if let Some(classes) = classes {
+        let _ = write!(text, ", {} classes", classes.count);
+    }
+    if let Some(width) = text_width {
+        let _ = write!(text, ", text {width} wide (counted with {TEXT_TOKENS} tokens)");
+    }
+    text
+}
+
+fn text_summary(module: &Module) -> String {
     let model = &module.model;
     let mut text = format!(
         "{} model, {}: {} heads ({} key/value) of {}, hidden {}, vocabulary {}, context {}\n\n",

@@ -12,7 +12,7 @@ use super::golden::{module, recorded};
 use super::session::export;
 
 /// The goldens of diffusion models.
-pub const DIFFUSION: &[&str] = &["dit", "pixart", "unet-ddpm", "unet-sd15", "unet-sdxl"];
+pub const DIFFUSION: &[&str] = &["dit", "pixart", "unet-ddpm", "unet-sd15", "unet-sdxl", "dit-geglu", "pixart-sizes", "unet-ddpm-classes"];
 
 /// What a model was fed, by boundary name, and the sample that it returned.
 pub struct DiffusionGolden {
@@ -28,8 +28,11 @@ impl DiffusionGolden {
         let sample = recorded.remove("output.sample").unwrap();
         let batch = sample.shape()[0];
         let mut inputs: BTreeMap<String, Array> = recorded.into_iter().filter_map(|(k, a)| Some((k.strip_prefix("input.")?.to_owned(), a))).collect();
-        let timesteps = inputs["timestep"].as_i64().unwrap().iter().map(|&t| t as f32).cycle().take(batch).collect();
-        inputs.insert("timestep".into(), Array::f32([batch], timesteps).unwrap());
+        let timesteps: Vec<f32> = match inputs["timestep"].data() {
+            ArrayData::I64(levels) => levels.iter().map(|&t| t as f32).collect(),
+            ArrayData::F32(levels) => levels.clone(),
+        };
+        inputs.insert("timestep".into(), Array::f32([batch], timesteps.into_iter().cycle().take(batch).collect()).unwrap());
         if name == "pixart" {
             let text = inputs["encoder_hidden_states"].shape()[1];
             inputs.insert("encoder_attention_mask".into(), Array::i64([batch, text], vec![1; batch * text]).unwrap());

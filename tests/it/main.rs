@@ -10,6 +10,7 @@ mod architecture;
 mod atomic;
 mod command;
 mod compile;
+mod diffusion;
 mod encoders;
 mod errors;
 mod fit_prune;

@@ -1,7 +1,8 @@
 //! Every invariant is found broken, by its number, where it is broken.
 
 use super::verify;
-use crate::graph::{Block, Def, Graph, Node, Operand, Output};
+use crate::block::Block;
+use crate::graph::{Def, Graph, Node, Operand, Output};
 use crate::index::{BlockId, EntityId, NodeId, ValueId, WeightId};
 use crate::op::Op;
 use crate::parse::parse_graph;

@@ -75,6 +75,7 @@ pub fn run_with(pass: &str, options: &str, module: &mut Module, outside: &Outsid
     let pool = rayon::ThreadPoolBuilder::new().num_threads(outside.threads).build().unwrap();
     let mut cx = PassContext {
         adapters: &[],
+        samplers: None,
         progress: outside.progress,
         calibration: outside.calibration,
         cache: outside.cache.map(|c| c as &dyn ScoreCache),

@@ -11,3 +11,4 @@ mod model;
 mod progress;
 mod rejections;
 mod scores;
+mod skipping;

@@ -136,8 +136,15 @@ fn module(case: &Case) -> (Module, Vec<f64>) {
 fn merge(module: &mut Module, adapter: Adapter) {
     let (calibration, pool) = (Given::new(vec![]), rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
     let adapters = [adapter];
-    let mut cx =
-        PassContext { adapters: &adapters, progress: &Silent, calibration: &calibration, cache: None, module_key: String::new(), pool: &pool };
+    let mut cx = PassContext {
+        adapters: &adapters,
+        samplers: None,
+        progress: &Silent,
+        calibration: &calibration,
+        cache: None,
+        module_key: String::new(),
+        pool: &pool,
+    };
     MergeAdapter::new(MergeAdapterOptions::default()).unwrap().run(module, &mut cx).unwrap();
 }
 

@@ -210,7 +210,7 @@ fn special_tokens_come_from_both_files() {
     refuses("an eos that is none", &folder, Fault::BadInput, &["generation_config.json: eos_token_id"]);
 }
 
-fn any_json() -> impl Strategy<Value = Value> {
+pub(super) fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

@@ -1,0 +1,272 @@
+//! The gates and how they are learned: one number for each unit and step, computed above 0.
+//!
+//! Two stages. First the budget is lowered round by round, and every cell of the table is weighed anew: with r random signs, the gradient of
+//! `r . sample` with respect to a gate is `r . v`, v being what its choice does to the sample, and its square has the mean `|v|^2`. So one way back
+//! through the sampler weighs all cells at once. (Ours: at the start, with all gates on, the paper's loss has no gradient at all.) Then come the
+//! paper's steps: hard gates forward, the gradient of their sigmoid backward, loss = distance to the full sampler's image + alpha * share of
+//! multiply-adds kept, the second only while the budget isn't met. The best table on images of its own counts.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::NAME;
+use super::options::DipGoOptions;
+use super::rollout::{Sampler, Start, hard};
+use crate::context::PassContext;
+use crate::error::PassError;
+use crate::skip::{Fit, SkipNet, close, macs_share, threshold};
+
+/// Images that tables are compared on.
+const JUDGES: usize = 8;
+/// How much of a cell's weight comes from the last round.
+const FRESH: f64 = 0.5;
+/// How far the gates lie from 0 where the paper's steps start: the spread of their logarithms.
+const SPREAD: f64 = 1.0;
+
+/// What is trained, and how.
+pub(super) struct Training<'a> {
+    pub net: &'a SkipNet<'a>,
+    pub sampler: &'a Sampler<'a>,
+    pub options: &'a DipGoOptions,
+    pub pool: &'a rayon::ThreadPool,
+}
+
+/// The outcome.
+#[derive(Debug, Clone)]
+pub(super) struct Learned {
+    pub table: Vec<Vec<bool>>,
+    /// Mean square of the difference to the full sampler's images.
+    pub loss: f64,
+}
+
+/// What a run that was stopped goes on from.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct State {
+    rounds: usize,
+    iterations: usize,
+    /// Logarithms of the cells' weights for each multiply-add, then gates.
+    scores: Vec<Vec<f64>>,
+    best: Option<(Vec<Vec<f64>>, f64)>,
+}
+
+/// Noise, and the image that the full sampler makes of it.
+struct Judge {
+    start: Start,
+    full: Vec<f32>,
+}
+
+impl Training<'_> {
+    /// Learns, from where an earlier run was stopped if the cache has its state.
+    pub fn run(&self, cx: &PassContext<'_>) -> Result<Learned, PassError> {
+        let key = format!("{NAME} 1 {} {}", cx.module_key, serde_json::to_string(self.options).unwrap_or_default());
+        let stored = cx.cache.and_then(|c| c.get(&key)).and_then(|text| serde_json::from_str::<State>(&text).ok());
+        let steps = self.sampler.plan.steps.len();
+        let mut state = stored.filter(|s| s.scores.len() == steps).unwrap_or_default();
+        let keep = |state: &State| {
+            if let (Some(cache), Ok(text)) = (cx.cache, serde_json::to_string(state)) {
+                cache.put(&key, &text);
+            }
+        };
+        cx.progress.update("sampling with everything", 0, 1);
+        let judges = self.judges()?;
+        self.rounds(cx, &mut state, &judges, &keep)?;
+        self.descend(cx, &mut state, &judges, &keep)?;
+        let (scores, loss) = state.best.clone().ok_or_else(|| stopped(cx))?;
+        Ok(Learned { table: self.fit(&scores, self.options.share())?.table, loss })
+    }
+
+    fn fit(&self, scores: &[Vec<f64>], share: f64) -> Result<Fit, PassError> {
+        threshold(NAME, self.net, self.sampler.reuse, scores, share, self.options.sampler.max_graphs)
+    }
+
+    /// What is really computed under a table.
+    fn closed(&self, table: &[Vec<bool>]) -> Vec<Vec<f32>> {
+        hard(&close(self.net, self.sampler.reuse, table).into_iter().map(|step| step.computed).collect::<Vec<_>>())
+    }
+
+    fn all_on(&self) -> Vec<Vec<f32>> {
+        vec![vec![1.0; self.net.units.len()]; self.sampler.plan.steps.len()]
+    }
+
+    fn start(&self, rng: &mut ChaCha8Rng) -> Start {
+        let diffusion = self.sampler.diffusion;
+        let n = diffusion.channels * diffusion.height * diffusion.width;
+        let class = diffusion.classes.map(|c| rng.random_range(0..c.count.max(1)) as i64);
+        Start { noise: (0..n).map(|_| normal(rng)).collect(), class }
+    }
+
+    /// The first of the seed's images, and what the full sampler makes of them.
+    fn judges(&self) -> Result<Vec<Judge>, PassError> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
+        let starts: Vec<Start> = (0..JUDGES).map(|_| self.start(&mut rng)).collect();
+        let all = self.all_on();
+        let judge = |start: Start| Ok(Judge { full: self.sampler.run(&start, &all)?.sample().to_vec(), start });
+        self.pool.install(|| starts.into_par_iter().map(judge).collect())
+    }
+
+    /// Images of one gradient: other ones for each stage and turn.
+    fn batch(&self, stage: u64, turn: usize) -> Vec<Start> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed.wrapping_mul(3).wrapping_add(stage));
+        rng.set_stream(turn as u64 + 1);
+        (0..self.options.batch).map(|_| self.start(&mut rng)).collect()
+    }
+
+    /// Mean distance of the judges' images under a table.
+    fn judge(&self, table: &[Vec<bool>], judges: &[Judge]) -> Result<f64, PassError> {
+        let gates = self.closed(table);
+        let one = |judge: &Judge| Ok(distance(self.sampler.run(&judge.start, &gates)?.sample(), &judge.full));
+        let distances = self.pool.install(|| judges.par_iter().map(one).collect::<Result<Vec<f64>, PassError>>())?;
+        Ok(distances.iter().sum::<f64>() / distances.len().max(1) as f64)
+    }
+
+    /// Keeps the scores if their table is the best so far.
+    fn compare(&self, state: &mut State, judges: &[Judge]) -> Result<f64, PassError> {
+        let loss = self.judge(&self.fit(&state.scores, self.options.share())?.table, judges)?;
+        if state.best.as_ref().is_none_or(|(_, best)| loss < *best) {
+            state.best = Some((state.scores.clone(), loss));
+        }
+        Ok(loss)
+    }
+
+    /// Lowers the budget round by round.
+    fn rounds(&self, cx: &PassContext<'_>, state: &mut State, judges: &[Judge], keep: &dyn Fn(&State)) -> Result<(), PassError> {
+        let (share, rounds) = (self.options.share(), self.options.rounds);
+        let freed = self.net.freed();
+        while state.rounds < rounds {
+            let turn = state.rounds;
+            // Geometric: each round drops the same share of what is left.
+            let before = share.powf(turn as f64 / rounds as f64);
+            let table = if turn == 0 {
+                vec![vec![true; self.net.units.len()]; self.sampler.plan.steps.len()]
+            } else {
+                self.fit(&state.scores, before)?.table
+            };
+            let gates = self.closed(&table);
+            let weighed = self.weigh(&gates, turn)?;
+            let fresh = |old: Option<f64>, step: usize, unit: usize| {
+                let score = (weighed[step][unit] / freed[unit].max(1e-9)).max(f64::MIN_POSITIVE).ln();
+                old.map_or(score, |old| FRESH * score + (1.0 - FRESH) * old)
+            };
+            let old = std::mem::take(&mut state.scores);
+            let row = |step: usize| (0..self.net.units.len()).map(|unit| fresh(old.get(step).map(|r| r[unit]), step, unit)).collect();
+            state.scores = (0..gates.len()).map(row).collect();
+            state.rounds += 1;
+            let loss = if state.rounds == rounds { self.compare(state, judges)? } else { f64::NAN };
+            keep(state);
+            let shown = if loss.is_nan() { format!("weighing, {:.0}% kept", 100.0 * before) } else { format!("weighed, loss {loss:.2e}") };
+            told(cx, &shown, state.rounds, rounds + self.options.iterations)?;
+        }
+        Ok(())
+    }
+
+    /// Mean squared effect of every cell on the sample.
+    fn weigh(&self, gates: &[Vec<f32>], turn: usize) -> Result<Vec<Vec<f64>>, PassError> {
+        let weigh = |(number, start): (usize, &Start)| {
+            let rollout = self.sampler.run(start, gates)?;
+            let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 0x9e37_79b9);
+            rng.set_stream((turn * self.options.batch + number) as u64);
+            let signs = (0..start.noise.len()).map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 }).collect();
+            self.sampler.back(start, gates, &rollout, signs)
+        };
+        let starts = self.batch(1, turn);
+        let gradients = self.pool.install(|| starts.par_iter().enumerate().map(weigh).collect::<Result<Vec<_>, PassError>>())?;
+        let mean = |step: usize, unit: usize| gradients.iter().map(|g| g[step][unit].powi(2)).sum::<f64>() / gradients.len() as f64;
+        Ok((0..gates.len()).map(|step| (0..self.net.units.len()).map(|unit| mean(step, unit)).collect()).collect())
+    }
+
+    /// The paper's steps.
+    fn descend(&self, cx: &PassContext<'_>, state: &mut State, judges: &[Judge], keep: &dyn Fn(&State)) -> Result<(), PassError> {
+        let (total, share) = (self.options.iterations, self.options.share());
+        if state.iterations == 0 && total > 0 {
+            state.scores = self.centred(&state.scores)?;
+        }
+        let freed = self.net.freed();
+        let all: f64 = freed.iter().sum::<f64>().max(f64::MIN_POSITIVE) * state.scores.len() as f64;
+        while state.iterations < total {
+            let table: Vec<Vec<bool>> = state.scores.iter().enumerate().map(|(i, row)| row.iter().map(|z| i == 0 || *z > 0.0).collect()).collect();
+            let gates = self.closed(&table);
+            let kept = macs_share(self.net, &close(self.net, self.sampler.reuse, &table));
+            let (loss, gradient) = self.consistency(&gates, state.iterations)?;
+            let pressure = if kept > share { self.options.alpha } else { 0.0 };
+            let cosine = 0.5 * (1.0 + (std::f64::consts::PI * state.iterations as f64 / total as f64).cos());
+            let slope = |z: f64| {
+                let keep = 1.0 / (1.0 + (-z).exp());
+                keep * (1.0 - keep)
+            };
+            let descent: Vec<Vec<f64>> = state
+                .scores
+                .iter()
+                .zip(&gradient)
+                .map(|(row, g)| row.iter().zip(g).zip(&freed).map(|((z, g), w)| slope(*z) * (g + pressure * w / all)).collect())
+                .collect();
+            let norm = descent.iter().flatten().map(|d| d * d).sum::<f64>().sqrt();
+            // Clipped to length 1.
+            let factor = self.options.rate * cosine / norm.max(1.0);
+            state.scores.iter_mut().zip(&descent).for_each(|(row, d)| row.iter_mut().zip(d).for_each(|(z, d)| *z -= factor * d));
+            state.iterations += 1;
+            if state.iterations % 8 == 0 || state.iterations == total {
+                self.compare(state, judges)?;
+            }
+            keep(state);
+            told(cx, &format!("loss {loss:.2e}, {:.1}% kept", 100.0 * kept), self.options.rounds + state.iterations, self.options.rounds + total)?;
+        }
+        Ok(())
+    }
+
+    /// The scores moved so that the budget's threshold is 0, and stretched so that they spread by [`SPREAD`].
+    fn centred(&self, scores: &[Vec<f64>]) -> Result<Vec<Vec<f64>>, PassError> {
+        let table = self.fit(scores, self.options.share())?.table;
+        let cells = || scores.iter().skip(1).flatten().zip(table.iter().skip(1).flatten());
+        let lowest_kept = cells().filter(|(_, on)| **on).map(|(s, _)| *s).fold(f64::INFINITY, f64::min);
+        let highest_gone = cells().filter(|(_, on)| !**on).map(|(s, _)| *s).fold(f64::NEG_INFINITY, f64::max);
+        let border = match (lowest_kept.is_finite(), highest_gone.is_finite()) {
+            (true, true) => f64::midpoint(lowest_kept, highest_gone),
+            (true, false) => lowest_kept - 1.0,
+            _ => highest_gone + 1.0,
+        };
+        let n = scores.iter().map(Vec::len).sum::<usize>().max(1) as f64;
+        let spread = (scores.iter().flatten().map(|s| (s - border).powi(2)).sum::<f64>() / n).sqrt().max(1e-9);
+        Ok(scores.iter().map(|row| row.iter().map(|s| SPREAD * (s - border) / spread).collect()).collect())
+    }
+
+    /// Mean distance to the full sampler's images, and its gradient with respect to the gates.
+    fn consistency(&self, gates: &[Vec<f32>], turn: usize) -> Result<(f64, Vec<Vec<f64>>), PassError> {
+        let all = self.all_on();
+        let one = |start: &Start| {
+            let full = self.sampler.run(start, &all)?.sample().to_vec();
+            let rollout = self.sampler.run(start, gates)?;
+            let sample = rollout.sample();
+            let n = sample.len() as f32;
+            let adjoint = sample.iter().zip(&full).map(|(x, y)| 2.0 * (x - y) / n).collect();
+            Ok((distance(sample, &full), self.sampler.back(start, gates, &rollout, adjoint)?))
+        };
+        let starts = self.batch(2, turn);
+        let parts = self.pool.install(|| starts.par_iter().map(one).collect::<Result<Vec<_>, PassError>>())?;
+        let share = 1.0 / parts.len() as f64;
+        let mean = |step: usize, unit: usize| parts.iter().map(|(_, g)| share * g[step][unit]).sum::<f64>();
+        let gradient = (0..gates.len()).map(|step| (0..self.net.units.len()).map(|unit| mean(step, unit)).collect()).collect();
+        Ok((parts.iter().map(|(loss, _)| share * loss).sum(), gradient))
+    }
+}
+
+fn stopped(cx: &PassContext<'_>) -> PassError {
+    if cx.progress.interrupted() { PassError::Interrupted } else { PassError::Options { pass: NAME, problem: "nothing was learned".into() } }
+}
+
+fn told(cx: &PassContext<'_>, what: &str, done: usize, total: usize) -> Result<(), PassError> {
+    cx.progress.update(what, done, total);
+    if cx.progress.interrupted() { Err(PassError::Interrupted) } else { Ok(()) }
+}
+
+/// Mean square of the difference.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>() / a.len().max(1) as f64
+}
+
+/// A number from the standard normal distribution (Box and Muller, 1958).
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+    ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+}

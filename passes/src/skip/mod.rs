@@ -1,0 +1,183 @@
+//! `skip`: a diffusion model's sampler in which blocks are skipped by a fixed schedule, their values taken from earlier steps.
+//!
+//! A schedule from a file, or one of the controls that learned ones are measured against: everything every N steps (feature caching), or at
+//! random. `net.rs` finds the units and what is remembered of them, `close.rs` closes a schedule's dependencies, `budget.rs` fits it to a number
+//! of multiply-adds or graphs, and `subnet.rs` builds the graphs. The target is never changed.
+
+mod budget;
+mod close;
+mod net;
+mod options;
+mod subnet;
+
+use dlc_ir::{Module, Sampling, SkipGranularity, SkipSchedule};
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::context::{Pass, PassContext};
+use crate::error::PassError;
+use crate::report::PassReport;
+
+pub(crate) use budget::{Fit, threshold};
+pub(crate) use close::{close, macs_share};
+pub(crate) use net::SkipNet;
+pub(crate) use options::check_share;
+pub use options::{SamplerOptions, SkipOptions};
+pub(crate) use subnet::Copier;
+
+const NAME: &str = "skip";
+
+/// The pass.
+#[derive(Debug)]
+pub struct Skip {
+    options: SkipOptions,
+}
+
+impl Skip {
+    /// The pass with these options.
+    ///
+    /// # Errors
+    /// [`PassError::Options`] for options that contradict each other or are out of range.
+    pub fn new(options: SkipOptions) -> Result<Self, PassError> {
+        options.check(NAME)?;
+        Ok(Self { options })
+    }
+
+    /// The table that the options ask for.
+    fn table(&self, net: &SkipNet<'_>, steps: usize) -> Result<Vec<Vec<bool>>, PassError> {
+        let options = &self.options;
+        let reuse = options.sampler.reuse;
+        if let Some(interval) = options.interval {
+            return Ok(regular(net.units.len(), steps, interval));
+        }
+        let Some(share) = options.macs else { return Ok(vec![vec![true; net.units.len()]; steps]) };
+        if options.random {
+            // Cells in random order: those before a border are computed.
+            let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+            let mut order: Vec<usize> = (0..steps * net.units.len()).collect();
+            order.shuffle(&mut rng);
+            let mut scores = vec![vec![0.0; net.units.len()]; steps];
+            for (rank, cell) in order.into_iter().enumerate() {
+                scores[cell / net.units.len()][cell % net.units.len()] = rank as f64 + rng.random_range(0.0..0.5);
+            }
+            return threshold(NAME, net, reuse, &scores, share, options.sampler.max_graphs).map(|fit| fit.table);
+        }
+        regular_for(net, steps, share)
+    }
+}
+
+/// Everything every `interval` steps, fractions rounded down, and nothing between.
+fn regular(units: usize, steps: usize, interval: f64) -> Vec<Vec<bool>> {
+    let mut table = vec![vec![false; units]; steps];
+    let computed = (0..steps).map(|i| (i as f64 * interval).floor() as usize).take_while(|step| *step < steps);
+    computed.for_each(|step| table[step].fill(true));
+    table
+}
+
+/// Full steps, evenly spread, whose multiply-adds come nearest to the share that was asked for.
+fn regular_for(net: &SkipNet<'_>, steps: usize, share: f64) -> Result<Vec<Vec<bool>>, PassError> {
+    let tables = (1..=steps).map(|full| regular(net.units.len(), steps, steps as f64 / full as f64));
+    let reuse = dlc_ir::Reuse::Hold;
+    let scored = tables.map(|table| ((macs_share(net, &close(net, reuse, &table)) - share).abs(), table));
+    let best = scored.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, table)| table);
+    best.ok_or_else(|| PassError::Options { pass: NAME, problem: "there are no steps".into() })
+}
+
+impl Pass for Skip {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn options(&self) -> serde_json::Value {
+        serde_json::to_value(&self.options).unwrap_or_default()
+    }
+
+    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+        let given = self.options.schedule.as_ref().map(|file| cx.samplers(NAME)?.schedule(file)).transpose()?;
+        let mut sampler = self.options.sampler.clone();
+        if let Some(schedule) = &given {
+            (sampler.granularity, sampler.reuse) = (schedule.granularity, schedule.reuse);
+        }
+        let (scheduler, plan) = cx.samplers(NAME)?.plan(sampler.scheduler.as_deref(), sampler.steps)?;
+        let (target, weights) = denoiser(NAME, module)?;
+        let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
+        let table = match &given {
+            Some(schedule) => fitting(&net, schedule, plan.steps.len())?,
+            None => self.table(&net, plan.steps.len())?,
+        };
+        let made = apply(&net, &sampler, scheduler, &table)?;
+        Ok(finish(module, made))
+    }
+}
+
+/// The graph that predicts noise, and its weights.
+///
+/// # Errors
+/// [`PassError::Unsupported`] for a module that is no diffusion model, or has steps already.
+pub(crate) fn denoiser<'m>(pass: &'static str, module: &'m Module) -> Result<(&'m dlc_ir::Graph, &'m dlc_ir::WeightTable), PassError> {
+    let unsupported = |problem: &str| PassError::Unsupported { pass, problem: problem.into() };
+    if module.model.diffusion.is_none() {
+        return Err(unsupported("the model is no diffusion model, so it has no steps to skip blocks at"));
+    }
+    if module.sampling.is_some() {
+        return Err(unsupported("the module has a schedule already; ask for one pass that makes one"));
+    }
+    let target = module.graph("target").ok_or_else(|| unsupported("the module has no graph `target`"))?;
+    Ok((target, &module.weights))
+}
+
+/// The table of a schedule from a file, if it is one of this model and sampler.
+fn fitting(net: &SkipNet<'_>, schedule: &SkipSchedule, steps: usize) -> Result<Vec<Vec<bool>>, PassError> {
+    let fail = |problem: String| Err(PassError::Options { pass: NAME, problem: format!("schedule: {problem}") });
+    let (names, found) = (net.names(), schedule.steps.len());
+    if found != steps {
+        return fail(format!("it has {found} steps, and the sampler takes {steps}; ask for steps={found}, or make another"));
+    }
+    if let Some((ours, theirs)) = names.iter().zip(&schedule.units).find(|(a, b)| a != b) {
+        return fail(format!("it has a unit {theirs} where the model has {ours}: it was made for another model"));
+    }
+    if names.len() != schedule.units.len() {
+        return fail(format!("it has {} units, and the model {}: it was made for another model", schedule.units.len(), names.len()));
+    }
+    let table = schedule.computed()?;
+    match table.first().and_then(|row| row.iter().position(|on| !on)) {
+        Some(unit) => fail(format!("the first step reuses {}, and there is nothing to reuse yet; compute everything there", names[unit])),
+        None => Ok(table),
+    }
+}
+
+/// What a pass that skips adds to a module.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub graphs: Vec<dlc_ir::Graph>,
+    pub sampling: Sampling,
+    pub report: PassReport,
+}
+
+/// The graphs and the sampler of a table.
+pub(crate) fn apply(net: &SkipNet<'_>, sampler: &SamplerOptions, scheduler: String, table: &[Vec<bool>]) -> Result<Made, PassError> {
+    let steps = budget::merge_patterns(net, sampler.reuse, table, sampler.max_graphs);
+    let subnets = subnet::build(net, sampler.reuse, &steps)?;
+    let computed: Vec<Vec<bool>> = steps.iter().map(|s| s.computed.clone()).collect();
+    let schedule = SkipSchedule::new(sampler.granularity, sampler.reuse, net.names(), &computed);
+    let macs = macs_share(net, &steps);
+    let mut report = PassReport::default();
+    let unit = if sampler.granularity == SkipGranularity::Block { "blocks" } else { "branches" };
+    let (cells, on) = (computed.len() * net.units.len(), computed.iter().flatten().filter(|c| **c).count());
+    report.fact("multiply-adds kept", format!("{:.1}%", 100.0 * macs));
+    report.fact("computed", format!("{on} of {cells} {unit} in {} evaluations of {scheduler}", computed.len()));
+    report.fact("reuse", sampler.reuse.name());
+    report.fact("graphs", subnets.graphs.len());
+    report.schedule = Some(schedule.clone());
+    let (steps, guidance) = (sampler.steps, sampler.guidance);
+    let sampling = Sampling { scheduler, steps, guidance, schedule, macs, evaluations: subnets.evaluations };
+    Ok(Made { graphs: subnets.graphs, sampling, report })
+}
+
+/// Puts the graphs into the module.
+pub(crate) fn finish(module: &mut Module, made: Made) -> PassReport {
+    module.graphs.extend(made.graphs);
+    module.sampling = Some(made.sampling);
+    made.report
+}

@@ -1,0 +1,122 @@
+//! What `skip` can be asked for, and what `dip-go` shares with it.
+
+use std::path::PathBuf;
+
+use dlc_ir::{Reuse, SkipGranularity};
+use serde::{Deserialize, Serialize};
+
+use crate::error::PassError;
+
+/// How a model is sampled, and what of it is skipped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SamplerOptions {
+    /// Steps of the sampler.
+    pub steps: usize,
+    /// The scheduler; that of the checkpoint if absent.
+    pub scheduler: Option<String>,
+    /// Strength of classifier-free guidance; 1 is none.
+    pub guidance: f64,
+    /// What is skipped as one.
+    pub granularity: SkipGranularity,
+    /// What stands in for what is skipped.
+    pub reuse: Reuse,
+    /// Most graphs to write; steps are made alike, by computing more, until they are enough.
+    pub max_graphs: Option<usize>,
+}
+
+impl Default for SamplerOptions {
+    fn default() -> Self {
+        Self { steps: 50, scheduler: None, guidance: 1.5, granularity: SkipGranularity::Branch, reuse: Reuse::Hold, max_graphs: None }
+    }
+}
+
+impl SamplerOptions {
+    /// Name and meaning of each option, for `dlc passes`.
+    pub const DOCS: [(&'static str, &'static str); 6] = [
+        ("steps", "steps of the sampler (default 50)"),
+        ("scheduler", "ddim, pndm, euler or dpm-solver++ (default: the checkpoint's)"),
+        ("guidance", "strength of classifier-free guidance; 1 is none (default 1.5)"),
+        ("granularity", "branch (default): attention and feed-forward apart; or block: whole layers, whole stages of a U-Net"),
+        ("reuse", "hold (default), linear or quadratic: how a value is forecast from those last computed"),
+        ("max_graphs", "most step graphs to write; steps are made alike, by computing more, until they are enough (default: no limit)"),
+    ];
+
+    /// Refuses numbers out of range.
+    pub(crate) fn check(&self, pass: &'static str) -> Result<(), PassError> {
+        let fail = |problem: &str| Err(PassError::Options { pass, problem: problem.into() });
+        if self.steps == 0 || self.steps > 10_000 {
+            return fail("steps must be from 1 to 10000");
+        }
+        if !self.guidance.is_finite() || self.guidance < 0.0 {
+            return fail("guidance must be a number, 0 or more");
+        }
+        if self.max_graphs == Some(0) {
+            return fail("max_graphs must be 1 or more");
+        }
+        Ok(())
+    }
+}
+
+/// Options of `skip`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SkipOptions {
+    /// A schedule, as `dlc.yaml` has it under `sampling.schedule`, or a bundle's `dlc.yaml` itself.
+    pub schedule: Option<PathBuf>,
+    /// Everything every so many steps; may be a fraction.
+    pub interval: Option<f64>,
+    /// What is computed is drawn at random, up to `macs`.
+    pub random: bool,
+    /// Share of the multiply-adds to keep.
+    pub macs: Option<f64>,
+    /// Seed of `random`.
+    pub seed: u64,
+    /// The rest.
+    #[serde(flatten)]
+    pub sampler: SamplerOptions,
+}
+
+impl SkipOptions {
+    /// Name and meaning of each option, for `dlc passes`.
+    pub const DOCS: &'static [(&'static str, &'static str)] = &[
+        ("schedule", "file with a schedule: what another bundle's dlc.yaml has under sampling.schedule, or that file itself"),
+        ("interval", "compute everything every N steps, nothing between (feature caching); may be a fraction"),
+        ("macs", "share of the multiply-adds to keep; evenly spread full steps, or with random=true anything"),
+        ("random", "true: draw what is computed at random, up to macs"),
+        ("seed", "seed of random (default 0)"),
+        SamplerOptions::DOCS[0],
+        SamplerOptions::DOCS[1],
+        SamplerOptions::DOCS[2],
+        SamplerOptions::DOCS[3],
+        SamplerOptions::DOCS[4],
+        SamplerOptions::DOCS[5],
+    ];
+
+    /// Refuses options that contradict each other or are out of range.
+    pub(crate) fn check(&self, pass: &'static str) -> Result<(), PassError> {
+        let fail = |problem: &str| Err(PassError::Options { pass, problem: problem.into() });
+        self.sampler.check(pass)?;
+        let ways = [self.schedule.is_some(), self.interval.is_some(), self.macs.is_some()].into_iter().filter(|way| *way).count();
+        if ways != 1 {
+            return fail("ask for one of schedule=FILE, interval=N and macs=SHARE (with random=true, if you like)");
+        }
+        if self.random && self.macs.is_none() {
+            return fail("random=true needs macs=SHARE");
+        }
+        if self.interval.is_some_and(|n| !(1.0..=10_000.0).contains(&n)) {
+            return fail("interval must be 1 or more");
+        }
+        check_share(pass, self.macs)
+    }
+}
+
+/// Refuses a share of multiply-adds that is none.
+pub(crate) fn check_share(pass: &'static str, share: Option<f64>) -> Result<(), PassError> {
+    match share {
+        Some(share) if !(share > 0.0 && share <= 1.0) => {
+            Err(PassError::Options { pass, problem: format!("macs={share} is not a share between 0 and 1") })
+        }
+        _ => Ok(()),
+    }
+}

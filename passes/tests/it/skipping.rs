@@ -1,0 +1,270 @@
+//! skip: the graphs of any schedule do what the SuperNet does with the same gates, and schedules that don't fit are refused.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use dlc_eval::Array;
+use dlc_ir::schedule::memory;
+use dlc_ir::{
+    Blob, Classes, DType, Diffusion, Estimate, Expr, Module, Reuse, SamplingPlan, SamplingStep, SkipGranularity, SkipSchedule, Task, WeightTable,
+    parse_graph, parse_graph_over,
+};
+use dlc_passes::dip_go::supernet_sample;
+use dlc_passes::{PassContext, PassError, PassRun, Samplers, Silent, registry, run_passes};
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::fakes::Given;
+use super::model::Model;
+
+const STEPS: usize = 6;
+
+/// A denoiser of these facts over made-up weights.
+fn module(text: &str, diffusion: Diffusion) -> Module {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let mut weights = WeightTable::default();
+    for (_, w) in parse_graph(text).unwrap().1.entries() {
+        let fan = if w.shape.len() > 1 { w.shape.iter().skip(1).product::<usize>() as f32 } else { 16.0 };
+        let centre = if w.shape.len() == 1 && w.name.ends_with("weight") { 1.0 } else { 0.0 };
+        let bytes: Vec<u8> = (0..w.elements()).flat_map(|_| (centre + rng.random_range(-0.8..0.8f32) / fan.sqrt()).to_le_bytes()).collect();
+        let length = bytes.len();
+        weights.add(&w.name, &w.shape, Expr::Mapped { blob: Blob::new(Arc::new(bytes), 0..length).unwrap(), dtype: DType::F32 }).unwrap();
+    }
+    let mut module = Model::decoder().module();
+    module.graphs = vec![parse_graph_over(text, &weights).unwrap()];
+    module.weights = weights;
+    (module.model.task, module.model.diffusion) = (Task::ImageGeneration, Some(diffusion));
+    module
+}
+
+fn dit() -> Module {
+    let classes = Some(Classes { count: 10, unconditional: Some(10) });
+    module(include_str!("../graphs/dit.dlc"), Diffusion { channels: 4, height: 8, width: 8, out_channels: 8, classes, text_width: None })
+}
+
+fn unet() -> Module {
+    let diffusion = Diffusion { channels: 1, height: 16, width: 16, out_channels: 1, classes: None, text_width: None };
+    module(include_str!("../graphs/unet-ddpm.dlc"), diffusion)
+}
+
+fn plan(steps: usize) -> SamplingPlan {
+    let step = |i: usize| SamplingStep {
+        timestep: 900.0 - 100.0 * i as f64,
+        input_scale: 1.0,
+        estimate: Estimate::OUTPUT,
+        latents: vec![0.9],
+        estimates: if i == 0 { vec![0.3] } else { vec![0.4, -0.1] },
+        output: 0.0,
+    };
+    SamplingPlan { initial_scale: 1.0, steps: (0..steps).map(step).collect() }
+}
+
+/// Gives one plan, and one schedule for every file.
+struct Fixed(Option<SkipSchedule>);
+
+impl Samplers for Fixed {
+    fn plan(&self, _: Option<&str>, steps: usize) -> Result<(String, SamplingPlan), PassError> {
+        Ok(("ddim".into(), plan(steps)))
+    }
+
+    fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError> {
+        let problem = "holds no schedule".to_owned();
+        self.0.clone().ok_or_else(|| PassError::Sampler { place: file.display().to_string(), problem, unsupported: false })
+    }
+}
+
+fn skip(options: &str, module: &mut Module, samplers: &Fixed) -> Result<Vec<PassRun>, PassError> {
+    let passes = registry::build("skip", &serde_yaml::from_str(&format!("{{{options}}}")).unwrap())?;
+    let (calibration, pool) = (Given::new(vec![]), rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
+    let mut cx = PassContext {
+        adapters: &[],
+        samplers: Some(samplers),
+        progress: &Silent,
+        calibration: &calibration,
+        cache: None,
+        module_key: String::new(),
+        pool: &pool,
+    };
+    run_passes(module, &passes, &mut cx)
+}
+
+/// Samples by the graphs that the pass made, as `Evaluation` says.
+fn sample(module: &Module, noise: &[f32], class: Option<i64>, guidance: f32) -> Vec<f32> {
+    let (sampling, diffusion) = (module.sampling.as_ref().unwrap(), module.model.diffusion.as_ref().unwrap());
+    let rows = if class.is_some() { 2 } else { 1 };
+    let (mut x, mut before) = (noise.to_vec(), Vec::new());
+    let mut memories: BTreeMap<String, Vec<Array>> = BTreeMap::new();
+    for (step, evaluation) in plan(STEPS).steps.iter().zip(&sampling.evaluations) {
+        let graph = module.graph(&evaluation.graph).unwrap();
+        let mut feeds = BTreeMap::new();
+        for input in graph.inputs() {
+            let array = match (input.name.as_str(), memory::parse_input(&input.name)) {
+                (_, Some((block, age))) => memories[block][age].clone(),
+                (memory::FORECAST, _) => Array::f32([evaluation.forecast.len()], evaluation.forecast.iter().map(|w| *w as f32).collect()).unwrap(),
+                ("timestep", _) => Array::f32([rows], vec![step.timestep as f32; rows]).unwrap(),
+                ("class_labels", _) => Array::i64([2], vec![class.unwrap(), 10]).unwrap(),
+                _ => Array::f32([rows, diffusion.channels, diffusion.height, diffusion.width], x.repeat(rows)).unwrap(),
+            };
+            feeds.insert(input.name.clone(), array);
+        }
+        let outputs = dlc_eval::run(graph, &module.weights, &feeds).unwrap();
+        for (name, array) in &outputs {
+            if let Some(block) = memory::parse_output(name) {
+                memories.entry(block.to_owned()).or_default().insert(0, array.clone());
+            }
+        }
+        let out = outputs["out_sample"].as_f32().unwrap();
+        let row = out.len() / rows;
+        let guided = |i: usize| if rows == 2 { out[row + i] + guidance * (out[i] - out[row + i]) } else { out[i] };
+        let estimate: Vec<f32> = (0..x.len()).map(guided).collect();
+        let next = |i: usize| {
+            let earlier = step.estimates.get(1).map_or(0.0, |c| *c as f32 * before_at(&before, i));
+            step.latents[0] as f32 * x[i] + step.estimates[0] as f32 * estimate[i] + earlier
+        };
+        x = (0..x.len()).map(next).collect();
+        before = estimate;
+    }
+    x
+}
+
+fn before_at(before: &[f32], i: usize) -> f32 {
+    before.get(i).copied().unwrap_or(0.0)
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    denoiser: &'static str,
+    granularity: SkipGranularity,
+    reuse: Reuse,
+    share: f64,
+    graphs: Option<usize>,
+    seed: u64,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let granularity = prop_oneof![Just(SkipGranularity::Branch), Just(SkipGranularity::Block)];
+    let reuse = prop_oneof![Just(Reuse::Hold), Just(Reuse::Linear), Just(Reuse::Quadratic)];
+    let graphs = prop_oneof![Just(None), Just(Some(1)), Just(Some(3))];
+    (prop_oneof![Just("dit"), Just("unet")], granularity, reuse, 0.0..1.0, graphs, any::<u64>())
+        .prop_map(|(denoiser, granularity, reuse, share, graphs, seed)| Case { denoiser, granularity, reuse, share, graphs, seed })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_graphs_of_any_schedule_do_what_the_supernet_does(case in cases()) {
+        let mut module = if case.denoiser == "dit" { dit() } else { unet() };
+        let whole = SkipSchedule::new(case.granularity, case.reuse, names(&module, case.granularity), &[]);
+        let mut rng = ChaCha8Rng::seed_from_u64(case.seed);
+        let table: Vec<Vec<bool>> =
+            (0..STEPS).map(|step| whole.units.iter().map(|_| step == 0 || rng.random_bool(case.share)).collect()).collect();
+        let schedule = SkipSchedule::new(case.granularity, case.reuse, whole.units, &table);
+        let limit = case.graphs.map_or(String::new(), |n| format!(", max_graphs: {n}"));
+        let runs = skip(&format!("schedule: file, steps: {STEPS}{limit}"), &mut module, &Fixed(Some(schedule))).unwrap();
+        let sampling = module.sampling.clone().unwrap();
+        prop_assert_eq!(sampling.evaluations.len(), STEPS);
+        // A full first step and as many patterns as were allowed, at least one for the rest.
+        let most = case.graphs.map_or(STEPS, |n| n.max(2));
+        prop_assert!(module.graphs.len() - 1 <= most || case.graphs == Some(1), "{} graphs", module.graphs.len() - 1);
+        prop_assert_eq!(runs[0].report.schedule.as_ref(), Some(&sampling.schedule));
+
+        let diffusion = module.model.diffusion.clone().unwrap();
+        let noise: Vec<f32> = (0..diffusion.channels * diffusion.height * diffusion.width).map(|_| rng.random_range(-1.5..1.5)).collect();
+        let class = diffusion.classes.map(|_| 4);
+        let expected = supernet_sample(&module, &plan(STEPS), 1.5, &sampling.schedule, &noise, class).unwrap();
+        let found = sample(&module, &noise, class, 1.5);
+        let peak = expected.iter().fold(1f32, |m, x| m.max(x.abs()));
+        let error = expected.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        prop_assert!(error <= 1e-4 * peak, "{error:e} of {peak}");
+    }
+}
+
+/// Names of a module's units: those of a schedule that computes everything.
+fn names(module: &Module, granularity: SkipGranularity) -> Vec<String> {
+    let mut module = module.clone();
+    let granularity = if granularity == SkipGranularity::Block { "block" } else { "branch" };
+    skip(&format!("interval: 1, steps: {STEPS}, granularity: {granularity}"), &mut module, &Fixed(None)).unwrap();
+    module.sampling.unwrap().schedule.units
+}
+
+#[test]
+fn units_are_branches_or_the_blocks_of_the_paper() {
+    let layers = |names: &[String]| names.join(" ");
+    assert_eq!(layers(&names(&dit(), SkipGranularity::Block)), "layers.0 layers.1 layers.2 layers.3");
+    assert!(layers(&names(&dit(), SkipGranularity::Branch)).starts_with("layers.0.attn layers.0.mlp layers.1.attn"));
+    assert_eq!(layers(&names(&unet(), SkipGranularity::Block)), "down.0 down.1 mid up.0 up.1");
+}
+
+#[test]
+fn computing_everything_is_the_target() {
+    let mut module = dit();
+    skip("interval: 1, steps: 6", &mut module, &Fixed(None)).unwrap();
+    assert_eq!(module.graphs.len(), 2);
+    let text = |graph: usize| module.graphs[graph].to_text(&module.weights).split_once('\n').unwrap().1.to_owned();
+    assert_eq!(text(0), text(1));
+    assert!((module.sampling.unwrap().macs - 1.0).abs() < 1e-12);
+}
+
+#[test]
+fn budgets_are_met() {
+    for options in ["macs: 0.5, random: true", "macs: 0.5, random: true, granularity: block", "macs: 0.5", "macs: 0.6, random: true, max_graphs: 4"] {
+        let mut module = dit();
+        skip(&format!("{options}, steps: 40"), &mut module, &Fixed(None)).unwrap();
+        let sampling = module.sampling.unwrap();
+        let share = if options.contains("0.6") { 0.6 } else { 0.5 };
+        assert!((sampling.macs - share).abs() <= 0.0125, "{options}: {}", sampling.macs);
+    }
+}
+
+#[test]
+fn nothing_is_computed_that_nobody_reads() {
+    let mut module = dit();
+    // The last layer's output is all that the rest needs, so only it decides.
+    let table: Vec<Vec<bool>> = (0..STEPS).map(|step| if step % 3 == 0 { vec![true; 4] } else { vec![true, true, true, false] }).collect();
+    let units = (0..4).map(|i| format!("layers.{i}")).collect();
+    let schedule = SkipSchedule::new(SkipGranularity::Block, Reuse::Hold, units, &table);
+    skip("schedule: file, steps: 6", &mut module, &Fixed(Some(schedule))).unwrap();
+    assert_eq!(module.sampling.as_ref().unwrap().schedule.steps, ["####", "....", "....", "####", "....", "...."]);
+    insta::assert_snapshot!(module.graph("step.1").unwrap().to_text(&module.weights));
+}
+
+#[test]
+fn schedules_and_options_that_do_not_fit_are_refused() {
+    let units: Vec<String> = names(&dit(), SkipGranularity::Block);
+    let schedule = |units: &[String], steps: &[&str]| {
+        let schedule = SkipSchedule::new(SkipGranularity::Block, Reuse::Hold, units.to_vec(), &[]);
+        Some(SkipSchedule { steps: steps.iter().map(ToString::to_string).collect(), ..schedule })
+    };
+    let full = ["####"; 6];
+    let mut report = Vec::new();
+    for (options, given) in [
+        ("", None),
+        ("interval: 2, macs: 0.5", None),
+        ("random: true, interval: 2", None),
+        ("interval: 0.5", None),
+        ("macs: 1.5", None),
+        ("macs: 0.001, random: true", None),
+        ("interval: 2, guidance: -1", None),
+        ("interval: 2, steps: 0", None),
+        ("interval: 2, reuse: cubic", None),
+        ("interval: 2, granularity: head", None),
+        ("intervall: 2", None),
+        ("schedule: missing", None),
+        ("schedule: file", schedule(&units, &full[..5])),
+        ("schedule: file", schedule(&units[..3], &["###"; 6])),
+        ("schedule: file", schedule(&["layers.9".into()], &["#"; 6])),
+        ("schedule: file", schedule(&units, &["####", "###", "####", "####", "####", "####"])),
+        ("schedule: file", schedule(&units, &["####", "##x#", "####", "####", "####", "####"])),
+        ("schedule: file", schedule(&units, &["#.##", "####", "####", "####", "####", "####"])),
+    ] {
+        let steps = if options.contains("steps") || options.is_empty() { "" } else { ", steps: 6" };
+        let error = skip(&format!("{options}{steps}"), &mut dit(), &Fixed(given)).unwrap_err();
+        report.push(format!("{options}\n    {:?}: {error}", error.fault()));
+    }
+    let error = skip("interval: 2", &mut Model::decoder().module(), &Fixed(None)).unwrap_err();
+    report.push(format!("a model of text\n    {:?}: {error}", error.fault()));
+    insta::assert_snapshot!(report.join("\n"));
+}

@@ -1,0 +1,63 @@
+//! How a diffusion model is sampled, for passes: its scheduler's configuration, and schedules in files.
+
+use std::path::{Path, PathBuf};
+
+use dlc_exporters::manifest::Manifest;
+use dlc_ir::{Fault, SamplingPlan, SkipSchedule};
+use dlc_passes::{PassError, Samplers};
+use serde_json::{Map, Value};
+
+use super::text_file::read_text;
+use crate::runtime::{RuntimeError, SchedulerKind, parse_scheduler_config, sampling_plan};
+
+/// Largest configuration of a scheduler.
+const CONFIG_CAP: u64 = 1 << 20;
+/// Largest file with a schedule: a bundle's manifest, at most.
+const SCHEDULE_CAP: u64 = 64 << 20;
+
+/// The scheduler that a checkpoint comes with, if any.
+#[derive(Debug)]
+pub(super) struct DiffusionSamplers {
+    pub scheduler: Option<PathBuf>,
+}
+
+impl DiffusionSamplers {
+    fn config(&self) -> Result<(String, Map<String, Value>), PassError> {
+        let missing = "the checkpoint has no scheduler/scheduler_config.json, so it isn't known how it is sampled; name the pipeline's folder";
+        let path = self.scheduler.as_ref().ok_or_else(|| sampler_error("scheduler", missing, false))?;
+        let place = path.display().to_string();
+        let text = read_text(path, CONFIG_CAP).map_err(|e| sampler_error(&place, e, false))?;
+        let config = parse_scheduler_config(&text).map_err(|e| scheduler_error(&place, &e))?;
+        Ok((place, config))
+    }
+}
+
+impl Samplers for DiffusionSamplers {
+    fn plan(&self, scheduler: Option<&str>, steps: usize) -> Result<(String, SamplingPlan), PassError> {
+        let (place, config) = self.config()?;
+        let class = config.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+        let asked = scheduler.map(SchedulerKind::from_name).transpose().map_err(|e| scheduler_error("scheduler", &e))?;
+        let plan = sampling_plan(&config, asked, steps).map_err(|e| scheduler_error(&place, &e))?;
+        let name = asked.map(SchedulerKind::name).or_else(|| SchedulerKind::from_name(class).ok().map(SchedulerKind::name));
+        Ok((name.unwrap_or(class).to_owned(), plan))
+    }
+
+    fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError> {
+        let place = file.display().to_string();
+        let text = read_text(file, SCHEDULE_CAP).map_err(|e| sampler_error(&place, e, false))?;
+        if let Ok(schedule) = serde_yaml::from_str(&text) {
+            return Ok(schedule);
+        }
+        let of_bundle = serde_yaml::from_str::<Manifest>(&text).ok().and_then(|manifest| manifest.sampling);
+        let problem = "holds no schedule: neither one by itself (granularity, reuse, units, steps) nor a dlc.yaml that has one";
+        of_bundle.map(|sampling| sampling.schedule).ok_or_else(|| sampler_error(&place, problem, false))
+    }
+}
+
+fn sampler_error(place: &str, problem: impl ToString, unsupported: bool) -> PassError {
+    PassError::Sampler { place: place.to_owned(), problem: problem.to_string(), unsupported }
+}
+
+fn scheduler_error(place: &str, error: &RuntimeError) -> PassError {
+    sampler_error(place, error, error.fault() == Fault::Unsupported)
+}
