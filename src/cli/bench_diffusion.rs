@@ -149,7 +149,7 @@ impl Judges {
 }
 
 fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
-    let mut table = Table::new(&["model", "MACs", "seconds", "of it loading", "speedup", "PSNR to full", "as asked", "Frechet"]);
+    let mut table = Table::new(&["model", "MACs", "seconds", "of it loading", "speedup", "PSNR to full, dB", "as asked", "Frechet"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     for (side, quality) in sides.iter().zip(quality) {
         table.row([
@@ -158,7 +158,7 @@ fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
             format!("{:.3}", side.seconds()),
             format!("{:.3}", side.load_seconds()),
             or_dash(sides.first().filter(|_| side.prune).map(|full| format!("{:.2}x", full.seconds() / side.seconds()))),
-            or_dash(agreement.filter(|_| side.prune).map(|psnr| format!("{psnr:.1} dB"))),
+            or_dash(agreement.filter(|_| side.prune).map(|psnr| format!("{psnr:.1}"))),
             or_dash(quality.as_asked.map(|share| format!("{:.1}%", 100.0 * share))),
             or_dash(quality.frechet.map(|distance| format!("{distance:.3}"))),
         ]);

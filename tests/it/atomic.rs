@@ -80,11 +80,9 @@ fn a_compilation_killed_while_writing_leaves_the_old_bundle() {
     assert_eq!(entries(&shell.path("work")), ["out"]);
 }
 
-#[test]
-fn ctrl_c_ends_a_compilation_with_one_line_and_leaves_nothing() {
-    let shell = Shell::new();
-    let args = [&COMPILE[..], &["--pass", "fit-prune:samples=64", "--no-cache"]].concat();
-    let mut child = shell.start(&args);
+/// Presses Ctrl-C a tenth of a second after the command has begun to listen for it, and fails unless it ends with one line.
+fn interrupt(shell: &Shell, args: &[&str]) {
+    let mut child = shell.start(args);
     let status = format!("/proc/{}/status", child.id());
     // The second bit of the caught signals is SIGINT.
     let caught = || {
@@ -95,8 +93,24 @@ fn ctrl_c_ends_a_compilation_with_one_line_and_leaves_nothing() {
     assert!(wait_for(&mut child, caught), "handles no SIGINT");
     sleep(Duration::from_millis(100));
     assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
-    let outcome = shell.outcome(&args, &child.wait_with_output().unwrap());
+    let outcome = shell.outcome(args, &child.wait_with_output().unwrap());
     assert_eq!(outcome.code, Some(130), "{}", outcome.transcript());
     assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("", "interrupted; nothing was left behind\n"));
+}
+
+#[test]
+fn ctrl_c_ends_a_compilation_with_one_line_and_leaves_nothing() {
+    let shell = Shell::new();
+    interrupt(&shell, &[&COMPILE[..], &["--pass", "fit-prune:samples=64", "--no-cache"]].concat());
     assert!(entries(&shell.path("work")).is_empty());
+}
+
+#[test]
+fn ctrl_c_ends_sampling_between_two_steps_and_leaves_nothing() {
+    let shell = Shell::new();
+    shell.ok(&["compile", "fixtures/digits-dit", "-o", "digits"]);
+    shell.write("work/out.png", "mine");
+    interrupt(&shell, &["sample", "digits", "--backend", "tract", "--count", "2000", "-o", "work/out.png", "--latents", "work/out.safetensors"]);
+    assert_eq!(entries(&shell.path("work")), ["out.png"]);
+    assert_eq!(std::fs::read(shell.path("work/out.png")).unwrap(), b"mine");
 }

@@ -264,8 +264,21 @@ fn bench_asks_a_classifier_what_the_images_show() {
 }
 
 #[test]
+fn computing_everything_at_every_step_gives_the_whole_models_bits() {
+    let shell = Shell::new();
+    shell.ok(&["compile", "fixtures/digits-dit", "--pass", "skip:interval=1,steps=4", "-o", "ones"]);
+    shell.ok(&["compile", "fixtures/digits-dit", "--pass", "skip:interval=2,steps=4", "-o", "halves"]);
+    let bench = |bundle| shell.ok(&["bench", bundle, "--backend", "tract", "--repeats", "1", "--count", "3", "--json"]).json();
+    assert_eq!(bench("ones")["equal"], true);
+    let halves = bench("halves");
+    assert!(halves["equal"] == false && halves["psnr"].as_f64().unwrap() > 10.0, "{halves}");
+}
+
+#[test]
 fn inspect_shows_what_is_computed_when() {
-    let text = remembered().ok(&["inspect", "tiny"]).stdout;
+    let shell = remembered();
+    assert_eq!(shell.ok(&["verify", "tiny", "--backend", "tract"]).stdout.matches("  ok").count(), 4);
+    let text = shell.ok(&["inspect", "tiny"]).stdout;
     snapshot!("inspect", text);
 }
 

@@ -105,7 +105,9 @@ impl DiffusionSession {
 
     /// Loads the graphs that sampling needs; [`sample`](Self::sample) does so itself.
     pub fn load(&mut self, prune: bool) -> Result<()> {
-        for name in self.evaluations(prune).map_or_else(|| vec![TARGET.to_owned()], |list| list.into_iter().map(|(graph, _)| graph).collect()) {
+        let graphs = self.evaluations(prune).map_or_else(|| vec![TARGET.to_owned()], |list| list.into_iter().map(|(graph, _)| graph).collect());
+        let loaded = self.steps.len();
+        for name in graphs {
             if self.steps.contains_key(&name) {
                 continue;
             }
@@ -113,7 +115,7 @@ impl DiffusionSession {
             let session = Session::load(&self.backend, &self.bundle, &name, self.weights.as_ref(), &self.options)?;
             self.steps.insert(name, Step { session, ports });
         }
-        if let Some(weights) = &self.weights {
+        if let Some(weights) = self.weights.as_ref().filter(|_| self.steps.len() > loaded) {
             weights.release_pages();
         }
         Ok(())
