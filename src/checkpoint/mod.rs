@@ -58,20 +58,11 @@ pub struct Checkpoint {
     folder: PathBuf,
     config: Map<String, Value>,
     generation_config: Option<Map<String, Value>>,
-    scheduler: Option<SchedulerConfig>,
+    scheduler: Option<PathBuf>,
     /// The folder of the pipeline around a model of diffusers.
     pipeline: Option<PathBuf>,
     tensors: BTreeMap<String, TensorRecord>,
     files: Vec<CheckpointFile>,
-}
-
-/// The scheduler's configuration in a pipeline of diffusers: how a model is sampled. Written by strangers, and not checked yet.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SchedulerConfig {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What it says.
-    pub values: Map<String, Value>,
 }
 
 /// A file that was read.
@@ -102,8 +93,11 @@ impl Checkpoint {
         let generation_config = if generation.exists() { Some(read(generation)?) } else { None };
         let is_pipeline = |folder: &PathBuf| folder.join("scheduler").is_dir() || folder.join("model_index.json").is_file();
         let pipeline = config.contains_key("_class_name").then(|| above(&location.folder)).filter(is_pipeline);
-        let path = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
-        let scheduler = path.map(|path| Ok::<_, CheckpointError>(SchedulerConfig { values: read(path.clone())?, path })).transpose()?;
+        let scheduler = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
+        if let Some(path) = &scheduler {
+            let (_, size) = files::open_regular(path)?;
+            files.push(CheckpointFile { path: path.clone(), size });
+        }
         let mut checkpoint = Self { folder: location.folder, config, generation_config, scheduler, pipeline, tensors: BTreeMap::new(), files };
         match location.weights {
             WeightFiles::One(path) => checkpoint.add_file(path)?,
@@ -127,9 +121,10 @@ impl Checkpoint {
         self.generation_config.as_ref()
     }
 
-    /// How a model of diffusers is sampled, where the pipeline says it.
-    pub fn scheduler(&self) -> Option<&SchedulerConfig> {
-        self.scheduler.as_ref()
+    /// The configuration of the scheduler, where there is a pipeline of diffusers that has one. Only schedulers read it: diffusers writes
+    /// `Infinity` there, which is no JSON.
+    pub fn scheduler(&self) -> Option<&Path> {
+        self.scheduler.as_deref()
     }
 
     /// The tensor with this name.
@@ -167,7 +162,7 @@ impl Checkpoint {
     /// The files beside the weights that a bundle takes over.
     pub fn side_files(&self) -> Vec<SideFile> {
         let all = SIDE_FILES.iter().map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
-        let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.path.clone() });
+        let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.clone() });
         all.filter(|file| file.path.is_file()).chain(scheduler).collect()
     }
 

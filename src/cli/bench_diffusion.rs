@@ -13,7 +13,7 @@ use super::exit::INTERRUPTED;
 use super::output::{Output, note};
 use super::progress::Bar;
 use crate::report::Table;
-use crate::runtime::{Bundle, Classifier, SamplerChoice, Samples, Statistics, psnr};
+use crate::runtime::{Bundle, Classifier, SamplerChoice, Samples, Statistics, mean_psnr};
 
 /// What images are judged by, where it was given.
 struct Judges {
@@ -60,7 +60,9 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     bar.finish();
     let quality = sides.iter().map(|side| judges.quality(&wanted, side.samples.as_ref())).collect::<Result<Vec<_>>>()?;
     let agreement = match &sides[..] {
-        [Side { samples: Some(full), .. }, Side { samples: Some(pruned), .. }] => Some(psnr(&full.data, &pruned.data)),
+        [Side { samples: Some(full), .. }, Side { samples: Some(pruned), .. }] => {
+            Some(mean_psnr(full.images(), pruned.images()).unwrap_or(f64::INFINITY))
+        }
         _ => None,
     };
     output.result(&table(&sides, &quality, agreement).to_string())?;

@@ -1,6 +1,6 @@
 //! `dlc compile`: checkpoint -> module -> passes -> bundle.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
 use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle};
@@ -88,7 +88,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut source)?;
     let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
-    let samplers = DiffusionSamplers { scheduler: checkpoint.scheduler().map(|s| s.path.clone()) };
+    let samplers = DiffusionSamplers { scheduler: checkpoint.scheduler().map(Path::to_owned) };
     let samplers = module.model.diffusion.is_some().then_some(&samplers as &dyn Samplers);
     let mut cx = PassContext {
         progress: monitor,

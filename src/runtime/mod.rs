@@ -28,8 +28,8 @@ pub use chat::{ChatMessage, ChatTemplate};
 pub use costs::{best_gamma, expected_tokens, predicted_speedup};
 pub use decoder::{DecoderOptions, DecoderSession};
 pub use diffusion::{
-    Classifier, Conditions, DiffusionSession, FloatTensor, SampleRequest, SamplerChoice, SamplerWishes, Samples, Statistics, choose_sampler, noise,
-    psnr, read_tensors,
+    Classifier, Conditions, DiffusionSession, FloatTensor, SampleRequest, SamplerChoice, SamplerWishes, Samples, Statistics, choose_sampler,
+    mean_psnr, noise, psnr, read_tensors,
 };
 pub use encoder::{EncoderSession, Rows};
 pub use error::{Result, RuntimeError};

@@ -19,3 +19,4 @@ mod output;
 mod readme;
 mod running;
 mod sampling;
+mod skipping;

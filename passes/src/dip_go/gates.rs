@@ -1,10 +1,12 @@
-//! The gates and how they are learned: one number for each unit and step, computed above 0.
+//! The gates and how they are learned: which cells of the table, a unit at a step, are worth their multiply-adds.
 //!
-//! Two stages. First the budget is lowered round by round, and every cell of the table is weighed anew: with r random signs, the gradient of
-//! `r . sample` with respect to a gate is `r . v`, v being what its choice does to the sample, and its square has the mean `|v|^2`. So one way back
-//! through the sampler weighs all cells at once. (Ours: at the start, with all gates on, the paper's loss has no gradient at all.) Then come the
-//! paper's steps: hard gates forward, the gradient of their sigmoid backward, loss = distance to the full sampler's image + alpha * share of
-//! multiply-adds kept, the second only while the budget isn't met. The best table on images of its own counts.
+//! Two stages. First the schedule that computes everything at evenly spread steps is improved: with r random signs, the gradient of `r . sample`
+//! with respect to a gate is `r . v`, v being what its choice does to the sample, and its square has the mean `|v|^2`; so one way back through the
+//! sampler weighs all cells at once. Cells that weigh much for their multiply-adds are exchanged for such that don't, as many as the trust that
+//! earlier exchanges earned allows. (Ours: where all gates are on, as the paper starts, its loss has no gradient, and evenly spread steps are a
+//! control that must be beaten anyway.) Then come the paper's steps: hard gates forward, the gradient of their sigmoid backward, loss = distance
+//! to the full sampler's image + alpha * share of multiply-adds kept, the second only while the budget isn't met. Of all tables the best one on
+//! images of its own counts.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -16,14 +18,18 @@ use super::options::DipGoOptions;
 use super::rollout::{Sampler, Start, hard};
 use crate::context::PassContext;
 use crate::error::PassError;
-use crate::skip::{Fit, SkipNet, close, macs_share, threshold};
+use crate::skip::{Fit, SkipNet, close, macs_share, regular_for, threshold};
 
 /// Images that tables are compared on.
-const JUDGES: usize = 8;
+const JUDGES: usize = 12;
 /// How much of a cell's weight comes from the last round.
 const FRESH: f64 = 0.5;
-/// How far the gates lie from 0 where the paper's steps start: the spread of their logarithms.
-const SPREAD: f64 = 1.0;
+/// How much more a cell must weigh than the usual to be exchanged, in standard deviations: at first, and how that changes with success and failure.
+const CAUTION: f64 = 1.5;
+const BOLDER: f64 = 0.8;
+const MORE_CAREFUL: f64 = 1.4;
+/// Gradient steps between two looks at the judges' images.
+const JUDGED: usize = 8;
 
 /// What is trained, and how.
 pub(super) struct Training<'a> {
@@ -37,7 +43,7 @@ pub(super) struct Training<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct Learned {
     pub table: Vec<Vec<bool>>,
-    /// Mean square of the difference to the full sampler's images.
+    /// Mean square of the difference to the full sampler's images, the geometric mean over images.
     pub loss: f64,
 }
 
@@ -46,9 +52,12 @@ pub(super) struct Learned {
 struct State {
     rounds: usize,
     iterations: usize,
-    /// Logarithms of the cells' weights for each multiply-add, then gates.
-    scores: Vec<Vec<f64>>,
-    best: Option<(Vec<Vec<f64>>, f64)>,
+    caution: f64,
+    /// Logarithms of the cells' weights for each multiply-add, in standard deviations from their mean.
+    weights: Vec<Vec<f64>>,
+    /// The paper's gates.
+    gates: Vec<Vec<f64>>,
+    best: Option<(Vec<Vec<bool>>, f64)>,
 }
 
 /// Noise, and the image that the full sampler makes of it.
@@ -63,7 +72,7 @@ impl Training<'_> {
         let key = format!("{NAME} 1 {} {}", cx.module_key, serde_json::to_string(self.options).unwrap_or_default());
         let stored = cx.cache.and_then(|c| c.get(&key)).and_then(|text| serde_json::from_str::<State>(&text).ok());
         let steps = self.sampler.plan.steps.len();
-        let mut state = stored.filter(|s| s.scores.len() == steps).unwrap_or_default();
+        let mut state = stored.filter(|s| s.weights.len() == steps).unwrap_or_default();
         let keep = |state: &State| {
             if let (Some(cache), Ok(text)) = (cx.cache, serde_json::to_string(state)) {
                 cache.put(&key, &text);
@@ -73,8 +82,8 @@ impl Training<'_> {
         let judges = self.judges()?;
         self.rounds(cx, &mut state, &judges, &keep)?;
         self.descend(cx, &mut state, &judges, &keep)?;
-        let (scores, loss) = state.best.clone().ok_or_else(|| stopped(cx))?;
-        Ok(Learned { table: self.fit(&scores, self.options.share())?.table, loss })
+        let (table, loss) = state.best.ok_or_else(|| stopped(cx))?;
+        Ok(Learned { table, loss: loss.exp() })
     }
 
     fn fit(&self, scores: &[Vec<f64>], share: f64) -> Result<Fit, PassError> {
@@ -113,50 +122,44 @@ impl Training<'_> {
         (0..self.options.batch).map(|_| self.start(&mut rng)).collect()
     }
 
-    /// Mean distance of the judges' images under a table.
+    /// Mean logarithm of the distance of the judges' images under a table: a few images that come out as something else altogether don't decide.
     fn judge(&self, table: &[Vec<bool>], judges: &[Judge]) -> Result<f64, PassError> {
         let gates = self.closed(table);
-        let one = |judge: &Judge| Ok(distance(self.sampler.run(&judge.start, &gates)?.sample(), &judge.full));
+        let one = |judge: &Judge| Ok(distance(self.sampler.run(&judge.start, &gates)?.sample(), &judge.full).max(f64::MIN_POSITIVE).ln());
         let distances = self.pool.install(|| judges.par_iter().map(one).collect::<Result<Vec<f64>, PassError>>())?;
         Ok(distances.iter().sum::<f64>() / distances.len().max(1) as f64)
     }
 
-    /// Keeps the scores if their table is the best so far.
-    fn compare(&self, state: &mut State, judges: &[Judge]) -> Result<f64, PassError> {
-        let loss = self.judge(&self.fit(&state.scores, self.options.share())?.table, judges)?;
-        if state.best.as_ref().is_none_or(|(_, best)| loss < *best) {
-            state.best = Some((state.scores.clone(), loss));
+    /// Keeps a table if it is the best so far; says whether it is, and its loss.
+    fn compare(&self, state: &mut State, table: Vec<Vec<bool>>, judges: &[Judge]) -> Result<(bool, f64), PassError> {
+        let loss = self.judge(&table, judges)?;
+        let better = state.best.as_ref().is_none_or(|(_, best)| loss < *best);
+        if better {
+            state.best = Some((table, loss));
         }
-        Ok(loss)
+        Ok((better, loss))
     }
 
-    /// Lowers the budget round by round.
+    /// Exchanges cells round by round.
     fn rounds(&self, cx: &PassContext<'_>, state: &mut State, judges: &[Judge], keep: &dyn Fn(&State)) -> Result<(), PassError> {
-        let (share, rounds) = (self.options.share(), self.options.rounds);
-        let freed = self.net.freed();
-        while state.rounds < rounds {
-            let turn = state.rounds;
-            // Geometric: each round drops the same share of what is left.
-            let before = share.powf(turn as f64 / rounds as f64);
-            let table = if turn == 0 {
-                vec![vec![true; self.net.units.len()]; self.sampler.plan.steps.len()]
-            } else {
-                self.fit(&state.scores, before)?.table
-            };
-            let gates = self.closed(&table);
-            let weighed = self.weigh(&gates, turn)?;
-            let fresh = |old: Option<f64>, step: usize, unit: usize| {
-                let score = (weighed[step][unit] / freed[unit].max(1e-9)).max(f64::MIN_POSITIVE).ln();
-                old.map_or(score, |old| FRESH * score + (1.0 - FRESH) * old)
-            };
-            let old = std::mem::take(&mut state.scores);
-            let row = |step: usize| (0..self.net.units.len()).map(|unit| fresh(old.get(step).map(|r| r[unit]), step, unit)).collect();
-            state.scores = (0..gates.len()).map(row).collect();
+        let total = self.options.rounds + self.options.iterations;
+        if state.best.is_none() {
+            let even = regular_for(self.net, self.sampler.plan.steps.len(), self.options.share())?;
+            let _ = self.compare(state, even, judges)?;
+            state.caution = CAUTION;
+        }
+        while state.rounds < self.options.rounds {
+            let Some((table, _)) = state.best.clone() else { return Err(stopped(cx)) };
+            let weighed = self.weigh(&self.closed(&table), state.rounds)?;
+            state.weights = blend(&state.weights, &standardised(&weighed, &self.net.freed()));
+            let next = self.fit(&biased(&state.weights, &table, state.caution), self.options.share())?.table;
+            let (better, loss) = if next == table { (false, f64::NAN) } else { self.compare(state, next.clone(), judges)? };
+            // Nothing exchanged is too careful, a worse table too bold.
+            state.caution *= if better || next == table { BOLDER } else { MORE_CAREFUL };
             state.rounds += 1;
-            let loss = if state.rounds == rounds { self.compare(state, judges)? } else { f64::NAN };
             keep(state);
-            let shown = if loss.is_nan() { format!("weighing, {:.0}% kept", 100.0 * before) } else { format!("weighed, loss {loss:.2e}") };
-            told(cx, &shown, state.rounds, rounds + self.options.iterations)?;
+            let best = state.best.as_ref().map_or(f64::NAN, |(_, best)| best.exp());
+            told(cx, &format!("weighing, loss {:.1e} best {best:.1e}", loss.exp()), state.rounds, total)?;
         }
         Ok(())
     }
@@ -172,7 +175,9 @@ impl Training<'_> {
         };
         let starts = self.batch(1, turn);
         let gradients = self.pool.install(|| starts.par_iter().enumerate().map(weigh).collect::<Result<Vec<_>, PassError>>())?;
-        let mean = |step: usize, unit: usize| gradients.iter().map(|g| g[step][unit].powi(2)).sum::<f64>() / gradients.len() as f64;
+        // Each image counts alike, however much it is moved.
+        let sizes: Vec<f64> = gradients.iter().map(|g| g.iter().flatten().map(|x| x * x).sum::<f64>().max(f64::MIN_POSITIVE)).collect();
+        let mean = |step: usize, unit: usize| gradients.iter().zip(&sizes).map(|(g, size)| g[step][unit].powi(2) / size).sum::<f64>();
         Ok((0..gates.len()).map(|step| (0..self.net.units.len()).map(|unit| mean(step, unit)).collect()).collect())
     }
 
@@ -180,12 +185,13 @@ impl Training<'_> {
     fn descend(&self, cx: &PassContext<'_>, state: &mut State, judges: &[Judge], keep: &dyn Fn(&State)) -> Result<(), PassError> {
         let (total, share) = (self.options.iterations, self.options.share());
         if state.iterations == 0 && total > 0 {
-            state.scores = self.centred(&state.scores)?;
+            let Some((table, _)) = &state.best else { return Err(stopped(cx)) };
+            state.gates = biased(&state.weights, table, state.caution.max(1.0));
         }
         let freed = self.net.freed();
-        let all: f64 = freed.iter().sum::<f64>().max(f64::MIN_POSITIVE) * state.scores.len() as f64;
+        let all: f64 = freed.iter().sum::<f64>().max(f64::MIN_POSITIVE) * state.gates.len() as f64;
         while state.iterations < total {
-            let table: Vec<Vec<bool>> = state.scores.iter().enumerate().map(|(i, row)| row.iter().map(|z| i == 0 || *z > 0.0).collect()).collect();
+            let table: Vec<Vec<bool>> = state.gates.iter().enumerate().map(|(i, row)| row.iter().map(|z| i == 0 || *z > 0.0).collect()).collect();
             let gates = self.closed(&table);
             let kept = macs_share(self.net, &close(self.net, self.sampler.reuse, &table));
             let (loss, gradient) = self.consistency(&gates, state.iterations)?;
@@ -196,7 +202,7 @@ impl Training<'_> {
                 keep * (1.0 - keep)
             };
             let descent: Vec<Vec<f64>> = state
-                .scores
+                .gates
                 .iter()
                 .zip(&gradient)
                 .map(|(row, g)| row.iter().zip(g).zip(&freed).map(|((z, g), w)| slope(*z) * (g + pressure * w / all)).collect())
@@ -204,31 +210,16 @@ impl Training<'_> {
             let norm = descent.iter().flatten().map(|d| d * d).sum::<f64>().sqrt();
             // Clipped to length 1.
             let factor = self.options.rate * cosine / norm.max(1.0);
-            state.scores.iter_mut().zip(&descent).for_each(|(row, d)| row.iter_mut().zip(d).for_each(|(z, d)| *z -= factor * d));
+            state.gates.iter_mut().zip(&descent).for_each(|(row, d)| row.iter_mut().zip(d).for_each(|(z, d)| *z -= factor * d));
             state.iterations += 1;
-            if state.iterations % 8 == 0 || state.iterations == total {
-                self.compare(state, judges)?;
+            if state.iterations.is_multiple_of(JUDGED) || state.iterations == total {
+                let table = self.fit(&state.gates, share)?.table;
+                let _ = self.compare(state, table, judges)?;
             }
             keep(state);
             told(cx, &format!("loss {loss:.2e}, {:.1}% kept", 100.0 * kept), self.options.rounds + state.iterations, self.options.rounds + total)?;
         }
         Ok(())
-    }
-
-    /// The scores moved so that the budget's threshold is 0, and stretched so that they spread by [`SPREAD`].
-    fn centred(&self, scores: &[Vec<f64>]) -> Result<Vec<Vec<f64>>, PassError> {
-        let table = self.fit(scores, self.options.share())?.table;
-        let cells = || scores.iter().skip(1).flatten().zip(table.iter().skip(1).flatten());
-        let lowest_kept = cells().filter(|(_, on)| **on).map(|(s, _)| *s).fold(f64::INFINITY, f64::min);
-        let highest_gone = cells().filter(|(_, on)| !**on).map(|(s, _)| *s).fold(f64::NEG_INFINITY, f64::max);
-        let border = match (lowest_kept.is_finite(), highest_gone.is_finite()) {
-            (true, true) => f64::midpoint(lowest_kept, highest_gone),
-            (true, false) => lowest_kept - 1.0,
-            _ => highest_gone + 1.0,
-        };
-        let n = scores.iter().map(Vec::len).sum::<usize>().max(1) as f64;
-        let spread = (scores.iter().flatten().map(|s| (s - border).powi(2)).sum::<f64>() / n).sqrt().max(1e-9);
-        Ok(scores.iter().map(|row| row.iter().map(|s| SPREAD * (s - border) / spread).collect()).collect())
     }
 
     /// Mean distance to the full sampler's images, and its gradient with respect to the gates.
@@ -249,6 +240,29 @@ impl Training<'_> {
         let gradient = (0..gates.len()).map(|step| (0..self.net.units.len()).map(|unit| mean(step, unit)).collect()).collect();
         Ok((parts.iter().map(|(loss, _)| share * loss).sum(), gradient))
     }
+}
+
+/// Logarithms of weights for each multiply-add, in standard deviations from their mean.
+fn standardised(weighed: &[Vec<f64>], freed: &[f64]) -> Vec<Vec<f64>> {
+    let logarithm = |(weight, share): (&f64, &f64)| (weight / share.max(1e-9)).max(f64::MIN_POSITIVE).ln();
+    let rows: Vec<Vec<f64>> = weighed.iter().map(|row| row.iter().zip(freed).map(logarithm).collect()).collect();
+    // The first step is computed in any case.
+    let cells = || rows.iter().skip(1).flatten();
+    let n = cells().count().max(1) as f64;
+    let mean = cells().sum::<f64>() / n;
+    let deviation = (cells().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt().max(1e-9);
+    rows.iter().map(|row| row.iter().map(|x| (x - mean) / deviation).collect()).collect()
+}
+
+fn blend(old: &[Vec<f64>], new: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let cell = |step: usize, unit: usize, x: f64| old.get(step).map_or(x, |row| FRESH * x + (1.0 - FRESH) * row[unit]);
+    new.iter().enumerate().map(|(step, row)| row.iter().enumerate().map(|(unit, x)| cell(step, unit, *x)).collect()).collect()
+}
+
+/// Weights with an advantage for what a table computes.
+fn biased(weights: &[Vec<f64>], table: &[Vec<bool>], advantage: f64) -> Vec<Vec<f64>> {
+    let cell = |(x, on): (&f64, &bool)| x + if *on { advantage } else { -advantage };
+    weights.iter().zip(table).map(|(row, on)| row.iter().zip(on).map(cell).collect()).collect()
 }
 
 fn stopped(cx: &PassContext<'_>) -> PassError {

@@ -14,7 +14,7 @@ pub struct DipGoOptions {
     pub macs: Option<f64>,
     /// How many times fewer multiply-adds, instead of `macs`.
     pub speedup: Option<f64>,
-    /// Rounds in which the budget is lowered and every gate is weighed.
+    /// Rounds in which every gate is weighed, and some are exchanged.
     pub rounds: usize,
     /// Gradient steps on the gates behind them.
     pub iterations: usize,
@@ -33,7 +33,7 @@ pub struct DipGoOptions {
 
 impl Default for DipGoOptions {
     fn default() -> Self {
-        Self { macs: None, speedup: None, rounds: 8, iterations: 24, batch: 4, rate: 1.0, alpha: 1.0, seed: 0, sampler: SamplerOptions::default() }
+        Self { macs: None, speedup: None, rounds: 16, iterations: 16, batch: 4, rate: 1.0, alpha: 1.0, seed: 0, sampler: SamplerOptions::default() }
     }
 }
 
@@ -42,8 +42,8 @@ impl DipGoOptions {
     pub const DOCS: &'static [(&'static str, &'static str)] = &[
         ("macs", "share of the multiply-adds to keep (default 0.35)"),
         ("speedup", "how many times fewer multiply-adds, instead of macs"),
-        ("rounds", "rounds in which the budget is lowered and every gate is weighed (default 8)"),
-        ("iterations", "gradient steps on the gates behind them (default 24)"),
+        ("rounds", "rounds in which every gate is weighed, and some are exchanged (default 16)"),
+        ("iterations", "gradient steps on the gates behind them (default 16)"),
         ("batch", "images for one gradient (default 4)"),
         ("rate", "learning rate (default 1)"),
         ("alpha", "weight of the multiply-adds in the loss (default 1)"),

@@ -76,7 +76,7 @@ fn regular(units: usize, steps: usize, interval: f64) -> Vec<Vec<bool>> {
 }
 
 /// Full steps, evenly spread, whose multiply-adds come nearest to the share that was asked for.
-fn regular_for(net: &SkipNet<'_>, steps: usize, share: f64) -> Result<Vec<Vec<bool>>, PassError> {
+pub(crate) fn regular_for(net: &SkipNet<'_>, steps: usize, share: f64) -> Result<Vec<Vec<bool>>, PassError> {
     let tables = (1..=steps).map(|full| regular(net.units.len(), steps, steps as f64 / full as f64));
     let reuse = dlc_ir::Reuse::Hold;
     let scored = tables.map(|table| ((macs_share(net, &close(net, reuse, &table)) - share).abs(), table));

@@ -21,7 +21,7 @@ use dlc_ir::{Diffusion, SamplingPlan};
 pub use self::choice::{SamplerChoice, SamplerWishes, choose_sampler};
 pub use self::feeds::Conditions;
 pub use self::noise::noise;
-pub use self::quality::{Classifier, Statistics, psnr};
+pub use self::quality::{Classifier, Statistics, mean_psnr, psnr};
 pub use self::tensors::{FloatTensor, read_tensors};
 
 use self::feeds::Feeds;

@@ -69,7 +69,8 @@ impl StepPorts {
             remembered: graph.outputs.iter().filter_map(|port| Some((memory::parse_output(&port.name)?.to_owned(), port.name.clone()))).collect(),
         };
         let missing = |port: &str| RuntimeError::port(&graph.name, port, "the graph has no such port, so it isn't a step that dlc can sample with");
-        if !ports.inputs.iter().any(|input| input.feed == Feed::Image) {
+        // What comes from memory may be all that a step needs.
+        if !ports.inputs.iter().any(|input| matches!(input.feed, Feed::Image | Feed::Memory { .. })) {
             return Err(missing("hidden_states"));
         }
         if graph.outputs.iter().any(|port| port.name == output()) { Ok(ports) } else { Err(missing(output())) }

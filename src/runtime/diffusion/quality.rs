@@ -16,6 +16,12 @@ pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
     if mean > 0.0 { 10.0 * (RANGE * RANGE / mean).log10() } else { f64::INFINITY }
 }
 
+/// The mean of [`psnr`] over pairs of images; equal pairs, of which there's no telling, aside. None if all are equal.
+pub fn mean_psnr<'i>(a: impl Iterator<Item = &'i [f32]>, b: impl Iterator<Item = &'i [f32]>) -> Option<f64> {
+    let ratios: Vec<f64> = a.zip(b).map(|(a, b)| psnr(a, b)).filter(|ratio| ratio.is_finite()).collect();
+    (!ratios.is_empty()).then(|| ratios.iter().sum::<f64>() / ratios.len() as f64)
+}
+
 /// A multi-layer perceptron over the numbers of an image: linear layers, and between them `relu`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classifier {
