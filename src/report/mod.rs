@@ -5,5 +5,5 @@ mod summary;
 mod table;
 
 pub use chart::score_chart;
-pub use summary::{bundle_summary, checks_table, module_summary, onnx_summary, pass_summary};
+pub use summary::{bundle_summary, checks_table, module_summary, onnx_summary, pass_summary, percent};
 pub use table::Table;
