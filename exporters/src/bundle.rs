@@ -148,6 +148,8 @@ fn manifest(
             family: model.family.clone(),
             task: model.task,
             labels: model.labels.clone(),
+            scores: model.scores,
+            pooling: model.pooling.clone(),
             diffusion: model.diffusion.clone(),
             vocab_size: model.vocab_size,
             context_length: model.context_length,

@@ -17,7 +17,7 @@ use crate::weights::{TILE, write_all_at};
 /// A file of the new checkpoint.
 #[derive(Debug, Clone)]
 pub struct CopiedFile {
-    /// Its name.
+    /// Its name, with a slash for a file in a folder.
     pub name: String,
     /// The file that it is a copy of.
     pub from: PathBuf,

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use dlc_ir::{Diffusion, Sampling, Task};
+use dlc_ir::{Diffusion, Pooling, Sampling, Scores, Task};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -129,6 +129,12 @@ pub struct ModelRecord {
     /// Names of the classes, for tasks that classify: the last axis of `logits`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// What the scores of these classes mean.
+    #[serde(default, skip_serializing_if = "Scores::is_default")]
+    pub scores: Scores,
+    /// How the vector of a text is made of those of its tokens, if the checkpoint says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
     /// What sampling images takes; none for models of text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<Diffusion>,

@@ -62,9 +62,12 @@ impl Staging {
         self.folder.join(name)
     }
 
-    /// Makes a new file.
+    /// Makes a new file, and the folder that it is in.
     pub fn create(&self, name: &str) -> Result<File, ExportError> {
         let path = self.path(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(ExportError::io("create", folder))?;
+        }
         OpenOptions::new().write(true).create_new(true).open(&path).map_err(ExportError::io("create", &path))
     }
 

@@ -54,4 +54,14 @@ mod tests {
             assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{bits:#x}: {ours} is not {theirs}");
         }
     }
+
+    #[test]
+    fn numbers_overflow_from_where_the_type_says() {
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let limit = dtype.overflow();
+            let mut numbers = [limit, -limit, f32::from_bits(limit.to_bits() - 1)];
+            round(dtype, &mut numbers);
+            assert_eq!(numbers.map(f32::is_infinite), [true, true, false], "{dtype}");
+        }
+    }
 }

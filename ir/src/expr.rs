@@ -3,12 +3,16 @@
 //! Leaves are byte ranges of mapped files. Arithmetic is in single precision whatever the storage types; a `Cast` at the root rounds once.
 //! Memory never grows with the weight: products, transposes and row norms read the few rows or columns that they need.
 
+mod read;
+mod transpose;
+
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::codec::{decode, encode, round};
 use crate::types::DType;
+use read::{ROWS_TILE, apply, combine, multiply, scale_columns, scale_rows, transpose};
 
 /// A byte range of a shared buffer, usually a mapped file.
 #[derive(Clone)]
@@ -111,6 +115,17 @@ pub enum Expr {
         /// Columns of the matrix; above 0.
         columns: usize,
     },
+    /// Every column of a matrix divided by its Euclidean norm and multiplied by its entry of `magnitude [columns]`: a transposed `ScaleRows`.
+    ScaleColumns {
+        /// The matrix.
+        input: Arc<Expr>,
+        /// The new norm of each column.
+        magnitude: Arc<Expr>,
+        /// Columns of the matrix; above 0.
+        columns: usize,
+        /// The factor of each column, computed when it is first needed: every range needs all of them.
+        factors: Arc<OnceLock<Vec<f32>>>,
+    },
 }
 
 /// Equal keys mean equal expressions, and so equal data.
@@ -131,12 +146,12 @@ impl Expr {
         if self.dtype() == dtype { self } else { Self::Cast { input: Arc::new(self), dtype } }
     }
 
-    /// `self`, a matrix of `columns` columns, with rows and columns exchanged.
+    /// Every entry plus `addend`; two opposite addends leave what was there before both.
     #[must_use]
-    pub fn transposed(self, columns: usize) -> Self {
+    pub fn offset(self, addend: f32) -> Self {
         match self {
-            Self::Transpose { input, .. } => Arc::unwrap_or_clone(input),
-            other => Self::Transpose { input: Arc::new(other), columns },
+            Self::Offset(input, before) if before.to_bits() == (-addend).to_bits() => Arc::unwrap_or_clone(input),
+            other => Self::Offset(Arc::new(other), addend),
         }
     }
 
@@ -158,7 +173,8 @@ impl Expr {
             | Self::Relu(_)
             | Self::Sign(_)
             | Self::MatMul { .. }
-            | Self::ScaleRows { .. } => DType::F32,
+            | Self::ScaleRows { .. }
+            | Self::ScaleColumns { .. } => DType::F32,
         }
     }
 
@@ -172,7 +188,8 @@ impl Expr {
             | Self::Transpose { input, .. }
             | Self::Relu(input)
             | Self::Sign(input)
-            | Self::ScaleRows { input, .. } => input.elements(),
+            | Self::ScaleRows { input, .. }
+            | Self::ScaleColumns { input, .. } => input.elements(),
             Self::Slice { input, from, len } => input.elements().saturating_sub(*from).min(*len),
             Self::Add(a, b) | Self::Mul(a, b) => a.elements().min(b.elements()),
             Self::MatMul { left, inner, columns, .. } => left.elements() / inner * columns,
@@ -195,6 +212,7 @@ impl Expr {
             Self::Offset(input, addend) => computed(8, [u64::from(addend.to_bits()), 0], &[input]),
             Self::Slice { input, from, len } => computed(9, [*from as u64, *len as u64], &[input]),
             Self::Transpose { input, columns } => computed(10, [*columns as u64, 0], &[input]),
+            Self::ScaleColumns { input, magnitude, columns, .. } => computed(11, [*columns as u64, 0], &[input, magnitude]),
         }
     }
 
@@ -216,6 +234,7 @@ impl Expr {
             Self::Sign(input) => apply(input, from, out, |x| if x > 0.0 { 1.0 } else { -1.0 }),
             Self::MatMul { left, right, inner, columns } => multiply(left, right, (*inner, *columns), from, out),
             Self::ScaleRows { input, magnitude, columns } => scale_rows(input, magnitude, *columns, from, out),
+            Self::ScaleColumns { input, magnitude, columns, factors } => scale_columns(input, magnitude, (*columns, factors), from, out),
         }
     }
 
@@ -268,7 +287,7 @@ impl Expr {
     fn reads_rows(&self) -> bool {
         match self {
             Self::Mapped { .. } => false,
-            Self::MatMul { .. } | Self::ScaleRows { .. } | Self::Transpose { .. } => true,
+            Self::MatMul { .. } | Self::ScaleRows { .. } | Self::ScaleColumns { .. } | Self::Transpose { .. } => true,
             Self::Cast { input, .. }
             | Self::Scale(input, _)
             | Self::Offset(input, _)
@@ -277,85 +296,6 @@ impl Expr {
             | Self::Sign(input) => input.reads_rows(),
             Self::Add(a, b) | Self::Mul(a, b) => a.reads_rows() || b.reads_rows(),
         }
-    }
-}
-
-/// Elements that are computed at a time where rows are read: each factor's row is read once a tile.
-const ROWS_TILE: usize = 1 << 16;
-
-fn apply(input: &Expr, from: usize, out: &mut [f32], f: impl Fn(f32) -> f32) {
-    input.read_f32(from, out);
-    for x in out {
-        *x = f(*x);
-    }
-}
-
-fn combine(a: &Expr, b: &Expr, from: usize, out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
-    let mut other = vec![0.0; out.len()];
-    a.read_f32(from, out);
-    b.read_f32(from, &mut other);
-    out.iter_mut().zip(&other).for_each(|(x, y)| *x = f(*x, *y));
-}
-
-/// The parts of the rows of a matrix of `columns` columns that a range covers: row, first column, and where the part lies in the range.
-fn rows_of(from: usize, len: usize, columns: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let (row, column) = ((from + at) / columns, (from + at) % columns);
-        let part = at..len.min(at + columns - column);
-        at = part.end;
-        (!part.is_empty()).then_some((row, column, part))
-    })
-}
-
-/// A range of a product: every row of `right` is read once, as far as the range goes, and added to all rows of the range.
-fn multiply(left: &Expr, right: &Expr, (inner, columns): (usize, usize), from: usize, out: &mut [f32]) {
-    out.fill(0.0);
-    let first = from / columns;
-    let rows = (from + out.len()).div_ceil(columns) - first;
-    let (start, width) = if rows == 1 { (from % columns, out.len()) } else { (0, columns) };
-    let mut factors = vec![0.0; rows * inner];
-    left.read_f32(first * inner, &mut factors);
-    let mut right_row = vec![0.0; width];
-    for k in 0..inner {
-        right.read_f32(k * columns + start, &mut right_row);
-        for (row, column, part) in rows_of(from, out.len(), columns) {
-            let factor = factors[(row - first) * inner + k];
-            let addends = &right_row[column - start..][..part.len()];
-            out[part].iter_mut().zip(addends).for_each(|(x, y)| *x += factor * y);
-        }
-    }
-}
-
-/// A range of a transposed matrix: of every row of `input` the columns that the range needs are read once.
-fn transpose(input: &Expr, columns: usize, from: usize, out: &mut [f32]) {
-    let rows = input.elements() / columns;
-    let (first, end) = (from / rows, (from + out.len()).div_ceil(rows));
-    let mut piece = vec![0.0; end - first];
-    for row in 0..rows {
-        input.read_f32(row * columns + first, &mut piece);
-        for (column, x) in piece.iter().enumerate() {
-            // Wraps for the entries before the range.
-            if let Some(entry) = out.get_mut(((first + column) * rows + row).wrapping_sub(from)) {
-                *entry = *x;
-            }
-        }
-    }
-}
-
-fn scale_rows(input: &Expr, magnitude: &Expr, columns: usize, from: usize, out: &mut [f32]) {
-    let first = from / columns;
-    let rows = (from + out.len()).div_ceil(columns) - first;
-    let mut whole = vec![0.0; rows * columns];
-    input.read_f32(first * columns, &mut whole);
-    let mut magnitudes = vec![0.0; rows];
-    magnitude.read_f32(first, &mut magnitudes);
-    for (row, column, part) in rows_of(from, out.len(), columns) {
-        let entries = &whole[(row - first) * columns..][..columns];
-        let norm = entries.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() as f32;
-        let factor = magnitudes[row - first] / norm;
-        let entries = &entries[column..column + part.len()];
-        out[part].iter_mut().zip(entries).for_each(|(x, y)| *x = factor * y);
     }
 }
 

@@ -81,6 +81,10 @@ pub struct ModelInfo {
     pub task: Task,
     /// Names of the classes, for tasks that classify.
     pub labels: Vec<String>,
+    /// What the scores of these classes mean.
+    pub scores: Scores,
+    /// How the vector of a whole text is made of those of its tokens, if the checkpoint says it.
+    pub pooling: Option<Pooling>,
     /// Element type of weights and activations.
     pub dtype: DType,
     /// What sampling images takes; none for models of text.
@@ -103,6 +107,38 @@ pub struct ModelInfo {
     pub eos_token_ids: Vec<u32>,
     /// Token for padding.
     pub pad_token_id: Option<u32>,
+}
+
+/// What a classifier's scores mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scores {
+    /// Exactly one class is true: a softmax makes probabilities of them.
+    #[default]
+    OneClass,
+    /// Each class may be true by itself: a sigmoid does.
+    AnyClasses,
+    /// They are no probabilities, but what was asked for: regressions, and cross-encoders with one score.
+    Numbers,
+}
+
+impl Scores {
+    /// Whether they are the default, which files leave out.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How the vector of a text is made of the vectors of its tokens; in files Sentence Transformers' names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first one.
+    Cls,
+    /// Something else, by its name.
+    Other(String),
 }
 
 /// What a sampler must know of a diffusion model.

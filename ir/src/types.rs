@@ -47,6 +47,15 @@ impl DType {
         }
     }
 
+    /// The smallest single-precision number that rounding to the type makes infinite.
+    pub fn overflow(self) -> f32 {
+        match self {
+            Self::F32 | Self::I64 => f32::INFINITY,
+            Self::F16 => 65520.0,
+            Self::Bf16 => f32::from_bits(0x7f7f_8000),
+        }
+    }
+
     /// Whether elements are floating-point numbers.
     pub fn is_float(self) -> bool {
         self != Self::I64

@@ -3,7 +3,6 @@
 //! A weight's data is an expression over byte ranges of mapped files. Nothing here opens a file or keeps a converted copy.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use crate::error::IrError;
 use crate::expr::{Expr, ExprKey};
@@ -27,7 +26,7 @@ impl Storage {
     pub fn load(self, stored: Expr, shape: &[usize]) -> Expr {
         match (self, shape) {
             (Self::Transposed, &[out, _]) => stored.transposed(out),
-            (Self::LessOne, _) => Expr::Offset(Arc::new(stored), 1.0),
+            (Self::LessOne, _) => stored.offset(1.0),
             _ => stored,
         }
     }
@@ -36,7 +35,7 @@ impl Storage {
     pub fn save(self, seen: Expr, shape: &[usize]) -> Expr {
         match (self, shape) {
             (Self::Transposed, &[_, inner]) => seen.transposed(inner),
-            (Self::LessOne, _) => Expr::Offset(Arc::new(seen), -1.0),
+            (Self::LessOne, _) => seen.offset(-1.0),
             _ => seen,
         }
     }
@@ -107,6 +106,11 @@ impl Weight {
     /// How the elements come about; none for a weight that was only named in a text.
     pub fn expr(&self) -> Option<&Expr> {
         self.data.as_ref()
+    }
+
+    /// The elements before they are rounded to the weight's type.
+    pub fn unrounded(&self) -> Result<&Expr, IrError> {
+        Ok(self.checked(0, 0)?.unrounded())
     }
 
     fn checked(&self, from: usize, n: usize) -> Result<&Expr, IrError> {
@@ -234,6 +238,8 @@ impl std::ops::Index<WeightId> for WeightTable {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use half::f16;
 
     use super::*;
@@ -254,5 +260,18 @@ mod tests {
             assert_eq!(f16::from_le_bytes([b[0], b[1]]), f16::from_f32(*x));
         }
         assert!(table[id].write_bytes(4999, &mut out).is_err());
+    }
+
+    #[test]
+    fn what_is_stored_less_one_is_stored_again_to_the_bit() {
+        let numbers = [1e-12f32, -0.3, 7.7];
+        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let blob = Blob::new(Arc::new(bytes), 0..12).expect("in range");
+        let seen = Storage::LessOne.load(Expr::Mapped { blob, dtype: DType::F32 }, &[3]);
+        let mut out = [0.0; 3];
+        seen.read_f32(0, &mut out);
+        assert_eq!(out.map(f32::to_bits), numbers.map(|x| (x + 1.0).to_bits()));
+        Storage::LessOne.save(seen, &[3]).read_f32(0, &mut out);
+        assert_eq!(out.map(f32::to_bits), numbers.map(f32::to_bits));
     }
 }

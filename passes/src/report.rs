@@ -58,7 +58,7 @@ pub struct WeightChange {
     pub weight: String,
     /// Euclidean norm of its change.
     pub norm: f64,
-    /// The same as a share of the norm that it had.
+    /// The same as a share of the norm that it had; infinite, in JSON null, if that was 0.
     pub relative: f64,
     /// Dual LoRA: share of the entries that relu keeps from moving.
     #[serde(skip_serializing_if = "Option::is_none")]

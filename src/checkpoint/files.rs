@@ -1,4 +1,4 @@
-//! Opening files that strangers wrote: only regular files, only up to a cap, JSON only if it is an object.
+//! Opening files that strangers wrote: only regular files, only up to a cap.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -20,6 +20,14 @@ pub(super) fn open_regular(path: &Path) -> Result<(File, u64), CheckpointError> 
 
 /// The JSON object in a file of at most `cap` bytes, and the file's size.
 pub(super) fn read_object(path: &Path, cap: u64) -> Result<(Map<String, Value>, u64), CheckpointError> {
+    match read_json(path, cap)? {
+        (Value::Object(object), size) => Ok((object, size)),
+        _ => Err(CheckpointError::file(path, "holds JSON, but not an object `{...}`. Download the file again")),
+    }
+}
+
+/// The JSON in a file of at most `cap` bytes, and the file's size.
+pub(super) fn read_json(path: &Path, cap: u64) -> Result<(Value, u64), CheckpointError> {
     let (file, size) = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(cap + 1).read_to_end(&mut bytes).map_err(|e| CheckpointError::read(path, e))?;
@@ -27,11 +35,8 @@ pub(super) fn read_object(path: &Path, cap: u64) -> Result<(Map<String, Value>, 
         let problem = format!("is {size} bytes long, more than the {cap} that dlc reads. Check that it is the checkpoint's own file");
         return Err(CheckpointError::file(path, problem));
     }
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(object)) => Ok((object, size)),
-        Ok(_) => Err(CheckpointError::file(path, "holds JSON, but not an object `{...}`. Download the file again")),
-        Err(error) => Err(CheckpointError::file(path, format!("is not JSON ({error}). Download the file again"))),
-    }
+    let value = serde_json::from_slice(&bytes);
+    value.map(|value| (value, size)).map_err(|error| CheckpointError::file(path, format!("is not JSON ({error}). Download the file again")))
 }
 
 fn missing_or_unreadable(path: &Path, error: io::Error) -> CheckpointError {

@@ -8,6 +8,7 @@ mod error;
 mod files;
 mod header;
 mod locate;
+mod sentence;
 mod tensors;
 
 #[cfg(test)]
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dlc_ir::SideFile;
+use dlc_ir::{Pooling, SideFile};
 use serde_json::{Map, Value};
 
 pub use adapter::AdapterFolder;
@@ -28,6 +29,7 @@ pub(crate) use error::shown;
 pub use tensors::{StoredType, TensorRecord};
 
 use locate::WeightFiles;
+use sentence::SentenceModules;
 
 /// The largest JSON file that is read.
 const CONFIG_CAP: u64 = 16 << 20;
@@ -61,6 +63,7 @@ pub struct Checkpoint {
     scheduler: Option<PathBuf>,
     /// The folder of the pipeline around a model of diffusers.
     pipeline: Option<PathBuf>,
+    sentence: SentenceModules,
     tensors: BTreeMap<String, TensorRecord>,
     files: Vec<CheckpointFile>,
 }
@@ -98,7 +101,8 @@ impl Checkpoint {
             let (_, size) = files::open_regular(path)?;
             files.push(CheckpointFile { path: path.clone(), size });
         }
-        let mut checkpoint = Self { folder: location.folder, config, generation_config, scheduler, pipeline, tensors: BTreeMap::new(), files };
+        let (sentence, tensors) = (SentenceModules::read(&location.folder)?, BTreeMap::new());
+        let mut checkpoint = Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, files };
         match location.weights {
             WeightFiles::One(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
@@ -125,6 +129,11 @@ impl Checkpoint {
     /// `Infinity` there, which is no JSON.
     pub fn scheduler(&self) -> Option<&Path> {
         self.scheduler.as_deref()
+    }
+
+    /// How Sentence Transformers makes the vector of a text, where the checkpoint says it.
+    pub fn pooling(&self) -> Option<&Pooling> {
+        self.sentence.pooling()
     }
 
     /// The tensor with this name.
@@ -166,7 +175,8 @@ impl Checkpoint {
         all.filter(|file| file.path.is_file()).chain(scheduler).collect()
     }
 
-    /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ...
+    /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ..., and what is in
+    /// the folders of Sentence Transformers, under names with a slash.
     pub fn companions(&self) -> Result<Vec<SideFile>, CheckpointError> {
         let entries = fs::read_dir(&self.folder).map_err(|e| CheckpointError::read(&self.folder, e))?;
         let mut companions = Vec::new();
@@ -178,6 +188,7 @@ impl Checkpoint {
                 companions.push(SideFile { name: name.to_owned(), path });
             }
         }
+        companions.extend(self.sentence.files(&self.folder)?);
         companions.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(companions)
     }

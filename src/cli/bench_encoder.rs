@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use dlc_ir::Task;
+use dlc_ir::{Pooling, Task};
 use serde_json::{Value, json};
 
 use super::backend::describe;
@@ -81,6 +81,8 @@ fn agreement(model: &mut EncoderModel, pruned: &mut EncoderSession, texts: &[Str
         note("the bundle has no tokenizer.json, so the pruned encoder isn't compared on texts")?;
         return Ok(None);
     };
+    let pooling = model.bundle.manifest().model.pooling.clone().unwrap_or(Pooling::Mean);
+    let vector = |rows: &Rows| sentence_vector(rows.each(), &pooling);
     let (mut same, mut answers, mut cosines) = (0u32, 0u32, 0.0);
     for text in texts {
         let mut tokens = tokenizer.analyse(text)?;
@@ -88,7 +90,7 @@ fn agreement(model: &mut EncoderModel, pruned: &mut EncoderSession, texts: &[Str
         let batch = [tokens];
         let [a, b]: [Vec<Rows>; 2] = [model.session.run(&batch)?, pruned.run(&batch)?];
         for (a, b) in a.iter().zip(&b) {
-            cosines += f64::from(cosine(&sentence_vector(a.each()), &sentence_vector(b.each())));
+            cosines += f64::from(cosine(&vector(a), &vector(b)));
             let best = |row: &[f32]| choices(row, 1, false).first().map(|c| c.index);
             same += a.each().zip(b.each()).filter(|(x, y)| best(x) == best(y)).count() as u32;
             answers += a.each().count() as u32;

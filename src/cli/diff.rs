@@ -12,7 +12,7 @@ use super::exit::CHECK_FAILED;
 use super::open::{Opened, open};
 use super::output::Output;
 use crate::pipeline::{WeightDifference, compare_weights};
-use crate::report::Table;
+use crate::report::{Table, percent};
 
 /// Compare the graphs and weights of two checkpoints, bundles or ONNX files (of these the graphs alone); or a bundle's target with its draft
 #[derive(Debug, clap::Args)]
@@ -92,7 +92,7 @@ fn module(opened: &Opened) -> Option<&Module> {
 fn weights_table(weights: &[WeightDifference]) -> String {
     let mut table = Table::new(&["weight", "norm of the difference", "share of its norm"]);
     for w in weights {
-        table.row([w.weight.clone(), format!("{:.4e}", w.norm), format!("{:.2}%", 100.0 * w.relative)]);
+        table.row([w.weight.clone(), format!("{:.4e}", w.norm), percent(w.relative)]);
     }
     format!("\nweights with other values: {}\n{table}", weights.len())
 }

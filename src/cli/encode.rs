@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use dlc_ir::Task;
+use dlc_exporters::manifest::ModelRecord;
+use dlc_ir::{Pooling, Scores, Task};
 use serde_json::{Value, json};
 
 use super::models::EncoderModel;
@@ -11,10 +12,12 @@ use super::output::{Output, note};
 use super::prompts;
 use super::run::Args;
 use crate::report::Table;
-use crate::runtime::{Bundle, Choice, Rows, TextTokenizer, TokenizedText, choices, cosine, sentence_vector};
+use crate::runtime::{Bundle, Choice, Rows, RuntimeError, TextTokenizer, TokenizedText, choices, cosine, sentence_vector};
 
 /// Numbers of a vector that are shown.
 const SHOWN: usize = 6;
+/// Most texts that are compared with each other.
+const MOST_COMPARED: usize = 16;
 
 pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     let output = Output::new(args.json);
@@ -26,21 +29,29 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
         let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
         bail!("the bundle is a {family} for {task}: give it --text TEXT or --texts FILE");
     }
+    if let Some(Pooling::Other(pooling)) = &bundle.manifest().model.pooling {
+        return Err(RuntimeError::Unsupported {
+            what: bundle.folder().display().to_string(),
+            reason: format!("the checkpoint makes the vector of a text by {pooling}; dlc knows the mean of the tokens and the first one"),
+            fix: "Pool the outputs of model.onnx yourself".into(),
+        }
+        .into());
+    }
     let graph = if args.pruned { "pruned" } else { "target" };
     let mut model = EncoderModel::open(bundle, &args.backend, graph)?;
     let tokenizer =
         model.tokenizer.take().context("the bundle has no tokenizer.json, so it can't read text; compile it again with one beside config.json")?;
     let tokenized = tokenize(args, &tokenizer, &model, &texts)?;
     let rows = model.session.run(&tokenized)?;
-    let reader = Reader { args, tokenizer: &tokenizer, labels: &model.bundle.manifest().model.labels, several: several_classes(&model.bundle) };
+    let reader = Reader { args, tokenizer: &tokenizer, model: &model.bundle.manifest().model };
     let mut results = Vec::new();
     for ((text, tokens), rows) in texts.iter().zip(&tokenized).zip(&rows) {
-        let (shown, value) = reader.read(model.bundle.manifest().model.task, text, tokens, rows)?;
+        let (shown, value) = reader.read(text, tokens, rows)?;
         output.result(&shown)?;
         results.push(value);
     }
-    if model.bundle.manifest().model.task == Task::FeatureExtraction && texts.len() > 1 {
-        output.result(&similarities(&rows))?;
+    if model.bundle.manifest().model.task == Task::FeatureExtraction && (2..=MOST_COMPARED).contains(&texts.len()) {
+        output.result(&reader.similarities(&rows))?;
     }
     output.json(&results)?;
     Ok(ExitCode::SUCCESS)
@@ -64,43 +75,65 @@ fn tokenize(args: &Args, tokenizer: &TextTokenizer, model: &EncoderModel, texts:
     Ok(tokenized)
 }
 
-/// Whether several classes may be true at once, as the model's configuration says.
-fn several_classes(bundle: &Bundle) -> bool {
-    let config = bundle.side_file("config.json").and_then(|path| std::fs::read(path).ok());
-    let config: Option<Value> = config.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    config.is_some_and(|c| c["problem_type"] == "multi_label_classification")
-}
-
 /// Makes sense of what the model says.
 struct Reader<'a> {
     args: &'a Args,
     tokenizer: &'a TextTokenizer,
-    labels: &'a [String],
-    several: bool,
+    model: &'a ModelRecord,
 }
 
 impl Reader<'_> {
     /// What one text got, for people and for machines.
-    fn read(&self, task: Task, text: &str, tokens: &TokenizedText, rows: &Rows) -> Result<(String, Value)> {
-        match task {
+    fn read(&self, text: &str, tokens: &TokenizedText, rows: &Rows) -> Result<(String, Value)> {
+        match self.model.task {
             Task::FillMask => self.fillings(text, tokens, rows),
+            Task::TextClassification if self.model.scores == Scores::Numbers => Ok(self.numbers(text, rows)),
             Task::TextClassification => {
-                let classes = choices(&rows.data, self.args.top, self.several);
+                let classes = choices(&rows.data, self.args.top, self.model.scores == Scores::AnyClasses);
                 let table = table("class", &classes, |i| self.label(i));
                 Ok((format!("{text}\n{table}"), json!({"text": text, "classes": entries("label", &classes, |i| self.label(i))})))
             }
             Task::TokenClassification => Ok(self.tokens(text, tokens, rows)),
             Task::FeatureExtraction | Task::TextGeneration | Task::ImageGeneration => {
-                let vector = sentence_vector(rows.each());
+                let pooling = self.pooling();
+                let vector = sentence_vector(rows.each(), pooling);
                 let start: Vec<String> = vector.iter().take(SHOWN).map(|x| format!("{x:.4}")).collect();
-                let shown = format!("{text}\n  {} numbers: {} ...\n", vector.len(), start.join(" "));
-                Ok((shown, json!({"text": text, "embedding": vector})))
+                let of = if *pooling == Pooling::Cls { "of the first token" } else { "mean of the tokens" };
+                let shown = format!("{text}\n  {} numbers, {of}: {} ...\n", vector.len(), start.join(" "));
+                Ok((shown, json!({"text": text, "pooling": pooling, "embedding": vector})))
             }
         }
     }
 
+    fn pooling(&self) -> &Pooling {
+        self.model.pooling.as_ref().unwrap_or(&Pooling::Mean)
+    }
+
+    /// Scores that are no probabilities, in the order of the labels.
+    fn numbers(&self, text: &str, rows: &Rows) -> (String, Value) {
+        let mut table = Table::new(&["class", "score"]);
+        let mut scores = Vec::new();
+        for (index, score) in rows.data.iter().enumerate() {
+            table.row([self.label(index), format!("{score:.4}")]);
+            scores.push(json!({"label": self.label(index), "index": index, "score": score}));
+        }
+        (format!("{text}\n{table}"), json!({"text": text, "scores": scores}))
+    }
+
+    /// How near the texts are to each other: cosines of their vectors.
+    fn similarities(&self, rows: &[Rows]) -> String {
+        let vectors: Vec<Vec<f32>> = rows.iter().map(|rows| sentence_vector(rows.each(), self.pooling())).collect();
+        let numbers: Vec<String> = (1..=rows.len()).map(|n| n.to_string()).collect();
+        let headings: Vec<&str> = ["cosine"].into_iter().chain(numbers.iter().map(String::as_str)).collect();
+        let mut table = Table::new(&headings);
+        for (number, a) in numbers.iter().zip(&vectors) {
+            table.row([number.clone()].into_iter().chain(vectors.iter().map(|b| format!("{:.3}", cosine(a, b)))));
+        }
+        format!("\n{table}")
+    }
+
     fn label(&self, index: usize) -> String {
-        self.labels.get(index).cloned().unwrap_or_else(|| format!("LABEL_{index}"))
+        self.model.labels.get(index).cloned().unwrap_or_else(|| format!("LABEL_{index}"))
     }
 
     fn word(&self, id: usize) -> String {
@@ -130,7 +163,7 @@ impl Reader<'_> {
         let mut table = Table::new(&["token", "class", "probability"]);
         let mut values = Vec::new();
         for (i, row) in rows.each().enumerate().filter(|(i, _)| tokens.special.get(*i) == Some(&false)) {
-            let Some(best) = choices(row, 1, self.several).pop() else { continue };
+            let Some(best) = choices(row, 1, false).pop() else { continue };
             let (piece, label) = (&tokens.pieces[i], self.label(best.index));
             table.row([piece.clone(), label.clone(), format!("{:.1}%", 100.0 * best.probability)]);
             values.push(json!({"token": piece, "label": label, "probability": best.probability}));
@@ -149,16 +182,4 @@ fn table(heading: &str, choices: &[Choice], name: impl Fn(usize) -> String) -> S
 
 fn entries(key: &str, choices: &[Choice], name: impl Fn(usize) -> String) -> Vec<Value> {
     choices.iter().map(|c| json!({key: name(c.index), "index": c.index, "probability": c.probability})).collect()
-}
-
-/// How near the texts are to each other: cosines of their vectors.
-fn similarities(rows: &[Rows]) -> String {
-    let vectors: Vec<Vec<f32>> = rows.iter().map(|rows| sentence_vector(rows.each())).collect();
-    let numbers: Vec<String> = (1..=rows.len()).map(|n| n.to_string()).collect();
-    let headings: Vec<&str> = ["cosine"].into_iter().chain(numbers.iter().map(String::as_str)).collect();
-    let mut table = Table::new(&headings);
-    for (number, a) in numbers.iter().zip(&vectors) {
-        table.row([number.clone()].into_iter().chain(vectors.iter().map(|b| format!("{:.3}", cosine(a, b)))));
-    }
-    format!("\n{table}")
 }

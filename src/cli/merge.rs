@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         model: args.model.clone(),
         adapters: args.adapters.iter().map(|a| parse_adapter_flag(a)).collect::<Result<_, _>>()?,
         adapter_names: args.adapter_names.clone(),
-        options: MergeAdapterOptions { scale: args.scale },
+        options: MergeAdapterOptions { scale: args.scale, allow_nan: args.allow_nan },
         output: args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}-merged", open::checkpoint_name(&args.model)))),
         allow_nan: args.allow_nan,
         threads: args.threads.map_or_else(environment::cores, usize::from),

@@ -32,9 +32,7 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             bias: "cls.predictions.bias",
             tied: config.flag("tie_word_embeddings", true),
         }),
-        Task::TextClassification => {
-            Head::Text { pooler: "bert.pooler.dense", activation: Activation::Tanh, classifier: "classifier", labels: labels(config) }
-        }
+        Task::TextClassification => Head::text(config, "bert.pooler.dense", Activation::Tanh, "classifier"),
         Task::TokenClassification => Head::Tokens { labels: labels(config) },
         Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };

@@ -90,9 +90,7 @@ pub(super) fn read_common(
             bias: "lm_predictions.lm_head.bias",
             tied: true,
         }),
-        Task::TextClassification => {
-            Head::Text { pooler: "pooler.dense", activation: pooler_activation, classifier: "classifier", labels: labels(config) }
-        }
+        Task::TextClassification => Head::text(config, "pooler.dense", pooler_activation, "classifier"),
         Task::TokenClassification => Head::Tokens { labels: labels(config) },
         Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };

@@ -182,6 +182,7 @@ impl Architecture for EncoderSpec {
             head_dim: self.head_dim,
             context_length: self.context_length,
             labels: self.head.labels(),
+            scores: self.head.scores(),
             ..Facts::default()
         }
     }

@@ -1,10 +1,10 @@
 //! What stands behind an encoder's last layer.
 
-use dlc_ir::{IrError, Op, Operand, Shape, Task, ValueId, sym};
+use dlc_ir::{IrError, Op, Operand, Scores, Shape, Task, ValueId, sym};
 use serde_json::Value;
 
 use super::activation::Activation;
-use super::config::ConfigReader;
+use super::config::{ConfigReader, show};
 use super::encoder::EncoderSpec;
 use super::net::Net;
 
@@ -18,7 +18,7 @@ pub(super) enum Head {
     /// A linear layer, an activation and a norm, then the embedding; which tensors these are differs.
     MaskedLm(MaskedLm),
     /// For the first token a linear layer, an activation and a linear layer.
-    Text { pooler: &'static str, activation: Activation, classifier: &'static str, labels: Vec<String> },
+    Text { pooler: &'static str, activation: Activation, classifier: &'static str, labels: Vec<String>, scores: Scores },
     /// A linear layer for each token.
     Tokens { labels: Vec<String> },
 }
@@ -53,7 +53,41 @@ pub(super) fn labels(config: &mut ConfigReader<'_>) -> Vec<String> {
     }
 }
 
+/// What the scores of a text's `labels` mean; of one alone there is no probability to make.
+fn scores(config: &mut ConfigReader<'_>, labels: &[String]) -> Scores {
+    match config.text("problem_type") {
+        Some("multi_label_classification") => Scores::AnyClasses,
+        Some("regression") => Scores::Numbers,
+        None | Some("single_label_classification") => {
+            if labels.len() == 1 {
+                Scores::Numbers
+            } else {
+                Scores::OneClass
+            }
+        }
+        Some(other) => {
+            config.unsupported(
+                "problem_type",
+                format!("is {}; dlc knows single_label_classification, multi_label_classification and regression", show(&other.into())),
+            );
+            Scores::OneClass
+        }
+    }
+}
+
 impl Head {
+    /// The head for texts.
+    pub(super) fn text(config: &mut ConfigReader<'_>, pooler: &'static str, activation: Activation, classifier: &'static str) -> Self {
+        let labels = labels(config);
+        let scores = scores(config, &labels);
+        Self::Text { pooler, activation, classifier, labels, scores }
+    }
+
+    /// What the scores mean.
+    pub(super) fn scores(&self) -> Scores {
+        if let Self::Text { scores, .. } = self { *scores } else { Scores::OneClass }
+    }
+
     pub(super) fn labels(&self) -> Vec<String> {
         match self {
             Self::Text { labels, .. } | Self::Tokens { labels } => labels.clone(),
@@ -76,7 +110,7 @@ impl Head {
                 let logits = head.build(spec, net, hidden)?;
                 net.output("logits", logits)
             }
-            Self::Text { pooler, activation, classifier, labels } => {
+            Self::Text { pooler, activation, classifier, labels, .. } => {
                 let first = net.graph.add(Op::Slice { axis: 1, start: 0, len: 1 }, [hidden.into()])?;
                 let first = net.graph.add(Op::Reshape { shape: Shape(vec![sym("batch"), width.into()]) }, [first.into()])?;
                 let pooled = net.linear(first, pooler, [width, width], true)?;

@@ -46,7 +46,7 @@ mod tests;
 
 use std::fmt;
 
-use dlc_ir::{DType, Diffusion, EntityId, IrError, ModelInfo, Module, Task, WeightId};
+use dlc_ir::{DType, Diffusion, EntityId, IrError, ModelInfo, Module, Scores, Task, WeightId};
 use rayon::prelude::*;
 
 pub use error::{ConfigProblem, ImportError};
@@ -113,6 +113,7 @@ struct Facts {
     head_dim: usize,
     context_length: usize,
     labels: Vec<String>,
+    scores: Scores,
     diffusion: Option<Diffusion>,
 }
 
@@ -175,6 +176,8 @@ pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> 
         family: family.model_type.to_owned(),
         task,
         labels: facts.labels,
+        scores: facts.scores,
+        pooling: if task == Task::FeatureExtraction { checkpoint.pooling().cloned() } else { None },
         diffusion: facts.diffusion,
         dtype,
         vocab_size: facts.vocab_size,

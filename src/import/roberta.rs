@@ -33,9 +33,7 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             bias: "lm_head.bias",
             tied: config.flag("tie_word_embeddings", true),
         }),
-        Task::TextClassification => {
-            Head::Text { pooler: "classifier.dense", activation: Activation::Tanh, classifier: "classifier.out_proj", labels: labels(config) }
-        }
+        Task::TextClassification => Head::text(config, "classifier.dense", Activation::Tanh, "classifier.out_proj"),
         Task::TokenClassification => Head::Tokens { labels: labels(config) },
         Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };

@@ -19,12 +19,13 @@ pub struct AdapterSpec {
     pub weight: f64,
 }
 
-/// `DIR` or `DIR=WEIGHT`.
+/// `DIR` or `DIR=WEIGHT`; a folder that is there under the whole name is meant first.
 ///
 /// # Errors
 /// [`PipelineError::Config`] for a weight that is no number.
 pub fn parse_adapter_flag(flag: &str) -> Result<AdapterSpec, PipelineError> {
-    let Some((folder, weight)) = flag.rsplit_once('=') else { return Ok(AdapterSpec { folder: flag.into(), weight: 1.0 }) };
+    let parts = flag.rsplit_once('=').filter(|_| !Path::new(flag).is_dir());
+    let Some((folder, weight)) = parts else { return Ok(AdapterSpec { folder: flag.into(), weight: 1.0 }) };
     match weight.parse::<f64>() {
         Ok(weight) if weight.is_finite() => Ok(AdapterSpec { folder: folder.into(), weight }),
         _ => Err(PipelineError::Config { place: format!("adapter {flag}"), problem: format!("`{weight}` is not a number; write DIR=0.7") }),

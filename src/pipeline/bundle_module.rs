@@ -54,6 +54,8 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
         family: model.family.clone(),
         task: model.task,
         labels: model.labels.clone(),
+        scores: model.scores,
+        pooling: model.pooling.clone(),
         diffusion: model.diffusion.clone(),
         dtype: DType::from_name(&manifest.dtype).unwrap_or(DType::F32),
         vocab_size: model.vocab_size,

@@ -16,7 +16,7 @@ pub struct WeightDifference {
     pub weight: String,
     /// Euclidean norm of the difference.
     pub norm: f64,
-    /// The same as a share of the first one's norm.
+    /// The same as a share of the first one's norm; infinite, in JSON null, if that is 0.
     pub relative: f64,
 }
 

@@ -71,10 +71,11 @@ impl<T: Progress + dlc_exporters::Progress> Monitor for T {}
 pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor: &dyn Monitor) -> Result<CompileOutcome, PipelineError> {
     let mut passes: Vec<Box<dyn Pass>> = Vec::new();
     if !request.adapters.is_empty() && !request.passes.iter().any(|p| p.name == MERGE_ADAPTER) {
-        passes.extend(registry::build(MERGE_ADAPTER, &Mapping::new())?);
+        passes.extend(registry::build(MERGE_ADAPTER, &with_nan(request, &Mapping::new()))?);
     }
     for spec in &request.passes {
-        passes.extend(registry::build(&spec.name, &spec.options)?);
+        let merges = spec.name == MERGE_ADAPTER;
+        passes.extend(registry::build(&spec.name, &if merges { with_nan(request, &spec.options) } else { spec.options.clone() })?);
     }
     check_replaceable(&request.output, request.force)?;
     let pool = pool(request.threads)?;
@@ -111,6 +112,15 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     };
     let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
     Ok(CompileOutcome { manifest, runs, module })
+}
+
+/// The options of `merge-adapter`, which takes what isn't finite if the whole compilation does.
+fn with_nan(request: &CompileRequest, options: &Mapping) -> Mapping {
+    let mut options = options.clone();
+    if request.allow_nan {
+        options.insert("allow_nan".into(), true.into());
+    }
+    options
 }
 
 /// A pool of so many threads.

@@ -9,5 +9,5 @@ mod table;
 pub use chart::score_chart;
 pub use heatmap::heat_map;
 pub use picture::{Layout, Picture};
-pub use summary::{bundle_summary, checks_table, module_summary, onnx_summary, pass_summary};
+pub use summary::{bundle_summary, checks_table, module_summary, onnx_summary, pass_summary, percent};
 pub use table::Table;

@@ -143,6 +143,11 @@ pub fn pass_summary(run: &PassRun) -> String {
     text
 }
 
+/// A share, or a dash for one of nothing.
+pub fn percent(share: f64) -> String {
+    if share.is_finite() { format!("{:.2}%", 100.0 * share) } else { "-".into() }
+}
+
 /// The largest changes, by share of the weight's norm.
 fn changes_table(changes: &[WeightChange]) -> String {
     const SHOWN: usize = 12;
@@ -151,7 +156,7 @@ fn changes_table(changes: &[WeightChange]) -> String {
     let mut table = Table::new(&["weight", "norm of the change", "share of its norm", "entries at rest"]);
     for change in largest.iter().take(SHOWN) {
         let frozen = change.frozen.map_or_else(String::new, |f| format!("{:.1}%", 100.0 * f));
-        table.row([change.weight.clone(), format!("{:.4}", change.norm), format!("{:.2}%", 100.0 * change.relative), frozen]);
+        table.row([change.weight.clone(), format!("{:.4}", change.norm), percent(change.relative), frozen]);
     }
     let rest = changes.len().saturating_sub(SHOWN);
     if rest > 0 { format!("{table}  and {rest} smaller ones; all are in dlc.yaml\n") } else { table.to_string() }

@@ -1,5 +1,7 @@
 //! What an encoder's numbers mean: probabilities of classes or words, and vectors of sentences.
 
+use dlc_ir::Pooling;
+
 /// A class or word by its number, and its probability.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
@@ -21,10 +23,10 @@ pub fn choices(logits: &[f32], top: usize, several: bool) -> Vec<Choice> {
     choices
 }
 
-/// The mean of the rows, of length 1: the vector of a sentence as sentence-transformers makes it by default.
-pub fn sentence_vector<'r>(rows: impl Iterator<Item = &'r [f32]>) -> Vec<f32> {
+/// The vector of a sentence, of length 1: the first row or, of another pooling than that, the mean of the rows.
+pub fn sentence_vector<'r>(rows: impl Iterator<Item = &'r [f32]>, pooling: &Pooling) -> Vec<f32> {
     let mut sum: Vec<f64> = Vec::new();
-    for row in rows {
+    for row in rows.take(if *pooling == Pooling::Cls { 1 } else { usize::MAX }) {
         sum.resize(row.len(), 0.0);
         sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x));
     }
@@ -57,9 +59,10 @@ mod tests {
 
     #[test]
     fn sentence_vectors_have_length_one_and_ignore_scale() {
-        let a = sentence_vector([&[3.0, 0.0][..], &[3.0, 8.0]].into_iter());
+        let a = sentence_vector([&[3.0, 0.0][..], &[3.0, 8.0]].into_iter(), &Pooling::Mean);
+        assert_eq!(sentence_vector([&[3.0, 0.0][..], &[3.0, 8.0]].into_iter(), &Pooling::Cls), [1.0, 0.0]);
         assert_eq!(a, [0.6, 0.8]);
         assert!((cosine(&a, &a) - 1.0).abs() < 1e-6);
-        assert_eq!(sentence_vector([&[0.0, 0.0][..]].into_iter()), [0.0, 0.0]);
+        assert_eq!(sentence_vector([&[0.0, 0.0][..]].into_iter(), &Pooling::Mean), [0.0, 0.0]);
     }
 }

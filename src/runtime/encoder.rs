@@ -58,7 +58,7 @@ impl EncoderSession {
         self.context_length
     }
 
-    /// Runs all texts at once, shorter ones padded on the right.
+    /// Runs all texts, together with those of about their length.
     ///
     /// # Errors
     /// [`RuntimeError::Input`] for a text without tokens or longer than the model takes, and what the backend says.
@@ -69,10 +69,20 @@ impl EncoderSession {
                 return Err(RuntimeError::Input(format!("text {number} has {n} tokens, and the model takes 1 to {most}")));
             }
         }
-        let longest = texts.iter().map(|t| t.ids.len()).max().unwrap_or(0);
-        if longest == 0 {
-            return Ok(vec![]);
+        let lengths: Vec<usize> = texts.iter().map(|t| t.ids.len()).collect();
+        let mut results: Vec<Option<Rows>> = vec![None; texts.len()];
+        for batch in batches(&lengths) {
+            let chosen: Vec<&TokenizedText> = batch.iter().map(|&i| &texts[i]).collect();
+            for (i, rows) in batch.iter().zip(self.run_batch(&chosen)?) {
+                results[*i] = Some(rows);
+            }
         }
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Runs texts at once, shorter ones padded on the right.
+    fn run_batch(&mut self, texts: &[&TokenizedText]) -> Result<Vec<Rows>> {
+        let longest = texts.iter().map(|t| t.ids.len()).max().unwrap_or(0);
         let table = |numbers: &dyn Fn(&TokenizedText, usize) -> i64| {
             let data = texts.iter().flat_map(|text| (0..longest).map(move |i| numbers(text, i))).collect();
             HostTensor::i64([texts.len(), longest], data)
@@ -95,7 +105,7 @@ impl EncoderSession {
         let (shape, data) = found.ok_or_else(|| RuntimeError::port("target", &self.output, "the backend gave no numbers"))?;
         let width = shape.last().copied().unwrap_or(1);
         let per_text = data.len() / texts.len();
-        let rows = |(text, numbers): (&TokenizedText, &[f32])| {
+        let rows = |(text, numbers): (&&TokenizedText, &[f32])| {
             let real = if shape.len() == 3 { text.ids.len() * width } else { per_text };
             Rows { width, data: numbers.get(..real).unwrap_or(numbers).to_vec() }
         };
@@ -103,6 +113,49 @@ impl EncoderSession {
     }
 }
 
+/// Texts by number, in groups of about the same length: the longest of a group times their number is at most [`BATCH_TOKENS`], unless it is one
+/// text alone.
+fn batches(lengths: &[usize]) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| lengths[i]);
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    for i in order {
+        match batches.last_mut() {
+            Some(batch) if (batch.len() + 1) * lengths[i] <= BATCH_TOKENS => batch.push(i),
+            _ => batches.push(vec![i]),
+        }
+    }
+    batches
+}
+
+/// Tokens that are run at once, padding included.
+const BATCH_TOKENS: usize = 4096;
+
 const IDS: &str = "input_ids";
 const MASK: &str = "attention_mask";
 const TYPES: &str = "token_type_ids";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{BATCH_TOKENS, batches};
+
+    proptest! {
+        #[test]
+        fn every_text_is_in_one_batch_that_is_small_or_a_text_alone(lengths in proptest::collection::vec(1..6000usize, 0..200)) {
+            let batches = batches(&lengths);
+            let mut all: Vec<usize> = batches.concat();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
+            let padded = |batch: &Vec<usize>| batch.len() * batch.iter().map(|&i| lengths[i]).max().unwrap_or(0);
+            prop_assert!(batches.iter().all(|batch| batch.len() == 1 || padded(batch) <= BATCH_TOKENS));
+        }
+    }
+
+    #[test]
+    fn a_long_text_does_not_make_short_ones_long() {
+        let lengths: Vec<usize> = [500].into_iter().chain([8; 199]).collect();
+        assert_eq!(batches(&lengths).iter().map(Vec::len).collect::<Vec<_>>(), [199, 1]);
+    }
+}

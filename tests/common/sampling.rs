@@ -6,7 +6,7 @@ use std::path::Path;
 use dlc::runtime::{Backend, Bundle, DiffusionSession, SampleRequest, SessionOptions, SharedWeights, noise};
 use dlc_exporters::manifest::Profile;
 use dlc_ir::{
-    DType, Diffusion, Estimate, Evaluation, ModelInfo, Module, Reuse, Sampling, SamplingPlan, SamplingStep, SkipGranularity, SkipSchedule, Task,
+    DType, Diffusion, Estimate, Evaluation, ModelInfo, Module, Reuse, Sampling, SamplingPlan, SamplingStep, Scores, SkipGranularity, SkipSchedule, Task,
     WeightTable, parse_graph_over,
 };
 
@@ -84,6 +84,8 @@ pub fn remembering(kept: DType) -> Module {
         family: "tiny".into(),
         task: Task::ImageGeneration,
         labels: vec![],
+        scores: Scores::OneClass,
+        pooling: None,
         dtype: kept,
         diffusion: Some(diffusion),
         vocab_size: 0,

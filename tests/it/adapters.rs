@@ -245,6 +245,40 @@ fn merge_writes_a_checkpoint_that_compiles_to_what_the_adapter_compiles_to() {
 }
 
 #[test]
+fn merge_keeps_the_folders_of_sentence_transformers_and_follows_no_links() {
+    let shell = Shell::new();
+    for name in ["config.json", "model.safetensors"] {
+        shell.write(&format!("base/{name}"), std::fs::read(folder("lora-bert").join(name)).unwrap());
+    }
+    shell.write(
+        "base/modules.json",
+        r#"[{"path": "", "type": "m.Transformer"}, {"path": "1_Pooling", "type": "m.Pooling"}, {"path": "2_Gone", "type": "m.Normalize"}]"#,
+    );
+    shell.write("base/1_Pooling/config.json", r#"{"pooling_mode_cls_token": true}"#);
+    shell.write("base/other/secret.json", "{}");
+    let merge = |out: &str| shell.dlc(&["merge", "base", "--adapter", "fixtures/adapters/lora-bert/adapter", "-o", out]);
+    assert_eq!(merge("merged").code, Some(0));
+    assert_same_files(&shell.path("merged/1_Pooling"), &shell.path("base/1_Pooling"));
+    assert!(!shell.path("merged/other").exists() && !shell.path("merged/2_Gone").exists());
+    std::os::unix::fs::symlink("/etc/hostname", shell.path("base/1_Pooling/name")).unwrap();
+    let outcome = merge("linked");
+    assert_eq!(outcome.code, Some(2));
+    insta::assert_snapshot!(outcome.stderr);
+    assert!(!shell.path("linked").exists());
+}
+
+#[test]
+fn a_folder_whose_name_looks_like_a_weight_is_a_folder() {
+    let shell = Shell::new();
+    shell.copy(&folder("lora-llama").join("adapter"), "lr=1e-4");
+    for (flag, out) in [("lr=1e-4", "plain"), ("lr=1e-4=0.5", "half")] {
+        shell.ok(&["merge", "fixtures/adapters/lora-llama", "--adapter", flag, "-o", out]);
+    }
+    let bytes = |out: &str| std::fs::read(shell.path(out).join("model.safetensors")).unwrap();
+    assert!(bytes("plain") != bytes("half"));
+}
+
+#[test]
 fn diff_of_base_and_merged_shows_exactly_the_weights_that_the_adapter_names() {
     let shell = Shell::new();
     let base = "fixtures/adapters/lora-gpt2";

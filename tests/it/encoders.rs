@@ -153,6 +153,130 @@ fn a_bare_encoder_gives_vectors_and_says_how_near_they_are() {
     insta::assert_snapshot!(run(&shell, &texts).stdout);
 }
 
+/// A shell with the golden as a checkpoint whose configuration has these keys.
+fn configured(golden: &str, keys: &Value) -> Shell {
+    let shell = Shell::new();
+    shell.copy(&fixture(&format!("goldens/{golden}")), "model");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(shell.path("model/config.json")).unwrap()).unwrap();
+    for (key, value) in keys.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    shell.write("model/config.json", config.to_string());
+    std::fs::remove_file(shell.path("model/golden.safetensors")).unwrap();
+    shell.write("model/tokenizer.json", tokenizer());
+    shell
+}
+
+#[test]
+fn scores_mean_what_the_problem_type_says() {
+    let row = &evaluated("bert-classifier", &[7, 21, 50])[0];
+    for (problem, key, expected) in [
+        (Value::Null, "probability", softmax(row)),
+        (json!("single_label_classification"), "probability", softmax(row)),
+        (json!("multi_label_classification"), "probability", row.iter().map(|x| 1.0 / (1.0 + f64::from(-x).exp())).collect()),
+        (json!("regression"), "score", row.iter().map(|x| f64::from(*x)).collect()),
+    ] {
+        let shell = configured("bert-classifier", &json!({"problem_type": problem}));
+        shell.ok(&["compile", "model", "-o", "bundle"]);
+        let found = run(&shell, &["--text", "w7 w21 w50", "--json"]).json();
+        let scores = found[0][if key == "score" { "scores" } else { "classes" }].as_array().unwrap();
+        assert_eq!(scores.len(), 3);
+        assert!(scores.iter().all(|s| near(&s[key], expected[s["index"].as_u64().unwrap() as usize])), "{problem}: {scores:?}");
+        let pruned = shell.dlc(&["compile", "model", "--pass", "fit-prune:drop=1,calibration=fixtures/calibration-tokens.jsonl", "-o", "small"]);
+        let refused = key == "score" || problem == "multi_label_classification";
+        assert_eq!(pruned.code, Some(if refused { 3 } else { 0 }), "{}", pruned.transcript());
+        assert_eq!(shell.path("small").exists(), !refused);
+    }
+}
+
+/// The tensors of `model` in the shell, with the classifier cut to its first class.
+fn cut_to_one_class(shell: &Shell) {
+    let path = shell.path("model/model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let views = tensors.iter().map(|(name, view)| {
+        let mut shape = view.shape().to_vec();
+        if name.starts_with("classifier.") {
+            shape[0] = 1;
+        }
+        let size = shape.iter().product::<usize>() * 4;
+        (name.to_owned(), safetensors::tensor::TensorView::new(view.dtype(), shape, &view.data()[..size]).unwrap())
+    });
+    let views: Vec<_> = views.collect();
+    safetensors::tensor::serialize_to_file(views, None, &shell.path("model/one.safetensors")).unwrap();
+    std::fs::rename(shell.path("model/one.safetensors"), path).unwrap();
+}
+
+#[test]
+fn a_model_of_one_class_gives_its_score() {
+    let shell = configured("bert-classifier", &json!({"id2label": {"0": "relevance"}, "label2id": {"relevance": 0}}));
+    cut_to_one_class(&shell);
+    shell.ok(&["compile", "model", "-o", "bundle"]);
+    let found = run(&shell, &["--text", "w7 w21 w50", "--json"]).json();
+    assert_eq!(found[0]["scores"][0]["label"], "relevance");
+    assert!(near(&found[0]["scores"][0]["score"], f64::from(evaluated("bert-classifier", &[7, 21, 50])[0][0])));
+    insta::assert_snapshot!(run(&shell, &["--text", "w7 w21 w50"]).stdout);
+}
+
+#[test]
+fn vectors_are_pooled_as_the_checkpoint_says() {
+    let rows = evaluated("bert-encoder", &[7, 21]);
+    let mean: Vec<f64> = (0..rows[0].len()).map(|i| rows.iter().map(|row| f64::from(row[i])).sum::<f64>()).collect();
+    let first: Vec<f64> = rows[0].iter().map(|x| f64::from(*x)).collect();
+    let step = |kind: &str, path: &str| json!({"idx": 0, "name": "0", "path": path, "type": format!("sentence_transformers.models.{kind}")});
+    let steps = json!([step("Transformer", ""), step("Pooling", "1_Pooling"), step("Normalize", "2_Normalize")]);
+    for (modules, pooling, name, expected) in [
+        (Some(&steps), json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}), "cls", &first),
+        (None, json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}), "cls", &first),
+        (Some(&steps), json!({"pooling_mode": "cls"}), "cls", &first),
+        (Some(&steps), json!({"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}), "mean", &mean),
+    ] {
+        let shell = configured("bert-encoder", &json!({}));
+        shell.write("model/1_Pooling/config.json", pooling.to_string());
+        if let Some(modules) = modules {
+            shell.write("model/modules.json", modules.to_string());
+        }
+        shell.ok(&["compile", "model", "-o", "bundle"]);
+        let found = run(&shell, &["--text", "w7 w21", "--json"]).json();
+        assert_eq!(found[0]["pooling"], name);
+        let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let vector = found[0]["embedding"].as_array().unwrap();
+        assert!(vector.iter().zip(expected).all(|(a, b)| near(a, b / norm)), "{pooling}");
+    }
+    let mut messages = String::new();
+    for (modules, pooling) in [
+        (steps.clone(), json!({"pooling_mode_max_tokens": true, "pooling_mode_mean_tokens": false})),
+        (steps.clone(), json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true})),
+        (json!([step("Pooling", "1_Pooling"), step("Dense", "2_Dense")]), json!({"pooling_mode_mean_tokens": true})),
+        (json!([step("Pooling", "../outside")]), json!({})),
+        (json!({}), json!({})),
+        (steps, json!([])),
+    ] {
+        let shell = configured("bert-encoder", &json!({}));
+        shell.write("model/1_Pooling/config.json", pooling.to_string());
+        shell.write("model/modules.json", modules.to_string());
+        let compiled = shell.dlc(&["compile", "model", "-o", "bundle"]);
+        let outcome = if compiled.code == Some(0) { shell.dlc(&["run", "bundle", "--text", "w7"]) } else { compiled };
+        messages += &outcome.transcript();
+    }
+    insta::assert_snapshot!(messages);
+}
+
+#[test]
+fn many_texts_are_read_in_batches_and_not_compared_all_with_all() {
+    let shell = shell("bert-encoder", &[]);
+    let texts: Vec<String> = (0..200).map(|i| ["w7"].repeat(1 + i * 7 % 60).join(" ")).collect();
+    shell.write("texts.txt", texts.join("\n"));
+    let together = run(&shell, &["--texts", "texts.txt", "--json"]).json();
+    for i in [0, 8, 57, 199] {
+        let alone = run(&shell, &["--text", &texts[i], "--json"]).json();
+        assert_eq!(together[i]["text"], texts[i]);
+        let pairs = together[i]["embedding"].as_array().unwrap().iter().zip(alone[0]["embedding"].as_array().unwrap());
+        assert!(pairs.into_iter().all(|(a, b)| near(a, b.as_f64().unwrap())), "{i}");
+    }
+    assert!(!run(&shell, &["--texts", "texts.txt"]).stdout.contains("cosine"));
+}
+
 #[test]
 fn a_pruned_encoder_runs_beside_the_whole_one() {
     let shell = shell("bert-classifier", &["--pass", "fit-prune:drop=1,calibration=fixtures/calibration-tokens.jsonl"]);

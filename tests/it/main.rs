@@ -15,6 +15,7 @@ mod encoders;
 mod errors;
 mod fit_prune;
 mod goldens;
+mod misfits;
 mod output;
 mod readme;
 mod running;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dlc_exporters::manifest::{Profile, Source};
 use dlc_exporters::{BundleRequest, SpeculativeDefaults};
-use dlc_ir::{Blob, DType, Expr, ModelInfo, Module, Task, WeightTable, parse_graph};
+use dlc_ir::{Blob, DType, Expr, ModelInfo, Module, Scores, Task, WeightTable, parse_graph};
 
 pub const TARGET: &str = include_str!("../graphs/target.dlc");
 pub const DRAFT: &str = include_str!("../graphs/draft.dlc");
@@ -33,6 +33,8 @@ fn model() -> ModelInfo {
     ModelInfo {
         task: Task::TextGeneration,
         labels: vec![],
+        scores: Scores::OneClass,
+        pooling: None,
         diffusion: None,
         family: "llama".into(),
         dtype: DType::F32,

@@ -1,6 +1,7 @@
 //! Every range of every expression equals the same range of the whole, computed plainly.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use proptest::prelude::*;
 
@@ -92,4 +93,92 @@ fn equal_expressions_have_equal_keys_and_others_do_not() {
     assert_ne!(scale(&a, 2.0), scale(&a, 3.0));
     assert_ne!(scale(&a, 2.0), scale(&b, 2.0));
     assert_ne!(Expr::Relu(Arc::clone(&a)).key(), Expr::Sign(a).key());
+}
+
+/// A matrix of `rows` and `columns` to which each byte of `recipe` has done something.
+fn cooked(recipe: &[u8], rows: usize, columns: usize) -> Arc<Expr> {
+    let square = || leaf(&matrix(columns, columns, 3), DType::Bf16);
+    let mut matrix_now = leaf(&matrix(rows, columns, 1), DType::F16);
+    for (i, step) in recipe.iter().enumerate() {
+        let other = leaf(&matrix(rows, columns, i + 2), DType::F32);
+        let flipped = Arc::new(Expr::Transpose { input: leaf(&matrix(columns, rows, i + 2), DType::F32), columns: rows });
+        let magnitude = leaf(&matrix(rows, 1, i), DType::F32);
+        let input = matrix_now;
+        matrix_now = Arc::new(match step % 12 {
+            0 => Expr::Cast { input, dtype: DType::F16 },
+            1 => Expr::Add(input, other),
+            2 => Expr::Mul(input, flipped),
+            3 => Expr::Scale(input, 0.7),
+            4 => Expr::Offset(input, -0.3),
+            5 => Expr::Relu(input),
+            6 => Expr::Sign(input),
+            7 => Expr::MatMul { left: input, right: square(), inner: columns, columns },
+            8 => Expr::ScaleRows { input, magnitude, columns },
+            9 => Expr::ScaleColumns { input, magnitude: leaf(&matrix(columns, 1, i), DType::F32), columns, factors: Arc::new(OnceLock::new()) },
+            10 => Expr::Add(flipped, input),
+            _ => (*input).clone().slice(0, rows * columns),
+        });
+    }
+    matrix_now
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_transposed_expression_reads_as_what_it_was_with_rows_and_columns_exchanged(
+        recipe in proptest::collection::vec(any::<u8>(), 0..6), rows in 1..7usize, columns in 1..7usize, from in 0..50usize, len in 0..50usize,
+    ) {
+        let plain = cooked(&recipe, rows, columns);
+        let numbers = whole(&plain);
+        let expected: Vec<f32> = (0..columns).flat_map(|j| (0..rows).map(move |i| (i, j))).map(|(i, j)| numbers[i * columns + j]).collect();
+        let transposed = (*plain).clone().transposed(columns);
+        prop_assert_eq!(bits(&whole(&transposed)), bits(&expected));
+        let from = from.min(expected.len());
+        let mut part = vec![f32::NAN; len.min(expected.len() - from)];
+        transposed.read_f32(from, &mut part);
+        prop_assert_eq!(bits(&part), bits(&expected[from..from + part.len()]));
+        prop_assert_eq!(bits(&whole(&transposed.transposed(rows))), bits(&numbers));
+    }
+}
+
+/// Bytes that count how often somebody looks at them.
+struct Counted(Vec<u8>, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        &self.0
+    }
+}
+
+#[test]
+fn writing_a_merged_weight_that_is_stored_transposed_reads_each_file_a_few_times() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let stored = |rows: usize, columns: usize| {
+        let bytes = matrix(rows, columns, 1).iter().flat_map(|x| x.to_le_bytes()).collect();
+        let blob = Blob::new(Arc::new(Counted(bytes, Arc::clone(&reads))), 0..rows * columns * 4).expect("in range");
+        Arc::new(Expr::Mapped { blob, dtype: DType::F32 })
+    };
+    for scaled in [false, true] {
+        for (out, inner, rank) in [(300, 200, 8), (1200, 800, 8), (1200, 800, 40)] {
+            let change = Expr::MatMul { left: stored(out, rank), right: stored(rank, inner), inner: rank, columns: inner };
+            let base = Arc::new((*stored(inner, out)).clone().transposed(out));
+            let mut merged = Expr::Add(base, Arc::new(Expr::Scale(Arc::new(change), 0.5)));
+            if scaled {
+                merged = Expr::ScaleRows { input: Arc::new(merged), magnitude: stored(out, 1), columns: inner };
+            }
+            let written = merged.transposed(inner);
+            reads.store(0, Ordering::Relaxed);
+            let mut bytes = vec![0u8; out * inner * 4];
+            written.write_bytes(0, &mut bytes);
+            let tiles = (out * inner).div_ceil(super::ROWS_TILE);
+            // In each tile a row of the base, its columns' factors by rank, and the other factor in groups.
+            let most = (1 + usize::from(scaled)) * (tiles + 1) * (10 + rank + out * rank.div_ceil(16));
+            let found = reads.load(Ordering::Relaxed);
+            assert!(found <= most, "{found} reads of {out} x {inner} at rank {rank}, {most} expected at most");
+        }
+    }
 }

@@ -16,7 +16,7 @@ mod steps;
 mod units;
 
 use dlc_ir::diff::diff;
-use dlc_ir::{Block, Graph, Module, Task};
+use dlc_ir::{Block, Graph, Module, Scores, Task};
 
 use crate::context::{Pass, PassContext, Progress};
 use crate::error::PassError;
@@ -96,7 +96,7 @@ impl FitPrune {
         samples: &[Vec<u32>],
         progress: &dyn Progress,
     ) -> Result<ScoreTable, PassError> {
-        let objective = Objective::of(module.model.task).ok_or_else(|| unsupported(chain::NO_HEAD))?;
+        let objective = objective(module)?;
         let chain = chain::Chain::new(target, &module.weights)?;
         let (mut fisher, mut ablation) = (None, None);
         if self.scores.iter().any(|s| s.needs_gradient()) {
@@ -154,6 +154,15 @@ fn tensor_score(score: Score, tensor: &TensorFisher) -> f64 {
     }
 }
 
+/// What the module is scored on.
+fn objective(module: &Module) -> Result<Objective, PassError> {
+    match module.model.scores {
+        Scores::OneClass => Objective::of(module.model.task).ok_or_else(|| unsupported(chain::NO_HEAD)),
+        Scores::AnyClasses => Err(unsupported("the model may find several classes true at once, and layers are scored on the one likeliest answer")),
+        Scores::Numbers => Err(unsupported("the model gives numbers, not classes, and layers are scored on the likeliest answer")),
+    }
+}
+
 fn unsupported(problem: &str) -> PassError {
     PassError::Unsupported { pass: NAME, problem: problem.into() }
 }
@@ -181,6 +190,7 @@ impl Pass for FitPrune {
         if units.is_empty() {
             return Err(unsupported("the target has no blocks to drop"));
         }
+        objective(module)?;
         let (drop, candidates) = self.quota(target, &units, result)?;
         let samples = self.samples(module, cx)?;
         let (mut table, reused) = self.score(module, target, &units, &samples, cx)?;

@@ -34,13 +34,13 @@ impl Objective {
 
     /// Mean cross-entropy of the right answers in nats, and its gradient with respect to all logits; rows without an answer get 0.
     pub(super) fn loss(self, logits: &Array, tokens: &[u32]) -> Result<(f32, Array), PassError> {
-        let rows = rows(logits);
-        let targets = self.targets(&rows, tokens);
-        let width = rows.first().map_or(0, Vec::len);
+        let answers = if self == Self::OwnAnswer { rows(logits) } else { vec![] };
+        let targets = self.targets(&answers, tokens);
+        let width = logits.shape().last().copied().unwrap_or(1);
         let judged = logits.as_f32().and_then(|l| l.get(..targets.len() * width)).unwrap_or_default();
         let (loss, gradient) = cross_entropy(&Array::f32([1, targets.len(), width], judged.to_vec())?, &targets)?;
         let mut padded = gradient.as_f32().unwrap_or_default().to_vec();
-        padded.resize(rows.len() * width, 0.0);
+        padded.resize(logits.as_f32().unwrap_or_default().len(), 0.0);
         Ok((loss, Array::f32(logits.shape(), padded)?))
     }
 }

@@ -1,11 +1,11 @@
 //! What an adapter's configuration says: its kind, its scaling and what it trained. What would change the result and isn't known is refused,
 //! all at once.
 
-use regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
-use super::Adapter;
 use super::targets::Targets;
+use super::{Adapter, refuse};
 use crate::error::PassError;
 
 /// How an adapter changes a weight.
@@ -57,13 +57,12 @@ pub(super) struct Config {
 /// Keys that say nothing about the merged weights: how the adapter was trained or named, or what its tensors say themselves.
 ///
 /// `fan_in_fan_out` says how the model stores a weight, which the model itself knows; PEFT corrects it too.
-const HARMLESS: [&str; 15] = [
+const HARMLESS: [&str; 14] = [
     "auto_mapping",
     "base_model_name_or_path",
     "ensure_weight_tying",
     "fan_in_fan_out",
     "inference_mode",
-    "init_lora_weights",
     "lora_bias",
     "lora_dropout",
     "megatron_core",
@@ -75,7 +74,7 @@ const HARMLESS: [&str; 15] = [
     "loftq_config",
 ];
 /// Keys that every kind has.
-const COMMON_KEYS: [&str; 10] = [
+const COMMON_KEYS: [&str; 11] = [
     "peft_type",
     "lora_alpha",
     "rank_pattern",
@@ -86,7 +85,13 @@ const COMMON_KEYS: [&str; 10] = [
     "exclude_modules",
     "layers_to_transform",
     "layers_pattern",
+    "init_lora_weights",
 ];
+/// How an adapter may have begun, for the base to be the checkpoint's own. Other ways take a part out of the base, which PEFT does again
+/// whenever it loads the adapter.
+const PLAIN_STARTS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+/// Steps back that matching a pattern may take.
+const BACKTRACKS: usize = 100_000;
 const LORA_KEYS: [&str; 3] = ["r", "use_rslora", "use_dora"];
 const DUAL_KEYS: [&str; 3] = ["r_magnitude", "r_direction", "scaling"];
 
@@ -97,10 +102,7 @@ const DUAL_KEYS: [&str; 3] = ["r_magnitude", "r_direction", "scaling"];
 pub(super) fn read(adapter: &Adapter) -> Result<Config, PassError> {
     let mut reader = Reader { config: &adapter.config, problems: Vec::new(), unsupported: true };
     let config = reader.read();
-    if reader.problems.is_empty() {
-        return Ok(config);
-    }
-    Err(PassError::Adapter { adapter: adapter.name.clone(), unsupported: reader.unsupported, problems: reader.problems })
+    refuse(adapter, reader.problems, reader.unsupported).map(|()| config)
 }
 
 struct Reader<'a> {
@@ -110,7 +112,7 @@ struct Reader<'a> {
     unsupported: bool,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn read(&mut self) -> Config {
         let kind = match self.config.get("peft_type").and_then(Value::as_str) {
             Some("DUAL_LORA") => Kind::Dual,
@@ -127,30 +129,39 @@ impl Reader<'_> {
         let (known, rank_keys): (&[&str], &[&str]) =
             if kind == Kind::Dual { (&DUAL_KEYS, &["r_magnitude", "r_direction"]) } else { (&LORA_KEYS, &["r"]) };
         self.refuse_unknown(known);
-        let biases = match self.config.get("bias").map_or(Some("none"), Value::as_str) {
-            Some("none") => false,
-            Some("all" | "lora_only") => true,
-            _ => {
-                self.problems.push("bias must be none, all or lora_only".into());
-                false
-            }
+        self.check_start();
+        let biases = match self.typed("bias", "none, all or lora_only", |v| v.as_str().filter(|b| ["none", "all", "lora_only"].contains(b))) {
+            None | Some("none") => false,
+            Some(_) => true,
         };
-        let targets = Targets::read(self.config).unwrap_or_else(|problem| {
-            self.unsupported = false;
-            self.problems.push(problem);
+        let modules_to_save = self.typed("modules_to_save", "a list of names", names).unwrap_or_default();
+        let targets = Targets::read(self.config, &modules_to_save).unwrap_or_else(|problem| {
+            self.wrong(problem);
             None
         });
-        let ranks: Vec<f64> = rank_keys.iter().filter_map(|key| self.number(key)).collect();
+        let ranks: Vec<usize> = rank_keys.iter().filter_map(|key| self.required(key, "a whole number above 0", count)).collect();
         Config {
             kind,
-            alpha: self.number("lora_alpha").unwrap_or(1.0),
-            alpha_pattern: self.pattern("alpha_pattern", Value::as_f64),
-            rank: ranks.first().map_or(0, |r| *r as usize),
-            rank_pattern: self.pattern("rank_pattern", |v| v.as_u64().map(|r| r as usize)),
-            scaling: self.config.get("scaling").filter(|v| !v.is_null()).and_then(Value::as_f64),
+            alpha: self.required("lora_alpha", "a number", number).unwrap_or(1.0),
+            alpha_pattern: self.pattern("alpha_pattern", number),
+            rank: ranks.first().copied().unwrap_or(0),
+            rank_pattern: self.pattern("rank_pattern", count),
+            scaling: if kind == Kind::Dual { self.typed("scaling", "a number", number) } else { None },
             targets,
-            modules_to_save: self.config.get("modules_to_save").and_then(Value::as_array).map_or(vec![], |list| strings(list)),
+            modules_to_save,
             biases,
+        }
+    }
+
+    /// Refuses adapters that were trained on another base than the checkpoint.
+    fn check_start(&mut self) {
+        let plain = |v: &Value| v.is_boolean() || v.as_str().is_some_and(|name| PLAIN_STARTS.contains(&name.to_lowercase().as_str()));
+        if let Some(start) = self.given("init_lora_weights").filter(|v| !plain(v)) {
+            let start = shown(start);
+            self.problems.push(format!(
+                "init_lora_weights = {start} changes the base as well, which the checkpoint isn't; save the adapter as plain LoRA with PEFT's \
+                 save_pretrained(path_initial_model_for_weight_conversion=...)"
+            ));
         }
     }
 
@@ -164,55 +175,98 @@ impl Reader<'_> {
                 _ => false,
             };
             if !unused && ![known, &COMMON_KEYS, &HARMLESS].iter().any(|keys| keys.contains(&key.as_str())) {
-                let shown: String = value.to_string().chars().take(60).collect();
-                self.problems.push(format!("{key} = {shown} may change the result, and dlc doesn't know how"));
+                self.problems.push(format!("{key} = {} may change the result, and dlc doesn't know how", shown(value)));
             }
         }
     }
 
-    fn flag(&self, key: &str) -> bool {
-        self.config.get(key).and_then(Value::as_bool).unwrap_or(false)
+    /// Notes something that is wrong, rather than unknown.
+    fn wrong(&mut self, problem: String) {
+        self.unsupported = false;
+        self.problems.push(problem);
     }
 
-    fn number(&mut self, key: &str) -> Option<f64> {
-        let number = self.config.get(key).and_then(Value::as_f64).filter(|n| n.is_finite() && *n > 0.0);
-        if number.is_none() {
-            self.unsupported = false;
-            self.problems.push(format!("{key} must be a number above 0"));
+    /// What `key` says; null says nothing.
+    fn given(&self, key: &str) -> Option<&'a Value> {
+        self.config.get(key).filter(|v| !v.is_null())
+    }
+
+    /// What `key` says, if it says something; another type than `what` is noted.
+    fn typed<T>(&mut self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
+        let value = self.given(key)?;
+        let read = read(value);
+        if read.is_none() {
+            self.wrong(format!("{key} must be {what}, and is {}", shown(value)));
         }
-        number
+        read
+    }
+
+    fn required<T>(&mut self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
+        if self.given(key).is_none() {
+            self.wrong(format!("{key} is missing; it must be {what}"));
+        }
+        self.typed(key, what, read)
+    }
+
+    fn flag(&mut self, key: &str) -> bool {
+        self.typed(key, "true or false", Value::as_bool).unwrap_or(false)
     }
 
     /// `{module pattern: value}`; patterns are matched as PEFT does, against the end of a module's name.
     fn pattern<T>(&mut self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Vec<(Regex, T)> {
         let mut list = Vec::new();
-        for (pattern, value) in self.config.get(key).and_then(Value::as_object).into_iter().flatten() {
-            if let (Ok(regex), Some(value)) = (Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")), read(value)) {
+        for (pattern, value) in self.typed(key, "an object of patterns and numbers", Value::as_object).into_iter().flatten() {
+            if let (Some(regex), Some(value)) = (regex(&format!(r"^(?:.*\.)?(?:{pattern})$")), read(value)) {
                 list.push((regex, value));
             } else {
-                self.unsupported = false;
-                self.problems.push(format!("{key}: {pattern} = {value} is not a pattern with a number"));
+                self.wrong(format!("{key}: {pattern} = {} is not a pattern with a number", shown(value)));
             }
         }
         list
     }
 }
 
-/// Whether the parameter `name` is part of a module whose name is `entry` or ends so.
-fn is_inside(name: &str, entry: &str) -> bool {
-    let modules = name.match_indices('.').map(|(at, _)| &name[..at]);
-    modules.into_iter().any(|module| module == entry || module.ends_with(&format!(".{entry}")))
+/// A pattern as Python's `re` reads it, look-around and all; none if it can't be read. Patterns that would take long to match fail.
+pub(super) fn regex(pattern: &str) -> Option<Regex> {
+    RegexBuilder::new(pattern).backtrack_limit(BACKTRACKS).build().ok()
 }
 
-/// The strings of a list.
-pub(super) fn strings(list: &[Value]) -> Vec<String> {
-    list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+/// Whether `regex` matches; no if that takes too long.
+pub(super) fn matches(regex: &Regex, text: &str) -> bool {
+    regex.is_match(text).unwrap_or(false)
+}
+
+fn shown(value: &Value) -> String {
+    value.to_string().chars().take(60).collect()
+}
+
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|n| n.is_finite())
+}
+
+fn count(value: &Value) -> Option<usize> {
+    value.as_u64().filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok())
+}
+
+/// A list of strings that aren't empty.
+pub(super) fn names(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|name| name.as_str().filter(|name| !name.is_empty()).map(str::to_owned)).collect()
+}
+
+/// Whether the parameter `name` is part of a module whose name ends with `entry`, behind a dot or not, as PEFT has it.
+fn is_inside(name: &str, entry: &str) -> bool {
+    name.match_indices('.').any(|(at, _)| name[..at].ends_with(entry))
 }
 
 impl Config {
-    /// Whether the parameter `name` was trained as a whole: a bias, or part of a module that the configuration names.
-    pub fn announces(&self, name: &str) -> bool {
-        self.biases && name.ends_with("bias") || self.modules_to_save.iter().any(|entry| is_inside(name, entry))
+    /// Whether the parameter `name` is a bias and biases were trained.
+    pub fn announces_bias(&self, name: &str) -> bool {
+        self.biases && name.ends_with("bias")
+    }
+
+    /// Whether the parameter `name` is part of a module that was trained as a whole.
+    pub fn saves(&self, name: &str) -> bool {
+        self.modules_to_save.iter().any(|entry| is_inside(name, entry))
     }
 
     /// Modules that were trained as a whole, that `model` has parameters of and `held` has none of.
@@ -223,7 +277,7 @@ impl Config {
 
     /// The factor of the change of `module`, whose adapter has these ranks.
     pub fn scaling(&self, module: &str, ranks: &[usize]) -> f64 {
-        let alpha = self.alpha_pattern.iter().find(|(p, _)| p.is_match(module)).map_or(self.alpha, |(_, alpha)| *alpha);
+        let alpha = self.alpha_pattern.iter().find(|(p, _)| matches(p, module)).map_or(self.alpha, |(_, alpha)| *alpha);
         let rank = ranks.iter().map(|&r| r as f64).product::<f64>();
         match self.kind {
             Kind::Dual => self.scaling.unwrap_or(alpha / rank.sqrt()),
@@ -234,6 +288,6 @@ impl Config {
 
     /// The rank that the configuration promises for `module`; not for Dual LoRA.
     pub fn rank(&self, module: &str) -> usize {
-        self.rank_pattern.iter().find(|(p, _)| p.is_match(module)).map_or(self.rank, |(_, rank)| *rank)
+        self.rank_pattern.iter().find(|(p, _)| matches(p, module)).map_or(self.rank, |(_, rank)| *rank)
     }
 }

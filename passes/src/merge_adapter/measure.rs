@@ -1,41 +1,78 @@
-//! How much a merge changes a weight, read a tile at a time.
+//! How much a merge changes a weight, and whether its numbers can be stored, read a tile at a time.
 
-use dlc_ir::WeightTable;
+use dlc_ir::{IrError, WeightTable};
 
 use super::modules::Merge;
-use crate::error::PassError;
 use crate::report::WeightChange;
 
 /// Elements that are read at a time.
 const TILE: usize = 1 << 16;
 
-/// Norm of the change that `merge` makes to its weight, and the share of entries that it leaves alone.
-pub(super) fn change(merge: &Merge, weights: &WeightTable) -> Result<WeightChange, PassError> {
+/// What a merge does to a weight.
+#[derive(Debug)]
+pub(super) struct Measured {
+    pub change: WeightChange,
+    /// How many merged values are NaN.
+    nans: usize,
+    /// How many are too large for the weight's type.
+    overflows: usize,
+}
+
+/// Norm of the change that `merge` makes to its weight, the share of entries that it leaves alone, and how many can't be stored.
+pub(super) fn measure(merge: &Merge, weights: &WeightTable) -> Result<Measured, IrError> {
     let weight = &weights[merge.weight];
-    let merged = weight.expr().filter(|_| !merge.is_sum()).map(|base| merge.apply(base.clone()));
-    let (mut before, mut moved, mut at_rest) = (0.0, 0.0, 0);
-    let (mut old, mut delta) = (vec![0.0; TILE], vec![0.0; TILE]);
+    let base = weight.unrounded()?;
+    let merged = (!merge.is_sum()).then(|| merge.apply(base.clone()));
+    let (mut before, mut moved, mut at_rest, mut nans, mut overflows) = (0.0, 0.0, 0, 0, 0);
+    let (mut old, mut new) = (vec![0.0; TILE], vec![0.0; TILE]);
     for from in (0..weight.elements()).step_by(TILE) {
         let n = TILE.min(weight.elements() - from);
-        let (old, delta) = (&mut old[..n], &mut delta[..n]);
-        weight.read_f32(from, old)?;
+        let (old, new) = (&mut old[..n], &mut new[..n]);
+        base.read_f32(from, old);
+        before += square(old);
         match (&merged, &merge.delta) {
             (Some(merged), _) => {
-                merged.read_f32(from, delta);
-                delta.iter_mut().zip(&*old).for_each(|(new, old)| *new -= old);
+                merged.read_f32(from, new);
+                old.iter_mut().zip(&*new).for_each(|(old, new)| *old = new - *old);
+                moved += square(old);
+                at_rest += zeros(old);
             }
-            (None, Some(change)) => change.read_f32(from, delta),
-            (None, None) => delta.fill(0.0),
+            (None, Some(change)) => {
+                change.read_f32(from, new);
+                moved += square(new);
+                at_rest += zeros(new);
+                new.iter_mut().zip(&*old).for_each(|(new, old)| *new += old);
+            }
+            (None, None) => new.copy_from_slice(old),
         }
-        before += square(old);
-        moved += square(delta);
-        at_rest += delta.iter().filter(|x| **x == 0.0).count();
+        nans += new.iter().filter(|x| x.is_nan()).count();
+        let limit = weight.dtype.overflow();
+        overflows += new.iter().filter(|x| x.abs() >= limit).count();
     }
     let (norm, elements) = (moved.sqrt(), weight.elements().max(1) as f64);
     let frozen = merge.rests.then_some(at_rest as f64 / elements);
-    Ok(WeightChange { weight: weight.name.clone(), norm, relative: norm / before.sqrt(), frozen })
+    let change = WeightChange { weight: weight.name.clone(), norm, relative: norm / before.sqrt(), frozen };
+    Ok(Measured { change, nans, overflows })
+}
+
+impl Measured {
+    /// Why the merged weight can't be stored; nothing if it can.
+    pub fn problem(&self, merge: &Merge, weights: &WeightTable) -> Option<String> {
+        let (name, dtype) = (&self.change.weight, weights[merge.weight].dtype);
+        let reason = if merge.scales_rows() { ": DoRA divides rows by their norm, and some row has none" } else { "" };
+        match (self.nans, self.overflows) {
+            (0, 0) => None,
+            (0, n) => Some(format!("{n} merged values of {name} are too large for {dtype}; merge it with a smaller weight, or take a wider type")),
+            (n, 0) => Some(format!("{n} merged values of {name} are NaN{reason}")),
+            (nans, n) => Some(format!("of the merged values of {name} {n} are too large for {dtype} and {nans} are NaN{reason}")),
+        }
+    }
 }
 
 fn square(numbers: &[f32]) -> f64 {
     numbers.iter().map(|&x| f64::from(x).powi(2)).sum()
+}
+
+fn zeros(numbers: &[f32]) -> usize {
+    numbers.iter().filter(|x| **x == 0.0).count()
 }

@@ -1,12 +1,13 @@
 //! `merge-adapter`: adapters become part of the weights, as lazy expressions; no byte of a weight is touched before export.
 //!
 //! LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732) and DoRA (arXiv 2402.09353) as PEFT defines them, and Dual LoRA (arXiv 2512.03402).
-//! `config.rs` reads what an adapter says of itself and `targets.rs` which modules it means, `modules.rs` puts its tensors together and builds
-//! the expressions.
+//! `config.rs` reads what an adapter says of itself and `targets.rs` which modules it means, `modules.rs` puts its tensors together, `parts.rs`
+//! knows the matrices and builds the expressions, `measure.rs` says what comes out.
 
 mod config;
 mod measure;
 mod modules;
+mod parts;
 mod targets;
 
 use std::collections::BTreeMap;
@@ -49,17 +50,22 @@ pub struct AdapterTensor {
 pub struct MergeAdapterOptions {
     /// Multiplies the change of every adapter.
     pub scale: f64,
+    /// Whether merged weights that are NaN or infinite are taken.
+    pub allow_nan: bool,
 }
 
 impl Default for MergeAdapterOptions {
     fn default() -> Self {
-        Self { scale: 1.0 }
+        Self { scale: 1.0, allow_nan: false }
     }
 }
 
 impl MergeAdapterOptions {
     /// Name and meaning of each option, for `dlc passes`.
-    pub const DOCS: &'static [(&'static str, &'static str)] = &[("scale", "multiplies the change of every adapter (default 1)")];
+    pub const DOCS: &'static [(&'static str, &'static str)] = &[
+        ("scale", "multiplies the change of every adapter (default 1)"),
+        ("allow_nan", "whether merged weights that are NaN or infinite are taken (default false; --allow-nan sets it)"),
+    ];
 }
 
 /// The pass.
@@ -81,6 +87,22 @@ impl MergeAdapter {
     }
 }
 
+/// Problems that are printed; more are counted.
+const SHOWN: usize = 24;
+
+/// Refuses `adapter` if there are problems; `unsupported` says whether all are things that dlc lacks.
+fn refuse(adapter: &Adapter, mut problems: Vec<String>, unsupported: bool) -> Result<(), PassError> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let more = problems.len().saturating_sub(SHOWN);
+    problems.truncate(SHOWN);
+    if more > 0 {
+        problems.push(format!("and {more} more"));
+    }
+    Err(PassError::Adapter { adapter: adapter.name.clone(), unsupported, problems })
+}
+
 impl Pass for MergeAdapter {
     fn name(&self) -> &'static str {
         NAME
@@ -100,8 +122,13 @@ impl Pass for MergeAdapter {
             let config = config::read(adapter)?;
             let merges = modules::merges(adapter, &config, adapter.weight * self.options.scale, module)?;
             report.fact(&format!("adapter {}", adapter.name), format!("{} in {} weights", config.kind.describe(), merges.len()));
-            let changes = cx.pool.install(|| merges.par_iter().map(|m| measure::change(m, &module.weights)).collect::<Result<Vec<_>, _>>())?;
-            report.changes.extend(changes);
+            let measure = |merge| measure::measure(merge, &module.weights);
+            let measured = cx.pool.install(|| merges.par_iter().map(measure).collect::<Result<Vec<_>, _>>())?;
+            if !self.options.allow_nan {
+                let problems = measured.iter().zip(&merges).filter_map(|(m, merge)| m.problem(merge, &module.weights)).collect();
+                refuse(adapter, problems, false)?;
+            }
+            report.changes.extend(measured.into_iter().map(|m| m.change));
             for merge in merges {
                 module.weights.rewrite(merge.weight, |base| merge.apply(base))?;
             }

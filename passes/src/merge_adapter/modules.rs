@@ -6,15 +6,10 @@ use std::sync::Arc;
 use dlc_ir::{Expr, Module, Weight, WeightId, WeightTable};
 
 use super::config::{Config, Kind};
+use super::parts::{PREFIX, Parts, check_rank, looked_up, norms, product, split};
 use super::targets::Modules;
-use super::{Adapter, AdapterTensor};
+use super::{Adapter, AdapterTensor, refuse};
 use crate::error::PassError;
-
-/// Problems that are printed; more are counted.
-const SHOWN: usize = 24;
-
-/// What PEFT puts before the names of the model's own modules.
-const PREFIX: &str = "base_model.model.";
 
 /// The change of one weight: other values, something added, or both in this order.
 #[derive(Debug)]
@@ -42,6 +37,11 @@ impl Merge {
         self.rows.is_none() && self.replacement.is_none()
     }
 
+    /// Whether rows are brought to other norms.
+    pub fn scales_rows(&self) -> bool {
+        self.rows.is_some()
+    }
+
     /// The merged weight.
     pub fn apply(&self, base: Expr) -> Expr {
         let scaled = |e: Arc<Expr>, factor: f32| Arc::new(Expr::Scale(e, factor));
@@ -66,8 +66,9 @@ impl Merge {
 /// [`PassError::Adapter`] with everything that is not understood, fits no weight, has the wrong shape, isn't finite, or contradicts the
 /// configuration.
 pub(super) fn merges(adapter: &Adapter, config: &Config, strength: f64, module: &Module) -> Result<Vec<Merge>, PassError> {
-    let mut builder = Builder { config, strength, weights: &module.weights, merges: BTreeMap::new(), problems: Vec::new() };
-    let parts = builder.sort(adapter);
+    let model = module.graphs.first().map(|graph| Modules::of(graph, &module.weights)).unwrap_or_default();
+    let mut builder = Builder { config, strength, weights: &module.weights, model: &model, merges: BTreeMap::new(), problems: vec![], lacks: 0 };
+    let (parts, wholes) = builder.sort(adapter);
     if adapter.tensors.is_empty() {
         builder.problems.push("holds no tensors".into());
     }
@@ -79,53 +80,58 @@ pub(super) fn merges(adapter: &Adapter, config: &Config, strength: f64, module: 
             builder.problems.push(format!("{module}: {problem}"));
         }
     }
-    if let (Some(targets), Some(graph)) = (&config.targets, module.graphs.first()) {
+    if let Some(targets) = &config.targets {
         let held: BTreeSet<&str> = parts.keys().copied().collect();
-        builder.problems.extend(targets.problems(&held, &Modules::of(graph, &module.weights)));
+        builder.problems.extend(targets.problems(&held, &model));
     }
-    let model: Vec<&str> = module.weights.entries().map(|(_, w)| w.name.as_str()).collect();
-    let replaced: Vec<&str> = builder.merges.iter().filter(|(_, m)| m.replacement.is_some()).map(|(name, _)| name.as_str()).collect();
-    let lost = config.lost(&model, &replaced);
-    builder.problems.extend(lost.iter().map(|entry| format!("modules_to_save names {entry}, and it holds no tensors for it")));
-    let Builder { merges, mut problems, .. } = builder;
-    if problems.is_empty() {
-        return Ok(merges.into_values().collect());
-    }
-    let more = problems.len().saturating_sub(SHOWN);
-    problems.truncate(SHOWN);
-    if more > 0 {
-        problems.push(format!("and {more} more"));
-    }
-    Err(PassError::Adapter { adapter: adapter.name.clone(), unsupported: false, problems })
+    builder.find_lost(&parts, &wholes);
+    let Builder { merges, problems, lacks, .. } = builder;
+    let unsupported = lacks == problems.len();
+    refuse(adapter, problems, unsupported).map(|()| merges.into_values().collect())
 }
-
-type Parts<'a> = BTreeMap<&'static str, &'a AdapterTensor>;
 
 struct Builder<'a> {
     config: &'a Config,
     strength: f64,
     weights: &'a WeightTable,
+    model: &'a Modules,
     merges: BTreeMap<String, Merge>,
     problems: Vec<String>,
+    /// How many of the problems are things that dlc lacks.
+    lacks: usize,
 }
 
 impl Builder<'_> {
-    /// The matrices of each module; tensors that take a weight's place are noted as such.
-    fn sort<'t>(&mut self, adapter: &'t Adapter) -> BTreeMap<&'t str, Parts<'t>> {
+    /// The matrices of each module, and the names of the weights whose place tensors would take; those that may are noted as such.
+    fn sort<'t>(&mut self, adapter: &'t Adapter) -> (BTreeMap<&'t str, Parts<'t>>, BTreeMap<String, &'t AdapterTensor>) {
         let mut modules: BTreeMap<&str, Parts<'_>> = BTreeMap::new();
+        let mut others = Vec::new();
         for (name, tensor) in &adapter.tensors {
             if let Some(i) = tensor.data.first_non_finite() {
                 self.problems.push(format!("tensor {name} is not finite at element {i}"));
             }
             if let Some((module, part)) = split(name, self.config.kind) {
-                modules.entry(module).or_default().insert(part, tensor);
-            } else if is_copy_of_base(name, adapter) {
-                // PEFT never reads it again.
-            } else if let Err(problem) = self.replace(name, tensor) {
+                if modules.entry(module).or_default().insert(part, tensor).is_some() {
+                    self.problems.push(format!("tensor {name} stands there twice, under two names"));
+                }
+            } else if !is_copy_of_base(name, adapter) {
+                // PEFT never reads such copies again.
+                others.push((name, tensor));
+            }
+        }
+        let mut wholes: BTreeMap<String, &AdapterTensor> = BTreeMap::new();
+        for (name, tensor) in others {
+            let weight = name.strip_prefix(PREFIX).unwrap_or(name).replace(".base_layer.", ".").replace(".modules_to_save.", ".");
+            let done = self.check_whole(name, &weight, &modules).and_then(|()| match wholes.get(&weight) {
+                Some(other) if !same(other, tensor) => Err(format!("takes the place of {weight}, and so does another")),
+                _ => self.replace(&weight, tensor),
+            });
+            wholes.insert(weight, tensor);
+            if let Err(problem) = done {
                 self.problems.push(format!("tensor {name} {problem}"));
             }
         }
-        modules
+        (modules, wholes)
     }
 
     /// The weight called `name` and its entry among the changes.
@@ -134,21 +140,35 @@ impl Builder<'_> {
         Ok((&self.weights[id], self.merges.entry(name.to_owned()).or_insert_with(|| Merge::of(id))))
     }
 
-    /// A parameter that was trained as a whole: a bias, a module to save, or the base of a layer that was changed along with it.
-    fn replace(&mut self, name: &str, tensor: &AdapterTensor) -> Result<(), String> {
-        let unknown = || Err(format!("is no part of {} that dlc knows", self.config.kind.describe()));
+    /// Whether the tensor `name` may take the place of `weight`: a bias, a module to save, or the base of a layer that was changed along with it.
+    fn check_whole(&self, name: &str, weight: &str, modules: &BTreeMap<&str, Parts<'_>>) -> Result<(), String> {
+        let config = self.config;
+        let unknown = || Err(format!("is no part of {} that dlc knows", config.kind.describe()));
         let Some(bare) = name.strip_prefix(PREFIX) else { return unknown() };
-        let weight_name = bare.replace(".base_layer.", ".").replace(".modules_to_save.", ".");
-        if self.weights.find(&weight_name).is_none() {
-            let missing =
-                "was trained as a whole, and the model has no such weight; if it ties it to another, untie them in the base checkpoint first";
-            return if self.config.announces(&weight_name) { Err(missing.into()) } else { unknown() };
+        let Some(id) = self.weights.find(weight) else {
+            if !config.saves(weight) && !config.announces_bias(weight) {
+                return unknown();
+            }
+            let tied = "; if the model ties it to another, untie them in the base checkpoint first";
+            return Err(format!("was trained as a whole, and the model has no such weight{}", if self.model.has_tied() { tied } else { "" }));
+        };
+        if let Some((module, _)) = bare.split_once(".base_layer.") {
+            let adapted = modules.contains_key(module);
+            return if adapted { Ok(()) } else { Err(format!("is the base of {module}, which it doesn't adapt (PEFT would leave it out)")) };
         }
-        if !bare.contains(".base_layer.") && !self.config.announces(&weight_name) {
+        if config.saves(weight) && self.model.is_tied(id) {
+            let untie = "untie them in the base checkpoint first";
+            return Err(format!("takes the place of the embedding, which is the head too, and PEFT would leave the head as it was; {untie}"));
+        }
+        if !config.saves(weight) && !config.announces_bias(weight) {
             return Err("takes a weight's place, which neither bias nor modules_to_save announces".into());
         }
+        Ok(())
+    }
+
+    fn replace(&mut self, weight: &str, tensor: &AdapterTensor) -> Result<(), String> {
         let strength = self.strength as f32;
-        let (weight, merge) = self.entry(&weight_name)?;
+        let (weight, merge) = self.entry(weight)?;
         let stored = weight.storage.shape(&weight.shape);
         if tensor.shape != stored {
             return Err(format!("{:?} doesn't fit the weight's {stored:?}", tensor.shape));
@@ -156,6 +176,19 @@ impl Builder<'_> {
         merge.replacement = Some(Arc::new(weight.storage.load(tensor.data.clone(), &weight.shape)));
         merge.strength = strength;
         Ok(())
+    }
+
+    /// Notes what the configuration says was trained and the adapter has no tensors of: `wholes` are the weights that it has some of.
+    fn find_lost(&mut self, parts: &BTreeMap<&str, Parts<'_>>, wholes: &BTreeMap<String, &AdapterTensor>) {
+        let model: Vec<&str> = self.weights.entries().map(|(_, w)| w.name.as_str()).collect();
+        let held: Vec<&str> = wholes.keys().map(String::as_str).collect();
+        let lost = self.config.lost(&model, &held);
+        self.problems.extend(lost.iter().map(|entry| format!("modules_to_save names {entry}, and it holds no tensors for it")));
+        let bias =
+            parts.keys().map(|module| format!("{module}.bias")).find(|bias| self.config.announces_bias(bias) && self.weights.find(bias).is_some());
+        if let Some(bias) = bias.filter(|_| !held.iter().any(|name| name.ends_with("bias"))) {
+            self.problems.push(format!("biases were trained, and it holds none, not even {bias}"));
+        }
     }
 
     fn merge(&mut self, module: &str, parts: &Parts<'_>) -> Result<(), String> {
@@ -167,6 +200,7 @@ impl Builder<'_> {
             return Err("its weight is changed twice".into());
         }
         if embedding && config.kind != Kind::Lora && config.kind != Kind::RsLora {
+            self.lacks += 1;
             return Err(format!("dlc knows no {} of embeddings", config.kind.describe()));
         }
         let (change, rank) = if embedding { looked_up(parts, [out, inner])? } else { product(parts, ["B", "A"], [out, inner])? };
@@ -206,60 +240,14 @@ fn is_copy_of_base(name: &str, adapter: &Adapter) -> bool {
     name.contains(".original_module.") && copies.iter().any(|copy| adapter.tensors.contains_key(copy))
 }
 
-/// `base_model.model.<module>.<part>` -> module and part. PEFT leaves the adapter's name out; files saved by hand may have it.
-fn split(name: &str, kind: Kind) -> Option<(&str, &'static str)> {
-    let parts: &[(&str, &'static str)] = match kind {
-        Kind::Dual => {
-            &[("lora_magnitude_A.weight", "A"), ("lora_magnitude_B.weight", "B"), ("lora_direction_A.weight", "C"), ("lora_direction_B.weight", "D")]
-        }
-        Kind::Dora { .. } => &[
-            ("lora_A.weight", "A"),
-            ("lora_B.weight", "B"),
-            ("lora_B.bias", "bias"),
-            ("lora_magnitude_vector", "m"),
-            ("lora_magnitude_vector.weight", "m"),
-        ],
-        Kind::Lora | Kind::RsLora => {
-            &[("lora_A.weight", "A"), ("lora_B.weight", "B"), ("lora_B.bias", "bias"), ("lora_embedding_A", "EA"), ("lora_embedding_B", "EB")]
-        }
-    };
-    let (module, part) = name.strip_prefix(PREFIX)?.split_once(".lora_")?;
-    let part = format!("lora_{}", part.replacen(".default", "", 1));
-    parts.iter().find(|(known, _)| *known == part).map(|(_, part)| (module, *part))
-}
-
-/// `left [out, r] x right [r, inner]`, and r.
-fn product(parts: &Parts<'_>, [left, right]: [&str; 2], [out, inner]: [usize; 2]) -> Result<(Arc<Expr>, usize), String> {
-    let (Some(b), Some(a)) = (parts.get(left), parts.get(right)) else { return Err(format!("its matrix {left} or {right} is missing")) };
-    match (&b.shape[..], &a.shape[..]) {
-        (&[rows, rank], &[same, columns]) if rows == out && columns == inner && rank == same && rank > 0 => {
-            Ok((matmul(b.data.clone(), a.data.clone(), rank, columns), rank))
-        }
-        (b, a) => Err(format!("{left} {b:?} and {right} {a:?} don't multiply to the weight's [{out}, {inner}]")),
-    }
-}
-
-/// An embedding's change `A' B'` of `A [r, rows]` and `B [width, r]`, and r.
-fn looked_up(parts: &Parts<'_>, [rows, width]: [usize; 2]) -> Result<(Arc<Expr>, usize), String> {
-    let (Some(a), Some(b)) = (parts.get("EA"), parts.get("EB")) else { return Err("its lora_embedding_A or lora_embedding_B is missing".into()) };
-    match (&a.shape[..], &b.shape[..]) {
-        (&[rank, n], &[m, same]) if n == rows && m == width && rank == same && rank > 0 => {
-            Ok((matmul(a.data.clone().transposed(n), b.data.clone().transposed(rank), rank, width), rank))
-        }
-        (a, b) => Err(format!("lora_embedding_A {a:?} and lora_embedding_B {b:?} don't fit the table's [{rows}, {width}]")),
-    }
-}
-
-fn matmul(left: Expr, right: Expr, inner: usize, columns: usize) -> Arc<Expr> {
-    Arc::new(Expr::MatMul { left: Arc::new(left), right: Arc::new(right), inner, columns })
-}
-
-fn norms(parts: &Parts<'_>, out: usize) -> Result<Arc<Expr>, String> {
-    let norms = parts.get("m").ok_or("its lora_magnitude_vector is missing")?;
-    let elements: usize = norms.shape.iter().product();
-    if elements == out { Ok(Arc::new(norms.data.clone())) } else { Err(format!("lora_magnitude_vector {:?} doesn't fit {out} rows", norms.shape)) }
-}
-
-fn check_rank(promised: usize, found: usize) -> Result<(), String> {
-    if promised == found { Ok(()) } else { Err(format!("its rank is [{found}], the configuration says [{promised}]")) }
+/// Whether two tensors hold the same numbers.
+fn same(a: &AdapterTensor, b: &AdapterTensor) -> bool {
+    let [mut x, mut y] = [[0f32; 1024]; 2];
+    a.shape == b.shape
+        && (0..a.data.elements()).step_by(x.len()).all(|from| {
+            let n = x.len().min(a.data.elements() - from);
+            a.data.read_f32(from, &mut x[..n]);
+            b.data.read_f32(from, &mut y[..n]);
+            x[..n] == y[..n]
+        })
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use dlc_ir::{Graph, Op, Operand, WeightTable};
-use regex::Regex;
+use dlc_ir::{Graph, Op, Operand, WeightId, WeightTable};
+use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
-use super::config::strings;
+use super::config::{matches, names, regex};
 
 /// PEFT's word for every linear layer but the head.
 const ALL_LINEAR: &str = "all-linear";
@@ -18,6 +18,8 @@ const HEADS: [&str; 6] = ["lm_head", "embed_out", "cls", "lm_predictions", "clas
 pub(super) struct Targets {
     names: Names,
     excluded: Option<Names>,
+    /// Modules that were trained as a whole; nothing in them is changed otherwise.
+    saved: Vec<String>,
     layers: Vec<u64>,
     layer_patterns: Vec<Regex>,
 }
@@ -38,18 +40,16 @@ impl Names {
         match value {
             Value::String(text) if text == ALL_LINEAR => Ok(Self::AllLinear),
             Value::String(text) => {
-                let pattern = Regex::new(&format!("^(?:{text})$"));
-                pattern.map(Self::Pattern).map_err(|_| format!("{key} = {text} is not a pattern that dlc can read"))
+                regex(&format!("^(?:{text})$")).map(Self::Pattern).ok_or_else(|| format!("{key} = {text} is not a pattern that dlc can read"))
             }
-            Value::Array(list) if list.iter().all(Value::is_string) => Ok(Self::Ends(strings(list))),
-            _ => Err(format!("{key} must be a list of names, a pattern or {ALL_LINEAR}")),
+            other => names(other).map(Self::Ends).ok_or_else(|| format!("{key} must be a list of names, a pattern or {ALL_LINEAR}")),
         }
     }
 
     fn has(&self, module: &str) -> bool {
         match self {
             Self::Ends(ends) => ends.iter().any(|end| is_end(module, end)),
-            Self::Pattern(pattern) => pattern.is_match(module),
+            Self::Pattern(pattern) => matches(pattern, module),
             Self::AllLinear => !module.split('.').any(|part| HEADS.contains(&part)),
         }
     }
@@ -60,41 +60,53 @@ fn is_end(module: &str, end: &str) -> bool {
 }
 
 impl Targets {
-    /// Reads a configuration; none if it names no targets.
-    pub fn read(config: &Map<String, Value>) -> Result<Option<Self>, String> {
+    /// Reads a configuration that trains the modules `saved` as a whole; none if it names no targets.
+    pub fn read(config: &Map<String, Value>, saved: &[String]) -> Result<Option<Self>, String> {
         let get = |key: &str| config.get(key).filter(|v| !v.is_null());
         let Some(names) = get("target_modules") else { return Ok(None) };
         let names = Names::read(names, "target_modules")?;
         let excluded = get("exclude_modules").map(|v| Names::read(v, "exclude_modules")).transpose()?;
         let several = |key: &str| match get(key) {
             Some(Value::Array(list)) => list.clone(),
+            Some(Value::String(text)) if text.is_empty() => vec![],
             Some(one) => vec![one.clone()],
             None => vec![],
         };
         let number = |v: &Value| v.as_u64().ok_or_else(|| format!("layers_to_transform = {v} is not a layer's number"));
         let layers = several("layers_to_transform").iter().map(number).collect::<Result<_, _>>()?;
         let pattern = |v: &Value| {
-            let regex = v.as_str().and_then(|text| Regex::new(&format!(r"^.*\.{text}\.(\d+)\.")).ok());
+            let regex = v.as_str().and_then(|text| regex(&format!(r"^(?:|.*?\.)(?:{text})\.(?P<layer>\d+)\.")));
             regex.ok_or_else(|| format!("layers_pattern = {v} is not a pattern that dlc can read"))
         };
-        let layer_patterns = several("layers_pattern").iter().map(pattern).collect::<Result<_, _>>()?;
-        Ok(Some(Self { names, excluded, layers, layer_patterns }))
+        let mut layer_patterns = several("layers_pattern").iter().map(pattern).collect::<Result<Vec<_>, _>>()?;
+        if layer_patterns.is_empty() {
+            layer_patterns.extend(regex(r"^.*?\.[^.]*\.(?P<layer>\d+)\."));
+        }
+        Ok(Some(Self { names, excluded, saved: saved.to_vec(), layers, layer_patterns }))
     }
 
-    /// Whether `module` is one of them. A pattern of whole names decides by itself, in PEFT too.
+    /// Whether `module` is one of them. Patterns and whole names decide by themselves, in PEFT too.
     fn has(&self, module: &str) -> bool {
-        if self.excluded.as_ref().is_some_and(|names| names.has(module)) || !self.names.has(module) {
+        if self.excluded.as_ref().is_some_and(|names| names.has(module)) || self.is_saved(module) || !self.names.has(module) {
             return false;
         }
-        self.layers.is_empty() || matches!(self.names, Names::Pattern(_)) || self.layer(module).is_some_and(|layer| self.layers.contains(&layer))
+        let decides = match &self.names {
+            Names::Ends(ends) => ends.iter().any(|end| end == module),
+            Names::Pattern(_) => true,
+            Names::AllLinear => false,
+        };
+        decides || self.layers.is_empty() || self.layer(module).is_some_and(|layer| self.layers.contains(&layer))
+    }
+
+    /// Whether `module` is one that was trained as a whole, or in one.
+    fn is_saved(&self, module: &str) -> bool {
+        let module = format!(".{module}.");
+        self.saved.iter().any(|saved| module.contains(&format!(".{saved}.")))
     }
 
     /// The number of the layer that `module` is in.
     fn layer(&self, module: &str) -> Option<u64> {
-        let number = |regex: &Regex| regex.captures(module).and_then(|c| c[1].parse().ok());
-        if self.layer_patterns.is_empty() {
-            return Regex::new(r"^.*\.[^.]*\.(\d+)\.").ok().as_ref().and_then(number);
-        }
+        let number = |regex: &Regex| regex.captures(module).ok()??.name("layer")?.as_str().parse().ok();
         self.layer_patterns.iter().find_map(number)
     }
 
@@ -114,16 +126,19 @@ impl Targets {
     }
 }
 
-/// The modules of a model that adapters may change, by name.
+/// What adapters may change of a model: modules by name, and which weights stand in two places.
 #[derive(Debug, Default)]
 pub(super) struct Modules {
     linear: BTreeSet<String>,
     all: BTreeSet<String>,
+    /// Tables that are looked up in and multiplied with: an embedding that is the head too.
+    tied: BTreeSet<WeightId>,
 }
 
 impl Modules {
     pub fn of(graph: &Graph, weights: &WeightTable) -> Self {
         let mut modules = Self::default();
+        let [mut tables, mut matrices] = [BTreeSet::new(), BTreeSet::new()];
         for (_, node) in graph.nodes() {
             let (at, linear) = match node.op {
                 Op::Linear => (1, true),
@@ -131,12 +146,24 @@ impl Modules {
                 _ => continue,
             };
             let Some(Operand::Weight(weight)) = node.inputs.get(at) else { continue };
+            if linear { &mut matrices } else { &mut tables }.insert(*weight);
             let Some(module) = weights[*weight].name.strip_suffix(".weight") else { continue };
             modules.all.insert(module.to_owned());
             if linear {
                 modules.linear.insert(module.to_owned());
             }
         }
+        modules.tied = tables.intersection(&matrices).copied().collect();
         modules
+    }
+
+    /// Whether the weight is an embedding and the head at once.
+    pub fn is_tied(&self, weight: WeightId) -> bool {
+        self.tied.contains(&weight)
+    }
+
+    /// Whether there is such a weight.
+    pub fn has_tied(&self) -> bool {
+        !self.tied.is_empty()
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use dlc_ir::{Blob, DType, Expr, Module, Storage, WeightTable};
+use dlc_ir::{Blob, DType, Expr, Fault, Module, Storage, WeightTable};
 use dlc_passes::merge_adapter::{Adapter, AdapterTensor, MergeAdapter, MergeAdapterOptions};
-use dlc_passes::{Pass, PassContext, Silent};
+use dlc_passes::{Pass, PassContext, PassError, Silent};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -134,6 +134,10 @@ fn module(case: &Case) -> (Module, Vec<f64>) {
 }
 
 fn merge(module: &mut Module, adapter: Adapter) {
+    try_merge(module, adapter, MergeAdapterOptions::default()).unwrap();
+}
+
+fn try_merge(module: &mut Module, adapter: Adapter, options: MergeAdapterOptions) -> Result<(), PassError> {
     let (calibration, pool) = (Given::new(vec![]), rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
     let adapters = [adapter];
     let mut cx = PassContext {
@@ -145,7 +149,32 @@ fn merge(module: &mut Module, adapter: Adapter) {
         module_key: String::new(),
         pool: &pool,
     };
-    MergeAdapter::new(MergeAdapterOptions::default()).unwrap().run(module, &mut cx).unwrap();
+    MergeAdapter::new(options).unwrap().run(module, &mut cx).map(|_| ())
+}
+
+#[test]
+fn merged_weights_that_no_number_can_stand_for_are_refused_unless_they_are_asked_for() {
+    let mut messages = Vec::new();
+    for (kind, number, base) in [
+        ("lora", 150.0, DType::F16),
+        ("dual", 150.0, DType::F16),
+        ("lora", 1e25, DType::F32),
+        ("lora", 1.1e19, DType::Bf16),
+        ("dora", 0.0, DType::F32),
+    ] {
+        for transposed in [false, true] {
+            let numbers = vec![number; 400];
+            let (shape, ranks, adapter) = ([3, 2], [1, 1], DType::F32);
+            let case = Case { kind, shape, ranks, base, adapter, transposed, strength: 1.0, numbers };
+            let error = try_merge(&mut module(&case).0, case.adapter(), MergeAdapterOptions::default()).unwrap_err();
+            assert_eq!(error.fault(), Fault::BadInput);
+            if !transposed {
+                messages.push(error.to_string());
+            }
+            try_merge(&mut module(&case).0, case.adapter(), MergeAdapterOptions { allow_nan: true, ..MergeAdapterOptions::default() }).unwrap();
+        }
+    }
+    insta::assert_snapshot!(messages.join("\n"));
 }
 
 proptest! {

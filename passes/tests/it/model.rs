@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dlc_eval::{Array, run};
-use dlc_ir::{Blob, DType, Dim, Expr, Graph, ModelInfo, Module, Task, WeightTable, parse_graph, parse_graph_over};
+use dlc_ir::{Blob, DType, Dim, Expr, Graph, ModelInfo, Module, Scores, Task, WeightTable, parse_graph, parse_graph_over};
 
 const DECODER: &str = include_str!("../graphs/decoder.dlc");
 
@@ -73,6 +73,8 @@ fn info() -> ModelInfo {
     ModelInfo {
         task: Task::TextGeneration,
         labels: vec![],
+        scores: Scores::OneClass,
+        pooling: None,
         diffusion: None,
         family: "llama".into(),
         dtype: DType::F32,
