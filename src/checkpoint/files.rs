@@ -31,12 +31,15 @@ pub(super) fn read_json(path: &Path, cap: u64) -> Result<(Value, u64), Checkpoin
     let (file, size) = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(cap + 1).read_to_end(&mut bytes).map_err(|e| CheckpointError::read(path, e))?;
-    if size > cap || bytes.len() as u64 > cap {
-        let problem = format!("is {size} bytes long, more than the {cap} that dlc reads. Check that it is the checkpoint's own file");
-        return Err(CheckpointError::file(path, problem));
-    }
+    check_size(path, size.max(bytes.len() as u64), cap)?;
     let value = serde_json::from_slice(&bytes);
     value.map(|value| (value, size)).map_err(|error| CheckpointError::file(path, format!("is not JSON ({error}). Download the file again")))
+}
+
+/// Refuses a file of more than `cap` bytes.
+pub(super) fn check_size(path: &Path, size: u64, cap: u64) -> Result<(), CheckpointError> {
+    let problem = || format!("is {size} bytes long, more than the {cap} that dlc reads. Check that it is the checkpoint's own file");
+    if size > cap { Err(CheckpointError::file(path, problem())) } else { Ok(()) }
 }
 
 fn missing_or_unreadable(path: &Path, error: io::Error) -> CheckpointError {

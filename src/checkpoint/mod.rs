@@ -99,6 +99,7 @@ impl Checkpoint {
         let scheduler = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
         if let Some(path) = &scheduler {
             let (_, size) = files::open_regular(path)?;
+            files::check_size(path, size, CONFIG_CAP)?;
             files.push(CheckpointFile { path: path.clone(), size });
         }
         let (sentence, tensors) = (SentenceModules::read(&location.folder)?, BTreeMap::new());

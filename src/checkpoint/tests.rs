@@ -199,11 +199,9 @@ fn pipelines_that_are_ambiguous_or_hostile_are_refused() {
     let both = pipeline(&["unet", "transformer"], None);
     refuses("two models", both.path(), Fault::BadInput, &["holds several models: transformer and unet", "Name the folder of one"]);
     let large = [b"{".as_slice(), &vec![b' '; 16 << 20], b"}"].concat();
-    for (case, bytes, part) in [("no JSON", &b"{"[..], "not JSON"), ("a list", b"[]", "not an object"), ("past the cap", &large, "more than")] {
-        let folder = pipeline(&["unet"], Some(bytes));
-        refuses(case, folder.path(), Fault::BadInput, &["scheduler_config.json", part]);
-        refuses(case, &folder.path().join("unet"), Fault::BadInput, &["scheduler_config.json", part]);
-    }
+    let folder = pipeline(&["unet"], Some(&large));
+    refuses("past the cap", folder.path(), Fault::BadInput, &["scheduler_config.json", "more than"]);
+    refuses("past the cap", &folder.path().join("unet"), Fault::BadInput, &["scheduler_config.json", "more than"]);
     let pickled = Folder::new().with("diffusion_pytorch_model.bin", b"x");
     refuses("pickle", pickled.path(), Fault::Unsupported, &["pickle", "DiffusionPipeline"]);
     let neighbour = pipeline(&["unet"], Some(b"{"));

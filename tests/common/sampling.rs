@@ -6,8 +6,8 @@ use std::path::Path;
 use dlc::runtime::{Backend, Bundle, DiffusionSession, SampleRequest, SessionOptions, SharedWeights, noise};
 use dlc_exporters::manifest::Profile;
 use dlc_ir::{
-    DType, Diffusion, Estimate, Evaluation, ModelInfo, Module, Reuse, Sampling, SamplingPlan, SamplingStep, Scores, SkipGranularity, SkipSchedule, Task,
-    WeightTable, parse_graph_over,
+    DType, Diffusion, Estimate, Evaluation, ModelInfo, Module, Reuse, Sampling, SamplingPlan, SamplingStep, Scores, SkipGranularity, SkipSchedule,
+    Task, WeightTable, parse_graph_over,
 };
 
 use super::session::export;

@@ -51,7 +51,7 @@ impl Skip {
         if let Some(interval) = options.interval {
             return Ok(regular(net.units.len(), steps, interval));
         }
-        let Some(share) = options.macs else { return Ok(vec![vec![true; net.units.len()]; steps]) };
+        let Some(share) = options.macs else { return Ok(regular(net.units.len(), steps, options::INTERVAL)) };
         if options.random {
             // Cells in random order: those before a border are computed.
             let mut rng = ChaCha8Rng::seed_from_u64(options.seed);

@@ -58,13 +58,16 @@ impl SamplerOptions {
     }
 }
 
+/// Steps from one full one to the next, unless something else is asked for.
+pub(super) const INTERVAL: f64 = 2.0;
+
 /// Options of `skip`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SkipOptions {
     /// A schedule, as `dlc.yaml` has it under `sampling.schedule`, or a bundle's `dlc.yaml` itself.
     pub schedule: Option<PathBuf>,
-    /// Everything every so many steps; may be a fraction.
+    /// Everything every so many steps; may be a fraction. [`INTERVAL`] where nothing else is asked for.
     pub interval: Option<f64>,
     /// What is computed is drawn at random, up to `macs`.
     pub random: bool,
@@ -81,7 +84,7 @@ impl SkipOptions {
     /// Name and meaning of each option, for `dlc passes`.
     pub const DOCS: &'static [(&'static str, &'static str)] = &[
         ("schedule", "file with a schedule: what another bundle's dlc.yaml has under sampling.schedule, or that file itself"),
-        ("interval", "compute everything every N steps, nothing between (feature caching); may be a fraction"),
+        ("interval", "compute everything every N steps, nothing between (feature caching); may be a fraction (default 2)"),
         ("macs", "share of the multiply-adds to keep; evenly spread full steps, or with random=true anything"),
         ("random", "true: draw what is computed at random, up to macs"),
         ("seed", "seed of random (default 0)"),
@@ -98,7 +101,7 @@ impl SkipOptions {
         let fail = |problem: &str| Err(PassError::Options { pass, problem: problem.into() });
         self.sampler.check(pass)?;
         let ways = [self.schedule.is_some(), self.interval.is_some(), self.macs.is_some()].into_iter().filter(|way| *way).count();
-        if ways != 1 {
+        if ways > 1 {
             return fail("ask for one of schedule=FILE, interval=N and macs=SHARE (with random=true, if you like)");
         }
         if self.random && self.macs.is_none() {

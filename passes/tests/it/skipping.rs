@@ -241,7 +241,6 @@ fn schedules_and_options_that_do_not_fit_are_refused() {
     let full = ["####"; 6];
     let mut report = Vec::new();
     for (options, given) in [
-        ("", None),
         ("interval: 2, macs: 0.5", None),
         ("random: true, interval: 2", None),
         ("interval: 0.5", None),
@@ -260,7 +259,7 @@ fn schedules_and_options_that_do_not_fit_are_refused() {
         ("schedule: file", schedule(&units, &["####", "##x#", "####", "####", "####", "####"])),
         ("schedule: file", schedule(&units, &["#.##", "####", "####", "####", "####", "####"])),
     ] {
-        let steps = if options.contains("steps") || options.is_empty() { "" } else { ", steps: 6" };
+        let steps = if options.contains("steps") { "" } else { ", steps: 6" };
         let error = skip(&format!("{options}{steps}"), &mut dit(), &Fixed(given)).unwrap_err();
         report.push(format!("{options}\n    {:?}: {error}", error.fault()));
     }
