@@ -51,6 +51,9 @@ struct Quality {
     frechet: f64,
 }
 
+/// A measure of quality.
+type Measure = fn(&Quality) -> f64;
+
 struct Quiet;
 impl dlc_passes::Progress for Quiet {
     fn update(&self, _: &str, _: usize, _: usize) {}
@@ -159,7 +162,7 @@ impl Bench<'_> {
 /// The measures over the share of multiply-adds kept, side by side.
 fn plot(curves: &[(&str, Vec<Quality>)], full: &Quality) -> String {
     const COLOURS: [&str; 9] = ["#d62728", "#ff7f0e", "#8c564b", "#1f77b4", "#17becf", "#9467bd", "#7f7f7f", "#2ca02c", "#bcbd22"];
-    let panels: [(&str, fn(&Quality) -> f64); 3] = [
+    let panels: [(&str, Measure); 3] = [
         ("classified as asked, %", |q| 100.0 * q.classified),
         ("PSNR to the full sampler, dB", |q| q.psnr),
         ("Frechet distance (less is better)", |q| q.frechet),

@@ -1,5 +1,6 @@
 //! How a diffusion model is sampled, for passes: its scheduler's configuration, and schedules in files.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::Manifest;
@@ -24,9 +25,9 @@ pub(super) struct DiffusionSamplers {
 impl DiffusionSamplers {
     fn config(&self) -> Result<(String, Map<String, Value>), PassError> {
         let missing = "the checkpoint has no scheduler/scheduler_config.json, so it isn't known how it is sampled; name the pipeline's folder";
-        let path = self.scheduler.as_ref().ok_or_else(|| sampler_error("scheduler", missing, false))?;
+        let path = self.scheduler.as_ref().ok_or_else(|| sampler_error("scheduler", &missing, false))?;
         let place = path.display().to_string();
-        let text = read_text(path, CONFIG_CAP).map_err(|e| sampler_error(&place, e, false))?;
+        let text = read_text(path, CONFIG_CAP).map_err(|e| sampler_error(&place, &e, false))?;
         let config = parse_scheduler_config(&text).map_err(|e| scheduler_error(&place, &e))?;
         Ok((place, config))
     }
@@ -44,17 +45,17 @@ impl Samplers for DiffusionSamplers {
 
     fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError> {
         let place = file.display().to_string();
-        let text = read_text(file, SCHEDULE_CAP).map_err(|e| sampler_error(&place, e, false))?;
+        let text = read_text(file, SCHEDULE_CAP).map_err(|e| sampler_error(&place, &e, false))?;
         if let Ok(schedule) = serde_yaml::from_str(&text) {
             return Ok(schedule);
         }
         let of_bundle = serde_yaml::from_str::<Manifest>(&text).ok().and_then(|manifest| manifest.sampling);
         let problem = "holds no schedule: neither one by itself (granularity, reuse, units, steps) nor a dlc.yaml that has one";
-        of_bundle.map(|sampling| sampling.schedule).ok_or_else(|| sampler_error(&place, problem, false))
+        of_bundle.map(|sampling| sampling.schedule).ok_or_else(|| sampler_error(&place, &problem, false))
     }
 }
 
-fn sampler_error(place: &str, problem: impl ToString, unsupported: bool) -> PassError {
+fn sampler_error(place: &str, problem: &dyn Display, unsupported: bool) -> PassError {
     PassError::Sampler { place: place.to_owned(), problem: problem.to_string(), unsupported }
 }
 

@@ -49,9 +49,9 @@ pub(crate) fn threshold(
         let border = f64::midpoint(low, high);
         let next = fit(border);
         if next.macs > share {
-            low = border
+            low = border;
         } else {
-            high = border
+            high = border;
         }
         if (next.macs - share).abs() < (best.macs - share).abs() {
             best = next;

@@ -43,8 +43,12 @@ pub(crate) fn close(net: &SkipNet<'_>, reuse: Reuse, computed: &[Vec<bool>]) -> 
         let cut: Vec<bool> = net.values.iter().map(|v| !row[v.unit]).collect();
         let remembers: Vec<usize> = (0..net.values.len()).filter(|&v| !cut[v] && wanted[v] > 0).collect();
         let live = net.live(&remembers, &cut);
-        remembers.iter().for_each(|&v| wanted[v] -= 1);
-        live.read.iter().for_each(|&v| wanted[v] = reuse.order());
+        for &v in &remembers {
+            wanted[v] -= 1;
+        }
+        for &v in &live.read {
+            wanted[v] = reuse.order();
+        }
         let mut made = vec![false; net.units.len()];
         (0..net.values.len()).filter(|&v| !cut[v] && net.is_made(v, &live)).for_each(|v| made[net.values[v].unit] = true);
         let reads = live.read.iter().map(|&value| Read { value, events: Vec::new() }).collect();

@@ -70,7 +70,9 @@ fn subnet(net: &SkipNet<'_>, reuse: Reuse, step: &Step, name: &str) -> Result<Gr
     if reuse != Reuse::Hold && !memories.is_empty() {
         forecast(&mut copy, &memories)?;
     } else {
-        memories.into_iter().for_each(|(value, remembered)| copy.put(value, remembered.into()));
+        for (value, remembered) in memories {
+            copy.put(value, remembered.into());
+        }
     }
     for (id, _) in net.graph.nodes().filter(|(id, _)| live.nodes.contains(id)) {
         copy.node(id, |block| live_end(net.graph, block).is_some_and(|n| live.nodes.contains(&n)))?;
