@@ -16,7 +16,7 @@ use super::error::PipelineError;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
 use crate::checkpoint::Checkpoint;
-use crate::import::{ImportOptions, import, non_finite_weights};
+use crate::import::{ImportOptions, import_with_sources, non_finite_weights};
 
 /// Draft length written into bundles: what `run` and onnxruntime-genai use unless told otherwise.
 const MAX_DRAFT_TOKENS: usize = 4;
@@ -81,11 +81,15 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let pool = pool(request.threads)?;
 
     let checkpoint = Checkpoint::open(&request.model)?;
-    let mut module = import(&checkpoint, &ImportOptions { dtype: request.dtype })?;
+    let imported = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype })?;
+    let (mut module, mut sources) = (imported.module, imported.sources);
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
 
+    if !request.adapters.is_empty() {
+        adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
+    }
     let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut source)?;
     let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
@@ -100,7 +104,11 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         module_key: identity(&source, &module),
         pool: &pool,
     };
-    let runs = run_passes(&mut module, &passes, &mut cx)?;
+    let mut runs = run_passes(&mut module, &passes, &mut cx)?;
+    if !request.adapters.is_empty() {
+        module.remove_unused_weights();
+        runs.iter_mut().for_each(|run| run.report.changes.retain(|change| module.weights.find(&change.weight).is_some()));
+    }
 
     let bundle = BundleRequest {
         profile: request.profile,

@@ -48,8 +48,9 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<PassRun, P
     let pool = pool(request.threads)?;
     let checkpoint = Checkpoint::open(&request.model)?;
     let imported = import_with_sources(&checkpoint, &ImportOptions::default())?;
-    let (mut module, sources) = (imported.module, imported.sources);
+    let (mut module, mut sources) = (imported.module, imported.sources);
     check_finite(pool.install(|| non_finite_weights(&module))?, request.allow_nan)?;
+    adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
 
     // Nobody asks where a checkpoint came from.
     let mut unread = Source { name: String::new(), files: std::collections::BTreeMap::new() };

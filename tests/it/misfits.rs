@@ -10,6 +10,7 @@ use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::command::Shell;
 use crate::common::adapters::{compile_with, folder, inputs, largest_error, logits};
 use crate::common::golden::TOLERANCE;
 
@@ -169,4 +170,34 @@ fn tensors_that_dlc_can_not_place_are_refused() {
     let module = module_of_bundle(&bundle.unwrap()).unwrap();
     let norm = &module.weights[module.weights.find("model.norm.weight").unwrap()];
     assert!(norm.to_f32().unwrap().iter().all(|x| (x - 2.0).abs() < 1e-6));
+}
+
+#[test]
+fn parts_that_the_task_leaves_out_are_merged_and_not_compiled() {
+    let shell = Shell::new();
+    let modules = ["encoder.layer.1.attention.self.query", "pooler.dense"];
+    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": modules});
+    shell.write("tuned/adapter_config.json", config.to_string());
+    let ones: Vec<u8> = [1f32; 32].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let view = |shape: [usize; 2]| TensorView::new(Dtype::F32, shape.to_vec(), &ones).unwrap();
+    let matrices =
+        |module: &&str| [("A", [1, 32]), ("B", [32, 1])].map(|(part, shape)| (format!("{PREFIX}{module}.lora_{part}.weight"), view(shape)));
+    serialize_to_file(modules.iter().flat_map(matrices), None, &shell.path("tuned/adapter_model.safetensors")).unwrap();
+    let base = "fixtures/goldens/bert-encoder";
+    shell.ok(&["merge", base, "--adapter", "tuned", "-o", "merged"]);
+    let floats = |folder: &str, name: &str| -> Vec<f32> {
+        let bytes = std::fs::read(shell.path(folder).join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        tensors.tensor(name).unwrap().data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    for name in modules.map(|module| format!("{module}.weight")) {
+        let moved = floats(base, &name).iter().zip(floats("merged", &name)).all(|(a, b)| (b - a - 2.0).abs() < 1e-5);
+        assert!(moved, "{name}");
+    }
+    let report = shell.ok(&["compile", base, "--adapter", "tuned", "-o", "at-once", "--json"]).json();
+    let changes = report["passes"][0]["report"]["changes"].as_array().unwrap().len();
+    assert_eq!((changes, &report["passes"][0]["report"]["weights that only adapter tuned uses"]), (1, &json!("pooler.dense.weight")));
+    shell.ok(&["compile", "merged", "-o", "in-two-steps"]);
+    let weights = |bundle: &str| std::fs::read(shell.path(bundle).join("weights.bin")).unwrap();
+    assert!(weights("at-once") == weights("in-two-steps"));
 }

@@ -128,6 +128,11 @@ impl Pass for MergeAdapter {
                 let problems = measured.iter().zip(&merges).filter_map(|(m, merge)| m.problem(merge, &module.weights)).collect();
                 refuse(adapter, problems, false)?;
             }
+            let used = module.used_weights();
+            let unused: Vec<&str> = merges.iter().filter(|m| !used.contains(&m.weight)).map(|m| module.weights[m.weight].name.as_str()).collect();
+            if !unused.is_empty() {
+                report.fact(&format!("weights that only adapter {} uses", adapter.name), unused.join(" "));
+            }
             report.changes.extend(measured.into_iter().map(|m| m.change));
             for merge in merges {
                 module.weights.rewrite(merge.weight, |base| merge.apply(base))?;

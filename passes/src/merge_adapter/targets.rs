@@ -114,10 +114,11 @@ impl Targets {
     pub fn problems(&self, held: &BTreeSet<&str>, model: &Modules) -> Vec<String> {
         let mut problems = Vec::new();
         if let Names::Ends(ends) = &self.names {
-            let lost = ends.iter().filter(|end| !model.all.iter().any(|module| is_end(module, end)));
+            let lost = ends.iter().filter(|end| !model.all.iter().chain(&model.unread).any(|module| is_end(module, end)));
             problems.extend(lost.map(|end| format!("target_modules: {end} matches no module of the model")));
         }
-        let strange = held.iter().filter(|module| model.all.contains(**module) && !self.has(module));
+        let known = |module: &str| model.all.contains(module) || model.unread.contains(module);
+        let strange = held.iter().filter(|module| known(module) && !self.has(module));
         problems.extend(strange.map(|module| format!("it holds tensors for {module}, which it doesn't target (PEFT would leave them out)")));
         let candidates = if matches!(self.names, Names::AllLinear) { &model.linear } else { &model.all };
         let empty = candidates.iter().filter(|module| self.has(module) && !held.contains(module.as_str()));
@@ -131,6 +132,8 @@ impl Targets {
 pub(super) struct Modules {
     linear: BTreeSet<String>,
     all: BTreeSet<String>,
+    /// Those that the graph doesn't use; an adapter may have been trained without them.
+    unread: BTreeSet<String>,
     /// Tables that are looked up in and multiplied with: an embedding that is the head too.
     tied: BTreeSet<WeightId>,
 }
@@ -153,6 +156,8 @@ impl Modules {
                 modules.linear.insert(module.to_owned());
             }
         }
+        let matrices_by_name = weights.entries().filter(|(_, w)| w.shape.len() == 2).filter_map(|(_, w)| w.name.strip_suffix(".weight"));
+        modules.unread = matrices_by_name.filter(|module| !modules.all.contains(*module)).map(str::to_owned).collect();
         modules.tied = tables.intersection(&matrices).copied().collect();
         modules
     }
