@@ -107,7 +107,9 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let mut runs = run_passes(&mut module, &passes, &mut cx)?;
     if !request.adapters.is_empty() {
         module.remove_unused_weights();
-        runs.iter_mut().for_each(|run| run.report.changes.retain(|change| module.weights.find(&change.weight).is_some()));
+        for run in &mut runs {
+            run.report.changes.retain(|change| module.weights.find(&change.weight).is_some());
+        }
     }
 
     let bundle = BundleRequest {
