@@ -35,6 +35,9 @@ fn rows_of(from: usize, len: usize, columns: usize) -> impl Iterator<Item = (usi
 
 /// A range of a product: every row of `right` is read once, as far as the range goes, and added to all rows of the range.
 pub(super) fn multiply(left: &Expr, right: &Expr, (inner, columns): (usize, usize), from: usize, out: &mut [f32]) {
+    if out.is_empty() {
+        return;
+    }
     out.fill(0.0);
     let first = from / columns;
     let rows = (from + out.len()).div_ceil(columns) - first;

@@ -81,6 +81,17 @@ proptest! {
 }
 
 #[test]
+fn no_elements_can_be_read_anywhere() {
+    for step in 0..12 {
+        let expr = cooked(&[step], 2, 3);
+        for from in 0..=6 {
+            expr.read_f32(from, &mut []);
+            (*expr).clone().transposed(3).read_f32(from, &mut []);
+        }
+    }
+}
+
+#[test]
 fn the_sign_of_zero_is_minus_one() {
     assert_eq!(whole(&Expr::Sign(leaf(&[0.0, -0.0, 1e-30, -1e-30], DType::F32))), [-1.0, -1.0, 1.0, -1.0]);
 }
