@@ -67,7 +67,7 @@ pub(super) const INTERVAL: f64 = 2.0;
 pub struct SkipOptions {
     /// A schedule, as `dlc.yaml` has it under `sampling.schedule`, or a bundle's `dlc.yaml` itself.
     pub schedule: Option<PathBuf>,
-    /// Everything every so many steps; may be a fraction. [`INTERVAL`] where nothing else is asked for.
+    /// Everything every so many steps; may be a fraction. Every second one where nothing else is asked for.
     pub interval: Option<f64>,
     /// What is computed is drawn at random, up to `macs`.
     pub random: bool,
