@@ -78,7 +78,7 @@ impl Architecture for Dit {
 
         for (layer, modulation) in modulations.into_iter().enumerate() {
             residual = self.attention(net, layer, residual, modulation)?;
-            residual = self.mlp(net, layer, residual, modulation)?;
+            residual = modulated_mlp(net, layer, [residual, modulation], self.feed_forward, self.eps, self.patches.width())?;
         }
         let normed = net.graph.add(Op::LayerNorm { eps: EPS }, [residual.into()])?;
         let normed = last.map_or(Ok(normed), |rows| modulate(net, normed, rows, [0, 1]))?;
@@ -118,15 +118,22 @@ impl Dit {
         let mixed = spec.attend(net, [x, x], None, &format!("transformer_blocks.{layer}.attn1"))?;
         close_gated(net, residual, mixed, modulation, 2)
     }
+}
 
-    /// The block `layers.N.mlp`: its residual output.
-    fn mlp(&self, net: &mut Net<'_>, layer: usize, residual: ValueId, modulation: ValueId) -> Result<ValueId, IrError> {
-        net.graph.open_block(&format!("layers.{layer}.mlp"), BlockKind::Mlp, layer as u32, residual)?;
-        let x = net.graph.add(Op::LayerNorm { eps: self.eps }, [residual.into()])?;
-        let x = modulate(net, x, modulation, [3, 4])?;
-        let down = self.feed_forward.apply(net, x, &format!("transformer_blocks.{layer}.ff"), self.patches.width())?;
-        close_gated(net, residual, down, modulation, 5)
-    }
+/// The block `layers.N.mlp`, whose shift, scale and gate are the last three of the six rows of `modulation`: its residual output.
+pub(super) fn modulated_mlp(
+    net: &mut Net<'_>,
+    layer: usize,
+    [residual, modulation]: [ValueId; 2],
+    feed_forward: FeedForward,
+    eps: f32,
+    width: usize,
+) -> Result<ValueId, IrError> {
+    net.graph.open_block(&format!("layers.{layer}.mlp"), BlockKind::Mlp, layer as u32, residual)?;
+    let x = net.graph.add(Op::LayerNorm { eps }, [residual.into()])?;
+    let x = modulate(net, x, modulation, [3, 4])?;
+    let down = feed_forward.apply(net, x, &format!("transformer_blocks.{layer}.ff"), width)?;
+    close_gated(net, residual, down, modulation, 5)
 }
 
 /// `x` shifted and scaled by two rows of `rows`.

@@ -4,7 +4,7 @@ use dlc_ir::{BlockKind, DType, Diffusion, IrError, Op, Task, TimestepEmbedding, 
 
 use super::config::ConfigReader;
 use super::diffusers::{embed, float_input, ignore_training, lowered, require_text};
-use super::dit::{close_gated, modulate};
+use super::dit::{close_gated, modulate, modulated_mlp};
 use super::net::Net;
 use super::patches::{PatchSpec, batched};
 use super::spec::{WIDEST, eps};
@@ -114,7 +114,7 @@ impl Architecture for PixArt {
         for (layer, modulation) in modulations.into_iter().enumerate() {
             residual = self.attention(net, layer, residual, modulation)?;
             residual = self.cross_attention(net, layer, residual, [text, mask])?;
-            residual = self.mlp(net, layer, residual, modulation)?;
+            residual = modulated_mlp(net, layer, [residual, modulation], self.feed_forward, self.eps, self.patches.width())?;
         }
         let normed = net.graph.add(Op::LayerNorm { eps: LAST_EPS }, [residual.into()])?;
         let normed = modulate(net, normed, last, [0, 1])?;
@@ -169,15 +169,6 @@ impl PixArt {
         let output = net.add(residual, mixed)?;
         net.graph.close_block(output)?;
         Ok(output)
-    }
-
-    /// The block `layers.N.mlp`: its residual output.
-    fn mlp(&self, net: &mut Net<'_>, layer: usize, residual: ValueId, modulation: ValueId) -> Result<ValueId, IrError> {
-        net.graph.open_block(&format!("layers.{layer}.mlp"), BlockKind::Mlp, layer as u32, residual)?;
-        let x = net.graph.add(Op::LayerNorm { eps: self.eps }, [residual.into()])?;
-        let x = modulate(net, x, modulation, [3, 4])?;
-        let down = self.feed_forward.apply(net, x, &format!("transformer_blocks.{layer}.ff"), self.patches.width())?;
-        close_gated(net, residual, down, modulation, 5)
     }
 }
 

@@ -90,9 +90,11 @@ impl Training<'_> {
         threshold(NAME, self.net, self.sampler.reuse, scores, share, self.options.sampler.max_graphs)
     }
 
-    /// What is really computed under a table.
-    fn closed(&self, table: &[Vec<bool>]) -> Vec<Vec<f32>> {
-        hard(&close(self.net, self.sampler.reuse, table).into_iter().map(|step| step.computed).collect::<Vec<_>>())
+    /// What is really computed under a table, as gates, and its share of the multiply-adds.
+    fn closed(&self, table: &[Vec<bool>]) -> (Vec<Vec<f32>>, f64) {
+        let steps = close(self.net, self.sampler.reuse, table);
+        let share = macs_share(self.net, &steps);
+        (hard(&steps.into_iter().map(|step| step.computed).collect::<Vec<_>>()), share)
     }
 
     fn all_on(&self) -> Vec<Vec<f32>> {
@@ -124,7 +126,7 @@ impl Training<'_> {
 
     /// Mean logarithm of the distance of the judges' images under a table: a few images that come out as something else altogether don't decide.
     fn judge(&self, table: &[Vec<bool>], judges: &[Judge]) -> Result<f64, PassError> {
-        let gates = self.closed(table);
+        let (gates, _) = self.closed(table);
         let one = |judge: &Judge| Ok(distance(self.sampler.run(&judge.start, &gates)?.sample(), &judge.full).max(f64::MIN_POSITIVE).ln());
         let distances = self.pool.install(|| judges.par_iter().map(one).collect::<Result<Vec<f64>, PassError>>())?;
         Ok(distances.iter().sum::<f64>() / distances.len().max(1) as f64)
@@ -148,10 +150,11 @@ impl Training<'_> {
             let _ = self.compare(state, even, judges)?;
             state.caution = CAUTION;
         }
+        let freed = self.net.freed();
         while state.rounds < self.options.rounds {
             let Some((table, _)) = state.best.clone() else { return Err(stopped(cx)) };
-            let weighed = self.weigh(&self.closed(&table), state.rounds)?;
-            state.weights = blend(&state.weights, &standardised(&weighed, &self.net.freed()));
+            let weighed = self.weigh(&self.closed(&table).0, state.rounds)?;
+            state.weights = blend(&state.weights, &standardised(&weighed, &freed));
             let next = self.fit(&biased(&state.weights, &table, state.caution), self.options.share())?.table;
             let (better, loss) = if next == table { (false, f64::NAN) } else { self.compare(state, next.clone(), judges)? };
             // Nothing exchanged is too careful, a worse table too bold.
@@ -192,8 +195,7 @@ impl Training<'_> {
         let all: f64 = freed.iter().sum::<f64>().max(f64::MIN_POSITIVE) * state.gates.len() as f64;
         while state.iterations < total {
             let table: Vec<Vec<bool>> = state.gates.iter().enumerate().map(|(i, row)| row.iter().map(|z| i == 0 || *z > 0.0).collect()).collect();
-            let gates = self.closed(&table);
-            let kept = macs_share(self.net, &close(self.net, self.sampler.reuse, &table));
+            let (gates, kept) = self.closed(&table);
             let (loss, gradient) = self.consistency(&gates, state.iterations)?;
             let pressure = if kept > share { self.options.alpha } else { 0.0 };
             let cosine = 0.5 * (1.0 + (std::f64::consts::PI * state.iterations as f64 / total as f64).cos());
