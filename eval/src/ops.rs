@@ -64,6 +64,7 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
         Op::Tanh => unary(inputs, Tensor::tanh)?,
         Op::Relu => unary(inputs, Tensor::relu)?,
         Op::Scale { factor } => unary(inputs, |x| x * f64::from(*factor))?,
+        Op::Clip { limit } => unary(inputs, |x| x.clamp(-limit, *limit))?,
         Op::Mul => {
             let [a, b] = operands(inputs)?;
             a.broadcast_mul(b)?

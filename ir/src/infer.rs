@@ -20,6 +20,7 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
         Op::Attention(attention) => attend_both_ways(&cx, attention)?,
         Op::DisentangledBias(bias) => disentangled_bias(&cx, bias)?,
         Op::Silu | Op::Gelu { .. } | Op::Tanh | Op::Relu | Op::Scale { .. } => cx.float_input::<1>(0)?.clone(),
+        Op::Clip { limit } => clip(&cx, *limit)?,
         Op::Mul | Op::Add => entry_by_entry::<2>(&cx)?,
         Op::Modulate => entry_by_entry::<3>(&cx)?,
         Op::GroupNorm { groups, .. } => image::group_norm(&cx, *groups)?,
@@ -215,6 +216,11 @@ fn entry_by_entry<const N: usize>(cx: &Check<'_>) -> Result<ValueType, IrError> 
         cx.require(a.dtype == b.dtype && broadcasts && a.dtype.is_float(), || format!("inputs differ: {a} and {b}"))?;
     }
     Ok(a.clone())
+}
+
+fn clip(cx: &Check<'_>, limit: f32) -> Result<ValueType, IrError> {
+    cx.require(limit >= 0.0, || format!("to {limit}, which is no magnitude"))?;
+    cx.float_input::<1>(0).cloned()
 }
 
 fn concat(cx: &Check<'_>, axis: usize) -> Result<ValueType, IrError> {

@@ -8,7 +8,7 @@ pub use relative::DisentangledBias;
 pub use rope::{Rope, RopeScaling};
 pub use timestep::TimestepEmbedding;
 
-use crate::types::{DType, Shape};
+use crate::types::{DType, Dim, Shape};
 
 /// What a node does to its inputs. Shapes are in [`Graph`](crate::Graph) notation, `...` standing for any leading axes.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +81,11 @@ pub enum Op {
         /// The number.
         factor: f32,
     },
+    /// Entries below `-limit` become `-limit`, those above `limit` become `limit`.
+    Clip {
+        /// The largest magnitude; 0 or more.
+        limit: f32,
+    },
     /// Product, entry by entry, of `a` with `b`, which has the shape of `a` or broadcasts to it: axes are aligned at the end, and each axis of
     /// `b` is as long as that of `a`, or 1.
     Mul,
@@ -118,6 +123,15 @@ pub enum Op {
 }
 
 impl Op {
+    /// The op on values whose `symbol` is another axis.
+    #[must_use]
+    pub fn substitute(&self, symbol: &str, dim: &Dim) -> Self {
+        match self {
+            Self::Reshape { shape } => Self::Reshape { shape: shape.substitute(symbol, dim) },
+            other => other.clone(),
+        }
+    }
+
     /// The op's name in the text form.
     pub fn name(&self) -> &'static str {
         match self {
@@ -139,6 +153,7 @@ impl Op {
             Self::Tanh => "tanh",
             Self::Relu => "relu",
             Self::Scale { .. } => "scale",
+            Self::Clip { .. } => "clip",
             Self::Mul => "mul",
             Self::Add => "add",
             Self::Concat { .. } => "concat",

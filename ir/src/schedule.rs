@@ -110,8 +110,12 @@ pub struct Sampling {
     pub schedule: SkipSchedule,
     /// Multiply-adds of all evaluations as a share of those of the full model.
     pub macs: f64,
-    /// What each evaluation of the network runs, in order.
+    /// What each evaluation of the network runs, in order. Empty for a sampler that is one graph.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evaluations: Vec<Evaluation>,
+    /// The graph that is the whole sampler: it takes noise as [`SAMPLER_INPUT`] and gives the sample as [`SAMPLER_OUTPUT`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrolled: Option<String>,
 }
 
 /// One evaluation of the network.
@@ -126,6 +130,11 @@ pub struct Evaluation {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forecast: Vec<f64>,
 }
+
+/// The input of an unrolled sampler: noise of unit variance, `[batch, channels, height, width]`.
+pub const SAMPLER_INPUT: &str = "latents";
+/// The output of an unrolled sampler: the sample.
+pub const SAMPLER_OUTPUT: &str = "out_latents";
 
 /// Names of the boundary values that carry what is remembered.
 pub mod memory {

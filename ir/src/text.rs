@@ -123,6 +123,7 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
         Op::Positions { padding } => padding.iter().map(|p| ("padding", p.to_string())).collect(),
         Op::Gelu { tanh } => vec![("by", if *tanh { "tanh" } else { "erf" }.to_owned())],
         Op::Scale { factor } => vec![("factor", format!("{factor:?}"))],
+        Op::Clip { limit } => vec![("limit", format!("{limit:?}"))],
         Op::Slice { axis, start, len } => vec![("axis", axis.to_string()), ("start", start.to_string()), ("len", len.to_string())],
         Op::DisentangledBias(bias) => {
             let mut list = vec![("heads", bias.heads.to_string()), ("scale", format!("{:?}", bias.scale)), ("span", bias.span.to_string())];

@@ -98,6 +98,22 @@ impl Dim {
         symbols.sort();
         Self { symbols, constant: self.constant.saturating_add(other.constant) }
     }
+
+    /// `dim` in the place of every `symbol`.
+    #[must_use]
+    pub fn substitute(&self, symbol: &str, dim: &Self) -> Self {
+        let parts = self.symbols.iter().map(|s| if **s == *symbol { dim.clone() } else { Self { symbols: vec![Arc::clone(s)], constant: 0 } });
+        parts.fold(Self::from(self.constant), |sum, part| sum.plus(&part))
+    }
+
+    /// A symbol, or another sum that is no multiple of one, and how often it counts: `batch` and 2 of `batch+batch`.
+    fn factors(&self) -> (Option<Self>, usize) {
+        match self.symbols.split_first() {
+            None => (None, self.constant),
+            Some((first, rest)) if self.constant == 0 && rest.iter().all(|s| s == first) => (Some(sym(first)), 1 + rest.len()),
+            Some(_) => (Some(self.clone()), 1),
+        }
+    }
 }
 
 /// The axis named `name`.
@@ -150,12 +166,19 @@ impl Shape {
         Self(dims)
     }
 
+    /// `dim` in the place of every `symbol`.
+    #[must_use]
+    pub fn substitute(&self, symbol: &str, dim: &Dim) -> Self {
+        Self(self.0.iter().map(|d| d.substitute(symbol, dim)).collect())
+    }
+
     /// Whether both shapes hold the same number of elements whatever the symbols stand for.
     pub fn same_elements(&self, other: &Self) -> bool {
         let factors = |shape: &Self| {
-            let mut symbolic: Vec<Dim> = shape.0.iter().filter(|d| d.known().is_none()).cloned().collect();
+            let (symbolic, numbers): (Vec<Option<Dim>>, Vec<usize>) = shape.0.iter().map(Dim::factors).unzip();
+            let mut symbolic: Vec<Dim> = symbolic.into_iter().flatten().collect();
             symbolic.sort();
-            let known = shape.0.iter().filter_map(Dim::known).try_fold(1usize, usize::checked_mul);
+            let known = numbers.into_iter().try_fold(1usize, usize::checked_mul);
             (symbolic, known)
         };
         let (a, b) = (factors(self), factors(other));

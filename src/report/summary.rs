@@ -92,13 +92,13 @@ pub fn bundle_summary(manifest: &Manifest) -> String {
 /// How a pruned bundle is sampled: the sampler, what it saves, and what is computed when.
 fn sampling_summary(sampling: &Sampling) -> String {
     let graphs: BTreeSet<&str> = sampling.evaluations.iter().map(|e| e.graph.as_str()).collect();
-    let (evaluations, share) = (sampling.evaluations.len(), 100.0 * sampling.macs);
+    let graphs = sampling.unrolled.as_ref().map_or_else(|| format!("of {} graphs", graphs.len()), |graph| format!("in the one graph `{graph}`"));
+    let (evaluations, share) = (sampling.schedule.steps.len(), 100.0 * sampling.macs);
     format!(
-        "sampled by {} in {} steps, guidance {}: {evaluations} evaluations of {} graphs, {share:.1}% of the whole model's multiply-adds\n\n{}",
+        "sampled by {} in {} steps, guidance {}: {evaluations} evaluations {graphs}, {share:.1}% of the whole model's multiply-adds\n\n{}",
         sampling.scheduler,
         sampling.steps,
         sampling.guidance,
-        graphs.len(),
         heat_map(&sampling.schedule)
     )
 }

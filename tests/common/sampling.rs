@@ -71,6 +71,7 @@ pub fn remembering(kept: DType) -> Module {
         guidance: 1.0,
         schedule: SkipSchedule::new(SkipGranularity::Branch, Reuse::Linear, vec!["a".into(), "b".into()], &computed),
         macs: 0.5,
+        unrolled: None,
         evaluations: vec![
             evaluation("step.0", &[]),
             evaluation("step.0", &[]),

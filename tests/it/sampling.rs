@@ -151,6 +151,30 @@ fn what_a_scheduler_names_is_taken() {
 }
 
 #[test]
+fn an_unrolled_sampler_makes_the_images_of_its_steps() {
+    let shell = Shell::new();
+    let passes = "skip:interval=2,steps=4,reuse=linear,guidance=2";
+    for (flags, out) in [(&[][..], "f32"), (&["--dtype", "f16"], "f16")] {
+        shell.ok(&[&["compile", "fixtures/digits-dit", "--pass", passes, "-o", &format!("{out}-steps")], flags].concat());
+        shell.ok(&[&["compile", "fixtures/digits-dit", "--pass", &format!("{passes},unroll=true"), "-o", out], flags].concat());
+        let images = |bundle: &str| {
+            let report = sample(&shell, &[bundle, "--class", "3,7", "--seed", "5", "-o", "out.png", "--latents", "out.safetensors"]);
+            assert_eq!((&report["evaluations"], &report["pruned"]), (&4.into(), &true.into()));
+            latents(&shell, "out.safetensors")
+        };
+        let found = difference(&images(out), &images(&format!("{out}-steps")));
+        // Half types round every activation; the scheduler's sums are in single precision in both.
+        assert!(found < if out == "f32" { 1e-4 } else { 2e-2 }, "{out}: {found}");
+    }
+    let listing = contents(&shell.path("f32"));
+    assert!(listing.iter().any(|(file, _)| file == "sampler.onnx") && !listing.iter().any(|(file, _)| file.starts_with("step.")));
+    shell.ok(&["verify", "f32", "--backend", "tract"]);
+    assert!(shell.ok(&["inspect", "f32"]).stdout.contains("4 evaluations in the one graph `sampler`"));
+    let refused = shell.dlc(&["sample", "f32", "--guidance", "3", "-o", "out.png", "--backend", "tract"]);
+    assert!(refused.stderr.contains("one graph with guidance 2 in it"), "{}", refused.stderr);
+}
+
+#[test]
 fn what_blocks_gave_is_remembered_as_the_manifest_says() {
     for profile in [Profile::Portable, Profile::Onnx] {
         check_memory(&tract(), profile, DType::F32).unwrap();

@@ -66,6 +66,7 @@ impl Attributes<'_> {
             "tanh" => Op::Tanh,
             "relu" => Op::Relu,
             "scale" => Op::Scale { factor: self.get("factor")? },
+            "clip" => Op::Clip { limit: self.get("limit")? },
             "slice" => Op::Slice { axis: self.get("axis")?, start: self.get("start")?, len: self.get("len")? },
             "mul" => Op::Mul,
             "add" => Op::Add,

@@ -15,7 +15,7 @@ use dlc_ir::{Module, SamplingPlan, SkipSchedule};
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::report::PassReport;
-use crate::skip::{SkipNet, apply, close, denoiser, finish};
+use crate::skip::{Driver, SkipNet, apply, close, denoiser, finish};
 use gates::Training;
 use rollout::{Sampler, Start, hard};
 use supernet::SuperNet;
@@ -77,15 +77,15 @@ impl Pass for DipGo {
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let sampler = &self.options.sampler;
         let (scheduler, plan) = cx.samplers(NAME)?.plan(sampler.scheduler.as_deref(), sampler.steps)?;
-        let (target, weights) = denoiser(NAME, module)?;
-        let Some(diffusion) = &module.model.diffusion else { return Err(PassError::Options { pass: NAME, problem: "no diffusion model".into() }) };
+        let (target, weights, diffusion) = denoiser(NAME, module)?;
         let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
         let segment = supernet.load(weights)?;
         let sampling = Sampler { net: &supernet, segment: &segment, plan: &plan, diffusion, reuse: sampler.reuse, guidance: sampler.guidance as f32 };
         let training = Training { net: &net, sampler: &sampling, options: &self.options, pool: cx.pool };
         let learned = training.run(cx)?;
-        let mut made = apply(&net, sampler, scheduler, &learned.table)?;
+        let driver = Driver { scheduler: &scheduler, plan: &plan, diffusion };
+        let mut made = apply(NAME, &net, sampler, driver, &learned.table)?;
         made.report.fact("consistency", format!("{:.3e} mean square from the full sampler's images", learned.loss));
         Ok(finish(module, made))
     }

@@ -54,6 +54,7 @@ impl DipGoOptions {
         SamplerOptions::DOCS[3],
         SamplerOptions::DOCS[4],
         SamplerOptions::DOCS[5],
+        SamplerOptions::DOCS[6],
     ];
 
     /// The share of the multiply-adds to keep.

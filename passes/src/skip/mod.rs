@@ -9,8 +9,9 @@ mod close;
 mod net;
 mod options;
 mod subnet;
+mod unroll;
 
-use dlc_ir::{Module, Sampling, SkipGranularity, SkipSchedule};
+use dlc_ir::{Diffusion, Graph, Module, Sampling, SamplingPlan, SkipGranularity, SkipSchedule, WeightTable};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +26,8 @@ pub(crate) use net::SkipNet;
 pub(crate) use options::check_share;
 pub use options::{SamplerOptions, SkipOptions};
 pub(crate) use subnet::Copier;
+use subnet::Subnets;
+use unroll::Unrolling;
 
 const NAME: &str = "skip";
 
@@ -100,31 +103,32 @@ impl Pass for Skip {
             (sampler.granularity, sampler.reuse) = (schedule.granularity, schedule.reuse);
         }
         let (scheduler, plan) = cx.samplers(NAME)?.plan(sampler.scheduler.as_deref(), sampler.steps)?;
-        let (target, weights) = denoiser(NAME, module)?;
+        let (target, weights, diffusion) = denoiser(NAME, module)?;
         let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
         let table = match &given {
             Some(schedule) => fitting(&net, schedule, plan.steps.len())?,
             None => self.table(&net, plan.steps.len())?,
         };
-        let made = apply(&net, &sampler, scheduler, &table)?;
+        let driver = Driver { scheduler: &scheduler, plan: &plan, diffusion };
+        let made = apply(NAME, &net, &sampler, driver, &table)?;
         Ok(finish(module, made))
     }
 }
 
-/// The graph that predicts noise, and its weights.
+/// The graph that predicts noise, its weights, and what it makes images of.
 ///
 /// # Errors
 /// [`PassError::Unsupported`] for a module that is no diffusion model, or has steps already.
-pub(crate) fn denoiser<'m>(pass: &'static str, module: &'m Module) -> Result<(&'m dlc_ir::Graph, &'m dlc_ir::WeightTable), PassError> {
+pub(crate) fn denoiser<'m>(pass: &'static str, module: &'m Module) -> Result<(&'m Graph, &'m WeightTable, &'m Diffusion), PassError> {
     let unsupported = |problem: &str| PassError::Unsupported { pass, problem: problem.into() };
-    if module.model.diffusion.is_none() {
+    let Some(diffusion) = &module.model.diffusion else {
         return Err(unsupported("the model is no diffusion model, so it has no steps to skip blocks at"));
-    }
+    };
     if module.sampling.is_some() {
         return Err(unsupported("the module has a schedule already; ask for one pass that makes one"));
     }
     let target = module.graph("target").ok_or_else(|| unsupported("the module has no graph `target`"))?;
-    Ok((target, &module.weights))
+    Ok((target, &module.weights, diffusion))
 }
 
 /// The table of a schedule from a file, if it is one of this model and sampler.
@@ -150,15 +154,38 @@ fn fitting(net: &SkipNet<'_>, schedule: &SkipSchedule, steps: usize) -> Result<V
 /// What a pass that skips adds to a module.
 #[derive(Debug)]
 pub(crate) struct Made {
-    pub graphs: Vec<dlc_ir::Graph>,
+    pub graphs: Vec<Graph>,
+    /// The module's weights with further ones behind them, if the graphs need some.
+    pub weights: Option<WeightTable>,
     pub sampling: Sampling,
     pub report: PassReport,
 }
 
+/// How a table is sampled: the scheduler's name, its steps, and the model that it drives.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Driver<'a> {
+    pub scheduler: &'a str,
+    pub plan: &'a SamplingPlan,
+    pub diffusion: &'a Diffusion,
+}
+
 /// The graphs and the sampler of a table.
-pub(crate) fn apply(net: &SkipNet<'_>, sampler: &SamplerOptions, scheduler: String, table: &[Vec<bool>]) -> Result<Made, PassError> {
+pub(crate) fn apply(
+    pass: &'static str,
+    net: &SkipNet<'_>,
+    sampler: &SamplerOptions,
+    driver: Driver<'_>,
+    table: &[Vec<bool>],
+) -> Result<Made, PassError> {
+    let scheduler = driver.scheduler.to_owned();
     let steps = budget::merge_patterns(net, sampler.reuse, table, sampler.max_graphs);
-    let subnets = subnet::build(net, sampler.reuse, &steps)?;
+    let (subnets, weights) = if sampler.unroll {
+        let unrolling = Unrolling { plan: driver.plan, diffusion: driver.diffusion, guidance: sampler.guidance, reuse: sampler.reuse };
+        let (graph, weights) = unroll::unroll(pass, net, unrolling, &steps)?;
+        (Subnets { graphs: vec![graph], evaluations: vec![] }, Some(weights))
+    } else {
+        (subnet::build(net, sampler.reuse, &steps)?, None)
+    };
     let computed: Vec<Vec<bool>> = steps.iter().map(|s| s.computed.clone()).collect();
     let schedule = SkipSchedule::new(sampler.granularity, sampler.reuse, net.names(), &computed);
     let macs = macs_share(net, &steps);
@@ -168,16 +195,30 @@ pub(crate) fn apply(net: &SkipNet<'_>, sampler: &SamplerOptions, scheduler: Stri
     report.fact("multiply-adds kept", format!("{:.1}%", 100.0 * macs));
     report.fact("computed", format!("{on} of {cells} {unit} in {} evaluations of {scheduler}", computed.len()));
     report.fact("reuse", sampler.reuse.name());
-    report.fact("graphs", subnets.graphs.len());
+    match subnets.graphs.first().filter(|_| sampler.unroll) {
+        Some(graph) => report.fact("graphs", format!("1, the whole sampler: {} nodes", graph.nodes().count())),
+        None => report.fact("graphs", subnets.graphs.len()),
+    }
     report.schedule = Some(schedule.clone());
     let (steps, guidance) = (sampler.steps, sampler.guidance);
-    let sampling = Sampling { scheduler, steps, guidance, schedule, macs, evaluations: subnets.evaluations };
-    Ok(Made { graphs: subnets.graphs, sampling, report })
+    let sampling = Sampling {
+        scheduler,
+        steps,
+        guidance,
+        schedule,
+        macs,
+        evaluations: subnets.evaluations,
+        unrolled: sampler.unroll.then(|| unroll::SAMPLER.to_owned()),
+    };
+    Ok(Made { graphs: subnets.graphs, weights, sampling, report })
 }
 
 /// Puts the graphs into the module.
 pub(crate) fn finish(module: &mut Module, made: Made) -> PassReport {
     module.graphs.extend(made.graphs);
+    if let Some(weights) = made.weights {
+        module.weights = weights;
+    }
     module.sampling = Some(made.sampling);
     made.report
 }

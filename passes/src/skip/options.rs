@@ -23,23 +23,26 @@ pub struct SamplerOptions {
     pub reuse: Reuse,
     /// Most graphs to write; steps are made alike, by computing more, until they are enough.
     pub max_graphs: Option<usize>,
+    /// Whether the whole sampler becomes one graph, instead of one for each pattern of steps.
+    pub unroll: bool,
 }
 
 impl Default for SamplerOptions {
     fn default() -> Self {
-        Self { steps: 50, scheduler: None, guidance: 1.5, granularity: SkipGranularity::Branch, reuse: Reuse::Hold, max_graphs: None }
+        Self { steps: 50, scheduler: None, guidance: 1.5, granularity: SkipGranularity::Branch, reuse: Reuse::Hold, max_graphs: None, unroll: false }
     }
 }
 
 impl SamplerOptions {
     /// Name and meaning of each option, for `dlc passes`.
-    pub const DOCS: [(&'static str, &'static str); 6] = [
+    pub const DOCS: [(&'static str, &'static str); 7] = [
         ("steps", "steps of the sampler (default 50)"),
         ("scheduler", "ddim, pndm, euler or dpm-solver++ (default: the checkpoint's)"),
         ("guidance", "strength of classifier-free guidance; 1 is none (default 1.5)"),
         ("granularity", "branch (default): attention and feed-forward apart; or block: whole layers, whole stages of a U-Net"),
         ("reuse", "hold (default), linear or quadratic: how a value is forecast from those last computed"),
         ("max_graphs", "most step graphs to write; steps are made alike, by computing more, until they are enough (default: no limit)"),
+        ("unroll", "true: the whole sampler as one graph, in which what is reused is a connection; for one number of steps and one guidance"),
     ];
 
     /// Refuses numbers out of range.
@@ -50,6 +53,9 @@ impl SamplerOptions {
         }
         if !self.guidance.is_finite() || self.guidance < 0.0 {
             return fail("guidance must be a number, 0 or more");
+        }
+        if self.unroll && self.max_graphs.is_some() {
+            return fail("unroll=true makes one graph of the whole sampler, so leave max_graphs out");
         }
         if self.max_graphs == Some(0) {
             return fail("max_graphs must be 1 or more");
@@ -94,6 +100,7 @@ impl SkipOptions {
         SamplerOptions::DOCS[3],
         SamplerOptions::DOCS[4],
         SamplerOptions::DOCS[5],
+        SamplerOptions::DOCS[6],
     ];
 
     /// Refuses options that contradict each other or are out of range.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use dlc_ir::schedule::memory;
-use dlc_ir::{BlockId, Def, Evaluation, Graph, GraphBuilder, IrError, NodeId, Op, Operand, Reuse, ValueId, ValueType, WeightTable};
+use dlc_ir::{BlockId, Def, Dim, Evaluation, Graph, GraphBuilder, IrError, NodeId, Op, Operand, Reuse, ValueId, ValueType, WeightTable};
 
 use super::close::Step;
 use super::net::SkipNet;
@@ -82,7 +82,7 @@ fn subnet(net: &SkipNet<'_>, reuse: Reuse, step: &Step, name: &str) -> Result<Gr
 }
 
 /// The node that makes a block's output.
-fn live_end(graph: &Graph, block: BlockId) -> Option<NodeId> {
+pub(super) fn live_end(graph: &Graph, block: BlockId) -> Option<NodeId> {
     if let Def::Node(node, _) = graph.value(graph.block(block).output).def { Some(node) } else { None }
 }
 
@@ -107,12 +107,21 @@ pub(crate) struct Copier<'m> {
     pub source: &'m Graph,
     pub builder: GraphBuilder<&'m WeightTable>,
     pub made: HashMap<ValueId, Operand>,
+    /// What stands before the names of blocks.
+    pub prefix: String,
+    /// A symbol of the source, and the axis that it is here.
+    axis: Option<(String, Dim)>,
     open: Option<BlockId>,
 }
 
 impl<'m> Copier<'m> {
     pub fn new(source: &'m Graph, weights: &'m WeightTable, name: &str) -> Self {
-        Self { source, builder: GraphBuilder::new(name, weights), made: HashMap::new(), open: None }
+        Self { source, builder: GraphBuilder::new(name, weights), made: HashMap::new(), prefix: String::new(), axis: None, open: None }
+    }
+
+    /// With `dim` in the place of every `symbol` of the source.
+    pub fn with_axis(self, symbol: &str, dim: Dim) -> Self {
+        Self { axis: Some((symbol.to_owned(), dim)), ..self }
     }
 
     /// What stands for a value from now on.
@@ -123,7 +132,11 @@ impl<'m> Copier<'m> {
     /// Takes over the input at a position.
     pub fn input(&mut self, at: usize) -> Result<ValueId, IrError> {
         let input = &self.source.inputs()[at];
-        let copy = self.builder.input(&input.name, self.source.value(input.value).ty.clone(), input.cache)?;
+        let mut ty = self.source.value(input.value).ty.clone();
+        if let Some((symbol, dim)) = &self.axis {
+            ty.shape = ty.shape.substitute(symbol, dim);
+        }
+        let copy = self.builder.input(&input.name, ty, input.cache)?;
         self.put(input.value, copy.into());
         Ok(copy)
     }
@@ -136,7 +149,7 @@ impl<'m> Copier<'m> {
             self.close_block()?;
             if let Some(Operand::Value(input)) = block.and_then(|b| self.made.get(&self.source.block(b).input).copied()) {
                 let data = block.map(|b| self.source.block(b));
-                data.map_or(Ok(()), |b| self.builder.open_block(&b.name, b.kind, b.layer, input))?;
+                data.map_or(Ok(()), |b| self.builder.open_block(&format!("{}{}", self.prefix, b.name), b.kind, b.layer, input))?;
                 self.open = block;
             }
         }
@@ -145,7 +158,8 @@ impl<'m> Copier<'m> {
             weight @ Operand::Weight(_) => Ok(*weight),
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let outputs = self.builder.add_node(node.op.clone(), inputs)?;
+        let op = self.axis.as_ref().map_or_else(|| node.op.clone(), |(symbol, dim)| node.op.substitute(symbol, dim));
+        let outputs = self.builder.add_node(op, inputs)?;
         for (value, copy) in node.outputs.iter().zip(outputs) {
             // What stands in a value's place already, from memory, stays there.
             self.made.entry(*value).or_insert(copy.into());
@@ -153,7 +167,8 @@ impl<'m> Copier<'m> {
         Ok(())
     }
 
-    fn close_block(&mut self) -> Result<(), IrError> {
+    /// Closes the block that the last node was in.
+    pub fn close_block(&mut self) -> Result<(), IrError> {
         let Some(block) = self.open.take() else { return Ok(()) };
         let output = self.source.block(block).output;
         match self.made.get(&output) {

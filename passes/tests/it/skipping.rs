@@ -163,6 +163,7 @@ proptest! {
             (0..STEPS).map(|step| whole.units.iter().map(|_| step == 0 || rng.random_bool(case.share)).collect()).collect();
         let schedule = SkipSchedule::new(case.granularity, case.reuse, whole.units, &table);
         let limit = case.graphs.map_or(String::new(), |n| format!(", max_graphs: {n}"));
+        let mut unrolled = module.clone();
         let runs = skip(&format!("schedule: file, steps: {STEPS}{limit}"), &mut module, &Fixed(Some(schedule))).unwrap();
         let sampling = module.sampling.clone().unwrap();
         prop_assert_eq!(sampling.evaluations.len(), STEPS);
@@ -176,10 +177,30 @@ proptest! {
         let class = diffusion.classes.map(|_| 4);
         let expected = supernet_sample(&module, &plan(STEPS), 1.5, &sampling.schedule, &noise, class).unwrap();
         let found = sample(&module, &noise, class, 1.5);
-        let peak = expected.iter().fold(1f32, |m, x| m.max(x.abs()));
-        let error = expected.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-        prop_assert!(error <= 1e-4 * peak, "{error:e} of {peak}");
+        prop_assert!(error(&expected, &found) <= 1e-4, "{:e}", error(&expected, &found));
+        let closed = sampling.schedule.clone();
+        skip(&format!("schedule: file, steps: {STEPS}, unroll: true"), &mut unrolled, &Fixed(Some(closed))).unwrap();
+        prop_assert_eq!(unrolled.graphs.len(), 2);
+        prop_assert_eq!(&unrolled.sampling.as_ref().unwrap().schedule, &sampling.schedule);
+        let found = sample_at_once(&unrolled, &noise, class);
+        prop_assert!(error(&expected, &found) <= 1e-4, "unrolled: {:e}", error(&expected, &found));
     }
+}
+
+/// Samples by the one graph that the pass made.
+fn sample_at_once(module: &Module, noise: &[f32], class: Option<i64>) -> Vec<f32> {
+    let (graph, diffusion) = (module.graph("sampler").unwrap(), module.model.diffusion.as_ref().unwrap());
+    let shape = [1, diffusion.channels, diffusion.height, diffusion.width];
+    let mut feeds = BTreeMap::from([("latents".to_owned(), Array::f32(shape, noise.to_vec()).unwrap())]);
+    feeds.extend(class.map(|class| ("class_labels".to_owned(), Array::i64([2], vec![class, 10]).unwrap())));
+    dlc_eval::run(graph, &module.weights, &feeds).unwrap()["out_latents"].as_f32().unwrap().to_vec()
+}
+
+/// Largest difference, as a share of the largest number.
+fn error(expected: &[f32], found: &[f32]) -> f32 {
+    assert_eq!(expected.len(), found.len());
+    let peak = expected.iter().fold(1f32, |m, x| m.max(x.abs()));
+    expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / peak
 }
 
 /// Names of a module's units: those of a schedule that computes everything.
@@ -232,6 +253,19 @@ fn nothing_is_computed_that_nobody_reads() {
 }
 
 #[test]
+fn what_is_reused_is_a_connection_of_the_unrolled_sampler() {
+    let mut module = dit();
+    let units = (0..4).map(|i| format!("layers.{i}")).collect();
+    let table = vec![vec![true; 4], vec![false, false, false, true], vec![false; 4]];
+    let schedule = SkipSchedule::new(SkipGranularity::Block, Reuse::Linear, units, &table);
+    let runs = skip("schedule: file, steps: 3, unroll: true", &mut module, &Fixed(Some(schedule))).unwrap();
+    let sampling = module.sampling.as_ref().unwrap();
+    assert_eq!((sampling.unrolled.as_deref(), sampling.evaluations.len()), (Some("sampler"), 0));
+    assert_eq!(runs[0].report.schedule.as_ref(), Some(&sampling.schedule));
+    insta::assert_snapshot!(module.graph("sampler").unwrap().to_text(&module.weights));
+}
+
+#[test]
 fn schedules_and_options_that_do_not_fit_are_refused() {
     let units: Vec<String> = names(&dit(), SkipGranularity::Block);
     let schedule = |units: &[String], steps: &[&str]| {
@@ -250,6 +284,7 @@ fn schedules_and_options_that_do_not_fit_are_refused() {
         ("interval: 2, steps: 0", None),
         ("interval: 2, reuse: cubic", None),
         ("interval: 2, granularity: head", None),
+        ("interval: 2, unroll: true, max_graphs: 2", None),
         ("intervall: 2", None),
         ("schedule: missing", None),
         ("schedule: file", schedule(&units, &full[..5])),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use dlc_exporters::manifest::{GraphRecord, Manifest};
-use dlc_ir::schedule::memory;
+use dlc_exporters::manifest::{GraphRecord, Manifest, PortRecord};
+use dlc_ir::schedule::{SAMPLER_INPUT, SAMPLER_OUTPUT, memory};
 use dlc_ir::{Diffusion, Sampling, Task};
 
 use super::LARGEST;
@@ -39,6 +39,7 @@ pub(super) fn schedule_problems(manifest: &Manifest) -> Vec<String> {
         check_task(manifest),
         check_numbers(sampling),
         sampling.schedule.computed().map(|_| ()).map_err(|error| error.to_string()),
+        check_unrolled(sampling, &manifest.graphs),
         check_evaluations(sampling, &manifest.graphs),
     ];
     checks.into_iter().filter_map(Result::err).map(|problem| format!("sampling: {problem}")).collect()
@@ -51,7 +52,8 @@ fn check_task(manifest: &Manifest) -> Result<(), String> {
 }
 
 fn check_numbers(sampling: &Sampling) -> Result<(), String> {
-    let (evaluations, rows) = (sampling.evaluations.len(), sampling.schedule.steps.len());
+    let rows = sampling.schedule.steps.len();
+    let evaluations = if sampling.unrolled.is_some() { rows } else { sampling.evaluations.len() };
     if !(1..=MOST_EVALUATIONS).contains(&evaluations) || !(1..=MOST_EVALUATIONS).contains(&sampling.steps) {
         return Err(format!("{evaluations} evaluations for {} steps are absurd", sampling.steps));
     }
@@ -62,6 +64,18 @@ fn check_numbers(sampling: &Sampling) -> Result<(), String> {
         return Err(format!("guidance {} and a share of {} of the multiply-adds can't be", sampling.guidance, sampling.macs));
     }
     Ok(())
+}
+
+/// The graph of an unrolled sampler is there, and is one.
+fn check_unrolled(sampling: &Sampling, graphs: &[GraphRecord]) -> Result<(), String> {
+    let Some(name) = &sampling.unrolled else { return Ok(()) };
+    let fail = |problem: &str| Err(format!("graph `{name}`, which is to be the whole sampler, {problem}"));
+    let Some(graph) = graphs.iter().find(|graph| graph.name == *name) else { return fail("isn't there") };
+    let has = |ports: &[PortRecord], name: &str| ports.iter().any(|port| port.name == name);
+    if !has(&graph.inputs, SAMPLER_INPUT) || !has(&graph.outputs, SAMPLER_OUTPUT) {
+        return fail(&format!("doesn't take `{SAMPLER_INPUT}` and give `{SAMPLER_OUTPUT}`"));
+    }
+    if sampling.evaluations.is_empty() { Ok(()) } else { fail("stands beside evaluations of others") }
 }
 
 /// Every graph is there, and finds in memory what it takes from there.

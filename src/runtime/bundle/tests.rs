@@ -108,6 +108,8 @@ fn schedules_that_cannot_run_are_refused_with_the_evaluation() {
         ("forecast: [1.0]", "forecast: [1.0, 2.0]", "its forecast has 2 weights instead of 1"),
         ("forecast: [1.0]", "forecast: []", "its forecast has 0 weights instead of 1"),
         ("forecast: [1.0]", "forecast: [.nan]", "its forecast has the weight NaN"),
+        ("macs: 0.5", "macs: 0.5\n  unrolled: sampler", "graph `sampler`, which is to be the whole sampler, isn't there"),
+        ("macs: 0.5", "macs: 0.5\n  unrolled: target", "doesn't take `latents` and give `out_latents`"),
         ("{graph: target}, ", "", "the schedule has 2 rows for 1 evaluations"),
         ("['#', '.']", "['#', '.', '#']", "the schedule has 3 rows for 2 evaluations"),
         ("['#', '.']", "['#', '?']", "step 1 is `?`"),

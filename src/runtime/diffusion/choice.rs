@@ -70,7 +70,7 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
     }
     let (plan, scheduler) = plan(bundle, kind, steps)?;
     let guidance = wishes.guidance.or(made_for.map(|sampling| sampling.guidance)).unwrap_or_else(|| default_guidance(model));
-    let note = schedule.filter(|sampling| sampling.guidance.to_bits() != guidance.to_bits()).map(|sampling| {
+    let note = schedule.filter(|sampling| sampling.unrolled.is_none() && sampling.guidance.to_bits() != guidance.to_bits()).map(|sampling| {
         format!("the bundle is pruned for guidance {}; with {guidance} its images may differ more from the whole model's", sampling.guidance)
     });
     Ok(SamplerChoice { plan, scheduler, steps, guidance, prune: schedule.is_some(), note })

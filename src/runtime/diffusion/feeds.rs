@@ -138,6 +138,7 @@ impl<'r> Feeds<'r> {
             match &input.feed {
                 Feed::Image if self.request.is_guided() => floats(self.shape.to_vec(), &[images, images].concat()),
                 Feed::Image => floats(self.shape.to_vec(), images),
+                Feed::Noise => floats([&[self.request.seeds.len()], &self.shape[1..]].concat(), images),
                 Feed::Timestep => floats(vec![rows], &vec![timestep as f32; rows]),
                 Feed::Class => integers(ports, input, &HostTensor::i64([rows], self.classes.clone())),
                 Feed::Memory { block, age } => memory.recall(block, *age),

@@ -1,7 +1,7 @@
 //! Diffusion models: images out of noise, by running a sampler's table around the graphs of a bundle.
 //!
 //! A pruned bundle says in its manifest which graph each evaluation runs, and graphs say by the names of their inputs and outputs what they
-//! take from earlier evaluations and leave for later ones. Such values never leave the device that computed them. Knows nothing of files of
+//! take from earlier evaluations and leave for later ones; or its whole sampler is one graph. Such values never leave the device that computed them. Knows nothing of files of
 //! images.
 
 mod choice;
@@ -11,6 +11,7 @@ mod noise;
 mod ports;
 mod quality;
 mod tensors;
+mod unrolled;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -26,7 +27,7 @@ pub use self::tensors::{FloatTensor, read_tensors};
 
 use self::feeds::Feeds;
 use self::memory::Memory;
-use self::ports::{StepPorts, output};
+use self::ports::StepPorts;
 use super::{Backend, Bundle, HostTensor, OutputLayout, Result, RuntimeError, SamplerState, Session, SessionOptions, SharedWeights};
 
 const TARGET: &str = "target";
@@ -105,7 +106,11 @@ impl DiffusionSession {
 
     /// Loads the graphs that sampling needs; [`sample`](Self::sample) does so itself.
     pub fn load(&mut self, prune: bool) -> Result<()> {
-        let graphs = self.evaluations(prune).map_or_else(|| vec![TARGET.to_owned()], |list| list.into_iter().map(|(graph, _)| graph).collect());
+        let graphs = match (self.unrolled(prune), self.evaluations(prune)) {
+            (Some((_, graph)), _) => vec![graph.to_owned()],
+            (None, Some(evaluations)) => evaluations.into_iter().map(|(graph, _)| graph).collect(),
+            (None, None) => vec![TARGET.to_owned()],
+        };
         let loaded = self.steps.len();
         for name in graphs {
             if self.steps.contains_key(&name) {
@@ -133,16 +138,23 @@ impl DiffusionSession {
     /// # Errors
     /// [`RuntimeError::Input`] for a request that doesn't fit the model or the schedule, and what the backend says.
     pub fn sample(&mut self, request: &SampleRequest<'_>, progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>) -> Result<Option<Samples>> {
-        let feeds = Feeds::new(request, &self.model)?;
-        let total = request.plan.steps.len();
-        let evaluations = self.evaluations(request.prune).unwrap_or_else(|| vec![(TARGET.to_owned(), vec![]); total]);
-        if evaluations.len() != total {
-            let scheduled = evaluations.len();
+        if let Some(scheduled) = self.bundle.manifest().sampling.as_ref().filter(|_| request.prune).map(|s| s.schedule.steps.len())
+            && scheduled != request.plan.steps.len()
+        {
+            let total = request.plan.steps.len();
             return Err(RuntimeError::Input(format!(
                 "the bundle is pruned for {scheduled} evaluations, and the sampler makes {total}: take its own steps and scheduler, or `--no-prune`"
             )));
         }
         self.load(request.prune)?;
+        if let Some((sampling, graph)) = self.unrolled(request.prune) {
+            unrolled::check(sampling, request)?;
+            let graph = graph.to_owned();
+            return self.sample_unrolled(&graph, request, progress);
+        }
+        let feeds = Feeds::new(request, &self.model)?;
+        let total = request.plan.steps.len();
+        let evaluations = self.evaluations(request.prune).unwrap_or_else(|| vec![(TARGET.to_owned(), vec![]); total]);
         let Diffusion { channels, height, width, out_channels, .. } = self.model;
         let image = channels * height * width;
         let start: Vec<f32> = request.seeds.iter().flat_map(|&seed| noise(seed, image)).collect();
@@ -161,7 +173,7 @@ impl DiffusionSession {
             let guided = guide(&mut found, request, layout)?;
             if !guided.iter().all(|x| x.is_finite()) {
                 let problem = format!("isn't finite at evaluation {done}: the model or its weights are broken (check with `dlc verify`)");
-                return Err(RuntimeError::port(graph, output(), problem));
+                return Err(RuntimeError::port(graph, step.ports.output, problem));
             }
             state.advance(guided)?;
         }
@@ -173,11 +185,11 @@ impl Step {
     /// The network's output in host memory; what later evaluations look back at goes to `memory`.
     fn run(&mut self, inputs: Vec<(std::borrow::Cow<'_, str>, ort::session::SessionInputValue<'_>)>, memory: &mut Memory) -> Result<Vec<f32>> {
         let kept: Vec<&str> = self.ports.remembered.iter().map(|(_, name)| name.as_str()).collect();
-        let (value, remembered) = self.session.run_keeping(inputs, output(), &kept)?;
+        let (value, remembered) = self.session.run_keeping(inputs, self.ports.output, &kept)?;
         for ((block, _), value) in self.ports.remembered.iter().zip(remembered) {
             memory.remember(block, value);
         }
-        let fail = |problem: String| RuntimeError::port(&self.ports.graph, output(), problem);
+        let fail = |problem: String| RuntimeError::port(&self.ports.graph, self.ports.output, problem);
         HostTensor::from_value(&value).map_err(fail)?.to_f32().ok_or_else(|| fail("holds integers".to_owned()))
     }
 }

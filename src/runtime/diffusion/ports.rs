@@ -2,7 +2,7 @@
 
 use dlc_exporters::manifest::GraphRecord;
 use dlc_ir::Task;
-use dlc_ir::schedule::memory;
+use dlc_ir::schedule::{SAMPLER_INPUT, SAMPLER_OUTPUT, memory};
 
 use crate::runtime::{Result, RuntimeError};
 
@@ -11,6 +11,8 @@ use crate::runtime::{Result, RuntimeError};
 pub(super) struct StepPorts {
     pub graph: String,
     pub inputs: Vec<StepInput>,
+    /// The output that says what is noise; of an unrolled sampler the sample.
+    pub output: &'static str,
     /// The blocks whose values it gives, with the outputs that do.
     pub remembered: Vec<(String, String)>,
 }
@@ -29,6 +31,8 @@ pub(super) struct StepInput {
 pub(super) enum Feed {
     /// The noisy images.
     Image,
+    /// The noise that an unrolled sampler starts from.
+    Noise,
     /// The noise level.
     Timestep,
     /// The class of each image.
@@ -41,17 +45,13 @@ pub(super) enum Feed {
     Condition,
 }
 
-/// The output that says what is noise.
-pub(super) fn output() -> &'static str {
-    Task::ImageGeneration.output()
-}
-
 impl StepPorts {
     /// Reads the boundary; [`RuntimeError::Port`] for a graph that is no denoising step.
     pub fn read(graph: &GraphRecord) -> Result<Self> {
         let inputs = graph.inputs.iter().map(|port| {
             let feed = match port.name.as_str() {
                 "hidden_states" | "sample" => Feed::Image,
+                SAMPLER_INPUT => Feed::Noise,
                 "timestep" => Feed::Timestep,
                 "class_labels" => Feed::Class,
                 memory::FORECAST => Feed::Forecast,
@@ -63,17 +63,20 @@ impl StepPorts {
             }
             Ok(StepInput { name: port.name.clone(), dtype: port.dtype.clone(), feed })
         });
+        let inputs: Vec<StepInput> = inputs.collect::<Result<_>>()?;
+        let is_sampler = inputs.iter().any(|input| input.feed == Feed::Noise);
         let ports = Self {
             graph: graph.name.clone(),
-            inputs: inputs.collect::<Result<_>>()?,
+            inputs,
+            output: if is_sampler { SAMPLER_OUTPUT } else { Task::ImageGeneration.output() },
             remembered: graph.outputs.iter().filter_map(|port| Some((memory::parse_output(&port.name)?.to_owned(), port.name.clone()))).collect(),
         };
         let missing = |port: &str| RuntimeError::port(&graph.name, port, "the graph has no such port, so it isn't a step that dlc can sample with");
         // What comes from memory may be all that a step needs.
-        if !ports.inputs.iter().any(|input| matches!(input.feed, Feed::Image | Feed::Memory { .. })) {
+        if !ports.inputs.iter().any(|input| matches!(input.feed, Feed::Image | Feed::Noise | Feed::Memory { .. })) {
             return Err(missing("hidden_states"));
         }
-        if graph.outputs.iter().any(|port| port.name == output()) { Ok(ports) } else { Err(missing(output())) }
+        if graph.outputs.iter().any(|port| port.name == ports.output) { Ok(ports) } else { Err(missing(ports.output)) }
     }
 
     /// Blocks and ages of what it takes from memory, in the order of its inputs.

@@ -1,12 +1,12 @@
 //! What the lowering of a graph's nodes shares: names of values, their forms, and things that are made once.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, WeightId};
 
 use super::super::builder::{Builder, Name};
-use super::super::proto::{DimensionValue, TypeProto};
+use super::super::proto::{DimensionValue, TypeProto, ValueInfoProto};
 use super::{Target, tensor_type};
 use crate::error::ExportError;
 use crate::weights::Stored;
@@ -278,6 +278,53 @@ impl<'a> Context<'a> {
         let dims = ty.shape.0.iter().map(dimension).collect();
         tensor_type(ty.dtype, dims)
     }
+
+    /// The ONNX types of values between the boundary's, for graphs without caches. ONNX Runtime loses a symbolic axis at every `Reshape`, and its
+    /// memory planner compares each value of an unknown size with all that came before: a sampler of 50 steps took a minute to load.
+    pub fn inner_types(&self) -> Vec<ValueInfoProto> {
+        if self.graph.inputs().iter().any(|input| input.cache.is_some()) {
+            return vec![];
+        }
+        let boundary = self.graph.inputs().iter().map(|i| i.name.as_str()).chain(self.graph.outputs().iter().map(|o| o.name.as_str()));
+        let mut known: HashSet<&str> = boundary.collect();
+        let mut types = Vec::new();
+        for (&(value, form), name) in self.forms.iter().filter(|(_, name)| !name.is_empty()) {
+            if known.insert(name) {
+                let ty = self.ty(value);
+                types.push(ValueInfoProto { name: name.to_string(), r#type: Some(tensor_type(ty.dtype, dimensions(&ty.shape, form))) });
+            }
+        }
+        types
+    }
+}
+
+/// The axes of a value that stands in the graph in a form.
+fn dimensions(shape: &Shape, form: Form) -> Vec<DimensionValue> {
+    let Some((last, leading)) = shape.0.split_last() else { return vec![] };
+    let all = leading.iter().map(dimension);
+    let split = |heads: usize| last.known().map_or_else(|| dimension(last), |width| DimensionValue::Number((width / heads.max(1)) as i64));
+    match form {
+        Form::Full => all.chain([dimension(last)]).collect(),
+        Form::Flat => vec![product(all), dimension(last)],
+        Form::Heads(heads) => all.chain([DimensionValue::Number(heads as i64), split(heads)]).collect(),
+    }
+}
+
+/// Several axes as one; equal names stand for equal lengths.
+fn product(dims: impl Iterator<Item = DimensionValue>) -> DimensionValue {
+    let (mut number, mut names) = (1i64, Vec::new());
+    for dim in dims {
+        match dim {
+            DimensionValue::Number(n) => number = number.saturating_mul(n),
+            DimensionValue::Name(name) => names.push(name),
+        }
+    }
+    names.sort();
+    match (names.is_empty(), number) {
+        (true, n) => DimensionValue::Number(n),
+        (false, 1) => DimensionValue::Name(names.join("*")),
+        (false, n) => DimensionValue::Name(format!("{n}*{}", names.join("*"))),
+    }
 }
 
 /// An axis as Optimum and onnxruntime-genai name it.
@@ -288,6 +335,7 @@ fn dimension(dim: &Dim) -> DimensionValue {
         (None, "seq") => DimensionValue::Name("sequence_length".to_owned()),
         (None, "past") => DimensionValue::Name("past_sequence_length".to_owned()),
         (None, "past+seq") => DimensionValue::Name("total_sequence_length".to_owned()),
+        (None, "batch+batch") => DimensionValue::Name("2*batch_size".to_owned()),
         (None, other) => DimensionValue::Name(other.to_owned()),
     }
 }

@@ -58,6 +58,14 @@ pub(super) fn scale(cx: &mut Context<'_>, node: &Node, factor: f32) -> Result<()
     })
 }
 
+pub(super) fn clip(cx: &mut Context<'_>, node: &Node, limit: f32) -> Result<(), ExportError> {
+    let dtype = cx.ty(Context::output_at(node, 0)?).dtype;
+    with_last(cx, node, |cx, x| {
+        let bounds = [-limit, limit].map(|bound| cx.b.float(dtype, bound));
+        Ok(("Clip", [vec![x.clone()], bounds.to_vec()].concat()))
+    })
+}
+
 pub(super) fn cast(cx: &mut Context<'_>, node: &Node, dtype: DType) -> Result<(), ExportError> {
     let form = common_form(cx, node)?;
     let x = input_in(cx, node, 0, form)?;

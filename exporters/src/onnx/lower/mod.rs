@@ -111,6 +111,7 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
         Op::Concat { axis } => shared::concat(cx, node, *axis),
         Op::Transpose { axes } => shared::transpose(cx, node, axes),
         Op::Scale { factor } => entrywise::scale(cx, node, *factor),
+        Op::Clip { limit } => entrywise::clip(cx, node, *limit),
         Op::Silu => entrywise::silu(cx, node),
         Op::Gelu { tanh } => entrywise::gelu(cx, node, *tanh),
         Op::Tanh => entrywise::unary(cx, node, "Tanh"),
@@ -141,7 +142,8 @@ fn finish(cx: Context<'_>) -> Lowered {
     };
     let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version: opset }];
     opset_import.extend(cx.b.domains.iter().map(|domain| OperatorSetIdProto { domain: (*domain).to_owned(), version: 1 }));
-    let body = GraphProto { node: cx.b.nodes, name: graph.name.clone(), initializer: cx.b.initializers, input, output };
+    let value_info = cx.inner_types();
+    let body = GraphProto { node: cx.b.nodes, name: graph.name.clone(), initializer: cx.b.initializers, input, output, value_info };
     let model = ModelProto {
         ir_version,
         producer_name: "dlc".to_owned(),
