@@ -1,9 +1,11 @@
 //! What a pass is, and what it gets from outside.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use dlc_ir::{Module, SamplingPlan, SkipSchedule};
+use dlc_eval::Array;
+use dlc_ir::{DType, Module, SamplingPlan, SkipSchedule};
 
 use crate::error::PassError;
 use crate::merge_adapter::Adapter;
@@ -100,7 +102,16 @@ pub trait Samplers {
     /// # Errors
     /// [`PassError::Sampler`] for a file that can't be read or holds none.
     fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError>;
+
+    /// The prompts in a safetensors file, for these inputs of the denoiser.
+    ///
+    /// # Errors
+    /// [`PassError::Sampler`] for a file that can't be read, or lacks what an input takes.
+    fn prompts(&self, file: &Path, inputs: &[(&str, DType)], guided: bool) -> Result<Vec<Prompt>, PassError>;
 }
+
+/// What an image is told beside its class, by the denoiser's input: one row, and with guidance a second one for an image without it.
+pub type Prompt = BTreeMap<String, Array>;
 
 /// Keeps score tables from one run to the next.
 pub trait ScoreCache {

@@ -18,7 +18,7 @@ mod report;
 pub mod skip;
 
 pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
-pub use context::{Calibration, Pass, PassContext, Progress, Samplers, ScoreCache, Silent};
+pub use context::{Calibration, Pass, PassContext, Progress, Prompt, Samplers, ScoreCache, Silent};
 pub use error::PassError;
 pub use manager::{PassRun, run_passes};
 pub use options::{hint, parse_options};

@@ -1,5 +1,6 @@
 //! `dlc compile`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -59,6 +60,9 @@ pub(super) struct Args {
     /// Score anew instead of taking scores of an earlier run from the cache
     #[arg(long)]
     no_cache: bool,
+    /// Folder that keeps scores, and how far learning got, instead of the user's cache; a run that was stopped goes on from there
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    checkpoint: Option<PathBuf>,
     /// Threads for scoring and writing [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -127,7 +131,10 @@ impl From<DTypeArg> for DType {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let request = request(args)?;
-    let cache = environment::cache_folder().filter(|_| !args.no_cache).map(DiskCache::new);
+    if let Some(folder) = &args.checkpoint {
+        fs::create_dir_all(folder).with_context(|| format!("can't keep scores in {}", folder.display()))?;
+    }
+    let cache = args.checkpoint.clone().or_else(environment::cache_folder).filter(|_| !args.no_cache).map(DiskCache::new);
     let bar = Bar::new();
     let start = Instant::now();
     let outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;

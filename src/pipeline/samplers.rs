@@ -3,13 +3,14 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use dlc_eval::Array;
 use dlc_exporters::manifest::Manifest;
-use dlc_ir::{Fault, SamplingPlan, SkipSchedule};
-use dlc_passes::{PassError, Samplers};
+use dlc_ir::{DType, Fault, SamplingPlan, SkipSchedule};
+use dlc_passes::{PassError, Prompt, Samplers};
 use serde_json::{Map, Value};
 
 use super::text_file::read_text;
-use crate::runtime::{RuntimeError, SchedulerKind, parse_scheduler_config, sampling_plan};
+use crate::runtime::{Conditions, FloatTensor, RuntimeError, SchedulerKind, parse_scheduler_config, sampling_plan};
 
 /// Largest configuration of a scheduler.
 const CONFIG_CAP: u64 = 1 << 20;
@@ -53,6 +54,24 @@ impl Samplers for DiffusionSamplers {
         let problem = "holds no schedule: neither one by itself (granularity, reuse, units, steps) nor a dlc.yaml that has one";
         of_bundle.map(|sampling| sampling.schedule).ok_or_else(|| sampler_error(&place, &problem, false))
     }
+
+    fn prompts(&self, file: &Path, inputs: &[(&str, DType)], guided: bool) -> Result<Vec<Prompt>, PassError> {
+        let place = file.display().to_string();
+        let conditions = Conditions::read(file).map_err(|e| sampler_error("embeddings", &e, false))?;
+        let prompts = (0..conditions.images().max(1)).map(|image| prompt(&conditions, image, inputs, guided));
+        prompts.collect::<Result<_, _>>().map_err(|e| sampler_error(&place, &e, false))
+    }
+}
+
+/// What one of `total` images is told.
+fn prompt(conditions: &Conditions, image: usize, inputs: &[(&str, DType)], guided: bool) -> Result<Prompt, RuntimeError> {
+    let own = conditions.of(image..image + 1, conditions.images())?;
+    let array = |&(name, dtype): &(&str, DType)| {
+        let FloatTensor { shape, data } = own.rows("target", name, 1, guided)?;
+        let array = if dtype.is_float() { Array::f32(shape, data) } else { Array::i64(shape, data.into_iter().map(|x| x as i64).collect()) };
+        Ok((name.to_owned(), array.map_err(|e| RuntimeError::Input(format!("`{name}`: {e}")))?))
+    };
+    inputs.iter().map(array).collect()
 }
 
 fn sampler_error(place: &str, problem: &dyn Display, unsupported: bool) -> PassError {

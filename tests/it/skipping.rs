@@ -28,7 +28,7 @@ fn check(backend: &Backend, profile: Profile, pass: &str) {
     let config = std::fs::read_to_string(fixture("digits-dit/scheduler/scheduler_config.json")).unwrap();
     let plan = sampling_plan(&parse_scheduler_config(&config).unwrap(), None, STEPS).unwrap();
     let module = import(&Checkpoint::open(&fixture("digits-dit")).unwrap(), &ImportOptions::default()).unwrap();
-    let expected = supernet_sample(&module, &plan, 1.5, &sampling.schedule, &noise(3, 64), Some(7)).unwrap();
+    let expected = supernet_sample(&module, &plan, 1.5, &sampling.schedule, &noise(3, 64), (Some(7), None)).unwrap();
 
     let mut session = DiffusionSession::open(backend, &bundle, None, &SessionOptions::default()).unwrap();
     let request = SampleRequest { plan: &plan, guidance: 1.5, seeds: &[3], classes: &[7], conditions: None, prune: true };
@@ -67,6 +67,19 @@ fn a_learned_schedule_meets_its_budget_is_the_same_again_and_can_be_given_back()
         let [a, c] = ["a", "c"].map(|bundle| std::fs::read(shell.path(bundle).join(file)).unwrap());
         assert!(a == c, "{file}");
     }
+}
+
+#[test]
+fn how_far_learning_got_is_kept_in_the_folder_that_was_named() {
+    let shell = Shell::new();
+    let compile = |out: &str| shell.ok(&["compile", "fixtures/digits-dit", "--pass", LEARN, "--checkpoint", "kept", "-o", out]);
+    compile("a");
+    assert_eq!(std::fs::read_dir(shell.path("kept")).unwrap().count(), 1);
+    compile("b");
+    assert_same_files(&shell.path("a"), &shell.path("b"));
+    shell.write("file", "");
+    let refused = shell.dlc(&["compile", "fixtures/digits-dit", "--pass", LEARN, "--checkpoint", "file", "-o", "c"]);
+    assert!(refused.code == Some(2) && refused.stderr.contains("can't keep scores in file"), "{}", refused.transcript());
 }
 
 #[test]

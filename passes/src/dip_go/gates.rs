@@ -8,17 +8,20 @@
 //! to the full sampler's image + alpha * share of multiply-adds kept, the second only while the budget isn't met. Of all tables the best one on
 //! images of its own counts.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
+use super::loss::Loss;
 use super::options::DipGoOptions;
 use super::rollout::{Sampler, Start, hard};
-use crate::context::PassContext;
+use crate::context::{PassContext, Prompt};
 use crate::error::PassError;
-use crate::skip::{Fit, SkipNet, close, macs_share, regular_for, threshold};
+use crate::skip::{Fit, SkipNet, TOLERANCE, close, macs_share, regular_for, threshold};
 
 /// Images that tables are compared on.
 const JUDGES: usize = 12;
@@ -28,6 +31,8 @@ const FRESH: f64 = 0.5;
 const CAUTION: f64 = 1.5;
 const BOLDER: f64 = 0.8;
 const MORE_CAREFUL: f64 = 1.4;
+/// What counts as no distance, so that it has a logarithm.
+const SMALLEST: f64 = 1e-300;
 /// Gradient steps between two looks at the judges' images.
 const JUDGED: usize = 8;
 
@@ -35,6 +40,8 @@ const JUDGED: usize = 8;
 pub(super) struct Training<'a> {
     pub net: &'a SkipNet<'a>,
     pub sampler: &'a Sampler<'a>,
+    /// The distance to the full sampler's images.
+    pub loss: &'a Loss,
     pub options: &'a DipGoOptions,
     pub pool: &'a rayon::ThreadPool,
 }
@@ -43,7 +50,7 @@ pub(super) struct Training<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct Learned {
     pub table: Vec<Vec<bool>>,
-    /// Mean square of the difference to the full sampler's images, the geometric mean over images.
+    /// Distance to the full sampler's images, the geometric mean over images.
     pub loss: f64,
 }
 
@@ -69,7 +76,8 @@ struct Judge {
 impl Training<'_> {
     /// Learns, from where an earlier run was stopped if the cache has its state.
     pub fn run(&self, cx: &PassContext<'_>) -> Result<Learned, PassError> {
-        let key = format!("{NAME} 1 {} {}", cx.module_key, serde_json::to_string(self.options).unwrap_or_default());
+        let options = serde_json::to_string(self.options).unwrap_or_default();
+        let key = format!("{NAME} 1 {} {options} {:x}", cx.module_key, fingerprint(self.sampler.prompts));
         let stored = cx.cache.and_then(|c| c.get(&key)).and_then(|text| serde_json::from_str::<State>(&text).ok());
         let steps = self.sampler.plan.steps.len();
         let mut state = stored.filter(|s| s.weights.len() == steps).unwrap_or_default();
@@ -105,7 +113,9 @@ impl Training<'_> {
         let diffusion = self.sampler.diffusion;
         let n = diffusion.channels * diffusion.height * diffusion.width;
         let class = diffusion.classes.map(|c| rng.random_range(0..c.count.max(1)) as i64);
-        Start { noise: (0..n).map(|_| normal(rng)).collect(), class }
+        let prompts = self.sampler.prompts.len();
+        let prompt = (prompts > 0).then(|| rng.random_range(0..prompts));
+        Start { noise: (0..n).map(|_| normal(rng)).collect(), class, prompt }
     }
 
     /// The first of the seed's images, and what the full sampler makes of them.
@@ -127,7 +137,10 @@ impl Training<'_> {
     /// Mean logarithm of the distance of the judges' images under a table: a few images that come out as something else altogether don't decide.
     fn judge(&self, table: &[Vec<bool>], judges: &[Judge]) -> Result<f64, PassError> {
         let (gates, _) = self.closed(table);
-        let one = |judge: &Judge| Ok(distance(self.sampler.run(&judge.start, &gates)?.sample(), &judge.full).max(f64::MIN_POSITIVE).ln());
+        let one = |judge: &Judge| {
+            let distance = self.loss.distance(self.sampler.run(&judge.start, &gates)?.sample(), &judge.full);
+            Ok(distance.max(SMALLEST).ln())
+        };
         let distances = self.pool.install(|| judges.par_iter().map(one).collect::<Result<Vec<f64>, PassError>>())?;
         Ok(distances.iter().sum::<f64>() / distances.len().max(1) as f64)
     }
@@ -146,8 +159,7 @@ impl Training<'_> {
     fn rounds(&self, cx: &PassContext<'_>, state: &mut State, judges: &[Judge], keep: &dyn Fn(&State)) -> Result<(), PassError> {
         let total = self.options.rounds + self.options.iterations;
         if state.best.is_none() {
-            let even = regular_for(self.net, self.sampler.plan.steps.len(), self.options.share())?;
-            let _ = self.compare(state, even, judges)?;
+            let _ = self.compare(state, self.even()?, judges)?;
             state.caution = CAUTION;
         }
         let freed = self.net.freed();
@@ -165,6 +177,21 @@ impl Training<'_> {
             told(cx, &format!("weighing, loss {:.1e} best {best:.1e}", loss.exp()), state.rounds, total)?;
         }
         Ok(())
+    }
+
+    /// Evenly spread full steps. Where these come near no budget, cells are left out from the last step on and added from the first step on: within a
+    /// step the first units go first, and come last, as leaving out a late one frees all that only it reads.
+    fn even(&self) -> Result<Vec<Vec<bool>>, PassError> {
+        let share = self.options.share();
+        let even = regular_for(self.net, self.sampler.plan.steps.len(), share)?;
+        if (self.closed(&even).1 - share).abs() <= TOLERANCE {
+            return Ok(even);
+        }
+        let (steps, units) = (even.len() as f64, self.net.units.len() as f64);
+        let rank = |step: usize, unit: usize| (step as f64 + 1.0 - (unit as f64 + 1.0) / units) / steps;
+        let score = |step: usize, row: &[bool]| row.iter().enumerate().map(|(unit, on)| f64::from(u8::from(*on)) - rank(step, unit)).collect();
+        let scores: Vec<Vec<f64>> = even.iter().enumerate().map(|(step, row)| score(step, row)).collect();
+        Ok(self.fit(&scores, share)?.table)
     }
 
     /// Mean squared effect of every cell on the sample.
@@ -230,10 +257,8 @@ impl Training<'_> {
         let one = |start: &Start| {
             let full = self.sampler.run(start, &all)?.sample().to_vec();
             let rollout = self.sampler.run(start, gates)?;
-            let sample = rollout.sample();
-            let n = sample.len() as f32;
-            let adjoint = sample.iter().zip(&full).map(|(x, y)| 2.0 * (x - y) / n).collect();
-            Ok((distance(sample, &full), self.sampler.back(start, gates, &rollout, adjoint)?))
+            let (distance, adjoint) = self.loss.gradient(rollout.sample(), &full);
+            Ok((distance, self.sampler.back(start, gates, &rollout, adjoint)?))
         };
         let starts = self.batch(2, turn);
         let parts = self.pool.install(|| starts.par_iter().map(one).collect::<Result<Vec<_>, PassError>>())?;
@@ -267,6 +292,16 @@ fn biased(weights: &[Vec<f64>], table: &[Vec<bool>], advantage: f64) -> Vec<Vec<
     weights.iter().zip(table).map(|(row, on)| row.iter().zip(on).map(cell).collect()).collect()
 }
 
+/// Tells prompts apart.
+fn fingerprint(prompts: &[Prompt]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (name, array) in prompts.iter().flatten() {
+        (name, array.shape(), array.as_i64()).hash(&mut hasher);
+        array.as_f32().unwrap_or_default().iter().for_each(|x| x.to_bits().hash(&mut hasher));
+    }
+    hasher.finish()
+}
+
 fn stopped(cx: &PassContext<'_>) -> PassError {
     if cx.progress.interrupted() { PassError::Interrupted } else { PassError::Options { pass: NAME, problem: "nothing was learned".into() } }
 }
@@ -274,11 +309,6 @@ fn stopped(cx: &PassContext<'_>) -> PassError {
 fn told(cx: &PassContext<'_>, what: &str, done: usize, total: usize) -> Result<(), PassError> {
     cx.progress.update(what, done, total);
     if cx.progress.interrupted() { Err(PassError::Interrupted) } else { Ok(()) }
-}
-
-/// Mean square of the difference.
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>() / a.len().max(1) as f64
 }
 
 /// A number from the standard normal distribution (Box and Muller, 1958).

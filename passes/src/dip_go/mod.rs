@@ -4,22 +4,25 @@
 //! `rollout.rs` the sampler around it and the way back, `gates.rs` what is learned; choosing, closing and building are those of `skip`.
 
 mod gates;
+mod loss;
 mod options;
 mod rollout;
 mod supernet;
 #[cfg(test)]
 mod tests;
 
-use dlc_ir::{Module, SamplingPlan, SkipSchedule};
+use dlc_ir::{DType, Graph, Module, SamplingPlan, SkipSchedule};
 
-use crate::context::{Pass, PassContext};
+use crate::context::{Pass, PassContext, Prompt};
 use crate::error::PassError;
 use crate::report::PassReport;
 use crate::skip::{Driver, SkipNet, apply, close, denoiser, finish};
 use gates::Training;
+use loss::Loss;
 use rollout::{Sampler, Start, hard};
 use supernet::SuperNet;
 
+pub use loss::LossKind;
 pub use options::DipGoOptions;
 
 const NAME: &str = "dip-go";
@@ -39,10 +42,27 @@ impl DipGo {
         options.check()?;
         Ok(Self { options })
     }
+
+    /// What images are told beside a class.
+    fn prompts(&self, target: &Graph, cx: &PassContext<'_>) -> Result<Vec<Prompt>, PassError> {
+        let other = target.inputs().iter().filter(|i| !["hidden_states", "sample", "timestep", "class_labels"].contains(&i.name.as_str()));
+        let inputs: Vec<(&str, DType)> = other.map(|i| (i.name.as_str(), target.value(i.value).ty.dtype)).collect();
+        let names: Vec<&str> = inputs.iter().map(|(name, _)| *name).collect();
+        let fail = |problem: String| Err(PassError::Options { pass: NAME, problem });
+        match &self.options.embeddings {
+            None if inputs.is_empty() => Ok(vec![]),
+            None => fail(format!(
+                "the model is told {}: give texts to learn on with embeddings=FILE, as `dlc sample --embeddings` takes it",
+                names.join(", ")
+            )),
+            Some(_) if inputs.is_empty() => fail("the model is told no text: leave embeddings out".into()),
+            Some(file) => cx.samplers(NAME)?.prompts(file, &inputs, self.options.sampler.guidance.to_bits() != 1f64.to_bits()),
+        }
+    }
 }
 
-/// What the SuperNet makes of `noise` (of unit variance, `[channels, height, width]`) under a schedule, its dependencies closed: the sample. The
-/// reference that the graphs of a bundle are checked against.
+/// What the SuperNet makes of `noise` (of unit variance, `[channels, height, width]`) under a schedule, its dependencies closed, for an image that
+/// is `told` a class and a prompt: the sample. The reference that the graphs of a bundle are checked against.
 ///
 /// # Errors
 /// [`PassError::Unsupported`] for models that dip-go can't train on, and what evaluating says.
@@ -52,16 +72,19 @@ pub fn supernet_sample(
     guidance: f64,
     schedule: &SkipSchedule,
     noise: &[f32],
-    class: Option<i64>,
+    told: (Option<i64>, Option<Prompt>),
 ) -> Result<Vec<f32>, PassError> {
     let unsupported = || PassError::Unsupported { pass: NAME, problem: "the module is no diffusion model".into() };
     let (Some(target), Some(diffusion)) = (module.graph("target"), &module.model.diffusion) else { return Err(unsupported()) };
     let net = SkipNet::new(NAME, target, &module.weights, schedule.granularity)?;
     let supernet = SuperNet::new(NAME, &net, diffusion)?;
     let segment = supernet.load(&module.weights)?;
-    let sampler = Sampler { net: &supernet, segment: &segment, plan, diffusion, reuse: schedule.reuse, guidance: guidance as f32 };
+    let (class, prompt) = told;
+    let prompts: Vec<Prompt> = prompt.into_iter().collect();
+    let guidance = guidance as f32;
+    let sampler = Sampler { net: &supernet, segment: &segment, plan, diffusion, prompts: &prompts, reuse: schedule.reuse, guidance };
     let closed: Vec<Vec<bool>> = close(&net, schedule.reuse, &schedule.computed()?).into_iter().map(|step| step.computed).collect();
-    let rollout = sampler.run(&Start { noise: noise.to_vec(), class }, &hard(&closed))?;
+    let rollout = sampler.run(&Start { noise: noise.to_vec(), class, prompt: (!prompts.is_empty()).then_some(0) }, &hard(&closed))?;
     Ok(rollout.sample().to_vec())
 }
 
@@ -81,12 +104,16 @@ impl Pass for DipGo {
         let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
         let segment = supernet.load(weights)?;
-        let sampling = Sampler { net: &supernet, segment: &segment, plan: &plan, diffusion, reuse: sampler.reuse, guidance: sampler.guidance as f32 };
-        let training = Training { net: &net, sampler: &sampling, options: &self.options, pool: cx.pool };
-        let learned = training.run(cx)?;
+        let prompts = self.prompts(target, cx)?;
+        let (reuse, guidance) = (sampler.reuse, sampler.guidance as f32);
+        let sampling = Sampler { net: &supernet, segment: &segment, plan: &plan, diffusion, prompts: &prompts, reuse, guidance };
+        let shape = [diffusion.channels, diffusion.height, diffusion.width];
+        let too_small = || PassError::Options { pass: NAME, problem: "loss=ssim needs images of 11 pixels or more; leave it out".into() };
+        let loss = Loss::new(self.options.loss, shape).ok_or_else(too_small)?;
+        let learned = Training { net: &net, sampler: &sampling, loss: &loss, options: &self.options, pool: cx.pool }.run(cx)?;
         let driver = Driver { scheduler: &scheduler, plan: &plan, diffusion };
         let mut made = apply(NAME, &net, sampler, driver, &learned.table)?;
-        made.report.fact("consistency", format!("{:.3e} mean square from the full sampler's images", learned.loss));
+        made.report.fact("consistency", format!("{:.3e} from the full sampler's images ({})", learned.loss, loss.name()));
         Ok(finish(module, made))
     }
 }

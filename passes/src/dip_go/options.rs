@@ -1,8 +1,11 @@
 //! What `dip-go` can be asked for.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
+use super::loss::LossKind;
 use crate::error::PassError;
 use crate::skip::{SamplerOptions, check_share};
 
@@ -24,6 +27,10 @@ pub struct DipGoOptions {
     pub rate: f64,
     /// Weight of the multiply-adds in the loss.
     pub alpha: f64,
+    /// What is minimised between images; SSIM for pictures that its window fits, else the mean square.
+    pub loss: Option<LossKind>,
+    /// What the images are told beside a class: a safetensors file, as `dlc sample --embeddings` takes it.
+    pub embeddings: Option<PathBuf>,
     /// Seed of noise, classes and probes.
     pub seed: u64,
     /// How the model is sampled.
@@ -33,7 +40,19 @@ pub struct DipGoOptions {
 
 impl Default for DipGoOptions {
     fn default() -> Self {
-        Self { macs: None, speedup: None, rounds: 16, iterations: 16, batch: 4, rate: 1.0, alpha: 1.0, seed: 0, sampler: SamplerOptions::default() }
+        Self {
+            macs: None,
+            speedup: None,
+            rounds: 16,
+            iterations: 16,
+            batch: 4,
+            rate: 1.0,
+            alpha: 1.0,
+            loss: None,
+            embeddings: None,
+            seed: 0,
+            sampler: SamplerOptions::default(),
+        }
     }
 }
 
@@ -47,6 +66,8 @@ impl DipGoOptions {
         ("batch", "images for one gradient (default 4)"),
         ("rate", "learning rate (default 1)"),
         ("alpha", "weight of the multiply-adds in the loss (default 1)"),
+        ("loss", "ssim (default for pictures of 11 pixels and more) or mse: the distance to the full sampler's images"),
+        ("embeddings", "safetensors file with the texts to learn on, as `dlc sample --embeddings` takes it; needed by models told a text"),
         ("seed", "seed of noise, classes and probes (default 0)"),
         SamplerOptions::DOCS[0],
         SamplerOptions::DOCS[1],

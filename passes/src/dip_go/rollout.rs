@@ -9,6 +9,7 @@ use dlc_eval::{Array, Segment};
 use dlc_ir::{Diffusion, Reuse, SamplingPlan, SamplingStep};
 
 use super::supernet::{Feed, Made, SuperNet};
+use crate::context::Prompt;
 use crate::error::PassError;
 
 /// What is sampled: the model, how, and with what guidance.
@@ -18,15 +19,18 @@ pub(super) struct Sampler<'a> {
     pub segment: &'a Segment<'a>,
     pub plan: &'a SamplingPlan,
     pub diffusion: &'a Diffusion,
+    /// What images may be told beside a class; none for models that are told nothing else.
+    pub prompts: &'a [Prompt],
     pub reuse: Reuse,
     pub guidance: f32,
 }
 
-/// Noise, and the class that the image is to be of.
+/// Noise, the class that the image is to be of, and which of the prompts it is told.
 #[derive(Debug, Clone)]
 pub(super) struct Start {
     pub noise: Vec<f32>,
     pub class: Option<i64>,
+    pub prompt: Option<usize>,
 }
 
 /// A run of the sampler.
@@ -61,8 +65,12 @@ impl Sampler<'_> {
     }
 
     fn is_guided(&self) -> bool {
-        let both = self.diffusion.classes.is_some_and(|c| c.unconditional.is_some());
-        both && (self.guidance - 1.0).abs() > f32::EPSILON
+        let both = self.diffusion.classes.is_some_and(|c| c.unconditional.is_some()) || !self.prompts.is_empty();
+        both && self.guidance.to_bits() != 1f32.to_bits()
+    }
+
+    fn told(&self, start: &Start) -> Option<&Prompt> {
+        self.prompts.get(start.prompt?)
     }
 
     /// The image as the model is fed it, once for each label.
@@ -110,8 +118,14 @@ impl Sampler<'_> {
         };
         for (i, step) in self.plan.steps.iter().enumerate() {
             let backups = rollout.backups(i)?;
-            let feed =
-                Feed { latents: self.fed(&rollout.latents[i], step)?, timestep: step.timestep, labels: &labels, gates: &gates[i], backups: &backups };
+            let feed = Feed {
+                latents: self.fed(&rollout.latents[i], step)?,
+                timestep: step.timestep,
+                labels: &labels,
+                told: self.told(start),
+                gates: &gates[i],
+                backups: &backups,
+            };
             let Made { output, mixed } = self.net.forward(self.segment, &feed)?;
             let output = self.guided(&output);
             rollout.estimate(step, i, &output);
@@ -146,8 +160,14 @@ impl Sampler<'_> {
             accumulate(&mut output, &next, step.output as f32);
 
             let backups = rollout.backups(i)?;
-            let feed =
-                Feed { latents: self.fed(&rollout.latents[i], step)?, timestep: step.timestep, labels: &labels, gates: &gates[i], backups: &backups };
+            let feed = Feed {
+                latents: self.fed(&rollout.latents[i], step)?,
+                timestep: step.timestep,
+                labels: &labels,
+                told: self.told(start),
+                gates: &gates[i],
+                backups: &backups,
+            };
             let shape = [feed.latents.shape()[0], self.diffusion.out_channels, self.diffusion.height, self.diffusion.width];
             let seeds = std::mem::take(&mut remembered[i]).into_iter().enumerate().filter_map(|(v, seed)| Some((v, seed?))).collect();
             let adjoints = self.net.backward(self.segment, &feed, self.spread(&output, &shape)?, seeds)?;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use dlc_eval::{Array, Gradients, Segment, Values, Wanted};
 use dlc_ir::{DType, Diffusion, Dim, Graph, IrError, Op, ValueId, ValueType, WeightTable};
 
+use crate::context::Prompt;
 use crate::error::PassError;
 use crate::skip::{Copier, SkipNet};
 
@@ -16,6 +17,8 @@ pub(super) struct SuperNet {
     latents: ValueId,
     timestep: ValueId,
     labels: Option<ValueId>,
+    /// What else the image is told, by name.
+    told: Vec<(String, ValueId)>,
     output: ValueId,
     /// For each value that may be reused: its backup, and what others read in its place.
     backups: Vec<ValueId>,
@@ -33,6 +36,8 @@ pub(super) struct Feed<'a> {
     pub latents: Array,
     pub timestep: f64,
     pub labels: &'a [i64],
+    /// What the image is told beside its class.
+    pub told: Option<&'a Prompt>,
     /// For each unit how much of its fresh values is taken, 0 to 1.
     pub gates: &'a [f32],
     /// The backup of each value; zeros where there is none yet.
@@ -84,18 +89,15 @@ impl SuperNet {
             return Err(unsupported("the target isn't fed latents and a timestep"));
         };
         let labels = inputs.get("class_labels").copied();
-        let known = 2 + usize::from(labels.is_some());
-        if inputs.len() != known {
-            return Err(unsupported(
-                "it trains on latents, timesteps and classes; models told a text can be given a schedule with skip:schedule=FILE",
-            ));
-        }
+        let told = inputs.iter().filter(|(_, value)| **value != latents && **value != timestep && Some(**value) != labels);
+        let told = told.map(|(name, value)| ((*name).to_owned(), *value)).collect();
         if labels.is_some() != diffusion.classes.is_some() {
             return Err(unsupported("the target's classes aren't those of its configuration"));
         }
         let graph = copy.finish(vec![])?;
         let output = graph.outputs().first().map(|o| o.value).ok_or_else(|| unsupported("the target has no output"))?;
-        Ok(Self { graph, latents, timestep, labels, output, backups, mixed, gates, unit_of: net.values.iter().map(|v| v.unit).collect() })
+        let unit_of = net.values.iter().map(|v| v.unit).collect();
+        Ok(Self { graph, latents, timestep, labels, told, output, backups, mixed, gates, unit_of })
     }
 
     /// All nodes with their weights, ready to run.
@@ -110,6 +112,10 @@ impl SuperNet {
         known.insert(self.timestep, Array::f32([rows], vec![feed.timestep as f32; rows])?);
         if let Some(labels) = self.labels {
             known.insert(labels, Array::i64([rows], feed.labels.to_vec())?);
+        }
+        for (name, value) in &self.told {
+            let array = feed.told.and_then(|told| told.get(name)).ok_or_else(|| untold(name))?;
+            known.insert(*value, array.clone());
         }
         for (value, backup) in self.backups.iter().zip(feed.backups) {
             let zeros = || {
@@ -155,6 +161,10 @@ impl SuperNet {
 
 fn gradient(gradients: &mut Gradients, value: ValueId) -> Result<Array, PassError> {
     gradients.values.remove(&value).ok_or(missing())
+}
+
+fn untold(name: &str) -> PassError {
+    PassError::Ir(IrError::Edit { graph: "supernet".into(), problem: format!("the image isn't told its `{name}`") })
 }
 
 fn missing() -> PassError {

@@ -57,10 +57,10 @@ fn check(text: &str, diffusion: &Diffusion, granularity: SkipGranularity, reuse:
     let supernet = SuperNet::new(NAME, &net, diffusion).expect("can be trained");
     let segment = supernet.load(&weights).expect("loads");
     let plan = plan();
-    let sampler = Sampler { net: &supernet, segment: &segment, plan: &plan, diffusion, reuse, guidance: 1.5 };
+    let sampler = Sampler { net: &supernet, segment: &segment, plan: &plan, diffusion, prompts: &[], reuse, guidance: 1.5 };
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let n = diffusion.channels * diffusion.height * diffusion.width;
-    let start = Start { noise: (0..n).map(|_| rng.random_range(-1.5..1.5)).collect(), class: diffusion.classes.map(|_| 3) };
+    let start = Start { noise: (0..n).map(|_| rng.random_range(-1.5..1.5)).collect(), class: diffusion.classes.map(|_| 3), prompt: None };
     let signs: Vec<f32> = (0..n).map(|_| rng.random_range(-1.0..1.0)).collect();
     // Between on and off, but for the first step: gates are numbers to the way back.
     let mut gates: Vec<Vec<f32>> = (0..plan.steps.len()).map(|_| net.units.iter().map(|_| rng.random_range(0.2..0.8)).collect()).collect();

@@ -10,7 +10,7 @@ use super::subnet::patterns;
 use crate::error::PassError;
 
 /// How far from the share asked for a schedule may be (DiP-GO, arXiv 2410.16942).
-const TOLERANCE: f64 = 0.0125;
+pub(crate) const TOLERANCE: f64 = 0.0125;
 /// Bisections of the threshold: more than enough to part any two scores of a table.
 const BISECTIONS: usize = 64;
 

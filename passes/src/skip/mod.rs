@@ -20,7 +20,7 @@ use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::report::PassReport;
 
-pub(crate) use budget::{Fit, threshold};
+pub(crate) use budget::{Fit, TOLERANCE, threshold};
 pub(crate) use close::{close, macs_share};
 pub(crate) use net::SkipNet;
 pub(crate) use options::check_share;

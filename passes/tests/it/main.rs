@@ -6,6 +6,7 @@ mod cache;
 mod clean_up;
 mod draft;
 mod fakes;
+mod learning;
 mod merging;
 mod model;
 mod progress;

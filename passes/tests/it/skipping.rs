@@ -11,7 +11,7 @@ use dlc_ir::{
     parse_graph, parse_graph_over,
 };
 use dlc_passes::dip_go::supernet_sample;
-use dlc_passes::{PassContext, PassError, PassRun, Samplers, Silent, registry, run_passes};
+use dlc_passes::{PassContext, PassError, PassRun, Prompt, Samplers, Silent, registry, run_passes};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -19,10 +19,10 @@ use rand_chacha::ChaCha8Rng;
 use super::fakes::Given;
 use super::model::Model;
 
-const STEPS: usize = 6;
+pub const STEPS: usize = 6;
 
 /// A denoiser of these facts over made-up weights.
-fn module(text: &str, diffusion: Diffusion) -> Module {
+pub fn module(text: &str, diffusion: Diffusion) -> Module {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let mut weights = WeightTable::default();
     for (_, w) in parse_graph(text).unwrap().1.entries() {
@@ -39,7 +39,7 @@ fn module(text: &str, diffusion: Diffusion) -> Module {
     module
 }
 
-fn dit() -> Module {
+pub fn dit() -> Module {
     let classes = Some(Classes { count: 10, unconditional: Some(10) });
     module(include_str!("../graphs/dit.dlc"), Diffusion { channels: 4, height: 8, width: 8, out_channels: 8, classes, text_width: None })
 }
@@ -49,7 +49,7 @@ fn unet() -> Module {
     module(include_str!("../graphs/unet-ddpm.dlc"), diffusion)
 }
 
-fn plan(steps: usize) -> SamplingPlan {
+pub fn plan(steps: usize) -> SamplingPlan {
     let step = |i: usize| SamplingStep {
         timestep: 900.0 - 100.0 * i as f64,
         input_scale: 1.0,
@@ -61,17 +61,30 @@ fn plan(steps: usize) -> SamplingPlan {
     SamplingPlan { initial_scale: 1.0, steps: (0..steps).map(step).collect() }
 }
 
-/// Gives one plan, and one schedule for every file.
-struct Fixed(Option<SkipSchedule>);
+/// Gives one plan, and one schedule and the same prompts for every file.
+#[derive(Default)]
+pub struct Fixed {
+    pub schedule: Option<SkipSchedule>,
+    pub prompts: Vec<Prompt>,
+}
+
+/// With this schedule in every file.
+fn scheduled(schedule: SkipSchedule) -> Fixed {
+    Fixed { schedule: Some(schedule), ..Fixed::default() }
+}
 
 impl Samplers for Fixed {
     fn plan(&self, _: Option<&str>, steps: usize) -> Result<(String, SamplingPlan), PassError> {
         Ok(("ddim".into(), plan(steps)))
     }
 
+    fn prompts(&self, _: &Path, _: &[(&str, DType)], _: bool) -> Result<Vec<Prompt>, PassError> {
+        Ok(self.prompts.clone())
+    }
+
     fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError> {
         let problem = "holds no schedule".to_owned();
-        self.0.clone().ok_or_else(|| PassError::Sampler { place: file.display().to_string(), problem, unsupported: false })
+        self.schedule.clone().ok_or_else(|| PassError::Sampler { place: file.display().to_string(), problem, unsupported: false })
     }
 }
 
@@ -164,7 +177,7 @@ proptest! {
         let schedule = SkipSchedule::new(case.granularity, case.reuse, whole.units, &table);
         let limit = case.graphs.map_or(String::new(), |n| format!(", max_graphs: {n}"));
         let mut unrolled = module.clone();
-        let runs = skip(&format!("schedule: file, steps: {STEPS}{limit}"), &mut module, &Fixed(Some(schedule))).unwrap();
+        let runs = skip(&format!("schedule: file, steps: {STEPS}{limit}"), &mut module, &scheduled(schedule)).unwrap();
         let sampling = module.sampling.clone().unwrap();
         prop_assert_eq!(sampling.evaluations.len(), STEPS);
         // A full first step and as many patterns as were allowed, at least one for the rest.
@@ -175,11 +188,11 @@ proptest! {
         let diffusion = module.model.diffusion.clone().unwrap();
         let noise: Vec<f32> = (0..diffusion.channels * diffusion.height * diffusion.width).map(|_| rng.random_range(-1.5..1.5)).collect();
         let class = diffusion.classes.map(|_| 4);
-        let expected = supernet_sample(&module, &plan(STEPS), 1.5, &sampling.schedule, &noise, class).unwrap();
+        let expected = supernet_sample(&module, &plan(STEPS), 1.5, &sampling.schedule, &noise, (class, None)).unwrap();
         let found = sample(&module, &noise, class, 1.5);
         prop_assert!(error(&expected, &found) <= 1e-4, "{:e}", error(&expected, &found));
         let closed = sampling.schedule.clone();
-        skip(&format!("schedule: file, steps: {STEPS}, unroll: true"), &mut unrolled, &Fixed(Some(closed))).unwrap();
+        skip(&format!("schedule: file, steps: {STEPS}, unroll: true"), &mut unrolled, &scheduled(closed)).unwrap();
         prop_assert_eq!(unrolled.graphs.len(), 2);
         prop_assert_eq!(&unrolled.sampling.as_ref().unwrap().schedule, &sampling.schedule);
         let found = sample_at_once(&unrolled, &noise, class);
@@ -207,7 +220,7 @@ fn error(expected: &[f32], found: &[f32]) -> f32 {
 fn names(module: &Module, granularity: SkipGranularity) -> Vec<String> {
     let mut module = module.clone();
     let granularity = if granularity == SkipGranularity::Block { "block" } else { "branch" };
-    skip(&format!("interval: 1, steps: {STEPS}, granularity: {granularity}"), &mut module, &Fixed(None)).unwrap();
+    skip(&format!("interval: 1, steps: {STEPS}, granularity: {granularity}"), &mut module, &Fixed::default()).unwrap();
     module.sampling.unwrap().schedule.units
 }
 
@@ -222,7 +235,7 @@ fn units_are_branches_or_the_blocks_of_the_paper() {
 #[test]
 fn computing_everything_is_the_target() {
     let mut module = dit();
-    skip("interval: 1, steps: 6", &mut module, &Fixed(None)).unwrap();
+    skip("interval: 1, steps: 6", &mut module, &Fixed::default()).unwrap();
     assert_eq!(module.graphs.len(), 2);
     let text = |graph: usize| module.graphs[graph].to_text(&module.weights).split_once('\n').unwrap().1.to_owned();
     assert_eq!(text(0), text(1));
@@ -233,7 +246,7 @@ fn computing_everything_is_the_target() {
 fn budgets_are_met() {
     for options in ["macs: 0.5, random: true", "macs: 0.5, random: true, granularity: block", "macs: 0.5", "macs: 0.6, random: true, max_graphs: 4"] {
         let mut module = dit();
-        skip(&format!("{options}, steps: 40"), &mut module, &Fixed(None)).unwrap();
+        skip(&format!("{options}, steps: 40"), &mut module, &Fixed::default()).unwrap();
         let sampling = module.sampling.unwrap();
         let share = if options.contains("0.6") { 0.6 } else { 0.5 };
         assert!((sampling.macs - share).abs() <= 0.0125, "{options}: {}", sampling.macs);
@@ -247,7 +260,7 @@ fn nothing_is_computed_that_nobody_reads() {
     let table: Vec<Vec<bool>> = (0..STEPS).map(|step| if step % 3 == 0 { vec![true; 4] } else { vec![true, true, true, false] }).collect();
     let units = (0..4).map(|i| format!("layers.{i}")).collect();
     let schedule = SkipSchedule::new(SkipGranularity::Block, Reuse::Hold, units, &table);
-    skip("schedule: file, steps: 6", &mut module, &Fixed(Some(schedule))).unwrap();
+    skip("schedule: file, steps: 6", &mut module, &scheduled(schedule)).unwrap();
     assert_eq!(module.sampling.as_ref().unwrap().schedule.steps, ["####", "....", "....", "####", "....", "...."]);
     insta::assert_snapshot!(module.graph("step.1").unwrap().to_text(&module.weights));
 }
@@ -258,7 +271,7 @@ fn what_is_reused_is_a_connection_of_the_unrolled_sampler() {
     let units = (0..4).map(|i| format!("layers.{i}")).collect();
     let table = vec![vec![true; 4], vec![false, false, false, true], vec![false; 4]];
     let schedule = SkipSchedule::new(SkipGranularity::Block, Reuse::Linear, units, &table);
-    let runs = skip("schedule: file, steps: 3, unroll: true", &mut module, &Fixed(Some(schedule))).unwrap();
+    let runs = skip("schedule: file, steps: 3, unroll: true", &mut module, &scheduled(schedule)).unwrap();
     let sampling = module.sampling.as_ref().unwrap();
     assert_eq!((sampling.unrolled.as_deref(), sampling.evaluations.len()), (Some("sampler"), 0));
     assert_eq!(runs[0].report.schedule.as_ref(), Some(&sampling.schedule));
@@ -295,10 +308,10 @@ fn schedules_and_options_that_do_not_fit_are_refused() {
         ("schedule: file", schedule(&units, &["#.##", "####", "####", "####", "####", "####"])),
     ] {
         let steps = if options.contains("steps") { "" } else { ", steps: 6" };
-        let error = skip(&format!("{options}{steps}"), &mut dit(), &Fixed(given)).unwrap_err();
+        let error = skip(&format!("{options}{steps}"), &mut dit(), &Fixed { schedule: given, ..Fixed::default() }).unwrap_err();
         report.push(format!("{options}\n    {:?}: {error}", error.fault()));
     }
-    let error = skip("interval: 2", &mut Model::decoder().module(), &Fixed(None)).unwrap_err();
+    let error = skip("interval: 2", &mut Model::decoder().module(), &Fixed::default()).unwrap_err();
     report.push(format!("a model of text\n    {:?}: {error}", error.fault()));
     insta::assert_snapshot!(report.join("\n"));
 }

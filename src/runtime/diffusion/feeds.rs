@@ -58,8 +58,16 @@ impl Conditions {
         Ok(Self { tensors: self.tensors.iter().map(part).collect::<Result<_>>()? })
     }
 
-    /// The rows for the input `name`, of `images` images and, if `guided`, of as many without a text.
-    fn rows(&self, graph: &str, name: &str, images: usize, guided: bool) -> Result<FloatTensor> {
+    /// How many images it is for, unless for any number.
+    pub fn images(&self) -> usize {
+        self.tensors.values().filter_map(|tensor| tensor.shape.first().copied()).max().unwrap_or(0)
+    }
+
+    /// The rows for the input `name` of the graph `graph`, of `images` images and, if `guided`, of as many without a text.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unsupported`] for what isn't there, [`RuntimeError::Input`] for what doesn't fit.
+    pub fn rows(&self, graph: &str, name: &str, images: usize, guided: bool) -> Result<FloatTensor> {
         let given = self.tensors.get(name);
         let all_tokens = || {
             let text = self.tensors.get(TEXT).filter(|_| name == MASK)?;
