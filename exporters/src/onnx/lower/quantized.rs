@@ -69,13 +69,13 @@ pub(super) fn by_primitives(cx: &mut Context<'_>, node: &Node, format: BlockForm
         return Err(ExportError::module("", format!("quantised matrices are multiplied in f32 outside of profile ort, not in {dtype}")));
     }
     let (x, operands) = (cx.flat(x)?, Operands::of(cx, node)?);
-    let weight = cx.once(&format!("{}/dequantized", operands.codes), |cx| dequantized(cx, &operands, format))?;
+    let weight = cx.once(&format!("{}/dequantized", operands.codes), |cx| Ok(dequantized(cx, &operands, format)))?;
     let inputs = [Some(x), Some(weight), operands.bias];
     define_like(cx, node, Form::Flat, |cx, out| finish_call(cx.b.op("Gemm", &inputs.iter().flatten().collect::<Vec<_>>()).int("transB", 1), out))
 }
 
 /// `(code - zero_point) * scale`, `[out, in]`, exactly as the evaluator computes it.
-fn dequantized(cx: &mut Context<'_>, operands: &Operands, format: BlockFormat) -> Result<Name, ExportError> {
+fn dequantized(cx: &mut Context<'_>, operands: &Operands, format: BlockFormat) -> Name {
     let [out, blocks, block] = [operands.out, format.blocks(operands.inner), format.block].map(|n| n as i64);
     let codes = unpacked(cx, &operands.codes, format, &[out, blocks, block]);
     let zero = match &operands.zero_points {
@@ -94,7 +94,7 @@ fn dequantized(cx: &mut Context<'_>, operands: &Operands, format: BlockFormat) -
     let entries = cx.b.op("Mul", &[&steps, &scales]).out();
     let shape = cx.b.ints(&[out, blocks * block]);
     let matrix = cx.b.op("Reshape", &[&entries, &shape]).out();
-    Ok(if blocks * block == operands.inner as i64 { matrix } else { first_columns(cx, &matrix, operands.inner as i64) })
+    if blocks * block == operands.inner as i64 { matrix } else { first_columns(cx, &matrix, operands.inner as i64) }
 }
 
 fn first_columns(cx: &mut Context<'_>, matrix: &Name, columns: i64) -> Name {
