@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::graph::{Graph, Node, Operand};
 use crate::index::WeightId;
 use crate::op::{BlockFormat, Op};
-use crate::types::{Dim, Shape, ValueType};
+use crate::types::{DType, Dim, Shape, ValueType};
 use crate::weight::WeightTable;
 
 /// What the symbols of a graph's shapes stand for.
@@ -58,6 +58,8 @@ pub struct QuantizedMatrix {
     pub scales: WeightId,
     /// Entries of the matrix.
     pub elements: u64,
+    /// Bytes of codes, scales and zero points.
+    pub bytes: u64,
 }
 
 /// The quantised matrices of `graph`, in the order of the nodes.
@@ -65,7 +67,10 @@ pub fn quantized_matrices<'g>(graph: &'g Graph, weights: &'g WeightTable) -> imp
     graph.nodes().filter_map(|(_, node)| match (&node.op, &node.inputs[..]) {
         (Op::QuantizedLinear(format), &[Operand::Value(x), Operand::Weight(codes), Operand::Weight(scales), ..]) => {
             let inner = graph.value(x).ty.shape.last().and_then(Dim::known)?;
-            Some(QuantizedMatrix { format: *format, codes, scales, elements: (inner * weights[codes].shape.first()?) as u64 })
+            let zero_points = node.inputs.get(3).and_then(|o| if let Operand::Weight(w) = o { Some(*w) } else { None });
+            let parts = [Some(codes), Some(scales), zero_points.filter(|w| weights[*w].dtype == DType::U8)];
+            let bytes = parts.into_iter().flatten().map(|w| weights[w].bytes() as u64).sum();
+            Some(QuantizedMatrix { format: *format, codes, scales, elements: (inner * weights[codes].shape.first()?) as u64, bytes })
         }
         _ => None,
     })

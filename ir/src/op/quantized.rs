@@ -5,7 +5,7 @@
 /// `codes u8[out, blocks(in), code_bytes()]`: of 4-bit codes the first of each pair is in the lower half of its byte. The last block of a row is
 /// filled up with codes that stand for 0. `scales [out, blocks(in)]`. `zero_points u8[out, zero_point_bytes(in)]` packed like codes; without
 /// them every zero point is [`default_zero_point`](Self::default_zero_point).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockFormat {
     /// Bits of a code: 4 or 8.
     pub bits: usize,

@@ -78,7 +78,7 @@ pub fn perturbation(weight: &Weight, quantizer: &Quantizer) -> Result<Perturbati
     Ok(Perturbation {
         mean_square: error / entries,
         mean_square_nearest: plain / entries,
-        relative: if square > 0.0 { error / square } else { 0.0 },
+        relative: if square == 0.0 { 0.0 } else { error / square },
         refined: refined / blocks,
     })
 }
@@ -132,10 +132,6 @@ fn quantized(weights: &mut WeightTable, id: WeightId, quantizer: &Quantizer) -> 
 fn matrix_shape(weight: &Weight) -> Result<(usize, usize), PassError> {
     match weight.shape[..] {
         [rows, columns] if rows * columns > 0 && weight.dtype == DType::F32 => Ok((rows, columns)),
-        _ => Err(unsupported(format!(
-            "weight {} is {}, and only matrices in f32 are quantised: no CPU multiplies codes with half precision; compile with --dtype f32",
-            weight.name,
-            weight.ty()
-        ))),
+        _ => Err(unsupported(format!("weight {} is {}, and only matrices in f32 are quantised; compile with --dtype f32", weight.name, weight.ty()))),
     }
 }

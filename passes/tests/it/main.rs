@@ -9,6 +9,8 @@ mod fakes;
 mod merging;
 mod model;
 mod progress;
+mod quantizing;
 mod rejections;
 mod scores;
 mod skipping;
+mod trimming;
