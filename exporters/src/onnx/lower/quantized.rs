@@ -1,6 +1,6 @@
 //! Products with quantised matrices, and columns of logits.
 //!
-//! Profile `ort` has `MatMulNBits`, which rounds activations to 8 bits inside (`accuracy_level` 4, the only level whose speed is worth it). The
+//! Profile `ort` has `MatMulNBits`, which rounds activations to 8 bits inside (`accuracy_level` 4; level 0 takes two to three times as long for several tokens). The
 //! others unpack codes by arithmetic on floats that every runtime does exactly: no `DequantizeLinear`, which ONNX Runtime runs with rounded
 //! activations and tract not at all with 4 bits. The file stays small; a runtime that folds constants holds the matrix in single precision.
 
