@@ -96,7 +96,10 @@ impl Array {
 
     /// Whether the elements may stand for a value of type `dtype`.
     pub(crate) fn is(&self, dtype: DType) -> bool {
-        matches!(self.data, ArrayData::F32(_)) == dtype.is_float()
+        match self.data {
+            ArrayData::F32(_) => dtype.is_float(),
+            ArrayData::I64(_) => dtype == DType::I64,
+        }
     }
 
     /// The name of the element type.

@@ -22,6 +22,7 @@ mod image;
 mod loss;
 mod ops;
 mod pullback;
+mod quantized;
 mod run;
 mod segment;
 mod symbols;

@@ -6,6 +6,7 @@ use dlc_ir::{Op, Rope};
 use crate::attention::{attend_both_ways, attend_causally, disentangled_bias};
 use crate::error::OpError;
 use crate::image::{conv2d, group_norm, timestep_embedding, upsample};
+use crate::quantized::{gather_columns, quantized_linear};
 use crate::symbols::Symbols;
 
 /// The outputs of `op`. Operands have the types that the graph says; floats are `f32`.
@@ -23,6 +24,8 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             };
             linear(x, weight, bias)?
         }
+        Op::QuantizedLinear(format) => quantized_linear(*format, inputs)?,
+        Op::GatherColumns => gather_columns(operands(inputs)?)?,
         Op::RmsNorm { eps } => {
             let [x, scale] = operands(inputs)?;
             rms_norm(x, scale, f64::from(*eps))?
@@ -115,7 +118,7 @@ pub(crate) fn row_numbers(ids: &Tensor, rows: usize) -> Result<Vec<usize>, OpErr
     ids.into_iter().map(|id| row(id).ok_or_else(|| OpError::Data(format!("id {id} is outside of the table's {rows} rows")))).collect()
 }
 
-fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, OpError> {
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, OpError> {
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = weight.dim(0)?;

@@ -37,6 +37,16 @@ fn images_are_convolved_normed_and_resized_alike_in_every_profile() {
 }
 
 #[test]
+fn quantised_products_are_one_operator_or_exact_primitives() {
+    let quantized = include_str!("graphs/quantized.dlc");
+    for profile in Profile::ALL {
+        insta::assert_snapshot!(format!("listing_quantized_{}", profile.name()), export(quantized, profile).unwrap().listing());
+    }
+    let half = quantized.replace("f32[", "f16[");
+    insta::assert_snapshot!(export(&half, Profile::Portable).unwrap_err().to_string());
+}
+
+#[test]
 fn half_precision_norms_and_softmax_are_computed_in_single_precision() {
     insta::assert_snapshot!("listing_portable_f16", export(&target_in("f16"), Profile::Portable).unwrap().listing());
     let onnx = export(&target_in("bf16"), Profile::Onnx).unwrap();

@@ -14,6 +14,7 @@ pub(crate) fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
             .iter_mut()
             .zip(bytes.chunks_exact(8))
             .for_each(|(o, b)| *o = i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32),
+        DType::U8 => out.iter_mut().zip(bytes).for_each(|(o, b)| *o = f32::from(*b)),
     }
 }
 
@@ -32,6 +33,7 @@ pub(crate) fn encode(dtype: DType, numbers: &[f32], out: &mut [u8]) {
         DType::F16 => out.chunks_exact_mut(2).zip(numbers).for_each(|(o, x)| o.copy_from_slice(&f16::from_f32(*x).to_le_bytes())),
         DType::Bf16 => out.chunks_exact_mut(2).zip(numbers).for_each(|(o, x)| o.copy_from_slice(&bf16::from_f32(*x).to_le_bytes())),
         DType::I64 => out.chunks_exact_mut(8).zip(numbers).for_each(|(o, x)| o.copy_from_slice(&(*x as i64).to_le_bytes())),
+        DType::U8 => out.iter_mut().zip(numbers).for_each(|(o, x)| *o = *x as u8),
     }
 }
 
@@ -39,7 +41,7 @@ pub(crate) fn round(dtype: DType, numbers: &mut [f32]) {
     match dtype {
         DType::F16 => numbers.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
         DType::Bf16 => numbers.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
-        DType::F32 | DType::I64 => {}
+        DType::F32 | DType::I64 | DType::U8 => {}
     }
 }
 

@@ -1,12 +1,13 @@
 //! What a graph costs: parameters, arithmetic and cache.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::graph::{Graph, Node, Operand};
-use crate::op::Op;
-use crate::types::{Dim, Shape, ValueType};
+use crate::index::WeightId;
+use crate::op::{BlockFormat, Op};
+use crate::types::{DType, Dim, Shape, ValueType};
 use crate::weight::WeightTable;
 
 /// What the symbols of a graph's shapes stand for.
@@ -15,8 +16,10 @@ pub type Sizes = BTreeMap<String, u64>;
 /// The cost of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Weight elements that the graph uses, each counted once.
+    /// Numbers of the weights that the graph uses, each counted once; of quantised ones those of the matrix that they stand for.
     pub parameters: u64,
+    /// Bytes of these weights.
+    pub weight_bytes: u64,
     /// Floating-point operations in matrix products with weights, per token (attention over the cache comes on top).
     pub flops_per_token: u64,
     /// Bytes of key/value cache per token.
@@ -25,17 +28,52 @@ pub struct Cost {
 
 /// The cost of `graph`.
 pub fn cost(graph: &Graph, weights: &WeightTable) -> Cost {
-    let parameters = graph.weights().iter().map(|w| weights[*w].elements() as u64).sum();
+    let used = graph.weights();
+    let quantized: BTreeMap<WeightId, QuantizedMatrix> = quantized_matrices(graph, weights).map(|m| (m.codes, m)).collect();
+    let scales: BTreeSet<WeightId> = quantized.values().map(|m| m.scales).collect();
+    let numbers = used.iter().filter(|w| weights[**w].dtype.is_float() && !scales.contains(w)).map(|w| weights[*w].elements() as u64);
+    let parameters = numbers.sum::<u64>() + quantized.values().map(|m| m.elements).sum::<u64>();
     let products = graph.nodes().filter(|(_, n)| n.op == Op::Linear).filter_map(|(_, n)| match n.inputs[..] {
         [Operand::Value(_), Operand::Weight(w), ..] => Some(2 * weights[w].elements() as u64),
         _ => None,
     });
+    let products = products.chain(quantized_matrices(graph, weights).map(|m| 2 * m.elements));
     let cache = graph.inputs().iter().filter(|i| i.cache.is_some()).map(|i| {
         let ty = &graph.value(i.value).ty;
         let width: usize = ty.shape.0.iter().filter_map(Dim::known).product();
         (width * ty.dtype.size()) as u64
     });
-    Cost { parameters, flops_per_token: products.sum(), cache_bytes_per_token: cache.sum() }
+    let weight_bytes = used.iter().map(|w| weights[*w].bytes() as u64).sum();
+    Cost { parameters, weight_bytes, flops_per_token: products.sum(), cache_bytes_per_token: cache.sum() }
+}
+
+/// A quantised matrix as one node uses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuantizedMatrix {
+    /// Its layout.
+    pub format: BlockFormat,
+    /// Its codes.
+    pub codes: WeightId,
+    /// Its scales.
+    pub scales: WeightId,
+    /// Entries of the matrix.
+    pub elements: u64,
+    /// Bytes of codes, scales and zero points.
+    pub bytes: u64,
+}
+
+/// The quantised matrices of `graph`, in the order of the nodes.
+pub fn quantized_matrices<'g>(graph: &'g Graph, weights: &'g WeightTable) -> impl Iterator<Item = QuantizedMatrix> + use<'g> {
+    graph.nodes().filter_map(|(_, node)| match (&node.op, &node.inputs[..]) {
+        (Op::QuantizedLinear(format), &[Operand::Value(x), Operand::Weight(codes), Operand::Weight(scales), ..]) => {
+            let inner = graph.value(x).ty.shape.last().and_then(Dim::known)?;
+            let zero_points = node.inputs.get(3).and_then(|o| if let Operand::Weight(w) = o { Some(*w) } else { None });
+            let parts = [Some(codes), Some(scales), zero_points.filter(|w| weights[*w].dtype == DType::U8)];
+            let bytes = parts.into_iter().flatten().map(|w| weights[w].bytes() as u64).sum();
+            Some(QuantizedMatrix { format: *format, codes, scales, elements: (inner * weights[codes].shape.first()?) as u64, bytes })
+        }
+        _ => None,
+    })
 }
 
 /// Multiply-adds of one node: those of products with weights, of convolutions, and of both products of attention (with keys that are there
@@ -47,6 +85,7 @@ pub fn macs(graph: &Graph, weights: &WeightTable, node: &Node, sizes: &Sizes) ->
     let made = || node.outputs.first().and_then(|v| elements(&graph.value(*v).ty.shape, sizes));
     match &node.op {
         Op::Linear => made()?.checked_mul(length(ty(1)?.shape.0.get(1)?, sizes)?),
+        Op::QuantizedLinear(_) => made()?.checked_mul(length(ty(0)?.shape.last()?, sizes)?),
         Op::Conv2d { .. } => {
             let kernel = Shape(ty(1)?.shape.0.get(1..)?.to_vec());
             made()?.checked_mul(elements(&kernel, sizes)?)

@@ -124,6 +124,10 @@ impl GraphDiff {
                 ("cache bytes/token", a.cache_bytes_per_token, b.cache_bytes_per_token),
             ]),
         }
+        let proportional = u128::from(a.weight_bytes) * u128::from(b.parameters) == u128::from(b.weight_bytes) * u128::from(a.parameters);
+        if !proportional {
+            rows.insert(1, ("weight bytes", a.weight_bytes, b.weight_bytes));
+        }
         for (what, a, b) in rows {
             let change = if a == 0 { 0.0 } else { 100.0 * (b as f64 - a as f64) / a as f64 };
             let _ = writeln!(text, "  {what:<18} {a:>13} -> {b:>13}  {change:>+6.1}%");

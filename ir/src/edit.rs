@@ -6,6 +6,10 @@ use crate::block::Block;
 use crate::error::IrError;
 use crate::graph::{Def, Graph, Input, Node, Operand, Output, Value};
 use crate::index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
+use crate::infer::infer;
+use crate::op::Op;
+use crate::verify;
+use crate::weight::{Weight, WeightTable};
 
 impl Graph {
     /// Reconnects everybody who reads the block's output to its residual input, and drops the block's cache outputs.
@@ -44,6 +48,54 @@ impl Graph {
             }
         }
         Ok(())
+    }
+
+    /// Puts other ops or operands in place of those of some nodes; all types are inferred anew. `replace` gets each node and
+    /// returns what stands there instead, with as many outputs. Errors if the new graph doesn't verify.
+    pub fn replace_nodes(
+        &mut self,
+        weights: &WeightTable,
+        mut replace: impl FnMut(NodeId, &Node) -> Option<(Op, Vec<Operand>)>,
+    ) -> Result<(), IrError> {
+        let mut made = Self { nodes: IndexVec::new(), values: IndexVec::new(), ..self.clone() };
+        for input in &self.inputs {
+            made.values.push(self.values[input.value].clone());
+        }
+        for (id, old) in self.nodes.entries() {
+            let (op, inputs) = replace(id, old).unwrap_or_else(|| (old.op.clone(), old.inputs.clone()));
+            if made.append(weights, op, inputs, old.block)? != old.outputs {
+                return Err(self.edit_error(format!("{} makes other values than what stands in its place", old.op.name())));
+            }
+        }
+        verify::check(&made, weights)?;
+        *self = made;
+        Ok(())
+    }
+
+    /// Makes the output `name` what `op` makes of its value and of the operands in `more`.
+    pub fn extend_output(&mut self, weights: &WeightTable, name: &str, op: Op, more: &[Operand]) -> Result<(), IrError> {
+        let Some(at) = self.outputs.iter().position(|o| o.name == name) else { return Err(self.edit_error(format!("there is no output {name}"))) };
+        let mut made = self.clone();
+        let inputs = [&[Operand::Value(self.outputs[at].value)], more].concat();
+        let outputs = made.append(weights, op, inputs, None)?;
+        made.outputs[at].value = *outputs.first().ok_or_else(|| self.edit_error("a node without outputs".into()))?;
+        verify::check(&made, weights)?;
+        *self = made;
+        Ok(())
+    }
+
+    /// Adds a node behind all others; returns what it makes.
+    pub(crate) fn append(&mut self, weights: &WeightTable, op: Op, inputs: Vec<Operand>, block: Option<BlockId>) -> Result<Vec<ValueId>, IrError> {
+        let ty = |operand: &Operand| match operand {
+            Operand::Value(v) => self.values.get(*v).map(|v| v.ty.clone()),
+            Operand::Weight(w) => weights.get(*w).map(Weight::ty),
+        };
+        let types = inputs.iter().map(ty).collect::<Option<Vec<_>>>().ok_or_else(|| self.edit_error("an operand isn't defined".into()))?;
+        let node = self.nodes.next_id();
+        let made = infer(&op, &types)?.into_iter().enumerate();
+        let outputs: Vec<ValueId> = made.map(|(slot, ty)| self.values.push(Value { ty, def: Def::Node(node, slot) })).collect();
+        self.nodes.push(Node { op, inputs, outputs: outputs.clone(), block });
+        Ok(outputs)
     }
 
     /// Drops the nodes that no output depends on, and the blocks that became empty; returns how many nodes these were.

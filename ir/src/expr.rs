@@ -3,6 +3,7 @@
 //! Leaves are byte ranges of mapped files. Arithmetic is in single precision whatever the storage types; a `Cast` at the root rounds once.
 //! Memory never grows with the weight: products, transposes and row norms read the few rows or columns that they need.
 
+mod quantize;
 mod read;
 mod transpose;
 
@@ -12,7 +13,9 @@ use std::sync::{Arc, OnceLock};
 
 use crate::codec::{decode, encode, round};
 use crate::types::DType;
-use read::{ROWS_TILE, apply, combine, multiply, scale_columns, scale_rows, transpose};
+use read::{ROWS_TILE, apply, combine, multiply, scale_columns, scale_rows, select_rows, transpose};
+
+pub use quantize::{QuantizedPart, Quantizer, Refinement};
 
 /// A byte range of a shared buffer, usually a mapped file.
 #[derive(Clone)]
@@ -126,6 +129,26 @@ pub enum Expr {
         /// The factor of each column, computed when it is first needed: every range needs all of them.
         factors: Arc<OnceLock<Vec<f32>>>,
     },
+    /// Some rows of a matrix, in this order.
+    Rows {
+        /// The matrix.
+        input: Arc<Expr>,
+        /// Columns of the matrix; above 0.
+        columns: usize,
+        /// Numbers of the rows.
+        rows: Arc<[u32]>,
+    },
+    /// One part of a matrix quantised in blocks along its rows.
+    Quantize {
+        /// The matrix.
+        input: Arc<Expr>,
+        /// Columns of the matrix; above 0.
+        columns: usize,
+        /// How it is quantised.
+        quantizer: Quantizer,
+        /// Which part.
+        part: QuantizedPart,
+    },
 }
 
 /// Equal keys mean equal expressions, and so equal data.
@@ -134,6 +157,8 @@ pub(crate) enum ExprKey {
     Mapped((usize, usize, usize), DType),
     /// An operation by number, its parameters, and its operands.
     Computed(u8, [u64; 2], Vec<ExprKey>),
+    Rows(Arc<[u32]>, usize, Box<ExprKey>),
+    Quantize(Quantizer, QuantizedPart, usize, Box<ExprKey>),
 }
 
 /// Elements that are read at a time; small enough for the first-level cache.
@@ -161,11 +186,12 @@ impl Expr {
         Self::Slice { input: Arc::new(self), from, len }
     }
 
-    /// Type of the elements. What is computed is single precision.
+    /// Type of the elements. What is computed is single precision; packed codes are bytes.
     pub fn dtype(&self) -> DType {
         match self {
             Self::Mapped { dtype, .. } | Self::Cast { dtype, .. } => *dtype,
-            Self::Slice { input, .. } | Self::Transpose { input, .. } => input.dtype(),
+            Self::Slice { input, .. } | Self::Transpose { input, .. } | Self::Rows { input, .. } => input.dtype(),
+            Self::Quantize { part: QuantizedPart::Codes | QuantizedPart::ZeroPoints, .. } => DType::U8,
             Self::Add(..)
             | Self::Mul(..)
             | Self::Scale(..)
@@ -174,7 +200,8 @@ impl Expr {
             | Self::Sign(_)
             | Self::MatMul { .. }
             | Self::ScaleRows { .. }
-            | Self::ScaleColumns { .. } => DType::F32,
+            | Self::ScaleColumns { .. }
+            | Self::Quantize { part: QuantizedPart::Scales, .. } => DType::F32,
         }
     }
 
@@ -193,6 +220,8 @@ impl Expr {
             Self::Slice { input, from, len } => input.elements().saturating_sub(*from).min(*len),
             Self::Add(a, b) | Self::Mul(a, b) => a.elements().min(b.elements()),
             Self::MatMul { left, inner, columns, .. } => left.elements() / inner * columns,
+            Self::Rows { columns, rows, .. } => rows.len() * columns,
+            Self::Quantize { input, columns, quantizer, part } => quantizer.elements(*part, input.elements(), *columns),
         }
     }
 
@@ -213,6 +242,8 @@ impl Expr {
             Self::Slice { input, from, len } => computed(9, [*from as u64, *len as u64], &[input]),
             Self::Transpose { input, columns } => computed(10, [*columns as u64, 0], &[input]),
             Self::ScaleColumns { input, magnitude, columns, .. } => computed(11, [*columns as u64, 0], &[input, magnitude]),
+            Self::Rows { input, columns, rows } => ExprKey::Rows(Arc::clone(rows), *columns, Box::new(input.key())),
+            Self::Quantize { input, columns, quantizer, part } => ExprKey::Quantize(*quantizer, *part, *columns, Box::new(input.key())),
         }
     }
 
@@ -235,6 +266,8 @@ impl Expr {
             Self::MatMul { left, right, inner, columns } => multiply(left, right, (*inner, *columns), from, out),
             Self::ScaleRows { input, magnitude, columns } => scale_rows(input, magnitude, *columns, from, out),
             Self::ScaleColumns { input, magnitude, columns, factors } => scale_columns(input, magnitude, (*columns, factors), from, out),
+            Self::Rows { input, columns, rows } => select_rows(input, *columns, rows, from, out),
+            Self::Quantize { input, columns, quantizer, part } => quantize::quantized(input, *columns, (quantizer, *part), from, out),
         }
     }
 
@@ -292,6 +325,8 @@ impl Expr {
             | Self::Scale(input, _)
             | Self::Offset(input, _)
             | Self::Slice { input, .. }
+            | Self::Rows { input, .. }
+            | Self::Quantize { input, .. }
             | Self::Relu(input)
             | Self::Sign(input) => input.reads_rows(),
             Self::Add(a, b) | Self::Mul(a, b) => a.reads_rows() || b.reads_rows(),

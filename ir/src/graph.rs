@@ -9,7 +9,6 @@ use std::fmt;
 use crate::block::{Block, BlockKind};
 use crate::error::IrError;
 use crate::index::{BlockId, IndexVec, NodeId, ValueId, WeightId};
-use crate::infer::infer;
 use crate::op::Op;
 use crate::types::ValueType;
 use crate::weight::WeightTable;
@@ -269,14 +268,7 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
 
     /// Adds a node and returns all its outputs.
     pub fn add_node(&mut self, op: Op, inputs: Vec<Operand>) -> Result<Vec<ValueId>, IrError> {
-        let types = inputs.iter().map(|&o| self.operand_type(o)).collect::<Result<Vec<_>, _>>()?;
-        let node = self.graph.nodes.next_id();
-        let mut outputs = Vec::new();
-        for (slot, ty) in infer(&op, &types)?.into_iter().enumerate() {
-            outputs.push(self.graph.values.push(Value { ty, def: Def::Node(node, slot) }));
-        }
-        self.graph.nodes.push(Node { op, inputs, outputs: outputs.clone(), block: self.open });
-        Ok(outputs)
+        self.graph.append(self.weights.borrow(), op, inputs, self.open)
     }
 
     /// The type of a value made so far.
@@ -320,14 +312,6 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
         }
         crate::verify::check(&self.graph, self.weights.borrow())?;
         Ok((self.graph, self.weights))
-    }
-
-    fn operand_type(&self, operand: Operand) -> Result<ValueType, IrError> {
-        let ty = match operand {
-            Operand::Value(v) => self.graph.values.get(v).map(|v| v.ty.clone()),
-            Operand::Weight(w) => self.weights.borrow().get(w).map(crate::weight::Weight::ty),
-        };
-        ty.ok_or_else(|| self.fail(format!("operand {operand:?} is not defined")))
     }
 
     fn fail(&self, problem: String) -> IrError {

@@ -1,6 +1,7 @@
 //! Type inference: the types of a node's outputs from the types of its inputs. A node whose inputs don't fit can't be built.
 
 mod image;
+mod quantized;
 
 use crate::error::IrError;
 use crate::op::{Attention, DisentangledBias, Op, Rope};
@@ -12,6 +13,8 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
     let output = match op {
         Op::Gather => gather(&cx)?,
         Op::Linear => linear(&cx)?,
+        Op::QuantizedLinear(format) => quantized::linear(&cx, *format)?,
+        Op::GatherColumns => quantized::gather_columns(&cx)?,
         Op::RmsNorm { .. } => rms_norm(&cx)?,
         Op::LayerNorm { .. } => layer_norm(&cx)?,
         Op::Positions { .. } => positions(&cx)?,

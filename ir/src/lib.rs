@@ -27,11 +27,11 @@ mod weight;
 
 pub use block::{Block, BlockKind};
 pub use error::{Fault, IrError};
-pub use expr::{Blob, Expr};
+pub use expr::{Blob, Expr, QuantizedPart, Quantizer, Refinement};
 pub use graph::{CachePart, CacheRole, Def, Graph, GraphBuilder, Input, Node, Operand, Output, Value};
 pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 pub use module::{Classes, Diffusion, ModelInfo, Module, Pooling, Scores, SideFile, Task};
-pub use op::{Attention, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding};
+pub use op::{Attention, BlockFormat, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding};
 pub use parse::{parse_graph, parse_graph_over};
 pub use sampling::{Estimate, SamplingPlan, SamplingStep};
 pub use schedule::{Evaluation, Reuse, Sampling, SkipGranularity, SkipSchedule};

@@ -1,9 +1,11 @@
 //! The closed set of ops, at the level at which people talk about models.
 
+mod quantized;
 mod relative;
 mod rope;
 mod timestep;
 
+pub use quantized::BlockFormat;
 pub use relative::DisentangledBias;
 pub use rope::{Rope, RopeScaling};
 pub use timestep::TimestepEmbedding;
@@ -17,6 +19,11 @@ pub enum Op {
     Gather,
     /// `x [..., in]`, `weight [out, in]`, optional `bias [out]` -> `x weight' + bias`, `[..., out]`.
     Linear,
+    /// `x [..., in]`, `codes u8[out, blocks, bytes]`, `scales [out, blocks]`, optional `zero_points u8[out, bytes]`, optional `bias [out]` ->
+    /// `x weight' + bias`, `[..., out]`, the weight being quantised in blocks: see [`BlockFormat`]. Zero points and bias are told apart by type.
+    QuantizedLinear(BlockFormat),
+    /// `x [..., n]`, `columns i64[m]` -> `[..., m]`: entry `columns[j]` of the last axis, minus infinity where `columns[j]` is `n`.
+    GatherColumns,
     /// `x [..., width]`, `scale [width]` -> `x / sqrt(mean(x^2) + eps) * scale` (Zhang and Sennrich, 2019).
     RmsNorm {
         /// Added to the mean square.
@@ -137,6 +144,8 @@ impl Op {
         match self {
             Self::Gather => "gather",
             Self::Linear => "linear",
+            Self::QuantizedLinear(_) => "quantized_linear",
+            Self::GatherColumns => "gather_columns",
             Self::RmsNorm { .. } => "rms_norm",
             Self::LayerNorm { .. } => "layer_norm",
             Self::GroupNorm { .. } => "group_norm",

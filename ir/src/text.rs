@@ -110,7 +110,18 @@ impl Printer<'_> {
 /// What the text form says of an op besides its name; [`crate::parse`] reads it back. Shapes come from the node's type.
 fn attributes(op: &Op) -> Vec<(&'static str, String)> {
     match op {
-        Op::Gather | Op::Linear | Op::Silu | Op::Tanh | Op::Relu | Op::Mul | Op::Add | Op::Modulate | Op::Reshape { .. } | Op::Cast { .. } => vec![],
+        Op::Gather
+        | Op::GatherColumns
+        | Op::Linear
+        | Op::Silu
+        | Op::Tanh
+        | Op::Relu
+        | Op::Mul
+        | Op::Add
+        | Op::Modulate
+        | Op::Reshape { .. }
+        | Op::Cast { .. } => vec![],
+        Op::QuantizedLinear(format) => vec![("bits", format.bits.to_string()), ("block", format.block.to_string())],
         Op::RmsNorm { eps } | Op::LayerNorm { eps } => vec![("eps", format!("{eps:?}"))],
         Op::GroupNorm { groups, eps } => vec![("groups", groups.to_string()), ("eps", format!("{eps:?}"))],
         Op::Conv2d { stride, padding } => vec![("stride", stride.to_string()), ("padding", list(padding))],

@@ -17,11 +17,13 @@ pub enum DType {
     Bf16,
     /// Signed 64-bit integer: ids, masks and positions.
     I64,
+    /// Unsigned byte: packed codes of quantised weights.
+    U8,
 }
 
 impl DType {
     /// Every element type.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::I64];
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::I64, Self::U8];
 
     /// The name in the text form, in commands and in files.
     pub fn name(self) -> &'static str {
@@ -30,6 +32,7 @@ impl DType {
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::I64 => "i64",
+            Self::U8 => "u8",
         }
     }
 
@@ -44,13 +47,14 @@ impl DType {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
             Self::I64 => 8,
+            Self::U8 => 1,
         }
     }
 
     /// The smallest single-precision number that rounding to the type makes infinite.
     pub fn overflow(self) -> f32 {
         match self {
-            Self::F32 | Self::I64 => f32::INFINITY,
+            Self::F32 | Self::I64 | Self::U8 => f32::INFINITY,
             Self::F16 => 65520.0,
             Self::Bf16 => f32::from_bits(0x7f7f_8000),
         }
@@ -58,7 +62,7 @@ impl DType {
 
     /// Whether elements are floating-point numbers.
     pub fn is_float(self) -> bool {
-        self != Self::I64
+        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
     }
 }
 

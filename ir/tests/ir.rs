@@ -1,8 +1,9 @@
 //! The IR's behaviour on graphs in text form.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use dlc_ir::cost::cost;
 use dlc_ir::diff::diff;
-use dlc_ir::{BlockKind, Graph, WeightTable, parse_graph, parse_graph_over, verify};
+use dlc_ir::{BlockKind, Graph, Node, Op, Operand, WeightTable, parse_graph, parse_graph_over, verify};
 use proptest::prelude::*;
 
 const DECODER: &str = include_str!("graphs/decoder.dlc");
@@ -141,6 +142,68 @@ fn ops_on_images_are_refused_where_their_inputs_do_not_fit() {
         let error = parse_graph(&text).expect_err(node).to_string();
         assert!(error.contains(part), "{node}: {error}");
     }
+}
+
+const QUANTIZED: &str = "graph target {
+  input x: f32[batch, 40]
+  %0 = quantized_linear %x, @codes, @scales, @zeros, @bias bits=4 block=16 : f32[batch, 6]
+  %1 = gather_columns %0, @columns : f32[batch, 9]
+  output y = %1
+}
+weight @codes: u8[6, 3, 8]
+weight @scales: f32[6, 3]
+weight @zeros: u8[6, 2]
+weight @bias: f32[6]
+weight @columns: i64[9]
+";
+
+#[test]
+fn quantised_products_are_printed_parsed_and_counted() {
+    let (graph, weights) = parse_graph(QUANTIZED).unwrap();
+    assert_eq!(graph.to_text(&weights), QUANTIZED);
+    let cost = cost(&graph, &weights);
+    assert_eq!((cost.parameters, cost.flops_per_token), (6 * 40 + 6, 2 * 6 * 40));
+    assert_eq!(cost.weight_bytes, 144 + 72 + 12 + 24 + 72);
+}
+
+#[test]
+fn quantised_products_are_refused_where_their_parts_do_not_fit() {
+    let cases = [
+        ("bits=4", "bits=3"),
+        ("block=16", "block=48"),
+        ("block=16", "block=32"),
+        ("u8[6, 3, 8]", "u8[6, 3, 16]"),
+        ("u8[6, 3, 8]", "f32[6, 3, 8]"),
+        ("f32[6, 3]", "f16[6, 3]"),
+        ("u8[6, 2]", "u8[6, 3]"),
+        ("f32[6]", "f32[7]"),
+        ("f32[6]", "u8[6]"),
+        ("@scales, @zeros, @bias", "@scales, @bias, @zeros"),
+        ("x: f32[batch, 40]", "x: i64[batch, 40]"),
+        ("i64[9]", "f32[9]"),
+        ("i64[9]", "i64[9, 1]"),
+    ];
+    let rejection = |(from, to): &(&str, &str)| format!("{from} -> {to}\n    {}", parse_graph(&QUANTIZED.replacen(from, to, 1)).unwrap_err());
+    insta::assert_snapshot!(cases.iter().map(rejection).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn nodes_are_replaced_and_outputs_extended_only_where_types_fit() {
+    let (graph, weights) = parse_graph(QUANTIZED).unwrap();
+    let columns = Operand::Weight(weights.find("columns").unwrap());
+    let mut extended = graph.clone();
+    extended.extend_output(&weights, "y", Op::GatherColumns, &[columns]).unwrap();
+    assert!(extended.body_text(&weights).contains("  %2 = gather_columns %1, @columns : f32[batch, 9]\n  output y = %2"));
+    assert!(extended.extend_output(&weights, "z", Op::Relu, &[]).is_err());
+    assert!(extended.extend_output(&weights, "y", Op::Relu, &[columns]).is_err());
+    // What stands before a replaced node may change its type, and what reads it follows.
+    let mut narrower = graph.clone();
+    narrower.replace_nodes(&weights, |_, node| (node.op == Op::GatherColumns).then(|| (Op::Relu, vec![node.inputs[0]]))).unwrap();
+    assert!(narrower.body_text(&weights).contains("  %1 = relu %0 : f32[batch, 6]"));
+    let broken = |_, node: &Node| Some((Op::Relu, node.inputs.clone()));
+    let before = narrower.clone();
+    assert!(narrower.replace_nodes(&weights, broken).is_err());
+    assert_eq!(narrower, before);
 }
 
 proptest! {

@@ -87,6 +87,12 @@ pub trait Calibration {
     /// # Errors
     /// [`PassError::Calibration`] if the file can't be read or holds no sequence of 2 tokens, or the model has no tokenizer.
     fn samples(&self, file: Option<&Path>, samples: usize, length: usize) -> Result<Vec<Vec<u32>>, PassError>;
+
+    /// The tokens that any text may need: special ones and single bytes, in order; none if the model has no tokenizer.
+    ///
+    /// # Errors
+    /// [`PassError::Calibration`] if the tokenizer can't be read.
+    fn basic_tokens(&self) -> Result<Vec<u32>, PassError>;
 }
 
 /// Knows how a diffusion model is sampled.

@@ -10,12 +10,15 @@ mod context;
 pub mod dip_go;
 mod error;
 pub mod fit_prune;
+mod head;
 mod manager;
 pub mod merge_adapter;
 mod options;
+pub mod quantize_draft;
 pub mod registry;
 mod report;
 pub mod skip;
+pub mod trim_head;
 
 pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
 pub use context::{Calibration, Pass, PassContext, Progress, Prompt, Samplers, ScoreCache, Silent};

@@ -9,7 +9,9 @@ use crate::error::PassError;
 use crate::fit_prune::{FitPrune, FitPruneOptions};
 use crate::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use crate::options::{hint, parse_options};
+use crate::quantize_draft::{QuantizeDraft, QuantizeDraftOptions};
 use crate::skip::{Skip, SkipOptions};
+use crate::trim_head::{TrimHead, TrimHeadOptions};
 
 /// A pass that can be asked for by name.
 #[derive(Debug)]
@@ -36,6 +38,20 @@ pub const PASSES: &[PassInfo] = &[
         options: FitPruneOptions::DOCS,
         then: CLEAN_UP,
         build: |given| Ok(Box::new(FitPrune::new(parse_options("fit-prune", given)?)?)),
+    },
+    PassInfo {
+        name: "quantize-draft",
+        summary: "quantises the matrices of the draft, or of a copy of the target, to 4 or 8 bits in blocks (refined by HQQ, Badri and Shaji 2023)",
+        options: QuantizeDraftOptions::DOCS,
+        then: &["remove-unused"],
+        build: |given| Ok(Box::new(QuantizeDraft::new(parse_options("quantize-draft", given)?)?)),
+    },
+    PassInfo {
+        name: "trim-head",
+        summary: "lets the draft propose only the tokens most frequent in the calibration text; the target still chooses among all",
+        options: TrimHeadOptions::DOCS,
+        then: &["remove-unused"],
+        build: |given| Ok(Box::new(TrimHead::new(parse_options("trim-head", given)?)?)),
     },
     PassInfo {
         name: "merge-adapter",

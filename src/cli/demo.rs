@@ -14,7 +14,7 @@ use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::models::Models;
 use super::output::Output;
 use super::progress::{Bar, interruption};
-use crate::pipeline::{Check, CompileRequest, Tolerance, compile, module_of_bundle, parse_pass_flag, verify_bundle};
+use crate::pipeline::{Check, CompileRequest, compile, module_of_bundle, parse_pass_flag, verify_bundle};
 use crate::report::{checks_table, pass_summary};
 use crate::runtime::{BackendKind, Bundle, DecodeOptions, Equality, measure};
 
@@ -77,7 +77,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let opened = Bundle::open(&bundle)?;
     opened.verify_hashes()?;
     let module = module_of_bundle(&opened)?;
-    let checks = verify_bundle(&opened, &module, &backend, &args.backend.session(), Tolerance::of_dtype(&opened.manifest().dtype))?;
+    let checks = verify_bundle(&opened, &module, &backend, &args.backend.session(), None)?;
     output.result(&checks_table(&checks).to_string())?;
     if interruption().load(Ordering::SeqCst) {
         return Ok(INTERRUPTED.into());

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use dlc_ir::Module;
-use dlc_ir::cost::cost;
+use dlc_ir::cost::{cost, quantized_matrices};
 use serde_json::{Value, json};
 
 use super::open::{Opened, open};
@@ -70,7 +70,10 @@ fn graphs(args: &Args, output: Output, module: &Module) -> Result<()> {
 fn module_json(module: &Module) -> Value {
     let graphs = module.graphs.iter().map(|g| {
         let blocks: Vec<&str> = g.blocks().map(|(_, b)| b.name.as_str()).collect();
-        json!({"name": g.name, "blocks": blocks, "cost": cost(g, &module.weights)})
+        let quantized: Vec<Value> = quantized_matrices(g, &module.weights)
+            .map(|m| json!({"codes": module.weights[m.codes].name, "bits": m.format.bits, "block": m.format.block, "bytes": m.bytes}))
+            .collect();
+        json!({"name": g.name, "blocks": blocks, "cost": cost(g, &module.weights), "quantized": quantized})
     });
     json!({
         "family": module.model.family,

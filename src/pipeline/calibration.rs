@@ -109,4 +109,10 @@ impl Calibration for TextCalibration {
         }
         Ok(found)
     }
+
+    fn basic_tokens(&self) -> Result<Vec<u32>, PassError> {
+        let Some(path) = &self.tokenizer else { return Ok(vec![]) };
+        let tokenizer = TextTokenizer::load(path).map_err(|e| calibration_error(&path.display().to_string(), e))?;
+        Ok(tokenizer.basic_tokens())
+    }
 }

@@ -115,7 +115,7 @@ impl PipelineConfig {
 
     /// What the types of the fields don't say.
     fn fits(&self) -> bool {
-        self.threads.is_none_or(|n| (1..=1024).contains(&n)) && self.dtype.is_none_or(|t| t != DType::I64)
+        self.threads.is_none_or(|n| (1..=1024).contains(&n)) && self.dtype.is_none_or(DType::is_float)
     }
 
     /// The passes that the file asks for.

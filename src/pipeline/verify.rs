@@ -4,6 +4,7 @@
 //! model a batch of random inputs.
 
 mod random;
+mod tolerance;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::random::random_feeds;
+pub use self::tolerance::Tolerance;
 use super::error::PipelineError;
 use crate::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
@@ -22,27 +24,6 @@ use crate::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, Share
 const PREFIX: usize = 7;
 const LENGTH: usize = 13;
 const SEED: u64 = 7;
-
-/// How far a backend may be from the evaluator.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Tolerance {
-    /// Absolute.
-    pub absolute: f32,
-    /// On top, as a share of the largest magnitude in the expected output.
-    pub relative: f32,
-}
-
-impl Tolerance {
-    /// 1e-4 absolute in f32 (plus 1e-5 of the largest output, for models with large logits); half types round every activation: 1e-2 and
-    /// 0.2% of the largest output in f16 (11 bits), 0.1 and 10% in bf16 (8 bits).
-    pub fn of_dtype(dtype: &str) -> Self {
-        match dtype {
-            "f16" => Self { absolute: 1e-2, relative: 2e-3 },
-            "bf16" => Self { absolute: 1e-1, relative: 1e-1 },
-            _ => Self { absolute: 1e-4, relative: 1e-5 },
-        }
-    }
-}
 
 /// A kind of input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +82,7 @@ impl Check {
     }
 }
 
-/// Runs every case on every graph.
+/// Runs every case on every graph, judged by `tolerance`, or without one by what [`Tolerance::of_graph`] says.
 ///
 /// # Errors
 /// [`PipelineError`] if a graph can't be loaded or run at all.
@@ -110,12 +91,13 @@ pub fn verify_bundle(
     module: &Module,
     backend: &Backend,
     options: &SessionOptions,
-    tolerance: Tolerance,
+    tolerance: Option<Tolerance>,
 ) -> Result<Vec<Check>, PipelineError> {
     let weights = SharedWeights::open(bundle, backend)?;
     let mut checks = Vec::new();
     for (record, graph) in bundle.manifest().graphs.iter().zip(&module.graphs) {
         let mut session = Session::load(backend, bundle, &record.name, weights.as_ref(), options)?;
+        let tolerance = tolerance.unwrap_or_else(|| Tolerance::of_graph(graph, bundle.manifest()));
         if module.model.task == Task::ImageGeneration {
             let feeds = random_feeds(graph, &module.weights, &mut ChaCha8Rng::seed_from_u64(SEED))?;
             let outcome = Ok(compare(module, graph, record, &mut session, &feeds, tolerance)?);

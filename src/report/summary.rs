@@ -1,12 +1,12 @@
 //! Summaries of modules, bundles, ONNX files, passes and checks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use dlc_exporters::manifest::Manifest;
 use dlc_exporters::onnx::OnnxSummary;
-use dlc_ir::cost::{TEXT_TOKENS, cost, macs_per_image};
-use dlc_ir::{Diffusion, Module, Sampling};
+use dlc_ir::cost::{TEXT_TOKENS, cost, macs_per_image, quantized_matrices};
+use dlc_ir::{BlockFormat, Diffusion, Graph, Module, Op, Operand, Sampling, WeightTable};
 use dlc_passes::{PassRun, WeightChange};
 
 use super::chart::score_chart;
@@ -55,6 +55,31 @@ fn text_summary(module: &Module) -> String {
         table.row(std::iter::once(graph.name.clone()).chain(counts.iter().map(u64::to_string)));
     }
     let _ = write!(text, "{table}");
+    for graph in &module.graphs {
+        text.push_str(&savings(graph, &module.weights));
+    }
+    text
+}
+
+/// What makes a graph cheaper than its parameters say: quantised matrices by their format, and tokens that it can't propose.
+fn savings(graph: &Graph, weights: &WeightTable) -> String {
+    let mut text = String::new();
+    let mut formats: BTreeMap<BlockFormat, [u64; 3]> = BTreeMap::new();
+    for matrix in quantized_matrices(graph, weights) {
+        let sums = formats.entry(matrix.format).or_default();
+        *sums = [sums[0] + 1, sums[1] + matrix.elements, sums[2] + matrix.bytes];
+    }
+    for (format, [matrices, elements, bytes]) in formats {
+        let (bits, block) = (format.bits, format.block);
+        let _ = writeln!(text, "{}: {matrices} matrices in {bits} bits, blocks of {block}: {elements} numbers in {bytes} bytes", graph.name);
+    }
+    for (_, node) in graph.nodes().filter(|(_, n)| n.op == Op::GatherColumns) {
+        if let [Operand::Value(x), Operand::Weight(columns)] = node.inputs[..]
+            && let Some(kept) = graph.value(x).ty.shape.last()
+        {
+            let _ = writeln!(text, "{}: proposes {kept} of {} tokens", graph.name, weights[columns].elements());
+        }
+    }
     text
 }
 

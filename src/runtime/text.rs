@@ -61,6 +61,24 @@ impl TextTokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// The tokens that any text may need: special ones, and those of a single byte, as byte-level vocabularies write it or as `<0x0A>`.
+    pub fn basic_tokens(&self) -> Vec<u32> {
+        // Byte-level vocabularies write the bytes that can't be printed as the characters from U+0100 on.
+        const END_OF_BYTES: u32 = 0x144;
+        let single_byte = |text: &str| {
+            let mut characters = text.chars();
+            match (characters.next(), characters.next()) {
+                (Some(only), None) => u32::from(only) < END_OF_BYTES,
+                _ => text.len() == 6 && text.starts_with("<0x") && text.ends_with('>'),
+            }
+        };
+        let mut tokens: Vec<u32> = self.tokenizer.get_vocab(true).into_iter().filter(|(text, _)| single_byte(text)).map(|(_, id)| id).collect();
+        tokens.extend(self.tokenizer.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).map(|(id, _)| id));
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
+    }
+
     /// Decodes tokens as they come.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { tokenizer: self, tokens: Vec::new(), given: 0 }

@@ -47,9 +47,14 @@ pub struct Pair {
 
 impl Pair {
     pub fn compile(backend: &Backend, profile: Profile, folder: &Path) -> Self {
+        Self::compile_with(&["fit-prune:drop=4,samples=2,length=32"], backend, profile, folder)
+    }
+
+    /// Target and draft of tiny-llama as these passes make it.
+    pub fn compile_with(passes: &[&str], backend: &Backend, profile: Profile, folder: &Path) -> Self {
         let output = folder.join("bundle");
         let mut request = compile_request(fixture("tiny-llama"), profile, output.clone());
-        request.passes = vec![parse_pass_flag("fit-prune:drop=4,samples=2,length=32").unwrap()];
+        request.passes = passes.iter().map(|pass| parse_pass_flag(pass).unwrap()).collect();
         compile_quietly(&request).unwrap();
         let bundle = Bundle::open(&output).unwrap();
         let weights = SharedWeights::open(&bundle, backend).unwrap();

@@ -22,6 +22,10 @@ impl Calibration for Given {
     fn samples(&self, _file: Option<&Path>, _samples: usize, _length: usize) -> Result<Vec<Vec<u32>>, PassError> {
         Ok(self.0.clone())
     }
+
+    fn basic_tokens(&self) -> Result<Vec<u32>, PassError> {
+        Ok(vec![])
+    }
 }
 
 /// Runs fit-prune and the passes behind it, with options as in YAML's flow form.

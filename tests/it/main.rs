@@ -17,6 +17,7 @@ mod fit_prune;
 mod goldens;
 mod misfits;
 mod output;
+mod quantized;
 mod readme;
 mod running;
 mod sampling;

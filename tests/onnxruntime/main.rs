@@ -7,6 +7,7 @@ mod adapters;
 mod common;
 mod decoding;
 mod goldens;
+mod quantized;
 mod sampling;
 mod variants;
 
@@ -36,7 +37,8 @@ fn main() {
         eprintln!("no ONNX Runtime library found: its tests are ignored; scripts/fetch_onnxruntime.sh fetches one");
     }
     let trials = goldens::trials(backend.as_ref()).into_iter().chain(decoding::trials(backend.as_ref())).chain(variants::trials(backend.as_ref()));
-    let trials = trials.chain(adapters::trials(backend.as_ref())).chain(sampling::trials(backend.as_ref()));
+    let trials =
+        trials.chain(adapters::trials(backend.as_ref())).chain(sampling::trials(backend.as_ref())).chain(quantized::trials(backend.as_ref()));
     let trials: Vec<Trial> = trials.map(|t| t.with_ignored_flag(backend.is_none())).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -199,5 +199,6 @@ pub(crate) fn encode(dtype: DType, value: f32, out: &mut [u8]) {
         DType::F16 => out.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
         DType::Bf16 => out.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
         DType::I64 => out.copy_from_slice(&(value as i64).to_le_bytes()),
+        DType::U8 => out.copy_from_slice(&[value as u8]),
     }
 }

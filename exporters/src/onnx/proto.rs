@@ -171,6 +171,7 @@ pub(crate) enum DimensionValue {
 pub(crate) fn data_type(dtype: DType) -> i32 {
     match dtype {
         DType::F32 => 1,
+        DType::U8 => 2,
         DType::I64 => 7,
         DType::F16 => 10,
         DType::Bf16 => 16,

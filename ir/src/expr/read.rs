@@ -83,6 +83,19 @@ pub(super) fn transpose(input: &Expr, columns: usize, from: usize, out: &mut [f3
     }
 }
 
+/// A range of a choice of rows; rows that follow each other in the matrix are read as one.
+pub(super) fn select_rows(input: &Expr, columns: usize, rows: &[u32], from: usize, out: &mut [f32]) {
+    let mut at = 0;
+    while at < out.len() {
+        let (row, column) = ((from + at) / columns, (from + at) % columns);
+        let Some((&first, rest)) = rows.get(row..).and_then(<[u32]>::split_first) else { return };
+        let run = 1 + rest.iter().zip(first + 1..).take_while(|(row, next)| **row == *next).count();
+        let end = out.len().min(at + run * columns - column);
+        input.read_f32(first as usize * columns + column, &mut out[at..end]);
+        at = end;
+    }
+}
+
 pub(super) fn scale_rows(input: &Expr, magnitude: &Expr, columns: usize, from: usize, out: &mut [f32]) {
     let first = from / columns;
     let rows = (from + out.len()).div_ceil(columns) - first;

@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use proptest::prelude::*;
 
-use super::{Blob, Expr};
+use super::{Blob, Expr, QuantizedPart, Quantizer, Refinement};
+use crate::op::BlockFormat;
 use crate::types::DType;
 
 fn leaf(numbers: &[f32], dtype: DType) -> Arc<Expr> {
@@ -190,6 +191,91 @@ fn writing_a_merged_weight_that_is_stored_transposed_reads_each_file_a_few_times
             let most = (1 + usize::from(scaled)) * (tiles + 1) * (10 + rank + out * rank.div_ceil(16));
             let found = reads.load(Ordering::Relaxed);
             assert!(found <= most, "{found} reads of {out} x {inner} at rank {rank}, {most} expected at most");
+        }
+    }
+}
+
+/// Codes, scales and zero points of a matrix, and what they stand for, by hand.
+fn dequantized(matrix: &Arc<Expr>, columns: usize, quantizer: Quantizer) -> Vec<f32> {
+    let format = quantizer.format;
+    let part = |part| whole(&Expr::Quantize { input: Arc::clone(matrix), columns, quantizer, part });
+    let [codes, scales, zeros] = [QuantizedPart::Codes, QuantizedPart::Scales, QuantizedPart::ZeroPoints].map(part);
+    let (blocks, zero_bytes) = (format.blocks(columns), format.zero_point_bytes(columns));
+    let nibble = |bytes: &[f32], at: usize| match format.bits {
+        4 => (bytes[at / 2] as u32 >> (4 * (at % 2)) & 15) as f32,
+        _ => bytes[at],
+    };
+    let entry = |i: usize| {
+        let (row, column) = (i / columns, i % columns);
+        let block = column / format.block;
+        let code = nibble(&codes[row * blocks * format.code_bytes()..], column);
+        let zero = nibble(&zeros[row * zero_bytes..], block);
+        (code - zero) * scales[row * blocks + block]
+    };
+    (0..matrix.elements()).map(entry).collect()
+}
+
+fn quantizer() -> impl Strategy<Value = Quantizer> {
+    let format = (prop_oneof![Just(4), Just(8)], prop_oneof![Just(16), Just(32)]).prop_map(|(bits, block)| BlockFormat { bits, block });
+    let refinement = prop_oneof![Just(Refinement::None), Just(Refinement::Hqq)];
+    (format, any::<bool>(), refinement).prop_map(|(format, symmetric, refinement)| Quantizer { format, symmetric, refinement })
+}
+
+proptest! {
+    #[test]
+    fn quantised_entries_are_near_and_refined_ones_no_further(
+        rows in 1..4usize, columns in 1..80usize, quantizer in quantizer(), numbers in prop::collection::vec(-3f32..3.0, 320),
+    ) {
+        let numbers = &numbers[..rows * columns];
+        let matrix = leaf(numbers, DType::F32);
+        let error = |refinement| {
+            let made = dequantized(&matrix, columns, Quantizer { refinement, ..quantizer });
+            made.iter().zip(numbers).map(|(x, y)| (x - y).powi(2)).sum::<f32>()
+        };
+        // The extreme code of a symmetric block leaves its opposite a step away, the others half of one.
+        let span = if quantizer.symmetric { 3.0 / f32::from(quantizer.format.default_zero_point()) } else { 4.0 / f32::from(quantizer.format.largest_code()) };
+        for (x, y) in dequantized(&matrix, columns, Quantizer { refinement: Refinement::None, ..quantizer }).iter().zip(numbers) {
+            prop_assert!((x - y).abs() <= span * 1.01, "{x} is not near {y}");
+        }
+        let (nearest, refined) = (error(Refinement::None), error(Refinement::Hqq));
+        prop_assert!(refined <= nearest * 1.0001, "{refined} after {nearest}");
+        let said: f64 = numbers.chunks(columns).flat_map(|row| row.chunks(quantizer.format.block)).map(|b| quantizer.squared_error(b).0).sum();
+        prop_assert!((said - f64::from(error(quantizer.refinement))).abs() <= 1e-3 * said + 1e-9);
+    }
+
+    #[test]
+    fn quantised_parts_and_chosen_rows_read_alike_in_every_range(
+        rows in 1..4usize, columns in 1..80usize, quantizer in quantizer(), from in 0..200usize, len in 0..200usize, chosen in prop::collection::vec(0..3u32, 0..5),
+    ) {
+        let chosen: Vec<u32> = chosen.into_iter().map(|row| row % rows as u32).collect();
+        let matrix = Arc::new(Expr::Rows { input: leaf(&matrix(rows, columns, 3), DType::F16), columns, rows: chosen.clone().into() });
+        prop_assert_eq!(matrix.elements(), chosen.len() * columns);
+        for part in [QuantizedPart::Codes, QuantizedPart::Scales, QuantizedPart::ZeroPoints] {
+            let expr = Expr::Quantize { input: Arc::clone(&matrix), columns, quantizer, part };
+            let all = whole(&expr);
+            let from = from.min(all.len());
+            let mut range = vec![f32::NAN; len.min(all.len() - from)];
+            expr.read_f32(from, &mut range);
+            prop_assert_eq!(&range, &all[from..from + range.len()]);
+            // Rows may as well be chosen afterwards.
+            let plain = Expr::Quantize { input: leaf(&self::matrix(rows, columns, 3), DType::F16), columns, quantizer, part };
+            let width = plain.elements() / rows;
+            let later = Expr::Rows { input: Arc::new(plain), columns: width, rows: chosen.clone().into() };
+            prop_assert_eq!(whole(&later), all);
+        }
+    }
+}
+
+#[test]
+fn blocks_without_a_finite_scale_are_zeros() {
+    for numbers in [[0.0; 16], [1e-45; 16]] {
+        for symmetric in [true, false] {
+            for refinement in [Refinement::None, Refinement::Hqq] {
+                let quantizer = Quantizer { format: BlockFormat { bits: 4, block: 16 }, symmetric, refinement };
+                for x in dequantized(&leaf(&numbers, DType::F32), 16, quantizer) {
+                    assert!(x.abs() < 1e-40, "{quantizer:?}: {x}");
+                }
+            }
         }
     }
 }

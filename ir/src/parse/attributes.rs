@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::Line;
 use crate::error::IrError;
-use crate::op::{Attention, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding};
+use crate::op::{Attention, BlockFormat, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding};
 use crate::types::ValueType;
 
 /// The words `key=value` behind an op's operands.
@@ -21,6 +21,8 @@ impl Attributes<'_> {
         Ok(match name {
             "gather" => Op::Gather,
             "linear" => Op::Linear,
+            "quantized_linear" => Op::QuantizedLinear(BlockFormat { bits: self.get("bits")?, block: self.get("block")? }),
+            "gather_columns" => Op::GatherColumns,
             "rms_norm" => Op::RmsNorm { eps: self.get("eps")? },
             "layer_norm" => Op::LayerNorm { eps: self.get("eps")? },
             "group_norm" => Op::GroupNorm { groups: self.get("groups")?, eps: self.get("eps")? },

@@ -10,6 +10,9 @@ use dlc_passes::{Calibration, PassContext, PassError, PassRun, Progress, ScoreCa
 
 use super::model::samples;
 
+/// Tokens that the made-up tokenizer calls special.
+pub const BASIC_TOKENS: [u32; 2] = [20, 21];
+
 /// Gives samples, and keeps what was asked for.
 pub struct Given {
     pub samples: Vec<Vec<u32>>,
@@ -26,6 +29,10 @@ impl Calibration for Given {
     fn samples(&self, _file: Option<&Path>, samples: usize, length: usize) -> Result<Vec<Vec<u32>>, PassError> {
         self.asked.set((samples, length));
         Ok(self.samples.iter().take(samples).map(|s| s.iter().copied().take(length).collect()).collect())
+    }
+
+    fn basic_tokens(&self) -> Result<Vec<u32>, PassError> {
+        Ok(BASIC_TOKENS.to_vec())
     }
 }
 
@@ -89,6 +96,17 @@ pub fn run_with(pass: &str, options: &str, module: &mut Module, outside: &Outsid
 pub fn fit_prune(options: &str, module: &mut Module, samples: Vec<Vec<u32>>) -> Result<Vec<PassRun>, PassError> {
     let calibration = Given::new(samples);
     run_with("fit-prune", options, module, &Outside { calibration: &calibration, progress: &Silent, cache: None, key: "", threads: 1 })
+}
+
+/// Runs passes one after the other, each a name and its options, on the usual samples.
+pub fn run_all(passes: &[(&str, &str)], module: &mut Module) -> Result<Vec<PassRun>, PassError> {
+    let calibration = Given::new(samples());
+    let outside = Outside { calibration: &calibration, progress: &Silent, cache: None, key: "", threads: 2 };
+    let mut runs = Vec::new();
+    for (pass, options) in passes {
+        runs.extend(run_with(pass, options, module, &outside)?);
+    }
+    Ok(runs)
 }
 
 /// The score table of fit-prune with these options on the usual samples.

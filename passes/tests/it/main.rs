@@ -10,6 +10,8 @@ mod learning;
 mod merging;
 mod model;
 mod progress;
+mod quantizing;
 mod rejections;
 mod scores;
 mod skipping;
+mod trimming;

@@ -11,6 +11,7 @@ mod masks;
 mod onnx23;
 mod ort;
 mod portable;
+mod quantized;
 mod relative;
 mod shared;
 
@@ -74,6 +75,9 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
         Op::Gather => shared::gather(cx, node),
         Op::Linear if profile == Profile::Ort => ort::linear(cx, node),
         Op::Linear => shared::linear(cx, node),
+        Op::QuantizedLinear(format) if profile == Profile::Ort => quantized::by_matmul_nbits(cx, node, *format),
+        Op::QuantizedLinear(format) => quantized::by_primitives(cx, node, *format),
+        Op::GatherColumns => quantized::gather_columns(cx, node),
         Op::RmsNorm { .. } | Op::LayerNorm { .. } if folds.norm_is_fused(id) => Ok(()),
         Op::RmsNorm { eps } => match profile {
             Profile::Portable => portable::rms_norm(cx, node, *eps),

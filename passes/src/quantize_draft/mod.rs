@@ -1,0 +1,139 @@
+//! `quantize-draft`: the matrices of the draft in 4 or 8 bits; without a draft, those of a copy of the target.
+//!
+//! Weights only, in blocks along the rows (`matrices.rs`); an embedding that is the head as well is quantised as the head alone. What a draft
+//! proposes is checked by the target, so its errors cost time and never change the text. The target is never changed.
+
+mod matrices;
+mod options;
+
+use std::collections::BTreeSet;
+
+use dlc_ir::cost::cost;
+use dlc_ir::diff::diff;
+use dlc_ir::{Graph, Module, Quantizer, Task, WeightTable};
+
+use crate::context::{Pass, PassContext};
+use crate::error::PassError;
+use crate::report::PassReport;
+
+pub use matrices::{Matrix, Perturbation, matrices, perturbation, quantize_block, quantize_nodes};
+pub use options::{QuantizeDraftOptions, Refine};
+
+const NAME: &str = "quantize-draft";
+/// Matrices that the report names.
+const WORST: usize = 5;
+
+/// The pass.
+#[derive(Debug)]
+pub struct QuantizeDraft {
+    options: QuantizeDraftOptions,
+    quantizer: Quantizer,
+}
+
+impl QuantizeDraft {
+    /// The pass with these options.
+    ///
+    /// # Errors
+    /// [`PassError::Options`] for bits and blocks that no runtime takes.
+    pub fn new(options: QuantizeDraftOptions) -> Result<Self, PassError> {
+        let quantizer = options.quantizer()?;
+        Ok(Self { options, quantizer })
+    }
+
+    /// The matrices that were asked for.
+    fn chosen(&self, graph: &Graph, weights: &WeightTable) -> Result<Vec<Matrix>, PassError> {
+        let names: Vec<&str> = self.options.blocks.iter().flat_map(|list| list.split('+')).collect();
+        let is_named = |block: &str, name: &str| block.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        if let Some(unknown) = names.iter().find(|name| !graph.blocks().any(|(_, b)| is_named(&b.name, name))) {
+            let blocks: Vec<&str> = graph.blocks().map(|(_, b)| b.name.as_str()).collect();
+            return Err(options_error(format!("the draft has no block `{unknown}`; it has {}", blocks.join(", "))));
+        }
+        let wanted = |m: &Matrix| match m.block.map(|b| &graph.block(b).name) {
+            _ if m.is_head => self.options.head,
+            Some(block) => names.is_empty() || names.iter().any(|name| is_named(block, name)),
+            None => names.is_empty(),
+        };
+        let chosen: Vec<Matrix> = matrices(graph, weights).into_iter().filter(wanted).collect();
+        if chosen.is_empty() { Err(unsupported("no matrix is left to quantise: all that was asked for is quantised already")) } else { Ok(chosen) }
+    }
+
+    /// What quantising does to each matrix, with its name.
+    fn measure(&self, module: &Module, chosen: &[Matrix], cx: &PassContext<'_>) -> Result<Vec<(String, Perturbation)>, PassError> {
+        let mut measured = Vec::new();
+        for (done, matrix) in chosen.iter().enumerate() {
+            cx.progress.update("quantising", done, chosen.len());
+            if cx.progress.interrupted() {
+                return Err(PassError::Interrupted);
+            }
+            let weight = &module.weights[matrix.weight];
+            measured.push((weight.name.clone(), cx.pool.install(|| perturbation(weight, &self.quantizer))?));
+        }
+        cx.progress.update("quantising", chosen.len(), chosen.len());
+        if let Some((name, p)) = measured.iter().find(|(_, p)| !p.relative.is_finite()) {
+            return Err(PassError::NotFinite { pass: NAME, score: "squared error", unit: name.clone(), value: p.relative });
+        }
+        Ok(measured)
+    }
+}
+
+fn options_error(problem: String) -> PassError {
+    PassError::Options { pass: NAME, problem }
+}
+
+fn unsupported(problem: impl Into<String>) -> PassError {
+    PassError::Unsupported { pass: NAME, problem: problem.into() }
+}
+
+impl Pass for QuantizeDraft {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn options(&self) -> serde_json::Value {
+        serde_json::to_value(&self.options).unwrap_or_default()
+    }
+
+    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+        if module.model.task != Task::TextGeneration {
+            return Err(unsupported(format!("a model for {} has no draft: nothing checks its answers", module.model.task.name())));
+        }
+        let target = module.graph("target").ok_or_else(|| unsupported("the module has no graph `target`"))?;
+        let before = module.graph("draft").unwrap_or(target).clone();
+        let mut draft = before.clone();
+        draft.name = "draft".into();
+        let chosen = self.chosen(&draft, &module.weights)?;
+        let measured = self.measure(module, &chosen, cx)?;
+        let nodes: BTreeSet<_> = chosen.iter().map(|m| m.node).collect();
+        quantize_nodes(&mut draft, &mut module.weights, &nodes, &self.quantizer)?;
+
+        let mut report = PassReport::default();
+        report.fact("matrices", measured.len());
+        let bytes = [&before, &draft].map(|graph| cost(graph, &module.weights).weight_bytes);
+        report.fact("bytes of the draft's weights", format!("{} -> {}", bytes[0], bytes[1]));
+        report_errors(&mut report, &measured, self.options.refine);
+        if let Some(target) = module.graph("target") {
+            report.diff = Some(diff((target, &module.weights), (&draft, &module.weights)));
+        }
+        match module.graphs.iter_mut().find(|g| g.name == "draft") {
+            Some(old) => *old = draft,
+            None => module.graphs.push(draft),
+        }
+        Ok(report)
+    }
+}
+
+/// Errors as shares of the matrices' norms, and what refining did.
+fn report_errors(report: &mut PassReport, measured: &[(String, Perturbation)], refine: Refine) {
+    let mean = |f: fn(&Perturbation) -> f64| measured.iter().map(|(_, p)| f(p)).sum::<f64>() / measured.len().max(1) as f64;
+    report.fact("error", format!("{:.2}% of a matrix's norm in the mean", 100.0 * mean(|p| p.relative.sqrt())));
+    let mut worst: Vec<&(String, Perturbation)> = measured.iter().collect();
+    worst.sort_by(|a, b| b.1.relative.total_cmp(&a.1.relative));
+    let worst: Vec<String> = worst.iter().take(WORST).map(|(name, p)| format!("{name} {:.2}%", 100.0 * p.relative.sqrt())).collect();
+    report.fact("largest errors", worst.join(", "));
+    if refine == Refine::Hqq {
+        let improved = measured.iter().filter(|(_, p)| p.mean_square < p.mean_square_nearest).count();
+        let share = mean(|p| if p.mean_square_nearest > 0.0 { 1.0 - p.mean_square / p.mean_square_nearest } else { 0.0 });
+        let blocks = 100.0 * mean(|p| p.refined);
+        report.fact("hqq", format!("nearer in {improved} matrices and {blocks:.0}% of their blocks, squared errors {:.1}% smaller", 100.0 * share));
+    }
+}

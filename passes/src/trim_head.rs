@@ -1,0 +1,183 @@
+//! `trim-head`: the draft's head scores only the tokens that are most frequent in the calibration text.
+//!
+//! The draft's output keeps the whole vocabulary, minus infinity where a token was cut, so that every consumer stays as it is. A token that the
+//! draft can't propose is one that the target chooses by itself: the text doesn't change. The target is never changed.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dlc_ir::cost::cost;
+use dlc_ir::diff::diff;
+use dlc_ir::{Blob, DType, Dim, Expr, Graph, Module, NodeId, Op, Operand, WeightId, WeightTable};
+use serde::{Deserialize, Serialize};
+
+use crate::context::{Pass, PassContext};
+use crate::error::PassError;
+use crate::head::head;
+use crate::report::PassReport;
+
+const NAME: &str = "trim-head";
+/// Most samples that tokens are counted in, and their length.
+const SAMPLES: usize = 1 << 20;
+const LENGTH: usize = 4096;
+
+/// Options of `trim-head`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrimHeadOptions {
+    /// How many tokens the draft may propose.
+    pub tokens: usize,
+    /// Text or JSON lines to count tokens in; the built-in text if absent.
+    pub calibration: Option<PathBuf>,
+}
+
+impl Default for TrimHeadOptions {
+    fn default() -> Self {
+        Self { tokens: 8192, calibration: None }
+    }
+}
+
+impl TrimHeadOptions {
+    /// Name and meaning of each option, for `dlc passes`.
+    pub const DOCS: &'static [(&'static str, &'static str)] = &[
+        ("tokens", "how many tokens the draft may propose, special and single-byte ones included (default 8192)"),
+        (
+            "calibration",
+            "file to count tokens in: text, or .jsonl with `text` or `tokens` (default: a built-in text); of equal counts smaller ids are kept",
+        ),
+    ];
+}
+
+/// The pass.
+#[derive(Debug)]
+pub struct TrimHead {
+    options: TrimHeadOptions,
+}
+
+impl TrimHead {
+    /// The pass with these options.
+    ///
+    /// # Errors
+    /// [`PassError::Options`] if no token is asked for.
+    pub fn new(options: TrimHeadOptions) -> Result<Self, PassError> {
+        if options.tokens == 0 {
+            Err(options_error("tokens=0 leaves nothing to propose; ask for tokens=1 or more".into()))
+        } else {
+            Ok(Self { options })
+        }
+    }
+
+    /// The tokens to keep, in order.
+    fn kept(&self, basic: &BTreeSet<u32>, counts: &[u64]) -> Result<Vec<u32>, PassError> {
+        let (tokens, vocab) = (self.options.tokens, counts.len());
+        if tokens >= vocab {
+            let problem = format!("tokens={tokens} trims nothing from a vocabulary of {vocab}; ask for less, or leave the pass out");
+            return Err(options_error(problem));
+        }
+        if tokens < basic.len() {
+            let least = basic.len();
+            return Err(options_error(format!(
+                "tokens={tokens} doesn't hold the {least} special and single-byte tokens; ask for tokens={least} or more"
+            )));
+        }
+        let mut order: Vec<u32> = (0..vocab as u32).collect();
+        order.sort_by_key(|id| (!basic.contains(id), std::cmp::Reverse(counts[*id as usize]), *id));
+        let mut kept = order[..tokens].to_vec();
+        kept.sort_unstable();
+        Ok(kept)
+    }
+}
+
+fn options_error(problem: String) -> PassError {
+    PassError::Options { pass: NAME, problem }
+}
+
+fn unsupported(problem: &str) -> PassError {
+    PassError::Unsupported { pass: NAME, problem: problem.into() }
+}
+
+impl Pass for TrimHead {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn options(&self) -> serde_json::Value {
+        serde_json::to_value(&self.options).unwrap_or_default()
+    }
+
+    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+        let no_draft = || unsupported("the module has no draft to trim; put fit-prune or quantize-draft before it");
+        let before = module.graph("draft").ok_or_else(no_draft)?.clone();
+        let (node, trimmed) = head(&before).ok_or_else(|| unsupported("the draft's logits don't come from a product with a matrix"))?;
+        if trimmed {
+            return Err(unsupported("the draft's head is trimmed already; ask for this pass once"));
+        }
+        let vocab = before.node(node).outputs.first().and_then(|v| before.value(*v).ty.shape.last().and_then(Dim::known));
+        let vocab = vocab.ok_or_else(|| unsupported("the draft's vocabulary has no known size"))?;
+        let (basic, counts) = self.count(module, vocab, cx)?;
+        let kept = self.kept(&basic, &counts)?;
+        let mut draft = before.clone();
+        trim(&mut draft, &mut module.weights, node, &kept, vocab)?;
+
+        let mut report = PassReport::default();
+        report.fact("tokens", format!("{} of {vocab}, {} of them special or single bytes", kept.len(), basic.len()));
+        let covered: u64 = kept.iter().map(|id| counts[*id as usize]).sum();
+        let share = 100.0 * covered as f64 / counts.iter().sum::<u64>().max(1) as f64;
+        report.fact("of the calibration text", format!("{share:.2}%"));
+        let bytes = [&before, &draft].map(|graph| cost(graph, &module.weights).weight_bytes);
+        report.fact("bytes of the draft's weights", format!("{} -> {}", bytes[0], bytes[1]));
+        if let Some(target) = module.graph("target") {
+            report.diff = Some(diff((target, &module.weights), (&draft, &module.weights)));
+        }
+        module.graphs.iter_mut().filter(|g| g.name == "draft").for_each(|g| g.clone_from(&draft));
+        Ok(report)
+    }
+}
+
+impl TrimHead {
+    /// The tokens that are kept whatever their count, and how often each token stands in the calibration text.
+    fn count(&self, module: &Module, vocab: usize, cx: &PassContext<'_>) -> Result<(BTreeSet<u32>, Vec<u64>), PassError> {
+        let model = &module.model;
+        let named = model.bos_token_id.into_iter().chain(model.pad_token_id).chain(model.eos_token_ids.iter().copied());
+        let basic = cx.calibration.basic_tokens()?.into_iter().chain(named).filter(|id| (*id as usize) < vocab).collect();
+        let mut counts = vec![0u64; vocab];
+        for sample in cx.calibration.samples(self.options.calibration.as_deref(), SAMPLES, LENGTH)? {
+            sample.iter().filter_map(|id| counts.get_mut(*id as usize).map(|n| *n += 1)).for_each(drop);
+        }
+        Ok((basic, counts))
+    }
+}
+
+/// Leaves the head the rows `kept` of every weight that it reads, and spreads its columns over the vocabulary again.
+fn trim(draft: &mut Graph, weights: &mut WeightTable, head: NodeId, kept: &[u32], vocab: usize) -> Result<(), PassError> {
+    let rows: Arc<[u32]> = kept.into();
+    let mut inputs = Vec::new();
+    for operand in &draft.node(head).inputs {
+        inputs.push(match operand {
+            Operand::Weight(id) => choose_rows(weights, *id, &rows)?.into(),
+            value @ Operand::Value(_) => *value,
+        });
+    }
+    let mut columns = vec![kept.len() as i64; vocab];
+    for (column, id) in kept.iter().enumerate() {
+        columns[*id as usize] = column as i64;
+    }
+    let bytes: Vec<u8> = columns.iter().flat_map(|c| c.to_le_bytes()).collect();
+    let length = bytes.len();
+    let blob = Blob::new(Arc::new(bytes), 0..length).ok_or_else(|| unsupported("the vocabulary is too large"))?;
+    let map = weights.add(&format!("draft.columns{}", kept.len()), &[vocab], Expr::Mapped { blob, dtype: DType::I64 })?;
+    // The head's readers bend its result entry by entry, so they follow its new width.
+    draft.replace_nodes(weights, |id, node| (id == head).then(|| (node.op.clone(), inputs.clone())))?;
+    draft.extend_output(weights, "logits", Op::GatherColumns, &[map.into()])?;
+    Ok(())
+}
+
+fn choose_rows(weights: &mut WeightTable, id: WeightId, rows: &Arc<[u32]>) -> Result<WeightId, PassError> {
+    let weight = &weights[id];
+    let columns = weight.shape.iter().skip(1).product::<usize>();
+    let input = Arc::new(weight.unrounded()?.clone().cast(weight.dtype));
+    let shape = [&[rows.len()], &weight.shape[1..]].concat();
+    let name = format!("{}.rows{}", weight.name, rows.len());
+    Ok(weights.add(&name, &shape, Expr::Rows { input, columns, rows: Arc::clone(rows) })?)
+}

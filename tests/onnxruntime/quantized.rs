@@ -1,0 +1,20 @@
+//! Quantised products and drafts on ONNX Runtime, in each profile; profile `ort` runs its own `MatMulNBits`.
+
+use dlc::runtime::Backend;
+use dlc_exporters::manifest::Profile;
+use libtest_mimic::Trial;
+
+use crate::common::quantized::{check_cheap_draft, check_products};
+
+pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for profile in Profile::ALL {
+        let ours = backend.cloned();
+        let products = move || Ok(check_products(&ours.expect("not ignored"), profile)?);
+        trials.push(Trial::test(format!("quantized::products {}", profile.name()), products));
+        let ours = backend.cloned();
+        let draft = move || Ok(check_cheap_draft(&ours.expect("not ignored"), profile, 12)?);
+        trials.push(Trial::test(format!("quantized::draft_that_is_pruned_quantised_and_trimmed {}", profile.name()), draft));
+    }
+    trials
+}
