@@ -16,7 +16,7 @@ use super::output::Output;
 use super::progress::{Bar, interruption};
 use crate::pipeline::{Check, CompileRequest, Tolerance, compile, module_of_bundle, parse_pass_flag, verify_bundle};
 use crate::report::{checks_table, pass_summary};
-use crate::runtime::{BackendKind, Bundle, DecodeOptions, Equality, measure};
+use crate::runtime::{BackendKind, Bundle, DecodeOptions, DraftLength, Equality, measure};
 
 /// Compile a small trained checkpoint with fit-prune, verify it, and decode plainly and speculatively
 #[derive(Debug, clap::Args)]
@@ -31,8 +31,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 6)]
     drop: usize,
     /// Tokens that the draft proposes per round
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
-    gamma: u8,
+    #[arg(long, alias = "gamma", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    draft_tokens: u8,
     /// Most tokens to write
     #[arg(long, value_name = "N", default_value_t = 96)]
     max_tokens: usize,
@@ -118,7 +118,7 @@ fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -
     let stop_tokens = models.bundle.manifest().model.eos_token_ids.clone();
     let options = DecodeOptions {
         max_tokens: args.max_tokens,
-        gamma: usize::from(args.gamma),
+        draft_length: DraftLength::Fixed(usize::from(args.draft_tokens)),
         stop_tokens,
         cancel: Some(interruption()),
         ..DecodeOptions::default()
@@ -127,7 +127,7 @@ fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -
     let tokenizer = models.tokenizer.clone();
     let target = &mut models.target;
     let Some(draft) = &mut models.draft else { bail!("the bundle has no draft") };
-    let measured = measure(target, draft, &prompt, &options, REPEATS)?;
+    let measured = measure(target, Some(draft), &prompt, &options, REPEATS)?;
     if interruption().load(Ordering::SeqCst) {
         return Ok(None);
     }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use dlc::pipeline::{CompileOutcome, CompileRequest, PipelineError, compile, parse_pass_flag};
 use dlc::runtime::{
-    Backend, Bundle, DecodeOptions, DecoderOptions, DecoderSession, Equality, SamplingOptions, SharedWeights, TextTokenizer, decode, measure,
+    Backend, Bundle, DecodeOptions, DecoderOptions, DecoderSession, DraftLength, Equality, SamplingOptions, SharedWeights, TextTokenizer, decode,
+    measure,
 };
 use dlc_exporters::manifest::Profile;
 
@@ -70,10 +71,16 @@ impl Pair {
     /// Greedy speculative text equals plain text token for token; a tie of two logits is reported, not hidden.
     pub fn check_greedy(&mut self, prompts: usize) -> Result<(), String> {
         for (i, prompt) in self.prompts(prompts).iter().enumerate() {
-            let options = DecodeOptions { max_tokens: 64, gamma: 1 + i % 6, prefill_chunk: 3, ..DecodeOptions::default() };
-            let measured = measure(&mut self.target, &mut self.draft, prompt, &options, 1).map_err(|e| e.to_string())?;
-            if measured.tokens.len() != 64 || measured.stats.accepted == 0 {
-                return Err(format!("prompt {i}: {} tokens, {} accepted", measured.tokens.len(), measured.stats.accepted));
+            let options = DecodeOptions {
+                max_tokens: 64,
+                draft_length: if i % 3 == 2 { DraftLength::Adaptive } else { DraftLength::Fixed(1 + i % 6) },
+                lookup: (i % 2 == 1).then_some(2),
+                prefill_chunk: 3,
+                ..DecodeOptions::default()
+            };
+            let measured = measure(&mut self.target, Some(&mut self.draft), prompt, &options, 1).map_err(|e| e.to_string())?;
+            if measured.tokens.len() != 64 || measured.stats.accepted() == 0 {
+                return Err(format!("prompt {i}: {} tokens, {} accepted", measured.tokens.len(), measured.stats.accepted()));
             }
             match measured.equality {
                 Equality::Equal => {}
