@@ -71,7 +71,7 @@ fn cases(args: &Args) -> Result<Vec<Case>> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    let mut models = Models::open(&args.bundle, &args.backend, true)?;
+    let mut models = Models::open(&args.bundle, &args.backend, Some(args.drafting.cache()))?;
     if models.draft.is_none() && args.drafting.looks_nothing_up() && !args.calibrate {
         bail!("the bundle has no draft, and --no-lookup leaves nothing to compare with; compile it with --pass fit-prune");
     }

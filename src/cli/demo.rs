@@ -9,6 +9,7 @@ use dlc_exporters::manifest::Profile;
 use dlc_passes::ScoreCache;
 
 use super::backend::{BackendArgs, describe};
+use super::drafting::DraftCache;
 use super::environment;
 use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::models::Models;
@@ -84,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
 
     output.result(&format!("\n3. decode {:?}, plainly and speculatively\n", args.prompt))?;
-    let mut models = Models::open(&bundle, &args.backend, true)?;
+    let mut models = Models::open(&bundle, &args.backend, Some(DraftCache::Shared))?;
     let Some(equality) = plainly_and_speculatively(args, output, &mut models)? else { return Ok(INTERRUPTED.into()) };
     let passed = checks.iter().all(Check::passed) && !matches!(equality, Equality::Different { .. });
     Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })

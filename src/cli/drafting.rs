@@ -1,6 +1,7 @@
 //! Flags that say how tokens are guessed, for every command that decodes.
 
 use anyhow::Result;
+use clap::ValueEnum;
 use dlc_passes::ScoreCache;
 
 use super::environment;
@@ -22,12 +23,27 @@ pub(super) struct DraftingArgs {
     /// The draft stops proposing below this probability; 0 never does
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     draft_confidence: f32,
+    /// What the draft reads of the text so far: the target's cache, where their layers are the same, or one of its own
+    #[arg(long, value_enum, default_value_t = DraftCache::Shared)]
+    draft_cache: DraftCache,
+}
+
+/// Where a draft keeps keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DraftCache {
+    Shared,
+    Own,
 }
 
 impl DraftingArgs {
     /// Whether only a draft can guess.
     pub fn looks_nothing_up(&self) -> bool {
         self.no_lookup
+    }
+
+    /// Where the draft keeps keys and values.
+    pub fn cache(&self) -> DraftCache {
+        self.draft_cache
     }
 
     /// Puts what the flags say into `options`, and what passes cost.

@@ -107,7 +107,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         (None, Some(prompt)) => vec![prompt.clone()],
         (None, None) => vec![],
     };
-    let mut models = Models::open(&args.bundle, &args.backend, !args.no_draft)?;
+    let mut models = Models::open(&args.bundle, &args.backend, (!args.no_draft).then(|| args.drafting.cache()))?;
     let template = args.chat.then(|| ChatTemplate::load(models.bundle.folder())).transpose()?;
     if prompts.is_empty() {
         return converse(args, &mut models, template.as_ref(), output);

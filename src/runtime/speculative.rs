@@ -201,20 +201,11 @@ impl<'m> Decoder<'m> {
         self.reindex(known);
         self.sequence = prompt.to_vec();
         let Self { target, draft, options, sequence, planner, .. } = self;
-        let draft = draft.as_deref_mut().filter(|_| planner.draft_pays());
-        let mut models: Vec<&mut dyn TokenModel> = vec![&mut **target];
-        models.extend(draft.map(|draft| draft as &mut dyn TokenModel));
-        let mut complete = true;
-        for model in models {
-            let end = (sequence.len() - 1).min(model.context_length());
-            let start = model.len().min(end);
-            for chunk in sequence[start..end].chunks(options.prefill_chunk.max(1)) {
-                if is_set(options.cancel.as_deref()) {
-                    complete = false;
-                    break;
-                }
-                model.extend(chunk, 0)?;
-            }
+        let prompt = &sequence[..sequence.len() - 1];
+        let mut complete = read_prompt(&mut **target, prompt, options)?;
+        if let Some(draft) = draft.as_deref_mut().filter(|_| planner.draft_pays()) {
+            draft.adopt(target.len())?;
+            complete = complete && read_prompt(draft, prompt, options)?;
         }
         if !complete {
             // What is cached is a prefix of the prompt all the same; the next call goes on from there.
@@ -244,6 +235,19 @@ impl<'m> Decoder<'m> {
     fn cancelled(&self) -> bool {
         is_set(self.options.cancel.as_deref())
     }
+}
+
+/// Reads what `model` lacks of `prompt`, as far as its context goes. False if cancelled on the way.
+fn read_prompt(model: &mut dyn TokenModel, prompt: &[u32], options: &DecodeOptions) -> Result<bool> {
+    let end = prompt.len().min(model.context_length());
+    let start = model.len().min(end);
+    for chunk in prompt[start..end].chunks(options.prefill_chunk.max(1)) {
+        if is_set(options.cancel.as_deref()) {
+            return Ok(false);
+        }
+        model.extend(chunk, 0)?;
+    }
+    Ok(true)
 }
 
 fn is_set(flag: Option<&AtomicBool>) -> bool {

@@ -47,7 +47,8 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub fn compile(backend: &Backend, profile: Profile, folder: &Path) -> Self {
+    /// The draft reads the target's cache if `shared`.
+    pub fn compile(backend: &Backend, profile: Profile, folder: &Path, shared: bool) -> Self {
         let output = folder.join("bundle");
         let mut request = compile_request(fixture("tiny-llama"), profile, output.clone());
         request.passes = vec![parse_pass_flag("fit-prune:drop=4,samples=2,length=32").unwrap()];
@@ -58,7 +59,9 @@ impl Pair {
         let options = DecoderOptions { capacity: Some(16), ..DecoderOptions::default() };
         let open = |name| DecoderSession::open(backend, &bundle, name, weights.as_ref(), &options).unwrap();
         let tokenizer = TextTokenizer::load(&bundle.side_file("tokenizer.json").unwrap()).unwrap();
-        Self { target: open("target"), draft: open("draft"), tokenizer }
+        let (target, mut draft) = (open("target"), open("draft"));
+        assert!(!shared || draft.share_cache(&target));
+        Self { target, draft, tokenizer }
     }
 
     fn prompts(&self, count: usize) -> Vec<Vec<u32>> {

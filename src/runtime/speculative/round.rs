@@ -85,6 +85,9 @@ impl Decoder<'_> {
             index.find(&self.sequence)
         });
         let found = found.map(|place| (place, self.planner.lookup_plan(place.length, most)));
+        if let Some(draft) = self.draft.as_deref_mut() {
+            draft.adopt(self.target.len())?;
+        }
         let (pending, room) = self.draft.as_deref().map_or((0, 0), |draft| {
             let room = draft.context_length().saturating_sub(self.sequence.len() - 1);
             (self.sequence.len() - draft.len(), room.min(most))
