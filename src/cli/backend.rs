@@ -52,7 +52,7 @@ impl BackendArgs {
         let found = environment::backend_search();
         // Asking for tract by name is stronger than a variable that demands ONNX Runtime of every test.
         let require_ort = found.require_ort && force != Some(BackendKind::Tract);
-        BackendSearch { explicit: self.ort_lib.clone(), force, require_ort, ..found }
+        BackendSearch { explicit: self.ort_lib.clone(), force, require_ort, threads: self.session().threads, ..found }
     }
 
     /// Starts the backend.

@@ -9,6 +9,7 @@ use dlc_exporters::manifest::Profile;
 use dlc_passes::ScoreCache;
 
 use super::backend::{BackendArgs, describe};
+use super::drafting::DraftCache;
 use super::environment;
 use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::models::Models;
@@ -16,7 +17,7 @@ use super::output::Output;
 use super::progress::{Bar, interruption};
 use crate::pipeline::{Check, CompileRequest, compile, module_of_bundle, parse_pass_flag, verify_bundle};
 use crate::report::{checks_table, pass_summary};
-use crate::runtime::{BackendKind, Bundle, DecodeOptions, Equality, measure};
+use crate::runtime::{BackendKind, Bundle, DecodeOptions, DraftLength, Equality, measure};
 
 /// Compile a small trained checkpoint with fit-prune, verify it, and decode plainly and speculatively
 #[derive(Debug, clap::Args)]
@@ -31,8 +32,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 6)]
     drop: usize,
     /// Tokens that the draft proposes per round
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
-    gamma: u8,
+    #[arg(long, alias = "gamma", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    draft_tokens: u8,
     /// Most tokens to write
     #[arg(long, value_name = "N", default_value_t = 96)]
     max_tokens: usize,
@@ -84,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
 
     output.result(&format!("\n3. decode {:?}, plainly and speculatively\n", args.prompt))?;
-    let mut models = Models::open(&bundle, &args.backend, true)?;
+    let mut models = Models::open(&bundle, &args.backend, Some(DraftCache::Shared))?;
     let Some(equality) = plainly_and_speculatively(args, output, &mut models)? else { return Ok(INTERRUPTED.into()) };
     let passed = checks.iter().all(Check::passed) && !matches!(equality, Equality::Different { .. });
     Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
@@ -118,7 +119,7 @@ fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -
     let stop_tokens = models.bundle.manifest().model.eos_token_ids.clone();
     let options = DecodeOptions {
         max_tokens: args.max_tokens,
-        gamma: usize::from(args.gamma),
+        draft_length: DraftLength::Fixed(usize::from(args.draft_tokens)),
         stop_tokens,
         cancel: Some(interruption()),
         ..DecodeOptions::default()
@@ -127,7 +128,7 @@ fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -
     let tokenizer = models.tokenizer.clone();
     let target = &mut models.target;
     let Some(draft) = &mut models.draft else { bail!("the bundle has no draft") };
-    let measured = measure(target, draft, &prompt, &options, REPEATS)?;
+    let measured = measure(target, Some(draft), &prompt, &options, REPEATS)?;
     if interruption().load(Ordering::SeqCst) {
         return Ok(None);
     }

@@ -4,6 +4,7 @@
 
 mod backend;
 mod bench;
+mod bench_decoder;
 mod bench_diffusion;
 mod bench_encoder;
 mod compile;
@@ -12,6 +13,7 @@ mod demo;
 mod diff;
 mod diffusion;
 mod doctor;
+mod drafting;
 mod encode;
 mod environment;
 mod exit;

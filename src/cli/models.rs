@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use dlc_ir::Task;
 
 use super::backend::BackendArgs;
+use super::drafting::DraftCache;
 use crate::runtime::{Backend, Bundle, DecoderOptions, DecoderSession, EncoderSession, RuntimeError, SharedWeights, TextTokenizer};
 
 /// A bundle ready to decode.
@@ -20,7 +21,8 @@ pub(super) struct Models {
 }
 
 impl Models {
-    pub fn open(path: &Path, backend: &BackendArgs, with_draft: bool) -> Result<Self> {
+    /// With a draft if the bundle has one and `cache` says where its cache is.
+    pub fn open(path: &Path, backend: &BackendArgs, cache: Option<DraftCache>) -> Result<Self> {
         let bundle = super::open::text_bundle(path)?;
         if bundle.manifest().model.task != Task::TextGeneration {
             let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
@@ -36,10 +38,15 @@ impl Models {
         let backend = backend.start()?;
         let weights = SharedWeights::open(&bundle, &backend)?;
         let target = DecoderSession::open(&backend, &bundle, "target", weights.as_ref(), &options)?;
-        let has_draft = with_draft && bundle.manifest().graphs.iter().any(|g| g.name == "draft");
-        let draft = has_draft.then(|| DecoderSession::open(&backend, &bundle, "draft", weights.as_ref(), &options)).transpose()?;
+        let has_draft = cache.is_some() && bundle.manifest().graphs.iter().any(|g| g.name == "draft");
+        let mut draft = has_draft.then(|| DecoderSession::open(&backend, &bundle, "draft", weights.as_ref(), &options)).transpose()?;
         if let Some(weights) = &weights {
             weights.release_pages();
+        }
+        if let Some(draft) = &mut draft
+            && cache == Some(DraftCache::Shared)
+        {
+            draft.share_cache(&target);
         }
         Ok(Self { bundle, backend, tokenizer, target, draft })
     }

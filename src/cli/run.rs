@@ -10,13 +10,16 @@ use anyhow::{Result, bail};
 use dlc_ir::Task;
 use serde_json::{Value, json};
 
-use super::backend::BackendArgs;
+use super::backend::{BackendArgs, describe};
+use super::drafting::{DraftingArgs, measured_costs};
 use super::exit::INTERRUPTED;
 use super::models::Models;
 use super::output::{Output, note};
 use super::progress::{interruption, set_idle};
 use super::{encode, open, prompts};
-use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, Generation, SamplingOptions, StopReason, TextTokenizer, TokenModel};
+use crate::runtime::{
+    ChatMessage, ChatTemplate, CostTable, DecodeOptions, Decoder, Generation, SamplingOptions, SourceStats, StopReason, TextTokenizer, TokenModel,
+};
 
 /// Continue a prompt, or chat, with a bundle, speculatively if it has a draft; or let an encoder read texts
 #[derive(Debug, clap::Args)]
@@ -70,15 +73,11 @@ pub(super) struct Args {
     /// Seed of the draws
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Decode with the target alone
+    /// Leave the draft alone
     #[arg(long)]
     no_draft: bool,
-    /// Tokens that the draft proposes per round
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
-    gamma: u8,
-    /// The draft stops proposing below this probability; 0 never does
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
-    draft_confidence: f32,
+    #[command(flatten)]
+    drafting: DraftingArgs,
     #[command(flatten)]
     pub(super) backend: BackendArgs,
     /// Print the results as a JSON array
@@ -108,7 +107,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         (None, Some(prompt)) => vec![prompt.clone()],
         (None, None) => vec![],
     };
-    let mut models = Models::open(&args.bundle, &args.backend, !args.no_draft)?;
+    let mut models = Models::open(&args.bundle, &args.backend, (!args.no_draft).then(|| args.drafting.cache()))?;
     let template = args.chat.then(|| ChatTemplate::load(models.bundle.folder())).transpose()?;
     if prompts.is_empty() {
         return converse(args, &mut models, template.as_ref(), output);
@@ -172,13 +171,13 @@ fn converse(args: &Args, models: &mut Models, template: Option<&ChatTemplate>, o
 fn decoder<'m>(args: &Args, models: &'m mut Models) -> Result<Decoder<'m>> {
     let options = DecodeOptions {
         max_tokens: args.max_tokens,
-        gamma: usize::from(args.gamma),
         stop_tokens: models.bundle.manifest().model.eos_token_ids.clone(),
         sampling: SamplingOptions { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed },
-        draft_confidence: args.draft_confidence,
         cancel: Some(interruption()),
         ..DecodeOptions::default()
     };
+    let costs = measured_costs(&models.bundle, &describe(&models.backend), args.backend.session().threads);
+    let options = args.drafting.apply(options, costs.unwrap_or_else(|| CostTable::assumed(models.bundle.manifest())));
     let draft = models.draft.as_mut().map(|d| d as &mut dyn TokenModel);
     Ok(Decoder::new(&mut models.target, draft, options)?)
 }
@@ -224,8 +223,13 @@ fn show(piece: &str) -> Result<()> {
 fn report(args: &Args, generation: &Generation) -> Result<()> {
     let stats = &generation.stats;
     let mut line = format!("{} tokens, {:.1} tokens/s", stats.tokens, stats.tokens_per_second());
-    if stats.drafted > 0 {
-        line += &format!(", {:.0}% of the judged draft tokens accepted, {:.2} tokens a round", 100.0 * stats.acceptance(), stats.tokens_per_round());
+    for (source, counts) in [("draft", stats.draft), ("looked-up", stats.lookup)] {
+        if counts.drafted > 0 {
+            line += &format!(", {:.0}% of {} judged {source} tokens accepted", 100.0 * counts.acceptance(), counts.tested);
+        }
+    }
+    if stats.drafted() > 0 {
+        line += &format!(", {:.2} tokens a round", stats.tokens_per_round());
     }
     if args.json { Ok(()) } else { note(&line) }
 }
@@ -245,8 +249,14 @@ fn result(prompt: &str, prompt_tokens: &[u32], text: &str, generation: &Generati
         "text": text,
         "stop": stop,
         "stats": {
-            "rounds": stats.rounds, "drafted": stats.drafted, "accepted": stats.accepted, "acceptance": stats.acceptance(),
+            "rounds": stats.rounds, "drafted": stats.drafted(), "accepted": stats.accepted(), "acceptance": stats.acceptance(),
+            "draft": sourced(&stats.draft), "lookup": sourced(&stats.lookup),
             "tokens_per_round": stats.tokens_per_round(), "tokens_per_second": stats.tokens_per_second(),
         },
     })
+}
+
+/// The counts of one source of proposals.
+pub(super) fn sourced(counts: &SourceStats) -> Value {
+    json!({"rounds": counts.rounds, "drafted": counts.drafted, "tested": counts.tested, "accepted": counts.accepted})
 }

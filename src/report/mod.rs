@@ -3,11 +3,13 @@
 mod chart;
 mod heatmap;
 mod picture;
+mod plot;
 mod summary;
 mod table;
 
 pub use chart::score_chart;
 pub use heatmap::heat_map;
 pub use picture::{Layout, Picture};
+pub use plot::speedup_plot;
 pub use summary::{bundle_summary, checks_table, module_summary, onnx_summary, pass_summary, percent};
 pub use table::Table;

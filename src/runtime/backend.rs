@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dlc_exporters::manifest::{Manifest, Profile};
-use ort::environment::Environment;
+use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::ep::ExecutionProvider;
 
 use self::library::{Probed, probe};
@@ -63,6 +63,8 @@ struct Inner {
     library: Option<PathBuf>,
     environment: Environment,
     cuda: bool,
+    /// Threads of the pool that sessions share, if there is one.
+    pool: Option<usize>,
     skipped: Vec<(Candidate, String)>,
 }
 
@@ -93,7 +95,7 @@ fn choose(search: &BackendSearch) -> Result<Backend> {
     let mut skipped = Vec::new();
     for candidate in search.find() {
         match probe(&candidate.path) {
-            Ok(probed) => return start_library(probed, skipped),
+            Ok(probed) => return start_library(probed, search.threads, skipped),
             Err(problem) if candidate.origin.is_named_by_user() => {
                 return Err(RuntimeError::file(
                     &candidate.path,
@@ -110,13 +112,21 @@ fn choose(search: &BackendSearch) -> Result<Backend> {
     start_tract(skipped)
 }
 
-/// Hands a library to `ort` and makes its environment.
-fn start_library(probed: Probed, skipped: Vec<(Candidate, String)>) -> Result<Backend> {
+/// Hands a library to `ort` and makes its environment. With a number of threads, sessions share a pool whose idle threads watch for work:
+/// watching pays while one pass follows the other, but not if the threads of several pools take the cores from each other.
+fn start_library(probed: Probed, threads: Option<usize>, skipped: Vec<(Candidate, String)>) -> Result<Backend> {
     let fails = |error: String| RuntimeError::file(&probed.path, format!("ONNX Runtime doesn't start: {error}"));
     let builder = ort::init_from(&probed.path).map_err(|error| fails(error.to_string()))?;
-    let environment = builder.with_name("dlc").with_telemetry(false).build().map_err(|error| fails(error.to_string()))?;
+    let environment = (|| {
+        let builder = builder.with_name("dlc").with_telemetry(false);
+        let Some(threads) = threads else { return builder.build() };
+        let pool = GlobalThreadPoolOptions::default().with_intra_threads(threads)?.with_inter_threads(1)?.with_spin_control(true)?;
+        builder.with_global_thread_pool(pool).build()
+    })();
+    let environment = environment.map_err(|error: ort::Error| fails(error.to_string()))?;
     let cuda = ort::ep::CUDA::is_available().unwrap_or(false);
-    let inner = Inner { kind: BackendKind::OnnxRuntime, version: probed.version, library: Some(probed.path), environment, cuda, skipped };
+    let inner =
+        Inner { kind: BackendKind::OnnxRuntime, version: probed.version, library: Some(probed.path), environment, cuda, pool: threads, skipped };
     Ok(Backend { inner: Arc::new(inner) })
 }
 
@@ -125,7 +135,7 @@ fn start_tract(skipped: Vec<(Candidate, String)>) -> Result<Backend> {
         return Err(RuntimeError::Bug("an ONNX backend was started outside of the runtime".to_owned()));
     }
     let environment = ort::init().with_name("dlc").build().map_err(|error| RuntimeError::Bug(format!("tract doesn't start: {error}")))?;
-    let inner = Inner { kind: BackendKind::Tract, version: "0.23".to_owned(), library: None, environment, cuda: false, skipped };
+    let inner = Inner { kind: BackendKind::Tract, version: "0.23".to_owned(), library: None, environment, cuda: false, pool: None, skipped };
     Ok(Backend { inner: Arc::new(inner) })
 }
 
@@ -203,6 +213,11 @@ impl Backend {
 
     pub(super) fn environment(&self) -> &Environment {
         &self.inner.environment
+    }
+
+    /// Whether sessions of so many threads share a pool.
+    pub(super) fn shares_threads(&self, threads: Option<usize>) -> bool {
+        threads.is_some() && threads == self.inner.pool
     }
 
     /// Whether a later [`start`] can be answered with this backend.

@@ -4,6 +4,64 @@
 //! Transformers via Speculative Decoding* (ICML 2023), equation 1 and theorem 3.8, with the verification's own cost kept: on
 //! a CPU a pass over several tokens isn't free. Never measures anything.
 
+use dlc_exporters::manifest::{Manifest, WEIGHTS_FILE};
+use serde::{Deserialize, Serialize};
+
+/// What passes cost, in units of one target pass over one token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CostTable {
+    /// c: a draft pass over one token.
+    pub draft: f64,
+    /// v(k): a target pass over k tokens, as (k, v(k)) by ascending k, the first being (1, 1).
+    pub verify: Vec<(usize, f64)>,
+}
+
+impl Default for CostTable {
+    /// A draft of half the target, and the passes of a 135M model in f32 on two cores.
+    fn default() -> Self {
+        Self { draft: 0.5, verify: vec![(1, 1.0), (4, 1.23), (6, 1.37), (8, 1.53), (16, 2.03)] }
+    }
+}
+
+impl CostTable {
+    /// The table to assume for a bundle that wasn't measured: c is the share of the target's bytes that the draft reads.
+    pub fn assumed(manifest: &Manifest) -> Self {
+        let bytes = |graph: &str| {
+            let used = manifest.weights.iter().filter(|weight| weight.graphs.iter().any(|name| name == graph));
+            used.fold(0u64, |sum, weight| sum.saturating_add(weight.bytes)) as f64
+        };
+        let share = bytes("draft") / bytes("target");
+        let draft = if share.is_finite() && share > 0.0 { share.min(1.0) } else { 1.0 };
+        Self { draft, ..Self::default() }
+    }
+
+    /// Whether the numbers can be costs at all: a file may hold anything.
+    pub fn is_sound(&self) -> bool {
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        let ascending = self.verify.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        positive(self.draft) && ascending && self.verify.first().is_some_and(|first| first.0 == 1) && self.verify.iter().all(|&(_, v)| positive(v))
+    }
+
+    /// v(k), on straight lines through the table, the last one going on; never less than v of fewer tokens.
+    pub fn pass(&self, k: usize) -> f64 {
+        let at = self.verify.iter().position(|&(tokens, _)| tokens >= k).unwrap_or(self.verify.len().saturating_sub(1));
+        match (at.checked_sub(1).and_then(|before| self.verify.get(before)), self.verify.get(at)) {
+            (Some(&(k0, v0)), Some(&(k1, v1))) => v0 + (v1 - v0).max(0.0) * (k as f64 - k0 as f64) / (k1 as f64 - k0 as f64),
+            (None, Some(&(_, v))) => v,
+            _ => 1.0,
+        }
+    }
+}
+
+/// The name under which a bundle's measured costs are kept: what was measured, and on what.
+pub fn cost_key(manifest: &Manifest, backend: &str, threads: Option<usize>) -> String {
+    let hash = |file: &str| manifest.files.get(file).map_or("-", |record| record.sha256.as_str());
+    let graphs: Vec<&str> = manifest.graphs.iter().map(|graph| hash(&graph.file)).collect();
+    let threads = threads.map_or_else(|| "all".to_owned(), |n| n.to_string());
+    format!("decoding costs 1: {} {} on {backend}, {threads} threads, graphs {}", manifest.profile.name(), hash(WEIGHTS_FILE), graphs.join(" "))
+}
+
 /// Expected tokens of one round that drafts `gamma` tokens: `(1 - a^(gamma+1)) / (1 - a)` (Leviathan et al., equation 1).
 ///
 /// `acceptance` is the chance that one drafted token is accepted; values outside `0..=1` are clamped.
@@ -33,6 +91,18 @@ pub fn best_gamma(acceptance: f64, c: f64, v: impl Fn(usize) -> f64, max: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn costs_lie_on_lines_through_the_table() {
+        let table = CostTable { draft: 0.5, verify: vec![(1, 1.0), (3, 2.0), (5, 2.5)] };
+        for (k, v) in [(1, 1.0), (2, 1.5), (3, 2.0), (4, 2.25), (5, 2.5), (9, 3.5)] {
+            assert!((table.pass(k) - v).abs() < 1e-12, "v({k}) = {}", table.pass(k));
+        }
+        assert!(table.is_sound() && CostTable::default().is_sound());
+        for verify in [vec![], vec![(2, 1.0)], vec![(1, 1.0), (1, 2.0)], vec![(1, f64::NAN)]] {
+            assert!(!CostTable { draft: 0.5, verify }.is_sound());
+        }
+    }
 
     #[test]
     fn matches_the_published_ceilings_of_chain_drafting() {

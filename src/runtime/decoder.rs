@@ -50,10 +50,25 @@ impl DecoderSession {
         let session = Session::load(backend, bundle, name, weights, &options.session)?;
         let (vocab, context) = (model.vocab_size, model.context_length);
         let cache = match bundle.manifest().caches {
-            CacheLayout::InPlace => Cache::InPlace(InPlaceCache::new(options.capacity, context)),
+            CacheLayout::InPlace => Cache::InPlace(InPlaceCache::new(&ports.caches, options.capacity, context)),
             CacheLayout::Appended => Cache::Concat(ConcatCache::default()),
         };
         Ok(Self { session, ports, vocab, context, cache })
+    }
+
+    /// Reads the cache of `target` from now on instead of one of its own: keys and values of decided tokens are then the target's, and its own
+    /// stand behind them until the target's next pass. False, and nothing changes, where its layers aren't the target's.
+    ///
+    /// So a draft needs no pass over the prompt and no second cache (Zhang et al., *Draft & Verify*, 2023). What it says of the text changes
+    /// a little, since behind the first dropped block its own keys would differ; what is decided doesn't.
+    pub fn share_cache(&mut self, target: &Self) -> bool {
+        let Some(slots) = self.ports.among(&target.ports.caches) else { return false };
+        match (&mut self.cache, &target.cache) {
+            (Cache::InPlace(cache), Cache::InPlace(other)) => cache.share(other, slots),
+            (Cache::Concat(cache), Cache::Concat(other)) => cache.share(other, slots),
+            _ => return false,
+        }
+        true
     }
 }
 
@@ -99,5 +114,13 @@ impl TokenModel for DecoderSession {
             Cache::InPlace(cache) => cache.rollback(len),
             Cache::Concat(cache) => cache.rollback(len),
         }
+    }
+
+    fn adopt(&mut self, len: usize) -> Result<()> {
+        match &mut self.cache {
+            Cache::InPlace(cache) => cache.adopt(len),
+            Cache::Concat(cache) => cache.adopt(len)?,
+        }
+        Ok(())
     }
 }

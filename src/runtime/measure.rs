@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{DecodeOptions, Decoder, EncoderSession, Generation, Result, Stats, TokenModel, TokenizedText};
+use super::{CostTable, DecodeOptions, Decoder, EncoderSession, Generation, Logits, Result, Stats, TokenModel, TokenizedText};
 
 /// Logits nearer than this are a tie: a pass over several tokens may round them the other way than a pass over one.
 const TIE: f32 = 1e-4;
@@ -51,15 +51,6 @@ pub struct PromptMeasurement {
     pub equality: Equality,
 }
 
-/// Costs of passes in units of one target pass over one token (METHODS.md, section 1, "Cost").
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepCosts {
-    /// c: a draft pass over one token.
-    pub draft: f64,
-    /// v(gamma + 1): a target pass over gamma + 1 tokens.
-    pub verify: f64,
-}
-
 /// Continues `prompt` from empty caches.
 pub fn decode<'m>(
     target: &'m mut dyn TokenModel,
@@ -70,18 +61,23 @@ pub fn decode<'m>(
     Decoder::new(target, draft, options.clone())?.generate(prompt, &mut |_| ControlFlow::Continue(()))
 }
 
-/// Decodes `prompt` plainly and speculatively in alternation, `repeats` times each.
+/// Decodes `prompt` plainly and speculatively in alternation, `repeats` times each. Without a draft, what is looked up in the text is all
+/// that speculates.
 pub fn measure(
     target: &mut dyn TokenModel,
-    draft: &mut dyn TokenModel,
+    mut draft: Option<&mut dyn TokenModel>,
     prompt: &[u32],
     options: &DecodeOptions,
     repeats: usize,
 ) -> Result<PromptMeasurement> {
     let (mut plain, mut speculative) = (Vec::new(), Vec::new());
+    let alone = DecodeOptions { lookup: None, ..options.clone() };
     for _ in 0..repeats.max(1) {
-        plain.push(decode(target, None, prompt, options)?);
-        speculative.push(decode(target, Some(draft), prompt, options)?);
+        plain.push(decode(target, None, prompt, &alone)?);
+        speculative.push(match &mut draft {
+            Some(draft) => decode(target, Some(&mut **draft), prompt, options)?,
+            None => decode(target, None, prompt, options)?,
+        });
     }
     let (a, b) = (&plain[0].tokens, &speculative[0].tokens);
     let equality = compare(target, prompt, a, b, options.prefill_chunk)?;
@@ -113,27 +109,45 @@ pub fn compare(target: &mut dyn TokenModel, prompt: &[u32], a: &[u32], b: &[u32]
     Ok(if gap < TIE { Equality::Tie { at, gap } } else { Equality::Different { at, gap } })
 }
 
-/// Times single passes behind `prompt`: the least of `repeats`, since everything but the pass only adds.
-pub fn step_costs(target: &mut dyn TokenModel, draft: &mut dyn TokenModel, prompt: &[u32], gamma: usize, repeats: usize) -> Result<StepCosts> {
-    let one = pass_time(target, prompt, 1, repeats)?;
-    let verify = pass_time(target, prompt, gamma + 1, repeats)?;
-    let draft = pass_time(draft, prompt, 1, repeats)?;
-    let unit = one.as_secs_f64().max(f64::MIN_POSITIVE);
-    Ok(StepCosts { draft: draft.as_secs_f64() / unit, verify: verify.as_secs_f64() / unit })
+/// Tokens of the passes that [`calibrate`] times.
+const PASSES: [usize; 7] = [1, 2, 4, 6, 8, 12, 16];
+
+/// Times passes behind `prompt`, all kinds in turn: the least of `repeats` counts, since everything but the pass only adds. Without a draft
+/// its cost is 1.
+pub fn calibrate(target: &mut dyn TokenModel, mut draft: Option<&mut dyn TokenModel>, prompt: &[u32], repeats: usize) -> Result<CostTable> {
+    let room = target.context_length().saturating_sub(prompt.len());
+    let sizes: Vec<usize> = PASSES.into_iter().filter(|&k| k <= room.max(1)).collect();
+    let (mut passes, mut step) = (vec![Duration::MAX; sizes.len()], Duration::MAX);
+    read(target, prompt)?;
+    if let Some(draft) = &mut draft {
+        read(&mut **draft, prompt)?;
+    }
+    for _ in 0..repeats.max(1) {
+        for (&size, least) in sizes.iter().zip(&mut passes) {
+            *least = pass_time(target, prompt, size)?.min(*least);
+        }
+        if let Some(draft) = &mut draft {
+            step = pass_time(&mut **draft, prompt, 1)?.min(step);
+        }
+    }
+    let unit = passes[0].as_secs_f64().max(f64::MIN_POSITIVE);
+    let draft = if draft.is_some() { (step.as_secs_f64() / unit).max(f64::MIN_POSITIVE) } else { 1.0 };
+    Ok(CostTable { draft, verify: sizes.into_iter().zip(passes.iter().map(|pass| pass.as_secs_f64() / unit)).collect() })
 }
 
-fn pass_time(model: &mut dyn TokenModel, prompt: &[u32], tokens: usize, repeats: usize) -> Result<Duration> {
+fn read(model: &mut dyn TokenModel, prompt: &[u32]) -> Result<Logits> {
     model.rollback(0);
-    model.extend(prompt, 1)?;
-    let run: Vec<u32> = prompt.iter().copied().cycle().take(tokens).collect();
-    let mut least = Duration::MAX;
-    for _ in 0..repeats.max(1) {
-        let start = Instant::now();
-        model.extend(&run, tokens)?;
-        least = least.min(start.elapsed());
-        model.rollback(prompt.len());
-    }
-    Ok(least)
+    model.extend(prompt, 1)
+}
+
+/// The time of one pass over `size` tokens behind `prompt`, which is cached.
+fn pass_time(model: &mut dyn TokenModel, prompt: &[u32], size: usize) -> Result<Duration> {
+    let run: Vec<u32> = prompt.iter().copied().cycle().take(size).collect();
+    let start = Instant::now();
+    model.extend(&run, size)?;
+    let time = start.elapsed();
+    model.rollback(prompt.len());
+    Ok(time)
 }
 
 /// Median seconds of each encoder on one text of `length` random tokens, in alternation.

@@ -122,6 +122,30 @@ impl Sampler {
         Ok(distribution)
     }
 
+    /// Draws what follows, and tells the distribution it was drawn from; None for one that has a single entry.
+    pub fn propose(&mut self, logits: &[f32], position: usize) -> Result<(u32, Option<Distribution>)> {
+        if self.options.temperature == 0.0 {
+            return Ok((argmax(logits, position)?.0, None));
+        }
+        let distribution = self.distribution(logits, position)?;
+        Ok((self.draw(&distribution), Some(distribution)))
+    }
+
+    /// Judges a `proposal` that was drawn from `q`, by the target's `logits`: None accepts it, else the token that takes its place. Without
+    /// `q` it was certain. The token that comes out has the target's distribution (Leviathan et al. 2023, appendix A.1).
+    pub fn judge(&mut self, logits: &[f32], position: usize, proposal: u32, q: Option<&Distribution>) -> Result<Option<u32>> {
+        if self.options.temperature == 0.0 {
+            let best = argmax(logits, position)?.0;
+            return Ok((best != proposal).then_some(best));
+        }
+        let p = self.distribution(logits, position)?;
+        let certain = Distribution { entries: vec![(proposal, 1.0)] };
+        let q = q.unwrap_or(&certain);
+        // Accepted with probability min(1, p/q); q is positive, the token was drawn from it.
+        let accepted = self.uniform() * q.probability(proposal) < p.probability(proposal);
+        Ok(if accepted { None } else { Some(self.draw(&p.residual(q))) })
+    }
+
     /// Draws one token.
     pub fn draw(&mut self, distribution: &Distribution) -> u32 {
         if let [(only, _)] = distribution.entries[..] {
@@ -146,22 +170,32 @@ impl Sampler {
 
 /// The most likely token (of equal ones the lowest id) and its logit.
 pub(super) fn argmax(logits: &[f32], position: usize) -> Result<(u32, f32)> {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (id, &x) in (0..).zip(logits) {
-        if x.is_nan() || x == f32::INFINITY {
-            return Err(RuntimeError::Logits { position, found: if x.is_nan() { "NaN" } else { "+inf" } });
-        }
-        if x > best.1 {
-            best = (id, x);
+    const LANES: usize = 16;
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let (mut largest, mut broken) = ([f32::NEG_INFINITY; LANES], [false; LANES]);
+    for chunk in chunks {
+        for lane in 0..LANES {
+            largest[lane] = largest[lane].max(chunk[lane]);
+            broken[lane] |= chunk[lane].is_nan();
         }
     }
-    if best.1 == f32::NEG_INFINITY { Err(RuntimeError::Logits { position, found: "no finite value" }) } else { Ok(best) }
+    let max = largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    if broken.contains(&true) || rest.iter().any(|x| x.is_nan()) {
+        return Err(RuntimeError::Logits { position, found: "NaN" });
+    }
+    match logits.iter().position(|&x| x >= max) {
+        Some(best) if max.is_finite() => Ok((best as u32, max)),
+        _ => Err(RuntimeError::Logits { position, found: if max == f32::INFINITY { "+inf" } else { "no finite value" } }),
+    }
 }
 
 /// The probability of the most likely token at temperature 1, before any cut.
 pub(super) fn top_probability(logits: &[f32], position: usize) -> Result<f32> {
+    /// Below this, a token's share doesn't count: 50 000 of them would make up less than a hundredth.
+    const NEGLIGIBLE: f32 = -16.0;
     let (_, max) = argmax(logits, position)?;
-    Ok(1.0 / logits.iter().map(|x| (x - max).exp()).sum::<f32>())
+    let sum: f32 = logits.iter().map(|x| x - max).filter(|x| *x > NEGLIGIBLE).map(f32::exp).sum();
+    Ok(1.0 / sum)
 }
 
 #[cfg(test)]
@@ -212,10 +246,23 @@ mod tests {
 
     #[test]
     fn broken_logits_are_named_with_their_position() {
-        for (logits, found) in [([0.0, f32::NAN], "NaN"), ([f32::INFINITY, 0.0], "+inf"), ([f32::NEG_INFINITY; 2], "no finite value")] {
+        for (logits, found) in
+            [([f32::NAN, 0.0], "NaN"), ([0.0, f32::NAN], "NaN"), ([f32::INFINITY, 0.0], "+inf"), ([f32::NEG_INFINITY; 2], "no finite value")]
+        {
             let error = Sampler::new(SamplingOptions::default()).unwrap().distribution(&logits, 17).unwrap_err().to_string();
             assert!(error.contains("position 17") && error.contains(found), "{error}");
         }
+    }
+
+    #[test]
+    fn the_most_likely_token_is_found_in_long_rows_and_what_cannot_be_drawn_has_no_share() {
+        let mut logits = vec![f32::NEG_INFINITY; 1003];
+        (logits[1001], logits[700], logits[900]) = (1.0, 2.0, 2.0);
+        assert_eq!(argmax(&logits, 0).unwrap(), (700, 2.0));
+        let expected = 1.0 / (2.0 + (-1f32).exp());
+        assert!((top_probability(&logits, 0).unwrap() - expected).abs() < 1e-6);
+        logits[5] = f32::NAN;
+        assert!(argmax(&logits, 0).is_err());
     }
 
     #[test]

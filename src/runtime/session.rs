@@ -136,10 +136,12 @@ fn build(
     if backend.kind() == BackendKind::OnnxRuntime {
         // Errors are returned; ONNX Runtime would print them too.
         builder = builder.with_log_level(LogLevel::Fatal)?;
-        // Target and draft take turns: the idle one's threads, spinning for work, would take the cores from the other.
-        builder = builder.with_intra_op_spinning(false)?;
-        if let Some(threads) = options.threads {
-            builder = builder.with_intra_threads(threads)?;
+        if !backend.shares_threads(options.threads) {
+            // Target and draft take turns: the idle one's threads, spinning for work, would take the cores from the other.
+            builder = builder.with_independent_thread_pool()?.with_intra_op_spinning(false)?;
+            if let Some(threads) = options.threads {
+                builder = builder.with_intra_threads(threads)?;
+            }
         }
         if let Provider::Cuda(device) = options.provider {
             let cuda = ort::ep::CUDA::default().with_device_id(device).build().error_on_failure();

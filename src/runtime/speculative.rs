@@ -4,6 +4,9 @@
 //! The words come from the target's distribution, whatever the draft proposes; greedy decoding is the case of distributions with
 //! one entry. Never prints, and never looks inside a model: a cache is a length.
 
+mod length;
+mod lookup;
+mod round;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -13,17 +16,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-pub use self::stats::Stats;
-use super::sampler::top_probability;
-use super::{Distribution, Result, RuntimeError, Sampler, SamplingOptions, TokenModel};
+pub use self::length::DraftLength;
+use self::length::Planner;
+use self::lookup::NgramIndex;
+pub use self::stats::{SourceStats, Stats};
+use super::{CostTable, Result, RuntimeError, Sampler, SamplingOptions, TokenModel};
 
 /// How a text is continued.
 #[derive(Debug, Clone)]
 pub struct DecodeOptions {
     /// The most tokens to write.
     pub max_tokens: usize,
-    /// Tokens that the draft proposes per round; 0 doesn't draft.
-    pub gamma: usize,
+    /// Tokens that are proposed per round.
+    pub draft_length: DraftLength,
+    /// Proposes what followed the last tokens, at least this many, where they stood before; None doesn't look.
+    pub lookup: Option<usize>,
+    /// What passes cost, for [`DraftLength::Adaptive`].
+    pub costs: CostTable,
     /// Tokens per pass while the prompt is read.
     pub prefill_chunk: usize,
     /// Tokens that end the text; they aren't part of it.
@@ -40,7 +49,9 @@ impl Default for DecodeOptions {
     fn default() -> Self {
         Self {
             max_tokens: 256,
-            gamma: 4,
+            draft_length: DraftLength::Adaptive,
+            lookup: None,
+            costs: CostTable::default(),
             prefill_chunk: 512,
             stop_tokens: Vec::new(),
             sampling: SamplingOptions::default(),
@@ -84,6 +95,8 @@ pub struct Decoder<'m> {
     draft: Option<&'m mut dyn TokenModel>,
     options: DecodeOptions,
     sampler: Sampler,
+    planner: Planner,
+    index: Option<NgramIndex>,
     /// Prompt and decided tokens. After each round the target has cached all but the last, the draft at most as many.
     sequence: Vec<u32>,
 }
@@ -111,9 +124,16 @@ impl<'m> Decoder<'m> {
         if !(0.0..=1.0).contains(&options.draft_confidence) {
             return Err(RuntimeError::Input(format!("draft confidence {} must lie in 0..=1 (0 is off)", options.draft_confidence)));
         }
+        if !options.costs.is_sound() {
+            return Err(RuntimeError::Input(
+                "costs must be positive numbers, v(k) by ascending k from 1: measure them with `dlc bench --calibrate`".to_owned(),
+            ));
+        }
         target.rollback(0);
         let sampler = Sampler::new(options.sampling.clone())?;
-        Ok(Self { target, draft, options, sampler, sequence: Vec::new() })
+        let planner = Planner::new(options.draft_length, options.costs.clone());
+        let index = options.lookup.map(NgramIndex::new);
+        Ok(Self { target, draft, options, sampler, planner, index, sequence: Vec::new() })
     }
 
     /// Continues `prompt`. `on_tokens` sees the tokens of each round as they are decided and may break off.
@@ -123,6 +143,7 @@ impl<'m> Decoder<'m> {
             // A model that failed in mid-pass may have cached anything.
             self.forget(0);
             self.sequence.clear();
+            self.reindex(0);
         }
         result
     }
@@ -155,7 +176,6 @@ impl<'m> Decoder<'m> {
                 break StopReason::Caller;
             }
         };
-        // The last token decided was never fed.
         Ok(generation)
     }
 
@@ -178,22 +198,14 @@ impl<'m> Decoder<'m> {
         let started = Instant::now();
         let known = self.sequence.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
         self.forget(known);
+        self.reindex(known);
         self.sequence = prompt.to_vec();
-        let Self { target, draft, options, sequence, .. } = self;
-        let draft = draft.as_deref_mut().filter(|_| options.gamma > 0);
-        let mut models: Vec<&mut dyn TokenModel> = vec![&mut **target];
-        models.extend(draft.map(|draft| draft as &mut dyn TokenModel));
-        let mut complete = true;
-        for model in models {
-            let end = (sequence.len() - 1).min(model.context_length());
-            let start = model.len().min(end);
-            for chunk in sequence[start..end].chunks(options.prefill_chunk.max(1)) {
-                if is_set(options.cancel.as_deref()) {
-                    complete = false;
-                    break;
-                }
-                model.extend(chunk, 0)?;
-            }
+        let Self { target, draft, options, sequence, planner, .. } = self;
+        let prompt = &sequence[..sequence.len() - 1];
+        let mut complete = read_prompt(&mut **target, prompt, options)?;
+        if let Some(draft) = draft.as_deref_mut().filter(|_| planner.draft_pays()) {
+            draft.adopt(target.len())?;
+            complete = complete && read_prompt(draft, prompt, options)?;
         }
         if !complete {
             // What is cached is a prefix of the prompt all the same; the next call goes on from there.
@@ -202,68 +214,6 @@ impl<'m> Decoder<'m> {
         }
         stats.prefill_time += started.elapsed();
         Ok(complete)
-    }
-
-    /// Drafts, verifies, and returns the 1 to `limit` tokens that were decided. The caches then hold more than is decided.
-    fn round(&mut self, limit: usize, stats: &mut Stats) -> Result<Vec<u32>> {
-        let started = Instant::now();
-        let proposals = self.propose(limit - 1)?;
-        stats.draft_time += started.elapsed();
-
-        let started = Instant::now();
-        let position = self.sequence.len() - 1;
-        let mut tokens = self.sequence[self.target.len()..].to_vec();
-        tokens.extend(proposals.iter().map(|proposal| proposal.0));
-        let logits = self.target.extend(&tokens, proposals.len() + 1)?;
-        stats.verify_time += started.elapsed();
-
-        stats.rounds += 1;
-        stats.drafted += proposals.len();
-        let mut decided = Vec::with_capacity(proposals.len() + 1);
-        for (i, (token, q)) in proposals.iter().enumerate() {
-            let p = self.sampler.distribution(logits.row(i), position + i)?;
-            stats.tested += 1;
-            // Accept with probability min(1, p/q); q is positive, the token was drawn from it.
-            if self.sampler.uniform() * q.probability(*token) < p.probability(*token) {
-                stats.accepted += 1;
-                decided.push(*token);
-            } else {
-                decided.push(self.sampler.draw(&p.residual(q)));
-                return Ok(decided);
-            }
-        }
-        let p = self.sampler.distribution(logits.row(proposals.len()), position + proposals.len())?;
-        decided.push(self.sampler.draw(&p));
-        Ok(decided)
-    }
-
-    /// Up to `most` proposals of the draft, each with the distribution it was drawn from.
-    fn propose(&mut self, most: usize) -> Result<Vec<(u32, Distribution)>> {
-        let mut proposals = Vec::new();
-        let Some(draft) = self.draft.as_deref_mut() else { return Ok(proposals) };
-        let room = draft.context_length().saturating_sub(self.sequence.len() - 1);
-        let gamma = self.options.gamma.min(most).min(room);
-        if gamma == 0 {
-            return Ok(proposals);
-        }
-        // The draft lacks the last decided token, and the one before it if all of its last proposals were accepted.
-        let mut pending = self.sequence[draft.len()..].to_vec();
-        while proposals.len() < gamma {
-            if is_set(self.options.cancel.as_deref()) {
-                break;
-            }
-            let logits = draft.extend(&pending, 1)?;
-            let position = draft.len() - 1;
-            // The decision looks at the prefix only, never at the token drawn, so the output's distribution stays the target's.
-            if self.options.draft_confidence > 0.0 && top_probability(logits.row(0), position)? < self.options.draft_confidence {
-                break;
-            }
-            let q = self.sampler.distribution(logits.row(0), position)?;
-            let token = self.sampler.draw(&q);
-            proposals.push((token, q));
-            pending = vec![token];
-        }
-        Ok(proposals)
     }
 
     /// Rolls both caches back to what the decided sequence of `len` tokens allows: its last token is always fed again.
@@ -275,9 +225,29 @@ impl<'m> Decoder<'m> {
         }
     }
 
+    /// Takes n-grams out of the index that reach beyond the first `len` tokens.
+    fn reindex(&mut self, len: usize) {
+        if let Some(index) = &mut self.index {
+            index.truncate(len);
+        }
+    }
+
     fn cancelled(&self) -> bool {
         is_set(self.options.cancel.as_deref())
     }
+}
+
+/// Reads what `model` lacks of `prompt`, as far as its context goes. False if cancelled on the way.
+fn read_prompt(model: &mut dyn TokenModel, prompt: &[u32], options: &DecodeOptions) -> Result<bool> {
+    let end = prompt.len().min(model.context_length());
+    let start = model.len().min(end);
+    for chunk in prompt[start..end].chunks(options.prefill_chunk.max(1)) {
+        if is_set(options.cancel.as_deref()) {
+            return Ok(false);
+        }
+        model.extend(chunk, 0)?;
+    }
+    Ok(true)
 }
 
 fn is_set(flag: Option<&AtomicBool>) -> bool {

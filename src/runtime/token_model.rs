@@ -26,6 +26,12 @@ pub trait TokenModel {
 
     /// Forgets everything after the first `len` tokens. Does nothing if no more than that are cached.
     fn rollback(&mut self, len: usize);
+
+    /// Holds, from now on, what the model whose cache it reads holds of the first `len` tokens. Does nothing where the cache is its own.
+    fn adopt(&mut self, len: usize) -> Result<()> {
+        let _ = len;
+        Ok(())
+    }
 }
 
 /// Scores of the vocabulary at a few positions, row-major `[rows, vocab]`.

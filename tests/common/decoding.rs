@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use dlc::pipeline::{CompileOutcome, CompileRequest, PipelineError, compile, parse_pass_flag};
 use dlc::runtime::{
-    Backend, Bundle, DecodeOptions, DecoderOptions, DecoderSession, Equality, SamplingOptions, SharedWeights, TextTokenizer, decode, measure,
+    Backend, Bundle, DecodeOptions, DecoderOptions, DecoderSession, DraftLength, Equality, SamplingOptions, SharedWeights, TextTokenizer, decode,
+    measure,
 };
 use dlc_exporters::manifest::Profile;
 
@@ -46,12 +47,13 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub fn compile(backend: &Backend, profile: Profile, folder: &Path) -> Self {
-        Self::compile_with(&["fit-prune:drop=4,samples=2,length=32"], backend, profile, folder)
+    /// The draft reads the target's cache if `shared`.
+    pub fn compile(backend: &Backend, profile: Profile, folder: &Path, shared: bool) -> Self {
+        Self::compile_with(&["fit-prune:drop=4,samples=2,length=32"], backend, profile, folder, shared)
     }
 
     /// Target and draft of tiny-llama as these passes make it.
-    pub fn compile_with(passes: &[&str], backend: &Backend, profile: Profile, folder: &Path) -> Self {
+    pub fn compile_with(passes: &[&str], backend: &Backend, profile: Profile, folder: &Path, shared: bool) -> Self {
         let output = folder.join("bundle");
         let mut request = compile_request(fixture("tiny-llama"), profile, output.clone());
         request.passes = passes.iter().map(|pass| parse_pass_flag(pass).unwrap()).collect();
@@ -62,7 +64,9 @@ impl Pair {
         let options = DecoderOptions { capacity: Some(16), ..DecoderOptions::default() };
         let open = |name| DecoderSession::open(backend, &bundle, name, weights.as_ref(), &options).unwrap();
         let tokenizer = TextTokenizer::load(&bundle.side_file("tokenizer.json").unwrap()).unwrap();
-        Self { target: open("target"), draft: open("draft"), tokenizer }
+        let (target, mut draft) = (open("target"), open("draft"));
+        assert!(!shared || draft.share_cache(&target));
+        Self { target, draft, tokenizer }
     }
 
     fn prompts(&self, count: usize) -> Vec<Vec<u32>> {
@@ -75,10 +79,16 @@ impl Pair {
     /// Greedy speculative text equals plain text token for token; a tie of two logits is reported, not hidden.
     pub fn check_greedy(&mut self, prompts: usize) -> Result<(), String> {
         for (i, prompt) in self.prompts(prompts).iter().enumerate() {
-            let options = DecodeOptions { max_tokens: 64, gamma: 1 + i % 6, prefill_chunk: 3, ..DecodeOptions::default() };
-            let measured = measure(&mut self.target, &mut self.draft, prompt, &options, 1).map_err(|e| e.to_string())?;
-            if measured.tokens.len() != 64 || measured.stats.accepted == 0 {
-                return Err(format!("prompt {i}: {} tokens, {} accepted", measured.tokens.len(), measured.stats.accepted));
+            let options = DecodeOptions {
+                max_tokens: 64,
+                draft_length: if i % 3 == 2 { DraftLength::Adaptive } else { DraftLength::Fixed(1 + i % 6) },
+                lookup: (i % 2 == 1).then_some(2),
+                prefill_chunk: 3,
+                ..DecodeOptions::default()
+            };
+            let measured = measure(&mut self.target, Some(&mut self.draft), prompt, &options, 1).map_err(|e| e.to_string())?;
+            if measured.tokens.len() != 64 || measured.stats.accepted() == 0 {
+                return Err(format!("prompt {i}: {} tokens, {} accepted", measured.tokens.len(), measured.stats.accepted()));
             }
             match measured.equality {
                 Equality::Equal => {}

@@ -161,5 +161,5 @@ pub fn check_cheap_draft(backend: &Backend, profile: Profile, prompts: usize) ->
         return Err(format!("only a quantised draft of profile ort may be far from the evaluator: {allowed:?}"));
     }
     let folder = tempfile::tempdir().unwrap();
-    Pair::compile_with(&CHEAP, backend, profile, folder.path()).check_greedy(prompts)
+    Pair::compile_with(&CHEAP, backend, profile, folder.path(), false).check_greedy(prompts)
 }

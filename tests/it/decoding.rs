@@ -10,9 +10,9 @@ use crate::common::variants::{VARIANTS, check_against_evaluator, check_forgettin
 fn greedy_speculative_text_equals_plain_text_on_tract() {
     let search = BackendSearch { force: Some(BackendKind::Tract), ..BackendSearch::default() };
     let backend = start(&search).unwrap();
-    for profile in [Profile::Portable, Profile::Onnx] {
+    for (profile, shared) in [(Profile::Portable, true), (Profile::Onnx, true), (Profile::Onnx, false)] {
         let folder = tempfile::tempdir().unwrap();
-        let mut pair = Pair::compile(&backend, profile, folder.path());
+        let mut pair = Pair::compile(&backend, profile, folder.path(), shared);
         pair.check_greedy(6).unwrap();
         pair.check_seeds().unwrap();
     }

@@ -38,7 +38,7 @@ fn bad_usage_is_refused_with_a_way_out() {
         &["run"],
         &["run", "out", "--prompt", "a", "--prompts", "b"],
         &["run", "out", "--prompt", "a", "--system", "b"],
-        &["bench", "out", "--gamma", "0"],
+        &["bench", "out", "--draft-tokens", "0"],
         &["completions", "tcsh"],
     ];
     snapshot!("usage", refused(&shell, &commands));
@@ -349,7 +349,7 @@ fn bundles_that_cannot_run_say_why() {
         &["run", "ort", "--prompt", "a", "--backend", "tract"],
         &["verify", "ort", "--backend", "tract"],
         &["run", "golden", "--prompt", "a", "--backend", "tract"],
-        &["bench", "plain", "--backend", "tract"],
+        &["bench", "plain", "--backend", "tract", "--no-lookup"],
         &["diff", "plain"],
         &["run", "portable", "--prompt", "a", "--ort-lib", "nowhere.so"],
         &["run", "portable", "--prompt", "a", "--backend", "onnxruntime"],

@@ -31,7 +31,7 @@ fn run_prints_the_text_and_nothing_else() {
     assert!(outcome.stderr.starts_with("8 tokens, ") && outcome.stderr.lines().count() == 1, "{}", outcome.transcript());
     // Greedy text is the target's, with a draft or without; and so is sampled text with a seed.
     assert_eq!(outcome.stdout, run(&["--no-draft"]).stdout);
-    assert_eq!(outcome.stdout, run(&["--gamma", "1"]).stdout);
+    assert_eq!(outcome.stdout, run(&["--draft-tokens", "1"]).stdout);
     let sampled = ["--temperature", "2", "--top-k", "50", "--seed", "3"];
     assert_eq!(run(&sampled).stdout, run(&sampled).stdout);
     assert_ne!(run(&sampled).stdout, outcome.stdout);
@@ -43,7 +43,7 @@ fn run_in_json_has_one_record_for_each_prompt() {
     let prompts = Shell::new();
     prompts.write("prompts.txt", "In the beginning\n\nAnd it came to pass\n");
     let path = prompts.path("prompts.txt").to_str().unwrap().to_owned();
-    let outcome = shell.ok(&["run", "onnx", "--backend", "tract", "--prompts", &path, "--max-tokens", "8", "--json"]);
+    let outcome = shell.ok(&["run", "onnx", "--backend", "tract", "--prompts", &path, "--max-tokens", "8", "--draft-tokens", "4", "--json"]);
     let records = outcome.json();
     let records = records.as_array().unwrap();
     assert_eq!(records.len(), 2);
@@ -147,4 +147,47 @@ fn verify_finds_what_differs_from_the_checkpoint() {
 
     let other = verify("fixtures/goldens/llama");
     assert_eq!(other.code, Some(1), "{}", other.transcript());
+}
+
+#[test]
+fn a_bundle_without_a_draft_copies_from_its_text() {
+    let shell = Shell::new();
+    shell.ok(&["compile", "fixtures/tiny-llama", "--profile", "onnx", "-o", "plain"]);
+    let prompt = "And the LORD spake unto Moses, saying, And the LORD spake unto Moses, saying, And the LORD spake";
+    let run = |more: &[&str]| {
+        let args = ["run", "plain", "--backend", "tract", "--prompt", prompt, "--max-tokens", "24", "--json"];
+        shell.ok(&[&args[..], more].concat()).json().as_array().unwrap()[0].clone()
+    };
+    let (copying, plain) = (run(&["--draft-tokens", "4"]), run(&["--no-lookup"]));
+    assert_eq!(copying["tokens"], plain["tokens"]);
+    assert!(copying["stats"]["lookup"]["accepted"].as_u64().unwrap() > 0, "{copying}");
+    assert_eq!((&plain["stats"]["drafted"], &plain["stats"]["rounds"]), (&0.into(), &24.into()));
+}
+
+#[test]
+fn costs_are_measured_once_and_used_again() {
+    let shell = Shell::new();
+    shell.ok(&["compile", "fixtures/tiny-llama", "--pass", PRUNE_TINY, "--profile", "onnx", "-o", "pruned"]);
+    let bench = |more: &[&str]| shell.ok(&[&["bench", "pruned", "--backend", "tract", "--json"][..], more].concat()).json();
+    let quick = ["--max-tokens", "2", "--repeats", "1"];
+    let costs = bench(&["--calibrate"]);
+    assert!(costs["draft"].as_f64().unwrap() > 0.0 && costs["verify"].as_array().unwrap().len() == 7, "{costs}");
+    assert_eq!(costs["verify"][0], serde_json::json!([1, 1.0]));
+    assert_eq!(bench(&quick)["costs"], costs);
+    let threads = bench(&[&quick[..], &["--threads", "7"]].concat());
+    assert_ne!(threads["costs"], costs, "measured with another number of threads");
+}
+
+#[test]
+fn bench_sums_up_by_task_and_draws_it() {
+    let shell = bundles();
+    let plots = Shell::new();
+    let plot = plots.path("plot.svg").to_str().unwrap().to_owned();
+    let args = ["bench", "onnx", "--backend", "tract", "--suite", "--max-tokens", "2", "--repeats", "1", "--plot", &plot, "--json"];
+    let report = shell.ok(&args).json();
+    let tasks: Vec<&str> = report["tasks"].as_array().unwrap().iter().map(|task| task["task"].as_str().unwrap()).collect();
+    assert_eq!(tasks, ["code", "chat", "continuation", "summary"]);
+    assert!(report["predicted_speedup"].as_f64().unwrap() > 0.0 && report["different"] == 0, "{report}");
+    let svg = std::fs::read_to_string(plot).unwrap();
+    assert!(svg.starts_with("<svg") && tasks.iter().all(|task| svg.contains(task)), "{svg}");
 }

@@ -7,14 +7,17 @@ use libtest_mimic::Trial;
 use crate::common::decoding::Pair;
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
-    let trial = |profile: Profile| {
+    let trial = |(profile, shared): (Profile, bool)| {
         let backend = backend.cloned();
-        Trial::test(format!("decoding::greedy_speculative_text_equals_plain_text_{}", profile.name()), move || {
-            let folder = tempfile::tempdir()?;
-            let mut pair = Pair::compile(&backend.expect("not ignored"), profile, folder.path());
-            pair.check_greedy(24)?;
-            Ok(pair.check_seeds()?)
-        })
+        Trial::test(
+            format!("decoding::greedy_speculative_text_equals_plain_text_{}_{}", profile.name(), if shared { "shared" } else { "own" }),
+            move || {
+                let folder = tempfile::tempdir()?;
+                let mut pair = Pair::compile(&backend.expect("not ignored"), profile, folder.path(), shared);
+                pair.check_greedy(24)?;
+                Ok(pair.check_seeds()?)
+            },
+        )
     };
-    Profile::ALL.into_iter().map(trial).collect()
+    Profile::ALL.into_iter().flat_map(|profile| [(profile, true), (profile, false)]).map(trial).collect()
 }

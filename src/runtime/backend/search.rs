@@ -21,6 +21,8 @@ pub struct BackendSearch {
     pub force: Option<BackendKind>,
     /// Demands ONNX Runtime: no falling back on tract.
     pub require_ort: bool,
+    /// Threads of one pool for all sessions that ask for as many; None gives each session threads of its own.
+    pub threads: Option<usize>,
 }
 
 /// Who pointed at a library.

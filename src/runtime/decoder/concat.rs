@@ -5,6 +5,7 @@
 //! live entries are they squeezed out.
 
 use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::value::DynValue;
 
@@ -18,6 +19,15 @@ const FREE_HOLES: usize = 32;
 
 #[derive(Debug, Default)]
 pub(super) struct ConcatCache {
+    entries: Entries,
+    /// What another graph holds: where it leaves its entries, and by cache port which of its values to take.
+    source: Option<(Arc<Mutex<Entries>>, Vec<usize>)>,
+    /// Where this one leaves its entries for others.
+    published: Arc<Mutex<Entries>>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
     /// By cache port; empty before the first step.
     values: Vec<DynValue>,
     /// 1 for a live entry, 0 for a hole.
@@ -26,12 +36,8 @@ pub(super) struct ConcatCache {
     live: Vec<usize>,
 }
 
-impl ConcatCache {
-    pub fn len(&self) -> usize {
-        self.live.len()
-    }
-
-    pub fn rollback(&mut self, len: usize) {
+impl Entries {
+    fn rollback(&mut self, len: usize) {
         if len == 0 {
             *self = Self::default();
             return;
@@ -39,27 +45,6 @@ impl ConcatCache {
         for entry in self.live.drain(len.min(self.live.len())..) {
             self.mask[entry] = 0;
         }
-    }
-
-    pub fn extend(&mut self, session: &mut Session, ports: &Ports, ids: Vec<i64>, want: usize) -> Result<Logits> {
-        let count = ids.len();
-        if self.values.is_empty() {
-            self.values = ports.caches.iter().map(values::empty).collect::<ort::Result<_>>().map_err(|error| session.failed(&error))?;
-        }
-        if self.has_too_many_holes() {
-            self.squeeze(session, ports).map_err(|error| session.failed(&error))?;
-        }
-        let mask: Vec<i64> = self.mask.iter().copied().chain(std::iter::repeat_n(1, count)).collect();
-        let mut inputs = ports.inputs(ids, mask, self.live.len())?;
-        for (port, value) in ports.caches.iter().zip(&self.values) {
-            inputs.push((Cow::Owned(port.past.clone()), share(value)?.into()));
-        }
-        let presents: Vec<&str> = ports.caches.iter().map(|port| port.present.as_str()).collect();
-        let (logits, present) = session.run_keeping(inputs, LOGITS, &presents)?;
-        self.values = present;
-        self.live.extend(self.mask.len()..self.mask.len() + count);
-        self.mask.resize(self.mask.len() + count, 1);
-        ports.logits(&logits, count, want)
     }
 
     fn has_too_many_holes(&self) -> bool {
@@ -73,26 +58,83 @@ impl ConcatCache {
         self.live = (0..self.mask.len()).collect();
         Ok(())
     }
+
+    /// Other handles on the values of these numbers, with the same mask.
+    fn shared(&self, slots: impl Iterator<Item = usize>) -> Result<Self> {
+        let values = slots.filter_map(|slot| self.values.get(slot)).map(share).collect::<Result<_>>()?;
+        Ok(Self { values, mask: self.mask.clone(), live: self.live.clone() })
+    }
+}
+
+impl ConcatCache {
+    pub fn len(&self) -> usize {
+        self.entries.live.len()
+    }
+
+    pub fn rollback(&mut self, len: usize) {
+        self.entries.rollback(len);
+    }
+
+    /// Takes over entries of `other`, by cache port those of these numbers.
+    pub fn share(&mut self, other: &Self, slots: Vec<usize>) {
+        self.source = Some((Arc::clone(&other.published), slots));
+        self.entries = Entries::default();
+    }
+
+    pub fn adopt(&mut self, len: usize) -> Result<()> {
+        if let Some((source, slots)) = &self.source {
+            self.entries = source.lock().unwrap_or_else(PoisonError::into_inner).shared(slots.iter().copied())?;
+            self.entries.rollback(len);
+        }
+        Ok(())
+    }
+
+    pub fn extend(&mut self, session: &mut Session, ports: &Ports, ids: Vec<i64>, want: usize) -> Result<Logits> {
+        let count = ids.len();
+        let entries = &mut self.entries;
+        if entries.values.is_empty() {
+            entries.values = ports.caches.iter().map(values::empty).collect::<ort::Result<_>>().map_err(|error| session.failed(&error))?;
+        }
+        if entries.has_too_many_holes() {
+            entries.squeeze(session, ports).map_err(|error| session.failed(&error))?;
+        }
+        let mask: Vec<i64> = entries.mask.iter().copied().chain(std::iter::repeat_n(1, count)).collect();
+        let mut inputs = ports.inputs(ids, mask, entries.live.len())?;
+        for (port, value) in ports.caches.iter().zip(&entries.values) {
+            inputs.push((Cow::Owned(port.past.clone()), share(value)?.into()));
+        }
+        let presents: Vec<&str> = ports.caches.iter().map(|port| port.present.as_str()).collect();
+        let (logits, present) = session.run_keeping(inputs, LOGITS, &presents)?;
+        entries.values = present;
+        entries.live.extend(entries.mask.len()..entries.mask.len() + count);
+        entries.mask.resize(entries.mask.len() + count, 1);
+        // Somebody reads it if there is a second handle.
+        if Arc::strong_count(&self.published) > 1 {
+            let all = 0..entries.values.len();
+            *self.published.lock().unwrap_or_else(PoisonError::into_inner) = entries.shared(all)?;
+        }
+        ports.logits(&logits, count, want)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cache(mask: &[i64]) -> ConcatCache {
+    fn cache(mask: &[i64]) -> Entries {
         let live = (0..mask.len()).filter(|&i| mask[i] == 1).collect();
-        ConcatCache { values: Vec::new(), mask: mask.to_vec(), live }
+        Entries { values: Vec::new(), mask: mask.to_vec(), live }
     }
 
     #[test]
     fn forgetting_leaves_holes_where_entries_were() {
         let mut cache = cache(&[1, 1, 0, 1, 1]);
         cache.rollback(3);
-        assert_eq!((cache.len(), cache.mask.as_slice()), (3, &[1, 1, 0, 1, 0][..]));
+        assert_eq!((cache.live.len(), cache.mask.as_slice()), (3, &[1, 1, 0, 1, 0][..]));
         cache.rollback(9);
-        assert_eq!(cache.len(), 3);
+        assert_eq!(cache.live.len(), 3);
         cache.rollback(0);
-        assert_eq!((cache.len(), cache.mask.len()), (0, 0));
+        assert_eq!((cache.live.len(), cache.mask.len()), (0, 0));
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! operator takes the number of valid entries from the mask's length.
 
 use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::memory::Allocator;
 use ort::session::{OutputSelector, RunOptions};
 use ort::value::{DynTensor, DynValue};
 
-use super::ports::{LOGITS, Ports};
+use super::ports::{CachePort, LOGITS, Ports};
 use super::values;
 use crate::runtime::session::share;
 use crate::runtime::{Logits, Result, Session};
@@ -20,18 +21,57 @@ const INITIAL_CAPACITY: usize = 512;
 #[derive(Debug)]
 pub(super) struct InPlaceCache {
     len: usize,
-    capacity: usize,
-    context: usize,
-    /// By cache port; empty before the first step.
-    values: Vec<DynValue>,
+    /// Of this graph, or of the one whose cache it reads.
+    buffers: Arc<Mutex<Buffers>>,
+    /// By cache port: which buffer it is.
+    slots: Vec<usize>,
+    shared: bool,
     /// The logits of the last step, used again when the next step has as many tokens.
     logits: Option<(usize, DynValue)>,
 }
 
+/// Keys and values of all layers.
+#[derive(Debug)]
+struct Buffers {
+    ports: Vec<CachePort>,
+    capacity: usize,
+    context: usize,
+    /// By port; empty before the first step.
+    values: Vec<DynValue>,
+}
+
+impl Buffers {
+    /// Makes room for `total` entries.
+    fn reserve(&mut self, session: &mut Session, total: usize) -> ort::Result<()> {
+        let wanted = if total <= self.capacity { self.capacity } else { total.max(self.capacity * 2).min(self.context) };
+        if self.values.is_empty() {
+            self.values = self.ports.iter().map(|port| values::allocate(session, port, wanted)).collect::<ort::Result<_>>()?;
+        } else if wanted > self.capacity {
+            let rows: Vec<usize> = (0..self.capacity).collect();
+            let grown = self.ports.iter().zip(&self.values).map(|(port, value)| values::select(session, port, value, &rows, wanted));
+            self.values = grown.collect::<ort::Result<_>>()?;
+        }
+        self.capacity = wanted;
+        Ok(())
+    }
+}
+
 impl InPlaceCache {
-    pub fn new(capacity: Option<usize>, context: usize) -> Self {
+    pub fn new(ports: &[CachePort], capacity: Option<usize>, context: usize) -> Self {
         let capacity = capacity.unwrap_or(INITIAL_CAPACITY).clamp(1, context.max(1));
-        Self { len: 0, capacity, context, values: Vec::new(), logits: None }
+        let buffers = Buffers { ports: ports.to_vec(), capacity, context, values: Vec::new() };
+        Self { len: 0, buffers: Arc::new(Mutex::new(buffers)), slots: (0..ports.len()).collect(), shared: false, logits: None }
+    }
+
+    /// Reads the buffers of `other`, by cache port those of these numbers.
+    pub fn share(&mut self, other: &Self, slots: Vec<usize>) {
+        (self.buffers, self.slots, self.shared, self.len) = (Arc::clone(&other.buffers), slots, true, 0);
+    }
+
+    pub fn adopt(&mut self, len: usize) {
+        if self.shared {
+            self.len = len;
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -45,35 +85,24 @@ impl InPlaceCache {
     pub fn extend(&mut self, session: &mut Session, ports: &Ports, ids: Vec<i64>, want: usize) -> Result<Logits> {
         let count = ids.len();
         let total = self.len + count;
-        self.reserve(session, ports, total).map_err(|error| session.failed(&error))?;
         let logits = self.logits(ports, count).map_err(|error| session.failed(&error))?;
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        buffers.reserve(session, total).map_err(|error| session.failed(&error))?;
 
         let mut inputs = ports.inputs(ids, vec![1; total], self.len)?;
         let mut selector = OutputSelector::no_default().with(LOGITS).preallocate(LOGITS, share(&logits)?);
-        for (port, value) in ports.caches.iter().zip(&self.values) {
+        for (port, &slot) in ports.caches.iter().zip(&self.slots) {
+            let value = &buffers.values[slot];
             inputs.push((Cow::Owned(port.past.clone()), share(value)?.into()));
             selector = selector.with(&port.present).preallocate(&port.present, share(value)?);
         }
         let options = RunOptions::new().map_err(|error| session.failed(&error))?.with_outputs(selector);
         session.run_into(inputs, &options)?;
+        drop(buffers);
         self.len = total;
         let scores = ports.logits(&logits, count, want)?;
         self.logits = Some((count, logits));
         Ok(scores)
-    }
-
-    /// Makes room for `total` entries.
-    fn reserve(&mut self, session: &mut Session, ports: &Ports, total: usize) -> ort::Result<()> {
-        let wanted = if total <= self.capacity { self.capacity } else { total.max(self.capacity * 2).min(self.context) };
-        if self.values.is_empty() {
-            self.values = ports.caches.iter().map(|port| values::allocate(session, port, wanted)).collect::<ort::Result<_>>()?;
-        } else if wanted > self.capacity {
-            let rows: Vec<usize> = (0..self.len).collect();
-            let grown = ports.caches.iter().zip(&self.values).map(|(port, value)| values::select(session, port, value, &rows, wanted));
-            self.values = grown.collect::<ort::Result<_>>()?;
-        }
-        self.capacity = wanted;
-        Ok(())
     }
 
     fn logits(&mut self, ports: &Ports, count: usize) -> ort::Result<DynValue> {

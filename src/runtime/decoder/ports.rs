@@ -23,10 +23,13 @@ pub(super) struct Ports {
 }
 
 /// One cached tensor, `[1, heads, length, head_dim]`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CachePort {
     pub past: String,
     pub present: String,
+    /// The checkpoint's layer that it belongs to.
+    pub layer: u32,
+    pub is_key: bool,
     pub heads: usize,
     pub head_dim: usize,
     pub element: TensorElementType,
@@ -60,7 +63,8 @@ impl Ports {
                     return Err(fail(&present, format!("isn't {} as {} is", port.dtype, port.name)));
                 }
                 let element = float_element(port).ok_or_else(|| fail(&port.name, format!("a cache can't be {}", port.dtype)))?;
-                ports.caches.push(CachePort { past: port.name.clone(), present, heads: record.heads, head_dim: record.head_dim, element });
+                let (layer, heads, head_dim) = (record.layer, record.heads, record.head_dim);
+                ports.caches.push(CachePort { past: port.name.clone(), present, layer, is_key: kind == "key", heads, head_dim, element });
             } else if matches!(port.name.as_str(), IDS | MASK | POSITIONS) {
                 if port.dtype != "i64" {
                     return Err(fail(&port.name, format!("must be i64, not {}", port.dtype)));
@@ -74,6 +78,12 @@ impl Ports {
             return Err(fail("past_key_values", format!("{} ports for {} caches", ports.caches.len(), graph.caches.len())));
         }
         Ok(ports)
+    }
+
+    /// For each cache its number among `others`, if all of them are there: the same layers, widths and types.
+    pub fn among(&self, others: &[CachePort]) -> Option<Vec<usize>> {
+        let what = |port: &CachePort| (port.layer, port.is_key, port.heads, port.head_dim, port.element);
+        self.caches.iter().map(|port| others.iter().position(|other| what(other) == what(port))).collect()
     }
 
     /// Everything but the caches.
@@ -144,6 +154,8 @@ mod tests {
     fn a_decoders_boundary_is_read() {
         let ports = Ports::read(&graph(&INPUTS, &OUTPUTS), 8).unwrap();
         assert!(!ports.position_ids && ports.caches.len() == 2);
+        assert_eq!(ports.among(&[ports.caches[1].clone(), ports.caches[0].clone()]), Some(vec![1, 0]));
+        assert_eq!(ports.among(&[CachePort { layer: 2, ..ports.caches[0].clone() }, ports.caches[1].clone()]), None);
         assert_eq!(
             (ports.caches[1].present.as_str(), ports.caches[1].heads, ports.caches[1].element),
             ("present.0.value", 2, TensorElementType::Float16)

@@ -17,13 +17,17 @@ struct Fake {
     seed: u64,
     /// Mixes in the logits of the model with this seed: a draft that is often right.
     near: Option<(u64, f32)>,
+    /// One bit for each token that it never proposes: their logits are -inf.
+    blind: u32,
+    /// How far apart its logits are: the larger, the surer it is.
+    sharpness: f32,
     cache: Vec<u32>,
     passes: Vec<usize>,
 }
 
 impl Fake {
     fn new(seed: u64) -> Self {
-        Self { vocab: 6, context: 64, seed, near: None, cache: Vec::new(), passes: Vec::new() }
+        Self { vocab: 6, context: 64, seed, near: None, blind: 0, sharpness: 1.0, cache: Vec::new(), passes: Vec::new() }
     }
 
     fn like(mut self, other: u64, share: f32) -> Self {
@@ -41,7 +45,8 @@ impl Fake {
             Some((other, share)) => share * of(other, id) + (1.0 - share) * of(self.seed, id),
             None => of(self.seed, id),
         };
-        (0..self.vocab).map(score).collect()
+        let seen = |id: usize| if self.blind >> id & 1 == 1 { f32::NEG_INFINITY } else { self.sharpness * score(id) };
+        (0..self.vocab).map(seen).collect()
     }
 }
 
@@ -89,6 +94,11 @@ fn run(target: &mut Fake, draft: Option<&mut Fake>, prompt: &[u32], options: Dec
     generation
 }
 
+/// A draft's step of this cost, and passes that cost a little more for each token.
+fn costs(draft: f64) -> CostTable {
+    CostTable { draft, ..CostTable::default() }
+}
+
 /// Greedy decoding as one would write it without a cache.
 fn reference(target: &Fake, prompt: &[u32], options: &DecodeOptions) -> (Vec<u32>, StopReason) {
     let mut sequence = prompt.to_vec();
@@ -115,7 +125,10 @@ proptest! {
     fn greedy_output_is_the_targets_for_any_draft(
         seeds in any::<(u64, u64)>(),
         share in prop_oneof![Just(0.0f32), 0.0f32..1.0, Just(1.0)],
-        gamma in 1usize..=8,
+        length in prop_oneof![(1usize..=8).prop_map(DraftLength::Fixed), Just(DraftLength::Adaptive)],
+        lookup in prop_oneof![Just(None), (1usize..4).prop_map(Some)],
+        cost in 0.01f64..1.2,
+        blind in prop_oneof![Just(0u32), 0u32..64],
         prompt in prop::collection::vec(0u32..6, 1..20),
         max_tokens in 0usize..60,
         prefill_chunk in 1usize..9,
@@ -124,20 +137,26 @@ proptest! {
         stops in any::<bool>(),
     ) {
         let stop_tokens = if stops { vec![5] } else { Vec::new() };
-        let options = DecodeOptions { max_tokens, gamma, prefill_chunk, stop_tokens, draft_confidence, ..DecodeOptions::default() };
+        let options = DecodeOptions {
+            max_tokens, draft_length: length, lookup, costs: costs(cost), prefill_chunk, stop_tokens, draft_confidence, ..DecodeOptions::default()
+        };
         let mut target = Fake::new(seeds.0);
-        let mut draft = Fake { context: draft_context, ..Fake::new(seeds.1).like(seeds.0, share) };
+        let mut draft = Fake { context: draft_context, blind: blind & 0b1_1111, ..Fake::new(seeds.1).like(seeds.0, share) };
         let expected = reference(&target, &prompt, &options);
-        let plain = run(&mut target, None, &prompt, options.clone());
+        let plain = run(&mut target, None, &prompt, DecodeOptions { lookup: None, ..options.clone() });
         prop_assert_eq!((&plain.tokens, plain.stop), (&expected.0, expected.1));
+        let looked_up = run(&mut target, None, &prompt, options.clone());
+        prop_assert_eq!((&looked_up.tokens, looked_up.stop), (&expected.0, expected.1));
         let speculative = run(&mut target, Some(&mut draft), &prompt, options);
         prop_assert_eq!((&speculative.tokens, speculative.stop), (&expected.0, expected.1));
-        prop_assert!(speculative.stats.accepted <= speculative.stats.tested && speculative.stats.tested <= speculative.stats.drafted);
+        let stats = speculative.stats;
+        prop_assert!(stats.accepted() <= stats.tested() && stats.tested() <= stats.drafted());
+        prop_assert!(lookup.is_some() || stats.lookup.drafted == 0);
     }
 
     #[test]
     fn later_turns_read_only_what_is_new(seed in any::<u64>(), gamma in 0usize..6, turns in prop::collection::vec(prop::collection::vec(0u32..6, 1..6), 1..5)) {
-        let options = DecodeOptions { max_tokens: 5, gamma, ..DecodeOptions::default() };
+        let options = DecodeOptions { max_tokens: 5, draft_length: DraftLength::Fixed(gamma), ..DecodeOptions::default() };
         let (mut target, mut draft, fresh) = (Fake::new(seed), Fake::new(!seed).like(seed, 0.8), Fake::new(seed));
         let mut decoder = Decoder::new(&mut target, Some(&mut draft), options.clone()).unwrap();
         let mut prompt = Vec::new();
@@ -154,21 +173,20 @@ proptest! {
 }
 
 /// Chi-square of the joint distribution of the first two tokens against the exact one.
-fn check_joint(sampling: &SamplingOptions, gamma: usize, share: f32) {
+fn check_joint(sampling: &SamplingOptions, drafting: &DecodeOptions, draft: &mut Fake) {
     const SAMPLES: usize = 40_000;
-    let prompt = [3, 1];
+    let prompt = [3, 1, 4, 3, 1];
     let mut target = Fake { vocab: 5, ..Fake::new(11) };
-    let mut draft = Fake { vocab: 5, ..Fake::new(99) }.like(11, share);
     let exact = Sampler::new(sampling.clone()).unwrap();
     let after = |prefix: &[u32]| exact.distribution(&target.scores(prefix), 0).unwrap();
     let mut expected = vec![0.0; 25];
     for &(a, pa) in after(&prompt).entries() {
-        for &(b, pb) in after(&[3, 1, a]).entries() {
+        for &(b, pb) in after(&[3, 1, 4, 3, 1, a]).entries() {
             expected[(a * 5 + b) as usize] = pa * pb * SAMPLES as f64;
         }
     }
-    let options = DecodeOptions { max_tokens: 4, gamma, sampling: sampling.clone(), ..DecodeOptions::default() };
-    let mut decoder = Decoder::new(&mut target, Some(&mut draft), options).unwrap();
+    let options = DecodeOptions { max_tokens: 4, sampling: sampling.clone(), ..drafting.clone() };
+    let mut decoder = Decoder::new(&mut target, Some(draft), options).unwrap();
     let mut found = [0usize; 25];
     let mut stats = Stats::default();
     for _ in 0..SAMPLES {
@@ -183,39 +201,117 @@ fn check_joint(sampling: &SamplingOptions, gamma: usize, share: f32) {
     // Wilson and Hilferty's approximation of the 1 - 1e-4 quantile.
     let df = cells.len() as f64 - 1.0;
     let limit = df * (1.0 - 2.0 / (9.0 * df) + 3.72 * (2.0 / (9.0 * df)).sqrt()).powi(3);
-    assert!(chi2 < limit, "chi-square {chi2:.1} over {limit:.1} with {df} degrees of freedom: {sampling:?} gamma {gamma}");
+    assert!(chi2 < limit, "chi-square {chi2:.1} over {limit:.1} with {df} degrees of freedom: {sampling:?} {drafting:?}");
     assert!(stats.acceptance() > 0.02 && stats.acceptance() < 0.98, "acceptance {} tests nothing", stats.acceptance());
+    assert!(drafting.lookup.is_none() || stats.lookup.tested > 500, "{stats:?}");
+    assert!(stats.draft.tested > 500, "{stats:?}");
 }
 
 #[test]
 fn sampled_output_has_the_targets_distribution_for_a_draft_unlike_it() {
     let options = |temperature, top_k, top_p| SamplingOptions { temperature, top_k, top_p, seed: 5 };
-    check_joint(&options(1.0, 0, 1.0), 3, 0.0);
-    check_joint(&options(0.7, 0, 1.0), 1, 0.5);
-    check_joint(&options(1.3, 3, 1.0), 2, 0.0);
-    check_joint(&options(1.0, 0, 0.8), 3, 0.3);
-    check_joint(&options(0.9, 4, 0.9), 4, 0.6);
+    let check = |sampling: &SamplingOptions, length: usize, share| {
+        let drafting = DecodeOptions { draft_length: DraftLength::Fixed(length), ..DecodeOptions::default() };
+        check_joint(sampling, &drafting, &mut Fake { vocab: 5, ..Fake::new(99) }.like(11, share));
+    };
+    check(&options(1.0, 0, 1.0), 3, 0.0);
+    check(&options(0.7, 0, 1.0), 1, 0.5);
+    check(&options(1.3, 3, 1.0), 2, 0.0);
+    check(&options(1.0, 0, 0.8), 3, 0.3);
+    check(&options(0.9, 4, 0.9), 4, 0.6);
+}
+
+#[test]
+fn sampled_output_has_the_targets_distribution_with_lookups_adaptive_lengths_and_a_draft_that_lacks_words() {
+    let sampling = SamplingOptions { temperature: 0.8, seed: 5, ..SamplingOptions::default() };
+    for (lookup, draft_length, cost, blind) in [
+        (Some(2), DraftLength::Adaptive, 0.9, 0b0_0010),
+        (Some(1), DraftLength::Adaptive, 0.9, 0b1_0001),
+        (None, DraftLength::Adaptive, 0.01, 0b0_1010),
+        (Some(1), DraftLength::Fixed(3), 0.01, 0b0_1110),
+    ] {
+        let drafting = DecodeOptions { draft_length, lookup, costs: costs(cost), ..DecodeOptions::default() };
+        check_joint(&sampling, &drafting, &mut Fake { vocab: 5, blind, ..Fake::new(99) }.like(11, 0.7));
+    }
+}
+
+/// Stats of a long greedy text.
+fn adaptive(mut draft: Fake, cost: f64) -> Stats {
+    let mut target = Fake { context: 4096, ..Fake::new(4) };
+    draft.context = 4096;
+    let options = DecodeOptions { max_tokens: 1000, costs: costs(cost), ..DecodeOptions::default() };
+    run(&mut target, Some(&mut draft), &[1, 2, 3], options).stats
+}
+
+#[test]
+fn a_hopeless_draft_costs_almost_nothing() {
+    for cost in [0.1, 0.3, 0.5, 0.9] {
+        let stats = adaptive(Fake { sharpness: 8.0, ..Fake::new(5) }, cost);
+        assert!(stats.draft.rounds * 8 < stats.rounds, "c = {cost}: {stats:?}");
+        assert!(stats.predicted_speedup() > 0.95, "c = {cost}: {}", stats.predicted_speedup());
+    }
+}
+
+#[test]
+fn a_perfect_draft_is_used_in_full() {
+    let stats = adaptive(Fake { sharpness: 40.0, ..Fake::new(4) }, 0.1);
+    assert!(stats.tokens_per_round() > 12.0, "{stats:?}");
+    assert_eq!(stats.draft.accepted, stats.draft.tested);
+}
+
+#[test]
+fn a_draft_as_dear_as_the_target_is_left_alone() {
+    assert_eq!(adaptive(Fake::new(4), 1.0).draft.rounds, 0);
+}
+
+#[test]
+fn a_text_that_repeats_itself_is_copied_without_a_draft() {
+    /// Writes the same eight tokens over and over.
+    struct Parrot(usize);
+    impl TokenModel for Parrot {
+        fn vocab_size(&self) -> usize {
+            8
+        }
+        fn context_length(&self) -> usize {
+            1000
+        }
+        fn len(&self) -> usize {
+            self.0
+        }
+        fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits> {
+            self.0 += tokens.len();
+            let rows = tokens[tokens.len() - want..].iter();
+            Ok(Logits::new(8, rows.flat_map(|token| (0..8).map(move |id| f32::from(u8::from(id == (token + 3) % 8)))).collect()))
+        }
+        fn rollback(&mut self, len: usize) {
+            self.0 = self.0.min(len);
+        }
+    }
+    let options = DecodeOptions { max_tokens: 200, lookup: Some(2), ..DecodeOptions::default() };
+    let mut target = Parrot(0);
+    let stats = Decoder::new(&mut target, None, options).unwrap().generate(&[0], &mut |_| ControlFlow::Continue(())).unwrap().stats;
+    assert!(stats.lookup.accepted == stats.lookup.tested && stats.rounds < 30, "{stats:?}");
 }
 
 #[test]
 fn a_draft_equal_to_the_target_is_always_accepted() {
     let options = DecodeOptions {
         max_tokens: 40,
-        gamma: 3,
+        draft_length: DraftLength::Fixed(3),
         sampling: SamplingOptions { temperature: 1.0, ..SamplingOptions::default() },
         ..DecodeOptions::default()
     };
     let (mut target, mut draft) = (Fake::new(4), Fake::new(4));
     let stats = run(&mut target, Some(&mut draft), &[1, 2, 3], options).stats;
-    assert_eq!((stats.rounds, stats.accepted), (10, 30));
+    assert_eq!((stats.rounds, stats.accepted()), (10, 30));
     assert!((stats.acceptance() - 1.0).abs() < 1e-12 && (stats.tokens_per_round() - 4.0).abs() < 1e-12);
 }
 
 #[test]
 fn a_hesitant_draft_stops_early() {
-    let options = DecodeOptions { max_tokens: 20, gamma: 8, draft_confidence: 1.0, ..DecodeOptions::default() };
+    let options = DecodeOptions { max_tokens: 20, draft_length: DraftLength::Fixed(8), draft_confidence: 1.0, ..DecodeOptions::default() };
     let stats = run(&mut Fake::new(1), Some(&mut Fake::new(2)), &[0], options).stats;
-    assert_eq!((stats.drafted, stats.rounds), (0, 20));
+    assert_eq!((stats.drafted(), stats.rounds), (0, 20));
 }
 
 #[test]
@@ -229,7 +325,7 @@ fn the_prompt_is_read_in_chunks() {
 fn the_callback_and_the_flag_end_the_text() {
     let (mut target, mut draft) = (Fake::new(1), Fake::new(1));
     let cancel = Arc::new(AtomicBool::new(false));
-    let options = DecodeOptions { gamma: 2, cancel: Some(Arc::clone(&cancel)), ..DecodeOptions::default() };
+    let options = DecodeOptions { draft_length: DraftLength::Fixed(2), cancel: Some(Arc::clone(&cancel)), ..DecodeOptions::default() };
     let mut decoder = Decoder::new(&mut target, Some(&mut draft), options).unwrap();
     let broken = decoder.generate(&[1], &mut |_| ControlFlow::Break(())).unwrap();
     assert_eq!((broken.stop, broken.tokens.len()), (StopReason::Caller, 3));

@@ -1,0 +1,79 @@
+//! Flags that say how tokens are guessed, for every command that decodes.
+
+use anyhow::Result;
+use clap::ValueEnum;
+use dlc_passes::ScoreCache;
+
+use super::environment;
+use crate::pipeline::DiskCache;
+use crate::runtime::{Bundle, CostTable, DecodeOptions, DraftLength, cost_key};
+
+/// How tokens are guessed.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct DraftingArgs {
+    /// Tokens to propose per round, whatever they cost [default: as many as pay]
+    #[arg(long, alias = "gamma", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    draft_tokens: Option<u8>,
+    /// Propose what followed the last tokens, N of them or more, where they stood before
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=32))]
+    lookup: u8,
+    /// Look nothing up in the text
+    #[arg(long, conflicts_with = "lookup")]
+    no_lookup: bool,
+    /// The draft stops proposing below this probability; 0 never does
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    draft_confidence: f32,
+    /// What the draft reads of the text so far: the target's cache, where their layers are the same, or one of its own
+    #[arg(long, value_enum, default_value_t = DraftCache::Shared)]
+    draft_cache: DraftCache,
+}
+
+/// Where a draft keeps keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DraftCache {
+    Shared,
+    Own,
+}
+
+impl DraftingArgs {
+    /// Whether only a draft can guess.
+    pub fn looks_nothing_up(&self) -> bool {
+        self.no_lookup
+    }
+
+    /// Where the draft keeps keys and values.
+    pub fn cache(&self) -> DraftCache {
+        self.draft_cache
+    }
+
+    /// Puts what the flags say into `options`, and what passes cost.
+    pub fn apply(&self, options: DecodeOptions, costs: CostTable) -> DecodeOptions {
+        DecodeOptions {
+            draft_length: self.draft_tokens.map_or(DraftLength::Adaptive, |n| DraftLength::Fixed(usize::from(n))),
+            lookup: (!self.no_lookup).then_some(usize::from(self.lookup)),
+            draft_confidence: self.draft_confidence,
+            costs,
+            ..options
+        }
+    }
+}
+
+/// Where measured costs are kept.
+fn cost_cache() -> Option<DiskCache> {
+    environment::cache_folder().map(|folder| DiskCache::new(folder.join("costs")))
+}
+
+/// The costs that `dlc bench --calibrate` measured for this bundle with this backend and number of threads; None if it didn't, or if what
+/// is stored can't be read.
+pub(super) fn measured_costs(bundle: &Bundle, backend: &str, threads: Option<usize>) -> Option<CostTable> {
+    let stored = cost_cache()?.get(&cost_key(bundle.manifest(), backend, threads))?;
+    serde_json::from_str::<CostTable>(&stored).ok().filter(CostTable::is_sound)
+}
+
+/// Keeps costs for later runs.
+pub(super) fn store_costs(bundle: &Bundle, backend: &str, threads: Option<usize>, costs: &CostTable) -> Result<()> {
+    if let Some(cache) = cost_cache() {
+        cache.put(&cost_key(bundle.manifest(), backend, threads), &serde_json::to_string(costs)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! One round of decoding: proposals from the text itself or from the draft, judged by one pass of the target.
+//!
+//! How many there are depends on the prefix and on earlier rounds alone, never on a token drawn in this one.
+
+use std::time::Instant;
+
+use super::super::sampler::top_probability;
+use super::super::{Distribution, Logits, Result, TokenModel};
+use super::length::{MOST, Plan};
+use super::lookup::{Match, continuation};
+use super::{Decoder, Stats, is_set};
+
+/// A guessed token.
+#[derive(Debug)]
+struct Proposal {
+    token: u32,
+    /// What it was drawn from; None if it was certain.
+    q: Option<Distribution>,
+    /// The draft's probability of its most likely token.
+    confidence: f32,
+}
+
+/// Where a round's proposals came from.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// A match in the text.
+    Lookup(Match),
+    /// The draft, after it read so many tokens and made so many steps.
+    Draft { pending: usize, steps: usize },
+}
+
+impl Decoder<'_> {
+    /// Drafts, verifies, and returns the 1 to `limit` tokens that were decided. The caches then hold more than is decided.
+    pub(super) fn round(&mut self, limit: usize, stats: &mut Stats) -> Result<Vec<u32>> {
+        let started = Instant::now();
+        let (source, proposals) = self.propose(limit - 1)?;
+        stats.draft_time += started.elapsed();
+
+        let started = Instant::now();
+        let position = self.sequence.len() - 1;
+        let mut tokens = self.sequence[self.target.len()..].to_vec();
+        tokens.extend(proposals.iter().map(|proposal| proposal.token));
+        let logits = self.target.extend(&tokens, proposals.len() + 1)?;
+
+        let mut decided = Vec::with_capacity(proposals.len() + 1);
+        let mut rejected = false;
+        for (i, proposal) in proposals.iter().enumerate() {
+            let instead = self.sampler.judge(logits.row(i), position + i, proposal.token, proposal.q.as_ref())?;
+            rejected = instead.is_some();
+            match source {
+                Source::Lookup(place) => self.planner.learn_lookup(place.length, !rejected),
+                Source::Draft { .. } => self.planner.learn_draft(proposal.confidence, !rejected),
+            }
+            decided.push(instead.unwrap_or(proposal.token));
+            if rejected {
+                break;
+            }
+        }
+        let tested = decided.len();
+        if !rejected {
+            decided.push(self.sampler.propose(logits.row(proposals.len()), position + proposals.len())?.0);
+        }
+        stats.verify_time += started.elapsed();
+        self.count(source, proposals.len(), tested, tested - usize::from(rejected), stats);
+        Ok(decided)
+    }
+
+    fn count(&mut self, source: Source, drafted: usize, tested: usize, accepted: usize, stats: &mut Stats) {
+        let (counts, pending, steps) = match source {
+            Source::Lookup(_) => (&mut stats.lookup, 0, 0),
+            Source::Draft { pending, steps } => (&mut stats.draft, pending, steps),
+        };
+        counts.rounds += usize::from(drafted > 0);
+        counts.drafted += drafted;
+        counts.tested += tested;
+        counts.accepted += accepted;
+        stats.rounds += 1;
+        stats.cost += self.planner.count(pending, steps, drafted);
+    }
+
+    /// Up to `most` proposals: of the text or of the draft, whichever should yield more, the text if they are equal.
+    fn propose(&mut self, most: usize) -> Result<(Source, Vec<Proposal>)> {
+        let found = self.index.as_mut().and_then(|index| {
+            index.extend(&self.sequence);
+            index.find(&self.sequence)
+        });
+        let found = found.map(|place| (place, self.planner.lookup_plan(place.length, most)));
+        if let Some(draft) = self.draft.as_deref_mut() {
+            draft.adopt(self.target.len())?;
+        }
+        let (pending, room) = self.draft.as_deref().map_or((0, 0), |draft| {
+            let room = draft.context_length().saturating_sub(self.sequence.len() - 1);
+            (self.sequence.len() - draft.len(), room.min(most))
+        });
+        let drafting = self.planner.draft_plan(pending, room);
+        if let Some((place, plan)) = found {
+            let tokens = match plan.tokens {
+                0 if drafting.tokens == 0 && most > 0 => self.planner.try_lookup(),
+                tokens if plan.pace >= drafting.pace => tokens,
+                _ => 0,
+            };
+            if tokens > 0 {
+                let certain = continuation(&self.sequence, place.next, tokens).map(|token| Proposal { token, q: None, confidence: 1.0 });
+                return Ok((Source::Lookup(place), certain.collect()));
+            }
+        }
+        let (plan, tried) = match drafting.tokens {
+            0 => (Plan { tokens: self.planner.try_draft(pending, room), pace: 0.0 }, true),
+            _ => (drafting, false),
+        };
+        self.draft(plan, tried, pending, room)
+    }
+
+    /// Lets the draft propose. On trial it goes on to the end of the plan.
+    fn draft(&mut self, plan: Plan, tried: bool, pending: usize, room: usize) -> Result<(Source, Vec<Proposal>)> {
+        let Self { draft, planner, options, sequence, sampler, .. } = self;
+        let (mut proposals, mut steps, mut reach) = (Vec::new(), 0, 1.0);
+        let Some(draft) = draft.as_deref_mut().filter(|_| plan.tokens > 0) else {
+            return Ok((Source::Draft { pending: 0, steps: 0 }, proposals));
+        };
+        let adapts = planner.is_adaptive() && !tried;
+        let most = if adapts { MOST.min(room) } else { plan.tokens };
+        let asked = planner.is_adaptive() || options.draft_confidence > 0.0;
+        // At first the draft lacks the last decided token, and those before it that it didn't propose itself.
+        let mut unread = sequence[draft.len()..].to_vec();
+        while proposals.len() < most && !is_set(options.cancel.as_deref()) {
+            let Some(logits) = read(draft, &unread, options.prefill_chunk)? else { break };
+            let position = draft.len() - 1;
+            steps += 1;
+            let confidence = if asked { top_probability(logits.row(0), position)? } else { 1.0 };
+            let (worthwhile, further) = if adapts { planner.go_on(plan, proposals.len(), confidence, &mut reach) } else { (true, true) };
+            if !worthwhile || confidence < options.draft_confidence {
+                break;
+            }
+            let (token, q) = sampler.propose(logits.row(0), position)?;
+            proposals.push(Proposal { token, q, confidence });
+            if !further {
+                break;
+            }
+            unread = vec![token];
+        }
+        Ok((Source::Draft { pending, steps }, proposals))
+    }
+}
+
+/// Reads `tokens`, some at a time, and returns the logits behind the last; None without tokens.
+fn read(model: &mut dyn TokenModel, tokens: &[u32], chunk: usize) -> Result<Option<Logits>> {
+    let chunks = tokens.chunks(chunk.max(1));
+    let last = chunks.len().saturating_sub(1);
+    let mut logits = None;
+    for (i, chunk) in chunks.enumerate() {
+        logits = Some(model.extend(chunk, usize::from(i == last))?);
+    }
+    Ok(logits)
+}
