@@ -165,6 +165,12 @@ pub(crate) enum ExprKey {
 const TILE: usize = 2048;
 
 impl Expr {
+    /// These little-endian elements.
+    pub fn constant(bytes: Vec<u8>, dtype: DType) -> Self {
+        let range = 0..bytes.len();
+        Self::Mapped { blob: Blob { bytes: Arc::new(bytes), range }, dtype }
+    }
+
     /// `self` as `dtype`; nothing is added if it has that type.
     #[must_use]
     pub fn cast(self, dtype: DType) -> Self {

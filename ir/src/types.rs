@@ -111,7 +111,7 @@ impl Dim {
     }
 
     /// A symbol, or another sum that is no multiple of one, and how often it counts: `batch` and 2 of `batch+batch`.
-    fn factors(&self) -> (Option<Self>, usize) {
+    pub fn factors(&self) -> (Option<Self>, usize) {
         match self.symbols.split_first() {
             None => (None, self.constant),
             Some((first, rest)) if self.constant == 0 && rest.iter().all(|s| s == first) => (Some(sym(first)), 1 + rest.len()),

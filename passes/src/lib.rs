@@ -8,9 +8,9 @@
 mod clean_up;
 mod context;
 pub mod dip_go;
+mod draft;
 mod error;
 pub mod fit_prune;
-mod head;
 mod manager;
 pub mod merge_adapter;
 mod options;

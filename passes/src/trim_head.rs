@@ -7,14 +7,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dlc_ir::cost::cost;
-use dlc_ir::diff::diff;
-use dlc_ir::{Blob, DType, Dim, Expr, Graph, Module, NodeId, Op, Operand, WeightId, WeightTable};
+use dlc_ir::{DType, Dim, Expr, Graph, Module, NodeId, Op, Operand, WeightId, WeightTable};
 use serde::{Deserialize, Serialize};
 
 use crate::context::{Pass, PassContext};
+use crate::draft::{head, replace_draft};
 use crate::error::PassError;
-use crate::head::head;
 use crate::report::PassReport;
 
 const NAME: &str = "trim-head";
@@ -125,12 +123,7 @@ impl Pass for TrimHead {
         let covered: u64 = kept.iter().map(|id| counts[*id as usize]).sum();
         let share = 100.0 * covered as f64 / counts.iter().sum::<u64>().max(1) as f64;
         report.fact("of the calibration text", format!("{share:.2}%"));
-        let bytes = [&before, &draft].map(|graph| cost(graph, &module.weights).weight_bytes);
-        report.fact("bytes of the draft's weights", format!("{} -> {}", bytes[0], bytes[1]));
-        if let Some(target) = module.graph("target") {
-            report.diff = Some(diff((target, &module.weights), (&draft, &module.weights)));
-        }
-        module.graphs.iter_mut().filter(|g| g.name == "draft").for_each(|g| g.clone_from(&draft));
+        replace_draft(module, &mut report, &before, draft);
         Ok(report)
     }
 }
@@ -164,9 +157,7 @@ fn trim(draft: &mut Graph, weights: &mut WeightTable, head: NodeId, kept: &[u32]
         columns[*id as usize] = column as i64;
     }
     let bytes: Vec<u8> = columns.iter().flat_map(|c| c.to_le_bytes()).collect();
-    let length = bytes.len();
-    let blob = Blob::new(Arc::new(bytes), 0..length).ok_or_else(|| unsupported("the vocabulary is too large"))?;
-    let map = weights.add(&format!("draft.columns{}", kept.len()), &[vocab], Expr::Mapped { blob, dtype: DType::I64 })?;
+    let map = weights.add(&format!("draft.columns{}", kept.len()), &[vocab], Expr::constant(bytes, DType::I64))?;
     // The head's readers bend its result entry by entry, so they follow its new width.
     draft.replace_nodes(weights, |id, node| (id == head).then(|| (node.op.clone(), inputs.clone())))?;
     draft.extend_output(weights, "logits", Op::GatherColumns, &[map.into()])?;

@@ -4,9 +4,8 @@
 //! takes its place, and [`Net::finish`] lists all that was noted together with the tensors that nobody asked for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
-use dlc_ir::{Blob, DType, Expr, Graph, GraphBuilder, IrError, Op, Operand, Storage, ValueId, WeightId, WeightTable};
+use dlc_ir::{DType, Expr, Graph, GraphBuilder, IrError, Op, Operand, Storage, ValueId, WeightId, WeightTable};
 
 use super::activation::Activation;
 use super::error::ImportError;
@@ -103,10 +102,7 @@ impl<'a> Net<'a> {
     /// A table that no checkpoint holds, because it is computed: a weight `name` of its own.
     pub(super) fn table(&mut self, name: &str, shape: &[usize], numbers: &[f32]) -> Result<Operand, IrError> {
         let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let range = 0..bytes.len();
-        let fail = || IrError::Weight { name: name.to_owned(), problem: "has no bytes".into() };
-        let blob = Blob::new(Arc::new(bytes), range).ok_or_else(fail)?;
-        let data = Expr::Mapped { blob, dtype: DType::F32 }.cast(self.dtype);
+        let data = Expr::constant(bytes, DType::F32).cast(self.dtype);
         Ok(self.graph.weights_mut().add(name, shape, data)?.into())
     }
 

@@ -114,9 +114,9 @@ impl Loss {
         let [_, height, width] = self.shape;
         let (rows, columns) = (height + 1 - WINDOW, width + 1 - WINDOW);
         let along = |row: usize, column: usize| -> f64 { self.window.iter().enumerate().map(|(k, w)| w * plane[row * width + column + k]).sum() };
-        let lines: Vec<f64> = (0..height).flat_map(|row| (0..columns).map(move |column| (row, column))).map(|(r, c)| along(r, c)).collect();
+        let lines: Vec<f64> = places(height, columns).map(|(row, column)| along(row, column)).collect();
         let down = |row: usize, column: usize| -> f64 { self.window.iter().enumerate().map(|(k, w)| w * lines[(row + k) * columns + column]).sum() };
-        (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))).map(|(r, c)| down(r, c)).collect()
+        places(rows, columns).map(|(row, column)| down(row, column)).collect()
     }
 
     /// The transpose of [`blur`](Self::blur).
@@ -124,15 +124,20 @@ impl Loss {
         let [_, height, width] = self.shape;
         let (rows, columns) = (height + 1 - WINDOW, width + 1 - WINDOW);
         let mut lines = vec![0.0; height * columns];
-        for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+        for (row, column) in places(rows, columns) {
             self.window.iter().enumerate().for_each(|(k, w)| lines[(row + k) * columns + column] += w * means[row * columns + column]);
         }
         let mut plane = vec![0.0; height * width];
-        for (row, column) in (0..height).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+        for (row, column) in places(height, columns) {
             self.window.iter().enumerate().for_each(|(k, w)| plane[row * width + column + k] += w * lines[row * columns + column]);
         }
         plane
     }
+}
+
+/// Every row and column, row by row.
+fn places(rows: usize, columns: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)))
 }
 
 fn doubles(numbers: &[f32]) -> Vec<f64> {

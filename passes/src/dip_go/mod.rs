@@ -16,7 +16,7 @@ use dlc_ir::{DType, Graph, Module, SamplingPlan, SkipSchedule};
 use crate::context::{Pass, PassContext, Prompt};
 use crate::error::PassError;
 use crate::report::PassReport;
-use crate::skip::{Driver, SkipNet, apply, close, denoiser, finish};
+use crate::skip::{Driver, Inputs, SkipNet, apply, close, denoiser, finish};
 use gates::Training;
 use loss::Loss;
 use rollout::{Sampler, Start, hard};
@@ -45,8 +45,8 @@ impl DipGo {
 
     /// What images are told beside a class.
     fn prompts(&self, target: &Graph, cx: &PassContext<'_>) -> Result<Vec<Prompt>, PassError> {
-        let other = target.inputs().iter().filter(|i| !["hidden_states", "sample", "timestep", "class_labels"].contains(&i.name.as_str()));
-        let inputs: Vec<(&str, DType)> = other.map(|i| (i.name.as_str(), target.value(i.value).ty.dtype)).collect();
+        let told = Inputs::find(NAME, target)?.told;
+        let inputs: Vec<(&str, DType)> = told.iter().map(|(name, value)| (name.as_str(), target.value(*value).ty.dtype)).collect();
         let names: Vec<&str> = inputs.iter().map(|(name, _)| *name).collect();
         let fail = |problem: String| Err(PassError::Options { pass: NAME, problem });
         match &self.options.embeddings {
@@ -56,7 +56,7 @@ impl DipGo {
                 names.join(", ")
             )),
             Some(_) if inputs.is_empty() => fail("the model is told no text: leave embeddings out".into()),
-            Some(file) => cx.samplers(NAME)?.prompts(file, &inputs, self.options.sampler.guidance.to_bits() != 1f64.to_bits()),
+            Some(file) => cx.samplers(NAME)?.prompts(file, &inputs, self.options.sampler.is_guided()),
         }
     }
 }

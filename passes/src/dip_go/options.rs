@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::NAME;
 use super::loss::LossKind;
 use crate::error::PassError;
-use crate::skip::{SamplerOptions, check_share};
+use crate::skip::{SamplerOptions, check_share, with_sampler};
 
 /// Options of `dip-go`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ impl Default for DipGoOptions {
 
 impl DipGoOptions {
     /// Name and meaning of each option, for `dlc passes`.
-    pub const DOCS: &'static [(&'static str, &'static str)] = &[
+    pub const DOCS: &'static [(&'static str, &'static str)] = &with_sampler::<10, 17>([
         ("macs", "share of the multiply-adds to keep (default 0.35)"),
         ("speedup", "how many times fewer multiply-adds, instead of macs"),
         ("rounds", "rounds in which every gate is weighed, and some are exchanged (default 16)"),
@@ -69,14 +69,7 @@ impl DipGoOptions {
         ("loss", "ssim (default for pictures of 11 pixels and more) or mse: the distance to the full sampler's images"),
         ("embeddings", "safetensors file with the texts to learn on, as `dlc sample --embeddings` takes it; needed by models told a text"),
         ("seed", "seed of noise, classes and probes (default 0)"),
-        SamplerOptions::DOCS[0],
-        SamplerOptions::DOCS[1],
-        SamplerOptions::DOCS[2],
-        SamplerOptions::DOCS[3],
-        SamplerOptions::DOCS[4],
-        SamplerOptions::DOCS[5],
-        SamplerOptions::DOCS[6],
-    ];
+    ]);
 
     /// The share of the multiply-adds to keep.
     pub(super) fn share(&self) -> f64 {

@@ -73,13 +73,15 @@ impl Sampler<'_> {
         self.prompts.get(start.prompt?)
     }
 
-    /// The image as the model is fed it, once for each label.
-    fn fed(&self, latents: &[f32], step: &SamplingStep) -> Result<Array, PassError> {
+    /// What the model is fed at step `i`: the image once for each label.
+    fn feed<'f>(&'f self, i: usize, start: &Start, labels: &'f [i64], gates: &'f [f32], rollout: &Rollout) -> Result<Feed<'f>, PassError> {
         let rows = if self.is_guided() { 2 } else { 1 };
-        let scaled = latents.iter().map(|x| x * step.input_scale as f32);
+        let step = &self.plan.steps[i];
+        let scaled = rollout.latents[i].iter().map(|x| x * step.input_scale as f32);
         let data: Vec<f32> = std::iter::repeat_n(scaled, rows).flatten().collect();
         let Diffusion { channels, height, width, .. } = *self.diffusion;
-        Ok(Array::f32([rows, channels, height, width], data)?)
+        let latents = Array::f32([rows, channels, height, width], data)?;
+        Ok(Feed { latents, timestep: step.timestep, labels, told: self.told(start), gates, backups: rollout.backups(i)? })
     }
 
     /// The model's answer for the image, without a learned variance: `u + g (c - u)`.
@@ -117,15 +119,7 @@ impl Sampler<'_> {
             sources: sources(gates, self.net.unit_of(), self.reuse),
         };
         for (i, step) in self.plan.steps.iter().enumerate() {
-            let backups = rollout.backups(i)?;
-            let feed = Feed {
-                latents: self.fed(&rollout.latents[i], step)?,
-                timestep: step.timestep,
-                labels: &labels,
-                told: self.told(start),
-                gates: &gates[i],
-                backups: &backups,
-            };
+            let feed = self.feed(i, start, &labels, &gates[i], &rollout)?;
             let Made { output, mixed } = self.net.forward(self.segment, &feed)?;
             let output = self.guided(&output);
             rollout.estimate(step, i, &output);
@@ -159,15 +153,7 @@ impl Sampler<'_> {
             let mut output: Vec<f32> = through.iter().map(|a| a * step.estimate.output as f32).collect();
             accumulate(&mut output, &next, step.output as f32);
 
-            let backups = rollout.backups(i)?;
-            let feed = Feed {
-                latents: self.fed(&rollout.latents[i], step)?,
-                timestep: step.timestep,
-                labels: &labels,
-                told: self.told(start),
-                gates: &gates[i],
-                backups: &backups,
-            };
+            let feed = self.feed(i, start, &labels, &gates[i], rollout)?;
             let shape = [feed.latents.shape()[0], self.diffusion.out_channels, self.diffusion.height, self.diffusion.width];
             let seeds = std::mem::take(&mut remembered[i]).into_iter().enumerate().filter_map(|(v, seed)| Some((v, seed?))).collect();
             let adjoints = self.net.backward(self.segment, &feed, self.spread(&output, &shape)?, seeds)?;

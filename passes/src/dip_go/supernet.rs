@@ -1,14 +1,14 @@
 //! The SuperNet of DiP-GO (arXiv 2410.16942, section 3.2) for one evaluation: the target in which every value that may be reused is
 //! `backup + gate * (fresh - backup)`, the backup being an input.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use dlc_eval::{Array, Gradients, Segment, Values, Wanted};
 use dlc_ir::{DType, Diffusion, Dim, Graph, IrError, Op, ValueId, ValueType, WeightTable};
 
 use crate::context::Prompt;
 use crate::error::PassError;
-use crate::skip::{Copier, SkipNet};
+use crate::skip::{Copier, Inputs, SkipNet};
 
 /// The graph of one evaluation with its gates.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(super) struct Feed<'a> {
     /// For each unit how much of its fresh values is taken, 0 to 1.
     pub gates: &'a [f32],
     /// The backup of each value; zeros where there is none yet.
-    pub backups: &'a [Option<Array>],
+    pub backups: Vec<Option<Array>>,
 }
 
 /// What one evaluation gives.
@@ -62,9 +62,10 @@ pub(super) struct Adjoints {
 impl SuperNet {
     pub fn new(pass: &'static str, net: &SkipNet<'_>, diffusion: &Diffusion) -> Result<Self, PassError> {
         let mut copy = Copier::new(net.graph, net.weights, "supernet");
-        let mut inputs: BTreeMap<&str, ValueId> = BTreeMap::new();
+        let inputs = Inputs::find(pass, net.graph)?;
+        let mut copies: HashMap<ValueId, ValueId> = HashMap::new();
         for (at, input) in net.graph.inputs().iter().enumerate() {
-            inputs.insert(&input.name, copy.input(at)?);
+            copies.insert(input.value, copy.input(at)?);
         }
         let mut backups = Vec::new();
         for (at, value) in net.values.iter().enumerate() {
@@ -83,14 +84,10 @@ impl SuperNet {
             }
         }
         let unsupported = |problem: &str| PassError::Unsupported { pass, problem: problem.into() };
-        let mixed: Option<Vec<ValueId>> = mixed.into_iter().collect();
-        let latents = ["hidden_states", "sample"].iter().find_map(|name| inputs.get(name)).copied();
-        let (Some(mixed), Some(latents), Some(&timestep)) = (mixed, latents, inputs.get("timestep")) else {
-            return Err(unsupported("the target isn't fed latents and a timestep"));
-        };
-        let labels = inputs.get("class_labels").copied();
-        let told = inputs.iter().filter(|(_, value)| **value != latents && **value != timestep && Some(**value) != labels);
-        let told = told.map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        let mixed = mixed.into_iter().collect::<Option<Vec<ValueId>>>().ok_or(missing())?;
+        let (latents, timestep) = (copies[&inputs.image], copies[&inputs.timestep]);
+        let labels = inputs.labels.map(|value| copies[&value]);
+        let told = inputs.told.into_iter().map(|(name, value)| (name, copies[&value])).collect();
         if labels.is_some() != diffusion.classes.is_some() {
             return Err(unsupported("the target's classes aren't those of its configuration"));
         }
@@ -117,7 +114,7 @@ impl SuperNet {
             let array = feed.told.and_then(|told| told.get(name)).ok_or_else(|| untold(name))?;
             known.insert(*value, array.clone());
         }
-        for (value, backup) in self.backups.iter().zip(feed.backups) {
+        for (value, backup) in self.backups.iter().zip(&feed.backups) {
             let zeros = || {
                 let dims = self.graph.value(*value).ty.shape.0.iter().map(|d| d.known().unwrap_or(rows));
                 let shape: Vec<usize> = dims.collect();

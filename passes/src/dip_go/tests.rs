@@ -1,10 +1,7 @@
 //! Gradients of the gates against finite differences, through whole samplers.
 
-use std::sync::Arc;
-
 use dlc_ir::{
-    Blob, Classes, DType, Diffusion, Estimate, Expr, Graph, Reuse, SamplingPlan, SamplingStep, SkipGranularity, WeightTable, parse_graph,
-    parse_graph_over,
+    Classes, DType, Diffusion, Estimate, Expr, Graph, Reuse, SamplingPlan, SamplingStep, SkipGranularity, WeightTable, parse_graph, parse_graph_over,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -31,9 +28,7 @@ fn model(text: &str) -> (Graph, WeightTable) {
         let centre = if w.shape.len() == 1 && w.name.ends_with("weight") { 1.0 } else { 0.0 };
         let numbers = (0..w.elements()).map(|_| centre + rng.random_range(-0.8..0.8f32) / fan.sqrt());
         let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
-        let length = bytes.len();
-        let blob = Blob::new(Arc::new(bytes), 0..length).expect("in range");
-        weights.add(&w.name, &w.shape, Expr::Mapped { blob, dtype: DType::F32 }).expect("fits");
+        weights.add(&w.name, &w.shape, Expr::constant(bytes, DType::F32)).expect("fits");
     }
     (parse_graph_over(text, &weights).expect("parses"), weights)
 }

@@ -9,8 +9,8 @@ use dlc_ir::{BlockId, DType, Expr, Graph, IrError, NodeId, Op, Operand, Quantize
 use rayon::prelude::*;
 
 use super::unsupported;
+use crate::draft::head;
 use crate::error::PassError;
-use crate::head::head;
 
 /// A linear layer whose matrix is a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

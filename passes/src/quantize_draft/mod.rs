@@ -8,11 +8,10 @@ mod options;
 
 use std::collections::BTreeSet;
 
-use dlc_ir::cost::cost;
-use dlc_ir::diff::diff;
 use dlc_ir::{Graph, Module, Quantizer, Task, WeightTable};
 
 use crate::context::{Pass, PassContext};
+use crate::draft::replace_draft;
 use crate::error::PassError;
 use crate::report::PassReport;
 
@@ -108,16 +107,8 @@ impl Pass for QuantizeDraft {
 
         let mut report = PassReport::default();
         report.fact("matrices", measured.len());
-        let bytes = [&before, &draft].map(|graph| cost(graph, &module.weights).weight_bytes);
-        report.fact("bytes of the draft's weights", format!("{} -> {}", bytes[0], bytes[1]));
+        replace_draft(module, &mut report, &before, draft);
         report_errors(&mut report, &measured, self.options.refine);
-        if let Some(target) = module.graph("target") {
-            report.diff = Some(diff((target, &module.weights), (&draft, &module.weights)));
-        }
-        match module.graphs.iter_mut().find(|g| g.name == "draft") {
-            Some(old) => *old = draft,
-            None => module.graphs.push(draft),
-        }
         Ok(report)
     }
 }

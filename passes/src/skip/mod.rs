@@ -22,12 +22,11 @@ use crate::report::PassReport;
 
 pub(crate) use budget::{Fit, TOLERANCE, threshold};
 pub(crate) use close::{close, macs_share};
-pub(crate) use net::SkipNet;
-pub(crate) use options::check_share;
+pub(crate) use net::{Inputs, SkipNet};
 pub use options::{SamplerOptions, SkipOptions};
+pub(crate) use options::{check_share, with_sampler};
 pub(crate) use subnet::Copier;
 use subnet::Subnets;
-use unroll::Unrolling;
 
 const NAME: &str = "skip";
 
@@ -180,8 +179,7 @@ pub(crate) fn apply(
     let scheduler = driver.scheduler.to_owned();
     let steps = budget::merge_patterns(net, sampler.reuse, table, sampler.max_graphs);
     let (subnets, weights) = if sampler.unroll {
-        let unrolling = Unrolling { plan: driver.plan, diffusion: driver.diffusion, guidance: sampler.guidance, reuse: sampler.reuse };
-        let (graph, weights) = unroll::unroll(pass, net, unrolling, &steps)?;
+        let (graph, weights) = unroll::unroll(pass, net, driver, sampler, &steps)?;
         (Subnets { graphs: vec![graph], evaluations: vec![] }, Some(weights))
     } else {
         (subnet::build(net, sampler.reuse, &steps)?, None)

@@ -25,6 +25,37 @@ pub(crate) struct SkipValue {
     pub unit: usize,
 }
 
+/// What a denoiser is fed.
+#[derive(Debug, Clone)]
+pub(crate) struct Inputs {
+    pub image: ValueId,
+    pub timestep: ValueId,
+    pub labels: Option<ValueId>,
+    /// What else the image is told, by name: a text, sizes.
+    pub told: Vec<(String, ValueId)>,
+}
+
+impl Inputs {
+    /// Those of `graph`, by their names.
+    ///
+    /// # Errors
+    /// [`PassError::Unsupported`] for a graph that is no denoiser.
+    pub fn find(pass: &'static str, graph: &Graph) -> Result<Self, PassError> {
+        let (mut image, mut timestep, mut labels, mut told) = (None, None, None, Vec::new());
+        for input in graph.inputs() {
+            match input.name.as_str() {
+                "hidden_states" | "sample" => image = Some(input.value),
+                "timestep" => timestep = Some(input.value),
+                "class_labels" => labels = Some(input.value),
+                name => told.push((name.to_owned(), input.value)),
+            }
+        }
+        let problem = "the target isn't fed latents and a timestep".to_owned();
+        let (image, timestep) = image.zip(timestep).ok_or(PassError::Unsupported { pass, problem })?;
+        Ok(Self { image, timestep, labels, told })
+    }
+}
+
 /// A graph with its units.
 #[derive(Debug)]
 pub(crate) struct SkipNet<'m> {

@@ -45,6 +45,11 @@ impl SamplerOptions {
         ("unroll", "true: the whole sampler as one graph, in which what is reused is a connection; for one number of steps and one guidance"),
     ];
 
+    /// Whether classifier-free guidance changes anything.
+    pub(crate) fn is_guided(&self) -> bool {
+        self.guidance.to_bits() != 1f64.to_bits()
+    }
+
     /// Refuses numbers out of range.
     pub(crate) fn check(&self, pass: &'static str) -> Result<(), PassError> {
         let fail = |problem: &str| Err(PassError::Options { pass, problem: problem.into() });
@@ -62,6 +67,20 @@ impl SamplerOptions {
         }
         Ok(())
     }
+}
+
+/// The options of a pass, and those of the sampler behind them.
+pub(crate) const fn with_sampler<const OWN: usize, const ALL: usize>(
+    own: [(&'static str, &'static str); OWN],
+) -> [(&'static str, &'static str); ALL] {
+    assert!(ALL == OWN + SamplerOptions::DOCS.len());
+    let mut all = [("", ""); ALL];
+    let mut at = 0;
+    while at < ALL {
+        all[at] = if at < OWN { own[at] } else { SamplerOptions::DOCS[at - OWN] };
+        at += 1;
+    }
+    all
 }
 
 /// Steps from one full one to the next, unless something else is asked for.
@@ -88,20 +107,13 @@ pub struct SkipOptions {
 
 impl SkipOptions {
     /// Name and meaning of each option, for `dlc passes`.
-    pub const DOCS: &'static [(&'static str, &'static str)] = &[
+    pub const DOCS: &'static [(&'static str, &'static str)] = &with_sampler::<5, 12>([
         ("schedule", "file with a schedule: what another bundle's dlc.yaml has under sampling.schedule, or that file itself"),
         ("interval", "compute everything every N steps, nothing between (feature caching); may be a fraction (default 2)"),
         ("macs", "share of the multiply-adds to keep; evenly spread full steps, or with random=true anything"),
         ("random", "true: draw what is computed at random, up to macs"),
         ("seed", "seed of random (default 0)"),
-        SamplerOptions::DOCS[0],
-        SamplerOptions::DOCS[1],
-        SamplerOptions::DOCS[2],
-        SamplerOptions::DOCS[3],
-        SamplerOptions::DOCS[4],
-        SamplerOptions::DOCS[5],
-        SamplerOptions::DOCS[6],
-    ];
+    ]);
 
     /// Refuses options that contradict each other or are out of range.
     pub(crate) fn check(&self, pass: &'static str) -> Result<(), PassError> {

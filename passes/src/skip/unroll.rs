@@ -4,16 +4,17 @@
 //! remembered. What neither the image nor the noise level changes, as keys and values of a text, is computed once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 
 use dlc_ir::schedule::{SAMPLER_INPUT, SAMPLER_OUTPUT};
 use dlc_ir::{
-    Blob, BlockId, DType, Def, Diffusion, Dim, Expr, Graph, IrError, NodeId, Op, Operand, Reuse, SamplingPlan, SamplingStep, Shape, ValueId,
+    BlockId, DType, Def, Diffusion, Dim, Expr, Graph, IrError, Node, NodeId, Op, Operand, Reuse, SamplingPlan, SamplingStep, Shape, ValueId,
     ValueType, WeightId, WeightTable, sym,
 };
 
+use super::Driver;
 use super::close::Step;
-use super::net::SkipNet;
+use super::net::{Inputs, SkipNet};
+use super::options::SamplerOptions;
 use super::subnet::{Copier, live_end};
 use crate::error::PassError;
 
@@ -23,61 +24,39 @@ pub(crate) const SAMPLER: &str = "sampler";
 const TIMESTEPS: &str = "sampler.timesteps";
 const BATCH: &str = "batch";
 
-/// What is unrolled.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Unrolling<'a> {
-    pub plan: &'a SamplingPlan,
-    pub diffusion: &'a Diffusion,
-    pub guidance: f64,
-    pub reuse: Reuse,
-}
-
 /// Takes `latents [batch, channels, height, width]`, noise of unit variance, and what the target is told beside image and noise level; gives the
 /// sample, `out_latents`. With guidance every image has two rows of what it is told, first all those with it and then all those without, so that
 /// the first axis of such inputs is `batch+batch`. Returns the graph and the weights with the noise levels among them.
-pub(crate) fn unroll(pass: &'static str, net: &SkipNet<'_>, unrolling: Unrolling<'_>, steps: &[Step]) -> Result<(Graph, WeightTable), PassError> {
+pub(crate) fn unroll(
+    pass: &'static str,
+    net: &SkipNet<'_>,
+    driver: Driver<'_>,
+    sampler: &SamplerOptions,
+    steps: &[Step],
+) -> Result<(Graph, WeightTable), PassError> {
     let mut weights = net.weights.clone();
-    let told = Told::find(pass, net.graph)?;
-    let timesteps = timesteps(&mut weights, net.graph.value(told.timestep).ty.dtype, unrolling.plan)?;
-    let graph = Unroller::start(net, unrolling, &weights, told, timesteps)?.run(steps)?;
+    let inputs = Inputs::find(pass, net.graph)?;
+    let timesteps = timesteps(&mut weights, net.graph.value(inputs.timestep).ty.dtype, driver.plan)?;
+    let graph = Unroller::start(net, driver, sampler, &weights, inputs, timesteps)?.run(steps)?;
     Ok((graph, weights))
 }
 
 fn timesteps(weights: &mut WeightTable, dtype: DType, plan: &SamplingPlan) -> Result<WeightId, IrError> {
-    let bytes: Vec<u8> = plan.steps.iter().flat_map(|step| (step.timestep as f32).to_le_bytes()).collect();
-    let range = 0..bytes.len();
-    let blob = Blob::new(Arc::new(bytes), range);
-    let blob = blob.ok_or_else(|| IrError::Edit { graph: SAMPLER.into(), problem: "there are no noise levels".into() })?;
-    weights.add(TIMESTEPS, &[plan.steps.len()], Expr::Mapped { blob, dtype: DType::F32 }.cast(dtype))
-}
-
-/// The target's inputs that every evaluation is fed anew.
-#[derive(Debug, Clone, Copy)]
-struct Told {
-    image: ValueId,
-    timestep: ValueId,
-}
-
-impl Told {
-    fn find(pass: &'static str, graph: &Graph) -> Result<Self, PassError> {
-        let input = |names: &[&str]| graph.inputs().iter().find(|i| names.contains(&i.name.as_str())).map(|i| i.value);
-        let found = input(&["hidden_states", "sample"]).zip(input(&["timestep"]));
-        let problem = "the target isn't fed latents and a timestep".to_owned();
-        found.map(|(image, timestep)| Self { image, timestep }).ok_or(PassError::Unsupported { pass, problem })
-    }
+    let bytes = plan.steps.iter().flat_map(|step| (step.timestep as f32).to_le_bytes()).collect();
+    weights.add(TIMESTEPS, &[plan.steps.len()], Expr::constant(bytes, DType::F32).cast(dtype))
 }
 
 struct Unroller<'m> {
     net: &'m SkipNet<'m>,
-    unrolling: Unrolling<'m>,
+    driver: Driver<'m>,
+    sampler: &'m SamplerOptions,
     copy: Copier<'m>,
-    told: Told,
+    inputs: Inputs,
     /// A zero for each row of the network's input.
     zeros: ValueId,
     timesteps: WeightId,
     /// What is the same in every evaluation.
     steady: HashMap<ValueId, Operand>,
-    steady_nodes: HashSet<NodeId>,
     /// The latents so far, the current ones first.
     latents: VecDeque<ValueId>,
     /// The estimates so far, the last one first; none where no step reads it.
@@ -87,24 +66,31 @@ struct Unroller<'m> {
 }
 
 impl<'m> Unroller<'m> {
-    fn start(net: &'m SkipNet<'m>, unrolling: Unrolling<'m>, weights: &'m WeightTable, told: Told, timesteps: WeightId) -> Result<Self, IrError> {
-        let guided = unrolling.is_guided();
+    fn start(
+        net: &'m SkipNet<'m>,
+        driver: Driver<'m>,
+        sampler: &'m SamplerOptions,
+        weights: &'m WeightTable,
+        inputs: Inputs,
+        timesteps: WeightId,
+    ) -> Result<Self, IrError> {
+        let guided = sampler.is_guided();
         let rows = if guided { sym(BATCH).plus(&sym(BATCH)) } else { sym(BATCH) };
         let mut copy = Copier::new(net.graph, weights, SAMPLER).with_axis(BATCH, rows);
-        let Diffusion { channels, height, width, .. } = *unrolling.diffusion;
+        let Diffusion { channels, height, width, .. } = *driver.diffusion;
         let noise = ValueType::new(DType::F32, [sym(BATCH), channels.into(), height.into(), width.into()]);
         let noise = copy.builder.input(SAMPLER_INPUT, noise, None)?;
-        let conditions = net.graph.inputs().iter().enumerate().filter(|(_, i)| i.value != told.image && i.value != told.timestep);
+        let conditions = net.graph.inputs().iter().enumerate().filter(|(_, i)| i.value != inputs.image && i.value != inputs.timestep);
         for (at, _) in conditions {
             copy.input(at)?;
         }
-        let latents = times(&mut copy, noise, unrolling.plan.initial_scale)?;
+        let latents = times(&mut copy, noise, driver.plan.initial_scale)?;
         let doubled = if guided { copy.builder.add(Op::Concat { axis: 0 }, [noise.into(), noise.into()])? } else { noise };
-        let zeros = zeros(&mut copy, doubled, net.graph.value(told.timestep).ty.dtype)?;
+        let zeros = zeros(&mut copy, doubled, net.graph.value(inputs.timestep).ty.dtype)?;
         let steady = copy.made.clone();
         let values = net.values.len();
         let (latents, estimates, remembered) = ([latents].into(), VecDeque::new(), vec![VecDeque::new(); values]);
-        Ok(Self { net, unrolling, copy, told, zeros, timesteps, steady, steady_nodes: HashSet::new(), latents, estimates, remembered })
+        Ok(Self { net, driver, sampler, copy, inputs, zeros, timesteps, steady, latents, estimates, remembered })
     }
 
     fn run(mut self, steps: &[Step]) -> Result<Graph, IrError> {
@@ -125,7 +111,6 @@ impl<'m> Unroller<'m> {
             let is_steady = |operand: &Operand| matches!(operand, Operand::Value(v) if self.copy.made.contains_key(v));
             if node.inputs.iter().all(|o| matches!(o, Operand::Weight(_)) || is_steady(o)) {
                 self.copy.node(id, |_| false)?;
-                self.steady_nodes.insert(id);
             }
         }
         self.steady.clone_from(&self.copy.made);
@@ -138,14 +123,15 @@ impl<'m> Unroller<'m> {
         self.copy.made.clone_from(&self.steady);
         self.copy.prefix = format!("step.{number}.");
         let (image, timestep) = (self.image(number)?, self.timestep(number)?);
-        self.copy.put(self.told.image, image.into());
-        self.copy.put(self.told.timestep, timestep.into());
+        self.copy.put(self.inputs.image, image.into());
+        self.copy.put(self.inputs.timestep, timestep.into());
         for read in &step.reads {
             let operand = self.recall(read.value, &read.events, number)?;
             self.copy.put(net.values[read.value].value, operand);
         }
         let open: HashSet<BlockId> = step.remembers.iter().filter_map(|&v| opened(net.graph, net.values[v].value)).collect();
-        for (id, _) in net.graph.nodes().filter(|(id, _)| live.contains(id) && !self.steady_nodes.contains(id)) {
+        let is_steady = |node: &Node| node.outputs.iter().any(|value| self.steady.contains_key(value));
+        for (id, _) in net.graph.nodes().filter(|(id, node)| live.contains(id) && !is_steady(node)) {
             self.copy.node(id, |block| !open.contains(&block) && live_end(net.graph, block).is_some_and(|n| live.contains(&n)))?;
         }
         self.copy.close_block()?;
@@ -160,11 +146,11 @@ impl<'m> Unroller<'m> {
 
     /// The latents as the network is fed them.
     fn image(&mut self, number: usize) -> Result<ValueId, IrError> {
-        let mut image = times(&mut self.copy, self.latents[0], self.unrolling.plan.steps[number].input_scale)?;
-        if self.unrolling.is_guided() {
+        let mut image = times(&mut self.copy, self.latents[0], self.driver.plan.steps[number].input_scale)?;
+        if self.sampler.is_guided() {
             image = self.copy.builder.add(Op::Concat { axis: 0 }, [image.into(), image.into()])?;
         }
-        cast(&mut self.copy, image, self.net.graph.value(self.told.image).ty.dtype)
+        cast(&mut self.copy, image, self.net.graph.value(self.inputs.image).ty.dtype)
     }
 
     /// The noise level, once for each row.
@@ -176,7 +162,7 @@ impl<'m> Unroller<'m> {
     /// What stands in for a value that isn't computed: the last one, or a forecast from the evaluations `events`.
     fn recall(&mut self, value: usize, events: &[usize], number: usize) -> Result<Operand, IrError> {
         let before = &self.remembered[value];
-        if self.unrolling.reuse == Reuse::Hold {
+        if self.sampler.reuse == Reuse::Hold {
             return before.front().copied().ok_or_else(|| broken("a value is reused before it was made"));
         }
         let terms: Vec<(Operand, f64)> = before.iter().copied().zip(Reuse::weights(events, number)).collect();
@@ -185,11 +171,11 @@ impl<'m> Unroller<'m> {
 
     /// `u + guidance * (c - u)` of the first channels, `c` being the first half of the rows and `u` the other.
     fn guided(&mut self, output: ValueId) -> Result<ValueId, IrError> {
-        let Diffusion { channels, height, width, out_channels, .. } = *self.unrolling.diffusion;
+        let Diffusion { channels, height, width, out_channels, .. } = *self.driver.diffusion;
         let builder = &mut self.copy.builder;
         let output = if out_channels > channels { builder.add(Op::Slice { axis: 1, start: 0, len: channels }, [output.into()])? } else { output };
         let output = cast(&mut self.copy, output, DType::F32)?;
-        if !self.unrolling.is_guided() {
+        if !self.sampler.is_guided() {
             return Ok(output);
         }
         let image: [Dim; 4] = [sym(BATCH), channels.into(), height.into(), width.into()];
@@ -203,13 +189,13 @@ impl<'m> Unroller<'m> {
         let (with, without) = (half(0)?, half(1)?);
         let less = builder.add(Op::Scale { factor: -1.0 }, [without.into()])?;
         let difference = builder.add(Op::Add, [with.into(), less.into()])?;
-        let guidance = times(&mut self.copy, difference, self.unrolling.guidance)?;
+        let guidance = times(&mut self.copy, difference, self.sampler.guidance)?;
         self.copy.builder.add(Op::Add, [without.into(), guidance.into()])
     }
 
     /// The latents behind an evaluation, see [`SamplingStep`].
     fn advance(&mut self, number: usize, output: ValueId) -> Result<(), IrError> {
-        let plan = self.unrolling.plan;
+        let plan = self.driver.plan;
         let step = &plan.steps[number];
         let estimate = if is_estimate_read(plan, number) { Some(self.estimate(step, output)?) } else { None };
         self.estimates.push_front(estimate);
@@ -228,12 +214,6 @@ impl<'m> Unroller<'m> {
             Some(limit) => self.copy.builder.add(Op::Clip { limit: limit as f32 }, [estimate.into()]),
             None => Ok(estimate),
         }
-    }
-}
-
-impl Unrolling<'_> {
-    fn is_guided(&self) -> bool {
-        self.guidance.to_bits() != 1f64.to_bits()
     }
 }
 

@@ -5,24 +5,15 @@ use std::collections::BTreeMap;
 use dlc_eval::Array;
 use dlc_ir::{Diffusion, Module};
 use dlc_passes::dip_go::supernet_sample;
-use dlc_passes::{PassContext, PassError, PassRun, Prompt, registry, run_passes};
+use dlc_passes::{PassError, PassRun, Prompt};
 
-use super::fakes::{Given, Memory, Watcher};
+use super::fakes::{Given, Memory, Outside, Watcher, run_with};
 use super::skipping::{Fixed, STEPS, dit, module, plan};
 
 fn learn(options: &str, module: &mut Module, samplers: &Fixed, progress: &Watcher, cache: Option<&Memory>) -> Result<Vec<PassRun>, PassError> {
-    let passes = registry::build("dip-go", &serde_yaml::from_str(&format!("{{steps: {STEPS}, {options}}}")).unwrap())?;
-    let (calibration, pool) = (Given::new(vec![]), rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
-    let mut cx = PassContext {
-        adapters: &[],
-        samplers: Some(samplers),
-        progress,
-        calibration: &calibration,
-        cache: cache.map(|cache| cache as _),
-        module_key: String::new(),
-        pool: &pool,
-    };
-    run_passes(module, &passes, &mut cx)
+    let calibration = Given::new(vec![]);
+    let outside = Outside { calibration: &calibration, samplers: Some(samplers), progress, cache, key: "", threads: 1 };
+    run_with("dip-go", &format!("steps: {STEPS}, {options}"), module, &outside)
 }
 
 const QUICK: &str = "macs: 0.5, rounds: 3, iterations: 3, batch: 1";

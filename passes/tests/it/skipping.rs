@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use dlc_eval::Array;
 use dlc_ir::schedule::memory;
 use dlc_ir::{
-    Blob, Classes, DType, Diffusion, Estimate, Expr, Module, Reuse, SamplingPlan, SamplingStep, SkipGranularity, SkipSchedule, Task, WeightTable,
+    Classes, DType, Diffusion, Estimate, Expr, Module, Reuse, SamplingPlan, SamplingStep, SkipGranularity, SkipSchedule, Task, WeightTable,
     parse_graph, parse_graph_over,
 };
 use dlc_passes::dip_go::supernet_sample;
-use dlc_passes::{PassContext, PassError, PassRun, Prompt, Samplers, Silent, registry, run_passes};
+use dlc_passes::{PassError, PassRun, Prompt, Samplers, Silent};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::fakes::Given;
+use super::fakes::{Given, Outside, run_with};
 use super::model::Model;
 
 pub const STEPS: usize = 6;
@@ -29,8 +28,7 @@ pub fn module(text: &str, diffusion: Diffusion) -> Module {
         let fan = if w.shape.len() > 1 { w.shape.iter().skip(1).product::<usize>() as f32 } else { 16.0 };
         let centre = if w.shape.len() == 1 && w.name.ends_with("weight") { 1.0 } else { 0.0 };
         let bytes: Vec<u8> = (0..w.elements()).flat_map(|_| (centre + rng.random_range(-0.8..0.8f32) / fan.sqrt()).to_le_bytes()).collect();
-        let length = bytes.len();
-        weights.add(&w.name, &w.shape, Expr::Mapped { blob: Blob::new(Arc::new(bytes), 0..length).unwrap(), dtype: DType::F32 }).unwrap();
+        weights.add(&w.name, &w.shape, Expr::constant(bytes, DType::F32)).unwrap();
     }
     let mut module = Model::decoder().module();
     module.graphs = vec![parse_graph_over(text, &weights).unwrap()];
@@ -89,18 +87,9 @@ impl Samplers for Fixed {
 }
 
 fn skip(options: &str, module: &mut Module, samplers: &Fixed) -> Result<Vec<PassRun>, PassError> {
-    let passes = registry::build("skip", &serde_yaml::from_str(&format!("{{{options}}}")).unwrap())?;
-    let (calibration, pool) = (Given::new(vec![]), rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
-    let mut cx = PassContext {
-        adapters: &[],
-        samplers: Some(samplers),
-        progress: &Silent,
-        calibration: &calibration,
-        cache: None,
-        module_key: String::new(),
-        pool: &pool,
-    };
-    run_passes(module, &passes, &mut cx)
+    let calibration = Given::new(vec![]);
+    let outside = Outside { calibration: &calibration, samplers: Some(samplers), progress: &Silent, cache: None, key: "", threads: 1 };
+    run_with("skip", options, module, &outside)
 }
 
 /// Samples by the graphs that the pass made, as `Evaluation` says.

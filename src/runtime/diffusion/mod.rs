@@ -1,8 +1,8 @@
 //! Diffusion models: images out of noise, by running a sampler's table around the graphs of a bundle.
 //!
 //! A pruned bundle says in its manifest which graph each evaluation runs, and graphs say by the names of their inputs and outputs what they
-//! take from earlier evaluations and leave for later ones; or its whole sampler is one graph. Such values never leave the device that computed them. Knows nothing of files of
-//! images.
+//! take from earlier evaluations and leave for later ones; or its whole sampler is one graph. Such values never leave the device that computed
+//! them. Knows nothing of files of images.
 
 mod choice;
 mod feeds;
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use dlc_ir::{Diffusion, SamplingPlan};
+use dlc_ir::{Diffusion, Evaluation, Sampling, SamplingPlan};
 
 pub use self::choice::{SamplerChoice, SamplerWishes, choose_sampler};
 pub use self::feeds::Conditions;
@@ -106,10 +106,10 @@ impl DiffusionSession {
 
     /// Loads the graphs that sampling needs; [`sample`](Self::sample) does so itself.
     pub fn load(&mut self, prune: bool) -> Result<()> {
-        let graphs = match (self.unrolled(prune), self.evaluations(prune)) {
-            (Some((_, graph)), _) => vec![graph.to_owned()],
-            (None, Some(evaluations)) => evaluations.into_iter().map(|(graph, _)| graph).collect(),
-            (None, None) => vec![TARGET.to_owned()],
+        let graphs = match self.schedule(prune) {
+            None => vec![TARGET.to_owned()],
+            Some(Sampling { unrolled: Some(graph), .. }) => vec![graph.clone()],
+            Some(sampling) => sampling.evaluations.iter().map(|e| e.graph.clone()).collect(),
         };
         let loaded = self.steps.len();
         for name in graphs {
@@ -126,10 +126,9 @@ impl DiffusionSession {
         Ok(())
     }
 
-    /// The graph and the forecast's weights of each evaluation of the pruned sampler, where there is one.
-    fn evaluations(&self, prune: bool) -> Option<Vec<(String, Vec<f64>)>> {
-        let sampling = self.bundle.manifest().sampling.as_ref().filter(|_| prune)?;
-        Some(sampling.evaluations.iter().map(|e| (e.graph.clone(), e.forecast.clone())).collect())
+    /// The pruned sampler, where there is one.
+    fn schedule(&self, prune: bool) -> Option<&Sampling> {
+        self.bundle.manifest().sampling.as_ref().filter(|_| prune)
     }
 
     /// Makes all images of the request as one batch. Calls `progress` before each evaluation with how many were made and how many there are;
@@ -138,31 +137,32 @@ impl DiffusionSession {
     /// # Errors
     /// [`RuntimeError::Input`] for a request that doesn't fit the model or the schedule, and what the backend says.
     pub fn sample(&mut self, request: &SampleRequest<'_>, progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>) -> Result<Option<Samples>> {
-        if let Some(scheduled) = self.bundle.manifest().sampling.as_ref().filter(|_| request.prune).map(|s| s.schedule.steps.len())
-            && scheduled != request.plan.steps.len()
-        {
-            let total = request.plan.steps.len();
+        let (sampling, total) = (self.schedule(request.prune).cloned(), request.plan.steps.len());
+        if let Some(scheduled) = sampling.as_ref().map(|s| s.schedule.steps.len()).filter(|scheduled| *scheduled != total) {
             return Err(RuntimeError::Input(format!(
                 "the bundle is pruned for {scheduled} evaluations, and the sampler makes {total}: take its own steps and scheduler, or `--no-prune`"
             )));
         }
         self.load(request.prune)?;
-        if let Some((sampling, graph)) = self.unrolled(request.prune) {
+        if let Some(sampling) = &sampling {
             unrolled::check(sampling, request)?;
-            let graph = graph.to_owned();
-            return self.sample_unrolled(&graph, request, progress);
         }
         let feeds = Feeds::new(request, &self.model)?;
-        let total = request.plan.steps.len();
-        let evaluations = self.evaluations(request.prune).unwrap_or_else(|| vec![(TARGET.to_owned(), vec![]); total]);
         let Diffusion { channels, height, width, out_channels, .. } = self.model;
         let image = channels * height * width;
         let start: Vec<f32> = request.seeds.iter().flat_map(|&seed| noise(seed, image)).collect();
+        let shape = [request.seeds.len(), channels, height, width];
+        if let Some(graph) = sampling.as_ref().and_then(|sampling| sampling.unrolled.as_deref()) {
+            let data = self.sample_unrolled(graph, &feeds, &start, progress)?;
+            return Ok(data.map(|data| Samples { shape, data }));
+        }
+        let whole = || vec![Evaluation { graph: TARGET.to_owned(), forecast: vec![] }; total];
+        let evaluations = sampling.map_or_else(whole, |sampling| sampling.evaluations);
         let layout = OutputLayout { channels: out_channels, latent_channels: channels, plane: height * width };
         let mut state = SamplerState::new(request.plan, &start)?;
-        let mut memory = Memory::new(evaluations.iter().filter_map(|(graph, _)| Some(&self.steps.get(graph)?.ports)));
+        let mut memory = Memory::new(evaluations.iter().filter_map(|Evaluation { graph, .. }| Some(&self.steps.get(graph)?.ports)));
         let mut input = vec![0.0; start.len()];
-        for (done, (graph, forecast)) in evaluations.iter().enumerate() {
+        for (done, Evaluation { graph, forecast }) in evaluations.iter().enumerate() {
             if progress(done, total).is_break() {
                 return Ok(None);
             }
@@ -177,7 +177,7 @@ impl DiffusionSession {
             }
             state.advance(guided)?;
         }
-        Ok(Some(Samples { shape: [request.seeds.len(), channels, height, width], data: state.latents().to_vec() }))
+        Ok(Some(Samples { shape, data: state.latents().to_vec() }))
     }
 }
 

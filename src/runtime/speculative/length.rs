@@ -6,7 +6,7 @@
 //! budget of a few hundredths of the decoding itself. Nothing here reads a clock, and nothing looks at a token drawn in the same round: the
 //! prefix and earlier rounds decide, so the output's distribution stays the target's.
 
-use super::super::CostTable;
+use super::super::{CostTable, best_gamma};
 
 /// Most proposals of a round.
 pub(super) const MOST: usize = 16;
@@ -73,10 +73,6 @@ pub(super) struct Plan {
     pub pace: f64,
 }
 
-impl Plan {
-    pub const NONE: Self = Self { tokens: 0, pace: 1.0 };
-}
-
 impl Planner {
     pub fn new(length: DraftLength, costs: CostTable) -> Self {
         Self {
@@ -97,30 +93,22 @@ impl Planner {
 
     /// How many of at most `most` tokens to take from a match of `length` tokens.
     pub fn lookup_plan(&self, length: usize, most: usize) -> Plan {
-        self.plan(self.lookup[match_class(length)].share(), most, |_| 0.0)
+        self.plan(self.lookup[match_class(length)].share(), most, 0.0, 0.0)
     }
 
     /// How many of at most `most` tokens to draft, where the draft has `pending` tokens to read first.
     pub fn draft_plan(&self, pending: usize, most: usize) -> Plan {
         let catch_up = self.costs.draft * (self.costs.pass(pending) - 1.0) / CATCH_UP_ROUNDS;
-        self.plan(self.draft.share(), most, |k| self.costs.draft * k as f64 + catch_up)
+        self.plan(self.draft.share(), most, self.costs.draft, catch_up)
     }
 
-    fn plan(&self, acceptance: f64, most: usize, drafting: impl Fn(usize) -> f64) -> Plan {
-        let DraftLength::Adaptive = self.length else {
-            let DraftLength::Fixed(tokens) = self.length else { return Plan::NONE };
+    /// The best plan where a token costs `step` and the round `once` on top.
+    fn plan(&self, acceptance: f64, most: usize, step: f64, once: f64) -> Plan {
+        if let DraftLength::Fixed(tokens) = self.length {
             return Plan { tokens: tokens.min(most), pace: 0.0 };
-        };
-        let (mut best, mut expected, mut reach) = (Plan::NONE, 1.0, 1.0);
-        for k in 1..=most.min(MOST) {
-            reach *= acceptance;
-            expected += reach;
-            let pace = expected / (drafting(k) + self.costs.pass(k + 1));
-            if pace > best.pace {
-                best = Plan { tokens: k, pace };
-            }
         }
-        best
+        let (tokens, pace) = best_gamma(acceptance, step, |k| once + self.costs.pass(k), most.min(MOST));
+        Plan { tokens, pace }
     }
 
     /// A token from a lookup that doesn't seem to pay, if the budget allows one.
@@ -139,9 +127,6 @@ impl Planner {
     /// Whether token number `proposed` of a round is worth judging, and another one worth drafting. `reach` is the chance that it is judged
     /// at all, and is multiplied by that of its acceptance.
     pub fn go_on(&self, plan: Plan, proposed: usize, confidence: f32, reach: &mut f64) -> (bool, bool) {
-        if !self.is_adaptive() {
-            return (true, proposed + 1 < plan.tokens);
-        }
         let step = |k: usize| self.costs.pass(k + 1) - self.costs.pass(k);
         let gain = *reach * self.confidence[confidence_class(confidence)].share();
         if gain < plan.pace * step(proposed + 1) {

@@ -329,15 +329,16 @@ fn product(dims: impl Iterator<Item = DimensionValue>) -> DimensionValue {
 
 /// An axis as Optimum and onnxruntime-genai name it.
 fn dimension(dim: &Dim) -> DimensionValue {
-    match (dim.known(), dim.to_string().as_str()) {
-        (Some(n), _) => DimensionValue::Number(n as i64),
-        (None, "batch") => DimensionValue::Name("batch_size".to_owned()),
-        (None, "seq") => DimensionValue::Name("sequence_length".to_owned()),
-        (None, "past") => DimensionValue::Name("past_sequence_length".to_owned()),
-        (None, "past+seq") => DimensionValue::Name("total_sequence_length".to_owned()),
-        (None, "batch+batch") => DimensionValue::Name("2*batch_size".to_owned()),
-        (None, other) => DimensionValue::Name(other.to_owned()),
-    }
+    let (Some(sum), times) = dim.factors() else { return DimensionValue::Number(dim.constant() as i64) };
+    let text = sum.to_string();
+    let name = match text.as_str() {
+        "batch" => "batch_size",
+        "seq" => "sequence_length",
+        "past" => "past_sequence_length",
+        "past+seq" => "total_sequence_length",
+        other => other,
+    };
+    DimensionValue::Name(if times == 1 { name.to_owned() } else { format!("{times}*{name}") })
 }
 
 /// The place of a node whose first value is named `value`.
