@@ -116,6 +116,7 @@ impl Bench<'_> {
             output: folder.path().join("bundle"),
             force: false,
             allow_nan: false,
+            backend: BackendSearch::default(),
             threads: 2,
         };
         compile(&request, None, &Quiet).expect("compiles");

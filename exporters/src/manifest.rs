@@ -50,7 +50,7 @@ pub struct Manifest {
 }
 
 /// Where a bundle came from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// Last component of the checkpoint's path.

@@ -20,6 +20,7 @@ mod op;
 mod parse;
 mod sampling;
 pub mod schedule;
+pub mod speculation;
 mod text;
 mod types;
 pub mod verify;

@@ -7,6 +7,7 @@ use std::path::Path;
 use dlc_eval::Array;
 use dlc_ir::{DType, Module, SamplingPlan, SkipSchedule};
 
+use crate::auto_draft::DraftCosts;
 use crate::error::PassError;
 use crate::merge_adapter::Adapter;
 use crate::report::PassReport;
@@ -34,6 +35,8 @@ pub struct PassContext<'a> {
     pub calibration: &'a dyn Calibration,
     /// The adapters to merge, in order.
     pub adapters: &'a [Adapter],
+    /// The machine that the bundle is made for, if a bundle is.
+    pub machine: Option<&'a dyn Machine>,
     /// How the model is sampled, if it is a diffusion model.
     pub samplers: Option<&'a dyn Samplers>,
     /// Scores of earlier runs, if they may be used.
@@ -93,6 +96,36 @@ pub trait Calibration {
     /// # Errors
     /// [`PassError::Calibration`] if the tokenizer can't be read.
     fn basic_tokens(&self) -> Result<Vec<u32>, PassError>;
+}
+
+/// The machine that a bundle is made for.
+pub trait Machine {
+    /// What would be timed: operators, runtime and threads. Costs are kept under it.
+    ///
+    /// # Errors
+    /// [`PassError::Costs`] if nothing here can run the bundle.
+    fn name(&self) -> Result<String, PassError>;
+
+    /// Times a pass over one token of each graph behind the first, which is the target.
+    ///
+    /// # Errors
+    /// [`PassError::Costs`] if they can't be run here.
+    fn step_costs(&self, probes: &Module) -> Result<StepCosts, PassError>;
+
+    /// The costs in a file, of this machine or of another.
+    ///
+    /// # Errors
+    /// [`PassError::Costs`] for a file that can't be read or holds none.
+    fn read_costs(&self, file: &Path) -> Result<DraftCosts, PassError>;
+}
+
+/// What passes cost, in target passes over one token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepCosts {
+    /// A pass of each graph behind the target over one token.
+    pub steps: Vec<f64>,
+    /// v(k): a target pass over k tokens, as (k, v(k)) by ascending k, the first being (1, 1).
+    pub verify: Vec<(usize, f64)>,
 }
 
 /// Knows how a diffusion model is sampled.

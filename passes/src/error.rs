@@ -49,6 +49,14 @@ pub enum PassError {
         /// Whether dlc lacks something.
         unsupported: bool,
     },
+    /// What passes cost can't be told.
+    #[error("{place}: {problem}")]
+    Costs {
+        /// The runtime, or the file with costs.
+        place: String,
+        /// What is wrong, and the way out.
+        problem: String,
+    },
     /// The module isn't one that the pass can work on.
     #[error("pass {pass}: {problem}")]
     Unsupported {
@@ -97,12 +105,23 @@ fn listed(problems: &[String]) -> String {
 }
 
 impl PassError {
+    /// The error as one of `pass`, if another pass's own steps led to it.
+    pub(crate) fn within(self, pass: &'static str) -> Self {
+        match self {
+            Self::Unsupported { problem, .. } => Self::Unsupported { pass, problem },
+            other => other,
+        }
+    }
+
     /// Whose fault the error is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::UnknownPass { .. } | Self::Options { .. } | Self::Calibration { .. } | Self::NotFinite { .. } | Self::Interrupted => {
-                Fault::BadInput
-            }
+            Self::UnknownPass { .. }
+            | Self::Options { .. }
+            | Self::Calibration { .. }
+            | Self::Costs { .. }
+            | Self::NotFinite { .. }
+            | Self::Interrupted => Fault::BadInput,
             Self::Unsupported { .. } | Self::Adapter { unsupported: true, .. } | Self::Sampler { unsupported: true, .. } => Fault::Unsupported,
             Self::Adapter { unsupported: false, .. } | Self::Sampler { unsupported: false, .. } => Fault::BadInput,
             Self::Broken { .. } => Fault::Bug,

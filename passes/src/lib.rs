@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+pub mod auto_draft;
 mod clean_up;
 mod context;
 pub mod dip_go;
@@ -21,8 +22,8 @@ pub mod skip;
 pub mod trim_head;
 
 pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
-pub use context::{Calibration, Pass, PassContext, Progress, Prompt, Samplers, ScoreCache, Silent};
+pub use context::{Calibration, Machine, Pass, PassContext, Progress, Prompt, Samplers, ScoreCache, Silent, StepCosts};
 pub use error::PassError;
 pub use manager::{PassRun, run_passes};
 pub use options::{hint, parse_options};
-pub use report::{PassReport, ScoreColumn, ScoreTable, WeightChange};
+pub use report::{DraftCandidate, PassReport, ScoreColumn, ScoreTable, WeightChange};

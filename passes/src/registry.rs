@@ -2,6 +2,7 @@
 
 use serde_yaml::Mapping;
 
+use crate::auto_draft::{AutoDraft, AutoDraftOptions};
 use crate::clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
 use crate::context::Pass;
 use crate::dip_go::{DipGo, DipGoOptions};
@@ -38,6 +39,13 @@ pub const PASSES: &[PassInfo] = &[
         options: FitPruneOptions::DOCS,
         then: CLEAN_UP,
         build: |given| Ok(Box::new(FitPrune::new(parse_options("fit-prune", given)?)?)),
+    },
+    PassInfo {
+        name: "auto-draft",
+        summary: "adds the draft that should decode fastest here, each block whole, quantised or dropped by FIT and measured costs; none if none pays",
+        options: AutoDraftOptions::DOCS,
+        then: CLEAN_UP,
+        build: |given| Ok(Box::new(AutoDraft::new(parse_options("auto-draft", given)?)?)),
     },
     PassInfo {
         name: "quantize-draft",

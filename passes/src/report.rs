@@ -15,6 +15,12 @@ pub struct PassReport {
     /// Scores, for passes that score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scores: Option<ScoreTable>,
+    /// Drafts that were measured, for passes that choose one; the best first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<DraftCandidate>,
+    /// How many tokens the draft should propose at a time, for passes that know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draft_tokens: Option<usize>,
     /// Weights that got other values, for passes that change some.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<WeightChange>,
@@ -35,7 +41,7 @@ impl PassReport {
 
     /// Whether the pass did something that a user asked for, rather than clean up.
     pub fn is_worth_showing(&self) -> bool {
-        self.scores.is_some() || self.diff.is_some() || self.schedule.is_some() || !self.changes.is_empty()
+        self.scores.is_some() || self.diff.is_some() || self.schedule.is_some() || !self.changes.is_empty() || !self.candidates.is_empty()
     }
 
     /// The report as the manifest keeps it: facts and scores; diffs can be made again from the bundle.
@@ -44,11 +50,35 @@ impl PassReport {
         if let Some(scores) = &self.scores {
             map.insert("scores".into(), serde_json::to_value(scores).unwrap_or_default());
         }
+        if !self.candidates.is_empty() {
+            map.insert("candidates".into(), serde_json::to_value(&self.candidates).unwrap_or_default());
+        }
         if !self.changes.is_empty() {
             map.insert("changes".into(), serde_json::to_value(&self.changes).unwrap_or_default());
         }
         map.into()
     }
+}
+
+/// A draft that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DraftCandidate {
+    /// What it is made of.
+    pub draft: String,
+    /// Tokens that its head scores.
+    pub head_tokens: usize,
+    /// Bytes of target and draft together, in those of the target.
+    pub memory: f64,
+    /// Cost of a step, in target steps.
+    pub cost: f64,
+    /// Acceptance that its scores promised.
+    pub predicted_acceptance: f64,
+    /// Acceptance on the texts that were held back.
+    pub acceptance: f64,
+    /// The best number of tokens to propose at a time; 0 decodes plainly.
+    pub draft_tokens: usize,
+    /// Predicted speed over plain decoding, without prompt lookup, at the measured acceptance.
+    pub speedup: f64,
 }
 
 /// How much a weight changed.

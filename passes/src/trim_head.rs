@@ -79,12 +79,24 @@ impl TrimHead {
                 "tokens={tokens} doesn't hold the {least} special and single-byte tokens; ask for tokens={least} or more"
             )));
         }
-        let mut order: Vec<u32> = (0..vocab as u32).collect();
-        order.sort_by_key(|id| (!basic.contains(id), std::cmp::Reverse(counts[*id as usize]), *id));
-        let mut kept = order[..tokens].to_vec();
-        kept.sort_unstable();
-        Ok(kept)
+        Ok(most_frequent(basic, counts, tokens))
     }
+}
+
+/// The basic tokens and the most frequent others, `tokens` in all, in order; of equal counts smaller ids go first.
+pub(crate) fn most_frequent(basic: &BTreeSet<u32>, counts: &[u64], tokens: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..counts.len() as u32).collect();
+    order.sort_by_key(|id| (!basic.contains(id), std::cmp::Reverse(counts[*id as usize]), *id));
+    order.truncate(tokens);
+    order.sort_unstable();
+    order
+}
+
+/// The tokens that are kept whatever their count: special ones and single bytes.
+pub(crate) fn basic_tokens(module: &Module, vocab: usize, cx: &PassContext<'_>) -> Result<BTreeSet<u32>, PassError> {
+    let model = &module.model;
+    let named = model.bos_token_id.into_iter().chain(model.pad_token_id).chain(model.eos_token_ids.iter().copied());
+    Ok(cx.calibration.basic_tokens()?.into_iter().chain(named).filter(|id| (*id as usize) < vocab).collect())
 }
 
 fn options_error(problem: String) -> PassError {
@@ -131,9 +143,7 @@ impl Pass for TrimHead {
 impl TrimHead {
     /// The tokens that are kept whatever their count, and how often each token stands in the calibration text.
     fn count(&self, module: &Module, vocab: usize, cx: &PassContext<'_>) -> Result<(BTreeSet<u32>, Vec<u64>), PassError> {
-        let model = &module.model;
-        let named = model.bos_token_id.into_iter().chain(model.pad_token_id).chain(model.eos_token_ids.iter().copied());
-        let basic = cx.calibration.basic_tokens()?.into_iter().chain(named).filter(|id| (*id as usize) < vocab).collect();
+        let basic = basic_tokens(module, vocab, cx)?;
         let mut counts = vec![0u64; vocab];
         for sample in cx.calibration.samples(self.options.calibration.as_deref(), SAMPLES, LENGTH)? {
             sample.iter().filter_map(|id| counts.get_mut(*id as usize).map(|n| *n += 1)).for_each(drop);
@@ -143,7 +153,7 @@ impl TrimHead {
 }
 
 /// Leaves the head the rows `kept` of every weight that it reads, and spreads its columns over the vocabulary again.
-fn trim(draft: &mut Graph, weights: &mut WeightTable, head: NodeId, kept: &[u32], vocab: usize) -> Result<(), PassError> {
+pub(crate) fn trim(draft: &mut Graph, weights: &mut WeightTable, head: NodeId, kept: &[u32], vocab: usize) -> Result<(), PassError> {
     let rows: Arc<[u32]> = kept.into();
     let mut inputs = Vec::new();
     for operand in &draft.node(head).inputs {

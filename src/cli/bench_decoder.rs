@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use dlc_ir::speculation::CostTable;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use super::output::{Output, note};
 use super::progress::{Bar, interruption};
 use super::run::sourced;
 use crate::report::{Table, speedup_plot};
-use crate::runtime::{CostTable, DecodeOptions, Equality, PromptMeasurement, Stats, TokenModel, calibrate, measure};
+use crate::runtime::{DecodeOptions, Equality, PromptMeasurement, Stats, TokenModel, calibrate, measure};
 
 /// A prompt, and what it is a case of.
 #[derive(Debug, Deserialize)]

@@ -186,6 +186,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
         dtype: args.dtype.map(DType::from).or(config.dtype),
         force: args.force || config.force.unwrap_or(false),
         allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),
+        backend: environment::backend_search(),
         threads: args.threads.map(usize::from).or(config.threads).unwrap_or_else(environment::cores),
     })
 }

@@ -63,6 +63,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         output: bundle.clone(),
         force: true,
         allow_nan: false,
+        backend: args.backend.search(),
         threads: environment::cores(),
     };
     let bar = Bar::new();

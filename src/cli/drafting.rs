@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 use clap::ValueEnum;
+use dlc_ir::speculation::CostTable;
 use dlc_passes::ScoreCache;
 
 use super::environment;
 use crate::pipeline::DiskCache;
-use crate::runtime::{Bundle, CostTable, DecodeOptions, DraftLength, cost_key};
+use crate::runtime::{Bundle, DecodeOptions, DraftLength, cost_key};
 
 /// How tokens are guessed.
 #[derive(Debug, Clone, clap::Args)]

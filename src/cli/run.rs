@@ -18,7 +18,7 @@ use super::output::{Output, note};
 use super::progress::{interruption, set_idle};
 use super::{encode, open, prompts};
 use crate::runtime::{
-    ChatMessage, ChatTemplate, CostTable, DecodeOptions, Decoder, Generation, SamplingOptions, SourceStats, StopReason, TextTokenizer, TokenModel,
+    ChatMessage, ChatTemplate, DecodeOptions, Decoder, Generation, SamplingOptions, SourceStats, StopReason, TextTokenizer, TokenModel, assumed_costs,
 };
 
 /// Continue a prompt, or chat, with a bundle, speculatively if it has a draft; or let an encoder read texts
@@ -177,7 +177,7 @@ fn decoder<'m>(args: &Args, models: &'m mut Models) -> Result<Decoder<'m>> {
         ..DecodeOptions::default()
     };
     let costs = measured_costs(&models.bundle, &describe(&models.backend), args.backend.session().threads);
-    let options = args.drafting.apply(options, costs.unwrap_or_else(|| CostTable::assumed(models.bundle.manifest())));
+    let options = args.drafting.apply(options, costs.unwrap_or_else(|| assumed_costs(models.bundle.manifest())));
     let draft = models.draft.as_mut().map(|d| d as &mut dyn TokenModel);
     Ok(Decoder::new(&mut models.target, draft, options)?)
 }

@@ -13,12 +13,14 @@ use super::adapters::{self, AdapterSpec};
 use super::calibration::TextCalibration;
 use super::config::PassSpec;
 use super::error::PipelineError;
+use super::machine::BundleMachine;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import_with_sources, non_finite_weights};
+use crate::runtime::BackendSearch;
 
-/// Draft length written into bundles: what `run` and onnxruntime-genai use unless told otherwise.
+/// Draft length written into bundles unless a pass found a better one: what onnxruntime-genai uses.
 const MAX_DRAFT_TOKENS: usize = 4;
 
 const MERGE_ADAPTER: &str = "merge-adapter";
@@ -44,6 +46,8 @@ pub struct CompileRequest {
     pub force: bool,
     /// Whether NaN and infinite weights are taken.
     pub allow_nan: bool,
+    /// Where a runtime is looked for, if a pass has to time steps.
+    pub backend: BackendSearch,
     /// How many threads to use.
     pub threads: usize,
 }
@@ -95,10 +99,18 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
     let samplers = DiffusionSamplers { scheduler: checkpoint.scheduler().map(Path::to_owned) };
     let samplers = module.model.diffusion.is_some().then_some(&samplers as &dyn Samplers);
+    let machine = BundleMachine {
+        profile: request.profile,
+        backend: &request.backend,
+        threads: request.threads,
+        scratch: request.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned(),
+        monitor,
+    };
     let mut cx = PassContext {
         progress: monitor,
         calibration: &calibration,
         adapters: &adapters,
+        machine: Some(&machine),
         samplers,
         cache,
         module_key: identity(&source, &module),
@@ -117,11 +129,16 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         source,
         passes: runs.iter().map(pass_record).collect(),
         force: request.force,
-        draft: module.graph("draft").map(|_| SpeculativeDefaults { max_draft_tokens: MAX_DRAFT_TOKENS }),
+        draft: module.graph("draft").map(|_| SpeculativeDefaults { max_draft_tokens: draft_tokens(&runs) }),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
     Ok(CompileOutcome { manifest, runs, module })
+}
+
+/// The draft length that the pass which chose the draft found best.
+fn draft_tokens(runs: &[PassRun]) -> usize {
+    runs.iter().rev().find_map(|run| run.report.draft_tokens).unwrap_or(MAX_DRAFT_TOKENS)
 }
 
 /// The options of `merge-adapter`, which takes what isn't finite if the whole compilation does.

@@ -53,13 +53,14 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<PassRun, P
     adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
 
     // Nobody asks where a checkpoint came from.
-    let mut unread = Source { name: String::new(), files: std::collections::BTreeMap::new() };
+    let mut unread = Source::default();
     let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut unread)?;
     let calibration = TextCalibration::new(None, module.model.vocab_size);
     let mut cx = PassContext {
         progress: monitor,
         calibration: &calibration,
         adapters: &adapters,
+        machine: None,
         samplers: None,
         cache: None,
         module_key: String::new(),

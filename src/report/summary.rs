@@ -7,7 +7,7 @@ use dlc_exporters::manifest::Manifest;
 use dlc_exporters::onnx::OnnxSummary;
 use dlc_ir::cost::{TEXT_TOKENS, cost, macs_per_image, quantized_matrices};
 use dlc_ir::{BlockFormat, Diffusion, Graph, Module, Op, Operand, Sampling, WeightTable};
-use dlc_passes::{PassRun, WeightChange};
+use dlc_passes::{DraftCandidate, PassRun, WeightChange};
 
 use super::chart::score_chart;
 use super::heatmap::heat_map;
@@ -159,6 +159,9 @@ pub fn pass_summary(run: &PassRun) -> String {
     if let Some(scores) = &run.report.scores {
         let _ = write!(text, "\n{}", score_chart(scores));
     }
+    if !run.report.candidates.is_empty() {
+        let _ = write!(text, "\n{}", candidates_table(&run.report.candidates));
+    }
     if !run.report.changes.is_empty() {
         let _ = write!(text, "\n{}", changes_table(&run.report.changes));
     }
@@ -171,6 +174,24 @@ pub fn pass_summary(run: &PassRun) -> String {
 /// A share, or a dash for one of nothing.
 pub fn percent(share: f64) -> String {
     if share.is_finite() { format!("{:.2}%", 100.0 * share) } else { "-".into() }
+}
+
+/// The drafts that were measured, the best first.
+fn candidates_table(candidates: &[DraftCandidate]) -> Table {
+    let mut table = Table::new(&["draft", "head tokens", "memory", "step", "accepted", "expected", "at a time", "predicted speedup"]);
+    for candidate in candidates {
+        table.row([
+            candidate.draft.clone(),
+            candidate.head_tokens.to_string(),
+            format!("{:.2}x", candidate.memory),
+            format!("{:.2}", candidate.cost),
+            percent(candidate.acceptance),
+            percent(candidate.predicted_acceptance),
+            candidate.draft_tokens.to_string(),
+            format!("{:.2}x", candidate.speedup),
+        ]);
+    }
+    table
 }
 
 /// The largest changes, by share of the weight's norm.

@@ -5,10 +5,12 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use dlc_exporters::manifest::ModelRecord;
+use dlc_ir::speculation::CostTable;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{CostTable, DecodeOptions, Decoder, EncoderSession, Generation, Logits, Result, Stats, TokenModel, TokenizedText};
+use super::{DecodeOptions, Decoder, EncoderSession, Generation, Logits, Result, Stats, TokenModel, TokenizedText};
 
 /// Logits nearer than this are a tie: a pass over several tokens may round them the other way than a pass over one.
 const TIE: f32 = 1e-4;
@@ -109,30 +111,49 @@ pub fn compare(target: &mut dyn TokenModel, prompt: &[u32], a: &[u32], b: &[u32]
     Ok(if gap < TIE { Equality::Tie { at, gap } } else { Equality::Different { at, gap } })
 }
 
-/// Tokens of the passes that [`calibrate`] times.
+/// Tokens of the passes that [`time_passes`] times.
 const PASSES: [usize; 7] = [1, 2, 4, 6, 8, 12, 16];
 
-/// Times passes behind `prompt`, all kinds in turn: the least of `repeats` counts, since everything but the pass only adds. Without a draft
-/// its cost is 1.
-pub fn calibrate(target: &mut dyn TokenModel, mut draft: Option<&mut dyn TokenModel>, prompt: &[u32], repeats: usize) -> Result<CostTable> {
+/// What passes cost behind `prompt`, see [`time_passes`]. Without a draft its cost is 1.
+pub fn calibrate(target: &mut dyn TokenModel, draft: Option<&mut dyn TokenModel>, prompt: &[u32], repeats: usize) -> Result<CostTable> {
+    let mut drafts: Vec<&mut dyn TokenModel> = draft.into_iter().collect();
+    let (steps, verify) = time_passes(target, &mut drafts, prompt, repeats)?;
+    Ok(CostTable { draft: steps.first().copied().unwrap_or(1.0), verify })
+}
+
+/// Tokens behind which passes are timed: as many as are typical, or as the context takes.
+pub fn calibration_prompt(model: &ModelRecord) -> Vec<u32> {
+    const PAST: usize = 128;
+    let past = PAST.min(model.context_length / 2).max(1);
+    (0..past as u32).map(|i| (i * 7919) % model.vocab_size.max(1) as u32).collect()
+}
+
+/// Times passes behind `prompt`, all kinds in turn: the least of `repeats` counts, since everything but the pass only adds. What a step of each
+/// draft costs, and a target pass over k tokens as (k, v(k)), in target steps.
+pub fn time_passes(
+    target: &mut dyn TokenModel,
+    drafts: &mut [&mut dyn TokenModel],
+    prompt: &[u32],
+    repeats: usize,
+) -> Result<(Vec<f64>, Vec<(usize, f64)>)> {
     let room = target.context_length().saturating_sub(prompt.len());
     let sizes: Vec<usize> = PASSES.into_iter().filter(|&k| k <= room.max(1)).collect();
-    let (mut passes, mut step) = (vec![Duration::MAX; sizes.len()], Duration::MAX);
+    let (mut passes, mut steps) = (vec![Duration::MAX; sizes.len()], vec![Duration::MAX; drafts.len()]);
     read(target, prompt)?;
-    if let Some(draft) = &mut draft {
+    for draft in &mut *drafts {
         read(&mut **draft, prompt)?;
     }
     for _ in 0..repeats.max(1) {
         for (&size, least) in sizes.iter().zip(&mut passes) {
             *least = pass_time(target, prompt, size)?.min(*least);
         }
-        if let Some(draft) = &mut draft {
-            step = pass_time(&mut **draft, prompt, 1)?.min(step);
+        for (draft, least) in drafts.iter_mut().zip(&mut steps) {
+            *least = pass_time(&mut **draft, prompt, 1)?.min(*least);
         }
     }
     let unit = passes[0].as_secs_f64().max(f64::MIN_POSITIVE);
-    let draft = if draft.is_some() { (step.as_secs_f64() / unit).max(f64::MIN_POSITIVE) } else { 1.0 };
-    Ok(CostTable { draft, verify: sizes.into_iter().zip(passes.iter().map(|pass| pass.as_secs_f64() / unit)).collect() })
+    let share = |time: &Duration| (time.as_secs_f64() / unit).max(f64::MIN_POSITIVE);
+    Ok((steps.iter().map(share).collect(), sizes.into_iter().zip(passes.iter().map(share)).collect()))
 }
 
 fn read(model: &mut dyn TokenModel, prompt: &[u32]) -> Result<Logits> {

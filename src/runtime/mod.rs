@@ -25,7 +25,7 @@ pub use answers::{Choice, choices, cosine, sentence_vector};
 pub use backend::{Backend, BackendKind, BackendSearch, Candidate, Origin, Provider, start};
 pub use bundle::Bundle;
 pub use chat::{ChatMessage, ChatTemplate};
-pub use costs::{CostTable, best_gamma, cost_key, expected_tokens, predicted_speedup};
+pub use costs::{assumed_costs, cost_key};
 pub use decoder::{DecoderOptions, DecoderSession};
 pub use diffusion::{
     Classifier, Conditions, DiffusionSession, FloatTensor, SampleRequest, SamplerChoice, SamplerWishes, Samples, Statistics, choose_sampler,
@@ -33,7 +33,7 @@ pub use diffusion::{
 };
 pub use encoder::{EncoderSession, Rows};
 pub use error::{Result, RuntimeError};
-pub use measure::{Equality, PromptMeasurement, calibrate, compare, decode, latencies, measure};
+pub use measure::{Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies, measure, time_passes};
 pub use sampler::{Distribution, Sampler, SamplingOptions};
 pub use scheduler::{OutputLayout, SamplerState, SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan};
 pub use session::{HostData, HostTensor, Session, SessionOptions, check_mask};

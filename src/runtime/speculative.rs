@@ -16,11 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use dlc_ir::speculation::CostTable;
+
 pub use self::length::DraftLength;
 use self::length::Planner;
 use self::lookup::NgramIndex;
 pub use self::stats::{SourceStats, Stats};
-use super::{CostTable, Result, RuntimeError, Sampler, SamplingOptions, TokenModel};
+use super::{Result, RuntimeError, Sampler, SamplingOptions, TokenModel};
 
 /// How a text is continued.
 #[derive(Debug, Clone)]

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use dlc::pipeline::{CompileOutcome, CompileRequest, PipelineError, compile, parse_pass_flag};
 use dlc::runtime::{
-    Backend, Bundle, DecodeOptions, DecoderOptions, DecoderSession, DraftLength, Equality, SamplingOptions, SharedWeights, TextTokenizer, decode,
-    measure,
+    Backend, BackendSearch, Bundle, DecodeOptions, DecoderOptions, DecoderSession, DraftLength, Equality, SamplingOptions, SharedWeights,
+    TextTokenizer, decode, measure,
 };
 use dlc_exporters::manifest::Profile;
 
@@ -30,6 +30,7 @@ pub fn compile_request(model: PathBuf, profile: Profile, output: PathBuf) -> Com
         output,
         force: false,
         allow_nan: false,
+        backend: BackendSearch::default(),
         threads: 1,
     }
 }

@@ -32,7 +32,16 @@ impl Calibration for Given {
 fn fit_prune(module: &mut Module, options: &str, calibration: &dyn Calibration, threads: usize) -> PassReport {
     let passes = registry::build("fit-prune", &serde_yaml::from_str(&format!("{{{options}}}")).unwrap()).unwrap();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let mut cx = PassContext { progress: &Silent, calibration, adapters: &[], samplers: None, cache: None, module_key: String::new(), pool: &pool };
+    let mut cx = PassContext {
+        progress: &Silent,
+        calibration,
+        adapters: &[],
+        machine: None,
+        samplers: None,
+        cache: None,
+        module_key: String::new(),
+        pool: &pool,
+    };
     run_passes(module, &passes, &mut cx).unwrap().remove(0).report
 }
 

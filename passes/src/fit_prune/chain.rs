@@ -11,10 +11,10 @@ use super::NAME;
 use crate::error::PassError;
 
 /// Why a model without logits can't be scored.
-pub(super) const NO_HEAD: &str = "the target has no output `logits`: a model without a head says nothing that layers could matter for";
+pub(crate) const NO_HEAD: &str = "the target has no output `logits`: a model without a head says nothing that layers could matter for";
 
 /// A graph cut into links.
-pub(super) struct Chain<'m> {
+pub(crate) struct Chain<'m> {
     pub graph: &'m Graph,
     pub weights: &'m WeightTable,
     pub links: Vec<Link>,
@@ -22,7 +22,7 @@ pub(super) struct Chain<'m> {
 }
 
 /// Nodes that stand together: a block, or what stands outside of blocks at the start or the end.
-pub(super) struct Link {
+pub(crate) struct Link {
     pub block: Option<BlockId>,
     pub nodes: Vec<NodeId>,
     /// The residual read, made by the link before; none for the first link.

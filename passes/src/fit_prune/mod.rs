@@ -7,12 +7,12 @@
 
 mod ablate;
 mod agreement;
-mod chain;
-mod objective;
+pub(crate) mod chain;
+pub(crate) mod objective;
 mod options;
 mod score;
 mod select;
-mod steps;
+pub(crate) mod steps;
 mod units;
 
 use dlc_ir::diff::diff;

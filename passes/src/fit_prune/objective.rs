@@ -46,13 +46,13 @@ impl Objective {
 }
 
 /// The numbers along the last axis, for each position.
-pub(super) fn rows(array: &Array) -> Vec<Vec<f64>> {
+pub(crate) fn rows(array: &Array) -> Vec<Vec<f64>> {
     let width = array.shape().last().copied().unwrap_or(1).max(1);
     array.as_f32().unwrap_or_default().chunks(width).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect()
 }
 
 /// Index of the largest number, the first among equals.
-pub(super) fn largest(row: &[f64]) -> u32 {
+pub(crate) fn largest(row: &[f64]) -> u32 {
     let best = row.iter().enumerate().fold((0, f64::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best });
     best.0 as u32
 }

@@ -13,6 +13,7 @@ use super::chain::{Chain, Link};
 use super::objective::Objective;
 use super::steps::Steps;
 use crate::context::Progress;
+use crate::draft::head;
 use crate::error::PassError;
 
 /// What the Fisher information says of one weight tensor inside one block.
@@ -35,6 +36,8 @@ pub struct TensorFisher {
 pub struct FisherScores {
     /// The tensors of each block, in the order in which the block reads them.
     pub blocks: BTreeMap<BlockId, Vec<TensorFisher>>,
+    /// The matrix that makes the logits, and its Tr(F); none if something else makes them.
+    pub head: Option<(WeightId, f64)>,
     /// Mean loss of the samples, in nats per answer.
     pub loss: f64,
 }
@@ -70,6 +73,7 @@ pub fn fisher_scores(
 
     let mut loss = 0.0;
     let mut gradients = Vec::new();
+    let mut matrix = Head::of(graph);
     let head = chain.load(last)?;
     let head_inputs = borders.pop();
     for (s, tokens) in samples.iter().enumerate() {
@@ -77,6 +81,9 @@ pub fn fisher_scores(
         let trace = head.trace(&known)?;
         let (sample_loss, seed) = objective.loss(&trace.value(chain.logits)?, tokens)?;
         loss += f64::from(sample_loss) / samples.len() as f64;
+        if let Some(matrix) = &mut matrix {
+            matrix.trace += matrix.squared_gradient(&trace, chain.logits, &seed)? / samples.len() as f64;
+        }
         gradients.push(residual_gradient(&trace, last, seed, vec![])?.0);
         steps.step()?;
     }
@@ -102,7 +109,43 @@ pub fn fisher_scores(
         }
         blocks.extend(link.block.map(|block| (block, tensors.into_iter().map(|(t, _)| t).collect())));
     }
-    Ok(FisherScores { blocks, loss })
+    Ok(FisherScores { blocks, head: matrix.map(|m| (m.weight, m.trace)), loss })
+}
+
+/// The product that makes the logits, and what is known of it so far.
+struct Head {
+    weight: WeightId,
+    reads: ValueId,
+    makes: ValueId,
+    trace: f64,
+}
+
+impl Head {
+    fn of(graph: &Graph) -> Option<Self> {
+        let node = graph.node(head(graph)?.0);
+        match (&node.op, &node.inputs[..], &node.outputs[..]) {
+            (Op::Linear, &[Operand::Value(reads), Operand::Weight(weight), ..], &[makes]) => Some(Self { weight, reads, makes, trace: 0.0 }),
+            _ => None,
+        }
+    }
+
+    /// Squared norm of the gradient `sum_t g_t h_t'` of the matrix, which isn't made: `sum over t, u of (g_t . g_u) (h_t . h_u)`.
+    fn squared_gradient(&self, trace: &Trace<'_>, logits: ValueId, seed: &Array) -> Result<f64, PassError> {
+        let wanted = Wanted { values: vec![self.makes], weights: vec![] };
+        let gradient = trace.vjp(&[(logits, seed.clone())], &wanted)?.values.remove(&self.makes);
+        let states = trace.value(self.reads)?;
+        let (g, h) = (gradient.as_ref().map(rows_f32).unwrap_or_default(), rows_f32(&states));
+        let dot = |a: &[f32], b: &[f32]| f64::from(a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>());
+        let product = |t: usize, u: usize| dot(g[t], g[u]) * dot(h[t], h[u]);
+        let row = |t: usize| product(t, t) + 2.0 * (0..t).map(|u| product(t, u)).sum::<f64>();
+        Ok((0..g.len().min(h.len())).map(row).sum())
+    }
+}
+
+/// The numbers along the last axis, for each position.
+fn rows_f32(array: &Array) -> Vec<&[f32]> {
+    let width = array.shape().last().copied().unwrap_or(1).max(1);
+    array.as_f32().unwrap_or_default().chunks(width).collect()
 }
 
 fn no_links() -> PassError {

@@ -4,7 +4,7 @@ use crate::context::Progress;
 use crate::error::PassError;
 
 /// Counts the steps of one computation.
-pub(super) struct Steps<'p> {
+pub(crate) struct Steps<'p> {
     progress: &'p dyn Progress,
     what: &'static str,
     done: usize,

@@ -11,7 +11,7 @@ fn scores_anew(options: &str, samples: Vec<Vec<u32>>, key: &str, cache: &Memory)
     let progress = Watcher::default();
     let run = |cache: Option<&Memory>, progress: &Watcher| {
         let mut module: Module = Model::decoder().module();
-        let outside = Outside { calibration: &calibration, samplers: None, progress, cache, key, threads: 1 };
+        let outside = Outside { calibration: &calibration, machine: None, samplers: None, progress, cache, key, threads: 1 };
         let runs = run_with("fit-prune", options, &mut module, &outside).unwrap();
         let scored = !progress.updates.lock().unwrap().is_empty();
         assert_eq!(runs[0].report.note, Some(if scored { "scores: computed" } else { "scores: reused from the cache" }));
@@ -89,7 +89,8 @@ fn what_could_not_be_scored_is_not_stored() {
     let calibration = Given::new(samples());
     let mut model = Model::decoder();
     model.numbers("norm").fill(f32::NAN);
-    let outside = Outside { calibration: &calibration, samplers: None, progress: &Watcher::default(), cache: Some(&cache), key: "", threads: 1 };
+    let outside =
+        Outside { calibration: &calibration, machine: None, samplers: None, progress: &Watcher::default(), cache: Some(&cache), key: "", threads: 1 };
     run_with("fit-prune", "drop: 1", &mut model.module(), &outside).unwrap_err();
     assert!(cache.0.borrow().is_empty());
 }

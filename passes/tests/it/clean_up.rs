@@ -17,7 +17,7 @@ fn text(module: &Module) -> String {
 /// Runs a pass; returns its facts.
 fn run(pass: &str, module: &mut Module) -> Vec<String> {
     let calibration = Given::new(vec![]);
-    let outside = Outside { calibration: &calibration, samplers: None, progress: &Silent, cache: None, key: "", threads: 1 };
+    let outside = Outside { calibration: &calibration, machine: None, samplers: None, progress: &Silent, cache: None, key: "", threads: 1 };
     let runs = run_with(pass, "", module, &outside).unwrap();
     assert_eq!((runs.len(), runs[0].name), (1, pass));
     for graph in &module.graphs {

@@ -147,7 +147,7 @@ fn drop_decides_over_keep() {
 fn samples_are_never_longer_than_the_context() {
     for (length, asked, told) in [(8, 8, None), (CONTEXT, CONTEXT, None), (4096, CONTEXT, Some("16 tokens, the model's context"))] {
         let calibration = Given::new(samples());
-        let outside = Outside { calibration: &calibration, samplers: None, progress: &Silent, cache: None, key: "", threads: 1 };
+        let outside = Outside { calibration: &calibration, machine: None, samplers: None, progress: &Silent, cache: None, key: "", threads: 1 };
         let runs = run_with("fit-prune", &format!("length: {length}, samples: 2, drop: 1"), &mut Model::decoder().module(), &outside).unwrap();
         assert_eq!(calibration.asked.get(), (2, asked));
         assert_eq!(fact(&runs, "sample length"), told);

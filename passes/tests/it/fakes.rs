@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use dlc_ir::Module;
-use dlc_passes::{Calibration, PassContext, PassError, PassRun, Progress, Samplers, ScoreCache, ScoreTable, Silent, registry, run_passes};
+use dlc_passes::{Calibration, Machine, PassContext, PassError, PassRun, Progress, Samplers, ScoreCache, ScoreTable, Silent, registry, run_passes};
 
 use super::model::samples;
 
@@ -70,6 +70,7 @@ impl ScoreCache for Memory {
 /// Everything from outside.
 pub struct Outside<'a> {
     pub calibration: &'a Given,
+    pub machine: Option<&'a dyn Machine>,
     pub samplers: Option<&'a dyn Samplers>,
     pub progress: &'a dyn Progress,
     pub cache: Option<&'a Memory>,
@@ -83,6 +84,7 @@ pub fn run_with(pass: &str, options: &str, module: &mut Module, outside: &Outsid
     let pool = rayon::ThreadPoolBuilder::new().num_threads(outside.threads).build().unwrap();
     let mut cx = PassContext {
         adapters: &[],
+        machine: outside.machine,
         samplers: outside.samplers,
         progress: outside.progress,
         calibration: outside.calibration,
@@ -100,14 +102,14 @@ pub fn fit_prune(options: &str, module: &mut Module, samples: Vec<Vec<u32>>) -> 
         "fit-prune",
         options,
         module,
-        &Outside { calibration: &calibration, samplers: None, progress: &Silent, cache: None, key: "", threads: 1 },
+        &Outside { calibration: &calibration, machine: None, samplers: None, progress: &Silent, cache: None, key: "", threads: 1 },
     )
 }
 
 /// Runs passes one after the other, each a name and its options, on the usual samples.
 pub fn run_all(passes: &[(&str, &str)], module: &mut Module) -> Result<Vec<PassRun>, PassError> {
     let calibration = Given::new(samples());
-    let outside = Outside { calibration: &calibration, samplers: None, progress: &Silent, cache: None, key: "", threads: 2 };
+    let outside = Outside { calibration: &calibration, machine: None, samplers: None, progress: &Silent, cache: None, key: "", threads: 2 };
     let mut runs = Vec::new();
     for (pass, options) in passes {
         runs.extend(run_with(pass, options, module, &outside)?);

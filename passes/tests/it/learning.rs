@@ -12,7 +12,7 @@ use super::skipping::{Fixed, STEPS, dit, module, plan};
 
 fn learn(options: &str, module: &mut Module, samplers: &Fixed, progress: &Watcher, cache: Option<&Memory>) -> Result<Vec<PassRun>, PassError> {
     let calibration = Given::new(vec![]);
-    let outside = Outside { calibration: &calibration, samplers: Some(samplers), progress, cache, key: "", threads: 1 };
+    let outside = Outside { calibration: &calibration, machine: None, samplers: Some(samplers), progress, cache, key: "", threads: 1 };
     run_with("dip-go", &format!("steps: {STEPS}, {options}"), module, &outside)
 }
 

@@ -142,6 +142,7 @@ fn try_merge(module: &mut Module, adapter: Adapter, options: MergeAdapterOptions
     let adapters = [adapter];
     let mut cx = PassContext {
         adapters: &adapters,
+        machine: None,
         samplers: None,
         progress: &Silent,
         calibration: &calibration,

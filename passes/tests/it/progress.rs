@@ -10,7 +10,7 @@ type Update = (String, usize, usize);
 
 fn run(options: &str, patience: Option<usize>, cache: &Memory) -> (Result<(), PassError>, Vec<Update>) {
     let (calibration, progress) = (Given::new(samples()), Watcher { patience, ..Watcher::default() });
-    let outside = Outside { calibration: &calibration, samplers: None, progress: &progress, cache: Some(cache), key: "", threads: 1 };
+    let outside = Outside { calibration: &calibration, machine: None, samplers: None, progress: &progress, cache: Some(cache), key: "", threads: 1 };
     let result = run_with("fit-prune", options, &mut Model::decoder().module(), &outside).map(drop);
     (result, progress.updates.into_inner().unwrap())
 }

@@ -88,7 +88,7 @@ impl Samplers for Fixed {
 
 fn skip(options: &str, module: &mut Module, samplers: &Fixed) -> Result<Vec<PassRun>, PassError> {
     let calibration = Given::new(vec![]);
-    let outside = Outside { calibration: &calibration, samplers: Some(samplers), progress: &Silent, cache: None, key: "", threads: 1 };
+    let outside = Outside { calibration: &calibration, machine: None, samplers: Some(samplers), progress: &Silent, cache: None, key: "", threads: 1 };
     run_with("skip", options, module, &outside)
 }
 

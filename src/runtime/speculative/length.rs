@@ -6,7 +6,7 @@
 //! budget of a few hundredths of the decoding itself. Nothing here reads a clock, and nothing looks at a token drawn in the same round: the
 //! prefix and earlier rounds decide, so the output's distribution stays the target's.
 
-use super::super::{CostTable, best_gamma};
+use dlc_ir::speculation::{CostTable, best_gamma};
 
 /// Most proposals of a round.
 pub(super) const MOST: usize = 16;

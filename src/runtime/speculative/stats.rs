@@ -24,7 +24,7 @@ pub struct Stats {
     pub draft: SourceStats,
     /// What was found in the text.
     pub lookup: SourceStats,
-    /// What the rounds should have cost, in target steps, by [`super::super::CostTable`].
+    /// What the rounds should have cost, in target steps, by [`dlc_ir::speculation::CostTable`].
     pub cost: f64,
     /// Tokens written.
     pub tokens: usize,
@@ -53,7 +53,7 @@ impl Stats {
     }
 
     /// Share of the judged proposals that were accepted: the estimate of Leviathan et al.'s alpha, which
-    /// [`crate::runtime::expected_tokens`] takes. 0 without proposals.
+    /// [`dlc_ir::speculation::expected_tokens`] takes. 0 without proposals.
     pub fn acceptance(&self) -> f64 {
         ratio(self.accepted(), self.tested())
     }

@@ -1,0 +1,106 @@
+//! The machine that a bundle is made for, for passes that choose by what steps cost: it compiles drafts and times them on the runtime that
+//! `dlc run` would take.
+
+use std::path::{Path, PathBuf};
+
+use dlc_exporters::manifest::{Profile, Source};
+use dlc_exporters::{BundleRequest, write_bundle};
+use dlc_ir::Module;
+use dlc_passes::auto_draft::DraftCosts;
+use dlc_passes::{Machine, PassError, StepCosts};
+
+use super::compile::Monitor;
+use super::error::PipelineError;
+use super::text_file::read_text;
+use crate::runtime::{
+    Backend, BackendSearch, Bundle, DecoderOptions, DecoderSession, SessionOptions, SharedWeights, TokenModel, calibration_prompt, start, time_passes,
+};
+
+/// Largest file with costs.
+const CAP: u64 = 1 << 20;
+/// Runs of each pass, of which the fastest counts.
+const REPEATS: usize = 30;
+
+/// This machine.
+pub struct BundleMachine<'a> {
+    /// The operators of the bundle.
+    pub profile: Profile,
+    /// Where runtimes are looked for.
+    pub backend: &'a BackendSearch,
+    /// Threads to decode with.
+    pub threads: usize,
+    /// A folder with room for a bundle, which is gone afterwards.
+    pub scratch: PathBuf,
+    /// Told how far writing is.
+    pub monitor: &'a dyn Monitor,
+}
+
+impl std::fmt::Debug for BundleMachine<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BundleMachine").field("profile", &self.profile).field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+impl BundleMachine<'_> {
+    fn backend(&self) -> Result<Backend, PassError> {
+        start(self.backend).map_err(|e| no_costs("timing steps", &e))
+    }
+
+    fn time(&self, probes: &Module) -> Result<StepCosts, PipelineError> {
+        let backend = start(self.backend)?;
+        let folder = tempfile::Builder::new().prefix(".dlc-probes").tempdir_in(&self.scratch);
+        let folder = folder.map_err(|source| PipelineError::Read { path: self.scratch.clone(), source })?;
+        let place = folder.path().join("bundle");
+        let request = BundleRequest {
+            profile: self.profile,
+            source: Source::default(),
+            passes: vec![],
+            force: false,
+            draft: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        write_bundle(&Module { side_files: vec![], ..probes.clone() }, &request, &place, self.monitor)?;
+        let bundle = Bundle::open(&place)?;
+        let options = DecoderOptions { session: SessionOptions { threads: Some(self.threads), ..SessionOptions::default() }, capacity: None };
+        let weights = SharedWeights::open(&bundle, &backend)?;
+        let open = |name: &str| DecoderSession::open(&backend, &bundle, name, weights.as_ref(), &options);
+        let mut target = open("target")?;
+        let mut drafts = probes.graphs.iter().skip(1).map(|graph| open(&graph.name)).collect::<Result<Vec<_>, _>>()?;
+        let mut drafts: Vec<&mut dyn TokenModel> = drafts.iter_mut().map(|draft| draft as &mut dyn TokenModel).collect();
+        let prompt = calibration_prompt(&bundle.manifest().model);
+        let (steps, verify) = time_passes(&mut target, &mut drafts, &prompt, REPEATS)?;
+        Ok(StepCosts { steps, verify })
+    }
+}
+
+impl Machine for BundleMachine<'_> {
+    fn name(&self) -> Result<String, PassError> {
+        let backend = self.backend()?;
+        Ok(format!("{} {}, profile {}, {} threads", backend.kind().name(), backend.version(), self.profile.name(), self.threads))
+    }
+
+    fn step_costs(&self, probes: &Module) -> Result<StepCosts, PassError> {
+        self.time(probes).map_err(|e| match e {
+            _ if self.monitor.interrupted() => PassError::Interrupted,
+            e => no_costs("timing steps", &e),
+        })
+    }
+
+    fn read_costs(&self, file: &Path) -> Result<DraftCosts, PassError> {
+        let place = file.display().to_string();
+        let text = read_text(file, CAP).map_err(|e| costs_error(&place, format!("can't be read: {e}")))?;
+        let costs: DraftCosts = serde_yaml::from_str(&text).map_err(|e| costs_error(&place, format!("holds no costs: {e}; {FORM}")))?;
+        if costs.is_sound() { Ok(costs) } else { Err(costs_error(&place, format!("holds costs that can't be: {FORM}"))) }
+    }
+}
+
+const FORM: &str = "costs are numbers of 0 and more in target steps, as `dlc bench BUNDLE --calibrate` prints them: layer and head, each with f32, int8 and \
+                    int4; fixed; verify, a list of [tokens, cost] from [1, 1] on";
+
+fn costs_error(place: &str, problem: String) -> PassError {
+    PassError::Costs { place: place.to_owned(), problem }
+}
+
+fn no_costs(place: &str, problem: &dyn std::fmt::Display) -> PassError {
+    costs_error(place, format!("{problem}; if another machine is to decode, give its costs with costs=FILE.yaml, from `dlc bench --calibrate` there"))
+}
