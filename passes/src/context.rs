@@ -6,6 +6,7 @@ use std::path::Path;
 
 use dlc_eval::Array;
 use dlc_ir::{DType, Module, SamplingPlan, SkipSchedule};
+use serde::{Deserialize, Serialize};
 
 use crate::auto_draft::DraftCosts;
 use crate::error::PassError;
@@ -120,7 +121,7 @@ pub trait Machine {
 }
 
 /// What passes cost, in target passes over one token.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepCosts {
     /// A pass of each graph behind the target over one token.
     pub steps: Vec<f64>,

@@ -162,16 +162,29 @@ pub(crate) fn trim(draft: &mut Graph, weights: &mut WeightTable, head: NodeId, k
             value @ Operand::Value(_) => *value,
         });
     }
+    let map = column_map(weights, kept, vocab)?;
+    // The head's readers bend its result entry by entry, so they follow its new width.
+    draft.replace_nodes(weights, |id, node| (id == head).then(|| (node.op.clone(), inputs.clone())))?;
+    draft.extend_output(weights, "logits", Op::GatherColumns, &[map.into()])?;
+    Ok(())
+}
+
+/// The column of each token, one past the last for tokens that were cut; the same weight for the same tokens.
+fn column_map(weights: &mut WeightTable, kept: &[u32], vocab: usize) -> Result<WeightId, PassError> {
     let mut columns = vec![kept.len() as i64; vocab];
     for (column, id) in kept.iter().enumerate() {
         columns[*id as usize] = column as i64;
     }
     let bytes: Vec<u8> = columns.iter().flat_map(|c| c.to_le_bytes()).collect();
-    let map = weights.add(&format!("draft.columns{}", kept.len()), &[vocab], Expr::constant(bytes, DType::I64))?;
-    // The head's readers bend its result entry by entry, so they follow its new width.
-    draft.replace_nodes(weights, |id, node| (id == head).then(|| (node.op.clone(), inputs.clone())))?;
-    draft.extend_output(weights, "logits", Op::GatherColumns, &[map.into()])?;
-    Ok(())
+    let name = format!("draft.columns{}", kept.len());
+    if let Some(id) = weights.find(&name).filter(|id| weights[*id].bytes() == bytes.len()) {
+        let mut stored = vec![0; bytes.len()];
+        weights[id].write_bytes(0, &mut stored)?;
+        if stored == bytes {
+            return Ok(id);
+        }
+    }
+    Ok(weights.add(&name, &[vocab], Expr::constant(bytes, DType::I64))?)
 }
 
 fn choose_rows(weights: &mut WeightTable, id: WeightId, rows: &Arc<[u32]>) -> Result<WeightId, PassError> {

@@ -2,6 +2,7 @@
 //! `dlc run` would take.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dlc_exporters::manifest::{Profile, Source};
 use dlc_exporters::{BundleRequest, write_bundle};
@@ -18,8 +19,9 @@ use crate::runtime::{
 
 /// Largest file with costs.
 const CAP: u64 = 1 << 20;
-/// Runs of each pass, of which the fastest counts.
-const REPEATS: usize = 30;
+/// Turns of all passes, of which the fastest of each counts, and the time that they go on for at least.
+const REPEATS: usize = 20;
+const LEAST: Duration = Duration::from_secs(4);
 
 /// This machine.
 pub struct BundleMachine<'a> {
@@ -68,7 +70,7 @@ impl BundleMachine<'_> {
         let mut drafts = probes.graphs.iter().skip(1).map(|graph| open(&graph.name)).collect::<Result<Vec<_>, _>>()?;
         let mut drafts: Vec<&mut dyn TokenModel> = drafts.iter_mut().map(|draft| draft as &mut dyn TokenModel).collect();
         let prompt = calibration_prompt(&bundle.manifest().model);
-        let (steps, verify) = time_passes(&mut target, &mut drafts, &prompt, REPEATS)?;
+        let (steps, verify) = time_passes(&mut target, &mut drafts, &prompt, REPEATS, LEAST)?;
         Ok(StepCosts { steps, verify })
     }
 }
@@ -94,8 +96,8 @@ impl Machine for BundleMachine<'_> {
     }
 }
 
-const FORM: &str = "costs are numbers of 0 and more in target steps, as `dlc bench BUNDLE --calibrate` prints them: layer and head, each with f32, int8 and \
-                    int4; fixed; verify, a list of [tokens, cost] from [1, 1] on";
+const FORM: &str = "costs are numbers of 0 and more in target steps, as `dlc bench BUNDLE --calibrate` prints them: blocks by kind and head, each with f32, int8 \
+                    and int4; fixed; verify, a list of [tokens, cost] from [1, 1] on";
 
 fn costs_error(place: &str, problem: String) -> PassError {
     PassError::Costs { place: place.to_owned(), problem }

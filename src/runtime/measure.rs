@@ -111,13 +111,15 @@ pub fn compare(target: &mut dyn TokenModel, prompt: &[u32], a: &[u32], b: &[u32]
     Ok(if gap < TIE { Equality::Tie { at, gap } } else { Equality::Different { at, gap } })
 }
 
+/// Steps of a draft in each turn of [`time_passes`].
+const STEPS: usize = 3;
 /// Tokens of the passes that [`time_passes`] times.
 const PASSES: [usize; 7] = [1, 2, 4, 6, 8, 12, 16];
 
 /// What passes cost behind `prompt`, see [`time_passes`]. Without a draft its cost is 1.
 pub fn calibrate(target: &mut dyn TokenModel, draft: Option<&mut dyn TokenModel>, prompt: &[u32], repeats: usize) -> Result<CostTable> {
     let mut drafts: Vec<&mut dyn TokenModel> = draft.into_iter().collect();
-    let (steps, verify) = time_passes(target, &mut drafts, prompt, repeats)?;
+    let (steps, verify) = time_passes(target, &mut drafts, prompt, repeats, Duration::ZERO)?;
     Ok(CostTable { draft: steps.first().copied().unwrap_or(1.0), verify })
 }
 
@@ -128,13 +130,14 @@ pub fn calibration_prompt(model: &ModelRecord) -> Vec<u32> {
     (0..past as u32).map(|i| (i * 7919) % model.vocab_size.max(1) as u32).collect()
 }
 
-/// Times passes behind `prompt`, all kinds in turn: the least of `repeats` counts, since everything but the pass only adds. What a step of each
-/// draft costs, and a target pass over k tokens as (k, v(k)), in target steps.
+/// Times passes behind `prompt`, all kinds in turn, `repeats` times and for the time `least`: the fastest counts, since everything but the pass only
+/// adds. What a step of each draft costs, and a target pass over k tokens as (k, v(k)), in target steps.
 pub fn time_passes(
     target: &mut dyn TokenModel,
     drafts: &mut [&mut dyn TokenModel],
     prompt: &[u32],
     repeats: usize,
+    least: Duration,
 ) -> Result<(Vec<f64>, Vec<(usize, f64)>)> {
     let room = target.context_length().saturating_sub(prompt.len());
     let sizes: Vec<usize> = PASSES.into_iter().filter(|&k| k <= room.max(1)).collect();
@@ -143,12 +146,19 @@ pub fn time_passes(
     for draft in &mut *drafts {
         read(&mut **draft, prompt)?;
     }
-    for _ in 0..repeats.max(1) {
+    let started = Instant::now();
+    let mut turn = 0;
+    // A pass finds its weights as near as they get only behind another of the same model.
+    while turn < repeats.max(1) || started.elapsed() < least {
+        turn += 1;
+        pass_time(target, prompt, 1)?;
         for (&size, least) in sizes.iter().zip(&mut passes) {
             *least = pass_time(target, prompt, size)?.min(*least);
         }
         for (draft, least) in drafts.iter_mut().zip(&mut steps) {
-            *least = pass_time(&mut **draft, prompt, 1)?.min(*least);
+            for _ in 0..STEPS {
+                *least = pass_time(&mut **draft, prompt, 1)?.min(*least);
+            }
         }
     }
     let unit = passes[0].as_secs_f64().max(f64::MIN_POSITIVE);

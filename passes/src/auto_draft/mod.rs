@@ -9,6 +9,7 @@ mod costs;
 mod options;
 mod plan;
 mod recipe;
+mod search;
 mod sensitivity;
 mod text;
 mod trial;
@@ -20,15 +21,16 @@ use dlc_ir::{DType, Graph, Module, Task};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::context::{Pass, PassContext};
+use crate::context::{Machine, Pass, PassContext};
 use crate::error::PassError;
-use crate::report::{DraftCandidate, PassReport};
+use crate::report::PassReport;
 use crate::trim_head::{basic_tokens, most_frequent};
-use plan::{Outlook, Planner};
-use recipe::{Action, Format, Recipe, trimmed, vocabulary};
+use plan::Planner;
+use recipe::{Format, trimmed, vocabulary};
+use search::{Judged, Search};
 use sensitivity::{Sensitivity, sensitivity};
 use text::{Pen, write};
-use trial::{Agreement, Trial};
+use trial::Trial;
 
 pub use costs::{ByFormat, DraftCosts, draft_costs};
 pub use options::AutoDraftOptions;
@@ -38,8 +40,6 @@ const NAME: &str = "auto-draft";
 const PROMPT: usize = 8;
 /// The heads that are tried keep the vocabulary, and these parts of it.
 const HEAD_PARTS: [usize; 4] = [2, 4, 8, 16];
-/// Two drafts are alike, so that one is measured, when they treat fewer blocks than this part of all differently.
-const ALIKE: usize = 10;
 
 /// The pass.
 #[derive(Debug)]
@@ -54,15 +54,6 @@ struct Texts {
     /// Tokens of each that the target didn't choose.
     prompt: usize,
     origin: &'static str,
-}
-
-/// A draft with one of the heads, and what is expected and known of it.
-struct Judged<'r> {
-    recipe: &'r Recipe,
-    head: usize,
-    predicted: f64,
-    acceptance: f64,
-    outlook: Outlook,
 }
 
 impl AutoDraft {
@@ -103,16 +94,30 @@ impl AutoDraft {
         Ok(texts)
     }
 
-    fn costs(&self, module: &Module, target: &Graph, cx: &PassContext<'_>) -> Result<(DraftCosts, String), PassError> {
-        let machine = cx.machine.ok_or_else(|| unsupported("no bundle is made, so there is no machine that decodes it"))?;
+    /// What steps cost, and where that is known from.
+    fn costs(&self, module: &Module, target: &Graph, machine: &dyn Machine, cx: &PassContext<'_>) -> Result<(DraftCosts, String), PassError> {
         if let Some(file) = &self.options.costs {
-            return Ok((machine.read_costs(file)?, format!("of {}", file.display())));
+            let (costs, place) = (machine.read_costs(file)?, file.display().to_string());
+            if let Some((_, block)) = target.blocks().find(|(_, block)| !costs.blocks.contains_key(block.kind.name())) {
+                let problem = format!("holds no costs of blocks of kind {}: was it measured on another model?", block.kind.name());
+                return Err(PassError::Costs { place, problem });
+            }
+            return Ok((costs, format!("of {place}")));
         }
         let name = machine.name()?;
-        cx.progress.update("timing steps", 0, 1);
-        let costs = kept(cx, &costs_key(module, target, &name), || draft_costs(module, machine))?;
-        cx.progress.update("timing steps", 1, 1);
-        if cx.progress.interrupted() { Err(PassError::Interrupted) } else { Ok((costs, format!("measured on {name}"))) }
+        let costs = timing(cx, || kept(cx, &costs_key(module, target, &name), || draft_costs(module, machine)))?;
+        Ok((costs, format!("measured on {name}")))
+    }
+
+    fn sensitivity(&self, module: &Module, target: &Graph, format: &Format, texts: &Texts, cx: &PassContext<'_>) -> Result<Sensitivity, PassError> {
+        let key = format!("{NAME} fit 1 {} {} {:?}", cx.module_key, self.options.block, texts.scored);
+        let progress = cx.progress;
+        let table: Sensitivity = kept(cx, &key, || cx.pool.install(|| sensitivity(module, target, format, &texts.scored, progress)))?;
+        if table.len() == target.blocks().count() + 1 {
+            Ok(table)
+        } else {
+            Err(PassError::Calibration { problem: "the stored scores are of another model; score anew with --no-cache".into() })
+        }
     }
 
     /// The tokens that each head keeps: all of them, then fewer and fewer.
@@ -135,7 +140,7 @@ pub fn costs_key(module: &Module, target: &Graph, machine: &str) -> String {
     let cost = dlc_ir::cost::cost(target, &module.weights);
     let (layers, model) = (target.blocks().count(), &module.model);
     format!(
-        "{NAME} costs 1 {machine} {} blocks={layers} hidden={} vocabulary={} parameters={} cache={}",
+        "{NAME} costs 2 {machine} {} blocks={layers} hidden={} vocabulary={} parameters={} cache={}",
         model.family, model.hidden_size, model.vocab_size, cost.parameters, cost.cache_bytes_per_token
     )
 }
@@ -150,32 +155,6 @@ fn kept<T: Serialize + DeserializeOwned>(cx: &PassContext<'_>, key: &str, comput
         cache.put(key, &text);
     }
     Ok(found)
-}
-
-/// How far each action's FIT lies from the acceptance that was measured, by the drafts that are made by it alone.
-fn gauges(planner: &Planner<'_>, anchors: &[Recipe; 3], measured: &[Agreement]) -> [f64; 4] {
-    let mut gauges = [0.0; 4];
-    for (recipe, (agreement, action)) in anchors.iter().zip(measured.iter().zip([Action::Int8, Action::Int4, Action::Drop])) {
-        let fit = planner.perturbation(recipe)[action as usize];
-        gauges[action as usize] = if fit > 0.0 { -agreement.acceptance(0).ln() / fit.sqrt() } else { 0.0 };
-    }
-    gauges
-}
-
-/// Drafts with their heads, the most promising first, one of each kind.
-fn promising(judged: &[Judged<'_>], most: usize) -> Vec<Recipe> {
-    let mut chosen: Vec<&Recipe> = Vec::new();
-    for candidate in judged {
-        let differences = |other: &Recipe| {
-            let blocks = candidate.recipe.blocks.iter().zip(&other.blocks).filter(|(a, b)| a != b).count();
-            blocks + usize::from(candidate.recipe.head != other.head) * ALIKE
-        };
-        let enough = (candidate.recipe.blocks.len() / ALIKE).max(1);
-        if chosen.len() < most && chosen.iter().all(|other| differences(other) >= enough) {
-            chosen.push(candidate.recipe);
-        }
-    }
-    chosen.into_iter().cloned().collect()
 }
 
 fn options_error(problem: String) -> PassError {
@@ -203,40 +182,25 @@ impl Pass for AutoDraft {
 impl AutoDraft {
     fn choose(&self, module: &mut Module, cx: &PassContext<'_>) -> Result<PassReport, PassError> {
         let target = check(module)?.clone();
+        let machine = cx.machine.ok_or_else(|| unsupported("no bundle is made, so there is no machine that decodes it"))?;
         let format = Format { block: self.options.block, refined: true };
         let texts = self.texts(module, &target, cx)?;
-        let (costs, costs_origin) = self.costs(module, &target, cx)?;
-        let progress = cx.progress;
-        let key = format!("{NAME} fit 1 {} {} {:?}", cx.module_key, self.options.block, texts.scored);
-        let sensitivity: Sensitivity = kept(cx, &key, || cx.pool.install(|| sensitivity(module, &target, &format, &texts.scored, progress)))?;
-        if sensitivity.len() != target.blocks().count() + 1 {
-            return Err(PassError::Calibration { problem: "the stored scores are of another model; score anew with --no-cache".into() });
-        }
+        let (costs, origin) = self.costs(module, &target, machine, cx)?;
+        let sensitivity = self.sensitivity(module, &target, &format, &texts, cx)?;
         let heads = self.heads(module, &target, &texts, cx)?;
-        let planner = Planner::new(&target, &module.weights, &sensitivity, &costs, self.options.block);
         let key = format!("{NAME} trial 1 {} {} {} {:?} {heads:?}", cx.module_key, self.options.block, texts.prompt, texts.held_back);
         let trial = Trial { module, target: &target, format, texts: &texts.held_back, prompt: texts.prompt, heads: &heads, key };
-
-        let blocks = target.blocks().count();
-        let anchors = [Recipe::all(blocks, Action::Int8), Recipe::all(blocks, Action::Int4), planner.some_dropped()];
-        let gauged = trial.agreements(&anchors, cx)?;
-        let gauges = gauges(&planner, &anchors, &gauged);
-        let frontier = planner.frontier(&gauges);
-        let search = Search { options: &self.options, planner: &planner, heads: &heads, gauges, vocabulary: vocabulary(&target)? };
-        // With fewer words a head guesses less: the anchors say by how much.
-        let coverage: Vec<f64> = (0..heads.len()).map(|head| gauged[0].acceptance(head) / gauged[0].acceptance(0)).collect();
-        let expected = search.judge(&frontier, |recipe, head| planner.acceptance(recipe, &gauges) * coverage[head]);
-        let mut recipes = promising(&expected, self.options.candidates);
-        recipes.retain(|recipe| !anchors.contains(recipe));
-        let agreements = [trial.agreements(&recipes, cx)?, gauged].concat();
-        recipes.extend(anchors);
-        let of = |recipe: &Recipe| recipes.iter().position(|r| r == recipe).map(|i| &agreements[i]);
-        let measured = search.judge(&recipes, |recipe, head| of(recipe).map_or(0.0, |a| a.acceptance(head)));
+        let planner = Planner::new(&target, &module.weights, &sensitivity, &costs, self.options.block);
+        let search = Search { options: &self.options, planner: &planner, trial: &trial, vocabulary: vocabulary(&target)? };
+        let mut measured = search.measured(cx)?;
+        if self.options.costs.is_none() {
+            measured = timing(cx, || search.timed(measured, machine, cx))?;
+        }
 
         let mut report = PassReport::default();
         report.fact("texts", format!("{}, {} that scored and {} held back", texts.origin, texts.scored.len(), texts.held_back.len()));
-        report.fact("costs", costs_origin);
-        report.candidates = search.best_of_each(&measured);
+        report.fact("costs", origin);
+        report.candidates = measured.iter().map(|judged| search.candidate(judged)).collect();
         self.emit(module, &target, measured.first(), &heads, &format, &mut report)?;
         Ok(report)
     }
@@ -246,7 +210,7 @@ impl AutoDraft {
         &self,
         module: &mut Module,
         target: &Graph,
-        best: Option<&Judged<'_>>,
+        best: Option<&Judged>,
         heads: &[Option<Vec<u32>>],
         format: &Format,
         report: &mut PassReport,
@@ -256,8 +220,7 @@ impl AutoDraft {
             return Ok(());
         };
         if best.outlook.draft_tokens == 0 {
-            let (c, a) = (best.outlook.cost, 100.0 * best.acceptance);
-            report.fact("draft", format!("none: no draft beats plain decoding; the best costs {c:.2} of a target step and guesses {a:.0}%"));
+            report.fact("draft", "none: no draft beats plain decoding; a step of each costs too much for how often its guesses are right");
             return Ok(());
         }
         let mut draft = best.recipe.draft("draft", target, &mut module.weights, format)?;
@@ -277,51 +240,12 @@ impl AutoDraft {
     }
 }
 
-/// Judges drafts.
-struct Search<'a> {
-    options: &'a AutoDraftOptions,
-    planner: &'a Planner<'a>,
-    heads: &'a [Option<Vec<u32>>],
-    gauges: [f64; 4],
-    vocabulary: usize,
-}
-
-impl Search<'_> {
-    fn head_tokens(&self, head: usize) -> usize {
-        self.heads[head].as_ref().map_or(self.vocabulary, Vec::len)
-    }
-
-    /// Each recipe with each head that fits into memory, the fastest first, given the acceptance of each.
-    fn judge<'r>(&self, recipes: &'r [Recipe], acceptance: impl Fn(&Recipe, usize) -> f64) -> Vec<Judged<'r>> {
-        let mut judged: Vec<Judged<'r>> = Vec::new();
-        for recipe in recipes {
-            for head in 0..self.heads.len() {
-                let (share, acceptance) = (self.head_tokens(head) as f64 / self.vocabulary.max(1) as f64, acceptance(recipe, head));
-                let outlook = self.planner.outlook(recipe, share, acceptance);
-                judged.push(Judged { recipe, head, predicted: self.planner.acceptance(recipe, &self.gauges), acceptance, outlook });
-            }
-        }
-        judged.retain(|j| j.outlook.memory <= self.options.memory);
-        judged.sort_by(|a, b| b.outlook.speedup.total_cmp(&a.outlook.speedup).then(a.outlook.cost.total_cmp(&b.outlook.cost)));
-        judged
-    }
-
-    /// Each recipe with its best head, as the report has it.
-    fn best_of_each(&self, judged: &[Judged<'_>]) -> Vec<DraftCandidate> {
-        let mut seen = BTreeSet::new();
-        let best = judged.iter().filter(|j| seen.insert(j.recipe));
-        let candidate = |j: &Judged<'_>| DraftCandidate {
-            draft: j.recipe.describe(),
-            head_tokens: self.head_tokens(j.head),
-            memory: j.outlook.memory,
-            cost: j.outlook.cost,
-            predicted_acceptance: j.predicted,
-            acceptance: j.acceptance,
-            draft_tokens: j.outlook.draft_tokens,
-            speedup: j.outlook.speedup,
-        };
-        best.map(candidate).collect()
-    }
+/// Tells that steps are timed, which can't be told in steps.
+fn timing<T>(cx: &PassContext<'_>, time: impl FnOnce() -> Result<T, PassError>) -> Result<T, PassError> {
+    cx.progress.update("timing steps", 0, 1);
+    let timed = time()?;
+    cx.progress.update("timing steps", 1, 1);
+    if cx.progress.interrupted() { Err(PassError::Interrupted) } else { Ok(timed) }
 }
 
 /// The target, if a draft of it can be made.

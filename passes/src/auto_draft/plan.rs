@@ -3,9 +3,7 @@
 //! FIT bounds the divergence that an action causes, so that acceptance falls as `exp(-sqrt(sum of s_a^2 FIT))` where s_a gauges action a: bits and
 //! removal lie differently far from the small perturbations that FIT is exact for, and the gauges are measured.
 
-use std::collections::BTreeSet;
-
-use dlc_ir::speculation::best_gamma;
+use dlc_ir::speculation::{CostTable, best_gamma};
 use dlc_ir::{Graph, WeightTable};
 
 use super::costs::DraftCosts;
@@ -40,6 +38,15 @@ pub(super) struct Outlook {
     pub memory: f64,
 }
 
+impl Outlook {
+    /// The same draft, if a step costs `cost` and the target's passes `verify`.
+    pub fn at_cost(self, cost: f64, acceptance: f64, verify: &[(usize, f64)]) -> Self {
+        let table = CostTable { draft: cost, verify: verify.to_vec() };
+        let (draft_tokens, speedup) = best_gamma(acceptance, cost, |k| table.pass(k), MOST_TOKENS);
+        Self { cost, draft_tokens, speedup, ..self }
+    }
+}
+
 impl<'a> Planner<'a> {
     pub fn new(target: &Graph, weights: &WeightTable, sensitivity: &'a Sensitivity, costs: &'a DraftCosts, block: usize) -> Self {
         let matrices = matrices(target, weights);
@@ -48,15 +55,13 @@ impl<'a> Planner<'a> {
         };
         let blocks: Vec<f64> = target.blocks().map(|(id, _)| numbers(&|m| m.block == Some(id) && !m.is_head)).collect();
         let head = numbers(&|m| m.is_head);
-        let layers: BTreeSet<u32> = target.blocks().map(|(_, b)| b.layer).collect();
-        let layer = blocks.iter().sum::<f64>() / layers.len().max(1) as f64;
-        let step = |n: &f64| Action::ALL.map(|action| costs.layer.of(action) * n / layer.max(1.0));
+        let steps = target.blocks().map(|(_, block)| Action::ALL.map(|action| costs.block(block.kind, action)));
         let bytes = |n: &f64| Action::ALL.map(|action| action.bits().map_or(0.0, |bits| n * (bits as f64 / 8.0 + 4.0 / block as f64)));
         let used = target.weights().into_iter().map(|id| weights[id].elements() as f64 * 4.0);
         Self {
             sensitivity,
             costs,
-            steps: blocks.iter().map(step).chain([Action::ALL.map(|action| costs.head.of(action))]).collect(),
+            steps: steps.chain([Action::ALL.map(|action| costs.head.of(action))]).collect(),
             bytes: blocks.iter().chain([&head]).map(bytes).collect(),
             attention: target.blocks().map(|(_, b)| b.kind.has_attention()).collect(),
             target_bytes: used.sum(),
@@ -98,12 +103,11 @@ impl<'a> Planner<'a> {
         let (blocks, last) = (self.attention.len(), recipe.head as usize);
         let layers: f64 = actions().zip(&self.steps).take(blocks).map(|(action, row)| row[action]).sum();
         let cost = self.costs.fixed + layers + head * self.steps[blocks][last];
-        let table = self.costs.table(cost);
-        let (draft_tokens, speedup) = best_gamma(acceptance, table.draft, |k| table.pass(k), MOST_TOKENS);
         let own: f64 = actions().zip(&self.bytes).take(blocks).map(|(action, row)| row[action]).sum();
         // A whole head is the target's own; some rows of it are a copy.
         let copied = if recipe.head == Action::Keep && head < 1.0 { self.head_bytes } else { self.bytes[blocks][last] };
-        Outlook { cost, draft_tokens, speedup, memory: 1.0 + (own + head * copied) / self.target_bytes }
+        let memory = 1.0 + (own + head * copied) / self.target_bytes;
+        Outlook { cost, draft_tokens: 0, speedup: 1.0, memory }.at_cost(cost, acceptance, &self.costs.verify)
     }
 
     /// The recipes that are best for some price of a target step, the gentlest first.

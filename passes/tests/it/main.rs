@@ -3,6 +3,7 @@
 
 mod ablation;
 mod cache;
+mod choosing;
 mod clean_up;
 mod draft;
 mod fakes;

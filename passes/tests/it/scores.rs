@@ -63,6 +63,11 @@ fn check_against_whole_model(name: &str, model: &Model) {
         seen += 1;
     }
     assert_eq!((scores.blocks.len(), seen), (6, 30), "{name}");
+    let (head, trace) = scores.head.expect("a product makes the logits");
+    // Of a tied head, a backward through the whole graph finds the embedding's gradient too.
+    if module.weights[head].name != "embed" {
+        assert_close(name, trace, expected[&head].iter().sum(), 1e-5);
+    }
     let mean = samples().iter().map(|s| loss(&module.graphs[0], &module.weights, s)).sum::<f64>() / 3.0;
     assert_close(name, scores.loss, mean, 1e-6);
 }
@@ -77,6 +82,12 @@ const BETWEEN: [(&str, &str); 3] = [
     ("add %layers.0.mlp.6", "add %9"),
 ];
 
+/// A head that isn't the embedding, its logits bent afterwards.
+const UNTIED: [(&str, &str); 2] = [
+    ("  %2 = linear %1, @embed : f32[batch, seq, 23]", "  %9 = linear %1, @head : f32[batch, seq, 23]\n  %2 = tanh %9 : f32[batch, seq, 23]"),
+    ("weight @embed: f32[23, 12]", "weight @embed: f32[23, 12]\nweight @head: f32[23, 12]"),
+];
+
 /// Everything in half precision; logits cast back as importers do.
 const HALF: [(&str, &str); 2] = [("f32[", "f16["), ("  output logits = %2", "  %3 = cast %2 : f32[batch, seq, 23]\n  output logits = %3")];
 
@@ -85,6 +96,7 @@ const HALF: [(&str, &str); 2] = [("f32[", "f16["), ("  output logits = %2", "  %
 fn scores_are_those_of_a_backward_through_the_whole_graph() {
     check_against_whole_model("decoder", &Model::decoder());
     check_against_whole_model("a node between blocks", &Model::edited(&BETWEEN));
+    check_against_whole_model("a head of its own", &Model::edited(&UNTIED));
     check_against_whole_model("half precision", &Model::edited(&HALF));
 }
 

@@ -1,0 +1,167 @@
+//! From the frontier to the best draft: expected, measured for acceptance, timed.
+
+use std::collections::BTreeSet;
+
+use dlc_ir::Module;
+
+use super::plan::{Outlook, Planner};
+use super::recipe::{Action, Format, Recipe, trimmed};
+use super::trial::{Agreement, Trial};
+use super::{AutoDraftOptions, kept, unsupported};
+use crate::context::{Machine, PassContext, StepCosts};
+use crate::error::PassError;
+use crate::report::DraftCandidate;
+
+/// Two drafts are alike, so that one is measured, when they treat fewer blocks than this part of all differently.
+const ALIKE: usize = 10;
+
+/// What drafts are judged by.
+pub(super) struct Search<'a> {
+    pub options: &'a AutoDraftOptions,
+    pub planner: &'a Planner<'a>,
+    pub trial: &'a Trial<'a>,
+    pub vocabulary: usize,
+}
+
+/// A draft with one of the heads, and what is expected and known of it.
+#[derive(Debug, Clone)]
+pub(super) struct Judged {
+    pub recipe: Recipe,
+    pub head: usize,
+    /// The acceptance that FIT promised, and the one that was measured.
+    pub predicted: f64,
+    pub acceptance: f64,
+    pub outlook: Outlook,
+}
+
+impl Search<'_> {
+    /// Drafts with their best heads, by measured acceptance, the fastest first.
+    pub fn measured(&self, cx: &PassContext<'_>) -> Result<Vec<Judged>, PassError> {
+        let blocks = self.trial.target.blocks().count();
+        let anchors = [Recipe::all(blocks, Action::Int8), Recipe::all(blocks, Action::Int4), self.planner.some_dropped()];
+        let gauged = self.trial.agreements(&anchors, cx)?;
+        let gauges = self.gauges(&anchors, &gauged);
+        // With fewer words a head guesses less: the gentlest draft says by how much.
+        let coverage = |head: usize| gauged[0].acceptance(head) / gauged[0].acceptance(0);
+        let promise = |recipe: &Recipe| self.planner.acceptance(recipe, &gauges);
+        let expected = self.judge(&self.planner.frontier(&gauges), promise, |recipe, head| promise(recipe) * coverage(head));
+        let mut recipes = promising(&expected, self.options.candidates);
+        recipes.retain(|recipe| !anchors.contains(recipe));
+        let agreements = [self.trial.agreements(&recipes, cx)?, gauged].concat();
+        recipes.extend(anchors);
+        let of = |recipe: &Recipe| recipes.iter().position(|r| r == recipe).and_then(|i| agreements.get(i));
+        let mut measured = self.judge(&recipes, promise, |recipe, head| of(recipe).map_or(0.0, |a| a.acceptance(head)));
+        let mut seen = BTreeSet::new();
+        measured.retain(|judged| seen.insert(judged.recipe.clone()));
+        Ok(measured)
+    }
+
+    /// How far each action's FIT lies from the acceptance that was measured, by the drafts that are made by it alone.
+    fn gauges(&self, anchors: &[Recipe; 3], measured: &[Agreement]) -> [f64; 4] {
+        let mut gauges = [0.0; 4];
+        for (recipe, (agreement, action)) in anchors.iter().zip(measured.iter().zip([Action::Int8, Action::Int4, Action::Drop])) {
+            let fit = self.planner.perturbation(recipe)[action as usize];
+            gauges[action as usize] = if fit > 0.0 { -agreement.acceptance(0).ln() / fit.sqrt() } else { 0.0 };
+        }
+        gauges
+    }
+
+    fn head_tokens(&self, head: usize) -> usize {
+        self.trial.heads[head].as_ref().map_or(self.vocabulary, Vec::len)
+    }
+
+    /// Each recipe with each head that fits into memory, the fastest first, given what FIT promises of it and its acceptance with the head.
+    fn judge(&self, recipes: &[Recipe], promise: impl Fn(&Recipe) -> f64, acceptance: impl Fn(&Recipe, usize) -> f64) -> Vec<Judged> {
+        let mut judged = Vec::new();
+        for recipe in recipes {
+            for head in 0..self.trial.heads.len() {
+                let share = self.head_tokens(head) as f64 / self.vocabulary.max(1) as f64;
+                let acceptance = acceptance(recipe, head);
+                let outlook = self.planner.outlook(recipe, share, acceptance);
+                judged.push(Judged { recipe: recipe.clone(), head, predicted: promise(recipe), acceptance, outlook });
+            }
+        }
+        judged.retain(|j| j.outlook.memory <= self.options.memory);
+        sort(&mut judged);
+        judged
+    }
+
+    /// Times the drafts themselves, since parts of a step add up only nearly.
+    pub fn timed(&self, mut judged: Vec<Judged>, machine: &dyn Machine, cx: &PassContext<'_>) -> Result<Vec<Judged>, PassError> {
+        let drafts: Vec<(&Recipe, usize)> = judged.iter().map(|j| (&j.recipe, j.head)).collect();
+        let key = format!("{} timed on {}: {drafts:?}", self.trial.key, machine.name()?);
+        let StepCosts { steps, verify } = kept(cx, &key, || time(self.drafts(&judged)?, machine))?;
+        for (judged, cost) in judged.iter_mut().zip(steps) {
+            judged.outlook = judged.outlook.at_cost(cost, judged.acceptance, &verify);
+        }
+        sort(&mut judged);
+        Ok(judged)
+    }
+
+    /// The target, and behind it the drafts, without refinement, which costs no time.
+    fn drafts(&self, judged: &[Judged]) -> Result<Module, PassError> {
+        let Trial { module, target, heads, .. } = self.trial;
+        let format = Format { block: self.options.block, refined: false };
+        let mut drafts = Module { graphs: vec![(*target).clone()], ..(*module).clone() };
+        for (number, Judged { recipe, head, .. }) in judged.iter().enumerate() {
+            let mut draft = recipe.draft(&format!("candidate.{number}"), target, &mut drafts.weights, &format)?;
+            if let Some(tokens) = &heads[*head] {
+                draft = trimmed(draft, &mut drafts.weights, tokens)?;
+            }
+            drafts.graphs.push(draft);
+        }
+        Ok(drafts)
+    }
+
+    /// A draft as the report has it.
+    pub fn candidate(&self, judged: &Judged) -> DraftCandidate {
+        DraftCandidate {
+            draft: judged.recipe.describe(),
+            head_tokens: self.head_tokens(judged.head),
+            memory: judged.outlook.memory,
+            cost: judged.outlook.cost,
+            predicted_acceptance: judged.predicted,
+            acceptance: judged.acceptance,
+            draft_tokens: judged.outlook.draft_tokens,
+            speedup: judged.outlook.speedup,
+        }
+    }
+}
+
+/// Times a step of each graph behind the first, once what they don't use is gone.
+pub(super) fn time(mut drafts: Module, machine: &dyn Machine) -> Result<StepCosts, PassError> {
+    for graph in &mut drafts.graphs {
+        graph.remove_dead();
+        graph.remove_unused_inputs();
+        graph.renumber_caches();
+    }
+    drafts.remove_unused_weights();
+    let measured = machine.step_costs(&drafts)?;
+    let sound = |x: &f64| x.is_finite() && *x > 0.0;
+    if measured.steps.len() + 1 == drafts.graphs.len() && measured.steps.iter().all(sound) {
+        Ok(measured)
+    } else {
+        Err(unsupported("the machine timed other graphs than it was given"))
+    }
+}
+
+/// The fastest first, of equal ones the cheapest.
+fn sort(judged: &mut [Judged]) {
+    judged.sort_by(|a, b| b.outlook.speedup.total_cmp(&a.outlook.speedup).then(a.outlook.cost.total_cmp(&b.outlook.cost)));
+}
+
+/// The most promising drafts, one of each kind.
+fn promising(judged: &[Judged], most: usize) -> Vec<Recipe> {
+    let mut chosen: Vec<Recipe> = Vec::new();
+    for candidate in judged {
+        let differences = |other: &Recipe| {
+            let blocks = candidate.recipe.blocks.iter().zip(&other.blocks).filter(|(a, b)| a != b).count();
+            blocks + usize::from(candidate.recipe.head != other.head) * ALIKE
+        };
+        let enough = (candidate.recipe.blocks.len() / ALIKE).max(1);
+        if chosen.len() < most && chosen.iter().all(|other| differences(other) >= enough) {
+            chosen.push(candidate.recipe.clone());
+        }
+    }
+    chosen
+}
