@@ -85,12 +85,9 @@ impl Decoder<'_> {
             index.find(&self.sequence)
         });
         let found = found.map(|place| (place, self.planner.lookup_plan(place.length, most)));
-        if let Some(draft) = self.draft.as_deref_mut() {
-            draft.adopt(self.target.len())?;
-        }
         let (pending, room) = self.draft.as_deref().map_or((0, 0), |draft| {
             let room = draft.context_length().saturating_sub(self.sequence.len() - 1);
-            (self.sequence.len() - draft.len(), room.min(most))
+            (self.sequence.len() - draft.len_after_adopting(self.target.len()), room.min(most))
         });
         let drafting = self.planner.draft_plan(pending, room);
         if let Some((place, plan)) = found {
@@ -113,7 +110,7 @@ impl Decoder<'_> {
 
     /// Lets the draft propose. On trial it goes on to the end of the plan.
     fn draft(&mut self, plan: Plan, tried: bool, pending: usize, room: usize) -> Result<(Source, Vec<Proposal>)> {
-        let Self { draft, planner, options, sequence, sampler, .. } = self;
+        let Self { target, draft, planner, options, sequence, sampler, .. } = self;
         let (mut proposals, mut steps, mut reach) = (Vec::new(), 0, 1.0);
         let Some(draft) = draft.as_deref_mut().filter(|_| plan.tokens > 0) else {
             return Ok((Source::Draft { pending: 0, steps: 0 }, proposals));
@@ -121,6 +118,7 @@ impl Decoder<'_> {
         let adapts = planner.is_adaptive() && !tried;
         let most = if adapts { MOST.min(room) } else { plan.tokens };
         let asked = planner.is_adaptive() || options.draft_confidence > 0.0;
+        draft.adopt(target.len())?;
         // At first the draft lacks the last decided token, and those before it that it didn't propose itself.
         let mut unread = sequence[draft.len()..].to_vec();
         while proposals.len() < most && !is_set(options.cancel.as_deref()) {

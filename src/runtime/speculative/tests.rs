@@ -23,11 +23,12 @@ struct Fake {
     sharpness: f32,
     cache: Vec<u32>,
     passes: Vec<usize>,
+    adoptions: usize,
 }
 
 impl Fake {
     fn new(seed: u64) -> Self {
-        Self { vocab: 6, context: 64, seed, near: None, blind: 0, sharpness: 1.0, cache: Vec::new(), passes: Vec::new() }
+        Self { vocab: 6, context: 64, seed, near: None, blind: 0, sharpness: 1.0, cache: Vec::new(), passes: Vec::new(), adoptions: 0 }
     }
 
     fn like(mut self, other: u64, share: f32) -> Self {
@@ -79,6 +80,11 @@ impl TokenModel for Fake {
 
     fn rollback(&mut self, len: usize) {
         self.cache.truncate(len);
+    }
+
+    fn adopt(&mut self, _: usize) -> Result<()> {
+        self.adoptions += 1;
+        Ok(())
     }
 }
 
@@ -291,6 +297,15 @@ fn a_text_that_repeats_itself_is_copied_without_a_draft() {
     let mut target = Parrot(0);
     let stats = Decoder::new(&mut target, None, options).unwrap().generate(&[0], &mut |_| ControlFlow::Continue(())).unwrap().stats;
     assert!(stats.lookup.accepted == stats.lookup.tested && stats.rounds < 30, "{stats:?}");
+}
+
+#[test]
+fn a_draft_is_handed_the_targets_cache_when_it_proposes_and_before_that_for_the_prompt() {
+    let options = DecodeOptions { max_tokens: 50, draft_length: DraftLength::Fixed(2), lookup: Some(2), ..DecodeOptions::default() };
+    let mut draft = Fake::new(2);
+    let stats = run(&mut Fake::new(1), Some(&mut draft), &[3, 1, 4, 3, 1], options).stats;
+    assert!(stats.lookup.rounds > 5 && stats.draft.rounds > 5, "{stats:?}");
+    assert_eq!(draft.adoptions, 1 + stats.draft.rounds);
 }
 
 #[test]
