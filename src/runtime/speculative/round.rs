@@ -4,11 +4,11 @@
 
 use std::time::Instant;
 
-use super::super::sampler::top_probability;
+use super::super::sampler::{is_runner_up, top_probability};
 use super::super::{Distribution, Logits, Result, TokenModel};
 use super::length::{MOST, Plan};
 use super::lookup::{Match, continuation};
-use super::{Decoder, Stats, is_set};
+use super::{Decoder, SourceStats, Stats, is_set};
 
 /// A guessed token.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ struct Proposal {
     q: Option<Distribution>,
     /// The draft's probability of its most likely token.
     confidence: f32,
+    /// What a draft that isn't sampled said of all tokens.
+    logits: Option<Logits>,
 }
 
 /// Where a round's proposals came from.
@@ -43,7 +45,7 @@ impl Decoder<'_> {
         let logits = self.target.extend(&tokens, proposals.len() + 1)?;
 
         let mut decided = Vec::with_capacity(proposals.len() + 1);
-        let mut rejected = false;
+        let (mut rejected, mut runner_up) = (false, false);
         for (i, proposal) in proposals.iter().enumerate() {
             let instead = self.sampler.judge(logits.row(i), position + i, proposal.token, proposal.q.as_ref())?;
             rejected = instead.is_some();
@@ -52,7 +54,8 @@ impl Decoder<'_> {
                 Source::Draft { .. } => self.planner.learn_draft(proposal.confidence, !rejected),
             }
             decided.push(instead.unwrap_or(proposal.token));
-            if rejected {
+            if let Some(token) = instead {
+                runner_up = proposal.logits.as_ref().is_some_and(|logits| is_runner_up(logits.row(0), token));
                 break;
             }
         }
@@ -61,21 +64,27 @@ impl Decoder<'_> {
             decided.push(self.sampler.propose(logits.row(proposals.len()), position + proposals.len())?.0);
         }
         stats.verify_time += started.elapsed();
-        self.count(source, proposals.len(), tested, tested - usize::from(rejected), stats);
+        let judged = SourceStats {
+            rounds: usize::from(!proposals.is_empty()),
+            drafted: proposals.len(),
+            tested,
+            accepted: tested - usize::from(rejected),
+            runner_up: usize::from(runner_up),
+        };
+        self.count(source, judged, stats);
         Ok(decided)
     }
 
-    fn count(&mut self, source: Source, drafted: usize, tested: usize, accepted: usize, stats: &mut Stats) {
-        let (counts, pending, steps) = match source {
-            Source::Lookup(_) => (&mut stats.lookup, 0, 0),
-            Source::Draft { pending, steps } => (&mut stats.draft, pending, steps),
-        };
-        counts.rounds += usize::from(drafted > 0);
-        counts.drafted += drafted;
-        counts.tested += tested;
-        counts.accepted += accepted;
+    fn count(&mut self, source: Source, judged: SourceStats, stats: &mut Stats) {
         stats.rounds += 1;
-        stats.cost += self.planner.count(pending, steps, drafted);
+        let (counts, pending, steps, leaves) = match source {
+            Source::Lookup(_) => (&mut stats.lookup, 0, 0, 0),
+            Source::Draft { pending, steps } => (&mut stats.draft, pending, steps, judged.drafted),
+        };
+        counts.add(&judged);
+        let cost = self.planner.count(pending, steps, judged.drafted);
+        stats.cost += cost;
+        stats.tree_cost += cost + self.planner.widening(judged.drafted, leaves);
     }
 
     /// Up to `most` proposals: of the text or of the draft, whichever should yield more, the text if they are equal.
@@ -97,7 +106,8 @@ impl Decoder<'_> {
                 _ => 0,
             };
             if tokens > 0 {
-                let certain = continuation(&self.sequence, place.next, tokens).map(|token| Proposal { token, q: None, confidence: 1.0 });
+                let certain =
+                    continuation(&self.sequence, place.next, tokens).map(|token| Proposal { token, q: None, confidence: 1.0, logits: None });
                 return Ok((Source::Lookup(place), certain.collect()));
             }
         }
@@ -131,7 +141,8 @@ impl Decoder<'_> {
                 break;
             }
             let (token, q) = sampler.propose(logits.row(0), position)?;
-            proposals.push(Proposal { token, q, confidence });
+            let logits = q.is_none().then_some(logits);
+            proposals.push(Proposal { token, q, confidence, logits });
             if !further {
                 break;
             }

@@ -1,6 +1,7 @@
 //! The loop against scripted fakes whose logits are a hash of the whole prefix: one wrong cache entry changes every later token.
 
 mod distribution;
+mod tree;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
