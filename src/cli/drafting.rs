@@ -5,8 +5,9 @@ use clap::ValueEnum;
 use dlc_passes::ScoreCache;
 
 use super::environment;
+use super::models::Models;
 use crate::pipeline::DiskCache;
-use crate::runtime::{Bundle, CostTable, DecodeOptions, DraftLength, cost_key};
+use crate::runtime::{Bundle, CostTable, DecodeOptions, DraftLength, TokenModel, calibrate, cost_key};
 
 /// How tokens are guessed.
 #[derive(Debug, Clone, clap::Args)]
@@ -68,6 +69,16 @@ fn cost_cache() -> Option<DiskCache> {
 pub(super) fn measured_costs(bundle: &Bundle, backend: &str, threads: Option<usize>) -> Option<CostTable> {
     let stored = cost_cache()?.get(&cost_key(bundle.manifest(), backend, threads))?;
     serde_json::from_str::<CostTable>(&stored).ok().filter(CostTable::is_sound)
+}
+
+/// Measures what passes cost here behind 128 tokens, or as many as half the context takes.
+pub(super) fn measure_costs(models: &mut Models, repeats: usize) -> Result<CostTable> {
+    const PAST: usize = 128;
+    let model = &models.bundle.manifest().model;
+    let past = PAST.min(model.context_length / 2).max(1);
+    let prompt: Vec<u32> = (0..past as u32).map(|i| (i * 7919) % model.vocab_size.max(1) as u32).collect();
+    let draft = models.draft.as_mut().map(|draft| draft as &mut dyn TokenModel);
+    Ok(calibrate(&mut models.target, draft, &prompt, repeats)?)
 }
 
 /// Keeps costs for later runs.
