@@ -16,6 +16,9 @@ fn demo_decodes_the_same_text_plainly_and_speculatively() {
     let outcome = shell.ok(&["demo", "--backend", "tract", "--max-tokens", "24"]);
     assert!(outcome.stdout.contains("output       equal, token for token (24 tokens)"), "{}", outcome.transcript());
     assert!(!outcome.stdout.contains("FAILED"), "{}", outcome.transcript());
+    let forced = shell.ok(&["demo", "--backend", "tract", "--max-tokens", "9", "--draft-tokens", "2", "--no-lookup"]);
+    assert!(forced.stdout.contains("  lookup     proposed in none of "), "{}", forced.transcript());
+    assert!(!forced.stdout.contains("  draft      proposed in none of "), "{}", forced.transcript());
     // Nothing is left, neither here nor among the temporary files.
     assert_eq!(shell.listing(), Vec::<String>::new());
     assert_eq!(std::fs::read_dir(shell.path(".env")).unwrap().count(), 1);
@@ -77,7 +80,10 @@ fn json_is_all_that_stdout_holds() {
         (&["verify", "portable", "--json", "--backend", "tract"], |v| v["checks"].as_array().is_some_and(|a| a.len() == 6)),
         (&["verify", "portable", "--source", "fixtures/tiny-llama", "--json", "--backend", "tract"], |v| v["source"] == Value::Array(vec![])),
         (&["bench", "portable", "--json", "--backend", "tract", "--max-tokens", "2", "--repeats", "1"], |v| {
-            v["prompts"].as_array().is_some_and(|a| a.len() == 8) && v["speedup"].is_f64()
+            v["prompts"].as_array().is_some_and(|a| a.len() == 8)
+                && v["speedup"].is_f64()
+                && v["draft"]["runner_up"].is_u64()
+                && v["tree_gain"]["at_most"].is_f64()
         }),
         (&["run", "portable", "--json", "--backend", "tract", "--prompt", PROMPT, "--max-tokens", "1"], Value::is_array),
     ];
