@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use super::backend::describe;
 use super::bench::{Args, prompts};
-use super::drafting::{measured_costs, store_costs};
+use super::drafting::{measure_costs, measured_costs};
 use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::models::Models;
 use super::output::{Output, note};
 use super::progress::{Bar, interruption};
 use super::run::sourced;
 use crate::report::{Table, speedup_plot};
-use crate::runtime::{DecodeOptions, Equality, PromptMeasurement, Stats, TokenModel, calibrate, measure};
+use crate::runtime::{DecodeOptions, Equality, PromptMeasurement, SourceStats, Stats, TokenModel, measure};
 
 /// A prompt, and what it is a case of.
 #[derive(Debug, Deserialize)]
@@ -57,6 +57,7 @@ impl Totals {
             "task": self.task, "speedup": self.speedup(), "predicted_speedup": self.stats.predicted_speedup(),
             "plain_seconds": self.plain, "speculative_seconds": self.speculative, "acceptance": self.stats.acceptance(),
             "tokens_per_round": self.stats.tokens_per_round(), "draft": sourced(&self.stats.draft), "lookup": sourced(&self.stats.lookup),
+            "tree_gain": {"at_most": self.stats.tree_gain_at_most(), "expected": self.stats.tree_gain_expected()},
             "ties": self.ties, "different": self.unequal,
         })
     }
@@ -70,6 +71,19 @@ fn cases(args: &Args) -> Result<Vec<Case>> {
     Ok(prompts(args)?.into_iter().map(|prompt| Case { task: "prompts".into(), prompt }).collect())
 }
 
+/// What was measured, and on what.
+#[derive(Debug)]
+struct Comparison<'r> {
+    cases: &'r [Case],
+    /// One for each case.
+    results: &'r [PromptMeasurement],
+    tasks: Vec<Totals>,
+    all: Totals,
+    costs: CostTable,
+    /// Where the costs come from.
+    measured: &'static str,
+}
+
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let mut models = Models::open(&args.bundle, &args.backend, Some(args.drafting.cache()))?;
@@ -80,42 +94,23 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let threads = args.backend.session().threads;
     note(&format!("running on {backend}"))?;
     if args.calibrate {
-        let costs = costs(&mut models, 40)?;
-        store_costs(&models.bundle, &backend, threads, &costs)?;
-        output.result(&serde_yaml::to_string(&costs)?)?;
-        output.json(&costs)?;
-        return Ok(ExitCode::SUCCESS);
+        return super::bench_calibrate::run(args, &mut models);
     }
     let cases = cases(args)?;
     let (costs, measured) = match measured_costs(&models.bundle, &backend, threads) {
         Some(costs) => (costs, "calibrated"),
-        None => (costs(&mut models, 10)?, "measured in this run"),
+        None => (measure_costs(&mut models, 10)?, "measured in this run"),
     };
     let options = DecodeOptions { max_tokens: args.max_tokens as usize, cancel: Some(interruption()), ..DecodeOptions::default() };
     let options = args.drafting.apply(options, costs.clone());
     let Some(results) = decode(args, &mut models, &cases, &options)? else { return Ok(INTERRUPTED.into()) };
-    let mut tasks: Vec<&str> = cases.iter().map(|case| case.task.as_str()).collect();
-    tasks.dedup();
-    let of = |task: &str| Totals::of(task, cases.iter().zip(&results).filter(|(case, _)| case.task == task).map(|pair| pair.1));
-    let tasks: Vec<Totals> = tasks.into_iter().map(of).collect();
-    let all = Totals::of("all", results.iter());
-    show(output, &cases, &results, &tasks, &all, &costs, measured)?;
+    let comparison = Comparison::new(&cases, &results, costs, measured);
+    output.result(&comparison.text())?;
     if let Some(path) = &args.plot {
-        let bars: Vec<(&str, f64, f64)> = tasks.iter().chain([&all]).map(|t| (t.task.as_str(), t.speedup(), t.stats.predicted_speedup())).collect();
-        std::fs::write(path, speedup_plot(&bars)).with_context(|| format!("can't write the plot to {}", path.display()))?;
+        std::fs::write(path, comparison.plot()).with_context(|| format!("can't write the plot to {}", path.display()))?;
     }
-    output.json(&report(&cases, &results, &tasks, &all, &costs, models.backend.kind().name()))?;
-    Ok(if all.unequal > 0 { CHECK_FAILED.into() } else { ExitCode::SUCCESS })
-}
-
-/// What passes cost behind 128 tokens, or as many as the context takes.
-fn costs(models: &mut Models, repeats: usize) -> Result<CostTable> {
-    const PAST: usize = 128;
-    let model = &models.bundle.manifest().model;
-    let past = PAST.min(model.context_length / 2).max(1);
-    let prompt: Vec<u32> = (0..past as u32).map(|i| (i * 7919) % model.vocab_size.max(1) as u32).collect();
-    let draft = models.draft.as_mut().map(|draft| draft as &mut dyn TokenModel);
-    Ok(calibrate(&mut models.target, draft, &prompt, repeats)?)
+    output.json(&comparison.json(models.backend.kind().name()))?;
+    Ok(if comparison.all.unequal > 0 { CHECK_FAILED.into() } else { ExitCode::SUCCESS })
 }
 
 /// None if the user stopped it.
@@ -143,70 +138,101 @@ fn equality(equality: Equality) -> String {
     }
 }
 
-fn show(
-    output: Output,
-    cases: &[Case],
-    results: &[PromptMeasurement],
-    tasks: &[Totals],
-    all: &Totals,
-    costs: &CostTable,
-    measured: &str,
-) -> Result<()> {
-    let mut table = Table::new(&["prompt", "tokens", "plain tok/s", "spec. tok/s", "speedup", "predicted", "accepted", "tok/round", "output"]);
-    for (case, r) in cases.iter().zip(results) {
-        let n = r.tokens.len() as f64;
-        table.row([
-            case.prompt.chars().map(|c| if c.is_control() { ' ' } else { c }).take(24).collect(),
-            r.tokens.len().to_string(),
-            format!("{:.1}", n / r.plain_seconds),
-            format!("{:.1}", n / r.speculative_seconds),
-            format!("{:.2}", r.plain_seconds / r.speculative_seconds),
-            format!("{:.2}", r.stats.predicted_speedup()),
-            format!("{:.0}%", 100.0 * r.stats.acceptance()),
-            format!("{:.2}", r.stats.tokens_per_round()),
-            equality(r.equality),
-        ]);
+impl<'r> Comparison<'r> {
+    fn new(cases: &'r [Case], results: &'r [PromptMeasurement], costs: CostTable, measured: &'static str) -> Self {
+        let mut names: Vec<&str> = cases.iter().map(|case| case.task.as_str()).collect();
+        names.dedup();
+        let of = |task: &str| Totals::of(task, cases.iter().zip(results).filter(|(case, _)| case.task == task).map(|pair| pair.1));
+        let tasks = names.into_iter().map(of).collect();
+        Self { cases, results, tasks, all: Totals::of("all", results.iter()), costs, measured }
     }
-    output.result(&table.to_string())?;
-    let mut table = Table::new(&["task", "speedup", "predicted", "tok/round", "draft accepted", "looked up, accepted"]);
-    for totals in tasks.iter().chain([all]) {
-        let share = |counts: crate::runtime::SourceStats| format!("{}/{}", counts.accepted, counts.tested);
-        table.row([
-            totals.task.clone(),
-            format!("{:.2}", totals.speedup()),
-            format!("{:.2}", totals.stats.predicted_speedup()),
-            format!("{:.2}", totals.stats.tokens_per_round()),
-            share(totals.stats.draft),
-            share(totals.stats.lookup),
-        ]);
-    }
-    output.result(&format!("\n{table}"))?;
-    let passes: Vec<String> = costs.verify.iter().skip(1).map(|(k, v)| format!("v({k}) = {v:.2}")).collect();
-    output.result(&format!(
-        "speedup {:.2}x over plain decoding ({} tokens, {:.0}% accepted, {:.2} tokens a round), predicted {:.2}x\n\
-         costs in target steps, {measured}: draft step c = {:.2}; {}",
-        all.speedup(),
-        all.stats.tokens,
-        100.0 * all.stats.acceptance(),
-        all.stats.tokens_per_round(),
-        all.stats.predicted_speedup(),
-        costs.draft,
-        passes.join(", "),
-    ))
-}
 
-fn report(cases: &[Case], results: &[PromptMeasurement], tasks: &[Totals], all: &Totals, costs: &CostTable, backend: &str) -> Value {
-    let rows = cases.iter().zip(results).map(|(case, r)| {
-        json!({
-            "task": case.task, "prompt": case.prompt, "tokens": r.tokens.len(), "plain_seconds": r.plain_seconds,
-            "speculative_seconds": r.speculative_seconds, "predicted_speedup": r.stats.predicted_speedup(), "acceptance": r.stats.acceptance(),
-            "tokens_per_round": r.stats.tokens_per_round(), "output": equality(r.equality),
-        })
-    });
-    let mut report = all.json();
-    report["backend"] = json!(backend);
-    report["costs"] = json!(costs);
-    report["tasks"] = tasks.iter().map(Totals::json).collect();
-    report["prompts"] = rows.collect();
-    report
+    /// The totals of every task, and those of all.
+    fn totals(&self) -> impl Iterator<Item = &Totals> {
+        self.tasks.iter().chain([&self.all])
+    }
+
+    fn text(&self) -> String {
+        format!("{}\n{}{}", self.prompts_table(), self.tasks_table(), self.summary())
+    }
+
+    fn prompts_table(&self) -> Table {
+        let mut table = Table::new(&["prompt", "tokens", "plain tok/s", "spec. tok/s", "speedup", "predicted", "accepted", "tok/round", "output"]);
+        for (case, r) in self.cases.iter().zip(self.results) {
+            let n = r.tokens.len() as f64;
+            table.row([
+                case.prompt.chars().map(|c| if c.is_control() { ' ' } else { c }).take(24).collect(),
+                r.tokens.len().to_string(),
+                format!("{:.1}", n / r.plain_seconds),
+                format!("{:.1}", n / r.speculative_seconds),
+                format!("{:.2}", r.plain_seconds / r.speculative_seconds),
+                format!("{:.2}", r.stats.predicted_speedup()),
+                format!("{:.0}%", 100.0 * r.stats.acceptance()),
+                format!("{:.2}", r.stats.tokens_per_round()),
+                equality(r.equality),
+            ]);
+        }
+        table
+    }
+
+    fn tasks_table(&self) -> Table {
+        let share = |counts: SourceStats| format!("{}/{}", counts.accepted, counts.tested);
+        let mut table = Table::new(&["task", "speedup", "predicted", "tok/round", "draft accepted", "looked up, accepted"]);
+        for totals in self.totals() {
+            table.row([
+                totals.task.clone(),
+                format!("{:.2}", totals.speedup()),
+                format!("{:.2}", totals.stats.predicted_speedup()),
+                format!("{:.2}", totals.stats.tokens_per_round()),
+                share(totals.stats.draft),
+                share(totals.stats.lookup),
+            ]);
+        }
+        table
+    }
+
+    fn summary(&self) -> String {
+        let Totals { stats, .. } = &self.all;
+        let passes: Vec<String> = self.costs.verify.iter().skip(1).map(|(k, v)| format!("v({k}) = {v:.2}")).collect();
+        let mut lines = format!(
+            "speedup {:.2}x over plain decoding ({} tokens, {:.0}% accepted, {:.2} tokens a round), predicted {:.2}x\n\
+             costs in target steps, {}: draft step c = {:.2}; {}",
+            self.all.speedup(),
+            stats.tokens,
+            100.0 * stats.acceptance(),
+            stats.tokens_per_round(),
+            stats.predicted_speedup(),
+            self.measured,
+            self.costs.draft,
+            passes.join(", "),
+        );
+        if stats.draft.tested > 0 {
+            let (hits, rejected, most) = (stats.draft.runner_up, stats.draft.tested - stats.draft.accepted, stats.tree_gain_at_most());
+            lines += &format!(
+                "\nthe draft's second choice was right at {hits} of {rejected} rejections: judging it too would make {most:.2}x of the speed at most"
+            );
+        }
+        lines
+    }
+
+    fn plot(&self) -> String {
+        let bars: Vec<(&str, f64, f64)> = self.totals().map(|t| (t.task.as_str(), t.speedup(), t.stats.predicted_speedup())).collect();
+        speedup_plot(&bars)
+    }
+
+    fn json(&self, backend: &str) -> Value {
+        let rows = self.cases.iter().zip(self.results).map(|(case, r)| {
+            json!({
+                "task": case.task, "prompt": case.prompt, "tokens": r.tokens.len(), "plain_seconds": r.plain_seconds,
+                "speculative_seconds": r.speculative_seconds, "predicted_speedup": r.stats.predicted_speedup(), "acceptance": r.stats.acceptance(),
+                "tokens_per_round": r.stats.tokens_per_round(), "output": equality(r.equality),
+            })
+        });
+        let mut report = self.all.json();
+        report["backend"] = json!(backend);
+        report["costs"] = json!(self.costs);
+        report["tasks"] = self.tasks.iter().map(Totals::json).collect();
+        report["prompts"] = rows.collect();
+        report
+    }
 }

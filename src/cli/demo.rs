@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use dlc_exporters::manifest::Profile;
+use dlc_ir::speculation::CostTable;
 use dlc_passes::ScoreCache;
 
 use super::backend::{BackendArgs, describe};
-use super::drafting::DraftCache;
+use super::drafting::{DraftingArgs, measure_costs};
 use super::environment;
 use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::models::Models;
@@ -17,7 +18,7 @@ use super::output::Output;
 use super::progress::{Bar, interruption};
 use crate::pipeline::{Check, CompileRequest, compile, module_of_bundle, parse_pass_flag, verify_bundle};
 use crate::report::{checks_table, pass_summary};
-use crate::runtime::{BackendKind, Bundle, DecodeOptions, DraftLength, Equality, measure};
+use crate::runtime::{Backend, BackendKind, Bundle, DecodeOptions, Equality, PromptMeasurement, SourceStats, TokenModel, measure};
 
 /// Compile a small trained checkpoint with fit-prune, verify it, and decode plainly and speculatively
 #[derive(Debug, clap::Args)]
@@ -31,9 +32,6 @@ pub(super) struct Args {
     /// Layers to drop for the draft
     #[arg(long, value_name = "N", default_value_t = 6)]
     drop: usize,
-    /// Tokens that the draft proposes per round
-    #[arg(long, alias = "gamma", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
-    draft_tokens: u8,
     /// Most tokens to write
     #[arg(long, value_name = "N", default_value_t = 96)]
     max_tokens: usize,
@@ -41,17 +39,31 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
+    drafting: DraftingArgs,
+    #[command(flatten)]
     backend: BackendArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(false);
-    let model = checkpoint(args)?;
     let backend = args.backend.start()?;
-    let profile = if backend.kind() == BackendKind::OnnxRuntime { Profile::Ort } else { Profile::Onnx };
     let temporary = tempfile::tempdir().context("can't make a temporary folder; name one with -o")?;
     let bundle = args.output.clone().unwrap_or_else(|| temporary.path().join("bundle"));
+    compile_bundle(args, output, &backend, &bundle)?;
+    let checks = verify(args, output, &backend, &bundle)?;
+    if interruption().load(Ordering::SeqCst) {
+        return Ok(INTERRUPTED.into());
+    }
+    output.result(&format!("\n3. decode {:?}, plainly and speculatively\n", args.prompt))?;
+    let mut models = Models::open(&bundle, &args.backend, Some(args.drafting.cache()))?;
+    let Some(equality) = plainly_and_speculatively(args, output, &mut models)? else { return Ok(INTERRUPTED.into()) };
+    let passed = checks.iter().all(Check::passed) && !matches!(equality, Equality::Different { .. });
+    Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
+}
 
+fn compile_bundle(args: &Args, output: Output, backend: &Backend, bundle: &Path) -> Result<()> {
+    let model = checkpoint(args)?;
+    let profile = if backend.kind() == BackendKind::OnnxRuntime { Profile::Ort } else { Profile::Onnx };
     output.result(&format!("1. compile {} with fit-prune, profile {}\n", model.display(), profile.name()))?;
     let request = CompileRequest {
         adapters: vec![],
@@ -60,7 +72,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         passes: vec![parse_pass_flag(&format!("fit-prune:drop={}", args.drop))?],
         profile,
         dtype: None,
-        output: bundle.clone(),
+        output: bundle.to_path_buf(),
         force: true,
         allow_nan: false,
         backend: args.backend.search(),
@@ -74,22 +86,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         let text = run.report.diff.as_ref().map(|d| d.text.as_str()).unwrap_or_default();
         output.result(&format!("\n{}", excerpt(text)))?;
     }
+    Ok(())
+}
 
-    output.result(&format!("2. verify every graph against the evaluator, on {}\n", describe(&backend)))?;
-    let opened = Bundle::open(&bundle)?;
+fn verify(args: &Args, output: Output, backend: &Backend, bundle: &Path) -> Result<Vec<Check>> {
+    output.result(&format!("2. verify every graph against the evaluator, on {}\n", describe(backend)))?;
+    let opened = Bundle::open(bundle)?;
     opened.verify_hashes()?;
     let module = module_of_bundle(&opened)?;
-    let checks = verify_bundle(&opened, &module, &backend, &args.backend.session(), None)?;
+    let checks = verify_bundle(&opened, &module, backend, &args.backend.session(), None)?;
     output.result(&checks_table(&checks).to_string())?;
-    if interruption().load(Ordering::SeqCst) {
-        return Ok(INTERRUPTED.into());
-    }
-
-    output.result(&format!("\n3. decode {:?}, plainly and speculatively\n", args.prompt))?;
-    let mut models = Models::open(&bundle, &args.backend, Some(DraftCache::Shared))?;
-    let Some(equality) = plainly_and_speculatively(args, output, &mut models)? else { return Ok(INTERRUPTED.into()) };
-    let passed = checks.iter().all(Check::passed) && !matches!(equality, Equality::Different { .. });
-    Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
+    Ok(checks)
 }
 
 /// The checkpoint asked for, or the one in `fixtures/` here or where dlc was built.
@@ -117,40 +124,48 @@ const REPEATS: usize = 5;
 
 /// None if the user stopped it.
 fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -> Result<Option<Equality>> {
-    let stop_tokens = models.bundle.manifest().model.eos_token_ids.clone();
+    let costs = measure_costs(models, 2 * REPEATS)?;
     let options = DecodeOptions {
         max_tokens: args.max_tokens,
-        draft_length: DraftLength::Fixed(usize::from(args.draft_tokens)),
-        stop_tokens,
+        stop_tokens: models.bundle.manifest().model.eos_token_ids.clone(),
         cancel: Some(interruption()),
         ..DecodeOptions::default()
     };
+    let options = args.drafting.apply(options, costs.clone());
     let prompt = models.tokenizer.encode(&args.prompt, true)?;
-    let tokenizer = models.tokenizer.clone();
-    let target = &mut models.target;
-    let Some(draft) = &mut models.draft else { bail!("the bundle has no draft") };
-    let measured = measure(target, Some(draft), &prompt, &options, REPEATS)?;
+    let draft = models.draft.as_mut().map(|draft| draft as &mut dyn TokenModel);
+    let measured = measure(&mut models.target, draft, &prompt, &options, REPEATS)?;
     if interruption().load(Ordering::SeqCst) {
         return Ok(None);
     }
-    output.result(&format!("{}{}\n", args.prompt, tokenizer.decode(&measured.tokens)?))?;
-    let (stats, n) = (measured.stats, measured.tokens.len() as f64);
-    let speedup = measured.plain_seconds / measured.speculative_seconds;
-    output.result(&format!(
-        "plain        {:>6.0} tokens/s\nspeculative  {:>6.0} tokens/s, {:.0}% of the judged draft tokens accepted, {:.2} tokens a round\nspeedup      {:>6.2}x",
-        n / measured.plain_seconds,
-        n / measured.speculative_seconds,
-        100.0 * stats.acceptance(),
-        stats.tokens_per_round(),
-        speedup,
-    ))?;
-    if speedup < 1.1 {
-        output.result("             a model this small gains little: its draft's steps cost nearly as much as its own (README, Measured)")?;
-    }
+    output.result(&format!("{}{}\n", args.prompt, models.tokenizer.decode(&measured.tokens)?))?;
+    output.result(&speeds(&measured, &costs))?;
     output.result(&match measured.equality {
         Equality::Equal => format!("output       equal, token for token ({} tokens)", measured.tokens.len()),
         Equality::Tie { at, gap } => format!("output       equal up to a tie at token {at}: two logits differ by {gap:.1e}"),
         Equality::Different { at, gap } => format!("output       DIFFERENT from token {at} on (logits differ by {gap:.1e}): this is a bug"),
     })?;
     Ok(Some(measured.equality))
+}
+
+/// How fast both ways were, and what each source of proposals did for it.
+fn speeds(measured: &PromptMeasurement, costs: &CostTable) -> String {
+    let (stats, n) = (measured.stats, measured.tokens.len() as f64);
+    let step = format!("a step costs {:.2} of a target step", costs.draft);
+    format!(
+        "plain        {:>6.0} tokens/s\nspeculative  {:>6.0} tokens/s, {:.2} tokens a round\n  draft      {}; {step}\n  lookup     {}\nspeedup      {:>6.2}x",
+        n / measured.plain_seconds,
+        n / measured.speculative_seconds,
+        stats.tokens_per_round(),
+        contribution(&stats.draft, stats.rounds),
+        contribution(&stats.lookup, stats.rounds),
+        measured.plain_seconds / measured.speculative_seconds,
+    )
+}
+
+fn contribution(counts: &SourceStats, rounds: usize) -> String {
+    match counts.rounds {
+        0 => format!("proposed in none of {rounds} rounds"),
+        n => format!("proposed in {n} of {rounds} rounds, {:.0}% of {} judged tokens accepted", 100.0 * counts.acceptance(), counts.tested),
+    }
 }

@@ -6,8 +6,9 @@ use dlc_ir::speculation::CostTable;
 use dlc_passes::ScoreCache;
 
 use super::environment;
+use super::models::Models;
 use crate::pipeline::DiskCache;
-use crate::runtime::{Bundle, DecodeOptions, DraftLength, cost_key};
+use crate::runtime::{Bundle, DecodeOptions, DraftLength, TokenModel, calibrate, calibration_prompt, cost_key};
 
 /// How tokens are guessed.
 #[derive(Debug, Clone, clap::Args)]
@@ -69,6 +70,13 @@ fn cost_cache() -> Option<DiskCache> {
 pub(super) fn measured_costs(bundle: &Bundle, backend: &str, threads: Option<usize>) -> Option<CostTable> {
     let stored = cost_cache()?.get(&cost_key(bundle.manifest(), backend, threads))?;
     serde_json::from_str::<CostTable>(&stored).ok().filter(CostTable::is_sound)
+}
+
+/// Measures what passes cost here behind 128 tokens, or as many as half the context takes.
+pub(super) fn measure_costs(models: &mut Models, repeats: usize) -> Result<CostTable> {
+    let prompt = calibration_prompt(&models.bundle.manifest().model);
+    let draft = models.draft.as_mut().map(|draft| draft as &mut dyn TokenModel);
+    Ok(calibrate(&mut models.target, draft, &prompt, repeats)?)
 }
 
 /// Keeps costs for later runs.

@@ -4,6 +4,7 @@
 
 mod backend;
 mod bench;
+mod bench_calibrate;
 mod bench_decoder;
 mod bench_diffusion;
 mod bench_encoder;

@@ -258,5 +258,7 @@ fn result(prompt: &str, prompt_tokens: &[u32], text: &str, generation: &Generati
 
 /// The counts of one source of proposals.
 pub(super) fn sourced(counts: &SourceStats) -> Value {
-    json!({"rounds": counts.rounds, "drafted": counts.drafted, "tested": counts.tested, "accepted": counts.accepted})
+    json!({
+        "rounds": counts.rounds, "drafted": counts.drafted, "tested": counts.tested, "accepted": counts.accepted, "runner_up": counts.runner_up,
+    })
 }

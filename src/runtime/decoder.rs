@@ -123,4 +123,12 @@ impl TokenModel for DecoderSession {
         }
         Ok(())
     }
+
+    fn len_after_adopting(&self, len: usize) -> usize {
+        let shares = match &self.cache {
+            Cache::InPlace(cache) => cache.shares(),
+            Cache::Concat(cache) => cache.shares(),
+        };
+        if shares { len } else { self.len() }
+    }
 }

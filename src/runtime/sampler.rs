@@ -189,6 +189,13 @@ pub(super) fn argmax(logits: &[f32], position: usize) -> Result<(u32, f32)> {
     }
 }
 
+/// Whether just one token is more likely than this one, the lower of equal ids being the more likely.
+pub(super) fn is_runner_up(logits: &[f32], token: u32) -> bool {
+    let Some(&score) = logits.get(token as usize) else { return false };
+    let ahead = (0..).zip(logits).filter(|(id, x)| score.total_cmp(x).then(id.cmp(&token)).is_lt()).count();
+    score.is_finite() && ahead == 1
+}
+
 /// The probability of the most likely token at temperature 1, before any cut.
 pub(super) fn top_probability(logits: &[f32], position: usize) -> Result<f32> {
     /// Below this, a token's share doesn't count: 50 000 of them would make up less than a hundredth.
@@ -263,6 +270,14 @@ mod tests {
         assert!((top_probability(&logits, 0).unwrap() - expected).abs() < 1e-6);
         logits[5] = f32::NAN;
         assert!(argmax(&logits, 0).is_err());
+    }
+
+    #[test]
+    fn the_runner_up_is_the_second_of_all() {
+        let second = |logits: &[f32]| (0..5).filter(|&token| is_runner_up(logits, token)).collect::<Vec<_>>();
+        assert_eq!(second(&[1.0, 3.0, 2.0, 0.0]), [2]);
+        assert_eq!(second(&[1.0, 3.0, 3.0, 3.0]), [2]);
+        assert_eq!(second(&[f32::NEG_INFINITY, 3.0, f32::NEG_INFINITY]), [0u32; 0]);
     }
 
     #[test]

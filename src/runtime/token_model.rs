@@ -32,6 +32,12 @@ pub trait TokenModel {
         let _ = len;
         Ok(())
     }
+
+    /// Tokens that the cache would hold after [`Self::adopt`] of `len`.
+    fn len_after_adopting(&self, len: usize) -> usize {
+        let _ = len;
+        self.len()
+    }
 }
 
 /// Scores of the vocabulary at a few positions, row-major `[rows, vocab]`.

@@ -40,6 +40,13 @@ pub fn compile_quietly(request: &CompileRequest) -> Result<CompileOutcome, Pipel
     compile(request, None, &Quiet)
 }
 
+/// Costs of a machine.
+pub const HALF_AT_8_BITS: &str = "blocks: {attn: {f32: 0.03, int8: 0.015, int4: 0.012}, mlp: {f32: 0.04, int8: 0.02, int4: 0.015}}
+head: {f32: 0.1, int8: 0.05, int4: 0.04}
+fixed: 0.06
+verify: [[1, 1.0], [4, 1.15], [8, 1.35], [16, 1.6]]
+";
+
 /// Target and draft of tiny-llama without 4 of its 12 layers.
 pub struct Pair {
     pub target: DecoderSession,
@@ -68,6 +75,14 @@ impl Pair {
         let (target, mut draft) = (open("target"), open("draft"));
         assert!(!shared || draft.share_cache(&target));
         Self { target, draft, tokenizer }
+    }
+
+    /// Target and the draft that auto-draft chooses where a step of 8 bits costs half.
+    pub fn choose(backend: &Backend, profile: Profile, folder: &Path) -> Self {
+        let costs = folder.join("costs.yaml");
+        std::fs::write(&costs, HALF_AT_8_BITS).unwrap();
+        let pass = format!("auto-draft:samples=4,length=32,candidates=2,costs={}", costs.display());
+        Self::compile_with(&[&pass], backend, profile, folder, true)
     }
 
     fn prompts(&self, count: usize) -> Vec<Vec<u32>> {

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::command::{PRUNE_GOLDEN, Shell, bundles, contents, snapshot};
+use crate::common::decoding::HALF_AT_8_BITS;
 use crate::common::fixture;
 
 /// Runs every command, fails if one succeeds, panics, prints a result or writes something, and returns what all of them said.
@@ -188,6 +189,8 @@ fn passes_that_cannot_be_run_are_refused() {
     shell.write("outside.jsonl", "{\"tokens\": [1, 99]}\n");
     shell.write("text.jsonl", "{\"text\": \"In the beginning\"}\n");
     shell.write("bytes.txt", [0xff, 0xfe, 0x00]);
+    shell.write("negative.yaml", HALF_AT_8_BITS.replace("fixed: ", "fixed: -"));
+    shell.write("other-model.yaml", HALF_AT_8_BITS.replace("attn: {", "parallel: {"));
     let golden = |pass: &str| vec!["compile".to_owned(), "fixtures/goldens/llama".into(), "--pass".into(), pass.into()];
     let tiny = |pass: &str| vec!["compile".to_owned(), "fixtures/tiny-llama".into(), "--pass".into(), pass.into()];
     let tokens = "calibration=fixtures/calibration-tokens.jsonl";
@@ -216,6 +219,12 @@ fn passes_that_cannot_be_run_are_refused() {
         "fit-prune:calibration=neither.jsonl",
         "fit-prune:calibration=bytes.txt",
         "fit-prune:calibration=/dev/zero",
+        "auto-draft:samples=1",
+        "auto-draft:memory=1",
+        "auto-draft:costs=nowhere.yaml",
+        "auto-draft:costs=empty.txt",
+        "auto-draft:costs=negative.yaml",
+        "auto-draft:costs=other-model.yaml",
         "remove-unused:all=true",
         "",
     ]

@@ -16,6 +16,9 @@ fn demo_decodes_the_same_text_plainly_and_speculatively() {
     let outcome = shell.ok(&["demo", "--backend", "tract", "--max-tokens", "24"]);
     assert!(outcome.stdout.contains("output       equal, token for token (24 tokens)"), "{}", outcome.transcript());
     assert!(!outcome.stdout.contains("FAILED"), "{}", outcome.transcript());
+    let forced = shell.ok(&["demo", "--backend", "tract", "--max-tokens", "9", "--draft-tokens", "2", "--no-lookup"]);
+    assert!(forced.stdout.contains("  lookup     proposed in none of "), "{}", forced.transcript());
+    assert!(!forced.stdout.contains("  draft      proposed in none of "), "{}", forced.transcript());
     // Nothing is left, neither here nor among the temporary files.
     assert_eq!(shell.listing(), Vec::<String>::new());
     assert_eq!(std::fs::read_dir(shell.path(".env")).unwrap().count(), 1);
@@ -77,7 +80,10 @@ fn json_is_all_that_stdout_holds() {
         (&["verify", "portable", "--json", "--backend", "tract"], |v| v["checks"].as_array().is_some_and(|a| a.len() == 6)),
         (&["verify", "portable", "--source", "fixtures/tiny-llama", "--json", "--backend", "tract"], |v| v["source"] == Value::Array(vec![])),
         (&["bench", "portable", "--json", "--backend", "tract", "--max-tokens", "2", "--repeats", "1"], |v| {
-            v["prompts"].as_array().is_some_and(|a| a.len() == 8) && v["speedup"].is_f64()
+            v["prompts"].as_array().is_some_and(|a| a.len() == 8)
+                && v["speedup"].is_f64()
+                && v["draft"]["runner_up"].is_u64()
+                && v["tree_gain"]["at_most"].is_f64()
         }),
         (&["run", "portable", "--json", "--backend", "tract", "--prompt", PROMPT, "--max-tokens", "1"], Value::is_array),
     ];
@@ -173,9 +179,27 @@ fn costs_are_measured_once_and_used_again() {
     let costs = bench(&["--calibrate"]);
     assert!(costs["draft"].as_f64().unwrap() > 0.0 && costs["verify"].as_array().unwrap().len() == 7, "{costs}");
     assert_eq!(costs["verify"][0], serde_json::json!([1, 1.0]));
-    assert_eq!(bench(&quick)["costs"], costs);
+    let used = bench(&quick)["costs"].clone();
+    assert_eq!((&used["draft"], &used["verify"]), (&costs["draft"], &costs["verify"]));
     let threads = bench(&[&quick[..], &["--threads", "7"]].concat());
-    assert_ne!(threads["costs"], costs, "measured with another number of threads");
+    assert_ne!(threads["costs"]["verify"], costs["verify"], "measured with another number of threads");
+}
+
+#[test]
+fn drafts_are_chosen_by_costs_that_calibration_printed() {
+    let shell = bundles();
+    let other = Shell::new();
+    let printed = shell.ok(&["bench", "onnx", "--backend", "tract", "--calibrate"]).stdout;
+    other.write("costs.yaml", &printed);
+    let pass = "auto-draft:samples=4,length=32,candidates=1,costs=costs.yaml";
+    let compiled = other.ok(&["compile", "fixtures/tiny-llama", "--pass", pass, "--profile", "onnx", "-o", "out", "--json"]).json();
+    let report = &compiled["passes"][0]["report"];
+    assert_eq!(report["costs"], "of costs.yaml");
+    let candidates = report["candidates"].as_array().unwrap();
+    assert!(candidates.len() >= 3 && candidates.iter().all(|c| c["memory"].as_f64().unwrap() <= 1.35), "{report}");
+    let graphs = compiled["graphs"].as_array().unwrap();
+    assert_eq!(graphs.len() == 2, candidates[0]["draft_tokens"] != 0, "a draft stands in the bundle if one pays: {report}");
+    assert_eq!(graphs.len() == 1, report["draft"].as_str().unwrap().starts_with("none"), "{report}");
 }
 
 #[test]

@@ -19,5 +19,13 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
             },
         )
     };
-    Profile::ALL.into_iter().flat_map(|profile| [(profile, true), (profile, false)]).map(trial).collect()
+    let chosen = |profile: Profile| {
+        let backend = backend.cloned();
+        Trial::test(format!("decoding::a_chosen_draft_is_lossless_{}", profile.name()), move || {
+            let folder = tempfile::tempdir()?;
+            Ok(Pair::choose(&backend.expect("not ignored"), profile, folder.path()).check_greedy(8)?)
+        })
+    };
+    let fixed = Profile::ALL.into_iter().flat_map(|profile| [(profile, true), (profile, false)]).map(trial);
+    fixed.chain(Profile::ALL.into_iter().map(chosen)).collect()
 }

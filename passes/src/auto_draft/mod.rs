@@ -184,8 +184,8 @@ impl AutoDraft {
         let target = check(module)?.clone();
         let machine = cx.machine.ok_or_else(|| unsupported("no bundle is made, so there is no machine that decodes it"))?;
         let format = Format { block: self.options.block, refined: true };
-        let texts = self.texts(module, &target, cx)?;
         let (costs, origin) = self.costs(module, &target, machine, cx)?;
+        let texts = self.texts(module, &target, cx)?;
         let sensitivity = self.sensitivity(module, &target, &format, &texts, cx)?;
         let heads = self.heads(module, &target, &texts, cx)?;
         let key = format!("{NAME} trial 1 {} {} {} {:?} {heads:?}", cx.module_key, self.options.block, texts.prompt, texts.held_back);

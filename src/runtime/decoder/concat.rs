@@ -81,6 +81,11 @@ impl ConcatCache {
         self.entries = Entries::default();
     }
 
+    /// Whether it takes over another graph's entries.
+    pub fn shares(&self) -> bool {
+        self.source.is_some()
+    }
+
     pub fn adopt(&mut self, len: usize) -> Result<()> {
         if let Some((source, slots)) = &self.source {
             self.entries = source.lock().unwrap_or_else(PoisonError::into_inner).shared(slots.iter().copied())?;

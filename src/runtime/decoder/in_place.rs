@@ -68,6 +68,11 @@ impl InPlaceCache {
         (self.buffers, self.slots, self.shared, self.len) = (Arc::clone(&other.buffers), slots, true, 0);
     }
 
+    /// Whether it reads another graph's buffers.
+    pub fn shares(&self) -> bool {
+        self.shared
+    }
+
     pub fn adopt(&mut self, len: usize) {
         if self.shared {
             self.len = len;

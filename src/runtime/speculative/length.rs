@@ -158,6 +158,11 @@ impl Planner {
         let drafting = if steps > 0 { self.costs.draft * (self.costs.pass(pending) + steps as f64 - 1.0) } else { 0.0 };
         drafting + self.costs.pass(proposed + 1)
     }
+
+    /// What `leaves` more tokens would cost in the pass over `proposed` and one more.
+    pub fn widening(&self, proposed: usize, leaves: usize) -> f64 {
+        self.costs.pass(proposed + leaves + 1) - self.costs.pass(proposed + 1)
+    }
 }
 
 fn spend(budget: &mut f64, cost: f64) -> bool {

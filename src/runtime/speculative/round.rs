@@ -4,11 +4,11 @@
 
 use std::time::Instant;
 
-use super::super::sampler::top_probability;
+use super::super::sampler::{is_runner_up, top_probability};
 use super::super::{Distribution, Logits, Result, TokenModel};
 use super::length::{MOST, Plan};
 use super::lookup::{Match, continuation};
-use super::{Decoder, Stats, is_set};
+use super::{Decoder, SourceStats, Stats, is_set};
 
 /// A guessed token.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ struct Proposal {
     q: Option<Distribution>,
     /// The draft's probability of its most likely token.
     confidence: f32,
+    /// What a draft that isn't sampled said of all tokens.
+    logits: Option<Logits>,
 }
 
 /// Where a round's proposals came from.
@@ -43,7 +45,7 @@ impl Decoder<'_> {
         let logits = self.target.extend(&tokens, proposals.len() + 1)?;
 
         let mut decided = Vec::with_capacity(proposals.len() + 1);
-        let mut rejected = false;
+        let (mut rejected, mut runner_up) = (false, false);
         for (i, proposal) in proposals.iter().enumerate() {
             let instead = self.sampler.judge(logits.row(i), position + i, proposal.token, proposal.q.as_ref())?;
             rejected = instead.is_some();
@@ -52,7 +54,8 @@ impl Decoder<'_> {
                 Source::Draft { .. } => self.planner.learn_draft(proposal.confidence, !rejected),
             }
             decided.push(instead.unwrap_or(proposal.token));
-            if rejected {
+            if let Some(token) = instead {
+                runner_up = proposal.logits.as_ref().is_some_and(|logits| is_runner_up(logits.row(0), token));
                 break;
             }
         }
@@ -61,21 +64,27 @@ impl Decoder<'_> {
             decided.push(self.sampler.propose(logits.row(proposals.len()), position + proposals.len())?.0);
         }
         stats.verify_time += started.elapsed();
-        self.count(source, proposals.len(), tested, tested - usize::from(rejected), stats);
+        let judged = SourceStats {
+            rounds: usize::from(!proposals.is_empty()),
+            drafted: proposals.len(),
+            tested,
+            accepted: tested - usize::from(rejected),
+            runner_up: usize::from(runner_up),
+        };
+        self.count(source, judged, stats);
         Ok(decided)
     }
 
-    fn count(&mut self, source: Source, drafted: usize, tested: usize, accepted: usize, stats: &mut Stats) {
-        let (counts, pending, steps) = match source {
-            Source::Lookup(_) => (&mut stats.lookup, 0, 0),
-            Source::Draft { pending, steps } => (&mut stats.draft, pending, steps),
-        };
-        counts.rounds += usize::from(drafted > 0);
-        counts.drafted += drafted;
-        counts.tested += tested;
-        counts.accepted += accepted;
+    fn count(&mut self, source: Source, judged: SourceStats, stats: &mut Stats) {
         stats.rounds += 1;
-        stats.cost += self.planner.count(pending, steps, drafted);
+        let (counts, pending, steps, leaves) = match source {
+            Source::Lookup(_) => (&mut stats.lookup, 0, 0, 0),
+            Source::Draft { pending, steps } => (&mut stats.draft, pending, steps, judged.drafted),
+        };
+        counts.add(&judged);
+        let cost = self.planner.count(pending, steps, judged.drafted);
+        stats.cost += cost;
+        stats.tree_cost += cost + self.planner.widening(judged.drafted, leaves);
     }
 
     /// Up to `most` proposals: of the text or of the draft, whichever should yield more, the text if they are equal.
@@ -85,12 +94,9 @@ impl Decoder<'_> {
             index.find(&self.sequence)
         });
         let found = found.map(|place| (place, self.planner.lookup_plan(place.length, most)));
-        if let Some(draft) = self.draft.as_deref_mut() {
-            draft.adopt(self.target.len())?;
-        }
         let (pending, room) = self.draft.as_deref().map_or((0, 0), |draft| {
             let room = draft.context_length().saturating_sub(self.sequence.len() - 1);
-            (self.sequence.len() - draft.len(), room.min(most))
+            (self.sequence.len() - draft.len_after_adopting(self.target.len()), room.min(most))
         });
         let drafting = self.planner.draft_plan(pending, room);
         if let Some((place, plan)) = found {
@@ -100,7 +106,8 @@ impl Decoder<'_> {
                 _ => 0,
             };
             if tokens > 0 {
-                let certain = continuation(&self.sequence, place.next, tokens).map(|token| Proposal { token, q: None, confidence: 1.0 });
+                let certain =
+                    continuation(&self.sequence, place.next, tokens).map(|token| Proposal { token, q: None, confidence: 1.0, logits: None });
                 return Ok((Source::Lookup(place), certain.collect()));
             }
         }
@@ -113,7 +120,7 @@ impl Decoder<'_> {
 
     /// Lets the draft propose. On trial it goes on to the end of the plan.
     fn draft(&mut self, plan: Plan, tried: bool, pending: usize, room: usize) -> Result<(Source, Vec<Proposal>)> {
-        let Self { draft, planner, options, sequence, sampler, .. } = self;
+        let Self { target, draft, planner, options, sequence, sampler, .. } = self;
         let (mut proposals, mut steps, mut reach) = (Vec::new(), 0, 1.0);
         let Some(draft) = draft.as_deref_mut().filter(|_| plan.tokens > 0) else {
             return Ok((Source::Draft { pending: 0, steps: 0 }, proposals));
@@ -121,6 +128,7 @@ impl Decoder<'_> {
         let adapts = planner.is_adaptive() && !tried;
         let most = if adapts { MOST.min(room) } else { plan.tokens };
         let asked = planner.is_adaptive() || options.draft_confidence > 0.0;
+        draft.adopt(target.len())?;
         // At first the draft lacks the last decided token, and those before it that it didn't propose itself.
         let mut unread = sequence[draft.len()..].to_vec();
         while proposals.len() < most && !is_set(options.cancel.as_deref()) {
@@ -133,7 +141,8 @@ impl Decoder<'_> {
                 break;
             }
             let (token, q) = sampler.propose(logits.row(0), position)?;
-            proposals.push(Proposal { token, q, confidence });
+            let logits = q.is_none().then_some(logits);
+            proposals.push(Proposal { token, q, confidence, logits });
             if !further {
                 break;
             }

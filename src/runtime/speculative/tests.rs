@@ -1,5 +1,8 @@
 //! The loop against scripted fakes whose logits are a hash of the whole prefix: one wrong cache entry changes every later token.
 
+mod distribution;
+mod tree;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +13,7 @@ use super::*;
 use crate::runtime::Logits;
 
 /// A model without weights. Its cache is the list of tokens it was fed.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Fake {
     vocab: usize,
     context: usize,
@@ -23,11 +26,12 @@ struct Fake {
     sharpness: f32,
     cache: Vec<u32>,
     passes: Vec<usize>,
+    adoptions: usize,
 }
 
 impl Fake {
     fn new(seed: u64) -> Self {
-        Self { vocab: 6, context: 64, seed, near: None, blind: 0, sharpness: 1.0, cache: Vec::new(), passes: Vec::new() }
+        Self { vocab: 6, context: 64, seed, near: None, blind: 0, sharpness: 1.0, cache: Vec::new(), passes: Vec::new(), adoptions: 0 }
     }
 
     fn like(mut self, other: u64, share: f32) -> Self {
@@ -79,6 +83,11 @@ impl TokenModel for Fake {
 
     fn rollback(&mut self, len: usize) {
         self.cache.truncate(len);
+    }
+
+    fn adopt(&mut self, _: usize) -> Result<()> {
+        self.adoptions += 1;
+        Ok(())
     }
 }
 
@@ -172,69 +181,6 @@ proptest! {
     }
 }
 
-/// Chi-square of the joint distribution of the first two tokens against the exact one.
-fn check_joint(sampling: &SamplingOptions, drafting: &DecodeOptions, draft: &mut Fake) {
-    const SAMPLES: usize = 40_000;
-    let prompt = [3, 1, 4, 3, 1];
-    let mut target = Fake { vocab: 5, ..Fake::new(11) };
-    let exact = Sampler::new(sampling.clone()).unwrap();
-    let after = |prefix: &[u32]| exact.distribution(&target.scores(prefix), 0).unwrap();
-    let mut expected = vec![0.0; 25];
-    for &(a, pa) in after(&prompt).entries() {
-        for &(b, pb) in after(&[3, 1, 4, 3, 1, a]).entries() {
-            expected[(a * 5 + b) as usize] = pa * pb * SAMPLES as f64;
-        }
-    }
-    let options = DecodeOptions { max_tokens: 4, sampling: sampling.clone(), ..drafting.clone() };
-    let mut decoder = Decoder::new(&mut target, Some(draft), options).unwrap();
-    let mut found = [0usize; 25];
-    let mut stats = Stats::default();
-    for _ in 0..SAMPLES {
-        let generation = decoder.generate(&prompt, &mut |_| ControlFlow::Continue(())).unwrap();
-        found[(generation.tokens[0] * 5 + generation.tokens[1]) as usize] += 1;
-        stats.add(&generation.stats);
-    }
-    let cells: Vec<(f64, f64)> = found.iter().map(|&n| n as f64).zip(expected).collect();
-    assert!(cells.iter().all(|&(n, e)| e > 0.0 || n == 0.0), "a token outside the cut was drawn");
-    let cells: Vec<_> = cells.into_iter().filter(|cell| cell.1 >= 5.0).collect();
-    let chi2: f64 = cells.iter().map(|(n, e)| (n - e).powi(2) / e).sum();
-    // Wilson and Hilferty's approximation of the 1 - 1e-4 quantile.
-    let df = cells.len() as f64 - 1.0;
-    let limit = df * (1.0 - 2.0 / (9.0 * df) + 3.72 * (2.0 / (9.0 * df)).sqrt()).powi(3);
-    assert!(chi2 < limit, "chi-square {chi2:.1} over {limit:.1} with {df} degrees of freedom: {sampling:?} {drafting:?}");
-    assert!(stats.acceptance() > 0.02 && stats.acceptance() < 0.98, "acceptance {} tests nothing", stats.acceptance());
-    assert!(drafting.lookup.is_none() || stats.lookup.tested > 500, "{stats:?}");
-    assert!(stats.draft.tested > 500, "{stats:?}");
-}
-
-#[test]
-fn sampled_output_has_the_targets_distribution_for_a_draft_unlike_it() {
-    let options = |temperature, top_k, top_p| SamplingOptions { temperature, top_k, top_p, seed: 5 };
-    let check = |sampling: &SamplingOptions, length: usize, share| {
-        let drafting = DecodeOptions { draft_length: DraftLength::Fixed(length), ..DecodeOptions::default() };
-        check_joint(sampling, &drafting, &mut Fake { vocab: 5, ..Fake::new(99) }.like(11, share));
-    };
-    check(&options(1.0, 0, 1.0), 3, 0.0);
-    check(&options(0.7, 0, 1.0), 1, 0.5);
-    check(&options(1.3, 3, 1.0), 2, 0.0);
-    check(&options(1.0, 0, 0.8), 3, 0.3);
-    check(&options(0.9, 4, 0.9), 4, 0.6);
-}
-
-#[test]
-fn sampled_output_has_the_targets_distribution_with_lookups_adaptive_lengths_and_a_draft_that_lacks_words() {
-    let sampling = SamplingOptions { temperature: 0.8, seed: 5, ..SamplingOptions::default() };
-    for (lookup, draft_length, cost, blind) in [
-        (Some(2), DraftLength::Adaptive, 0.9, 0b0_0010),
-        (Some(1), DraftLength::Adaptive, 0.9, 0b1_0001),
-        (None, DraftLength::Adaptive, 0.01, 0b0_1010),
-        (Some(1), DraftLength::Fixed(3), 0.01, 0b0_1110),
-    ] {
-        let drafting = DecodeOptions { draft_length, lookup, costs: costs(cost), ..DecodeOptions::default() };
-        check_joint(&sampling, &drafting, &mut Fake { vocab: 5, blind, ..Fake::new(99) }.like(11, 0.7));
-    }
-}
-
 /// Stats of a long greedy text.
 fn adaptive(mut draft: Fake, cost: f64) -> Stats {
     let mut target = Fake { context: 4096, ..Fake::new(4) };
@@ -291,6 +237,15 @@ fn a_text_that_repeats_itself_is_copied_without_a_draft() {
     let mut target = Parrot(0);
     let stats = Decoder::new(&mut target, None, options).unwrap().generate(&[0], &mut |_| ControlFlow::Continue(())).unwrap().stats;
     assert!(stats.lookup.accepted == stats.lookup.tested && stats.rounds < 30, "{stats:?}");
+}
+
+#[test]
+fn a_draft_is_handed_the_targets_cache_when_it_proposes_and_before_that_for_the_prompt() {
+    let options = DecodeOptions { max_tokens: 50, draft_length: DraftLength::Fixed(2), lookup: Some(2), ..DecodeOptions::default() };
+    let mut draft = Fake::new(2);
+    let stats = run(&mut Fake::new(1), Some(&mut draft), &[3, 1, 4, 3, 1], options).stats;
+    assert!(stats.lookup.rounds > 5 && stats.draft.rounds > 5, "{stats:?}");
+    assert_eq!(draft.adoptions, 1 + stats.draft.rounds);
 }
 
 #[test]

@@ -1,0 +1,54 @@
+//! `dlc bench --calibrate`: what passes cost here, kept for later runs, and printed for `auto-draft` on other machines.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use dlc_ir::{DType, Module};
+use dlc_passes::auto_draft::{DraftCosts, costs_key, draft_costs};
+use dlc_passes::{Machine, ScoreCache};
+use serde_json::json;
+
+use super::backend::describe;
+use super::bench::Args;
+use super::drafting::{measure_costs, store_costs};
+use super::environment;
+use super::models::Models;
+use super::output::{Output, note};
+use super::progress::Bar;
+use crate::pipeline::{BundleMachine, DiskCache, module_of_bundle};
+
+/// Turns of all passes.
+const REPEATS: usize = 40;
+
+pub(super) fn run(args: &Args, models: &mut Models) -> Result<ExitCode> {
+    let output = Output::new(args.json);
+    let costs = measure_costs(models, REPEATS)?;
+    store_costs(&models.bundle, &describe(&models.backend), args.backend.session().threads, &costs)?;
+    let module = module_of_bundle(&models.bundle)?;
+    let parts = if module.model.dtype == DType::F32 { Some(parts(args, models, &module)?) } else { None };
+    let text = parts.as_ref().map_or_else(|| serde_yaml::to_string(&costs), serde_yaml::to_string)?;
+    let draft = models.draft.as_ref().map(|_| format!("# a step of this bundle's draft: {:.3}\n", costs.draft));
+    output.result(&format!("# costs in passes of the target over one token\n{}{text}", draft.unwrap_or_default()))?;
+    output.json(&json!({"draft": costs.draft, "verify": costs.verify, "parts": parts}))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the parts of a draft's step cost, which auto-draft chooses by.
+fn parts(args: &Args, models: &Models, module: &Module) -> Result<DraftCosts> {
+    let bar = Bar::new();
+    let scratch = tempfile::tempdir().context("can't make a temporary folder for a bundle; point TMPDIR to one with room")?;
+    let machine = BundleMachine {
+        profile: models.bundle.manifest().profile,
+        backend: &args.backend.search(),
+        threads: args.backend.session().threads.unwrap_or_else(environment::cores),
+        scratch: scratch.path().to_owned(),
+        monitor: &bar,
+    };
+    note("timing drafts of the target, quantised and without some of its blocks")?;
+    let costs = draft_costs(module, &machine)?;
+    bar.finish();
+    if let (Some(folder), Some(target)) = (environment::cache_folder(), module.graph("target")) {
+        DiskCache::new(folder).put(&costs_key(module, target, &machine.name()?), &serde_json::to_string(&costs)?);
+    }
+    Ok(costs)
+}
