@@ -3,9 +3,13 @@
 //! The order is that of Hugging Face's generation (temperature, then top-k, then top-p). Never reads a clock or the system's
 //! entropy: the same options and logits give the same tokens.
 
+mod row;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::row::{argmax, shares};
+pub(super) use self::row::{is_runner_up, top_probability};
 use super::{Result, RuntimeError};
 
 /// How tokens are drawn.
@@ -54,6 +58,23 @@ impl Distribution {
         if rest.entries.is_empty() { self.clone() } else { rest.normalized() }
     }
 
+    /// The smallest set of most likely tokens that has at least the probability `mass`, at least one, by falling probability.
+    fn most_likely(mut self, mass: f64) -> Self {
+        // All that are less likely than this together make up half of what may be left out.
+        let least = (1.0 - mass) / (2.0 * self.entries.len() as f64);
+        self.entries.retain(|entry| entry.1 >= least);
+        self.entries.sort_unstable_by(by_probability);
+        let mut sum = 0.0;
+        let kept = self.entries.iter().take_while(|entry| {
+            let below = sum < mass;
+            sum += entry.1;
+            below
+        });
+        let kept = kept.count().max(1);
+        self.entries.truncate(kept);
+        self.normalized()
+    }
+
     fn normalized(mut self) -> Self {
         let total: f64 = self.entries.iter().map(|entry| entry.1).sum();
         for entry in &mut self.entries {
@@ -61,6 +82,11 @@ impl Distribution {
         }
         self
     }
+}
+
+/// The more likely first, of equal ones the lower id.
+fn by_probability(a: &(u32, f64), b: &(u32, f64)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
 /// Draws tokens; owns the random numbers.
@@ -94,31 +120,21 @@ impl Sampler {
         if self.options.temperature == 0.0 {
             return Ok(Distribution { entries: vec![(best, 1.0)] });
         }
-        let temperature = f64::from(self.options.temperature);
-        let mut entries: Vec<(u32, f64)> =
-            (0..).zip(logits).filter(|entry| entry.1.is_finite()).map(|(id, &x)| (id, f64::from(x - max) / temperature)).collect();
-        let by_score = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if self.options.top_k > 0 && self.options.top_k < entries.len() {
-            entries.select_nth_unstable_by(self.options.top_k, by_score);
+        let shares = shares(logits, max, 1.0 / self.options.temperature);
+        let mut entries = Vec::with_capacity(shares.len());
+        entries.extend((0..).zip(&shares).filter(|entry| *entry.1 > 0.0).map(|(id, &share)| (id, f64::from(share))));
+        let all = entries.len();
+        if self.options.top_k > 0 && self.options.top_k < all {
+            entries.select_nth_unstable_by(self.options.top_k, by_probability);
             entries.truncate(self.options.top_k);
-        }
-        for entry in &mut entries {
-            entry.1 = entry.1.exp();
         }
         let mut distribution = Distribution { entries }.normalized();
         if self.options.top_p < 1.0 {
-            distribution.entries.sort_unstable_by(by_score);
-            let mut mass = 0.0;
-            let keep = distribution.entries.iter().take_while(|entry| {
-                let below = mass < f64::from(self.options.top_p);
-                mass += entry.1;
-                below
-            });
-            let keep = keep.count().max(1);
-            distribution.entries.truncate(keep);
-            distribution = distribution.normalized();
+            distribution = distribution.most_likely(f64::from(self.options.top_p));
         }
-        distribution.entries.sort_unstable_by_key(|entry| entry.0);
+        if distribution.entries.len() < all {
+            distribution.entries.sort_unstable_by_key(|entry| entry.0);
+        }
         Ok(distribution)
     }
 
@@ -168,43 +184,6 @@ impl Sampler {
     }
 }
 
-/// The most likely token (of equal ones the lowest id) and its logit.
-pub(super) fn argmax(logits: &[f32], position: usize) -> Result<(u32, f32)> {
-    const LANES: usize = 16;
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    let (mut largest, mut broken) = ([f32::NEG_INFINITY; LANES], [false; LANES]);
-    for chunk in chunks {
-        for lane in 0..LANES {
-            largest[lane] = largest[lane].max(chunk[lane]);
-            broken[lane] |= chunk[lane].is_nan();
-        }
-    }
-    let max = largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    if broken.contains(&true) || rest.iter().any(|x| x.is_nan()) {
-        return Err(RuntimeError::Logits { position, found: "NaN" });
-    }
-    match logits.iter().position(|&x| x >= max) {
-        Some(best) if max.is_finite() => Ok((best as u32, max)),
-        _ => Err(RuntimeError::Logits { position, found: if max == f32::INFINITY { "+inf" } else { "no finite value" } }),
-    }
-}
-
-/// Whether just one token is more likely than this one, the lower of equal ids being the more likely.
-pub(super) fn is_runner_up(logits: &[f32], token: u32) -> bool {
-    let Some(&score) = logits.get(token as usize) else { return false };
-    let ahead = (0..).zip(logits).filter(|(id, x)| score.total_cmp(x).then(id.cmp(&token)).is_lt()).count();
-    score.is_finite() && ahead == 1
-}
-
-/// The probability of the most likely token at temperature 1, before any cut.
-pub(super) fn top_probability(logits: &[f32], position: usize) -> Result<f32> {
-    /// Below this, a token's share doesn't count: 50 000 of them would make up less than a hundredth.
-    const NEGLIGIBLE: f32 = -16.0;
-    let (_, max) = argmax(logits, position)?;
-    let sum: f32 = logits.iter().map(|x| x - max).filter(|x| *x > NEGLIGIBLE).map(f32::exp).sum();
-    Ok(1.0 / sum)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +220,22 @@ mod tests {
         let logits = [0.5f32.ln(), 0.3f32.ln(), 0.2f32.ln()];
         close(&distribution(&logits, 1.0, 0, 0.7), &[(0, 0.625), (1, 0.375)]);
         close(&distribution(&logits, 1.0, 0, 0.01), &[(0, 1.0)]);
+        close(&distribution(&[7.0; 999], 1.0, 0, 1e-20), &[(0, 1.0)]);
+    }
+
+    #[test]
+    fn top_p_of_a_long_row_is_that_of_a_full_sort() {
+        let logits: Vec<f32> = (0..5000u32).map(|id| (id.wrapping_mul(2_654_435_761) >> 8) as f32 / 2e6).collect();
+        let mut sorted = distribution(&logits, 1.0, 0, 1.0);
+        sorted.sort_by(by_probability);
+        for top_p in [0.1, 0.5, 0.9, 0.999] {
+            let sums = sorted.iter().scan(0.0, |sum, entry| Some(std::mem::replace(sum, *sum + entry.1)));
+            let kept = sums.take_while(|&before| before < f64::from(top_p)).count();
+            let mut expected: Vec<u32> = sorted[..kept].iter().map(|entry| entry.0).collect();
+            expected.sort_unstable();
+            let found: Vec<u32> = distribution(&logits, 1.0, 0, top_p).iter().map(|entry| entry.0).collect();
+            assert_eq!(found, expected, "{top_p}");
+        }
     }
 
     #[test]
@@ -259,25 +254,6 @@ mod tests {
             let error = Sampler::new(SamplingOptions::default()).unwrap().distribution(&logits, 17).unwrap_err().to_string();
             assert!(error.contains("position 17") && error.contains(found), "{error}");
         }
-    }
-
-    #[test]
-    fn the_most_likely_token_is_found_in_long_rows_and_what_cannot_be_drawn_has_no_share() {
-        let mut logits = vec![f32::NEG_INFINITY; 1003];
-        (logits[1001], logits[700], logits[900]) = (1.0, 2.0, 2.0);
-        assert_eq!(argmax(&logits, 0).unwrap(), (700, 2.0));
-        let expected = 1.0 / (2.0 + (-1f32).exp());
-        assert!((top_probability(&logits, 0).unwrap() - expected).abs() < 1e-6);
-        logits[5] = f32::NAN;
-        assert!(argmax(&logits, 0).is_err());
-    }
-
-    #[test]
-    fn the_runner_up_is_the_second_of_all() {
-        let second = |logits: &[f32]| (0..5).filter(|&token| is_runner_up(logits, token)).collect::<Vec<_>>();
-        assert_eq!(second(&[1.0, 3.0, 2.0, 0.0]), [2]);
-        assert_eq!(second(&[1.0, 3.0, 3.0, 3.0]), [2]);
-        assert_eq!(second(&[f32::NEG_INFINITY, 3.0, f32::NEG_INFINITY]), [0u32; 0]);
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl ConcatCache {
         let mask: Vec<i64> = entries.mask.iter().copied().chain(std::iter::repeat_n(1, count)).collect();
         let mut inputs = ports.inputs(ids, mask, entries.live.len())?;
         for (port, value) in ports.caches.iter().zip(&entries.values) {
-            inputs.push((Cow::Owned(port.past.clone()), share(value)?.into()));
+            inputs.push((Cow::Borrowed(&port.past), share(value)?.into()));
         }
         let presents: Vec<&str> = ports.caches.iter().map(|port| port.present.as_str()).collect();
         let (logits, present) = session.run_keeping(inputs, LOGITS, &presents)?;

@@ -7,13 +7,13 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::memory::Allocator;
-use ort::session::{OutputSelector, RunOptions};
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions};
 use ort::value::{DynTensor, DynValue};
 
 use super::ports::{CachePort, LOGITS, Ports};
 use super::values;
 use crate::runtime::session::share;
-use crate::runtime::{Logits, Result, Session};
+use crate::runtime::{Logits, Result, RuntimeError, Session};
 
 /// Entries to begin with, unless an option says otherwise.
 const INITIAL_CAPACITY: usize = 512;
@@ -26,8 +26,37 @@ pub(super) struct InPlaceCache {
     /// By cache port: which buffer it is.
     slots: Vec<usize>,
     shared: bool,
-    /// The logits of the last step, used again when the next step has as many tokens.
-    logits: Option<(usize, DynValue)>,
+    /// The last pass, used again when the next one has as many tokens.
+    last: Option<Pass>,
+}
+
+/// Where a pass over so many tokens puts its outputs: logits of its own, and the buffers.
+struct Pass {
+    count: usize,
+    /// Of the buffers: with it, they were made anew.
+    capacity: usize,
+    logits: DynValue,
+    options: RunOptions<HasSelectedOutputs>,
+}
+
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pass").field("count", &self.count).field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
+impl Pass {
+    fn new(ports: &Ports, buffers: &Buffers, slots: &[usize], count: usize) -> Result<Self> {
+        let backend = |error: ort::Error| RuntimeError::port(&ports.graph, LOGITS, error.message());
+        let shape = [1, count as i64, ports.vocab as i64];
+        let logits = DynTensor::new(&Allocator::default(), ports.logits_element, shape).map_err(backend)?.into_dyn();
+        let mut selector = OutputSelector::no_default().with(LOGITS).preallocate(LOGITS, share(&logits)?);
+        for (port, &slot) in ports.caches.iter().zip(slots) {
+            selector = selector.with(&port.present).preallocate(&port.present, share(&buffers.values[slot])?);
+        }
+        let options = RunOptions::new().map_err(backend)?.with_outputs(selector);
+        Ok(Self { count, capacity: buffers.capacity, logits, options })
+    }
 }
 
 /// Keys and values of all layers.
@@ -60,12 +89,12 @@ impl InPlaceCache {
     pub fn new(ports: &[CachePort], capacity: Option<usize>, context: usize) -> Self {
         let capacity = capacity.unwrap_or(INITIAL_CAPACITY).clamp(1, context.max(1));
         let buffers = Buffers { ports: ports.to_vec(), capacity, context, values: Vec::new() };
-        Self { len: 0, buffers: Arc::new(Mutex::new(buffers)), slots: (0..ports.len()).collect(), shared: false, logits: None }
+        Self { len: 0, buffers: Arc::new(Mutex::new(buffers)), slots: (0..ports.len()).collect(), shared: false, last: None }
     }
 
     /// Reads the buffers of `other`, by cache port those of these numbers.
     pub fn share(&mut self, other: &Self, slots: Vec<usize>) {
-        (self.buffers, self.slots, self.shared, self.len) = (Arc::clone(&other.buffers), slots, true, 0);
+        (self.buffers, self.slots, self.shared, self.len, self.last) = (Arc::clone(&other.buffers), slots, true, 0, None);
     }
 
     /// Whether it reads another graph's buffers.
@@ -90,30 +119,21 @@ impl InPlaceCache {
     pub fn extend(&mut self, session: &mut Session, ports: &Ports, ids: Vec<i64>, want: usize) -> Result<Logits> {
         let count = ids.len();
         let total = self.len + count;
-        let logits = self.logits(ports, count).map_err(|error| session.failed(&error))?;
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         buffers.reserve(session, total).map_err(|error| session.failed(&error))?;
-
+        let pass = match self.last.take() {
+            Some(pass) if pass.count == count && pass.capacity == buffers.capacity => pass,
+            _ => Pass::new(ports, &buffers, &self.slots, count)?,
+        };
         let mut inputs = ports.inputs(ids, vec![1; total], self.len)?;
-        let mut selector = OutputSelector::no_default().with(LOGITS).preallocate(LOGITS, share(&logits)?);
         for (port, &slot) in ports.caches.iter().zip(&self.slots) {
-            let value = &buffers.values[slot];
-            inputs.push((Cow::Owned(port.past.clone()), share(value)?.into()));
-            selector = selector.with(&port.present).preallocate(&port.present, share(value)?);
+            inputs.push((Cow::Borrowed(&port.past), share(&buffers.values[slot])?.into()));
         }
-        let options = RunOptions::new().map_err(|error| session.failed(&error))?.with_outputs(selector);
-        session.run_into(inputs, &options)?;
+        session.run_into(inputs, &pass.options)?;
         drop(buffers);
         self.len = total;
-        let scores = ports.logits(&logits, count, want)?;
-        self.logits = Some((count, logits));
+        let scores = ports.logits(&pass.logits, count, want)?;
+        self.last = Some(pass);
         Ok(scores)
-    }
-
-    fn logits(&mut self, ports: &Ports, count: usize) -> ort::Result<DynValue> {
-        match self.logits.take() {
-            Some((rows, value)) if rows == count => Ok(value),
-            _ => Ok(DynTensor::new(&Allocator::default(), ports.logits_element, [1, count as i64, ports.vocab as i64])?.into_dyn()),
-        }
     }
 }

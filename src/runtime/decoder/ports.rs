@@ -9,7 +9,7 @@ use ort::value::{DynValue, Tensor, TensorElementType};
 use crate::runtime::{Logits, Result, RuntimeError};
 
 /// Inputs of one run.
-pub(super) type Inputs = Vec<(Cow<'static, str>, SessionInputValue<'static>)>;
+pub(super) type Inputs<'p> = Vec<(Cow<'p, str>, SessionInputValue<'static>)>;
 
 /// The boundary of a decoder graph.
 #[derive(Debug)]
@@ -87,9 +87,9 @@ impl Ports {
     }
 
     /// Everything but the caches.
-    pub fn inputs(&self, ids: Vec<i64>, mask: Vec<i64>, first_position: usize) -> Result<Inputs> {
+    pub fn inputs(&self, ids: Vec<i64>, mask: Vec<i64>, first_position: usize) -> Result<Inputs<'_>> {
         let count = ids.len();
-        let mut inputs: Inputs = Vec::with_capacity(3 + self.caches.len());
+        let mut inputs: Inputs<'_> = Vec::with_capacity(3 + self.caches.len());
         let mut push = |name: &'static str, data: Vec<i64>| {
             let value = Tensor::from_array(([1, data.len()], data)).map_err(|error| RuntimeError::port(&self.graph, name, error.message()))?;
             inputs.push((Cow::Borrowed(name), value.into_dyn().into()));

@@ -5,7 +5,7 @@ use super::*;
 const VOCAB: usize = 5;
 /// Successive tokens whose joint distribution is looked at: some of one round, some of two or three.
 const TOKENS: usize = 3;
-const SAMPLES: usize = 40_000;
+const SAMPLES: usize = 100_000;
 const PROMPT: [u32; 5] = [3, 1, 4, 3, 1];
 
 /// Probabilities of all continuations of `prefix` by `count` tokens when each is sampled plainly, by ascending ids.
