@@ -37,10 +37,12 @@ pub struct BundleRequest {
 }
 
 /// Defaults for speculative decoding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpeculativeDefaults {
     /// How many tokens the draft guesses before the target checks them.
     pub max_draft_tokens: usize,
+    /// How often its guesses should be right, if that was measured.
+    pub acceptance: Option<f64>,
 }
 
 /// Writes `module` as the bundle `out`, and returns its manifest.
@@ -159,6 +161,7 @@ fn manifest(
         },
         passes: request.passes.clone(),
         sampling: module.sampling.clone(),
+        draft_acceptance: request.draft.and_then(|draft| draft.acceptance),
         graphs,
         weights: plan.into_records(),
         files,

@@ -41,6 +41,9 @@ pub struct Manifest {
     /// How the graphs `step.N` of a diffusion model make up a sampler, if it has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
+    /// How often the draft's guesses should be right, from 0 to 1, if a pass measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft_acceptance: Option<f64>,
     /// The graphs; the target is first.
     pub graphs: Vec<GraphRecord>,
     /// Every weight in [`WEIGHTS_FILE`], by offset.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use dlc_eval::Array;
+use dlc_ir::speculation::CostTable;
 use dlc_ir::{DType, Module, SamplingPlan, SkipSchedule};
 use serde::{Deserialize, Serialize};
 
@@ -127,6 +128,14 @@ pub struct StepCosts {
     pub steps: Vec<f64>,
     /// v(k): a target pass over k tokens, as (k, v(k)) by ascending k, the first being (1, 1).
     pub verify: Vec<(usize, f64)>,
+}
+
+impl StepCosts {
+    /// Whether the numbers can be costs at all.
+    pub(crate) fn is_sound(&self) -> bool {
+        let table = |draft: &f64| CostTable { draft: *draft, verify: self.verify.clone() };
+        self.steps.iter().all(|step| table(step).is_sound())
+    }
 }
 
 /// Knows how a diffusion model is sampled.

@@ -15,12 +15,9 @@ pub struct PassReport {
     /// Scores, for passes that score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scores: Option<ScoreTable>,
-    /// Drafts that were measured, for passes that choose one; the best first.
+    /// Drafts that were measured, for passes that choose one; the best, which became the draft unless it proposes nothing, first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<DraftCandidate>,
-    /// How many tokens the draft should propose at a time, for passes that know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub draft_tokens: Option<usize>,
     /// Weights that got other values, for passes that change some.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<WeightChange>,

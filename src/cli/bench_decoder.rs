@@ -102,7 +102,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         None => (measure_costs(&mut models, 10)?, "measured in this run"),
     };
     let options = DecodeOptions { max_tokens: args.max_tokens as usize, cancel: Some(interruption()), ..DecodeOptions::default() };
-    let options = args.drafting.apply(options, costs.clone());
+    let options = args.drafting.apply(options, &models.bundle, costs.clone());
     let Some(results) = decode(args, &mut models, &cases, &options)? else { return Ok(INTERRUPTED.into()) };
     let comparison = Comparison::new(&cases, &results, costs, measured);
     output.result(&comparison.text())?;

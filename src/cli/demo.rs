@@ -131,7 +131,7 @@ fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -
         cancel: Some(interruption()),
         ..DecodeOptions::default()
     };
-    let options = args.drafting.apply(options, costs.clone());
+    let options = args.drafting.apply(options, &models.bundle, costs.clone());
     let prompt = models.tokenizer.encode(&args.prompt, true)?;
     let draft = models.draft.as_mut().map(|draft| draft as &mut dyn TokenModel);
     let measured = measure(&mut models.target, draft, &prompt, &options, REPEATS)?;

@@ -48,9 +48,10 @@ impl DraftingArgs {
         self.draft_cache
     }
 
-    /// Puts what the flags say into `options`, and what passes cost.
-    pub fn apply(&self, options: DecodeOptions, costs: CostTable) -> DecodeOptions {
+    /// Puts what the flags and the bundle say into `options`, and what passes cost.
+    pub fn apply(&self, options: DecodeOptions, bundle: &Bundle, costs: CostTable) -> DecodeOptions {
         DecodeOptions {
+            draft_acceptance: bundle.manifest().draft_acceptance.unwrap_or(options.draft_acceptance),
             draft_length: self.draft_tokens.map_or(DraftLength::Adaptive, |n| DraftLength::Fixed(usize::from(n))),
             lookup: (!self.no_lookup).then_some(usize::from(self.lookup)),
             draft_confidence: self.draft_confidence,

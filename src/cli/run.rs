@@ -177,7 +177,7 @@ fn decoder<'m>(args: &Args, models: &'m mut Models) -> Result<Decoder<'m>> {
         ..DecodeOptions::default()
     };
     let costs = measured_costs(&models.bundle, &describe(&models.backend), args.backend.session().threads);
-    let options = args.drafting.apply(options, costs.unwrap_or_else(|| assumed_costs(models.bundle.manifest())));
+    let options = args.drafting.apply(options, &models.bundle, costs.unwrap_or_else(|| assumed_costs(models.bundle.manifest())));
     let draft = models.draft.as_mut().map(|d| d as &mut dyn TokenModel);
     Ok(Decoder::new(&mut models.target, draft, options)?)
 }

@@ -129,16 +129,17 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         source,
         passes: runs.iter().map(pass_record).collect(),
         force: request.force,
-        draft: module.graph("draft").map(|_| SpeculativeDefaults { max_draft_tokens: draft_tokens(&runs) }),
+        draft: module.graph("draft").map(|_| defaults(&runs)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
     Ok(CompileOutcome { manifest, runs, module })
 }
 
-/// The draft length that the pass which chose the draft found best.
-fn draft_tokens(runs: &[PassRun]) -> usize {
-    runs.iter().rev().find_map(|run| run.report.draft_tokens).unwrap_or(MAX_DRAFT_TOKENS)
+/// How the draft is used best, as far as the pass that chose it knows.
+fn defaults(runs: &[PassRun]) -> SpeculativeDefaults {
+    let chosen = runs.iter().find_map(|run| run.report.candidates.first());
+    SpeculativeDefaults { max_draft_tokens: chosen.map_or(MAX_DRAFT_TOKENS, |c| c.draft_tokens), acceptance: chosen.map(|c| c.acceptance) }
 }
 
 /// The options of `merge-adapter`, which takes what isn't finite if the whole compilation does.

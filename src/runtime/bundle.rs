@@ -107,6 +107,9 @@ impl Bundle {
             }
         }
         problems.extend(sampling::schedule_problems(manifest));
+        if let Some(share) = manifest.draft_acceptance.filter(|share| !(0.0..=1.0).contains(share)) {
+            problems.push(format!("a draft whose guesses are right at a share of {share} is absurd"));
+        }
         let mut graphs = BTreeSet::new();
         for graph in &manifest.graphs {
             if !graphs.insert(graph.name.as_str()) {

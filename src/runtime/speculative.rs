@@ -19,7 +19,7 @@ use std::time::Instant;
 use dlc_ir::speculation::CostTable;
 
 pub use self::length::DraftLength;
-use self::length::Planner;
+use self::length::{DRAFT_ACCEPTANCE, Planner};
 use self::lookup::NgramIndex;
 pub use self::stats::{SourceStats, Stats};
 use super::{Result, RuntimeError, Sampler, SamplingOptions, TokenModel};
@@ -33,6 +33,8 @@ pub struct DecodeOptions {
     pub draft_length: DraftLength,
     /// Proposes what followed the last tokens, at least this many, where they stood before; None doesn't look.
     pub lookup: Option<usize>,
+    /// How often the draft's guesses should be right at first, from 0 to 1, for [`DraftLength::Adaptive`].
+    pub draft_acceptance: f64,
     /// What passes cost, for [`DraftLength::Adaptive`].
     pub costs: CostTable,
     /// Tokens per pass while the prompt is read.
@@ -53,6 +55,7 @@ impl Default for DecodeOptions {
             max_tokens: 256,
             draft_length: DraftLength::Adaptive,
             lookup: None,
+            draft_acceptance: DRAFT_ACCEPTANCE,
             costs: CostTable::default(),
             prefill_chunk: 512,
             stop_tokens: Vec::new(),
@@ -126,6 +129,9 @@ impl<'m> Decoder<'m> {
         if !(0.0..=1.0).contains(&options.draft_confidence) {
             return Err(RuntimeError::Input(format!("draft confidence {} must lie in 0..=1 (0 is off)", options.draft_confidence)));
         }
+        if !(0.0..=1.0).contains(&options.draft_acceptance) {
+            return Err(RuntimeError::Input(format!("draft acceptance {} must lie in 0..=1", options.draft_acceptance)));
+        }
         if !options.costs.is_sound() {
             return Err(RuntimeError::Input(
                 "costs must be positive numbers, v(k) by ascending k from 1: measure them with `dlc bench --calibrate`".to_owned(),
@@ -133,7 +139,7 @@ impl<'m> Decoder<'m> {
         }
         target.rollback(0);
         let sampler = Sampler::new(options.sampling.clone())?;
-        let planner = Planner::new(options.draft_length, options.costs.clone());
+        let planner = Planner::new(options.draft_length, options.draft_acceptance, options.costs.clone());
         let index = options.lookup.map(NgramIndex::new);
         Ok(Self { target, draft, options, sampler, planner, index, sequence: Vec::new() })
     }

@@ -73,18 +73,7 @@ impl AutoDraft {
             (cx.calibration.samples(options.calibration.as_deref(), options.samples, length)?, 1, "the calibration file")
         } else {
             let prompt = PROMPT.min(length / 2).max(1);
-            let mut starts = cx.calibration.samples(None, options.samples, prompt)?;
-            starts.retain(|start| start.len() == prompt);
-            if starts.is_empty() {
-                return Err(PassError::Calibration {
-                    problem: format!("the built-in text holds no {prompt} tokens in a row; give calibration=FILE"),
-                });
-            }
-            let starts: Vec<Vec<u32>> = starts.iter().cycle().take(options.samples).cloned().collect();
-            let pen = Pen { seed: options.seed, temperature: options.temperature, length };
-            let key = format!("{NAME} text 1 {} {} {} {length} {starts:?}", cx.module_key, pen.seed, pen.temperature);
-            let progress = cx.progress;
-            (kept(cx, &key, || cx.pool.install(|| write(module, target, &starts, &pen, progress)))?, prompt, "the target's own")
+            (self.written(module, target, prompt, length, cx)?, prompt, "the target's own")
         };
         let half = |odd: usize| all.iter().skip(odd).step_by(2).cloned().collect::<Vec<_>>();
         let texts = Texts { scored: half(0), held_back: half(1), prompt, origin };
@@ -92,6 +81,22 @@ impl AutoDraft {
             return Err(PassError::Calibration { problem: "one text is too few: half of them are held back; give a file with more text".into() });
         }
         Ok(texts)
+    }
+
+    /// Texts of `length` tokens that the target writes behind the first `prompt` tokens of built-in ones.
+    fn written(&self, module: &Module, target: &Graph, prompt: usize, length: usize, cx: &PassContext<'_>) -> Result<Vec<Vec<u32>>, PassError> {
+        let AutoDraftOptions { samples, seed, temperature, .. } = self.options;
+        let mut starts = cx.calibration.samples(None, samples, prompt)?;
+        starts.retain(|start| start.len() == prompt);
+        if starts.is_empty() {
+            let problem = format!("the built-in text holds no {prompt} tokens in a row; give calibration=FILE");
+            return Err(PassError::Calibration { problem });
+        }
+        let starts: Vec<Vec<u32>> = starts.iter().cycle().take(samples).cloned().collect();
+        let key = format!("{NAME} text 1 {} {seed} {temperature} {length} {starts:?}", cx.module_key);
+        let whole = |texts: &Vec<Vec<u32>>| texts.len() == samples && texts.iter().all(|text| text.len() == length);
+        let (pen, progress) = (Pen { seed, temperature, length }, cx.progress);
+        kept(cx, &key, whole, || cx.pool.install(|| write(module, target, &starts, &pen, progress)))
     }
 
     /// What steps cost, and where that is known from.
@@ -105,19 +110,15 @@ impl AutoDraft {
             return Ok((costs, format!("of {place}")));
         }
         let name = machine.name()?;
-        let costs = timing(cx, || kept(cx, &costs_key(module, target, &name), || draft_costs(module, machine)))?;
+        let costs = timing(cx, || kept(cx, &costs_key(module, target, &name), DraftCosts::is_sound, || draft_costs(module, machine)))?;
         Ok((costs, format!("measured on {name}")))
     }
 
     fn sensitivity(&self, module: &Module, target: &Graph, format: &Format, texts: &Texts, cx: &PassContext<'_>) -> Result<Sensitivity, PassError> {
         let key = format!("{NAME} fit 1 {} {} {:?}", cx.module_key, self.options.block, texts.scored);
         let progress = cx.progress;
-        let table: Sensitivity = kept(cx, &key, || cx.pool.install(|| sensitivity(module, target, format, &texts.scored, progress)))?;
-        if table.len() == target.blocks().count() + 1 {
-            Ok(table)
-        } else {
-            Err(PassError::Calibration { problem: "the stored scores are of another model; score anew with --no-cache".into() })
-        }
+        let whole = |table: &Sensitivity| table.len() == target.blocks().count() + 1 && table.iter().flatten().all(|fit| fit.is_finite());
+        kept(cx, &key, whole, || cx.pool.install(|| sensitivity(module, target, format, &texts.scored, progress)))
     }
 
     /// The tokens that each head keeps: all of them, then fewer and fewer.
@@ -145,9 +146,14 @@ pub fn costs_key(module: &Module, target: &Graph, machine: &str) -> String {
     )
 }
 
-/// What was stored under `key`, or what `compute` finds, which is stored.
-fn kept<T: Serialize + DeserializeOwned>(cx: &PassContext<'_>, key: &str, compute: impl FnOnce() -> Result<T, PassError>) -> Result<T, PassError> {
-    if let Some(found) = cx.cache.and_then(|cache| cache.get(key)).and_then(|text| serde_json::from_str(&text).ok()) {
+/// What was stored under `key`, which may be anything, if it is `sound`; or what `compute` finds, which is stored.
+fn kept<T: Serialize + DeserializeOwned>(
+    cx: &PassContext<'_>,
+    key: &str,
+    sound: impl Fn(&T) -> bool,
+    compute: impl FnOnce() -> Result<T, PassError>,
+) -> Result<T, PassError> {
+    if let Some(found) = cx.cache.and_then(|cache| cache.get(key)).and_then(|text| serde_json::from_str(&text).ok()).filter(sound) {
         return Ok(found);
     }
     let found = compute()?;
@@ -230,7 +236,6 @@ impl AutoDraft {
         report.fact("draft", best.recipe.describe());
         report
             .fact("predicted speedup", format!("{:.2}x without prompt lookup, {} tokens at a time", best.outlook.speedup, best.outlook.draft_tokens));
-        report.draft_tokens = Some(best.outlook.draft_tokens);
         let mut small = draft.clone();
         small.remove_dead();
         small.remove_unused_inputs();

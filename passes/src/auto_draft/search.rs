@@ -90,7 +90,8 @@ impl Search<'_> {
     pub fn timed(&self, mut judged: Vec<Judged>, machine: &dyn Machine, cx: &PassContext<'_>) -> Result<Vec<Judged>, PassError> {
         let drafts: Vec<(&Recipe, usize)> = judged.iter().map(|j| (&j.recipe, j.head)).collect();
         let key = format!("{} timed on {}: {drafts:?}", self.trial.key, machine.name()?);
-        let StepCosts { steps, verify } = kept(cx, &key, || time(self.drafts(&judged)?, machine))?;
+        let whole = |costs: &StepCosts| costs.steps.len() == judged.len() && costs.is_sound();
+        let StepCosts { steps, verify } = kept(cx, &key, whole, || time(self.drafts(&judged)?, machine))?;
         for (judged, cost) in judged.iter_mut().zip(steps) {
             judged.outlook = judged.outlook.at_cost(cost, judged.acceptance, &verify);
         }
@@ -137,8 +138,7 @@ pub(super) fn time(mut drafts: Module, machine: &dyn Machine) -> Result<StepCost
     }
     drafts.remove_unused_weights();
     let measured = machine.step_costs(&drafts)?;
-    let sound = |x: &f64| x.is_finite() && *x > 0.0;
-    if measured.steps.len() + 1 == drafts.graphs.len() && measured.steps.iter().all(sound) {
+    if measured.steps.len() + 1 == drafts.graphs.len() && measured.is_sound() {
         Ok(measured)
     } else {
         Err(unsupported("the machine timed other graphs than it was given"))

@@ -81,7 +81,7 @@ fn layers_that_do_nothing_are_left_out() {
     let candidates = &runs[0].report.candidates;
     assert!(candidates.windows(2).all(|pair| pair[0].speedup >= pair[1].speedup));
     assert!(candidates[0].speedup > 1.2 && candidates[0].acceptance > 0.9, "{:?}", candidates[0]);
-    assert_eq!(runs[0].report.draft_tokens, Some(candidates[0].draft_tokens));
+    assert!(candidates[0].draft_tokens > 0);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn where_no_draft_is_cheaper_there_is_none() {
     let runs = choose(QUICK, &mut module, &ByBytes::new(4.0)).unwrap();
     assert!(module.graph("draft").is_none() && module.graphs.len() == 1);
     assert!(fact(&runs, "draft").unwrap().starts_with("none: no draft beats plain decoding"), "{:?}", fact(&runs, "draft"));
-    assert!(!runs[0].report.candidates.is_empty() && runs[0].report.draft_tokens.is_none());
+    assert!(runs[0].report.candidates.iter().all(|c| c.draft_tokens == 0), "{:?}", runs[0].report.candidates);
 }
 
 #[test]

@@ -18,7 +18,9 @@ const TRUST: f64 = 4.0;
 const TRIAL_SHARE: f64 = 0.02;
 /// Rounds over which catching up with the text pays off.
 const CATCH_UP_ROUNDS: f64 = 8.0;
-/// Upper ends of the classes of confidence, with the acceptance assumed at the start.
+/// Acceptance that is assumed of a draft of which nothing is known.
+pub(super) const DRAFT_ACCEPTANCE: f64 = 0.8;
+/// Upper ends of the classes of confidence, with the acceptance assumed at the start of a draft of which nothing is known.
 const CONFIDENCE: [(f32, f64); 6] = [(0.3, 0.25), (0.5, 0.4), (0.7, 0.6), (0.85, 0.75), (0.95, 0.9), (f32::INFINITY, 0.97)];
 /// Longest matches of the classes of lookups, likewise.
 const MATCHES: [(usize, f64); 5] = [(2, 0.35), (3, 0.45), (6, 0.6), (12, 0.75), (usize::MAX, 0.85)];
@@ -74,12 +76,14 @@ pub(super) struct Plan {
 }
 
 impl Planner {
-    pub fn new(length: DraftLength, costs: CostTable) -> Self {
+    pub fn new(length: DraftLength, acceptance: f64, costs: CostTable) -> Self {
+        // A draft that errs half as often as usual is taken to do so at any confidence.
+        let misses = (1.0 - acceptance) / (1.0 - DRAFT_ACCEPTANCE);
         Self {
             length,
             costs,
-            draft: Acceptance::assumed(0.8),
-            confidence: CONFIDENCE.map(|class| Acceptance::assumed(class.1)),
+            draft: Acceptance::assumed(acceptance),
+            confidence: CONFIDENCE.map(|class| Acceptance::assumed((1.0 - misses * (1.0 - class.1)).max(0.0))),
             lookup: MATCHES.map(|class| Acceptance::assumed(class.1)),
             draft_budget: 0.0,
             lookup_budget: 0.0,

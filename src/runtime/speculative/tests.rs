@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 
+use super::length::MOST;
 use super::*;
 use crate::runtime::Logits;
 
@@ -307,4 +308,13 @@ fn refuses_what_cannot_be_decoded() {
     for prompt in [&[][..], &[6], &[0; 64]] {
         assert!(decoder.generate(prompt, &mut |_| ControlFlow::Continue(())).is_err(), "{prompt:?}");
     }
+}
+
+#[test]
+fn what_is_known_of_a_draft_decides_how_many_tokens_it_proposes_at_first() {
+    let first = |acceptance| Planner::new(DraftLength::Adaptive, acceptance, costs(0.4)).draft_plan(1, MOST).tokens;
+    let lengths = [0.3, DRAFT_ACCEPTANCE, 0.97].map(first);
+    assert!(lengths[0] < lengths[1] && lengths[1] < lengths[2], "{lengths:?}");
+    let doubtful = DecodeOptions { draft_acceptance: 1.5, ..DecodeOptions::default() };
+    assert!(Decoder::new(&mut Fake::new(1), None, doubtful).unwrap_err().to_string().contains("draft acceptance 1.5"));
 }
