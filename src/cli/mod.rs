@@ -18,6 +18,7 @@ mod encode;
 mod environment;
 mod exit;
 mod inspect;
+mod memory;
 mod merge;
 mod models;
 mod open;
