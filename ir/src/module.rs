@@ -177,6 +177,11 @@ impl Diffusion {
     pub fn learns_variance(&self) -> bool {
         self.channels.checked_mul(2) == Some(self.out_channels)
     }
+
+    /// Whether classifier-free guidance has something to guide to: a class that the model was trained without as well, or a text.
+    pub fn can_be_guided(&self) -> bool {
+        self.classes.map_or(self.text_width.is_some(), |classes| classes.unconditional.is_some())
+    }
 }
 
 /// A file that a bundle takes over.

@@ -7,6 +7,7 @@ use anyhow::Result;
 use dlc_ir::Task;
 
 use super::backend::BackendArgs;
+use super::bench_diffusion::SideName;
 use super::diffusion::SamplerArgs;
 use super::drafting::DraftingArgs;
 use super::{bench_decoder, bench_diffusion, bench_encoder, open, prompts};
@@ -49,6 +50,9 @@ pub(super) struct Args {
     /// What images should be like: a .safetensors file with `mean` and `covariance` of their numbers
     #[arg(long, value_name = "FILE")]
     pub(super) statistics: Option<PathBuf>,
+    /// Make one batch of images by one side alone, and print the most bytes of memory that this took: how bench measures memory
+    #[arg(long, hide = true)]
+    pub(super) memory_of: Option<SideName>,
     #[command(flatten)]
     pub(super) sampler: SamplerArgs,
     #[command(flatten)]

@@ -4,12 +4,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use dlc_passes::Progress;
 use serde_json::{Value, json};
 
 use super::backend::describe;
 use super::bench::Args;
 use super::diffusion::{DiffusionModel, Wanted, sample};
 use super::exit::INTERRUPTED;
+use super::memory;
 use super::output::{Output, note};
 use super::progress::Bar;
 use crate::report::Table;
@@ -22,14 +24,31 @@ struct Judges {
 }
 
 /// The whole model, or the pruned one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum SideName {
+    Full,
+    Pruned,
+}
+
+impl SideName {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Pruned => "pruned",
+        }
+    }
+}
+
+/// What was measured of one of them.
 struct Side {
-    name: &'static str,
-    prune: bool,
+    name: SideName,
     macs: f64,
     /// Seconds until the graphs were loaded, and from there until all images were made, of each run.
     times: Vec<[f64; 2]>,
     /// The images of the last run.
     samples: Option<Samples>,
+    /// The most bytes that a process holds which makes one batch by this side alone; none where that can't be told.
+    peak_memory: Option<u64>,
 }
 
 pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
@@ -40,24 +59,21 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     let macs = bundle.manifest().sampling.as_ref().map(|sampling| sampling.macs);
     let choice = args.sampler.choose(&bundle, false)?;
     let wanted = args.sampler.wanted(&bundle, &[], usize::from(args.count))?;
+    if let Some(name) = args.memory_of {
+        return print_peak(&DiffusionModel::open(bundle, &args.backend)?, &wanted.first_batch()?, &choice, name);
+    }
     let judges = Judges {
         classifier: args.classifier.as_deref().map(Classifier::read).transpose()?,
         statistics: args.statistics.as_deref().map(Statistics::read).transpose()?,
     };
     let model = DiffusionModel::open(bundle, &args.backend)?;
     note(&format!("running on {}", describe(&model.backend)))?;
-    let side = |name, prune, macs| Side { name, prune, macs, times: vec![], samples: None };
-    let mut sides = vec![side("full", false, 1.0)];
-    sides.extend(macs.map(|macs| side("pruned", true, macs)));
-    let bar = Bar::new();
-    for _ in 0..args.repeats {
-        for side in &mut sides {
-            if !side.measure(&model, &wanted, &choice, &bar)? {
-                return Ok(INTERRUPTED.into());
-            }
-        }
+    let side = |name, macs| Side { name, macs, times: vec![], samples: None, peak_memory: None };
+    let mut sides = vec![side(SideName::Full, 1.0)];
+    sides.extend(macs.map(|macs| side(SideName::Pruned, macs)));
+    if !measure(&mut sides, &model, &wanted, &choice, args.repeats)? {
+        return Ok(INTERRUPTED.into());
     }
-    bar.finish();
     let quality = sides.iter().map(|side| judges.quality(&wanted, side.samples.as_ref())).collect::<Result<Vec<_>>>()?;
     let agreement = match &sides[..] {
         [Side { samples: Some(full), .. }, Side { samples: Some(pruned), .. }] => {
@@ -68,14 +84,15 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     output.result(&table(&sides, &quality, agreement).to_string())?;
     let images = wanted.seeds.len();
     output.result(&format!(
-        "{} in {} steps, guidance {}, {images} images of {} evaluations; seconds with the loading of the graphs, median of {} runs in alternation",
+        "{} in {} steps, guidance {}, {images} images of {} evaluations; seconds with the loading of the graphs, median of {} runs in alternation; \
+         memory of a process that makes one batch by this model alone",
         choice.scheduler,
         choice.steps,
         choice.guidance,
         choice.plan.steps.len(),
         args.repeats
     ))?;
-    let rows = sides.iter().zip(&quality).map(|(side, quality)| (side.name.to_owned(), side.json(quality)));
+    let rows = sides.iter().zip(&quality).map(|(side, quality)| (side.name.as_str().to_owned(), side.json(quality)));
     let mut report = json!({
         "backend": model.backend.kind().name(), "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance,
         "images": images, "evaluations": choice.plan.steps.len(), "repeats": args.repeats,
@@ -89,14 +106,31 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Times all sides in alternation, and then looks at what memory each takes; false if Ctrl-C came.
+fn measure(sides: &mut [Side], model: &DiffusionModel, wanted: &Wanted, choice: &SamplerChoice, repeats: u8) -> Result<bool> {
+    let bar = Bar::new();
+    for _ in 0..repeats {
+        for side in &mut *sides {
+            if !side.measure(model, wanted, choice, &bar)? {
+                return Ok(false);
+            }
+        }
+    }
+    for side in sides {
+        side.peak_memory = memory::peak_of_rerun(&["--memory-of", side.name.as_str()])?;
+    }
+    Ok(!bar.interrupted())
+}
+
 impl Side {
     /// Loads the graphs anew and makes all images; false if Ctrl-C came between two steps.
     fn measure(&mut self, model: &DiffusionModel, wanted: &Wanted, choice: &SamplerChoice, bar: &Bar) -> Result<bool> {
         let start = Instant::now();
         let mut session = model.session()?;
-        session.load(self.prune)?;
+        let prune = self.name == SideName::Pruned;
+        session.load(prune)?;
         let load = start.elapsed().as_secs_f64();
-        self.samples = sample(&mut session, wanted, &choice.plan, choice.guidance, self.prune, bar)?;
+        self.samples = sample(&mut session, wanted, &choice.plan, choice.guidance, prune, bar)?;
         self.times.push([load, start.elapsed().as_secs_f64() - load]);
         Ok(self.samples.is_some())
     }
@@ -113,9 +147,19 @@ impl Side {
     fn json(&self, quality: &Quality) -> Value {
         json!({
             "macs": self.macs, "seconds": self.seconds(), "load_seconds": self.load_seconds(),
-            "runs": self.times, "as_asked": quality.as_asked, "frechet": quality.frechet,
+            "runs": self.times, "peak_memory": self.peak_memory, "as_asked": quality.as_asked, "frechet": quality.frechet,
         })
     }
+}
+
+/// Makes the images by one side, and prints the most bytes that this process has held by then.
+fn print_peak(model: &DiffusionModel, wanted: &Wanted, choice: &SamplerChoice, name: SideName) -> Result<ExitCode> {
+    let mut session = model.session()?;
+    if sample(&mut session, wanted, &choice.plan, choice.guidance, name == SideName::Pruned, &Bar::new())?.is_none() {
+        return Ok(INTERRUPTED.into());
+    }
+    Output::new(false).result(&memory::peak().map_or_else(String::new, |bytes| bytes.to_string()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// How good images are, where there was something to judge them by.
@@ -151,16 +195,18 @@ impl Judges {
 }
 
 fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
-    let mut table = Table::new(&["model", "MACs", "seconds", "of it loading", "speedup", "PSNR to full, dB", "as asked", "Frechet"]);
+    let mut table = Table::new(&["model", "MACs", "seconds", "of it loading", "speedup", "memory, MB", "PSNR to full, dB", "as asked", "Frechet"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     for (side, quality) in sides.iter().zip(quality) {
+        let is_pruned = side.name == SideName::Pruned;
         table.row([
-            side.name.to_owned(),
+            side.name.as_str().to_owned(),
             format!("{:.1}%", 100.0 * side.macs),
             format!("{:.3}", side.seconds()),
             format!("{:.3}", side.load_seconds()),
-            or_dash(sides.first().filter(|_| side.prune).map(|full| format!("{:.2}x", full.seconds() / side.seconds()))),
-            or_dash(agreement.filter(|_| side.prune).map(|psnr| format!("{psnr:.1}"))),
+            or_dash(sides.first().filter(|_| is_pruned).map(|full| format!("{:.2}x", full.seconds() / side.seconds()))),
+            side.peak_memory.map_or_else(|| "unknown".into(), |bytes| format!("{:.0}", bytes as f64 / 1e6)),
+            or_dash(agreement.filter(|_| is_pruned).map(|psnr| format!("{psnr:.1}"))),
             or_dash(quality.as_asked.map(|share| format!("{:.1}%", 100.0 * share))),
             or_dash(quality.frechet.map(|distance| format!("{distance:.3}"))),
         ]);

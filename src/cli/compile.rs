@@ -146,7 +146,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let bundle = quoted(&request.output);
     // Without a tokenizer there is no text to run on, and without a noise schedule no image to sample.
     let next = if outcome.manifest.files.contains_key("scheduler_config.json") {
-        format!("try it: dlc sample {bundle} -o image.png")
+        // What a text says comes in a file.
+        let text = outcome.manifest.model.diffusion.as_ref().and_then(|model| model.text_width).map_or("", |_| " --embeddings FILE");
+        format!("try it: dlc sample {bundle}{text} -o image.png")
     } else if outcome.manifest.files.contains_key("tokenizer.json") {
         let flag = if outcome.manifest.model.task == Task::TextGeneration { "--prompt" } else { "--text" };
         format!("try it: dlc run {bundle} {flag} \"...\"")

@@ -77,6 +77,15 @@ impl SamplerArgs {
 }
 
 impl Wanted {
+    /// Its first batch.
+    pub fn first_batch(&self) -> Result<Self> {
+        let images = self.seeds.len();
+        let range = 0..images.min(self.batch);
+        let conditions = self.conditions.as_ref().map(|conditions| conditions.of(range.clone(), images)).transpose()?;
+        let classes = self.classes.get(range.clone()).unwrap_or_default().to_vec();
+        Ok(Self { seeds: self.seeds[range].to_vec(), classes, conditions, batch: self.batch })
+    }
+
     fn batches(&self) -> impl Iterator<Item = Range<usize>> {
         let images = self.seeds.len();
         (0..images).step_by(self.batch).map(move |from| from..images.min(from + self.batch))

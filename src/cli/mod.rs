@@ -19,6 +19,7 @@ mod encode;
 mod environment;
 mod exit;
 mod inspect;
+mod memory;
 mod merge;
 mod models;
 mod open;

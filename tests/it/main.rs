@@ -10,6 +10,7 @@ mod architecture;
 mod atomic;
 mod command;
 mod compile;
+mod conditions;
 mod diffusion;
 mod encoders;
 mod errors;

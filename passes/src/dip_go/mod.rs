@@ -16,7 +16,7 @@ use dlc_ir::{DType, Graph, Module, SamplingPlan, SkipSchedule};
 use crate::context::{Pass, PassContext, Prompt};
 use crate::error::PassError;
 use crate::report::PassReport;
-use crate::skip::{Driver, Inputs, SkipNet, apply, close, denoiser, finish};
+use crate::skip::{Driver, Inputs, SkipNet, apply, close, denoiser, finish, is_guided};
 use gates::Training;
 use loss::Loss;
 use rollout::{Sampler, Start, hard};
@@ -44,7 +44,7 @@ impl DipGo {
     }
 
     /// What images are told beside a class.
-    fn prompts(&self, target: &Graph, cx: &PassContext<'_>) -> Result<Vec<Prompt>, PassError> {
+    fn prompts(&self, target: &Graph, guidance: f64, cx: &PassContext<'_>) -> Result<Vec<Prompt>, PassError> {
         let told = Inputs::find(NAME, target)?.told;
         let inputs: Vec<(&str, DType)> = told.iter().map(|(name, value)| (name.as_str(), target.value(*value).ty.dtype)).collect();
         let names: Vec<&str> = inputs.iter().map(|(name, _)| *name).collect();
@@ -56,7 +56,7 @@ impl DipGo {
                 names.join(", ")
             )),
             Some(_) if inputs.is_empty() => fail("the model is told no text: leave embeddings out".into()),
-            Some(file) => cx.samplers(NAME)?.prompts(file, &inputs, self.options.sampler.is_guided()),
+            Some(file) => cx.samplers(NAME)?.prompts(file, &inputs, is_guided(guidance)),
         }
     }
 }
@@ -101,17 +101,18 @@ impl Pass for DipGo {
         let sampler = &self.options.sampler;
         let (scheduler, plan) = cx.samplers(NAME)?.plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
+        let guidance = sampler.guidance_for(NAME, diffusion)?;
         let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
         let segment = supernet.load(weights)?;
-        let prompts = self.prompts(target, cx)?;
-        let (reuse, guidance) = (sampler.reuse, sampler.guidance as f32);
-        let sampling = Sampler { net: &supernet, segment: &segment, plan: &plan, diffusion, prompts: &prompts, reuse, guidance };
+        let prompts = self.prompts(target, guidance, cx)?;
+        let sampling =
+            Sampler { net: &supernet, segment: &segment, plan: &plan, diffusion, prompts: &prompts, reuse: sampler.reuse, guidance: guidance as f32 };
         let shape = [diffusion.channels, diffusion.height, diffusion.width];
         let too_small = || PassError::Options { pass: NAME, problem: "loss=ssim needs images of 11 pixels or more; leave it out".into() };
         let loss = Loss::new(self.options.loss, shape).ok_or_else(too_small)?;
         let learned = Training { net: &net, sampler: &sampling, loss: &loss, options: &self.options, pool: cx.pool }.run(cx)?;
-        let driver = Driver { scheduler: &scheduler, plan: &plan, diffusion };
+        let driver = Driver { scheduler: &scheduler, plan: &plan, diffusion, guidance };
         let mut made = apply(NAME, &net, sampler, driver, &learned.table)?;
         made.report.fact("consistency", format!("{:.3e} from the full sampler's images ({})", learned.loss, loss.name()));
         Ok(finish(module, made))

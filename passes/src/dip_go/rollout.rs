@@ -11,6 +11,7 @@ use dlc_ir::{Diffusion, Reuse, SamplingPlan, SamplingStep};
 use super::supernet::{Feed, Made, SuperNet};
 use crate::context::Prompt;
 use crate::error::PassError;
+use crate::skip::is_guided;
 
 /// What is sampled: the model, how, and with what guidance.
 #[derive(Debug)]
@@ -65,8 +66,7 @@ impl Sampler<'_> {
     }
 
     fn is_guided(&self) -> bool {
-        let both = self.diffusion.classes.is_some_and(|c| c.unconditional.is_some()) || !self.prompts.is_empty();
-        both && self.guidance.to_bits() != 1f32.to_bits()
+        self.diffusion.can_be_guided() && is_guided(f64::from(self.guidance))
     }
 
     fn told(&self, start: &Start) -> Option<&Prompt> {

@@ -24,7 +24,7 @@ pub(crate) use budget::{Fit, TOLERANCE, threshold};
 pub(crate) use close::{close, macs_share};
 pub(crate) use net::{Inputs, SkipNet};
 pub use options::{SamplerOptions, SkipOptions};
-pub(crate) use options::{check_share, with_sampler};
+pub(crate) use options::{check_share, is_guided, with_sampler};
 pub(crate) use subnet::Copier;
 use subnet::Subnets;
 
@@ -103,12 +103,13 @@ impl Pass for Skip {
         }
         let (scheduler, plan) = cx.samplers(NAME)?.plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
+        let guidance = sampler.guidance_for(NAME, diffusion)?;
         let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
         let table = match &given {
             Some(schedule) => fitting(&net, schedule, plan.steps.len())?,
             None => self.table(&net, plan.steps.len())?,
         };
-        let driver = Driver { scheduler: &scheduler, plan: &plan, diffusion };
+        let driver = Driver { scheduler: &scheduler, plan: &plan, diffusion, guidance };
         let made = apply(NAME, &net, &sampler, driver, &table)?;
         Ok(finish(module, made))
     }
@@ -160,12 +161,13 @@ pub(crate) struct Made {
     pub report: PassReport,
 }
 
-/// How a table is sampled: the scheduler's name, its steps, and the model that it drives.
+/// How a table is sampled: the scheduler's name, its steps, the model that it drives, and the strength of guidance.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Driver<'a> {
     pub scheduler: &'a str,
     pub plan: &'a SamplingPlan,
     pub diffusion: &'a Diffusion,
+    pub guidance: f64,
 }
 
 /// The graphs and the sampler of a table.
@@ -198,7 +200,7 @@ pub(crate) fn apply(
         None => report.fact("graphs", subnets.graphs.len()),
     }
     report.schedule = Some(schedule.clone());
-    let (steps, guidance) = (sampler.steps, sampler.guidance);
+    let (steps, guidance) = (sampler.steps, driver.guidance);
     let sampling = Sampling {
         scheduler,
         steps,

@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
-use dlc_ir::{Reuse, SkipGranularity};
+use dlc_ir::{Diffusion, Reuse, SkipGranularity};
 use serde::{Deserialize, Serialize};
 
 use crate::error::PassError;
+
+/// Guidance of models that can be guided, unless something else is asked for.
+const GUIDANCE: f64 = 1.5;
+const NO_GUIDANCE: f64 = 1.0;
 
 /// How a model is sampled, and what of it is skipped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,8 +19,8 @@ pub struct SamplerOptions {
     pub steps: usize,
     /// The scheduler; that of the checkpoint if absent.
     pub scheduler: Option<String>,
-    /// Strength of classifier-free guidance; 1 is none.
-    pub guidance: f64,
+    /// Strength of classifier-free guidance; 1 is none. If absent, 1.5 for models that can be guided.
+    pub guidance: Option<f64>,
     /// What is skipped as one.
     pub granularity: SkipGranularity,
     /// What stands in for what is skipped.
@@ -29,7 +33,7 @@ pub struct SamplerOptions {
 
 impl Default for SamplerOptions {
     fn default() -> Self {
-        Self { steps: 50, scheduler: None, guidance: 1.5, granularity: SkipGranularity::Branch, reuse: Reuse::Hold, max_graphs: None, unroll: false }
+        Self { steps: 50, scheduler: None, guidance: None, granularity: SkipGranularity::Branch, reuse: Reuse::Hold, max_graphs: None, unroll: false }
     }
 }
 
@@ -38,16 +42,32 @@ impl SamplerOptions {
     pub const DOCS: [(&'static str, &'static str); 7] = [
         ("steps", "steps of the sampler (default 50)"),
         ("scheduler", "ddim, pndm, euler or dpm-solver++ (default: the checkpoint's)"),
-        ("guidance", "strength of classifier-free guidance; 1 is none (default 1.5)"),
+        ("guidance", "strength of classifier-free guidance; 1 is none (default 1.5; 1 for models that can't be guided)"),
         ("granularity", "branch (default): attention and feed-forward apart; or block: whole layers, whole stages of a U-Net"),
         ("reuse", "hold (default), linear or quadratic: how a value is forecast from those last computed"),
         ("max_graphs", "most step graphs to write; steps are made alike, by computing more, until they are enough (default: no limit)"),
-        ("unroll", "true: the whole sampler as one graph, in which what is reused is a connection; for one number of steps and one guidance"),
+        (
+            "unroll",
+            "true: one graph of the whole sampler, for one number of steps and one guidance; slow to load: prefer step graphs on tract and in short runs",
+        ),
     ];
 
-    /// Whether classifier-free guidance changes anything.
-    pub(crate) fn is_guided(&self) -> bool {
-        self.guidance.to_bits() != 1f64.to_bits()
+    /// The strength of guidance for `model`.
+    ///
+    /// # Errors
+    /// [`PassError::Options`] where guidance was asked for and there is nothing to guide to.
+    pub(crate) fn guidance_for(&self, pass: &'static str, model: &Diffusion) -> Result<f64, PassError> {
+        match self.guidance {
+            None if model.can_be_guided() => Ok(GUIDANCE),
+            None => Ok(NO_GUIDANCE),
+            Some(guidance) if is_guided(guidance) && !model.can_be_guided() => {
+                let known =
+                    if model.classes.is_some() { "wasn't trained without a class, which guidance needs" } else { "is told neither class nor text" };
+                let problem = format!("guidance={guidance}: the model {known}, so there is nothing to guide it to; leave guidance out");
+                Err(PassError::Options { pass, problem })
+            }
+            Some(guidance) => Ok(guidance),
+        }
     }
 
     /// Refuses numbers out of range.
@@ -56,7 +76,7 @@ impl SamplerOptions {
         if self.steps == 0 || self.steps > 10_000 {
             return fail("steps must be from 1 to 10000");
         }
-        if !self.guidance.is_finite() || self.guidance < 0.0 {
+        if self.guidance.is_some_and(|guidance| !guidance.is_finite() || guidance < 0.0) {
             return fail("guidance must be a number, 0 or more");
         }
         if self.unroll && self.max_graphs.is_some() {
@@ -67,6 +87,11 @@ impl SamplerOptions {
         }
         Ok(())
     }
+}
+
+/// Whether classifier-free guidance of this strength changes anything.
+pub(crate) fn is_guided(guidance: f64) -> bool {
+    guidance.to_bits() != NO_GUIDANCE.to_bits()
 }
 
 /// The options of a pass, and those of the sampler behind them.

@@ -14,7 +14,7 @@ use dlc_ir::{
 use super::Driver;
 use super::close::Step;
 use super::net::{Inputs, SkipNet};
-use super::options::SamplerOptions;
+use super::options::{SamplerOptions, is_guided};
 use super::subnet::{Copier, live_end};
 use crate::error::PassError;
 
@@ -74,7 +74,7 @@ impl<'m> Unroller<'m> {
         inputs: Inputs,
         timesteps: WeightId,
     ) -> Result<Self, IrError> {
-        let guided = sampler.is_guided();
+        let guided = is_guided(driver.guidance);
         let rows = if guided { sym(BATCH).plus(&sym(BATCH)) } else { sym(BATCH) };
         let mut copy = Copier::new(net.graph, weights, SAMPLER).with_axis(BATCH, rows);
         let Diffusion { channels, height, width, .. } = *driver.diffusion;
@@ -147,7 +147,7 @@ impl<'m> Unroller<'m> {
     /// The latents as the network is fed them.
     fn image(&mut self, number: usize) -> Result<ValueId, IrError> {
         let mut image = times(&mut self.copy, self.latents[0], self.driver.plan.steps[number].input_scale)?;
-        if self.sampler.is_guided() {
+        if is_guided(self.driver.guidance) {
             image = self.copy.builder.add(Op::Concat { axis: 0 }, [image.into(), image.into()])?;
         }
         cast(&mut self.copy, image, self.net.graph.value(self.inputs.image).ty.dtype)
@@ -175,7 +175,7 @@ impl<'m> Unroller<'m> {
         let builder = &mut self.copy.builder;
         let output = if out_channels > channels { builder.add(Op::Slice { axis: 1, start: 0, len: channels }, [output.into()])? } else { output };
         let output = cast(&mut self.copy, output, DType::F32)?;
-        if !self.sampler.is_guided() {
+        if !is_guided(self.driver.guidance) {
             return Ok(output);
         }
         let image: [Dim; 4] = [sym(BATCH), channels.into(), height.into(), width.into()];
@@ -189,7 +189,7 @@ impl<'m> Unroller<'m> {
         let (with, without) = (half(0)?, half(1)?);
         let less = builder.add(Op::Scale { factor: -1.0 }, [without.into()])?;
         let difference = builder.add(Op::Add, [with.into(), less.into()])?;
-        let guidance = times(&mut self.copy, difference, self.sampler.guidance)?;
+        let guidance = times(&mut self.copy, difference, self.driver.guidance)?;
         self.copy.builder.add(Op::Add, [without.into(), guidance.into()])
     }
 

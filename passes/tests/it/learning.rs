@@ -8,7 +8,7 @@ use dlc_passes::dip_go::supernet_sample;
 use dlc_passes::{PassError, PassRun, Prompt};
 
 use super::fakes::{Given, Memory, Outside, Watcher, run_with};
-use super::skipping::{Fixed, STEPS, dit, module, plan};
+use super::skipping::{Fixed, STEPS, dit, module, plan, unet};
 
 fn learn(options: &str, module: &mut Module, samplers: &Fixed, progress: &Watcher, cache: Option<&Memory>) -> Result<Vec<PassRun>, PassError> {
     let calibration = Given::new(vec![]);
@@ -72,6 +72,15 @@ fn models_told_a_text_are_learned_on_texts() {
     assert!(error.contains("told encoder_hidden_states") && error.contains("embeddings=FILE"), "{error}");
     let error = learn("embeddings: texts, macs: 0.5", &mut dit(), &texts, &Watcher::default(), None).unwrap_err().to_string();
     assert!(error.contains("told no text"), "{error}");
+}
+
+#[test]
+fn a_model_told_nothing_is_learned_without_guidance() {
+    let mut module = unet();
+    learn("macs: 0.6, rounds: 1, iterations: 1, batch: 1", &mut module, &Fixed::default(), &Watcher::default(), None).unwrap();
+    assert_eq!(module.sampling.unwrap().guidance.to_bits(), f64::to_bits(1.0));
+    let error = learn("macs: 0.6, guidance: 3", &mut unet(), &Fixed::default(), &Watcher::default(), None).unwrap_err().to_string();
+    assert!(error.contains("guidance=3: the model is told neither class nor text"), "{error}");
 }
 
 #[test]

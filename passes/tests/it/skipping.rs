@@ -42,7 +42,8 @@ pub fn dit() -> Module {
     module(include_str!("../graphs/dit.dlc"), Diffusion { channels: 4, height: 8, width: 8, out_channels: 8, classes, text_width: None })
 }
 
-fn unet() -> Module {
+/// A U-Net that is told nothing.
+pub fn unet() -> Module {
     let diffusion = Diffusion { channels: 1, height: 16, width: 16, out_channels: 1, classes: None, text_width: None };
     module(include_str!("../graphs/unet-ddpm.dlc"), diffusion)
 }
@@ -265,6 +266,32 @@ fn what_is_reused_is_a_connection_of_the_unrolled_sampler() {
     assert_eq!((sampling.unrolled.as_deref(), sampling.evaluations.len()), (Some("sampler"), 0));
     assert_eq!(runs[0].report.schedule.as_ref(), Some(&sampling.schedule));
     insta::assert_snapshot!(module.graph("sampler").unwrap().to_text(&module.weights));
+}
+
+#[test]
+fn a_model_told_nothing_is_sampled_without_guidance() {
+    for unroll in [false, true] {
+        let mut module = unet();
+        skip(&format!("interval: 2, steps: 3, unroll: {unroll}"), &mut module, &Fixed::default()).unwrap();
+        assert_eq!(module.sampling.as_ref().unwrap().guidance.to_bits(), f64::to_bits(1.0));
+        // Once for each image: nothing is doubled.
+        let text = module.graphs.iter().map(|graph| graph.to_text(&module.weights)).collect::<String>();
+        assert!(!text.contains("batch+batch"), "{text}");
+        let mut module = dit();
+        skip(&format!("interval: 2, steps: 3, unroll: {unroll}"), &mut module, &Fixed::default()).unwrap();
+        assert_eq!(module.sampling.as_ref().unwrap().guidance.to_bits(), f64::to_bits(1.5));
+    }
+}
+
+#[test]
+fn guidance_is_refused_where_there_is_nothing_to_guide_to() {
+    skip("interval: 2, steps: 3, guidance: 1", &mut unet(), &Fixed::default()).unwrap();
+    let error = skip("interval: 2, steps: 3, guidance: 2", &mut unet(), &Fixed::default()).unwrap_err();
+    assert!(error.to_string().contains("guidance=2: the model is told neither class nor text"), "{error}");
+    let mut classes = dit();
+    classes.model.diffusion.as_mut().unwrap().classes = Some(Classes { count: 10, unconditional: None });
+    let error = skip("interval: 2, steps: 3, guidance: 2", &mut classes, &Fixed::default()).unwrap_err();
+    assert!(error.to_string().contains("guidance=2: the model wasn't trained without a class"), "{error}");
 }
 
 #[test]

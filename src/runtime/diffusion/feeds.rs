@@ -83,8 +83,11 @@ impl Conditions {
             let negative = self.tensors.get(&format!("{NEGATIVE}{name}"));
             // What isn't the text itself is the same for images without one, as diffusers has it.
             let negative = negative.or_else(|| halves.first().filter(|_| name != TEXT)).cloned();
-            let missing =
-                || RuntimeError::Input(format!("guidance needs `{NEGATIVE}{name}` beside `{name}`: add it to the file, or take `--guidance 1`"));
+            let missing = || {
+                RuntimeError::Input(format!(
+                    "guidance needs `{NEGATIVE}{name}` beside `{name}`: add it to the file, or take guidance 1, which is none"
+                ))
+            };
             halves.push(negative.ok_or_else(missing)?);
         }
         let tail = halves[0].shape.get(1..).unwrap_or_default().to_vec();

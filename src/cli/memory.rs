@@ -1,0 +1,43 @@
+//! The most memory that a process held: this one, and one of its own for a part of a benchmark, which other parts leave nothing in.
+
+use std::env;
+use std::fs;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+/// The physical memory that this process held at most, mapped files included, in bytes; none where the system doesn't say so, as only Linux does.
+pub(super) fn peak() -> Option<u64> {
+    peak_in(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn peak_in(status: &str) -> Option<u64> {
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?;
+    kilobytes.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Runs this process's subcommand once more with further `flags`, with which it prints its own [`peak`]; none where the system doesn't say so, or
+/// the run fails.
+pub(super) fn peak_of_rerun(flags: &[&str]) -> Result<Option<u64>> {
+    if peak().is_none() {
+        return Ok(None);
+    }
+    let mut own = env::args_os().skip(1);
+    let mut command = Command::new(env::current_exe().context("can't find this program to run it again")?);
+    command.args(own.next()).args(flags).args(own).stdin(Stdio::null()).stderr(Stdio::null());
+    let output = command.output().context("can't run this program again")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().parse().ok().filter(|_| output.status.success()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_read_in_bytes_or_not_at_all() {
+        assert_eq!(peak_in("VmPeak:\t  9 kB\nVmHWM:\t   1532 kB\nVmRSS:\t 3 kB\n"), Some(1532 * 1024));
+        for status in ["", "VmRSS:\t 3 kB\n", "VmHWM:\t 3 MB\n", "VmHWM:\t -3 kB\n", "VmHWM:\t 18446744073709551615 kB\n"] {
+            assert_eq!(peak_in(status), None, "{status}");
+        }
+    }
+}
