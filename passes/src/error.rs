@@ -121,9 +121,10 @@ impl PassError {
             | Self::Calibration { .. }
             | Self::Costs { .. }
             | Self::NotFinite { .. }
-            | Self::Interrupted => Fault::BadInput,
+            | Self::Interrupted
+            | Self::Adapter { unsupported: false, .. }
+            | Self::Sampler { unsupported: false, .. } => Fault::BadInput,
             Self::Unsupported { .. } | Self::Adapter { unsupported: true, .. } | Self::Sampler { unsupported: true, .. } => Fault::Unsupported,
-            Self::Adapter { unsupported: false, .. } | Self::Sampler { unsupported: false, .. } => Fault::BadInput,
             Self::Broken { .. } => Fault::Bug,
             Self::Eval(error) => error.fault(),
             Self::Ir(error) => error.fault(),

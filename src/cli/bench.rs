@@ -13,7 +13,7 @@ use super::drafting::DraftingArgs;
 use super::{bench_decoder, bench_diffusion, bench_encoder, open, prompts};
 
 /// Measure plain against speculative decoding, in alternation in one run, with acceptance and equality of the output; of an encoder the
-/// latency, and the pruned one beside the whole; of a diffusion model, time and quality of the images, likewise
+/// latency, and the pruned one beside the whole; of a diffusion model, time, memory and quality of the images, likewise
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The bundle

@@ -99,7 +99,7 @@ struct Probes {
 }
 
 struct Kind {
-    kind: BlockKind,
+    of: BlockKind,
     all: usize,
     dropped: BTreeSet<usize>,
 }
@@ -110,7 +110,8 @@ impl Probes {
         for (at, (_, block)) in target.blocks().enumerate() {
             kinds.entry(block.kind).or_default().push(at);
         }
-        let kind = |(kind, all): (BlockKind, Vec<usize>)| Kind { kind, all: all.len(), dropped: all.iter().skip(1).step_by(2).copied().collect() };
+        let kind =
+            |(kind, all): (BlockKind, Vec<usize>)| Kind { of: kind, all: all.len(), dropped: all.iter().skip(1).step_by(2).copied().collect() };
         let kinds: Vec<Kind> = kinds.into_iter().map(kind).collect();
         if kinds.is_empty() || kinds.iter().any(|kind| kind.dropped.is_empty()) {
             return Err(unsupported("the target has fewer than two layers: there is nothing to make cheaper"));
@@ -165,7 +166,7 @@ impl Probes {
         let head = ((whole.int8 - next()) / (1.0 - TRIMMED)).clamp(0.0, rest.int8);
         let fixed = (rest.int8 - head).min(rest.f32).min(rest.int4);
         let head = ByFormat { f32: rest.f32 - fixed, int8: rest.int8 - fixed, int4: rest.int4 - fixed };
-        let name = |kind: &Kind| kind.kind.name().to_owned();
+        let name = |kind: &Kind| kind.of.name().to_owned();
         DraftCosts { blocks: self.kinds.iter().map(name).zip(blocks).collect(), head, fixed, verify }
     }
 }

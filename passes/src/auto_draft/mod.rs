@@ -120,20 +120,20 @@ impl AutoDraft {
         let whole = |table: &Sensitivity| table.len() == target.blocks().count() + 1 && table.iter().flatten().all(|fit| fit.is_finite());
         kept(cx, &key, whole, || cx.pool.install(|| sensitivity(module, target, format, &texts.scored, progress)))
     }
+}
 
-    /// The tokens that each head keeps: all of them, then fewer and fewer.
-    fn heads(&self, module: &Module, target: &Graph, texts: &Texts, cx: &PassContext<'_>) -> Result<Vec<Option<Vec<u32>>>, PassError> {
-        let vocabulary = vocabulary(target)?;
-        let basic: BTreeSet<u32> = basic_tokens(module, vocabulary, cx)?;
-        let mut counts = vec![0u64; vocabulary];
-        for id in texts.scored.iter().flatten() {
-            if let Some(n) = counts.get_mut(*id as usize) {
-                *n += 1;
-            }
+/// The tokens that each head keeps: all of them, then fewer and fewer.
+fn heads(module: &Module, target: &Graph, texts: &Texts, cx: &PassContext<'_>) -> Result<Vec<Option<Vec<u32>>>, PassError> {
+    let vocabulary = vocabulary(target)?;
+    let basic: BTreeSet<u32> = basic_tokens(module, vocabulary, cx)?;
+    let mut counts = vec![0u64; vocabulary];
+    for id in texts.scored.iter().flatten() {
+        if let Some(n) = counts.get_mut(*id as usize) {
+            *n += 1;
         }
-        let sizes = HEAD_PARTS.iter().map(|part| vocabulary / part).filter(|size| *size > basic.len() && *size < vocabulary);
-        Ok([None].into_iter().chain(sizes.map(|size| Some(most_frequent(&basic, &counts, size)))).collect())
     }
+    let sizes = HEAD_PARTS.iter().map(|part| vocabulary / part).filter(|size| *size > basic.len() && *size < vocabulary);
+    Ok([None].into_iter().chain(sizes.map(|size| Some(most_frequent(&basic, &counts, size)))).collect())
 }
 
 /// The name under which the costs of a model's drafts are kept: they go by its shapes, not by its weights.
@@ -193,7 +193,7 @@ impl AutoDraft {
         let (costs, origin) = self.costs(module, &target, machine, cx)?;
         let texts = self.texts(module, &target, cx)?;
         let sensitivity = self.sensitivity(module, &target, &format, &texts, cx)?;
-        let heads = self.heads(module, &target, &texts, cx)?;
+        let heads = heads(module, &target, &texts, cx)?;
         let key = format!("{NAME} trial 1 {} {} {} {:?} {heads:?}", cx.module_key, self.options.block, texts.prompt, texts.held_back);
         let trial = Trial { module, target: &target, format, texts: &texts.held_back, prompt: texts.prompt, heads: &heads, key };
         let planner = Planner::new(&target, &module.weights, &sensitivity, &costs, self.options.block);

@@ -1,6 +1,6 @@
 //! Which drafts are worth measuring: those on the frontier of sensitivity and cost, by predicted speedup.
 //!
-//! FIT bounds the divergence that an action causes, so that acceptance falls as `exp(-sqrt(sum of s_a^2 FIT))` where s_a gauges action a: bits and
+//! FIT bounds the divergence that an action causes, so that acceptance falls as `exp(-sqrt(sum of s^2 FIT))` where s gauges an action: bits and
 //! removal lie differently far from the small perturbations that FIT is exact for, and the gauges are measured.
 
 use dlc_ir::speculation::{CostTable, best_gamma};
