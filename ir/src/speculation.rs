@@ -42,6 +42,23 @@ impl CostTable {
     }
 }
 
+/// What passes cost, in target passes over one token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepCosts {
+    /// A pass of each graph behind the target over one token.
+    pub steps: Vec<f64>,
+    /// v(k): a target pass over k tokens, as (k, v(k)) by ascending k, the first being (1, 1).
+    pub verify: Vec<(usize, f64)>,
+}
+
+impl StepCosts {
+    /// Whether the numbers can be costs at all.
+    pub fn is_sound(&self) -> bool {
+        let table = |draft: &f64| CostTable { draft: *draft, verify: self.verify.clone() };
+        self.steps.iter().all(|step| table(step).is_sound())
+    }
+}
+
 /// Expected tokens of one round that drafts `gamma` tokens: `(1 - a^(gamma+1)) / (1 - a)` (Leviathan et al., equation 1).
 ///
 /// `acceptance` is the chance that one drafted token is accepted; values outside `0..=1` are clamped.

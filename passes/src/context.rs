@@ -5,9 +5,8 @@ use std::fmt;
 use std::path::Path;
 
 use dlc_eval::Array;
-use dlc_ir::speculation::CostTable;
+use dlc_ir::speculation::StepCosts;
 use dlc_ir::{DType, Module, SamplingPlan, SkipSchedule};
-use serde::{Deserialize, Serialize};
 
 use crate::auto_draft::DraftCosts;
 use crate::error::PassError;
@@ -119,23 +118,6 @@ pub trait Machine {
     /// # Errors
     /// [`PassError::Costs`] for a file that can't be read or holds none.
     fn read_costs(&self, file: &Path) -> Result<DraftCosts, PassError>;
-}
-
-/// What passes cost, in target passes over one token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StepCosts {
-    /// A pass of each graph behind the target over one token.
-    pub steps: Vec<f64>,
-    /// v(k): a target pass over k tokens, as (k, v(k)) by ascending k, the first being (1, 1).
-    pub verify: Vec<(usize, f64)>,
-}
-
-impl StepCosts {
-    /// Whether the numbers can be costs at all.
-    pub(crate) fn is_sound(&self) -> bool {
-        let table = |draft: &f64| CostTable { draft: *draft, verify: self.verify.clone() };
-        self.steps.iter().all(|step| table(step).is_sound())
-    }
 }
 
 /// Knows how a diffusion model is sampled.

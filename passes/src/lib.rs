@@ -22,7 +22,7 @@ pub mod skip;
 pub mod trim_head;
 
 pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
-pub use context::{Calibration, Machine, Pass, PassContext, Progress, Prompt, Samplers, ScoreCache, Silent, StepCosts};
+pub use context::{Calibration, Machine, Pass, PassContext, Progress, Prompt, Samplers, ScoreCache, Silent};
 pub use error::PassError;
 pub use manager::{PassRun, run_passes};
 pub use options::{hint, parse_options};

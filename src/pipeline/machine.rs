@@ -7,8 +7,9 @@ use std::time::Duration;
 use dlc_exporters::manifest::{Profile, Source};
 use dlc_exporters::{BundleRequest, write_bundle};
 use dlc_ir::Module;
+use dlc_ir::speculation::StepCosts;
 use dlc_passes::auto_draft::DraftCosts;
-use dlc_passes::{Machine, PassError, StepCosts};
+use dlc_passes::{Machine, PassError};
 
 use super::compile::Monitor;
 use super::error::PipelineError;
@@ -70,8 +71,7 @@ impl BundleMachine<'_> {
         let mut drafts = probes.graphs.iter().skip(1).map(|graph| open(&graph.name)).collect::<Result<Vec<_>, _>>()?;
         let mut drafts: Vec<&mut dyn TokenModel> = drafts.iter_mut().map(|draft| draft as &mut dyn TokenModel).collect();
         let prompt = calibration_prompt(&bundle.manifest().model);
-        let (steps, verify) = time_passes(&mut target, &mut drafts, &prompt, REPEATS, LEAST)?;
-        Ok(StepCosts { steps, verify })
+        Ok(time_passes(&mut target, &mut drafts, &prompt, REPEATS, LEAST)?)
     }
 }
 

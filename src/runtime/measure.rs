@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use dlc_exporters::manifest::ModelRecord;
-use dlc_ir::speculation::CostTable;
+use dlc_ir::speculation::{CostTable, StepCosts};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -119,7 +119,7 @@ const PASSES: [usize; 7] = [1, 2, 4, 6, 8, 12, 16];
 /// What passes cost behind `prompt`, see [`time_passes`]. Without a draft its cost is 1.
 pub fn calibrate(target: &mut dyn TokenModel, draft: Option<&mut dyn TokenModel>, prompt: &[u32], repeats: usize) -> Result<CostTable> {
     let mut drafts: Vec<&mut dyn TokenModel> = draft.into_iter().collect();
-    let (steps, verify) = time_passes(target, &mut drafts, prompt, repeats, Duration::ZERO)?;
+    let StepCosts { steps, verify } = time_passes(target, &mut drafts, prompt, repeats, Duration::ZERO)?;
     Ok(CostTable { draft: steps.first().copied().unwrap_or(1.0), verify })
 }
 
@@ -138,7 +138,7 @@ pub fn time_passes(
     prompt: &[u32],
     repeats: usize,
     least: Duration,
-) -> Result<(Vec<f64>, Vec<(usize, f64)>)> {
+) -> Result<StepCosts> {
     let room = target.context_length().saturating_sub(prompt.len());
     let sizes: Vec<usize> = PASSES.into_iter().filter(|&k| k <= room.max(1)).collect();
     let (mut passes, mut steps) = (vec![Duration::MAX; sizes.len()], vec![Duration::MAX; drafts.len()]);
@@ -163,7 +163,7 @@ pub fn time_passes(
     }
     let unit = passes[0].as_secs_f64().max(f64::MIN_POSITIVE);
     let share = |time: &Duration| (time.as_secs_f64() / unit).max(f64::MIN_POSITIVE);
-    Ok((steps.iter().map(share).collect(), sizes.into_iter().zip(passes.iter().map(share)).collect()))
+    Ok(StepCosts { steps: steps.iter().map(share).collect(), verify: sizes.into_iter().zip(passes.iter().map(share)).collect() })
 }
 
 fn read(model: &mut dyn TokenModel, prompt: &[u32]) -> Result<Logits> {

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use dlc_ir::Module;
+use dlc_ir::speculation::StepCosts;
 
 use super::plan::{Outlook, Planner};
 use super::recipe::{Action, Format, Recipe, trimmed};
 use super::trial::{Agreement, Trial};
 use super::{AutoDraftOptions, kept, unsupported};
-use crate::context::{Machine, PassContext, StepCosts};
+use crate::context::{Machine, PassContext};
 use crate::error::PassError;
 use crate::report::DraftCandidate;
 

@@ -4,9 +4,10 @@ use std::cell::Cell;
 use std::path::Path;
 
 use dlc_ir::cost::cost;
+use dlc_ir::speculation::StepCosts;
 use dlc_ir::{Module, Task};
 use dlc_passes::auto_draft::DraftCosts;
-use dlc_passes::{Machine, PassError, PassRun, Silent, StepCosts};
+use dlc_passes::{Machine, PassError, PassRun, Silent};
 
 use super::fakes::{Given, Memory, Outside, Watcher, fact, run_with};
 use super::model::{Model, log_probabilities, samples};
