@@ -123,6 +123,9 @@ impl Probes {
     fn module(&self, module: &Module, target: &Graph) -> Result<Module, PassError> {
         let format = Format { block: 32, refined: false };
         let mut probes = Module { graphs: vec![target.clone()], ..module.clone() };
+        // A draft that the module has may be quantised under the same names.
+        probes.remove_unused_weights();
+        let target = &probes.graphs[0].clone();
         let mut add = |recipe: &Recipe, kept: Option<&[u32]>| -> Result<(), PassError> {
             let mut graph = recipe.draft(&format!("probe.{}", probes.graphs.len()), target, &mut probes.weights, &format)?;
             if let Some(kept) = kept {

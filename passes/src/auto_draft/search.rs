@@ -146,9 +146,9 @@ pub(super) fn time(mut drafts: Module, machine: &dyn Machine) -> Result<StepCost
     }
 }
 
-/// The fastest first, of equal ones the cheapest.
+/// The fastest first, of equal ones the one that is right most often.
 fn sort(judged: &mut [Judged]) {
-    judged.sort_by(|a, b| b.outlook.speedup.total_cmp(&a.outlook.speedup).then(a.outlook.cost.total_cmp(&b.outlook.cost)));
+    judged.sort_by(|a, b| b.outlook.speedup.total_cmp(&a.outlook.speedup).then(b.acceptance.total_cmp(&a.acceptance)));
 }
 
 /// The most promising drafts, one of each kind.
