@@ -26,9 +26,7 @@ impl Default for CostTable {
 impl CostTable {
     /// Whether the numbers can be costs at all: a file may hold anything.
     pub fn is_sound(&self) -> bool {
-        let positive = |x: f64| x.is_finite() && x > 0.0;
-        let ascending = self.verify.windows(2).all(|pair| pair[0].0 < pair[1].0);
-        positive(self.draft) && ascending && self.verify.first().is_some_and(|first| first.0 == 1) && self.verify.iter().all(|&(_, v)| positive(v))
+        is_cost(self.draft) && are_pass_costs(&self.verify)
     }
 
     /// v(k), on straight lines through the table, the last one going on; never less than v of fewer tokens.
@@ -40,6 +38,16 @@ impl CostTable {
             _ => 1.0,
         }
     }
+}
+
+fn is_cost(x: f64) -> bool {
+    x.is_finite() && x > 0.0
+}
+
+/// Whether `verify`, as in [`CostTable::verify`], can be costs of passes at all.
+pub fn are_pass_costs(verify: &[(usize, f64)]) -> bool {
+    let ascending = verify.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    ascending && verify.first().is_some_and(|first| first.0 == 1) && verify.iter().all(|&(_, v)| is_cost(v))
 }
 
 /// What passes cost, in target passes over one token.
@@ -54,8 +62,7 @@ pub struct StepCosts {
 impl StepCosts {
     /// Whether the numbers can be costs at all.
     pub fn is_sound(&self) -> bool {
-        let table = |draft: &f64| CostTable { draft: *draft, verify: self.verify.clone() };
-        self.steps.iter().all(|step| table(step).is_sound())
+        self.steps.iter().all(|step| is_cost(*step)) && are_pass_costs(&self.verify)
     }
 }
 

@@ -92,6 +92,13 @@ pub(crate) fn most_frequent(basic: &BTreeSet<u32>, counts: &[u64], tokens: usize
     order
 }
 
+/// How often each token of a vocabulary stands in the samples.
+pub(crate) fn frequencies(samples: &[Vec<u32>], vocab: usize) -> Vec<u64> {
+    let mut counts = vec![0; vocab];
+    samples.iter().flatten().filter_map(|id| counts.get_mut(*id as usize).map(|n| *n += 1)).for_each(drop);
+    counts
+}
+
 /// The tokens that are kept whatever their count: special ones and single bytes.
 pub(crate) fn basic_tokens(module: &Module, vocab: usize, cx: &PassContext<'_>) -> Result<BTreeSet<u32>, PassError> {
     let model = &module.model;
@@ -144,11 +151,8 @@ impl TrimHead {
     /// The tokens that are kept whatever their count, and how often each token stands in the calibration text.
     fn count(&self, module: &Module, vocab: usize, cx: &PassContext<'_>) -> Result<(BTreeSet<u32>, Vec<u64>), PassError> {
         let basic = basic_tokens(module, vocab, cx)?;
-        let mut counts = vec![0u64; vocab];
-        for sample in cx.calibration.samples(self.options.calibration.as_deref(), SAMPLES, LENGTH)? {
-            sample.iter().filter_map(|id| counts.get_mut(*id as usize).map(|n| *n += 1)).for_each(drop);
-        }
-        Ok((basic, counts))
+        let samples = cx.calibration.samples(self.options.calibration.as_deref(), SAMPLES, LENGTH)?;
+        Ok((basic, frequencies(&samples, vocab)))
     }
 }
 

@@ -15,7 +15,7 @@ use super::compile::Monitor;
 use super::error::PipelineError;
 use super::text_file::read_text;
 use crate::runtime::{
-    Backend, BackendSearch, Bundle, DecoderOptions, DecoderSession, SessionOptions, SharedWeights, TokenModel, calibration_prompt, start, time_passes,
+    BackendSearch, Bundle, DecoderOptions, DecoderSession, SessionOptions, SharedWeights, TokenModel, calibration_prompt, start, time_passes,
 };
 
 /// Largest file with costs.
@@ -45,10 +45,6 @@ impl std::fmt::Debug for BundleMachine<'_> {
 }
 
 impl BundleMachine<'_> {
-    fn backend(&self) -> Result<Backend, PassError> {
-        start(self.backend).map_err(|e| no_costs("timing steps", &e))
-    }
-
     fn time(&self, probes: &Module) -> Result<StepCosts, PipelineError> {
         let backend = start(self.backend)?;
         let folder = tempfile::Builder::new().prefix(".dlc-probes").tempdir_in(&self.scratch);
@@ -77,14 +73,14 @@ impl BundleMachine<'_> {
 
 impl Machine for BundleMachine<'_> {
     fn name(&self) -> Result<String, PassError> {
-        let backend = self.backend()?;
+        let backend = start(self.backend).map_err(|e| no_costs(&e))?;
         Ok(format!("{} {}, profile {}, {} threads", backend.kind().name(), backend.version(), self.profile.name(), self.threads))
     }
 
     fn step_costs(&self, probes: &Module) -> Result<StepCosts, PassError> {
         self.time(probes).map_err(|e| match e {
             _ if self.monitor.interrupted() => PassError::Interrupted,
-            e => no_costs("timing steps", &e),
+            e => no_costs(&e),
         })
     }
 
@@ -103,6 +99,9 @@ fn costs_error(place: &str, problem: String) -> PassError {
     PassError::Costs { place: place.to_owned(), problem }
 }
 
-fn no_costs(place: &str, problem: &dyn std::fmt::Display) -> PassError {
-    costs_error(place, format!("{problem}; if another machine is to decode, give its costs with costs=FILE.yaml, from `dlc bench --calibrate` there"))
+fn no_costs(problem: &dyn std::fmt::Display) -> PassError {
+    costs_error(
+        "timing steps",
+        format!("{problem}; if another machine is to decode, give its costs with costs=FILE.yaml, from `dlc bench --calibrate` there"),
+    )
 }

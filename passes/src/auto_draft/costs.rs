@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dlc_ir::speculation::CostTable;
+use dlc_ir::speculation::are_pass_costs;
 use dlc_ir::{BlockKind, Graph, Module};
 use serde::{Deserialize, Serialize};
 
-use super::recipe::{Action, Format, Recipe, trimmed, vocabulary};
+use super::recipe::{Action, Format, Recipe, vocabulary};
 use super::search::time;
 use super::unsupported;
 use crate::context::Machine;
@@ -66,9 +66,7 @@ impl DraftCosts {
     /// Whether the numbers can be costs at all: a file may hold anything.
     pub fn is_sound(&self) -> bool {
         let parts = self.blocks.values().chain([&self.head]).flat_map(ByFormat::all).chain([self.fixed]);
-        parts.clone().all(|x| x.is_finite() && x >= 0.0)
-            && parts.sum::<f64>() > 0.0
-            && CostTable { draft: 1.0, verify: self.verify.clone() }.is_sound()
+        parts.clone().all(|x| x.is_finite() && x >= 0.0) && parts.sum::<f64>() > 0.0 && are_pass_costs(&self.verify)
     }
 
     /// What an action leaves of a block's cost.
@@ -79,7 +77,6 @@ impl DraftCosts {
 
 /// Share of the vocabulary that the probe with a trimmed head keeps.
 const TRIMMED: f64 = 0.125;
-const FORMATS: [Action; 3] = [Action::Keep, Action::Int8, Action::Int4];
 
 /// Measures the costs of the drafts of `module` on `machine`: in each format all of it, and all but every second block of a kind; and a smaller head.
 ///
@@ -127,14 +124,11 @@ impl Probes {
         probes.remove_unused_weights();
         let target = &probes.graphs[0].clone();
         let mut add = |recipe: &Recipe, kept: Option<&[u32]>| -> Result<(), PassError> {
-            let mut graph = recipe.draft(&format!("probe.{}", probes.graphs.len()), target, &mut probes.weights, &format)?;
-            if let Some(kept) = kept {
-                graph = trimmed(graph, &mut probes.weights, kept)?;
-            }
+            let graph = recipe.draft(&format!("probe.{}", probes.graphs.len()), target, &mut probes.weights, &format, kept)?;
             probes.graphs.push(graph);
             Ok(())
         };
-        for action in FORMATS {
+        for action in Action::FORMATS {
             if action != Action::Keep {
                 add(&Recipe::all(self.blocks, action), None)?;
             }
@@ -154,7 +148,7 @@ impl Probes {
         let mut next = || steps.next().unwrap_or_default();
         let mut blocks = vec![ByFormat::default(); self.kinds.len()];
         let (mut whole, mut rest) = (ByFormat::default(), ByFormat::default());
-        for action in FORMATS {
+        for action in Action::FORMATS {
             let all = if action == Action::Keep { 1.0 } else { next() };
             let parts: Vec<f64> = self.kinds.iter().map(|kind| ((all - next()) / kind.dropped.len() as f64).max(0.0)).collect();
             let sum: f64 = self.kinds.iter().zip(&parts).map(|(kind, part)| kind.all as f64 * part).sum();

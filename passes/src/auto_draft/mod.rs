@@ -24,9 +24,9 @@ use serde::de::DeserializeOwned;
 use crate::context::{Machine, Pass, PassContext};
 use crate::error::PassError;
 use crate::report::PassReport;
-use crate::trim_head::{basic_tokens, most_frequent};
+use crate::trim_head::{basic_tokens, frequencies, most_frequent};
 use plan::Planner;
-use recipe::{Format, trimmed, vocabulary};
+use recipe::{Format, vocabulary};
 use search::{Judged, Search};
 use sensitivity::{Sensitivity, sensitivity};
 use text::{Pen, write};
@@ -126,12 +126,7 @@ impl AutoDraft {
 fn heads(module: &Module, target: &Graph, texts: &Texts, cx: &PassContext<'_>) -> Result<Vec<Option<Vec<u32>>>, PassError> {
     let vocabulary = vocabulary(target)?;
     let basic: BTreeSet<u32> = basic_tokens(module, vocabulary, cx)?;
-    let mut counts = vec![0u64; vocabulary];
-    for id in texts.scored.iter().flatten() {
-        if let Some(n) = counts.get_mut(*id as usize) {
-            *n += 1;
-        }
-    }
+    let counts = frequencies(&texts.scored, vocabulary);
     let sizes = HEAD_PARTS.iter().map(|part| vocabulary / part).filter(|size| *size > basic.len() && *size < vocabulary);
     Ok([None].into_iter().chain(sizes.map(|size| Some(most_frequent(&basic, &counts, size)))).collect())
 }
@@ -229,17 +224,13 @@ impl AutoDraft {
             report.fact("draft", "none: no draft beats plain decoding; a step of each costs too much for how often its guesses are right");
             return Ok(());
         }
-        let mut draft = best.recipe.draft("draft", target, &mut module.weights, format)?;
-        if let Some(tokens) = &heads[best.head] {
-            draft = trimmed(draft, &mut module.weights, tokens)?;
-        }
+        let mut draft = best.recipe.draft("draft", target, &mut module.weights, format, heads[best.head].as_deref())?;
+        draft.remove_dead();
+        draft.remove_unused_inputs();
         report.fact("draft", best.recipe.describe());
         report
             .fact("predicted speedup", format!("{:.2}x without prompt lookup, {} tokens at a time", best.outlook.speedup, best.outlook.draft_tokens));
-        let mut small = draft.clone();
-        small.remove_dead();
-        small.remove_unused_inputs();
-        report.diff = Some(diff((target, &module.weights), (&small, &module.weights)));
+        report.diff = Some(diff((target, &module.weights), (&draft, &module.weights)));
         module.graphs.push(draft);
         Ok(())
     }

@@ -29,6 +29,9 @@ impl Action {
     /// Every action, the gentlest first.
     pub const ALL: [Self; 4] = [Self::Keep, Self::Int8, Self::Int4, Self::Drop];
 
+    /// The actions that leave something, each in a format of its own.
+    pub const FORMATS: [Self; 3] = [Self::Keep, Self::Int8, Self::Int4];
+
     /// Bits of the codes that matrices get.
     pub fn bits(self) -> Option<usize> {
         match self {
@@ -61,8 +64,8 @@ impl Recipe {
         format!("blocks {}; head {head}", parts.collect::<Vec<_>>().join(", "))
     }
 
-    /// The draft, its unused parts still in it.
-    pub fn draft(&self, name: &str, target: &Graph, weights: &mut WeightTable, format: &Format) -> Result<Graph, PassError> {
+    /// The draft, its unused parts still in it; its head scores the tokens `kept`, or all.
+    pub fn draft(&self, name: &str, target: &Graph, weights: &mut WeightTable, format: &Format, kept: Option<&[u32]>) -> Result<Graph, PassError> {
         let mut draft = target.clone();
         name.clone_into(&mut draft.name);
         let actions: Vec<_> = target.blocks().map(|(id, _)| id).zip(&self.blocks).collect();
@@ -76,6 +79,10 @@ impl Recipe {
             if let (Some(quantizer), false) = (format.quantizer(action), nodes.is_empty()) {
                 quantize_nodes(&mut draft, weights, &nodes, &quantizer)?;
             }
+        }
+        if let Some(kept) = kept {
+            let (node, _) = head(&draft).ok_or_else(|| unsupported("the target's logits don't come from a product with a matrix"))?;
+            trim(&mut draft, weights, node, kept, vocabulary(target)?)?;
         }
         Ok(draft)
     }
@@ -95,14 +102,6 @@ impl Format {
         let refinement = if self.refined && action == Action::Int4 { Refinement::Hqq } else { Refinement::None };
         action.bits().map(|bits| Quantizer { format: BlockFormat { bits, block: self.block }, symmetric: true, refinement })
     }
-}
-
-/// The draft with a head over the tokens `kept` alone.
-pub(super) fn trimmed(mut draft: Graph, weights: &mut WeightTable, kept: &[u32]) -> Result<Graph, PassError> {
-    let (node, _) = head(&draft).ok_or_else(|| unsupported("the target's logits don't come from a product with a matrix"))?;
-    let vocabulary = vocabulary(&draft)?;
-    trim(&mut draft, weights, node, kept, vocabulary)?;
-    Ok(draft)
 }
 
 /// How many tokens a graph scores.

@@ -6,7 +6,7 @@ use dlc_ir::Module;
 use dlc_ir::speculation::StepCosts;
 
 use super::plan::{Outlook, Planner};
-use super::recipe::{Action, Format, Recipe, trimmed};
+use super::recipe::{Action, Format, Recipe};
 use super::trial::{Agreement, Trial};
 use super::{AutoDraftOptions, kept, unsupported};
 use crate::context::{Machine, PassContext};
@@ -106,10 +106,7 @@ impl Search<'_> {
         let format = Format { block: self.options.block, refined: false };
         let mut drafts = Module { graphs: vec![(*target).clone()], ..(*module).clone() };
         for (number, Judged { recipe, head, .. }) in judged.iter().enumerate() {
-            let mut draft = recipe.draft(&format!("candidate.{number}"), target, &mut drafts.weights, &format)?;
-            if let Some(tokens) = &heads[*head] {
-                draft = trimmed(draft, &mut drafts.weights, tokens)?;
-            }
+            let draft = recipe.draft(&format!("candidate.{number}"), target, &mut drafts.weights, &format, heads[*head].as_deref())?;
             drafts.graphs.push(draft);
         }
         Ok(drafts)

@@ -12,7 +12,7 @@ use super::recipe::{Action, Format};
 use crate::context::Progress;
 use crate::error::PassError;
 use crate::fit_prune::steps::Steps;
-use crate::fit_prune::{FisherScores, Objective, fisher_scores};
+use crate::fit_prune::{FisherScores, Objective, fisher_scores_with_head};
 use crate::quantize_draft::{Matrix, matrices, perturbation};
 
 /// FIT of each action, in the order of [`Action::ALL`], on each block and, last, on the head, which can't be dropped.
@@ -25,7 +25,7 @@ pub(super) fn sensitivity(
     texts: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<Sensitivity, PassError> {
-    let fisher = fisher_scores(target, &module.weights, Objective::NextToken, texts, progress)?;
+    let fisher = fisher_scores_with_head(target, &module.weights, Objective::NextToken, texts, progress)?;
     let traces: BTreeMap<WeightId, f64> = fisher.blocks.values().flatten().map(|t| (t.weight, t.trace)).collect();
     let matrices = matrices(target, &module.weights);
     let mut steps = Steps::start(progress, "weighing fewer bits", matrices.len())?;

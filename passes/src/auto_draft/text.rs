@@ -4,15 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use dlc_eval::{Array, Segment, Values};
-use dlc_ir::{CacheRole, Dim, Graph, Module, NodeId, ValueId};
+use dlc_eval::{Array, Segment};
+use dlc_ir::{CacheRole, Graph, Module, NodeId, ValueId};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::unsupported;
 use crate::context::Progress;
 use crate::error::PassError;
-use crate::fit_prune::chain::NO_HEAD;
+use crate::fit_prune::chain::{NO_HEAD, feeds};
 use crate::fit_prune::objective::largest;
 use crate::fit_prune::steps::Steps;
 
@@ -39,7 +39,7 @@ pub(super) fn write(module: &Module, target: &Graph, prompts: &[Vec<u32>], pen: 
     let (mut past, mut held) = (0, BTreeMap::new());
     for _ in written..pen.length {
         let unread: Vec<&[u32]> = texts.iter().map(|text| &text[past..]).collect();
-        let mut made = segment.forward(&feeds(target, &unread, past, &held)?, &wanted)?;
+        let mut made = segment.forward(&feeds(target, &unread, past, held)?, &wanted)?;
         past = texts.first().map_or(0, Vec::len);
         held = caches.iter().filter_map(|(role, value)| Some((*role, made.remove(value)?))).collect();
         let scores = made.remove(&logits).and_then(Array::into_f32).unwrap_or_default();
@@ -52,32 +52,6 @@ pub(super) fn write(module: &Module, target: &Graph, prompts: &[Vec<u32>], pen: 
         steps.step()?;
     }
     Ok(texts)
-}
-
-/// What is fed behind `past` tokens of which the caches hold keys and values.
-fn feeds(graph: &Graph, unread: &[&[u32]], past: usize, held: &BTreeMap<CacheRole, Array>) -> Result<Values, PassError> {
-    let (batch, n) = (unread.len(), unread.first().map_or(0, |text| text.len()));
-    let mut feeds = Values::new();
-    for input in graph.inputs() {
-        let ty = &graph.value(input.value).ty;
-        let array = match (input.name.as_str(), input.cache) {
-            ("input_ids", _) => Array::i64([batch, n], unread.concat().into_iter().map(i64::from).collect())?,
-            ("attention_mask", _) => Array::i64([batch, past + n], vec![1; batch * (past + n)])?,
-            ("position_ids", _) => Array::i64([batch, n], (0..batch).flat_map(|_| past as i64..(past + n) as i64).collect())?,
-            (_, Some(role)) => match held.get(&role) {
-                Some(array) => array.clone(),
-                None => empty_cache(&ty.shape.0, batch)?,
-            },
-            (name, None) => return Err(unsupported(format!("it doesn't know how to feed input {name} of type {ty}; give calibration=FILE"))),
-        };
-        feeds.insert(input.value, array);
-    }
-    Ok(feeds)
-}
-
-fn empty_cache(shape: &[Dim], batch: usize) -> Result<Array, PassError> {
-    let sizes = shape.iter().zip([Some(batch), None, Some(0), None]).map(|(dim, fixed)| fixed.or(dim.known()).unwrap_or(0));
-    Ok(Array::f32(sizes.collect::<Vec<_>>(), vec![])?)
 }
 
 /// A token drawn from the scores at this temperature; the likeliest at 0.

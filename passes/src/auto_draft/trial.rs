@@ -8,6 +8,7 @@ use super::recipe::{Action, Format, Recipe};
 use crate::context::{PassContext, Progress};
 use crate::error::PassError;
 use crate::fit_prune::chain::{Chain, Link};
+use crate::fit_prune::objective::row_slices;
 use crate::fit_prune::steps::Steps;
 
 /// Texts, and what is counted on them.
@@ -80,8 +81,8 @@ impl Trial<'_> {
         let blocks = self.target.blocks().count();
         let mut weights = self.module.weights.clone();
         let mut graphs = Vec::new();
-        for action in [Action::Keep, Action::Int8, Action::Int4] {
-            graphs.push(Recipe::all(blocks, action).draft("draft", self.target, &mut weights, &self.format)?);
+        for action in Action::FORMATS {
+            graphs.push(Recipe::all(blocks, action).draft("draft", self.target, &mut weights, &self.format, None)?);
         }
         let chains = graphs.iter().map(|graph| Chain::new(graph, &weights)).collect::<Result<Vec<_>, _>>()?;
         let feeds = chains.iter().map(|chain| chain.feeds(self.texts)).collect::<Result<Vec<_>, _>>()?;
@@ -92,7 +93,7 @@ impl Trial<'_> {
             |runner: &Runner| chains[0].links.iter().enumerate().filter(|(at, link)| runner.action(link, *at, links) != Action::Drop).count();
         let mut steps = Steps::start(progress, "measuring drafts", runners.iter().map(passes).sum())?;
         for at in 0..links {
-            for (chain, (feeds, action)) in chains.iter().zip(feeds.iter().zip(Action::ALL)) {
+            for (chain, (feeds, action)) in chains.iter().zip(feeds.iter().zip(Action::FORMATS)) {
                 let link = &chain.links[at];
                 let members = runners.iter_mut().filter(|runner| runner.action(link, at, links) == action);
                 forward(chain, link, feeds, members, &mut steps)?;
@@ -117,8 +118,7 @@ impl Trial<'_> {
 
     /// The scores at the positions behind which the target chose.
     fn rows<'l>(&self, logits: Option<&'l Array>) -> impl Iterator<Item = &'l [f32]> + use<'l> {
-        let width = logits.and_then(|l| l.shape().last().copied()).unwrap_or(1).max(1);
-        logits.and_then(Array::as_f32).unwrap_or_default().chunks(width).skip(self.prompt.saturating_sub(1))
+        logits.into_iter().flat_map(row_slices).skip(self.prompt.saturating_sub(1))
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use dlc_eval::{Array, Segment, Values};
-use dlc_ir::{BlockId, Def, Dim, Graph, NodeId, Op, Operand, ValueId, WeightTable};
+use dlc_ir::{BlockId, CacheRole, Def, Dim, Graph, NodeId, Op, Operand, ValueId, WeightTable};
 
 use super::NAME;
 use crate::error::PassError;
@@ -87,7 +87,7 @@ impl<'m> Chain<'m> {
                 return unusable(format!("sample {number} holds token {token}, outside of the vocabulary of {vocab}"));
             }
         }
-        samples.iter().map(|tokens| self.feed(tokens)).collect()
+        samples.iter().map(|tokens| feeds(self.graph, &[tokens], 0, BTreeMap::new())).collect()
     }
 
     /// The rows of the table that tokens are looked up in.
@@ -98,31 +98,6 @@ impl<'m> Chain<'m> {
             _ => None,
         });
         table.and_then(|w| self.weights[w].shape.first().copied()).unwrap_or(usize::MAX)
-    }
-
-    /// What a sample feeds: its tokens, no padding, empty caches.
-    fn feed(&self, tokens: &[u32]) -> Result<Values, PassError> {
-        let n = tokens.len();
-        let mut feeds = BTreeMap::new();
-        for input in self.graph.inputs() {
-            let ty = &self.graph.value(input.value).ty;
-            let array = match (input.name.as_str(), input.cache) {
-                ("input_ids", _) => Array::i64(vec![1, n], tokens.iter().map(|&t| i64::from(t)).collect())?,
-                ("attention_mask", _) => Array::i64(vec![1, n], vec![1; n])?,
-                ("token_type_ids", _) => Array::i64(vec![1, n], vec![0; n])?,
-                ("position_ids", _) => Array::i64(vec![1, n], (0..n as i64).collect())?,
-                (_, Some(_)) if ty.dtype.is_float() => {
-                    let shape = ty.shape.0.iter().zip([Some(1), None, Some(0), None]).map(|(d, fixed)| fixed.or(Dim::known(d)).unwrap_or(0));
-                    Array::f32(shape.collect::<Vec<_>>(), vec![])?
-                }
-                (name, _) => {
-                    let problem = format!("it doesn't know how to feed input {name} of type {ty}");
-                    return Err(PassError::Unsupported { pass: NAME, problem });
-                }
-            };
-            feeds.insert(input.value, array);
-        }
-        Ok(feeds)
     }
 
     /// Runs a link: the residual that goes in, the one that comes out.
@@ -140,6 +115,37 @@ impl<'m> Chain<'m> {
         }
         known
     }
+}
+
+/// What texts feed side by side, without padding: the same number of tokens of each, behind `past` of which the caches `held` hold keys and values;
+/// caches that aren't held are empty.
+pub(crate) fn feeds(graph: &Graph, unread: &[&[u32]], past: usize, mut held: BTreeMap<CacheRole, Array>) -> Result<Values, PassError> {
+    let (batch, n) = (unread.len(), unread.first().map_or(0, |tokens| tokens.len()));
+    let mut feeds = Values::new();
+    for input in graph.inputs() {
+        let ty = &graph.value(input.value).ty;
+        let array = match (input.name.as_str(), input.cache) {
+            ("input_ids", _) => Array::i64([batch, n], unread.concat().into_iter().map(i64::from).collect())?,
+            ("attention_mask", _) => Array::i64([batch, past + n], vec![1; batch * (past + n)])?,
+            ("token_type_ids", _) => Array::i64([batch, n], vec![0; batch * n])?,
+            ("position_ids", _) => Array::i64([batch, n], (0..batch).flat_map(|_| past as i64..(past + n) as i64).collect())?,
+            (_, Some(role)) if ty.dtype.is_float() => match held.remove(&role) {
+                Some(array) => array,
+                None => empty_cache(&ty.shape.0, batch)?,
+            },
+            (name, _) => {
+                let problem = format!("it doesn't know how to feed input {name} of type {ty}");
+                return Err(PassError::Unsupported { pass: NAME, problem });
+            }
+        };
+        feeds.insert(input.value, array);
+    }
+    Ok(feeds)
+}
+
+fn empty_cache(shape: &[Dim], batch: usize) -> Result<Array, PassError> {
+    let sizes = shape.iter().zip([Some(batch), None, Some(0), None]).map(|(dim, fixed)| fixed.or(dim.known()).unwrap_or(0));
+    Ok(Array::f32(sizes.collect::<Vec<_>>(), vec![])?)
 }
 
 fn made_by(graph: &Graph, value: ValueId, nodes: &[NodeId]) -> bool {

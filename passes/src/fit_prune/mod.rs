@@ -25,7 +25,7 @@ use options::Score;
 
 pub use objective::Objective;
 pub use options::FitPruneOptions;
-pub use score::{FisherScores, TensorFisher, fisher_scores};
+pub use score::{FisherScores, TensorFisher, fisher_scores, fisher_scores_with_head};
 pub use select::select;
 pub use units::{Granularity, Unit, units};
 

@@ -46,9 +46,14 @@ impl Objective {
 }
 
 /// The numbers along the last axis, for each position.
-pub(crate) fn rows(array: &Array) -> Vec<Vec<f64>> {
+pub(crate) fn row_slices(array: &Array) -> impl Iterator<Item = &[f32]> {
     let width = array.shape().last().copied().unwrap_or(1).max(1);
-    array.as_f32().unwrap_or_default().chunks(width).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect()
+    array.as_f32().unwrap_or_default().chunks(width)
+}
+
+/// The same in double precision.
+pub(super) fn rows(array: &Array) -> Vec<Vec<f64>> {
+    row_slices(array).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect()
 }
 
 /// Index of the largest number, the first among equals.

@@ -10,7 +10,7 @@ use dlc_eval::{Array, Segment, Trace, Wanted};
 use dlc_ir::{BlockId, Def, Graph, Node, Op, Operand, ValueId, WeightId, WeightTable};
 
 use super::chain::{Chain, Link};
-use super::objective::Objective;
+use super::objective::{Objective, row_slices};
 use super::steps::Steps;
 use crate::context::Progress;
 use crate::draft::head;
@@ -36,7 +36,7 @@ pub struct TensorFisher {
 pub struct FisherScores {
     /// The tensors of each block, in the order in which the block reads them.
     pub blocks: BTreeMap<BlockId, Vec<TensorFisher>>,
-    /// The matrix that makes the logits, and its Tr(F); none if something else makes them.
+    /// The matrix that makes the logits, and its Tr(F); none if something else makes them, or it wasn't asked for.
     pub head: Option<(WeightId, f64)>,
     /// Mean loss of the samples, in nats per answer.
     pub loss: f64,
@@ -52,6 +52,31 @@ pub fn fisher_scores(
     weights: &WeightTable,
     objective: Objective,
     samples: &[Vec<u32>],
+    progress: &dyn Progress,
+) -> Result<FisherScores, PassError> {
+    scores(graph, weights, objective, samples, None, progress)
+}
+
+/// As [`fisher_scores`], with the trace of the head's matrix.
+///
+/// # Errors
+/// As [`fisher_scores`].
+pub fn fisher_scores_with_head(
+    graph: &Graph,
+    weights: &WeightTable,
+    objective: Objective,
+    samples: &[Vec<u32>],
+    progress: &dyn Progress,
+) -> Result<FisherScores, PassError> {
+    scores(graph, weights, objective, samples, Head::of(graph), progress)
+}
+
+fn scores(
+    graph: &Graph,
+    weights: &WeightTable,
+    objective: Objective,
+    samples: &[Vec<u32>],
+    mut matrix: Option<Head>,
     progress: &dyn Progress,
 ) -> Result<FisherScores, PassError> {
     let chain = Chain::new(graph, weights)?;
@@ -73,7 +98,6 @@ pub fn fisher_scores(
 
     let mut loss = 0.0;
     let mut gradients = Vec::new();
-    let mut matrix = Head::of(graph);
     let head = chain.load(last)?;
     let head_inputs = borders.pop();
     for (s, tokens) in samples.iter().enumerate() {
@@ -134,18 +158,13 @@ impl Head {
         let wanted = Wanted { values: vec![self.makes], weights: vec![] };
         let gradient = trace.vjp(&[(logits, seed.clone())], &wanted)?.values.remove(&self.makes);
         let states = trace.value(self.reads)?;
-        let (g, h) = (gradient.as_ref().map(rows_f32).unwrap_or_default(), rows_f32(&states));
+        let g: Vec<&[f32]> = gradient.iter().flat_map(row_slices).collect();
+        let h: Vec<&[f32]> = row_slices(&states).collect();
         let dot = |a: &[f32], b: &[f32]| f64::from(a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>());
         let product = |t: usize, u: usize| dot(g[t], g[u]) * dot(h[t], h[u]);
         let row = |t: usize| product(t, t) + 2.0 * (0..t).map(|u| product(t, u)).sum::<f64>();
         Ok((0..g.len().min(h.len())).map(row).sum())
     }
-}
-
-/// The numbers along the last axis, for each position.
-fn rows_f32(array: &Array) -> Vec<&[f32]> {
-    let width = array.shape().last().copied().unwrap_or(1).max(1);
-    array.as_f32().unwrap_or_default().chunks(width).collect()
 }
 
 fn no_links() -> PassError {

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use dlc_eval::{Segment, Values, Wanted, cross_entropy};
 use dlc_ir::{Module, WeightId};
-use dlc_passes::fit_prune::{FisherScores, Granularity, Objective, TensorFisher, fisher_scores, units};
+use dlc_passes::fit_prune::{FisherScores, Granularity, Objective, TensorFisher, fisher_scores, fisher_scores_with_head, units};
 use dlc_passes::{PassError, Silent};
 
 use super::fakes::table;
 use super::model::{Model, VOCAB, assert_close, feeds, loss, samples};
 
 fn scores(module: &Module, samples: &[Vec<u32>]) -> FisherScores {
-    fisher_scores(&module.graphs[0], &module.weights, Objective::NextToken, samples, &Silent).unwrap()
+    fisher_scores_with_head(&module.graphs[0], &module.weights, Objective::NextToken, samples, &Silent).unwrap()
 }
 
 /// The tensor's scores by the name of its weight.
