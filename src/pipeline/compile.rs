@@ -138,7 +138,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
 
 /// How the draft is used best, as far as the pass that chose it knows.
 fn defaults(runs: &[PassRun]) -> SpeculativeDefaults {
-    let chosen = runs.iter().find_map(|run| run.report.candidates.first());
+    let chosen = runs.iter().find_map(|run| run.report.candidates.first()).filter(|best| best.draft_tokens > 0);
     SpeculativeDefaults { max_draft_tokens: chosen.map_or(MAX_DRAFT_TOKENS, |c| c.draft_tokens), acceptance: chosen.map(|c| c.acceptance) }
 }
 

@@ -1,11 +1,13 @@
 //! Bundles at work: `run`, `bench`, `demo` and `verify` on tract, and what they print for machines.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::command::{PRUNE_TINY, Shell, bundles};
+use crate::common::decoding::HALF_AT_8_BITS;
 use crate::common::fixture;
 
 const PROMPT: &str = "In the beginning";
@@ -200,6 +202,21 @@ fn drafts_are_chosen_by_costs_that_calibration_printed() {
     let graphs = compiled["graphs"].as_array().unwrap();
     assert_eq!(graphs.len() == 2, candidates[0]["draft_tokens"] != 0, "a draft stands in the bundle if one pays: {report}");
     assert_eq!(graphs.len() == 1, report["draft"].as_str().unwrap().starts_with("none"), "{report}");
+}
+
+#[test]
+fn a_draft_asked_for_after_none_paid_has_the_usual_defaults() {
+    let shell = Shell::new();
+    shell.write("costs.yaml", HALF_AT_8_BITS.replace("fixed: 0.06", "fixed: 2.0"));
+    let choose = "auto-draft:samples=2,length=16,candidates=1,costs=costs.yaml";
+    let quantise = "quantize-draft:bits=8,refine=none";
+    let args = ["compile", "fixtures/tiny-llama", "--pass", choose, "--pass", quantise, "--profile", "ort", "-o", "out", "--json"];
+    let report = shell.ok(&args).json();
+    assert!(report["passes"][0]["report"]["draft"].as_str().unwrap().starts_with("none: no draft beats plain decoding"), "{report}");
+    let genai = fs::read_to_string(shell.path("out/genai_config.json")).unwrap();
+    let genai: serde_json::Value = serde_json::from_str(&genai).unwrap();
+    assert_eq!(genai["speculative"]["max_draft_tokens"], 4, "{genai}");
+    assert!(!fs::read_to_string(shell.path("out/dlc.yaml")).unwrap().contains("draft_acceptance"));
 }
 
 #[test]
