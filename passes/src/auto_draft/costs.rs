@@ -158,7 +158,7 @@ impl Probes {
                 *block.at(action) = part * share;
             }
             *whole.at(action) = all;
-            *rest.at(action) = all - sum * share;
+            *rest.at(action) = (all - sum * share).max(0.0);
         }
         let head = ((whole.int8 - next()) / (1.0 - TRIMMED)).clamp(0.0, rest.int8);
         let fixed = (rest.int8 - head).min(rest.f32).min(rest.int4);

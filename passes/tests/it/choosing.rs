@@ -6,22 +6,23 @@ use std::path::Path;
 use dlc_ir::cost::cost;
 use dlc_ir::speculation::StepCosts;
 use dlc_ir::{Module, Task};
-use dlc_passes::auto_draft::DraftCosts;
+use dlc_passes::auto_draft::{DraftCosts, draft_costs};
 use dlc_passes::{Machine, PassError, PassRun, Silent};
 
 use super::fakes::{Given, Memory, Outside, Watcher, fact, run_with};
 use super::model::{Model, log_probabilities, samples};
 
-/// A machine whose steps cost a share of what their weights' bytes say.
+/// A machine whose steps cost a share of what their weights' bytes say, to a power.
 struct ByBytes {
     share: f64,
+    power: f64,
     timed: Cell<usize>,
     file: Option<&'static str>,
 }
 
 impl ByBytes {
     fn new(share: f64) -> Self {
-        Self { share, timed: Cell::new(0), file: None }
+        Self { share, power: 1.0, timed: Cell::new(0), file: None }
     }
 }
 
@@ -33,7 +34,7 @@ impl Machine for ByBytes {
     fn step_costs(&self, probes: &Module) -> Result<StepCosts, PassError> {
         self.timed.set(self.timed.get() + 1);
         let bytes: Vec<f64> = probes.graphs.iter().map(|graph| cost(graph, &probes.weights).weight_bytes as f64).collect();
-        Ok(StepCosts { steps: bytes[1..].iter().map(|b| self.share * b / bytes[0]).collect(), verify: vec![(1, 1.0), (16, 1.3)] })
+        Ok(StepCosts { steps: bytes[1..].iter().map(|b| self.share * (b / bytes[0]).powf(self.power)).collect(), verify: vec![(1, 1.0), (16, 1.3)] })
     }
 
     fn read_costs(&self, file: &Path) -> Result<DraftCosts, PassError> {
@@ -178,6 +179,15 @@ fn nothing_is_computed_twice() {
     assert_eq!(machine.timed.get(), 2, "parts once, candidates once");
     let told: Vec<String> = progress.updates.lock().unwrap().iter().map(|(what, ..)| what.clone()).collect();
     assert!(told.iter().all(|what| what == "timing steps"), "{told:?}");
+}
+
+#[test]
+fn parts_that_seem_to_cost_more_than_the_whole_are_costs_all_the_same() {
+    for power in 1..200 {
+        let machine = ByBytes { power: f64::from(power) / 10.0, ..ByBytes::new(1.0) };
+        let costs = draft_costs(&lazy(), &machine).unwrap();
+        assert!(costs.is_sound(), "{power}: {costs:?}");
+    }
 }
 
 const COSTS: &str = "blocks: {attn: {f32: 0.1, int8: 0.05, int4: 0.04}, mlp: {f32: 0.1, int8: 0.05, int4: 0.04}}
