@@ -8,6 +8,7 @@ mod decoding;
 mod adapters;
 mod architecture;
 mod atomic;
+mod cases;
 mod command;
 mod compile;
 mod conditions;
