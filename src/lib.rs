@@ -11,8 +11,10 @@
 
 pub mod checkpoint;
 pub mod cli;
+mod files;
 pub mod import;
 mod mapped;
 pub mod pipeline;
+mod printable;
 pub mod report;
 pub mod runtime;

@@ -11,6 +11,7 @@ mod bench_encoder;
 mod compile;
 mod completions;
 mod demo;
+mod destination;
 mod diff;
 mod diffusion;
 mod doctor;
@@ -34,6 +35,8 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::runtime;
 
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
 #[derive(Debug, Parser)]
@@ -61,6 +64,8 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // While there is one thread.
+    runtime::disable_telemetry();
     let cli = Cli::parse();
     // The panic's own message is on stderr by then.
     match std::panic::catch_unwind(|| run(&cli.command)) {

@@ -15,7 +15,6 @@ mod merge;
 mod name_map;
 mod samplers;
 mod source;
-mod text_file;
 mod verify;
 
 pub use adapters::{AdapterSpec, parse_adapter_flag};
@@ -29,5 +28,4 @@ pub use error::PipelineError;
 pub use machine::BundleMachine;
 pub use merge::{MergeRequest, merge};
 pub use source::source_record;
-pub use text_file::read_text;
 pub use verify::{Case, Check, Tolerance, compare_with_source, verify_bundle};
