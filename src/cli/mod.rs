@@ -35,6 +35,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::guard::hush_contained_panics;
+
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
 #[derive(Debug, Parser)]
 #[command(name = "dlc", version, max_term_width = 100, after_help = "Start with `dlc demo`.")]
@@ -62,6 +64,7 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    hush_contained_panics();
     // The panic's own message is on stderr by then.
     match std::panic::catch_unwind(|| run(&cli.command)) {
         Ok(Ok(code)) => code,
