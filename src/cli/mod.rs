@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use self::phases::LogLevel;
+use crate::guard::hush_contained_panics;
 
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
 #[derive(Debug, Parser)]
@@ -93,6 +94,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     phases::start(cli.verbosity.level(), environment::shows_progress());
+    hush_contained_panics();
     // The panic's own message is on stderr by then.
     let outcome = std::panic::catch_unwind(|| run(&cli.command));
     phases::pause();
