@@ -7,17 +7,17 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use dlc_exporters::manifest::{Manifest, Profile};
+use dlc_exporters::manifest::Profile;
 use dlc_ir::{DType, Task};
-use dlc_passes::{PassRun, ScoreCache};
+use dlc_passes::ScoreCache;
 use serde::Serialize;
 use serde_json::json;
 
-use super::output::{Output, note};
+use super::output::{Output, note, warn};
 use super::phases::{self, PhaseCost};
 use super::progress::Bar;
 use super::{environment, open};
-use crate::pipeline::{CompileRequest, DiskCache, PipelineConfig, compile, needs, parse_adapter_flag, parse_pass_flag};
+use crate::pipeline::{CompileOutcome, CompileRequest, DiskCache, PipelineConfig, compile, needs, parse_adapter_flag, parse_pass_flag};
 use crate::report::{bundle_summary, pass_summary};
 
 /// Compile a checkpoint into a bundle of ONNX files
@@ -157,6 +157,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         note(&format!("{}\n", pass_summary(run)))?;
     }
     note(&bundle_summary(&outcome.manifest))?;
+    for warning in &outcome.warnings {
+        warn(warning)?;
+    }
     let bundle = quoted(&request.output);
     // Without a tokenizer there is no text to run on, and without a noise schedule no image to sample.
     let next = if outcome.manifest.files.contains_key("scheduler_config.json") {
@@ -171,7 +174,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     note(&format!("\ncompiled in {:.1} s{}; {next}", start.elapsed().as_secs_f64(), phases_text(&phases)))?;
     output.result(&request.output.display().to_string())?;
-    output.json(&summary(&request, &outcome.manifest, &outcome.runs, &phases))?;
+    output.json(&summary(&request, &outcome, &phases))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -248,7 +251,8 @@ fn request(args: &Args) -> Result<CompileRequest> {
     })
 }
 
-fn summary(request: &CompileRequest, manifest: &Manifest, runs: &[PassRun], phases: &[PhaseCost]) -> serde_json::Value {
+fn summary(request: &CompileRequest, outcome: &CompileOutcome, phases: &[PhaseCost]) -> serde_json::Value {
+    let CompileOutcome { manifest, runs, warnings, .. } = outcome;
     json!({
         "output": request.output,
         "profile": manifest.profile,
@@ -256,5 +260,6 @@ fn summary(request: &CompileRequest, manifest: &Manifest, runs: &[PassRun], phas
         "graphs": manifest.graphs.iter().map(|g| json!({"name": g.name, "file": g.file, "parameters": g.parameters})).collect::<Vec<_>>(),
         "phases": phases,
         "passes": runs.iter().map(|r| json!({"name": r.name, "options": r.options, "report": r.report.to_value()})).collect::<Vec<_>>(),
+        "warnings": warnings,
     })
 }

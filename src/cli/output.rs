@@ -38,7 +38,16 @@ impl Output {
 
 /// What people may want to know beside the result.
 pub(super) fn note(text: &str) -> Result<()> {
-    if phases::says(LogLevel::Info) {
+    say(LogLevel::Info, text)
+}
+
+/// What people should know beside the result.
+pub(super) fn warn(text: &str) -> Result<()> {
+    say(LogLevel::Warn, &format!("warning: {text}"))
+}
+
+fn say(level: LogLevel, text: &str) -> Result<()> {
+    if phases::says(level) {
         phases::beside_bar(|| write_to(io::stderr().lock(), text))?;
     }
     Ok(())

@@ -16,6 +16,7 @@ use super::error::PipelineError;
 use super::machine::BundleMachine;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
+use super::warnings::warnings;
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import_with_sources, non_finite_weights};
 use crate::runtime::BackendSearch;
@@ -61,6 +62,8 @@ pub struct CompileOutcome {
     pub runs: Vec<PassRun>,
     /// The module as it was written.
     pub module: Module,
+    /// What the user should know although the bundle is good: a sentence or two each, without a full stop at the end.
+    pub warnings: Vec<String>,
 }
 
 /// Watches a compilation: the steps of passes, and the bytes of weights written.
@@ -85,6 +88,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
+    let warnings = warnings(&checkpoint, &module);
 
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
@@ -129,7 +133,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
-    Ok(CompileOutcome { manifest, runs, module })
+    Ok(CompileOutcome { manifest, runs, module, warnings })
 }
 
 /// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights alone.

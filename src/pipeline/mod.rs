@@ -17,6 +17,7 @@ mod samplers;
 mod source;
 mod text_file;
 mod verify;
+mod warnings;
 
 pub use adapters::{AdapterSpec, parse_adapter_flag};
 pub use bundle_module::{OnnxModule, module_of_bundle, read_onnx};
