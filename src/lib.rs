@@ -12,6 +12,7 @@
 pub mod checkpoint;
 pub mod cli;
 mod files;
+mod guard;
 pub mod import;
 mod mapped;
 pub mod pipeline;

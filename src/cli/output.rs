@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::Result;
 use serde::Serialize;
 
+use super::phases::{self, LogLevel};
 use crate::printable::{escaped, escaped_json};
 
 /// Where a command's words go. With `--json`, stdout gets one JSON document and nothing else.
@@ -21,7 +22,7 @@ impl Output {
     /// A result for people; left out with `--json`.
     pub fn result(self, text: &str) -> Result<()> {
         if !self.json {
-            write_to(io::stdout().lock(), &escaped(text))?;
+            phases::beside_bar(|| write_to(io::stdout().lock(), &escaped(text)))?;
         }
         Ok(())
     }
@@ -29,7 +30,8 @@ impl Output {
     /// A result for machines; left out without `--json`.
     pub fn json(self, value: &impl Serialize) -> Result<()> {
         if self.json {
-            write_to(io::stdout().lock(), &escaped_json(&serde_json::to_string_pretty(value)?))?;
+            let text = serde_json::to_string_pretty(value)?;
+            phases::beside_bar(|| write_to(io::stdout().lock(), &escaped_json(&text)))?;
         }
         Ok(())
     }
@@ -37,7 +39,18 @@ impl Output {
 
 /// What people may want to know beside the result.
 pub(super) fn note(text: &str) -> Result<()> {
-    write_to(io::stderr().lock(), &escaped(text))?;
+    say(LogLevel::Info, text)
+}
+
+/// What people should know beside the result.
+pub(super) fn warn(text: &str) -> Result<()> {
+    say(LogLevel::Warn, &format!("warning: {text}"))
+}
+
+fn say(level: LogLevel, text: &str) -> Result<()> {
+    if phases::says(level) {
+        phases::beside_bar(|| write_to(io::stderr().lock(), &escaped(text)))?;
+    }
     Ok(())
 }
 
