@@ -98,7 +98,7 @@ impl Checkpoint {
         let pipeline = config.contains_key("_class_name").then(|| above(&location.folder)).filter(is_pipeline);
         let scheduler = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
         if let Some(path) = &scheduler {
-            let (_, size) = files::open_regular(path)?;
+            let (_, size) = files::open(path)?;
             files::check_size(path, size, CONFIG_CAP)?;
             files.push(CheckpointFile { path: path.clone(), size });
         }
@@ -173,7 +173,7 @@ impl Checkpoint {
     pub fn side_files(&self) -> Vec<SideFile> {
         let all = SIDE_FILES.iter().map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
         let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.clone() });
-        all.filter(|file| file.path.is_file()).chain(scheduler).collect()
+        all.filter(|file| file.path.exists()).chain(scheduler).collect()
     }
 
     /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ..., and what is in

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use dlc_ir::Task;
 
 use super::backend::BackendArgs;
@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// Measure what passes cost on this machine, keep it for later runs of this bundle, and print it
     #[arg(long, conflicts_with_all = ["prompts", "suite", "plot"])]
     pub(super) calibrate: bool,
-    /// Draw the speedups by task
+    /// Draw the speedups by task; `-` is stdout
     #[arg(long, value_name = "FILE.svg")]
     pub(super) plot: Option<PathBuf>,
     /// Runs of each kind for each prompt; the median counts. Ten times as many for an encoder; for a diffusion model, runs of all images
@@ -76,6 +76,9 @@ pub(super) fn prompts(args: &Args) -> Result<Vec<String>> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let bundle = open::bundle(&args.bundle)?;
+    if args.plot.is_some() && bundle.manifest().model.task != Task::TextGeneration {
+        bail!("--plot draws speedups of decoding, and the bundle is a {}; leave it out", bundle.manifest().model.family);
+    }
     match bundle.manifest().model.task {
         Task::TextGeneration => bench_decoder::run(args),
         Task::ImageGeneration => bench_diffusion::run(args, bundle),

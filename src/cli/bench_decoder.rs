@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::backend::describe;
 use super::bench::{Args, prompts};
+use super::destination::{self, Destination, check_stdout};
 use super::drafting::{measure_costs, measured_costs};
 use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::models::Models;
@@ -87,6 +88,8 @@ struct Comparison<'r> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
+    let plot = args.plot.as_deref().map(|path| Destination::check(path, &["svg"])).transpose()?;
+    check_stdout(&plot.iter().collect::<Vec<_>>(), args.json)?;
     let mut models = Models::open(&args.bundle, &args.backend, Some(args.drafting.cache()))?;
     if models.draft.is_none() && args.drafting.looks_nothing_up() && !args.calibrate {
         bail!("the bundle has no draft, and --no-lookup leaves nothing to compare with; compile it with --pass fit-prune");
@@ -109,9 +112,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let options = args.drafting.apply(options, &models.bundle, costs.clone());
     let Some(results) = decode(args, &mut models, &cases, &options)? else { return Ok(INTERRUPTED.into()) };
     let comparison = Comparison::new(&cases, &results, costs, measured);
-    output.result(&comparison.text())?;
-    if let Some(path) = &args.plot {
-        std::fs::write(path, comparison.plot()).with_context(|| format!("can't write the plot to {}", path.display()))?;
+    match &plot {
+        Some(Destination::Stdout) => note(&comparison.text())?,
+        _ => output.result(&comparison.text())?,
+    }
+    if let Some(plot) = &plot {
+        destination::write(&[(plot, comparison.plot().into_bytes())])?;
     }
     output.json(&comparison.json(models.backend.kind().name()))?;
     Ok(if comparison.all.unequal > 0 { CHECK_FAILED.into() } else { ExitCode::SUCCESS })

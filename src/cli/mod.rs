@@ -11,6 +11,7 @@ mod bench_encoder;
 mod compile;
 mod completions;
 mod demo;
+mod destination;
 mod diff;
 mod diffusion;
 mod doctor;
@@ -38,6 +39,7 @@ use clap::{Parser, Subcommand};
 
 use self::phases::LogLevel;
 use crate::guard::hush_contained_panics;
+use crate::runtime;
 
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
 #[derive(Debug, Parser)]
@@ -92,6 +94,8 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // While there is one thread.
+    runtime::disable_telemetry();
     let cli = Cli::parse();
     phases::start(cli.verbosity.level(), environment::shows_progress());
     hush_contained_panics();

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::pipeline::read_text;
+use crate::files::read_text;
 
 /// Largest file of prompts.
 const CAP: u64 = 64 << 20;
@@ -18,7 +18,7 @@ struct Record {
 
 /// The prompts in a file: one a line, or for `.jsonl` one `{"prompt": ...}` or `{"text": ...}` a line.
 pub(super) fn read(path: &Path) -> Result<Vec<String>> {
-    let text = read_text(path, CAP).with_context(|| format!("can't read the prompts in {}", path.display()))?;
+    let text = read_text(path, CAP)?;
     let json = path.extension().is_some_and(|e| e == "jsonl");
     let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
     let prompts = lines.map(|(i, line)| {

@@ -1,6 +1,6 @@
 //! `dlc run`.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use super::backend::{BackendArgs, describe};
 use super::drafting::{DraftingArgs, measured_costs};
 use super::exit::INTERRUPTED;
 use super::models::Models;
-use super::output::{Output, note};
+use super::output::{self, Output, note};
 use super::progress::{interruption, set_idle};
 use super::{encode, open, prompts};
 use crate::runtime::{
@@ -192,7 +192,7 @@ fn write(args: &Args, decoder: &mut Decoder<'_>, tokenizer: &TextTokenizer, befo
     let generation = decoder.generate(tokens, &mut |new| {
         let shown = stream.push(new).map_err(anyhow::Error::from).and_then(|piece| {
             text.push_str(&piece);
-            if args.json { Ok(()) } else { show(before.take().unwrap_or_default()).and_then(|()| show(&piece)) }
+            if args.json { Ok(()) } else { output::piece(before.take().unwrap_or_default()).and_then(|()| output::piece(&piece)) }
         });
         match shown {
             Ok(()) => ControlFlow::Continue(()),
@@ -207,17 +207,10 @@ fn write(args: &Args, decoder: &mut Decoder<'_>, tokenizer: &TextTokenizer, befo
     }
     let rest = stream.finish()?;
     if !args.json {
-        show(before.unwrap_or_default())?;
-        show(&rest)?;
+        output::piece(before.unwrap_or_default())?;
+        output::piece(&rest)?;
     }
     Ok((text + &rest, generation))
-}
-
-fn show(piece: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(piece.as_bytes())?;
-    stdout.flush()?;
-    Ok(())
 }
 
 fn report(args: &Args, generation: &Generation) -> Result<()> {

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::error::PipelineError;
-use super::text_file::read_text;
+use crate::files::read_document;
 
 /// Largest pipeline file.
 const CAP: u64 = 1 << 20;
@@ -89,8 +89,7 @@ impl PipelineConfig {
     /// [`PipelineError::Config`] for YAML that doesn't parse, for values that don't fit and for unknown keys, with the nearest known one.
     pub fn read(path: &Path) -> Result<Self, PipelineError> {
         let fail = |problem: String| PipelineError::Config { place: path.display().to_string(), problem };
-        let read = |source| PipelineError::Read { path: path.to_owned(), source };
-        let text = read_text(path, CAP).map_err(read)?;
+        let text = read_document(path, CAP)?;
         let value: Value = serde_yaml::from_str(&text).map_err(|e| fail(e.to_string()))?;
         let known = KEYS.map(|(key, _)| key);
         let entries = match &value {

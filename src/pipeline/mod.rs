@@ -15,7 +15,6 @@ mod merge;
 mod name_map;
 mod samplers;
 mod source;
-mod text_file;
 mod verify;
 mod warnings;
 
@@ -30,5 +29,4 @@ pub use error::PipelineError;
 pub use machine::BundleMachine;
 pub use merge::{MergeRequest, merge};
 pub use source::source_record;
-pub use text_file::read_text;
 pub use verify::{Case, Check, Tolerance, compare_with_source, verify_bundle};

@@ -14,8 +14,8 @@ use minijinja::{Environment, context};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::bundle::read_capped;
 use super::{Result, RuntimeError};
+use crate::files::{read_input, read_text};
 
 const CONFIG_FILE: &str = "tokenizer_config.json";
 const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -55,16 +55,12 @@ impl ChatTemplate {
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG_FILE);
         let config: Value = if path.is_file() {
-            serde_json::from_slice(&read_capped(&path, FILE_CAP)?).map_err(|error| RuntimeError::file(&path, format!("isn't JSON: {error}")))?
+            serde_json::from_slice(&read_input(&path, FILE_CAP)?).map_err(|error| RuntimeError::file(&path, format!("isn't JSON: {error}")))?
         } else {
             Value::Null
         };
         let file = folder.join(TEMPLATE_FILE);
-        let source = if file.is_file() {
-            Some(String::from_utf8(read_capped(&file, FILE_CAP)?).map_err(|_| RuntimeError::file(&file, "isn't UTF-8 text"))?)
-        } else {
-            template_of(&config)
-        };
+        let source = if file.is_file() { Some(read_text(&file, FILE_CAP)?) } else { template_of(&config) };
         let source = source.ok_or_else(|| {
             RuntimeError::unsupported(
                 folder.display().to_string(),

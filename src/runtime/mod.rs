@@ -22,7 +22,7 @@ mod token_model;
 mod weights;
 
 pub use answers::{Choice, choices, cosine, sentence_vector};
-pub use backend::{Backend, BackendKind, BackendSearch, Candidate, Origin, Provider, start};
+pub use backend::{Backend, BackendKind, BackendSearch, Candidate, Origin, Provider, disable_telemetry, start, telemetry_variable};
 pub use bundle::Bundle;
 pub use chat::{ChatMessage, ChatTemplate};
 pub use costs::{assumed_costs, cost_key};
