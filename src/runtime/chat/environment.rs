@@ -7,7 +7,7 @@ use minijinja::value::{Kwargs, Object, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use std::sync::Arc;
 
-use super::guard::{checked, kept, namespace, pairs_of, pay_for, too_much};
+use super::limits::{checked, kept, namespace, pairs_of, pay_for, too_much};
 use super::source::{CHECKED, KEPT, MODULO};
 use super::{functions, json, methods};
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::{Error, ErrorKind, Value};
 
-use super::guard::too_much;
+use super::limits::too_much;
 
 /// The longest format of a date.
 const MOST_DIRECTIVES: usize = 1024;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::guard::too_much;
+use super::limits::too_much;
 
 /// The longest JSON, and the widest indentation.
 const MOST_BYTES: usize = 32 << 20;

@@ -4,7 +4,7 @@ use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Rest, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::guard::{pairs_of, pay_for, too_much};
+use super::limits::{pairs_of, pay_for, too_much};
 
 /// The widest column, and the most digits, that a format may ask for in all.
 const MOST_COLUMNS: usize = 1 << 20;

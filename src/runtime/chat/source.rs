@@ -1,7 +1,7 @@
 //! Prepares a template's source for the engine: Hugging Face's `{% generation %}`, Python's `%` between texts, and limits.
 //!
 //! Every list, dict, sum, product and filtered value passes through `__checked`, and what is compared with something else than a constant too,
-//! so that no value grows beyond what its use can cost, see [`super::guard`]. Line numbers stay.
+//! so that no value grows beyond what its use can cost, see [`super::limits`]. Line numbers stay.
 
 use super::lexer::{Kind, Part, Tag, Token, parts};
 
