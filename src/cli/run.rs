@@ -108,7 +108,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         (None, None) => vec![],
     };
     let mut models = Models::open(&args.bundle, &args.backend, (!args.no_draft).then(|| args.drafting.cache()))?;
-    let template = args.chat.then(|| ChatTemplate::load(models.bundle.folder())).transpose()?;
+    let template = args.chat.then(|| ChatTemplate::of_bundle(&models.bundle)).transpose()?;
     if prompts.is_empty() {
         return converse(args, &mut models, template.as_ref(), output);
     }
