@@ -8,6 +8,7 @@ mod bench_calibrate;
 mod bench_decoder;
 mod bench_diffusion;
 mod bench_encoder;
+mod chat;
 mod compile;
 mod completions;
 mod demo;
@@ -18,6 +19,9 @@ mod drafting;
 mod encode;
 mod environment;
 mod exit;
+mod flags;
+mod generation;
+mod input;
 mod inspect;
 mod memory;
 mod merge;
@@ -27,13 +31,17 @@ mod output;
 mod passes;
 mod progress;
 mod prompts;
+mod records;
 mod run;
 mod sample;
 mod verify;
+mod write;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
+
+use self::flags::Given;
 
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
 #[derive(Debug, Parser)]
@@ -61,22 +69,25 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let definition = command();
+    let matches = definition.clone().get_matches();
+    let given = Given::new(&definition, &matches);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // The panic's own message is on stderr by then.
-    match std::panic::catch_unwind(|| run(&cli.command)) {
+    match std::panic::catch_unwind(|| run(&cli.command, &given)) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => exit::report(&error),
         Err(_) => exit::bug(),
     }
 }
 
-fn run(command: &Command) -> anyhow::Result<ExitCode> {
+fn run(command: &Command, given: &Given) -> anyhow::Result<ExitCode> {
     match command {
         Command::Compile(args) => compile::run(args),
         Command::Merge(args) => merge::run(args),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, given),
         Command::Sample(args) => sample::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(args, given),
         Command::Inspect(args) => inspect::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Verify(args) => verify::run(args),
