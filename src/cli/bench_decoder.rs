@@ -14,6 +14,7 @@ use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::generation::GenerationArgs;
 use super::models::Models;
 use super::output::{Output, note};
+use super::phases;
 use super::progress::{Bar, interruption};
 use super::write::sourced;
 use crate::report::{Table, speedup_plot};
@@ -100,7 +101,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let cases = cases(args)?;
     let (costs, measured) = match measured_costs(&models.bundle, &backend, threads) {
         Some(costs) => (costs, "calibrated"),
-        None => (measure_costs(&mut models, 10)?, "measured in this run"),
+        None => {
+            phases::begin("timing passes");
+            (measure_costs(&mut models, 10)?, "measured in this run")
+        }
     };
     let options = GenerationArgs::file_alone(args.no_generation_config).rules(&models.bundle)?.options;
     let options = DecodeOptions {
@@ -125,6 +129,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 /// None if the user stopped it.
 fn decode(args: &Args, models: &mut Models, cases: &[Case], options: &DecodeOptions) -> Result<Option<Vec<PromptMeasurement>>> {
     let bar = Bar::new();
+    phases::begin("decoding plainly and speculatively");
     let mut results = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         dlc_passes::Progress::update(&bar, "decoding plainly and speculatively", i, cases.len());

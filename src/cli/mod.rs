@@ -29,6 +29,7 @@ mod models;
 mod open;
 mod output;
 mod passes;
+mod phases;
 mod progress;
 mod prompts;
 mod records;
@@ -42,6 +43,8 @@ use std::process::ExitCode;
 use clap::{FromArgMatches, Parser, Subcommand};
 
 use self::flags::Given;
+use self::phases::LogLevel;
+use crate::guard::hush_contained_panics;
 
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
 #[derive(Debug, Parser)]
@@ -49,6 +52,33 @@ use self::flags::Given;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// How much is said on stderr.
+#[derive(Debug, clap::Args)]
+struct Verbosity {
+    /// Say what each phase took
+    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = "Messages")]
+    verbose: bool,
+    /// Say nothing but errors and results
+    #[arg(short, long, global = true, help_heading = "Messages")]
+    quiet: bool,
+    /// What to say beside results, and all above it [default: info]
+    #[arg(long, value_enum, global = true, value_name = "LEVEL", conflicts_with_all = ["verbose", "quiet"], help_heading = "Messages")]
+    log_level: Option<LogLevel>,
+}
+
+impl Verbosity {
+    fn level(&self) -> LogLevel {
+        match (self.log_level, self.verbose, self.quiet) {
+            (Some(level), ..) => level,
+            (None, true, _) => LogLevel::Debug,
+            (None, _, true) => LogLevel::Error,
+            (None, ..) => LogLevel::Info,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -73,8 +103,12 @@ pub fn main() -> ExitCode {
     let matches = definition.clone().get_matches();
     let given = Given::new(&definition, &matches);
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    phases::start(cli.verbosity.level(), environment::shows_progress());
+    hush_contained_panics();
     // The panic's own message is on stderr by then.
-    match std::panic::catch_unwind(|| run(&cli.command, &given)) {
+    let outcome = std::panic::catch_unwind(|| run(&cli.command, &given));
+    phases::pause();
+    match outcome {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => exit::report(&error),
         Err(_) => exit::bug(),
