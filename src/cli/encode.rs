@@ -8,8 +8,8 @@ use dlc_ir::{Pooling, Scores, Task};
 use serde_json::{Value, json};
 
 use super::models::EncoderModel;
-use super::output::{Output, note};
-use super::prompts;
+use super::output::note;
+use super::records::Records;
 use super::run::Args;
 use crate::report::Table;
 use crate::runtime::{Bundle, Choice, Rows, RuntimeError, TextTokenizer, TokenizedText, choices, cosine, sentence_vector};
@@ -19,12 +19,8 @@ const SHOWN: usize = 6;
 /// Most texts that are compared with each other.
 const MOST_COMPARED: usize = 16;
 
-pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
-    let output = Output::new(args.json);
-    let texts = match &args.texts {
-        Some(file) => prompts::read(file)?,
-        None => args.text.clone(),
-    };
+pub(super) fn run(args: &Args, bundle: Bundle, texts: &[String]) -> Result<ExitCode> {
+    let mut records = Records::new(args.records);
     if texts.is_empty() {
         let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
         bail!("the bundle is a {family} for {task}: give it --text TEXT or --texts FILE");
@@ -41,19 +37,18 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     let mut model = EncoderModel::open(bundle, &args.backend, graph)?;
     let tokenizer =
         model.tokenizer.take().context("the bundle has no tokenizer.json, so it can't read text; compile it again with one beside config.json")?;
-    let tokenized = tokenize(args, &tokenizer, &model, &texts)?;
+    let tokenized = tokenize(args, &tokenizer, &model, texts)?;
     let rows = model.session.run(&tokenized)?;
     let reader = Reader { args, tokenizer: &tokenizer, model: &model.bundle.manifest().model };
-    let mut results = Vec::new();
     for ((text, tokens), rows) in texts.iter().zip(&tokenized).zip(&rows) {
         let (shown, value) = reader.read(text, tokens, rows)?;
-        output.result(&shown)?;
-        results.push(value);
+        records.text(&shown)?;
+        records.push(value)?;
     }
     if model.bundle.manifest().model.task == Task::FeatureExtraction && (2..=MOST_COMPARED).contains(&texts.len()) {
-        output.result(&reader.similarities(&rows))?;
+        records.text(&reader.similarities(&rows))?;
     }
-    output.json(&results)?;
+    records.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
