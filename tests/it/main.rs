@@ -23,4 +23,5 @@ mod quantized;
 mod readme;
 mod running;
 mod sampling;
+mod sentence;
 mod skipping;
