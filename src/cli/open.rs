@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use dlc_exporters::manifest::{MANIFEST_FILE, WEIGHTS_FILE};
 use dlc_ir::{DType, Module, Task};
 
+use super::phases;
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import};
 use crate::pipeline::{self, OnnxModule, PipelineError, module_of_bundle};
@@ -35,6 +36,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
 /// Opens a bundle, or says what `path` is instead.
 pub(super) fn bundle(path: &Path) -> Result<Bundle> {
     if path.join(MANIFEST_FILE).exists() {
+        phases::begin("opening the bundle");
         return Ok(Bundle::open(path)?);
     }
     let problem = if path.join(WEIGHTS_FILE).exists() {
@@ -60,6 +62,7 @@ pub(super) fn text_bundle(path: &Path) -> Result<Bundle> {
 
 /// The module of a checkpoint, computing in `dtype`.
 pub(super) fn checkpoint(path: &Path, dtype: DType) -> Result<Module> {
+    phases::begin("reading the checkpoint");
     let checkpoint = Checkpoint::open(path).map_err(PipelineError::from)?;
     Ok(import(&checkpoint, &ImportOptions { dtype: Some(dtype) }).map_err(PipelineError::from)?)
 }

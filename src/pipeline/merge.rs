@@ -46,6 +46,7 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<PassRun, P
     let pass: Box<dyn Pass> = Box::new(MergeAdapter::new(request.options.clone())?);
     check_replaceable(&request.output, false)?;
     let pool = pool(request.threads)?;
+    monitor.phase("reading the checkpoint");
     let checkpoint = Checkpoint::open(&request.model)?;
     let imported = import_with_sources(&checkpoint, &ImportOptions::default())?;
     let (mut module, mut sources) = (imported.module, imported.sources);
@@ -68,6 +69,7 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<PassRun, P
     };
     let run = run_passes(&mut module, &[pass], &mut cx)?.pop().ok_or_else(|| bug("the pass left no report"))?;
 
+    monitor.phase("writing the checkpoint");
     let changed: BTreeSet<&str> = run.report.changes.iter().map(|c| c.weight.as_str()).collect();
     let stored = stored_tensors(&checkpoint, &module, &sources, &changed)?;
     if !request.allow_nan {

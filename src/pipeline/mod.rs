@@ -17,13 +17,14 @@ mod samplers;
 mod source;
 mod text_file;
 mod verify;
+mod warnings;
 
 pub use adapters::{AdapterSpec, parse_adapter_flag};
 pub use bundle_module::{OnnxModule, module_of_bundle, read_onnx};
 pub use cache::DiskCache;
 pub use calibration::TextCalibration;
 pub use compare::{WeightDifference, compare_weights};
-pub use compile::{CompileOutcome, CompileRequest, Monitor, compile};
+pub use compile::{CompileOutcome, CompileRequest, Monitor, compile, needs};
 pub use config::{PassSpec, PipelineConfig, parse_pass_flag};
 pub use error::PipelineError;
 pub use machine::BundleMachine;
