@@ -9,6 +9,7 @@ mod files;
 mod header;
 mod locate;
 mod sentence;
+mod side_keys;
 mod tensors;
 
 #[cfg(test)]
@@ -20,16 +21,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dlc_ir::{Pooling, SideFile};
+use dlc_ir::{Sentence, SideFile, Task};
 use serde_json::{Map, Value};
 
 pub use adapter::AdapterFolder;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
+pub(crate) use side_keys::SideKeys;
 pub use tensors::{StoredType, TensorRecord};
 
 use locate::WeightFiles;
-use sentence::SentenceModules;
+use sentence::{MODULES, SETTINGS, SentenceModules, TRANSFORMER_CONFIGS};
 
 /// The largest JSON file that is read.
 const CONFIG_CAP: u64 = 16 << 20;
@@ -38,7 +40,7 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const SCHEDULER_CONFIG: &str = "scheduler_config.json";
 
 /// What a bundle takes over where it is there.
-const SIDE_FILES: [&str; 10] = [
+const SIDE_FILES: [&str; 13] = [
     CONFIG,
     GENERATION_CONFIG,
     "tokenizer.json",
@@ -49,6 +51,9 @@ const SIDE_FILES: [&str; 10] = [
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 ];
 
 /// How files end that hold weights.
@@ -133,8 +138,18 @@ impl Checkpoint {
     }
 
     /// How Sentence Transformers makes the vector of a text, where the checkpoint says it.
-    pub fn pooling(&self) -> Option<&Pooling> {
-        self.sentence.pooling()
+    pub fn sentence(&self) -> Option<&Sentence> {
+        self.sentence.sentence()
+    }
+
+    /// Whether the checkpoint says that the model without its head makes vectors of texts, whatever head its configuration names.
+    pub fn makes_vectors(&self) -> bool {
+        self.sentence.makes_vectors()
+    }
+
+    /// What side files say and a model for `task` doesn't heed, a line each.
+    pub fn warnings(&self, task: Task) -> Vec<String> {
+        self.sentence.warnings(task)
     }
 
     /// The tensor with this name.
@@ -171,9 +186,10 @@ impl Checkpoint {
 
     /// The files beside the weights that a bundle takes over.
     pub fn side_files(&self) -> Vec<SideFile> {
-        let all = SIDE_FILES.iter().map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
+        let names = SIDE_FILES.iter().chain(&[MODULES, SETTINGS]).chain(&TRANSFORMER_CONFIGS);
+        let all = names.map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
         let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.clone() });
-        all.filter(|file| file.path.exists()).chain(scheduler).collect()
+        all.filter(|file| file.path.exists()).chain(scheduler).chain(self.sentence.files().iter().cloned()).collect()
     }
 
     /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ..., and what is in
@@ -189,7 +205,7 @@ impl Checkpoint {
                 companions.push(SideFile { name: name.to_owned(), path });
             }
         }
-        companions.extend(self.sentence.files(&self.folder)?);
+        companions.extend(self.sentence.files().iter().cloned());
         companions.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(companions)
     }

@@ -51,7 +51,10 @@ pub(super) struct Args {
     /// Classes or fillings to show, the likeliest first
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = top)]
     pub(super) top: usize,
-    /// Cut texts that are longer than the encoder takes
+    /// Put this prompt of the checkpoint's before each text of --text, instead of its default one; '' for none
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["prompt", "prompts", "chat"])]
+    pub(super) prompt_name: Option<String>,
+    /// Cut texts that are longer than the encoder takes; those of Sentence Transformers are cut anyway, where it cuts them
     #[arg(long)]
     pub(super) truncate: bool,
     /// Run the pruned encoder that fit-prune made

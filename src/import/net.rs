@@ -174,6 +174,14 @@ impl<'a> Net<'a> {
         self.known.extend(unused.map(str::to_owned));
     }
 
+    /// Takes note that tensors outside of the body belong to a head that isn't used here, if names tell the body from it.
+    pub(super) fn ignore_head(&mut self) {
+        let of_body = |name: &&str| !self.base.is_empty() && name.starts_with(self.base);
+        if self.checkpoint.tensor_names().any(|name| of_body(&name)) {
+            self.known.extend(self.checkpoint.tensor_names().filter(|name| !of_body(name)).map(str::to_owned));
+        }
+    }
+
     /// `x weight' + bias` with the tensors `{name}.weight [out, in]` and, with `bias`, `{name}.bias [out]`.
     pub(super) fn linear(&mut self, x: impl Into<Operand>, name: &str, shape: [usize; 2], bias: bool) -> Result<ValueId, IrError> {
         self.stored_linear(x, name, shape, bias, Storage::Plain)

@@ -24,7 +24,7 @@ mod text;
 mod token_model;
 mod weights;
 
-pub use answers::{Choice, choices, cosine, sentence_vector};
+pub use answers::{Choice, choices, sentence_vector, similarity};
 pub use backend::{Backend, BackendKind, BackendSearch, Candidate, Origin, Provider, disable_telemetry, start, telemetry_variable};
 pub use bundle::Bundle;
 pub use chat::{ChatMessage, ChatTemplate};

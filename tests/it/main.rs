@@ -25,4 +25,5 @@ mod quantized;
 mod readme;
 mod running;
 mod sampling;
+mod sentence;
 mod skipping;
