@@ -30,4 +30,4 @@ pub use machine::BundleMachine;
 pub use merge::{MergeRequest, merge};
 pub use source::source_record;
 pub use text_file::read_text;
-pub use verify::{Case, Check, Tolerance, compare_with_source, verify_bundle};
+pub use verify::{Case, Check, Deviation, Tolerance, compare_with_source, verify_bundle};

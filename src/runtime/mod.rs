@@ -36,7 +36,7 @@ pub use error::{Result, RuntimeError};
 pub use measure::{Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies, measure, time_passes};
 pub use sampler::{Distribution, Sampler, SamplingOptions};
 pub use scheduler::{OutputLayout, SamplerState, SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan};
-pub use session::{HostData, HostTensor, Session, SessionOptions, check_mask};
+pub use session::{HostData, HostTensor, Session, SessionOptions};
 pub use speculative::{DecodeOptions, Decoder, DraftLength, Generation, SourceStats, Stats, StopReason};
 pub use text::{TextStream, TextTokenizer, TokenizedText};
 pub use token_model::{Logits, TokenModel};
