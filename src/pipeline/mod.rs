@@ -29,4 +29,4 @@ pub use error::PipelineError;
 pub use machine::BundleMachine;
 pub use merge::{MergeRequest, merge};
 pub use source::source_record;
-pub use verify::{Case, Check, Tolerance, compare_with_source, verify_bundle};
+pub use verify::{Case, Check, Deviation, Tolerance, compare_with_source, verify_bundle};

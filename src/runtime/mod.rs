@@ -41,7 +41,7 @@ pub use measure::{Equality, PromptMeasurement, calibrate, calibration_prompt, co
 pub use processors::LogitsProcessors;
 pub use sampler::{Distribution, Sampler, SamplingOptions};
 pub use scheduler::{OutputLayout, SamplerState, SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan};
-pub use session::{HostData, HostTensor, Session, SessionOptions, check_mask};
+pub use session::{HostData, HostTensor, Session, SessionOptions};
 pub use speculative::{DecodeOptions, Decoder, DraftLength, Generation, SourceStats, Stats, StopReason};
 pub use stops::StopStrings;
 pub use text::{TextStream, TextTokenizer, TokenizedText};
