@@ -11,6 +11,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+mod guard;
 pub mod import;
 mod mapped;
 pub mod pipeline;

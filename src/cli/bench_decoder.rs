@@ -13,6 +13,7 @@ use super::drafting::{measure_costs, measured_costs};
 use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::models::Models;
 use super::output::{Output, note};
+use super::phases;
 use super::progress::{Bar, interruption};
 use super::run::sourced;
 use crate::report::{Table, speedup_plot};
@@ -99,7 +100,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let cases = cases(args)?;
     let (costs, measured) = match measured_costs(&models.bundle, &backend, threads) {
         Some(costs) => (costs, "calibrated"),
-        None => (measure_costs(&mut models, 10)?, "measured in this run"),
+        None => {
+            phases::begin("timing passes");
+            (measure_costs(&mut models, 10)?, "measured in this run")
+        }
     };
     let options = DecodeOptions { max_tokens: args.max_tokens as usize, cancel: Some(interruption()), ..DecodeOptions::default() };
     let options = args.drafting.apply(options, &models.bundle, costs.clone());
@@ -116,6 +120,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 /// None if the user stopped it.
 fn decode(args: &Args, models: &mut Models, cases: &[Case], options: &DecodeOptions) -> Result<Option<Vec<PromptMeasurement>>> {
     let bar = Bar::new();
+    phases::begin("decoding plainly and speculatively");
     let mut results = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         dlc_passes::Progress::update(&bar, "decoding plainly and speculatively", i, cases.len());

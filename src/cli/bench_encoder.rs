@@ -10,6 +10,7 @@ use super::backend::describe;
 use super::bench::{Args, prompts};
 use super::models::EncoderModel;
 use super::output::{Output, note};
+use super::phases;
 use super::progress::Bar;
 use crate::report::Table;
 use crate::runtime::{Bundle, EncoderSession, Rows, choices, cosine, latencies, sentence_vector};
@@ -32,6 +33,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     let mut pruned = if has_pruned { Some(model.another(&args.backend, "pruned")?) } else { None };
     note(&format!("running on {}", describe(&model.backend)))?;
     let bar = Bar::new();
+    phases::begin("timing texts");
     let mut measured = Vec::new();
     let most = model.session.context_length();
     let lengths: Vec<usize> = args.lengths.iter().copied().filter(|n| *n <= most).collect();

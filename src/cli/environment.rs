@@ -27,6 +27,24 @@ pub(super) fn backend_search() -> BackendSearch {
     }
 }
 
+/// Whether progress may be shown: `DLC_PROGRESS=never` says no.
+pub(super) fn shows_progress() -> bool {
+    variable("DLC_PROGRESS").is_none_or(|wanted| wanted != "never")
+}
+
+/// Bytes that are free on the disk on which `path` is, or would be; unknown where the system doesn't say so.
+pub(super) fn free_disk(path: &Path) -> Option<u64> {
+    let there = path.ancestors().map(|a| if a.as_os_str().is_empty() { Path::new(".") } else { a }).find(|a| a.exists())?;
+    fs4::available_space(there).ok()
+}
+
+/// Bytes of memory that are free; unknown where the system doesn't say so, as only Linux does.
+pub(super) fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kilobytes = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|v| !v.is_empty())
 }

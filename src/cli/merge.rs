@@ -8,7 +8,7 @@ use anyhow::Result;
 use dlc_passes::merge_adapter::MergeAdapterOptions;
 use serde_json::json;
 
-use super::output::{Output, note};
+use super::output::{Output, note, warn};
 use super::progress::Bar;
 use super::{environment, open};
 use crate::pipeline::{MergeOutcome, MergeRequest, merge, parse_adapter_flag};
@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let MergeOutcome { run, warnings } = merge(&request, &bar)?;
     bar.finish();
     for warning in &warnings {
-        note(&format!("warning: {warning}"))?;
+        warn(warning)?;
     }
     note(&format!("{}\nmerged in {:.1} s", pass_summary(&run), start.elapsed().as_secs_f64()))?;
     output.result(&request.output.display().to_string())?;

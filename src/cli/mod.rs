@@ -25,6 +25,7 @@ mod models;
 mod open;
 mod output;
 mod passes;
+mod phases;
 mod progress;
 mod prompts;
 mod run;
@@ -35,12 +36,42 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::phases::LogLevel;
+use crate::guard::hush_contained_panics;
+
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
 #[derive(Debug, Parser)]
 #[command(name = "dlc", version, max_term_width = 100, after_help = "Start with `dlc demo`.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// How much is said on stderr.
+#[derive(Debug, clap::Args)]
+struct Verbosity {
+    /// Say what each phase took
+    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = "Messages")]
+    verbose: bool,
+    /// Say nothing but errors and results
+    #[arg(short, long, global = true, help_heading = "Messages")]
+    quiet: bool,
+    /// What to say beside results, and all above it [default: info]
+    #[arg(long, value_enum, global = true, value_name = "LEVEL", conflicts_with_all = ["verbose", "quiet"], help_heading = "Messages")]
+    log_level: Option<LogLevel>,
+}
+
+impl Verbosity {
+    fn level(&self) -> LogLevel {
+        match (self.log_level, self.verbose, self.quiet) {
+            (Some(level), ..) => level,
+            (None, true, _) => LogLevel::Debug,
+            (None, _, true) => LogLevel::Error,
+            (None, ..) => LogLevel::Info,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,8 +93,12 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    phases::start(cli.verbosity.level(), environment::shows_progress());
+    hush_contained_panics();
     // The panic's own message is on stderr by then.
-    match std::panic::catch_unwind(|| run(&cli.command)) {
+    let outcome = std::panic::catch_unwind(|| run(&cli.command));
+    phases::pause();
+    match outcome {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => exit::report(&error),
         Err(_) => exit::bug(),

@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 use dlc_exporters::manifest::{MANIFEST_FILE, WEIGHTS_FILE};
 use dlc_ir::{DType, Module, Task};
 
-use super::output::note;
+use super::output::warn;
+use super::phases;
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import_with_sources};
 use crate::pipeline::{self, OnnxModule, PipelineError, module_of_bundle};
@@ -49,6 +50,7 @@ pub(super) fn open_with(path: &Path, keys: &KeyArgs) -> Result<Opened> {
 /// Opens a bundle, or says what `path` is instead.
 pub(super) fn bundle(path: &Path) -> Result<Bundle> {
     if path.join(MANIFEST_FILE).exists() {
+        phases::begin("opening the bundle");
         return Ok(Bundle::open(path)?);
     }
     let problem = if path.join(WEIGHTS_FILE).exists() {
@@ -74,11 +76,12 @@ pub(super) fn text_bundle(path: &Path) -> Result<Bundle> {
 
 /// The module of a checkpoint, computing in `dtype`; what is to be known of it is noted.
 pub(super) fn checkpoint(path: &Path, dtype: DType, keys: &KeyArgs) -> Result<Module> {
+    phases::begin("reading the checkpoint");
     let checkpoint = Checkpoint::open(path).map_err(PipelineError::from)?;
     let options = ImportOptions { dtype: Some(dtype), ignore_keys: keys.ignore_keys.clone() };
     let imported = import_with_sources(&checkpoint, &options).map_err(PipelineError::from)?;
     for warning in &imported.warnings {
-        note(&format!("warning: {warning}"))?;
+        warn(warning)?;
     }
     Ok(imported.module)
 }

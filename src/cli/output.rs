@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use anyhow::Result;
 use serde::Serialize;
 
+use super::phases::{self, LogLevel};
+
 /// Where a command's words go. With `--json`, stdout gets one JSON document and nothing else.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
@@ -19,7 +21,7 @@ impl Output {
     /// A result for people; left out with `--json`.
     pub fn result(self, text: &str) -> Result<()> {
         if !self.json {
-            write_to(io::stdout().lock(), text)?;
+            phases::beside_bar(|| write_to(io::stdout().lock(), text))?;
         }
         Ok(())
     }
@@ -27,7 +29,8 @@ impl Output {
     /// A result for machines; left out without `--json`.
     pub fn json(self, value: &impl Serialize) -> Result<()> {
         if self.json {
-            write_to(io::stdout().lock(), &(serde_json::to_string_pretty(value)? + "\n"))?;
+            let text = serde_json::to_string_pretty(value)? + "\n";
+            phases::beside_bar(|| write_to(io::stdout().lock(), &text))?;
         }
         Ok(())
     }
@@ -35,7 +38,18 @@ impl Output {
 
 /// What people may want to know beside the result.
 pub(super) fn note(text: &str) -> Result<()> {
-    write_to(io::stderr().lock(), text)?;
+    say(LogLevel::Info, text)
+}
+
+/// What people should know beside the result.
+pub(super) fn warn(text: &str) -> Result<()> {
+    say(LogLevel::Warn, &format!("warning: {text}"))
+}
+
+fn say(level: LogLevel, text: &str) -> Result<()> {
+    if phases::says(level) {
+        phases::beside_bar(|| write_to(io::stderr().lock(), text))?;
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use super::diffusion::{DiffusionModel, SamplerArgs, Wanted, sample};
 use super::exit::INTERRUPTED;
 use super::open;
 use super::output::{Output, note};
+use super::phases;
 use super::progress::Bar;
 use crate::report::{Layout, Picture};
 use crate::runtime::Samples;
@@ -73,11 +74,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         check_writable(file)?;
     }
     let start = Instant::now();
+    phases::begin("loading the model");
     let model = DiffusionModel::open(bundle, &args.backend)?;
     if let Some(text) = &choice.note {
         note(text)?;
     }
     let bar = Bar::new();
+    phases::begin("sampling");
     let samples = sample(&mut model.session()?, &wanted, &choice.plan, choice.guidance, choice.prune, &bar)?;
     bar.finish();
     let Some(samples) = samples else {

@@ -57,6 +57,7 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     let pass: Box<dyn Pass> = Box::new(MergeAdapter::new(request.options.clone())?);
     check_replaceable(&request.output, false)?;
     let pool = pool(request.threads)?;
+    monitor.phase("reading the checkpoint");
     let mut checkpoint = Checkpoint::open(&request.model)?;
     let (opened, adopted) = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
     if checkpoint.is_overlaid() {
@@ -88,6 +89,7 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     };
     let run = run_passes(&mut module, &[pass], &mut cx)?.pop().ok_or_else(|| bug("the pass left no report"))?;
 
+    monitor.phase("writing the checkpoint");
     let changed: BTreeSet<&str> = run.report.changes.iter().map(|c| c.weight.as_str()).collect();
     let stored = stored_tensors(&checkpoint, &module, &sources, &changed)?;
     if !request.allow_nan {

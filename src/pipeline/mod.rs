@@ -26,7 +26,7 @@ pub use bundle_module::{OnnxModule, module_of_bundle, read_onnx};
 pub use cache::DiskCache;
 pub use calibration::TextCalibration;
 pub use compare::{WeightDifference, compare_weights};
-pub use compile::{CompileOutcome, CompileRequest, Monitor, compile};
+pub use compile::{CompileOutcome, CompileRequest, Monitor, compile, needs};
 pub use config::{PassSpec, PipelineConfig, parse_pass_flag};
 pub use error::PipelineError;
 pub use machine::BundleMachine;

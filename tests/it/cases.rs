@@ -24,7 +24,11 @@ fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() { copy_tree(&entry.path(), &to) } else { drop(fs::copy(entry.path(), to).unwrap()) }
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
     }
 }
 
@@ -35,7 +39,12 @@ fn numbers(value: &Value) -> Vec<f64> {
 
 fn assert_near(found: &[f64], expected: &[f64], outcome: &str) {
     let far = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-    assert!(found.len() == expected.len() && far <= f64::from(TOLERANCE), "off by {far:e}, {} and {} numbers\n{outcome}", found.len(), expected.len());
+    assert!(
+        found.len() == expected.len() && far <= f64::from(TOLERANCE),
+        "off by {far:e}, {} and {} numbers\n{outcome}",
+        found.len(),
+        expected.len()
+    );
 }
 
 /// `compile` succeeds, and the target says on tract what `golden.safetensors` recorded.

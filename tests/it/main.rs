@@ -19,6 +19,7 @@ mod fit_prune;
 mod goldens;
 mod misfits;
 mod output;
+mod progress;
 mod quantized;
 mod readme;
 mod running;
