@@ -24,11 +24,11 @@ use std::path::{Path, PathBuf};
 use dlc_ir::{Sentence, SideFile, Task};
 use serde_json::{Map, Value};
 
-pub use adapter::AdapterFolder;
+pub use adapter::AdapterFiles;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
 pub(crate) use side_keys::SideKeys;
-pub use tensors::{StoredType, TensorRecord};
+pub use tensors::{FileMetadata, StoredType, TensorRecord};
 
 use locate::WeightFiles;
 use sentence::{MODULES, SETTINGS, SentenceModules, TRANSFORMER_CONFIGS};
@@ -70,6 +70,10 @@ pub struct Checkpoint {
     pipeline: Option<PathBuf>,
     sentence: SentenceModules,
     tensors: BTreeMap<String, TensorRecord>,
+    /// Shards by the names of tensors that the index says they hold, and that no shard holds.
+    absent: BTreeMap<String, String>,
+    /// Whether the configuration isn't the file's.
+    overlaid: bool,
     files: Vec<CheckpointFile>,
 }
 
@@ -108,7 +112,9 @@ impl Checkpoint {
             files.push(CheckpointFile { path: path.clone(), size });
         }
         let (sentence, tensors) = (SentenceModules::read(&location.folder)?, BTreeMap::new());
-        let mut checkpoint = Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, files };
+        let (absent, overlaid) = (BTreeMap::new(), false);
+        let mut checkpoint =
+            Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, absent, overlaid, files };
         match location.weights {
             WeightFiles::One(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
@@ -119,6 +125,20 @@ impl Checkpoint {
     /// The configuration.
     pub fn config(&self) -> &Map<String, Value> {
         &self.config
+    }
+
+    /// Whether the configuration was changed by [`overlay`](Self::overlay).
+    pub fn is_overlaid(&self) -> bool {
+        self.overlaid
+    }
+
+    /// Takes `config` for the configuration, and `tensors` for those of the same names, or of the same names but for a prefix.
+    pub fn overlay(&mut self, config: Map<String, Value>, tensors: BTreeMap<String, TensorRecord>) {
+        let same = |a: &str, b: &str| a.strip_suffix(b).is_some_and(|start| start.is_empty() || start.ends_with('.'));
+        self.tensors.retain(|old, _| !tensors.keys().any(|new| same(old, new) || same(new, old)));
+        self.tensors.extend(tensors);
+        self.overlaid |= self.config != config;
+        self.config = config;
     }
 
     /// Where the configuration is.
@@ -155,6 +175,11 @@ impl Checkpoint {
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorRecord> {
         self.tensors.get(name)
+    }
+
+    /// The shard that the index says holds the tensor `name`, if no shard does.
+    pub fn absent_shard(&self, name: &str) -> Option<&str> {
+        self.absent.get(name).map(String::as_str)
     }
 
     /// All tensors by name.
@@ -230,12 +255,8 @@ impl Checkpoint {
         for shard in named {
             self.add_file(self.folder.join(shard))?;
         }
-        for (tensor, shard) in &shards {
-            if self.tensors.get(tensor).is_none_or(|record| *record.file != self.folder.join(shard)) {
-                let problem = format!("is not in its shard {shard}. Download the index and the shards of one revision");
-                return Err(CheckpointError::tensor(index, tensor, problem));
-            }
-        }
+        // Conversions drop buffers and keep the index: what no model asks for isn't missed.
+        self.absent = shards.into_iter().filter(|(tensor, _)| !self.tensors.contains_key(tensor)).collect();
         Ok(())
     }
 }

@@ -69,6 +69,7 @@ fn compile_bundle(args: &Args, output: Output, backend: &Backend, bundle: &Path)
     let request = CompileRequest {
         adapters: vec![],
         adapter_names: None,
+        ignore_keys: vec![],
         model,
         passes: vec![parse_pass_flag(&format!("fit-prune:drop={}", args.drop))?],
         profile,

@@ -24,6 +24,7 @@ pub fn compile_request(model: PathBuf, profile: Profile, output: PathBuf) -> Com
         model,
         adapters: vec![],
         adapter_names: None,
+        ignore_keys: vec![],
         passes: vec![],
         profile,
         dtype: None,
