@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use dlc_ir::{Diffusion, Pooling, Sampling, Scores, Task};
+use dlc_ir::{Diffusion, Sampling, Scores, Sentence, Task};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -139,9 +139,9 @@ pub struct ModelRecord {
     /// What the scores of these classes mean.
     #[serde(default, skip_serializing_if = "Scores::is_default")]
     pub scores: Scores,
-    /// How the vector of a text is made of those of its tokens, if the checkpoint says it.
+    /// How the vector of a text is made, if the checkpoint says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pooling: Option<Pooling>,
+    pub sentence: Option<Sentence>,
     /// What sampling images takes; none for models of text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<Diffusion>,

@@ -189,8 +189,25 @@ pub fn check_replaceable(out: &Path, force: bool) -> Result<(), ExportError> {
     if !force {
         return Err(ExportError::Exists(out.to_owned()));
     }
-    let strange = entries.iter().map(|e| e.file_name().to_string_lossy().into_owned());
-    let mut strange: Vec<String> = strange.filter(|name| name != MANIFEST_FILE && !manifest.files.contains_key(name)).collect();
+    let mut strange = Vec::new();
+    for entry in &entries {
+        add_strange(entry, &manifest, &mut strange).map_err(ExportError::io("read", out))?;
+    }
     strange.sort();
     if strange.is_empty() { Ok(()) } else { refuse(format!("it holds files that dlc didn't write there: {}", strange.join(", "))) }
+}
+
+/// Adds what `manifest` doesn't name of an entry of its folder: a file, a link, or what is in a folder.
+fn add_strange(entry: &fs::DirEntry, manifest: &Manifest, strange: &mut Vec<String>) -> io::Result<()> {
+    let name = entry.file_name().to_string_lossy().into_owned();
+    let inside = format!("{name}/");
+    if entry.file_type()?.is_dir() && manifest.files.keys().any(|file| file.starts_with(&inside)) {
+        for file in fs::read_dir(entry.path())? {
+            let file = format!("{inside}{}", file?.file_name().to_string_lossy());
+            strange.extend((!manifest.files.contains_key(&file)).then_some(file));
+        }
+    } else if name != MANIFEST_FILE && !manifest.files.contains_key(&name) {
+        strange.push(name);
+    }
+    Ok(())
 }

@@ -13,6 +13,11 @@ pub(super) fn open(path: &Path) -> Result<(File, u64), CheckpointError> {
     Ok(open_input(path)?)
 }
 
+/// Whether there is anything of that name: a link to a missing file is no missing file.
+pub(super) fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
 /// The JSON object in a file of at most `cap` bytes, and the file's size.
 pub(super) fn read_object(path: &Path, cap: u64) -> Result<(Map<String, Value>, u64), CheckpointError> {
     match read_json(path, cap)? {

@@ -1,5 +1,6 @@
 //! One safetensors file: mapped, its header checked, its tensors handed out as byte ranges. No byte of data is read.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -56,8 +57,16 @@ impl TensorRecord {
     }
 }
 
+/// What a file says of itself beside its tensors.
+pub type FileMetadata = BTreeMap<String, String>;
+
 /// The tensors of a file in the order of their bytes, and the file's size.
 pub(super) fn read_tensors(path: &Path) -> Result<(Vec<(String, TensorRecord)>, u64), CheckpointError> {
+    read_file(path).map(|(tensors, _, size)| (tensors, size))
+}
+
+/// As [`read_tensors`], with what the file says of itself.
+pub(super) fn read_file(path: &Path) -> Result<(Vec<(String, TensorRecord)>, FileMetadata, u64), CheckpointError> {
     let bytes = map(path)?;
     let all = (*bytes).as_ref();
     let (start, metadata) = read_header(path, all)?;
@@ -75,7 +84,8 @@ pub(super) fn read_tensors(path: &Path) -> Result<(Vec<(String, TensorRecord)>, 
         };
         tensors.push((name, TensorRecord { dtype: stored(*dtype), shape: shape.clone(), blob, file: file.clone() }));
     }
-    Ok((tensors, all.len() as u64))
+    let said = metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    Ok((tensors, said, all.len() as u64))
 }
 
 fn map(path: &Path) -> Result<Arc<dyn AsRef<[u8]> + Send + Sync>, CheckpointError> {

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use dlc_ir::Task;
 
 use super::backend::BackendArgs;
 use super::bench_diffusion::SideName;
 use super::diffusion::SamplerArgs;
 use super::drafting::DraftingArgs;
+use super::flags::Given;
 use super::{bench_decoder, bench_diffusion, bench_encoder, open, prompts};
 
 /// Measure plain against speculative decoding, in alternation in one run, with acceptance and equality of the output; of an encoder the
@@ -24,6 +25,9 @@ pub(super) struct Args {
     /// Tokens to write for each prompt
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_tokens: u32,
+    /// Leave the model's generation_config.json alone
+    #[arg(long)]
+    pub(super) no_generation_config: bool,
     #[command(flatten)]
     pub(super) drafting: DraftingArgs,
     /// Decode the built-in prompts of several tasks: code, chat, continuation, summary
@@ -74,11 +78,9 @@ pub(super) fn prompts(args: &Args) -> Result<Vec<String>> {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     let bundle = open::bundle(&args.bundle)?;
-    if args.plot.is_some() && bundle.manifest().model.task != Task::TextGeneration {
-        bail!("--plot draws speedups of decoding, and the bundle is a {}; leave it out", bundle.manifest().model.family);
-    }
+    given.check_bench(&bundle.manifest().model)?;
     match bundle.manifest().model.task {
         Task::TextGeneration => bench_decoder::run(args),
         Task::ImageGeneration => bench_diffusion::run(args, bundle),

@@ -12,11 +12,12 @@ use super::bench::{Args, prompts};
 use super::destination::{self, Destination, check_stdout};
 use super::drafting::{measure_costs, measured_costs};
 use super::exit::{CHECK_FAILED, INTERRUPTED};
+use super::generation::GenerationArgs;
 use super::models::Models;
 use super::output::{Output, note};
 use super::phases;
 use super::progress::{Bar, interruption};
-use super::run::sourced;
+use super::write::sourced;
 use crate::report::{Table, speedup_plot};
 use crate::runtime::{DecodeOptions, Equality, PromptMeasurement, SourceStats, Stats, TokenModel, measure};
 
@@ -108,7 +109,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             (measure_costs(&mut models, 10)?, "measured in this run")
         }
     };
-    let options = DecodeOptions { max_tokens: args.max_tokens as usize, cancel: Some(interruption()), ..DecodeOptions::default() };
+    let options = GenerationArgs::file_alone(args.no_generation_config).rules(&models.bundle)?.options;
+    let options = DecodeOptions {
+        max_tokens: args.max_tokens as usize,
+        max_length: None,
+        // All texts are of one length.
+        stop_tokens: Vec::new(),
+        cancel: Some(interruption()),
+        ..options
+    };
     let options = args.drafting.apply(options, &models.bundle, costs.clone());
     let Some(results) = decode(args, &mut models, &cases, &options)? else { return Ok(INTERRUPTED.into()) };
     let comparison = Comparison::new(&cases, &results, costs, measured);

@@ -13,6 +13,7 @@ use dlc_passes::ScoreCache;
 use serde::Serialize;
 use serde_json::json;
 
+use super::open::KeyArgs;
 use super::output::{Output, note, warn};
 use super::phases::{self, PhaseCost};
 use super::progress::Bar;
@@ -35,6 +36,8 @@ pub(super) struct Args {
     /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the README
     #[arg(long, value_name = "FILE")]
     adapter_names: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
     /// A pass with its options, `NAME` or `NAME:key=value,...`; may be given several times (see `dlc passes`)
     #[arg(long = "pass", value_name = "NAME[:key=value,...]")]
     passes: Vec<String>,
@@ -240,6 +243,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
     Ok(CompileRequest {
         adapters: adapters.iter().map(|a| parse_adapter_flag(a)).collect::<Result<_, _>>()?,
         adapter_names: args.adapter_names.clone().or(config.adapter_names),
+        ignore_keys: if args.keys.ignore_keys.is_empty() { config.ignore_keys } else { args.keys.ignore_keys.clone() },
         output: output.unwrap_or_else(|| PathBuf::from(format!("{}-dlc", open::checkpoint_name(&model)))),
         model,
         passes,

@@ -55,7 +55,7 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
         task: model.task,
         labels: model.labels.clone(),
         scores: model.scores,
-        pooling: model.pooling.clone(),
+        sentence: model.sentence.clone(),
         diffusion: model.diffusion.clone(),
         dtype: DType::from_name(&manifest.dtype).unwrap_or(DType::F32),
         vocab_size: model.vocab_size,

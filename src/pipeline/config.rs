@@ -42,6 +42,8 @@ pub struct PipelineConfig {
     pub adapters: Vec<String>,
     /// A name map for adapters of another trainer than PEFT.
     pub adapter_names: Option<PathBuf>,
+    /// Keys of the configuration that change nothing, though they look as if they did.
+    pub ignore_keys: Vec<String>,
     /// The passes, in order.
     pub passes: Vec<PassEntry>,
     /// The operators to restrict the graphs to.
@@ -59,10 +61,11 @@ pub struct PipelineConfig {
 }
 
 /// What a key must be, for the message if it isn't.
-const KEYS: [(&str, &str); 10] = [
+const KEYS: [(&str, &str); 11] = [
     ("model", "the path of a checkpoint"),
     ("adapters", "a list of folders, each with `=WEIGHT` behind it if it isn't 1"),
     ("adapter-names", "the path of a name map"),
+    ("ignore-keys", "a list of keys of config.json"),
     ("passes", "a list of pass names, each with `: {key: value}` if it has options"),
     ("profile", "portable, onnx or ort"),
     ("dtype", "f32, f16 or bf16"),

@@ -55,6 +55,7 @@ impl BundleMachine<'_> {
             source: Source::default(),
             passes: vec![],
             force: false,
+            rewritten: std::collections::BTreeMap::new(),
             draft: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };

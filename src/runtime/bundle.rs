@@ -135,7 +135,7 @@ impl Bundle {
             return Some(format!("`{name}` isn't a plain file name"));
         }
         // A link must not lead out of the folder.
-        let inside = |path: PathBuf| path.parent() == fs::canonicalize(&self.folder).ok().as_deref();
+        let inside = |path: PathBuf| fs::canonicalize(&self.folder).is_ok_and(|folder| path.starts_with(folder));
         match fs::canonicalize(self.folder.join(name)) {
             Err(error) => Some(format!("`{name}` can't be opened: {error}")),
             Ok(path) => match fs::metadata(&path) {
@@ -174,8 +174,10 @@ fn weight_problem(weight: &WeightRecord, room: u64, graphs: &BTreeSet<&str>) -> 
     unknown.map(|graph| format!("weight `{name}` is used by `{graph}`, which isn't a graph of the bundle"))
 }
 
+/// Whether the name is that of a file in the folder, or in a folder there.
 fn is_contained(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
+    let plain = |part: &str| !part.is_empty() && part.len() <= 255 && part != "." && part != ".." && !part.contains(['\\', '\0']);
+    name.split('/').count() <= 2 && name.split('/').all(plain)
 }
 
 #[cfg(test)]

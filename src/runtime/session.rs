@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dlc_exporters::ExportError;
-use dlc_exporters::manifest::CacheLayout;
 use dlc_exporters::onnx::read_onnx;
 use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
@@ -39,7 +38,6 @@ pub struct Session {
     inner: ort::session::Session,
     graph: String,
     file: PathBuf,
-    caches: CacheLayout,
     provider: Provider,
     _weights: Option<Arc<SharedWeights>>,
 }
@@ -54,8 +52,7 @@ impl Session {
         let path = bundle.graph_path(graph);
         check_external(bundle, &path)?;
         let inner = build(backend, &path, name, weights.as_deref(), options).map_err(|error| failed(name, &path, "load", &error))?;
-        let caches = bundle.manifest().caches;
-        Ok(Self { inner, graph: name.to_owned(), file: path, caches, provider: options.provider, _weights: weights })
+        Ok(Self { inner, graph: name.to_owned(), file: path, provider: options.provider, _weights: weights })
     }
 
     /// Names of the inputs, in the file's order.
@@ -79,9 +76,6 @@ impl Session {
         }
         let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
         for (name, tensor) in inputs {
-            if let ("attention_mask", HostData::I64(mask)) = (*name, &tensor.data) {
-                check_mask(self.caches, mask)?;
-            }
             let value = tensor.to_value().map_err(|problem| RuntimeError::port(&self.graph, name, problem))?;
             values.push((Cow::Borrowed(*name), value.into()));
         }
@@ -169,39 +163,7 @@ fn build(
     builder.commit_from_file(path)
 }
 
-/// Refuses an attention mask that would be misread where caches are in place.
-///
-/// `GroupQueryAttention` takes the number of tokens from the mask and knows no holes in it: a zero, such as
-/// left padding, would silently shift the tokens' positions.
-pub fn check_mask(caches: CacheLayout, mask: &[i64]) -> Result<()> {
-    match mask.iter().position(|&entry| entry != 1) {
-        Some(at) if caches == CacheLayout::InPlace => {
-            let reason = format!("entry {at} is {}, and GroupQueryAttention counts the ones instead of looking where they are", mask[at]);
-            Err(RuntimeError::unsupported(
-                "attention_mask (padding)",
-                reason,
-                "Run sequences of one length without padding, or compile with `--profile onnx`",
-            ))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Another handle on the same value: nothing is copied.
 pub(super) fn share(value: &DynValue) -> Result<DynValue> {
     value.view().try_upgrade().map_err(|_| RuntimeError::Bug("a cache value is borrowed".to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn masks_with_holes_are_refused_where_group_query_attention_would_misread_them() {
-        check_mask(CacheLayout::InPlace, &[1, 1, 1]).unwrap();
-        check_mask(CacheLayout::Appended, &[0, 1, 0]).unwrap();
-        let error = check_mask(CacheLayout::InPlace, &[0, 1, 1]).unwrap_err();
-        assert_eq!(error.fault(), dlc_ir::Fault::Unsupported);
-        assert!(error.to_string().contains("--profile onnx"), "{error}");
-    }
 }

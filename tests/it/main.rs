@@ -26,5 +26,6 @@ mod quantized;
 mod readme;
 mod running;
 mod sampling;
+mod sentence;
 mod skipping;
 mod terminal;
