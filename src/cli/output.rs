@@ -5,8 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::printable::{escaped, escaped_json};
 use super::phases::{self, LogLevel};
+use crate::printable::{escaped, escaped_json};
 
 /// Where a command's words go. With `--json`, stdout gets one JSON document and nothing else.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,8 @@ impl Output {
     /// A result for machines; left out without `--json`.
     pub fn json(self, value: &impl Serialize) -> Result<()> {
         if self.json {
-            let text = escaped_json(&serde_json::to_string_pretty(value)?);
+            let text = serde_json::to_string_pretty(value)?;
+            let text = escaped_json(&text);
             phases::beside_bar(|| write_to(io::stdout().lock(), &text))?;
         }
         Ok(())
