@@ -17,3 +17,4 @@ mod mapped;
 pub mod pipeline;
 pub mod report;
 pub mod runtime;
+mod yaml;

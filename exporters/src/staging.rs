@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::ExportError;
-use crate::manifest::{FileRecord, MANIFEST_FILE, Manifest};
+use crate::manifest::{FileRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest};
+use crate::yaml;
 
 const LOCK: &str = ".lock";
 const OLD: &str = ".old";
@@ -181,15 +182,20 @@ pub fn check_replaceable(out: &Path, force: bool) -> Result<(), ExportError> {
     if entries.is_empty() {
         return Ok(());
     }
-    let manifest = fs::read(out.join(MANIFEST_FILE)).ok().and_then(|bytes| serde_yaml::from_slice::<Manifest>(&bytes).ok());
+    let manifest = written_manifest(&out.join(MANIFEST_FILE));
     let Some(manifest) = manifest else {
         return refuse("it is neither empty nor a bundle that this version of dlc wrote".to_owned());
     };
     if !force {
         return Err(ExportError::Exists(out.to_owned()));
     }
-    let strange = entries.iter().map(|e| e.file_name().to_string_lossy().into_owned());
-    let mut strange: Vec<String> = strange.filter(|name| name != MANIFEST_FILE && !manifest.files.contains_key(name)).collect();
-    strange.sort();
+    let strange = manifest.strays(out).map_err(ExportError::io("read", out))?;
     if strange.is_empty() { Ok(()) } else { refuse(format!("it holds files that dlc didn't write there: {}", strange.join(", "))) }
+}
+
+/// The manifest at `path`; none if there is none that this version reads.
+fn written_manifest(path: &Path) -> Option<Manifest> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(MANIFEST_CAP).read_to_string(&mut text).ok()?;
+    yaml::read(&text).ok()
 }

@@ -108,7 +108,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         (None, None) => vec![],
     };
     let mut models = Models::open(&args.bundle, &args.backend, (!args.no_draft).then(|| args.drafting.cache()))?;
-    let template = args.chat.then(|| ChatTemplate::load(models.bundle.folder())).transpose()?;
+    let template = args.chat.then(|| ChatTemplate::of_bundle(&models.bundle)).transpose()?;
     if prompts.is_empty() {
         return converse(args, &mut models, template.as_ref(), output);
     }
@@ -119,7 +119,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Some(template) => template.render(&opening(args, prompt), true, SystemTime::now())?,
             None => prompt.clone(),
         };
-        let tokens = tokenizer.encode(&text, template.is_none())?;
+        let tokens = tokenizer.encode_within(&text, template.is_none(), models.target.context_length())?;
         let (text, generation) = write(args, &mut decoder(args, &mut models)?, &tokenizer, if args.chat { "" } else { prompt }, &tokens)?;
         output.result(&format!("\n{}", if prompts.len() > 1 { "\n" } else { "" }))?;
         report(args, &generation)?;
@@ -146,13 +146,14 @@ fn converse(args: &Args, models: &mut Models, template: Option<&ChatTemplate>, o
     let mut turns: Vec<Value> = Vec::new();
     // One decoder for the whole conversation: what its caches hold of earlier turns isn't read again.
     let tokenizer = models.tokenizer.clone();
+    let context = models.target.context_length();
     let mut decoder = decoder(args, models)?;
     set_idle(true);
     for line in io::stdin().lock().lines() {
         let line = line?;
         set_idle(false);
         messages.push(ChatMessage::new("user", &line));
-        let tokens = tokenizer.encode(&template.render(&messages, true, SystemTime::now())?, false)?;
+        let tokens = tokenizer.encode_within(&template.render(&messages, true, SystemTime::now())?, false, context)?;
         let (text, generation) = write(args, &mut decoder, &tokenizer, "", &tokens)?;
         output.result("\n")?;
         turns.push(result(&line, &tokens, &text, &generation));

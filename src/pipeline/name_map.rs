@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::error::PipelineError;
 use super::text_file::read_text;
+use crate::yaml;
 
 /// Clashes that are printed; more are counted.
 const SHOWN: usize = 4;
@@ -50,7 +51,7 @@ impl NameMap {
         let place = path.display().to_string();
         let fail = |problem: String| PipelineError::Config { place: place.clone(), problem };
         let text = read_text(path, CAP).map_err(|source| PipelineError::Read { path: path.to_owned(), source })?;
-        let file: File = serde_yaml::from_str(&text).map_err(|e| fail(format!("is no name map with `set`, `config` and `tensors`: {e}")))?;
+        let file: File = yaml::read(&text).map_err(|e| fail(format!("is no name map with `set`, `config` and `tensors`: {e}")))?;
         let names = |v: &Value| v.is_string() || v.as_array().is_some_and(|list| list.iter().all(Value::is_string));
         if let Some((key, _)) = file.config.iter().find(|(_, v)| !names(v)) {
             return Err(fail(format!("config: `{key}` must stand for a key, or a list of keys")));

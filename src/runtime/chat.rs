@@ -6,7 +6,7 @@
 mod functions;
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::bundle::read_capped;
-use super::{Result, RuntimeError};
+use super::{Bundle, Result, RuntimeError};
 
 const CONFIG_FILE: &str = "tokenizer_config.json";
 const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -51,16 +51,24 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Reads the template of a bundle or checkpoint: `chat_template.jinja`, or the one in `tokenizer_config.json`.
+    /// Reads the template of a bundle: `chat_template.jinja`, or the one in `tokenizer_config.json`.
+    pub fn of_bundle(bundle: &Bundle) -> Result<Self> {
+        Self::read(bundle.folder(), |name| bundle.side_file(name))
+    }
+
+    /// Reads the template of a checkpoint, as [`Self::of_bundle`].
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join(CONFIG_FILE);
-        let config: Value = if path.is_file() {
+        Self::read(folder, |name| Some(folder.join(name)).filter(|path| path.is_file()))
+    }
+
+    /// `find` gives the files that are there.
+    fn read(folder: &Path, find: impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
+        let config: Value = if let Some(path) = find(CONFIG_FILE) {
             serde_json::from_slice(&read_capped(&path, FILE_CAP)?).map_err(|error| RuntimeError::file(&path, format!("isn't JSON: {error}")))?
         } else {
             Value::Null
         };
-        let file = folder.join(TEMPLATE_FILE);
-        let source = if file.is_file() {
+        let source = if let Some(file) = find(TEMPLATE_FILE) {
             Some(String::from_utf8(read_capped(&file, FILE_CAP)?).map_err(|_| RuntimeError::file(&file, "isn't UTF-8 text"))?)
         } else {
             template_of(&config)
