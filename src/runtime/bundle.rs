@@ -8,8 +8,7 @@ mod model;
 mod sampling;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::ExportError;
@@ -19,6 +18,7 @@ use dlc_ir::DType;
 use serde::Deserialize;
 
 use super::{Result, RuntimeError};
+use crate::files::read_text;
 use crate::guard::contain_panics;
 use crate::yaml;
 
@@ -44,7 +44,7 @@ impl Bundle {
     /// As [`Self::open`], but weights aren't read that the folder `cache` has the hash of, unless they changed since.
     pub fn open_cached(folder: &Path, cache: Option<&Path>) -> Result<Self> {
         let path = folder.join(MANIFEST_FILE);
-        let text = String::from_utf8(read_capped(&path, MANIFEST_CAP)?).map_err(|_| RuntimeError::file(&path, "isn't UTF-8 text"))?;
+        let text = read_text(&path, MANIFEST_CAP)?;
         let manifest = parse(&path, &text)?;
         let bundle = Self { folder: folder.to_path_buf(), manifest };
         let problems = bundle.problems();
@@ -227,17 +227,6 @@ fn shown(mut problems: Vec<String>) -> Vec<String> {
         problems.push(format!("and {more} more"));
     }
     problems
-}
-
-/// Reads a whole file, if it isn't larger than `cap` bytes.
-pub(super) fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
-    let unreadable = |error: std::io::Error| RuntimeError::file(path, format!("can't be read: {error}"));
-    let mut bytes = Vec::new();
-    File::open(path).map_err(unreadable)?.take(cap + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > cap {
-        return Err(RuntimeError::file(path, format!("is larger than {cap} bytes, which no such file should be")));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

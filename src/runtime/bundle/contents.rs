@@ -4,14 +4,15 @@
 //! identity, size and times of change, and holds for as long as those stay the same.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use dlc_exporters::manifest::{FileRecord, Manifest, WEIGHTS_FILE};
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::{Result, RuntimeError};
+use crate::files::{InputError, open_regular};
+use crate::runtime::Result;
 
 /// Files that changed less than this before they were hashed may change once more within one tick of the file system's clock.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -22,9 +23,7 @@ const ENTRY_CAP: u64 = 4096;
 pub(super) fn changed(folder: &Path, manifest: &Manifest, cache: Option<&Path>) -> Result<Vec<String>> {
     let mut changed = Vec::new();
     for (name, record) in &manifest.files {
-        let path = folder.join(name);
-        let found = hash(&path, cache.filter(|_| name == WEIGHTS_FILE));
-        if found.map_err(|error| RuntimeError::file(&path, format!("can't be read: {error}")))? != *record {
+        if hash(&folder.join(name), cache.filter(|_| name == WEIGHTS_FILE))? != *record {
             changed.push(name.clone());
         }
     }
@@ -32,8 +31,8 @@ pub(super) fn changed(folder: &Path, manifest: &Manifest, cache: Option<&Path>) 
 }
 
 /// Size and hash of a file, from the cache if it has them.
-fn hash(path: &Path, cache: Option<&Path>) -> io::Result<FileRecord> {
-    let file = File::open(path)?;
+fn hash(path: &Path, cache: Option<&Path>) -> Result<FileRecord, InputError> {
+    let (file, _) = open_regular(path)?;
     let Some((cache, state)) = cache.and_then(|cache| Some((cache, State::of(&file.metadata().ok()?)?))) else {
         return FileRecord::of_file(path);
     };
