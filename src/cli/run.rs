@@ -120,7 +120,7 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     };
     let mut rules = args.generation.rules(&bundle)?;
     rules.stop_strings.extend(args.stop.iter().cloned());
-    let mut models = Models::open(&args.bundle, &args.backend, (!args.no_draft).then(|| args.drafting.cache()))?;
+    let mut models = Models::of(bundle, &args.backend, (!args.no_draft).then(|| args.drafting.cache()))?;
     let template = args.chat.then(|| ChatTemplate::of_bundle(&models.bundle)).transpose()?;
     if let Some(text) = &rules.note {
         note(text)?;

@@ -194,3 +194,14 @@ fn patterns_of_an_adapter_that_take_long_are_refused() {
         refused(&shell, &["compile", "fixtures/adapters/patterns-llama", "--adapter", "adapter", "-o", "out"], &[reason]);
     }
 }
+
+#[test]
+fn a_name_map_of_too_many_or_too_large_patterns_is_refused() {
+    let shell = Shell::new();
+    let compile = ["compile", "fixtures/adapters/lora-llama", "--adapter", "fixtures/adapters/lora-llama/adapter", "--adapter-names", "names.yaml"];
+    let many = (0..2000).map(|i| format!("  'a{i}': b\n")).collect::<String>();
+    for (tensors, reason) in [(many, "2000 patterns are more than"), ("  '(a{500}){500}': b\n".to_owned(), "is no pattern")] {
+        shell.write("names.yaml", format!("tensors:\n{tensors}"));
+        refused(&shell, &[&compile[..], &["-o", "out"]].concat(), &["names.yaml", reason]);
+    }
+}
