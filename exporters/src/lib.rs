@@ -15,6 +15,7 @@ pub mod onnx;
 mod progress;
 mod staging;
 mod weights;
+pub mod yaml;
 
 pub use bundle::{BundleRequest, SpeculativeDefaults, write_bundle};
 pub use checkpoint::{CopiedFile, Patch, write_checkpoint};
