@@ -35,7 +35,12 @@ fn numbers(value: &Value) -> Vec<f64> {
 
 fn assert_near(found: &[f64], expected: &[f64], outcome: &str) {
     let far = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-    assert!(found.len() == expected.len() && far <= f64::from(TOLERANCE), "off by {far:e}, {} and {} numbers\n{outcome}", found.len(), expected.len());
+    assert!(
+        found.len() == expected.len() && far <= f64::from(TOLERANCE),
+        "off by {far:e}, {} and {} numbers\n{outcome}",
+        found.len(),
+        expected.len()
+    );
 }
 
 /// `compile` succeeds, and the target says on tract what `golden.safetensors` recorded.
