@@ -11,6 +11,7 @@ use dlc_ir::{DType, Module, SamplingPlan, SkipSchedule};
 use crate::auto_draft::DraftCosts;
 use crate::error::PassError;
 use crate::merge_adapter::Adapter;
+use crate::needs::Needs;
 use crate::report::PassReport;
 
 /// A function from module to module. Pure: the same module, options and calibration data give the same result.
@@ -20,6 +21,12 @@ pub trait Pass: fmt::Debug {
 
     /// The options in force, defaults filled in.
     fn options(&self) -> serde_json::Value;
+
+    /// What running it on `module` needs, about.
+    fn needs(&self, module: &Module) -> Needs {
+        let _ = module;
+        Needs::default()
+    }
 
     /// Changes the module, and reports what was done.
     ///
@@ -67,6 +74,11 @@ impl fmt::Debug for PassContext<'_> {
 
 /// Told how far a long computation is.
 pub trait Progress: Sync {
+    /// The phase called `name` begins, a pass for instance, and the one before ends.
+    fn phase(&self, name: &str) {
+        let _ = name;
+    }
+
     /// `done` of `total` steps of `what` are done.
     fn update(&self, what: &str, done: usize, total: usize);
 

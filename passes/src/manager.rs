@@ -24,6 +24,7 @@ pub struct PassRun {
 pub fn run_passes(module: &mut Module, passes: &[Box<dyn Pass>], cx: &mut PassContext<'_>) -> Result<Vec<PassRun>, PassError> {
     let mut runs = Vec::new();
     for pass in passes {
+        cx.progress.phase(pass.name());
         let report = pass.run(module, cx)?;
         for graph in &module.graphs {
             verify::check(graph, &module.weights).map_err(|source| PassError::Broken { pass: pass.name(), source })?;

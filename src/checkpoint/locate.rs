@@ -129,7 +129,8 @@ pub(super) fn read_index(index: &Path) -> Result<(BTreeMap<String, String>, u64)
     Ok((shards, size))
 }
 
-fn is_plain_name(name: &str) -> bool {
+/// Whether `name` is that of a file in a folder, on any system.
+pub(super) fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let plain = matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name);
     plain && !name.contains(['\\', ':']) && !name.contains(char::is_control)

@@ -9,6 +9,7 @@ mod files;
 mod header;
 mod locate;
 mod sentence;
+mod side_keys;
 mod tensors;
 
 #[cfg(test)]
@@ -20,16 +21,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dlc_ir::{Pooling, SideFile};
+use dlc_ir::{Sentence, SideFile, Task};
 use serde_json::{Map, Value};
 
-pub use adapter::AdapterFolder;
+pub use adapter::AdapterFiles;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
-pub use tensors::{StoredType, TensorRecord};
+pub(crate) use side_keys::SideKeys;
+pub use tensors::{FileMetadata, StoredType, TensorRecord};
 
 use locate::WeightFiles;
-use sentence::SentenceModules;
+use sentence::{MODULES, SETTINGS, SentenceModules, TRANSFORMER_CONFIGS};
 
 /// The largest JSON file that is read.
 const CONFIG_CAP: u64 = 16 << 20;
@@ -38,7 +40,7 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const SCHEDULER_CONFIG: &str = "scheduler_config.json";
 
 /// What a bundle takes over where it is there.
-const SIDE_FILES: [&str; 10] = [
+const SIDE_FILES: [&str; 13] = [
     CONFIG,
     GENERATION_CONFIG,
     "tokenizer.json",
@@ -49,6 +51,9 @@ const SIDE_FILES: [&str; 10] = [
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 ];
 
 /// How files end that hold weights.
@@ -65,6 +70,10 @@ pub struct Checkpoint {
     pipeline: Option<PathBuf>,
     sentence: SentenceModules,
     tensors: BTreeMap<String, TensorRecord>,
+    /// Shards by the names of tensors that the index says they hold, and that no shard holds.
+    absent: BTreeMap<String, String>,
+    /// Whether the configuration isn't the file's.
+    overlaid: bool,
     files: Vec<CheckpointFile>,
 }
 
@@ -98,12 +107,14 @@ impl Checkpoint {
         let pipeline = config.contains_key("_class_name").then(|| above(&location.folder)).filter(is_pipeline);
         let scheduler = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
         if let Some(path) = &scheduler {
-            let (_, size) = files::open_regular(path)?;
+            let (_, size) = files::open(path)?;
             files::check_size(path, size, CONFIG_CAP)?;
             files.push(CheckpointFile { path: path.clone(), size });
         }
         let (sentence, tensors) = (SentenceModules::read(&location.folder)?, BTreeMap::new());
-        let mut checkpoint = Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, files };
+        let (absent, overlaid) = (BTreeMap::new(), false);
+        let mut checkpoint =
+            Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, absent, overlaid, files };
         match location.weights {
             WeightFiles::One(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
@@ -114,6 +125,20 @@ impl Checkpoint {
     /// The configuration.
     pub fn config(&self) -> &Map<String, Value> {
         &self.config
+    }
+
+    /// Whether the configuration was changed by [`overlay`](Self::overlay).
+    pub fn is_overlaid(&self) -> bool {
+        self.overlaid
+    }
+
+    /// Takes `config` for the configuration, and `tensors` for those of the same names, or of the same names but for a prefix.
+    pub fn overlay(&mut self, config: Map<String, Value>, tensors: BTreeMap<String, TensorRecord>) {
+        let same = |a: &str, b: &str| a.strip_suffix(b).is_some_and(|start| start.is_empty() || start.ends_with('.'));
+        self.tensors.retain(|old, _| !tensors.keys().any(|new| same(old, new) || same(new, old)));
+        self.tensors.extend(tensors);
+        self.overlaid |= self.config != config;
+        self.config = config;
     }
 
     /// Where the configuration is.
@@ -133,13 +158,28 @@ impl Checkpoint {
     }
 
     /// How Sentence Transformers makes the vector of a text, where the checkpoint says it.
-    pub fn pooling(&self) -> Option<&Pooling> {
-        self.sentence.pooling()
+    pub fn sentence(&self) -> Option<&Sentence> {
+        self.sentence.sentence()
+    }
+
+    /// Whether the checkpoint says that the model without its head makes vectors of texts, whatever head its configuration names.
+    pub fn makes_vectors(&self) -> bool {
+        self.sentence.makes_vectors()
+    }
+
+    /// What side files say and a model for `task` doesn't heed, a line each.
+    pub fn warnings(&self, task: Task) -> Vec<String> {
+        self.sentence.warnings(task)
     }
 
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorRecord> {
         self.tensors.get(name)
+    }
+
+    /// The shard that the index says holds the tensor `name`, if no shard does.
+    pub fn absent_shard(&self, name: &str) -> Option<&str> {
+        self.absent.get(name).map(String::as_str)
     }
 
     /// All tensors by name.
@@ -171,9 +211,10 @@ impl Checkpoint {
 
     /// The files beside the weights that a bundle takes over.
     pub fn side_files(&self) -> Vec<SideFile> {
-        let all = SIDE_FILES.iter().map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
+        let names = SIDE_FILES.iter().chain(&[MODULES, SETTINGS]).chain(&TRANSFORMER_CONFIGS);
+        let all = names.map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
         let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.clone() });
-        all.filter(|file| file.path.is_file()).chain(scheduler).collect()
+        all.filter(|file| file.path.exists()).chain(scheduler).chain(self.sentence.files().iter().cloned()).collect()
     }
 
     /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ..., and what is in
@@ -189,7 +230,7 @@ impl Checkpoint {
                 companions.push(SideFile { name: name.to_owned(), path });
             }
         }
-        companions.extend(self.sentence.files(&self.folder)?);
+        companions.extend(self.sentence.files().iter().cloned());
         companions.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(companions)
     }
@@ -214,12 +255,8 @@ impl Checkpoint {
         for shard in named {
             self.add_file(self.folder.join(shard))?;
         }
-        for (tensor, shard) in &shards {
-            if self.tensors.get(tensor).is_none_or(|record| *record.file != self.folder.join(shard)) {
-                let problem = format!("is not in its shard {shard}. Download the index and the shards of one revision");
-                return Err(CheckpointError::tensor(index, tensor, problem));
-            }
-        }
+        // Conversions drop buffers and keep the index: what no model asks for isn't missed.
+        self.absent = shards.into_iter().filter(|(tensor, _)| !self.tensors.contains_key(tensor)).collect();
         Ok(())
     }
 }

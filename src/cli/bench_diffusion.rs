@@ -13,6 +13,7 @@ use super::diffusion::{DiffusionModel, Wanted, sample};
 use super::exit::INTERRUPTED;
 use super::memory;
 use super::output::{Output, note};
+use super::phases;
 use super::progress::Bar;
 use crate::report::Table;
 use crate::runtime::{Bundle, Classifier, SamplerChoice, Samples, Statistics, mean_psnr};
@@ -109,6 +110,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
 /// Times all sides in alternation, and then looks at what memory each takes; false if Ctrl-C came.
 fn measure(sides: &mut [Side], model: &DiffusionModel, wanted: &Wanted, choice: &SamplerChoice, repeats: u8) -> Result<bool> {
     let bar = Bar::new();
+    phases::begin("timing images");
     for _ in 0..repeats {
         for side in &mut *sides {
             if !side.measure(model, wanted, choice, &bar)? {

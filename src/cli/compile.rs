@@ -7,15 +7,18 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use dlc_exporters::manifest::{Manifest, Profile};
+use dlc_exporters::manifest::Profile;
 use dlc_ir::{DType, Task};
-use dlc_passes::{PassRun, ScoreCache};
+use dlc_passes::ScoreCache;
+use serde::Serialize;
 use serde_json::json;
 
-use super::output::{Output, note};
+use super::open::KeyArgs;
+use super::output::{Output, note, warn};
+use super::phases::{self, PhaseCost};
 use super::progress::Bar;
 use super::{environment, open};
-use crate::pipeline::{CompileRequest, DiskCache, PipelineConfig, compile, parse_adapter_flag, parse_pass_flag};
+use crate::pipeline::{CompileOutcome, CompileRequest, DiskCache, PipelineConfig, compile, needs, parse_adapter_flag, parse_pass_flag};
 use crate::report::{bundle_summary, pass_summary};
 
 /// Compile a checkpoint into a bundle of ONNX files
@@ -33,6 +36,8 @@ pub(super) struct Args {
     /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the README
     #[arg(long, value_name = "FILE")]
     adapter_names: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
     /// A pass with its options, `NAME` or `NAME:key=value,...`; may be given several times (see `dlc passes`)
     #[arg(long = "pass", value_name = "NAME[:key=value,...]")]
     passes: Vec<String>,
@@ -64,8 +69,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     checkpoint: Option<PathBuf>,
     /// Threads for scoring and writing [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = environment::threads)]
+    threads: Option<usize>,
+    /// Only say what compiling would need on disk and in memory, about
+    #[arg(long)]
+    dry_run: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -131,6 +139,14 @@ impl From<DTypeArg> for DType {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let request = request(args)?;
+    phases::begin("reading the checkpoint");
+    let room = Room::of(&request)?;
+    if args.dry_run {
+        output.result(&room.text())?;
+        output.json(&room)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    note(&room.text())?;
     if let Some(folder) = &args.checkpoint {
         fs::create_dir_all(folder).with_context(|| format!("can't keep scores in {}", folder.display()))?;
     }
@@ -139,10 +155,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     let outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
     bar.finish();
+    let phases = phases::costs();
     for run in outcome.runs.iter().filter(|r| r.report.is_worth_showing()) {
         note(&format!("{}\n", pass_summary(run)))?;
     }
     note(&bundle_summary(&outcome.manifest))?;
+    for warning in &outcome.warnings {
+        warn(warning)?;
+    }
     let bundle = quoted(&request.output);
     // Without a tokenizer there is no text to run on, and without a noise schedule no image to sample.
     let next = if outcome.manifest.files.contains_key("scheduler_config.json") {
@@ -155,10 +175,51 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         format!("check it: dlc verify {bundle}")
     };
-    note(&format!("\ncompiled in {:.1} s; {next}", start.elapsed().as_secs_f64()))?;
+    note(&format!("\ncompiled in {:.1} s{}; {next}", start.elapsed().as_secs_f64(), phases_text(&phases)))?;
     output.result(&request.output.display().to_string())?;
-    output.json(&summary(&request, &outcome.manifest, &outcome.runs))?;
+    output.json(&summary(&request, &outcome, &phases))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a compilation needs, beside what there is.
+#[derive(Debug, Serialize)]
+struct Room {
+    disk: u64,
+    free_disk: Option<u64>,
+    memory: u64,
+    free_memory: Option<u64>,
+}
+
+impl Room {
+    fn of(request: &CompileRequest) -> Result<Self> {
+        let needs = needs(request)?;
+        let free_disk = environment::free_disk(&request.output);
+        Ok(Self { disk: needs.disk, free_disk, memory: needs.memory, free_memory: environment::free_memory() })
+    }
+
+    fn text(&self) -> String {
+        let of = |needed: u64, free: Option<u64>, what: &str| {
+            let free = free.map_or_else(String::new, |free| format!(" ({} free{})", size(free), if needed > free { ": too little" } else { "" }));
+            format!("about {} {what}{free}", size(needed))
+        };
+        format!("needs {} and {}", of(self.disk, self.free_disk, "on disk"), of(self.memory, self.free_memory, "of memory"))
+    }
+}
+
+/// Bytes as people say them: `7.1 GB`.
+fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        bytes if bytes >= 1e9 => format!("{:.1} GB", bytes / 1e9),
+        bytes => format!("{:.0} MB", (bytes / 1e6).max(1.0)),
+    }
+}
+
+/// Where the time went, and the most memory: ` (fit-prune 2.1 s, writing the bundle 0.4 s), 210 MB of memory at most`.
+fn phases_text(phases: &[PhaseCost]) -> String {
+    let long: Vec<String> = phases.iter().filter(|p| p.seconds >= 0.05).map(|p| format!("{} {:.1} s", p.name, p.seconds)).collect();
+    let long = if long.is_empty() { String::new() } else { format!(" ({})", long.join(", ")) };
+    let peak = phases.iter().filter_map(|p| p.peak_memory).max();
+    long + &peak.map_or_else(String::new, |bytes| format!(", {} of memory at most", size(bytes)))
 }
 
 /// A path as a shell takes it.
@@ -170,6 +231,7 @@ fn quoted(path: &Path) -> String {
 
 fn request(args: &Args) -> Result<CompileRequest> {
     let config = args.config.as_deref().map(PipelineConfig::read).transpose()?.unwrap_or_default();
+    let config_threads = config.threads.map(environment::check_threads).transpose().map_err(anyhow::Error::msg).context("the pipeline file")?;
     let mut passes = config.pass_specs()?;
     if !args.passes.is_empty() {
         passes = args.passes.iter().map(|p| parse_pass_flag(p)).collect::<Result<_, _>>()?;
@@ -181,6 +243,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
     Ok(CompileRequest {
         adapters: adapters.iter().map(|a| parse_adapter_flag(a)).collect::<Result<_, _>>()?,
         adapter_names: args.adapter_names.clone().or(config.adapter_names),
+        ignore_keys: if args.keys.ignore_keys.is_empty() { config.ignore_keys } else { args.keys.ignore_keys.clone() },
         output: output.unwrap_or_else(|| PathBuf::from(format!("{}-dlc", open::checkpoint_name(&model)))),
         model,
         passes,
@@ -189,16 +252,19 @@ fn request(args: &Args) -> Result<CompileRequest> {
         force: args.force || config.force.unwrap_or(false),
         allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),
         backend: environment::backend_search(),
-        threads: args.threads.map(usize::from).or(config.threads).unwrap_or_else(environment::cores),
+        threads: args.threads.or(config_threads).unwrap_or_else(environment::cores),
     })
 }
 
-fn summary(request: &CompileRequest, manifest: &Manifest, runs: &[PassRun]) -> serde_json::Value {
+fn summary(request: &CompileRequest, outcome: &CompileOutcome, phases: &[PhaseCost]) -> serde_json::Value {
+    let CompileOutcome { manifest, runs, warnings, .. } = outcome;
     json!({
         "output": request.output,
         "profile": manifest.profile,
         "dtype": manifest.dtype,
         "graphs": manifest.graphs.iter().map(|g| json!({"name": g.name, "file": g.file, "parameters": g.parameters})).collect::<Vec<_>>(),
+        "phases": phases,
         "passes": runs.iter().map(|r| json!({"name": r.name, "options": r.options, "report": r.report.to_value()})).collect::<Vec<_>>(),
+        "warnings": warnings,
     })
 }

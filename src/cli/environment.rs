@@ -10,6 +10,17 @@ pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// A number of threads from a flag. Far more than cores only take time and memory from each other.
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    check_threads(text.parse().unwrap_or(0))
+}
+
+/// `threads`, or which numbers are allowed.
+pub(super) fn check_threads(threads: usize) -> Result<usize, String> {
+    let most = cores().saturating_mul(4);
+    if (1..=most).contains(&threads) { Ok(threads) } else { Err(format!("threads are a number from 1 to {most}, four times the cores here")) }
+}
+
 /// `$XDG_CACHE_HOME/dlc`, else `~/.cache/dlc`; none if there is no home.
 pub(super) fn cache_folder() -> Option<PathBuf> {
     user_folder("XDG_CACHE_HOME", ".cache").map(|f| f.join("dlc"))
@@ -25,6 +36,24 @@ pub(super) fn backend_search() -> BackendSearch {
         require_ort: variable("DLC_REQUIRE_ORT").is_some_and(|v| v != "0"),
         ..BackendSearch::default()
     }
+}
+
+/// Whether progress may be shown: `DLC_PROGRESS=never` says no.
+pub(super) fn shows_progress() -> bool {
+    variable("DLC_PROGRESS").is_none_or(|wanted| wanted != "never")
+}
+
+/// Bytes that are free on the disk on which `path` is, or would be; unknown where the system doesn't say so.
+pub(super) fn free_disk(path: &Path) -> Option<u64> {
+    let there = path.ancestors().map(|a| if a.as_os_str().is_empty() { Path::new(".") } else { a }).find(|a| a.exists())?;
+    fs4::available_space(there).ok()
+}
+
+/// Bytes of memory that are free; unknown where the system doesn't say so, as only Linux does.
+pub(super) fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kilobytes = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+    kilobytes.checked_mul(1024)
 }
 
 fn variable(name: &str) -> Option<String> {

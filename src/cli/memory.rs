@@ -11,6 +11,12 @@ pub(super) fn peak() -> Option<u64> {
     peak_in(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
+/// Lets [`peak`] count anew from what the process holds now, where the system can, as only Linux does.
+pub(super) fn reset_peak() {
+    // `5` resets the peak resident set size, see proc(5).
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
 fn peak_in(status: &str) -> Option<u64> {
     let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?;
     kilobytes.trim().parse::<u64>().ok()?.checked_mul(1024)

@@ -8,9 +8,11 @@ mod bench_calibrate;
 mod bench_decoder;
 mod bench_diffusion;
 mod bench_encoder;
+mod chat;
 mod compile;
 mod completions;
 mod demo;
+mod destination;
 mod diff;
 mod diffusion;
 mod doctor;
@@ -18,6 +20,9 @@ mod drafting;
 mod encode;
 mod environment;
 mod exit;
+mod flags;
+mod generation;
+mod input;
 mod inspect;
 mod memory;
 mod merge;
@@ -25,15 +30,23 @@ mod models;
 mod open;
 mod output;
 mod passes;
+mod phases;
 mod progress;
 mod prompts;
+mod records;
 mod run;
 mod sample;
 mod verify;
+mod write;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
+
+use self::flags::Given;
+use self::phases::LogLevel;
+use crate::guard::hush_contained_panics;
+use crate::runtime;
 
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
 #[derive(Debug, Parser)]
@@ -41,6 +54,33 @@ use clap::{Parser, Subcommand};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// How much is said on stderr.
+#[derive(Debug, clap::Args)]
+struct Verbosity {
+    /// Say what each phase took
+    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = "Messages")]
+    verbose: bool,
+    /// Say nothing but errors and results
+    #[arg(short, long, global = true, help_heading = "Messages")]
+    quiet: bool,
+    /// What to say beside results, and all above it [default: info]
+    #[arg(long, value_enum, global = true, value_name = "LEVEL", conflicts_with_all = ["verbose", "quiet"], help_heading = "Messages")]
+    log_level: Option<LogLevel>,
+}
+
+impl Verbosity {
+    fn level(&self) -> LogLevel {
+        match (self.log_level, self.verbose, self.quiet) {
+            (Some(level), ..) => level,
+            (None, true, _) => LogLevel::Debug,
+            (None, _, true) => LogLevel::Error,
+            (None, ..) => LogLevel::Info,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,22 +101,31 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // While there is one thread.
+    runtime::disable_telemetry();
+    let definition = command();
+    let matches = definition.clone().get_matches();
+    let given = Given::new(&definition, &matches);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    phases::start(cli.verbosity.level(), environment::shows_progress());
+    hush_contained_panics();
     // The panic's own message is on stderr by then.
-    match std::panic::catch_unwind(|| run(&cli.command)) {
+    let outcome = std::panic::catch_unwind(|| run(&cli.command, &given));
+    phases::pause();
+    match outcome {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => exit::report(&error),
         Err(_) => exit::bug(),
     }
 }
 
-fn run(command: &Command) -> anyhow::Result<ExitCode> {
+fn run(command: &Command, given: &Given) -> anyhow::Result<ExitCode> {
     match command {
         Command::Compile(args) => compile::run(args),
         Command::Merge(args) => merge::run(args),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, given),
         Command::Sample(args) => sample::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(args, given),
         Command::Inspect(args) => inspect::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Verify(args) => verify::run(args),

@@ -8,6 +8,7 @@ use dlc_ir::Task;
 
 use super::backend::BackendArgs;
 use super::drafting::DraftCache;
+use super::phases;
 use crate::runtime::{Backend, Bundle, DecoderOptions, DecoderSession, EncoderSession, RuntimeError, SharedWeights, TextTokenizer};
 
 /// A bundle ready to decode.
@@ -33,7 +34,9 @@ impl Models {
             reason: "the bundle has no tokenizer.json, so it can't read or write text".into(),
             fix: "Put the model's tokenizer.json beside its config.json and compile it again".into(),
         })?;
+        phases::begin("loading the tokenizer");
         let tokenizer = TextTokenizer::load(&tokenizer)?;
+        phases::begin("loading the model");
         let options = DecoderOptions { session: backend.session(), capacity: None };
         let backend = backend.start()?;
         let weights = SharedWeights::open(&bundle, &backend)?;
@@ -66,6 +69,7 @@ pub(super) struct EncoderModel {
 impl EncoderModel {
     pub fn open(bundle: Bundle, backend: &BackendArgs, graph: &str) -> Result<Self> {
         let tokenizer = bundle.side_file("tokenizer.json").map(|path| TextTokenizer::load(&path)).transpose()?;
+        phases::begin("loading the model");
         let options = backend.session();
         let backend = backend.start()?;
         let weights = SharedWeights::open(&bundle, &backend)?;

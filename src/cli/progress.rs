@@ -1,11 +1,10 @@
-//! Progress bars, and Ctrl-C.
+//! How computations are watched and stopped: progress, and Ctrl-C.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use super::exit::INTERRUPTED;
+use super::phases;
 
 /// Whether nothing is under way that a Ctrl-C should let finish.
 static IDLE: AtomicBool = AtomicBool::new(false);
@@ -32,22 +31,21 @@ pub(super) fn interruption() -> Arc<AtomicBool> {
     Arc::clone(flag)
 }
 
-/// A bar on stderr, shown on terminals only.
+/// Shows the phases of a computation, and stops it on Ctrl-C.
 #[derive(Debug)]
 pub(super) struct Bar {
-    bar: ProgressBar,
     interrupted: Arc<AtomicBool>,
+    written: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Bar {
     pub fn new() -> Self {
-        let style = ProgressStyle::with_template("  {msg:32} {bar:32} {pos}/{len} {eta}");
-        let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, interrupted: interruption() }
+        Self { interrupted: interruption(), written: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
     pub fn finish(&self) {
-        self.bar.finish_and_clear();
+        phases::pause();
     }
 }
 
@@ -58,12 +56,12 @@ impl Drop for Bar {
 }
 
 impl dlc_passes::Progress for Bar {
+    fn phase(&self, name: &str) {
+        phases::begin(name);
+    }
+
     fn update(&self, what: &str, done: usize, total: usize) {
-        self.bar.set_length(total as u64);
-        self.bar.set_position(done as u64);
-        if self.bar.message() != what {
-            self.bar.set_message(what.to_owned());
-        }
+        phases::step(what, done as u64, total as u64);
     }
 
     fn interrupted(&self) -> bool {
@@ -73,16 +71,19 @@ impl dlc_passes::Progress for Bar {
 
 impl dlc_exporters::Progress for Bar {
     fn total(&self, bytes: u64) {
-        self.bar.set_length(bytes);
-        self.bar.set_position(0);
-        self.bar.set_message("writing weights (bytes)");
+        self.bytes.store(bytes, Ordering::SeqCst);
+        self.written.store(0, Ordering::SeqCst);
+        self.advance(0);
     }
 
     fn advance(&self, bytes: u64) {
-        self.bar.inc(bytes);
+        let written = self.written.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        phases::step("weights, MB", written / MEGABYTE, self.bytes.load(Ordering::SeqCst) / MEGABYTE);
     }
 
     fn cancelled(&self) -> bool {
         self.interrupted.load(Ordering::SeqCst)
     }
 }
+
+const MEGABYTE: u64 = 1_000_000;

@@ -10,6 +10,7 @@ use super::backend::{BackendArgs, describe};
 use super::exit::CHECK_FAILED;
 use super::open;
 use super::output::{Output, note};
+use super::phases;
 use crate::pipeline::{Check, Tolerance, compare_with_source, module_of_bundle, verify_bundle};
 use crate::report::checks_table;
 
@@ -21,6 +22,8 @@ pub(super) struct Args {
     /// The checkpoint that it was compiled from: compares graph and weights too
     #[arg(long, value_name = "MODEL")]
     source: Option<PathBuf>,
+    #[command(flatten)]
+    keys: open::KeyArgs,
     /// Largest absolute error allowed [default: by element type, 1e-4 for f32; 20% of the largest output
     /// where ONNX Runtime multiplies with quantised matrices]
     #[arg(long, value_name = "X", value_parser = tolerance, allow_negative_numbers = true)]
@@ -39,16 +42,19 @@ fn tolerance(text: &str) -> Result<f32, String> {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let bundle = open::bundle(&args.bundle)?;
+    phases::begin("hashing files");
     bundle.verify_hashes()?;
+    phases::begin("reading graphs");
     let module = module_of_bundle(&bundle)?;
     let differences = match &args.source {
-        Some(source) => compare_with_source(&module, &open::checkpoint(source, module.model.dtype)?)?,
+        Some(source) => compare_with_source(&module, &open::checkpoint(source, module.model.dtype, &args.keys)?)?,
         None => vec![],
     };
     let (backend, session) = (args.backend.start()?, args.backend.session());
     backend.check(bundle.manifest(), session.provider)?;
     note(&format!("files match their hashes; running on {}", describe(&backend)))?;
     let tolerance = args.tolerance.map(|absolute| Tolerance { absolute, relative: 0.0 });
+    phases::begin("running graphs");
     let checks = verify_bundle(&bundle, &module, &backend, &session, tolerance)?;
     output.result(&checks_table(&checks).to_string())?;
     for difference in &differences {

@@ -1,11 +1,12 @@
 //! `dlc compile`: checkpoint -> module -> passes -> bundle.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
 use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle};
 use dlc_ir::{DType, Module};
-use dlc_passes::{Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, registry, run_passes};
+use dlc_passes::{Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, largest_weight, registry, run_passes};
 use rayon::ThreadPool;
 use serde_yaml::Mapping;
 
@@ -16,6 +17,7 @@ use super::error::PipelineError;
 use super::machine::BundleMachine;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
+use super::warnings::warnings;
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import_with_sources, non_finite_weights};
 use crate::runtime::BackendSearch;
@@ -42,6 +44,8 @@ pub struct CompileRequest {
     pub dtype: Option<DType>,
     /// The bundle's folder.
     pub output: PathBuf,
+    /// Keys of the configuration that change nothing, though they look as if they did.
+    pub ignore_keys: Vec<String>,
     /// Whether an existing bundle is replaced.
     pub force: bool,
     /// Whether NaN and infinite weights are taken.
@@ -61,6 +65,8 @@ pub struct CompileOutcome {
     pub runs: Vec<PassRun>,
     /// The module as it was written.
     pub module: Module,
+    /// What the user should know although the bundle is good: a sentence or two each, without a full stop at the end.
+    pub warnings: Vec<String>,
 }
 
 /// Watches a compilation: the steps of passes, and the bytes of weights written.
@@ -73,28 +79,27 @@ impl<T: Progress + dlc_exporters::Progress> Monitor for T {}
 /// # Errors
 /// The first error of any stage; then nothing is left at the output.
 pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor: &dyn Monitor) -> Result<CompileOutcome, PipelineError> {
-    let mut passes: Vec<Box<dyn Pass>> = Vec::new();
-    if !request.adapters.is_empty() && !request.passes.iter().any(|p| p.name == MERGE_ADAPTER) {
-        passes.extend(registry::build(MERGE_ADAPTER, &with_nan(request, &Mapping::new()))?);
-    }
-    for spec in &request.passes {
-        let merges = spec.name == MERGE_ADAPTER;
-        passes.extend(registry::build(&spec.name, &if merges { with_nan(request, &spec.options) } else { spec.options.clone() })?);
-    }
+    let passes = passes(request)?;
     check_replaceable(&request.output, request.force)?;
     let pool = pool(request.threads)?;
 
-    let checkpoint = Checkpoint::open(&request.model)?;
-    let imported = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype })?;
+    monitor.phase("reading the checkpoint");
+    let mut checkpoint = Checkpoint::open(&request.model)?;
+    let (opened, adopted) = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
+    let imported = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype, ignore_keys: request.ignore_keys.clone() })?;
     let (mut module, mut sources) = (imported.module, imported.sources);
+    monitor.phase("hashing and checking weights");
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
+    module.take_side_files(adopted.tokenizer);
+    let mut warnings = [adopted.notes, imported.warnings, warnings(&checkpoint, &module)].concat();
 
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
     }
-    let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut source)?;
+    let (adapters, of_adapters) = adapters::read(&request.adapters, opened, request.adapter_names.as_deref(), &module, &mut source)?;
+    warnings.extend(of_adapters);
     let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
     let samplers = DiffusionSamplers { scheduler: checkpoint.scheduler().map(Path::to_owned) };
@@ -124,16 +129,57 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         }
     }
 
+    monitor.phase("writing the bundle");
     let bundle = BundleRequest {
         profile: request.profile,
         source,
         passes: runs.iter().map(pass_record).collect(),
         force: request.force,
+        rewritten: rewritten(&checkpoint),
         draft: module.graph("draft").map(|_| defaults(&runs)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
-    Ok(CompileOutcome { manifest, runs, module })
+    Ok(CompileOutcome { manifest, runs, module, warnings })
+}
+
+/// The configuration, where it isn't that of the file.
+fn rewritten(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u8>> {
+    let text = || serde_json::to_vec_pretty(checkpoint.config()).unwrap_or_default();
+    checkpoint.is_overlaid().then(|| ("config.json".to_owned(), text())).into_iter().collect()
+}
+
+/// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights alone.
+///
+/// # Errors
+/// What [`compile`] says of the output, of the checkpoint and of the passes' options.
+pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
+    let passes = passes(request)?;
+    check_replaceable(&request.output, request.force)?;
+    let mut checkpoint = Checkpoint::open(&request.model)?;
+    adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
+    let module = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype, ignore_keys: request.ignore_keys.clone() })?.module;
+    let weights = module.used_weights();
+    // Each thread that writes holds a few tensors.
+    let written = 3 * request.threads as u64 * largest_weight(&module);
+    let mut needs = Needs { disk: weights.iter().map(|id| module.weights[*id].bytes() as u64).sum(), memory: written };
+    for pass in passes {
+        needs += pass.needs(&module);
+    }
+    Ok(needs)
+}
+
+/// The passes that were asked for, each with those that belong after it.
+fn passes(request: &CompileRequest) -> Result<Vec<Box<dyn Pass>>, PipelineError> {
+    let mut passes: Vec<Box<dyn Pass>> = Vec::new();
+    if !request.adapters.is_empty() && !request.passes.iter().any(|p| p.name == MERGE_ADAPTER) {
+        passes.extend(registry::build(MERGE_ADAPTER, &with_nan(request, &Mapping::new()))?);
+    }
+    for spec in &request.passes {
+        let merges = spec.name == MERGE_ADAPTER;
+        passes.extend(registry::build(&spec.name, &if merges { with_nan(request, &spec.options) } else { spec.options.clone() })?);
+    }
+    Ok(passes)
 }
 
 /// How the draft is used best, as far as the pass that chose it knows.

@@ -4,10 +4,11 @@
 
 use std::path::Path;
 
-use tokenizers::Tokenizer;
+use tokenizers::normalizers::{Lowercase, Sequence};
+use tokenizers::{Encoding, NormalizerWrapper, Tokenizer, TruncationDirection};
 
-use super::bundle::read_capped;
 use super::{Result, RuntimeError};
+use crate::files::read_input;
 
 /// The largest `tokenizer.json` that is read; those of 250 000 tokens have 20 to 40 MB.
 const FILE_CAP: u64 = 512 << 20;
@@ -21,7 +22,7 @@ pub struct TextTokenizer {
 impl TextTokenizer {
     /// Loads a `tokenizer.json`. Truncation and padding that it may ask for are switched off.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = read_capped(path, FILE_CAP)?;
+        let bytes = read_input(path, FILE_CAP)?;
         let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| RuntimeError::file(path, format!("isn't a tokenizer: {error}")))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| RuntimeError::file(path, format!("its truncation can't be switched off: {error}")))?;
@@ -38,12 +39,39 @@ impl TextTokenizer {
     /// The tokens of `text` with all that encoders and their readers want to know of them.
     pub fn analyse(&self, text: &str) -> Result<TokenizedText> {
         let encoding = self.tokenizer.encode(text, true).map_err(|error| RuntimeError::Input(format!("the text can't be tokenized: {error}")))?;
-        Ok(TokenizedText {
-            ids: encoding.get_ids().to_vec(),
-            types: encoding.get_type_ids().to_vec(),
-            special: encoding.get_special_tokens_mask().iter().map(|&m| m == 1).collect(),
-            pieces: encoding.get_tokens().to_vec(),
-        })
+        Ok(TokenizedText::of(&encoding))
+    }
+
+    /// As [`analyse`](Self::analyse), with the tokens at the end, or at the start, left out that make it longer than `most` tokens, those that
+    /// the tokenizer puts around a text included; and how many tokens the whole text has.
+    pub fn analyse_cut(&self, text: &str, most: usize, at_start: bool) -> Result<(TokenizedText, usize)> {
+        let whole = self.analyse(text)?;
+        let n = whole.ids.len();
+        if n <= most {
+            return Ok((whole, n));
+        }
+        let failed = |error: tokenizers::Error| RuntimeError::Input(format!("the text can't be tokenized: {error}"));
+        let mut encoding = self.tokenizer.encode(text, false).map_err(failed)?;
+        let room = most.saturating_sub(n.saturating_sub(encoding.len()));
+        let side = if at_start { TruncationDirection::Left } else { TruncationDirection::Right };
+        encoding.truncate(room, 0, side);
+        encoding.take_overflowing();
+        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
+        Ok((TokenizedText::of(&encoding), n))
+    }
+
+    /// Reads texts in lower case from now on; tokens that the tokenizer finds in texts as they are stay as they are.
+    pub fn lower_case(&mut self) -> Result<()> {
+        let lower = NormalizerWrapper::Lowercase(Lowercase);
+        let old = self.tokenizer.get_normalizer().cloned();
+        let all = [lower].into_iter().chain(old).collect();
+        let changed = self.tokenizer.with_normalizer(Some(NormalizerWrapper::Sequence(Sequence::new(all))));
+        changed.map(|_| ()).map_err(|error| RuntimeError::Input(format!("the tokenizer can't read texts in lower case: {error}")))
+    }
+
+    /// Whether this is one of the tokens that are no text, such as `[SEP]`.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.tokenizer.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
 
     /// The text of `tokens`, without special tokens.
@@ -99,15 +127,12 @@ pub struct TokenizedText {
 }
 
 impl TokenizedText {
-    /// Cuts the text to `most` tokens, the last one kept as the end that models expect.
-    pub fn truncate(&mut self, most: usize) {
-        let n = self.ids.len();
-        if n > most && most > 0 {
-            let cut = most - 1..n - 1;
-            self.ids.drain(cut.clone());
-            self.types.drain(cut.clone());
-            self.special.drain(cut.clone());
-            self.pieces.drain(cut);
+    fn of(encoding: &Encoding) -> Self {
+        Self {
+            ids: encoding.get_ids().to_vec(),
+            types: encoding.get_type_ids().to_vec(),
+            special: encoding.get_special_tokens_mask().iter().map(|&m| m == 1).collect(),
+            pieces: encoding.get_tokens().to_vec(),
         }
     }
 }

@@ -88,7 +88,7 @@ pub fn recorded(path: &Path) -> BTreeMap<String, Array> {
 /// A golden's checkpoint.
 pub fn module(name: &str, dtype: DType) -> Module {
     let checkpoint = Checkpoint::open(&fixture(&format!("goldens/{name}"))).unwrap();
-    import(&checkpoint, &ImportOptions { dtype: Some(dtype) }).unwrap()
+    import(&checkpoint, &ImportOptions { dtype: Some(dtype), ..ImportOptions::default() }).unwrap()
 }
 
 /// What an encoder was fed, by boundary name, and what it returned.

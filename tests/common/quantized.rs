@@ -41,7 +41,7 @@ fn info() -> ModelInfo {
         task: Task::FeatureExtraction,
         labels: vec![],
         scores: Scores::OneClass,
-        pooling: None,
+        sentence: None,
         dtype: DType::F32,
         diffusion: None,
         vocab_size: 8,

@@ -66,7 +66,7 @@ impl Shell {
         let home = self.path(".env");
         command.args(args).current_dir(self.folder.path()).env_clear().stdin(Stdio::null());
         command.env("PATH", home.join("bin")).env("HOME", &home);
-        command.env("XDG_CACHE_HOME", home.join("cache")).env("XDG_DATA_HOME", home.join("data")).env("TMPDIR", &home);
+        command.env("XDG_CACHE_HOME", home.join("cache")).env("XDG_DATA_HOME", home.join("data")).env("TMPDIR", &home).env("DLC_PROGRESS", "never");
         command
     }
 
@@ -153,12 +153,14 @@ pub fn settings() -> insta::Settings {
     for (pattern, replacement) in [
         (r"\d+\.\d+(e-?\d+)? nats", "[LOSS] nats"),
         (r"█+ *( +\d\.\d+e-?\d+)+", "[SCORES]"),
-        (r"compiled in \d+\.\d s", "compiled in [TIME] s"),
+        (r"compiled in \d+\.\d s.*;", "compiled in [TIME] s;"),
+        (r"needs about \d.*", "needs [ROOM]"),
         (r"\d+\.\d tokens/s", "[SPEED] tokens/s"),
         (r"(?m)(\.onnx +)\d+(  [0-9a-f]{16})$", "$1[SIZE]$2"),
         (r"(?m)(  )[0-9a-f]{16}$", "$1[SHA256]"),
         (r"\.dlc-tmp-\d+-", ".dlc-tmp-[PID]-"),
         (r"threads    \d+", "threads    [N]"),
+        (r"from 1 to \d+, four times", "from 1 to [N], four times"),
         (r"\S+/target/\S+", "[TARGET]"),
         (&format!("dlc {}", env!("CARGO_PKG_VERSION").replace('.', r"\.")), "dlc [VERSION]"),
     ] {

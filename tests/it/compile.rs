@@ -94,3 +94,15 @@ fn a_file_in_the_current_folder_makes_a_bundle_named_after_the_folder() {
     // A folder is named without its slash.
     assert_eq!(shell.ok(&["compile", "my-model/"]).stdout, "my-model-dlc\n");
 }
+
+#[test]
+fn a_missing_tokenizer_is_warned_of_in_words_and_in_json_and_not_in_the_manifest() {
+    let shell = Shell::new();
+    let warning = "no tokenizer.json: `dlc run` and calibration with text won't work; put it beside config.json";
+    let outcome = shell.ok(&["compile", "fixtures/goldens/llama", "-o", "out", "--json"]);
+    assert_eq!(outcome.json()["warnings"], serde_json::json!([warning]), "{}", outcome.transcript());
+    assert_eq!(outcome.stderr.matches(&format!("warning: {warning}\n")).count(), 1, "{}", outcome.transcript());
+    assert!(!std::fs::read_to_string(shell.path("out/dlc.yaml")).unwrap().contains("warning"));
+    let outcome = shell.ok(&["compile", "fixtures/tiny-llama", "-o", "whole", "--json"]);
+    assert_eq!((outcome.json()["warnings"].clone(), outcome.stderr.contains("warning")), (serde_json::json!([]), false), "{}", outcome.transcript());
+}

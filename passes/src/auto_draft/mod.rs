@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::context::{Machine, Pass, PassContext};
 use crate::error::PassError;
+use crate::needs::{self, Needs};
 use crate::report::PassReport;
 use crate::trim_head::{basic_tokens, frequencies, most_frequent};
 use plan::Planner;
@@ -173,6 +174,13 @@ impl Pass for AutoDraft {
 
     fn options(&self) -> serde_json::Value {
         serde_json::to_value(&self.options).unwrap_or_default()
+    }
+
+    fn needs(&self, module: &Module) -> Needs {
+        let (AutoDraftOptions { samples, length, memory, .. }, whole) = (&self.options, needs::whole_weights(module));
+        let scoring = module.graph("target").map_or(0, |target| needs::scoring(module, target, *samples, *length));
+        // The target writes text with all of its weights in memory, unless it is given; then drafts are timed beside it.
+        Needs { disk: (whole as f64 * (memory - 1.0).max(0.0)) as u64, memory: scoring.max((whole as f64 * memory) as u64) }
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {

@@ -15,6 +15,7 @@ use dlc_ir::{DType, Graph, Module, SamplingPlan, SkipSchedule};
 
 use crate::context::{Pass, PassContext, Prompt};
 use crate::error::PassError;
+use crate::needs::{self, Needs};
 use crate::report::PassReport;
 use crate::skip::{Driver, Inputs, SkipNet, apply, close, denoiser, finish, is_guided};
 use gates::Training;
@@ -95,6 +96,10 @@ impl Pass for DipGo {
 
     fn options(&self) -> serde_json::Value {
         serde_json::to_value(&self.options).unwrap_or_default()
+    }
+
+    fn needs(&self, module: &Module) -> Needs {
+        Needs { disk: 0, memory: 2 * needs::whole_weights(module) }
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {

@@ -20,6 +20,7 @@ use dlc_ir::{Block, Graph, Module, Scores, Task};
 
 use crate::context::{Pass, PassContext, Progress};
 use crate::error::PassError;
+use crate::needs::{self, Needs};
 use crate::report::{PassReport, ScoreColumn, ScoreTable};
 use options::Score;
 
@@ -178,6 +179,11 @@ impl Pass for FitPrune {
 
     fn options(&self) -> serde_json::Value {
         serde_json::to_value(&self.options).unwrap_or_default()
+    }
+
+    fn needs(&self, module: &Module) -> Needs {
+        let memory = module.graph("target").map_or(0, |target| needs::scoring(module, target, self.options.samples, self.length(module)));
+        Needs { disk: 0, memory }
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {

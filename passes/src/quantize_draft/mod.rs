@@ -13,6 +13,7 @@ use dlc_ir::{Graph, Module, Quantizer, Task, WeightTable};
 use crate::context::{Pass, PassContext};
 use crate::draft::replace_draft;
 use crate::error::PassError;
+use crate::needs::{self, Needs};
 use crate::report::PassReport;
 
 pub use matrices::{Matrix, Perturbation, matrices, perturbation, quantize_block, quantize_nodes};
@@ -90,6 +91,15 @@ impl Pass for QuantizeDraft {
 
     fn options(&self) -> serde_json::Value {
         serde_json::to_value(&self.options).unwrap_or_default()
+    }
+
+    fn needs(&self, module: &Module) -> Needs {
+        let Some(graph) = module.graph("draft").or_else(|| module.graph("target")) else { return Needs::default() };
+        let chosen = self.chosen(graph, &module.weights).unwrap_or_default();
+        let elements: usize = chosen.iter().map(|matrix| module.weights[matrix.weight].elements()).sum();
+        // Codes, and a scale in single precision for each group.
+        let bits = self.options.bits + 32 / self.options.block.max(1) + 1;
+        Needs { disk: (elements * bits / 8) as u64, memory: 4 * needs::largest_weight(module) }
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, ValueId};
+use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, RopeScaling, ValueId};
 
 use super::super::builder::Name;
 use super::super::proto::INT32;
@@ -62,7 +62,7 @@ impl Folds {
         self.norm_after.get(&add).copied()
     }
 
-    /// Folds the rotations of queries and keys if they are equal, of the graph's own positions, read by nothing else, and such as the operator
+    /// Folds the rotations of queries and keys if they are equal, of the graph's own positions, read by nothing else, fixed, and such as the operator
     /// takes: heads in multiples of 16, of which multiples of 16 are rotated.
     fn fold_rope(&mut self, graph: &Graph, id: NodeId, node: &Node) {
         let rotation = |at: usize| {
@@ -72,7 +72,9 @@ impl Folds {
             let own = graph.find_input("position_ids").is_some_and(|i| *positions == Operand::Value(i.value));
             let head_dim = graph.value(value).ty.shape.last().and_then(Dim::known)? / rope.heads;
             let fits = head_dim % 16 == 0 && rope.rotated(head_dim) % 16 == 0;
-            (own && fits && readers(graph, value) == 1).then_some((maker, rope))
+            // The operator's tables don't change with the length.
+            let fixed = !matches!(rope.scaling, RopeScaling::Dynamic { .. });
+            (own && fits && fixed && readers(graph, value) == 1).then_some((maker, rope))
         };
         let (Some((q_node, q)), Some((k_node, k))) = (rotation(0), rotation(1)) else { return };
         if q.theta.to_bits() == k.theta.to_bits() && q.scaling == k.scaling {
