@@ -15,6 +15,7 @@ mod machine;
 mod merge;
 mod name_map;
 mod outgrown;
+mod relayout;
 mod samplers;
 mod source;
 mod text_file;
