@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Bundle, Result, RuntimeError};
-use crate::files::{read_input, read_text};
+use crate::files::{read_document, read_input};
 use crate::guard::contain_panics;
 use environment::environment;
 use special_tokens::{TokenizerFiles, special_tokens};
@@ -82,7 +82,7 @@ impl ChatTemplate {
         let object = |name: &str| find(name).map_or_else(|| Ok(Map::new()), |path| read_object(&path));
         let files = TokenizerFiles { model: object("config.json")?, config: object(CONFIG_FILE)?, map: object("special_tokens_map.json")? };
         let (path, source) = if let Some(path) = find(TEMPLATE_FILE) {
-            let text = read_text(&path, FILE_CAP)?;
+            let text = read_document(&path, FILE_CAP)?;
             (path, text)
         } else if let Some(source) = template_of(&files.config) {
             (folder.join(CONFIG_FILE), source)
