@@ -10,8 +10,6 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dlc_exporters::ExportError;
-use dlc_exporters::onnx::read_onnx;
 use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{SessionInputValue, SessionOutputs};
@@ -51,7 +49,6 @@ impl Session {
         // A GPU copies its weights into its own memory: nothing to share.
         let weights = weights.filter(|_| options.provider == Provider::Cpu).cloned();
         let path = bundle.graph_path(graph);
-        check_external(bundle, &path)?;
         let inner = build(backend, &path, name, weights.as_deref(), options).map_err(|error| failed(name, &path, "load", &error))?;
         Ok(Self { inner, graph: name.to_owned(), file: path, provider: options.provider, _weights: weights })
     }
@@ -116,19 +113,6 @@ impl Session {
     /// An error of the backend with this graph's name and file.
     pub(super) fn failed(&self, error: &ort::Error) -> RuntimeError {
         failed(&self.graph, &self.file, "run", error)
-    }
-}
-
-/// Refuses a graph whose weights lie in a file that isn't the bundle's: backends open it as it is, a pipe too.
-fn check_external(bundle: &Bundle, path: &Path) -> Result<()> {
-    let summary = read_onnx(path).map_err(|error| match error {
-        ExportError::Input(error) => error.into(),
-        ExportError::Onnx { problem, .. } => RuntimeError::file(path, format!("is not a readable ONNX file: {problem}")),
-        error => RuntimeError::file(path, error.to_string()),
-    })?;
-    match summary.external_files.iter().find(|name| !bundle.manifest().files.contains_key(*name)) {
-        Some(name) => Err(RuntimeError::file(path, format!("keeps weights in `{name}`, which is no file of the bundle. Compile it again"))),
-        None => Ok(()),
     }
 }
 
