@@ -45,7 +45,7 @@ fn what_is_no_onnx_file_is_said_to_be_none() {
         let error = read(bytes).unwrap_err();
         assert!(matches!(error, ExportError::Onnx { .. }), "{error}");
     }
-    assert!(matches!(read_onnx(Path::new("/no/such/file.onnx")), Err(ExportError::Io { .. })));
+    assert!(matches!(read_onnx(Path::new("/no/such/file.onnx")), Err(ExportError::Input(_))));
 }
 
 /// A graph of one initializer with these axes.

@@ -16,7 +16,7 @@ use super::models::Models;
 use super::output::note;
 use super::progress::interruption;
 use super::records::{RecordArgs, Records};
-use super::write::{Ending, Writer};
+use super::write::{Ending, Writer, show_reading};
 use super::{chat, encode, input, open, prompts};
 use crate::runtime::{Bundle, ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel, assumed_costs};
 
@@ -191,7 +191,7 @@ fn beginning(bundle: &Bundle, tokenizer: &TextTokenizer, prompt: &str) -> Result
 /// What flags, the bundle and this machine say.
 fn options(args: &Args, models: &Models, rules: &Rules) -> DecodeOptions {
     let costs = measured_costs(&models.bundle, &describe(&models.backend), args.backend.session().threads);
-    let options = DecodeOptions { cancel: Some(interruption()), ..rules.options.clone() };
+    let options = DecodeOptions { cancel: Some(interruption()), on_prompt: Some(show_reading), ..rules.options.clone() };
     args.drafting.apply(options, &models.bundle, costs.unwrap_or_else(|| assumed_costs(models.bundle.manifest())))
 }
 

@@ -13,7 +13,6 @@ use serde_json::{Map, Value};
 
 use self::keys::unheeded;
 use self::reader::Reader;
-
 use super::{Bundle, LogitsProcessors, Result, RuntimeError, SamplingOptions};
 use crate::files::read_input;
 

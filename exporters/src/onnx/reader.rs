@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use prost::Message;
+use sha2::{Digest, Sha256};
 
 use super::lower::GRAPH_KEY;
 use super::proto::{
@@ -17,14 +18,14 @@ use crate::error::ExportError;
 use crate::input::read_input;
 
 /// Largest file that is read: protobuf allows no message of 2 GiB.
-const MAX_FILE: u64 = (1 << 31) - 1;
+pub(super) const MAX_FILE: u64 = (1 << 31) - 1;
 /// Largest node, subgraphs and constants included.
 const MAX_NODE: usize = 32 << 20;
 /// Most attributes, and most names and numbers, of a node: they take up to 150 times as much memory as bytes in the file.
 const MAX_ATTRIBUTES: usize = 10_000;
 const MAX_ENTRIES: usize = 1 << 20;
 /// Largest other message that is decoded as a whole.
-const MAX_SMALL: usize = 1 << 20;
+pub(super) const MAX_SMALL: usize = 1 << 20;
 /// Largest metadata entry; the text form of a graph is one.
 const MAX_METADATA: usize = 32 << 20;
 /// Most text that is kept of all nodes and boundary values, in bytes.
@@ -32,9 +33,9 @@ const MAX_TEXT: usize = 256 << 20;
 /// Most operator sets.
 const MAX_OPSETS: usize = 1000;
 /// Most axes, and most locations, of a tensor.
-const MAX_AXES: usize = 64;
+pub(super) const MAX_AXES: usize = 64;
 /// Most nodes, and most initializers, inputs and outputs.
-const MAX_COUNT: usize = 1_000_000;
+pub(super) const MAX_COUNT: usize = 1_000_000;
 
 /// What an ONNX file holds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -244,14 +245,14 @@ pub(super) fn initializer_head(bytes: &[u8]) -> Result<TensorProto, String> {
     Ok(tensor)
 }
 
-fn decode<M: Message + Default>(what: &str, bytes: &[u8], limit: usize) -> Result<M, String> {
+pub(super) fn decode<M: Message + Default>(what: &str, bytes: &[u8], limit: usize) -> Result<M, String> {
     if bytes.len() > limit {
         return Err(format!("{what} is {} bytes long, the limit is {limit}", bytes.len()));
     }
     M::decode(bytes).map_err(|error| format!("{what} is damaged: {error}"))
 }
 
-fn text(bytes: &[u8]) -> Result<String, String> {
+pub(super) fn text(bytes: &[u8]) -> Result<String, String> {
     let text = bytes.get(..bytes.len().min(MAX_SMALL)).unwrap_or_default();
     std::str::from_utf8(text).map(str::to_owned).map_err(|_| "a name is not UTF-8".to_owned())
 }
@@ -319,6 +320,11 @@ fn node(bytes: &[u8]) -> Result<OnnxNode, String> {
     Ok(OnnxNode { name: node.name, operator, line: line.replace(['\n', '\r'], " ") })
 }
 
+/// What tells one graph in an attribute from another.
+fn fingerprint(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes)).chars().take(16).collect()
+}
+
 fn attribute(attribute: &AttributeProto) -> String {
     match AttributeType::try_from(attribute.r#type) {
         Ok(AttributeType::Float) => format!("{:?}", attribute.f.unwrap_or_default()),
@@ -327,7 +333,11 @@ fn attribute(attribute: &AttributeProto) -> String {
         Ok(AttributeType::Floats) => format!("{:?}", attribute.floats),
         Ok(AttributeType::Ints) => format!("{:?}", attribute.ints),
         Ok(AttributeType::Tensor) => "tensor".to_owned(),
-        Ok(AttributeType::Graph) => "graph".to_owned(),
-        Ok(AttributeType::Strings | AttributeType::Undefined) | Err(_) => "?".to_owned(),
+        Ok(AttributeType::Strings) => {
+            let strings: Vec<_> = attribute.strings.iter().map(|text| String::from_utf8_lossy(text)).collect();
+            format!("{strings:?}")
+        }
+        Ok(AttributeType::Graph) => format!("graph {}", fingerprint(attribute.g.as_deref().unwrap_or_default())),
+        Ok(AttributeType::Undefined) | Err(_) => "?".to_owned(),
     }
 }
