@@ -5,8 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::printable::{escaped, escaped_json};
 use super::phases::{self, LogLevel};
+use crate::printable::{escaped, escaped_json};
 
 /// Where a command's words go. With `--json`, stdout gets one JSON document and nothing else.
 #[derive(Debug, Clone, Copy)]

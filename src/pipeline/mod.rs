@@ -15,6 +15,7 @@ mod machine;
 mod merge;
 mod name_map;
 mod outgrown;
+mod range;
 mod samplers;
 mod source;
 mod verify;
