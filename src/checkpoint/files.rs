@@ -1,6 +1,6 @@
 //! A checkpoint's files in JSON, and how the opener's refusals read for a checkpoint.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 
 use serde_json::{Map, Value};

@@ -8,6 +8,7 @@ mod error;
 mod files;
 mod header;
 mod locate;
+mod model_index;
 mod sentence;
 mod side_keys;
 mod tensors;
@@ -31,6 +32,7 @@ pub(crate) use side_keys::SideKeys;
 pub use tensors::{FileMetadata, StoredType, TensorRecord};
 
 use locate::WeightFiles;
+use model_index::MODEL_INDEX;
 use sentence::{MODULES, SETTINGS, SentenceModules, TRANSFORMER_CONFIGS};
 
 /// The largest JSON file that is read.
@@ -75,6 +77,8 @@ pub struct Checkpoint {
     /// Whether the configuration isn't the file's.
     overlaid: bool,
     files: Vec<CheckpointFile>,
+    /// What else is to be said of the files.
+    notes: Vec<String>,
 }
 
 /// A file that was read.
@@ -103,7 +107,7 @@ impl Checkpoint {
         let config = read(location.folder.join(CONFIG))?;
         let generation = location.folder.join(GENERATION_CONFIG);
         let generation_config = if generation.exists() { Some(read(generation)?) } else { None };
-        let is_pipeline = |folder: &PathBuf| folder.join("scheduler").is_dir() || folder.join("model_index.json").is_file();
+        let is_pipeline = |folder: &PathBuf| folder.join("scheduler").is_dir() || folder.join(MODEL_INDEX).is_file();
         let pipeline = config.contains_key("_class_name").then(|| above(&location.folder)).filter(is_pipeline);
         let scheduler = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
         if let Some(path) = &scheduler {
@@ -113,8 +117,12 @@ impl Checkpoint {
         }
         let (sentence, tensors) = (SentenceModules::read(&location.folder)?, BTreeMap::new());
         let (absent, overlaid) = (BTreeMap::new(), false);
+        let mut notes = location.notes;
+        if let Some(pipeline) = &pipeline {
+            notes.extend(model_index::warnings(pipeline, scheduler.as_deref())?);
+        }
         let mut checkpoint =
-            Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, absent, overlaid, files };
+            Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, absent, overlaid, files, notes };
         match location.weights {
             WeightFiles::One(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
@@ -169,7 +177,7 @@ impl Checkpoint {
 
     /// What side files say and a model for `task` doesn't heed, a line each.
     pub fn warnings(&self, task: Task) -> Vec<String> {
-        self.sentence.warnings(task)
+        self.notes.iter().cloned().chain(self.sentence.warnings(task)).collect()
     }
 
     /// The tensor with this name.

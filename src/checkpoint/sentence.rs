@@ -13,10 +13,10 @@ use dlc_ir::{Pooling, Sentence, SideFile, Task};
 use serde_json::Value;
 
 use super::CONFIG;
+use super::SideKeys;
 use super::error::{CheckpointError, shown};
 use super::files::{is_there, read_json, read_object};
 use super::locate::is_plain_name;
-use super::side_keys::SideKeys;
 
 pub(super) use settings::{SETTINGS, TRANSFORMER_CONFIGS};
 
@@ -86,7 +86,7 @@ impl SentenceModules {
             self.read_step(folder, name, kind, &mut sentence)?;
         }
         if sentence.pooling.is_empty() {
-            sentence.pooling.push(Pooling::Other("no step that modules.json names: it lists no Pooling".into()));
+            sentence.pooling.push(Pooling::Other("a Pooling that modules.json doesn't list".into()));
         }
         self.sentence = Some(sentence);
         Ok(())
@@ -169,9 +169,13 @@ impl SentenceModules {
 
     /// What the files say and a model for `task` doesn't heed.
     pub fn warnings(&self, task: Task) -> Vec<String> {
-        if task == Task::FeatureExtraction || self.sentence.is_none() {
-            return self.warnings.clone();
+        let Some(sentence) = &self.sentence else { return self.warnings.clone() };
+        if task != Task::FeatureExtraction {
+            let files = "the files of Sentence Transformers are not heeded";
+            return vec![format!("{files}: the model is compiled for {}, which makes no vectors of texts", task.name())];
         }
-        vec![format!("the files of Sentence Transformers are not heeded: the model is compiled for {}, which makes no vectors of texts", task.name())]
+        let unsupported = sentence.unsupported();
+        let unsupported = unsupported.map(|step| format!("`dlc run` won't make vectors: the checkpoint makes them by {step}, which dlc can't do"));
+        self.warnings.iter().cloned().chain(unsupported).collect()
     }
 }

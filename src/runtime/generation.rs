@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use self::keys::unheeded;
 use self::reader::Reader;
-use super::bundle::read_capped;
 use super::{Bundle, LogitsProcessors, Result, RuntimeError, SamplingOptions};
+use crate::files::read_input;
 
 /// The file's name.
 const FILE: &str = "generation_config.json";
@@ -64,7 +64,7 @@ impl GenerationConfig {
 
     /// Reads a file. Tokens that have to be written must be among `vocab`.
     pub fn read(path: &Path, vocab: usize) -> Result<Self> {
-        let value = serde_json::from_slice(&read_capped(path, FILE_CAP)?);
+        let value = serde_json::from_slice(&read_input(path, FILE_CAP)?);
         match value.map_err(|error| RuntimeError::file(path, format!("isn't JSON: {error}")))? {
             Value::Object(values) => Self::parse(path, &values, vocab),
             _ => Err(RuntimeError::file(path, "holds JSON, but no object `{...}`")),

@@ -3,8 +3,8 @@
 use dlc_ir::{Pooling, Sentence};
 use serde_json::{Map, Value};
 
+use crate::checkpoint::SideKeys;
 use crate::checkpoint::error::shown;
-use crate::checkpoint::side_keys::SideKeys;
 
 /// Flags of older versions, and what they stand for, in the order in which several results stand one after another.
 const FLAGS: [(&str, Pooling); 6] = [

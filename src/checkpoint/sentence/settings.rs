@@ -7,10 +7,9 @@ use dlc_ir::{Pooling, Sentence, Similarity};
 use serde_json::{Map, Value};
 
 use super::{CAP, SentenceModules};
-use crate::checkpoint::CONFIG_CAP;
 use crate::checkpoint::error::{CheckpointError, shown};
 use crate::checkpoint::files::{is_there, read_object};
-use crate::checkpoint::side_keys::SideKeys;
+use crate::checkpoint::{CONFIG_CAP, SideKeys};
 
 /// What is put before texts, and how vectors are compared.
 pub(in crate::checkpoint) const SETTINGS: &str = "config_sentence_transformers.json";
