@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use dlc_ir::{CachePart, Dim, Graph, IrError, Module, Task, ValueType, cost};
+use dlc_ir::{CachePart, Dim, Graph, Input, IrError, Module, Task, ValueType, cost};
 use prost::Message;
 
 use crate::error::ExportError;
@@ -14,7 +14,7 @@ use crate::manifest::{
     CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, ModelRecord, PassRecord, PortRecord, Profile, Source,
     WEIGHTS_FILE,
 };
-use crate::onnx::lower::{Lowered, Target, cache_layout, lower};
+use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
 use crate::progress::Progress;
 use crate::staging::Staging;
 use crate::weights::WeightPlan;
@@ -190,11 +190,16 @@ fn graph_record(module: &Module, graph: &Graph, lowered: &Lowered) -> Result<Gra
         shape: ty.shape.0.iter().map(Dim::to_string).collect(),
     };
     let ty = |value| &graph.value(value).ty;
+    let levels = noise_levels(graph);
+    let input = |input: &Input| {
+        let port = port(&input.name, ty(input.value));
+        if levels.contains(&input.value) { PortRecord { shape: vec![LEVELS.to_owned()], ..port } } else { port }
+    };
     Ok(GraphRecord {
         name: graph.name.clone(),
         file: file_name(&graph.name),
         parameters: cost::cost(graph, &module.weights).parameters,
-        inputs: graph.inputs().iter().filter(|i| used.contains(&i.name)).map(|i| port(&i.name, ty(i.value))).collect(),
+        inputs: graph.inputs().iter().filter(|i| used.contains(&i.name)).map(input).collect(),
         outputs: graph.outputs().iter().map(|o| port(&o.name, ty(o.value))).collect(),
         caches: caches(graph)?,
     })

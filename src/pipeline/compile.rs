@@ -15,6 +15,7 @@ use super::calibration::TextCalibration;
 use super::config::PassSpec;
 use super::error::PipelineError;
 use super::machine::BundleMachine;
+use super::range;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
 use super::warnings::warnings;
@@ -127,6 +128,11 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         for run in &mut runs {
             run.report.changes.retain(|change| module.weights.find(&change.weight).is_some());
         }
+    }
+
+    if module.model.dtype == DType::F16 {
+        monitor.phase("checking the range of f16");
+        warnings.extend(pool.install(|| range::warning(&module, request.profile, &calibration)));
     }
 
     monitor.phase("writing the bundle");

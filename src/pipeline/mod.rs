@@ -16,6 +16,7 @@ mod machine;
 mod merge;
 mod name_map;
 mod outgrown;
+mod range;
 mod relayout;
 mod samplers;
 mod source;
