@@ -78,7 +78,7 @@ pub(super) fn read_auto_map(config: &mut ConfigReader<'_>, family: &Family) {
     let foreign: Vec<String> = names.iter().filter(|name| !is_own_class(name, family)).map(|name| shown(name)).collect();
     if !foreign.is_empty() {
         let list = foreign.join(", ");
-        config.refuse(KEY, format!("names modelling code of the checkpoint's own ({list}); dlc reads models as transformers' built-in classes do"));
+        config.refuse(KEY, &format!("names modelling code of the checkpoint's own ({list}); dlc reads models as transformers' built-in classes do"));
     } else if !names.is_empty() {
         config.note(format!("`{KEY}` names code of the checkpoint's own; taken as transformers' built-in {} does", names.join(", ")));
     }

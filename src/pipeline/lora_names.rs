@@ -154,7 +154,7 @@ impl<'w> Model<'w> {
     fn of(weights: &'w WeightTable) -> Self {
         let modules: BTreeSet<&str> = weights.entries().filter_map(|(_, w)| w.name.strip_suffix(".weight")).collect();
         let underscored = modules.iter().map(|module| (module.replace('.', "_"), *module)).collect();
-        let layers = (0..).take_while(|n| modules.contains(format!("down_blocks.0.resnets.{n}.conv1").as_str())).count();
+        let layers = (0..modules.len()).take_while(|n| modules.contains(format!("down_blocks.0.resnets.{n}.conv1").as_str())).count();
         Self { modules, underscored, layers }
     }
 
