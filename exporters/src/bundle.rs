@@ -94,23 +94,31 @@ fn file_name(graph: &str) -> String {
     if graph == "target" { "model.onnx".to_owned() } else { format!("{graph}.onnx") }
 }
 
-/// Every file of the bundle has a name of its own that stays inside the folder.
+/// Every file of the bundle has a name of its own that stays inside the folder; side files may be in a folder there.
 fn check_names(module: &Module) -> Result<(), ExportError> {
     if module.graphs.first().is_none_or(|g| g.name != "target") {
         return Err(ExportError::module("module", "its first graph is not `target`"));
     }
     let mut taken: BTreeSet<String> = [MANIFEST_FILE, WEIGHTS_FILE, GENAI_FILE].map(str::to_owned).into();
-    let names = module.graphs.iter().map(|g| file_name(&g.name)).chain(module.side_files.iter().map(|f| f.name.clone()));
-    for name in names {
-        let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0']);
-        if !plain {
+    let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0']);
+    let graphs = module.graphs.iter().map(|g| (file_name(&g.name), false));
+    let mut folders = BTreeSet::new();
+    for (name, is_side) in graphs.chain(module.side_files.iter().map(|f| (f.name.clone(), true))) {
+        let parts: Vec<&str> = name.split('/').collect();
+        if parts.len() > if is_side { 2 } else { 1 } || !parts.iter().all(|part| plain(part)) {
             return Err(ExportError::module(name, "is no file name that a bundle can hold"));
+        }
+        if let [folder, _] = parts[..] {
+            folders.insert(folder.to_lowercase());
         }
         if !taken.insert(name.to_lowercase()) {
             return Err(ExportError::module(name, "two files of the bundle would have this name"));
         }
     }
-    Ok(())
+    match taken.intersection(&folders).next() {
+        Some(both) => Err(ExportError::module(both, "a file and a folder of the bundle would have this name")),
+        None => Ok(()),
+    }
 }
 
 fn write_genai_config(
@@ -157,7 +165,7 @@ fn manifest(
             task: model.task,
             labels: model.labels.clone(),
             scores: model.scores,
-            pooling: model.pooling.clone(),
+            sentence: model.sentence.clone(),
             diffusion: model.diffusion.clone(),
             vocab_size: model.vocab_size,
             context_length: model.context_length,

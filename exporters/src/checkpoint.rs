@@ -2,7 +2,6 @@
 //!
 //! Copied files keep their names, headers and sizes, so that every tensor lies where it lay. Atomic and deterministic, like a bundle.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use dlc_ir::{WeightId, WeightTable};
 use rayon::prelude::*;
 
 use crate::error::ExportError;
+use crate::input::open_regular;
 use crate::progress::Progress;
 use crate::staging::Staging;
 use crate::weights::{TILE, write_all_at};
@@ -61,7 +61,7 @@ pub fn write_checkpoint(files: &[CopiedFile], weights: &WeightTable, out: &Path,
         let mut copy = staging.create(&file.name)?;
         match &file.from {
             Origin::File(from) => {
-                let mut source = File::open(from).map_err(ExportError::io("open", from))?;
+                let (mut source, _) = open_regular(from)?;
                 io::copy(&mut source, &mut copy).map_err(ExportError::io("write", &path))?;
             }
             Origin::Made { size, pieces } => {

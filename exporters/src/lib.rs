@@ -9,11 +9,13 @@ mod bundle;
 mod checkpoint;
 mod error;
 mod genai;
+pub mod input;
 pub mod manifest;
 pub mod onnx;
 mod progress;
 mod staging;
 mod weights;
+pub mod yaml;
 
 pub use bundle::{BundleRequest, SpeculativeDefaults, write_bundle};
 pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};

@@ -3,18 +3,24 @@
 //! Written by [`crate::write_bundle`], read by the runtime and by `dlc inspect`, `diff` and `verify`. It names no path outside the bundle.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use dlc_ir::{Diffusion, Pooling, Sampling, Scores, Task};
+use dlc_ir::{Diffusion, Sampling, Scores, Sentence, Task};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::input::{InputError, open_regular};
+
 /// The manifest's file name inside a bundle.
 pub const MANIFEST_FILE: &str = "dlc.yaml";
+/// The largest manifest that is read, in bytes: room for some 100 000 weights.
+pub const MANIFEST_CAP: u64 = 64 << 20;
 /// The one file that holds every weight of a bundle.
 pub const WEIGHTS_FILE: &str = "weights.bin";
+/// Most names that [`Manifest::strays`] gives.
+const MOST_STRAYS: usize = 1000;
 /// The version of the manifest's layout; readers refuse another.
 pub const FORMAT: u32 = 2;
 
@@ -52,6 +58,39 @@ pub struct Manifest {
     pub files: BTreeMap<String, FileRecord>,
 }
 
+impl Manifest {
+    /// What lies in the bundle's folder and isn't listed, sorted, the first thousand; folders of which nothing is listed end in a slash. dlc never
+    /// reads it, others may.
+    ///
+    /// # Errors
+    /// What the system says of a folder that can't be read.
+    pub fn strays(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let mut strays = Vec::new();
+        self.add_strays(folder, "", &mut strays)?;
+        strays.sort();
+        Ok(strays)
+    }
+
+    fn add_strays(&self, folder: &Path, inside: &str, strays: &mut Vec<String>) -> io::Result<()> {
+        for entry in fs::read_dir(folder.join(inside))? {
+            let entry = entry?;
+            let name = format!("{inside}{}", entry.file_name().to_string_lossy());
+            if self.files.contains_key(&name) || name == MANIFEST_FILE || strays.len() >= MOST_STRAYS {
+                continue;
+            }
+            let below = format!("{name}/");
+            if !entry.file_type()?.is_dir() {
+                strays.push(name);
+            } else if self.files.keys().any(|file| file.starts_with(&below)) {
+                self.add_strays(folder, &below, strays)?;
+            } else {
+                strays.push(below);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Where a bundle came from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,10 +115,11 @@ impl FileRecord {
     /// Size and hash of a file, read piece by piece.
     ///
     /// # Errors
-    /// What the system says of a file that can't be read.
-    pub fn of_file(path: &Path) -> io::Result<Self> {
+    /// [`InputError`] for a file that can't be read or is no regular one.
+    pub fn of_file(path: &Path) -> Result<Self, InputError> {
         let mut hasher = Sha256::new();
-        let bytes = io::copy(&mut BufReader::with_capacity(1 << 20, File::open(path)?), &mut hasher)?;
+        let (file, _) = open_regular(path)?;
+        let bytes = io::copy(&mut BufReader::with_capacity(1 << 20, file), &mut hasher).map_err(|error| InputError::system(path, error))?;
         Ok(Self { bytes, sha256: format!("{:x}", hasher.finalize()) })
     }
 }
@@ -135,9 +175,9 @@ pub struct ModelRecord {
     /// What the scores of these classes mean.
     #[serde(default, skip_serializing_if = "Scores::is_default")]
     pub scores: Scores,
-    /// How the vector of a text is made of those of its tokens, if the checkpoint says it.
+    /// How the vector of a text is made, if the checkpoint says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pooling: Option<Pooling>,
+    pub sentence: Option<Sentence>,
     /// What sampling images takes; none for models of text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<Diffusion>,

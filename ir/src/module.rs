@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::graph::Graph;
 use crate::index::WeightId;
 use crate::schedule::Sampling;
+use crate::sentence::Sentence;
 use crate::types::DType;
 use crate::weight::WeightTable;
 
@@ -83,8 +84,8 @@ pub struct ModelInfo {
     pub labels: Vec<String>,
     /// What the scores of these classes mean.
     pub scores: Scores,
-    /// How the vector of a whole text is made of those of its tokens, if the checkpoint says it.
-    pub pooling: Option<Pooling>,
+    /// How the vector of a whole text is made, if the checkpoint says it.
+    pub sentence: Option<Sentence>,
     /// Element type of weights and activations.
     pub dtype: DType,
     /// What sampling images takes; none for models of text.
@@ -127,18 +128,6 @@ impl Scores {
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
-}
-
-/// How the vector of a text is made of the vectors of its tokens; in files Sentence Transformers' names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pooling {
-    /// Their mean.
-    Mean,
-    /// The first one.
-    Cls,
-    /// Something else, by its name.
-    Other(String),
 }
 
 /// What a sampler must know of a diffusion model.

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
 use super::error::{CheckpointError, shown};
-use super::files::read_object;
+use super::files::{open_regular, read_object};
 
-/// The largest shard index that is read: room for some 500 000 tensors.
-const INDEX_CAP: u64 = 64 << 20;
+/// The largest shard index that is read: room for some 250 000 tensors.
+const INDEX_CAP: u64 = 32 << 20;
 const WHOLE: &str = "model.safetensors";
 /// What weight files are called, and their index behind `.index.json`: by transformers, by diffusers.
 const WEIGHTS: [&str; 2] = [WHOLE, "diffusion_pytorch_model.safetensors"];
+/// What every bundle has and no checkpoint.
+const BUNDLE_MANIFEST: &str = "dlc.yaml";
 /// The component of a diffusers pipeline that denoises.
 const COMPONENTS: [&str; 2] = ["transformer", "unet"];
 
@@ -25,9 +27,11 @@ pub(super) struct Location {
     pub(super) folder: PathBuf,
     /// The weight files.
     pub(super) weights: WeightFiles,
+    /// What is to be said of the choice.
+    pub(super) notes: Vec<String>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum WeightFiles {
     One(PathBuf),
     Sharded { index: PathBuf },
@@ -38,17 +42,16 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
     let metadata = fs::metadata(path).map_err(|error| nothing_there(path, error))?;
     if metadata.is_dir() {
         let folder = component(path)?.unwrap_or_else(|| path.to_owned());
-        return Ok(Location { weights: in_folder(&folder)?, folder });
+        let (weights, notes) = in_folder(&folder)?;
+        return Ok(Location { folder, weights, notes });
     }
     match extension(path).as_str() {
         "safetensors" => {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Ok(Location { folder: folder.to_owned(), weights: WeightFiles::One(path.to_owned()) })
+            Ok(Location { folder: folder.to_owned(), weights: WeightFiles::One(path.to_owned()), notes: vec![] })
         }
         "gguf" => Err(gguf(path)),
-        "bin" if path.with_file_name("dlc.yaml").exists() => {
-            Err(CheckpointError::file(path, "holds the weights of a bundle that dlc wrote. Name the bundle's folder instead"))
-        }
+        "bin" | "onnx" | "yaml" if path.with_file_name(BUNDLE_MANIFEST).exists() => Err(bundle(path, "is part of a bundle that dlc wrote")),
         "bin" | "pt" | "pth" => Err(pickle(path)),
         _ => Err(CheckpointError::file(path, format!("is neither a folder nor a `.safetensors` file. Name the folder with config.json and {WHOLE}"))),
     }
@@ -81,9 +84,13 @@ fn named_weights(folder: &Path) -> Option<WeightFiles> {
     })
 }
 
-fn in_folder(folder: &Path) -> Result<WeightFiles, CheckpointError> {
+/// The weight files of a folder, and what is to be said of the choice.
+fn in_folder(folder: &Path) -> Result<(WeightFiles, Vec<String>), CheckpointError> {
     if let Some(weights) = named_weights(folder) {
-        return Ok(weights);
+        return Ok((weights, vec![]));
+    }
+    if folder.join(BUNDLE_MANIFEST).exists() {
+        return Err(bundle(folder, "is a bundle that dlc wrote"));
     }
     if folder.join("adapter_config.json").is_file() {
         let problem = "is an adapter, not a model. Name the model that it was trained on, and this folder with `--adapter`";
@@ -91,6 +98,11 @@ fn in_folder(folder: &Path) -> Result<WeightFiles, CheckpointError> {
     }
     let mut names: Vec<PathBuf> = fs::read_dir(folder).map_err(|e| CheckpointError::read(folder, e))?.flatten().map(|entry| entry.path()).collect();
     names.sort();
+    if let [variant] = variants(&names).as_slice() {
+        let (WeightFiles::One(file) | WeightFiles::Sharded { index: file }) = variant;
+        let name = shown(&file.file_name().unwrap_or_default().to_string_lossy());
+        return Ok((variant.clone(), vec![format!("the weights are those of {name}: there are no others")]));
+    }
     let with = |wanted: &str| names.iter().find(|path| extension(path) == wanted);
     if let Some(file) = with("safetensors") {
         let problem = format!("holds no {WHOLE} and no {WHOLE}.index.json. Name one file, such as {}, or download the index too", file.display());
@@ -104,6 +116,24 @@ fn in_folder(folder: &Path) -> Result<WeightFiles, CheckpointError> {
     }
     let problem = format!("holds no {WHOLE}. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`");
     Err(CheckpointError::file(folder, problem))
+}
+
+/// Weights in another precision or of another kind than the usual ones, under the names that libraries give them:
+/// `model.fp16.safetensors`, `model.safetensors.index.fp16.json`, `model.fp16.safetensors.index.json`.
+fn variants(names: &[PathBuf]) -> Vec<WeightFiles> {
+    let word = |variant: &str| !variant.is_empty() && variant.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let of = |path: &PathBuf| {
+        let name = path.file_name()?.to_str()?;
+        let stem = WEIGHTS.iter().find_map(|usual| usual.strip_suffix("safetensors").filter(|stem| name.starts_with(stem)))?;
+        let rest = &name[stem.len()..];
+        if rest.strip_suffix(".safetensors").is_some_and(word) {
+            return Some(WeightFiles::One(path.clone()));
+        }
+        let new = rest.strip_prefix("safetensors.index.").and_then(|rest| rest.strip_suffix(".json"));
+        let old = rest.strip_suffix(".safetensors.index.json");
+        new.or(old).is_some_and(word).then(|| WeightFiles::Sharded { index: path.clone() })
+    };
+    names.iter().filter(|path| path.is_file()).filter_map(of).collect()
 }
 
 /// The shard of each tensor, as the index has it. Every shard is a plain file name.
@@ -129,7 +159,8 @@ pub(super) fn read_index(index: &Path) -> Result<(BTreeMap<String, String>, u64)
     Ok((shards, size))
 }
 
-fn is_plain_name(name: &str) -> bool {
+/// Whether `name` is that of a file in a folder, on any system.
+pub(super) fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let plain = matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name);
     plain && !name.contains(['\\', ':']) && !name.contains(char::is_control)
@@ -146,6 +177,18 @@ fn nothing_there(path: &Path, error: io::Error) -> CheckpointError {
         return CheckpointError::file(path, problem);
     }
     CheckpointError::read(path, error)
+}
+
+/// A bundle where a checkpoint was to be; `what` goes on from its path.
+fn bundle(path: &Path, what: &str) -> CheckpointError {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    // The manifest names its source in its first lines; a name that isn't found there isn't worth a parser.
+    let mut head = Vec::new();
+    let _ = open_regular(&folder.join(BUNDLE_MANIFEST)).map(|(file, _)| file.take(1 << 12).read_to_end(&mut head));
+    let head = String::from_utf8_lossy(&head);
+    let source = head.lines().skip_while(|line| *line != "source:").find_map(|line| line.strip_prefix("  name: "));
+    let source = source.map_or_else(String::new, |name| format!(": {}", shown(name.trim_matches(['"', '\'']))));
+    CheckpointError::file(path, format!("{what}; name the checkpoint that it came from{source}"))
 }
 
 fn gguf(path: &Path) -> CheckpointError {

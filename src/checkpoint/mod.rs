@@ -8,7 +8,9 @@ mod error;
 mod files;
 mod header;
 mod locate;
+mod model_index;
 mod sentence;
+mod side_keys;
 mod tensors;
 
 #[cfg(test)]
@@ -20,16 +22,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dlc_ir::{Pooling, SideFile};
+use dlc_ir::{Sentence, SideFile, Task};
 use serde_json::{Map, Value};
 
 pub use adapter::AdapterFiles;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
+pub(crate) use side_keys::SideKeys;
 pub use tensors::{FileMetadata, StoredType, TensorRecord};
 
 use locate::WeightFiles;
-use sentence::SentenceModules;
+use model_index::MODEL_INDEX;
+use sentence::{MODULES, SETTINGS, SentenceModules, TRANSFORMER_CONFIGS};
 
 /// The largest JSON file that is read.
 const CONFIG_CAP: u64 = 16 << 20;
@@ -38,7 +42,7 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const SCHEDULER_CONFIG: &str = "scheduler_config.json";
 
 /// What a bundle takes over where it is there.
-const SIDE_FILES: [&str; 10] = [
+const SIDE_FILES: [&str; 13] = [
     CONFIG,
     GENERATION_CONFIG,
     "tokenizer.json",
@@ -49,6 +53,9 @@ const SIDE_FILES: [&str; 10] = [
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 ];
 
 /// How files end that hold weights.
@@ -70,6 +77,8 @@ pub struct Checkpoint {
     /// Whether the configuration isn't the file's.
     overlaid: bool,
     files: Vec<CheckpointFile>,
+    /// What else is to be said of the files.
+    notes: Vec<String>,
 }
 
 /// A file that was read.
@@ -98,18 +107,22 @@ impl Checkpoint {
         let config = read(location.folder.join(CONFIG))?;
         let generation = location.folder.join(GENERATION_CONFIG);
         let generation_config = if generation.exists() { Some(read(generation)?) } else { None };
-        let is_pipeline = |folder: &PathBuf| folder.join("scheduler").is_dir() || folder.join("model_index.json").is_file();
+        let is_pipeline = |folder: &PathBuf| folder.join("scheduler").is_dir() || folder.join(MODEL_INDEX).is_file();
         let pipeline = config.contains_key("_class_name").then(|| above(&location.folder)).filter(is_pipeline);
         let scheduler = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
         if let Some(path) = &scheduler {
-            let (_, size) = files::open_regular(path)?;
+            let (_, size) = files::open(path)?;
             files::check_size(path, size, CONFIG_CAP)?;
             files.push(CheckpointFile { path: path.clone(), size });
         }
         let (sentence, tensors) = (SentenceModules::read(&location.folder)?, BTreeMap::new());
         let (absent, overlaid) = (BTreeMap::new(), false);
+        let mut notes = location.notes;
+        if let Some(pipeline) = &pipeline {
+            notes.extend(model_index::warnings(pipeline, scheduler.as_deref())?);
+        }
         let mut checkpoint =
-            Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, absent, overlaid, files };
+            Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, absent, overlaid, files, notes };
         match location.weights {
             WeightFiles::One(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
@@ -153,8 +166,18 @@ impl Checkpoint {
     }
 
     /// How Sentence Transformers makes the vector of a text, where the checkpoint says it.
-    pub fn pooling(&self) -> Option<&Pooling> {
-        self.sentence.pooling()
+    pub fn sentence(&self) -> Option<&Sentence> {
+        self.sentence.sentence()
+    }
+
+    /// Whether the checkpoint says that the model without its head makes vectors of texts, whatever head its configuration names.
+    pub fn makes_vectors(&self) -> bool {
+        self.sentence.makes_vectors()
+    }
+
+    /// What side files say and a model for `task` doesn't heed, a line each.
+    pub fn warnings(&self, task: Task) -> Vec<String> {
+        self.notes.iter().cloned().chain(self.sentence.warnings(task)).collect()
     }
 
     /// The tensor with this name.
@@ -196,9 +219,10 @@ impl Checkpoint {
 
     /// The files beside the weights that a bundle takes over.
     pub fn side_files(&self) -> Vec<SideFile> {
-        let all = SIDE_FILES.iter().map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
+        let names = SIDE_FILES.iter().chain(&[MODULES, SETTINGS]).chain(&TRANSFORMER_CONFIGS);
+        let all = names.map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
         let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.clone() });
-        all.filter(|file| file.path.is_file()).chain(scheduler).collect()
+        all.filter(|file| file.path.exists()).chain(scheduler).chain(self.sentence.files().iter().cloned()).collect()
     }
 
     /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ..., and what is in
@@ -214,7 +238,7 @@ impl Checkpoint {
                 companions.push(SideFile { name: name.to_owned(), path });
             }
         }
-        companions.extend(self.sentence.files(&self.folder)?);
+        companions.extend(self.sentence.files().iter().cloned());
         companions.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(companions)
     }

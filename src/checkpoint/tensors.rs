@@ -9,7 +9,7 @@ use dlc_ir::{Blob, DType, Expr};
 use safetensors::tensor::{Metadata, SafeTensors, TensorInfo};
 
 use super::error::CheckpointError;
-use super::files::open_regular;
+use super::files::open;
 use super::header;
 use crate::mapped;
 
@@ -99,7 +99,7 @@ pub(super) fn read_file(path: &Path) -> Result<TensorFile, CheckpointError> {
 }
 
 fn map(path: &Path) -> Result<Arc<dyn AsRef<[u8]> + Send + Sync>, CheckpointError> {
-    let (file, _) = open_regular(path)?;
+    let (file, _) = open(path)?;
     let map = mapped::map(&file).map_err(|e| CheckpointError::read(path, e))?;
     Ok(Arc::new(map))
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use dlc_ir::{DType, Fault};
+use dlc_ir::{DType, Fault, Task};
 use proptest::prelude::*;
 
 use super::fixture::{Folder, fixture, safetensors};
@@ -146,6 +146,40 @@ fn other_formats_are_refused_with_the_way_to_convert_them() {
     let folder = Folder::new().with("model.onnx", b"x");
     refuses("another file", &folder.path().join("model.onnx"), Fault::BadInput, &["neither a folder nor"]);
     refuses("a name of the hub", Path::new("org/name-that-is-not-here"), Fault::BadInput, &["doesn't exist", "hf download"]);
+}
+
+#[test]
+fn a_single_variant_is_taken_and_said() {
+    let weights = safetensors(A, &[1; 8]);
+    let index = SHARDS.replace("y.", "x.").replace(",\"b\":\"x.safetensors\"", "");
+    for name in ["model.fp16.safetensors", "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.non_ema.safetensors"] {
+        let folder = Folder::new().with(name, &weights).with("other.fp16.safetensors", &weights);
+        let checkpoint = Checkpoint::open(folder.path()).expect("opens");
+        assert_eq!(checkpoint.tensor_names().collect::<Vec<_>>(), ["a"]);
+        let notes = checkpoint.warnings(Task::ImageGeneration);
+        assert!(notes.len() == 1 && notes[0].contains(name), "{notes:?}");
+    }
+    for name in ["model.safetensors.index.fp16.json", "diffusion_pytorch_model.fp16.safetensors.index.json"] {
+        let folder = Folder::new().with("x.safetensors", &weights).with(name, index.as_bytes());
+        assert_eq!(Checkpoint::open(folder.path()).expect("opens").warnings(Task::ImageGeneration).len(), 1, "{name}");
+    }
+    let plain = Folder::new().with("model.safetensors", &weights).with("model.fp16.safetensors", b"x");
+    assert!(Checkpoint::open(plain.path()).expect("opens").warnings(Task::TextGeneration).is_empty());
+    let both = Folder::new().with("model.fp16.safetensors", &weights).with("model.non_ema.safetensors", &weights);
+    refuses("two variants", both.path(), Fault::BadInput, &["Name one file, such as", "model.fp16.safetensors"]);
+    let shard = Folder::new().with("model.fp16-00001-of-00002.safetensors", &weights);
+    refuses("a shard of a variant", shard.path(), Fault::BadInput, &["holds no model.safetensors"]);
+}
+
+#[test]
+fn a_bundle_is_called_one() {
+    let manifest = b"format: 2\ndlc: 0.1.0\nsource:\n  name: my-model\n  files: {}\n";
+    let folder = Folder::new().with("dlc.yaml", manifest).with("model.onnx", b"x").with("weights.bin", b"x");
+    for path in [folder.path().to_owned(), folder.path().join("model.onnx"), folder.path().join("weights.bin"), folder.path().join("dlc.yaml")] {
+        refuses("a bundle", &path, Fault::BadInput, &["bundle that dlc wrote", "name the checkpoint that it came from: my-model"]);
+    }
+    let nameless = Folder::new().with("dlc.yaml", b"\xff");
+    refuses("a broken bundle", nameless.path(), Fault::BadInput, &["is a bundle that dlc wrote; name the checkpoint that it came from"]);
 }
 
 #[test]

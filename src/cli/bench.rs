@@ -10,6 +10,7 @@ use super::backend::BackendArgs;
 use super::bench_diffusion::SideName;
 use super::diffusion::SamplerArgs;
 use super::drafting::DraftingArgs;
+use super::flags::Given;
 use super::{bench_decoder, bench_diffusion, bench_encoder, open, prompts};
 
 /// Measure plain against speculative decoding, in alternation in one run, with acceptance and equality of the output; of an encoder the
@@ -24,6 +25,9 @@ pub(super) struct Args {
     /// Tokens to write for each prompt
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_tokens: u32,
+    /// Leave the model's generation_config.json alone
+    #[arg(long)]
+    pub(super) no_generation_config: bool,
     #[command(flatten)]
     pub(super) drafting: DraftingArgs,
     /// Decode the built-in prompts of several tasks: code, chat, continuation, summary
@@ -32,7 +36,7 @@ pub(super) struct Args {
     /// Measure what passes cost on this machine, keep it for later runs of this bundle, and print it
     #[arg(long, conflicts_with_all = ["prompts", "suite", "plot"])]
     pub(super) calibrate: bool,
-    /// Draw the speedups by task
+    /// Draw the speedups by task; `-` is stdout
     #[arg(long, value_name = "FILE.svg")]
     pub(super) plot: Option<PathBuf>,
     /// Runs of each kind for each prompt; the median counts. Ten times as many for an encoder; for a diffusion model, runs of all images
@@ -74,8 +78,9 @@ pub(super) fn prompts(args: &Args) -> Result<Vec<String>> {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     let bundle = open::bundle(&args.bundle)?;
+    given.check_bench(&bundle.manifest().model)?;
     match bundle.manifest().model.task {
         Task::TextGeneration => bench_decoder::run(args),
         Task::ImageGeneration => bench_diffusion::run(args, bundle),

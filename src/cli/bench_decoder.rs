@@ -9,13 +9,15 @@ use serde_json::{Value, json};
 
 use super::backend::describe;
 use super::bench::{Args, prompts};
+use super::destination::{self, Destination, check_stdout};
 use super::drafting::{measure_costs, measured_costs};
 use super::exit::{CHECK_FAILED, INTERRUPTED};
+use super::generation::GenerationArgs;
 use super::models::Models;
 use super::output::{Output, note};
 use super::phases;
 use super::progress::{Bar, interruption};
-use super::run::sourced;
+use super::write::sourced;
 use crate::report::{Table, speedup_plot};
 use crate::runtime::{DecodeOptions, Equality, PromptMeasurement, SourceStats, Stats, TokenModel, measure};
 
@@ -87,6 +89,8 @@ struct Comparison<'r> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
+    let plot = args.plot.as_deref().map(|path| Destination::check(path, &["svg"])).transpose()?;
+    check_stdout(&plot.iter().collect::<Vec<_>>(), args.json)?;
     let mut models = Models::open(&args.bundle, &args.backend, Some(args.drafting.cache()))?;
     if models.draft.is_none() && args.drafting.looks_nothing_up() && !args.calibrate {
         bail!("the bundle has no draft, and --no-lookup leaves nothing to compare with; compile it with --pass fit-prune");
@@ -105,13 +109,24 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             (measure_costs(&mut models, 10)?, "measured in this run")
         }
     };
-    let options = DecodeOptions { max_tokens: args.max_tokens as usize, cancel: Some(interruption()), ..DecodeOptions::default() };
+    let options = GenerationArgs::file_alone(args.no_generation_config).rules(&models.bundle)?.options;
+    let options = DecodeOptions {
+        max_tokens: args.max_tokens as usize,
+        max_length: None,
+        // All texts are of one length.
+        stop_tokens: Vec::new(),
+        cancel: Some(interruption()),
+        ..options
+    };
     let options = args.drafting.apply(options, &models.bundle, costs.clone());
     let Some(results) = decode(args, &mut models, &cases, &options)? else { return Ok(INTERRUPTED.into()) };
     let comparison = Comparison::new(&cases, &results, costs, measured);
-    output.result(&comparison.text())?;
-    if let Some(path) = &args.plot {
-        std::fs::write(path, comparison.plot()).with_context(|| format!("can't write the plot to {}", path.display()))?;
+    match &plot {
+        Some(Destination::Stdout) => note(&comparison.text())?,
+        _ => output.result(&comparison.text())?,
+    }
+    if let Some(plot) = &plot {
+        destination::write(&[(plot, comparison.plot().into_bytes())])?;
     }
     output.json(&comparison.json(models.backend.kind().name()))?;
     Ok(if comparison.all.unequal > 0 { CHECK_FAILED.into() } else { ExitCode::SUCCESS })

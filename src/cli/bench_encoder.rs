@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use dlc_ir::{Pooling, Task};
+use dlc_ir::{Similarity, Task};
 use serde_json::{Value, json};
 
 use super::backend::describe;
@@ -13,7 +13,7 @@ use super::output::{Output, note};
 use super::phases;
 use super::progress::Bar;
 use crate::report::Table;
-use crate::runtime::{Bundle, EncoderSession, Rows, choices, cosine, latencies, sentence_vector};
+use crate::runtime::{Bundle, EncoderSession, Rows, choices, latencies, sentence_vector, similarity};
 
 /// Runs for one of `--repeats`: an encoder's run is short.
 const RUNS: usize = 10;
@@ -83,16 +83,14 @@ fn agreement(model: &mut EncoderModel, pruned: &mut EncoderSession, texts: &[Str
         note("the bundle has no tokenizer.json, so the pruned encoder isn't compared on texts")?;
         return Ok(None);
     };
-    let pooling = model.bundle.manifest().model.pooling.clone().unwrap_or(Pooling::Mean);
-    let vector = |rows: &Rows| sentence_vector(rows.each(), &pooling);
+    let sentence = model.bundle.manifest().model.sentence.clone().unwrap_or_default();
+    let vector = |rows: &Rows| sentence_vector(rows, &sentence, 0);
     let (mut same, mut answers, mut cosines) = (0u32, 0u32, 0.0);
     for text in texts {
-        let mut tokens = tokenizer.analyse(text)?;
-        tokens.truncate(model.session.context_length());
-        let batch = [tokens];
+        let batch = [tokenizer.analyse_cut(text, model.session.context_length(), false)?.0];
         let [a, b]: [Vec<Rows>; 2] = [model.session.run(&batch)?, pruned.run(&batch)?];
         for (a, b) in a.iter().zip(&b) {
-            cosines += f64::from(cosine(&vector(a), &vector(b)));
+            cosines += f64::from(similarity(Similarity::Cosine, &vector(a), &vector(b)));
             let best = |row: &[f32]| choices(row, 1, false).first().map(|c| c.index);
             same += a.each().zip(b.each()).filter(|(x, y)| best(x) == best(y)).count() as u32;
             answers += a.each().count() as u32;

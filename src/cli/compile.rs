@@ -70,8 +70,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     checkpoint: Option<PathBuf>,
     /// Threads for scoring and writing [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = environment::threads)]
+    threads: Option<usize>,
     /// Only say what compiling would need on disk and in memory, about
     #[arg(long)]
     dry_run: bool,
@@ -232,6 +232,7 @@ fn quoted(path: &Path) -> String {
 
 fn request(args: &Args) -> Result<CompileRequest> {
     let config = args.config.as_deref().map(PipelineConfig::read).transpose()?.unwrap_or_default();
+    let config_threads = config.threads.map(environment::check_threads).transpose().map_err(anyhow::Error::msg).context("the pipeline file")?;
     let mut passes = config.pass_specs()?;
     if !args.passes.is_empty() {
         passes = args.passes.iter().map(|p| parse_pass_flag(p)).collect::<Result<_, _>>()?;
@@ -252,7 +253,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
         force: args.force || config.force.unwrap_or(false),
         allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),
         backend: environment::backend_search(),
-        threads: args.threads.map(usize::from).or(config.threads).unwrap_or_else(environment::cores),
+        threads: args.threads.or(config_threads).unwrap_or_else(environment::cores),
     })
 }
 

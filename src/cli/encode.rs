@@ -4,75 +4,132 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use dlc_exporters::manifest::ModelRecord;
-use dlc_ir::{Pooling, Scores, Task};
+use dlc_ir::{Pooling, Scores, Sentence, Task};
 use serde_json::{Value, json};
 
 use super::models::EncoderModel;
-use super::output::{Output, note};
-use super::prompts;
+use super::output::note;
+use super::records::Records;
 use super::run::Args;
 use crate::report::Table;
-use crate::runtime::{Bundle, Choice, Rows, RuntimeError, TextTokenizer, TokenizedText, choices, cosine, sentence_vector};
+use crate::runtime::{Bundle, Choice, Rows, RuntimeError, TextTokenizer, TokenizedText, choices, sentence_vector, similarity};
 
 /// Numbers of a vector that are shown.
 const SHOWN: usize = 6;
 /// Most texts that are compared with each other.
 const MOST_COMPARED: usize = 16;
 
-pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
-    let output = Output::new(args.json);
-    let texts = match &args.texts {
-        Some(file) => prompts::read(file)?,
-        None => args.text.clone(),
-    };
+pub(super) fn run(args: &Args, bundle: Bundle, texts: &[String]) -> Result<ExitCode> {
+    let mut records = Records::new(args.records);
     if texts.is_empty() {
         let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
         bail!("the bundle is a {family} for {task}: give it --text TEXT or --texts FILE");
     }
-    if let Some(Pooling::Other(pooling)) = &bundle.manifest().model.pooling {
+    let sentence = bundle.manifest().model.sentence.clone();
+    if let Some(step) = sentence.as_ref().and_then(Sentence::unsupported) {
+        let known: Vec<&str> = Pooling::ALL.iter().map(Pooling::name).collect();
         return Err(RuntimeError::Unsupported {
             what: bundle.folder().display().to_string(),
-            reason: format!("the checkpoint makes the vector of a text by {pooling}; dlc knows the mean of the tokens and the first one"),
+            reason: format!("the checkpoint makes the vector of a text by {step}; dlc knows the pooling modes {}", known.join(", ")),
             fix: "Pool the outputs of model.onnx yourself".into(),
         }
         .into());
     }
+    let prompt = prompt(args, &bundle, sentence.as_ref())?;
     let graph = if args.pruned { "pruned" } else { "target" };
     let mut model = EncoderModel::open(bundle, &args.backend, graph)?;
-    let tokenizer =
+    let mut tokenizer =
         model.tokenizer.take().context("the bundle has no tokenizer.json, so it can't read text; compile it again with one beside config.json")?;
-    let tokenized = tokenize(args, &tokenizer, &model, &texts)?;
+    if sentence.as_ref().is_some_and(|s| s.lower_case) {
+        tokenizer.lower_case()?;
+    }
+    let limits = Limits::of(args, sentence.as_ref(), model.session.context_length());
+    let (tokenized, truncated) = limits.tokenize(&tokenizer, prompt.text(), texts)?;
     let rows = model.session.run(&tokenized)?;
-    let reader = Reader { args, tokenizer: &tokenizer, model: &model.bundle.manifest().model };
-    let mut results = Vec::new();
-    for ((text, tokens), rows) in texts.iter().zip(&tokenized).zip(&rows) {
-        let (shown, value) = reader.read(text, tokens, rows)?;
-        output.result(&shown)?;
-        results.push(value);
+    let prompt_tokens = limits.prompt_tokens(&tokenizer, prompt.text())?;
+    let reader =
+        Reader { args, tokenizer: &tokenizer, model: &model.bundle.manifest().model, sentence: sentence.unwrap_or_default(), prompt, prompt_tokens };
+    for (((text, tokens), rows), truncated) in texts.iter().zip(&tokenized).zip(&rows).zip(truncated) {
+        let (shown, mut value) = reader.read(text, tokens, rows)?;
+        value["truncated"] = truncated.into();
+        records.text(&shown)?;
+        records.push(value)?;
     }
     if model.bundle.manifest().model.task == Task::FeatureExtraction && (2..=MOST_COMPARED).contains(&texts.len()) {
-        output.result(&reader.similarities(&rows))?;
+        records.text(&reader.similarities(&rows))?;
     }
-    output.json(&results)?;
+    records.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn tokenize(args: &Args, tokenizer: &TextTokenizer, model: &EncoderModel, texts: &[String]) -> Result<Vec<TokenizedText>> {
-    let most = model.session.context_length();
-    let mut tokenized = Vec::new();
-    for (number, text) in (1..).zip(texts) {
-        let mut tokens = tokenizer.analyse(text)?;
-        let n = tokens.ids.len();
-        if n > most && !args.truncate {
-            bail!("text {number} has {n} tokens, and the model takes {most}; shorten it, or let --truncate cut it");
-        }
-        if n > most {
-            note(&format!("text {number} is cut from {n} tokens to {most}"))?;
-        }
-        tokens.truncate(most);
-        tokenized.push(tokens);
+/// What is put before every text.
+#[derive(Debug, Default)]
+struct Prompt {
+    /// Its name and text, if there is one.
+    named: Option<(String, String)>,
+}
+
+impl Prompt {
+    fn text(&self) -> &str {
+        self.named.as_ref().map_or("", |(_, text)| text)
     }
-    Ok(tokenized)
+}
+
+/// The prompt that is asked for, or that the checkpoint puts before texts by itself; an empty name asks for none.
+fn prompt(args: &Args, bundle: &Bundle, sentence: Option<&Sentence>) -> Result<Prompt> {
+    let prompts = sentence.map(|s| &s.prompts);
+    let named = |name: &str| prompts.and_then(|all| all.get(name)).map(|text| Prompt { named: Some((name.to_owned(), text.clone())) });
+    match &args.prompt_name {
+        None => Ok(sentence.and_then(|s| named(s.default_prompt.as_deref()?)).unwrap_or_default()),
+        Some(none) if none.is_empty() => Ok(Prompt::default()),
+        Some(name) => named(name).with_context(|| {
+            let names: Vec<&str> = prompts.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            format!("{}: there is no prompt `{name}`; the checkpoint has {there}", bundle.folder().display())
+        }),
+    }
+}
+
+/// How long texts may be, and what becomes of longer ones.
+struct Limits {
+    most: usize,
+    /// Whether longer ones are cut; else they are refused.
+    cuts: bool,
+    at_start: bool,
+}
+
+impl Limits {
+    /// Sentence Transformers cuts texts at the limit of the checkpoint; other encoders do it if they are asked to.
+    fn of(args: &Args, sentence: Option<&Sentence>, context: usize) -> Self {
+        let most = sentence.and_then(|s| s.max_tokens).map_or(context, |limit| limit.min(context));
+        Self { most, cuts: args.truncate || sentence.is_some(), at_start: sentence.is_some_and(|s| s.cut_start) }
+    }
+
+    /// The tokens of each text with the prompt before it, and whether it was cut.
+    fn tokenize(&self, tokenizer: &TextTokenizer, prompt: &str, texts: &[String]) -> Result<(Vec<TokenizedText>, Vec<bool>)> {
+        let (most, mut tokenized, mut truncated) = (self.most, Vec::new(), Vec::new());
+        for (number, text) in (1..).zip(texts) {
+            let (tokens, n) = tokenizer.analyse_cut(&format!("{prompt}{text}"), most, self.at_start)?;
+            if n > most && !self.cuts {
+                bail!("text {number} has {n} tokens, and the model takes {most}; shorten it, or let --truncate cut it");
+            }
+            if n > most {
+                note(&format!("text {number} is cut from {n} tokens to {most}"))?;
+            }
+            tokenized.push(tokens);
+            truncated.push(n > most);
+        }
+        Ok((tokenized, truncated))
+    }
+
+    /// How many tokens at the start are the prompt's: all that it has by itself, but for a token that ends texts.
+    fn prompt_tokens(&self, tokenizer: &TextTokenizer, prompt: &str) -> Result<usize> {
+        if prompt.is_empty() {
+            return Ok(0);
+        }
+        let ids = tokenizer.analyse_cut(prompt, self.most, self.at_start)?.0.ids;
+        Ok(ids.len() - usize::from(ids.last().is_some_and(|&id| tokenizer.is_special(id))))
+    }
 }
 
 /// Makes sense of what the model says.
@@ -80,6 +137,10 @@ struct Reader<'a> {
     args: &'a Args,
     tokenizer: &'a TextTokenizer,
     model: &'a ModelRecord,
+    sentence: Sentence,
+    prompt: Prompt,
+    /// Tokens of the prompt at the start of each text.
+    prompt_tokens: usize,
 }
 
 impl Reader<'_> {
@@ -95,18 +156,35 @@ impl Reader<'_> {
             }
             Task::TokenClassification => Ok(self.tokens(text, tokens, rows)),
             Task::FeatureExtraction | Task::TextGeneration | Task::ImageGeneration => {
-                let pooling = self.pooling();
-                let vector = sentence_vector(rows.each(), pooling);
+                let vector = self.vector(rows);
                 let start: Vec<String> = vector.iter().take(SHOWN).map(|x| format!("{x:.4}")).collect();
-                let of = if *pooling == Pooling::Cls { "of the first token" } else { "mean of the tokens" };
-                let shown = format!("{text}\n  {} numbers, {of}: {} ...\n", vector.len(), start.join(" "));
-                Ok((shown, json!({"text": text, "pooling": pooling, "embedding": vector})))
+                let shown = format!("{text}\n  {} numbers, {}: {} ...\n", vector.len(), self.kind(), start.join(" "));
+                let pooling = if let [one] = self.sentence.pooling.as_slice() { json!(one) } else { json!(self.sentence.pooling) };
+                let prompt = self.prompt.named.as_ref().map(|(name, _)| name);
+                let normalized = self.sentence.has_unit_length();
+                Ok((shown, json!({"text": text, "prompt": prompt, "pooling": pooling, "normalized": normalized, "embedding": vector})))
             }
         }
     }
 
-    fn pooling(&self) -> &Pooling {
-        self.model.pooling.as_ref().unwrap_or(&Pooling::Mean)
+    fn vector(&self, rows: &Rows) -> Vec<f32> {
+        sentence_vector(rows, &self.sentence, self.prompt_tokens)
+    }
+
+    /// What the vector of a text is, for people.
+    fn kind(&self) -> String {
+        let of = self.sentence.pooling.iter().map(|pooling| match pooling {
+            Pooling::Mean => "mean of the tokens",
+            Pooling::Cls => "of the first token",
+            Pooling::LastToken => "of the last token",
+            Pooling::Max => "maximum of the tokens",
+            Pooling::MeanSqrtLenTokens => "sum of the tokens by the root of their number",
+            Pooling::WeightedMean => "mean of the tokens by position",
+            Pooling::Other(what) => what,
+        });
+        let of: Vec<&str> = of.collect();
+        let prompt = self.prompt.named.as_ref().filter(|(_, text)| !text.is_empty()).map_or(String::new(), |(name, _)| format!(", prompt {name}"));
+        format!("{}{}{prompt}", of.join(" and "), if self.sentence.has_unit_length() { "" } else { ", not scaled to length 1" })
     }
 
     /// Scores that are no probabilities, in the order of the labels.
@@ -120,14 +198,15 @@ impl Reader<'_> {
         (format!("{text}\n{table}"), json!({"text": text, "scores": scores}))
     }
 
-    /// How near the texts are to each other: cosines of their vectors.
+    /// How near the texts are to each other, as the checkpoint compares vectors.
     fn similarities(&self, rows: &[Rows]) -> String {
-        let vectors: Vec<Vec<f32>> = rows.iter().map(|rows| sentence_vector(rows.each(), self.pooling())).collect();
+        let vectors: Vec<Vec<f32>> = rows.iter().map(|rows| self.vector(rows)).collect();
+        let kind = self.sentence.similarity;
         let numbers: Vec<String> = (1..=rows.len()).map(|n| n.to_string()).collect();
-        let headings: Vec<&str> = ["cosine"].into_iter().chain(numbers.iter().map(String::as_str)).collect();
+        let headings: Vec<&str> = [kind.name()].into_iter().chain(numbers.iter().map(String::as_str)).collect();
         let mut table = Table::new(&headings);
         for (number, a) in numbers.iter().zip(&vectors) {
-            table.row([number.clone()].into_iter().chain(vectors.iter().map(|b| format!("{:.3}", cosine(a, b)))));
+            table.row([number.clone()].into_iter().chain(vectors.iter().map(|b| format!("{:.3}", similarity(kind, a, b)))));
         }
         format!("\n{table}")
     }

@@ -10,9 +10,25 @@ pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// A number of threads from a flag. Far more than cores only take time and memory from each other.
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    check_threads(text.parse().unwrap_or(0))
+}
+
+/// `threads`, or which numbers are allowed.
+pub(super) fn check_threads(threads: usize) -> Result<usize, String> {
+    let most = cores().saturating_mul(4);
+    if (1..=most).contains(&threads) { Ok(threads) } else { Err(format!("threads are a number from 1 to {most}, four times the cores here")) }
+}
+
 /// `$XDG_CACHE_HOME/dlc`, else `~/.cache/dlc`; none if there is no home.
 pub(super) fn cache_folder() -> Option<PathBuf> {
     user_folder("XDG_CACHE_HOME", ".cache").map(|f| f.join("dlc"))
+}
+
+/// Where the hashes of weights are kept that didn't change since.
+pub(super) fn hash_folder() -> Option<PathBuf> {
+    cache_folder().map(|folder| folder.join("hashes"))
 }
 
 /// Where to look for ONNX Runtime, but for what flags say.

@@ -42,8 +42,8 @@ pub(super) struct Args {
     #[arg(long)]
     allow_nan: bool,
     /// Threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = environment::threads)]
+    threads: Option<usize>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         options: MergeAdapterOptions { scale: args.scale, allow_nan: args.allow_nan },
         output: args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}-merged", open::checkpoint_name(&args.model)))),
         allow_nan: args.allow_nan,
-        threads: args.threads.map_or_else(environment::cores, usize::from),
+        threads: args.threads.unwrap_or_else(environment::cores),
     };
     let (bar, start) = (Bar::new(), Instant::now());
     let MergeOutcome { run, warnings } = merge(&request, &bar)?;

@@ -182,6 +182,9 @@ pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> 
     let mut warnings = config.finish(&checkpoint.config_path(), &options.ignore_keys)?;
 
     let mut net = Net::new(checkpoint, architecture.base(), dtype);
+    if checkpoint.makes_vectors() && task == Task::FeatureExtraction {
+        net.leave_out_head();
+    }
     let built = architecture.build(&mut net);
     let (graph, weights, sources, left_out) = net.finish(built)?;
     warnings.extend(left_out);
@@ -191,7 +194,7 @@ pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> 
         task,
         labels: facts.labels,
         scores: facts.scores,
-        pooling: if task == Task::FeatureExtraction { checkpoint.pooling().cloned() } else { None },
+        sentence: if task == Task::FeatureExtraction { checkpoint.sentence().cloned() } else { None },
         diffusion: facts.diffusion,
         dtype,
         vocab_size: facts.vocab_size,
@@ -240,6 +243,9 @@ fn family(checkpoint: &Checkpoint) -> Result<(&'static Family, Task), ImportErro
     };
     if let Some(other) = architectures.iter().find(|a| task(family, a).is_none()) {
         return fail(format!("the model is a `{}`; of the family `{}` dlc imports {}", shown(other), family.model_type, family.names().join(", ")));
+    }
+    if checkpoint.makes_vectors() && family.architectures.iter().any(|(_, task)| *task == Task::FeatureExtraction) {
+        return Ok((family, Task::FeatureExtraction));
     }
     let usual = family.architectures.first().map_or(Task::TextGeneration, |(_, task)| *task);
     Ok((family, architectures.first().and_then(|name| task(family, name)).unwrap_or(usual)))

@@ -206,7 +206,15 @@ impl<'a> Net<'a> {
         self.known.extend(unused.map(str::to_owned));
     }
 
-    /// Takes note that tensors whose names begin so belong to a part that the model doesn't have; the user is told.
+    /// Takes note that tensors outside of the body belong to a head that is not used here, if names tell the body from it; the user is told.
+    pub(super) fn leave_out_head(&mut self) {
+        let of_body = |name: &&str| !self.base.is_empty() && name.starts_with(self.base);
+        if self.checkpoint.tensor_names().any(|name| of_body(&name)) {
+            self.left_out.extend(self.checkpoint.tensor_names().filter(|name| !of_body(name)).map(str::to_owned));
+        }
+    }
+
+    /// Takes note that tensors whose names begin so belong to a part that the model does not have; the user is told.
     pub(super) fn leave_out(&mut self, prefix: &str) {
         self.left_out.extend(self.checkpoint.tensor_names().filter(|n| n.starts_with(prefix)).map(str::to_owned));
     }

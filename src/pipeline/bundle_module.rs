@@ -3,7 +3,6 @@
 //! ONNX files written by dlc carry their graph's text form; weights come from the bundle's `weights.bin`. So a bundle can be compared and
 //! evaluated without its checkpoint, and without trusting the lowering.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +11,8 @@ use dlc_exporters::onnx::{self, OnnxSummary};
 use dlc_ir::{Blob, DType, Dim, Expr, Graph, ModelInfo, Module, Op, Shape, WeightTable, parse_graph, parse_graph_over};
 
 use super::error::PipelineError;
+use crate::files::open_regular;
+use crate::guard::contain_panics;
 use crate::mapped;
 use crate::runtime::Bundle;
 
@@ -26,9 +27,14 @@ pub struct OnnxModule {
 
 /// Reads an ONNX file of any origin.
 pub fn read_onnx(path: &Path) -> Result<OnnxModule, PipelineError> {
-    let summary = onnx::read_onnx(path)?;
+    let summary = read_summary(path)?;
     let graph = summary.graph_text.as_deref().map(parse_graph).transpose()?;
     Ok(OnnxModule { summary, graph })
+}
+
+fn read_summary(path: &Path) -> Result<OnnxSummary, PipelineError> {
+    let refused = |problem| PipelineError::Config { place: path.display().to_string(), problem };
+    Ok(contain_panics("the ONNX reader", || onnx::read_onnx(path)).map_err(refused)??)
 }
 
 /// The module that `bundle` was written from; its weights are mapped. It has no side files.
@@ -41,7 +47,8 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
     let mut graphs = Vec::new();
     for record in &manifest.graphs {
         let path = bundle.graph_path(record);
-        let text = onnx::read_onnx(&path)?.graph_text.ok_or_else(|| PipelineError::Config {
+        bundle.check_graph(record)?;
+        let text = read_summary(&path)?.graph_text.ok_or_else(|| PipelineError::Config {
             place: path.display().to_string(),
             problem: "carries no dlc graph; was it written by another tool? Compile the bundle anew".into(),
         })?;
@@ -55,7 +62,7 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
         task: model.task,
         labels: model.labels.clone(),
         scores: model.scores,
-        pooling: model.pooling.clone(),
+        sentence: model.sentence.clone(),
         diffusion: model.diffusion.clone(),
         dtype: DType::from_name(&manifest.dtype).unwrap_or(DType::F32),
         vocab_size: model.vocab_size,
@@ -86,7 +93,7 @@ fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {
     if bundle.manifest().weights.is_empty() {
         return Ok(table);
     }
-    let map: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(mapped::map(&File::open(&path).map_err(read)?).map_err(read)?);
+    let map: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(mapped::map(&open_regular(&path)?.0).map_err(read)?);
     for record in &bundle.manifest().weights {
         let data = expression(record, &map).ok_or_else(|| PipelineError::Config {
             place: path.display().to_string(),

@@ -18,7 +18,8 @@ use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::error::PipelineError;
-use super::text_file::read_text;
+use crate::files::read_document;
+use crate::yaml;
 
 /// Largest pipeline file.
 const CAP: u64 = 1 << 20;
@@ -92,9 +93,8 @@ impl PipelineConfig {
     /// [`PipelineError::Config`] for YAML that doesn't parse, for values that don't fit and for unknown keys, with the nearest known one.
     pub fn read(path: &Path) -> Result<Self, PipelineError> {
         let fail = |problem: String| PipelineError::Config { place: path.display().to_string(), problem };
-        let read = |source| PipelineError::Read { path: path.to_owned(), source };
-        let text = read_text(path, CAP).map_err(read)?;
-        let value: Value = serde_yaml::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let text = read_document(path, CAP)?;
+        let value: Value = yaml::read(&text).map_err(fail)?;
         let known = KEYS.map(|(key, _)| key);
         let entries = match &value {
             Value::Mapping(entries) => entries,
@@ -159,7 +159,7 @@ pub fn parse_pass_flag(flag: &str) -> Result<PassSpec, PipelineError> {
             place: format!("--pass {flag}"),
             problem: format!("`{pair}` is not key=value; write --pass {name}:key=value,key=value"),
         })?;
-        let value = serde_yaml::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+        let value = yaml::read(value).unwrap_or_else(|_| Value::String(value.to_owned()));
         if options.insert(Value::String(key.to_owned()), value).is_some() {
             return Err(PipelineError::Config { place: format!("--pass {flag}"), problem: format!("`{key}` is given twice") });
         }

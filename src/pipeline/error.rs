@@ -9,6 +9,7 @@ use dlc_passes::PassError;
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
+use crate::files::InputError;
 use crate::import::ImportError;
 use crate::runtime::RuntimeError;
 
@@ -59,6 +60,9 @@ pub enum PipelineError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A file that can't be an input.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// The threads can't be started.
     #[error("can't start {threads} threads: {problem}; ask for fewer with --threads")]
     Threads {
@@ -88,7 +92,9 @@ impl PipelineError {
             Self::Runtime(e) => e.fault(),
             Self::Eval(e) => e.fault(),
             Self::Ir(e) => e.fault(),
-            Self::Config { .. } | Self::NonFinite(_) | Self::Overflow(_) | Self::Read { .. } | Self::Threads { .. } => Fault::BadInput,
+            Self::Config { .. } | Self::NonFinite(_) | Self::Overflow(_) | Self::Read { .. } | Self::Input(_) | Self::Threads { .. } => {
+                Fault::BadInput
+            }
         }
     }
 

@@ -3,14 +3,16 @@
 //! Each check reads the checkpoint and the module and says what won't work and how to mend it, one sentence or two each. Never an error.
 
 use dlc_ir::{Module, Task};
+use dlc_passes::Samplers;
 
+use super::samplers::DiffusionSamplers;
 use crate::checkpoint::Checkpoint;
 
 /// One kind of warning: none, one or several sentences.
 type Check = fn(&Checkpoint, &Module) -> Vec<String>;
 
 /// In the order in which they are shown.
-const CHECKS: &[Check] = &[missing_tokenizer];
+const CHECKS: &[Check] = &[missing_tokenizer, unheeded_keys, scheduler];
 
 /// What the checks say of a checkpoint and the module that was imported from it, before its passes.
 pub(super) fn warnings(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
@@ -24,4 +26,18 @@ fn missing_tokenizer(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
     }
     let lost = if model.task == Task::TextGeneration { "`dlc run` and calibration with text won't work" } else { "`dlc run --text` won't work" };
     vec![format!("no tokenizer.json: {lost}; put it beside config.json")]
+}
+
+/// What side files say and nobody heeds.
+fn unheeded_keys(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
+    checkpoint.warnings(module.model.task)
+}
+
+/// A scheduler that images can't be sampled with.
+fn scheduler(checkpoint: &Checkpoint, _: &Module) -> Vec<String> {
+    /// A number of steps that every scheduler can do.
+    const STEPS: usize = 10;
+    let Some(path) = checkpoint.scheduler() else { return vec![] };
+    let plan = DiffusionSamplers { scheduler: Some(path.to_owned()) }.plan(None, STEPS);
+    plan.err().map(|error| format!("`dlc sample` can't follow the scheduler as it is: {error}")).into_iter().collect()
 }

@@ -10,6 +10,7 @@ use dlc_ir::speculation::{CostTable, StepCosts};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::speculative::History;
 use super::{DecodeOptions, Decoder, EncoderSession, Generation, Logits, Result, Stats, TokenModel, TokenizedText};
 
 /// Logits nearer than this are a tie: a pass over several tokens may round them the other way than a pass over one.
@@ -82,7 +83,7 @@ pub fn measure(
         });
     }
     let (a, b) = (&plain[0].tokens, &speculative[0].tokens);
-    let equality = compare(target, prompt, a, b, options.prefill_chunk)?;
+    let equality = compare(target, prompt, a, b, options)?;
     Ok(PromptMeasurement {
         prompt_tokens: prompt.len(),
         tokens: a.clone(),
@@ -93,16 +94,17 @@ pub fn measure(
     })
 }
 
-/// Compares two greedy continuations of `prompt`; where they part, asks `target` by how much the two tokens differ.
-pub fn compare(target: &mut dyn TokenModel, prompt: &[u32], a: &[u32], b: &[u32], chunk: usize) -> Result<Equality> {
+/// Compares two greedy continuations of `prompt`; where they part, asks `target` by how much the two tokens differ, as they are chosen.
+pub fn compare(target: &mut dyn TokenModel, prompt: &[u32], a: &[u32], b: &[u32], options: &DecodeOptions) -> Result<Equality> {
     let Some(at) = (0..a.len().max(b.len())).find(|&i| a.get(i) != b.get(i)) else { return Ok(Equality::Equal) };
     let (Some(&x), Some(&y)) = (a.get(at), b.get(at)) else { return Ok(Equality::Different { at, gap: f32::NAN }) };
     target.rollback(0);
     let prefix = [prompt, &a[..at]].concat();
+    let history = History::new(options, prompt.len(), &prefix);
     let mut gap = f32::NAN;
-    for part in prefix.chunks(chunk.max(1)) {
+    for part in prefix.chunks(options.prefill_chunk.max(1)) {
         let logits = target.extend(part, 1)?;
-        let row = logits.row(0);
+        let row = history.process(logits.row(0)).unwrap_or_default();
         gap = match (row.get(x as usize), row.get(y as usize)) {
             (Some(p), Some(q)) => (p - q).abs(),
             _ => f32::NAN,

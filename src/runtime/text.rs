@@ -4,10 +4,11 @@
 
 use std::path::Path;
 
-use tokenizers::Tokenizer;
+use tokenizers::normalizers::{Lowercase, Sequence};
+use tokenizers::{Encoding, NormalizerWrapper, Tokenizer, TruncationDirection};
 
-use super::bundle::read_capped;
 use super::{Result, RuntimeError};
+use crate::files::read_input;
 
 /// The largest `tokenizer.json` that is read; those of 250 000 tokens have 20 to 40 MB.
 const FILE_CAP: u64 = 512 << 20;
@@ -21,7 +22,7 @@ pub struct TextTokenizer {
 impl TextTokenizer {
     /// Loads a `tokenizer.json`. Truncation and padding that it may ask for are switched off.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = read_capped(path, FILE_CAP)?;
+        let bytes = read_input(path, FILE_CAP)?;
         let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| RuntimeError::file(path, format!("isn't a tokenizer: {error}")))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| RuntimeError::file(path, format!("its truncation can't be switched off: {error}")))?;
@@ -35,15 +36,59 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The tokens of `text` for a model that takes `most`: of a text that is far too long only a part is looked at.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Input`] as for [`Self::encode`], and for a beginning of the text that has more tokens than the model takes.
+    pub fn encode_within(&self, text: &str, special: bool, most: usize) -> Result<Vec<u32>> {
+        // Of most texts a quarter as many tokens as bytes. The tokens at the end of a part may become fewer in the whole.
+        let mut part = most.saturating_mul(16).max(1 << 12);
+        while part < text.len() {
+            let tokens = self.encode(&text[..text.floor_char_boundary(part)], special)?.len();
+            if tokens > most + most / 8 + 64 {
+                return Err(RuntimeError::Input(format!("more than {tokens} tokens don't fit the context of {most}: shorten the text")));
+            }
+            part = part.saturating_mul(8);
+        }
+        self.encode(text, special)
+    }
+
     /// The tokens of `text` with all that encoders and their readers want to know of them.
     pub fn analyse(&self, text: &str) -> Result<TokenizedText> {
         let encoding = self.tokenizer.encode(text, true).map_err(|error| RuntimeError::Input(format!("the text can't be tokenized: {error}")))?;
-        Ok(TokenizedText {
-            ids: encoding.get_ids().to_vec(),
-            types: encoding.get_type_ids().to_vec(),
-            special: encoding.get_special_tokens_mask().iter().map(|&m| m == 1).collect(),
-            pieces: encoding.get_tokens().to_vec(),
-        })
+        Ok(TokenizedText::of(&encoding))
+    }
+
+    /// As [`analyse`](Self::analyse), with the tokens at the end, or at the start, left out that make it longer than `most` tokens, those that
+    /// the tokenizer puts around a text included; and how many tokens the whole text has.
+    pub fn analyse_cut(&self, text: &str, most: usize, at_start: bool) -> Result<(TokenizedText, usize)> {
+        let whole = self.analyse(text)?;
+        let n = whole.ids.len();
+        if n <= most {
+            return Ok((whole, n));
+        }
+        let failed = |error: tokenizers::Error| RuntimeError::Input(format!("the text can't be tokenized: {error}"));
+        let mut encoding = self.tokenizer.encode(text, false).map_err(failed)?;
+        let room = most.saturating_sub(n.saturating_sub(encoding.len()));
+        let side = if at_start { TruncationDirection::Left } else { TruncationDirection::Right };
+        encoding.truncate(room, 0, side);
+        encoding.take_overflowing();
+        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
+        Ok((TokenizedText::of(&encoding), n))
+    }
+
+    /// Reads texts in lower case from now on; tokens that the tokenizer finds in texts as they are stay as they are.
+    pub fn lower_case(&mut self) -> Result<()> {
+        let lower = NormalizerWrapper::Lowercase(Lowercase);
+        let old = self.tokenizer.get_normalizer().cloned();
+        let all = [lower].into_iter().chain(old).collect();
+        let changed = self.tokenizer.with_normalizer(Some(NormalizerWrapper::Sequence(Sequence::new(all))));
+        changed.map(|_| ()).map_err(|error| RuntimeError::Input(format!("the tokenizer can't read texts in lower case: {error}")))
+    }
+
+    /// Whether this is one of the tokens that are no text, such as `[SEP]`.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.tokenizer.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
 
     /// The text of `tokens`, without special tokens.
@@ -99,15 +144,12 @@ pub struct TokenizedText {
 }
 
 impl TokenizedText {
-    /// Cuts the text to `most` tokens, the last one kept as the end that models expect.
-    pub fn truncate(&mut self, most: usize) {
-        let n = self.ids.len();
-        if n > most && most > 0 {
-            let cut = most - 1..n - 1;
-            self.ids.drain(cut.clone());
-            self.types.drain(cut.clone());
-            self.special.drain(cut.clone());
-            self.pieces.drain(cut);
+    fn of(encoding: &Encoding) -> Self {
+        Self {
+            ids: encoding.get_ids().to_vec(),
+            types: encoding.get_type_ids().to_vec(),
+            special: encoding.get_special_tokens_mask().iter().map(|&m| m == 1).collect(),
+            pieces: encoding.get_tokens().to_vec(),
         }
     }
 }
@@ -253,6 +295,16 @@ mod tests {
         let tokenizer = metaspace();
         assert_eq!(pieces(&tokenizer, &[1, 2, 3, 5, 1, 2]).concat(), "the cats, the cat");
         assert_eq!(pieces(&tokenizer, &[2, 6, 7, 3]), ["cat", "", "é", "s", ""]);
+    }
+
+    #[test]
+    fn of_a_text_far_beyond_the_context_only_a_part_is_tokenized() {
+        let tokenizer = byte_level();
+        let start = std::time::Instant::now();
+        let error = tokenizer.encode_within(&"é".repeat(32 << 20), true, 100).unwrap_err().to_string();
+        assert!(error.contains("don't fit the context of 100") && start.elapsed().as_secs() < 2, "{error}");
+        let text = "a".repeat(5000);
+        assert_eq!(tokenizer.encode_within(&text, true, 4900).unwrap(), tokenizer.encode(&text, true).unwrap());
     }
 
     #[test]

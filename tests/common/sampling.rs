@@ -86,7 +86,7 @@ pub fn remembering(kept: DType) -> Module {
         task: Task::ImageGeneration,
         labels: vec![],
         scores: Scores::OneClass,
-        pooling: None,
+        sentence: None,
         dtype: kept,
         diffusion: Some(diffusion),
         vocab_size: 0,

@@ -132,6 +132,18 @@ cases! {
 }
 
 #[test]
+fn sentence_in_hub_cache() {
+    let shell = shell("sentence-in-hub-cache");
+    let link = std::process::Command::new("sh").arg("link.sh").current_dir(shell.path("model")).status().unwrap();
+    assert!(link.success());
+    shell.ok(&["merge", "model/cache/snapshots/abc", "--adapter", "model/adapter", "-o", "merged"]);
+    shell.ok(&["compile", "model/cache/snapshots/abc", "-o", "out"]);
+    for folder in ["merged", "out"] {
+        assert!(shell.path(folder).join("1_Pooling/config.json").is_file(), "{folder}");
+    }
+}
+
+#[test]
 fn adapter_in_kohyas_format() {
     compiles("adapter-diffusers-and-kohya", "model/base", &["--adapter", "model/kohya/style.safetensors"]);
 }

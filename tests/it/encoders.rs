@@ -47,12 +47,12 @@ fn shell(golden: &str, flags: &[&str]) -> Shell {
     shell
 }
 
-fn run(shell: &Shell, args: &[&str]) -> Outcome {
+pub fn run(shell: &Shell, args: &[&str]) -> Outcome {
     shell.ok(&[&["run", "bundle", "--backend", "tract"], args].concat())
 }
 
 /// What the evaluator says of the words with these numbers, between `[CLS]` and `[SEP]`.
-fn evaluated(golden: &str, words: &[i64]) -> Vec<Vec<f32>> {
+pub fn evaluated(golden: &str, words: &[i64]) -> Vec<Vec<f32>> {
     let module = module(golden, DType::F32);
     let graph = module.graph("target").unwrap();
     let ids = [&[2], words, &[3]].concat();
@@ -69,7 +69,7 @@ fn softmax(row: &[f32]) -> Vec<f64> {
     row.iter().map(|x| f64::from(*x).exp() / total).collect()
 }
 
-fn near(found: &Value, expected: f64) -> bool {
+pub fn near(found: &Value, expected: f64) -> bool {
     (found.as_f64().unwrap() - expected).abs() < 1e-4
 }
 
@@ -154,7 +154,7 @@ fn a_bare_encoder_gives_vectors_and_says_how_near_they_are() {
 }
 
 /// A shell with the golden as a checkpoint whose configuration has these keys.
-fn configured(golden: &str, keys: &Value) -> Shell {
+pub fn configured(golden: &str, keys: &Value) -> Shell {
     let shell = Shell::new();
     shell.copy(&fixture(&format!("goldens/{golden}")), "model");
     let mut config: Value = serde_json::from_slice(&std::fs::read(shell.path("model/config.json")).unwrap()).unwrap();
@@ -216,50 +216,6 @@ fn a_model_of_one_class_gives_its_score() {
     assert_eq!(found[0]["scores"][0]["label"], "relevance");
     assert!(near(&found[0]["scores"][0]["score"], f64::from(evaluated("bert-classifier", &[7, 21, 50])[0][0])));
     insta::assert_snapshot!(run(&shell, &["--text", "w7 w21 w50"]).stdout);
-}
-
-#[test]
-fn vectors_are_pooled_as_the_checkpoint_says() {
-    let rows = evaluated("bert-encoder", &[7, 21]);
-    let mean: Vec<f64> = (0..rows[0].len()).map(|i| rows.iter().map(|row| f64::from(row[i])).sum::<f64>()).collect();
-    let first: Vec<f64> = rows[0].iter().map(|x| f64::from(*x)).collect();
-    let step = |kind: &str, path: &str| json!({"idx": 0, "name": "0", "path": path, "type": format!("sentence_transformers.models.{kind}")});
-    let steps = json!([step("Transformer", ""), step("Pooling", "1_Pooling"), step("Normalize", "2_Normalize")]);
-    for (modules, pooling, name, expected) in [
-        (Some(&steps), json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}), "cls", &first),
-        (None, json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}), "cls", &first),
-        (Some(&steps), json!({"pooling_mode": "cls"}), "cls", &first),
-        (Some(&steps), json!({"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}), "mean", &mean),
-    ] {
-        let shell = configured("bert-encoder", &json!({}));
-        shell.write("model/1_Pooling/config.json", pooling.to_string());
-        if let Some(modules) = modules {
-            shell.write("model/modules.json", modules.to_string());
-        }
-        shell.ok(&["compile", "model", "-o", "bundle"]);
-        let found = run(&shell, &["--text", "w7 w21", "--json"]).json();
-        assert_eq!(found[0]["pooling"], name);
-        let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let vector = found[0]["embedding"].as_array().unwrap();
-        assert!(vector.iter().zip(expected).all(|(a, b)| near(a, b / norm)), "{pooling}");
-    }
-    let mut messages = String::new();
-    for (modules, pooling) in [
-        (steps.clone(), json!({"pooling_mode_max_tokens": true, "pooling_mode_mean_tokens": false})),
-        (steps.clone(), json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true})),
-        (json!([step("Pooling", "1_Pooling"), step("Dense", "2_Dense")]), json!({"pooling_mode_mean_tokens": true})),
-        (json!([step("Pooling", "../outside")]), json!({})),
-        (json!({}), json!({})),
-        (steps, json!([])),
-    ] {
-        let shell = configured("bert-encoder", &json!({}));
-        shell.write("model/1_Pooling/config.json", pooling.to_string());
-        shell.write("model/modules.json", modules.to_string());
-        let compiled = shell.dlc(&["compile", "model", "-o", "bundle"]);
-        let outcome = if compiled.code == Some(0) { shell.dlc(&["run", "bundle", "--text", "w7"]) } else { compiled };
-        messages += &outcome.transcript();
-    }
-    insta::assert_snapshot!(messages);
 }
 
 #[test]

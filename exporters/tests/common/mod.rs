@@ -34,7 +34,7 @@ fn model() -> ModelInfo {
         task: Task::TextGeneration,
         labels: vec![],
         scores: Scores::OneClass,
-        pooling: None,
+        sentence: None,
         diffusion: None,
         family: "llama".into(),
         dtype: DType::F32,

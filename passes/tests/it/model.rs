@@ -74,7 +74,7 @@ fn info() -> ModelInfo {
         task: Task::TextGeneration,
         labels: vec![],
         scores: Scores::OneClass,
-        pooling: None,
+        sentence: None,
         diffusion: None,
         family: "llama".into(),
         dtype: DType::F32,
