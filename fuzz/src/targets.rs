@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::UNIX_EPOCH;
 
-use dlc::checkpoint::{AdapterFolder, Checkpoint};
+use dlc::checkpoint::{AdapterFiles, Checkpoint};
 use dlc::import::{ImportOptions, import};
 use dlc::pipeline::{PipelineConfig, TextCalibration, module_of_bundle, read_onnx};
 use dlc::runtime::{Bundle, ChatMessage, ChatTemplate, TextTokenizer};
@@ -129,10 +129,11 @@ fn adapter(bytes: &[u8]) {
         import(&checkpoint, &ImportOptions::default()).unwrap()
     });
     static POOL: LazyLock<rayon::ThreadPool> = LazyLock::new(|| rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
-    let Ok(folder) = AdapterFolder::open(FOLDER.with("adapter_config.json", bytes)) else { return };
+    let Ok(files) = AdapterFiles::open(FOLDER.with("adapter_config.json", bytes)) else { return };
     let data = |record: dlc::checkpoint::TensorRecord| record.expr().map(|data| AdapterTensor { shape: record.shape, data });
-    let tensors: Option<BTreeMap<_, _>> = folder.tensors.into_iter().map(|(name, record)| Some((name, data(record)?))).collect();
-    let adapters = tensors.map(|tensors| Adapter { name: folder.name, weight: 1.0, config: folder.config, tensors });
+    let (Some(config), name) = (files.config, files.name) else { return };
+    let tensors: Option<BTreeMap<_, _>> = files.tensors.into_iter().map(|(name, record)| Some((name, data(record)?))).collect();
+    let adapters = tensors.map(|tensors| Adapter { name, weight: 1.0, config, alphas: None, tensors });
     let calibration = TextCalibration::new(None, BASE.model.vocab_size);
     let mut cx = PassContext {
         progress: &Silent,
