@@ -20,6 +20,7 @@ mod files;
 mod fit_prune;
 mod goldens;
 mod integrity;
+mod keys;
 mod misfits;
 mod other_adapters;
 mod output;
