@@ -15,7 +15,7 @@ mod progress;
 mod staging;
 mod weights;
 
-pub use bundle::{BundleRequest, SpeculativeDefaults, write_bundle};
+pub use bundle::{BundleRequest, SearchDefaults, SpeculativeDefaults, write_bundle};
 pub use checkpoint::{CopiedFile, Patch, write_checkpoint};
 pub use error::ExportError;
 pub use progress::Progress;

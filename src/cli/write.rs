@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::phases;
 use crate::runtime::{Decoder, Generation, SourceStats, StopReason, StopStrings, TextTokenizer};
 
 /// Shows texts while they are written.
@@ -69,7 +70,11 @@ impl Writer<'_> {
         // Shown with the first tokens, so that nothing is if the options or the prompt are refused.
         let mut before = Some(before);
         let mut failure = None;
+        phases::begin("reading the prompt");
         let mut take = |token: u32| {
+            if taken == 0 {
+                phases::pause();
+            }
             taken += 1;
             let piece = stops.push(&stream.push(&[token])?);
             self.show(before.take().unwrap_or_default())?;
@@ -90,6 +95,7 @@ impl Writer<'_> {
             }
             ControlFlow::Continue(())
         })?;
+        phases::pause();
         if let Some(error) = failure {
             return Err(error);
         }

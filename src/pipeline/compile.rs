@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
 use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle};
-use dlc_ir::{DType, Module};
+use dlc_ir::{DType, ModelInfo, Module};
 use dlc_passes::{Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, largest_weight, registry, run_passes};
 use rayon::ThreadPool;
 use serde_yaml::Mapping;
@@ -13,6 +13,7 @@ use super::adapters::{self, AdapterSpec};
 use super::calibration::TextCalibration;
 use super::config::PassSpec;
 use super::error::PipelineError;
+use super::generation::generation;
 use super::machine::BundleMachine;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
@@ -88,7 +89,9 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
-    let warnings = warnings(&checkpoint, &module);
+    let mut warnings = warnings(&checkpoint, &module);
+    // What is out of range is told before the passes, ids that a merged adapter adds are known after them.
+    generation(&checkpoint, &ModelInfo { vocab_size: usize::MAX, ..module.model.clone() }, request.profile)?;
 
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
@@ -123,6 +126,8 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         }
     }
 
+    let generation = generation(&checkpoint, &module.model, request.profile)?;
+    warnings.extend(generation.warnings);
     monitor.phase("writing the bundle");
     let bundle = BundleRequest {
         profile: request.profile,
@@ -130,6 +135,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         passes: runs.iter().map(pass_record).collect(),
         force: request.force,
         draft: module.graph("draft").map(|_| defaults(&runs)),
+        search: generation.search,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;

@@ -56,6 +56,7 @@ impl BundleMachine<'_> {
             passes: vec![],
             force: false,
             draft: None,
+            search: dlc_exporters::SearchDefaults::default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         write_bundle(&Module { side_files: vec![], ..probes.clone() }, &request, &place, self.monitor)?;

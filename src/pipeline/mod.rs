@@ -10,6 +10,7 @@ mod compare;
 mod compile;
 mod config;
 mod error;
+mod generation;
 mod machine;
 mod merge;
 mod name_map;

@@ -25,3 +25,4 @@ mod readme;
 mod running;
 mod sampling;
 mod skipping;
+mod writing;

@@ -57,6 +57,7 @@ pub fn request(profile: Profile) -> BundleRequest {
         passes: Vec::new(),
         force: false,
         draft: Some(SpeculativeDefaults { max_draft_tokens: 4, acceptance: None }),
+        search: dlc_exporters::SearchDefaults::default(),
         version: "0.0.0".into(),
     }
 }
