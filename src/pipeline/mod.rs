@@ -11,6 +11,7 @@ mod compile;
 mod config;
 mod constants;
 mod error;
+mod generation;
 mod lora_names;
 mod machine;
 mod merge;

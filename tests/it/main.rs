@@ -33,3 +33,4 @@ mod sampling;
 mod sentence;
 mod skipping;
 mod terminal;
+mod writing;
