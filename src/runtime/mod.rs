@@ -16,6 +16,7 @@ mod measure;
 mod sampler;
 mod scheduler;
 mod session;
+mod special_tokens;
 mod speculative;
 mod text;
 mod token_model;

@@ -17,6 +17,7 @@ mod encoders;
 mod errors;
 mod fit_prune;
 mod goldens;
+mod hostile;
 mod misfits;
 mod output;
 mod progress;
