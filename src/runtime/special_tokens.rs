@@ -70,8 +70,7 @@ pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>> {
 
 /// Whether transformers takes a tokenizer for one that works on bytes: by this word anywhere in its file.
 fn has_byte_level(bytes: &[u8]) -> bool {
-    const WORD: &[u8] = b"\"ByteLevel\"";
-    bytes.windows(WORD.len()).any(|window| window == WORD)
+    std::str::from_utf8(bytes).is_ok_and(|text| text.contains("\"ByteLevel\""))
 }
 
 /// Names and texts of the special tokens; `byte_level` says whether `tokenizer.json` works on bytes.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// Values of a file, keys included: those of 260 000 tokens with as many merges in pairs have 2 million.
-const MOST_VALUES: usize = 4_000_000;
+const MOST_VALUES: usize = 3_000_000;
 /// The longest text: tokens and patterns have some hundred bytes, the table of a sentencepiece normalizer a few hundred thousand.
 const LONGEST_TEXT: usize = 8 << 20;
 /// The longest key, which in a vocabulary is a token.
