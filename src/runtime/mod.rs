@@ -18,6 +18,7 @@ mod processors;
 mod sampler;
 mod scheduler;
 mod session;
+mod special_tokens;
 mod speculative;
 mod stops;
 mod text;

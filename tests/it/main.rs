@@ -19,6 +19,7 @@ mod errors;
 mod files;
 mod fit_prune;
 mod goldens;
+mod hostile;
 mod integrity;
 mod keys;
 mod misfits;
