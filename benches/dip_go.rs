@@ -110,6 +110,7 @@ impl Bench<'_> {
             model: self.root.join("fixtures/digits-dit"),
             adapters: vec![],
             adapter_names: None,
+            ignore_keys: vec![],
             passes: pass.map(|p| parse_pass_flag(p).expect("a pass")).into_iter().collect(),
             profile: Profile::Onnx,
             dtype: None,

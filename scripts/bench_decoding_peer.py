@@ -16,6 +16,7 @@ default the built-in suite of `dlc bench`. Exit status: 0 done, 1 a program fail
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import statistics
@@ -23,6 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
+
+# The library reads it when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime_genai as og
 

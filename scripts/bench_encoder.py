@@ -18,11 +18,15 @@ Exit status: 0 done, 1 a file does not load or run, or they share no output, 2 b
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
+
+# The library reads it when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime

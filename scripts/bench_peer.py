@@ -77,7 +77,7 @@ def build(model: pathlib.Path, out: pathlib.Path, precision: str, provider: str,
     with tempfile.TemporaryDirectory(prefix="bench-peer-") as cache:
         command = [python, "-m", "onnxruntime_genai.models.builder"]
         command += ["-i", str(model), "-o", str(out), "-p", precision, "-e", provider, "-c", cache]
-        seconds, peak = measure(command, os.environ | {"HF_HUB_OFFLINE": "1"})
+        seconds, peak = measure(command, {"ORT_DISABLE_TELEMETRY": "1"} | os.environ | {"HF_HUB_OFFLINE": "1"})
     return Measurement(TOOL, version, round(seconds, 2), round(peak, 1))
 
 

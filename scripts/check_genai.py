@@ -33,6 +33,9 @@ import tempfile
 from dataclasses import dataclass
 from enum import Enum
 
+# The library reads it when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime_genai as og
 
 CONFIG = "genai_config.json"

@@ -20,9 +20,13 @@ Prints a line per pair. Exit status: 0 all is well, 1 a check failed, 2 bad usag
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 from dataclasses import dataclass
+
+# The library reads it when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime

@@ -18,10 +18,14 @@ Prints one line per file. Exit status: 0 all is well, 1 a check failed, 2 bad us
 """
 
 import argparse
+import os
 import pathlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
+
+# The library reads it when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnx
 import onnxruntime

@@ -30,10 +30,14 @@ import argparse
 import contextlib
 import inspect
 import logging
+import os
 import pathlib
 import sys
 import tempfile
 import warnings
+
+# The library reads it when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime

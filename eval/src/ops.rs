@@ -179,11 +179,12 @@ fn rotate(x: &Tensor, positions: &Tensor, rope: &Rope) -> Result<Tensor, OpError
     let head_dim = width / rope.heads;
     let rotated = rope.rotated(head_dim);
     let half = rotated / 2;
-    let frequencies = rope.frequencies(head_dim);
     let positions = positions.flatten_all()?.to_vec1::<i64>()?;
     if let Some(negative) = positions.iter().find(|p| **p < 0) {
         return Err(OpError::Data(format!("position {negative} is negative")));
     }
+    let last = positions.iter().max().and_then(|p| usize::try_from(*p).ok()).unwrap_or(0);
+    let frequencies = rope.frequencies_at(head_dim, last.saturating_add(1));
     let angles: Vec<f32> = positions.iter().flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f)).collect();
     let table = |f: fn(f32) -> f32| Tensor::from_iter(angles.iter().map(|a| f(*a)), &Device::Cpu)?.reshape((batch, seq, 1, half));
     let (cos, sin) = (table(f32::cos)?, table(f32::sin)?);

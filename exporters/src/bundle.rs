@@ -30,6 +30,8 @@ pub struct BundleRequest {
     pub passes: Vec<PassRecord>,
     /// Whether to replace a bundle that stands there already.
     pub force: bool,
+    /// Side files that are written with another content than the file's, by name.
+    pub rewritten: BTreeMap<String, Vec<u8>>,
     /// How consumers of the draft should use it by default.
     pub draft: Option<SpeculativeDefaults>,
     /// The version of dlc.
@@ -70,7 +72,11 @@ pub fn write_bundle(module: &Module, request: &BundleRequest, out: &Path, progre
         files.insert(record.file.clone(), staging.write(&record.file, &lowered.model.encode_to_vec())?);
     }
     for side in &module.side_files {
-        files.insert(side.name.clone(), staging.copy(&side.name, &side.path)?);
+        let record = match request.rewritten.get(&side.name) {
+            Some(content) => staging.write(&side.name, content)?,
+            None => staging.copy(&side.name, &side.path)?,
+        };
+        files.insert(side.name.clone(), record);
     }
     write_genai_config(module, request, caches, &lowered, &staging, &mut files)?;
     let manifest = manifest(module, request, caches, graphs, plan, files);

@@ -2,7 +2,6 @@
 //!
 //! Files keep their names, headers and sizes, so that every tensor lies where it lay. Atomic and deterministic, like a bundle.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use dlc_ir::{WeightId, WeightTable};
 use rayon::prelude::*;
 
 use crate::error::ExportError;
+use crate::input::open_regular;
 use crate::progress::Progress;
 use crate::staging::Staging;
 use crate::weights::{TILE, write_all_at};
@@ -44,7 +44,7 @@ pub fn write_checkpoint(files: &[CopiedFile], weights: &WeightTable, out: &Path,
     progress.total(files.iter().flat_map(|f| &f.patches).map(|p| weights[p.weight].bytes() as u64).sum());
     for file in files {
         let path = staging.path(&file.name);
-        let mut source = File::open(&file.from).map_err(ExportError::io("open", &file.from))?;
+        let (mut source, _) = open_regular(&file.from)?;
         let mut copy = staging.create(&file.name)?;
         io::copy(&mut source, &mut copy).map_err(ExportError::io("write", &path))?;
         let tiles: Vec<(Patch, usize, usize)> = file.patches.iter().flat_map(|patch| tiles(*patch, weights)).collect();

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use dlc_ir::{Fault, IrError};
 use thiserror::Error;
 
+use crate::input::InputError;
+
 /// An error of the exporters, with the file, node or tensor where it stands.
 #[derive(Debug, Error)]
 pub enum ExportError {
@@ -39,6 +41,9 @@ pub enum ExportError {
         /// What the system says.
         source: io::Error,
     },
+    /// A file that can't be an input.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// The output stands already.
     #[error("{} exists already; give another folder with -o, or --force to replace it", .0.display())]
     Exists(PathBuf),
@@ -71,9 +76,13 @@ impl ExportError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Node { .. } => Fault::Unsupported,
-            Self::Module { .. } | Self::Io { .. } | Self::Exists(_) | Self::NotReplaced { .. } | Self::Onnx { .. } | Self::Cancelled => {
-                Fault::BadInput
-            }
+            Self::Module { .. }
+            | Self::Io { .. }
+            | Self::Input(_)
+            | Self::Exists(_)
+            | Self::NotReplaced { .. }
+            | Self::Onnx { .. }
+            | Self::Cancelled => Fault::BadInput,
             Self::Ir(error) => error.fault(),
         }
     }

@@ -9,6 +9,7 @@ mod bundle;
 mod checkpoint;
 mod error;
 mod genai;
+pub mod input;
 pub mod manifest;
 pub mod onnx;
 mod progress;

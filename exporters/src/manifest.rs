@@ -3,7 +3,6 @@
 //! Written by [`crate::write_bundle`], read by the runtime and by `dlc inspect`, `diff` and `verify`. It names no path outside the bundle.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
@@ -11,8 +10,12 @@ use dlc_ir::{Diffusion, Sampling, Scores, Sentence, Task};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::input::{InputError, open_regular};
+
 /// The manifest's file name inside a bundle.
 pub const MANIFEST_FILE: &str = "dlc.yaml";
+/// The largest manifest that is read, in bytes: room for some 300 000 weights.
+pub const MANIFEST_CAP: u64 = 64 << 20;
 /// The one file that holds every weight of a bundle.
 pub const WEIGHTS_FILE: &str = "weights.bin";
 /// The version of the manifest's layout; readers refuse another.
@@ -76,10 +79,11 @@ impl FileRecord {
     /// Size and hash of a file, read piece by piece.
     ///
     /// # Errors
-    /// What the system says of a file that can't be read.
-    pub fn of_file(path: &Path) -> io::Result<Self> {
+    /// [`InputError`] for a file that can't be read or is no regular one.
+    pub fn of_file(path: &Path) -> Result<Self, InputError> {
         let mut hasher = Sha256::new();
-        let bytes = io::copy(&mut BufReader::with_capacity(1 << 20, File::open(path)?), &mut hasher)?;
+        let (file, _) = open_regular(path)?;
+        let bytes = io::copy(&mut BufReader::with_capacity(1 << 20, file), &mut hasher).map_err(|error| InputError::system(path, error))?;
         Ok(Self { bytes, sha256: format!("{:x}", hasher.finalize()) })
     }
 }

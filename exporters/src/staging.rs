@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::ExportError;
-use crate::manifest::{FileRecord, MANIFEST_FILE, Manifest};
+use crate::input::{open_input, open_regular, read_input};
+use crate::manifest::{FileRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest};
 
 const LOCK: &str = ".lock";
 const OLD: &str = ".old";
@@ -80,7 +81,7 @@ impl Staging {
 
     /// Copies a file, piece by piece.
     pub fn copy(&self, name: &str, from: &Path) -> Result<FileRecord, ExportError> {
-        let mut source = File::open(from).map_err(ExportError::io("open", from))?;
+        let (mut source, _) = open_input(from)?;
         let mut file = self.create(name)?;
         let mut hash = Sha256::new();
         let mut record = FileRecord { bytes: 0, sha256: String::new() };
@@ -144,7 +145,7 @@ fn recover(parent: &Path, prefix: &str, out: &Path) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(folder) = name.to_str().filter(|n| n.starts_with(prefix)).and_then(|n| n.strip_suffix(LOCK)) else { continue };
-        let Ok(lock) = File::open(entry.path()) else { continue };
+        let Ok((lock, _)) = open_regular(&entry.path()) else { continue };
         if lock.try_lock().is_err() {
             continue;
         }
@@ -181,7 +182,7 @@ pub fn check_replaceable(out: &Path, force: bool) -> Result<(), ExportError> {
     if entries.is_empty() {
         return Ok(());
     }
-    let manifest = fs::read(out.join(MANIFEST_FILE)).ok().and_then(|bytes| serde_yaml::from_slice::<Manifest>(&bytes).ok());
+    let manifest = read_input(&out.join(MANIFEST_FILE), MANIFEST_CAP).ok().and_then(|bytes| serde_yaml::from_slice::<Manifest>(&bytes).ok());
     let Some(manifest) = manifest else {
         return refuse("it is neither empty nor a bundle that this version of dlc wrote".to_owned());
     };

@@ -32,19 +32,24 @@ pub fn cost(graph: &Graph, weights: &WeightTable) -> Cost {
     let quantized: BTreeMap<WeightId, QuantizedMatrix> = quantized_matrices(graph, weights).map(|m| (m.codes, m)).collect();
     let scales: BTreeSet<WeightId> = quantized.values().map(|m| m.scales).collect();
     let numbers = used.iter().filter(|w| weights[**w].dtype.is_float() && !scales.contains(w)).map(|w| weights[*w].elements() as u64);
-    let parameters = numbers.sum::<u64>() + quantized.values().map(|m| m.elements).sum::<u64>();
+    let parameters = total(numbers.chain(quantized.values().map(|m| m.elements)));
     let products = graph.nodes().filter(|(_, n)| n.op == Op::Linear).filter_map(|(_, n)| match n.inputs[..] {
-        [Operand::Value(_), Operand::Weight(w), ..] => Some(2 * weights[w].elements() as u64),
+        [Operand::Value(_), Operand::Weight(w), ..] => Some((weights[w].elements() as u64).saturating_mul(2)),
         _ => None,
     });
-    let products = products.chain(quantized_matrices(graph, weights).map(|m| 2 * m.elements));
+    let products = products.chain(quantized_matrices(graph, weights).map(|m| m.elements.saturating_mul(2)));
     let cache = graph.inputs().iter().filter(|i| i.cache.is_some()).map(|i| {
         let ty = &graph.value(i.value).ty;
-        let width: usize = ty.shape.0.iter().filter_map(Dim::known).product();
-        (width * ty.dtype.size()) as u64
+        let width = ty.shape.0.iter().filter_map(Dim::known).fold(1usize, usize::saturating_mul);
+        width.saturating_mul(ty.dtype.size()) as u64
     });
-    let weight_bytes = used.iter().map(|w| weights[*w].bytes() as u64).sum();
-    Cost { parameters, weight_bytes, flops_per_token: products.sum(), cache_bytes_per_token: cache.sum() }
+    let weight_bytes = total(used.iter().map(|w| weights[*w].bytes() as u64));
+    Cost { parameters, weight_bytes, flops_per_token: total(products), cache_bytes_per_token: total(cache) }
+}
+
+/// The sum, or the largest number.
+fn total(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
 }
 
 /// A quantised matrix as one node uses it.
@@ -69,8 +74,8 @@ pub fn quantized_matrices<'g>(graph: &'g Graph, weights: &'g WeightTable) -> imp
             let inner = graph.value(x).ty.shape.last().and_then(Dim::known)?;
             let zero_points = node.inputs.get(3).and_then(|o| if let Operand::Weight(w) = o { Some(*w) } else { None });
             let parts = [Some(codes), Some(scales), zero_points.filter(|w| weights[*w].dtype == DType::U8)];
-            let bytes = parts.into_iter().flatten().map(|w| weights[w].bytes() as u64).sum();
-            Some(QuantizedMatrix { format: *format, codes, scales, elements: (inner * weights[codes].shape.first()?) as u64, bytes })
+            let bytes = total(parts.into_iter().flatten().map(|w| weights[w].bytes() as u64));
+            Some(QuantizedMatrix { format: *format, codes, scales, elements: inner.saturating_mul(*weights[codes].shape.first()?) as u64, bytes })
         }
         _ => None,
     })

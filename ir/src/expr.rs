@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::codec::{decode, encode, round};
 use crate::types::DType;
-use read::{ROWS_TILE, apply, combine, multiply, scale_columns, scale_rows, select_rows, transpose};
+use read::{ROWS_TILE, apply, combine, multiply, replace_rows, scale_columns, scale_rows, select_rows, transpose};
 
 pub use quantize::{QuantizedPart, Quantizer, Refinement};
 
@@ -138,6 +138,17 @@ pub enum Expr {
         /// Numbers of the rows.
         rows: Arc<[u32]>,
     },
+    /// A matrix, some of whose rows are others.
+    ReplaceRows {
+        /// The matrix.
+        input: Arc<Expr>,
+        /// Columns of the matrix; above 0.
+        columns: usize,
+        /// Numbers of the rows that are others, increasing.
+        rows: Arc<[u32]>,
+        /// What stands there instead, a row for each number.
+        values: Arc<Expr>,
+    },
     /// One part of a matrix quantised in blocks along its rows.
     Quantize {
         /// The matrix.
@@ -158,6 +169,7 @@ pub(crate) enum ExprKey {
     /// An operation by number, its parameters, and its operands.
     Computed(u8, [u64; 2], Vec<ExprKey>),
     Rows(Arc<[u32]>, usize, Box<ExprKey>),
+    ReplaceRows(Arc<[u32]>, usize, Box<[ExprKey; 2]>),
     Quantize(Quantizer, QuantizedPart, usize, Box<ExprKey>),
 }
 
@@ -207,6 +219,7 @@ impl Expr {
             | Self::MatMul { .. }
             | Self::ScaleRows { .. }
             | Self::ScaleColumns { .. }
+            | Self::ReplaceRows { .. }
             | Self::Quantize { part: QuantizedPart::Scales, .. } => DType::F32,
         }
     }
@@ -222,7 +235,8 @@ impl Expr {
             | Self::Relu(input)
             | Self::Sign(input)
             | Self::ScaleRows { input, .. }
-            | Self::ScaleColumns { input, .. } => input.elements(),
+            | Self::ScaleColumns { input, .. }
+            | Self::ReplaceRows { input, .. } => input.elements(),
             Self::Slice { input, from, len } => input.elements().saturating_sub(*from).min(*len),
             Self::Add(a, b) | Self::Mul(a, b) => a.elements().min(b.elements()),
             Self::MatMul { left, inner, columns, .. } => left.elements() / inner * columns,
@@ -249,6 +263,9 @@ impl Expr {
             Self::Transpose { input, columns } => computed(10, [*columns as u64, 0], &[input]),
             Self::ScaleColumns { input, magnitude, columns, .. } => computed(11, [*columns as u64, 0], &[input, magnitude]),
             Self::Rows { input, columns, rows } => ExprKey::Rows(Arc::clone(rows), *columns, Box::new(input.key())),
+            Self::ReplaceRows { input, columns, rows, values } => {
+                ExprKey::ReplaceRows(Arc::clone(rows), *columns, Box::new([input.key(), values.key()]))
+            }
             Self::Quantize { input, columns, quantizer, part } => ExprKey::Quantize(*quantizer, *part, *columns, Box::new(input.key())),
         }
     }
@@ -273,6 +290,7 @@ impl Expr {
             Self::ScaleRows { input, magnitude, columns } => scale_rows(input, magnitude, *columns, from, out),
             Self::ScaleColumns { input, magnitude, columns, factors } => scale_columns(input, magnitude, (*columns, factors), from, out),
             Self::Rows { input, columns, rows } => select_rows(input, *columns, rows, from, out),
+            Self::ReplaceRows { input, columns, rows, values } => replace_rows(input, (rows, values), *columns, from, out),
             Self::Quantize { input, columns, quantizer, part } => quantize::quantized(input, *columns, (quantizer, *part), from, out),
         }
     }
@@ -335,7 +353,7 @@ impl Expr {
             | Self::Quantize { input, .. }
             | Self::Relu(input)
             | Self::Sign(input) => input.reads_rows(),
-            Self::Add(a, b) | Self::Mul(a, b) => a.reads_rows() || b.reads_rows(),
+            Self::Add(a, b) | Self::Mul(a, b) | Self::ReplaceRows { input: a, values: b, .. } => a.reads_rows() || b.reads_rows(),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Nodes stand in the order in which they run. The arenas are private: a graph is made by [`GraphBuilder`] and changed by checked edits.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use crate::block::{Block, BlockKind};
@@ -231,6 +231,8 @@ pub struct GraphBuilder<W> {
     graph: Graph,
     weights: W,
     open: Option<BlockId>,
+    /// Names of inputs and of blocks.
+    names: [HashSet<String>; 2],
 }
 
 impl<W: Borrow<WeightTable>> GraphBuilder<W> {
@@ -244,7 +246,7 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
             inputs: Vec::new(),
             outputs: Vec::new(),
         };
-        Self { graph, weights, open: None }
+        Self { graph, weights, open: None, names: Default::default() }
     }
 
     /// Adds an input. All inputs come before the first node.
@@ -252,7 +254,7 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
         if !self.graph.nodes.is_empty() {
             return Err(self.fail(format!("input {name} comes after the first node")));
         }
-        if self.graph.find_input(name).is_some() {
+        if !self.names[0].insert(name.to_owned()) {
             return Err(self.fail(format!("input {name} is defined twice")));
         }
         let value = self.graph.values.push(Value { ty, def: Def::Input(self.graph.inputs.len()) });
@@ -278,7 +280,7 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
 
     /// Opens a block; nodes added until [`close_block`](Self::close_block) belong to it.
     pub fn open_block(&mut self, name: &str, kind: BlockKind, layer: u32, input: ValueId) -> Result<(), IrError> {
-        if self.open.is_some() || self.graph.find_block(name).is_some() {
+        if self.open.is_some() || !self.names[1].insert(name.to_owned()) {
             return Err(self.fail(format!("block {name} stands inside another or is defined twice")));
         }
         let block = Block { name: name.to_owned(), kind, layer, input, output: input };

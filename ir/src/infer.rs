@@ -4,7 +4,7 @@ mod image;
 mod quantized;
 
 use crate::error::IrError;
-use crate::op::{Attention, DisentangledBias, Op, Rope};
+use crate::op::{Attention, DisentangledBias, Op, Rope, RopeScaling};
 use crate::types::{DType, Dim, Shape, ValueType};
 
 /// The types of the outputs of `op` applied to inputs of types `inputs` (values and weights alike).
@@ -138,6 +138,9 @@ fn rotary(cx: &Check<'_>, rope: &Rope) -> Result<ValueType, IrError> {
     cx.require((2..=head_dim).contains(&rotated) && rotated.is_multiple_of(2), || {
         format!("{rotated} entries of heads {head_dim} wide can't be rotated")
     })?;
+    if let RopeScaling::Dynamic { original, .. } = rope.scaling {
+        cx.require(original > 0 && rotated > 2, || "a dynamic base needs a length trained on, and more than one frequency".to_owned())?;
+    }
     cx.require(positions.dtype == DType::I64 && positions.shape.0[..] == x.shape.0[..2], || format!("positions {positions} don't fit {x}"))?;
     Ok(x.clone())
 }

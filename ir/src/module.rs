@@ -183,6 +183,12 @@ pub struct SideFile {
 }
 
 impl Module {
+    /// Takes `files` as side files, in the place of those of the same names.
+    pub fn take_side_files(&mut self, files: Vec<SideFile>) {
+        self.side_files.retain(|old| !files.iter().any(|new| new.name == old.name));
+        self.side_files.extend(files);
+    }
+
     /// The graph with this name.
     pub fn graph(&self, name: &str) -> Option<&Graph> {
         self.graphs.iter().find(|g| g.name == name)

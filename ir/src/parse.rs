@@ -1,4 +1,6 @@
 //! Parses the text form. Types are inferred anew and must agree with those in the text.
+//!
+//! The text may be anyone's: what inference takes more than linear time for is counted before.
 
 mod attributes;
 
@@ -13,6 +15,14 @@ use crate::graph::{CachePart, CacheRole, Graph, GraphBuilder, Operand};
 use crate::index::ValueId;
 use crate::types::{DType, Dim, Shape, ValueType, sym};
 use crate::weight::WeightTable;
+
+/// Most axes of a type, and most terms of an axis.
+const MOST_AXES: usize = 32;
+const MOST_TERMS: usize = 64;
+/// Most operands and attributes of a node.
+const MOST_WORDS: usize = 1024;
+/// What a message quotes of a line, in characters.
+const QUOTED: usize = 400;
 
 /// Parses one graph and the weights that it names; the weights have types, but no data.
 ///
@@ -81,7 +91,12 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn error(self, problem: impl Into<String>) -> IrError {
-        IrError::Parse { line: self.number, problem: problem.into() }
+        let mut problem = problem.into();
+        if let Some((end, _)) = problem.char_indices().nth(QUOTED) {
+            problem.truncate(end);
+            problem.push_str("...");
+        }
+        IrError::Parse { line: self.number, problem }
     }
 
     fn fail<T>(self, problem: impl Into<String>) -> Result<T, IrError> {
@@ -108,12 +123,19 @@ impl<'a> Line<'a> {
     fn value_type(self, text: &str) -> Result<ValueType, IrError> {
         let (dtype, dims) = text.strip_suffix(']').and_then(|t| t.split_once('[')).ok_or_else(|| self.error(format!("`{text}` is not a type")))?;
         let dtype = DType::from_name(dtype).ok_or_else(|| self.error(format!("`{dtype}` is not an element type")))?;
-        let dims = dims.split(", ").filter(|d| !d.is_empty()).map(|d| self.dim(d)).collect::<Result<Vec<_>, _>>()?;
+        let dims = dims.split(", ").filter(|d| !d.is_empty()).take(MOST_AXES + 1).map(|d| self.dim(d)).collect::<Result<Vec<_>, _>>()?;
+        let known = dims.iter().filter_map(Dim::known).try_fold(8usize, usize::checked_mul);
+        if dims.len() > MOST_AXES || known.is_none() {
+            return self.fail(format!("more than {MOST_AXES} axes, or more elements than can be counted: {text}"));
+        }
         Ok(ValueType { dtype, shape: Shape(dims) })
     }
 
     fn dim(self, text: &str) -> Result<Dim, IrError> {
         let mut sum: Option<Dim> = None;
+        if text.split('+').nth(MOST_TERMS).is_some() {
+            return self.fail(format!("an axis has more than {MOST_TERMS} terms: {text}"));
+        }
         for term in text.split('+') {
             let term = match term.chars().next() {
                 Some('0'..='9') => Dim::from(self.number::<usize>(term)?),
@@ -193,6 +215,9 @@ impl Parser<'_> {
         let (call, types) = rest.rsplit_once(" : ").ok_or_else(|| line.error("expected ` : type` at the end"))?;
         let types = types.split("], ").map(|t| line.value_type(&format!("{}]", t.trim_end_matches(']')))).collect::<Result<Vec<_>, _>>()?;
         let (name, arguments) = line.split(call, " ")?;
+        if arguments.split(' ').nth(MOST_WORDS).is_some() {
+            return line.fail(format!("{name} has more than {MOST_WORDS} operands and attributes"));
+        }
         let mut words = arguments.split(' ').peekable();
         let mut inputs = Vec::new();
         while let Some(word) = words.next_if(|w| w.starts_with(['%', '@'])) {

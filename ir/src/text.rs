@@ -148,6 +148,9 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
             match rope.scaling {
                 RopeScaling::None => {}
                 RopeScaling::Linear { factor } => list.extend([("scaling", "linear".into()), ("factor", format!("{factor:?}"))]),
+                RopeScaling::Dynamic { factor, original } => {
+                    list.extend([("scaling", "dynamic".into()), ("factor", format!("{factor:?}")), ("original", original.to_string())]);
+                }
                 RopeScaling::Llama3 { factor, low, high, original } => list.extend([
                     ("scaling", "llama3".into()),
                     ("factor", format!("{factor:?}")),

@@ -17,7 +17,7 @@ use std::fmt;
 
 use crate::error::IrError;
 use crate::graph::{CacheRole, Def, Graph, Operand};
-use crate::index::{BlockId, NodeId, ValueId};
+use crate::index::{BlockId, EntityId, NodeId, ValueId};
 use crate::infer::infer;
 use crate::schedule::memory;
 use crate::types::ValueType;
@@ -57,13 +57,19 @@ pub fn verify(graph: &Graph, weights: &WeightTable) -> Vec<Violation> {
     cx.violations
 }
 
+/// Violations that an error lists; more are counted.
+const SHOWN: usize = 24;
+
 /// [`verify`] as an error that lists every violation.
 pub fn check(graph: &Graph, weights: &WeightTable) -> Result<(), IrError> {
     let violations = verify(graph, weights);
     if violations.is_empty() {
         return Ok(());
     }
-    let list: Vec<String> = violations.iter().map(ToString::to_string).collect();
+    let mut list: Vec<String> = violations.iter().take(SHOWN).map(ToString::to_string).collect();
+    if violations.len() > SHOWN {
+        list.push(format!("and {} more", violations.len() - SHOWN));
+    }
     Err(IrError::Edit { graph: graph.name.clone(), problem: list.join("; ") })
 }
 
@@ -169,17 +175,20 @@ impl Verifier<'_> {
     fn blocks(&mut self) {
         let graph = self.graph;
         let mut names = BTreeSet::new();
+        let mut members: BTreeMap<BlockId, Vec<NodeId>> = BTreeMap::new();
+        for (id, node) in graph.nodes.entries() {
+            node.block.iter().for_each(|block| members.entry(*block).or_default().push(id));
+        }
         for (id, block) in graph.blocks.entries() {
             if !names.insert(&block.name) {
                 self.report(9, &block.name, "this block name is used twice");
             }
-            let nodes: Vec<NodeId> = graph.block_nodes(id).map(|(n, _)| n).collect();
+            let nodes = members.get(&id).map_or(&[][..], Vec::as_slice);
             let (Some(&first), Some(&last)) = (nodes.first(), nodes.last()) else {
                 self.report(9, &block.name, "the block has no nodes");
                 continue;
             };
-            let run = graph.nodes.ids().filter(|n| (first..=last).contains(n)).count();
-            if run != nodes.len() {
+            if last.index() - first.index() + 1 != nodes.len() {
                 self.report(9, &block.name, "nodes of others stand between the block's nodes");
             }
             if self.owner(block.output) != Some(id) {

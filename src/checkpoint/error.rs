@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use dlc_ir::Fault;
 use thiserror::Error;
 
+pub(crate) use crate::printable::shown;
+
 /// A checkpoint that can't be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -66,17 +68,4 @@ impl CheckpointError {
     pub(super) fn tensor(path: &Path, tensor: &str, problem: impl Into<String>) -> Self {
         Self::Tensor { path: path.to_owned(), tensor: shown(tensor), problem: problem.into() }
     }
-}
-
-/// Text of a file as messages may show it: control characters escaped, long text cut.
-pub(crate) fn shown(text: &str) -> String {
-    const LONGEST: usize = 120;
-    let mut cut = String::new();
-    for c in text.chars().take(LONGEST) {
-        if matches!(c, '"' | '\'' | '\\') { cut.push(c) } else { cut.extend(c.escape_debug()) }
-    }
-    if text.chars().nth(LONGEST).is_some() {
-        cut.push_str("...");
-    }
-    cut
 }

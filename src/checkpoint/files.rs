@@ -1,21 +1,16 @@
-//! Opening files that strangers wrote: only regular files, only up to a cap.
+//! A checkpoint's files in JSON, and how the opener's refusals read for a checkpoint.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::error::CheckpointError;
+use crate::files::{InputError, InputProblem, open_input, read_input};
 
-/// Opens a regular file and returns its size. A pipe or device is refused before it can block.
-pub(super) fn open_regular(path: &Path) -> Result<(File, u64), CheckpointError> {
-    let metadata = fs::metadata(path).map_err(|e| missing_or_unreadable(path, e))?;
-    if !metadata.is_file() {
-        return Err(CheckpointError::file(path, "is not a regular file. Put the checkpoint's own file there"));
-    }
-    let file = File::open(path).map_err(|e| CheckpointError::read(path, e))?;
-    Ok((file, metadata.len()))
+/// Opens a regular file and returns its size.
+pub(super) fn open(path: &Path) -> Result<(File, u64), CheckpointError> {
+    Ok(open_input(path)?)
 }
 
 /// Whether there is anything of that name: a link to a missing file is no missing file.
@@ -33,10 +28,8 @@ pub(super) fn read_object(path: &Path, cap: u64) -> Result<(Map<String, Value>, 
 
 /// The JSON in a file of at most `cap` bytes, and the file's size.
 pub(super) fn read_json(path: &Path, cap: u64) -> Result<(Value, u64), CheckpointError> {
-    let (file, size) = open_regular(path)?;
-    let mut bytes = Vec::new();
-    file.take(cap + 1).read_to_end(&mut bytes).map_err(|e| CheckpointError::read(path, e))?;
-    check_size(path, size.max(bytes.len() as u64), cap)?;
+    let bytes = read_input(path, cap)?;
+    let size = bytes.len() as u64;
     let value = serde_json::from_slice(&bytes);
     value.map(|value| (value, size)).map_err(|error| CheckpointError::file(path, format!("is not JSON ({error}). Download the file again")))
 }
@@ -47,9 +40,14 @@ pub(super) fn check_size(path: &Path, size: u64, cap: u64) -> Result<(), Checkpo
     if size > cap { Err(CheckpointError::file(path, problem())) } else { Ok(()) }
 }
 
-fn missing_or_unreadable(path: &Path, error: io::Error) -> CheckpointError {
-    if error.kind() == io::ErrorKind::NotFound {
-        return CheckpointError::file(path, "is missing. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`");
+impl From<InputError> for CheckpointError {
+    fn from(InputError { path, problem }: InputError) -> Self {
+        match problem {
+            InputProblem::Missing => {
+                Self::file(&path, "is missing. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`")
+            }
+            InputProblem::System(reason) => Self::read(&path, reason),
+            problem => Self::file(&path, problem.to_string()),
+        }
     }
-    CheckpointError::read(path, error)
 }

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value;
 
 use super::error::{CheckpointError, shown};
-use super::files::{open_regular, read_object};
+use super::files::{open, read_object};
 
 /// The largest shard index that is read: room for some 500 000 tensors.
 const INDEX_CAP: u64 = 64 << 20;
@@ -184,7 +184,7 @@ fn bundle(path: &Path, what: &str) -> CheckpointError {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     // The manifest names its source in its first lines; a name that isn't found there isn't worth a parser.
     let mut head = Vec::new();
-    let _ = open_regular(&folder.join(BUNDLE_MANIFEST)).map(|(file, _)| file.take(1 << 12).read_to_end(&mut head));
+    let _ = open(&folder.join(BUNDLE_MANIFEST)).map(|(file, _)| file.take(1 << 12).read_to_end(&mut head));
     let head = String::from_utf8_lossy(&head);
     let source = head.lines().skip_while(|line| *line != "source:").find_map(|line| line.strip_prefix("  name: "));
     let source = source.map_or_else(String::new, |name| format!(": {}", shown(name.trim_matches(['"', '\'']))));

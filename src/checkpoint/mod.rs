@@ -25,11 +25,11 @@ use std::path::{Path, PathBuf};
 use dlc_ir::{Sentence, SideFile, Task};
 use serde_json::{Map, Value};
 
-pub use adapter::AdapterFolder;
+pub use adapter::AdapterFiles;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
 pub(crate) use side_keys::SideKeys;
-pub use tensors::{StoredType, TensorRecord};
+pub use tensors::{FileMetadata, StoredType, TensorRecord};
 
 use locate::WeightFiles;
 use model_index::MODEL_INDEX;
@@ -72,6 +72,10 @@ pub struct Checkpoint {
     pipeline: Option<PathBuf>,
     sentence: SentenceModules,
     tensors: BTreeMap<String, TensorRecord>,
+    /// Shards by the names of tensors that the index says they hold, and that no shard holds.
+    absent: BTreeMap<String, String>,
+    /// Whether the configuration isn't the file's.
+    overlaid: bool,
     files: Vec<CheckpointFile>,
     /// What else is to be said of the files.
     notes: Vec<String>,
@@ -107,7 +111,7 @@ impl Checkpoint {
         let pipeline = config.contains_key("_class_name").then(|| above(&location.folder)).filter(is_pipeline);
         let scheduler = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
         if let Some(path) = &scheduler {
-            let (_, size) = files::open_regular(path)?;
+            let (_, size) = files::open(path)?;
             files::check_size(path, size, CONFIG_CAP)?;
             files.push(CheckpointFile { path: path.clone(), size });
         }
@@ -116,7 +120,8 @@ impl Checkpoint {
         if let Some(pipeline) = &pipeline {
             notes.extend(model_index::warnings(pipeline, scheduler.as_deref())?);
         }
-        let mut checkpoint = Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, files, notes };
+        let (folder, absent, overlaid) = (location.folder, BTreeMap::new(), false);
+        let mut checkpoint = Self { folder, config, generation_config, scheduler, pipeline, sentence, tensors, absent, overlaid, files, notes };
         match location.weights {
             WeightFiles::One(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
@@ -127,6 +132,20 @@ impl Checkpoint {
     /// The configuration.
     pub fn config(&self) -> &Map<String, Value> {
         &self.config
+    }
+
+    /// Whether the configuration was changed by [`overlay`](Self::overlay).
+    pub fn is_overlaid(&self) -> bool {
+        self.overlaid
+    }
+
+    /// Takes `config` for the configuration, and `tensors` for those of the same names, or of the same names but for a prefix.
+    pub fn overlay(&mut self, config: Map<String, Value>, tensors: BTreeMap<String, TensorRecord>) {
+        let same = |a: &str, b: &str| a.strip_suffix(b).is_some_and(|start| start.is_empty() || start.ends_with('.'));
+        self.tensors.retain(|old, _| !tensors.keys().any(|new| same(old, new) || same(new, old)));
+        self.tensors.extend(tensors);
+        self.overlaid |= self.config != config;
+        self.config = config;
     }
 
     /// Where the configuration is.
@@ -165,6 +184,11 @@ impl Checkpoint {
         self.tensors.get(name)
     }
 
+    /// The shard that the index says holds the tensor `name`, if no shard does.
+    pub fn absent_shard(&self, name: &str) -> Option<&str> {
+        self.absent.get(name).map(String::as_str)
+    }
+
     /// All tensors by name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorRecord)> {
         self.tensors.iter().map(|(name, record)| (name.as_str(), record))
@@ -197,7 +221,7 @@ impl Checkpoint {
         let names = SIDE_FILES.iter().chain(&[MODULES, SETTINGS]).chain(&TRANSFORMER_CONFIGS);
         let all = names.map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
         let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.clone() });
-        all.filter(|file| file.path.is_file()).chain(scheduler).chain(self.sentence.files().iter().cloned()).collect()
+        all.filter(|file| file.path.exists()).chain(scheduler).chain(self.sentence.files().iter().cloned()).collect()
     }
 
     /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ..., and what is in
@@ -238,12 +262,8 @@ impl Checkpoint {
         for shard in named {
             self.add_file(self.folder.join(shard))?;
         }
-        for (tensor, shard) in &shards {
-            if self.tensors.get(tensor).is_none_or(|record| *record.file != self.folder.join(shard)) {
-                let problem = format!("is not in its shard {shard}. Download the index and the shards of one revision");
-                return Err(CheckpointError::tensor(index, tensor, problem));
-            }
-        }
+        // Conversions drop buffers and keep the index: what no model asks for isn't missed.
+        self.absent = shards.into_iter().filter(|(tensor, _)| !self.tensors.contains_key(tensor)).collect();
         Ok(())
     }
 }

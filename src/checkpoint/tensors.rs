@@ -1,5 +1,6 @@
 //! One safetensors file: mapped, its header checked, its tensors handed out as byte ranges. No byte of data is read.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use dlc_ir::{Blob, DType, Expr};
 use safetensors::tensor::{Metadata, SafeTensors, TensorInfo};
 
 use super::error::CheckpointError;
-use super::files::open_regular;
+use super::files::open;
 use super::header;
 use crate::mapped;
 
@@ -56,8 +57,16 @@ impl TensorRecord {
     }
 }
 
+/// What a file says of itself beside its tensors.
+pub type FileMetadata = BTreeMap<String, String>;
+
 /// The tensors of a file in the order of their bytes, and the file's size.
 pub(super) fn read_tensors(path: &Path) -> Result<(Vec<(String, TensorRecord)>, u64), CheckpointError> {
+    read_file(path).map(|(tensors, _, size)| (tensors, size))
+}
+
+/// As [`read_tensors`], with what the file says of itself.
+pub(super) fn read_file(path: &Path) -> Result<(Vec<(String, TensorRecord)>, FileMetadata, u64), CheckpointError> {
     let bytes = map(path)?;
     let all = (*bytes).as_ref();
     let (start, metadata) = read_header(path, all)?;
@@ -75,11 +84,12 @@ pub(super) fn read_tensors(path: &Path) -> Result<(Vec<(String, TensorRecord)>, 
         };
         tensors.push((name, TensorRecord { dtype: stored(*dtype), shape: shape.clone(), blob, file: file.clone() }));
     }
-    Ok((tensors, all.len() as u64))
+    let said = metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    Ok((tensors, said, all.len() as u64))
 }
 
 fn map(path: &Path) -> Result<Arc<dyn AsRef<[u8]> + Send + Sync>, CheckpointError> {
-    let (file, _) = open_regular(path)?;
+    let (file, _) = open(path)?;
     let map = mapped::map(&file).map_err(|e| CheckpointError::read(path, e))?;
     Ok(Arc::new(map))
 }

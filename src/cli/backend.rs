@@ -24,7 +24,7 @@ pub(super) struct BackendArgs {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Backend")]
     device: i32,
     /// Threads within an operator [default: all cores]
-    #[arg(long, value_name = "N", help_heading = "Backend")]
+    #[arg(long, value_name = "N", value_parser = environment::threads, help_heading = "Backend")]
     threads: Option<usize>,
 }
 

@@ -10,7 +10,9 @@ use super::backend::BackendArgs;
 use super::bench_diffusion::SideName;
 use super::diffusion::SamplerArgs;
 use super::drafting::DraftingArgs;
-use super::{bench_decoder, bench_diffusion, bench_encoder, open, prompts};
+use super::output::warn;
+use super::flags::Given;
+use super::{bench_decoder, bench_diffusion, bench_encoder, environment, open, prompts};
 
 /// Measure plain against speculative decoding, in alternation in one run, with acceptance and equality of the output; of an encoder the
 /// latency, and the pruned one beside the whole; of a diffusion model, time, memory and quality of the images, likewise
@@ -24,6 +26,9 @@ pub(super) struct Args {
     /// Tokens to write for each prompt
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_tokens: u32,
+    /// Leave the model's generation_config.json alone
+    #[arg(long)]
+    pub(super) no_generation_config: bool,
     #[command(flatten)]
     pub(super) drafting: DraftingArgs,
     /// Decode the built-in prompts of several tasks: code, chat, continuation, summary
@@ -32,7 +37,7 @@ pub(super) struct Args {
     /// Measure what passes cost on this machine, keep it for later runs of this bundle, and print it
     #[arg(long, conflicts_with_all = ["prompts", "suite", "plot"])]
     pub(super) calibrate: bool,
-    /// Draw the speedups by task
+    /// Draw the speedups by task; `-` is stdout
     #[arg(long, value_name = "FILE.svg")]
     pub(super) plot: Option<PathBuf>,
     /// Runs of each kind for each prompt; the median counts. Ten times as many for an encoder; for a diffusion model, runs of all images
@@ -66,6 +71,15 @@ fn length(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "it must be a number of tokens, 1 or more".into())
 }
 
+/// What kept the machine busy before anything is timed; warns where that is much.
+pub(super) fn load_average() -> Result<Option<f64>> {
+    let load = environment::load_average();
+    if let Some(warning) = load.and_then(|load| environment::busy(load, environment::cores())) {
+        warn(&warning)?;
+    }
+    Ok(load)
+}
+
 /// The prompts or texts asked for, else the built-in ones.
 pub(super) fn prompts(args: &Args) -> Result<Vec<String>> {
     match &args.prompts {
@@ -74,8 +88,9 @@ pub(super) fn prompts(args: &Args) -> Result<Vec<String>> {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     let bundle = open::bundle(&args.bundle)?;
+    given.check_bench(&bundle.manifest().model)?;
     match bundle.manifest().model.task {
         Task::TextGeneration => bench_decoder::run(args),
         Task::ImageGeneration => bench_diffusion::run(args, bundle),

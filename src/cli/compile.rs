@@ -13,6 +13,7 @@ use dlc_passes::ScoreCache;
 use serde::Serialize;
 use serde_json::json;
 
+use super::open::KeyArgs;
 use super::output::{Output, note, warn};
 use super::phases::{self, PhaseCost};
 use super::progress::Bar;
@@ -35,6 +36,8 @@ pub(super) struct Args {
     /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the README
     #[arg(long, value_name = "FILE")]
     adapter_names: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
     /// A pass with its options, `NAME` or `NAME:key=value,...`; may be given several times (see `dlc passes`)
     #[arg(long = "pass", value_name = "NAME[:key=value,...]")]
     passes: Vec<String>,
@@ -66,8 +69,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     checkpoint: Option<PathBuf>,
     /// Threads for scoring and writing [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = environment::threads)]
+    threads: Option<usize>,
     /// Only say what compiling would need on disk and in memory, about
     #[arg(long)]
     dry_run: bool,
@@ -228,6 +231,7 @@ fn quoted(path: &Path) -> String {
 
 fn request(args: &Args) -> Result<CompileRequest> {
     let config = args.config.as_deref().map(PipelineConfig::read).transpose()?.unwrap_or_default();
+    let config_threads = config.threads.map(environment::check_threads).transpose().map_err(anyhow::Error::msg).context("the pipeline file")?;
     let mut passes = config.pass_specs()?;
     if !args.passes.is_empty() {
         passes = args.passes.iter().map(|p| parse_pass_flag(p)).collect::<Result<_, _>>()?;
@@ -239,6 +243,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
     Ok(CompileRequest {
         adapters: adapters.iter().map(|a| parse_adapter_flag(a)).collect::<Result<_, _>>()?,
         adapter_names: args.adapter_names.clone().or(config.adapter_names),
+        ignore_keys: if args.keys.ignore_keys.is_empty() { config.ignore_keys } else { args.keys.ignore_keys.clone() },
         output: output.unwrap_or_else(|| PathBuf::from(format!("{}-dlc", open::checkpoint_name(&model)))),
         model,
         passes,
@@ -247,7 +252,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
         force: args.force || config.force.unwrap_or(false),
         allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),
         backend: environment::backend_search(),
-        threads: args.threads.map(usize::from).or(config.threads).unwrap_or_else(environment::cores),
+        threads: args.threads.or(config_threads).unwrap_or_else(environment::cores),
     })
 }
 

@@ -13,6 +13,7 @@ use super::backend::{BackendArgs, describe};
 use super::drafting::{DraftingArgs, measure_costs};
 use super::environment;
 use super::exit::{CHECK_FAILED, INTERRUPTED};
+use super::generation::GenerationArgs;
 use super::models::Models;
 use super::output::Output;
 use super::progress::{Bar, interruption};
@@ -68,6 +69,7 @@ fn compile_bundle(args: &Args, output: Output, backend: &Backend, bundle: &Path)
     let request = CompileRequest {
         adapters: vec![],
         adapter_names: None,
+        ignore_keys: vec![],
         model,
         passes: vec![parse_pass_flag(&format!("fit-prune:drop={}", args.drop))?],
         profile,
@@ -125,12 +127,8 @@ const REPEATS: usize = 5;
 /// None if the user stopped it.
 fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -> Result<Option<Equality>> {
     let costs = measure_costs(models, 2 * REPEATS)?;
-    let options = DecodeOptions {
-        max_tokens: args.max_tokens,
-        stop_tokens: models.bundle.manifest().model.eos_token_ids.clone(),
-        cancel: Some(interruption()),
-        ..DecodeOptions::default()
-    };
+    let rules = GenerationArgs::file_alone(false).rules(&models.bundle)?;
+    let options = DecodeOptions { max_tokens: args.max_tokens, max_length: None, cancel: Some(interruption()), ..rules.options };
     let options = args.drafting.apply(options, &models.bundle, costs.clone());
     let prompt = models.tokenizer.encode(&args.prompt, true)?;
     let draft = models.draft.as_mut().map(|draft| draft as &mut dyn TokenModel);

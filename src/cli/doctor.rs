@@ -10,6 +10,7 @@ use super::output::Output;
 use super::{environment, exit};
 use crate::import::FAMILIES;
 use crate::report::Table;
+use crate::runtime::telemetry_variable;
 
 /// Show which backend runs, why, and what can be compiled and run here
 #[derive(Debug, clap::Args)]
@@ -42,11 +43,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let profiles: Vec<&str> = backend.profiles().iter().map(|p| p.name()).collect();
     let providers = backend.providers();
     output.result(&format!(
-        "backend    {}\nprofiles   {}\nproviders  {}\nthreads    {}\n\n",
+        "backend    {}\nprofiles   {}\nproviders  {}\nthreads    {}\ntelemetry  {}\n\n",
         describe(&backend),
         profiles.join(", "),
         providers.join(", "),
-        environment::cores()
+        environment::cores(),
+        telemetry()
     ))?;
     let mut families = Table::new(&["model_type", "architectures", "models"]);
     for family in FAMILIES {
@@ -60,7 +62,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         "profiles": profiles,
         "providers": providers,
         "threads": environment::cores(),
+        "telemetry": telemetry(),
         "families": FAMILIES.iter().map(|f| f.model_type).collect::<Vec<_>>(),
     }))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `off`, or what the user set: dlc itself has none, ONNX Runtime's is switched by a variable.
+fn telemetry() -> String {
+    match telemetry_variable() {
+        Some(variable) if variable.ends_with("=1") => format!("off ({variable})"),
+        Some(variable) => format!("ONNX Runtime's is as {variable} says, which you set"),
+        None => "off".into(),
+    }
 }

@@ -8,8 +8,8 @@ use dlc_ir::{Pooling, Scores, Sentence, Task};
 use serde_json::{Value, json};
 
 use super::models::EncoderModel;
-use super::output::{Output, note};
-use super::prompts;
+use super::output::note;
+use super::records::Records;
 use super::run::Args;
 use crate::report::Table;
 use crate::runtime::{Bundle, Choice, Rows, RuntimeError, TextTokenizer, TokenizedText, choices, sentence_vector, similarity};
@@ -19,12 +19,8 @@ const SHOWN: usize = 6;
 /// Most texts that are compared with each other.
 const MOST_COMPARED: usize = 16;
 
-pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
-    let output = Output::new(args.json);
-    let texts = match &args.texts {
-        Some(file) => prompts::read(file)?,
-        None => args.text.clone(),
-    };
+pub(super) fn run(args: &Args, bundle: Bundle, texts: &[String]) -> Result<ExitCode> {
+    let mut records = Records::new(args.records);
     if texts.is_empty() {
         let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
         bail!("the bundle is a {family} for {task}: give it --text TEXT or --texts FILE");
@@ -48,22 +44,21 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
         tokenizer.lower_case()?;
     }
     let limits = Limits::of(args, sentence.as_ref(), model.session.context_length());
-    let (tokenized, truncated) = limits.tokenize(&tokenizer, prompt.text(), &texts)?;
+    let (tokenized, truncated) = limits.tokenize(&tokenizer, prompt.text(), texts)?;
     let rows = model.session.run(&tokenized)?;
     let prompt_tokens = limits.prompt_tokens(&tokenizer, prompt.text())?;
     let reader =
         Reader { args, tokenizer: &tokenizer, model: &model.bundle.manifest().model, sentence: sentence.unwrap_or_default(), prompt, prompt_tokens };
-    let mut results = Vec::new();
     for (((text, tokens), rows), truncated) in texts.iter().zip(&tokenized).zip(&rows).zip(truncated) {
         let (shown, mut value) = reader.read(text, tokens, rows)?;
         value["truncated"] = truncated.into();
-        output.result(&shown)?;
-        results.push(value);
+        records.text(&shown)?;
+        records.push(value)?;
     }
     if model.bundle.manifest().model.task == Task::FeatureExtraction && (2..=MOST_COMPARED).contains(&texts.len()) {
-        output.result(&reader.similarities(&rows))?;
+        records.text(&reader.similarities(&rows))?;
     }
-    output.json(&results)?;
+    records.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,6 +8,7 @@ use dlc_ir::{Fault, IrError};
 use dlc_passes::PassError;
 
 use crate::pipeline::PipelineError;
+use crate::printable::{cut, escaped};
 use crate::runtime::RuntimeError;
 
 /// A check failed: `verify`, `diff --exit-code`, `bench` with unequal output.
@@ -17,6 +18,9 @@ const UNSUPPORTED: u8 = 3;
 const BUG: u8 = 70;
 /// What shells show for a program ended by Ctrl-C.
 pub(super) const INTERRUPTED: u8 = 130;
+
+/// Characters of an error that are printed: what files say in it may have any length.
+const LONGEST_MESSAGE: usize = 4000;
 
 /// Prints the error and returns its exit code. A closed pipe is no error.
 pub(super) fn report(error: &anyhow::Error) -> ExitCode {
@@ -29,7 +33,7 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
         let _ = writeln!(stderr, "interrupted; nothing was left behind");
         return code.into();
     }
-    let _ = writeln!(stderr, "error: {}", message(error));
+    let _ = writeln!(stderr, "error: {}", escaped(&cut(&message(error), LONGEST_MESSAGE)));
     drop(stderr);
     if code == BUG { bug() } else { code.into() }
 }

@@ -8,7 +8,7 @@ use dlc_ir::Module;
 use dlc_ir::cost::{cost, quantized_matrices};
 use serde_json::{Value, json};
 
-use super::open::{Opened, open};
+use super::open::{KeyArgs, Opened, open_with};
 use super::output::Output;
 use crate::import::non_finite_weights;
 use crate::pipeline::PipelineError;
@@ -19,6 +19,8 @@ use crate::report::{bundle_summary, module_summary, onnx_summary};
 pub(super) struct Args {
     /// A checkpoint, a bundle or an .onnx file
     path: PathBuf,
+    #[command(flatten)]
+    keys: KeyArgs,
     /// Print the graphs in text form too
     #[arg(long)]
     graph: bool,
@@ -29,7 +31,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    match open(&args.path)? {
+    match open_with(&args.path, &args.keys)? {
         Opened::Checkpoint(module) => {
             let suspects = non_finite_weights(&module).map_err(PipelineError::from)?;
             output.result(&module_summary(&module))?;

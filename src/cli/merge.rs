@@ -8,10 +8,10 @@ use anyhow::Result;
 use dlc_passes::merge_adapter::MergeAdapterOptions;
 use serde_json::json;
 
-use super::output::{Output, note};
+use super::output::{Output, note, warn};
 use super::progress::Bar;
 use super::{environment, open};
-use crate::pipeline::{MergeRequest, merge, parse_adapter_flag};
+use crate::pipeline::{MergeOutcome, MergeRequest, merge, parse_adapter_flag};
 use crate::report::pass_summary;
 
 /// Merge adapters into a checkpoint and write a plain Hugging Face checkpoint, laid out like the one read
@@ -29,6 +29,8 @@ pub(super) struct Args {
     /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the README
     #[arg(long, value_name = "FILE")]
     adapter_names: Option<PathBuf>,
+    #[command(flatten)]
+    keys: open::KeyArgs,
     /// Multiplies the change of every adapter
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     scale: f64,
@@ -39,8 +41,8 @@ pub(super) struct Args {
     #[arg(long)]
     allow_nan: bool,
     /// Threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = environment::threads)]
+    threads: Option<usize>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -52,16 +54,20 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         model: args.model.clone(),
         adapters: args.adapters.iter().map(|a| parse_adapter_flag(a)).collect::<Result<_, _>>()?,
         adapter_names: args.adapter_names.clone(),
+        ignore_keys: args.keys.ignore_keys.clone(),
         options: MergeAdapterOptions { scale: args.scale, allow_nan: args.allow_nan },
         output: args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}-merged", open::checkpoint_name(&args.model)))),
         allow_nan: args.allow_nan,
-        threads: args.threads.map_or_else(environment::cores, usize::from),
+        threads: args.threads.unwrap_or_else(environment::cores),
     };
     let (bar, start) = (Bar::new(), Instant::now());
-    let run = merge(&request, &bar)?;
+    let MergeOutcome { run, warnings } = merge(&request, &bar)?;
     bar.finish();
+    for warning in &warnings {
+        warn(warning)?;
+    }
     note(&format!("{}\nmerged in {:.1} s", pass_summary(&run), start.elapsed().as_secs_f64()))?;
     output.result(&request.output.display().to_string())?;
-    output.json(&json!({"output": request.output, "report": run.report.to_value()}))?;
+    output.json(&json!({"output": request.output, "report": run.report.to_value(), "warnings": warnings}))?;
     Ok(ExitCode::SUCCESS)
 }

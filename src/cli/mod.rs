@@ -8,9 +8,11 @@ mod bench_calibrate;
 mod bench_decoder;
 mod bench_diffusion;
 mod bench_encoder;
+mod chat;
 mod compile;
 mod completions;
 mod demo;
+mod destination;
 mod diff;
 mod diffusion;
 mod doctor;
@@ -18,6 +20,9 @@ mod drafting;
 mod encode;
 mod environment;
 mod exit;
+mod flags;
+mod generation;
+mod input;
 mod inspect;
 mod memory;
 mod merge;
@@ -28,16 +33,20 @@ mod passes;
 mod phases;
 mod progress;
 mod prompts;
+mod records;
 mod run;
 mod sample;
 mod verify;
+mod write;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 
+use self::flags::Given;
 use self::phases::LogLevel;
 use crate::guard::hush_contained_panics;
+use crate::runtime;
 
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
 #[derive(Debug, Parser)]
@@ -92,11 +101,16 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // While there is one thread.
+    runtime::disable_telemetry();
+    let definition = command();
+    let matches = definition.clone().get_matches();
+    let given = Given::new(&definition, &matches);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     phases::start(cli.verbosity.level(), environment::shows_progress());
     hush_contained_panics();
     // The panic's own message is on stderr by then.
-    let outcome = std::panic::catch_unwind(|| run(&cli.command));
+    let outcome = std::panic::catch_unwind(|| run(&cli.command, &given));
     phases::pause();
     match outcome {
         Ok(Ok(code)) => code,
@@ -105,13 +119,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> anyhow::Result<ExitCode> {
+fn run(command: &Command, given: &Given) -> anyhow::Result<ExitCode> {
     match command {
         Command::Compile(args) => compile::run(args),
         Command::Merge(args) => merge::run(args),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, given),
         Command::Sample(args) => sample::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(args, given),
         Command::Inspect(args) => inspect::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Verify(args) => verify::run(args),

@@ -6,9 +6,10 @@ use anyhow::{Result, bail};
 use dlc_exporters::manifest::{MANIFEST_FILE, WEIGHTS_FILE};
 use dlc_ir::{DType, Module, Task};
 
+use super::output::warn;
 use super::phases;
 use crate::checkpoint::Checkpoint;
-use crate::import::{ImportOptions, import};
+use crate::import::{ImportOptions, import_with_sources};
 use crate::pipeline::{self, OnnxModule, PipelineError, module_of_bundle};
 use crate::runtime::{Bundle, RuntimeError};
 
@@ -20,8 +21,21 @@ pub(super) enum Opened {
     Onnx(Box<OnnxModule>),
 }
 
+/// What the user says of a checkpoint's configuration.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct KeyArgs {
+    /// A key of config.json that is refused as it may change the model, and that changes nothing; may be given several times
+    #[arg(long = "ignore-key", value_name = "NAME")]
+    pub ignore_keys: Vec<String>,
+}
+
 /// Opens whatever `path` is: `*.onnx`, a folder with a manifest, else a checkpoint.
 pub(super) fn open(path: &Path) -> Result<Opened> {
+    open_with(path, &KeyArgs::default())
+}
+
+/// As [`open`], of a checkpoint leaving out `keys`; what is to be known of it is noted.
+pub(super) fn open_with(path: &Path, keys: &KeyArgs) -> Result<Opened> {
     if path.extension().is_some_and(|e| e == "onnx") {
         return Ok(Opened::Onnx(Box::new(pipeline::read_onnx(path)?)));
     }
@@ -30,7 +44,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         let module = module_of_bundle(&bundle)?;
         return Ok(Opened::Bundle(Box::new((bundle, module))));
     }
-    Ok(Opened::Checkpoint(Box::new(checkpoint(path, DType::F32)?)))
+    Ok(Opened::Checkpoint(Box::new(checkpoint(path, DType::F32, keys)?)))
 }
 
 /// Opens a bundle, or says what `path` is instead.
@@ -60,11 +74,16 @@ pub(super) fn text_bundle(path: &Path) -> Result<Bundle> {
     Ok(bundle)
 }
 
-/// The module of a checkpoint, computing in `dtype`.
-pub(super) fn checkpoint(path: &Path, dtype: DType) -> Result<Module> {
+/// The module of a checkpoint, computing in `dtype`; what is to be known of it is noted.
+pub(super) fn checkpoint(path: &Path, dtype: DType, keys: &KeyArgs) -> Result<Module> {
     phases::begin("reading the checkpoint");
     let checkpoint = Checkpoint::open(path).map_err(PipelineError::from)?;
-    Ok(import(&checkpoint, &ImportOptions { dtype: Some(dtype) }).map_err(PipelineError::from)?)
+    let options = ImportOptions { dtype: Some(dtype), ignore_keys: keys.ignore_keys.clone() };
+    let imported = import_with_sources(&checkpoint, &options).map_err(PipelineError::from)?;
+    for warning in &imported.warnings {
+        warn(warning)?;
+    }
+    Ok(imported.module)
 }
 
 /// The name of the folder that a checkpoint lies in.

@@ -1,10 +1,11 @@
 //! stdout for results, stderr for people.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::printable::{escaped, escaped_json};
 use super::phases::{self, LogLevel};
 
 /// Where a command's words go. With `--json`, stdout gets one JSON document and nothing else.
@@ -21,7 +22,7 @@ impl Output {
     /// A result for people; left out with `--json`.
     pub fn result(self, text: &str) -> Result<()> {
         if !self.json {
-            phases::beside_bar(|| write_to(io::stdout().lock(), text))?;
+            phases::beside_bar(|| write_to(io::stdout().lock(), &escaped(text)))?;
         }
         Ok(())
     }
@@ -29,7 +30,7 @@ impl Output {
     /// A result for machines; left out without `--json`.
     pub fn json(self, value: &impl Serialize) -> Result<()> {
         if self.json {
-            let text = serde_json::to_string_pretty(value)? + "\n";
+            let text = escaped_json(&serde_json::to_string_pretty(value)?);
             phases::beside_bar(|| write_to(io::stdout().lock(), &text))?;
         }
         Ok(())
@@ -46,9 +47,18 @@ pub(super) fn warn(text: &str) -> Result<()> {
     say(LogLevel::Warn, &format!("warning: {text}"))
 }
 
+/// A piece of the text that a model writes, as it is; on a terminal, what would steer it is escaped.
+pub(super) fn piece(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    let shown = if stdout.is_terminal() { escaped(text) } else { text.into() };
+    stdout.write_all(shown.as_bytes())?;
+    stdout.flush()?;
+    Ok(())
+}
+
 fn say(level: LogLevel, text: &str) -> Result<()> {
     if phases::says(level) {
-        phases::beside_bar(|| write_to(io::stderr().lock(), text))?;
+        phases::beside_bar(|| write_to(io::stderr().lock(), &escaped(text)))?;
     }
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::pipeline::read_text;
+use super::input;
+use crate::files::read_text;
 
 /// Largest file of prompts.
 const CAP: u64 = 64 << 20;
@@ -16,9 +17,9 @@ struct Record {
     prompt: String,
 }
 
-/// The prompts in a file: one a line, or for `.jsonl` one `{"prompt": ...}` or `{"text": ...}` a line.
+/// The prompts in a file, or on stdin for `-`: one a line, or for `.jsonl` one `{"prompt": ...}` or `{"text": ...}` a line.
 pub(super) fn read(path: &Path) -> Result<Vec<String>> {
-    let text = read_text(path, CAP).with_context(|| format!("can't read the prompts in {}", path.display()))?;
+    let text = if input::is_stdin(path) { input::stdin(CAP)? } else { read_text(path, CAP)? };
     let json = path.extension().is_some_and(|e| e == "jsonl");
     let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
     let prompts = lines.map(|(i, line)| {

@@ -1,8 +1,6 @@
 //! `dlc sample`.
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -10,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 use serde_json::json;
-use tempfile::NamedTempFile;
 
 use super::backend::BackendArgs;
+use super::destination::{self, Destination, check_stdout};
 use super::diffusion::{DiffusionModel, SamplerArgs, Wanted, sample};
 use super::exit::INTERRUPTED;
 use super::open;
@@ -34,7 +32,7 @@ const MOST_IMAGES: usize = 1 << 16;
 pub(super) struct Args {
     /// The bundle
     bundle: PathBuf,
-    /// The PNG to write: one image, or a grid; what stands there is replaced
+    /// The PNG to write: one image, or a grid; a file that stands there is replaced, and `-` is stdout
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Classes that the images should show [default: the model's, in turn]
@@ -48,7 +46,7 @@ pub(super) struct Args {
     no_prune: bool,
     #[command(flatten)]
     sampler: SamplerArgs,
-    /// Write the numbers that the sampler leaves too, as tensor `latents` of a .safetensors file
+    /// Write the numbers that the sampler leaves too, as tensor `latents` of a .safetensors file, or to stdout (`-`)
     #[arg(long, value_name = "FILE")]
     latents: Option<PathBuf>,
     /// Pixels that each pixel becomes, in both directions [default: so many that the short side has 64]
@@ -63,6 +61,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
+    let picture = Destination::check(&args.output, &["png"])?;
+    let latents = args.latents.as_deref().map(|path| Destination::check(path, &["safetensors"])).transpose()?;
+    check_stdout(&[&picture].into_iter().chain(&latents).collect::<Vec<_>>(), args.json)?;
     let bundle = open::bundle(&args.bundle)?;
     let choice = args.sampler.choose(&bundle, args.no_prune)?;
     let count = usize::from(args.count);
@@ -70,9 +71,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         bail!("{} classes of {count} images each are more than the {MOST_IMAGES} images of one command", args.classes.len());
     }
     let wanted = args.sampler.wanted(&bundle, &args.classes, count)?;
-    for file in std::iter::once(&args.output).chain(&args.latents) {
-        check_writable(file)?;
-    }
     let start = Instant::now();
     phases::begin("loading the model");
     let model = DiffusionModel::open(bundle, &args.backend)?;
@@ -88,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         return Ok(INTERRUPTED.into());
     };
     let seconds = start.elapsed().as_secs_f64();
-    write(args, &wanted, &samples)?;
+    write(args, &wanted, &samples, &picture, latents.as_ref())?;
     let evaluations = choice.plan.steps.len();
     let macs = model.bundle.manifest().sampling.as_ref().filter(|_| choice.prune).map_or(1.0, |sampling| sampling.macs);
     let images = wanted.seeds.len();
@@ -100,7 +98,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         choice.guidance,
         100.0 * macs
     ))?;
-    output.result(&args.output.display().to_string())?;
+    if !picture.is_stdout() && !latents.is_some_and(|latents| latents.is_stdout()) {
+        output.result(&args.output.display().to_string())?;
+    }
     output.json(&json!({
         "output": args.output, "latents": args.latents, "seeds": wanted.seeds, "classes": wanted.classes, "seconds": seconds,
         "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance, "pruned": choice.prune,
@@ -110,7 +110,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Writes the picture and, if asked for, the latents: both or none.
-fn write(args: &Args, wanted: &Wanted, samples: &Samples) -> Result<()> {
+fn write(args: &Args, wanted: &Wanted, samples: &Samples, to: &Destination, latents_to: Option<&Destination>) -> Result<()> {
     let [images, channels, height, width] = samples.shape;
     if channels > 3 {
         note("dlc has no decoder for latents: the picture shows their first three channels; --latents FILE keeps all")?;
@@ -120,14 +120,11 @@ fn write(args: &Args, wanted: &Wanted, samples: &Samples) -> Result<()> {
     let layout = Layout::new(images, columns, [height, width], args.scale.map(usize::from));
     let picture = Picture::grid(samples.images(), [channels, height, width], layout).and_then(|picture| picture.to_png());
     let picture = picture.context("the picture would be too large: ask for fewer images, or for a smaller --scale")?;
-    let mut files = vec![(staged(&args.output, &picture)?, &args.output)];
-    if let Some(path) = &args.latents {
-        files.push((staged(path, &latents(wanted, samples)?)?, path));
+    let mut files = vec![(to, picture)];
+    if let Some(to) = latents_to {
+        files.push((to, latents(wanted, samples)?));
     }
-    for (file, path) in files {
-        file.persist(path).with_context(|| format!("can't write {}", path.display()))?;
-    }
-    Ok(())
+    destination::write(&files)
 }
 
 fn latents(wanted: &Wanted, samples: &Samples) -> Result<Vec<u8>> {
@@ -138,31 +135,4 @@ fn latents(wanted: &Wanted, samples: &Samples) -> Result<Vec<u8>> {
         tensors.push(("class_labels", TensorView::new(Dtype::I64, vec![wanted.classes.len()], &classes)?));
     }
     Ok(serialize(tensors, None)?)
-}
-
-/// Refuses what can't be written in the end, before anything is computed.
-fn check_writable(path: &Path) -> Result<()> {
-    if path.is_dir() || path.file_name().is_none() {
-        bail!("{} is a folder; name a file to write", path.display());
-    }
-    let folder = folder(path);
-    if folder.is_dir() { Ok(()) } else { bail!("can't write {}: {} isn't a folder", path.display(), folder.display()) }
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// The content in a hidden file beside `path`, which goes away unless it is given that name.
-fn staged(path: &Path, content: &[u8]) -> Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".dlc-tmp-");
-    #[cfg(unix)]
-    builder.permissions(<fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
-    let write = || {
-        let mut file = builder.tempfile_in(folder(path))?;
-        file.write_all(content)?;
-        Ok::<_, std::io::Error>(file)
-    };
-    write().with_context(|| format!("can't write {}", path.display()))
 }

@@ -4,6 +4,7 @@ use dlc_ir::Task;
 
 use super::activation::Activation;
 use super::config::ConfigReader;
+use super::defaults::BERT;
 use super::encoder::{EncoderSpec, Separate, Types};
 use super::heads::{Head, MaskedLm, labels};
 use super::{Architecture, Family};
@@ -18,11 +19,13 @@ pub(super) const FAMILY: Family = Family {
         ("BertForTokenClassification", Task::TokenClassification),
     ],
     summary: "BERT, MiniLM and all-MiniLM, BGE, E5",
+    keys: |_| BERT,
+    aliases: &[],
     read,
 };
 
 fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
-    let activation = Activation::read(config, "hidden_act", Activation::Gelu);
+    let activation = Activation::read(config, "hidden_act");
     let head = match task {
         Task::FillMask => Head::MaskedLm(MaskedLm {
             dense: "cls.predictions.transform.dense",
@@ -30,13 +33,13 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             activation,
             decoder: "cls.predictions.decoder",
             bias: "cls.predictions.bias",
-            tied: config.flag("tie_word_embeddings", true),
+            tied: config.flag("tie_word_embeddings"),
         }),
         Task::TextClassification => Head::text(config, "bert.pooler.dense", Activation::Tanh, "classifier"),
         Task::TokenClassification => Head::Tokens { labels: labels(config) },
         Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };
-    let types = EncoderSpec::types(config, 2);
+    let types = EncoderSpec::types(config);
     let spec = EncoderSpec::read(config, task, "bert.", Box::new(Separate), head);
     Box::new(EncoderSpec { types: if types > 0 { Types::Input(types) } else { Types::None }, ..spec })
 }

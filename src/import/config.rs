@@ -8,33 +8,79 @@ use std::path::Path;
 use dlc_ir::Fault;
 use serde_json::{Map, Value};
 
+use super::defaults::{self, Key, Resolved};
 use super::error::{ConfigProblem, ImportError};
-use super::keys::{HARMLESS, NEUTRAL};
+use super::keys::{self, Verdict};
 use crate::checkpoint::shown;
 
 /// Reads one JSON object.
 pub(super) struct ConfigReader<'a> {
     values: &'a Map<String, Value>,
     prefix: String,
+    /// What the class says of null.
+    keys: &'static [Key],
+    /// Where values are those of a whole configuration.
+    resolved: Option<&'a Resolved>,
     asked: BTreeSet<&'static str>,
     problems: Vec<ConfigProblem>,
+    /// Keys that nobody asked for and that may change the model, unless the user knows that they don't.
+    refused: Vec<ConfigProblem>,
+    /// Keys that nobody asked for and of which nothing is known.
+    unknown: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl<'a> ConfigReader<'a> {
     /// A reader whose messages put `prefix` before each key.
-    pub(super) fn new(values: &'a Map<String, Value>, prefix: &str) -> Self {
-        Self { values, prefix: prefix.to_owned(), asked: BTreeSet::new(), problems: Vec::new() }
+    pub(super) fn new(values: &'a Map<String, Value>, prefix: &str, keys: &'static [Key]) -> Self {
+        Self {
+            values,
+            prefix: prefix.to_owned(),
+            keys,
+            resolved: None,
+            asked: BTreeSet::new(),
+            problems: Vec::new(),
+            refused: Vec::new(),
+            unknown: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
-    /// The value of a key, unless it is absent or null.
+    /// A reader of a model's configuration.
+    pub(super) fn whole(resolved: &'a Resolved) -> Self {
+        let mut reader = Self { resolved: Some(resolved), ..Self::new(resolved.values(), "", resolved.keys()) };
+        for (alias, key) in resolved.aliases() {
+            let values = [reader.get(alias), reader.values.get(*key)];
+            if let [Some(a), Some(b)] = values
+                && a != b
+            {
+                reader.bad(alias, format!("is {}, but `{key}`, which it stands for, is {}. Keep the one that is right", show(a), show(b)));
+            }
+        }
+        reader
+    }
+
+    /// The value of a key, its class's own where it is absent; nothing if it is null, which is reported where the class refuses that.
     pub(super) fn get(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.asked.insert(key);
-        self.values.get(key).filter(|v| !v.is_null())
+        let first = self.asked.insert(key);
+        let value = self.values.get(key)?;
+        if value.is_null() && first && defaults::refuses_null(self.keys, key) {
+            self.bad(key, "is null, which its class refuses. Give its value, or remove the key for the class's own".into());
+        }
+        Some(value).filter(|v| !v.is_null())
     }
 
-    /// Whether the key is there at all, null included.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.values.contains_key(key)
+    /// Whether the file itself says something of the key.
+    pub(super) fn is_written(&self, key: &str) -> bool {
+        self.values.contains_key(key) && !self.resolved.is_some_and(|resolved| resolved.is_filled(key))
+    }
+
+    /// Reports a key that has to be there, unless more was said of it.
+    fn missing(&mut self, key: &'static str, what: &str) {
+        let full = format!("{}{key}", self.prefix);
+        if !self.problems.iter().any(|problem| problem.key == full) {
+            self.bad(key, format!("is missing; it must be {what}"));
+        }
     }
 
     /// A whole number from 1 to `cap`, if the key is there.
@@ -51,7 +97,7 @@ impl<'a> ConfigReader<'a> {
     pub(super) fn required_size(&mut self, key: &'static str, cap: usize) -> usize {
         let size = self.size(key, cap);
         if size.is_none() {
-            self.bad(key, "is missing; it must be a whole number".into());
+            self.missing(key, "a whole number");
         }
         size.unwrap_or(1)
     }
@@ -75,18 +121,23 @@ impl<'a> ConfigReader<'a> {
     pub(super) fn required_factor(&mut self, key: &'static str) -> f64 {
         let factor = self.factor(key);
         if factor.is_none() {
-            self.bad(key, "is missing; it must be a number".into());
+            self.missing(key, "a number");
         }
         factor.unwrap_or(1.0)
     }
 
-    /// A boolean, or `default` where the key is absent.
-    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
-        let Some(value) = self.get(key) else { return default };
+    /// A boolean; null, where it is taken, is false as it is in Python.
+    pub(super) fn flag(&mut self, key: &'static str) -> bool {
+        self.optional_flag(key).unwrap_or(false)
+    }
+
+    /// A boolean, if the key is there.
+    pub(super) fn optional_flag(&mut self, key: &'static str) -> Option<bool> {
+        let value = self.get(key)?;
         if !value.is_boolean() {
             self.bad(key, format!("is {}; it must be true or false", show(value)));
         }
-        value.as_bool().unwrap_or(default)
+        value.as_bool()
     }
 
     /// A string, if the key is there.
@@ -103,7 +154,7 @@ impl<'a> ConfigReader<'a> {
         let value = self.get(key)?;
         match value {
             Value::Object(object) if object.is_empty() => None,
-            Value::Object(object) => Some(ConfigReader::new(object, &format!("{}{key}.", self.prefix))),
+            Value::Object(object) => Some(ConfigReader::new(object, &format!("{}{key}.", self.prefix), defaults::ROPE)),
             other => {
                 self.bad(key, format!("is {}; it must be an object", show(other)));
                 None
@@ -112,13 +163,17 @@ impl<'a> ConfigReader<'a> {
     }
 
     /// Takes over what an [`object`](Self::object) reader found, unknown keys included.
-    pub(super) fn absorb(&mut self, inner: ConfigReader<'_>) {
-        self.problems.extend(inner.all_problems(&[]));
+    pub(super) fn absorb(&mut self, mut inner: ConfigReader<'_>) {
+        inner.judge_unasked(false);
+        self.refused.append(&mut inner.refused);
+        self.unknown.append(&mut inner.unknown);
+        self.absorb_reported(inner);
     }
 
     /// Takes over only what another reader has reported, whatever else is in its object.
     pub(super) fn absorb_reported(&mut self, inner: ConfigReader<'_>) {
         self.problems.extend(inner.problems);
+        self.notes.extend(inner.notes);
     }
 
     /// Whether nothing was reported so far. Comparing values with each other makes sense only then, as some may be stand-ins.
@@ -136,32 +191,63 @@ impl<'a> ConfigReader<'a> {
         self.report(key, Fault::Unsupported, problem);
     }
 
+    /// Reports a key that may change the model, for a user who knows better to say so.
+    pub(super) fn refuse(&mut self, key: &str, problem: String) {
+        let key = format!("{}{}", self.prefix, shown(key));
+        let problem = format!("{problem}. If this changes nothing here, give --ignore-key {key}");
+        self.refused.push(ConfigProblem { key, fault: Fault::Unsupported, problem });
+    }
+
+    /// Says something to the user that stops nothing.
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
     fn report(&mut self, key: &str, fault: Fault, problem: String) {
         self.problems.push(ConfigProblem { key: format!("{}{}", self.prefix, shown(key)), fault, problem });
     }
 
-    /// An error if anything was wrong, or if a key was never asked for that may change the model.
-    pub(super) fn finish(self, path: &Path) -> Result<(), ImportError> {
-        let problems = self.all_problems(HARMLESS);
-        if problems.is_empty() { Ok(()) } else { Err(ImportError::Config { path: path.to_owned(), problems }) }
+    /// What the user should know: keys that were left out. `ignored` are those that he knows to change nothing.
+    ///
+    /// # Errors
+    /// All that was wrong, and all keys that were never asked for and may change the model.
+    pub(super) fn finish(mut self, path: &Path, ignored: &[String]) -> Result<Vec<String>, ImportError> {
+        self.judge_unasked(true);
+        let known = |key: &str| ignored.iter().any(|name| name == key);
+        let idle: Vec<String> = ignored.iter().filter(|name| !self.refused.iter().any(|p| p.key == **name)).map(|name| shown(name)).collect();
+        self.problems.extend(self.refused.into_iter().filter(|problem| !known(&problem.key)));
+        if !self.problems.is_empty() {
+            return Err(ImportError::Config { path: path.to_owned(), problems: self.problems });
+        }
+        let place = path.display();
+        self.unknown.retain(|key| !known(key));
+        if !self.unknown.is_empty() {
+            let list: Vec<String> = self.unknown.iter().map(|key| format!("`{key}`")).collect();
+            self.notes.push(format!("keys that dlc doesn't know, and leaves out: {}", list.join(", ")));
+        }
+        if !idle.is_empty() {
+            self.notes.push(format!("--ignore-key has no effect for {}, which isn't refused", idle.join(", ")));
+        }
+        Ok(self.notes.into_iter().map(|note| format!("{place}: {note}")).collect())
     }
 
-    fn all_problems(mut self, harmless: &[&str]) -> Vec<ConfigProblem> {
-        for (key, value) in self.values {
-            let key = key.as_str();
-            if self.asked.contains(key) || value.is_null() {
+    /// Sorts the keys that nobody asked for; `whole` where the object is the configuration itself, in which some are harmless.
+    fn judge_unasked(&mut self, whole: bool) {
+        let values = self.values;
+        for (key, value) in values {
+            if self.asked.contains(key.as_str()) || !self.is_written(key) {
                 continue;
             }
-            if let Some((_, neutral, reason)) = NEUTRAL.iter().find(|(name, ..)| *name == key) {
-                if !neutral.accepts(value) {
-                    self.unsupported(key, format!("is {}, which {reason}; dlc can't do that", show(value)));
+            match keys::judge(key, value, whole) {
+                Verdict::Harmless => {}
+                Verdict::Unknown => self.unknown.push(format!("{}{}", self.prefix, shown(key))),
+                Verdict::Null if defaults::refuses_null(self.keys, key) => {
+                    self.bad(key, "is null, which its class refuses. Give its value, or remove the key for the class's own".into());
                 }
-            } else if !harmless.contains(&key) && *value != Value::Bool(false) {
-                let known = "dlc doesn't know whether it changes the model. If it doesn't, remove it";
-                self.unsupported(key, format!("is {}; {known}", show(value)));
+                Verdict::Null => {}
+                Verdict::Refused(reason) => self.refuse(key, format!("is {}, {reason}", show(value))),
             }
         }
-        self.problems
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::activation::Activation;
 use super::config::{ConfigReader, show};
+use super::defaults::DEBERTA;
 use super::encoder::{EncoderSpec, Positions, Projections, Types};
 use super::gpt_neox::deinterleaved;
 use super::heads::{Head, MaskedLm, labels};
@@ -20,6 +21,8 @@ pub(super) const FAMILY: Family = Family {
         ("DebertaForTokenClassification", Task::TokenClassification),
     ],
     summary: "DeBERTa base to xlarge",
+    keys: |_| DEBERTA,
+    aliases: &[],
     read,
 };
 
@@ -36,7 +39,7 @@ impl Looks {
     /// `pos_att_type`: a list, or as older configurations have it `c2p|p2c`; nothing without `relative_attention`.
     fn read(config: &mut ConfigReader<'_>) -> Self {
         const KEY: &str = "pos_att_type";
-        let relative = config.flag("relative_attention", false);
+        let relative = config.flag("relative_attention");
         let mut looks = Self::default();
         let names: Vec<&str> = match config.get(KEY) {
             Some(Value::String(joined)) => joined.split('|').map(str::trim).filter(|n| !n.is_empty() && *n != "none").collect(),
@@ -69,9 +72,9 @@ pub(super) fn read_common(
     task: Task,
     projections: impl FnOnce(&mut ConfigReader<'_>, DisentangledBias) -> Box<dyn Projections>,
 ) -> EncoderSpec {
-    let activation = Activation::read(config, "hidden_act", Activation::Gelu);
-    let legacy = config.flag("legacy", true);
-    let pooler_activation = Activation::read(config, "pooler_hidden_act", Activation::Gelu);
+    let activation = Activation::read(config, "hidden_act");
+    let legacy = config.flag("legacy");
+    let pooler_activation = Activation::read(config, "pooler_hidden_act");
     let pooled = config.get("pooler_hidden_size");
     let head = match task {
         Task::FillMask if legacy => Head::MaskedLm(MaskedLm {
@@ -80,7 +83,7 @@ pub(super) fn read_common(
             activation,
             decoder: "cls.predictions.decoder",
             bias: "cls.predictions.bias",
-            tied: config.flag("tie_word_embeddings", true),
+            tied: config.flag("tie_word_embeddings"),
         }),
         Task::FillMask => Head::MaskedLm(MaskedLm {
             dense: "lm_predictions.lm_head.dense",
@@ -94,8 +97,8 @@ pub(super) fn read_common(
         Task::TokenClassification => Head::Tokens { labels: labels(config) },
         Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };
-    let types = EncoderSpec::types(config, 0);
-    let biased = config.flag("position_biased_input", true);
+    let types = EncoderSpec::types(config);
+    let biased = config.flag("position_biased_input");
     let looks = Looks::read(config);
     let spec = EncoderSpec::read(config, task, "deberta.", Box::new(super::encoder::Separate), head);
     for (key, wanted) in [("pooler_hidden_size", pooled), ("embedding_size", config.get("embedding_size"))] {
@@ -117,7 +120,7 @@ pub(super) fn read_common(
 }
 
 fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
-    if config.flag("talking_head", false) {
+    if config.flag("talking_head") {
         config.unsupported("talking_head", "mixes heads; dlc can't do that".into());
     }
     Box::new(read_common(config, task, |_, bias| Box::new(Interleaved(bias))))

@@ -4,6 +4,7 @@ use dlc_ir::{DisentangledBias, IrError, Op, Operand, Task, ValueId};
 
 use super::config::ConfigReader;
 use super::deberta::read_common;
+use super::defaults::DEBERTA_V2;
 use super::encoder::{EncoderSpec, Projections};
 use super::net::Net;
 use super::{Architecture, Family};
@@ -17,6 +18,8 @@ pub(super) const FAMILY: Family = Family {
         ("DebertaV2ForTokenClassification", Task::TokenClassification),
     ],
     summary: "DeBERTa v2 without convolution, DeBERTa v3",
+    keys: |_| DEBERTA_V2,
+    aliases: &[],
     read,
 };
 
@@ -37,7 +40,7 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             (bias.log_until, bias.span) = (Some(bias.span), buckets);
         }
         let normed = config.text("norm_rel_ebd").is_some_and(|kinds| kinds.split('|').any(|kind| kind.trim() == "layer_norm"));
-        Box::new(Bucketed { bias, normed, shared: config.flag("share_att_key", false) })
+        Box::new(Bucketed { bias, normed, shared: config.flag("share_att_key") })
     }))
 }
 

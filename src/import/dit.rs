@@ -3,6 +3,7 @@
 use dlc_ir::{BlockKind, Classes, Diffusion, IrError, Op, Task, TimestepEmbedding, ValueId};
 
 use super::config::ConfigReader;
+use super::defaults::DIT;
 use super::diffusers::{embed, float_input, id_input, ignore_training, lowered, require_text};
 use super::net::Net;
 use super::patches::{PatchSpec, batched};
@@ -14,6 +15,8 @@ pub(super) const FAMILY: Family = Family {
     model_type: "DiTTransformer2DModel",
     architectures: &[("DiTTransformer2DModel", Task::ImageGeneration)],
     summary: "DiT of all sizes",
+    keys: |_| DIT,
+    aliases: &[],
     read,
 };
 
@@ -35,9 +38,9 @@ pub(super) fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architectu
     ignore_training(config);
     Box::new(Dit {
         patches: PatchSpec::read(config),
-        feed_forward: FeedForward::read(config, "activation_fn", FeedForward::Gelu { tanh: true }),
+        feed_forward: FeedForward::read(config, "activation_fn"),
         classes: config.required_size("num_embeds_ada_norm", LARGEST_VOCABULARY),
-        eps: eps(config, "norm_eps", 1e-5),
+        eps: eps(config, "norm_eps"),
     })
 }
 

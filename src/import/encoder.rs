@@ -82,7 +82,7 @@ impl EncoderSpec {
         let heads = config.required_size("num_attention_heads", MOST_HEADS);
         let head_dim = head_dim(config, "hidden_size", hidden_size, heads);
         let context_length = config.required_size("max_position_embeddings", LONGEST_CONTEXT);
-        if config.flag("is_decoder", false) {
+        if config.flag("is_decoder") {
             config.unsupported("is_decoder", "is true; dlc reads this architecture as an encoder".into());
         }
         if let Some(kind) = config.text("position_embedding_type")
@@ -103,8 +103,8 @@ impl EncoderSpec {
             layers: config.required_size("num_hidden_layers", MOST_LAYERS),
             heads,
             head_dim,
-            eps: eps(config, "layer_norm_eps", 1e-12),
-            activation: Activation::read(config, "hidden_act", Activation::Gelu),
+            eps: eps(config, "layer_norm_eps"),
+            activation: Activation::read(config, "hidden_act"),
             positions: Positions::Learned { rows: context_length, padding: None },
             types: Types::None,
             projections,
@@ -115,8 +115,8 @@ impl EncoderSpec {
     }
 
     /// The number of kinds of segments.
-    pub(super) fn types(config: &mut ConfigReader<'_>, default: usize) -> usize {
-        let Some(value) = config.get("type_vocab_size") else { return default };
+    pub(super) fn types(config: &mut ConfigReader<'_>) -> usize {
+        let Some(value) = config.get("type_vocab_size") else { return 0 };
         if value.as_u64() == Some(0) { 0 } else { config.size("type_vocab_size", MOST_TYPES).unwrap_or(1) }
     }
 

@@ -4,32 +4,32 @@ use dlc_ir::{Storage, Task};
 
 use super::activation::Activation;
 use super::config::ConfigReader;
+use super::defaults::GEMMA2;
 use super::spec::{Biases, DecoderSpec, sliding_layers, window};
 use super::{Architecture, Family};
 
-/// transformers' defaults for absent keys.
-const HEAD_DIM: usize = 256;
-const WINDOW: usize = 4096;
-const SCALE_OF: f64 = 256.0;
-const SOFTCAPS: [f32; 2] = [50.0, 30.0];
-
-pub(super) const FAMILY: Family =
-    Family { model_type: "gemma2", architectures: &[("Gemma2ForCausalLM", Task::TextGeneration)], summary: "Gemma 2, 2B to 27B", read };
+pub(super) const FAMILY: Family = Family {
+    model_type: "gemma2",
+    architectures: &[("Gemma2ForCausalLM", Task::TextGeneration)],
+    summary: "Gemma 2, 2B to 27B",
+    keys: |_| GEMMA2,
+    aliases: &[],
+    read,
+};
 
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Some(HEAD_DIM));
+    let spec = DecoderSpec::read(config);
     // transformers reads `hidden_activation`; older configurations carry a `hidden_act` beside it that nobody reads.
     config.get("hidden_act");
-    let activation = Activation::read(config, "hidden_activation", Activation::GeluTanh);
-    if config.flag("use_bidirectional_attention", false) {
+    let activation = Activation::read(config, "hidden_activation");
+    if config.flag("use_bidirectional_attention") {
         config.unsupported("use_bidirectional_attention", "is true; dlc reads Gemma 2 as a decoder".into());
     }
-    let scale_of = config.factor("query_pre_attn_scalar").unwrap_or(SCALE_OF);
-    let mut softcap = |key: &'static str, default: f32| if config.has(key) { config.factor(key).map(|cap| cap as f32) } else { Some(default) };
-    let softcaps = [softcap("attn_logit_softcapping", SOFTCAPS[0]), softcap("final_logit_softcapping", SOFTCAPS[1])];
-    let window = window(config).or(if config.has("sliding_window") { None } else { Some(WINDOW) });
+    let scale_of = config.required_factor("query_pre_attn_scalar");
+    let softcaps = ["attn_logit_softcapping", "final_logit_softcapping"].map(|key| config.factor(key).map(|cap| cap as f32));
+    let window = window(config);
     let sliding = sliding_layers(config, spec.layers).unwrap_or_else(|| (0..spec.layers).map(|layer| layer % 2 == 0).collect());
-    let attention = config.flag("attention_bias", false);
+    let attention = config.flag("attention_bias");
     Box::new(DecoderSpec {
         activation,
         softcaps,
@@ -39,7 +39,6 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
         norms: Storage::LessOne,
         bias: Biases { qkv: attention, output: attention, mlp: false },
         windows: sliding.into_iter().map(|sliding| window.filter(|_| sliding)).collect(),
-        tied: spec.tied || !config.has("tie_word_embeddings"),
         ..spec
     })
 }

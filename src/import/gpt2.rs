@@ -5,14 +5,26 @@ use dlc_ir::{Attention, BlockKind, IrError, Op, Storage, Task, ValueId};
 use super::activation::Activation;
 use super::causal::Causal;
 use super::config::ConfigReader;
+use super::defaults::GPT2;
 use super::net::Net;
 use super::spec::{LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim};
 use super::{Architecture, Facts, Family};
 
 const EMBEDDING: &str = "transformer.wte.weight";
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "gpt2", architectures: &[("GPT2LMHeadModel", Task::TextGeneration)], summary: "GPT-2 of all sizes, DistilGPT2", read };
+pub(super) const FAMILY: Family = Family {
+    model_type: "gpt2",
+    architectures: &[("GPT2LMHeadModel", Task::TextGeneration)],
+    summary: "GPT-2 of all sizes, DistilGPT2",
+    keys: |_| GPT2,
+    aliases: &[
+        ("hidden_size", "n_embd"),
+        ("max_position_embeddings", "n_positions"),
+        ("num_attention_heads", "n_head"),
+        ("num_hidden_layers", "n_layer"),
+    ],
+    read,
+};
 
 struct Gpt2 {
     vocab_size: usize,
@@ -34,8 +46,8 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let layers = config.required_size("n_layer", MOST_LAYERS);
     let heads = config.required_size("n_head", MOST_HEADS);
     let head_dim = head_dim(config, "n_embd", hidden_size, heads);
-    let scale = if config.flag("scale_attn_weights", true) { (1.0 / (head_dim as f64).sqrt()) as f32 } else { 1.0 };
-    let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false);
+    let scale = if config.flag("scale_attn_weights") { (1.0 / (head_dim as f64).sqrt()) as f32 } else { 1.0 };
+    let by_layer = config.flag("scale_attn_by_inverse_layer_idx");
     // How half precision is computed, and what classifiers take from the body: nothing of the function here.
     for unread in ["reorder_and_upcast_attn", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "n_ctx"] {
         config.get(unread);
@@ -49,10 +61,10 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
         heads,
         head_dim,
         context_length: config.required_size("n_positions", LONGEST_CONTEXT),
-        eps: eps(config, "layer_norm_epsilon", 1e-5),
-        activation: Activation::read(config, "activation_function", Activation::GeluTanh),
+        eps: eps(config, "layer_norm_epsilon"),
+        activation: Activation::read(config, "activation_function"),
         scales: (1..=layers).map(|layer| if by_layer { scale / layer as f32 } else { scale }).collect(),
-        tied: config.flag("tie_word_embeddings", true),
+        tied: config.flag("tie_word_embeddings"),
     })
 }
 

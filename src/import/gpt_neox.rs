@@ -5,6 +5,7 @@ use dlc_ir::{Attention, BlockKind, IrError, Op, Shape, Task, ValueId};
 use super::activation::Activation;
 use super::causal::Causal;
 use super::config::ConfigReader;
+use super::defaults::GPT_NEOX;
 use super::net::Net;
 use super::rope::{self, Rotary};
 use super::spec::{LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim};
@@ -14,8 +15,14 @@ use super::{Architecture, Facts, Family};
 const ROTARY_SHARE: f64 = 0.25;
 const EMBEDDING: &str = "gpt_neox.embed_in.weight";
 
-pub(super) const FAMILY: Family =
-    Family { model_type: "gpt_neox", architectures: &[("GPTNeoXForCausalLM", Task::TextGeneration)], summary: "GPT-NeoX-20B, Pythia, Dolly 2", read };
+pub(super) const FAMILY: Family = Family {
+    model_type: "gpt_neox",
+    architectures: &[("GPTNeoXForCausalLM", Task::TextGeneration)],
+    summary: "GPT-NeoX-20B, Pythia, Dolly 2",
+    keys: |_| GPT_NEOX,
+    aliases: &[],
+    read,
+};
 
 struct GptNeoX {
     vocab_size: usize,
@@ -38,10 +45,7 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let hidden_size = config.required_size("hidden_size", WIDEST);
     let heads = config.required_size("num_attention_heads", MOST_HEADS);
     let head_dim = head_dim(config, "hidden_size", hidden_size, heads);
-    let mut rotary = rope::read_partial(config, head_dim, Some(ROTARY_SHARE));
-    if let Some(theta) = config.factor("rotary_emb_base") {
-        rotary.theta = theta;
-    }
+    let rotary = rope::read_partial(config, head_dim, Some(ROTARY_SHARE));
     // Dropout of a head that isn't here.
     config.get("classifier_dropout");
     Box::new(GptNeoX {
@@ -52,12 +56,12 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
         heads,
         head_dim,
         context_length: config.required_size("max_position_embeddings", LONGEST_CONTEXT),
-        eps: eps(config, "layer_norm_eps", 1e-5),
-        activation: Activation::read(config, "hidden_act", Activation::Gelu),
+        eps: eps(config, "layer_norm_eps"),
+        activation: Activation::read(config, "hidden_act"),
         rotary,
-        attention_bias: config.flag("attention_bias", true),
-        parallel: config.flag("use_parallel_residual", true),
-        tied: config.flag("tie_word_embeddings", false),
+        attention_bias: config.flag("attention_bias"),
+        parallel: config.flag("use_parallel_residual"),
+        tied: config.flag("tie_word_embeddings"),
     })
 }
 

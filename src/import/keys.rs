@@ -2,65 +2,225 @@
 
 use serde_json::Value;
 
+use super::Family;
+use super::config::ConfigReader;
+use crate::checkpoint::shown;
+
 /// Values under which a key of [`NEUTRAL`] changes nothing. Null always does.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Neutral {
-    /// `false`.
-    False,
+    /// `false`, once or for each part; `{}`.
+    Off,
     /// `true`.
     True,
     /// `1`.
     One,
-    /// `false`, `{}`, `[]`.
-    Empty,
 }
 
 impl Neutral {
     pub(super) fn accepts(self, value: &Value) -> bool {
         match self {
-            Self::False => *value == Value::Bool(false),
+            Self::Off => is_off(value),
             Self::True => *value == Value::Bool(true),
             Self::One => value.as_f64() == Some(1.0),
-            Self::Empty => match value {
-                Value::Bool(set) => !set,
-                Value::Object(object) => object.is_empty(),
-                Value::Array(list) => list.is_empty(),
-                _ => false,
-            },
         }
     }
 }
+
+/// Whether a value says of something that it isn't there.
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(set) => !set,
+        Value::Object(object) => object.is_empty(),
+        Value::Array(list) => list.iter().all(|entry| *entry == Value::Bool(false)),
+        _ => false,
+    }
+}
+
+/// What is to be done about a key that nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Harmless,
+    /// The user should hear of it.
+    Unknown,
+    /// The key may change the model, and is null.
+    Null,
+    /// It may change the model; goes on from "`key` is ..., ".
+    Refused(String),
+}
+
+/// Judges a key; `whole` where it stands in the configuration itself.
+pub(super) fn judge(key: &str, value: &Value, whole: bool) -> Verdict {
+    let neutral = NEUTRAL.iter().find(|(name, ..)| *name == key);
+    match neutral {
+        Some(_) if value.is_null() => Verdict::Null,
+        Some((_, neutral, reason)) if !neutral.accepts(value) => Verdict::Refused(format!("which {reason}; dlc can't do that")),
+        Some(_) => Verdict::Harmless,
+        None if is_off(value) || whole && HARMLESS.contains(&key) => Verdict::Harmless,
+        None if !whole => Verdict::Refused("which dlc doesn't know here".into()),
+        None => match telling_part(key) {
+            Some(part) if !(is_one(value) && FACTORS.contains(&part)) => {
+                Verdict::Refused(format!("which by its name (`{part}`) may change the model; dlc doesn't know how"))
+            }
+            _ => Verdict::Unknown,
+        },
+    }
+}
+
+/// Reads `auto_map`: classes of the family's own name are taken for those of transformers, others are code that nobody here runs.
+pub(super) fn read_auto_map(config: &mut ConfigReader<'_>, family: &Family) {
+    const KEY: &str = "auto_map";
+    let Some(Value::Object(map)) = config.get(KEY) else { return };
+    let classes = map.iter().filter(|(auto, _)| *auto != "AutoTokenizer" && *auto != "AutoProcessor").map(|(_, class)| class);
+    let names: Vec<&str> = classes.map(|class| class.as_str().and_then(|path| path.rsplit('.').next()).unwrap_or("?")).collect();
+    let foreign: Vec<String> = names.iter().filter(|name| !is_own_class(name, family)).map(|name| shown(name)).collect();
+    if !foreign.is_empty() {
+        let list = foreign.join(", ");
+        config.refuse(KEY, format!("names modelling code of the checkpoint's own ({list}); dlc reads models as transformers' built-in classes do"));
+    } else if !names.is_empty() {
+        config.note(format!("`{KEY}` names code of the checkpoint's own; taken as transformers' built-in {} does", names.join(", ")));
+    }
+}
+
+/// Whether transformers itself has the class, in the family.
+fn is_own_class(name: &str, family: &Family) -> bool {
+    const HEADS: [&str; 9] = [
+        "ForCausalLM",
+        "LMHeadModel",
+        "ForMaskedLM",
+        "ForPreTraining",
+        "ForSequenceClassification",
+        "ForTokenClassification",
+        "ForQuestionAnswering",
+        "Model",
+        "Config",
+    ];
+    let stem = |name: &str| HEADS.iter().find_map(|head| name.strip_suffix(head)).map(str::to_owned);
+    let own = family.architectures.first().and_then(|(name, _)| stem(name));
+    own.is_some() && stem(name) == own
+}
+
+fn is_one(value: &Value) -> bool {
+    value.as_f64() == Some(1.0)
+}
+
+/// The part of a key's name that says that the key changes a model.
+fn telling_part(key: &str) -> Option<&'static str> {
+    let key = format!("_{}_", key.to_ascii_lowercase().replace(['.', '-'], "_"));
+    TELLING.iter().copied().find(|part| key.contains(&format!("_{part}_")))
+}
+
+/// Those of which one changes nothing.
+const FACTORS: [&str; 5] = ["multiplier", "multipliers", "scale", "scales", "scaling"];
+
+/// Parts of names of keys that change what a model computes.
+const TELLING: &[&str] = &[
+    // Positions.
+    "alibi",
+    "mrope",
+    "no_rope",
+    "nope",
+    "ntk",
+    "position_embedding_type",
+    "rope",
+    "rotary",
+    "rotary_dim",
+    "yarn",
+    // Weights that aren't what they are.
+    "adapter",
+    "adapters",
+    "compression",
+    "lora",
+    "prune",
+    "pruned",
+    "pruning",
+    "quant",
+    "quantization",
+    "quantized",
+    "sparsity",
+    // Factors and caps.
+    "clip_qkv",
+    "multiplier",
+    "multipliers",
+    "mup",
+    "scale",
+    "scales",
+    "scaling",
+    "softcap",
+    "softcapping",
+    // Other layers.
+    "alt_attention",
+    "attention_layers",
+    "attention_type",
+    "attention_types",
+    "attn_type",
+    "attn_types",
+    "bidirectional",
+    "block_types",
+    "cross_attention",
+    "expert",
+    "experts",
+    "layer_type",
+    "layers_block_type",
+    "moe",
+    "norm_type",
+    "parallel_attn",
+    "parallel_residual",
+    "per_layer_config",
+    "prefix_lm",
+    "qk_layernorm",
+    "qk_norm",
+    "sink",
+    "sinks",
+    "sliding_window_pattern",
+    "temperature_tuning",
+];
 
 /// Keys that change the model unless they have their neutral value; the last column goes on from "which ...".
 pub(super) const NEUTRAL: &[(&str, Neutral, &str)] = &[
     ("pretraining_tp", Neutral::One, "splits matrix products as the training did"),
     ("partial_rotary_factor", Neutral::One, "rotates only a part of each head"),
-    ("rope_interleaved", Neutral::False, "rotates neighbouring entries instead of halves"),
-    ("rope_traditional", Neutral::False, "rotates neighbouring entries instead of halves"),
-    ("use_mrope", Neutral::False, "rotates by several positions at once"),
-    ("quantization_config", Neutral::Empty, "says that the weights are quantised already (take the original checkpoint, dlc quantises by itself)"),
-    ("compression_config", Neutral::Empty, "says that the weights are compressed (take the original checkpoint)"),
-    ("attn_logit_softcapping", Neutral::False, "caps the attention's logits"),
-    ("final_logit_softcapping", Neutral::False, "caps the logits"),
-    ("attention_multiplier", Neutral::False, "scales the attention's logits"),
-    ("query_pre_attn_scalar", Neutral::False, "scales the attention's logits"),
+    ("rope_interleaved", Neutral::Off, "rotates neighbouring entries instead of halves"),
+    ("rope_traditional", Neutral::Off, "rotates neighbouring entries instead of halves"),
+    ("use_mrope", Neutral::Off, "rotates by several positions at once"),
+    ("quantization_config", Neutral::Off, "says that the weights are quantised already (take the original checkpoint, dlc quantises by itself)"),
+    ("compression_config", Neutral::Off, "says that the weights are compressed (take the original checkpoint)"),
+    ("attn_logit_softcapping", Neutral::Off, "caps the attention's logits"),
+    ("final_logit_softcapping", Neutral::Off, "caps the logits"),
+    ("attention_multiplier", Neutral::Off, "scales the attention's logits"),
+    ("query_pre_attn_scalar", Neutral::Off, "scales the attention's logits"),
     ("embedding_multiplier", Neutral::One, "scales the embedding"),
     ("residual_multiplier", Neutral::One, "scales what is added to the residual"),
     ("logits_scaling", Neutral::One, "scales the logits"),
     ("logit_scale", Neutral::One, "scales the logits"),
-    ("pruned_heads", Neutral::Empty, "removes heads"),
+    ("pruned_heads", Neutral::Off, "removes heads"),
     ("is_causal", Neutral::True, "lets tokens see later ones"),
-    ("is_encoder_decoder", Neutral::False, "adds an encoder"),
-    ("add_cross_attention", Neutral::False, "adds cross attention"),
-    ("center_input_sample", Neutral::False, "stretches the noisy image"),
-    ("only_cross_attention", Neutral::False, "leaves out attention to the image itself"),
-    ("dual_cross_attention", Neutral::False, "attends to two texts"),
-    ("mid_block_only_cross_attention", Neutral::False, "leaves out attention to the image itself in the middle"),
-    ("resnet_skip_time_act", Neutral::False, "leaves out an activation"),
-    ("class_embeddings_concat", Neutral::False, "puts the class beside the noise level"),
+    ("is_encoder_decoder", Neutral::Off, "adds an encoder"),
+    ("add_cross_attention", Neutral::Off, "adds cross attention"),
+    ("center_input_sample", Neutral::Off, "stretches the noisy image"),
+    ("only_cross_attention", Neutral::Off, "leaves out attention to the image itself"),
+    ("dual_cross_attention", Neutral::Off, "attends to two texts"),
+    ("mid_block_only_cross_attention", Neutral::Off, "leaves out attention to the image itself in the middle"),
+    ("resnet_skip_time_act", Neutral::Off, "leaves out an activation"),
+    ("class_embeddings_concat", Neutral::Off, "puts the class beside the noise level"),
     ("mid_block_scale_factor", Neutral::One, "scales the middle's outputs"),
     ("resnet_out_scale_factor", Neutral::One, "scales the resnets' outputs"),
-    ("auto_map", Neutral::Empty, "names modelling code of the checkpoint's own (remove the key if transformers' built-in class does)"),
+    ("layer_types", Neutral::Off, "gives layers kinds, of which this architecture has one"),
+    ("sliding_window", Neutral::Off, "limits attention to a window, which this architecture doesn't have"),
+    ("window_size", Neutral::Off, "limits attention to a window"),
+    ("attention_window", Neutral::Off, "limits attention to a window"),
+    ("class_embed_type", Neutral::Off, "tells the model more than dlc can"),
+    ("encoder_hid_dim_type", Neutral::Off, "projects the text first"),
+    ("encoder_hid_dim", Neutral::Off, "projects the text first"),
+    ("time_cond_proj_dim", Neutral::Off, "tells the model the guidance"),
+    ("time_embedding_act_fn", Neutral::Off, "bends the noise level once more"),
+    ("timestep_post_act", Neutral::Off, "bends the noise level once more"),
+    ("cross_attention_norm", Neutral::Off, "norms the text"),
+    ("reverse_transformer_layers_per_block", Neutral::Off, "gives stages on the way up other numbers of layers"),
+    ("num_vector_embeds", Neutral::Off, "reads classes of places"),
+    ("double_self_attention", Neutral::Off, "attends twice to the image"),
 ];
 
 /// Keys that don't change what a decoder computes: training, bookkeeping, and defaults for generating text.
@@ -70,6 +230,7 @@ pub(super) const HARMLESS: &[&str] = &[
     "_commit_hash",
     "_diffusers_version",
     "_name_or_path",
+    "_num_labels",
     "architectures",
     "dtype",
     "is_llama_config",

@@ -3,6 +3,7 @@
 use dlc_ir::Task;
 
 use super::config::ConfigReader;
+use super::defaults::LLAMA;
 use super::spec::{Biases, DecoderSpec, require_all_layers};
 use super::{Architecture, Family};
 
@@ -10,12 +11,14 @@ pub(super) const FAMILY: Family = Family {
     model_type: "llama",
     architectures: &[("LlamaForCausalLM", Task::TextGeneration)],
     summary: "Llama 1 to 3.2, TinyLlama, SmolLM 1 and 2, Yi",
+    keys: |_| LLAMA,
+    aliases: &[],
     read,
 };
 
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, None);
+    let spec = DecoderSpec::read(config);
     require_all_layers(config, spec.layers, false);
-    let attention = config.flag("attention_bias", false);
-    Box::new(DecoderSpec { bias: Biases { qkv: attention, output: attention, mlp: config.flag("mlp_bias", false) }, ..spec })
+    let attention = config.flag("attention_bias");
+    Box::new(DecoderSpec { bias: Biases { qkv: attention, output: attention, mlp: config.flag("mlp_bias") }, ..spec })
 }

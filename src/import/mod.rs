@@ -11,6 +11,7 @@ mod config;
 mod deberta;
 mod deberta_v2;
 mod decoder;
+mod defaults;
 mod diffusers;
 mod dit;
 mod encoder;
@@ -48,12 +49,14 @@ use std::fmt;
 
 use dlc_ir::{DType, Diffusion, EntityId, IrError, ModelInfo, Module, Scores, Task, WeightId};
 use rayon::prelude::*;
+use serde_json::{Map, Value};
 
 pub use error::{ConfigProblem, ImportError};
 pub use net::Sources;
 
 use crate::checkpoint::{Checkpoint, shown};
 use config::ConfigReader;
+use defaults::{Aliases, Key, Resolved};
 use net::Net;
 
 /// A family of architectures that can be imported.
@@ -65,6 +68,10 @@ pub struct Family {
     pub architectures: &'static [(&'static str, Task)],
     /// Models that belong to it.
     pub summary: &'static str,
+    /// The keys of its class, for this configuration.
+    keys: fn(&Map<String, Value>) -> &'static [Key],
+    /// Other names of keys.
+    aliases: Aliases,
     read: fn(&mut ConfigReader<'_>, Task) -> Box<dyn Architecture>,
 }
 
@@ -124,6 +131,8 @@ pub struct Imported {
     pub module: Module,
     /// The weight that each tensor of the checkpoint became; tensors that became none are no keys.
     pub sources: Sources,
+    /// What the user should know: keys and tensors that were left out.
+    pub warnings: Vec<String>,
 }
 
 impl Family {
@@ -140,11 +149,13 @@ impl fmt::Debug for Family {
 }
 
 /// How to import.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImportOptions {
     /// Element type of weights and activations; f32 if absent. Other types than f32 still give f32 logits and
     /// samples.
     pub dtype: Option<DType>,
+    /// Keys of the configuration that are refused, as they may change the model, and of which the user knows that they don't.
+    pub ignore_keys: Vec<String>,
 }
 
 /// The checkpoint as a module with one graph, `target`, that verifies.
@@ -159,21 +170,24 @@ pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> 
         return Err(ImportError::DType(dtype));
     }
     let (family, task) = family(checkpoint)?;
-    let mut config = ConfigReader::new(checkpoint.config(), "");
+    let resolved = Resolved::new(checkpoint.config(), (family.keys)(checkpoint.config()), family.aliases);
+    let mut config = ConfigReader::whole(&resolved);
     let architecture = (family.read)(&mut config, task);
-    let mut generation = checkpoint.generation_config().map(|values| ConfigReader::new(values, "generation_config.json: "));
+    keys::read_auto_map(&mut config, family);
+    let mut generation = checkpoint.generation_config().map(|values| ConfigReader::new(values, "generation_config.json: ", &[]));
     let tokens = tokens::read(&mut config, generation.as_mut());
     if let Some(generation) = generation {
         config.absorb_reported(generation);
     }
-    config.finish(&checkpoint.config_path())?;
+    let mut warnings = config.finish(&checkpoint.config_path(), &options.ignore_keys)?;
 
     let mut net = Net::new(checkpoint, architecture.base(), dtype);
     if checkpoint.makes_vectors() && task == Task::FeatureExtraction {
-        net.ignore_head();
+        net.leave_out_head();
     }
     let built = architecture.build(&mut net);
-    let (graph, weights, sources) = net.finish(built)?;
+    let (graph, weights, sources, left_out) = net.finish(built)?;
+    warnings.extend(left_out);
     let facts = architecture.facts();
     let model = ModelInfo {
         family: family.model_type.to_owned(),
@@ -193,7 +207,8 @@ pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> 
         eos_token_ids: tokens.eos,
         pad_token_id: tokens.pad,
     };
-    Ok(Imported { module: Module { graphs: vec![graph], weights, model, sampling: None, side_files: checkpoint.side_files() }, sources })
+    let module = Module { graphs: vec![graph], weights, model, sampling: None, side_files: checkpoint.side_files() };
+    Ok(Imported { module, sources, warnings })
 }
 
 /// Names of the weights that hold a NaN or an infinity, each with the index of the first one, in the module's order.

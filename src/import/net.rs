@@ -13,14 +13,38 @@ use super::tensors::Problems;
 use crate::checkpoint::{Checkpoint, TensorRecord, shown};
 
 /// Ends of the names of buffers that older versions of transformers and diffusers saved, and no version reads.
-const LEFTOVERS: [&str; 7] = [
+const LEFTOVERS: [&str; 11] = [
     ".rotary_emb.inv_freq",
+    ".rotary_emb.original_inv_freq",
+    ".rotary_emb.cos_cached",
+    ".rotary_emb.sin_cached",
+    "embeddings.token_type_ids",
     ".attention.masked_bias",
     ".attn.masked_bias",
     ".attention.bias",
     ".attn.bias",
     "embeddings.position_ids",
     "pos_embed.pos_embed",
+];
+
+/// Beginnings of the names of what trainers and other tasks leave beside a model: value heads, and heads that it has none of.
+const BESIDE: [&str; 16] = [
+    "v_head.",
+    "value_head.",
+    "critic_head.",
+    "reward_head.",
+    "medusa_head.",
+    "score.",
+    "classifier.",
+    "qa_outputs.",
+    "multiple_choice_head.",
+    "transformer.multiple_choice_head.",
+    "pooler.",
+    "cls.",
+    "lm_head.",
+    "embed_out.",
+    "lm_predictions.",
+    "mask_predictions.",
 ];
 
 /// Parts of names, and what older versions of diffusers called them.
@@ -39,6 +63,7 @@ pub(super) struct Net<'a> {
     ids: HashMap<String, WeightId>,
     sources: Sources,
     known: BTreeSet<String>,
+    left_out: BTreeSet<String>,
     problems: Problems,
 }
 
@@ -52,6 +77,7 @@ impl<'a> Net<'a> {
             ids: HashMap::new(),
             sources: Sources::new(),
             known: BTreeSet::new(),
+            left_out: BTreeSet::new(),
             problems: Problems::default(),
         }
     }
@@ -109,7 +135,13 @@ impl<'a> Net<'a> {
     /// The checkpoint's tensor for `name`, if it has one of this shape; what is wrong is noted.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Option<(String, TensorRecord)> {
         let Some(file_name) = self.file_names(name).into_iter().find(|n| self.checkpoint.tensor(n).is_some()) else {
-            self.problems.missing.push(name.to_owned());
+            match self.file_names(name).iter().find_map(|n| self.checkpoint.absent_shard(n)) {
+                Some(shard) => {
+                    let way = "Download the index and the shards of one revision";
+                    self.problems.wrong.push(format!("`{name}` is not in its shard {shard}. {way}"));
+                }
+                None => self.problems.missing.push(name.to_owned()),
+            }
             return None;
         };
         let record = self.checkpoint.tensor(&file_name)?.clone();
@@ -174,12 +206,17 @@ impl<'a> Net<'a> {
         self.known.extend(unused.map(str::to_owned));
     }
 
-    /// Takes note that tensors outside of the body belong to a head that isn't used here, if names tell the body from it.
-    pub(super) fn ignore_head(&mut self) {
+    /// Takes note that tensors outside of the body belong to a head that is not used here, if names tell the body from it; the user is told.
+    pub(super) fn leave_out_head(&mut self) {
         let of_body = |name: &&str| !self.base.is_empty() && name.starts_with(self.base);
         if self.checkpoint.tensor_names().any(|name| of_body(&name)) {
-            self.known.extend(self.checkpoint.tensor_names().filter(|name| !of_body(name)).map(str::to_owned));
+            self.left_out.extend(self.checkpoint.tensor_names().filter(|name| !of_body(name)).map(str::to_owned));
         }
+    }
+
+    /// Takes note that tensors whose names begin so belong to a part that the model does not have; the user is told.
+    pub(super) fn leave_out(&mut self, prefix: &str) {
+        self.left_out.extend(self.checkpoint.tensor_names().filter(|n| n.starts_with(prefix)).map(str::to_owned));
     }
 
     /// `x weight' + bias` with the tensors `{name}.weight [out, in]` and, with `bias`, `{name}.bias [out]`.
@@ -237,17 +274,35 @@ impl<'a> Net<'a> {
         Ok(())
     }
 
-    /// The graph, its weights and where they came from, after `built`.
+    /// The graph, its weights, where they came from, and what was left out, after `built`.
     ///
     /// # Errors
     /// Everything that is wrong with the checkpoint's tensors, else what went wrong while building.
-    pub(super) fn finish(mut self, built: Result<(), IrError>) -> Result<(Graph, WeightTable, Sources), ImportError> {
-        let leftover = |name: &str| LEFTOVERS.iter().any(|end| name.ends_with(end));
-        let unused = self.checkpoint.tensor_names().filter(|name| !self.known.contains(*name) && !leftover(name));
-        self.problems.unused = unused.map(shown).collect();
+    pub(super) fn finish(mut self, built: Result<(), IrError>) -> Result<(Graph, WeightTable, Sources, Option<String>), ImportError> {
+        for prefix in BESIDE {
+            self.leave_out(prefix);
+        }
+        let is_leftover = |name: &&str| LEFTOVERS.iter().any(|end| name.ends_with(end));
+        let (leftovers, unknown): (Vec<&str>, Vec<&str>) = self
+            .checkpoint
+            .tensor_names()
+            .filter(|name| !self.known.contains(*name))
+            .partition(|name| self.left_out.contains(*name) || is_leftover(name));
+        self.problems.unused = unknown.into_iter().map(shown).collect();
         self.problems.into_result(self.checkpoint)?;
         built?;
         let (graph, weights) = self.graph.finish_with_weights()?;
-        Ok((graph, weights, self.sources))
+        Ok((graph, weights, self.sources, left_out(&leftovers)))
     }
+}
+
+/// What the user is told of tensors that were left out: buffers of all layers as one.
+fn left_out(names: &[&str]) -> Option<String> {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for name in names {
+        let kind = LEFTOVERS.iter().find(|end| name.ends_with(*end)).map_or_else(|| shown(name), |end| format!("*{end}"));
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let list: Vec<String> = kinds.into_iter().map(|(kind, n)| if n > 1 { format!("{kind} ({n})") } else { kind }).collect();
+    (!list.is_empty()).then(|| format!("tensors that are no part of the model are left out: {}", list.join(", ")))
 }

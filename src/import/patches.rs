@@ -35,13 +35,13 @@ impl PatchSpec {
             channels,
             out_channels: config.size("out_channels", 2 * MOST_CHANNELS).unwrap_or(channels),
             sample,
-            patch: config.size("patch_size", LARGEST_SAMPLE).unwrap_or(2),
+            patch: config.required_size("patch_size", LARGEST_SAMPLE),
             layers: config.required_size("num_layers", MOST_LAYERS),
             heads: config.required_size("num_attention_heads", MOST_HEADS),
             head_dim: config.required_size("attention_head_dim", WIDEST_HEAD),
-            attention_bias: config.flag("attention_bias", true),
+            attention_bias: config.flag("attention_bias"),
         };
-        if config.flag("norm_elementwise_affine", false) {
+        if config.flag("norm_elementwise_affine") {
             config.unsupported("norm_elementwise_affine", "is true; dlc knows norms without parameters here".into());
         }
         // Of group norms, which these models don't have.

@@ -3,22 +3,24 @@
 use dlc_ir::Task;
 
 use super::config::ConfigReader;
+use super::defaults::PHI3;
 use super::rope;
-use super::spec::{DecoderSpec, eps, window};
+use super::spec::{DecoderSpec, window};
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "phi3",
     architectures: &[("Phi3ForCausalLM", Task::TextGeneration)],
     summary: "Phi-3 mini and medium with 4k context, Phi-4",
+    keys: |_| PHI3,
+    aliases: &[],
     read,
 };
 
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     // Only `longrope` reads it, which is refused.
     config.get("original_max_position_embeddings");
-    let eps = eps(config, "rms_norm_eps", 1e-5);
-    let spec = DecoderSpec::read_with(config, None, |config, head_dim| rope::read_partial(config, head_dim, Some(1.0)));
+    let spec = DecoderSpec::read_with(config, |config, head_dim| rope::read_partial(config, head_dim, Some(1.0)));
     let window = window(config);
-    Box::new(DecoderSpec { eps, fused: true, windows: vec![window; spec.layers], ..spec })
+    Box::new(DecoderSpec { fused: true, windows: vec![window; spec.layers], ..spec })
 }

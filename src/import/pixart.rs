@@ -3,6 +3,7 @@
 use dlc_ir::{BlockKind, DType, Diffusion, IrError, Op, Task, TimestepEmbedding, ValueId, ValueType, sym};
 
 use super::config::ConfigReader;
+use super::defaults::PIXART;
 use super::diffusers::{embed, float_input, ignore_training, lowered, require_text};
 use super::dit::{close_gated, modulate, modulated_mlp};
 use super::net::Net;
@@ -15,6 +16,8 @@ pub(super) const FAMILY: Family = Family {
     model_type: "PixArtTransformer2DModel",
     architectures: &[("PixArtTransformer2DModel", Task::ImageGeneration)],
     summary: "PixArt-alpha and PixArt-sigma",
+    keys: |_| PIXART,
+    aliases: &[],
     read,
 };
 
@@ -53,20 +56,20 @@ pub(super) fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architectu
     if config.is_clean() && caption.is_some() && context_width != width {
         config.bad("cross_attention_dim", format!("is {context_width}, but the text is projected to a width of {width}"));
     }
-    let sizes = config.flag("use_additional_conditions", side == TOLD_FROM);
+    let sizes = config.optional_flag("use_additional_conditions").unwrap_or(side == TOLD_FROM);
     if config.is_clean() && sizes && !width.is_multiple_of(3) {
         config.bad("attention_head_dim", format!("gives a width of {width}, of which resolution and aspect ratio can't have a third each"));
     }
     let stretch = config.factor("interpolation_scale").map_or((side / 64).max(1) as f32, |x| x as f32);
     Box::new(PixArt {
         patches,
-        feed_forward: FeedForward::read(config, "activation_fn", FeedForward::Gelu { tanh: true }),
+        feed_forward: FeedForward::read(config, "activation_fn"),
         text_width: caption.unwrap_or(context_width),
         projected: caption.is_some(),
         context_width,
         sizes,
         stretch,
-        eps: eps(config, "norm_eps", 1e-6),
+        eps: eps(config, "norm_eps"),
     })
 }
 

@@ -3,18 +3,22 @@
 use dlc_ir::Task;
 
 use super::config::ConfigReader;
+use super::defaults::QWEN3;
 use super::spec::{Biases, DecoderSpec, qwen_windows};
 use super::{Architecture, Family};
 
-/// Width of a head where the configuration names none; not `hidden_size / num_attention_heads` in this family.
-const HEAD_DIM: usize = 128;
-
-pub(super) const FAMILY: Family =
-    Family { model_type: "qwen3", architectures: &[("Qwen3ForCausalLM", Task::TextGeneration)], summary: "Qwen 3, dense", read };
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen3",
+    architectures: &[("Qwen3ForCausalLM", Task::TextGeneration)],
+    summary: "Qwen 3, dense",
+    keys: |_| QWEN3,
+    aliases: &[],
+    read,
+};
 
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Some(HEAD_DIM));
-    let attention = config.flag("attention_bias", false);
+    let spec = DecoderSpec::read(config);
+    let attention = config.flag("attention_bias");
     let bias = Biases { qkv: attention, output: attention, mlp: false };
     Box::new(DecoderSpec { bias, qk_norm: true, windows: qwen_windows(config, spec.layers), ..spec })
 }

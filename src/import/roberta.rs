@@ -4,6 +4,7 @@ use dlc_ir::Task;
 
 use super::activation::Activation;
 use super::config::ConfigReader;
+use super::defaults::ROBERTA;
 use super::encoder::{EncoderSpec, Positions, Separate, Types};
 use super::heads::{Head, MaskedLm, labels};
 use super::{Architecture, Family};
@@ -20,6 +21,8 @@ pub(super) const FAMILY: Family = Family {
         ("RobertaForTokenClassification", Task::TokenClassification),
     ],
     summary: "RoBERTa, DistilRoBERTa, all-distilroberta",
+    keys: |_| ROBERTA,
+    aliases: &[],
     read,
 };
 
@@ -31,13 +34,13 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             activation: Activation::Gelu,
             decoder: "lm_head.decoder",
             bias: "lm_head.bias",
-            tied: config.flag("tie_word_embeddings", true),
+            tied: config.flag("tie_word_embeddings"),
         }),
         Task::TextClassification => Head::text(config, "classifier.dense", Activation::Tanh, "classifier.out_proj"),
         Task::TokenClassification => Head::Tokens { labels: labels(config) },
         Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };
-    let types = EncoderSpec::types(config, 2);
+    let types = EncoderSpec::types(config);
     let padding = config.get("pad_token_id").and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok()).unwrap_or(PADDING);
     let spec = EncoderSpec::read(config, task, "roberta.", Box::new(Separate), head);
     let rows = spec.context_length;

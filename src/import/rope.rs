@@ -31,43 +31,53 @@ pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize) -> Rotary {
 
 /// As [`read`], where the configuration may say, or `default` says, that a share of each head is rotated.
 pub(super) fn read_partial(config: &mut ConfigReader<'_>, head_dim: usize, default: Option<f64>) -> Rotary {
-    let mut share = None;
-    let mut read_share = |config: &mut ConfigReader<'_>, key: &'static str| {
-        if default.is_some() && share.is_none() {
-            share = config.number(key, "above 0, at most 1", |x| x > 0.0 && x <= 1.0);
-        }
-    };
-    for key in ["partial_rotary_factor", "rotary_pct"] {
-        read_share(config, key);
+    let old_keys = [config.factor("rope_theta"), config.factor("rotary_emb_base")];
+    let old_shares = ["partial_rotary_factor", "rotary_pct"].map(|key| default.and_then(|_| share(config, key)));
+    let new = spelling(config, "rope_parameters", default.is_some());
+    let old = spelling(config, "rope_scaling", default.is_some());
+    if let (Some(new), Some(old)) = (new, old)
+        && new.scaling != old.scaling
+    {
+        config.bad("rope_scaling", "and `rope_parameters` differ. Keep the one that is right".into());
     }
-    let theta = config.factor("rope_theta");
-    let new = spelling(config, "rope_parameters", &mut read_share);
-    let old = spelling(config, "rope_scaling", &mut read_share);
+    let spellings = || [new, old].into_iter().flatten();
+    let theta = one_of(config, "rope_theta", old_keys.into_iter().flatten().chain(spellings().filter_map(|s| s.theta)));
+    let share = one_of(config, "partial_rotary_factor", old_shares.into_iter().flatten().chain(spellings().filter_map(|s| s.share)));
     let rotated = share.or(default).map_or(head_dim, |share| (head_dim as f64 * share) as usize);
     if config.is_clean() && rotated == 0 {
         config.bad("partial_rotary_factor", format!("leaves none of {head_dim} entries of a head to rotate"));
     }
-    if let (Some(new), Some(old)) = (new, old)
-        && new.1 != old.1
-    {
-        config.bad("rope_scaling", "and `rope_parameters` differ. Keep the one that is right".into());
-    }
-    let thetas: Vec<f64> = [theta, new.and_then(|r| r.0), old.and_then(|r| r.0)].into_iter().flatten().collect();
-    if thetas.windows(2).any(|pair| pair[0].to_bits() != pair[1].to_bits()) {
-        config.bad("rope_theta", format!("has different values in different places: {thetas:?}. Keep the one that is right"));
-    }
-    let scaling = new.or(old).map_or(RopeScaling::None, |r| r.1);
+    let scaling = spellings().next().map_or(RopeScaling::None, |s| s.scaling);
     let dim = Some(rotated.max(1)).filter(|n| *n < head_dim);
-    Rotary { theta: thetas.first().copied().unwrap_or(DEFAULT_THETA), scaling, dim }
+    Rotary { theta: theta.unwrap_or(DEFAULT_THETA), scaling, dim }
 }
 
-fn spelling(
-    config: &mut ConfigReader<'_>,
-    key: &'static str,
-    read_share: &mut dyn FnMut(&mut ConfigReader<'_>, &'static str),
-) -> Option<(Option<f64>, RopeScaling)> {
+/// The share of a head that `key` says is rotated.
+fn share(config: &mut ConfigReader<'_>, key: &'static str) -> Option<f64> {
+    config.number(key, "above 0, at most 1", |x| x > 0.0 && x <= 1.0)
+}
+
+/// What all of `numbers` are; `key` is reported if they differ.
+fn one_of(config: &mut ConfigReader<'_>, key: &'static str, numbers: impl Iterator<Item = f64>) -> Option<f64> {
+    let numbers: Vec<f64> = numbers.collect();
+    if numbers.windows(2).any(|pair| pair[0].to_bits() != pair[1].to_bits()) {
+        config.bad(key, format!("has different values in different places: {numbers:?}. Keep the one that is right"));
+    }
+    numbers.first().copied()
+}
+
+/// What one of the two objects says.
+#[derive(Debug, Clone, Copy)]
+struct Spelling {
+    theta: Option<f64>,
+    share: Option<f64>,
+    scaling: RopeScaling,
+}
+
+fn spelling(config: &mut ConfigReader<'_>, key: &'static str, partial: bool) -> Option<Spelling> {
+    let context = config.size("max_position_embeddings", LONGEST_CONTEXT);
     let mut rope = config.object(key)?;
-    read_share(&mut rope, "partial_rotary_factor");
+    let share = if partial { share(&mut rope, "partial_rotary_factor") } else { None };
     let theta = rope.factor("rope_theta");
     let names = [rope.text("rope_type"), rope.text("type")];
     if let [Some(a), Some(b)] = names
@@ -83,8 +93,9 @@ fn spelling(
         None | Some("default") => RopeScaling::None,
         Some("linear") => RopeScaling::Linear { factor: rope.required_factor("factor") },
         Some("llama3") => llama3(&mut rope),
+        Some("dynamic") => RopeScaling::Dynamic { factor: rope.required_factor("factor"), original: context.unwrap_or(1) },
         Some(other) => {
-            rope.unsupported("rope_type", format!("is {}; dlc knows default, linear and llama3", show(&Value::from(other))));
+            rope.unsupported("rope_type", format!("is {}; dlc knows default, linear, dynamic and llama3", show(&Value::from(other))));
             // Its parameters are beyond dlc as well; naming them one by one would help nobody.
             config.absorb_reported(rope);
             return None;
@@ -95,7 +106,7 @@ fn spelling(
         rope.get(unread);
     }
     config.absorb(rope);
-    Some((theta, scaling))
+    Some(Spelling { theta, share, scaling })
 }
 
 fn llama3(rope: &mut ConfigReader<'_>) -> RopeScaling {

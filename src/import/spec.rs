@@ -62,14 +62,13 @@ pub(super) struct Biases {
 }
 
 impl DecoderSpec {
-    /// What all families spell alike: no biases, no windows, no norms of queries and keys. `head_dim` is transformers' default of the
-    /// family where it isn't `hidden_size / num_attention_heads`.
-    pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: Option<usize>) -> Self {
-        Self::read_with(config, head_dim, rope::read)
+    /// What all families spell alike: no biases, no windows, no norms of queries and keys.
+    pub(super) fn read(config: &mut ConfigReader<'_>) -> Self {
+        Self::read_with(config, rope::read)
     }
 
     /// As [`read`](Self::read), the rotation of heads of a width read by `rotary`.
-    pub(super) fn read_with(config: &mut ConfigReader<'_>, head_dim: Option<usize>, rotary: fn(&mut ConfigReader<'_>, usize) -> Rotary) -> Self {
+    pub(super) fn read_with(config: &mut ConfigReader<'_>, rotary: fn(&mut ConfigReader<'_>, usize) -> Rotary) -> Self {
         let hidden_size = config.required_size("hidden_size", WIDEST);
         let layers = config.required_size("num_hidden_layers", MOST_LAYERS);
         let heads = config.required_size("num_attention_heads", MOST_HEADS);
@@ -77,7 +76,7 @@ impl DecoderSpec {
         if config.is_clean() && !heads.is_multiple_of(kv_heads) {
             config.bad("num_key_value_heads", format!("is {kv_heads}, which doesn't divide the {heads} attention heads"));
         }
-        let head_dim = config.size("head_dim", WIDEST_HEAD).or(head_dim).unwrap_or_else(|| {
+        let head_dim = config.size("head_dim", WIDEST_HEAD).unwrap_or_else(|| {
             if config.is_clean() && !hidden_size.is_multiple_of(heads) {
                 config.bad("hidden_size", format!("is {hidden_size}, which {heads} heads don't divide, and there is no `head_dim`"));
             }
@@ -87,7 +86,7 @@ impl DecoderSpec {
             config.bad("head_dim", format!("is {head_dim} (given, or `hidden_size / num_attention_heads`); rotation needs an even width"));
         }
         Self {
-            activation: Activation::read(config, "hidden_act", Activation::Silu),
+            activation: Activation::read(config, "hidden_act"),
             rotary: rotary(config, head_dim),
             attention_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
             softcaps: [None; 2],
@@ -103,18 +102,18 @@ impl DecoderSpec {
             kv_heads,
             head_dim,
             context_length: config.required_size("max_position_embeddings", LONGEST_CONTEXT),
-            eps: eps(config, "rms_norm_eps", 1e-6),
+            eps: eps(config, "rms_norm_eps"),
             bias: Biases::default(),
             qk_norm: false,
             windows: vec![None; layers],
-            tied: config.flag("tie_word_embeddings", false),
+            tied: config.flag("tie_word_embeddings"),
         }
     }
 }
 
 /// The number that a norm adds under its root.
-pub(super) fn eps(config: &mut ConfigReader<'_>, key: &'static str, default: f32) -> f32 {
-    config.number(key, "from 0 to 1", |x| (0.0..=1.0).contains(&x)).map_or(default, |x| x as f32)
+pub(super) fn eps(config: &mut ConfigReader<'_>, key: &'static str) -> f32 {
+    config.number(key, "from 0 to 1", |x| (0.0..=1.0).contains(&x)).unwrap_or_default() as f32
 }
 
 /// The width of a head where `heads` of them make up `hidden_size`.
@@ -165,10 +164,9 @@ pub(super) fn require_all_layers(config: &mut ConfigReader<'_>, layers: usize, s
 /// The windows of the qwen families: `use_sliding_window` decides whether there are any, `layer_types` which layers have one, and where
 /// that is absent all from `max_window_layers` on.
 pub(super) fn qwen_windows(config: &mut ConfigReader<'_>, layers: usize) -> Vec<Option<usize>> {
-    let wanted = config.flag("use_sliding_window", false);
-    // transformers' default for an absent key, null being none.
-    let window = window(config).or(if config.has("sliding_window") { None } else { Some(4096) }).filter(|_| wanted);
-    let first = config.get("max_window_layers").map_or(Some(28), Value::as_u64);
+    let wanted = config.flag("use_sliding_window");
+    let window = window(config).filter(|_| wanted);
+    let first = config.get("max_window_layers").and_then(Value::as_u64);
     let kinds = sliding_layers(config, layers);
     if kinds.as_ref().is_some_and(|kinds| window.is_none() && kinds.contains(&true)) {
         config.bad("layer_types", "has sliding_attention, but `use_sliding_window` and `sliding_window` give no window".into());

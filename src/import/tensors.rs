@@ -44,6 +44,8 @@ impl Problems {
         if ends(".lora_") || ends(".base_layer.") {
             return Some("The checkpoint has an adapter inside: merge it, or save it by itself and name it with `--adapter`.".into());
         }
-        (!self.unused.is_empty()).then(|| "The configuration and the weights are of different models: take both from one place.".into())
+        let way = "The configuration and the weights are of different models: take both from one place; or, if the tensors are needless, \
+                   save the model again in Python: `AutoModel....from_pretrained(DIR).save_pretrained(OUT)` leaves them out.";
+        (!self.unused.is_empty()).then(|| way.into())
     }
 }

@@ -3,6 +3,7 @@
 mod configurations;
 mod diffusers;
 mod goldens;
+mod resolved;
 mod tensors;
 
 use dlc_ir::{BlockKind, DType, Fault, Module, Op, Operand, verify};
@@ -25,7 +26,7 @@ fn open(name: &str) -> Checkpoint {
 }
 
 fn import_fixture(name: &str, dtype: Option<DType>) -> Module {
-    import(&open(name), &ImportOptions { dtype }).unwrap_or_else(|error| panic!("{name}: {error}"))
+    import(&open(name), &ImportOptions { dtype, ..ImportOptions::default() }).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn import_folder(folder: &Folder) -> Result<Module, ImportError> {
@@ -104,7 +105,7 @@ fn half_precision_keeps_logits_and_weight_names() {
 
 #[test]
 fn integers_are_no_element_type_for_weights() {
-    let error = import(&open("goldens/llama"), &ImportOptions { dtype: Some(DType::I64) }).expect_err("is refused");
+    let error = import(&open("goldens/llama"), &ImportOptions { dtype: Some(DType::I64), ..ImportOptions::default() }).expect_err("is refused");
     assert_eq!((error.fault(), error.to_string().contains("i64")), (Fault::BadInput, true));
 }
 

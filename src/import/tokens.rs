@@ -13,8 +13,9 @@ pub(super) struct SpecialTokens {
 
 /// Reads both files: `generation` wins for what ends a text, because that is what transformers stops at; else it fills gaps.
 pub(super) fn read(config: &mut ConfigReader<'_>, generation: Option<&mut ConfigReader<'_>>) -> SpecialTokens {
-    let model = read_one(config);
-    let Some(generation) = generation else { return model };
+    let Some(generation) = generation else { return read_one(config) };
+    // What the class says of absent keys isn't said beside another file.
+    let model = read_written(config);
     let generation = read_one(generation);
     SpecialTokens {
         bos: model.bos.or(generation.bos),
@@ -26,6 +27,13 @@ pub(super) fn read(config: &mut ConfigReader<'_>, generation: Option<&mut Config
 fn read_one(config: &mut ConfigReader<'_>) -> SpecialTokens {
     let mut ids = |key| tokens(config, key);
     SpecialTokens { bos: ids("bos_token_id").first().copied(), eos: ids("eos_token_id"), pad: ids("pad_token_id").first().copied() }
+}
+
+/// As [`read_one`], without what the file leaves out.
+fn read_written(config: &mut ConfigReader<'_>) -> SpecialTokens {
+    let written = ["bos_token_id", "eos_token_id", "pad_token_id"].map(|key| config.is_written(key));
+    let all = read_one(config);
+    SpecialTokens { bos: all.bos.filter(|_| written[0]), eos: if written[1] { all.eos } else { Vec::new() }, pad: all.pad.filter(|_| written[2]) }
 }
 
 /// One id or a list of ids; negative ids stand for none.

@@ -21,6 +21,7 @@ pub(super) struct UnetSpec {
     pub(super) layers: Vec<usize>,
     /// What stands behind each resnet of a stage on the way down, in the middle, and on the way up.
     pub(super) down: Vec<Mixer>,
+    /// Nothing where there is no middle.
     pub(super) middle: Option<Mixer>,
     pub(super) up: Vec<Mixer>,
     /// Zeros around the image where it is halved: 1 on all sides, or 0 for one row behind and one column.
@@ -140,6 +141,8 @@ impl UnetSpec {
             stage.resnet(net, "mid_block.resnets.0", "mid.resnet.0", width, None)?;
             stage.mix(net, "mid_block.attentions.0", "mid.attn.0", mixer, self.middle_groups)?;
             stage.resnet(net, "mid_block.resnets.1", "mid.resnet.1", width, None)?;
+        } else {
+            net.leave_out("mid_block.");
         }
         stage.layer += 1;
         for (i, &mixer) in self.up.iter().enumerate() {

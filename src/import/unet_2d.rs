@@ -3,6 +3,7 @@
 use dlc_ir::{Classes, Diffusion, Task};
 
 use super::config::ConfigReader;
+use super::defaults::UNET_2D;
 use super::diffusers::{MOST_CHANNELS, require_text};
 use super::spec::LARGEST_VOCABULARY;
 use super::unet::{Mixer, UnetSpec};
@@ -13,6 +14,8 @@ pub(super) const FAMILY: Family = Family {
     model_type: "UNet2DModel",
     architectures: &[("UNet2DModel", Task::ImageGeneration)],
     summary: "DDPM and other U-Nets without a text",
+    keys: |_| UNET_2D,
+    aliases: &[],
     read,
 };
 
@@ -22,6 +25,7 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let head_dim = config.size("attention_head_dim", MOST_CHANNELS);
     let down = stage_kinds(config, "down_block_types", widths.len(), ["DownBlock2D", "AttnDownBlock2D"]);
     let up = stage_kinds(config, "up_block_types", widths.len(), ["UpBlock2D", "AttnUpBlock2D"]);
+    let has_middle = config.get("mid_block_type").is_some();
     for (key, known) in [("mid_block_type", "UNetMidBlock2D"), ("downsample_type", "conv"), ("upsample_type", "conv")] {
         require_text(config, key, known);
     }
@@ -40,7 +44,7 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let down = widths.iter().zip(down).map(|(width, attends)| mixer(*width, attends)).collect();
     let up = widths.iter().rev().zip(up).map(|(width, attends)| mixer(*width, attends)).collect();
     let middle = mixer(last, true);
-    let attends = config.flag("add_attention", true);
+    let attends = config.flag("add_attention");
     let middle = if attends { middle } else { Mixer::None };
     let classes = config.size("num_class_embeds", LARGEST_VOCABULARY).map(|count| Classes { count, unconditional: None });
     let ([height, width], [channels, out_channels]) = (common.sample, common.channels);
@@ -49,7 +53,7 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
         channels: common.widths,
         layers: common.layers,
         down,
-        middle: Some(middle),
+        middle: has_middle.then_some(middle),
         up,
         downsample_padding: common.downsample_padding,
         groups: common.groups,

@@ -3,6 +3,7 @@
 use dlc_ir::{Classes, Diffusion, Task, TimestepEmbedding};
 
 use super::config::{ConfigReader, show};
+use super::defaults::UNET_2D_CONDITION;
 use super::diffusers::require_text;
 use super::spec::{LARGEST_VOCABULARY, MOST_HEADS, WIDEST};
 use super::unet::{Mixer, TextTime, UnetSpec};
@@ -16,6 +17,8 @@ pub(super) const FAMILY: Family = Family {
     model_type: "UNet2DConditionModel",
     architectures: &[("UNet2DConditionModel", Task::ImageGeneration)],
     summary: "Stable Diffusion 1, 2 and XL",
+    keys: |_| UNET_2D_CONDITION,
+    aliases: &[],
     read,
 };
 
@@ -23,13 +26,18 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let common = Common::read(config);
     let stages = common.widths.len();
     // diffusers takes this key for the number of heads, whatever it is called, and refuses `num_attention_heads`.
-    let heads = per_stage(config, "attention_head_dim", stages, MOST_HEADS, Some(8));
+    let heads = per_stage(config, "attention_head_dim", stages, MOST_HEADS);
     let text_width = config.required_size("cross_attention_dim", WIDEST);
-    let layers = per_stage(config, "transformer_layers_per_block", stages, MOST_TRANSFORMER_LAYERS, Some(1));
-    let linear = config.flag("use_linear_projection", false);
+    let layers = per_stage(config, "transformer_layers_per_block", stages, MOST_TRANSFORMER_LAYERS);
+    let linear = config.flag("use_linear_projection");
     let down = stage_kinds(config, "down_block_types", stages, ["DownBlock2D", "CrossAttnDownBlock2D"]);
     let up = stage_kinds(config, "up_block_types", stages, ["UpBlock2D", "CrossAttnUpBlock2D"]);
+    let has_middle = config.get("mid_block_type").is_some();
     require_text(config, "mid_block_type", "UNetMidBlock2DCrossAttn");
+    if let Some(heads) = config.get("num_attention_heads") {
+        let problem = format!("is {}, which diffusers refuses; `attention_head_dim` is the number of heads here", show(heads));
+        config.unsupported("num_attention_heads", problem);
+    }
     require_text(config, "attention_type", "default");
     // Of additions that aren't taken.
     config.get("addition_embed_type_num_heads");
@@ -47,7 +55,7 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     Box::new(UnetSpec {
         diffusion: Diffusion { channels, height, width, out_channels, classes, text_width: Some(text_width) },
         down: down.into_iter().enumerate().map(|(stage, crosses)| mixer(stage, crosses)).collect(),
-        middle: Some(mixer(stages - 1, true)),
+        middle: has_middle.then(|| mixer(stages - 1, true)),
         up: up.into_iter().enumerate().map(|(i, crosses)| mixer(stages - 1 - i, crosses)).collect(),
         addition: addition(config, common.sinusoids),
         kernels: [kernel(config, "conv_in_kernel"), kernel(config, "conv_out_kernel")],

@@ -39,10 +39,10 @@ impl Common {
         let common = Self {
             sample: sample_size(config),
             channels: [config.required_size("in_channels", MOST_CHANNELS), config.required_size("out_channels", MOST_CHANNELS)],
-            layers: per_stage(config, "layers_per_block", widths.len(), MOST_RESNETS, Some(2)),
-            groups: config.size("norm_num_groups", MOST_CHANNELS).unwrap_or(32),
-            eps: eps(config, "norm_eps", 1e-5),
-            downsample_padding: usize::from(config.get("downsample_padding").is_none_or(|p| p.as_u64() != Some(0))),
+            layers: per_stage(config, "layers_per_block", widths.len(), MOST_RESNETS),
+            groups: config.required_size("norm_num_groups", MOST_CHANNELS),
+            eps: eps(config, "norm_eps"),
+            downsample_padding: usize::from(config.get("downsample_padding").and_then(Value::as_u64) != Some(0)),
             sinusoids: sinusoids(config, first),
             embedding: config.size("time_embedding_dim", WIDEST).unwrap_or(4 * first),
             widths,
@@ -76,7 +76,7 @@ impl Common {
 /// Sinusoids of the noise level, `dim` wide, as `freq_shift` and `flip_sin_to_cos` say.
 pub(super) fn sinusoids(config: &mut ConfigReader<'_>, dim: usize) -> TimestepEmbedding {
     let shift = config.number("freq_shift", "from 0 to less than half the embedding's width", |x| x >= 0.0 && x < (dim as f64 / 2.0));
-    TimestepEmbedding { dim, flip_sin_to_cos: config.flag("flip_sin_to_cos", true), shift: shift.unwrap_or(0.0) as f32 }
+    TimestepEmbedding { dim, flip_sin_to_cos: config.flag("flip_sin_to_cos"), shift: shift.unwrap_or(0.0) as f32 }
 }
 
 /// `block_out_channels`: one number for each stage, at least one.
@@ -99,12 +99,11 @@ fn width(value: &Value) -> Option<usize> {
 }
 
 /// A whole number up to `cap` for each of `stages`: one for all, or a list.
-pub(super) fn per_stage(config: &mut ConfigReader<'_>, key: &'static str, stages: usize, cap: usize, default: Option<usize>) -> Vec<usize> {
+pub(super) fn per_stage(config: &mut ConfigReader<'_>, key: &'static str, stages: usize, cap: usize) -> Vec<usize> {
     let size = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=cap).contains(n));
     let found = match config.get(key) {
-        None => default.map(|n| vec![n; stages]),
         Some(Value::Array(list)) => list.iter().map(size).collect::<Option<Vec<_>>>().filter(|list| list.len() == stages),
-        Some(value) => size(value).map(|n| vec![n; stages]),
+        value => value.and_then(size).map(|n| vec![n; stages]),
     };
     found.unwrap_or_else(|| {
         let shown = config.get(key).map_or_else(|| "missing".to_owned(), show);
@@ -134,7 +133,7 @@ pub(super) fn stage_kinds(config: &mut ConfigReader<'_>, key: &'static str, stag
 
 /// The side of a kernel at one end: odd.
 pub(super) fn kernel(config: &mut ConfigReader<'_>, key: &'static str) -> usize {
-    let side = config.size(key, LARGEST_KERNEL).unwrap_or(3);
+    let side = config.required_size(key, LARGEST_KERNEL);
     if side.is_multiple_of(2) {
         config.unsupported(key, format!("is {side}; dlc knows odd kernels here"));
     }

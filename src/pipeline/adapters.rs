@@ -5,29 +5,32 @@ use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::Source;
 use dlc_ir::Module;
+use dlc_passes::PassError;
 use dlc_passes::merge_adapter::{Adapter, AdapterTensor};
 
 use super::error::PipelineError;
+use super::lora_names::{self, Translated};
+use super::outgrown::{self, Adopted};
 use super::name_map::NameMap;
 use super::source;
-use crate::checkpoint::{AdapterFolder, Checkpoint};
+use crate::checkpoint::{AdapterFiles, Checkpoint};
 use crate::import::Sources;
 
 /// An adapter as a user asks for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterSpec {
-    /// Its folder.
+    /// Its folder, or its file.
     pub folder: PathBuf,
     /// How strongly it is merged; 1 as it was trained.
     pub weight: f64,
 }
 
-/// `DIR` or `DIR=WEIGHT`; a folder that is there under the whole name is meant first.
+/// `DIR` or `DIR=WEIGHT`; a path that is there under the whole name is meant first.
 ///
 /// # Errors
 /// [`PipelineError::Config`] for a weight that is no number.
 pub fn parse_adapter_flag(flag: &str) -> Result<AdapterSpec, PipelineError> {
-    let parts = flag.rsplit_once('=').filter(|_| !Path::new(flag).is_dir());
+    let parts = flag.rsplit_once('=').filter(|_| !Path::new(flag).exists());
     let Some((folder, weight)) = parts else { return Ok(AdapterSpec { folder: flag.into(), weight: 1.0 }) };
     match weight.parse::<f64>() {
         Ok(weight) if weight.is_finite() => Ok(AdapterSpec { folder: folder.into(), weight }),
@@ -56,29 +59,63 @@ pub(super) fn add_unread(checkpoint: &Checkpoint, module: &mut Module, sources: 
     Ok(())
 }
 
-/// Opens the adapters, whose names are those of the name map `names` where there is one, and adds their files to those `into` names.
-pub(super) fn open(specs: &[AdapterSpec], names: Option<&Path>, into: &mut Source) -> Result<Vec<Adapter>, PipelineError> {
+/// Opens the adapters, and lets `checkpoint` have what they bring beside changes, unless a name map says what they call things.
+pub(super) fn open(specs: &[AdapterSpec], names: Option<&Path>, checkpoint: &mut Checkpoint) -> Result<(Vec<AdapterFiles>, Adopted), PipelineError> {
+    let (mut files, mut all) = (Vec::new(), Adopted::default());
+    for spec in specs {
+        let adapter = AdapterFiles::open(&spec.folder)?;
+        if names.is_none() {
+            let adopted = outgrown::adopt(checkpoint, &adapter);
+            all.notes.extend(adopted.notes.into_iter().map(|note| format!("adapter {}: {note}", adapter.name)));
+            all.tokenizer.extend(adopted.tokenizer);
+        }
+        files.push(adapter);
+    }
+    Ok((files, all))
+}
+
+/// The opened adapters of `model` as passes want them, with what the user should know of them. Their names are those of the name map `names` where
+/// there is one; their files are added to those `into` names.
+pub(super) fn read(
+    specs: &[AdapterSpec],
+    opened: Vec<AdapterFiles>,
+    names: Option<&Path>,
+    model: &Module,
+    into: &mut Source,
+) -> Result<(Vec<Adapter>, Vec<String>), PipelineError> {
     let names = names.map(NameMap::read).transpose()?;
-    let mut adapters = Vec::new();
-    for (i, spec) in specs.iter().enumerate() {
-        let mut folder = AdapterFolder::open(&spec.folder)?;
-        for file in &folder.files {
+    let (mut adapters, mut warnings) = (Vec::new(), Vec::new());
+    for (i, (spec, files)) in specs.iter().zip(opened).enumerate() {
+        for file in &files.files {
             let (name, record) = source::record(file)?;
-            into.files.insert(format!("adapter {i}, {} x {}: {name}", spec.weight, folder.name), record);
+            into.files.insert(format!("adapter {i}, {} x {}: {name}", spec.weight, files.name), record);
         }
-        if let Some(names) = &names {
-            folder.config = names.config(folder.config);
-            folder.tensors = names.tensors(folder.tensors)?;
-        }
+        let AdapterFiles { name: adapter, config, tensors, metadata, .. } = files;
+        let translated = match (config, &names) {
+            (Some(config), None) => Translated { config, alphas: None, tensors, warnings: vec![] },
+            (config, Some(names)) => {
+                let config = names.config(config.unwrap_or_default());
+                Translated { config, alphas: None, tensors: names.tensors(tensors)?, warnings: vec![] }
+            }
+            (None, None) if model.model.diffusion.is_some() => {
+                let fail = |problems| PassError::Adapter { adapter: adapter.clone(), unsupported: false, problems };
+                lora_names::translate(tensors, &metadata, &model.weights).map_err(fail)?
+            }
+            (None, None) => {
+                let problem = "has no adapter_config.json, and its file doesn't say how strong it is; name a folder that PEFT saved";
+                return Err(PipelineError::Config { place: spec.folder.display().to_string(), problem: problem.into() });
+            }
+        };
+        warnings.extend(translated.warnings.iter().map(|warning| format!("adapter {adapter}: {warning}")));
         let mut tensors = std::collections::BTreeMap::new();
-        for (name, record) in folder.tensors {
+        for (name, record) in translated.tensors {
             let data = record.expr().ok_or_else(|| PipelineError::Config {
                 place: spec.folder.display().to_string(),
                 problem: format!("tensor {name} is {}, not f32, f16 or bf16", record.dtype),
             })?;
             tensors.insert(name, AdapterTensor { shape: record.shape, data });
         }
-        adapters.push(Adapter { name: folder.name, weight: spec.weight, config: folder.config, tensors });
+        adapters.push(Adapter { name: adapter, weight: spec.weight, config: translated.config, alphas: translated.alphas, tensors });
     }
-    Ok(adapters)
+    Ok((adapters, warnings))
 }

@@ -3,7 +3,6 @@
 //! ONNX files written by dlc carry their graph's text form; weights come from the bundle's `weights.bin`. So a bundle can be compared and
 //! evaluated without its checkpoint, and without trusting the lowering.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use dlc_exporters::onnx::{self, OnnxSummary};
 use dlc_ir::{Blob, DType, Dim, Expr, Graph, ModelInfo, Module, Op, Shape, WeightTable, parse_graph, parse_graph_over};
 
 use super::error::PipelineError;
+use crate::files::open_regular;
 use crate::mapped;
 use crate::runtime::Bundle;
 
@@ -86,7 +86,7 @@ fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {
     if bundle.manifest().weights.is_empty() {
         return Ok(table);
     }
-    let map: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(mapped::map(&File::open(&path).map_err(read)?).map_err(read)?);
+    let map: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(mapped::map(&open_regular(&path)?.0).map_err(read)?);
     for record in &bundle.manifest().weights {
         let data = expression(record, &map).ok_or_else(|| PipelineError::Config {
             place: path.display().to_string(),

@@ -1,13 +1,12 @@
 //! Calibration samples: text or JSON lines, tokenised with the checkpoint's own tokenizer.
 
 use std::fmt::Display;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use dlc_passes::{Calibration, PassError};
 use serde::Deserialize;
 
-use super::text_file::read_text;
+use crate::files::{InputProblem, read_text};
 use crate::runtime::TextTokenizer;
 
 /// Text that is always at hand: the King James Bible (public domain), Psalms 23 to 24 and 1 Corinthians 13, and Lincoln's Gettysburg address.
@@ -67,9 +66,9 @@ fn records(file: Option<&Path>) -> Result<Vec<(String, Record)>, PassError> {
     let Some(path) = file else { return Ok(paragraphs(BUILT_IN_NAME, BUILT_IN)) };
     let name = path.display().to_string();
     let fail = |problem: String| calibration_error(&name, problem);
-    let text = read_text(path, CAP).map_err(|e| match e.kind() {
-        ErrorKind::FileTooLarge => fail(format!("{e}; a few hundred kilobytes of typical text are enough")),
-        _ => fail(format!("can't be read: {e}")),
+    let text = read_text(path, CAP).map_err(|e| match e.problem {
+        InputProblem::TooLarge(_) => fail(format!("is larger than {CAP} bytes; a few hundred kilobytes of typical text are enough")),
+        problem => fail(problem.to_string()),
     })?;
     if path.extension().is_none_or(|e| e != "jsonl") {
         return Ok(paragraphs(&name, &text));

@@ -1,5 +1,6 @@
 //! `dlc compile`: checkpoint -> module -> passes -> bundle.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
@@ -43,6 +44,8 @@ pub struct CompileRequest {
     pub dtype: Option<DType>,
     /// The bundle's folder.
     pub output: PathBuf,
+    /// Keys of the configuration that change nothing, though they look as if they did.
+    pub ignore_keys: Vec<String>,
     /// Whether an existing bundle is replaced.
     pub force: bool,
     /// Whether NaN and infinite weights are taken.
@@ -81,19 +84,22 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let pool = pool(request.threads)?;
 
     monitor.phase("reading the checkpoint");
-    let checkpoint = Checkpoint::open(&request.model)?;
-    let imported = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype })?;
+    let mut checkpoint = Checkpoint::open(&request.model)?;
+    let (opened, adopted) = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
+    let imported = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype, ignore_keys: request.ignore_keys.clone() })?;
     let (mut module, mut sources) = (imported.module, imported.sources);
     monitor.phase("hashing and checking weights");
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
-    let warnings = warnings(&checkpoint, &module);
+    module.take_side_files(adopted.tokenizer);
+    let mut warnings = [adopted.notes, imported.warnings, warnings(&checkpoint, &module)].concat();
 
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
     }
-    let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut source)?;
+    let (adapters, of_adapters) = adapters::read(&request.adapters, opened, request.adapter_names.as_deref(), &module, &mut source)?;
+    warnings.extend(of_adapters);
     let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
     let samplers = DiffusionSamplers { scheduler: checkpoint.scheduler().map(Path::to_owned) };
@@ -129,11 +135,18 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         source,
         passes: runs.iter().map(pass_record).collect(),
         force: request.force,
+        rewritten: rewritten(&checkpoint),
         draft: module.graph("draft").map(|_| defaults(&runs)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
     Ok(CompileOutcome { manifest, runs, module, warnings })
+}
+
+/// The configuration, where it isn't that of the file.
+fn rewritten(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u8>> {
+    let text = || serde_json::to_vec_pretty(checkpoint.config()).unwrap_or_default();
+    checkpoint.is_overlaid().then(|| ("config.json".to_owned(), text())).into_iter().collect()
 }
 
 /// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights alone.
@@ -143,8 +156,9 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
 pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
     let passes = passes(request)?;
     check_replaceable(&request.output, request.force)?;
-    let checkpoint = Checkpoint::open(&request.model)?;
-    let module = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype })?.module;
+    let mut checkpoint = Checkpoint::open(&request.model)?;
+    adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
+    let module = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype, ignore_keys: request.ignore_keys.clone() })?.module;
     let weights = module.used_weights();
     // Each thread that writes holds a few tensors.
     let written = 3 * request.threads as u64 * largest_weight(&module);

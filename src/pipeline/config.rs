@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::error::PipelineError;
-use super::text_file::read_text;
+use crate::files::read_document;
 
 /// Largest pipeline file.
 const CAP: u64 = 1 << 20;
@@ -42,6 +42,8 @@ pub struct PipelineConfig {
     pub adapters: Vec<String>,
     /// A name map for adapters of another trainer than PEFT.
     pub adapter_names: Option<PathBuf>,
+    /// Keys of the configuration that change nothing, though they look as if they did.
+    pub ignore_keys: Vec<String>,
     /// The passes, in order.
     pub passes: Vec<PassEntry>,
     /// The operators to restrict the graphs to.
@@ -59,10 +61,11 @@ pub struct PipelineConfig {
 }
 
 /// What a key must be, for the message if it isn't.
-const KEYS: [(&str, &str); 10] = [
+const KEYS: [(&str, &str); 11] = [
     ("model", "the path of a checkpoint"),
     ("adapters", "a list of folders, each with `=WEIGHT` behind it if it isn't 1"),
     ("adapter-names", "the path of a name map"),
+    ("ignore-keys", "a list of keys of config.json"),
     ("passes", "a list of pass names, each with `: {key: value}` if it has options"),
     ("profile", "portable, onnx or ort"),
     ("dtype", "f32, f16 or bf16"),
@@ -89,8 +92,7 @@ impl PipelineConfig {
     /// [`PipelineError::Config`] for YAML that doesn't parse, for values that don't fit and for unknown keys, with the nearest known one.
     pub fn read(path: &Path) -> Result<Self, PipelineError> {
         let fail = |problem: String| PipelineError::Config { place: path.display().to_string(), problem };
-        let read = |source| PipelineError::Read { path: path.to_owned(), source };
-        let text = read_text(path, CAP).map_err(read)?;
+        let text = read_document(path, CAP)?;
         let value: Value = serde_yaml::from_str(&text).map_err(|e| fail(e.to_string()))?;
         let known = KEYS.map(|(key, _)| key);
         let entries = match &value {

@@ -9,6 +9,7 @@ use dlc_passes::PassError;
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
+use crate::files::InputError;
 use crate::import::ImportError;
 use crate::runtime::RuntimeError;
 
@@ -51,6 +52,14 @@ pub enum PipelineError {
     #[error("merged values of {} tensors are too large for the type that they are stored in: {}; merge with a smaller weight, or convert the checkpoint to \
              bf16 or f32 first", .0.len(), shown(.0))]
     Overflow(Vec<(String, usize)>),
+    /// A merged checkpoint that can't be laid out like the base.
+    #[error("{}: {problem}", path.display())]
+    Layout {
+        /// The base.
+        path: PathBuf,
+        /// What doesn't fit, and what to do.
+        problem: String,
+    },
     /// A file that can't be read.
     #[error("can't read {}: {source}", path.display())]
     Read {
@@ -59,6 +68,9 @@ pub enum PipelineError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A file that can't be an input.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// The threads can't be started.
     #[error("can't start {threads} threads: {problem}; ask for fewer with --threads")]
     Threads {
@@ -88,7 +100,10 @@ impl PipelineError {
             Self::Runtime(e) => e.fault(),
             Self::Eval(e) => e.fault(),
             Self::Ir(e) => e.fault(),
-            Self::Config { .. } | Self::NonFinite(_) | Self::Overflow(_) | Self::Read { .. } | Self::Threads { .. } => Fault::BadInput,
+            Self::Layout { .. } => Fault::Unsupported,
+            Self::Config { .. } | Self::NonFinite(_) | Self::Overflow(_) | Self::Read { .. } | Self::Input(_) | Self::Threads { .. } => {
+                Fault::BadInput
+            }
         }
     }
 

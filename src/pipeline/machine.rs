@@ -13,7 +13,7 @@ use dlc_passes::{Machine, PassError};
 
 use super::compile::Monitor;
 use super::error::PipelineError;
-use super::text_file::read_text;
+use crate::files::read_document;
 use crate::runtime::{
     BackendSearch, Bundle, DecoderOptions, DecoderSession, SessionOptions, SharedWeights, TokenModel, calibration_prompt, start, time_passes,
 };
@@ -55,6 +55,7 @@ impl BundleMachine<'_> {
             source: Source::default(),
             passes: vec![],
             force: false,
+            rewritten: std::collections::BTreeMap::new(),
             draft: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -86,7 +87,7 @@ impl Machine for BundleMachine<'_> {
 
     fn read_costs(&self, file: &Path) -> Result<DraftCosts, PassError> {
         let place = file.display().to_string();
-        let text = read_text(file, CAP).map_err(|e| costs_error(&place, format!("can't be read: {e}")))?;
+        let text = read_document(file, CAP).map_err(|e| costs_error(&place, e.problem.to_string()))?;
         let costs: DraftCosts = serde_yaml::from_str(&text).map_err(|e| costs_error(&place, format!("holds no costs: {e}; {FORM}")))?;
         if costs.is_sound() { Ok(costs) } else { Err(costs_error(&place, format!("holds costs that can't be: {FORM}"))) }
     }

@@ -26,6 +26,8 @@ pub struct MergeRequest {
     pub adapters: Vec<AdapterSpec>,
     /// A YAML file that says what the adapters' trainer calls things, if it wasn't PEFT.
     pub adapter_names: Option<PathBuf>,
+    /// Keys of the configuration that change nothing, though they look as if they did.
+    pub ignore_keys: Vec<String>,
     /// Options of the pass `merge-adapter`.
     pub options: MergeAdapterOptions,
     /// The new checkpoint's folder.
@@ -36,26 +38,44 @@ pub struct MergeRequest {
     pub threads: usize,
 }
 
+/// What was merged.
+#[derive(Debug)]
+pub struct MergeOutcome {
+    /// The pass, with its report.
+    pub run: PassRun,
+    /// What the user should know although the checkpoint is good.
+    pub warnings: Vec<String>,
+}
+
 /// Writes a checkpoint laid out like the one read, with the adapters in its weights; returns what the pass reports.
 ///
 /// Tensors keep their types and places: merged values are computed in single precision and rounded once.
 ///
 /// # Errors
 /// The first error of any stage; then nothing is left at the output.
-pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<PassRun, PipelineError> {
+pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutcome, PipelineError> {
     let pass: Box<dyn Pass> = Box::new(MergeAdapter::new(request.options.clone())?);
     check_replaceable(&request.output, false)?;
     let pool = pool(request.threads)?;
     monitor.phase("reading the checkpoint");
-    let checkpoint = Checkpoint::open(&request.model)?;
-    let imported = import_with_sources(&checkpoint, &ImportOptions::default())?;
-    let (mut module, mut sources) = (imported.module, imported.sources);
+    let mut checkpoint = Checkpoint::open(&request.model)?;
+    let (opened, adopted) = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
+    if checkpoint.is_overlaid() {
+        let problem = format!(
+            "{}. `dlc merge` keeps the layout of files, which has no room for that: compile it with `dlc compile --adapter`, or merge it with PEFT",
+            adopted.notes.join("; ")
+        );
+        return Err(PipelineError::Layout { path: request.model.clone(), problem });
+    }
+    let imported = import_with_sources(&checkpoint, &ImportOptions { ignore_keys: request.ignore_keys.clone(), ..ImportOptions::default() })?;
+    let (mut module, mut sources, mut warnings) = (imported.module, imported.sources, imported.warnings);
     check_finite(pool.install(|| non_finite_weights(&module))?, request.allow_nan)?;
     adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
 
     // Nobody asks where a checkpoint came from.
     let mut unread = Source::default();
-    let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut unread)?;
+    let (adapters, of_adapters) = adapters::read(&request.adapters, opened, request.adapter_names.as_deref(), &module, &mut unread)?;
+    warnings.extend(of_adapters);
     let calibration = TextCalibration::new(None, module.model.vocab_size);
     let mut cx = PassContext {
         progress: monitor,
@@ -76,7 +96,7 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<PassRun, P
         overflows(&stored, &pool)?;
     }
     pool.install(|| write_checkpoint(&files(&checkpoint, &stored)?, &stored.weights, &request.output, monitor).map_err(PipelineError::from))?;
-    Ok(run)
+    Ok(MergeOutcome { run, warnings })
 }
 
 /// The changed tensors as the checkpoint stores them.

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::error::PipelineError;
-use super::text_file::read_text;
+use crate::files::read_document;
 
 /// Clashes that are printed; more are counted.
 const SHOWN: usize = 4;
@@ -45,11 +45,11 @@ impl NameMap {
     /// Reads a map.
     ///
     /// # Errors
-    /// [`PipelineError::Read`], or [`PipelineError::Config`] for what is no map or no pattern.
+    /// [`PipelineError::Input`], or [`PipelineError::Config`] for what is no map or no pattern.
     pub fn read(path: &Path) -> Result<Self, PipelineError> {
         let place = path.display().to_string();
         let fail = |problem: String| PipelineError::Config { place: place.clone(), problem };
-        let text = read_text(path, CAP).map_err(|source| PipelineError::Read { path: path.to_owned(), source })?;
+        let text = read_document(path, CAP)?;
         let file: File = serde_yaml::from_str(&text).map_err(|e| fail(format!("is no name map with `set`, `config` and `tensors`: {e}")))?;
         let names = |v: &Value| v.is_string() || v.as_array().is_some_and(|list| list.iter().all(Value::is_string));
         if let Some((key, _)) = file.config.iter().find(|(_, v)| !names(v)) {

@@ -9,7 +9,7 @@ use dlc_ir::{DType, Fault, SamplingPlan, SkipSchedule};
 use dlc_passes::{PassError, Prompt, Samplers};
 use serde_json::{Map, Value};
 
-use super::text_file::read_text;
+use crate::files::read_document;
 use crate::runtime::{Conditions, FloatTensor, RuntimeError, SchedulerKind, parse_scheduler_config, sampling_plan};
 
 /// Largest configuration of a scheduler.
@@ -28,7 +28,7 @@ impl DiffusionSamplers {
         let missing = "the checkpoint has no scheduler/scheduler_config.json, so it isn't known how it is sampled; name the pipeline's folder";
         let path = self.scheduler.as_ref().ok_or_else(|| sampler_error("scheduler", &missing, false))?;
         let place = path.display().to_string();
-        let text = read_text(path, CONFIG_CAP).map_err(|e| sampler_error(&place, &e, false))?;
+        let text = read_document(path, CONFIG_CAP).map_err(|e| sampler_error(&place, &e.problem, false))?;
         let config = parse_scheduler_config(&text).map_err(|e| scheduler_error(&place, &e))?;
         Ok((place, config))
     }
@@ -46,7 +46,7 @@ impl Samplers for DiffusionSamplers {
 
     fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError> {
         let place = file.display().to_string();
-        let text = read_text(file, SCHEDULE_CAP).map_err(|e| sampler_error(&place, &e, false))?;
+        let text = read_document(file, SCHEDULE_CAP).map_err(|e| sampler_error(&place, &e.problem, false))?;
         if let Ok(schedule) = serde_yaml::from_str(&text) {
             return Ok(schedule);
         }

@@ -14,7 +14,7 @@ pub fn source_record(checkpoint: &Checkpoint) -> Result<Source, PipelineError> {
 
 /// A file's name, size and hash.
 pub(super) fn record(file: &CheckpointFile) -> Result<(String, FileRecord), PipelineError> {
-    let record = FileRecord::of_file(&file.path).map_err(|source| PipelineError::Read { path: file.path.clone(), source })?;
+    let record = FileRecord::of_file(&file.path)?;
     let name = file.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     Ok((name, record))
 }

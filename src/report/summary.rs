@@ -12,7 +12,7 @@ use dlc_passes::{DraftCandidate, PassRun, WeightChange};
 use super::chart::score_chart;
 use super::heatmap::heat_map;
 use super::table::Table;
-use crate::pipeline::Check;
+use crate::pipeline::{Check, Deviation};
 
 /// What a module is: family, graphs, parameters, and caches or what one step costs.
 pub fn module_summary(module: &Module) -> String {
@@ -178,13 +178,14 @@ pub fn percent(share: f64) -> String {
 
 /// The drafts that were measured, the best first.
 fn candidates_table(candidates: &[DraftCandidate]) -> Table {
-    let mut table = Table::new(&["draft", "head tokens", "memory", "step", "accepted", "expected", "at a time", "predicted speedup"]);
+    let mut table = Table::new(&["draft", "head tokens", "memory", "step", "spread", "accepted", "expected", "at a time", "predicted speedup"]);
     for candidate in candidates {
         table.row([
             candidate.draft.clone(),
             candidate.head_tokens.to_string(),
             format!("{:.2}x", candidate.memory),
             format!("{:.2}", candidate.cost),
+            candidate.spread.map_or_else(|| "-".into(), |spread| format!("{:.0}%", 100.0 * spread)),
             percent(candidate.acceptance),
             percent(candidate.predicted_acceptance),
             candidate.draft_tokens.to_string(),
@@ -212,11 +213,9 @@ fn changes_table(changes: &[WeightChange]) -> String {
 pub fn checks_table(checks: &[Check]) -> Table {
     let mut table = Table::new(&["graph", "input", "largest error", "allowed", "where", "verdict"]);
     for check in checks {
-        let (error, allowed, place, verdict) = match &check.outcome {
-            Ok(d) => (format!("{:.1e}", d.error), format!("{:.1e}", d.allowed), d.place.clone(), if check.passed() { "ok" } else { "FAILED" }),
-            Err(reason) => ("-".into(), "-".into(), reason.clone(), "refused"),
-        };
-        table.row([check.graph.clone(), check.case.name().into(), error, allowed, place, verdict.into()]);
+        let Deviation { error, allowed, place } = &check.outcome;
+        let verdict = if check.passed() { "ok" } else { "FAILED" };
+        table.row([check.graph.clone(), check.case.name().into(), format!("{error:.1e}"), format!("{allowed:.1e}"), place.clone(), verdict.into()]);
     }
     table
 }

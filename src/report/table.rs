@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use crate::printable::cut;
+
+/// Characters of a cell that are printed.
+const LONGEST: usize = 160;
+
 /// Rows of cells, printed in columns as wide as their widest cell. Columns whose cells all look like numbers are set to the right.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
@@ -14,10 +19,15 @@ impl Table {
         Self { rows: vec![headings.iter().map(ToString::to_string).collect()] }
     }
 
-    /// Adds a row.
+    /// Adds a row. Long cells are cut, and each takes one line.
     pub fn row<T: ToString>(&mut self, cells: impl IntoIterator<Item = T>) {
-        self.rows.push(cells.into_iter().map(|c| c.to_string()).collect());
+        self.rows.push(cells.into_iter().map(|c| cut(&c.to_string(), LONGEST).replace(['\n', '\r', '\t'], " ")).collect());
     }
+}
+
+/// A range, for a cell: `1.90-2.02`.
+pub fn ranged([least, most]: [f64; 2], digits: usize) -> String {
+    format!("{least:.digits$}-{most:.digits$}")
 }
 
 /// `12`, `-29.8%`, `9.5e-6` and the dash that stands for no number, but not `0 1 2`.
@@ -40,5 +50,20 @@ impl fmt::Display for Table {
             writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_of_any_length_are_printed_on_one_line_and_cut() {
+        let mut table = Table::new(&["name", "number"]);
+        table.row([&"x".repeat(1 << 17), "1"]);
+        table.row(["two\nlines", "2"]);
+        let text = table.to_string();
+        assert_eq!(text.lines().map(|line| line.chars().count()).collect::<Vec<_>>(), [173; 3]);
+        assert!(text.contains("xxx...  ") && text.contains("two lines  "), "{text}");
     }
 }

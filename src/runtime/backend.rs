@@ -1,10 +1,11 @@
 //! Which backend runs the graphs: a shared ONNX Runtime library if one is found, else the built-in tract.
 //!
 //! The choice is made once per process, before any other call into `ort`, which would panic without one. Never reads the
-//! environment: [`BackendSearch`] carries what the command line found there.
+//! environment, but for the library's switch for telemetry: [`BackendSearch`] carries what the command line found there.
 
 mod library;
 mod search;
+mod telemetry;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use ort::ep::ExecutionProvider;
 
 use self::library::{Probed, probe};
 pub use self::search::{BackendSearch, Candidate, Origin};
+pub use self::telemetry::{disable_telemetry, telemetry_variable};
 use super::{Result, RuntimeError};
 
 /// The oldest ONNX Runtime that can be used: the API version that `ort` is built for.
@@ -73,6 +75,8 @@ static STARTED: Mutex<Option<Backend>> = Mutex::new(None);
 
 /// Starts the backend that `search` leads to. Later calls return the first call's backend, or an error if they demand another.
 ///
+/// ONNX Runtime's telemetry is switched off, see [`disable_telemetry`].
+///
 /// A library that the user named and that is missing, broken or too old is an error, never a fallback; one that was only found is
 /// skipped, and [`Backend::skipped`] says why.
 pub fn start(search: &BackendSearch) -> Result<Backend> {
@@ -92,6 +96,7 @@ fn choose(search: &BackendSearch) -> Result<Backend> {
         }
         return start_tract(Vec::new());
     }
+    disable_telemetry();
     let mut skipped = Vec::new();
     for candidate in search.find() {
         match probe(&candidate.path) {

@@ -6,20 +6,17 @@
 mod sampling;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use dlc_exporters::manifest::{FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, WEIGHTS_FILE, WeightRecord};
+use dlc_exporters::manifest::{FORMAT, FileRecord, GraphRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest, WEIGHTS_FILE, WeightRecord};
 use serde::Deserialize;
 
 use super::{Result, RuntimeError};
+use crate::files::read_input;
 
 /// Largest vocabulary and longest context that a manifest may name.
 const LARGEST: usize = 1 << 28;
-
-/// The largest manifest that is read: room for some 300 000 weights.
-const MANIFEST_CAP: u64 = 64 << 20;
 
 /// An opened bundle: everything its manifest names is there and has the recorded size.
 #[derive(Debug, Clone)]
@@ -32,7 +29,7 @@ impl Bundle {
     /// Opens the folder and checks its manifest against its files, sizes only; [`Self::verify_hashes`] compares contents.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST_FILE);
-        let text = read_capped(&path, MANIFEST_CAP)?;
+        let text = read_input(&path, MANIFEST_CAP)?;
         let manifest = parse(&path, &text)?;
         let bundle = Self { folder: folder.to_path_buf(), manifest };
         let problems = bundle.problems();
@@ -78,7 +75,7 @@ impl Bundle {
         let mut wrong = Vec::new();
         for (name, record) in &self.manifest.files {
             let path = self.folder.join(name);
-            let found = FileRecord::of_file(&path).map_err(|error| RuntimeError::file(&path, format!("can't be read: {error}")))?;
+            let found = FileRecord::of_file(&path)?;
             if found != *record {
                 wrong.push(name.as_str());
             }
@@ -181,17 +178,6 @@ fn weight_problem(weight: &WeightRecord, room: u64, graphs: &BTreeSet<&str>) -> 
 fn is_contained(name: &str) -> bool {
     let plain = |part: &str| !part.is_empty() && part.len() <= 255 && part != "." && part != ".." && !part.contains(['\\', '\0']);
     name.split('/').count() <= 2 && name.split('/').all(plain)
-}
-
-/// Reads a whole file, if it isn't larger than `cap` bytes.
-pub(super) fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
-    let unreadable = |error: std::io::Error| RuntimeError::file(path, format!("can't be read: {error}"));
-    let mut bytes = Vec::new();
-    File::open(path).map_err(unreadable)?.take(cap + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > cap {
-        return Err(RuntimeError::file(path, format!("is larger than {cap} bytes, which no such file should be")));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

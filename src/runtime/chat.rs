@@ -1,30 +1,43 @@
 //! Chat templates: a conversation to the text that the model was trained on.
 //!
-//! The template is Jinja, as Hugging Face keeps it beside a checkpoint, and untrusted: steps, output and file sizes are capped, and it
-//! reaches no file and no clock. Never tokenizes.
+//! The template is Jinja, as Hugging Face keeps it beside a checkpoint, and untrusted: its source, its steps, and what it makes are limited, it
+//! runs on a stack of its own, and it reaches no file and no clock. Never tokenizes.
 
+mod environment;
 mod functions;
+mod json;
+mod lexer;
+mod limits;
+mod methods;
+mod source;
+mod special_tokens;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, context};
+use minijinja::ErrorKind;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::bundle::read_capped;
-use super::{Result, RuntimeError};
+use super::{Bundle, Result, RuntimeError};
+use crate::files::{read_input, read_text};
+use crate::guard::contain_panics;
+use environment::environment;
+use special_tokens::{TokenizerFiles, special_tokens};
 
 const CONFIG_FILE: &str = "tokenizer_config.json";
 const TEMPLATE_FILE: &str = "chat_template.jinja";
+/// Where processors of pictures and text keep theirs.
+const PROCESSOR_FILE: &str = "chat_template.json";
 /// The largest configuration or template that is read: those with many added tokens have a few hundred KB.
 const FILE_CAP: u64 = 32 << 20;
+const TOKENIZER_CAP: u64 = 512 << 20;
 /// The largest text that a template may make.
 const OUTPUT_CAP: usize = 16 << 20;
-/// Steps of the template engine; a long conversation takes some ten thousand.
-const FUEL: u64 = 20_000_000;
+/// The stack that templates are read and rendered on; expressions of the most tokens that one may have need a tenth.
+const STACK: usize = 256 << 20;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,79 +58,102 @@ impl ChatMessage {
 /// A model's chat template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
+    /// Where it stands.
+    path: PathBuf,
+    /// Prepared for the engine.
     source: String,
-    bos_token: String,
-    eos_token: String,
+    /// The special tokens by the names that templates know.
+    tokens: BTreeMap<String, String>,
 }
 
 impl ChatTemplate {
-    /// Reads the template of a bundle or checkpoint: `chat_template.jinja`, or the one in `tokenizer_config.json`.
+    /// Reads the template of a bundle: `chat_template.jinja`, the one in `tokenizer_config.json`, or `chat_template.json`.
+    pub fn of_bundle(bundle: &Bundle) -> Result<Self> {
+        Self::read(bundle.folder(), |name| bundle.side_file(name))
+    }
+
+    /// Reads the template of a checkpoint, as [`Self::of_bundle`].
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join(CONFIG_FILE);
-        let config: Value = if path.is_file() {
-            serde_json::from_slice(&read_capped(&path, FILE_CAP)?).map_err(|error| RuntimeError::file(&path, format!("isn't JSON: {error}")))?
+        Self::read(folder, |name| Some(folder.join(name)).filter(|path| path.is_file()))
+    }
+
+    /// `find` gives the files that are there.
+    fn read(folder: &Path, find: impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
+        let object = |name: &str| find(name).map_or_else(|| Ok(Map::new()), |path| read_object(&path));
+        let files = TokenizerFiles { model: object("config.json")?, config: object(CONFIG_FILE)?, map: object("special_tokens_map.json")? };
+        let (path, source) = if let Some(path) = find(TEMPLATE_FILE) {
+            let text = read_text(&path, FILE_CAP)?;
+            (path, text)
+        } else if let Some(source) = template_of(&files.config) {
+            (folder.join(CONFIG_FILE), source)
         } else {
-            Value::Null
+            let source = template_of(&object(PROCESSOR_FILE)?).ok_or_else(|| {
+                let reason = "the model has no chat template, so it isn't made for conversations";
+                RuntimeError::unsupported(folder.display().to_string(), reason, "Use `--prompt TEXT` instead")
+            })?;
+            (folder.join(PROCESSOR_FILE), source)
         };
-        let file = folder.join(TEMPLATE_FILE);
-        let source = if file.is_file() {
-            Some(String::from_utf8(read_capped(&file, FILE_CAP)?).map_err(|_| RuntimeError::file(&file, "isn't UTF-8 text"))?)
-        } else {
-            template_of(&config)
-        };
-        let source = source.ok_or_else(|| {
-            RuntimeError::unsupported(
-                folder.display().to_string(),
-                "the model has no chat template, so it isn't made for conversations",
-                "Use `--prompt TEXT` instead",
-            )
-        })?;
-        let token = |name: &str| match &config[name] {
-            Value::String(token) => token.clone(),
-            other => other["content"].as_str().unwrap_or_default().to_owned(),
-        };
-        let template = Self { source, bos_token: token("bos_token"), eos_token: token("eos_token") };
-        template.environment().map_err(|error| RuntimeError::file(folder, format!("the chat template can't be read: {}", describe(&error))))?;
+        let byte_level = || find("tokenizer.json").is_some_and(|path| read_input(&path, TOKENIZER_CAP).is_ok_and(|bytes| has_byte_level(&bytes)));
+        let tokens = special_tokens(&files, byte_level);
+        let source = source::prepare(&source).map_err(|problem| RuntimeError::file(&path, format!("the chat template {problem}")))?;
+        let template = Self { path, source, tokens };
+        template.on_its_own_stack("can't be read", || environment(&template.source, UNIX_EPOCH).map(drop))?;
         Ok(template)
     }
 
     /// The text of a conversation. `reply` adds the beginning of the assistant's next turn; `now` is the time that templates may put
     /// into the system's turn (UTC).
     pub fn render(&self, messages: &[ChatMessage], reply: bool, now: SystemTime) -> Result<String> {
-        let mut text = Capped(Vec::new());
-        let turns: Vec<_> =
-            messages.iter().map(|turn| minijinja::Value::from_pairs([("role", turn.role.as_str()), ("content", turn.content.as_str())])).collect();
-        let rendered = self.environment().and_then(|mut environment| {
-            environment.add_function("strftime_now", move |format: &str| functions::strftime(format, now));
-            let context = context! {
-                messages => turns,
-                add_generation_prompt => reply,
-                bos_token => self.bos_token.as_str(),
-                eos_token => self.eos_token.as_str(),
-            };
-            environment.get_template("chat")?.render_captured_to(context, &mut text).map(drop)
-        });
-        rendered.map_err(|error| RuntimeError::Input(format!("the chat template refuses this conversation: {}", describe(&error))))?;
-        String::from_utf8(text.0).map_err(|_| RuntimeError::Bug("a chat template made text that isn't UTF-8".to_owned()))
+        let text = self.on_its_own_stack("refuses this conversation", || {
+            let mut text = Capped(Vec::new());
+            let environment = environment(&self.source, now)?;
+            environment.get_template("chat")?.render_captured_to(self.context(messages, reply), &mut text)?;
+            Ok(text.0)
+        })?;
+        String::from_utf8(text).map_err(|_| RuntimeError::Bug("a chat template made text that isn't UTF-8".to_owned()))
     }
 
-    /// Set up as Hugging Face's `apply_chat_template` does it.
-    fn environment(&self) -> Result<Environment<'_>, minijinja::Error> {
-        let mut environment = Environment::new();
-        environment.set_fuel(Some(FUEL));
-        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", functions::raise_exception);
-        environment.add_filter("tojson", functions::tojson);
-        environment.add_template("chat", &self.source)?;
-        Ok(environment)
+    /// What transformers passes: what isn't there is none, and every special token has its name.
+    fn context(&self, messages: &[ChatMessage], reply: bool) -> minijinja::Value {
+        let none = minijinja::Value::from(());
+        let turn = |turn: &ChatMessage| minijinja::Value::from_pairs([("role", turn.role.as_str()), ("content", turn.content.as_str())]);
+        let turns: Vec<_> = messages.iter().map(turn).collect();
+        let fixed = [("messages", turns.into()), ("tools", none.clone()), ("documents", none), ("add_generation_prompt", reply.into())];
+        let tokens = self.tokens.iter().map(|(name, token)| (name.as_str(), minijinja::Value::from(token.as_str())));
+        minijinja::Value::from_pairs(tokens.chain(fixed))
+    }
+
+    /// Does `work` with the engine in a thread whose stack is large enough for whatever passed [`source::prepare`].
+    fn on_its_own_stack<T: Send>(&self, what: &str, work: impl FnOnce() -> Result<T, minijinja::Error> + Send) -> Result<T> {
+        let contained = || contain_panics("the template engine", || work().map_err(|error| format!("{what}: {}", describe(&error)))).flatten();
+        let outcome = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK).spawn_scoped(scope, contained);
+            thread.map(|thread| thread.join().unwrap_or_else(|_| Err("breaks the template engine".to_owned())))
+        });
+        let outcome = outcome.map_err(|error| RuntimeError::Input(format!("can't start a thread for the chat template: {error}")))?;
+        outcome.map_err(|problem| RuntimeError::file(&self.path, format!("the chat template {problem}")))
     }
 }
 
-/// `chat_template` is a text, or a list of named ones of which `default` is meant for conversations.
-fn template_of(config: &Value) -> Option<String> {
-    let source = match &config["chat_template"] {
+fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    let value = serde_json::from_slice(&read_input(path, FILE_CAP)?).map_err(|error| RuntimeError::file(path, format!("isn't JSON: {error}")))?;
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => Err(RuntimeError::file(path, "holds JSON, but not an object `{...}`")),
+    }
+}
+
+/// Whether transformers takes a tokenizer for one that works on bytes: by this word anywhere in its file.
+fn has_byte_level(bytes: &[u8]) -> bool {
+    const WORD: &[u8] = b"\"ByteLevel\"";
+    bytes.windows(WORD.len()).any(|window| window == WORD)
+}
+
+/// `chat_template` is a text, or a list or an object of named ones of which `default` is meant for conversations.
+fn template_of(config: &Map<String, Value>) -> Option<String> {
+    let source = match config.get("chat_template")? {
         Value::Array(named) => named.iter().find(|entry| entry["name"] == "default").map(|entry| &entry["template"])?,
+        Value::Object(named) => named.get("default")?,
         source => source,
     };
     source.as_str().map(str::to_owned)
@@ -126,7 +162,10 @@ fn template_of(config: &Value) -> Option<String> {
 /// The innermost reason: templates' own `raise_exception` reads best alone.
 fn describe(error: &minijinja::Error) -> String {
     let line = error.line().map_or_else(String::new, |line| format!(" (line {line})"));
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let detail = match error.kind() {
+        ErrorKind::OutOfFuel => "it takes too many steps, or makes too much text".to_owned(),
+        kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
+    };
     format!("{detail}{line}")
 }
 

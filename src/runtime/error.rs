@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use dlc_ir::Fault;
 
 use super::SchedulerError;
+use crate::files::InputError;
 
 /// Result of anything in the runtime.
 pub type Result<T, E = RuntimeError> = std::result::Result<T, E>;
@@ -96,5 +97,11 @@ impl RuntimeError {
 
     pub(crate) fn port(graph: &str, port: &str, problem: impl Into<String>) -> Self {
         Self::Port { graph: graph.to_owned(), port: port.to_owned(), problem: problem.into() }
+    }
+}
+
+impl From<InputError> for RuntimeError {
+    fn from(error: InputError) -> Self {
+        Self::file(&error.path, error.problem.to_string())
     }
 }

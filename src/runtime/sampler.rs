@@ -1,8 +1,9 @@
-//! From logits to a token: temperature, top-k, top-p and a seeded draw.
+//! From logits to a token: temperature, cuts of the unlikely, and a seeded draw.
 //!
-//! The order is that of Hugging Face's generation (temperature, then top-k, then top-p). Never reads a clock or the system's
-//! entropy: the same options and logits give the same tokens.
+//! The order is that of transformers' `generate`: temperature, top-h, top-k, top-p, min-p, typical, epsilon, eta. Never reads a clock or the
+//! system's entropy: the same options and logits give the same tokens.
 
+mod cuts;
 mod row;
 
 use rand::{Rng, SeedableRng};
@@ -17,10 +18,20 @@ use super::{Result, RuntimeError};
 pub struct SamplingOptions {
     /// Divides the logits; 0 takes the most likely token (greedy).
     pub temperature: f32,
-    /// Keeps this many most likely tokens; 0 keeps all.
+    /// Keeps the most likely tokens whose entropies add up to no more than this share of that of the likeliest hundred; None keeps all.
+    pub top_h: Option<f32>,
+    /// Keeps this many most likely tokens, and those as likely as the last of them; 0 keeps all.
     pub top_k: usize,
     /// Keeps the smallest set of most likely tokens that has at least this probability; 1 keeps all.
     pub top_p: f32,
+    /// Keeps tokens that are at least this share as likely as the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Keeps the tokens nearest to the expected surprise that have at least this probability; 1 keeps all.
+    pub typical_p: f32,
+    /// Keeps tokens of at least this probability; 0 keeps all.
+    pub epsilon_cutoff: f32,
+    /// Keeps tokens of at least this probability, or less where the model is unsure; 0 keeps all.
+    pub eta_cutoff: f32,
     /// Seed of the draws.
     pub seed: u64,
 }
@@ -28,7 +39,17 @@ pub struct SamplingOptions {
 impl Default for SamplingOptions {
     /// Greedy.
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 }
+        Self {
+            temperature: 0.0,
+            top_h: None,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            epsilon_cutoff: 0.0,
+            eta_cutoff: 0.0,
+            seed: 0,
+        }
     }
 }
 
@@ -58,23 +79,6 @@ impl Distribution {
         if rest.entries.is_empty() { self.clone() } else { rest.normalized() }
     }
 
-    /// The smallest set of most likely tokens that has at least the probability `mass`, at least one, by falling probability.
-    fn most_likely(mut self, mass: f64) -> Self {
-        // All that are less likely than this together make up half of what may be left out.
-        let least = (1.0 - mass) / (2.0 * self.entries.len() as f64);
-        self.entries.retain(|entry| entry.1 >= least);
-        self.entries.sort_unstable_by(by_probability);
-        let mut sum = 0.0;
-        let kept = self.entries.iter().take_while(|entry| {
-            let below = sum < mass;
-            sum += entry.1;
-            below
-        });
-        let kept = kept.count().max(1);
-        self.entries.truncate(kept);
-        self.normalized()
-    }
-
     fn normalized(mut self) -> Self {
         let total: f64 = self.entries.iter().map(|entry| entry.1).sum();
         for entry in &mut self.entries {
@@ -97,13 +101,23 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Refuses a temperature that is negative or not finite, and a top-p outside `(0, 1]`.
+    /// Refuses a temperature that is negative or not finite, and cuts that are out of range.
     pub fn new(options: SamplingOptions) -> Result<Self> {
         if !(options.temperature.is_finite() && options.temperature >= 0.0) {
             return Err(RuntimeError::Input(format!("temperature {} must be a number of at least 0 (0 is greedy)", options.temperature)));
         }
-        if !(options.top_p > 0.0 && options.top_p <= 1.0) {
-            return Err(RuntimeError::Input(format!("top-p {} must lie in (0, 1]", options.top_p)));
+        let (above, from) = ("lie in (0, 1]", "lie in 0..=1");
+        for (name, value, range, least) in [
+            ("top-h", options.top_h.unwrap_or(1.0), above, f32::MIN_POSITIVE),
+            ("top-p", options.top_p, above, f32::MIN_POSITIVE),
+            ("min-p", options.min_p, from, 0.0),
+            ("typical-p", options.typical_p, above, f32::MIN_POSITIVE),
+            ("epsilon cutoff", options.epsilon_cutoff, from, 0.0),
+            ("eta cutoff", options.eta_cutoff, from, 0.0),
+        ] {
+            if !(least..=1.0).contains(&value) {
+                return Err(RuntimeError::Input(format!("{name} {value} must {range}")));
+            }
         }
         let random = ChaCha8Rng::seed_from_u64(options.seed);
         Ok(Self { options, random })
@@ -114,23 +128,38 @@ impl Sampler {
         &self.options
     }
 
-    /// What `logits` say after temperature, top-k and top-p. `position` is named in the error if they hold NaN or +inf.
+    /// What `logits` say after temperature and cuts. `position` is named in the error if they hold NaN or +inf.
     pub fn distribution(&self, logits: &[f32], position: usize) -> Result<Distribution> {
         let (best, max) = argmax(logits, position)?;
-        if self.options.temperature == 0.0 {
+        let options = &self.options;
+        if options.temperature == 0.0 {
             return Ok(Distribution { entries: vec![(best, 1.0)] });
         }
-        let shares = shares(logits, max, 1.0 / self.options.temperature);
+        // The inverse of the smallest temperatures is no finite number.
+        let shares = shares(logits, max, (1.0 / options.temperature).min(f32::MAX));
+        let least = cuts::kth_largest(logits, options.top_k);
+        let likely = options.top_h.map(|share| cuts::top_h(&shares, f64::from(share)));
         let mut entries = Vec::with_capacity(shares.len());
-        entries.extend((0..).zip(&shares).filter(|entry| *entry.1 > 0.0).map(|(id, &share)| (id, f64::from(share))));
+        let each = (0..).zip(&shares).zip(logits).filter(|((id, share), logit)| {
+            **share > 0.0 && **logit >= least && likely.as_ref().is_none_or(|likely| likely.contains(id))
+        });
+        entries.extend(each.map(|((id, &share), _)| (id, f64::from(share))));
         let all = entries.len();
-        if self.options.top_k > 0 && self.options.top_k < all {
-            entries.select_nth_unstable_by(self.options.top_k, by_probability);
-            entries.truncate(self.options.top_k);
-        }
         let mut distribution = Distribution { entries }.normalized();
-        if self.options.top_p < 1.0 {
-            distribution = distribution.most_likely(f64::from(self.options.top_p));
+        if options.top_p < 1.0 {
+            distribution = distribution.most_likely(f64::from(options.top_p));
+        }
+        if options.min_p > 0.0 {
+            distribution = distribution.at_least_relative(f64::from(options.min_p));
+        }
+        if options.typical_p < 1.0 {
+            distribution = distribution.typical(f64::from(options.typical_p));
+        }
+        if options.epsilon_cutoff > 0.0 && options.epsilon_cutoff < 1.0 {
+            distribution = distribution.at_least(f64::from(options.epsilon_cutoff));
+        }
+        if options.eta_cutoff > 0.0 && options.eta_cutoff < 1.0 {
+            distribution = distribution.eta(f64::from(options.eta_cutoff));
         }
         if distribution.entries.len() < all {
             distribution.entries.sort_unstable_by_key(|entry| entry.0);
@@ -189,7 +218,7 @@ mod tests {
     use super::*;
 
     fn distribution(logits: &[f32], temperature: f32, top_k: usize, top_p: f32) -> Vec<(u32, f64)> {
-        let sampler = Sampler::new(SamplingOptions { temperature, top_k, top_p, seed: 1 }).unwrap();
+        let sampler = Sampler::new(SamplingOptions { temperature, top_k, top_p, seed: 1, ..SamplingOptions::default() }).unwrap();
         sampler.distribution(logits, 0).unwrap().entries
     }
 
@@ -211,8 +240,16 @@ mod tests {
     }
 
     #[test]
-    fn top_k_keeps_the_most_likely_and_the_lowest_ids_of_equals() {
-        close(&distribution(&[0.0, 1.0, 0.0, 0.0], 1.0, 2, 1.0), &[(0, 1.0 / (1.0 + 1f64.exp())), (1, 1f64.exp() / (1.0 + 1f64.exp()))]);
+    fn top_k_keeps_the_most_likely_and_those_as_likely_as_the_last() {
+        let (a, b) = (1.0 / (2.0 + 1f64.exp()), 1f64.exp() / (2.0 + 1f64.exp()));
+        close(&distribution(&[0.0, 1.0, -0.1, 0.0], 1.0, 2, 1.0), &[(0, a), (1, b), (3, a)]);
+        close(&distribution(&[0.0, 1.0, -0.1, 0.0], 1.0, 1, 1.0), &[(1, 1.0)]);
+        assert_eq!(distribution(&[0.0, 1.0, -0.1, 0.0], 1.0, 9, 1.0).len(), 4);
+    }
+
+    #[test]
+    fn the_smallest_temperatures_take_the_most_likely_token() {
+        close(&distribution(&[0.0, 3.0, 1.0], 1e-45, 0, 1.0), &[(1, 1.0)]);
     }
 
     #[test]
@@ -261,5 +298,12 @@ mod tests {
         for (temperature, top_p) in [(-1.0, 1.0), (f32::NAN, 1.0), (1.0, 0.0), (1.0, 1.5)] {
             assert!(Sampler::new(SamplingOptions { temperature, top_p, ..SamplingOptions::default() }).is_err());
         }
+        let refused = |change: fn(&mut SamplingOptions)| {
+            let mut options = SamplingOptions::default();
+            change(&mut options);
+            Sampler::new(options).is_err()
+        };
+        assert!(refused(|o| o.top_h = Some(0.0)) && refused(|o| o.typical_p = 0.0) && refused(|o| o.typical_p = f32::NAN));
+        assert!(refused(|o| o.min_p = 1.5) && refused(|o| o.epsilon_cutoff = -0.1) && refused(|o| o.eta_cutoff = f32::INFINITY));
     }
 }

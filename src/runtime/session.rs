@@ -10,7 +10,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dlc_exporters::manifest::CacheLayout;
+use dlc_exporters::ExportError;
+use dlc_exporters::onnx::read_onnx;
 use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{SessionInputValue, SessionOutputs};
@@ -37,7 +38,6 @@ pub struct Session {
     inner: ort::session::Session,
     graph: String,
     file: PathBuf,
-    caches: CacheLayout,
     provider: Provider,
     _weights: Option<Arc<SharedWeights>>,
 }
@@ -50,9 +50,9 @@ impl Session {
         // A GPU copies its weights into its own memory: nothing to share.
         let weights = weights.filter(|_| options.provider == Provider::Cpu).cloned();
         let path = bundle.graph_path(graph);
+        check_external(bundle, &path)?;
         let inner = build(backend, &path, name, weights.as_deref(), options).map_err(|error| failed(name, &path, "load", &error))?;
-        let caches = bundle.manifest().caches;
-        Ok(Self { inner, graph: name.to_owned(), file: path, caches, provider: options.provider, _weights: weights })
+        Ok(Self { inner, graph: name.to_owned(), file: path, provider: options.provider, _weights: weights })
     }
 
     /// Names of the inputs, in the file's order.
@@ -76,9 +76,6 @@ impl Session {
         }
         let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
         for (name, tensor) in inputs {
-            if let ("attention_mask", HostData::I64(mask)) = (*name, &tensor.data) {
-                check_mask(self.caches, mask)?;
-            }
             let value = tensor.to_value().map_err(|problem| RuntimeError::port(&self.graph, name, problem))?;
             values.push((Cow::Borrowed(*name), value.into()));
         }
@@ -121,6 +118,18 @@ impl Session {
     }
 }
 
+/// Refuses a graph whose weights lie in a file that isn't the bundle's: backends open it as it is, a pipe too.
+fn check_external(bundle: &Bundle, path: &Path) -> Result<()> {
+    let summary = read_onnx(path).map_err(|error| match error {
+        ExportError::Input(error) => error.into(),
+        error => RuntimeError::file(path, error.to_string()),
+    })?;
+    match summary.external_files.iter().find(|name| !bundle.manifest().files.contains_key(*name)) {
+        Some(name) => Err(RuntimeError::file(path, format!("keeps weights in `{name}`, which is no file of the bundle. Compile it again"))),
+        None => Ok(()),
+    }
+}
+
 fn failed(graph: &str, file: &Path, action: &'static str, error: &ort::Error) -> RuntimeError {
     RuntimeError::Graph { graph: graph.to_owned(), file: file.to_path_buf(), action, message: error.message().to_owned() }
 }
@@ -154,39 +163,7 @@ fn build(
     builder.commit_from_file(path)
 }
 
-/// Refuses an attention mask that would be misread where caches are in place.
-///
-/// `GroupQueryAttention` takes the number of tokens from the mask and knows no holes in it: a zero, such as
-/// left padding, would silently shift the tokens' positions.
-pub fn check_mask(caches: CacheLayout, mask: &[i64]) -> Result<()> {
-    match mask.iter().position(|&entry| entry != 1) {
-        Some(at) if caches == CacheLayout::InPlace => {
-            let reason = format!("entry {at} is {}, and GroupQueryAttention counts the ones instead of looking where they are", mask[at]);
-            Err(RuntimeError::unsupported(
-                "attention_mask (padding)",
-                reason,
-                "Run sequences of one length without padding, or compile with `--profile onnx`",
-            ))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Another handle on the same value: nothing is copied.
 pub(super) fn share(value: &DynValue) -> Result<DynValue> {
     value.view().try_upgrade().map_err(|_| RuntimeError::Bug("a cache value is borrowed".to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn masks_with_holes_are_refused_where_group_query_attention_would_misread_them() {
-        check_mask(CacheLayout::InPlace, &[1, 1, 1]).unwrap();
-        check_mask(CacheLayout::Appended, &[0, 1, 0]).unwrap();
-        let error = check_mask(CacheLayout::InPlace, &[0, 1, 1]).unwrap_err();
-        assert_eq!(error.fault(), dlc_ir::Fault::Unsupported);
-        assert!(error.to_string().contains("--profile onnx"), "{error}");
-    }
 }

@@ -4,6 +4,7 @@
 //! The words come from the target's distribution, whatever the draft proposes; greedy decoding is the case of distributions with
 //! one entry. Never prints, and never looks inside a model: a cache is a length.
 
+mod history;
 mod length;
 mod lookup;
 mod round;
@@ -18,17 +19,20 @@ use std::time::Instant;
 
 use dlc_ir::speculation::CostTable;
 
+pub(super) use self::history::History;
 pub use self::length::DraftLength;
 use self::length::{DRAFT_ACCEPTANCE, Planner};
 use self::lookup::NgramIndex;
 pub use self::stats::{SourceStats, Stats};
-use super::{Result, RuntimeError, Sampler, SamplingOptions, TokenModel};
+use super::{LogitsProcessors, Result, RuntimeError, Sampler, SamplingOptions, TokenModel};
 
 /// How a text is continued.
 #[derive(Debug, Clone)]
 pub struct DecodeOptions {
     /// The most tokens to write.
     pub max_tokens: usize,
+    /// The most tokens of prompt and text together, if that is limited below the context.
+    pub max_length: Option<usize>,
     /// Tokens that are proposed per round.
     pub draft_length: DraftLength,
     /// Proposes what followed the last tokens, at least this many, where they stood before; None doesn't look.
@@ -41,6 +45,8 @@ pub struct DecodeOptions {
     pub prefill_chunk: usize,
     /// Tokens that end the text; they aren't part of it.
     pub stop_tokens: Vec<u32>,
+    /// What changes logits before tokens are chosen.
+    pub processors: LogitsProcessors,
     /// How tokens are drawn.
     pub sampling: SamplingOptions,
     /// The draft stops proposing when its most likely token is less likely than this; 0 never stops early.
@@ -53,16 +59,25 @@ impl Default for DecodeOptions {
     fn default() -> Self {
         Self {
             max_tokens: 256,
+            max_length: None,
             draft_length: DraftLength::Adaptive,
             lookup: None,
             draft_acceptance: DRAFT_ACCEPTANCE,
             costs: CostTable::default(),
             prefill_chunk: 512,
             stop_tokens: Vec::new(),
+            processors: LogitsProcessors::default(),
             sampling: SamplingOptions::default(),
             draft_confidence: 0.0,
             cancel: None,
         }
+    }
+}
+
+impl DecodeOptions {
+    /// The most tokens of prompt and text together for a prompt of so many.
+    fn longest(&self, prompt: usize) -> usize {
+        prompt.saturating_add(self.max_tokens).min(self.max_length.unwrap_or(usize::MAX))
     }
 }
 
@@ -71,7 +86,7 @@ impl Default for DecodeOptions {
 pub enum StopReason {
     /// The model wrote this stop token.
     StopToken(u32),
-    /// [`DecodeOptions::max_tokens`] are written.
+    /// [`DecodeOptions::max_tokens`] are written, or [`DecodeOptions::max_length`] is reached.
     MaxTokens,
     /// The target's context is full.
     ContextFull,
@@ -102,6 +117,8 @@ pub struct Decoder<'m> {
     sampler: Sampler,
     planner: Planner,
     index: Option<NgramIndex>,
+    /// Tokens of the prompt.
+    prompt: usize,
     /// Prompt and decided tokens. After each round the target has cached all but the last, the draft at most as many.
     sequence: Vec<u32>,
 }
@@ -141,7 +158,7 @@ impl<'m> Decoder<'m> {
         let sampler = Sampler::new(options.sampling.clone())?;
         let planner = Planner::new(options.draft_length, options.draft_acceptance, options.costs.clone());
         let index = options.lookup.map(NgramIndex::new);
-        Ok(Self { target, draft, options, sampler, planner, index, sequence: Vec::new() })
+        Ok(Self { target, draft, options, sampler, planner, index, prompt: 0, sequence: Vec::new() })
     }
 
     /// Continues `prompt`. `on_tokens` sees the tokens of each round as they are decided and may break off.
@@ -159,12 +176,14 @@ impl<'m> Decoder<'m> {
     fn try_generate(&mut self, prompt: &[u32], on_tokens: &mut dyn FnMut(&[u32]) -> ControlFlow<()>) -> Result<Generation> {
         self.check_prompt(prompt)?;
         let mut generation = Generation { tokens: Vec::new(), stop: StopReason::MaxTokens, stats: Stats::default() };
+        self.prompt = prompt.len();
+        let longest = self.options.longest(self.prompt);
         let prefilled = self.prefill(prompt, &mut generation.stats)?;
         generation.stop = loop {
             if !prefilled || self.cancelled() {
                 break StopReason::Cancelled;
             }
-            let left = self.options.max_tokens - generation.tokens.len();
+            let left = longest - self.sequence.len();
             let room = self.target.context_length().saturating_sub(self.sequence.len());
             if left == 0 || room == 0 {
                 break if left == 0 { StopReason::MaxTokens } else { StopReason::ContextFull };
@@ -194,6 +213,10 @@ impl<'m> Decoder<'m> {
         }
         if prompt.len() >= context {
             return Err(RuntimeError::Input(format!("the prompt has {} tokens, the model's context {context}: shorten the prompt", prompt.len())));
+        }
+        if let Some(most) = self.options.max_length.filter(|&most| prompt.len() >= most) {
+            let n = prompt.len();
+            return Err(RuntimeError::Input(format!("the prompt has {n} tokens, and texts end at {most} (`max_length`): say how many to write instead")));
         }
         if let Some(token) = prompt.iter().find(|&&token| token as usize >= vocab) {
             return Err(RuntimeError::Input(format!("token {token} of the prompt is outside the vocabulary of {vocab}: use this model's tokenizer")));

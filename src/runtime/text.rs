@@ -7,8 +7,8 @@ use std::path::Path;
 use tokenizers::normalizers::{Lowercase, Sequence};
 use tokenizers::{Encoding, NormalizerWrapper, Tokenizer, TruncationDirection};
 
-use super::bundle::read_capped;
 use super::{Result, RuntimeError};
+use crate::files::read_input;
 
 /// The largest `tokenizer.json` that is read; those of 250 000 tokens have 20 to 40 MB.
 const FILE_CAP: u64 = 512 << 20;
@@ -22,7 +22,7 @@ pub struct TextTokenizer {
 impl TextTokenizer {
     /// Loads a `tokenizer.json`. Truncation and padding that it may ask for are switched off.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = read_capped(path, FILE_CAP)?;
+        let bytes = read_input(path, FILE_CAP)?;
         let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| RuntimeError::file(path, format!("isn't a tokenizer: {error}")))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| RuntimeError::file(path, format!("its truncation can't be switched off: {error}")))?;

@@ -5,7 +5,6 @@
 //! itself, and a GPU has its own copy anyway. Never copies a weight.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use ort::session::builder::{PrepackedWeights, SessionBuilder};
 use ort::value::{DynValue, TensorElementType};
 
 use super::{Backend, BackendKind, Bundle, Result, RuntimeError};
+use crate::files::open_regular;
 use crate::mapped;
 
 /// The mapped weights of a bundle. Sessions made with it keep it alive.
@@ -36,7 +36,7 @@ impl SharedWeights {
             return Ok(None);
         }
         let path = bundle.weights_path();
-        let file = File::open(&path).map_err(|error| RuntimeError::file(&path, format!("can't be opened: {error}")))?;
+        let (file, _) = open_regular(&path)?;
         let map = mapped::map(&file).map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
         let mut values: BTreeMap<String, Vec<(String, Arc<DynValue>)>> = BTreeMap::new();
         // Vectors are left to each session: they are small, and not every kernel that packs one (a half-precision norm) takes it shared.

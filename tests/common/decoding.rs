@@ -24,6 +24,7 @@ pub fn compile_request(model: PathBuf, profile: Profile, output: PathBuf) -> Com
         model,
         adapters: vec![],
         adapter_names: None,
+        ignore_keys: vec![],
         passes: vec![],
         profile,
         dtype: None,
@@ -119,7 +120,7 @@ impl Pair {
     pub fn check_seeds(&mut self) -> Result<(), String> {
         let prompt = self.prompts(1).remove(0);
         let mut sample = |seed| {
-            let sampling = SamplingOptions { temperature: 0.8, top_k: 50, top_p: 0.95, seed };
+            let sampling = SamplingOptions { temperature: 0.8, top_k: 50, top_p: 0.95, seed, ..SamplingOptions::default() };
             let options = DecodeOptions { max_tokens: 48, sampling, ..DecodeOptions::default() };
             decode(&mut self.target, Some(&mut self.draft), &prompt, &options).map(|g| g.tokens).map_err(|e| e.to_string())
         };

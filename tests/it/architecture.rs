@@ -79,14 +79,16 @@ fn check(folders: &[&str], wrong: impl Fn(&Source, &str) -> Option<String>) {
 #[test]
 fn modules_use_only_what_is_below_them() {
     // Module, modules of this crate, crates of this workspace.
-    let arrows: [(&str, &[&str], &[&str]); 7] = [
+    let arrows: [(&str, &[&str], &[&str]); 9] = [
         ("guard", &[], &[]),
         ("mapped", &[], &[]),
-        ("checkpoint", &["guard", "mapped"], &["dlc_ir"]),
+        ("printable", &[], &[]),
+        ("files", &[], &["dlc_exporters"]),
+        ("checkpoint", &["files", "guard", "mapped", "printable"], &["dlc_ir"]),
         ("import", &["checkpoint"], &["dlc_ir"]),
-        ("runtime", &["guard", "mapped"], &["dlc_ir", "dlc_exporters"]),
-        ("pipeline", &["checkpoint", "guard", "import", "mapped", "runtime"], &["dlc_ir", "dlc_eval", "dlc_passes", "dlc_exporters"]),
-        ("report", &["pipeline", "runtime"], &["dlc_ir", "dlc_passes", "dlc_exporters"]),
+        ("runtime", &["files", "guard", "mapped", "printable"], &["dlc_ir", "dlc_exporters"]),
+        ("pipeline", &["checkpoint", "files", "guard", "import", "mapped", "runtime"], &["dlc_ir", "dlc_eval", "dlc_passes", "dlc_exporters"]),
+        ("report", &["pipeline", "printable", "runtime"], &["dlc_ir", "dlc_passes", "dlc_exporters"]),
     ];
     check(&["src"], |source, line| {
         let (module, own, crates) = arrows.iter().find(|(m, ..)| source.path.starts_with(&format!("src/{m}")))?;
@@ -127,7 +129,9 @@ fn only_the_command_reads_the_environment_and_prints() {
         ["std::env", "env::var", "env::args", "env::current", "env::home", "print!", "println!", "eprint!", "eprintln!", "stdout()", "stderr()"];
     check(&LIBRARIES, |source, line| {
         let found = words.iter().find(|word| names(line, word).next().is_some());
-        found.filter(|_| !source.path.starts_with("src/cli/")).map(|word| format!("{word} belongs into src/cli/"))
+        // ONNX Runtime has no other switch for its telemetry than a variable.
+        let home = source.path.starts_with("src/cli/") || source.path == "src/runtime/backend/telemetry.rs";
+        found.filter(|_| !home).map(|word| format!("{word} belongs into src/cli/"))
     });
 }
 

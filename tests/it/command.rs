@@ -160,6 +160,7 @@ pub fn settings() -> insta::Settings {
         (r"(?m)(  )[0-9a-f]{16}$", "$1[SHA256]"),
         (r"\.dlc-tmp-\d+-", ".dlc-tmp-[PID]-"),
         (r"threads    \d+", "threads    [N]"),
+        (r"from 1 to \d+, four times", "from 1 to [N], four times"),
         (r"\S+/target/\S+", "[TARGET]"),
         (&format!("dlc {}", env!("CARGO_PKG_VERSION").replace('.', r"\.")), "dlc [VERSION]"),
     ] {

@@ -140,7 +140,7 @@ fn sequences(golden: &Golden) -> Vec<Vec<u32>> {
 
 fn tiny_llama() -> (Module, TextCalibration) {
     let checkpoint = Checkpoint::open(&fixture("tiny-llama")).unwrap();
-    let module = import(&checkpoint, &ImportOptions { dtype: None }).unwrap();
+    let module = import(&checkpoint, &ImportOptions { dtype: None, ..ImportOptions::default() }).unwrap();
     let calibration = TextCalibration::new(Some(fixture("tiny-llama/tokenizer.json")), module.model.vocab_size);
     (module, calibration)
 }

@@ -15,6 +15,7 @@ mod conditions;
 mod diffusion;
 mod encoders;
 mod errors;
+mod files;
 mod fit_prune;
 mod goldens;
 mod misfits;

@@ -87,7 +87,8 @@ fn evaluated(module: &Module, plan: &SamplingPlan, seed: u64, class: i64, guidan
 #[test]
 fn samples_are_what_the_evaluator_makes_of_the_same_noise() {
     let shell = digits();
-    let module = import(&Checkpoint::open(&fixture("digits-dit")).unwrap(), &ImportOptions { dtype: Some(DType::F32) }).unwrap();
+    let module =
+        import(&Checkpoint::open(&fixture("digits-dit")).unwrap(), &ImportOptions { dtype: Some(DType::F32), ..ImportOptions::default() }).unwrap();
     let config = parse_scheduler_config(&fs::read_to_string(fixture("digits-dit/scheduler/scheduler_config.json")).unwrap()).unwrap();
     let plan = sampling_plan(&config, None, 4).unwrap();
     let all = ["digits", "--class", "3,7", "--seed", "5", "--steps", "4", "--guidance", "2.5", "-o", "out.png", "--latents", "out.safetensors"];

@@ -6,18 +6,26 @@ use dlc_ir::DType;
 use libtest_mimic::Trial;
 
 use crate::common::diffusion::{DIFFUSION, check_diffusion};
-use crate::common::golden::{Case, DECODER_VARIANTS, ENCODERS, HALF_TOLERANCE, TOLERANCE, all_decoders};
+use crate::common::golden::{CASES, Case, ENCODERS, HALF_TOLERANCE, TOLERANCE, all_decoders};
+use crate::common::padding::check_padding;
 use crate::common::session::{check_encoder, check_golden};
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     let mut trials = Vec::new();
     for name in all_decoders() {
         for profile in Profile::ALL {
-            for case in Case::ALL {
+            for case in CASES {
                 let backend = backend.cloned();
                 let title = format!("goldens::{name}_{}_{case:?}", profile.name());
-                trials.push(Trial::test(title, move || f32_case(&backend.expect("not ignored"), name, profile, case)));
+                trials.push(Trial::test(title, move || {
+                    let check = check_golden(&backend.expect("not ignored"), name, profile, DType::F32, case, TOLERANCE);
+                    check.map_err(Into::into)
+                }));
             }
+            let padded = backend.cloned();
+            trials.push(Trial::test(format!("goldens::{name}_{}_padded_on_either_side", profile.name()), move || {
+                Ok(check_padding(&padded.expect("not ignored"), name, profile)?)
+            }));
             let backend = backend.cloned();
             trials.push(Trial::test(format!("goldens::{name}_{}_f16", profile.name()), move || {
                 let check = check_golden(&backend.expect("not ignored"), name, profile, DType::F16, Case::Sequence, HALF_TOLERANCE);
@@ -45,18 +53,4 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
         if error.contains("bf16 MatMul") && error.contains("--dtype f32") { Ok(()) } else { Err(error.into()) }
     }));
     trials
-}
-
-fn f32_case(backend: &Backend, name: &'static str, profile: Profile, case: Case) -> Result<(), libtest_mimic::Failed> {
-    let outcome = check_golden(backend, name, profile, DType::F32, case, TOLERANCE);
-    // GroupQueryAttention counts tokens from the mask and takes padding on the right only: refused, not computed wrongly. It is used where
-    // the width of a head is a multiple of 8, as the 16 of qwen3 and the variants; the other goldens' 12 isn't, and their caches are appended to.
-    let in_place = name == "qwen3" || DECODER_VARIANTS.contains(&name);
-    if in_place && profile == Profile::Ort && case == Case::LeftPadded {
-        return match outcome {
-            Err(reason) if reason.contains("padding") => Ok(()),
-            other => Err(format!("left padding was not refused: {other:?}").into()),
-        };
-    }
-    outcome.map_err(Into::into)
 }

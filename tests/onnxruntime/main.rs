@@ -7,6 +7,8 @@ mod adapters;
 mod common;
 mod decoding;
 mod goldens;
+#[cfg(target_os = "linux")]
+mod private;
 mod quantized;
 mod sampling;
 mod variants;
@@ -39,6 +41,8 @@ fn main() {
     let trials = goldens::trials(backend.as_ref()).into_iter().chain(decoding::trials(backend.as_ref())).chain(variants::trials(backend.as_ref()));
     let trials =
         trials.chain(adapters::trials(backend.as_ref())).chain(sampling::trials(backend.as_ref())).chain(quantized::trials(backend.as_ref()));
+    #[cfg(target_os = "linux")]
+    let trials = trials.chain(private::trials(backend.as_ref()));
     let trials: Vec<Trial> = trials.map(|t| t.with_ignored_flag(backend.is_none())).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -4,8 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use prost::Message;
@@ -16,6 +14,7 @@ use super::proto::{
 };
 use super::wire::{Fields, Payload};
 use crate::error::ExportError;
+use crate::input::read_input;
 
 /// Largest file that is read: protobuf allows no message of 2 GiB.
 const MAX_FILE: u64 = (1 << 31) - 1;
@@ -108,16 +107,10 @@ impl OnnxSummary {
 /// Reads an ONNX file.
 ///
 /// # Errors
-/// [`ExportError::Io`], or [`ExportError::Onnx`] for a file that is damaged, larger than 2 GiB, or no ONNX file.
+/// [`ExportError::Input`], or [`ExportError::Onnx`] for a file that is damaged or no ONNX file.
 pub fn read_onnx(path: &Path) -> Result<OnnxSummary, ExportError> {
-    let fail = |problem: String| ExportError::Onnx { path: path.to_owned(), problem };
-    let file = File::open(path).map_err(ExportError::io("open", path))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(ExportError::io("read", path))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(fail("it is larger than 2 GiB, which no ONNX file may be".to_owned()));
-    }
-    summarize(&bytes).map_err(fail)
+    let bytes = read_input(path, MAX_FILE)?;
+    summarize(&bytes).map_err(|problem| ExportError::Onnx { path: path.to_owned(), problem })
 }
 
 /// What the bytes of an ONNX file hold, or what is wrong with them.

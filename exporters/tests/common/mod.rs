@@ -56,6 +56,7 @@ pub fn request(profile: Profile) -> BundleRequest {
         source: Source { name: "tiny".into(), files: BTreeMap::new() },
         passes: Vec::new(),
         force: false,
+        rewritten: std::collections::BTreeMap::new(),
         draft: Some(SpeculativeDefaults { max_draft_tokens: 4, acceptance: None }),
         version: "0.0.0".into(),
     }

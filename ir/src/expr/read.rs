@@ -96,6 +96,16 @@ pub(super) fn select_rows(input: &Expr, columns: usize, rows: &[u32], from: usiz
     }
 }
 
+/// A range of a matrix, some of whose rows are others.
+pub(super) fn replace_rows(input: &Expr, (rows, values): (&[u32], &Expr), columns: usize, from: usize, out: &mut [f32]) {
+    input.read_f32(from, out);
+    for (row, column, part) in rows_of(from, out.len(), columns) {
+        if let Some(at) = u32::try_from(row).ok().and_then(|row| rows.binary_search(&row).ok()) {
+            values.read_f32(at * columns + column, &mut out[part]);
+        }
+    }
+}
+
 pub(super) fn scale_rows(input: &Expr, magnitude: &Expr, columns: usize, from: usize, out: &mut [f32]) {
     let first = from / columns;
     let rows = (from + out.len()).div_ceil(columns) - first;

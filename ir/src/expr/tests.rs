@@ -267,6 +267,21 @@ proptest! {
 }
 
 #[test]
+fn replaced_rows_read_alike_in_every_range() {
+    let (base, other) = (matrix(5, 3, 1), matrix(2, 3, 2));
+    let expr = Expr::ReplaceRows { input: leaf(&base, DType::F32), columns: 3, rows: [1, 4].into(), values: leaf(&other, DType::F32) };
+    let expected: Vec<f32> = [&base[..3], &other[..3], &base[6..12], &other[3..]].concat();
+    assert_eq!(whole(&expr), expected);
+    for from in 0..15 {
+        for len in 0..=15 - from {
+            let mut range = vec![f32::NAN; len];
+            expr.read_f32(from, &mut range);
+            assert_eq!(range, expected[from..from + len]);
+        }
+    }
+}
+
+#[test]
 fn blocks_without_a_finite_scale_are_zeros() {
     for numbers in [[0.0; 16], [1e-45; 16]] {
         for symmetric in [true, false] {

@@ -34,6 +34,14 @@ pub enum RopeScaling {
         /// The context length trained on, in tokens.
         original: usize,
     },
+    /// Dynamic NTK: nothing up to the length trained on; beyond it the base grows with the length of the sequence, which is one more than the
+    /// largest position.
+    Dynamic {
+        /// How fast the base grows.
+        factor: f64,
+        /// The context length trained on, in tokens.
+        original: usize,
+    },
 }
 
 impl Rope {
@@ -43,7 +51,7 @@ impl Rope {
     }
 
     /// The angular frequencies, one for two [rotated](Self::rotated) entries, radians per position, as transformers computes them (in single
-    /// precision).
+    /// precision); those of sequences up to the length trained on, if they change with the length.
     pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
         let dim = self.rotary_dim.unwrap_or(head_dim);
         (0..dim.div_ceil(2))
@@ -56,10 +64,27 @@ impl Rope {
     }
 }
 
+impl Rope {
+    /// The [`frequencies`](Self::frequencies) of sequences of `length` tokens.
+    pub fn frequencies_at(&self, head_dim: usize, length: usize) -> Vec<f32> {
+        let frequencies = self.frequencies(head_dim);
+        let RopeScaling::Dynamic { factor, original } = self.scaling else { return frequencies };
+        let stretch = (factor * length as f64 / original as f64 - (factor - 1.0)).max(1.0) as f32;
+        let exponents = self.exponents(head_dim);
+        frequencies.into_iter().zip(exponents).map(|(frequency, exponent)| frequency * stretch.powf(exponent)).collect()
+    }
+
+    /// To which powers of the stretch of dynamic NTK frequencies go along: the base grows by its `dim / (dim - 2)`-th power.
+    pub fn exponents(&self, head_dim: usize) -> Vec<f32> {
+        let dim = self.rotary_dim.unwrap_or(head_dim);
+        (0..dim.div_ceil(2)).map(|i| -((2 * i) as f32) / dim.saturating_sub(2).max(1) as f32).collect()
+    }
+}
+
 impl RopeScaling {
     fn apply(self, frequency: f64) -> f64 {
         match self {
-            Self::None => frequency,
+            Self::None | Self::Dynamic { .. } => frequency,
             Self::Linear { factor } => frequency / factor,
             Self::Llama3 { factor, low, high, original } => {
                 let (wavelength, original) = (std::f64::consts::TAU / frequency, original as f64);

@@ -82,6 +82,7 @@ impl Attributes<'_> {
         match self.pairs.get("scaling").copied() {
             None => Ok(RopeScaling::None),
             Some("linear") => Ok(RopeScaling::Linear { factor: self.get("factor")? }),
+            Some("dynamic") => Ok(RopeScaling::Dynamic { factor: self.get("factor")?, original: self.get("original")? }),
             Some("llama3") => Ok(RopeScaling::Llama3 {
                 factor: self.get("factor")?,
                 low: self.get("low")?,

@@ -1,10 +1,12 @@
 //! What an adapter's configuration says: its kind, its scaling and what it trained. What would change the result and isn't known is refused,
 //! all at once.
 
+use std::collections::BTreeMap;
+
 use fancy_regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
-use super::targets::Targets;
+use super::targets::{Targets, is_end};
 use super::{Adapter, refuse};
 use crate::error::PassError;
 
@@ -52,14 +54,54 @@ pub(super) struct Config {
     modules_to_save: Vec<String>,
     /// Whether biases were trained.
     biases: bool,
+    /// Where the adapter's tensors say it: alpha by module.
+    alphas: Option<BTreeMap<String, f64>>,
+    /// Tokens of which the rows of a table were trained, in the order of the rows.
+    pub tokens: Option<TrainedTokens>,
+}
+
+/// `trainable_token_indices`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum TrainedTokens {
+    /// Of the embedding.
+    Embedding(Vec<u32>),
+    /// By the ends of the tables' names.
+    ByName(BTreeMap<String, Vec<u32>>),
+}
+
+impl TrainedTokens {
+    fn read(value: &Value) -> Option<Self> {
+        let list = |value: &Value| -> Option<Vec<u32>> {
+            value.as_array()?.iter().map(|token| token.as_u64().and_then(|token| u32::try_from(token).ok())).collect()
+        };
+        match value {
+            Value::Array(_) => list(value).map(Self::Embedding),
+            Value::Object(map) => map.iter().map(|(name, tokens)| Some((name.clone(), list(tokens)?))).collect::<Option<_>>().map(Self::ByName),
+            _ => None,
+        }
+    }
+
+    /// The tokens of the table `module`.
+    pub fn of(&self, module: &str) -> Option<&[u32]> {
+        match self {
+            Self::Embedding(tokens) => Some(tokens),
+            Self::ByName(map) => map.iter().find(|(name, _)| is_end(module, name)).map(|(_, tokens)| tokens.as_slice()),
+        }
+    }
 }
 
 /// Keys that say nothing about the merged weights: how the adapter was trained or named, or what its tensors say themselves.
 ///
 /// `fan_in_fan_out` says how the model stores a weight, which the model itself knows; PEFT corrects it too.
-const HARMLESS: [&str; 14] = [
+///
+/// The configurations of ways to begin say something only where `init_lora_weights` names that way; `velora_config` is of the backward pass.
+const HARMLESS: [&str; 18] = [
     "auto_mapping",
     "base_model_name_or_path",
+    "corda_config",
+    "eva_config",
+    "lora_ga_config",
+    "velora_config",
     "ensure_weight_tying",
     "fan_in_fan_out",
     "inference_mode",
@@ -74,7 +116,7 @@ const HARMLESS: [&str; 14] = [
     "loftq_config",
 ];
 /// Keys that every kind has.
-const COMMON_KEYS: [&str; 11] = [
+const COMMON_KEYS: [&str; 12] = [
     "peft_type",
     "lora_alpha",
     "rank_pattern",
@@ -86,10 +128,11 @@ const COMMON_KEYS: [&str; 11] = [
     "layers_to_transform",
     "layers_pattern",
     "init_lora_weights",
+    "trainable_token_indices",
 ];
 /// How an adapter may have begun, for the base to be the checkpoint's own. Other ways take a part out of the base, which PEFT does again
 /// whenever it loads the adapter.
-const PLAIN_STARTS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+const PLAIN_STARTS: [&str; 4] = ["gaussian", "orthogonal", "eva", "mica"];
 /// Steps back that matching a pattern may take.
 const BACKTRACKS: usize = 100_000;
 const LORA_KEYS: [&str; 3] = ["r", "use_rslora", "use_dora"];
@@ -100,12 +143,13 @@ const DUAL_KEYS: [&str; 3] = ["r_magnitude", "r_direction", "scaling"];
 /// # Errors
 /// [`PassError::Adapter`] with everything that isn't known or doesn't fit.
 pub(super) fn read(adapter: &Adapter) -> Result<Config, PassError> {
-    let mut reader = Reader { config: &adapter.config, problems: Vec::new(), unsupported: true };
+    let mut reader = Reader { adapter, config: &adapter.config, problems: Vec::new(), unsupported: true };
     let config = reader.read();
     refuse(adapter, reader.problems, reader.unsupported).map(|()| config)
 }
 
 struct Reader<'a> {
+    adapter: &'a Adapter,
     config: &'a Map<String, Value>,
     problems: Vec<String>,
     /// Whether all problems are things that dlc lacks.
@@ -139,10 +183,15 @@ impl<'a> Reader<'a> {
             self.wrong(problem);
             None
         });
-        let ranks: Vec<usize> = rank_keys.iter().filter_map(|key| self.required(key, "a whole number above 0", count)).collect();
+        let tokens = self.typed("trainable_token_indices", "a list of tokens, or an object of such lists", TrainedTokens::read);
+        let alphas = self.adapter.alphas.clone();
+        let ranks: Vec<usize> = match &alphas {
+            Some(_) => Vec::new(),
+            None => rank_keys.iter().filter_map(|key| self.required(key, "a whole number above 0", count)).collect(),
+        };
         Config {
             kind,
-            alpha: self.required("lora_alpha", "a number", number).unwrap_or(1.0),
+            alpha: if alphas.is_some() { None } else { self.required("lora_alpha", "a number", number) }.unwrap_or(1.0),
             alpha_pattern: self.pattern("alpha_pattern", number),
             rank: ranks.first().copied().unwrap_or(0),
             rank_pattern: self.pattern("rank_pattern", count),
@@ -150,6 +199,8 @@ impl<'a> Reader<'a> {
             targets,
             modules_to_save,
             biases,
+            alphas,
+            tokens,
         }
     }
 
@@ -277,8 +328,11 @@ impl Config {
 
     /// The factor of the change of `module`, whose adapter has these ranks.
     pub fn scaling(&self, module: &str, ranks: &[usize]) -> f64 {
-        let alpha = self.alpha_pattern.iter().find(|(p, _)| matches(p, module)).map_or(self.alpha, |(_, alpha)| *alpha);
         let rank = ranks.iter().map(|&r| r as f64).product::<f64>();
+        let alpha = match &self.alphas {
+            Some(alphas) => alphas.get(module).copied().unwrap_or(rank),
+            None => self.alpha_pattern.iter().find(|(p, _)| matches(p, module)).map_or(self.alpha, |(_, alpha)| *alpha),
+        };
         match self.kind {
             Kind::Dual => self.scaling.unwrap_or(alpha / rank.sqrt()),
             Kind::RsLora | Kind::Dora { rank_stabilized: true } => alpha / rank.sqrt(),
@@ -286,8 +340,9 @@ impl Config {
         }
     }
 
-    /// The rank that the configuration promises for `module`; not for Dual LoRA.
-    pub fn rank(&self, module: &str) -> usize {
-        self.rank_pattern.iter().find(|(p, _)| matches(p, module)).map_or(self.rank, |(_, rank)| *rank)
+    /// The rank that the configuration promises for `module`, if it does; not for Dual LoRA.
+    pub fn rank(&self, module: &str) -> Option<usize> {
+        let pattern = self.rank_pattern.iter().find(|(p, _)| matches(p, module));
+        self.alphas.is_none().then(|| pattern.map_or(self.rank, |(_, rank)| *rank))
     }
 }

@@ -31,6 +31,8 @@ pub struct Adapter {
     pub weight: f64,
     /// `adapter_config.json`.
     pub config: serde_json::Map<String, serde_json::Value>,
+    /// Where the configuration says nothing of scaling: alpha by module; that of others is their rank.
+    pub alphas: Option<BTreeMap<String, f64>>,
     /// Its tensors by name.
     pub tensors: BTreeMap<String, AdapterTensor>,
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dlc_ir::{Expr, Module, Weight, WeightId, WeightTable};
+use dlc_ir::{Expr, Module, Storage, Weight, WeightId, WeightTable};
 
 use super::config::{Config, Kind};
 use super::parts::{PREFIX, Parts, check_rank, looked_up, norms, product, split};
@@ -19,6 +19,8 @@ pub(super) struct Merge {
     replacement: Option<Arc<Expr>>,
     /// How much of the replacement is taken, the rest being the weight as it was.
     strength: f32,
+    /// Rows that are replaced, increasing, by those of a matrix of so many columns.
+    rows_replaced: Option<(Arc<[u32]>, Arc<Expr>, usize)>,
     /// What is added to the weight.
     pub delta: Option<Arc<Expr>>,
     /// Dual LoRA: whether relu keeps entries of `delta` at 0.
@@ -29,12 +31,12 @@ pub(super) struct Merge {
 
 impl Merge {
     fn of(weight: WeightId) -> Self {
-        Self { weight, replacement: None, strength: 1.0, delta: None, rests: false, rows: None }
+        Self { weight, replacement: None, strength: 1.0, rows_replaced: None, delta: None, rests: false, rows: None }
     }
 
     /// Whether the merged weight is just the sum of the weight and `delta`.
     pub fn is_sum(&self) -> bool {
-        self.rows.is_none() && self.replacement.is_none()
+        self.rows.is_none() && self.replacement.is_none() && self.rows_replaced.is_none()
     }
 
     /// Whether rows are brought to other norms.
@@ -50,6 +52,16 @@ impl Merge {
             Some(new) if (self.strength - 1.0).abs() < f32::EPSILON => (**new).clone(),
             Some(new) => Expr::Add(scaled(Arc::new(base), 1.0 - self.strength), scaled(Arc::clone(new), self.strength)),
         };
+        if let Some((rows, values, columns)) = &self.rows_replaced {
+            let (rows, columns) = (Arc::clone(rows), *columns);
+            let values = if (self.strength - 1.0).abs() < f32::EPSILON {
+                Arc::clone(values)
+            } else {
+                let old = Arc::new(Expr::Rows { input: Arc::new(merged.clone()), columns, rows: Arc::clone(&rows) });
+                Arc::new(Expr::Add(scaled(old, 1.0 - self.strength), scaled(Arc::clone(values), self.strength)))
+            };
+            merged = Expr::ReplaceRows { input: Arc::new(merged), columns, rows, values };
+        }
         if let Some(delta) = &self.delta {
             merged = Expr::Add(Arc::new(merged), Arc::clone(delta));
         }
@@ -110,7 +122,11 @@ impl Builder<'_> {
             if let Some(i) = tensor.data.first_non_finite() {
                 self.problems.push(format!("tensor {name} is not finite at element {i}"));
             }
-            if let Some((module, part)) = split(name, self.config.kind) {
+            if let Some(module) = trained_tokens(name) {
+                if let Err(problem) = self.replace_rows(module, tensor) {
+                    self.problems.push(format!("tensor {name} {problem}"));
+                }
+            } else if let Some((module, part)) = split(name, self.config.kind) {
                 if modules.entry(module).or_default().insert(part, tensor).is_some() {
                     self.problems.push(format!("tensor {name} stands there twice, under two names"));
                 }
@@ -170,10 +186,41 @@ impl Builder<'_> {
         let strength = self.strength as f32;
         let (weight, merge) = self.entry(weight)?;
         let stored = weight.storage.shape(&weight.shape);
+        if let ([rows, width], [more, same]) = (&stored[..], &tensor.shape[..])
+            && width == same
+            && more > rows
+        {
+            return Err(format!("has {} rows more than the model's {rows}: {}", more - rows, resize_first(more - rows)));
+        }
         if tensor.shape != stored {
             return Err(format!("{:?} doesn't fit the weight's {stored:?}", tensor.shape));
         }
         merge.replacement = Some(Arc::new(weight.storage.load(tensor.data.clone(), &weight.shape)));
+        merge.strength = strength;
+        Ok(())
+    }
+
+    /// Puts trained rows of a table in the place of its own. A table that is the head too changes as both.
+    fn replace_rows(&mut self, module: &str, tensor: &AdapterTensor) -> Result<(), String> {
+        let tokens = self.config.tokens.as_ref().and_then(|tokens| tokens.of(module));
+        let tokens = tokens.ok_or("holds rows of tokens that trainable_token_indices doesn't name")?.to_vec();
+        let strength = self.strength as f32;
+        let (weight, merge) = self.entry(&format!("{module}.weight"))?;
+        let [rows, width] = weight.shape[..] else { return Err(format!("replaces rows of {:?}, which is no table", weight.shape)) };
+        if weight.storage != Storage::Plain || tensor.shape != [tokens.len(), width] {
+            return Err(format!("{:?} doesn't fit {} tokens of the table's {:?}", tensor.shape, tokens.len(), weight.shape));
+        }
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= rows) {
+            return Err(format!("is of token {token}, of a vocabulary of {rows}: {}", resize_first(*token as usize + 1 - rows)));
+        }
+        let mut order: Vec<u32> = (0..tokens.len() as u32).collect();
+        order.sort_by_key(|at| tokens[*at as usize]);
+        let sorted: Arc<[u32]> = order.iter().map(|at| tokens[*at as usize]).collect();
+        if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("is of one token twice".into());
+        }
+        let values = Expr::Rows { input: Arc::new(tensor.data.clone()), columns: width, rows: order.into() };
+        merge.rows_replaced = Some((sorted, Arc::new(values), width));
         merge.strength = strength;
         Ok(())
     }
@@ -183,6 +230,9 @@ impl Builder<'_> {
         let model: Vec<&str> = self.weights.entries().map(|(_, w)| w.name.as_str()).collect();
         let held: Vec<&str> = wholes.keys().map(String::as_str).collect();
         let lost = self.config.lost(&model, &held);
+        if self.config.tokens.is_some() && !self.merges.values().any(|merge| merge.rows_replaced.is_some()) {
+            self.problems.push("trainable_token_indices names tokens, and it holds no rows for them".into());
+        }
         self.problems.extend(lost.iter().map(|entry| format!("modules_to_save names {entry}, and it holds no tensors for it")));
         let bias =
             parts.keys().map(|module| format!("{module}.bias")).find(|bias| self.config.announces_bias(bias) && self.weights.find(bias).is_some());
@@ -195,7 +245,11 @@ impl Builder<'_> {
         let (config, strength) = (self.config, self.strength);
         let embedding = parts.contains_key("EA") || parts.contains_key("EB");
         let (weight, merge) = self.entry(&format!("{module}.weight"))?;
-        let [out, inner] = weight.shape[..] else { return Err(format!("its weight {:?} is no matrix", weight.shape)) };
+        let [out, inner] = match weight.shape[..] {
+            [out, inner] => [out, inner],
+            [out, channels, height, width] => [out, channels * height * width],
+            _ => return Err(format!("its weight {:?} is no matrix", weight.shape)),
+        };
         if merge.delta.is_some() {
             return Err("its weight is changed twice".into());
         }
@@ -232,6 +286,20 @@ impl Builder<'_> {
         merge.delta = Some(Arc::new(Expr::Scale(Arc::new(bias.data.clone()), factor)));
         Ok(())
     }
+}
+
+/// What to do where an adapter was trained with more tokens than the model has.
+fn resize_first(tokens: usize) -> String {
+    format!(
+        "the adapter was trained with {tokens} more; resize the base first, in Python: `model.resize_token_embeddings(N)`, then `save_pretrained`, \
+         or save the adapter with its embedding and its head whole"
+    )
+}
+
+/// The table of which the tensor `name` holds trained rows.
+fn trained_tokens(name: &str) -> Option<&str> {
+    let (module, part) = name.strip_prefix(PREFIX)?.split_once(".token_adapter.")?;
+    matches!(part, "trainable_tokens_delta" | "trainable_tokens_delta.default").then_some(module)
 }
 
 /// Whether the tensor is what a module that was trained as a whole was before; PEFT keeps it where biases are saved.

@@ -41,8 +41,10 @@ pub(super) fn split(name: &str, kind: Kind) -> Option<(&str, &'static str)> {
 /// `left [out, r] x right [r, inner]`, and r.
 pub(super) fn product(parts: &Parts<'_>, [left, right]: [&str; 2], [out, inner]: [usize; 2]) -> Result<(Arc<Expr>, usize), String> {
     let (Some(b), Some(a)) = (parts.get(left), parts.get(right)) else { return Err(format!("its matrix {left} or {right} is missing")) };
-    match (&b.shape[..], &a.shape[..]) {
-        (&[rows, rank], &[same, columns]) if rows == out && columns == inner && rank == same && rank > 0 => {
+    // Of a convolution, `A` is one too, and `B` mixes channels of single places: as matrices they multiply to the kernel as it lies.
+    let flat = |tensor: &AdapterTensor| [tensor.shape.first().copied().unwrap_or(1), tensor.shape.iter().skip(1).product()];
+    match (flat(b), flat(a)) {
+        ([rows, rank], [same, columns]) if rows == out && columns == inner && rank == same && rank > 0 => {
             Ok((matmul(b.data.clone(), a.data.clone(), rank, columns), rank))
         }
         (b, a) => Err(format!("{left} {b:?} and {right} {a:?} don't multiply to the weight's [{out}, {inner}]")),
@@ -70,6 +72,9 @@ pub(super) fn norms(parts: &Parts<'_>, out: usize) -> Result<Arc<Expr>, String> 
     if elements == out { Ok(Arc::new(norms.data.clone())) } else { Err(format!("lora_magnitude_vector {:?} doesn't fit {out} rows", norms.shape)) }
 }
 
-pub(super) fn check_rank(promised: usize, found: usize) -> Result<(), String> {
-    if promised == found { Ok(()) } else { Err(format!("its rank is [{found}], the configuration says [{promised}]")) }
+pub(super) fn check_rank(promised: Option<usize>, found: usize) -> Result<(), String> {
+    match promised {
+        Some(promised) if promised != found => Err(format!("its rank is [{found}], the configuration says [{promised}]")),
+        _ => Ok(()),
+    }
 }

@@ -55,7 +55,8 @@ impl Names {
     }
 }
 
-fn is_end(module: &str, end: &str) -> bool {
+/// Whether `end` is `module`, or what it ends with behind a dot.
+pub(super) fn is_end(module: &str, end: &str) -> bool {
     module.strip_suffix(end).is_some_and(|start| start.is_empty() || start.ends_with('.'))
 }
 
@@ -145,11 +146,13 @@ impl Modules {
         for (_, node) in graph.nodes() {
             let (at, linear) = match node.op {
                 Op::Linear => (1, true),
+                // Convolutions are modules like others, but not of those that `all-linear` means.
+                Op::Conv2d { .. } => (1, false),
                 Op::Gather => (0, false),
                 _ => continue,
             };
             let Some(Operand::Weight(weight)) = node.inputs.get(at) else { continue };
-            if linear { &mut matrices } else { &mut tables }.insert(*weight);
+            if matches!(node.op, Op::Gather) { &mut tables } else { &mut matrices }.insert(*weight);
             let Some(module) = weights[*weight].name.strip_suffix(".weight") else { continue };
             modules.all.insert(module.to_owned());
             if linear {

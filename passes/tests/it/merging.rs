@@ -86,7 +86,7 @@ impl Case {
             _ => vec![("lora_A.weight", a), ("lora_B.weight", b)],
         };
         let tensors = names.into_iter().map(|(n, t)| (format!("base_model.model.proj.{n}"), t)).collect();
-        Adapter { name: "tuned".into(), weight: self.strength, config: self.config(), tensors }
+        Adapter { name: "tuned".into(), weight: self.strength, config: self.config(), alphas: None, tensors }
     }
 
     /// s, the adapter's strength in it.

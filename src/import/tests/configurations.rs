@@ -4,7 +4,9 @@ use dlc_ir::{Fault, ModelInfo, Op, Rope, RopeScaling};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::{ImportOptions, import_with_sources};
 use super::{Folder, fixture, import_folder, refuses};
+use crate::checkpoint::Checkpoint;
 
 /// `patch` over the llama golden is refused.
 fn llama_refuses(patch: &Value, fault: Fault, parts: &[&str]) {
@@ -33,9 +35,6 @@ fn absurd_sizes_are_bad_input_that_names_the_key() {
         for value in [json!(0), json!(-4), json!(4.5), json!("4"), json!(true), json!([4]), json!(u64::MAX), json!(1_u64 << 40)] {
             llama_refuses(&json!({ key: value }), Fault::BadInput, &[&format!("`{key}` is {value}; it must be a whole number")]);
         }
-    }
-    for key in sizes {
-        llama_refuses(&json!({ key: null }), Fault::BadInput, &[&format!("`{key}` is missing")]);
     }
     for (key, value) in [("num_hidden_layers", 1025), ("hidden_size", (1 << 20) + 1), ("vocab_size", (1 << 24) + 1)] {
         llama_refuses(&json!({ key: value }), Fault::BadInput, &[key]);
@@ -94,10 +93,14 @@ fn what_dlc_cannot_do_is_refused_by_name() {
         (json!({"rope_interleaved": true}), "`rope_interleaved`"),
         (json!({"layer_types": ["full_attention", "sliding_attention", "full_attention", "full_attention"]}), "`layer_types`"),
         (json!({"layer_types": ["full_attention", "full_attention", "linear_attention", "full_attention"]}), "\"linear_attention\""),
-        (json!({"frobnicate": 3}), "`frobnicate` is 3; dlc doesn't know whether it changes the model"),
+        (
+            json!({"moe_frobnicate": 3}),
+            "`moe_frobnicate` is 3, which by its name (`moe`) may change the model; dlc doesn't know how. If this changes",
+        ),
+        (json!({"per_layer_config": {"0": {"head_dim": 4}}}), "--ignore-key per_layer_config"),
     ];
-    let types = ["dynamic", "yarn", "longrope", "su", "ntk", "mrope", "proportional"].map(|name| {
-        let part = format!("rope_type` is \"{name}\"; dlc knows default, linear and llama3");
+    let types = ["yarn", "longrope", "su", "ntk", "mrope", "proportional"].map(|name| {
+        let part = format!("rope_type` is \"{name}\"; dlc knows default, linear, dynamic and llama3");
         [
             json!({"rope_parameters": {"rope_type": name, "factor": 2, "beta_fast": 32}}),
             json!({"rope_parameters": null, "rope_scaling": {"type": name}}),
@@ -115,12 +118,12 @@ fn what_dlc_cannot_do_is_refused_by_name() {
 
 #[test]
 fn all_problems_of_a_configuration_are_named_at_once() {
-    let many: Vec<String> = (0..30).map(|n| format!("key_{n}")).collect();
+    let many: Vec<String> = (0..30).map(|n| format!("quant_{n}")).collect();
     let mut patch = json!({"hidden_act": "xielu", "pretraining_tp": 4, "vocab_size": 0});
     for key in &many {
-        patch[key] = json!(1);
+        patch[key] = json!(2);
     }
-    let parts = ["33 problems", "`hidden_act`", "`pretraining_tp`", "`vocab_size`", "`key_0`", "and 13 more"];
+    let parts = ["33 problems", "`hidden_act`", "`pretraining_tp`", "`vocab_size`", "`quant_0`", "and 13 more"];
     llama_refuses(&patch, Fault::BadInput, &parts);
 }
 
@@ -136,12 +139,53 @@ fn harmless_and_neutral_keys_are_let_through() {
     assert_eq!(graph_of("goldens/llama", &patch), plain);
 }
 
+fn warnings_of(name: &str, patch: &Value, ignored: &[&str]) -> Vec<String> {
+    let folder = Folder::patched(name, patch);
+    let options = ImportOptions { ignore_keys: ignored.iter().map(|key| (*key).to_owned()).collect(), ..ImportOptions::default() };
+    let imported = import_with_sources(&Checkpoint::open(folder.path()).expect("opens"), &options);
+    imported.unwrap_or_else(|error| panic!("{patch}: {error}")).warnings
+}
+
+#[test]
+fn keys_of_no_known_meaning_are_taken_with_one_warning() {
+    assert_eq!(warnings_of("goldens/llama", &json!({}), &[]), [""; 0]);
+    let warnings = warnings_of("goldens/llama", &json!({"frobnicate": 3, "interpolate_factor": 1, "zzz\u{1b}": "x"}), &[]);
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(
+        warning.ends_with("config.json: keys that dlc doesn't know, and leaves out: `frobnicate`, `interpolate_factor`, `zzz\\u{1b}`"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn refused_keys_are_ignored_if_the_user_says_so() {
+    let patch = json!({"attention_multiplier": 0.5, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}});
+    let keys = ["attention_multiplier", "rope_parameters.partial_rotary_factor"];
+    assert_eq!(warnings_of("goldens/llama", &patch, &keys), [""; 0]);
+    let idle = warnings_of("goldens/llama", &json!({}), &["hidden_size"]);
+    assert!(idle.len() == 1 && idle[0].ends_with("--ignore-key has no effect for hidden_size, which isn't refused"), "{idle:?}");
+    llama_refuses(&patch, Fault::Unsupported, &["2 problems", "--ignore-key attention_multiplier"]);
+}
+
+#[test]
+fn code_of_the_familys_own_name_is_taken_for_transformers_class() {
+    let own = json!({"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "x/y--modeling_phi3.Phi3ForCausalLM"}});
+    let warnings = warnings_of("goldens/phi3", &own, &[]);
+    assert!(warnings.len() == 1 && warnings[0].contains("transformers' built-in Phi3Config, Phi3ForCausalLM"), "{warnings:?}");
+    let foreign = json!({"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling.Phi3SmallForCausalLM"}});
+    let folder = Folder::patched("goldens/phi3", &foreign);
+    refuses("foreign code", &folder, Fault::Unsupported, &["`auto_map`", "(Phi3SmallForCausalLM)", "--ignore-key auto_map"]);
+}
+
 #[test]
 fn rope_reads_alike_in_both_spellings() {
     let none = |theta: f64| (theta, RopeScaling::None);
     let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 32 };
     let parameters = json!({"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4, "original_max_position_embeddings": 32});
+    let dynamic = RopeScaling::Dynamic { factor: 2.0, original: 64 };
     let cases = [
+        (json!({"rope_parameters": null, "rope_scaling": {"type": "dynamic", "factor": 2}}), (1e4, dynamic)),
+        (json!({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 2e4}}), (2e4, dynamic)),
         (json!({"rope_parameters": null}), none(10_000.0)),
         (json!({"rope_parameters": {}}), none(10_000.0)),
         (json!({"rope_parameters": {"rope_theta": 5e5}}), none(5e5)),

@@ -239,7 +239,7 @@ fn what_dlc_cannot_do_is_refused_by_name_all_at_once() {
     let cases = [
         ("dit", json!({"norm_type": "ada_norm"}), vec!["`norm_type` is \"ada_norm\"; dlc knows ada_norm_zero"]),
         ("dit", json!({"norm_elementwise_affine": true}), vec!["`norm_elementwise_affine`"]),
-        ("dit", json!({"activation_fn": "swiglu", "frobnicate": 3}), vec!["2 problems", "`activation_fn` is \"swiglu\"", "`frobnicate` is 3"]),
+        ("dit", json!({"activation_fn": "swiglu", "quant_bits": 3}), vec!["2 problems", "`activation_fn` is \"swiglu\"", "`quant_bits` is 3"]),
         ("dit", json!({"sample_size": 8192, "patch_size": 1}), vec!["`sample_size` gives 67108864 patches"]),
         ("pixart", json!({"attention_type": "gated"}), vec!["`attention_type`"]),
         (

@@ -6,8 +6,9 @@ use dlc_ir::Fault;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
 
+use super::super::{ImportOptions, import_with_sources};
 use super::{Folder, import_folder, open, refuses};
-use crate::checkpoint::StoredType;
+use crate::checkpoint::{Checkpoint, StoredType};
 
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
@@ -98,6 +99,33 @@ fn leftovers_of_old_versions_are_ignored_whatever_their_type() {
     });
     let module = import_folder(&folder).expect("imports");
     assert!(module.weights.entries().all(|(_, w)| !w.name.contains("inv_freq")));
+}
+
+fn warnings(folder: &Folder) -> Vec<String> {
+    let checkpoint = Checkpoint::open(folder.path()).expect("opens");
+    import_with_sources(&checkpoint, &ImportOptions::default()).expect("imports").warnings
+}
+
+#[test]
+fn known_parts_beside_a_model_are_left_out_with_a_warning() {
+    let folder = edited("llama", &json!({}), |t| {
+        for name in
+            ["v_head.summary.weight", "score.weight", "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.1.self_attn.rotary_emb.inv_freq"]
+        {
+            t.insert(name.into(), filled(&[6]));
+        }
+    });
+    let wanted = "tensors that are no part of the model are left out: *.rotary_emb.inv_freq (2), score.weight, v_head.summary.weight";
+    assert_eq!(warnings(&folder), [wanted]);
+    let folder = edited("bert", &json!({}), |t| _ = t.insert("classifier.weight".into(), filled(&[2, 48])));
+    assert_eq!(warnings(&folder), ["tensors that are no part of the model are left out: classifier.weight"]);
+    assert_eq!(warnings(&edited("llama", &json!({}), |_| ())), [""; 0]);
+    let needed = edited("llama", &json!({}), |t| _ = t.remove("model.norm.weight"));
+    let index = r#"{"weight_map":{"model.norm.weight":"model.safetensors","model.embed_tokens.weight":"model.safetensors"}}"#;
+    let sharded = needed.with("model.safetensors.index.json", index.as_bytes());
+    std::fs::rename(sharded.path().join("model.safetensors"), sharded.path().join("one.safetensors")).expect("renames");
+    let sharded = sharded.with("model.safetensors.index.json", index.replace("\"model.safetensors\"", "\"one.safetensors\"").as_bytes());
+    refuses("an index of another revision", &sharded, Fault::BadInput, &["`model.norm.weight` is not in its shard one.safetensors"]);
 }
 
 #[test]

@@ -1,61 +1,29 @@
-//! What chat templates call beside Jinja's own: `raise_exception`, `strftime_now` and Python's way of writing JSON.
+//! What templates call beside Jinja's own functions: `raise_exception` and `strftime_now`.
 
+use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::Kwargs;
 use minijinja::{Error, ErrorKind, Value};
-use serde::Serialize;
-use serde_json::ser::Formatter;
+
+use super::limits::too_much;
+
+/// The longest format of a date.
+const MOST_DIRECTIVES: usize = 1024;
 
 /// A template's way of refusing a conversation.
 pub(super) fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
 }
 
-/// JSON as Python's `json.dumps(..., ensure_ascii=False)` writes it; Jinja's own would escape it for HTML.
-#[expect(clippy::needless_pass_by_value, reason = "minijinja's filters take their keywords so")]
-pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    options.get::<Option<bool>>("ensure_ascii")?;
-    options.assert_all_used()?;
-    let mut text = Vec::new();
-    let written = match indent {
-        Some(width) => {
-            let indent = " ".repeat(width.min(16));
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes())))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, PythonFormatter)),
-    };
-    let bad = |reason: String| Error::new(ErrorKind::BadSerialization, reason);
-    written.map_err(|error| bad(error.to_string()))?;
-    String::from_utf8(text).map(Value::from_safe_string).map_err(|error| bad(error.to_string()))
-}
-
-/// `", "` between elements and `": "` after keys.
-struct PythonFormatter;
-
-impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
-    }
-}
-
 const MONTHS: [&str; 12] = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
 const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
-/// Python's `strftime` for the directives that templates use, in UTC.
+/// Python's `strftime` in UTC; `%-d` leaves out leading zeros.
 pub(super) fn strftime(format: &str, time: SystemTime) -> Result<String, Error> {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = date(days);
+    if format.len() > MOST_DIRECTIVES {
+        return Err(too_much("a very long date"));
+    }
+    let date = Date::new(time);
     let mut text = String::new();
     let mut characters = format.chars();
     while let Some(c) = characters.next() {
@@ -63,31 +31,91 @@ pub(super) fn strftime(format: &str, time: SystemTime) -> Result<String, Error> 
             text.push(c);
             continue;
         }
-        let directive = characters.next().unwrap_or('%');
-        let part = match directive {
-            'Y' => format!("{year:04}"),
-            'y' => format!("{:02}", year % 100),
-            'm' => format!("{month:02}"),
-            'd' => format!("{day:02}"),
-            'H' => format!("{:02}", second / 3600),
-            'I' => format!("{:02}", (second / 3600 + 11) % 12 + 1),
-            'M' => format!("{:02}", second / 60 % 60),
-            'S' => format!("{:02}", second % 60),
-            'p' => (if second < 43_200 { "AM" } else { "PM" }).to_owned(),
-            'B' => MONTHS[month as usize - 1].to_owned(),
-            'b' => MONTHS[month as usize - 1][..3].to_owned(),
-            'A' => DAYS[(days % 7) as usize].to_owned(),
-            'a' => DAYS[(days % 7) as usize][..3].to_owned(),
-            '%' => "%".to_owned(),
-            other => return Err(Error::new(ErrorKind::InvalidOperation, format!("strftime_now doesn't know %{other}"))),
-        };
-        text.push_str(&part);
+        match characters.next() {
+            Some('-') => {
+                let part = date.part(characters.next().unwrap_or('%'))?;
+                let short = part.trim_start_matches('0');
+                text.push_str(if short.is_empty() { "0" } else { short });
+            }
+            directive => text.push_str(&date.part(directive.unwrap_or('%'))?),
+        }
     }
     Ok(text)
 }
 
+struct Date {
+    /// Since 1970-01-01.
+    days: u64,
+    second: u64,
+    year: u64,
+    month: u64,
+    day: u64,
+}
+
+impl Date {
+    fn new(time: SystemTime) -> Self {
+        let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        let (year, month, day) = civil(days);
+        Self { days, second, year, month, day }
+    }
+
+    fn part(&self, directive: char) -> Result<String, Error> {
+        let Self { days, second, year, month, day } = *self;
+        let (hour, minute) = (second / 3600, second / 60 % 60);
+        let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
+        // From Monday.
+        let weekday = (days + 3) % 7;
+        let combined = |directives: &str| {
+            directives.split(' ').try_fold(String::new(), |mut text, part| {
+                let _ = write!(text, "{}{}", self.part(part.chars().next().unwrap_or('%'))?, &part[1..]);
+                Ok::<_, Error>(text)
+            })
+        };
+        Ok(match directive {
+            'Y' => format!("{year:04}"),
+            'y' => format!("{:02}", year % 100),
+            'C' => format!("{:02}", year / 100),
+            'm' => format!("{month:02}"),
+            'd' => format!("{day:02}"),
+            'e' => format!("{day:2}"),
+            'j' => format!("{:03}", days - days_before(year) + 1),
+            'H' => format!("{hour:02}"),
+            'I' => format!("{:02}", (hour + 11) % 12 + 1),
+            'M' => format!("{minute:02}"),
+            'S' => format!("{:02}", second % 60),
+            'f' => "000000".to_owned(),
+            'p' => (if second < 43_200 { "AM" } else { "PM" }).to_owned(),
+            'B' => month_name.to_owned(),
+            'b' | 'h' => month_name[..3].to_owned(),
+            'A' => day_name.to_owned(),
+            'a' => day_name[..3].to_owned(),
+            'u' => (weekday + 1).to_string(),
+            'w' => ((weekday + 1) % 7).to_string(),
+            'Z' => "UTC".to_owned(),
+            'z' => "+0000".to_owned(),
+            'F' => combined("Y- m- d")?,
+            'T' | 'X' => combined("H: M: S")?,
+            'R' => combined("H: M")?,
+            'D' | 'x' => combined("m/ d/ y")?,
+            'c' => format!("{} {} {} {} {year:04}", self.part('a')?, self.part('b')?, self.part('e')?, self.part('T')?),
+            's' => (days * 86_400 + second).to_string(),
+            'n' => "\n".to_owned(),
+            't' => "\t".to_owned(),
+            '%' => "%".to_owned(),
+            other => return Err(Error::new(ErrorKind::InvalidOperation, format!("strftime_now doesn't know %{other}"))),
+        })
+    }
+}
+
+/// Days from 1970-01-01 to the first of a year.
+fn days_before(year: u64) -> u64 {
+    let before = year - 1;
+    before * 365 + before / 4 - before / 100 + before / 400 - 719_162
+}
+
 /// Year, month and day of a day after 1970-01-01 (Howard Hinnant's `civil_from_days`).
-fn date(days: u64) -> (u64, u64, u64) {
+fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -105,12 +133,16 @@ mod tests {
 
     #[test]
     fn dates_are_written_as_python_writes_them() {
-        for (seconds, expected) in
-            [(0, "Thu 01 Jan 1970, 12:00 AM"), (951_782_400, "Tue 29 Feb 2000, 12:00 AM"), (1_735_689_599, "Tue 31 Dec 2024, 11:59 PM")]
-        {
+        for (seconds, expected) in [
+            (0, "Thu 01 Jan 1970, 12:00 AM, 001 4"),
+            (951_782_400, "Tue 29 Feb 2000, 12:00 AM, 060 2"),
+            (1_735_689_599, "Tue 31 Dec 2024, 11:59 PM, 366 2"),
+        ] {
             let time = UNIX_EPOCH + Duration::from_secs(seconds);
-            assert_eq!(strftime("%a %d %b %Y, %I:%M %p", time).unwrap(), expected);
+            assert_eq!(strftime("%a %d %b %Y, %I:%M %p, %j %w", time).unwrap(), expected);
         }
+        let time = UNIX_EPOCH + Duration::from_secs(951_782_465);
+        assert_eq!(strftime("%F %T %D|%-d.%-m.%y|%c", time).unwrap(), "2000-02-29 00:01:05 02/29/00|29.2.00|Tue Feb 29 00:01:05 2000");
         assert!(strftime("%Q", UNIX_EPOCH).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use dlc_ir::{Diffusion, SamplingPlan};
 
-use crate::runtime::bundle::read_capped;
+use crate::files::read_document;
 use crate::runtime::{Bundle, Result, RuntimeError, SchedulerKind, parse_scheduler_config, sampling_plan};
 
 const CONFIG: &str = "scheduler_config.json";
@@ -83,8 +83,7 @@ fn plan(bundle: &Bundle, kind: Option<SchedulerKind>, steps: usize) -> Result<(S
         RuntimeError::unsupported(bundle.folder().display().to_string(), reason, fix)
     };
     let path = bundle.side_file(CONFIG).ok_or_else(missing)?;
-    let text = String::from_utf8(read_capped(&path, CONFIG_CAP)?).map_err(|_| RuntimeError::file(&path, "isn't UTF-8"))?;
-    let config = parse_scheduler_config(&text)?;
+    let config = parse_scheduler_config(&read_document(&path, CONFIG_CAP)?)?;
     let plan = sampling_plan(&config, kind, steps)?;
     // A plan is there, so the configuration names a scheduler that dlc has, unless one was asked for.
     let own = || config.get("_class_name").and_then(|class| SchedulerKind::from_name(class.as_str()?).ok());

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::runtime::bundle::read_capped;
+use crate::files::read_input;
 use crate::runtime::{Result, RuntimeError};
 
 /// The largest file that is read.
@@ -27,7 +27,7 @@ pub struct FloatTensor {
 /// # Errors
 /// [`RuntimeError::File`] for a file that is no safetensors, or larger than a gigabyte, or holds other numbers than floats and integers.
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, FloatTensor>> {
-    let bytes = read_capped(path, CAP)?;
+    let bytes = read_input(path, CAP)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| RuntimeError::file(path, format!("isn't a safetensors file: {error}")))?;
     let convert = |(name, view): (String, TensorView<'_>)| {
         let data = floats(&view).ok_or_else(|| RuntimeError::file(path, format!("`{name}` holds {:?}; floats are read", view.dtype())))?;

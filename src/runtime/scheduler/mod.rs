@@ -25,7 +25,7 @@ pub use guidance::OutputLayout;
 pub use state::SamplerState;
 
 use super::Result;
-use reader::{ConfigReader, shown};
+use reader::ConfigReader;
 
 /// The most steps that a plan is made for.
 const MOST_STEPS: usize = 10_000;

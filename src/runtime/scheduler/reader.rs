@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::error::{SchedulerError, SchedulerProblem};
 use super::nearest;
+use crate::printable::shown;
 
 /// Keys that some scheduler of diffusers has, and keys of older versions that never changed what a deterministic one computes.
 const KNOWN: &[&str] = &[
@@ -156,17 +157,4 @@ impl<'a> ConfigReader<'a> {
 /// A value as messages show it.
 pub(super) fn show(value: &Value) -> String {
     shown(&value.to_string())
-}
-
-/// Text of a file as messages may show it: control characters escaped, long text cut.
-pub(super) fn shown(text: &str) -> String {
-    const LONGEST: usize = 120;
-    let mut cut = String::new();
-    for c in text.chars().take(LONGEST) {
-        if matches!(c, '"' | '\'' | '\\') { cut.push(c) } else { cut.extend(c.escape_debug()) }
-    }
-    if text.chars().nth(LONGEST).is_some() {
-        cut.push_str("...");
-    }
-    cut
 }

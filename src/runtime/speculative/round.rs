@@ -2,13 +2,14 @@
 //!
 //! How many there are depends on the prefix and on earlier rounds alone, never on a token drawn in this one.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use super::super::sampler::{is_runner_up, top_probability};
-use super::super::{Distribution, Logits, Result, TokenModel};
+use super::super::{Distribution, Logits, Result, RuntimeError, TokenModel};
 use super::length::{MOST, Plan};
 use super::lookup::{Match, continuation};
-use super::{Decoder, SourceStats, Stats, is_set};
+use super::{Decoder, History, SourceStats, Stats, is_set};
 
 /// A guessed token.
 #[derive(Debug)]
@@ -44,10 +45,13 @@ impl Decoder<'_> {
         tokens.extend(proposals.iter().map(|proposal| proposal.token));
         let logits = self.target.extend(&tokens, proposals.len() + 1)?;
 
+        let mut history = History::new(&self.options, self.prompt, &self.sequence);
         let mut decided = Vec::with_capacity(proposals.len() + 1);
         let (mut rejected, mut runner_up) = (false, false);
         for (i, proposal) in proposals.iter().enumerate() {
-            let instead = self.sampler.judge(logits.row(i), position + i, proposal.token, proposal.q.as_ref())?;
+            let row = history.process(logits.row(i)).ok_or_else(|| nothing_left(position + i))?;
+            let instead = self.sampler.judge(&row, position + i, proposal.token, proposal.q.as_ref())?;
+            history.push(proposal.token);
             rejected = instead.is_some();
             match source {
                 Source::Lookup(place) => self.planner.learn_lookup(place.length, !rejected),
@@ -61,7 +65,9 @@ impl Decoder<'_> {
         }
         let tested = decided.len();
         if !rejected {
-            decided.push(self.sampler.propose(logits.row(proposals.len()), position + proposals.len())?.0);
+            let position = position + proposals.len();
+            let row = history.process(logits.row(proposals.len())).ok_or_else(|| nothing_left(position))?;
+            decided.push(self.sampler.propose(&row, position)?.0);
         }
         stats.verify_time += started.elapsed();
         let judged = SourceStats {
@@ -120,7 +126,7 @@ impl Decoder<'_> {
 
     /// Lets the draft propose. On trial it goes on to the end of the plan.
     fn draft(&mut self, plan: Plan, tried: bool, pending: usize, room: usize) -> Result<(Source, Vec<Proposal>)> {
-        let Self { target, draft, planner, options, sequence, sampler, .. } = self;
+        let Self { target, draft, planner, options, sequence, sampler, prompt, .. } = self;
         let (mut proposals, mut steps, mut reach) = (Vec::new(), 0, 1.0);
         let Some(draft) = draft.as_deref_mut().filter(|_| plan.tokens > 0) else {
             return Ok((Source::Draft { pending: 0, steps: 0 }, proposals));
@@ -131,17 +137,22 @@ impl Decoder<'_> {
         draft.adopt(target.len())?;
         // At first the draft lacks the last decided token, and those before it that it didn't propose itself.
         let mut unread = sequence[draft.len()..].to_vec();
+        let mut history = History::new(options, *prompt, sequence);
         while proposals.len() < most && !is_set(options.cancel.as_deref()) {
             let Some(logits) = read(draft, &unread, options.prefill_chunk)? else { break };
             let position = draft.len() - 1;
             steps += 1;
-            let confidence = if asked { top_probability(logits.row(0), position)? } else { 1.0 };
+            // A draft that knows no token that may stand here has nothing to propose.
+            let Some(row) = history.process(logits.row(0)) else { break };
+            let confidence = if asked { top_probability(&row, position)? } else { 1.0 };
             let (worthwhile, further) = if adapts { planner.go_on(plan, proposals.len(), confidence, &mut reach) } else { (true, true) };
             if !worthwhile || confidence < options.draft_confidence {
                 break;
             }
-            let (token, q) = sampler.propose(logits.row(0), position)?;
-            let logits = q.is_none().then_some(logits);
+            let (token, q) = sampler.propose(&row, position)?;
+            let row = if let Cow::Owned(row) = row { Some(row) } else { None };
+            let logits = q.is_none().then(|| row.map_or(logits, |row| Logits::new(row.len(), row)));
+            history.push(token);
             proposals.push(Proposal { token, q, confidence, logits });
             if !further {
                 break;
@@ -150,6 +161,12 @@ impl Decoder<'_> {
         }
         Ok((Source::Draft { pending, steps }, proposals))
     }
+}
+
+fn nothing_left(position: usize) -> RuntimeError {
+    RuntimeError::Input(format!(
+        "the rules for choosing tokens leave none at position {position}: every one is suppressed, banned or a repetition; relax them"
+    ))
 }
 
 /// Reads `tokens`, some at a time, and returns the logits behind the last; None without tokens.

@@ -11,7 +11,8 @@ use proptest::prelude::*;
 
 use super::length::MOST;
 use super::*;
-use crate::runtime::Logits;
+use crate::runtime::processors::Place;
+use crate::runtime::{Logits, LogitsProcessors};
 
 /// A model without weights. Its cache is the list of tokens it was fed.
 #[derive(Debug, Clone)]
@@ -109,6 +110,13 @@ fn costs(draft: f64) -> CostTable {
     CostTable { draft, ..CostTable::default() }
 }
 
+/// The scores behind `sequence` as a token is chosen by them.
+fn processed(target: &Fake, sequence: &[u32], prompt: usize, options: &DecodeOptions) -> Vec<f32> {
+    let scores = target.scores(sequence);
+    let place = Place { text: sequence, prompt, most: prompt + options.max_tokens };
+    options.processors.process(&scores, place).to_vec()
+}
+
 /// Greedy decoding as one would write it without a cache.
 fn reference(target: &Fake, prompt: &[u32], options: &DecodeOptions) -> (Vec<u32>, StopReason) {
     let mut sequence = prompt.to_vec();
@@ -119,7 +127,7 @@ fn reference(target: &Fake, prompt: &[u32], options: &DecodeOptions) -> (Vec<u32
         if sequence.len() == target.context {
             return (sequence.split_off(prompt.len()), StopReason::ContextFull);
         }
-        let scores = target.scores(&sequence);
+        let scores = processed(target, &sequence, prompt.len(), options);
         let best = (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap() as u32;
         if options.stop_tokens.contains(&best) {
             return (sequence.split_off(prompt.len()), StopReason::StopToken(best));
@@ -165,6 +173,33 @@ proptest! {
     }
 
     #[test]
+    fn greedy_output_is_the_targets_for_any_draft_with_processors_on(
+        seeds in any::<(u64, u64)>(),
+        share in prop_oneof![Just(0.0f32), 0.0f32..1.0, Just(1.0)],
+        length in prop_oneof![(1usize..=8).prop_map(DraftLength::Fixed), Just(DraftLength::Adaptive)],
+        lookup in prop_oneof![Just(None), (1usize..4).prop_map(Some)],
+        blind in prop_oneof![Just(0u32), 0u32..32],
+        prompt in prop::collection::vec(0u32..6, 1..12),
+        max_tokens in 1usize..40,
+        processors in some_processors(),
+    ) {
+        let stop_tokens = processors.ends.clone();
+        let options = DecodeOptions { max_tokens, draft_length: length, lookup, costs: costs(0.2), stop_tokens, processors, ..DecodeOptions::default() };
+        let mut target = Fake { sharpness: 4.0, ..Fake::new(seeds.0) };
+        let mut draft = Fake { blind, sharpness: 4.0, ..Fake::new(seeds.1).like(seeds.0, share) };
+        let expected = reference(&target, &prompt, &options);
+        let plain = run(&mut target, None, &prompt, DecodeOptions { lookup: None, ..options.clone() });
+        prop_assert_eq!((&plain.tokens, plain.stop), (&expected.0, expected.1));
+        let speculative = run(&mut target, Some(&mut draft), &prompt, options.clone());
+        prop_assert_eq!((&speculative.tokens, speculative.stop), (&expected.0, expected.1));
+        // A draft whose rows are processed like the target's is as good as the target if it is the target.
+        if share == 1.0 && blind == 0 {
+            let alone = run(&mut target, Some(&mut draft), &prompt, DecodeOptions { lookup: None, ..options }).stats.draft;
+            prop_assert_eq!(alone.accepted, alone.tested);
+        }
+    }
+
+    #[test]
     fn later_turns_read_only_what_is_new(seed in any::<u64>(), gamma in 0usize..6, turns in prop::collection::vec(prop::collection::vec(0u32..6, 1..6), 1..5)) {
         let options = DecodeOptions { max_tokens: 5, draft_length: DraftLength::Fixed(gamma), ..DecodeOptions::default() };
         let (mut target, mut draft, fresh) = (Fake::new(seed), Fake::new(!seed).like(seed, 0.8), Fake::new(seed));
@@ -180,6 +215,32 @@ proptest! {
         let fed: usize = target.passes.iter().sum();
         prop_assert!(fed <= prompt.len() + most, "{} tokens were fed for {}", fed, prompt.len());
     }
+}
+
+/// Processors that leave some token to choose in a vocabulary of 6.
+fn some_processors() -> impl Strategy<Value = LogitsProcessors> {
+    let word = || prop::collection::vec(0u32..6, 2..4);
+    let weights = (prop_oneof![Just(1.0f32), 0.5f32..3.0], prop_oneof![Just(1.0f32), 0.5f32..3.0], prop::collection::vec((word(), -3.0f32..3.0), 0..3));
+    let bans = (prop_oneof![Just(0usize), Just(6)], prop::collection::vec(word(), 0..3), prop::collection::vec(0u32..3, 0..2), prop::collection::vec(0u32..3, 0..2));
+    let ends = (prop_oneof![Just(vec![]), Just(vec![5]), Just(vec![4, 5])], 0usize..12, prop::option::of(0usize..12), prop::option::of((0usize..9, 0.9f64..1.5)));
+    let forced = (prop::option::of(0u32..6), prop_oneof![Just(vec![]), Just(vec![5])]);
+    (weights, bans, ends, forced).prop_map(|(weights, bans, ends, forced)| LogitsProcessors {
+        repetition_penalty: weights.0,
+        encoder_repetition_penalty: weights.1,
+        sequence_bias: weights.2,
+        no_repeat_ngram_size: bans.0,
+        // What begins with 3 stays possible.
+        bad_words_ids: bans.1.into_iter().filter(|word| word[word.len() - 1] != 3).collect(),
+        suppress_tokens: bans.2,
+        begin_suppress_tokens: bans.3,
+        ends: ends.0,
+        min_length: ends.1,
+        min_new_tokens: ends.2,
+        exponential_decay_length_penalty: ends.3,
+        forced_bos_token_id: forced.0.filter(|&token| token == 3),
+        forced_eos_token_id: forced.1,
+        ..LogitsProcessors::default()
+    })
 }
 
 /// Stats of a long greedy text.
@@ -296,6 +357,25 @@ fn the_callback_and_the_flag_end_the_text() {
     let options = DecodeOptions::default();
     let after = decoder.generate(&[1, 2, 3, 4], &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(after.tokens, reference(&Fake::new(1), &[1, 2, 3, 4], &options).0);
+}
+
+#[test]
+fn processors_that_leave_no_token_are_an_error_of_the_rules_and_not_of_the_model() {
+    let processors = LogitsProcessors { suppress_tokens: (0..6).collect(), ..LogitsProcessors::default() };
+    let options = DecodeOptions { processors, ..DecodeOptions::default() };
+    let mut target = Fake::new(1);
+    let error = Decoder::new(&mut target, None, options).unwrap().generate(&[1, 2], &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    assert!(error.contains("leave none at position 1"), "{error}");
+}
+
+#[test]
+fn a_text_ends_at_the_length_of_prompt_and_text_together() {
+    let options = |max_length| DecodeOptions { max_tokens: usize::MAX, max_length: Some(max_length), ..DecodeOptions::default() };
+    let found = run(&mut Fake::new(1), Some(&mut Fake::new(1)), &[1, 2, 3], options(9));
+    assert_eq!((found.tokens.len(), found.stop), (6, StopReason::MaxTokens));
+    let mut target = Fake::new(1);
+    let error = Decoder::new(&mut target, None, options(3)).unwrap().generate(&[1, 2, 3], &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(error.to_string().contains("3 tokens") && error.to_string().contains("max_length"), "{error}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, WeightId};
 
@@ -152,6 +153,19 @@ impl<'a> Context<'a> {
         self.forms.insert((value, form), name);
     }
 
+    /// Lets `name`, with the value's own shape, stand for `value` from now on; returns the forms that it had.
+    pub fn stand_in(&mut self, value: ValueId, name: Name) -> Vec<(Form, Name)> {
+        let forms = self.forms.extract_if(forms_of(value), |_, _| true).map(|((_, form), name)| (form, name)).collect();
+        self.define(value, Form::Full, name);
+        forms
+    }
+
+    /// Undoes [`stand_in`](Self::stand_in).
+    pub fn put_back(&mut self, value: ValueId, forms: Vec<(Form, Name)>) {
+        self.forms.extract_if(forms_of(value), |_, _| true).for_each(drop);
+        self.forms.extend(forms.into_iter().map(|(form, name)| ((value, form), name)));
+    }
+
     pub fn has(&self, value: ValueId, form: Form) -> bool {
         self.forms.contains_key(&(value, form)) || form == Form::Flat && self.ty(value).shape.rank() == 2
     }
@@ -207,7 +221,7 @@ impl<'a> Context<'a> {
 
     /// A form in which `value` stands already, its own shape if possible.
     fn any_form(&self, value: ValueId) -> Result<(Form, Name), ExportError> {
-        let mut forms = self.forms.range((value, Form::Full)..=(value, Form::Heads(usize::MAX)));
+        let mut forms = self.forms.range(forms_of(value));
         let found = forms.next().map(|((_, form), name)| (*form, name.clone()));
         found.ok_or_else(|| ExportError::module("", format!("{value} is read before it is made")))
     }
@@ -296,6 +310,11 @@ impl<'a> Context<'a> {
         }
         types
     }
+}
+
+/// The keys of all forms of `value`.
+fn forms_of(value: ValueId) -> RangeInclusive<(ValueId, Form)> {
+    (value, Form::Full)..=(value, Form::Heads(usize::MAX))
 }
 
 /// The axes of a value that stands in the graph in a form.

@@ -10,6 +10,7 @@ mod image;
 mod masks;
 mod onnx23;
 mod ort;
+mod padding;
 mod portable;
 mod quantized;
 mod relative;
@@ -55,18 +56,29 @@ pub(crate) struct Lowered {
 pub(crate) fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
     let mut cx = Context::new(graph, target)?;
     let folds = if target.profile == Profile::Ort { ort::Folds::find(graph, target.caches) } else { ort::Folds::default() };
+    let rows = if target.caches == CacheLayout::InPlace { padding::Rows::find(graph) } else { None };
+    if let Some(rows) = &rows {
+        let lowered = graph.nodes().filter(|(id, _)| !folds.rope_is_fused(*id));
+        rows.order(&mut cx, &lowered.flat_map(|(_, node)| &node.inputs).copied().collect())?;
+    }
     for (id, node) in graph.nodes() {
+        let restored = rows.as_ref().map_or(Ok(None), |rows| rows.restored(&mut cx, id, node))?;
+        let given = restored.map(|(value, name)| (value, cx.stand_in(value, name)));
         let outer = cx.enter_node(id);
         lower_node(&mut cx, &folds, id, node).map_err(|error| locate(error, &cx, id, node))?;
         cx.b.enter(outer);
+        if let Some((value, forms)) = given {
+            cx.put_back(value, forms);
+        }
     }
     cx.finish_outputs()?;
     Ok(finish(cx))
 }
 
-/// How the caches of a bundle pass from run to run: in place if the profile and the width of every head allow it.
+/// How the caches of a bundle pass from run to run: in place if the profile, the width of every head and the way of its tokens allow it.
 pub(crate) fn cache_layout(graphs: &[Graph], profile: Profile) -> CacheLayout {
-    if profile == Profile::Ort && graphs.iter().all(ort::takes_grouped_attention) { CacheLayout::InPlace } else { CacheLayout::Appended }
+    let fits = |graph| ort::takes_grouped_attention(graph) && padding::Rows::find(graph).is_some();
+    if profile == Profile::Ort && graphs.iter().all(fits) { CacheLayout::InPlace } else { CacheLayout::Appended }
 }
 
 fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node) -> Result<(), ExportError> {

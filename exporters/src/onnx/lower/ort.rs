@@ -2,17 +2,18 @@
 //! norms that follow no sum; `SimplifiedLayerNormalization` stands in ai.onnx for ONNX Runtime alone, and no checker knows it there).
 //!
 //! `GroupQueryAttention` rotates queries and keys itself and counts positions from the cache, so rotary nodes and `position_ids` fall
-//! away. It takes the mask as lengths: per row, tokens are the first entries of the cache, padding comes after them. With more than one
+//! away. It takes the mask as lengths: per row, tokens are the first entries of the cache, see [`padding`](super::padding). With more than one
 //! row it takes several tokens only on an empty cache. Heads whose width isn't a multiple of 8 it doesn't take at all: such graphs get ai.onnx
 //! `Attention`, and caches that are appended to. It rotates heads in multiples of 16 only; others are rotated before it.
 
 use std::collections::HashMap;
 
-use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, ValueId};
+use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, RopeScaling, ValueId};
 
 use super::super::builder::Name;
 use super::super::proto::INT32;
 use super::context::{Context, Form};
+use super::padding::last_entry;
 use super::shared::{define_full, rope_name};
 use crate::error::ExportError;
 use crate::manifest::CacheLayout;
@@ -61,7 +62,7 @@ impl Folds {
         self.norm_after.get(&add).copied()
     }
 
-    /// Folds the rotations of queries and keys if they are equal, of the graph's own positions, read by nothing else, and such as the operator
+    /// Folds the rotations of queries and keys if they are equal, of the graph's own positions, read by nothing else, fixed, and such as the operator
     /// takes: heads in multiples of 16, of which multiples of 16 are rotated.
     fn fold_rope(&mut self, graph: &Graph, id: NodeId, node: &Node) {
         let rotation = |at: usize| {
@@ -71,7 +72,9 @@ impl Folds {
             let own = graph.find_input("position_ids").is_some_and(|i| *positions == Operand::Value(i.value));
             let head_dim = graph.value(value).ty.shape.last().and_then(Dim::known)? / rope.heads;
             let fits = head_dim % 16 == 0 && rope.rotated(head_dim) % 16 == 0;
-            (own && fits && readers(graph, value) == 1).then_some((maker, rope))
+            // The operator's tables don't change with the length.
+            let fixed = !matches!(rope.scaling, RopeScaling::Dynamic { .. });
+            (own && fits && fixed && readers(graph, value) == 1).then_some((maker, rope))
         };
         let (Some((q_node, q)), Some((k_node, k))) = (rotation(0), rotation(1)) else { return };
         if q.theta.to_bits() == k.theta.to_bits() && q.scaling == k.scaling {
@@ -97,7 +100,8 @@ impl Folds {
     }
 }
 
-fn maker(graph: &Graph, operand: Operand) -> Option<(NodeId, ValueId)> {
+/// The node that makes `operand`, and the value.
+pub(super) fn maker(graph: &Graph, operand: Operand) -> Option<(NodeId, ValueId)> {
     let Operand::Value(value) = operand else { return None };
     match graph.value(value).def {
         Def::Node(node, _) => Some((node, value)),
@@ -106,7 +110,7 @@ fn maker(graph: &Graph, operand: Operand) -> Option<(NodeId, ValueId)> {
 }
 
 /// How often a value is read, outputs included.
-fn readers(graph: &Graph, value: ValueId) -> usize {
+pub(super) fn readers(graph: &Graph, value: ValueId) -> usize {
     let by_nodes = graph.nodes().flat_map(|(_, n)| &n.inputs).filter(|i| **i == Operand::Value(value)).count();
     by_nodes + graph.outputs().iter().filter(|o| o.value == value).count()
 }
@@ -186,7 +190,8 @@ pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Att
     };
     let (q, k) = (before(cx, 0)?, before(cx, 1)?);
     let (dtype, head_dim) = (cx.ty(q).dtype, cx.width(q)? / attention.heads);
-    let [last, total] = lengths(cx, cx.value_at(node, 3)?)?;
+    let mask = cx.value_at(node, 3)?;
+    let (last, total) = (last_entry(cx, mask, &cx.ty(q).shape.0[1].clone())?, total(cx, mask)?);
     let mut inputs = vec![cx.full(q)?, cx.full(k)?, cx.operand(node, 2)?, cx.operand(node, 4)?, cx.operand(node, 5)?, last, total];
     if let Some(rope) = rope {
         if cx.target.context_length > MAX_POSITIONS {
@@ -215,21 +220,14 @@ pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Att
     Ok(())
 }
 
-/// The index of each row's last token, `i32 [batch]`, and the length of the longest row, `i32 []`.
-fn lengths(cx: &mut Context<'_>, mask: ValueId) -> Result<[Name; 2], ExportError> {
-    let last = cx.once(&format!("{}/last", cx.full_name(mask)), |cx| {
-        let (mask, axis, one) = (cx.full(mask)?, cx.b.ints(&[1]), cx.b.int(1));
-        let count = cx.b.op("ReduceSum", &[&mask, &axis]).int("keepdims", 0).out();
-        let last = cx.b.op("Sub", &[&count, &one]).out();
-        Ok(cx.b.op("Cast", &[&last]).int("to", INT32).out())
-    })?;
-    let total = cx.once(&format!("{}/total", cx.full_name(mask)), |cx| {
+/// The length of the mask, `i32 []`.
+fn total(cx: &mut Context<'_>, mask: ValueId) -> Result<Name, ExportError> {
+    cx.once(&format!("{}/total", cx.full_name(mask)), |cx| {
         let (mask, one) = (cx.full(mask)?, cx.b.int(1));
         let shape = cx.b.op("Shape", &[&mask]).out();
         let total = cx.b.op("Gather", &[&shape, &one]).int("axis", 0).out();
         Ok(cx.b.op("Cast", &[&total]).int("to", INT32).out())
-    })?;
-    Ok([last, total])
+    })
 }
 
 /// Cosines or sines for every position, `[context_length, head_dim / 2]`, from the weight file.

@@ -9,12 +9,12 @@ const SAMPLES: usize = 100_000;
 const PROMPT: [u32; 5] = [3, 1, 4, 3, 1];
 
 /// Probabilities of all continuations of `prefix` by `count` tokens when each is sampled plainly, by ascending ids.
-fn plain_joint(target: &Fake, sampler: &Sampler, prefix: &[u32], count: usize) -> Vec<f64> {
+fn plain_joint(target: &Fake, sampler: &Sampler, options: &DecodeOptions, prefix: &[u32], count: usize) -> Vec<f64> {
     if count == 0 {
         return vec![1.0];
     }
-    let next = sampler.distribution(&target.scores(prefix), 0).unwrap();
-    let after = |token: u32| plain_joint(target, sampler, &[prefix, &[token]].concat(), count - 1);
+    let next = sampler.distribution(&processed(target, prefix, PROMPT.len(), options), 0).unwrap();
+    let after = |token: u32| plain_joint(target, sampler, options, &[prefix, &[token]].concat(), count - 1);
     (0..VOCAB as u32).flat_map(|token| after(token).into_iter().map(|p| p * next.probability(token)).collect::<Vec<_>>()).collect()
 }
 
@@ -34,9 +34,9 @@ fn check_fit(found: &[usize], expected: &[f64], what: &str) {
 fn check_joint(sampling: &SamplingOptions, drafting: &DecodeOptions, draft: Option<&mut Fake>) -> Stats {
     let mut target = Fake { vocab: VOCAB, ..Fake::new(11) };
     let plain = Sampler::new(sampling.clone()).unwrap();
-    let expected: Vec<f64> = plain_joint(&target, &plain, &PROMPT, TOKENS).into_iter().map(|p| p * SAMPLES as f64).collect();
-    let what = format!("{sampling:?} {drafting:?} {draft:?}");
     let options = DecodeOptions { max_tokens: TOKENS + 2, sampling: sampling.clone(), ..drafting.clone() };
+    let expected: Vec<f64> = plain_joint(&target, &plain, &options, &PROMPT, TOKENS).into_iter().map(|p| p * SAMPLES as f64).collect();
+    let what = format!("{sampling:?} {drafting:?} {draft:?}");
     let mut decoder = Decoder::new(&mut target, draft.map(|draft| draft as &mut dyn TokenModel), options).unwrap();
     let mut found = vec![0; expected.len()];
     let mut stats = Stats::default();
@@ -58,7 +58,7 @@ fn check_speculative(sampling: &SamplingOptions, drafting: &DecodeOptions, draft
 }
 
 fn sampled(temperature: f32, top_k: usize, top_p: f32) -> SamplingOptions {
-    SamplingOptions { temperature, top_k, top_p, seed: 5 }
+    SamplingOptions { temperature, top_k, top_p, seed: 5, ..SamplingOptions::default() }
 }
 
 #[test]
@@ -92,5 +92,25 @@ fn sampled_output_has_the_targets_distribution_with_lookups_adaptive_lengths_and
     ] {
         let drafting = DecodeOptions { draft_length, lookup, costs: costs(cost), ..DecodeOptions::default() };
         check_speculative(&sampling, &drafting, &mut Fake { vocab: VOCAB, blind, ..Fake::new(99) }.like(11, 0.7));
+    }
+}
+
+#[test]
+fn sampled_output_has_the_targets_distribution_with_processors_and_every_cut() {
+    let processors = LogitsProcessors {
+        repetition_penalty: 1.6,
+        sequence_bias: vec![(vec![1, 2], 1.5), (vec![0], -0.5)],
+        bad_words_ids: vec![vec![3, 3], vec![2, 1]],
+        no_repeat_ngram_size: 3,
+        min_new_tokens: Some(1),
+        ends: vec![4],
+        begin_suppress_tokens: vec![0],
+        exponential_decay_length_penalty: Some((0, 1.3)),
+        ..LogitsProcessors::default()
+    };
+    let cuts = SamplingOptions { min_p: 0.05, typical_p: 0.95, epsilon_cutoff: 0.02, eta_cutoff: 0.02, top_h: Some(0.99), ..sampled(1.1, 4, 0.95) };
+    for (sampling, lookup) in [(sampled(0.9, 0, 1.0), None), (sampled(1.0, 0, 1.0), Some(1)), (cuts, None)] {
+        let drafting = DecodeOptions { draft_length: DraftLength::Fixed(3), lookup, processors: processors.clone(), ..DecodeOptions::default() };
+        check_speculative(&sampling, &drafting, &mut Fake { vocab: VOCAB, ..Fake::new(99) }.like(11, 0.6));
     }
 }

@@ -1,0 +1,94 @@
+//! Batches of unequal sequences, padded on either side and then continued, as other people's runtimes run them.
+
+use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
+use dlc_exporters::manifest::Profile;
+use dlc_ir::DType;
+
+use super::golden::{Feed, Golden, TOLERANCE};
+use super::session::{export, run_once};
+
+/// Tokens of the first sequence before it is continued; of the others.
+const LENGTHS: [usize; 3] = [9, 6, 6];
+/// How many tokens come after, one by one.
+const STEPS: usize = 3;
+
+/// A row: its tokens so far, and the places that it takes, of which 1 is a token and 0 padding.
+struct Row {
+    tokens: Vec<i64>,
+    mask: Vec<i64>,
+}
+
+impl Row {
+    /// Positions count tokens; padding gets any.
+    fn positions(&self) -> Vec<i64> {
+        let counts = self.mask.iter().scan(0, |count, &m| {
+            *count += m;
+            Some((*count - 1).max(0))
+        });
+        counts.collect()
+    }
+
+    fn alone(&self) -> Feed {
+        let n = self.tokens.len();
+        Feed { shape: [1, n], ids: self.tokens.clone(), mask: vec![1; n], positions: (0..n as i64).collect() }
+    }
+}
+
+/// Fails unless each row of a batch says what it says alone: a whole one, one padded on the left, one on the right.
+pub fn check_padding(backend: &Backend, name: &'static str, profile: Profile) -> Result<(), String> {
+    let golden = Golden::read(name);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("bundle");
+    export(&golden.module(DType::F32), profile, &out);
+    let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
+    let weights = SharedWeights::open(&bundle, backend).map_err(|e| e.to_string())?;
+    let mut session = Session::load(backend, &bundle, "target", weights.as_ref(), &SessionOptions::default()).map_err(|e| e.to_string())?;
+    let padding = LENGTHS[0] - LENGTHS[1];
+    let mut rows = [(0, 0), (padding, 0), (0, padding)].map(|(before, after)| {
+        let tokens = golden.ids[before + after..LENGTHS[0]].to_vec();
+        Row { mask: [vec![0; before], vec![1; tokens.len()], vec![0; after]].concat(), tokens }
+    });
+    let mut caches = vec![];
+    for step in 0..=STEPS {
+        let fresh = if step == 0 { LENGTHS[0] } else { 1 };
+        for row in rows.iter_mut().filter(|_| step > 0) {
+            row.tokens.push(golden.ids[LENGTHS[0] + step]);
+            row.mask.push(1);
+        }
+        caches = run_once(&bundle, &mut session, &batch(&rows, fresh), &caches)?;
+        let logits = logits_of(&caches);
+        let vocab = logits.len() / (rows.len() * fresh);
+        for (r, row) in rows.iter().enumerate() {
+            let alone = logits_of(&run_once(&bundle, &mut session, &row.alone(), &[])?);
+            let places = (row.mask.len() - fresh..row.mask.len()).filter(|&at| row.mask[at] == 1);
+            for at in places {
+                let here = (r * fresh + at + fresh - row.mask.len()) * vocab;
+                let there = row.positions()[at] as usize * vocab;
+                let worst = logits[here..][..vocab].iter().zip(&alone[there..][..vocab]).map(|(a, b)| (a - b).abs());
+                let worst = worst.fold(0f32, |worst, e| if e.is_nan() { f32::INFINITY } else { worst.max(e) });
+                if worst > TOLERANCE {
+                    return Err(format!("{name}, step {step}, row {r}, place {at}: off by {worst:e}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The last `fresh` places of every row. A place of padding gets a token that the row doesn't have there.
+fn batch(rows: &[Row], fresh: usize) -> Feed {
+    let mut feed = Feed { shape: [rows.len(), fresh], ids: vec![], mask: vec![], positions: vec![] };
+    for row in rows {
+        let positions = row.positions();
+        for at in row.mask.len() - fresh..row.mask.len() {
+            feed.ids.push(if row.mask[at] == 1 { row.tokens[positions[at] as usize] } else { 1 });
+            feed.positions.push(positions[at]);
+        }
+        feed.mask.extend(&row.mask);
+    }
+    feed
+}
+
+fn logits_of(outputs: &[(String, HostTensor)]) -> Vec<f32> {
+    outputs.iter().find(|(n, _)| n == "logits").unwrap().1.to_f32().unwrap()
+}
