@@ -34,17 +34,15 @@ exec "$@" -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-
 WRAPPER
 chmod +x "$wrapper"
 
-cargo build --locked --quiet -p dlc-fuzz --bin seeds
-for target in "${targets[@]}"; do
-  mkdir -p "$root/$target/corpus"
-  target/debug/seeds "$target" "$root/$target/corpus"
-done
-RUSTC_WORKSPACE_WRAPPER=$wrapper cargo build --locked --quiet -p dlc-fuzz --features libfuzzer --bin fuzz
+export RUSTC_WORKSPACE_WRAPPER=$wrapper
+fuzzer=$(cargo test --locked --workspace --features dlc-fuzz/libfuzzer --test fuzz --no-run --message-format json |
+  sed -n 's/.*"name":"fuzz".*"executable":"\([^"]*\)".*/\1/p')
 
 # A run ends at 2 GB of memory, and where one input takes 10 s.
 fuzz() {
   local log=$root/$1/log
-  if DLC_FUZZ_TARGET=$1 target/debug/fuzz -seed=11 "$bound" -rss_limit_mb=2048 -timeout=10 -max_len=65536 -print_final_stats=1 \
+  mkdir -p "$root/$1/corpus"
+  if DLC_FUZZ_TARGET=$1 DLC_FUZZ_CORPUS=$root/$1/corpus "$fuzzer" -seed=11 "$bound" -rss_limit_mb=2048 -timeout=10 -max_len=65536 -print_final_stats=1 \
     -artifact_prefix="$root/$1/" "$root/$1/corpus" >"$log" 2>&1; then
     echo "$1: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") inputs, none broke it"
   else
@@ -52,6 +50,6 @@ fuzz() {
   fi
 }
 export -f fuzz
-export root bound
+export root bound fuzzer
 printf '%s\n' "${targets[@]}" | xargs -P 2 -I{} bash -c 'fuzz {}'
 rm -rf /dev/shm/dlc-fuzz-*

@@ -19,3 +19,4 @@ pub mod pipeline;
 mod printable;
 pub mod report;
 pub mod runtime;
+mod yaml;

@@ -159,3 +159,17 @@ fn the_cases_mean_the_ops_that_the_loops_follow() {
     let op = case.graph.nodes().map(|(_, n)| n.op.clone()).next();
     assert_eq!(op, Some(Op::Attention(Attention { heads: 4, kv_heads: 2, scale: 0.7, window: Some(2), softcap: None, causal: true })));
 }
+
+/// As transformers writes it: the base times `(factor * length / trained - (factor - 1)) ^ (dim / (dim - 2))`.
+#[test]
+fn a_dynamic_base_grows_with_the_length() {
+    let rope = Rope { heads: 2, rotary_dim: None, theta: 10_000.0, scaling: RopeScaling::Dynamic { factor: 2.0, original: 64 } };
+    for length in [1, 64, 65, 100, 640] {
+        let grown = 2.0 * f64::from(length.max(64)) / 64.0 - 1.0;
+        let base = 10_000.0 * grown.powf(8.0 / 6.0);
+        for (i, found) in rope.frequencies_at(8, length as usize).into_iter().enumerate() {
+            let expected = base.powf(-2.0 * i as f64 / 8.0);
+            assert!((f64::from(found) - expected).abs() <= 1e-6 * expected, "{length}, {i}: {found}, not {expected}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Writes a checkpoint like another one, with other values in some of its tensors.
 //!
-//! Files keep their names, headers and sizes, so that every tensor lies where it lay. Atomic and deterministic, like a bundle.
+//! Copied files keep their names, headers and sizes, so that every tensor lies where it lay. Atomic and deterministic, like a bundle.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,27 @@ use crate::weights::{TILE, write_all_at};
 pub struct CopiedFile {
     /// Its name, with a slash for a file in a folder.
     pub name: String,
-    /// The file that it is a copy of.
-    pub from: PathBuf,
+    /// What it is before its patches.
+    pub from: Origin,
     /// What differs in it.
     pub patches: Vec<Patch>,
 }
 
-/// Bytes that are written over a copied file.
+/// What a file is made of.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A copy of this file.
+    File(PathBuf),
+    /// New, of so many bytes, some of them these; the patches fill the rest.
+    Made {
+        /// Its size.
+        size: u64,
+        /// Where bytes stand, and which.
+        pieces: Vec<(u64, Vec<u8>)>,
+    },
+}
+
+/// Bytes that are written over a file.
 #[derive(Debug, Clone, Copy)]
 pub struct Patch {
     /// The first byte.
@@ -44,9 +58,19 @@ pub fn write_checkpoint(files: &[CopiedFile], weights: &WeightTable, out: &Path,
     progress.total(files.iter().flat_map(|f| &f.patches).map(|p| weights[p.weight].bytes() as u64).sum());
     for file in files {
         let path = staging.path(&file.name);
-        let (mut source, _) = open_regular(&file.from)?;
         let mut copy = staging.create(&file.name)?;
-        io::copy(&mut source, &mut copy).map_err(ExportError::io("write", &path))?;
+        match &file.from {
+            Origin::File(from) => {
+                let (mut source, _) = open_regular(from)?;
+                io::copy(&mut source, &mut copy).map_err(ExportError::io("write", &path))?;
+            }
+            Origin::Made { size, pieces } => {
+                copy.set_len(*size).map_err(ExportError::io("write", &path))?;
+                for (offset, bytes) in pieces {
+                    write_all_at(&copy, bytes, *offset).map_err(ExportError::io("write", &path))?;
+                }
+            }
+        }
         let tiles: Vec<(Patch, usize, usize)> = file.patches.iter().flat_map(|patch| tiles(*patch, weights)).collect();
         tiles.par_iter().try_for_each_init(Vec::new, |buffer, &(patch, from, elements)| {
             let weight = &weights[patch.weight];

@@ -15,9 +15,10 @@ pub mod onnx;
 mod progress;
 mod staging;
 mod weights;
+pub mod yaml;
 
 pub use bundle::{BundleRequest, SpeculativeDefaults, write_bundle};
-pub use checkpoint::{CopiedFile, Patch, write_checkpoint};
+pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};
 pub use error::ExportError;
 pub use progress::Progress;
 pub use staging::check_replaceable;

@@ -3,6 +3,7 @@
 //! Written by [`crate::write_bundle`], read by the runtime and by `dlc inspect`, `diff` and `verify`. It names no path outside the bundle.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, BufReader};
 use std::path::Path;
 
@@ -14,10 +15,12 @@ use crate::input::{InputError, open_regular};
 
 /// The manifest's file name inside a bundle.
 pub const MANIFEST_FILE: &str = "dlc.yaml";
-/// The largest manifest that is read, in bytes: room for some 300 000 weights.
+/// The largest manifest that is read, in bytes: room for some 100 000 weights.
 pub const MANIFEST_CAP: u64 = 64 << 20;
 /// The one file that holds every weight of a bundle.
 pub const WEIGHTS_FILE: &str = "weights.bin";
+/// Most names that [`Manifest::strays`] gives.
+const MOST_STRAYS: usize = 1000;
 /// The version of the manifest's layout; readers refuse another.
 pub const FORMAT: u32 = 2;
 
@@ -53,6 +56,39 @@ pub struct Manifest {
     pub weights: Vec<WeightRecord>,
     /// Hash and size of every other file of the bundle, by file name.
     pub files: BTreeMap<String, FileRecord>,
+}
+
+impl Manifest {
+    /// What lies in the bundle's folder and isn't listed, sorted, the first thousand; folders of which nothing is listed end in a slash. dlc never
+    /// reads it, others may.
+    ///
+    /// # Errors
+    /// What the system says of a folder that can't be read.
+    pub fn strays(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let mut strays = Vec::new();
+        self.add_strays(folder, "", &mut strays)?;
+        strays.sort();
+        Ok(strays)
+    }
+
+    fn add_strays(&self, folder: &Path, inside: &str, strays: &mut Vec<String>) -> io::Result<()> {
+        for entry in fs::read_dir(folder.join(inside))? {
+            let entry = entry?;
+            let name = format!("{inside}{}", entry.file_name().to_string_lossy());
+            if self.files.contains_key(&name) || name == MANIFEST_FILE || strays.len() >= MOST_STRAYS {
+                continue;
+            }
+            let below = format!("{name}/");
+            if !entry.file_type()?.is_dir() {
+                strays.push(name);
+            } else if self.files.keys().any(|file| file.starts_with(&below)) {
+                self.add_strays(folder, &below, strays)?;
+            } else {
+                strays.push(below);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where a bundle came from.

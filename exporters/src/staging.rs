@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::ExportError;
-use crate::input::{open_input, open_regular, read_input};
+use crate::input::{open_input, open_regular, read_text};
 use crate::manifest::{FileRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest};
+use crate::yaml;
 
 const LOCK: &str = ".lock";
 const OLD: &str = ".old";
@@ -182,32 +183,13 @@ pub fn check_replaceable(out: &Path, force: bool) -> Result<(), ExportError> {
     if entries.is_empty() {
         return Ok(());
     }
-    let manifest = read_input(&out.join(MANIFEST_FILE), MANIFEST_CAP).ok().and_then(|bytes| serde_yaml::from_slice::<Manifest>(&bytes).ok());
+    let manifest = read_text(&out.join(MANIFEST_FILE), MANIFEST_CAP).ok().and_then(|text| yaml::read::<Manifest>(&text).ok());
     let Some(manifest) = manifest else {
         return refuse("it is neither empty nor a bundle that this version of dlc wrote".to_owned());
     };
     if !force {
         return Err(ExportError::Exists(out.to_owned()));
     }
-    let mut strange = Vec::new();
-    for entry in &entries {
-        add_strange(entry, &manifest, &mut strange).map_err(ExportError::io("read", out))?;
-    }
-    strange.sort();
+    let strange = manifest.strays(out).map_err(ExportError::io("read", out))?;
     if strange.is_empty() { Ok(()) } else { refuse(format!("it holds files that dlc didn't write there: {}", strange.join(", "))) }
-}
-
-/// Adds what `manifest` doesn't name of an entry of its folder: a file, a link, or what is in a folder.
-fn add_strange(entry: &fs::DirEntry, manifest: &Manifest, strange: &mut Vec<String>) -> io::Result<()> {
-    let name = entry.file_name().to_string_lossy().into_owned();
-    let inside = format!("{name}/");
-    if entry.file_type()?.is_dir() && manifest.files.keys().any(|file| file.starts_with(&inside)) {
-        for file in fs::read_dir(entry.path())? {
-            let file = format!("{inside}{}", file?.file_name().to_string_lossy());
-            strange.extend((!manifest.files.contains_key(&file)).then_some(file));
-        }
-    } else if name != MANIFEST_FILE && !manifest.files.contains_key(&name) {
-        strange.push(name);
-    }
-    Ok(())
 }

@@ -119,6 +119,27 @@ fn heads_too_narrow_for_grouped_attention_get_the_standard_one() {
     assert_eq!(attention(&narrow), (false, true));
 }
 
+/// As Hugging Face's exports do: OpenVINO's paged attention misreads queries that are folded into the sequence instead.
+#[test]
+fn keys_and_values_that_heads_share_are_repeated_in_primitives() {
+    let listing = export(TARGET, Profile::Portable).unwrap().listing();
+    let of_attention: Vec<&str> = listing.lines().filter(|line| line.contains("attention/")).collect();
+    for cache in ["present.0.key", "present.0.value"] {
+        let repeated = of_attention.iter().position(|line| line.contains(&format!("= Unsqueeze {cache},"))).unwrap();
+        assert!(of_attention[repeated + 1].contains("= Expand ") && of_attention[repeated + 2].contains("= Reshape "), "{listing}");
+    }
+    assert!(!listing.contains("= Tile "), "{listing}");
+}
+
+#[test]
+fn padding_is_put_after_the_tokens_for_grouped_attention_alone() {
+    let ordered = |text: &str, profile| export(text, profile).unwrap().listing().contains("= ScatterElements input_ids");
+    assert!(ordered(TARGET, Profile::Ort) && !ordered(TARGET, Profile::Onnx) && !ordered(TARGET, Profile::Portable));
+    // Positions go with their tokens where rotations stand outside the operator.
+    let outside = TARGET.replacen("theta=10000.0", "theta=500000.0", 1);
+    assert!(export(&outside, Profile::Ort).unwrap().listing().contains("= ScatterElements position_ids"));
+}
+
 #[test]
 fn names_that_clash_are_refused() {
     let clash = TARGET.replace("@gate", "@input_ids");

@@ -45,7 +45,7 @@ fn what_is_no_onnx_file_is_said_to_be_none() {
         let error = read(bytes).unwrap_err();
         assert!(matches!(error, ExportError::Onnx { .. }), "{error}");
     }
-    assert!(matches!(read_onnx(Path::new("/no/such/file.onnx")), Err(ExportError::Io { .. })));
+    assert!(matches!(read_onnx(Path::new("/no/such/file.onnx")), Err(ExportError::Input(_))));
 }
 
 /// A graph of one initializer with these axes.
@@ -63,6 +63,40 @@ fn absurd_shapes_are_refused() {
     };
     assert!(with_axes(1).unwrap_err().to_string().contains("absurd"));
     assert!(with_axes(3).unwrap_err().to_string().contains("absurd"));
+}
+
+/// A model of these fields of its graph: `part` as the field `tag`, `n` times.
+fn model_of(tag: u8, part: &[u8], n: usize) -> Vec<u8> {
+    let varint = |mut n: usize| {
+        let mut bytes = vec![];
+        while n > 127 {
+            bytes.push(n as u8 | 128);
+            n >>= 7;
+        }
+        bytes.push(n as u8);
+        bytes
+    };
+    let field = |tag: u8, bytes: &[u8]| [&[tag << 3 | 2][..], &varint(bytes.len()), bytes].concat();
+    field(7, &field(tag, &part.repeat(n)))
+}
+
+#[test]
+fn messages_of_many_small_parts_are_refused_before_they_are_made() {
+    let cases: [(u8, &[u8], &str); 5] = [
+        // Empty attributes, inputs and outputs of a node; numbers of an attribute, one a field and packed.
+        (1, &[0x2a, 0], "more than 10000 attributes"),
+        (1, &[0x0a, 0], "names"),
+        (1, &[0x12, 0], "names"),
+        (1, &[0x2a, 6, 0x40, 1, 0x40, 1, 0x40, 1], "more than 10000 attributes"),
+        // Axes of an input: its type, the tensor's shape, and the axes in it.
+        (11, &[0x12, 6, 0x0a, 4, 0x12, 2, 0x0a, 0], "more than 64 axes"),
+    ];
+    for (tag, part, reason) in cases {
+        let bytes = model_of(tag, part, if tag == 1 { 2 << 20 } else { 100_000 });
+        let start = std::time::Instant::now();
+        let error = read(&bytes).unwrap_err().to_string();
+        assert!(error.contains(reason) && start.elapsed().as_secs() < 2, "{:?} {error}", start.elapsed());
+    }
 }
 
 proptest! {

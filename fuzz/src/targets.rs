@@ -122,15 +122,13 @@ fn schedule(bytes: &[u8]) {
 
 /// `adapter_config.json` of an adapter.
 fn adapter(bytes: &[u8]) {
-    static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
-        Folder::new(|path| copy("adapters/lora-llama/adapter/adapter_model.safetensors", &path.join("adapter_model.safetensors")))
-    });
+    static FOLDER: LazyLock<Folder> =
+        LazyLock::new(|| Folder::new(|path| copy("adapters/lora-llama/adapter/adapter_model.safetensors", &path.join("adapter_model.safetensors"))));
     static BASE: LazyLock<Module> = LazyLock::new(|| {
         let checkpoint = Checkpoint::open(&fixture("adapters/lora-llama")).unwrap();
         import(&checkpoint, &ImportOptions::default()).unwrap()
     });
-    static POOL: LazyLock<rayon::ThreadPool> =
-        LazyLock::new(|| rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
+    static POOL: LazyLock<rayon::ThreadPool> = LazyLock::new(|| rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
     let Ok(folder) = AdapterFolder::open(FOLDER.with("adapter_config.json", bytes)) else { return };
     let data = |record: dlc::checkpoint::TensorRecord| record.expr().map(|data| AdapterTensor { shape: record.shape, data });
     let tensors: Option<BTreeMap<_, _>> = folder.tensors.into_iter().map(|(name, record)| Some((name, data(record)?))).collect();
@@ -174,7 +172,8 @@ fn tokenizer(bytes: &[u8]) {
 
 /// `chat_template.jinja`.
 fn template(bytes: &[u8]) {
-    static FOLDER: LazyLock<Folder> = LazyLock::new(|| Folder::new(|path| copy("tiny-llama/tokenizer_config.json", &path.join("tokenizer_config.json"))));
+    static FOLDER: LazyLock<Folder> =
+        LazyLock::new(|| Folder::new(|path| copy("tiny-llama/tokenizer_config.json", &path.join("tokenizer_config.json"))));
     let Ok(template) = ChatTemplate::load(FOLDER.with("chat_template.jinja", bytes)) else { return };
     let turns = [("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi!"), ("user", "a < b & é")];
     let turns: Vec<ChatMessage> = turns.iter().map(|(role, content)| ChatMessage::new(*role, *content)).collect();

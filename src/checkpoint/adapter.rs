@@ -44,7 +44,10 @@ impl AdapterFiles {
         let config_path = folder.join(CONFIG);
         let of_peft = weights.file_name().is_some_and(|name| name == WEIGHTS);
         if of_peft && !config_path.exists() {
-            return Err(CheckpointError::file(path, format!("is no adapter: it lacks {CONFIG}, which says how strong it is. Name the folder that holds both")));
+            return Err(CheckpointError::file(
+                path,
+                format!("is no adapter: it lacks {CONFIG}, which says how strong it is. Name the folder that holds both"),
+            ));
         }
         let mut files = Vec::new();
         let config = if of_peft {

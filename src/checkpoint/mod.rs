@@ -116,12 +116,13 @@ impl Checkpoint {
             files.push(CheckpointFile { path: path.clone(), size });
         }
         let (sentence, tensors) = (SentenceModules::read(&location.folder)?, BTreeMap::new());
+        let (absent, overlaid) = (BTreeMap::new(), false);
         let mut notes = location.notes;
         if let Some(pipeline) = &pipeline {
             notes.extend(model_index::warnings(pipeline, scheduler.as_deref())?);
         }
-        let (folder, absent, overlaid) = (location.folder, BTreeMap::new(), false);
-        let mut checkpoint = Self { folder, config, generation_config, scheduler, pipeline, sentence, tensors, absent, overlaid, files, notes };
+        let mut checkpoint =
+            Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, absent, overlaid, files, notes };
         match location.weights {
             WeightFiles::One(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,

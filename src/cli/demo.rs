@@ -51,12 +51,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let temporary = tempfile::tempdir().context("can't make a temporary folder; name one with -o")?;
     let bundle = args.output.clone().unwrap_or_else(|| temporary.path().join("bundle"));
     compile_bundle(args, output, &backend, &bundle)?;
-    let checks = verify(args, output, &backend, &bundle)?;
+    let opened = Bundle::open(&bundle)?;
+    let checks = verify(args, output, &backend, &opened)?;
     if interruption().load(Ordering::SeqCst) {
         return Ok(INTERRUPTED.into());
     }
     output.result(&format!("\n3. decode {:?}, plainly and speculatively\n", args.prompt))?;
-    let mut models = Models::open(&bundle, &args.backend, Some(args.drafting.cache()))?;
+    let mut models = Models::of(opened, &args.backend, Some(args.drafting.cache()))?;
     let Some(equality) = plainly_and_speculatively(args, output, &mut models)? else { return Ok(INTERRUPTED.into()) };
     let passed = checks.iter().all(Check::passed) && !matches!(equality, Equality::Different { .. });
     Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
@@ -91,12 +92,10 @@ fn compile_bundle(args: &Args, output: Output, backend: &Backend, bundle: &Path)
     Ok(())
 }
 
-fn verify(args: &Args, output: Output, backend: &Backend, bundle: &Path) -> Result<Vec<Check>> {
+fn verify(args: &Args, output: Output, backend: &Backend, bundle: &Bundle) -> Result<Vec<Check>> {
     output.result(&format!("2. verify every graph against the evaluator, on {}\n", describe(backend)))?;
-    let opened = Bundle::open(bundle)?;
-    opened.verify_hashes()?;
-    let module = module_of_bundle(&opened)?;
-    let checks = verify_bundle(&opened, &module, backend, &args.backend.session(), None)?;
+    let module = module_of_bundle(bundle)?;
+    let checks = verify_bundle(bundle, &module, backend, &args.backend.session(), None)?;
     output.result(&checks_table(&checks).to_string())?;
     Ok(checks)
 }

@@ -1,20 +1,21 @@
 //! `dlc diff`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use dlc_ir::diff::{GraphDiff, diff};
 use dlc_ir::{Graph, Module, WeightTable};
+use serde_json::json;
 use similar::TextDiff;
 
 use super::exit::CHECK_FAILED;
 use super::open::{Opened, open};
 use super::output::Output;
-use crate::pipeline::{WeightDifference, compare_weights};
+use crate::pipeline::{ConstantDifference, Constants, WeightDifference, compare_weights};
 use crate::report::{Table, percent};
 
-/// Compare the graphs and weights of two checkpoints, bundles or ONNX files (of these the graphs alone); or a bundle's target with its draft
+/// Compare the graphs and weights of two checkpoints, bundles or ONNX files; or a bundle's target with its draft
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A checkpoint, a bundle or an .onnx file
@@ -35,41 +36,107 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// What differs.
+#[derive(Debug, Default)]
+struct Differences {
+    graphs: Vec<GraphDiff>,
+    /// Line by line, where the graphs can't tell: the nodes of ONNX files.
+    nodes: Option<String>,
+    unpaired: Vec<String>,
+    weights: Vec<WeightDifference>,
+    constants: Vec<ConstantDifference>,
+    /// Whether the values of weights were looked at.
+    by_value: bool,
+}
+
+impl Differences {
+    fn graphs_differ(&self) -> bool {
+        !self.unpaired.is_empty() || self.nodes.as_ref().is_some_and(|text| !text.is_empty()) || self.graphs.iter().any(|d| !d.is_empty())
+    }
+
+    fn any(&self) -> bool {
+        self.graphs_differ() || !self.weights.is_empty() || !self.constants.is_empty()
+    }
+
+    fn show(&self, args: &Args, output: Output) -> Result<()> {
+        for difference in &self.graphs {
+            output.result(&if args.summary && !difference.is_empty() { difference.summary() } else { difference.to_string() })?;
+        }
+        match &self.nodes {
+            Some(text) if text.is_empty() => output.result("the graphs are the same")?,
+            Some(_) if args.summary => output.result("the nodes differ")?,
+            Some(text) => output.result(text)?,
+            None => {}
+        }
+        for line in &self.unpaired {
+            output.result(line)?;
+        }
+        if !self.weights.is_empty() {
+            output.result(&weights_table(&self.weights))?;
+        }
+        if !self.constants.is_empty() {
+            output.result(&constants_table(&self.constants))?;
+        }
+        if self.by_value && !self.any() {
+            output.result("the weights are the same")?;
+        }
+        let mut value = json!({"graphs": self.graphs, "unpaired": self.unpaired, "weights": self.weights});
+        if !self.constants.is_empty() {
+            value["weights"] = json!(self.constants);
+        }
+        if let Some(text) = &self.nodes {
+            value["nodes"] = json!(text);
+        }
+        output.json(&value)
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let a = open(&args.a)?;
-    let (mut unpaired, mut weights) = (Vec::new(), Vec::new());
     let differences = match &args.b {
-        None => vec![target_and_draft(&a)?],
-        Some(path) => {
-            let b = open(path)?;
-            if let (Some(x), Some(y)) = (listing(&a), listing(&b)) {
-                let text = TextDiff::from_lines(&x, &y).unified_diff().header(&args.a.to_string_lossy(), &path.to_string_lossy()).to_string();
-                output.result(if text.is_empty() { "the graphs are the same" } else { &text })?;
-                output.json(&serde_json::json!([{ "text": text }]))?;
-                return Ok(exit(args, !text.is_empty()));
-            }
-            if let (Some(x), Some(y), false) = (module(&a), module(&b), args.graphs_only) {
-                weights = compare_weights(&x.weights, &y.weights)?;
-            }
-            by_name(&a, &b, &mut unpaired)?
-        }
+        None => Differences { graphs: vec![target_and_draft(&a)?], ..Differences::default() },
+        Some(path) => between(args, &a, path)?,
     };
-    for difference in &differences {
-        output.result(&if args.summary && !difference.is_empty() { difference.summary() } else { difference.to_string() })?;
-    }
-    for line in &unpaired {
-        output.result(line)?;
-    }
-    if !weights.is_empty() {
-        output.result(&weights_table(&weights))?;
-    }
-    output.json(&serde_json::json!({"graphs": differences, "unpaired": unpaired, "weights": weights}))?;
-    Ok(exit(args, !unpaired.is_empty() || !weights.is_empty() || differences.iter().any(|d| !d.is_empty())))
+    differences.show(args, output)?;
+    Ok(if args.exit_code && differences.any() { CHECK_FAILED.into() } else { ExitCode::SUCCESS })
 }
 
-fn exit(args: &Args, differs: bool) -> ExitCode {
-    if args.exit_code && differs { CHECK_FAILED.into() } else { ExitCode::SUCCESS }
+fn between(args: &Args, a: &Opened, path: &Path) -> Result<Differences> {
+    let b = &open(path)?;
+    let mut found = Differences { by_value: !args.graphs_only, ..Differences::default() };
+    let listings = match (a, b) {
+        (Opened::Onnx(x), Opened::Onnx(y)) => Some([x, y].map(|onnx| onnx.summary.listing())),
+        _ => None,
+    };
+    if listings.is_none() || graphs(a).len() + graphs(b).len() == 2 {
+        found.graphs = by_name(a, b, &mut found.unpaired)?;
+    }
+    if let Some([x, y]) = listings
+        && !found.graphs_differ()
+    {
+        // The graphs that dlc noted in its files say nothing about what others did to the nodes since.
+        let text = TextDiff::from_lines(&x, &y).unified_diff().header(&args.a.to_string_lossy(), &path.to_string_lossy()).to_string();
+        found.nodes = Some(text).filter(|text| found.graphs.is_empty() || !text.is_empty());
+    }
+    match (a, b) {
+        _ if args.graphs_only => {}
+        (Opened::Checkpoint(_) | Opened::Bundle(_), Opened::Checkpoint(_) | Opened::Bundle(_)) => {
+            if let (Some(x), Some(y)) = (module(a), module(b)) {
+                found.weights = compare_weights(&x.weights, &y.weights)?;
+            }
+        }
+        _ => found.constants = constants(a, &args.a)?.differences(&constants(b, path)?),
+    }
+    Ok(found)
+}
+
+fn constants(opened: &Opened, path: &Path) -> Result<Constants> {
+    Ok(match opened {
+        Opened::Onnx(onnx) => Constants::of_onnx(path, onnx).context("the weights can't be compared; --graphs-only leaves them out")?,
+        Opened::Checkpoint(module) => Constants::of_module(module)?,
+        Opened::Bundle(bundle) => Constants::of_module(&bundle.1)?,
+    })
 }
 
 fn graphs(opened: &Opened) -> Vec<(&Graph, &WeightTable)> {
@@ -97,12 +164,14 @@ fn weights_table(weights: &[WeightDifference]) -> String {
     format!("\nweights with other values: {}\n{table}", weights.len())
 }
 
-/// The nodes of a file that dlc didn't write.
-fn listing(opened: &Opened) -> Option<String> {
-    match opened {
-        Opened::Onnx(onnx) if onnx.graph.is_none() => Some(onnx.summary.listing()),
-        _ => None,
+fn constants_table(constants: &[ConstantDifference]) -> String {
+    let mut table = Table::new(&["weight", "first", "second"]);
+    for c in constants {
+        let side = |ty: &Option<String>| ty.clone().unwrap_or_else(|| "none".into());
+        let second = if c.before == c.after { "other values".to_owned() } else { side(&c.after) };
+        table.row([c.weight.clone(), side(&c.before), second]);
     }
+    format!("\nweights that differ: {}\n{table}", constants.len())
 }
 
 fn target_and_draft(opened: &Opened) -> Result<GraphDiff> {

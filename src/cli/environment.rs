@@ -26,6 +26,11 @@ pub(super) fn cache_folder() -> Option<PathBuf> {
     user_folder("XDG_CACHE_HOME", ".cache").map(|f| f.join("dlc"))
 }
 
+/// Where the hashes of weights are kept that didn't change since.
+pub(super) fn hash_folder() -> Option<PathBuf> {
+    cache_folder().map(|folder| folder.join("hashes"))
+}
+
 /// Where to look for ONNX Runtime, but for what flags say.
 pub(super) fn backend_search() -> BackendSearch {
     BackendSearch {

@@ -34,11 +34,7 @@ pub(super) fn stdin(cap: u64) -> Result<String> {
 
 /// The text of a file, or of stdin for `-`, without the line break at its end.
 pub(super) fn text(path: &Path) -> Result<String> {
-    let mut text = if is_stdin(path) {
-        stdin(TEXT_CAP)?
-    } else {
-        read_text(path, TEXT_CAP)?
-    };
+    let mut text = if is_stdin(path) { stdin(TEXT_CAP)? } else { read_text(path, TEXT_CAP)? };
     let whole = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text).len());
     text.truncate(whole.unwrap_or(text.len()));
     Ok(text)

@@ -24,13 +24,17 @@ pub(super) struct Models {
 impl Models {
     /// With a draft if the bundle has one and `cache` says where its cache is.
     pub fn open(path: &Path, backend: &BackendArgs, cache: Option<DraftCache>) -> Result<Self> {
-        let bundle = super::open::text_bundle(path)?;
+        Self::of(super::open::text_bundle(path)?, backend, cache)
+    }
+
+    /// As [`Self::open`], of a bundle that is open already.
+    pub fn of(bundle: Bundle, backend: &BackendArgs, cache: Option<DraftCache>) -> Result<Self> {
         if bundle.manifest().model.task != Task::TextGeneration {
             let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
             bail!("the bundle is a {family} for {task}, which continues no text: give it --text TEXT or --texts FILE");
         }
         let tokenizer = bundle.side_file("tokenizer.json").ok_or_else(|| RuntimeError::Unsupported {
-            what: path.display().to_string(),
+            what: bundle.folder().display().to_string(),
             reason: "the bundle has no tokenizer.json, so it can't read or write text".into(),
             fix: "Put the model's tokenizer.json beside its config.json and compile it again".into(),
         })?;

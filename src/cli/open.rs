@@ -7,7 +7,7 @@ use dlc_exporters::manifest::{MANIFEST_FILE, WEIGHTS_FILE};
 use dlc_ir::{DType, Module, Task};
 
 use super::output::warn;
-use super::phases;
+use super::{environment, phases};
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import_with_sources};
 use crate::pipeline::{self, OnnxModule, PipelineError, module_of_bundle};
@@ -47,11 +47,20 @@ pub(super) fn open_with(path: &Path, keys: &KeyArgs) -> Result<Opened> {
     Ok(Opened::Checkpoint(Box::new(checkpoint(path, DType::F32, keys)?)))
 }
 
-/// Opens a bundle, or says what `path` is instead.
+/// Opens a bundle, or says what `path` is instead. Weights are hashed if they changed since they were.
 pub(super) fn bundle(path: &Path) -> Result<Bundle> {
+    bundle_by(path, |path| Bundle::open_cached(path, environment::hash_folder().as_deref()))
+}
+
+/// As [`bundle`], but hashes every file.
+pub(super) fn unhurried_bundle(path: &Path) -> Result<Bundle> {
+    bundle_by(path, Bundle::open)
+}
+
+fn bundle_by(path: &Path, open: impl FnOnce(&Path) -> Result<Bundle, RuntimeError>) -> Result<Bundle> {
     if path.join(MANIFEST_FILE).exists() {
-        phases::begin("opening the bundle");
-        return Ok(Bundle::open(path)?);
+        phases::begin("opening the bundle, hashing its files");
+        return Ok(open(path)?);
     }
     let problem = if path.join(WEIGHTS_FILE).exists() {
         format!("is a bundle without its {MANIFEST_FILE}; copy it whole, or compile it again")

@@ -5,8 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::printable::{escaped, escaped_json};
 use super::phases::{self, LogLevel};
+use crate::printable::{escaped, escaped_json};
 
 /// Where a command's words go. With `--json`, stdout gets one JSON document and nothing else.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +30,8 @@ impl Output {
     /// A result for machines; left out without `--json`.
     pub fn json(self, value: &impl Serialize) -> Result<()> {
         if self.json {
-            let text = escaped_json(&serde_json::to_string_pretty(value)?);
-            phases::beside_bar(|| write_to(io::stdout().lock(), &text))?;
+            let text = serde_json::to_string_pretty(value)?;
+            phases::beside_bar(|| write_to(io::stdout().lock(), &escaped_json(&text)))?;
         }
         Ok(())
     }
@@ -47,19 +47,19 @@ pub(super) fn warn(text: &str) -> Result<()> {
     say(LogLevel::Warn, &format!("warning: {text}"))
 }
 
+fn say(level: LogLevel, text: &str) -> Result<()> {
+    if phases::says(level) {
+        phases::beside_bar(|| write_to(io::stderr().lock(), &escaped(text)))?;
+    }
+    Ok(())
+}
+
 /// A piece of the text that a model writes, as it is; on a terminal, what would steer it is escaped.
 pub(super) fn piece(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let shown = if stdout.is_terminal() { escaped(text) } else { text.into() };
     stdout.write_all(shown.as_bytes())?;
     stdout.flush()?;
-    Ok(())
-}
-
-fn say(level: LogLevel, text: &str) -> Result<()> {
-    if phases::says(level) {
-        phases::beside_bar(|| write_to(io::stderr().lock(), &escaped(text)))?;
-    }
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use super::models::Models;
 use super::output::note;
 use super::progress::interruption;
 use super::records::{RecordArgs, Records};
-use super::write::{Ending, Writer};
+use super::write::{Ending, Writer, show_reading};
 use super::{chat, encode, input, open, prompts};
 use crate::runtime::{Bundle, ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel, assumed_costs};
 
@@ -120,7 +120,7 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     };
     let mut rules = args.generation.rules(&bundle)?;
     rules.stop_strings.extend(args.stop.iter().cloned());
-    let mut models = Models::open(&args.bundle, &args.backend, (!args.no_draft).then(|| args.drafting.cache()))?;
+    let mut models = Models::of(bundle, &args.backend, (!args.no_draft).then(|| args.drafting.cache()))?;
     let template = args.chat.then(|| ChatTemplate::of_bundle(&models.bundle)).transpose()?;
     if let Some(text) = &rules.note {
         note(text)?;
@@ -148,7 +148,10 @@ fn continue_all(args: &Args, models: &mut Models, template: Option<&ChatTemplate
     let writer = Writer { tokenizer: &tokenizer, stops: &rules.stop_strings, shows: args.records.are_for_people() };
     for prompt in prompts {
         let tokens = match template {
-            Some(template) => tokenizer.encode(&template.render(&opening(args, prompt), true, SystemTime::now())?, false)?,
+            Some(template) => {
+                let text = template.render(&opening(args, prompt), true, SystemTime::now())?;
+                tokenizer.encode_within(&text, false, models.target.context_length())?
+            }
             None => beginning(&models.bundle, &tokenizer, prompt)?,
         };
         let options = options(args, models, rules);
@@ -175,7 +178,7 @@ fn opening(args: &Args, prompt: &str) -> Vec<ChatMessage> {
 
 /// The tokens of a prompt; of one without any, the token that texts begin with, if the model has one.
 fn beginning(bundle: &Bundle, tokenizer: &TextTokenizer, prompt: &str) -> Result<Vec<u32>> {
-    let tokens = tokenizer.encode(prompt, true)?;
+    let tokens = tokenizer.encode_within(prompt, true, bundle.manifest().model.context_length)?;
     if !tokens.is_empty() {
         return Ok(tokens);
     }
@@ -188,7 +191,7 @@ fn beginning(bundle: &Bundle, tokenizer: &TextTokenizer, prompt: &str) -> Result
 /// What flags, the bundle and this machine say.
 fn options(args: &Args, models: &Models, rules: &Rules) -> DecodeOptions {
     let costs = measured_costs(&models.bundle, &describe(&models.backend), args.backend.session().threads);
-    let options = DecodeOptions { cancel: Some(interruption()), ..rules.options.clone() };
+    let options = DecodeOptions { cancel: Some(interruption()), on_prompt: Some(show_reading), ..rules.options.clone() };
     args.drafting.apply(options, &models.bundle, costs.unwrap_or_else(|| assumed_costs(models.bundle.manifest())))
 }
 

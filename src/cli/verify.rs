@@ -41,10 +41,9 @@ fn tolerance(text: &str) -> Result<f32, String> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    let bundle = open::bundle(&args.bundle)?;
-    phases::begin("hashing files");
-    bundle.verify_hashes()?;
+    let bundle = open::unhurried_bundle(&args.bundle)?;
     phases::begin("reading graphs");
+    let (documents, strays): (Vec<_>, Vec<_>) = bundle.strays()?.into_iter().partition(|name| is_document(name));
     let module = module_of_bundle(&bundle)?;
     let differences = match &args.source {
         Some(source) => compare_with_source(&module, &open::checkpoint(source, module.model.dtype, &args.keys)?)?,
@@ -53,6 +52,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (backend, session) = (args.backend.start()?, args.backend.session());
     backend.check(bundle.manifest(), session.provider)?;
     note(&format!("files match their hashes; running on {}", describe(&backend)))?;
+    if !documents.is_empty() {
+        note(&format!("not of the bundle, and not checked: {}", documents.join(", ")))?;
+    }
     let tolerance = args.tolerance.map(|absolute| Tolerance { absolute, relative: 0.0 });
     phases::begin("running graphs");
     let checks = verify_bundle(&bundle, &module, &backend, &session, tolerance)?;
@@ -60,9 +62,22 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for difference in &differences {
         output.result(&format!("against the checkpoint: {difference}"))?;
     }
-    output.json(&json!({"checks": checks.iter().map(check_json).collect::<Vec<_>>(), "source": differences}))?;
-    let passed = checks.iter().all(Check::passed) && differences.is_empty();
+    for stray in &strays {
+        output.result(&format!(
+            "{stray} is no file of the bundle: dlc doesn't read it, other programs may; take it away, or compile the bundle again"
+        ))?;
+    }
+    output.json(&json!({"checks": checks.iter().map(check_json).collect::<Vec<_>>(), "source": differences, "strays": strays}))?;
+    let passed = checks.iter().all(Check::passed) && differences.is_empty() && strays.is_empty();
     Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
+}
+
+/// Whether a file that isn't the bundle's is for people: no program that runs models reads it.
+fn is_document(name: &str) -> bool {
+    const STARTS: [&str; 5] = [".", "readme", "license", "licence", "notice"];
+    const ENDINGS: [&str; 5] = ["md", "html", "pdf", "png", "jpg"];
+    let lower = name.to_lowercase();
+    STARTS.iter().any(|start| lower.starts_with(start)) || lower.rsplit_once('.').is_some_and(|(_, ending)| ENDINGS.contains(&ending))
 }
 
 fn check_json(check: &Check) -> serde_json::Value {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::output;
+use super::{output, phases};
 use crate::runtime::{Decoder, Generation, SourceStats, StopReason, StopStrings, TextTokenizer};
 
 /// Shows texts while they are written.
@@ -61,6 +61,13 @@ impl Ending {
     }
 }
 
+const READING: &str = "reading the prompt";
+
+/// Shows how much of a prompt is read; for [`DecodeOptions::on_prompt`](crate::runtime::DecodeOptions::on_prompt).
+pub(super) fn show_reading(done: usize, total: usize) {
+    phases::step(READING, done as u64, total as u64);
+}
+
 impl Writer<'_> {
     /// Continues `tokens`, showing `before` and then text as it comes.
     pub fn write(&self, decoder: &mut Decoder<'_>, before: &str, tokens: &[u32]) -> Result<Written> {
@@ -69,7 +76,11 @@ impl Writer<'_> {
         // Shown with the first tokens, so that nothing is if the options or the prompt are refused.
         let mut before = Some(before);
         let mut failure = None;
+        phases::begin(READING);
         let mut take = |token: u32| {
+            if taken == 0 {
+                if self.shows { phases::pause() } else { phases::begin("writing text") }
+            }
             taken += 1;
             let piece = stops.push(&stream.push(&[token])?);
             self.show(before.take().unwrap_or_default())?;
@@ -90,6 +101,7 @@ impl Writer<'_> {
             }
             ControlFlow::Continue(())
         })?;
+        phases::pause();
         if let Some(error) = failure {
             return Err(error);
         }

@@ -108,7 +108,7 @@ fn target(path: &Path) -> Result<Target, OutputProblem> {
     let mut file = path.to_owned();
     for _ in 0..MOST_LINKS {
         let metadata = match fs::symlink_metadata(&file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
             found => Some(found.map_err(OutputProblem::System)?),
         };
         match metadata {

@@ -10,8 +10,8 @@ use dlc_passes::merge_adapter::{Adapter, AdapterTensor};
 
 use super::error::PipelineError;
 use super::lora_names::{self, Translated};
-use super::outgrown::{self, Adopted};
 use super::name_map::NameMap;
+use super::outgrown::{self, Adopted};
 use super::source;
 use crate::checkpoint::{AdapterFiles, Checkpoint};
 use crate::import::Sources;

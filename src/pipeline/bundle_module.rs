@@ -12,6 +12,7 @@ use dlc_ir::{Blob, DType, Dim, Expr, Graph, ModelInfo, Module, Op, Shape, Weight
 
 use super::error::PipelineError;
 use crate::files::open_regular;
+use crate::guard::contain_panics;
 use crate::mapped;
 use crate::runtime::Bundle;
 
@@ -26,9 +27,14 @@ pub struct OnnxModule {
 
 /// Reads an ONNX file of any origin.
 pub fn read_onnx(path: &Path) -> Result<OnnxModule, PipelineError> {
-    let summary = onnx::read_onnx(path)?;
+    let summary = read_summary(path)?;
     let graph = summary.graph_text.as_deref().map(parse_graph).transpose()?;
     Ok(OnnxModule { summary, graph })
+}
+
+fn read_summary(path: &Path) -> Result<OnnxSummary, PipelineError> {
+    let refused = |problem| PipelineError::Config { place: path.display().to_string(), problem };
+    Ok(contain_panics("the ONNX reader", || onnx::read_onnx(path)).map_err(refused)??)
 }
 
 /// The module that `bundle` was written from; its weights are mapped. It has no side files.
@@ -41,7 +47,8 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
     let mut graphs = Vec::new();
     for record in &manifest.graphs {
         let path = bundle.graph_path(record);
-        let text = onnx::read_onnx(&path)?.graph_text.ok_or_else(|| PipelineError::Config {
+        bundle.check_graph(record)?;
+        let text = read_summary(&path)?.graph_text.ok_or_else(|| PipelineError::Config {
             place: path.display().to_string(),
             problem: "carries no dlc graph; was it written by another tool? Compile the bundle anew".into(),
         })?;

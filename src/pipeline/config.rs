@@ -19,6 +19,7 @@ use serde_yaml::{Mapping, Value};
 
 use super::error::PipelineError;
 use crate::files::read_document;
+use crate::yaml;
 
 /// Largest pipeline file.
 const CAP: u64 = 1 << 20;
@@ -93,7 +94,7 @@ impl PipelineConfig {
     pub fn read(path: &Path) -> Result<Self, PipelineError> {
         let fail = |problem: String| PipelineError::Config { place: path.display().to_string(), problem };
         let text = read_document(path, CAP)?;
-        let value: Value = serde_yaml::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let value: Value = yaml::read(&text).map_err(fail)?;
         let known = KEYS.map(|(key, _)| key);
         let entries = match &value {
             Value::Mapping(entries) => entries,
@@ -158,7 +159,7 @@ pub fn parse_pass_flag(flag: &str) -> Result<PassSpec, PipelineError> {
             place: format!("--pass {flag}"),
             problem: format!("`{pair}` is not key=value; write --pass {name}:key=value,key=value"),
         })?;
-        let value = serde_yaml::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+        let value = yaml::read(value).unwrap_or_else(|_| Value::String(value.to_owned()));
         if options.insert(Value::String(key.to_owned()), value).is_some() {
             return Err(PipelineError::Config { place: format!("--pass {flag}"), problem: format!("`{key}` is given twice") });
         }

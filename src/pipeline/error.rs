@@ -52,14 +52,6 @@ pub enum PipelineError {
     #[error("merged values of {} tensors are too large for the type that they are stored in: {}; merge with a smaller weight, or convert the checkpoint to \
              bf16 or f32 first", .0.len(), shown(.0))]
     Overflow(Vec<(String, usize)>),
-    /// A merged checkpoint that can't be laid out like the base.
-    #[error("{}: {problem}", path.display())]
-    Layout {
-        /// The base.
-        path: PathBuf,
-        /// What doesn't fit, and what to do.
-        problem: String,
-    },
     /// A file that can't be read.
     #[error("can't read {}: {source}", path.display())]
     Read {
@@ -100,7 +92,6 @@ impl PipelineError {
             Self::Runtime(e) => e.fault(),
             Self::Eval(e) => e.fault(),
             Self::Ir(e) => e.fault(),
-            Self::Layout { .. } => Fault::Unsupported,
             Self::Config { .. } | Self::NonFinite(_) | Self::Overflow(_) | Self::Read { .. } | Self::Input(_) | Self::Threads { .. } => {
                 Fault::BadInput
             }

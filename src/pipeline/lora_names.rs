@@ -83,6 +83,10 @@ pub(super) fn translate(theirs: BTreeMap<String, TensorRecord>, metadata: &FileM
             problems.push(format!("tensor {} is of {kind}, which dlc doesn't know", shown(&name)));
             continue;
         }
+        if name.ends_with(".dora_scale") && tensor.shape.first() == Some(&1) {
+            problems.push(format!("tensor {} norms columns (LyCORIS before `wd_on_out`), and dlc knows DoRA of rows", shown(&name)));
+            continue;
+        }
         component = component.or_else(|| DOTTED.iter().find(|prefix| name.starts_with(*prefix)));
         match model.place(&name) {
             Ok((module, "alpha")) => match number(&tensor) {

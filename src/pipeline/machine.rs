@@ -17,6 +17,7 @@ use crate::files::read_document;
 use crate::runtime::{
     BackendSearch, Bundle, DecoderOptions, DecoderSession, SessionOptions, SharedWeights, TokenModel, calibration_prompt, start, time_passes,
 };
+use crate::yaml;
 
 /// Largest file with costs.
 const CAP: u64 = 1 << 20;
@@ -59,8 +60,8 @@ impl BundleMachine<'_> {
             draft: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        write_bundle(&Module { side_files: vec![], ..probes.clone() }, &request, &place, self.monitor)?;
-        let bundle = Bundle::open(&place)?;
+        let manifest = write_bundle(&Module { side_files: vec![], ..probes.clone() }, &request, &place, self.monitor)?;
+        let bundle = Bundle::of_written(&place, manifest);
         let options = DecoderOptions { session: SessionOptions { threads: Some(self.threads), ..SessionOptions::default() }, capacity: None };
         let weights = SharedWeights::open(&bundle, &backend)?;
         let open = |name: &str| DecoderSession::open(&backend, &bundle, name, weights.as_ref(), &options);
@@ -88,7 +89,7 @@ impl Machine for BundleMachine<'_> {
     fn read_costs(&self, file: &Path) -> Result<DraftCosts, PassError> {
         let place = file.display().to_string();
         let text = read_document(file, CAP).map_err(|e| costs_error(&place, e.problem.to_string()))?;
-        let costs: DraftCosts = serde_yaml::from_str(&text).map_err(|e| costs_error(&place, format!("holds no costs: {e}; {FORM}")))?;
+        let costs: DraftCosts = yaml::read(&text).map_err(|e| costs_error(&place, format!("holds no costs: {e}; {FORM}")))?;
         if costs.is_sound() { Ok(costs) } else { Err(costs_error(&place, format!("holds costs that can't be: {FORM}"))) }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::Source;
-use dlc_exporters::{CopiedFile, Patch, check_replaceable, write_checkpoint};
+use dlc_exporters::{CopiedFile, Origin, Patch, check_replaceable, write_checkpoint};
 use dlc_ir::{Module, WeightTable};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use dlc_passes::{Pass, PassContext, PassRun, run_passes};
@@ -14,6 +14,7 @@ use super::adapters::{self, AdapterSpec};
 use super::calibration::TextCalibration;
 use super::compile::{Monitor, check_finite, pool};
 use super::error::PipelineError;
+use super::relayout;
 use crate::checkpoint::{Checkpoint, StoredType, TensorRecord};
 use crate::import::{ImportOptions, Sources, import_with_sources, non_finite_weights};
 
@@ -60,15 +61,8 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     monitor.phase("reading the checkpoint");
     let mut checkpoint = Checkpoint::open(&request.model)?;
     let (opened, adopted) = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
-    if checkpoint.is_overlaid() {
-        let problem = format!(
-            "{}. `dlc merge` keeps the layout of files, which has no room for that: compile it with `dlc compile --adapter`, or merge it with PEFT",
-            adopted.notes.join("; ")
-        );
-        return Err(PipelineError::Layout { path: request.model.clone(), problem });
-    }
     let imported = import_with_sources(&checkpoint, &ImportOptions { ignore_keys: request.ignore_keys.clone(), ..ImportOptions::default() })?;
-    let (mut module, mut sources, mut warnings) = (imported.module, imported.sources, imported.warnings);
+    let (mut module, mut sources, mut warnings) = (imported.module, imported.sources, [adopted.notes, imported.warnings].concat());
     check_finite(pool.install(|| non_finite_weights(&module))?, request.allow_nan)?;
     adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
 
@@ -91,11 +85,16 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
 
     monitor.phase("writing the checkpoint");
     let changed: BTreeSet<&str> = run.report.changes.iter().map(|c| c.weight.as_str()).collect();
-    let stored = stored_tensors(&checkpoint, &module, &sources, &changed)?;
+    let mut stored = stored_tensors(&checkpoint, &module, &sources, &changed)?;
     if !request.allow_nan {
         overflows(&stored, &pool)?;
     }
-    pool.install(|| write_checkpoint(&files(&checkpoint, &stored)?, &stored.weights, &request.output, monitor).map_err(PipelineError::from))?;
+    let files = if checkpoint.is_overlaid() {
+        relayout::files(&checkpoint, &mut stored.weights, adopted.tokenizer)?
+    } else {
+        files(&checkpoint, &stored)?
+    };
+    pool.install(|| write_checkpoint(&files, &stored.weights, &request.output, monitor))?;
     Ok(MergeOutcome { run, warnings })
 }
 
@@ -134,8 +133,8 @@ fn overflows(stored: &StoredTensors<'_>, pool: &ThreadPool) -> Result<(), Pipeli
 fn files(checkpoint: &Checkpoint, stored: &StoredTensors<'_>) -> Result<Vec<CopiedFile>, PipelineError> {
     let patches = |path: &Path| stored.patches.iter().filter(|(record, _)| *record.file == *path).map(|(_, patch)| *patch).collect();
     let read = checkpoint.files().iter().map(|f| (f.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), &f.path));
-    let mut files: Vec<CopiedFile> = read.map(|(name, path)| CopiedFile { name, from: path.clone(), patches: patches(path) }).collect();
-    files.extend(checkpoint.companions()?.into_iter().map(|f| CopiedFile { name: f.name, from: f.path, patches: vec![] }));
+    let mut files: Vec<CopiedFile> = read.map(|(name, path)| CopiedFile { name, from: Origin::File(path.clone()), patches: patches(path) }).collect();
+    files.extend(checkpoint.companions()?.into_iter().map(|f| CopiedFile { name: f.name, from: Origin::File(f.path), patches: vec![] }));
     Ok(files)
 }
 

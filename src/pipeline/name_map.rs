@@ -10,15 +10,20 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::error::PipelineError;
 use crate::files::read_document;
+use crate::yaml;
 
 /// Clashes that are printed; more are counted.
 const SHOWN: usize = 4;
+
+/// Most patterns, and how large each may be once it is compiled, in bytes.
+const MOST_PATTERNS: usize = 1000;
+const PATTERN_SIZE: usize = 256 << 10;
 
 /// Largest name map.
 const CAP: u64 = 1 << 20;
@@ -50,16 +55,22 @@ impl NameMap {
         let place = path.display().to_string();
         let fail = |problem: String| PipelineError::Config { place: place.clone(), problem };
         let text = read_document(path, CAP)?;
-        let file: File = serde_yaml::from_str(&text).map_err(|e| fail(format!("is no name map with `set`, `config` and `tensors`: {e}")))?;
+        let file: File = yaml::read(&text).map_err(|e| fail(format!("is no name map with `set`, `config` and `tensors`: {e}")))?;
         let names = |v: &Value| v.is_string() || v.as_array().is_some_and(|list| list.iter().all(Value::is_string));
         if let Some((key, _)) = file.config.iter().find(|(_, v)| !names(v)) {
             return Err(fail(format!("config: `{key}` must stand for a key, or a list of keys")));
+        }
+        if file.tensors.len() > MOST_PATTERNS {
+            return Err(fail(format!("tensors: {} patterns are more than the {MOST_PATTERNS} that dlc reads", file.tensors.len())));
         }
         let tensors = file.tensors.iter().map(|(pattern, name)| {
             let (Some(pattern), Some(name)) = (pattern.as_str(), name.as_str()) else {
                 return Err(fail(format!("tensors: {pattern:?} must be a pattern, and stand for a name")));
             };
-            let regex = Regex::new(&format!("^(?:{pattern})$")).map_err(|e| fail(format!("tensors: `{pattern}` is no pattern: {e}")))?;
+            let regex = RegexBuilder::new(&format!("^(?:{pattern})$"))
+                .size_limit(PATTERN_SIZE)
+                .build()
+                .map_err(|e| fail(format!("tensors: `{pattern}` is no pattern: {e}")))?;
             Ok((pattern.to_owned(), regex, name.to_owned()))
         });
         let tensors = tensors.collect::<Result<_, _>>()?;

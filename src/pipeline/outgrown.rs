@@ -46,7 +46,8 @@ pub(super) fn adopt(checkpoint: &mut Checkpoint, adapter: &AdapterFiles) -> Adop
             .map(|name| SideFile { name: (*name).to_owned(), path: adapter.folder.join(name) })
             .filter(|file| file.path.is_file())
             .collect();
-        let whose = if adopted.tokenizer.is_empty() { "; its folder has no tokenizer, and the base's doesn't know them" } else { ", and its tokenizer" };
+        let whose =
+            if adopted.tokenizer.is_empty() { "; its folder has no tokenizer, and the base's doesn't know them" } else { ", and its tokenizer" };
         adopted.notes.push(note + whose);
     }
     adopted

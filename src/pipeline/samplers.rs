@@ -4,18 +4,17 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use dlc_eval::Array;
-use dlc_exporters::manifest::Manifest;
+use dlc_exporters::manifest::{MANIFEST_CAP, Manifest};
 use dlc_ir::{DType, Fault, SamplingPlan, SkipSchedule};
 use dlc_passes::{PassError, Prompt, Samplers};
 use serde_json::{Map, Value};
 
 use crate::files::read_document;
 use crate::runtime::{Conditions, FloatTensor, RuntimeError, SchedulerKind, parse_scheduler_config, sampling_plan};
+use crate::yaml;
 
 /// Largest configuration of a scheduler.
 const CONFIG_CAP: u64 = 1 << 20;
-/// Largest file with a schedule: a bundle's manifest, at most.
-const SCHEDULE_CAP: u64 = 64 << 20;
 
 /// The scheduler that a checkpoint comes with, if any.
 #[derive(Debug)]
@@ -46,11 +45,11 @@ impl Samplers for DiffusionSamplers {
 
     fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError> {
         let place = file.display().to_string();
-        let text = read_document(file, SCHEDULE_CAP).map_err(|e| sampler_error(&place, &e.problem, false))?;
-        if let Ok(schedule) = serde_yaml::from_str(&text) {
+        let text = read_document(file, MANIFEST_CAP).map_err(|e| sampler_error(&place, &e.problem, false))?;
+        if let Ok(schedule) = yaml::read(&text) {
             return Ok(schedule);
         }
-        let of_bundle = serde_yaml::from_str::<Manifest>(&text).ok().and_then(|manifest| manifest.sampling);
+        let of_bundle = yaml::read::<Manifest>(&text).ok().and_then(|manifest| manifest.sampling);
         let problem = "holds no schedule: neither one by itself (granularity, reuse, units, steps) nor a dlc.yaml that has one";
         of_bundle.map(|sampling| sampling.schedule).ok_or_else(|| sampler_error(&place, &problem, false))
     }

@@ -3,22 +3,32 @@
 //! A bundle may come from anyone: sizes are capped, names stay inside the folder, and what the manifest says about files is
 //! compared with what is there. Never writes.
 
+mod contents;
+mod model;
 mod sampling;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dlc_exporters::ExportError;
 use dlc_exporters::manifest::{FORMAT, FileRecord, GraphRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest, WEIGHTS_FILE, WeightRecord};
+use dlc_exporters::onnx::check_graph;
+use dlc_ir::DType;
 use serde::Deserialize;
 
 use super::{Result, RuntimeError};
-use crate::files::read_input;
+use crate::files::read_text;
+use crate::guard::contain_panics;
+use crate::yaml;
 
 /// Largest vocabulary and longest context that a manifest may name.
 const LARGEST: usize = 1 << 28;
 
-/// An opened bundle: everything its manifest names is there and has the recorded size.
+/// The longest name of a file, folders before it included.
+const LONGEST_NAME: usize = 1024;
+
+/// An opened bundle: everything its manifest names is there and holds what was recorded.
 #[derive(Debug, Clone)]
 pub struct Bundle {
     folder: PathBuf,
@@ -26,14 +36,31 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Opens the folder and checks its manifest against its files, sizes only; [`Self::verify_hashes`] compares contents.
+    /// Opens the folder and checks its manifest against its files, their contents included.
     pub fn open(folder: &Path) -> Result<Self> {
+        Self::open_cached(folder, None)
+    }
+
+    /// As [`Self::open`], but weights aren't read that the folder `cache` has the hash of, unless they changed since.
+    pub fn open_cached(folder: &Path, cache: Option<&Path>) -> Result<Self> {
         let path = folder.join(MANIFEST_FILE);
-        let text = read_input(&path, MANIFEST_CAP)?;
+        let text = read_text(&path, MANIFEST_CAP)?;
         let manifest = parse(&path, &text)?;
         let bundle = Self { folder: folder.to_path_buf(), manifest };
         let problems = bundle.problems();
-        if problems.is_empty() { Ok(bundle) } else { Err(RuntimeError::file(&path, problems.join("; "))) }
+        if !problems.is_empty() {
+            return Err(RuntimeError::file(&path, shown(problems).join("; ")));
+        }
+        let changed = contents::changed(folder, &bundle.manifest, cache)?;
+        if changed.is_empty() {
+            return Ok(bundle);
+        }
+        Err(RuntimeError::file(folder, format!("changed since it was written: {}. Compile it again, or copy it again", shown(changed).join(", "))))
+    }
+
+    /// The bundle that was just written to `folder`, unchecked.
+    pub fn of_written(folder: &Path, manifest: Manifest) -> Self {
+        Self { folder: folder.to_path_buf(), manifest }
     }
 
     /// The bundle's folder.
@@ -59,31 +86,32 @@ impl Bundle {
         self.folder.join(&graph.file)
     }
 
+    /// Checks that the ONNX file of a graph has the boundary and the weights that the manifest lists, and takes nothing from other files.
+    pub fn check_graph(&self, graph: &GraphRecord) -> Result<()> {
+        let path = self.graph_path(graph);
+        let checked = contain_panics("the ONNX reader", || check_graph(&path, graph, &self.manifest.weights));
+        let fail = |problem: String| RuntimeError::file(&path, problem);
+        match checked.map_err(fail)? {
+            Ok(()) => Ok(()),
+            Err(ExportError::Module { problem, .. }) => Err(fail(problem)),
+            Err(error) => Err(RuntimeError::Input(error.to_string())),
+        }
+    }
+
     /// The file that holds the weights.
     pub fn weights_path(&self) -> PathBuf {
         self.folder.join(WEIGHTS_FILE)
     }
 
-    /// A file that lies in the bundle's folder, such as `tokenizer.json`. None if it isn't there.
+    /// A file that the manifest lists, such as `tokenizer.json` or `1_Pooling/config.json`. Others in the folder aren't the bundle's.
     pub fn side_file(&self, name: &str) -> Option<PathBuf> {
-        let path = self.folder.join(name);
-        (is_contained(name) && path.is_file()).then_some(path)
+        self.manifest.files.contains_key(name).then(|| self.folder.join(name))
     }
 
-    /// Compares the content of every file with the manifest's hashes, and names all that differ.
-    pub fn verify_hashes(&self) -> Result<()> {
-        let mut wrong = Vec::new();
-        for (name, record) in &self.manifest.files {
-            let path = self.folder.join(name);
-            let found = FileRecord::of_file(&path)?;
-            if found != *record {
-                wrong.push(name.as_str());
-            }
-        }
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        Err(RuntimeError::file(&self.folder, format!("changed since it was written: {}. Compile it again, or copy it again", wrong.join(", "))))
+    /// What lies in the folder and isn't listed, see [`Manifest::strays`].
+    pub fn strays(&self) -> Result<Vec<String>> {
+        let unreadable = |error| RuntimeError::file(&self.folder, format!("can't be read: {error}"));
+        self.manifest.strays(&self.folder).map_err(unreadable)
     }
 
     /// All that is wrong with the manifest, on its own and against the folder.
@@ -103,6 +131,7 @@ impl Bundle {
                 }
             }
         }
+        problems.extend(model::problems(manifest));
         problems.extend(sampling::schedule_problems(manifest));
         if let Some(share) = manifest.draft_acceptance.filter(|share| !(0.0..=1.0).contains(share)) {
             problems.push(format!("a draft whose guesses are right at a share of {share} is absurd"));
@@ -112,8 +141,8 @@ impl Bundle {
             if !graphs.insert(graph.name.as_str()) {
                 problems.push(format!("graph `{}` is named twice", graph.name));
             }
-            if !manifest.files.contains_key(&graph.file) {
-                problems.push(format!("graph `{}` is in `{}`, which isn't among the files", graph.name, graph.file));
+            if !manifest.files.contains_key(&graph.file) || graph.file.contains('/') {
+                problems.push(format!("graph `{}` is in `{}`, which isn't among the files of the folder", graph.name, graph.file));
             }
         }
         for (name, record) in &manifest.files {
@@ -150,19 +179,23 @@ impl Bundle {
     }
 }
 
-/// The version is read first: a later layout is named as such, not as a misspelt field.
-fn parse(path: &Path, text: &[u8]) -> Result<Manifest> {
+/// A later layout is named as such, not as a misspelt field.
+fn parse(path: &Path, text: &str) -> Result<Manifest> {
     #[derive(Deserialize)]
     struct Head {
         format: u32,
     }
-    let invalid = |error: serde_yaml::Error| RuntimeError::file(path, format!("isn't a bundle's manifest: {error}"));
-    let head: Head = serde_yaml::from_slice(text).map_err(invalid)?;
-    if head.format != FORMAT {
-        let reason = format!("its layout has version {}, this dlc reads version {FORMAT}", head.format);
+    let invalid = |error: String| RuntimeError::file(path, format!("isn't a bundle's manifest: {error}"));
+    let manifest = yaml::read::<Manifest>(text);
+    let format = match &manifest {
+        Ok(manifest) => manifest.format,
+        Err(_) => yaml::read::<Head>(text).map_err(invalid)?.format,
+    };
+    if format != FORMAT {
+        let reason = format!("its layout has version {format}, this dlc reads version {FORMAT}");
         return Err(RuntimeError::unsupported(path.display().to_string(), reason, "Compile the bundle again, or use the dlc that wrote it"));
     }
-    serde_yaml::from_slice(text).map_err(invalid)
+    manifest.map_err(invalid)
 }
 
 fn weight_problem(weight: &WeightRecord, room: u64, graphs: &BTreeSet<&str>) -> Option<String> {
@@ -170,14 +203,30 @@ fn weight_problem(weight: &WeightRecord, room: u64, graphs: &BTreeSet<&str>) -> 
     if weight.offset.checked_add(weight.bytes).is_none_or(|end| end > room) {
         return Some(format!("weight `{name}` ends after the {room} bytes of {WEIGHTS_FILE}"));
     }
+    let elements = weight.shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim as u64));
+    let size = DType::from_name(&weight.dtype).map(|dtype| dtype.size() as u64);
+    if elements.zip(size).and_then(|(n, size)| n.checked_mul(size)) != Some(weight.bytes) {
+        return Some(format!("weight `{name}` of {}{:?} can't have {} bytes", weight.dtype, weight.shape, weight.bytes));
+    }
     let unknown = weight.graphs.iter().find(|graph| !graphs.contains(graph.as_str()));
     unknown.map(|graph| format!("weight `{name}` is used by `{graph}`, which isn't a graph of the bundle"))
 }
 
-/// Whether the name is that of a file in the folder, or in a folder there.
+/// Whether `name` stays inside of its folder, and in folders inside it.
 fn is_contained(name: &str) -> bool {
-    let plain = |part: &str| !part.is_empty() && part.len() <= 255 && part != "." && part != ".." && !part.contains(['\\', '\0']);
-    name.split('/').count() <= 2 && name.split('/').all(plain)
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= 255 && !part.contains(['\\', '\0', ':']);
+    name.len() <= LONGEST_NAME && name.split('/').all(plain)
+}
+
+/// The first of many problems.
+fn shown(mut problems: Vec<String>) -> Vec<String> {
+    const SHOWN: usize = 20;
+    let more = problems.len().saturating_sub(SHOWN);
+    problems.truncate(SHOWN);
+    if more > 0 {
+        problems.push(format!("and {more} more"));
+    }
+    problems
 }
 
 #[cfg(test)]

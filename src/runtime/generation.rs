@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use self::keys::unheeded;
 use self::reader::Reader;
-use super::bundle::read_capped;
 use super::{Bundle, LogitsProcessors, Result, RuntimeError, SamplingOptions};
+use crate::files::read_input;
 
 /// The file's name.
 const FILE: &str = "generation_config.json";
@@ -64,7 +64,7 @@ impl GenerationConfig {
 
     /// Reads a file. Tokens that have to be written must be among `vocab`.
     pub fn read(path: &Path, vocab: usize) -> Result<Self> {
-        let value = serde_json::from_slice(&read_capped(path, FILE_CAP)?);
+        let value = serde_json::from_slice(&read_input(path, FILE_CAP)?);
         match value.map_err(|error| RuntimeError::file(path, format!("isn't JSON: {error}")))? {
             Value::Object(values) => Self::parse(path, &values, vocab),
             _ => Err(RuntimeError::file(path, "holds JSON, but no object `{...}`")),
@@ -95,7 +95,8 @@ fn processors(read: &Reader<'_>, unheeded: &mut Vec<String>) -> Result<LogitsPro
         biases.push((sequence, bias));
     }
     let mut words = read.sequences("bad_words_ids")?;
-    for (key, left_out) in [("sequence_bias", drop_foreign(&mut biases, |b| &b.0, read.vocab)), ("bad_words_ids", drop_foreign(&mut words, |w| w, read.vocab))]
+    for (key, left_out) in
+        [("sequence_bias", drop_foreign(&mut biases, |b| &b.0, read.vocab)), ("bad_words_ids", drop_foreign(&mut words, |w| w, read.vocab))]
     {
         if left_out > 0 {
             unheeded.push(format!("{left_out} of the sequences of {key}, whose tokens aren't all among the {} that the model writes", read.vocab));

@@ -47,6 +47,7 @@ impl Session {
     pub fn load(backend: &Backend, bundle: &Bundle, name: &str, weights: Option<&Arc<SharedWeights>>, options: &SessionOptions) -> Result<Self> {
         backend.check(bundle.manifest(), options.provider)?;
         let graph = bundle.graph(name)?;
+        bundle.check_graph(graph)?;
         // A GPU copies its weights into its own memory: nothing to share.
         let weights = weights.filter(|_| options.provider == Provider::Cpu).cloned();
         let path = bundle.graph_path(graph);

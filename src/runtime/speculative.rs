@@ -51,6 +51,8 @@ pub struct DecodeOptions {
     pub sampling: SamplingOptions,
     /// The draft stops proposing when its most likely token is less likely than this; 0 never stops early.
     pub draft_confidence: f32,
+    /// Told how many of the prompt's tokens are read, of how many.
+    pub on_prompt: Option<fn(usize, usize)>,
     /// Set from another thread to end the text after the pass that is running.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -69,6 +71,7 @@ impl Default for DecodeOptions {
             processors: LogitsProcessors::default(),
             sampling: SamplingOptions::default(),
             draft_confidence: 0.0,
+            on_prompt: None,
             cancel: None,
         }
     }
@@ -216,7 +219,9 @@ impl<'m> Decoder<'m> {
         }
         if let Some(most) = self.options.max_length.filter(|&most| prompt.len() >= most) {
             let n = prompt.len();
-            return Err(RuntimeError::Input(format!("the prompt has {n} tokens, and texts end at {most} (`max_length`): say how many to write instead")));
+            return Err(RuntimeError::Input(format!(
+                "the prompt has {n} tokens, and texts end at {most} (`max_length`): say how many to write instead"
+            )));
         }
         if let Some(token) = prompt.iter().find(|&&token| token as usize >= vocab) {
             return Err(RuntimeError::Input(format!("token {token} of the prompt is outside the vocabulary of {vocab}: use this model's tokenizer")));
@@ -277,6 +282,9 @@ fn read_prompt(model: &mut dyn TokenModel, prompt: &[u32], options: &DecodeOptio
             return Ok(false);
         }
         model.extend(chunk, 0)?;
+        if let Some(told) = options.on_prompt {
+            told(model.len(), end);
+        }
     }
     Ok(true)
 }

@@ -36,6 +36,23 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The tokens of `text` for a model that takes `most`: of a text that is far too long only a part is looked at.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Input`] as for [`Self::encode`], and for a beginning of the text that has more tokens than the model takes.
+    pub fn encode_within(&self, text: &str, special: bool, most: usize) -> Result<Vec<u32>> {
+        // Of most texts a quarter as many tokens as bytes. The tokens at the end of a part may become fewer in the whole.
+        let mut part = most.saturating_mul(16).max(1 << 12);
+        while part < text.len() {
+            let tokens = self.encode(&text[..text.floor_char_boundary(part)], special)?.len();
+            if tokens > most + most / 8 + 64 {
+                return Err(RuntimeError::Input(format!("more than {tokens} tokens don't fit the context of {most}: shorten the text")));
+            }
+            part = part.saturating_mul(8);
+        }
+        self.encode(text, special)
+    }
+
     /// The tokens of `text` with all that encoders and their readers want to know of them.
     pub fn analyse(&self, text: &str) -> Result<TokenizedText> {
         let encoding = self.tokenizer.encode(text, true).map_err(|error| RuntimeError::Input(format!("the text can't be tokenized: {error}")))?;
@@ -278,6 +295,16 @@ mod tests {
         let tokenizer = metaspace();
         assert_eq!(pieces(&tokenizer, &[1, 2, 3, 5, 1, 2]).concat(), "the cats, the cat");
         assert_eq!(pieces(&tokenizer, &[2, 6, 7, 3]), ["cat", "", "é", "s", ""]);
+    }
+
+    #[test]
+    fn of_a_text_far_beyond_the_context_only_a_part_is_tokenized() {
+        let tokenizer = byte_level();
+        let start = std::time::Instant::now();
+        let error = tokenizer.encode_within(&"é".repeat(32 << 20), true, 100).unwrap_err().to_string();
+        assert!(error.contains("don't fit the context of 100") && start.elapsed().as_secs() < 2, "{error}");
+        let text = "a".repeat(5000);
+        assert_eq!(tokenizer.encode_within(&text, true, 4900).unwrap(), tokenizer.encode(&text, true).unwrap());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use crate::command::{PRUNE_TINY, Shell};
+use crate::command::{PRUNE_TINY, Shell, bundles};
 
 const COMPILE: &[&str] = &["compile", "fixtures/tiny-llama", "--no-cache", "-o", "out", "--pass"];
 
@@ -19,6 +19,15 @@ fn a_long_command_says_what_it_is_doing() {
     let (_, stderr) = watched(&Shell::new(), &[COMPILE, &["fit-prune:drop=4,samples=24,length=128"]].concat());
     let line = stderr.lines().find(|line| line.starts_with("fit-prune: ")).unwrap_or_else(|| panic!("{stderr}"));
     assert!(line.contains('/'), "{line}");
+}
+
+#[test]
+fn reading_a_prompt_says_how_far_it_is() {
+    let shell = bundles();
+    let prompt = "In the beginning God created the heaven and the earth. ".repeat(12);
+    let args = ["run", "portable", "--backend", "tract", "--no-draft", "--max-tokens", "1", "--prompt", &prompt, "-v"];
+    let (_, stderr) = watched(&shell, &args);
+    assert!(stderr.lines().any(|line| line.starts_with("reading the prompt: ") && line.ends_with(" at most")), "{stderr}");
 }
 
 #[test]

@@ -2,11 +2,12 @@
 //!
 //! The file may be hostile: sizes are capped, and nothing outside of the file is opened, external data included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
 use prost::Message;
+use sha2::{Digest, Sha256};
 
 use super::lower::GRAPH_KEY;
 use super::proto::{
@@ -17,17 +18,24 @@ use crate::error::ExportError;
 use crate::input::read_input;
 
 /// Largest file that is read: protobuf allows no message of 2 GiB.
-const MAX_FILE: u64 = (1 << 31) - 1;
-/// Largest node, subgraphs and constants included; decoding may need a dozen times as much memory.
+pub(super) const MAX_FILE: u64 = (1 << 31) - 1;
+/// Largest node, subgraphs and constants included.
 const MAX_NODE: usize = 32 << 20;
+/// Most attributes, and most names and numbers, of a node: they take up to 150 times as much memory as bytes in the file.
+const MAX_ATTRIBUTES: usize = 10_000;
+const MAX_ENTRIES: usize = 1 << 20;
 /// Largest other message that is decoded as a whole.
-const MAX_SMALL: usize = 1 << 20;
+pub(super) const MAX_SMALL: usize = 1 << 20;
 /// Largest metadata entry; the text form of a graph is one.
-const MAX_METADATA: usize = 64 << 20;
+const MAX_METADATA: usize = 32 << 20;
+/// Most text that is kept of all nodes and boundary values, in bytes.
+const MAX_TEXT: usize = 256 << 20;
+/// Most operator sets.
+const MAX_OPSETS: usize = 1000;
 /// Most axes, and most locations, of a tensor.
-const MAX_AXES: usize = 64;
+pub(super) const MAX_AXES: usize = 64;
 /// Most nodes, and most initializers, inputs and outputs.
-const MAX_COUNT: usize = 1_000_000;
+pub(super) const MAX_COUNT: usize = 1_000_000;
 
 /// What an ONNX file holds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -109,8 +117,13 @@ impl OnnxSummary {
 /// # Errors
 /// [`ExportError::Input`], or [`ExportError::Onnx`] for a file that is damaged or no ONNX file.
 pub fn read_onnx(path: &Path) -> Result<OnnxSummary, ExportError> {
-    let bytes = read_input(path, MAX_FILE)?;
+    let bytes = read_bytes(path)?;
     summarize(&bytes).map_err(|problem| ExportError::Onnx { path: path.to_owned(), problem })
+}
+
+/// The bytes of an ONNX file.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, ExportError> {
+    Ok(read_input(path, MAX_FILE)?)
 }
 
 /// What the bytes of an ONNX file hold, or what is wrong with them.
@@ -131,6 +144,9 @@ pub(crate) fn summarize(bytes: &[u8]) -> Result<OnnxSummary, String> {
                 let opset: OperatorSetIdProto = decode("an operator set", opset, MAX_SMALL)?;
                 let domain = if opset.domain == "ai.onnx" { String::new() } else { opset.domain };
                 summary.opsets.insert(domain, opset.version);
+                if summary.opsets.len() > MAX_OPSETS {
+                    return Err(format!("it has more than {MAX_OPSETS} operator sets"));
+                }
             }
             (14, Payload::Bytes(entry)) => {
                 let entry: StringStringEntryProto = decode("a metadata entry", entry, MAX_METADATA)?;
@@ -152,16 +168,32 @@ pub(crate) fn summarize(bytes: &[u8]) -> Result<OnnxSummary, String> {
 
 impl OnnxSummary {
     fn graph(&mut self, graph: &[u8]) -> Result<(), String> {
-        let mut constants = std::collections::BTreeSet::new();
+        let mut constants = BTreeSet::new();
+        let mut files: BTreeSet<String> = self.external_files.iter().cloned().collect();
+        let mut kept = 0;
         for field in Fields::new(graph) {
             let (tag, Payload::Bytes(bytes)) = field? else { continue };
             match tag {
-                1 => self.nodes.push(node(&decode("a node", bytes, MAX_NODE)?)),
+                1 => {
+                    let node = node(bytes)?;
+                    kept += node.line.len();
+                    self.nodes.push(node);
+                }
                 2 => self.graph_name = text(bytes)?,
-                5 => constants.extend(self.initializer(bytes)?),
-                11 => self.inputs.push(port(decode("an input", bytes, MAX_SMALL)?)),
-                12 => self.outputs.push(port(decode("an output", bytes, MAX_SMALL)?)),
+                5 => {
+                    let name = self.initializer(bytes, &mut files)?;
+                    kept += name.as_ref().map_or(0, String::len);
+                    constants.extend(name);
+                }
+                11 | 12 => {
+                    let port = port(bytes)?;
+                    kept += port.name.len() + port.ty.len();
+                    if tag == 11 { &mut self.inputs } else { &mut self.outputs }.push(port);
+                }
                 _ => {}
+            }
+            if kept > MAX_TEXT {
+                return Err(format!("its nodes and names make more than {MAX_TEXT} bytes of text"));
             }
             if self.nodes.len().max(self.inputs.len()).max(self.outputs.len()).max(self.initializers) > MAX_COUNT {
                 return Err(format!("it has more than {MAX_COUNT} nodes, tensors or ports"));
@@ -172,15 +204,15 @@ impl OnnxSummary {
     }
 
     /// Counts a constant without touching its data; returns its name.
-    fn initializer(&mut self, bytes: &[u8]) -> Result<Option<String>, String> {
-        let tensor = tensor_head(bytes)?;
+    fn initializer(&mut self, bytes: &[u8], files: &mut BTreeSet<String>) -> Result<Option<String>, String> {
+        let tensor = initializer_head(bytes)?;
         self.initializers += 1;
         let elements = tensor.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
         let bits = elements.and_then(|n| n.checked_mul(data_type_name(tensor.data_type).1));
         let bits = bits.ok_or_else(|| format!("the shape of tensor {} is absurd", tensor.name))?;
         self.initializer_bytes = self.initializer_bytes.saturating_add(bits.div_ceil(8));
         for entry in &tensor.external_data {
-            if entry.key == "location" && !self.external_files.contains(&entry.value) && self.external_files.len() < 1000 {
+            if entry.key == "location" && files.len() < 1000 && files.insert(entry.value.clone()) {
                 self.external_files.push(entry.value.clone());
             }
         }
@@ -189,7 +221,7 @@ impl OnnxSummary {
 }
 
 /// A tensor without its data.
-fn tensor_head(bytes: &[u8]) -> Result<TensorProto, String> {
+pub(super) fn initializer_head(bytes: &[u8]) -> Result<TensorProto, String> {
     let mut tensor = TensorProto::default();
     for field in Fields::new(bytes) {
         match field? {
@@ -213,35 +245,67 @@ fn tensor_head(bytes: &[u8]) -> Result<TensorProto, String> {
     Ok(tensor)
 }
 
-fn decode<M: Message + Default>(what: &str, bytes: &[u8], limit: usize) -> Result<M, String> {
+pub(super) fn decode<M: Message + Default>(what: &str, bytes: &[u8], limit: usize) -> Result<M, String> {
     if bytes.len() > limit {
         return Err(format!("{what} is {} bytes long, the limit is {limit}", bytes.len()));
     }
     M::decode(bytes).map_err(|error| format!("{what} is damaged: {error}"))
 }
 
-fn text(bytes: &[u8]) -> Result<String, String> {
+pub(super) fn text(bytes: &[u8]) -> Result<String, String> {
     let text = bytes.get(..bytes.len().min(MAX_SMALL)).unwrap_or_default();
     std::str::from_utf8(text).map(str::to_owned).map_err(|_| "a name is not UTF-8".to_owned())
 }
 
-fn port(info: ValueInfoProto) -> OnnxPort {
+/// A value on the boundary.
+pub(super) fn port(bytes: &[u8]) -> Result<OnnxPort, String> {
+    let info: ValueInfoProto = decode("an input or output", bytes, MAX_SMALL)?;
     let Some(tensor) = info.r#type.and_then(|t| t.tensor_type) else {
-        return OnnxPort { name: info.name, ty: "not a tensor".to_owned() };
+        return Ok(OnnxPort { name: info.name, ty: "not a tensor".to_owned() });
     };
     let dtype = data_type_name(tensor.elem_type).0;
     let Some(shape) = tensor.shape else {
-        return OnnxPort { name: info.name, ty: dtype.to_owned() };
+        return Ok(OnnxPort { name: info.name, ty: dtype.to_owned() });
     };
+    if shape.dim.len() > MAX_AXES {
+        return Err(format!("{} has more than {MAX_AXES} axes", info.name));
+    }
     let dims = shape.dim.into_iter().map(|dim| match dim.value {
         Some(DimensionValue::Number(n)) => n.to_string(),
         Some(DimensionValue::Name(name)) => name,
         None => "?".to_owned(),
     });
-    OnnxPort { name: info.name, ty: format!("{dtype}[{}]", dims.collect::<Vec<_>>().join(", ")) }
+    Ok(OnnxPort { name: info.name, ty: format!("{dtype}[{}]", dims.collect::<Vec<_>>().join(", ")) })
 }
 
-fn node(node: &NodeProto) -> OnnxNode {
+/// Refuses a node of many small parts, before they are made.
+fn check_parts(node: &[u8]) -> Result<(), String> {
+    let (mut attributes, mut entries) = (0, 0usize);
+    for field in Fields::new(node) {
+        let (tag, payload) = field?;
+        entries += 1;
+        let (5, Payload::Bytes(attribute)) = (tag, payload) else { continue };
+        attributes += 1;
+        for field in Fields::new(attribute) {
+            // Packed numbers are fields of one: a number takes a byte at least, a float four.
+            entries += match field? {
+                (7, Payload::Bytes(floats)) => floats.len() / 4,
+                (8, Payload::Bytes(numbers)) => numbers.len(),
+                _ => 1,
+            };
+        }
+        if attributes > MAX_ATTRIBUTES || entries > MAX_ENTRIES {
+            return Err(format!("a node has more than {MAX_ATTRIBUTES} attributes, or more than {MAX_ENTRIES} names and numbers"));
+        }
+    }
+    if entries > MAX_ENTRIES { Err(format!("a node has more than {MAX_ENTRIES} names")) } else { Ok(()) }
+}
+
+fn node(bytes: &[u8]) -> Result<OnnxNode, String> {
+    if bytes.len() <= MAX_NODE {
+        check_parts(bytes)?;
+    }
+    let node: NodeProto = decode("a node", bytes, MAX_NODE)?;
     let operator = match node.domain.as_str() {
         "" | "ai.onnx" => node.op_type.clone(),
         domain => format!("{domain}.{}", node.op_type),
@@ -253,7 +317,12 @@ fn node(node: &NodeProto) -> OnnxNode {
     let mut attributes: Vec<String> = node.attribute.iter().map(|a| format!(" {}={}", a.name, attribute(a))).collect();
     attributes.sort();
     let line = format!("{} = {operator} {}{}", names(&node.output), names(&node.input), attributes.concat());
-    OnnxNode { name: node.name.clone(), operator, line: line.replace(['\n', '\r'], " ") }
+    Ok(OnnxNode { name: node.name, operator, line: line.replace(['\n', '\r'], " ") })
+}
+
+/// What tells one graph in an attribute from another.
+fn fingerprint(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes)).chars().take(16).collect()
 }
 
 fn attribute(attribute: &AttributeProto) -> String {
@@ -264,7 +333,11 @@ fn attribute(attribute: &AttributeProto) -> String {
         Ok(AttributeType::Floats) => format!("{:?}", attribute.floats),
         Ok(AttributeType::Ints) => format!("{:?}", attribute.ints),
         Ok(AttributeType::Tensor) => "tensor".to_owned(),
-        Ok(AttributeType::Graph) => "graph".to_owned(),
-        Ok(AttributeType::Strings | AttributeType::Undefined) | Err(_) => "?".to_owned(),
+        Ok(AttributeType::Strings) => {
+            let strings: Vec<_> = attribute.strings.iter().map(|text| String::from_utf8_lossy(text)).collect();
+            format!("{strings:?}")
+        }
+        Ok(AttributeType::Graph) => format!("graph {}", fingerprint(attribute.g.as_deref().unwrap_or_default())),
+        Ok(AttributeType::Undefined) | Err(_) => "?".to_owned(),
     }
 }

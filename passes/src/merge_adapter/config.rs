@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use fancy_regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
+use super::pattern::{Pattern, too_many};
 use super::targets::{Targets, is_end};
 use super::{Adapter, refuse};
 use crate::error::PassError;
@@ -42,10 +42,10 @@ impl Kind {
 pub(super) struct Config {
     pub kind: Kind,
     alpha: f64,
-    alpha_pattern: Vec<(Regex, f64)>,
+    alpha_pattern: Vec<(Pattern, f64)>,
     /// The rank that the configuration promises. Unused for Dual LoRA, whose tensors may differ in rank by group and module.
     rank: usize,
-    rank_pattern: Vec<(Regex, usize)>,
+    rank_pattern: Vec<(Pattern, usize)>,
     /// Dual LoRA: overrides s.
     scaling: Option<f64>,
     /// The modules that it says to change; none where it says nothing.
@@ -133,8 +133,8 @@ const COMMON_KEYS: [&str; 12] = [
 /// How an adapter may have begun, for the base to be the checkpoint's own. Other ways take a part out of the base, which PEFT does again
 /// whenever it loads the adapter.
 const PLAIN_STARTS: [&str; 4] = ["gaussian", "orthogonal", "eva", "mica"];
-/// Steps back that matching a pattern may take.
-const BACKTRACKS: usize = 100_000;
+/// Most entries of a list of modules, or of patterns of them.
+pub(super) const MOST_ENTRIES: usize = 10_000;
 const LORA_KEYS: [&str; 3] = ["r", "use_rslora", "use_dora"];
 const DUAL_KEYS: [&str; 3] = ["r_magnitude", "r_direction", "scaling"];
 
@@ -264,27 +264,27 @@ impl<'a> Reader<'a> {
     }
 
     /// `{module pattern: value}`; patterns are matched as PEFT does, against the end of a module's name.
-    fn pattern<T>(&mut self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Vec<(Regex, T)> {
+    fn pattern<T>(&mut self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Vec<(Pattern, T)> {
         let mut list = Vec::new();
-        for (pattern, value) in self.typed(key, "an object of patterns and numbers", Value::as_object).into_iter().flatten() {
-            if let (Some(regex), Some(value)) = (regex(&format!(r"^(?:.*\.)?(?:{pattern})$")), read(value)) {
-                list.push((regex, value));
+        let Some(entries) = self.typed(key, "an object of patterns and numbers", Value::as_object) else { return list };
+        if entries.len() > MOST_ENTRIES {
+            self.wrong(format!("{key} has {} entries, more than any model has modules", entries.len()));
+            return list;
+        }
+        if let Some(problem) = too_many(entries.keys().map(String::as_str)) {
+            self.wrong(format!("{key} {problem}"));
+            return list;
+        }
+        for (pattern, value) in entries {
+            if let (Some(pattern), Some(value)) = (Pattern::of_end(pattern), read(value)) {
+                list.push((pattern, value));
             } else {
+                let pattern: String = pattern.chars().take(60).collect();
                 self.wrong(format!("{key}: {pattern} = {} is not a pattern with a number", shown(value)));
             }
         }
         list
     }
-}
-
-/// A pattern as Python's `re` reads it, look-around and all; none if it can't be read. Patterns that would take long to match fail.
-pub(super) fn regex(pattern: &str) -> Option<Regex> {
-    RegexBuilder::new(pattern).backtrack_limit(BACKTRACKS).build().ok()
-}
-
-/// Whether `regex` matches; no if that takes too long.
-pub(super) fn matches(regex: &Regex, text: &str) -> bool {
-    regex.is_match(text).unwrap_or(false)
 }
 
 fn shown(value: &Value) -> String {
@@ -301,7 +301,12 @@ fn count(value: &Value) -> Option<usize> {
 
 /// A list of strings that aren't empty.
 pub(super) fn names(value: &Value) -> Option<Vec<String>> {
-    value.as_array()?.iter().map(|name| name.as_str().filter(|name| !name.is_empty()).map(str::to_owned)).collect()
+    value
+        .as_array()
+        .filter(|list| list.len() <= MOST_ENTRIES)?
+        .iter()
+        .map(|name| name.as_str().filter(|name| !name.is_empty()).map(str::to_owned))
+        .collect()
 }
 
 /// Whether the parameter `name` is part of a module whose name ends with `entry`, behind a dot or not, as PEFT has it.
@@ -310,6 +315,13 @@ fn is_inside(name: &str, entry: &str) -> bool {
 }
 
 impl Config {
+    /// The patterns that took too long to match, so that it isn't known what they fit.
+    pub fn overran(&self) -> Vec<String> {
+        let ours = self.alpha_pattern.iter().map(|(pattern, _)| pattern).chain(self.rank_pattern.iter().map(|(pattern, _)| pattern));
+        let all = ours.chain(self.targets.iter().flat_map(Targets::patterns));
+        all.filter_map(Pattern::overran).map(|pattern| format!("the pattern {} takes too long to match", shown(&pattern.into()))).collect()
+    }
+
     /// Whether the parameter `name` is a bias and biases were trained.
     pub fn announces_bias(&self, name: &str) -> bool {
         self.biases && name.ends_with("bias")
@@ -331,7 +343,7 @@ impl Config {
         let rank = ranks.iter().map(|&r| r as f64).product::<f64>();
         let alpha = match &self.alphas {
             Some(alphas) => alphas.get(module).copied().unwrap_or(rank),
-            None => self.alpha_pattern.iter().find(|(p, _)| matches(p, module)).map_or(self.alpha, |(_, alpha)| *alpha),
+            None => self.alpha_pattern.iter().find(|(p, _)| p.matches(module)).map_or(self.alpha, |(_, alpha)| *alpha),
         };
         match self.kind {
             Kind::Dual => self.scaling.unwrap_or(alpha / rank.sqrt()),
@@ -342,7 +354,7 @@ impl Config {
 
     /// The rank that the configuration promises for `module`, if it does; not for Dual LoRA.
     pub fn rank(&self, module: &str) -> Option<usize> {
-        let pattern = self.rank_pattern.iter().find(|(p, _)| matches(p, module));
+        let pattern = self.rank_pattern.iter().find(|(p, _)| p.matches(module));
         self.alphas.is_none().then(|| pattern.map_or(self.rank, |(_, rank)| *rank))
     }
 }

@@ -8,6 +8,7 @@ mod config;
 mod measure;
 mod modules;
 mod parts;
+mod pattern;
 mod targets;
 
 use std::collections::BTreeMap;

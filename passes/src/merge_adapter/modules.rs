@@ -97,6 +97,7 @@ pub(super) fn merges(adapter: &Adapter, config: &Config, strength: f64, module: 
         builder.problems.extend(targets.problems(&held, &model));
     }
     builder.find_lost(&parts, &wholes);
+    builder.problems.extend(config.overran());
     let Builder { merges, problems, lacks, .. } = builder;
     let unsupported = lacks == problems.len();
     refuse(adapter, problems, unsupported).map(|()| merges.into_values().collect())

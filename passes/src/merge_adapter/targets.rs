@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 
 use dlc_ir::{Graph, Op, Operand, WeightId, WeightTable};
-use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
-use super::config::{matches, names, regex};
+use super::config::{MOST_ENTRIES, names};
+use super::pattern::Pattern;
 
 /// PEFT's word for every linear layer but the head.
 const ALL_LINEAR: &str = "all-linear";
 /// Modules that `all-linear` leaves out: heads over the vocabulary, and classifiers.
 const HEADS: [&str; 6] = ["lm_head", "embed_out", "cls", "lm_predictions", "classifier", "score"];
+
+/// Most entries of `layers_pattern`.
+const MOST_LAYER_PATTERNS: usize = 16;
 
 /// `target_modules`, `exclude_modules`, `layers_to_transform` and `layers_pattern`.
 #[derive(Debug)]
@@ -21,7 +24,7 @@ pub(super) struct Targets {
     /// Modules that were trained as a whole; nothing in them is changed otherwise.
     saved: Vec<String>,
     layers: Vec<u64>,
-    layer_patterns: Vec<Regex>,
+    layer_patterns: Vec<Pattern>,
 }
 
 /// Names of modules.
@@ -30,7 +33,7 @@ enum Names {
     /// Whole names, or their ends behind a dot.
     Ends(Vec<String>),
     /// A pattern of whole names.
-    Pattern(Regex),
+    Pattern(Pattern),
     /// Every linear layer but heads.
     AllLinear,
 }
@@ -40,7 +43,10 @@ impl Names {
         match value {
             Value::String(text) if text == ALL_LINEAR => Ok(Self::AllLinear),
             Value::String(text) => {
-                regex(&format!("^(?:{text})$")).map(Self::Pattern).ok_or_else(|| format!("{key} = {text} is not a pattern that dlc can read"))
+                let shown = || text.chars().take(60).collect::<String>();
+                Pattern::framed(["^(?:", ")$"], text)
+                    .map(Self::Pattern)
+                    .ok_or_else(|| format!("{key} = {} is not a pattern that dlc can read", shown()))
             }
             other => names(other).map(Self::Ends).ok_or_else(|| format!("{key} must be a list of names, a pattern or {ALL_LINEAR}")),
         }
@@ -49,7 +55,7 @@ impl Names {
     fn has(&self, module: &str) -> bool {
         match self {
             Self::Ends(ends) => ends.iter().any(|end| is_end(module, end)),
-            Self::Pattern(pattern) => matches(pattern, module),
+            Self::Pattern(pattern) => pattern.matches(module),
             Self::AllLinear => !module.split('.').any(|part| HEADS.contains(&part)),
         }
     }
@@ -67,21 +73,22 @@ impl Targets {
         let Some(names) = get("target_modules") else { return Ok(None) };
         let names = Names::read(names, "target_modules")?;
         let excluded = get("exclude_modules").map(|v| Names::read(v, "exclude_modules")).transpose()?;
-        let several = |key: &str| match get(key) {
-            Some(Value::Array(list)) => list.clone(),
-            Some(Value::String(text)) if text.is_empty() => vec![],
-            Some(one) => vec![one.clone()],
-            None => vec![],
+        let several = |key: &str, most: usize| match get(key) {
+            Some(Value::Array(list)) if list.len() > most => Err(format!("{key} has {} entries, and dlc reads {most}", list.len())),
+            Some(Value::Array(list)) => Ok(list.clone()),
+            Some(Value::String(text)) if text.is_empty() => Ok(vec![]),
+            Some(one) => Ok(vec![one.clone()]),
+            None => Ok(vec![]),
         };
         let number = |v: &Value| v.as_u64().ok_or_else(|| format!("layers_to_transform = {v} is not a layer's number"));
-        let layers = several("layers_to_transform").iter().map(number).collect::<Result<_, _>>()?;
+        let layers = several("layers_to_transform", MOST_ENTRIES)?.iter().map(number).collect::<Result<_, _>>()?;
         let pattern = |v: &Value| {
-            let regex = v.as_str().and_then(|text| regex(&format!(r"^(?:|.*?\.)(?:{text})\.(?P<layer>\d+)\.")));
-            regex.ok_or_else(|| format!("layers_pattern = {v} is not a pattern that dlc can read"))
+            let pattern = v.as_str().and_then(|text| Pattern::framed([r"^(?:|.*?\.)(?:", r")\.(?P<layer>\d+)\."], text));
+            pattern.ok_or_else(|| format!("layers_pattern = {v} is not a pattern that dlc can read"))
         };
-        let mut layer_patterns = several("layers_pattern").iter().map(pattern).collect::<Result<Vec<_>, _>>()?;
+        let mut layer_patterns = several("layers_pattern", MOST_LAYER_PATTERNS)?.iter().map(pattern).collect::<Result<Vec<_>, _>>()?;
         if layer_patterns.is_empty() {
-            layer_patterns.extend(regex(r"^.*?\.[^.]*\.(?P<layer>\d+)\."));
+            layer_patterns.extend(Pattern::framed(["", ""], r"^.*?\.[^.]*\.(?P<layer>\d+)\."));
         }
         Ok(Some(Self { names, excluded, saved: saved.to_vec(), layers, layer_patterns }))
     }
@@ -107,8 +114,14 @@ impl Targets {
 
     /// The number of the layer that `module` is in.
     fn layer(&self, module: &str) -> Option<u64> {
-        let number = |regex: &Regex| regex.captures(module).ok()??.name("layer")?.as_str().parse().ok();
-        self.layer_patterns.iter().find_map(number)
+        self.layer_patterns.iter().find_map(|pattern| pattern.group(module, "layer")?.parse().ok())
+    }
+
+    /// The patterns of modules and layers.
+    pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        let names = [Some(&self.names), self.excluded.as_ref()].into_iter().flatten();
+        let patterns = names.filter_map(|names| if let Names::Pattern(pattern) = names { Some(pattern) } else { None });
+        patterns.chain(&self.layer_patterns)
     }
 
     /// What doesn't fit between the targets, the modules that the adapter holds tensors for, and those of the model.

@@ -18,7 +18,7 @@ fn write(folder: &Path, edit: impl Fn(String) -> String) {
     let text = format!(
         "format: 2\ndlc: 0.1.0\nsource: {{name: tiny, files: {{}}}}\nprofile: portable\ndtype: f32\ncaches: appended\n\
          model: {{family: llama, task: text-generation, vocab_size: 8, context_length: 16, bos_token_id: null, eos_token_ids: [], pad_token_id: null}}\n\
-         passes: []\ngraphs:\n- {{name: target, file: model.onnx, parameters: 4, inputs: [], outputs: [], caches: []}}\n\
+         passes: []\ngraphs:\n- {{name: target, file: model.onnx, parameters: 4, inputs: [{{name: past_key_values.0.key, dtype: f32, shape: [batch, '1', past, '2']}}], outputs: [], caches: []}}\n\
          weights:\n- {{name: w, dtype: f32, shape: [4], offset: 0, bytes: 16, graphs: [target]}}\nfiles:\n{files}"
     );
     fs::write(folder.join(MANIFEST_FILE), edit(text)).unwrap();
@@ -29,22 +29,59 @@ fn a_whole_bundle_opens_and_its_hashes_hold() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), |text| text);
     let bundle = Bundle::open(folder.path()).unwrap();
-    bundle.verify_hashes().unwrap();
     assert_eq!(bundle.graph_path(bundle.graph("target").unwrap()), folder.path().join("model.onnx"));
     assert!(bundle.graph("draft").unwrap_err().to_string().contains("target"));
     assert!(bundle.side_file("model.onnx").is_some() && bundle.side_file("../model.onnx").is_none());
+}
 
-    fs::write(folder.path().join(WEIGHTS_FILE), "0123456789abcdeX").unwrap();
-    let error = Bundle::open(folder.path()).unwrap().verify_hashes().unwrap_err().to_string();
-    assert!(error.contains(WEIGHTS_FILE) && !error.contains("model.onnx"), "{error}");
+#[test]
+fn a_file_with_other_content_is_refused_by_its_name() {
+    for (name, content) in [(WEIGHTS_FILE, "0123456789abcdeX"), ("model.onnx", "grapX")] {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), |text| text);
+        let cache = folder.path().join("cache");
+        Bundle::open_cached(folder.path(), Some(&cache)).unwrap();
+        fs::write(folder.path().join(name), content).unwrap();
+        for opened in [Bundle::open(folder.path()), Bundle::open_cached(folder.path(), Some(&cache))] {
+            let error = opened.unwrap_err().to_string();
+            assert_eq!(
+                [WEIGHTS_FILE, "model.onnx"].map(|file| error.contains(file)),
+                [WEIGHTS_FILE, "model.onnx"].map(|file| file == name),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_that_are_not_listed_are_strays_and_no_side_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let listed = |name: &str| format!("  {name}: {{bytes: 2, sha256: 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a}}\n");
+    for name in ["1_Pooling/config.json", "1_Pooling/other.json", "2_Dense/config.json", "chat_template.jinja"] {
+        fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
+        fs::write(folder.path().join(name), "{}").unwrap();
+    }
+    write(folder.path(), |text| text + &listed("1_Pooling/config.json"));
+    let bundle = Bundle::open(folder.path()).unwrap();
+    assert!(bundle.side_file("chat_template.jinja").is_none() && bundle.side_file("1_Pooling/config.json").unwrap().is_file());
+    assert_eq!(bundle.strays().unwrap(), ["1_Pooling/other.json", "2_Dense/", "chat_template.jinja"]);
 }
 
 #[test]
 fn broken_manifests_are_refused_with_the_reason() {
     let cases = [
         ("format: 2", "format: 3", "version 3"),
-        ("model.onnx:", "../model.onnx:", "plain file name"),
-        ("model.onnx:", "/etc/passwd:", "plain file name"),
+        ("model.onnx:", "../model.onnx:", "isn't a plain file name"),
+        ("model.onnx:", "/etc/passwd:", "isn't a plain file name"),
+        ("model.onnx:", "a/../../model.onnx:", "isn't a plain file name"),
+        ("model.onnx:", "a//model.onnx:", "isn't a plain file name"),
+        ("  model.onnx:", "  weights.bin: {bytes: 1, sha256: x}\n  model.onnx:", "the key `weights.bin` stands twice"),
+        ("bytes: 16, graphs", "bytes: 12, graphs", "can't have 12 bytes"),
+        ("shape: [4]", "shape: [18446744073709551615, 4]", "can't have 16 bytes"),
+        ("dtype: f32, shape", "dtype: f16, shape", "can't have 16 bytes"),
+        ("outputs: []", "outputs: [{name: logits, dtype: f32, shape: [batch, seq, '7']}]", "a vocabulary of 8 doesn't fit `logits`, which has 7"),
+        ("caches: []}", "caches: [{slot: 0, layer: 0, heads: 9, head_dim: 2}]}", "a number of heads of 9 doesn't fit `past_key_values.0.key`"),
+        ("caches: []}", "caches: [{slot: 0, layer: 0, heads: 1, head_dim: 9}]}", "a width of heads of 9 doesn't fit `past_key_values.0.key`"),
         ("model.onnx:", "gone.onnx:", "gone.onnx"),
         ("bytes: 5", "bytes: 6", "instead of 6"),
         ("offset: 0", "offset: 8", "ends after"),

@@ -37,7 +37,8 @@ pub(super) fn environment(source: &str, now: SystemTime) -> Result<Environment<'
 
 /// Floats as Python prints them; the rest is the engine's own.
 fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
-    if value.kind() == ValueKind::Number && !value.is_integer()
+    if value.kind() == ValueKind::Number
+        && !value.is_integer()
         && let Ok(x) = f64::try_from(value.clone())
     {
         return out.write_str(&json::float(x)).map_err(|_| too_much("a very long text"));
@@ -86,7 +87,8 @@ fn truncate(text: &str, length: Option<usize>, options: Kwargs) -> Result<String
 }
 
 fn add_tests(environment: &mut Environment) {
-    let iterable = |value: &Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Undefined);
+    let iterable =
+        |value: &Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Undefined);
     environment.add_test("iterable", move |value: &Value| iterable(value));
     environment.add_test("sequence", move |value: &Value| iterable(value));
     let compares: [(&[&str], fn(&Value, &Value) -> bool); 6] = [

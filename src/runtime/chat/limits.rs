@@ -33,7 +33,8 @@ pub(super) fn pay_for(state: &State, value: &Value) -> Result<(), Error> {
 
 /// A list instead of something that can be iterated over: a slice of a slice of a slice would take longer and longer.
 fn made(value: Value) -> Result<Value, Error> {
-    let lazy = matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) && !value.is_tuple() && value.downcast_object_ref::<Vec<Value>>().is_none();
+    let lazy =
+        matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) && !value.is_tuple() && value.downcast_object_ref::<Vec<Value>>().is_none();
     if !lazy {
         return Ok(value);
     }

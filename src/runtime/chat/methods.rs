@@ -171,7 +171,13 @@ fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     let mut rest = text.trim();
     let mut found = Vec::new();
     while !rest.is_empty() {
-        let cut = if found.len() == most { None } else if from_right { rest.rfind(char::is_whitespace) } else { rest.find(char::is_whitespace) };
+        let cut = if found.len() == most {
+            None
+        } else if from_right {
+            rest.rfind(char::is_whitespace)
+        } else {
+            rest.find(char::is_whitespace)
+        };
         let (word, other) = match cut {
             None => (rest, ""),
             Some(at) if from_right => (rest[at..].trim_start(), rest[..at].trim_end()),

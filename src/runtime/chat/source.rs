@@ -171,7 +171,10 @@ fn separates(tokens: &[Token], at: usize) -> bool {
         return false;
     }
     match token.kind {
-        Kind::Name => matches!(token.text, "if" | "else" | "and" | "or" | "in" | "recursive") || (token.text == "not" && (at == 0 || tokens[at - 1].text != "is")),
+        Kind::Name => {
+            matches!(token.text, "if" | "else" | "and" | "or" | "in" | "recursive")
+                || (token.text == "not" && (at == 0 || tokens[at - 1].text != "is"))
+        }
         Kind::Sign => matches!(token.text, "," | ":" | "=") || compares(token),
         _ => false,
     }
@@ -320,7 +323,11 @@ fn emit_operand(tokens: &[Token], text: &mut String) {
         copy(std::slice::from_ref(open), &mut part);
         emit_expression(inner, &mut part);
         copy(std::slice::from_ref(close), &mut part);
-        if literal && (open.text != "(" || tuple) { wrap(CHECKED, &part, &mut value) } else { value.push_str(&part) }
+        if literal && (open.text != "(" || tuple) {
+            wrap(CHECKED, &part, &mut value)
+        } else {
+            value.push_str(&part)
+        }
         at = end;
     }
     let filtered = outside(tokens).any(|at| tokens[at].text == "|");
@@ -379,7 +386,10 @@ mod tests {
 
     #[test]
     fn generation_tags_are_conditions_that_hold() {
-        assert_eq!(prepared("{%- generation -%}a{%- endgeneration +%}{{ '{% generation %}' }}"), "{%- if true -%}a{%- endif +%}{{ '{% generation %}' }}");
+        assert_eq!(
+            prepared("{%- generation -%}a{%- endgeneration +%}{{ '{% generation %}' }}"),
+            "{%- if true -%}a{%- endif +%}{{ '{% generation %}' }}"
+        );
     }
 
     #[test]

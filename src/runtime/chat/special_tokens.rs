@@ -90,16 +90,44 @@ const REGISTERED: &[(&[&str], &str)] = &[
     (&["openai-gpt"], "OpenAIGPTTokenizer"),
     (
         &[
-            "mistral", "mistral3", "mixtral", "ministral", "ministral3", "pixtral", "phi3", "phi3_v", "phimoe", "granite", "granitemoe", "granitemoehybrid",
-            "granitemoeshared", "glm", "glm4", "olmo2", "olmo3", "stablelm", "gpt_bigcode", "persimmon", "modernbert", "smolvlm", "internlm2", "minicpm3",
-            "nemotron", "jamba", "llava", "ernie4_5", "xlm-roberta-xl", "umt5",
+            "mistral",
+            "mistral3",
+            "mixtral",
+            "ministral",
+            "ministral3",
+            "pixtral",
+            "phi3",
+            "phi3_v",
+            "phimoe",
+            "granite",
+            "granitemoe",
+            "granitemoehybrid",
+            "granitemoeshared",
+            "glm",
+            "glm4",
+            "olmo2",
+            "olmo3",
+            "stablelm",
+            "gpt_bigcode",
+            "persimmon",
+            "modernbert",
+            "smolvlm",
+            "internlm2",
+            "minicpm3",
+            "nemotron",
+            "jamba",
+            "llava",
+            "ernie4_5",
+            "xlm-roberta-xl",
+            "umt5",
         ],
         GENERIC,
     ),
 ];
 
 /// Types of models whose files often declare another class than theirs; the registered one counts.
-const WRONGLY_DECLARED: &[&str] = &["qwen2", "phi3", "phi3_v", "phimoe", "modernbert", "nemotron", "internlm2", "minicpm3", "jamba", "llava", "smolvlm", "ernie4_5"];
+const WRONGLY_DECLARED: &[&str] =
+    &["qwen2", "phi3", "phi3_v", "phimoe", "modernbert", "nemotron", "internlm2", "minicpm3", "jamba", "llava", "smolvlm", "ernie4_5"];
 
 /// The tokens that classes have by default, in the order of [`NAMES`]; an empty text is none.
 const DEFAULTS: &[(&[&str], [&str; 7])] = &[
@@ -117,10 +145,7 @@ const DEFAULTS: &[(&[&str], [&str; 7])] = &[
     (&["DebertaTokenizer", "DebertaV2Tokenizer"], ["[CLS]", "[SEP]", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"]),
     (&["AlbertTokenizer", "RemBertTokenizer"], ["[CLS]", "[SEP]", "<unk>", "[SEP]", "<pad>", "[CLS]", "[MASK]"]),
     (&["T5Tokenizer"], ["", "</s>", "<unk>", "", "<pad>", "", ""]),
-    (
-        &["CohereTokenizer"],
-        ["<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<UNK>", "<SEP>", "<PAD>", "<CLS>", "<MASK_TOKEN>"],
-    ),
+    (&["CohereTokenizer"], ["<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<UNK>", "<SEP>", "<PAD>", "<CLS>", "<MASK_TOKEN>"]),
     (&["OpenAIGPTTokenizer"], ["", "", "<unk>", "", "", "", ""]),
 ];
 

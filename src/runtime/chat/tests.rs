@@ -53,7 +53,9 @@ fn a_model_without_a_template_is_for_prompts() {
 
 #[test]
 fn broken_files_are_named() {
-    for (name, content) in [(CONFIG_FILE, "{"), (CONFIG_FILE, "[]"), ("special_tokens_map.json", "{"), (TEMPLATE_FILE, "{% if %}"), (TEMPLATE_FILE, "{{ 'x }}")] {
+    for (name, content) in
+        [(CONFIG_FILE, "{"), (CONFIG_FILE, "[]"), ("special_tokens_map.json", "{"), (TEMPLATE_FILE, "{% if %}"), (TEMPLATE_FILE, "{{ 'x }}")]
+    {
         let error = load(&[(name, content), ("config.json", "{}")]).unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
         assert_eq!(error.fault(), dlc_ir::Fault::BadInput);

@@ -25,6 +25,7 @@ pub use guidance::OutputLayout;
 pub use state::SamplerState;
 
 use super::Result;
+use crate::printable::shown;
 use reader::ConfigReader;
 
 /// The most steps that a plan is made for.

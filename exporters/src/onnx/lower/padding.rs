@@ -63,7 +63,8 @@ impl Rows {
 
     /// Puts tokens before padding in every input that is `read` and has one number for each.
     pub fn order(&self, cx: &mut Context<'_>, read: &HashSet<Operand>) -> Result<(), ExportError> {
-        let takes = |i: &&Input| i.cache.is_none() && i.value != self.mask && read.contains(&Operand::Value(i.value)) && self.by_token(cx.graph, i.value);
+        let takes =
+            |i: &&Input| i.cache.is_none() && i.value != self.mask && read.contains(&Operand::Value(i.value)) && self.by_token(cx.graph, i.value);
         let inputs: Vec<ValueId> = cx.graph.inputs().iter().filter(takes).map(|i| i.value).collect();
         for input in inputs {
             let places = self.places(cx)?;

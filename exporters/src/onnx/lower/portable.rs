@@ -71,7 +71,6 @@ pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Att
     let keys = extend_cache(cx, node, 1, attention.kv_heads)?;
     let values = extend_cache(cx, node, 2, attention.kv_heads)?;
     let mask = additive_mask(cx, cx.value_at(node, 3)?, &seq, attention.window, DType::F32)?;
-    let mask = stacked(cx, mask, attention.heads / attention.kv_heads)?;
     attend(cx, node, attention, [keys, values], &[mask])
 }
 
@@ -89,17 +88,15 @@ pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &At
     attend(cx, node, attention, sides, &addends)
 }
 
-/// Query heads that share a key/value head are stacked along the sequence axis, so keys and values are never repeated. Scores, what is added
-/// to them and softmax are in single precision whatever the graph's element type.
+/// Keys and values that several query heads share are repeated, as Hugging Face's exports do it: runtimes that look for attention know that
+/// form, and OpenVINO's paged attention misreads others. Scores, what is added to them and softmax are in single precision whatever the graph's
+/// element type.
 fn attend(cx: &mut Context<'_>, node: &Node, attention: &Attention, [keys, values]: [Name; 2], addends: &[Name]) -> Result<(), ExportError> {
     let Attention { heads, kv_heads, scale, softcap, .. } = *attention;
     let q = cx.value_at(node, 0)?;
-    let (dtype, head_dim, group) = (cx.ty(q).dtype, (cx.width(q)? / heads) as i64, heads / kv_heads);
-    let mut q = heads_first(cx, node, 0, heads)?;
-    if group > 1 {
-        let shape = cx.b.ints(&[0, kv_heads as i64, -1, head_dim]);
-        q = cx.b.op("Reshape", &[&q, &shape]).out();
-    }
+    let (dtype, head_dim) = (cx.ty(q).dtype, cx.width(q)? / heads);
+    let q = heads_first(cx, node, 0, heads)?;
+    let [keys, values] = [keys, values].map(|shared| repeated(cx, shared, heads, heads / kv_heads, head_dim));
     let scale = cx.b.float(dtype, scale);
     let q = cx.b.op("Mul", &[&q, &scale]).out();
     let keys = cx.b.op("Transpose", &[&keys]).ints("perm", &[0, 1, 3, 2]).out();
@@ -116,11 +113,7 @@ fn attend(cx: &mut Context<'_>, node: &Node, attention: &Attention, [keys, value
     }
     let probabilities = cx.b.op("Softmax", &[&scores]).int("axis", -1).out();
     let probabilities = from_f32(cx, probabilities, dtype);
-    let mut mixed = cx.b.op("MatMul", &[&probabilities, &values]).out();
-    if group > 1 {
-        let shape = cx.b.ints(&[0, heads as i64, -1, head_dim]);
-        mixed = cx.b.op("Reshape", &[&mixed, &shape]).out();
-    }
+    let mixed = cx.b.op("MatMul", &[&probabilities, &values]).out();
     let mixed = cx.b.op("Transpose", &[&mixed]).ints("perm", &[0, 2, 1, 3]).out();
     cx.define(Context::output_at(node, 0)?, Form::Heads(heads), mixed);
     Ok(())
@@ -144,13 +137,14 @@ fn extend_cache(cx: &mut Context<'_>, node: &Node, part: usize, kv_heads: usize)
     Ok(present)
 }
 
-/// `mask` once for each of `group` stacked query heads.
-fn stacked(cx: &mut Context<'_>, mask: Name, group: usize) -> Result<Name, ExportError> {
+/// Keys or values, each for the `group` query heads that share it: `[batch, heads, total, head_dim]`.
+fn repeated(cx: &mut Context<'_>, shared: Name, heads: usize, group: usize, head_dim: usize) -> Name {
     if group == 1 {
-        return Ok(mask);
+        return shared;
     }
-    cx.once(&format!("{mask}.x{group}"), |cx| {
-        let repeats = cx.b.ints(&[1, 1, group as i64, 1]);
-        Ok(cx.b.op("Tile", &[&mask, &repeats]).out())
-    })
+    let (axis, repeats) = (cx.b.ints(&[2]), cx.b.ints(&[1, 1, group as i64, 1, 1]));
+    let shape = cx.b.ints(&[0, heads as i64, -1, head_dim as i64]);
+    let apart = cx.b.op("Unsqueeze", &[&shared, &axis]).out();
+    let repeated = cx.b.op("Expand", &[&apart, &repeats]).out();
+    cx.b.op("Reshape", &[&repeated, &shape]).out()
 }

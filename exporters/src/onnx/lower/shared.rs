@@ -189,7 +189,7 @@ pub(super) fn rotations(cx: &mut Context<'_>, rope: &Rope, rotated: usize, posit
 
 /// `frequencies` as [`Rope::frequencies_at`] makes them for the length that `positions`, in single precision, tell.
 fn stretched(cx: &mut Context<'_>, rope: &Rope, rotated: usize, [positions, frequencies]: [&Name; 2], [factor, original]: [f64; 2]) -> Name {
-    let mut number = |cx: &mut Context<'_>, what: &str, numbers: &[f32]| {
+    let number = |cx: &mut Context<'_>, what: &str, numbers: &[f32]| {
         let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
         cx.b.constant(&format!("{}.{what}", rope_name(rope, rotated)), DType::F32, &[numbers.len()], bytes)
     };

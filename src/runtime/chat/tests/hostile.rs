@@ -31,7 +31,8 @@ fn hostile_templates_end() {
         }
     }
     // Small after all: views of views, which are made into lists, and functions that bound what they make.
-    let harmless = ["deep-data-map", "deep-data-slice", "deep-data-reverse", "deep-data-repeat", "round", "sum", "unique", "autoescape", "lipsum(n=1000000)"];
+    let harmless =
+        ["deep-data-map", "deep-data-slice", "deep-data-reverse", "deep-data-repeat", "round", "sum", "unique", "autoescape", "lipsum(n=1000000)"];
     let surprising: Vec<_> = rendered.into_iter().filter(|name| !harmless.contains(name)).collect();
     assert_eq!(surprising, [""; 0]);
 }
