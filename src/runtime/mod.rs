@@ -22,6 +22,7 @@ mod special_tokens;
 mod speculative;
 mod stops;
 mod text;
+mod timing;
 mod token_model;
 mod weights;
 
@@ -46,5 +47,6 @@ pub use session::{HostData, HostTensor, Session, SessionOptions};
 pub use speculative::{DecodeOptions, Decoder, DraftLength, Generation, SourceStats, Stats, StopReason};
 pub use stops::StopStrings;
 pub use text::{TextStream, TextTokenizer, TokenizedText};
+pub use timing::Timing;
 pub use token_model::{Logits, TokenModel};
 pub use weights::SharedWeights;
