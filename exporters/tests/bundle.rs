@@ -125,7 +125,15 @@ fn onnxruntime_genai_chooses_tokens_as_the_checkpoint_says_and_hears_of_no_forei
     let (mut module, out) = (two_graphs(), folder.path().join("bundle"));
     let vocab = module.model.vocab_size as u32;
     (module.model.bos_token_id, module.model.eos_token_ids, module.model.pad_token_id) = (Some(vocab), vec![vocab + 7, 1], Some(u32::MAX));
-    let search = SearchDefaults { do_sample: true, temperature: 0.6, top_k: 20, top_p: 0.95, repetition_penalty: 1.05, no_repeat_ngram_size: 3, min_length: 4 };
+    let search = SearchDefaults {
+        do_sample: true,
+        temperature: 0.6,
+        top_k: 20,
+        top_p: 0.95,
+        repetition_penalty: 1.05,
+        no_repeat_ngram_size: 3,
+        min_length: 4,
+    };
     write_bundle(&module, &BundleRequest { search, ..request(Profile::Portable) }, &out, &()).unwrap();
     let genai: serde_json::Value = serde_json::from_slice(&fs::read(out.join("genai_config.json")).unwrap()).unwrap();
     let (model, found) = (&genai["model"], &genai["search"]);

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 use super::special_tokens::{CONFIG_FILE, TokenizerFiles, read_object};
 use super::{Bundle, Result, RuntimeError};
-use crate::files::{read_document, read_input};
+use crate::files::read_document;
 use crate::guard::contain_panics;
 use environment::environment;
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::files::read_input;
 use super::{Result, RuntimeError};
+use crate::files::read_input;
 
 /// The file with a tokenizer's settings.
 pub(super) const CONFIG_FILE: &str = "tokenizer_config.json";
@@ -40,9 +40,7 @@ impl TokenizerFiles {
 
     /// Names and texts of the special tokens.
     pub fn named(&self, find: &impl Fn(&str) -> Option<PathBuf>) -> BTreeMap<String, String> {
-        special_tokens(self, || {
-            find("tokenizer.json").is_some_and(|path| read_input(&path, TOKENIZER_CAP).is_ok_and(|bytes| has_byte_level(&bytes)))
-        })
+        special_tokens(self, || find("tokenizer.json").is_some_and(|path| read_input(&path, TOKENIZER_CAP).is_ok_and(|bytes| has_byte_level(&bytes))))
     }
 
     /// The texts of special tokens without a name.
