@@ -25,6 +25,11 @@ impl Table {
     }
 }
 
+/// A range, for a cell: `1.90-2.02`.
+pub fn ranged([least, most]: [f64; 2], digits: usize) -> String {
+    format!("{least:.digits$}-{most:.digits$}")
+}
+
 /// `12`, `-29.8%`, `9.5e-6` and the dash that stands for no number, but not `0 1 2`.
 fn is_number(cell: &str) -> bool {
     cell.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && !cell.contains(' ')

@@ -110,7 +110,7 @@ impl Bundle {
 
     /// What lies in the folder and isn't listed, see [`Manifest::strays`].
     pub fn strays(&self) -> Result<Vec<String>> {
-        let unreadable = |error| RuntimeError::file(&self.folder, format!("can't be read: {error}"));
+        let unreadable = |error: std::io::Error| RuntimeError::file(&self.folder, format!("can't be read: {error}"));
         self.manifest.strays(&self.folder).map_err(unreadable)
     }
 
