@@ -123,7 +123,7 @@ fn yaml_that_takes_long_to_parse_is_refused_at_once() {
     shell.copy(&crate::common::fixture("cases/attack-yaml-deep"), "case");
     refused(&shell, &["compile", "--config", "case/p.yaml", "-o", "out"], &["p.yaml", "nests too deeply"]);
     for (text, reason) in [
-        (format!("format: {}", "{a: ".repeat(1 << 18)), "nests too deeply"),
+        (format!("format: {}", "{a: ".repeat(1 << 17)), "nests too deeply"),
         (format!("format: [{}]", "1,".repeat(8 << 20)), "more entries"),
         (format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(50_000), "*a,".repeat(50_000)), "aliases"),
         ("format: 2\nformat: 2\n".to_owned(), "the key `format` stands twice"),
