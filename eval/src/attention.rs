@@ -4,6 +4,7 @@ use candle_core::{D, Device, Tensor};
 use dlc_ir::{Attention, DisentangledBias};
 
 use crate::error::OpError;
+use crate::peaks::magnitude;
 
 /// The score of a key that a query doesn't see. Finite, so that a query that sees nothing (padding) gives the mean of all values, not NaN;
 /// everywhere else its exponential is 0 exactly. It takes the place of the dot product, so that no gradient flows into that.
@@ -59,6 +60,19 @@ fn attend(op: &Attention, q: &Tensor, [key, value]: [&Tensor; 2], seen: Option<&
     let shares = softmax(&scores)?.reshape((batch, op.kv_heads, group * seq, total))?;
     let output = shares.matmul(value)?.reshape((batch, op.heads, seq, head_dim))?;
     Ok(output.transpose(1, 2)?.reshape((batch, seq, width))?)
+}
+
+/// The largest magnitude of a scaled dot product of a query and a key, seen or not.
+pub(crate) fn largest_score(op: &Attention, inputs: &[Tensor], outputs: &[Tensor]) -> Result<f32, OpError> {
+    let [q, k, ..] = inputs else { return Err(OpError::Bug(format!("{} operands", inputs.len()))) };
+    let keys = match outputs {
+        [_, present, _] => present.clone(),
+        _ => split(k, op.kv_heads)?,
+    };
+    let (batch, seq, width) = q.dims3()?;
+    let q = split(q, op.heads)?.reshape((batch, op.kv_heads, op.heads / op.kv_heads * seq, width / op.heads))?;
+    let (largest, _) = magnitude(&q.matmul(&keys.t()?)?)?;
+    Ok(largest * op.scale.abs())
 }
 
 /// See [`DisentangledBias`].

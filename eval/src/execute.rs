@@ -7,6 +7,7 @@ use dlc_ir::{DType, Graph, NodeId, Operand, ValueId, Weight, WeightId, WeightTab
 
 use crate::error::{EvalError, OpError};
 use crate::ops::apply;
+use crate::peaks::Peaks;
 use crate::symbols::Symbols;
 
 /// Values while a graph runs.
@@ -15,7 +16,8 @@ pub(crate) type Tensors = BTreeMap<ValueId, Tensor>;
 /// Where a node's weights come from.
 pub(crate) type WeightSource<'a> = dyn Fn(WeightId) -> Result<Tensor, EvalError> + 'a;
 
-/// Adds the outputs of `nodes` to `values`; with `keep`, values are dropped after their last reader, but for those.
+/// Adds the outputs of `nodes` to `values`; with `keep`, values are dropped after their last reader, but for those. With `peaks`, notes how large
+/// they are.
 pub(crate) fn execute(
     graph: &Graph,
     nodes: &[NodeId],
@@ -23,12 +25,16 @@ pub(crate) fn execute(
     weights: &WeightSource<'_>,
     symbols: &Symbols,
     keep: Option<&BTreeSet<ValueId>>,
+    mut peaks: Option<&mut Peaks>,
 ) -> Result<(), EvalError> {
     let dropped = keep.map(|keep| last_reads(graph, nodes, keep)).unwrap_or_default();
     for (at, &id) in nodes.iter().enumerate() {
         let node = graph.node(id);
         let inputs = fetch(graph, id, values, weights)?;
         let outputs = apply(&node.op, &inputs, symbols).map_err(|e| e.at(graph, id))?;
+        if let Some(peaks) = peaks.as_deref_mut() {
+            peaks.note(id, node, &inputs, &outputs).map_err(|e| e.at(graph, id))?;
+        }
         for (&value, output) in node.outputs.iter().zip(outputs) {
             if keep.is_none_or(|keep| keep.contains(&value) || dropped.contains_key(&value)) {
                 values.insert(value, output);

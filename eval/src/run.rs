@@ -7,6 +7,7 @@ use dlc_ir::{Graph, NodeId, ValueId, WeightTable};
 use crate::array::Array;
 use crate::error::{EvalError, first_line};
 use crate::execute::{Tensors, execute, load};
+use crate::peaks::Peaks;
 use crate::symbols::Symbols;
 
 /// Runs `graph` on `feeds`, one array for each of its inputs, and returns its outputs by name.
@@ -18,6 +19,31 @@ use crate::symbols::Symbols;
 /// [`EvalError::Boundary`] for feeds that are missing, unknown or don't fit; [`EvalError::Node`] for data that an op can't take: ids outside of
 /// the table, masks other than 0 and 1, negative positions; [`EvalError::Weight`] for weights without data.
 pub fn run(graph: &Graph, weights: &WeightTable, feeds: &BTreeMap<String, Array>) -> Result<BTreeMap<String, Array>, EvalError> {
+    evaluate(graph, weights, feeds, None)
+}
+
+/// As [`run`], and adds to `peaks` how large the numbers got.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_noting_peaks(
+    graph: &Graph,
+    weights: &WeightTable,
+    feeds: &BTreeMap<String, Array>,
+    peaks: &mut Peaks,
+) -> Result<BTreeMap<String, Array>, EvalError> {
+    let mut own = Peaks::default();
+    let outputs = evaluate(graph, weights, feeds, Some(&mut own))?;
+    peaks.join(&own);
+    Ok(outputs)
+}
+
+fn evaluate(
+    graph: &Graph,
+    weights: &WeightTable,
+    feeds: &BTreeMap<String, Array>,
+    peaks: Option<&mut Peaks>,
+) -> Result<BTreeMap<String, Array>, EvalError> {
     if let Some(name) = feeds.keys().find(|name| graph.find_input(name).is_none()) {
         let names: Vec<&str> = graph.inputs().iter().map(|i| i.name.as_str()).collect();
         return Err(EvalError::boundary(graph, name, format!("is not an input; the inputs are {}", names.join(", "))));
@@ -39,7 +65,7 @@ pub fn run(graph: &Graph, weights: &WeightTable, feeds: &BTreeMap<String, Array>
 
     let nodes: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
     let keep: BTreeSet<ValueId> = graph.outputs().iter().map(|o| o.value).collect();
-    execute(graph, &nodes, &mut values, &|weight| load(graph, weights, weight), &symbols, Some(&keep))?;
+    execute(graph, &nodes, &mut values, &|weight| load(graph, weights, weight), &symbols, Some(&keep), peaks)?;
 
     let output = |output: &dlc_ir::Output| {
         let tensor = values.get(&output.value).ok_or_else(|| EvalError::boundary(graph, &output.name, "isn't made by the graph"))?;

@@ -73,7 +73,7 @@ impl<'m> Segment<'m> {
     pub fn forward(&self, known: &Values, want: &[ValueId]) -> Result<Values, EvalError> {
         let (mut values, symbols) = self.start(known)?;
         let keep = want.iter().copied().collect();
-        execute(self.graph, &self.nodes, &mut values, &|w| self.weight(w), &symbols, Some(&keep))?;
+        execute(self.graph, &self.nodes, &mut values, &|w| self.weight(w), &symbols, Some(&keep), None)?;
         want.iter().map(|v| Ok((*v, self.array(self.tensor(&values, *v)?)?))).collect()
     }
 
@@ -83,7 +83,7 @@ impl<'m> Segment<'m> {
     /// As [`forward`](Self::forward).
     pub fn trace(&self, known: &Values) -> Result<Trace<'_>, EvalError> {
         let (mut values, symbols) = self.start(known)?;
-        execute(self.graph, &self.nodes, &mut values, &|w| self.weight(w), &symbols, None)?;
+        execute(self.graph, &self.nodes, &mut values, &|w| self.weight(w), &symbols, None, None)?;
         Ok(Trace::new(self, values, symbols))
     }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use dlc_ir::{CachePart, Dim, Graph, IrError, Module, Task, ValueType, cost};
+use dlc_ir::{CachePart, Dim, Graph, Input, IrError, Module, Task, ValueType, cost};
 use prost::Message;
 
 use crate::error::ExportError;
@@ -14,7 +14,7 @@ use crate::manifest::{
     CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, ModelRecord, PassRecord, PortRecord, Profile, Source,
     WEIGHTS_FILE,
 };
-use crate::onnx::lower::{Lowered, Target, cache_layout, lower};
+use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
 use crate::progress::Progress;
 use crate::staging::Staging;
 use crate::weights::WeightPlan;
@@ -34,8 +34,35 @@ pub struct BundleRequest {
     pub rewritten: BTreeMap<String, Vec<u8>>,
     /// How consumers of the draft should use it by default.
     pub draft: Option<SpeculativeDefaults>,
+    /// How consumers should choose tokens by default.
+    pub search: SearchDefaults,
     /// The version of dlc.
     pub version: String,
+}
+
+/// Defaults for choosing tokens; [`Default`] is transformers'.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SearchDefaults {
+    /// Whether tokens are drawn, not the most likely one taken.
+    pub do_sample: bool,
+    /// Divides the logits where tokens are drawn.
+    pub temperature: f32,
+    /// Tokens are drawn from so many most likely ones; 0 is all.
+    pub top_k: usize,
+    /// Tokens are drawn from the most likely ones that make up this probability.
+    pub top_p: f32,
+    /// Makes tokens of the text less likely; 1 doesn't.
+    pub repetition_penalty: f32,
+    /// No so many tokens in a row are repeated; 0 allows all.
+    pub no_repeat_ngram_size: usize,
+    /// Tokens of prompt and text before which no text ends.
+    pub min_length: usize,
+}
+
+impl Default for SearchDefaults {
+    fn default() -> Self {
+        Self { do_sample: false, temperature: 1.0, top_k: 50, top_p: 1.0, repetition_penalty: 1.0, no_repeat_ngram_size: 0, min_length: 0 }
+    }
 }
 
 /// Defaults for speculative decoding.
@@ -129,7 +156,7 @@ fn write_genai_config(
     staging: &Staging,
     files: &mut BTreeMap<String, FileRecord>,
 ) -> Result<(), ExportError> {
-    if request.profile != Profile::Ort || module.model.task != Task::TextGeneration {
+    if module.model.task != Task::TextGeneration {
         return Ok(());
     }
     let parts: Vec<(&Graph, String, Vec<String>)> =
@@ -140,7 +167,7 @@ fn write_genai_config(
     };
     let Some(target) = part("target") else { return Ok(()) };
     let draft = part("draft").zip(request.draft);
-    files.insert(GENAI_FILE.to_owned(), staging.write(GENAI_FILE, genai_config(&module.model, caches, target, draft).as_bytes())?);
+    files.insert(GENAI_FILE.to_owned(), staging.write(GENAI_FILE, genai_config(&module.model, caches, &request.search, target, draft).as_bytes())?);
     Ok(())
 }
 
@@ -190,11 +217,16 @@ fn graph_record(module: &Module, graph: &Graph, lowered: &Lowered) -> Result<Gra
         shape: ty.shape.0.iter().map(Dim::to_string).collect(),
     };
     let ty = |value| &graph.value(value).ty;
+    let levels = noise_levels(graph);
+    let input = |input: &Input| {
+        let port = port(&input.name, ty(input.value));
+        if levels.contains(&input.value) { PortRecord { shape: vec![LEVELS.to_owned()], ..port } } else { port }
+    };
     Ok(GraphRecord {
         name: graph.name.clone(),
         file: file_name(&graph.name),
         parameters: cost::cost(graph, &module.weights).parameters,
-        inputs: graph.inputs().iter().filter(|i| used.contains(&i.name)).map(|i| port(&i.name, ty(i.value))).collect(),
+        inputs: graph.inputs().iter().filter(|i| used.contains(&i.name)).map(input).collect(),
         outputs: graph.outputs().iter().map(|o| port(&o.name, ty(o.value))).collect(),
         caches: caches(graph)?,
     })

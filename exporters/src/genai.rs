@@ -1,10 +1,10 @@
-//! `genai_config.json`, by which onnxruntime-genai runs a bundle of profile `ort`; with a draft it decodes speculatively.
+//! `genai_config.json`, by which onnxruntime-genai runs a decoder's bundle; with a draft it decodes speculatively.
 
 use serde_json::{Value, json};
 
 use dlc_ir::{Graph, ModelInfo};
 
-use crate::bundle::SpeculativeDefaults;
+use crate::bundle::{SearchDefaults, SpeculativeDefaults};
 use crate::manifest::CacheLayout;
 
 /// The families that onnxruntime-genai knows by name; any other graph of this boundary is a `decoder` to it.
@@ -25,10 +25,11 @@ pub(crate) struct GraphFile<'a> {
 pub(crate) fn genai_config(
     model: &ModelInfo,
     caches: CacheLayout,
+    search: &SearchDefaults,
     target: GraphFile<'_>,
     draft: Option<(GraphFile<'_>, SpeculativeDefaults)>,
 ) -> String {
-    let mut config = json!({ "model": model_block(model, target), "search": search_block(model, caches) });
+    let mut config = json!({ "model": model_block(model, target), "search": search_block(model, caches, search) });
     if let Some((draft, defaults)) = draft {
         config["model"]["draft"] = decoder_block(model, draft);
         config["speculative"] = json!({
@@ -41,17 +42,19 @@ pub(crate) fn genai_config(
     format!("{config:#}\n")
 }
 
+/// Tokens that onnxruntime-genai takes: it refuses ids outside the vocabulary.
+fn known(model: &ModelInfo, ids: impl IntoIterator<Item = u32>) -> Vec<u32> {
+    ids.into_iter().filter(|&id| (id as usize) < model.vocab_size).collect()
+}
+
 fn model_block(model: &ModelInfo, target: GraphFile<'_>) -> Value {
-    let eos = match model.eos_token_ids.as_slice() {
-        [one] => json!(one),
-        several => json!(several),
-    };
-    let first_eos = model.eos_token_ids.first().copied();
+    let eos = known(model, model.eos_token_ids.iter().copied());
+    let or_end = |id: Option<u32>| known(model, id).first().or(eos.first()).copied();
     let mut block = json!({
         "type": if KNOWN.contains(&model.family.as_str()) { model.family.as_str() } else { "decoder" },
-        "bos_token_id": model.bos_token_id.or(first_eos),
-        "eos_token_id": eos,
-        "pad_token_id": model.pad_token_id.or(first_eos),
+        "bos_token_id": or_end(model.bos_token_id),
+        "eos_token_id": if let [one] = eos[..] { json!(one) } else { json!(eos) },
+        "pad_token_id": or_end(model.pad_token_id),
         "context_length": model.context_length,
         "vocab_size": model.vocab_size,
         "decoder": decoder_block(model, target),
@@ -88,21 +91,26 @@ fn decoder_block(model: &ModelInfo, graph: GraphFile<'_>) -> Value {
     })
 }
 
-fn search_block(model: &ModelInfo, caches: CacheLayout) -> Value {
+fn search_block(model: &ModelInfo, caches: CacheLayout, search: &SearchDefaults) -> Value {
     json!({
         "diversity_penalty": 0.0,
-        "do_sample": false,
+        "do_sample": search.do_sample && search.temperature > 0.0,
         "early_stopping": true,
         "length_penalty": 1.0,
         "max_length": model.context_length,
-        "min_length": 0,
-        "no_repeat_ngram_size": 0,
+        "min_length": search.min_length,
+        "no_repeat_ngram_size": search.no_repeat_ngram_size,
         "num_beams": 1,
         "num_return_sequences": 1,
         "past_present_share_buffer": caches == CacheLayout::InPlace,
-        "repetition_penalty": 1.0,
-        "temperature": 1.0,
-        "top_k": 50,
-        "top_p": 1.0,
+        "repetition_penalty": decimal(search.repetition_penalty),
+        "temperature": decimal(search.temperature),
+        "top_k": search.top_k,
+        "top_p": decimal(search.top_p),
     })
+}
+
+/// The shortest number that reads as `x`.
+fn decimal(x: f32) -> Value {
+    x.to_string().parse::<f64>().map_or_else(|_| json!(x), |x| json!(x))
 }

@@ -17,7 +17,7 @@ mod staging;
 mod weights;
 pub mod yaml;
 
-pub use bundle::{BundleRequest, SpeculativeDefaults, write_bundle};
+pub use bundle::{BundleRequest, SearchDefaults, SpeculativeDefaults, write_bundle};
 pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};
 pub use error::ExportError;
 pub use progress::Progress;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{DRAFT, TARGET, module, request};
 use dlc_exporters::manifest::{FileRecord, MANIFEST_FILE, Manifest, Profile, WEIGHTS_FILE};
-use dlc_exporters::{ExportError, Progress, write_bundle};
+use dlc_exporters::{BundleRequest, ExportError, Progress, SearchDefaults, write_bundle};
 use dlc_ir::{Module, SideFile};
 use sha2::{Digest, Sha256};
 
@@ -103,7 +103,8 @@ fn the_manifest_records_every_file() {
             .iter()
             .map(|(name, bytes)| (name.clone(), FileRecord { bytes: bytes.len() as u64, sha256: format!("{:x}", Sha256::digest(bytes)) }));
         assert_eq!(records.collect::<BTreeMap<_, _>>(), manifest.files);
-        assert_eq!(files.contains_key("genai_config.json"), profile == Profile::Ort);
+        let genai: serde_json::Value = serde_json::from_slice(&files["genai_config.json"]).unwrap();
+        assert_eq!(genai["search"]["past_present_share_buffer"], profile == Profile::Ort);
         let target = &manifest.graphs[0];
         assert_eq!((target.file.as_str(), target.caches[0].layer, target.caches[0].heads, target.caches[0].head_dim), ("model.onnx", 3, 1, 16));
         assert_eq!(target.inputs.iter().any(|i| i.name == "position_ids"), profile != Profile::Ort);
@@ -119,10 +120,33 @@ fn onnxruntime_genai_gets_a_configuration_with_the_draft() {
 }
 
 #[test]
+fn onnxruntime_genai_chooses_tokens_as_the_checkpoint_says_and_hears_of_no_foreign_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut module, out) = (two_graphs(), folder.path().join("bundle"));
+    let vocab = module.model.vocab_size as u32;
+    (module.model.bos_token_id, module.model.eos_token_ids, module.model.pad_token_id) = (Some(vocab), vec![vocab + 7, 1], Some(u32::MAX));
+    let search = SearchDefaults {
+        do_sample: true,
+        temperature: 0.6,
+        top_k: 20,
+        top_p: 0.95,
+        repetition_penalty: 1.05,
+        no_repeat_ngram_size: 3,
+        min_length: 4,
+    };
+    write_bundle(&module, &BundleRequest { search, ..request(Profile::Portable) }, &out, &()).unwrap();
+    let genai: serde_json::Value = serde_json::from_slice(&fs::read(out.join("genai_config.json")).unwrap()).unwrap();
+    let (model, found) = (&genai["model"], &genai["search"]);
+    assert_eq!((&model["bos_token_id"], &model["eos_token_id"], &model["pad_token_id"]), (&1.into(), &1.into(), &1.into()));
+    let keys = ["do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size", "min_length"];
+    assert_eq!(serde_json::json!(keys.map(|key| &found[key])), serde_json::json!([true, 0.6, 20, 0.95, 1.05, 3, 4]));
+}
+
+#[test]
 fn an_output_that_exists_is_replaced_only_by_force_and_only_if_it_is_a_bundle() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
-    let write = |force: bool| write_bundle(&two_graphs(), &dlc_exporters::BundleRequest { force, ..request(Profile::Onnx) }, &out, &());
+    let write = |force: bool| write_bundle(&two_graphs(), &BundleRequest { force, ..request(Profile::Onnx) }, &out, &());
     let refused = |force: bool| {
         let before = contents(&out);
         let error = write(force).unwrap_err().to_string();

@@ -57,6 +57,9 @@ pub struct StepCosts {
     pub steps: Vec<f64>,
     /// v(k): a target pass over k tokens, as (k, v(k)) by ascending k, the first being (1, 1).
     pub verify: Vec<(usize, f64)>,
+    /// How far the timings of each step lay apart: the middle half of them, as a share of their median. Empty, or none, where that isn't known.
+    #[serde(default)]
+    pub spreads: Vec<Option<f64>>,
 }
 
 impl StepCosts {

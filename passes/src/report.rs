@@ -68,6 +68,9 @@ pub struct DraftCandidate {
     pub memory: f64,
     /// Cost of a step, in target steps.
     pub cost: f64,
+    /// How far the timings of the step lay apart: the middle half of them, as a share of their median; none if it wasn't timed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<f64>,
     /// Acceptance that its scores promised.
     pub predicted_acceptance: f64,
     /// Acceptance on the texts that were held back.

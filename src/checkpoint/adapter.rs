@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::CheckpointFile;
 use super::error::CheckpointError;
 use super::files;
-use super::tensors::{self, FileMetadata, TensorRecord};
+use super::tensors::{self, FileMetadata, TensorFile, TensorRecord};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -57,7 +57,7 @@ impl AdapterFiles {
         } else {
             None
         };
-        let (tensors, metadata, size) = tensors::read_file(&weights)?;
+        let TensorFile { tensors, metadata, size } = tensors::read_file(&weights)?;
         files.push(CheckpointFile { path: weights, size });
         Ok(Self { name: name(path), folder: folder.to_owned(), config, tensors: tensors.into_iter().collect(), metadata, files })
     }

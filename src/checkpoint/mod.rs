@@ -41,15 +41,19 @@ const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const SCHEDULER_CONFIG: &str = "scheduler_config.json";
 
+const TEMPLATE: &str = "chat_template.jinja";
+const DEFAULT_TEMPLATE: &str = "additional_chat_templates/default.jinja";
+
 /// What a bundle takes over where it is there.
-const SIDE_FILES: [&str; 13] = [
+const SIDE_FILES: [&str; 14] = [
     CONFIG,
     GENERATION_CONFIG,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    TEMPLATE,
+    "chat_template.json",
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
@@ -222,7 +226,14 @@ impl Checkpoint {
         let names = SIDE_FILES.iter().chain(&[MODULES, SETTINGS]).chain(&TRANSFORMER_CONFIGS);
         let all = names.map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
         let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.clone() });
-        all.filter(|file| file.path.exists()).chain(scheduler).chain(self.sentence.files().iter().cloned()).collect()
+        let named = all.filter(|file| file.path.exists()).chain(self.default_template()).chain(scheduler);
+        named.chain(self.sentence.files().iter().cloned()).collect()
+    }
+
+    /// The chat template in the folder of templates, where there is none of its own.
+    fn default_template(&self) -> Option<SideFile> {
+        let path = self.folder.join(DEFAULT_TEMPLATE);
+        (path.is_file() && !self.folder.join(TEMPLATE).is_file()).then(|| SideFile { name: TEMPLATE.to_owned(), path })
     }
 
     /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ..., and what is in

@@ -62,11 +62,21 @@ pub type FileMetadata = BTreeMap<String, String>;
 
 /// The tensors of a file in the order of their bytes, and the file's size.
 pub(super) fn read_tensors(path: &Path) -> Result<(Vec<(String, TensorRecord)>, u64), CheckpointError> {
-    read_file(path).map(|(tensors, _, size)| (tensors, size))
+    read_file(path).map(|file| (file.tensors, file.size))
+}
+
+/// A safetensors file.
+pub(super) struct TensorFile {
+    /// Its tensors in the order of their bytes.
+    pub tensors: Vec<(String, TensorRecord)>,
+    /// What it says of itself.
+    pub metadata: FileMetadata,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// As [`read_tensors`], with what the file says of itself.
-pub(super) fn read_file(path: &Path) -> Result<(Vec<(String, TensorRecord)>, FileMetadata, u64), CheckpointError> {
+pub(super) fn read_file(path: &Path) -> Result<TensorFile, CheckpointError> {
     let bytes = map(path)?;
     let all = (*bytes).as_ref();
     let (start, metadata) = read_header(path, all)?;
@@ -85,7 +95,7 @@ pub(super) fn read_file(path: &Path) -> Result<(Vec<(String, TensorRecord)>, Fil
         tensors.push((name, TensorRecord { dtype: stored(*dtype), shape: shape.clone(), blob, file: file.clone() }));
     }
     let said = metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
-    Ok((tensors, said, all.len() as u64))
+    Ok(TensorFile { tensors, metadata: said, size: all.len() as u64 })
 }
 
 fn map(path: &Path) -> Result<Arc<dyn AsRef<[u8]> + Send + Sync>, CheckpointError> {

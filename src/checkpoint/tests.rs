@@ -112,7 +112,7 @@ fn hostile_configurations_are_refused() {
         ("not UTF-8", b"{\"\xff\": 1}", "not JSON"),
         ("a list", b"[1]", "not an object"),
         ("a number out of range", b"{\"a\": 1e999}", "not JSON"),
-        ("past the cap", &vec![b' '; (16 << 20) + 1], "more than the 16777216"),
+        ("past the cap", &vec![b' '; (16 << 20) + 1], "larger than 16777216"),
     ];
     for name in ["config.json", "generation_config.json"] {
         for (case, bytes, part) in cases {

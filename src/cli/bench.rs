@@ -11,7 +11,8 @@ use super::bench_diffusion::SideName;
 use super::diffusion::SamplerArgs;
 use super::drafting::DraftingArgs;
 use super::flags::Given;
-use super::{bench_decoder, bench_diffusion, bench_encoder, open, prompts};
+use super::output::warn;
+use super::{bench_decoder, bench_diffusion, bench_encoder, environment, open, prompts};
 
 /// Measure plain against speculative decoding, in alternation in one run, with acceptance and equality of the output; of an encoder the
 /// latency, and the pruned one beside the whole; of a diffusion model, time, memory and quality of the images, likewise
@@ -68,6 +69,15 @@ pub(super) struct Args {
 
 fn length(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "it must be a number of tokens, 1 or more".into())
+}
+
+/// What kept the machine busy before anything is timed; warns where that is much.
+pub(super) fn load_average() -> Result<Option<f64>> {
+    let load = environment::load_average();
+    if let Some(warning) = load.and_then(|load| environment::busy(load, environment::cores())) {
+        warn(&warning)?;
+    }
+    Ok(load)
 }
 
 /// The prompts or texts asked for, else the built-in ones.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::backend::describe;
-use super::bench::{Args, prompts};
+use super::bench::{Args, load_average, prompts};
 use super::destination::{self, Destination, check_stdout};
 use super::drafting::{measure_costs, measured_costs};
 use super::exit::{CHECK_FAILED, INTERRUPTED};
@@ -18,7 +18,7 @@ use super::output::{Output, note};
 use super::phases;
 use super::progress::{Bar, interruption};
 use super::write::sourced;
-use crate::report::{Table, speedup_plot};
+use crate::report::{Table, ranged, speedup_plot};
 use crate::runtime::{DecodeOptions, Equality, PromptMeasurement, SourceStats, Stats, TokenModel, measure};
 
 /// A prompt, and what it is a case of.
@@ -98,6 +98,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let backend = describe(&models.backend);
     let threads = args.backend.session().threads;
     note(&format!("running on {backend}"))?;
+    let load = load_average()?;
     if args.calibrate {
         return super::bench_calibrate::run(args, &mut models);
     }
@@ -128,7 +129,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(plot) = &plot {
         destination::write(&[(plot, comparison.plot().into_bytes())])?;
     }
-    output.json(&comparison.json(models.backend.kind().name()))?;
+    output.json(&comparison.json(models.backend.kind().name(), load))?;
     Ok(if comparison.all.unequal > 0 { CHECK_FAILED.into() } else { ExitCode::SUCCESS })
 }
 
@@ -177,7 +178,8 @@ impl<'r> Comparison<'r> {
     }
 
     fn prompts_table(&self) -> Table {
-        let mut table = Table::new(&["prompt", "tokens", "plain tok/s", "spec. tok/s", "speedup", "predicted", "accepted", "tok/round", "output"]);
+        let mut table =
+            Table::new(&["prompt", "tokens", "plain tok/s", "spec. tok/s", "speedup", "spread", "predicted", "accepted", "tok/round", "output"]);
         for (case, r) in self.cases.iter().zip(self.results) {
             let n = r.tokens.len() as f64;
             table.row([
@@ -186,6 +188,7 @@ impl<'r> Comparison<'r> {
                 format!("{:.1}", n / r.plain_seconds),
                 format!("{:.1}", n / r.speculative_seconds),
                 format!("{:.2}", r.plain_seconds / r.speculative_seconds),
+                ranged(r.speedup_range(), 2),
                 format!("{:.2}", r.stats.predicted_speedup()),
                 format!("{:.0}%", 100.0 * r.stats.acceptance()),
                 format!("{:.2}", r.stats.tokens_per_round()),
@@ -240,16 +243,18 @@ impl<'r> Comparison<'r> {
         speedup_plot(&bars)
     }
 
-    fn json(&self, backend: &str) -> Value {
+    fn json(&self, backend: &str, load: Option<f64>) -> Value {
         let rows = self.cases.iter().zip(self.results).map(|(case, r)| {
             json!({
                 "task": case.task, "prompt": case.prompt, "tokens": r.tokens.len(), "plain_seconds": r.plain_seconds,
-                "speculative_seconds": r.speculative_seconds, "predicted_speedup": r.stats.predicted_speedup(), "acceptance": r.stats.acceptance(),
+                "speculative_seconds": r.speculative_seconds, "plain_range": r.plain_range, "speculative_range": r.speculative_range,
+                "speedup_range": r.speedup_range(), "predicted_speedup": r.stats.predicted_speedup(), "acceptance": r.stats.acceptance(),
                 "tokens_per_round": r.stats.tokens_per_round(), "output": equality(r.equality),
             })
         });
         let mut report = self.all.json();
         report["backend"] = json!(backend);
+        report["load_average"] = json!(load);
         report["costs"] = json!(self.costs);
         report["tasks"] = self.tasks.iter().map(Totals::json).collect();
         report["prompts"] = rows.collect();

@@ -8,15 +8,15 @@ use dlc_passes::Progress;
 use serde_json::{Value, json};
 
 use super::backend::describe;
-use super::bench::Args;
+use super::bench::{Args, load_average};
 use super::diffusion::{DiffusionModel, Wanted, sample};
 use super::exit::INTERRUPTED;
 use super::memory;
 use super::output::{Output, note};
 use super::phases;
 use super::progress::Bar;
-use crate::report::Table;
-use crate::runtime::{Bundle, Classifier, SamplerChoice, Samples, Statistics, mean_psnr};
+use crate::report::{Table, ranged};
+use crate::runtime::{Bundle, Classifier, SamplerChoice, Samples, Statistics, Timing, mean_psnr};
 
 /// What images are judged by, where it was given.
 struct Judges {
@@ -69,6 +69,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     };
     let model = DiffusionModel::open(bundle, &args.backend)?;
     note(&format!("running on {}", describe(&model.backend)))?;
+    let load = load_average()?;
     let side = |name, macs| Side { name, macs, times: vec![], samples: None, peak_memory: None };
     let mut sides = vec![side(SideName::Full, 1.0)];
     sides.extend(macs.map(|macs| side(SideName::Pruned, macs)));
@@ -96,7 +97,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     let rows = sides.iter().zip(&quality).map(|(side, quality)| (side.name.as_str().to_owned(), side.json(quality)));
     let mut report = json!({
         "backend": model.backend.kind().name(), "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance,
-        "images": images, "evaluations": choice.plan.steps.len(), "repeats": args.repeats,
+        "images": images, "evaluations": choice.plan.steps.len(), "repeats": args.repeats, "load_average": load,
         "speedup": sides.get(1).map(|pruned| sides[0].seconds() / pruned.seconds()), "psnr": agreement,
         "equal": agreement.map(f64::is_infinite),
     });
@@ -137,18 +138,23 @@ impl Side {
         Ok(self.samples.is_some())
     }
 
+    /// What whole runs took.
+    fn timing(&self) -> Timing {
+        Timing::of(self.times.iter().map(|times| times[0] + times[1]))
+    }
+
     /// The median of whole runs.
     fn seconds(&self) -> f64 {
-        median(self.times.iter().map(|times| times[0] + times[1]))
+        self.timing().median()
     }
 
     fn load_seconds(&self) -> f64 {
-        median(self.times.iter().map(|times| times[0]))
+        Timing::of(self.times.iter().map(|times| times[0])).median()
     }
 
     fn json(&self, quality: &Quality) -> Value {
         json!({
-            "macs": self.macs, "seconds": self.seconds(), "load_seconds": self.load_seconds(),
+            "macs": self.macs, "seconds": self.seconds(), "seconds_range": self.timing().range(), "load_seconds": self.load_seconds(),
             "runs": self.times, "peak_memory": self.peak_memory, "as_asked": quality.as_asked, "frechet": quality.frechet,
         })
     }
@@ -197,7 +203,8 @@ impl Judges {
 }
 
 fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
-    let mut table = Table::new(&["model", "MACs", "seconds", "of it loading", "speedup", "memory, MB", "PSNR to full, dB", "as asked", "Frechet"]);
+    let mut table =
+        Table::new(&["model", "MACs", "seconds", "spread", "of it loading", "speedup", "memory, MB", "PSNR to full, dB", "as asked", "Frechet"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     for (side, quality) in sides.iter().zip(quality) {
         let is_pruned = side.name == SideName::Pruned;
@@ -205,6 +212,7 @@ fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
             side.name.as_str().to_owned(),
             format!("{:.1}%", 100.0 * side.macs),
             format!("{:.3}", side.seconds()),
+            ranged(side.timing().range(), 3),
             format!("{:.3}", side.load_seconds()),
             or_dash(sides.first().filter(|_| is_pruned).map(|full| format!("{:.2}x", full.seconds() / side.seconds()))),
             side.peak_memory.map_or_else(|| "unknown".into(), |bytes| format!("{:.0}", bytes as f64 / 1e6)),
@@ -214,10 +222,4 @@ fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
         ]);
     }
     table
-}
-
-fn median(numbers: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = numbers.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -7,22 +7,22 @@ use dlc_ir::{Similarity, Task};
 use serde_json::{Value, json};
 
 use super::backend::describe;
-use super::bench::{Args, prompts};
+use super::bench::{Args, load_average, prompts};
 use super::models::EncoderModel;
 use super::output::{Output, note};
 use super::phases;
 use super::progress::Bar;
-use crate::report::Table;
-use crate::runtime::{Bundle, EncoderSession, Rows, choices, latencies, sentence_vector, similarity};
+use crate::report::{Table, ranged};
+use crate::runtime::{Bundle, EncoderSession, Rows, Timing, choices, latencies, sentence_vector, similarity};
 
 /// Runs for one of `--repeats`: an encoder's run is short.
 const RUNS: usize = 10;
 
-/// Seconds of one text of so many tokens.
+/// What one text of so many tokens takes.
 struct Latency {
     tokens: usize,
-    target: f64,
-    pruned: Option<f64>,
+    target: Timing,
+    pruned: Option<Timing>,
 }
 
 pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
@@ -32,6 +32,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     let mut model = EncoderModel::open(bundle, &args.backend, "target")?;
     let mut pruned = if has_pruned { Some(model.another(&args.backend, "pruned")?) } else { None };
     note(&format!("running on {}", describe(&model.backend)))?;
+    let load = load_average()?;
     let bar = Bar::new();
     phases::begin("timing texts");
     let mut measured = Vec::new();
@@ -41,8 +42,8 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
         dlc_passes::Progress::update(&bar, "encoding", i, lengths.len());
         let mut sessions: Vec<&mut EncoderSession> = [&mut model.session].into_iter().chain(pruned.as_mut()).collect();
         let vocab = model.bundle.manifest().model.vocab_size;
-        let seconds = latencies(&mut sessions, tokens, vocab, RUNS * usize::from(args.repeats))?;
-        measured.push(Latency { tokens, target: seconds[0], pruned: seconds.get(1).copied() });
+        let mut timings = latencies(&mut sessions, tokens, vocab, RUNS * usize::from(args.repeats))?.into_iter();
+        measured.push(Latency { tokens, target: timings.next().unwrap_or_default(), pruned: timings.next() });
         if dlc_passes::Progress::interrupted(&bar) {
             return Ok(super::exit::INTERRUPTED.into());
         }
@@ -56,9 +57,15 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     if let Some((text, _)) = &agreement {
         output.result(text)?;
     }
-    let rows = measured.iter().map(|m| json!({"tokens": m.tokens, "target_seconds": m.target, "pruned_seconds": m.pruned}));
+    let rows = measured.iter().map(|m| {
+        json!({
+            "tokens": m.tokens, "target_seconds": m.target.median(), "target_range": m.target.range(),
+            "pruned_seconds": m.pruned.as_ref().map(Timing::median), "pruned_range": m.pruned.as_ref().map(Timing::range),
+        })
+    });
     output.json(&json!({
         "backend": model.backend.kind().name(), "task": model.bundle.manifest().model.task, "lengths": rows.collect::<Vec<_>>(),
+        "load_average": load,
         "agreement": agreement.map(|(_, value)| value),
     }))?;
     Ok(ExitCode::SUCCESS)
@@ -66,11 +73,15 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
 
 fn table(measured: &[Latency]) -> Table {
     let pruned = measured.iter().any(|m| m.pruned.is_some());
-    let mut table = Table::new(if pruned { &["tokens", "target ms", "pruned ms", "speedup"] } else { &["tokens", "target ms"] });
+    let all = ["tokens", "target ms", "spread", "pruned ms", "spread", "speedup"];
+    let mut table = Table::new(if pruned { &all } else { &all[..3] });
+    let ms = |timing: &Timing| [format!("{:.2}", 1e3 * timing.median()), ranged(timing.range().map(|s| 1e3 * s), 2)];
     for m in measured {
-        let mut row = vec![m.tokens.to_string(), format!("{:.2}", 1e3 * m.target)];
-        if let Some(pruned) = m.pruned {
-            row.extend([format!("{:.2}", 1e3 * pruned), format!("{:.2}", m.target / pruned)]);
+        let mut row = vec![m.tokens.to_string()];
+        row.extend(ms(&m.target));
+        if let Some(pruned) = &m.pruned {
+            row.extend(ms(pruned));
+            row.push(format!("{:.2}", m.target.median() / pruned.median()));
         }
         table.row(row);
     }

@@ -10,6 +10,7 @@ use anyhow::Result;
 use super::input::{Line, line};
 use super::models::Models;
 use super::output::note;
+use super::phases;
 use super::progress::{interruption, set_idle};
 use super::records::{RecordArgs, Records};
 use super::run::decoder;
@@ -48,6 +49,7 @@ pub(super) fn converse(
     let mut conversation = Conversation { template, tokenizer: &tokenizer, messages, context, room };
     // One decoder for the whole conversation: what its caches hold of earlier turns isn't read again.
     let mut decoder = decoder(models, options)?;
+    phases::pause();
     note("say something; Ctrl-D ends, Ctrl-C stops an answer")?;
     while let Some(said) = listen()? {
         if let Some(written) = conversation.answer(&writer, &mut decoder, &said, &mut records)? {

@@ -30,8 +30,9 @@ use crate::report::{bundle_summary, pass_summary};
 pub(super) struct Args {
     /// A Hugging Face folder, or a .safetensors file with config.json beside it
     model: Option<PathBuf>,
-    /// A PEFT adapter to merge, LoRA, DoRA or Dual LoRA, `DIR` or `DIR=WEIGHT`; may be given several times
-    #[arg(long = "adapter", value_name = "DIR[=WEIGHT]")]
+    /// An adapter to merge, a folder of PEFT (LoRA, DoRA, Dual LoRA) or a LoRA file of diffusers or sd-scripts, `PATH` or `PATH=WEIGHT`;
+    /// may be given several times
+    #[arg(long = "adapter", value_name = "PATH[=WEIGHT]")]
     adapters: Vec<String>,
     /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the README
     #[arg(long, value_name = "FILE")]

@@ -61,6 +61,24 @@ pub(super) fn free_memory() -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
+/// How many threads were busy in the last minute; unknown where the system doesn't say so, as only Linux does.
+pub(super) fn load_average() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}
+
+/// What to say of so much load, if it disturbs timings.
+pub(super) fn busy(load: f64, cores: usize) -> Option<String> {
+    /// The share of the cores from which on other programs take time from what is measured.
+    const SHARE: f64 = 0.5;
+    let problem = || format!("the machine was busy before (load {load:.1} on {cores} cores): times are longer and spread more than on a quiet one");
+    (load > SHARE * cores as f64).then(problem)
+}
+
+/// Whether there is a GPU that ONNX Runtime could use; false where the system doesn't say so, as only Linux does.
+pub(super) fn has_gpu() -> bool {
+    Path::new("/dev/nvidiactl").exists()
+}
+
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|v| !v.is_empty())
 }
@@ -88,4 +106,15 @@ fn libraries(lib: &Path) -> Vec<PathBuf> {
         pythons.flat_map(|e| [e.path().join("site-packages"), e.path().join("dist-packages")]).filter(|p| p.is_dir()).collect();
     folders.sort();
     folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_machine_is_warned_of_and_a_quiet_one_is_not() {
+        assert_eq!(busy(0.9, 2), None);
+        assert!(busy(3.5, 2).is_some_and(|text| text.contains("load 3.5 on 2 cores")));
+    }
 }

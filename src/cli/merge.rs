@@ -23,8 +23,9 @@ To compile without a merged checkpoint on disk: dlc compile base/ --adapter tune
 pub(super) struct Args {
     /// A Hugging Face folder, or a .safetensors file with config.json beside it
     model: PathBuf,
-    /// A PEFT adapter, LoRA, rsLoRA, DoRA or Dual LoRA, `DIR` or `DIR=WEIGHT`; may be given several times
-    #[arg(long = "adapter", value_name = "DIR[=WEIGHT]", required = true)]
+    /// An adapter, a folder of PEFT (LoRA, rsLoRA, DoRA, Dual LoRA) or a LoRA file of diffusers or sd-scripts, `PATH` or `PATH=WEIGHT`;
+    /// may be given several times
+    #[arg(long = "adapter", value_name = "PATH[=WEIGHT]", required = true)]
     adapters: Vec<String>,
     /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the README
     #[arg(long, value_name = "FILE")]

@@ -33,13 +33,12 @@ impl Models {
             let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
             bail!("the bundle is a {family} for {task}, which continues no text: give it --text TEXT or --texts FILE");
         }
-        let tokenizer = bundle.side_file("tokenizer.json").ok_or_else(|| RuntimeError::Unsupported {
+        let tokenizer = TextTokenizer::of_bundle(&bundle)?.ok_or_else(|| RuntimeError::Unsupported {
             what: bundle.folder().display().to_string(),
             reason: "the bundle has no tokenizer.json, so it can't read or write text".into(),
             fix: "Put the model's tokenizer.json beside its config.json and compile it again".into(),
         })?;
         phases::begin("loading the tokenizer");
-        let tokenizer = TextTokenizer::load(&tokenizer)?;
         phases::begin("loading the model");
         let options = DecoderOptions { session: backend.session(), capacity: None };
         let backend = backend.start()?;
@@ -72,7 +71,7 @@ pub(super) struct EncoderModel {
 
 impl EncoderModel {
     pub fn open(bundle: Bundle, backend: &BackendArgs, graph: &str) -> Result<Self> {
-        let tokenizer = bundle.side_file("tokenizer.json").map(|path| TextTokenizer::load(&path)).transpose()?;
+        let tokenizer = TextTokenizer::of_bundle(&bundle)?;
         phases::begin("loading the model");
         let options = backend.session();
         let backend = backend.start()?;

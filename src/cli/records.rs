@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::output::Output;
+use crate::printable::escaped_json;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -46,7 +47,7 @@ impl Records {
     pub fn push(&mut self, value: Value) -> Result<()> {
         if self.args.jsonl {
             let mut stdout = io::stdout().lock();
-            writeln!(stdout, "{value}")?;
+            writeln!(stdout, "{}", escaped_json(&value.to_string()))?;
             stdout.flush()?;
         } else if self.args.json {
             self.all.push(value);

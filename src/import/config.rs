@@ -192,7 +192,7 @@ impl<'a> ConfigReader<'a> {
     }
 
     /// Reports a key that may change the model, for a user who knows better to say so.
-    pub(super) fn refuse(&mut self, key: &str, problem: String) {
+    pub(super) fn refuse(&mut self, key: &str, problem: &str) {
         let key = format!("{}{}", self.prefix, shown(key));
         let problem = format!("{problem}. If this changes nothing here, give --ignore-key {key}");
         self.refused.push(ConfigProblem { key, fault: Fault::Unsupported, problem });
@@ -239,13 +239,12 @@ impl<'a> ConfigReader<'a> {
                 continue;
             }
             match keys::judge(key, value, whole) {
-                Verdict::Harmless => {}
                 Verdict::Unknown => self.unknown.push(format!("{}{}", self.prefix, shown(key))),
                 Verdict::Null if defaults::refuses_null(self.keys, key) => {
                     self.bad(key, "is null, which its class refuses. Give its value, or remove the key for the class's own".into());
                 }
-                Verdict::Null => {}
-                Verdict::Refused(reason) => self.refuse(key, format!("is {}, {reason}", show(value))),
+                Verdict::Harmless | Verdict::Null => {}
+                Verdict::Refused(reason) => self.refuse(key, &format!("is {}, {reason}", show(value))),
             }
         }
     }

@@ -61,7 +61,7 @@ pub(super) fn judge(key: &str, value: &Value, whole: bool) -> Verdict {
         None if is_off(value) || whole && HARMLESS.contains(&key) => Verdict::Harmless,
         None if !whole => Verdict::Refused("which dlc doesn't know here".into()),
         None => match telling_part(key) {
-            Some(part) if !(is_one(value) && FACTORS.contains(&part)) => {
+            Some(part) if !says_nothing(value, FACTORS.contains(&part)) => {
                 Verdict::Refused(format!("which by its name (`{part}`) may change the model; dlc doesn't know how"))
             }
             _ => Verdict::Unknown,
@@ -78,7 +78,7 @@ pub(super) fn read_auto_map(config: &mut ConfigReader<'_>, family: &Family) {
     let foreign: Vec<String> = names.iter().filter(|name| !is_own_class(name, family)).map(|name| shown(name)).collect();
     if !foreign.is_empty() {
         let list = foreign.join(", ");
-        config.refuse(KEY, format!("names modelling code of the checkpoint's own ({list}); dlc reads models as transformers' built-in classes do"));
+        config.refuse(KEY, &format!("names modelling code of the checkpoint's own ({list}); dlc reads models as transformers' built-in classes do"));
     } else if !names.is_empty() {
         config.note(format!("`{KEY}` names code of the checkpoint's own; taken as transformers' built-in {} does", names.join(", ")));
     }
@@ -102,8 +102,11 @@ fn is_own_class(name: &str, family: &Family) -> bool {
     own.is_some() && stem(name) == own
 }
 
-fn is_one(value: &Value) -> bool {
-    value.as_f64() == Some(1.0)
+/// Whether the value of a key with a telling name says that nothing is done: a factor of 1, none of what is counted, a name for that.
+fn says_nothing(value: &Value, is_factor: bool) -> bool {
+    const NAMES: [&str; 3] = ["", "none", "default"];
+    let neutral = if is_factor { 1.0 } else { 0.0 };
+    value.as_f64() == Some(neutral) || value.as_str().is_some_and(|name| NAMES.contains(&name))
 }
 
 /// The part of a key's name that says that the key changes a model.

@@ -46,10 +46,9 @@ pub(super) enum FeedForward {
 impl FeedForward {
     pub(super) fn read(config: &mut ConfigReader<'_>, key: &'static str) -> Self {
         match config.text(key) {
-            None => Self::Geglu,
             Some("gelu") => Self::Gelu { tanh: false },
             Some("gelu-approximate") => Self::Gelu { tanh: true },
-            Some("geglu") => Self::Geglu,
+            None | Some("geglu") => Self::Geglu,
             Some(other) => {
                 config.unsupported(key, format!("is {}; dlc knows gelu, gelu-approximate and geglu", show(&Value::from(other))));
                 Self::Geglu

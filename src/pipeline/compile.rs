@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
 use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle};
-use dlc_ir::{DType, Module};
+use dlc_ir::{DType, ModelInfo, Module};
 use dlc_passes::{Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, largest_weight, registry, run_passes};
 use rayon::ThreadPool;
 use serde_yaml::Mapping;
@@ -14,7 +14,9 @@ use super::adapters::{self, AdapterSpec};
 use super::calibration::TextCalibration;
 use super::config::PassSpec;
 use super::error::PipelineError;
+use super::generation::generation;
 use super::machine::BundleMachine;
+use super::range;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
 use super::warnings::warnings;
@@ -92,6 +94,8 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
+    // What is out of range is told before the passes, ids that a merged adapter adds are known after them.
+    generation(&checkpoint, &ModelInfo { vocab_size: usize::MAX, ..module.model.clone() }, request.profile)?;
     module.take_side_files(adopted.tokenizer);
     let mut warnings = [adopted.notes, imported.warnings, warnings(&checkpoint, &module)].concat();
 
@@ -129,6 +133,13 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         }
     }
 
+    if module.model.dtype == DType::F16 {
+        monitor.phase("checking the range of f16");
+        warnings.extend(pool.install(|| range::warning(&module, request.profile, &calibration)));
+    }
+
+    let generation = generation(&checkpoint, &module.model, request.profile)?;
+    warnings.extend(generation.warnings);
     monitor.phase("writing the bundle");
     let bundle = BundleRequest {
         profile: request.profile,
@@ -137,6 +148,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         force: request.force,
         rewritten: rewritten(&checkpoint),
         draft: module.graph("draft").map(|_| defaults(&runs)),
+        search: generation.search,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;

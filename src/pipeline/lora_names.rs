@@ -110,8 +110,14 @@ pub(super) fn translate(theirs: BTreeMap<String, TensorRecord>, metadata: &FileM
     let said = config(metadata, component.copied().unwrap_or_default())?;
     let dora = tensors.keys().any(|name| name.ends_with("lora_magnitude_vector"));
     let config = said.clone().unwrap_or_else(|| Map::from_iter([("peft_type".to_owned(), json!("LORA")), ("use_dora".to_owned(), json!(dora))]));
-    let left_out = format!("{text} tensors for text encoders aren't merged: dlc compiles the model that makes images");
-    let warnings = if text > 0 { vec![left_out] } else { vec![] };
+    let mut warnings = Vec::new();
+    if text > 0 {
+        warnings.push(format!("{text} tensors for text encoders aren't merged: dlc compiles the model that makes images"));
+    }
+    if let Some(alpha) = metadata.get("ss_network_alpha").filter(|_| alphas.is_empty() && said.is_none()) {
+        let alpha = shown(alpha);
+        warnings.push(format!("its metadata says ss_network_alpha = {alpha}, and it holds no alphas; merged at full strength, as sd-scripts do"));
+    }
     Ok(Translated { config, alphas: said.is_none().then_some(alphas), tensors, warnings })
 }
 
@@ -148,7 +154,7 @@ impl<'w> Model<'w> {
     fn of(weights: &'w WeightTable) -> Self {
         let modules: BTreeSet<&str> = weights.entries().filter_map(|(_, w)| w.name.strip_suffix(".weight")).collect();
         let underscored = modules.iter().map(|module| (module.replace('.', "_"), *module)).collect();
-        let layers = (0..).take_while(|n| modules.contains(format!("down_blocks.0.resnets.{n}.conv1").as_str())).count();
+        let layers = (0..modules.len()).take_while(|n| modules.contains(format!("down_blocks.0.resnets.{n}.conv1").as_str())).count();
         Self { modules, underscored, layers }
     }
 

@@ -58,6 +58,7 @@ impl BundleMachine<'_> {
             force: false,
             rewritten: std::collections::BTreeMap::new(),
             draft: None,
+            search: dlc_exporters::SearchDefaults::default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let manifest = write_bundle(&Module { side_files: vec![], ..probes.clone() }, &request, &place, self.monitor)?;

@@ -50,6 +50,7 @@ pub(super) fn adopt(checkpoint: &mut Checkpoint, adapter: &AdapterFiles) -> Adop
             if adopted.tokenizer.is_empty() { "; its folder has no tokenizer, and the base's doesn't know them" } else { ", and its tokenizer" };
         adopted.notes.push(note + whose);
     }
+    adopted.notes.extend(adopt_own_head(checkpoint, &wholes));
     adopted
 }
 
@@ -115,6 +116,19 @@ fn adopt_tokens(checkpoint: &mut Checkpoint, wholes: &BTreeMap<String, TensorRec
     }
     checkpoint.overlay(config, larger);
     Some(format!("read with {rows} tokens instead of {tokens}, as the adapter brings its embedding and its head"))
+}
+
+/// A head that was trained beside the embedding that it is tied to: PEFT keeps each module that was trained as a whole by itself.
+fn adopt_own_head(checkpoint: &mut Checkpoint, wholes: &BTreeMap<String, TensorRecord>) -> Option<String> {
+    let is_head = |name: &str| name == "lm_head.weight" || name == "embed_out.weight";
+    let is_there = |name: &str| checkpoint.tensors().any(|(other, _)| same_tensor(name, other));
+    let (name, head) = wholes.iter().find(|(name, _)| is_head(name) && !is_there(name))?;
+    wholes.iter().find(|(other, record)| *other != name && record.shape == head.shape && is_there(other))?;
+    let mut config = checkpoint.config().clone();
+    config.insert("tie_word_embeddings".into(), json!(false));
+    let head = BTreeMap::from([(name.clone(), head.clone())]);
+    checkpoint.overlay(config, head);
+    Some("read with a head of its own, as the adapter brings both embedding and head".to_owned())
 }
 
 /// Whether `name` is a table of the vocabulary in the checkpoint, or the head of one whose head is its embedding.

@@ -9,22 +9,23 @@ mod tolerance;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use dlc_eval::{Array, ArrayData};
+use dlc_eval::{Array, ArrayData, Peaks, run_noting_peaks};
 use dlc_exporters::manifest::GraphRecord;
 use dlc_ir::diff::diff;
-use dlc_ir::{Graph, Module, Task};
+use dlc_ir::{DType, Graph, Module, Task};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use self::random::random_feeds;
+pub(super) use self::random::random_feeds;
 pub use self::tolerance::Tolerance;
 use super::error::PipelineError;
+use super::range::{self, Reach};
 use crate::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
 /// Prefix length of the cached case, and length of the others.
 const PREFIX: usize = 7;
 const LENGTH: usize = 13;
-const SEED: u64 = 7;
+pub(super) const SEED: u64 = 7;
 
 /// A kind of input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub enum Case {
     CachedPadded,
     /// Numbers in the ranges that the graph takes.
     Random,
+    /// Not an input of its own: the largest activation of all of them, by the evaluator, against the largest number of f16.
+    Range,
 }
 
 impl Case {
@@ -53,6 +56,7 @@ impl Case {
             Self::Cached => "2 tokens after 7 cached",
             Self::CachedPadded => "1 token after padding",
             Self::Random => "random inputs",
+            Self::Range => "largest activation",
         }
     }
 
@@ -106,44 +110,71 @@ pub fn verify_bundle(
     for (record, graph) in bundle.manifest().graphs.iter().zip(&module.graphs) {
         let mut session = Session::load(backend, bundle, &record.name, weights.as_ref(), options)?;
         let tolerance = tolerance.unwrap_or_else(|| Tolerance::of_graph(graph, bundle.manifest()));
+        let mut oracle = Oracle { module, graph, peaks: Peaks::default() };
+        let mut push = |case, outcome| checks.push(Check { graph: record.name.clone(), case, outcome });
         if module.model.task == Task::ImageGeneration {
             let feeds = random_feeds(graph, &module.weights, &mut ChaCha8Rng::seed_from_u64(SEED))?;
-            let outcome = compare(module, graph, record, &mut session, &feeds, tolerance)?;
-            checks.push(Check { graph: record.name.clone(), case: Case::Random, outcome });
-            continue;
+            push(Case::Random, compare(&mut oracle, record, &mut session, &feeds, tolerance)?);
+        } else {
+            // A graph without caches reads whole sequences only.
+            for case in Case::ALL.into_iter().filter(|case| !case.reads_caches() || !record.caches.is_empty()) {
+                push(case, run_case(&mut oracle, record, &mut session, case, tolerance)?);
+            }
         }
-        // A graph without caches reads whole sequences only.
-        for case in Case::ALL.into_iter().filter(|case| !case.reads_caches() || !record.caches.is_empty()) {
-            let outcome = run_case(module, graph, record, &mut session, case, tolerance)?;
-            checks.push(Check { graph: record.name.clone(), case, outcome });
+        if let Some(Reach { magnitude, place, .. }) = Reach::of(graph, &oracle.peaks, bundle.manifest().profile) {
+            push(Case::Range, Deviation { error: magnitude, allowed: range::limit(), place });
         }
     }
     Ok(checks)
 }
 
+/// The evaluator on one graph, and how large its numbers have been.
+struct Oracle<'m> {
+    module: &'m Module,
+    graph: &'m Graph,
+    peaks: Peaks,
+}
+
+impl Oracle<'_> {
+    fn run(&mut self, feeds: &BTreeMap<String, Array>) -> Result<BTreeMap<String, Array>, PipelineError> {
+        let weights = &self.module.weights;
+        // Noting peaks costs every score of attention once more.
+        if self.module.model.dtype == DType::F16 {
+            Ok(run_noting_peaks(self.graph, weights, feeds, &mut self.peaks)?)
+        } else {
+            Ok(dlc_eval::run(self.graph, weights, feeds)?)
+        }
+    }
+}
+
+/// A text of one sequence on empty caches.
+pub(super) fn text_feeds(graph: &Graph, ids: &[i64]) -> Result<BTreeMap<String, Array>, PipelineError> {
+    Feeds::prefix(graph, 1, ids.len(), ids).arrays(graph)
+}
+
 fn run_case(
-    module: &Module,
-    graph: &Graph,
+    oracle: &mut Oracle<'_>,
     record: &GraphRecord,
     session: &mut Session,
     case: Case,
     tolerance: Tolerance,
 ) -> Result<Deviation, PipelineError> {
+    let graph = oracle.graph;
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-    let vocab = module.model.vocab_size as i64;
+    let vocab = oracle.module.model.vocab_size as i64;
     let batch = if matches!(case, Case::LeftPadded | Case::CachedPadded) { 2 } else { 1 };
     let mut ids = |length: usize| -> Vec<i64> { (0..batch * length).map(|_| rng.random_range(0..vocab)).collect() };
     let length = if case.reads_caches() { PREFIX } else { LENGTH };
     let mut prefix = Feeds::prefix(graph, batch, length, &ids(length));
     match case {
-        Case::Sequence | Case::Cached | Case::Random => {}
+        Case::Sequence | Case::Cached | Case::Random | Case::Range => {}
         Case::LeftPadded => prefix.pad(0, 0..4),
         Case::CachedPadded => {
             prefix.pad(0, 0..4);
             prefix.pad(1, PREFIX - 3..PREFIX);
         }
     }
-    let expected = dlc_eval::run(graph, &module.weights, &prefix.arrays(graph)?)?;
+    let expected = oracle.run(&prefix.arrays(graph)?)?;
     let actual = prefix.run(session, record)?;
     if !case.reads_caches() {
         return Ok(deviation(&expected, &actual, Some(&prefix), tolerance));
@@ -151,21 +182,20 @@ fn run_case(
     // Each goes on with the caches that it made itself: how they stand in the file is the profile's own affair.
     let next = ids(if case == Case::Cached { 2 } else { 1 });
     let feeds = prefix.continued(graph, &expected, &next);
-    let expected = dlc_eval::run(graph, &module.weights, &feeds.arrays(graph)?)?;
+    let expected = oracle.run(&feeds.arrays(graph)?)?;
     let actual = feeds.with_caches(record, &actual).run(session, record)?;
     Ok(deviation(&expected, &actual, Some(&feeds), tolerance))
 }
 
 /// The evaluator against the backend on `arrays`, without padding.
 fn compare(
-    module: &Module,
-    graph: &Graph,
+    oracle: &mut Oracle<'_>,
     record: &GraphRecord,
     session: &mut Session,
     arrays: &BTreeMap<String, Array>,
     tolerance: Tolerance,
 ) -> Result<Deviation, PipelineError> {
-    let expected = dlc_eval::run(graph, &module.weights, arrays)?;
+    let expected = oracle.run(arrays)?;
     // The inputs that the graph's file has, in the types that it wants.
     let ports = record.inputs.iter().filter_map(|port| Some((port, arrays.get(&port.name)?)));
     let tensor = |dtype: &str, array: &Array| match array.data() {

@@ -2,30 +2,64 @@
 //!
 //! Each check reads the checkpoint and the module and says what won't work and how to mend it, one sentence or two each. Never an error.
 
-use dlc_ir::{Module, Task};
+use std::time::UNIX_EPOCH;
+
+use dlc_ir::{Fault, Module, Task};
 use dlc_passes::Samplers;
 
 use super::samplers::DiffusionSamplers;
 use crate::checkpoint::Checkpoint;
+use crate::runtime::{ChatMessage, ChatTemplate, TextTokenizer};
 
 /// One kind of warning: none, one or several sentences.
 type Check = fn(&Checkpoint, &Module) -> Vec<String>;
 
 /// In the order in which they are shown.
-const CHECKS: &[Check] = &[missing_tokenizer, unheeded_keys, scheduler];
+const CHECKS: &[Check] = &[tokenizer, chat_template, unheeded_keys, scheduler];
 
 /// What the checks say of a checkpoint and the module that was imported from it, before its passes.
 pub(super) fn warnings(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
     CHECKS.iter().flat_map(|check| check(checkpoint, module)).collect()
 }
 
-fn missing_tokenizer(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
+/// The tokenizer is loaded and tried as `dlc run` does it.
+fn tokenizer(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
     let model = &module.model;
-    if model.diffusion.is_some() || checkpoint.folder().join("tokenizer.json").exists() {
+    if model.diffusion.is_some() {
         return vec![];
     }
     let lost = if model.task == Task::TextGeneration { "`dlc run` and calibration with text won't work" } else { "`dlc run --text` won't work" };
-    vec![format!("no tokenizer.json: {lost}; put it beside config.json")]
+    let path = checkpoint.folder().join("tokenizer.json");
+    if !path.exists() {
+        return vec![format!("no tokenizer.json: {lost}; put it beside config.json")];
+    }
+    match TextTokenizer::load(&path) {
+        Ok(tokenizer) => tokenizer.unheeded_settings().to_vec(),
+        Err(error) => vec![format!("{error}: {lost}; put the model's own file there")],
+    }
+}
+
+/// The chat template writes two conversations, with the question and the answer's beginning that `dlc run --chat` has.
+fn chat_template(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
+    if module.model.task != Task::TextGeneration {
+        return vec![];
+    }
+    let lost = "`dlc run --chat` won't work";
+    let template = match ChatTemplate::load(checkpoint.folder()) {
+        Ok(template) => template,
+        // A model without a template isn't made for conversations.
+        Err(error) if error.fault() == Fault::Unsupported => return vec![],
+        Err(error) => return vec![format!("{error}: {lost}")],
+    };
+    let turns = [("user", "Hello"), ("assistant", "Hi"), ("user", "Bye")].map(|(role, content)| ChatMessage::new(role, content));
+    let mut warnings = template.unheeded().to_vec();
+    for (turns, lost) in [(&turns[..1], lost), (&turns[..], "`dlc run --chat` answers only once")] {
+        if let Err(error) = template.render(turns, true, UNIX_EPOCH) {
+            warnings.push(format!("{error}: {lost}"));
+            break;
+        }
+    }
+    warnings
 }
 
 /// What side files say and nobody heeds.

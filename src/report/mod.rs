@@ -12,4 +12,4 @@ pub use heatmap::heat_map;
 pub use picture::{Layout, Picture};
 pub use plot::speedup_plot;
 pub use summary::{bundle_summary, checks_table, module_summary, onnx_summary, pass_summary, percent};
-pub use table::Table;
+pub use table::{Table, ranged};

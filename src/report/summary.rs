@@ -178,13 +178,14 @@ pub fn percent(share: f64) -> String {
 
 /// The drafts that were measured, the best first.
 fn candidates_table(candidates: &[DraftCandidate]) -> Table {
-    let mut table = Table::new(&["draft", "head tokens", "memory", "step", "accepted", "expected", "at a time", "predicted speedup"]);
+    let mut table = Table::new(&["draft", "head tokens", "memory", "step", "spread", "accepted", "expected", "at a time", "predicted speedup"]);
     for candidate in candidates {
         table.row([
             candidate.draft.clone(),
             candidate.head_tokens.to_string(),
             format!("{:.2}x", candidate.memory),
             format!("{:.2}", candidate.cost),
+            candidate.spread.map_or_else(|| "-".into(), |spread| format!("{:.0}%", 100.0 * spread)),
             percent(candidate.acceptance),
             percent(candidate.predicted_acceptance),
             candidate.draft_tokens.to_string(),

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::printable::cut;
 
 /// Characters of a cell that are printed.
-const LONGEST: usize = 160;
+const LONGEST: usize = 400;
 
 /// Rows of cells, printed in columns as wide as their widest cell. Columns whose cells all look like numbers are set to the right.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +23,11 @@ impl Table {
     pub fn row<T: ToString>(&mut self, cells: impl IntoIterator<Item = T>) {
         self.rows.push(cells.into_iter().map(|c| cut(&c.to_string(), LONGEST).replace(['\n', '\r', '\t'], " ")).collect());
     }
+}
+
+/// A range, for a cell: `1.90-2.02`.
+pub fn ranged([least, most]: [f64; 2], digits: usize) -> String {
+    format!("{least:.digits$}-{most:.digits$}")
 }
 
 /// `12`, `-29.8%`, `9.5e-6` and the dash that stands for no number, but not `0 1 2`.
@@ -58,7 +63,7 @@ mod tests {
         table.row([&"x".repeat(1 << 17), "1"]);
         table.row(["two\nlines", "2"]);
         let text = table.to_string();
-        assert_eq!(text.lines().map(|line| line.chars().count()).collect::<Vec<_>>(), [173; 3]);
+        assert_eq!(text.lines().map(|line| line.chars().count()).collect::<Vec<_>>(), [LONGEST + 13; 3]);
         assert!(text.contains("xxx...  ") && text.contains("two lines  "), "{text}");
     }
 }

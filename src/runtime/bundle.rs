@@ -18,7 +18,7 @@ use dlc_ir::DType;
 use serde::Deserialize;
 
 use super::{Result, RuntimeError};
-use crate::files::read_text;
+use crate::files::read_document;
 use crate::guard::contain_panics;
 use crate::yaml;
 
@@ -44,7 +44,7 @@ impl Bundle {
     /// As [`Self::open`], but weights aren't read that the folder `cache` has the hash of, unless they changed since.
     pub fn open_cached(folder: &Path, cache: Option<&Path>) -> Result<Self> {
         let path = folder.join(MANIFEST_FILE);
-        let text = read_text(&path, MANIFEST_CAP)?;
+        let text = read_document(&path, MANIFEST_CAP)?;
         let manifest = parse(&path, &text)?;
         let bundle = Self { folder: folder.to_path_buf(), manifest };
         let problems = bundle.problems();

@@ -10,7 +10,6 @@ mod lexer;
 mod limits;
 mod methods;
 mod source;
-mod special_tokens;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -21,19 +20,22 @@ use minijinja::ErrorKind;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::special_tokens::{CONFIG_FILE, TokenizerFiles, read_object};
 use super::{Bundle, Result, RuntimeError};
-use crate::files::{read_input, read_text};
+use crate::files::read_document;
 use crate::guard::contain_panics;
 use environment::environment;
-use special_tokens::{TokenizerFiles, special_tokens};
 
-const CONFIG_FILE: &str = "tokenizer_config.json";
 const TEMPLATE_FILE: &str = "chat_template.jinja";
+const DEFAULT_TEMPLATE: &str = "additional_chat_templates/default.jinja";
+/// Where templates for other uses lie.
+const TEMPLATE_FOLDER: &str = "additional_chat_templates";
+/// Most of them that are named.
+const MOST_NAMED: usize = 8;
 /// Where processors of pictures and text keep theirs.
 const PROCESSOR_FILE: &str = "chat_template.json";
-/// The largest configuration or template that is read: those with many added tokens have a few hundred KB.
-const FILE_CAP: u64 = 32 << 20;
-const TOKENIZER_CAP: u64 = 512 << 20;
+/// The largest template that is read.
+const FILE_CAP: u64 = 4 << 20;
 /// The largest text that a template may make.
 const OUTPUT_CAP: usize = 16 << 20;
 /// The stack that templates are read and rendered on; expressions of the most tokens that one may have need a tenth.
@@ -64,6 +66,8 @@ pub struct ChatTemplate {
     source: String,
     /// The special tokens by the names that templates know.
     tokens: BTreeMap<String, String>,
+    /// What the files say that isn't heeded.
+    unheeded: Vec<String>,
 }
 
 impl ChatTemplate {
@@ -79,26 +83,30 @@ impl ChatTemplate {
 
     /// `find` gives the files that are there.
     fn read(folder: &Path, find: impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
-        let object = |name: &str| find(name).map_or_else(|| Ok(Map::new()), |path| read_object(&path));
-        let files = TokenizerFiles { model: object("config.json")?, config: object(CONFIG_FILE)?, map: object("special_tokens_map.json")? };
-        let (path, source) = if let Some(path) = find(TEMPLATE_FILE) {
-            let text = read_text(&path, FILE_CAP)?;
+        let files = TokenizerFiles::read(&find)?;
+        let (path, source) = if let Some(path) = find(TEMPLATE_FILE).or_else(|| find(DEFAULT_TEMPLATE)) {
+            let text = read_document(&path, FILE_CAP)?;
             (path, text)
         } else if let Some(source) = template_of(&files.config) {
             (folder.join(CONFIG_FILE), source)
         } else {
-            let source = template_of(&object(PROCESSOR_FILE)?).ok_or_else(|| {
+            let processor = find(PROCESSOR_FILE).map_or_else(|| Ok(Map::new()), |path| read_object(&path))?;
+            let source = template_of(&processor).ok_or_else(|| {
                 let reason = "the model has no chat template, so it isn't made for conversations";
                 RuntimeError::unsupported(folder.display().to_string(), reason, "Use `--prompt TEXT` instead")
             })?;
             (folder.join(PROCESSOR_FILE), source)
         };
-        let byte_level = || find("tokenizer.json").is_some_and(|path| read_input(&path, TOKENIZER_CAP).is_ok_and(|bytes| has_byte_level(&bytes)));
-        let tokens = special_tokens(&files, byte_level);
+        let tokens = files.named(&find);
         let source = source::prepare(&source).map_err(|problem| RuntimeError::file(&path, format!("the chat template {problem}")))?;
-        let template = Self { path, source, tokens };
+        let template = Self { path, source, tokens, unheeded: unheeded(folder, &files.config) };
         template.on_its_own_stack("can't be read", || environment(&template.source, UNIX_EPOCH).map(drop))?;
         Ok(template)
+    }
+
+    /// A sentence for templates that aren't heeded.
+    pub fn unheeded(&self) -> &[String] {
+        &self.unheeded
     }
 
     /// The text of a conversation. `reply` adds the beginning of the assistant's next turn; `now` is the time that templates may put
@@ -135,20 +143,6 @@ impl ChatTemplate {
     }
 }
 
-fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let value = serde_json::from_slice(&read_input(path, FILE_CAP)?).map_err(|error| RuntimeError::file(path, format!("isn't JSON: {error}")))?;
-    match value {
-        Value::Object(object) => Ok(object),
-        _ => Err(RuntimeError::file(path, "holds JSON, but not an object `{...}`")),
-    }
-}
-
-/// Whether transformers takes a tokenizer for one that works on bytes: by this word anywhere in its file.
-fn has_byte_level(bytes: &[u8]) -> bool {
-    const WORD: &[u8] = b"\"ByteLevel\"";
-    bytes.windows(WORD.len()).any(|window| window == WORD)
-}
-
 /// `chat_template` is a text, or a list or an object of named ones of which `default` is meant for conversations.
 fn template_of(config: &Map<String, Value>) -> Option<String> {
     let source = match config.get("chat_template")? {
@@ -157,6 +151,26 @@ fn template_of(config: &Map<String, Value>) -> Option<String> {
         source => source,
     };
     source.as_str().map(str::to_owned)
+}
+
+/// Names the templates beside the one for conversations.
+fn unheeded(folder: &Path, config: &Map<String, Value>) -> Vec<String> {
+    let mut names: Vec<String> = match config.get("chat_template") {
+        Some(Value::Array(named)) => named.iter().filter_map(|entry| entry["name"].as_str()).map(str::to_owned).collect(),
+        Some(Value::Object(named)) => named.keys().cloned().collect(),
+        _ => vec![],
+    };
+    let more = std::fs::read_dir(folder.join(TEMPLATE_FOLDER)).into_iter().flatten().flatten();
+    names.extend(more.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".jinja").map(str::to_owned)));
+    names.retain(|name| name != "default");
+    names.sort();
+    names.dedup();
+    let named: Vec<String> = names.iter().take(MOST_NAMED).map(|name| format!("`{}`", name.escape_debug())).collect();
+    if named.is_empty() {
+        vec![]
+    } else {
+        vec![format!("the chat templates {} aren't heeded: `dlc run --chat` takes the default one and has no tools", named.join(", "))]
+    }
 }
 
 /// The innermost reason: templates' own `raise_exception` reads best alone.

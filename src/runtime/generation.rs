@@ -20,7 +20,7 @@ use crate::files::read_input;
 const FILE: &str = "generation_config.json";
 /// The largest that is read: those with many sequences have some MB.
 const FILE_CAP: u64 = 16 << 20;
-/// What a token drawn with none of these keys in the file is drawn from, as transformers has it.
+/// Most likely tokens to draw from where the file doesn't say it, as transformers has it.
 const TOP_K: usize = 50;
 
 /// What a file says; [`Default`] is what transformers does without one, but for lengths.

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::speculative::History;
-use super::{DecodeOptions, Decoder, EncoderSession, Generation, Logits, Result, Stats, TokenModel, TokenizedText};
+use super::{DecodeOptions, Decoder, EncoderSession, Generation, Logits, Result, Stats, Timing, TokenModel, TokenizedText};
 
 /// Logits nearer than this are a tie: a pass over several tokens may round them the other way than a pass over one.
 const TIE: f32 = 1e-4;
@@ -48,6 +48,10 @@ pub struct PromptMeasurement {
     pub plain_seconds: f64,
     /// Median seconds of speculative decoding, without the prompt.
     pub speculative_seconds: f64,
+    /// The shortest and the longest run of plain decoding, in seconds.
+    pub plain_range: [f64; 2],
+    /// The shortest and the longest run of speculative decoding, in seconds.
+    pub speculative_range: [f64; 2],
     /// Counts of a speculative run.
     pub stats: Stats,
     /// How the texts compare.
@@ -84,14 +88,24 @@ pub fn measure(
     }
     let (a, b) = (&plain[0].tokens, &speculative[0].tokens);
     let equality = compare(target, prompt, a, b, options)?;
+    let [plain_time, speculative_time] = [&plain, &speculative].map(|runs| Timing::of(runs.iter().map(decode_seconds)));
     Ok(PromptMeasurement {
         prompt_tokens: prompt.len(),
         tokens: a.clone(),
-        plain_seconds: median(plain.iter().map(decode_seconds)),
-        speculative_seconds: median(speculative.iter().map(decode_seconds)),
+        plain_seconds: plain_time.median(),
+        speculative_seconds: speculative_time.median(),
+        plain_range: plain_time.range(),
+        speculative_range: speculative_time.range(),
         stats: speculative[0].stats,
         equality,
     })
+}
+
+impl PromptMeasurement {
+    /// The least and the greatest speedup that these runs allow.
+    pub fn speedup_range(&self) -> [f64; 2] {
+        [self.plain_range[0] / self.speculative_range[1], self.plain_range[1] / self.speculative_range[0]]
+    }
 }
 
 /// Compares two greedy continuations of `prompt`; where they part, asks `target` by how much the two tokens differ, as they are chosen.
@@ -121,7 +135,7 @@ const PASSES: [usize; 7] = [1, 2, 4, 6, 8, 12, 16];
 /// What passes cost behind `prompt`, see [`time_passes`]. Without a draft its cost is 1.
 pub fn calibrate(target: &mut dyn TokenModel, draft: Option<&mut dyn TokenModel>, prompt: &[u32], repeats: usize) -> Result<CostTable> {
     let mut drafts: Vec<&mut dyn TokenModel> = draft.into_iter().collect();
-    let StepCosts { steps, verify } = time_passes(target, &mut drafts, prompt, repeats, Duration::ZERO)?;
+    let StepCosts { steps, verify, .. } = time_passes(target, &mut drafts, prompt, repeats, Duration::ZERO)?;
     Ok(CostTable { draft: steps.first().copied().unwrap_or(1.0), verify })
 }
 
@@ -143,7 +157,7 @@ pub fn time_passes(
 ) -> Result<StepCosts> {
     let room = target.context_length().saturating_sub(prompt.len());
     let sizes: Vec<usize> = PASSES.into_iter().filter(|&k| k <= room.max(1)).collect();
-    let (mut passes, mut steps) = (vec![Duration::MAX; sizes.len()], vec![Duration::MAX; drafts.len()]);
+    let (mut passes, mut steps) = (vec![Duration::MAX; sizes.len()], vec![Vec::new(); drafts.len()]);
     read(target, prompt)?;
     for draft in &mut *drafts {
         read(&mut **draft, prompt)?;
@@ -157,15 +171,22 @@ pub fn time_passes(
         for (&size, least) in sizes.iter().zip(&mut passes) {
             *least = pass_time(target, prompt, size)?.min(*least);
         }
-        for (draft, least) in drafts.iter_mut().zip(&mut steps) {
+        for (draft, times) in drafts.iter_mut().zip(&mut steps) {
+            let mut least = Duration::MAX;
             for _ in 0..STEPS {
-                *least = pass_time(&mut **draft, prompt, 1)?.min(*least);
+                least = pass_time(&mut **draft, prompt, 1)?.min(least);
             }
+            times.push(least.as_secs_f64());
         }
     }
     let unit = passes[0].as_secs_f64().max(f64::MIN_POSITIVE);
-    let share = |time: &Duration| (time.as_secs_f64() / unit).max(f64::MIN_POSITIVE);
-    Ok(StepCosts { steps: steps.iter().map(share).collect(), verify: sizes.into_iter().zip(passes.iter().map(share)).collect() })
+    let share = |seconds: f64| (seconds / unit).max(f64::MIN_POSITIVE);
+    let steps: Vec<Timing> = steps.into_iter().map(Timing::of).collect();
+    Ok(StepCosts {
+        steps: steps.iter().map(|step| share(step.range()[0])).collect(),
+        verify: sizes.into_iter().zip(passes.iter().map(|time| share(time.as_secs_f64()))).collect(),
+        spreads: steps.iter().map(Timing::spread).collect(),
+    })
 }
 
 fn read(model: &mut dyn TokenModel, prompt: &[u32]) -> Result<Logits> {
@@ -183,8 +204,8 @@ fn pass_time(model: &mut dyn TokenModel, prompt: &[u32], size: usize) -> Result<
     Ok(time)
 }
 
-/// Median seconds of each encoder on one text of `length` random tokens, in alternation.
-pub fn latencies(sessions: &mut [&mut EncoderSession], length: usize, vocab: usize, repeats: usize) -> Result<Vec<f64>> {
+/// What each encoder takes for one text of `length` random tokens, in alternation.
+pub fn latencies(sessions: &mut [&mut EncoderSession], length: usize, vocab: usize, repeats: usize) -> Result<Vec<Timing>> {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let ids: Vec<u32> = (0..length).map(|_| rng.random_range(0..vocab.max(1) as u32)).collect();
     let text = [TokenizedText { types: vec![0; length], ids, ..TokenizedText::default() }];
@@ -199,15 +220,9 @@ pub fn latencies(sessions: &mut [&mut EncoderSession], length: usize, vocab: usi
             }
         }
     }
-    Ok(seconds.into_iter().map(|s| median(s.into_iter())).collect())
+    Ok(seconds.into_iter().map(Timing::of).collect())
 }
 
 fn decode_seconds(generation: &Generation) -> f64 {
     (generation.stats.draft_time + generation.stats.verify_time).as_secs_f64()
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -18,9 +18,11 @@ mod processors;
 mod sampler;
 mod scheduler;
 mod session;
+mod special_tokens;
 mod speculative;
 mod stops;
 mod text;
+mod timing;
 mod token_model;
 mod weights;
 
@@ -45,5 +47,6 @@ pub use session::{HostData, HostTensor, Session, SessionOptions};
 pub use speculative::{DecodeOptions, Decoder, DraftLength, Generation, SourceStats, Stats, StopReason};
 pub use stops::StopStrings;
 pub use text::{TextStream, TextTokenizer, TokenizedText};
+pub use timing::Timing;
 pub use token_model::{Logits, TokenModel};
 pub use weights::SharedWeights;

@@ -142,11 +142,11 @@ impl LogitsProcessors {
         {
             let beyond = text.len() - prompt - start;
             let rise = (factor.powf(beyond as f64) - 1.0).clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32;
-            let row = row.to_mut();
-            for &end in &self.ends {
-                if let Some(x) = row.get_mut(end as usize).filter(|x| x.is_finite()) {
-                    *x = (*x + x.abs() * rise).clamp(f32::MIN, f32::MAX);
-                }
+            // Each once, should one be named twice.
+            let raised = |end: &u32| row.get(*end as usize).filter(|x| x.is_finite()).map(|x| (*end, (x + x.abs() * rise).clamp(f32::MIN, f32::MAX)));
+            let raised: Vec<(u32, f32)> = self.ends.iter().filter_map(raised).collect();
+            for (end, x) in raised {
+                row.to_mut()[end as usize] = x;
             }
         }
         if !self.suppress_tokens.is_empty() {

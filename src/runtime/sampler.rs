@@ -135,7 +135,6 @@ impl Sampler {
             .zip(logits)
             .filter(|((id, share), logit)| **share > 0.0 && **logit >= least && likely.as_ref().is_none_or(|likely| likely.contains(id)));
         entries.extend(each.map(|((id, &share), _)| (id, f64::from(share))));
-        let all = entries.len();
         let mut distribution = Distribution { entries }.normalized();
         if options.top_p < 1.0 {
             distribution = distribution.most_likely(f64::from(options.top_p));
@@ -152,9 +151,8 @@ impl Sampler {
         if options.eta_cutoff > 0.0 && options.eta_cutoff < 1.0 {
             distribution = distribution.eta(f64::from(options.eta_cutoff));
         }
-        if distribution.entries.len() < all {
-            distribution.entries.sort_unstable_by_key(|entry| entry.0);
-        }
+        // Cuts look at tokens in orders of their own.
+        distribution.entries.sort_unstable_by_key(|entry| entry.0);
         Ok(distribution)
     }
 
@@ -236,6 +234,11 @@ mod tests {
         close(&distribution(&[0.0, 1.0, -0.1, 0.0], 1.0, 2, 1.0), &[(0, a), (1, b), (3, a)]);
         close(&distribution(&[0.0, 1.0, -0.1, 0.0], 1.0, 1, 1.0), &[(1, 1.0)]);
         assert_eq!(distribution(&[0.0, 1.0, -0.1, 0.0], 1.0, 9, 1.0).len(), 4);
+    }
+
+    #[test]
+    fn entries_are_in_order_where_a_cut_leaves_all() {
+        close(&distribution(&[0.0, 0.1, 0.0], 1.0, 0, 0.99), &distribution(&[0.0, 0.1, 0.0], 1.0, 0, 1.0));
     }
 
     #[test]

@@ -123,6 +123,7 @@ impl Session {
 fn check_external(bundle: &Bundle, path: &Path) -> Result<()> {
     let summary = read_onnx(path).map_err(|error| match error {
         ExportError::Input(error) => error.into(),
+        ExportError::Onnx { problem, .. } => RuntimeError::file(path, format!("is not a readable ONNX file: {problem}")),
         error => RuntimeError::file(path, error.to_string()),
     })?;
     match summary.external_files.iter().find(|name| !bundle.manifest().files.contains_key(*name)) {

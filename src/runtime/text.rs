@@ -1,39 +1,98 @@
 //! Text to tokens and back, through the bundle's `tokenizer.json`.
 //!
+//! The file is untrusted: it is measured and checked before the `tokenizers` crate reads it, see [`checks`], and every call of the crate is
+//! contained, see [`trial`].
+//!
 //! [`TextStream`] turns tokens into text as they come. It never takes back what it gave out and never cuts a character.
 
-use std::path::Path;
+mod checks;
+mod patterns;
+mod settings;
+mod shape;
+mod trial;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokenizers::normalizers::{Lowercase, Sequence};
-use tokenizers::{Encoding, NormalizerWrapper, Tokenizer, TruncationDirection};
+use tokenizers::{AddedToken, Encoding, ModelWrapper, NormalizerWrapper, Tokenizer, TruncationDirection};
 
-use super::{Result, RuntimeError};
+use super::special_tokens::TokenizerFiles;
+use super::{Bundle, Result, RuntimeError};
 use crate::files::read_input;
+use crate::guard::contain_panics;
+use checks::Growth;
 
+const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The largest `tokenizer.json` that is read; those of 250 000 tokens have 20 to 40 MB.
-const FILE_CAP: u64 = 512 << 20;
+const FILE_CAP: u64 = 128 << 20;
 
 /// A model's tokenizer.
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
-    tokenizer: Tokenizer,
+    path: PathBuf,
+    tokenizer: Arc<Tokenizer>,
+    growth: Growth,
+    unheeded: Vec<String>,
 }
 
 impl TextTokenizer {
-    /// Loads a `tokenizer.json`. Truncation and padding that it may ask for are switched off.
+    /// The tokenizer of a bundle, if it has one.
+    pub fn of_bundle(bundle: &Bundle) -> Result<Option<Self>> {
+        let find = |name: &str| bundle.side_file(name);
+        find(TOKENIZER_FILE).map(|path| Self::read(&path, find)).transpose()
+    }
+
+    /// The tokenizer of a checkpoint: its `tokenizer.json`, and beside it the files that name special tokens. Truncation and padding that it may
+    /// ask for are switched off.
     pub fn load(path: &Path) -> Result<Self> {
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        Self::read(path, |name| Some(folder.join(name)).filter(|path| path.is_file()))
+    }
+
+    /// `find` gives the files that are there.
+    fn read(path: &Path, find: impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
+        let fail = |problem: String| RuntimeError::file(path, problem);
         let bytes = read_input(path, FILE_CAP)?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| RuntimeError::file(path, format!("isn't a tokenizer: {error}")))?;
+        shape::check(&bytes).map_err(|error| fail(format!("isn't a tokenizer: {error}")))?;
+        let file: checks::File = serde_json::from_slice(&bytes).map_err(|error| fail(format!("isn't a tokenizer: {error}")))?;
+        let growth = checks::check(&file).map_err(|problem| fail(format!("isn't a tokenizer that can be used: {problem}")))?;
+        let parsed = contain_panics("the tokenizer's parser", || Tokenizer::from_bytes(&bytes)).map_err(fail)?;
+        let mut tokenizer = parsed.map_err(|error| fail(format!("isn't a tokenizer: {error}")))?;
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| RuntimeError::file(path, format!("its truncation can't be switched off: {error}")))?;
-        Ok(Self { tokenizer })
+        tokenizer.with_truncation(None).map_err(|error| fail(format!("its truncation can't be switched off: {error}")))?;
+        let files = TokenizerFiles::read(&find)?;
+        let named = files.named(&find);
+        let special: Vec<String> = named.values().cloned().chain(files.nameless()).collect();
+        contain_panics("the tokenizer", || add_special(&mut tokenizer, &special)).map_err(fail)?;
+        tokenizer.set_encode_special_tokens(files.splits_special());
+        let tokenizer = Arc::new(tokenizer);
+        trial::try_out(&tokenizer).map_err(|problem| fail(format!("can't be used as a tokenizer: a trial with a few words {problem}")))?;
+        let mut loaded = Self { path: path.to_path_buf(), tokenizer, growth, unheeded: vec![] };
+        let ids = loaded.encode("a", true)?;
+        let edge = |name: &str, id: Option<&u32>| {
+            let token = named.get(name).cloned();
+            let does = token.as_ref().is_some_and(|token| loaded.token_id(token).as_ref() == id);
+            (token, does)
+        };
+        let ((bos, begins), (eos, ends)) = (edge("bos_token", ids.first()), edge("eos_token", ids.last()));
+        let behaviour = settings::Behaviour {
+            edges: [("add_bos_token", bos, begins), ("add_eos_token", eos, ends)],
+            steps: [&file.normalizer, &file.pre_tokenizer],
+            bpe: matches!(loaded.tokenizer.get_model(), ModelWrapper::BPE(_)),
+        };
+        loaded.unheeded = settings::unheeded(&files.config, &behaviour);
+        Ok(loaded)
+    }
+
+    /// A sentence for each setting of `tokenizer_config.json` that isn't heeded and would matter.
+    pub fn unheeded_settings(&self) -> &[String] {
+        &self.unheeded
     }
 
     /// The tokens of `text`; `special` adds what the tokenizer puts around a text, such as a bos token. A rendered chat has them already.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding =
-            self.tokenizer.encode_fast(text, special).map_err(|error| RuntimeError::Input(format!("the text can't be tokenized: {error}")))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encoding(text, special)?.get_ids().to_vec())
     }
 
     /// The tokens of `text` for a model that takes `most`: of a text that is far too long only a part is looked at.
@@ -55,8 +114,7 @@ impl TextTokenizer {
 
     /// The tokens of `text` with all that encoders and their readers want to know of them.
     pub fn analyse(&self, text: &str) -> Result<TokenizedText> {
-        let encoding = self.tokenizer.encode(text, true).map_err(|error| RuntimeError::Input(format!("the text can't be tokenized: {error}")))?;
-        Ok(TokenizedText::of(&encoding))
+        Ok(TokenizedText::of(&self.encoding(text, true)?))
     }
 
     /// As [`analyse`](Self::analyse), with the tokens at the end, or at the start, left out that make it longer than `most` tokens, those that
@@ -67,13 +125,13 @@ impl TextTokenizer {
         if n <= most {
             return Ok((whole, n));
         }
-        let failed = |error: tokenizers::Error| RuntimeError::Input(format!("the text can't be tokenized: {error}"));
-        let mut encoding = self.tokenizer.encode(text, false).map_err(failed)?;
+        let mut encoding = self.encoding(text, false)?;
         let room = most.saturating_sub(n.saturating_sub(encoding.len()));
         let side = if at_start { TruncationDirection::Left } else { TruncationDirection::Right };
         encoding.truncate(room, 0, side);
         encoding.take_overflowing();
-        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
+        let completed = contain_panics("the tokenizer", || self.tokenizer.post_process(encoding, None, true).map_err(|error| error.to_string()));
+        let encoding = completed.and_then(|encoding| encoding).map_err(|problem| self.failed(&problem))?;
         Ok((TokenizedText::of(&encoding), n))
     }
 
@@ -82,7 +140,8 @@ impl TextTokenizer {
         let lower = NormalizerWrapper::Lowercase(Lowercase);
         let old = self.tokenizer.get_normalizer().cloned();
         let all = [lower].into_iter().chain(old).collect();
-        let changed = self.tokenizer.with_normalizer(Some(NormalizerWrapper::Sequence(Sequence::new(all))));
+        let tokenizer = Arc::make_mut(&mut self.tokenizer);
+        let changed = tokenizer.with_normalizer(Some(NormalizerWrapper::Sequence(Sequence::new(all))));
         changed.map(|_| ()).map_err(|error| RuntimeError::Input(format!("the tokenizer can't read texts in lower case: {error}")))
     }
 
@@ -91,9 +150,19 @@ impl TextTokenizer {
         self.tokenizer.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
 
+    fn encoding(&self, text: &str, special: bool) -> Result<Encoding> {
+        let encoding = trial::encode(&self.tokenizer, text, special, self.growth.encoding);
+        encoding.map_err(|problem| self.failed(&problem))
+    }
+
+    fn failed(&self, problem: &str) -> RuntimeError {
+        RuntimeError::file(&self.path, format!("the text can't be tokenized: {problem}"))
+    }
+
     /// The text of `tokens`, without special tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer.decode(tokens, true).map_err(|error| RuntimeError::Input(format!("the tokens can't be turned into text: {error}")))
+        let text = trial::decode(&self.tokenizer, tokens);
+        text.map_err(|problem| RuntimeError::file(&self.path, format!("the tokens can't be turned into text: {problem}")))
     }
 
     /// The id of a token by its text, such as `</s>`.
@@ -127,6 +196,18 @@ impl TextTokenizer {
     /// Decodes tokens as they come.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { tokenizer: self, tokens: Vec::new(), given: 0 }
+    }
+}
+
+/// Makes tokens special that only the files beside `tokenizer.json` name, as transformers does, where the vocabulary has them.
+fn add_special(tokenizer: &mut Tokenizer, special: &[String]) {
+    let added = tokenizer.get_added_tokens_decoder();
+    let known = |token: &String| added.values().any(|added| added.content == *token);
+    let missing = special.iter().filter(|token| !known(token) && tokenizer.token_to_id(token).is_some());
+    let missing: Vec<AddedToken> = missing.map(|token| AddedToken::from(token.as_str(), true)).collect();
+    if !missing.is_empty() {
+        // What can't be added stays as it is in the vocabulary.
+        let _ = tokenizer.add_special_tokens(missing);
     }
 }
 
@@ -198,120 +279,4 @@ impl TextStream<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    /// One token per byte, as in GPT-2's alphabet, and one for `é` as a whole.
-    fn byte_level() -> TextTokenizer {
-        let mut vocab = serde_json::Map::new();
-        let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
-        let mut extra = 256;
-        for byte in 0..256u32 {
-            let symbol = if printable(byte) {
-                byte
-            } else {
-                extra += 1;
-                extra - 1
-            };
-            vocab.insert(char::from_u32(symbol).unwrap().to_string(), json!(byte));
-        }
-        vocab.insert("Ã©".to_owned(), json!(256));
-        let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-        let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": ["Ã ©"]});
-        let special =
-            json!([{"id": 257, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}]);
-        let file = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": special, "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level, "model": model});
-        load(&file)
-    }
-
-    /// A sentencepiece-like tokenizer: `▁` for spaces, the first one stripped.
-    fn metaspace() -> TextTokenizer {
-        let words = ["<unk>", "▁the", "▁cat", "s", "▁", ",", "<0xC3>", "<0xA9>"];
-        let vocab: serde_json::Map<String, serde_json::Value> = words.iter().enumerate().map(|(i, word)| ((*word).to_owned(), json!(i))).collect();
-        let model = json!({"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab, "merges": []});
-        let decoders = json!([{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]);
-        let decoder = json!({"type": "Sequence", "decoders": decoders});
-        load(
-            &json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": decoder, "model": model}),
-        )
-    }
-
-    fn load(file: &serde_json::Value) -> TextTokenizer {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tokenizer.json");
-        std::fs::write(&path, file.to_string()).unwrap();
-        TextTokenizer::load(&path).unwrap()
-    }
-
-    fn pieces(tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<String> {
-        let mut stream = tokenizer.stream();
-        let mut pieces: Vec<String> = tokens.iter().map(|&token| stream.push(&[token]).unwrap()).collect();
-        pieces.push(stream.finish().unwrap());
-        pieces
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn pieces_add_up_to_the_text(text in "[a-zé€😀 ,.]{0,40}") {
-            let tokenizer = byte_level();
-            let tokens = tokenizer.encode(&text, true).unwrap();
-            prop_assert_eq!(tokenizer.decode(&tokens).unwrap(), text.clone());
-            let pieces = pieces(&tokenizer, &tokens);
-            let whole = pieces.iter().all(|piece| !piece.contains('\u{FFFD}'));
-            prop_assert!(whole, "{:?}", pieces);
-            prop_assert_eq!(pieces.concat(), text);
-        }
-
-        #[test]
-        fn any_tokens_add_up_to_what_decoding_them_at_once_gives(tokens in prop::collection::vec(0u32..257, 0..40)) {
-            let tokenizer = byte_level();
-            prop_assert_eq!(pieces(&tokenizer, &tokens).concat(), tokenizer.decode(&tokens).unwrap());
-        }
-    }
-
-    #[test]
-    fn a_character_of_several_tokens_comes_out_whole() {
-        let tokenizer = byte_level();
-        assert_eq!(pieces(&tokenizer, &[97, 0xE2, 0x82, 0xAC, 98]), ["a", "", "", "€", "b", ""]);
-    }
-
-    #[test]
-    fn an_unfinished_character_is_flushed_at_the_end() {
-        assert_eq!(pieces(&byte_level(), &[97, 0xE2, 0x82]).concat(), "a\u{FFFD}");
-    }
-
-    #[test]
-    fn special_tokens_are_no_text() {
-        assert_eq!(pieces(&byte_level(), &[97, 257, 98]), ["a", "", "b", ""]);
-    }
-
-    #[test]
-    fn spaces_between_words_survive_streaming() {
-        let tokenizer = metaspace();
-        assert_eq!(pieces(&tokenizer, &[1, 2, 3, 5, 1, 2]).concat(), "the cats, the cat");
-        assert_eq!(pieces(&tokenizer, &[2, 6, 7, 3]), ["cat", "", "é", "s", ""]);
-    }
-
-    #[test]
-    fn of_a_text_far_beyond_the_context_only_a_part_is_tokenized() {
-        let tokenizer = byte_level();
-        let start = std::time::Instant::now();
-        let error = tokenizer.encode_within(&"é".repeat(32 << 20), true, 100).unwrap_err().to_string();
-        assert!(error.contains("don't fit the context of 100") && start.elapsed().as_secs() < 2, "{error}");
-        let text = "a".repeat(5000);
-        assert_eq!(tokenizer.encode_within(&text, true, 4900).unwrap(), tokenizer.encode(&text, true).unwrap());
-    }
-
-    #[test]
-    fn a_file_that_is_no_tokenizer_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tokenizer.json");
-        std::fs::write(&path, "{}").unwrap();
-        assert!(TextTokenizer::load(&path).unwrap_err().to_string().contains("tokenizer.json"));
-    }
-}
+mod tests;

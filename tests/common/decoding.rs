@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use dlc::pipeline::{CompileOutcome, CompileRequest, PipelineError, compile, parse_pass_flag};
 use dlc::runtime::{
-    Backend, BackendSearch, Bundle, DecodeOptions, DecoderOptions, DecoderSession, DraftLength, Equality, SamplingOptions, SharedWeights,
-    TextTokenizer, decode, measure,
+    Backend, BackendSearch, Bundle, DecodeOptions, DecoderOptions, DecoderSession, DraftLength, Equality, LogitsProcessors, SamplingOptions,
+    SharedWeights, TextTokenizer, decode, measure,
 };
 use dlc_exporters::manifest::Profile;
 
@@ -95,12 +95,31 @@ impl Pair {
 
     /// Greedy speculative text equals plain text token for token; a tie of two logits is reported, not hidden.
     pub fn check_greedy(&mut self, prompts: usize) -> Result<(), String> {
+        self.check_greedy_with(prompts, &LogitsProcessors::default())
+    }
+
+    /// The same with penalties, bans and a least length.
+    pub fn check_processed(&mut self, prompts: usize) -> Result<(), String> {
+        let processors = LogitsProcessors {
+            ends: vec![0],
+            repetition_penalty: 1.2,
+            no_repeat_ngram_size: 4,
+            sequence_bias: vec![(vec![11], -2.0)],
+            bad_words_ids: vec![vec![13]],
+            min_new_tokens: Some(64),
+            ..LogitsProcessors::default()
+        };
+        self.check_greedy_with(prompts, &processors)
+    }
+
+    fn check_greedy_with(&mut self, prompts: usize, processors: &LogitsProcessors) -> Result<(), String> {
         for (i, prompt) in self.prompts(prompts).iter().enumerate() {
             let options = DecodeOptions {
                 max_tokens: 64,
                 draft_length: if i % 3 == 2 { DraftLength::Adaptive } else { DraftLength::Fixed(1 + i % 6) },
                 lookup: (i % 2 == 1).then_some(2),
                 prefill_chunk: 3,
+                processors: processors.clone(),
                 ..DecodeOptions::default()
             };
             let measured = measure(&mut self.target, Some(&mut self.draft), prompt, &options, 1).map_err(|e| e.to_string())?;

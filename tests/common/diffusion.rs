@@ -67,5 +67,19 @@ pub fn check_diffusion(backend: &Backend, name: &'static str, profile: Profile, 
     let inputs: Vec<(&str, HostTensor)> = golden.inputs.iter().map(|(n, a)| (n.as_str(), tensor(a))).collect();
     let outputs = session.run_host(&inputs).map_err(|e| e.to_string())?;
     let found = outputs.iter().find(|(n, _)| n == "out_sample").ok_or("the sample is missing")?;
-    golden.check(&found.1.to_f32().ok_or("the sample is no floats")?, tolerance)
+    golden.check(&found.1.to_f32().ok_or("the sample is no floats")?, tolerance)?;
+    check_one_level(&mut session, name, inputs)
+}
+
+/// Fails unless one noise level for all images is as good as the same for each.
+fn check_one_level(session: &mut Session, name: &str, mut inputs: Vec<(&str, HostTensor)>) -> Result<(), String> {
+    let at = inputs.iter().position(|(n, _)| *n == "timestep").ok_or("there is no timestep")?;
+    let images = inputs[at].1.shape[0];
+    let mut sample = |levels: Vec<f32>| {
+        inputs[at].1 = HostTensor::f32([levels.len()], levels);
+        let outputs = session.run_host(&inputs).map_err(|e| format!("{name}: {e}"))?;
+        Ok::<_, String>(outputs.into_iter().find(|(n, _)| n == "out_sample").map(|(_, sample)| (sample.shape.clone(), sample.to_f32())))
+    };
+    let (each, all) = (sample(vec![321.0; images])?, sample(vec![321.0])?);
+    if images > 1 && each == all { Ok(()) } else { Err(format!("{name}: one noise level for {images} images isn't the same for each")) }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 use dlc_exporters::manifest::{CacheLayout, Manifest, Profile, Source};
-use dlc_exporters::{BundleRequest, write_bundle};
+use dlc_exporters::{BundleRequest, SearchDefaults, write_bundle};
 use dlc_ir::{DType, Module};
 
 use super::golden::{Case, EncoderGolden, Feed, Golden, module};
@@ -19,6 +19,7 @@ pub fn export(module: &Module, profile: Profile, out: &Path) -> Manifest {
         force: false,
         rewritten: std::collections::BTreeMap::new(),
         draft: None,
+        search: SearchDefaults::default(),
         version: "test".into(),
     };
     write_bundle(module, &request, out, &()).unwrap()

@@ -103,7 +103,22 @@ const WRITE: &[&str] = &["--prompt", "Hello there", "--max-tokens", "16"];
 const SHORT: &[&str] = &["--text", "w0 w1 w2 w3 w4"];
 const LONG: &str = "w0 w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16 w17 w18 w19 w20 w21 w22 w23 w24 w25 w26 w27 w28 w29";
 
+/// `compile` warns of numbers that f16 doesn't hold, and `verify` fails with the node, whatever the backend computes in.
+fn overflows(case: &str) {
+    let shell = shell(case);
+    for profile in ["portable", "onnx"] {
+        let compiled = shell.ok(&["compile", "model", "--dtype", "f16", "--profile", profile, "-o", "out", "--force"]);
+        assert!(compiled.stderr.contains("65504") && compiled.stderr.contains("layers."), "{}", compiled.transcript());
+        let verified = shell.dlc(&["verify", "out", "--backend", "tract"]);
+        let row = verified.stdout.lines().find(|line| line.contains("largest activation")).unwrap_or_default();
+        assert!(verified.code == Some(1) && row.contains("layers.") && row.ends_with("FAILED"), "{}", verified.transcript());
+    }
+    let sound = shell.ok(&["compile", "model", "--dtype", "f32", "-o", "sound"]);
+    assert!(!sound.stderr.contains("65504"), "{}", sound.transcript());
+}
+
 cases! {
+    f16_overflow_verified_ok => overflows();
     adapter_diffusers_and_kohya => compiles("model/base", &["--adapter", "model/diffusers"]);
     adapter_eva => compiles("model/base", &["--adapter", "model/adapter"]);
     adapter_resized_vocabulary => compiles("model/base", &["--adapter", "model/adapter"]);

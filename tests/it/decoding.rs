@@ -14,6 +14,7 @@ fn greedy_speculative_text_equals_plain_text_on_tract() {
         let folder = tempfile::tempdir().unwrap();
         let mut pair = Pair::compile(&backend, profile, folder.path(), shared);
         pair.check_greedy(6).unwrap();
+        pair.check_processed(3).unwrap();
         pair.check_seeds().unwrap();
     }
 }

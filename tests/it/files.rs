@@ -41,6 +41,9 @@ fn shell() -> Shell {
     shell
 }
 
+const BASE: &str = "fixtures/adapters/lora-llama";
+const ADAPTER: &str = "fixtures/adapters/lora-llama/adapter";
+
 /// Each file that a command reads, by its place in [`shell`].
 const INPUTS: &[(&str, &[&str])] = &[
     ("model/config.json", &["compile", "model", "-o", "out"]),
@@ -52,7 +55,7 @@ const INPUTS: &[(&str, &[&str])] = &[
     ("x.onnx", &["inspect", "x.onnx"]),
     ("x.onnx", &["diff", "x.onnx", "bundle/model.onnx"]),
     ("x.yaml", &["compile", "--config", "x.yaml"]),
-    ("x.yaml", &["compile", "model", "--adapter", "model", "--adapter-names", "x.yaml", "-o", "out"]),
+    ("x.yaml", &["compile", BASE, "--adapter", ADAPTER, "--adapter-names", "x.yaml", "-o", "out"]),
     ("x.jsonl", &["compile", "model", "--pass", "fit-prune:drop=2,calibration=x.jsonl", "-o", "out"]),
     ("x.yaml", &["compile", "model", "--pass", "auto-draft:costs=x.yaml", "-o", "out"]),
     ("x.yaml", &["compile", "fixtures/digits-dit", "--pass", "skip:schedule=x.yaml", "-o", "out"]),
@@ -189,4 +192,24 @@ fn plots_are_written_like_images() {
     assert!(link.is_symlink() && fs::read_to_string(work.path("target")).unwrap().contains("<svg"));
     let outcome = shell.ok(&[&bench[..], &["-"]].concat());
     assert!(outcome.stdout.starts_with("<svg") || outcome.stdout.starts_with("<?xml"), "{}", outcome.transcript());
+}
+
+#[test]
+fn graphs_with_weights_outside_of_the_bundles_files_are_not_given_to_a_backend() {
+    use dlc_exporters::manifest::FileRecord;
+    let shell = Shell::new();
+    shell.copy(&bundles().path("golden"), "bundle");
+    let model = shell.path("bundle/model.onnx");
+    let before = FileRecord::of_file(&model).unwrap().sha256;
+    let mut bytes = fs::read(&model).unwrap();
+    let (old, new) = (b"weights.bin", b"weights.fif");
+    while let Some(at) = bytes.windows(old.len()).position(|window| window == old) {
+        bytes[at..at + old.len()].copy_from_slice(new);
+    }
+    fs::write(&model, bytes).unwrap();
+    pipe(&shell, "bundle/weights.fif");
+    // A hostile bundle's hashes are right.
+    let manifest = fs::read_to_string(shell.path("bundle/dlc.yaml")).unwrap();
+    shell.write("bundle/dlc.yaml", manifest.replace(&before, &FileRecord::of_file(&model).unwrap().sha256));
+    assert_refused(&promptly(&shell, &["verify", "bundle", "--backend", "tract"]), "model.onnx", "");
 }

@@ -210,6 +210,25 @@ fn a_larger_vocabulary_is_taken_whole_or_refused_with_the_way() {
 }
 
 #[test]
+fn a_tied_head_that_was_trained_beside_its_embedding_is_untied() {
+    let shell = case("adapter-eva", &json!({"modules_to_save": ["embed_tokens", "lm_head"]}), |tensors| {
+        for (name, byte) in [("model.embed_tokens", 63), ("lm_head", 62)] {
+            tensors.insert(format!("base_model.model.{name}.weight"), (Dtype::F32, vec![96, 32], [0, 0, 128, byte].repeat(96 * 32)));
+        }
+    });
+    let config = fs::read_to_string(shell.path("base/config.json")).unwrap();
+    shell.write("base/config.json", config.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"));
+    let mut base = read(&shell.path("base/model.safetensors"));
+    base.remove("lm_head.weight").unwrap();
+    write(&shell.path("base/model.safetensors"), &base, None);
+    let outcome = shell.ok(&["compile", "base", "--adapter", "adapter", "-o", "out"]);
+    assert!(outcome.stderr.contains("read with a head of its own"), "{}", outcome.transcript());
+    let config: Value = serde_json::from_slice(&fs::read(shell.path("out/config.json")).unwrap()).unwrap();
+    assert_eq!(config["tie_word_embeddings"], json!(false));
+    merges_as_it_compiles(&shell);
+}
+
+#[test]
 fn a_head_for_classes_comes_with_its_labels() {
     const CLASSIFIER: &str = "adapter-seqcls-on-masked-lm";
     let shell = case(CLASSIFIER, &json!({}), |_| ());

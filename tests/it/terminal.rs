@@ -60,7 +60,6 @@ fn errors_about_hostile_files_are_escaped_and_cut() {
     let shell = Shell::new();
     let escaped = HOSTILE.replace('\u{1b}', "\\u001b").replace('\u{7}', "\\u0007").replace('\r', "\\r");
     // An adapter's key, a manifest's, a pipeline's, and a path.
-    shell.copy(&fixture("adapters/lora-llama"), "base");
     shell.copy(&fixture("adapters/lora-llama/adapter"), "adapter");
     let config = fs::read_to_string(shell.path("adapter/adapter_config.json")).unwrap();
     shell.write("adapter/adapter_config.json", config.replacen('{', &format!("{{\"{escaped}\": 1, \"peft_type\": \"{escaped}\","), 1));
@@ -70,7 +69,7 @@ fn errors_about_hostile_files_are_escaped_and_cut() {
     shell.write("pipeline.yaml", format!("\"{}{}\": 1\n", "x".repeat(1 << 17), "\\e]0;x\\a"));
     let path = format!("{HOSTILE}.onnx");
     for args in [
-        &["merge", "base", "--adapter", "adapter", "-o", "merged"][..],
+        &["merge", "fixtures/adapters/lora-llama", "--adapter", "adapter", "-o", "merged"][..],
         &["inspect", "bundle"],
         &["compile", "--config", "pipeline.yaml"],
         &["inspect", &path],

@@ -15,6 +15,7 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
                 let folder = tempfile::tempdir()?;
                 let mut pair = Pair::compile(&backend.expect("not ignored"), profile, folder.path(), shared);
                 pair.check_greedy(24)?;
+                pair.check_processed(8)?;
                 Ok(pair.check_seeds()?)
             },
         )

@@ -58,6 +58,7 @@ pub fn request(profile: Profile) -> BundleRequest {
         force: false,
         rewritten: std::collections::BTreeMap::new(),
         draft: Some(SpeculativeDefaults { max_draft_tokens: 4, acceptance: None }),
+        search: dlc_exporters::SearchDefaults::default(),
         version: "0.0.0".into(),
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Judged {
     pub predicted: f64,
     pub acceptance: f64,
     pub outlook: Outlook,
+    /// How far its timings lay apart, once it was timed.
+    pub spread: Option<f64>,
 }
 
 impl Search<'_> {
@@ -79,7 +81,7 @@ impl Search<'_> {
                 let share = self.head_tokens(head) as f64 / self.vocabulary.max(1) as f64;
                 let acceptance = acceptance(recipe, head);
                 let outlook = self.planner.outlook(recipe, share, acceptance);
-                judged.push(Judged { recipe: recipe.clone(), head, predicted: promise(recipe), acceptance, outlook });
+                judged.push(Judged { recipe: recipe.clone(), head, predicted: promise(recipe), acceptance, outlook, spread: None });
             }
         }
         judged.retain(|j| j.outlook.memory <= self.options.memory);
@@ -92,8 +94,10 @@ impl Search<'_> {
         let drafts: Vec<(&Recipe, usize)> = judged.iter().map(|j| (&j.recipe, j.head)).collect();
         let key = format!("{} timed on {}: {drafts:?}", self.trial.key, machine.name()?);
         let whole = |costs: &StepCosts| costs.steps.len() == judged.len() && costs.is_sound();
-        let StepCosts { steps, verify } = kept(cx, &key, whole, || time(self.drafts(&judged)?, machine))?;
-        for (judged, cost) in judged.iter_mut().zip(steps) {
+        let StepCosts { steps, verify, spreads } = kept(cx, &key, whole, || time(self.drafts(&judged)?, machine))?;
+        let spreads = spreads.into_iter().chain(std::iter::repeat(None));
+        for ((judged, cost), spread) in judged.iter_mut().zip(steps).zip(spreads) {
+            judged.spread = spread;
             judged.outlook = judged.outlook.at_cost(cost, judged.acceptance, &verify);
         }
         sort(&mut judged);
@@ -119,6 +123,7 @@ impl Search<'_> {
             head_tokens: self.head_tokens(judged.head),
             memory: judged.outlook.memory,
             cost: judged.outlook.cost,
+            spread: judged.spread,
             predicted_acceptance: judged.predicted,
             acceptance: judged.acceptance,
             draft_tokens: judged.outlook.draft_tokens,

@@ -166,6 +166,9 @@ impl Builder<'_> {
             if !config.saves(weight) && !config.announces_bias(weight) {
                 return unknown();
             }
+            if ["score.", "classifier."].iter().any(|head| weight.starts_with(head)) {
+                return Err("is a head for classes, which dlc doesn't read on this architecture".into());
+            }
             let tied = "; if the model ties it to another, untie them in the base checkpoint first";
             return Err(format!("was trained as a whole, and the model has no such weight{}", if self.model.has_tied() { tied } else { "" }));
         };

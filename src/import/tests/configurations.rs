@@ -132,7 +132,7 @@ fn harmless_and_neutral_keys_are_let_through() {
     let patch = json!({
         "_name_or_path": "x", "torch_dtype": "bfloat16", "initializer_range": 0.5, "use_cache": false, "max_window_layers": 21, "is_llama_config": true,
         "transformers.js_config": {"kv_cache_dtype": {"fp16": "float16"}}, "rope_interleaved": false, "partial_rotary_factor": 1.0,
-        "pruned_heads": {}, "use_sliding_window": false, "use_mrope": false, "frobnicate": false, "hidden_act": "swish", "auto_map": {},
+        "pruned_heads": {}, "use_sliding_window": false, "use_mrope": false, "num_experts": 0, "logit_scale_factor": 1.0, "adapter": "none", "frobnicate": false, "hidden_act": "swish", "auto_map": {},
         "layer_types": ["full_attention", "full_attention", "full_attention", "full_attention"], "architectures": [],
     });
     let plain = graph_of("goldens/llama", &json!({}));

@@ -17,7 +17,11 @@ const LONGEST: usize = 13;
 const LEVELS: f32 = 1000.0;
 
 /// One array for each input of `graph`.
-pub(super) fn random_feeds(graph: &Graph, weights: &WeightTable, rng: &mut ChaCha8Rng) -> Result<BTreeMap<String, Array>, PipelineError> {
+pub(in crate::pipeline) fn random_feeds(
+    graph: &Graph,
+    weights: &WeightTable,
+    rng: &mut ChaCha8Rng,
+) -> Result<BTreeMap<String, Array>, PipelineError> {
     let sizes = sizes(graph);
     let mut feeds = BTreeMap::new();
     for input in graph.inputs() {

@@ -1,11 +1,11 @@
 //! The template engine as Hugging Face's `apply_chat_template` sets it up, and what Jinja has that the engine lacks.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Object, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
-use std::sync::Arc;
 
 use super::limits::{checked, kept, namespace, pairs_of, pay_for, too_much};
 use super::source::{CHECKED, KEPT, MODULO};

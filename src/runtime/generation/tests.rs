@@ -78,7 +78,7 @@ fn what_is_out_of_range_is_refused_with_file_and_key() {
         ("bad_words_ids", json!([5])),
         ("bad_words_ids", json!([[]])),
         ("bad_words_ids", json!([[-5]])),
-        ("bad_words_ids", json!([long])),
+        ("bad_words_ids", json!(long.iter().map(|&id| [id]).collect::<Vec<_>>())),
         ("suppress_tokens", json!(long)),
         ("suppress_tokens", json!([1.5])),
         ("suppress_tokens", json!([5_000_000_000u64])),

@@ -72,10 +72,11 @@ mod reference {
         let regulation_start = start + prompt;
         if ids.len() > regulation_start {
             let index = (ids.len() - regulation_start) as f64;
+            let before = scores.to_vec();
             for &eos in eos {
-                let score = scores[eos as usize];
+                let score = before[eos as usize];
                 let penalty = score.abs() * (factor.powf(index) - 1.0) as f32;
-                scores[eos as usize] += if score.is_finite() { penalty } else { 0.0 };
+                scores[eos as usize] = score + if score.is_finite() { penalty } else { 0.0 };
             }
         }
     }

@@ -8,7 +8,8 @@ use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, 
 
 use super::super::builder::{Builder, Name};
 use super::super::proto::{DimensionValue, TypeProto, ValueInfoProto};
-use super::{Target, tensor_type};
+use super::image::noise_levels;
+use super::{LEVELS, Target, tensor_type};
 use crate::error::ExportError;
 use crate::weights::Stored;
 
@@ -33,6 +34,8 @@ pub(super) struct Context<'a> {
     forms: BTreeMap<(ValueId, Form), Name>,
     weights: HashMap<WeightId, Name>,
     memo: HashMap<String, Name>,
+    /// Inputs whose axis isn't what their type says, see [`noise_levels`].
+    levels: Vec<ValueId>,
 }
 
 impl<'a> Context<'a> {
@@ -73,7 +76,7 @@ impl<'a> Context<'a> {
             }
         }
         let forms = graph.inputs().iter().map(|i| ((i.value, Form::Full), Name::from(i.name.as_str()))).collect();
-        Ok(Self { graph, target, b, full_names, places, forms, weights, memo: HashMap::new() })
+        Ok(Self { graph, target, b, full_names, places, forms, weights, memo: HashMap::new(), levels: noise_levels(graph) })
     }
 
     /// Where a node stands: `layers.3.attn/5.linear`.
@@ -260,7 +263,12 @@ impl<'a> Context<'a> {
     pub fn axis(&mut self, dim: &Dim) -> Result<Name, ExportError> {
         self.once(&format!("shape/{dim}"), |cx| {
             let has_axis = |value: ValueId| cx.graph.value(value).ty.shape.0.iter().position(|d| d == dim);
-            let found = cx.graph.inputs().iter().find_map(|i| has_axis(i.value).map(|axis| (i.name.as_str(), axis as i64)));
+            let found = cx
+                .graph
+                .inputs()
+                .iter()
+                .filter(|i| !cx.levels.contains(&i.value))
+                .find_map(|i| has_axis(i.value).map(|axis| (i.name.as_str(), axis as i64)));
             let Some((input, axis)) = found else {
                 return Err(ExportError::module("", format!("no input has an axis {dim}, so its length isn't known at run time")));
             };
@@ -289,7 +297,8 @@ impl<'a> Context<'a> {
     /// The ONNX type of a boundary value.
     pub fn value_info(&self, value: ValueId) -> TypeProto {
         let ty = self.ty(value);
-        let dims = ty.shape.0.iter().map(dimension).collect();
+        let own = |_| DimensionValue::Name(LEVELS.to_owned());
+        let dims = if self.levels.contains(&value) { ty.shape.0.iter().map(own).collect() } else { ty.shape.0.iter().map(dimension).collect() };
         tensor_type(ty.dtype, dims)
     }
 

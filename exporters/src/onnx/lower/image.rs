@@ -1,6 +1,6 @@
 //! What works on images, and the embedding of noise levels; alike in every profile.
 
-use dlc_ir::{DType, Node, TimestepEmbedding};
+use dlc_ir::{DType, Dim, Graph, Node, Op, Operand, TimestepEmbedding, ValueId};
 
 use super::super::builder::Name;
 use super::context::Context;
@@ -49,6 +49,27 @@ pub(super) fn upsample(cx: &mut Context<'_>, node: &Node, factor: usize) -> Resu
         let call = cx.b.op("Resize", &[&x, &Name::from(""), &scales]).text("mode", "nearest");
         call.text("coordinate_transformation_mode", "asymmetric").text("nearest_mode", "floor").into(&[out]);
     })
+}
+
+/// The inputs that say how noisy each image is. Callers give one number for all as well as one for each, so their axis has a name of its own.
+pub(crate) fn noise_levels(graph: &Graph) -> Vec<ValueId> {
+    let embedded = |value| graph.nodes().any(|(_, n)| matches!(n.op, Op::TimestepEmbedding(_)) && n.inputs.first() == Some(&Operand::Value(value)));
+    let dims = |value: ValueId| graph.value(value).ty.shape.0.as_slice();
+    let has_images = |dim: &Dim| graph.inputs().iter().any(|i| dims(i.value).len() > 1 && dims(i.value)[0] == *dim);
+    let is_level = |value: &ValueId| matches!(dims(*value), [dim] if dim.known().is_none() && has_images(dim)) && embedded(*value);
+    graph.inputs().iter().map(|i| i.value).filter(is_level).collect()
+}
+
+/// Gives every image its noise level.
+pub(super) fn spread_noise_levels(cx: &mut Context<'_>) -> Result<(), ExportError> {
+    for value in noise_levels(cx.graph) {
+        let outer = cx.b.enter(format!("{}/spread", cx.full_name(value)));
+        let (given, images) = (cx.full(value)?, cx.axis(&cx.ty(value).shape.0[0])?);
+        let spread = cx.b.op("Expand", &[&given, &images]).out();
+        cx.b.enter(outer);
+        cx.stand_in(value, spread);
+    }
+    Ok(())
 }
 
 pub(super) fn timestep_embedding(cx: &mut Context<'_>, node: &Node, embedding: &TimestepEmbedding) -> Result<(), ExportError> {

@@ -19,6 +19,7 @@ mod shared;
 use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};
 
 use self::context::Context;
+pub(crate) use self::image::noise_levels;
 use super::proto::{
     DataLocation, DimensionProto, DimensionValue, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TensorTypeProto, TypeProto,
     ValueInfoProto, data_type, entry,
@@ -31,6 +32,9 @@ use crate::weights::{Stored, WeightPlan};
 pub(crate) const GRAPH_KEY: &str = "dlc.graph";
 /// Key of dlc's version in an ONNX file's metadata.
 pub(crate) const VERSION_KEY: &str = "dlc.version";
+
+/// The axis of [`noise_levels`]: 1 or as long as the batch.
+pub(crate) const LEVELS: &str = "steps";
 
 /// What stays the same for all graphs of a bundle.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +60,7 @@ pub(crate) struct Lowered {
 pub(crate) fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
     let mut cx = Context::new(graph, target)?;
     let folds = if target.profile == Profile::Ort { ort::Folds::find(graph, target.caches) } else { ort::Folds::default() };
+    image::spread_noise_levels(&mut cx)?;
     let rows = if target.caches == CacheLayout::InPlace { padding::Rows::find(graph) } else { None };
     if let Some(rows) = &rows {
         let lowered = graph.nodes().filter(|(id, _)| !folds.rope_is_fused(*id));

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::runtime::special_tokens::special_tokens;
 
 /// What is rare in templates and not as in Python: printing views, ranges and large floats in lists, `%r`, less than undefined, and filters for
 /// web pages. All but the first four are errors, so nothing is wrong without a word.

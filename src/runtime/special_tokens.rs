@@ -1,11 +1,21 @@
-//! The special tokens that templates know by name, as transformers gathers them: from `tokenizer_config.json`, from `special_tokens_map.json`,
+//! The special tokens that chat templates know by name and that tokenizers don't split, as transformers gathers them: from `tokenizer_config.json`, from `special_tokens_map.json`,
 //! and from the defaults of the tokenizer's class. A token that a file sets to null is none; one that no file names has its class's default.
 //!
 //! Follows transformers 5: `AutoTokenizer.from_pretrained` and `PreTrainedTokenizerBase._from_pretrained`.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+
+use super::{Result, RuntimeError};
+use crate::files::read_input;
+
+/// The file with a tokenizer's settings.
+pub(super) const CONFIG_FILE: &str = "tokenizer_config.json";
+/// The largest configuration that is read: those with many added tokens have a few hundred KB.
+const FILE_CAP: u64 = 32 << 20;
+const TOKENIZER_CAP: u64 = 128 << 20;
 
 /// The names that every tokenizer knows, in the order of [`DEFAULTS`].
 const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -19,6 +29,46 @@ pub(super) struct TokenizerFiles {
     pub config: Map<String, Value>,
     /// `special_tokens_map.json`.
     pub map: Map<String, Value>,
+}
+
+impl TokenizerFiles {
+    /// `find` gives the files that are there.
+    pub fn read(find: &impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
+        let object = |name: &str| find(name).map_or_else(|| Ok(Map::new()), |path| read_object(&path));
+        Ok(Self { model: object("config.json")?, config: object(CONFIG_FILE)?, map: object("special_tokens_map.json")? })
+    }
+
+    /// Names and texts of the special tokens.
+    pub fn named(&self, find: &impl Fn(&str) -> Option<PathBuf>) -> BTreeMap<String, String> {
+        special_tokens(self, || find("tokenizer.json").is_some_and(|path| read_input(&path, TOKENIZER_CAP).is_ok_and(|bytes| has_byte_level(&bytes))))
+    }
+
+    /// The texts of special tokens without a name.
+    pub fn nameless(&self) -> Vec<String> {
+        let listed = ["extra_special_tokens", "additional_special_tokens"].into_iter().flat_map(|key| [self.config.get(key), self.map.get(key)]);
+        let listed = listed.flatten().filter_map(Value::as_array).flatten();
+        let added = self.config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flat_map(Map::values);
+        listed.chain(added.filter(|token| token["special"] == true)).filter_map(text).collect()
+    }
+
+    /// Whether special tokens in a text are read as text.
+    pub fn splits_special(&self) -> bool {
+        self.config.get("split_special_tokens") == Some(&Value::Bool(true))
+    }
+}
+
+/// The JSON object in a file.
+pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    let value = serde_json::from_slice(&read_input(path, FILE_CAP)?).map_err(|error| RuntimeError::file(path, format!("isn't JSON: {error}")))?;
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => Err(RuntimeError::file(path, "holds JSON, but not an object `{...}`")),
+    }
+}
+
+/// Whether transformers takes a tokenizer for one that works on bytes: by this word anywhere in its file.
+fn has_byte_level(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| text.contains("\"ByteLevel\""))
 }
 
 /// Names and texts of the special tokens; `byte_level` says whether `tokenizer.json` works on bytes.
