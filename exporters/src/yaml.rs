@@ -10,8 +10,9 @@ use serde::de::{DeserializeOwned, DeserializeSeed, EnumAccess, Error as _, MapAc
 use serde::{Deserialize, Deserializer};
 use serde_yaml::Error;
 
-/// Most entries of lists and of maps: a gigabyte of events holds twice as many.
-const MOST_ENTRIES: usize = 1 << 20;
+/// Most entries of lists and of maps: twice as many as the manifest of a large sampler has. The parser takes up to 2 microseconds and 300 bytes
+/// for each.
+const MOST_ENTRIES: usize = 1 << 19;
 /// Most brackets that may be open, times the entries.
 const MOST_WORK: usize = 1 << 28;
 /// Most lines with directives.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dlc_exporters::manifest::WeightRecord;
 use dlc_exporters::onnx::{self, OnnxSummary};
-use dlc_ir::{Blob, DType, Dim, Expr, Graph, ModelInfo, Module, Op, Shape, WeightTable, parse_graph, parse_graph_over};
+use dlc_ir::{Blob, DType, Dim, Expr, Graph, IrError, ModelInfo, Module, Op, Shape, WeightTable, parse_graph, parse_graph_over};
 
 use super::error::PipelineError;
 use crate::files::open_regular;
@@ -28,8 +28,13 @@ pub struct OnnxModule {
 /// Reads an ONNX file of any origin.
 pub fn read_onnx(path: &Path) -> Result<OnnxModule, PipelineError> {
     let summary = read_summary(path)?;
-    let graph = summary.graph_text.as_deref().map(parse_graph).transpose()?;
+    let graph = summary.graph_text.as_deref().map(parse_graph).transpose().map_err(|error| in_file(path, &error))?;
     Ok(OnnxModule { summary, graph })
+}
+
+/// What is wrong with the graph's text in an ONNX file.
+fn in_file(path: &Path, error: &IrError) -> PipelineError {
+    PipelineError::Config { place: path.display().to_string(), problem: format!("its dlc graph can't be read: {error}") }
 }
 
 fn read_summary(path: &Path) -> Result<OnnxSummary, PipelineError> {
@@ -52,7 +57,7 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
             place: path.display().to_string(),
             problem: "carries no dlc graph; was it written by another tool? Compile the bundle anew".into(),
         })?;
-        graphs.push(parse_graph_over(&text, &weights)?);
+        graphs.push(parse_graph_over(&text, &weights).map_err(|error| in_file(&path, &error))?);
     }
     let attention = graphs.iter().flat_map(Graph::nodes).find_map(|(_, n)| if let Op::Attention(a) = n.op { Some(a) } else { None });
     let (heads, kv_heads) = attention.map_or((0, 0), |a| (a.heads, a.kv_heads));

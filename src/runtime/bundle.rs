@@ -141,8 +141,10 @@ impl Bundle {
             if !graphs.insert(graph.name.as_str()) {
                 problems.push(format!("graph `{}` is named twice", graph.name));
             }
-            if !manifest.files.contains_key(&graph.file) || graph.file.contains('/') {
-                problems.push(format!("graph `{}` is in `{}`, which isn't among the files of the folder", graph.name, graph.file));
+            if !manifest.files.contains_key(&graph.file) {
+                problems.push(format!("graph `{}` is in `{}`, which isn't among the files", graph.name, graph.file));
+            } else if graph.file.contains('/') && is_contained(&graph.file) {
+                problems.push(format!("graph `{}` is in `{}`, which isn't a file beside the weights", graph.name, graph.file));
             }
         }
         for (name, record) in &manifest.files {

@@ -78,7 +78,7 @@ fn broken_manifests_are_refused_with_the_reason() {
         ("  model.onnx:", "  weights.bin: {bytes: 1, sha256: x}\n  model.onnx:", "the key `weights.bin` stands twice"),
         ("bytes: 16, graphs", "bytes: 12, graphs", "can't have 12 bytes"),
         ("shape: [4]", "shape: [18446744073709551615, 4]", "can't have 16 bytes"),
-        ("dtype: f32, shape", "dtype: f16, shape", "can't have 16 bytes"),
+        ("{name: w, dtype: f32", "{name: w, dtype: f16", "can't have 16 bytes"),
         ("outputs: []", "outputs: [{name: logits, dtype: f32, shape: [batch, seq, '7']}]", "a vocabulary of 8 doesn't fit `logits`, which has 7"),
         ("caches: []}", "caches: [{slot: 0, layer: 0, heads: 9, head_dim: 2}]}", "a number of heads of 9 doesn't fit `past_key_values.0.key`"),
         ("caches: []}", "caches: [{slot: 0, layer: 0, heads: 1, head_dim: 9}]}", "a width of heads of 9 doesn't fit `past_key_values.0.key`"),
