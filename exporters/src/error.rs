@@ -58,6 +58,9 @@ pub enum ExportError {
         /// What is wrong with it.
         problem: String,
     },
+    /// An input isn't what it was when it was opened.
+    #[error("{} changed while it was read, so nothing was written; run the command again once nothing writes to the file any more", .0.display())]
+    Changed(PathBuf),
     /// The caller asked to stop.
     #[error("stopped; nothing was left behind")]
     Cancelled,
@@ -71,9 +74,8 @@ impl ExportError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Node { .. } => Fault::Unsupported,
-            Self::Module { .. } | Self::Io { .. } | Self::Exists(_) | Self::NotReplaced { .. } | Self::Onnx { .. } | Self::Cancelled => {
-                Fault::BadInput
-            }
+            Self::Module { .. } | Self::Io { .. } | Self::Exists(_) | Self::NotReplaced { .. } | Self::Onnx { .. } => Fault::BadInput,
+            Self::Changed(_) | Self::Cancelled => Fault::BadInput,
             Self::Ir(error) => error.fault(),
         }
     }

@@ -1,7 +1,7 @@
 //! A PEFT adapter's folder: `adapter_config.json` and `adapter_model.safetensors`, mapped and untrusted like a checkpoint.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
@@ -42,12 +42,11 @@ impl AdapterFolder {
         if !config_path.exists() || !weights_path.exists() {
             return Err(CheckpointError::file(folder, format!("is no adapter: it lacks {CONFIG} or {WEIGHTS}. Name the folder that holds both")));
         }
-        let (config, config_size) = files::read_object(&config_path, CONFIG_CAP)?;
-        let (tensors, size) = tensors::read_tensors(&weights_path)?;
-        let file = |path: PathBuf, size| CheckpointFile { path, size };
+        let (config, config_file) = CheckpointFile::read(config_path, |path| files::read_object(path, CONFIG_CAP))?;
+        let (tensors, weights_file) = CheckpointFile::read(weights_path, tensors::read_tensors)?;
         let full = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let name = full.file_name().map_or_else(|| "adapter".into(), |n| n.to_string_lossy().into_owned());
-        let files = vec![file(config_path, config_size), file(weights_path, size)];
+        let files = vec![config_file, weights_file];
         Ok(Self { name, config, tensors: tensors.into_iter().collect(), files })
     }
 }

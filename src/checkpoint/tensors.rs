@@ -80,7 +80,7 @@ pub(super) fn read_tensors(path: &Path) -> Result<(Vec<(String, TensorRecord)>, 
 
 fn map(path: &Path) -> Result<Arc<dyn AsRef<[u8]> + Send + Sync>, CheckpointError> {
     let (file, _) = open_regular(path)?;
-    let map = mapped::map(&file).map_err(|e| CheckpointError::read(path, e))?;
+    let map = mapped::map(&file, path).map_err(|e| CheckpointError::read(path, e))?;
     Ok(Arc::new(map))
 }
 

@@ -13,8 +13,9 @@ use super::drafting::{measure_costs, measured_costs};
 use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::models::Models;
 use super::output::{Output, note};
-use super::progress::{Bar, interruption};
+use super::progress::Bar;
 use super::run::sourced;
+use super::signals::interruption;
 use crate::report::{Table, speedup_plot};
 use crate::runtime::{DecodeOptions, Equality, PromptMeasurement, SourceStats, Stats, TokenModel, measure};
 

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::output::{Output, note};
 use super::progress::Bar;
-use super::{environment, open};
+use super::{environment, open, signals};
 use crate::pipeline::{CompileRequest, DiskCache, PipelineConfig, compile, parse_adapter_flag, parse_pass_flag};
 use crate::report::{bundle_summary, pass_summary};
 
@@ -134,7 +134,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(folder) = &args.checkpoint {
         fs::create_dir_all(folder).with_context(|| format!("can't keep scores in {}", folder.display()))?;
     }
-    let cache = args.checkpoint.clone().or_else(environment::cache_folder).filter(|_| !args.no_cache).map(DiskCache::new);
+    let folder = args.checkpoint.clone().or_else(environment::cache_folder).filter(|_| !args.no_cache);
+    let cache = folder.map(|folder| Keeping { cache: DiskCache::new(folder.clone()), folder });
     let bar = Bar::new();
     let start = Instant::now();
     let outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
@@ -159,6 +160,37 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     output.result(&request.output.display().to_string())?;
     output.json(&summary(&request, &outcome.manifest, &outcome.runs))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The cache of a command that says where its work is when it is stopped.
+#[derive(Debug)]
+struct Keeping {
+    cache: DiskCache,
+    folder: PathBuf,
+}
+
+impl ScoreCache for Keeping {
+    fn get(&self, key: &str) -> Option<String> {
+        self.cache.get(key)
+    }
+
+    fn put(&self, key: &str, text: &str) {
+        self.put_bytes(key, text.as_bytes());
+    }
+
+    fn get_bytes(&self, key: &str) -> Option<Vec<u8>> {
+        self.cache.get_bytes(key)
+    }
+
+    fn put_bytes(&self, key: &str, bytes: &[u8]) {
+        if self.cache.store(key, bytes) {
+            signals::keep(&self.folder);
+        }
+    }
+
+    fn remove(&self, key: &str) {
+        self.cache.remove(key);
+    }
 }
 
 /// A path as a shell takes it.

@@ -3,6 +3,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use dlc_exporters::ExportError;
+use dlc_exporters::temporary::Temporary;
+
 use crate::runtime::BackendSearch;
 
 /// How many threads this machine runs at once.
@@ -13,6 +16,11 @@ pub(super) fn cores() -> usize {
 /// `$XDG_CACHE_HOME/dlc`, else `~/.cache/dlc`; none if there is no home.
 pub(super) fn cache_folder() -> Option<PathBuf> {
     user_folder("XDG_CACHE_HOME", ".cache").map(|f| f.join("dlc"))
+}
+
+/// A folder below `$TMPDIR` for bundles that nobody keeps.
+pub(super) fn scratch(purpose: &str) -> Result<Temporary, ExportError> {
+    Temporary::scratch(&env::temp_dir(), purpose)
 }
 
 /// Where to look for ONNX Runtime, but for what flags say.

@@ -29,6 +29,7 @@ mod progress;
 mod prompts;
 mod run;
 mod sample;
+mod signals;
 mod verify;
 
 use std::process::ExitCode;
@@ -61,9 +62,12 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    crate::mapped::name_cut_files();
+    signals::listen();
     let cli = Cli::parse();
     // The panic's own message is on stderr by then.
     match std::panic::catch_unwind(|| run(&cli.command)) {
+        Ok(Ok(code)) if code == exit::INTERRUPTED.into() => exit::interrupted(),
         Ok(Ok(code)) => code,
         Ok(Err(error)) => exit::report(&error),
         Err(_) => exit::bug(),

@@ -1,36 +1,11 @@
-//! Progress bars, and Ctrl-C.
+//! Progress bars, which hear of a wish to stop.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::exit::INTERRUPTED;
-
-/// Whether nothing is under way that a Ctrl-C should let finish.
-static IDLE: AtomicBool = AtomicBool::new(false);
-
-/// While `idle`, the first Ctrl-C ends the process at once.
-pub(super) fn set_idle(idle: bool) {
-    IDLE.store(idle, Ordering::SeqCst);
-}
-
-/// Set by the first Ctrl-C; a second one ends the process at once.
-pub(super) fn interruption() -> Arc<AtomicBool> {
-    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    let flag = FLAG.get_or_init(|| {
-        let flag = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&flag);
-        // Without a handler, Ctrl-C ends the process as it always does.
-        let _ = ctrlc::set_handler(move || {
-            if seen.swap(true, Ordering::SeqCst) || IDLE.load(Ordering::SeqCst) {
-                std::process::exit(i32::from(INTERRUPTED));
-            }
-        });
-        flag
-    });
-    Arc::clone(flag)
-}
+use super::signals::interruption;
 
 /// A bar on stderr, shown on terminals only.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use super::drafting::{DraftingArgs, measured_costs};
 use super::exit::INTERRUPTED;
 use super::models::Models;
 use super::output::{Output, note};
-use super::progress::{interruption, set_idle};
+use super::signals::{interruption, set_idle};
 use super::{encode, open, prompts};
 use crate::runtime::{
     ChatMessage, ChatTemplate, DecodeOptions, Decoder, Generation, SamplingOptions, SourceStats, StopReason, TextTokenizer, TokenModel, assumed_costs,

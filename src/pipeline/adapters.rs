@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use dlc_exporters::FileStamp;
 use dlc_exporters::manifest::Source;
 use dlc_ir::Module;
 use dlc_passes::merge_adapter::{Adapter, AdapterTensor};
@@ -56,14 +57,21 @@ pub(super) fn add_unread(checkpoint: &Checkpoint, module: &mut Module, sources: 
     Ok(())
 }
 
-/// Opens the adapters, whose names are those of the name map `names` where there is one, and adds their files to those `into` names.
-pub(super) fn open(specs: &[AdapterSpec], names: Option<&Path>, into: &mut Source) -> Result<Vec<Adapter>, PipelineError> {
+/// Opens the adapters, whose names are those of the name map `names` where there is one, and adds their files to those `into` names and to
+/// `inputs`.
+pub(super) fn open(
+    specs: &[AdapterSpec],
+    names: Option<&Path>,
+    into: &mut Source,
+    inputs: &mut Vec<FileStamp>,
+) -> Result<Vec<Adapter>, PipelineError> {
     let names = names.map(NameMap::read).transpose()?;
     let mut adapters = Vec::new();
     for (i, spec) in specs.iter().enumerate() {
         let mut folder = AdapterFolder::open(&spec.folder)?;
         for file in &folder.files {
             let (name, record) = source::record(file)?;
+            inputs.push(file.stamp.clone());
             into.files.insert(format!("adapter {i}, {} x {}: {name}", spec.weight, folder.name), record);
         }
         if let Some(names) = &names {

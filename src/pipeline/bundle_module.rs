@@ -86,7 +86,7 @@ fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {
     if bundle.manifest().weights.is_empty() {
         return Ok(table);
     }
-    let map: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(mapped::map(&File::open(&path).map_err(read)?).map_err(read)?);
+    let map: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(mapped::map(&File::open(&path).map_err(read)?, &path).map_err(read)?);
     for record in &bundle.manifest().weights {
         let data = expression(record, &map).ok_or_else(|| PipelineError::Config {
             place: path.display().to_string(),

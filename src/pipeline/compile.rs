@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
-use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle};
-use dlc_ir::{DType, Module};
+use dlc_exporters::{BundleRequest, FileStamp, SpeculativeDefaults, check_replaceable, write_bundle_of};
+use dlc_ir::{DType, Module, SideFile};
 use dlc_passes::{Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, registry, run_passes};
 use rayon::ThreadPool;
 use serde_yaml::Mapping;
@@ -87,6 +87,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let checkpoint = Checkpoint::open(&request.model)?;
     let imported = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype })?;
     let (mut module, mut sources) = (imported.module, imported.sources);
+    let mut inputs = stamps(&checkpoint, &module.side_files)?;
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
@@ -94,7 +95,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
     }
-    let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut source)?;
+    let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut source, &mut inputs)?;
     let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
     let samplers = DiffusionSamplers { scheduler: checkpoint.scheduler().map(Path::to_owned) };
@@ -132,8 +133,15 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         draft: module.graph("draft").map(|_| defaults(&runs)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
+    let manifest = pool.install(|| write_bundle_of(&inputs, &module, &bundle, &request.output, monitor))?;
     Ok(CompileOutcome { manifest, runs, module })
+}
+
+/// The files of a checkpoint as they were when it was opened, and those beside the weights as they are now.
+pub(super) fn stamps(checkpoint: &Checkpoint, beside: &[SideFile]) -> Result<Vec<FileStamp>, PipelineError> {
+    let of = |file: &SideFile| FileStamp::of(&file.path).map_err(|source| PipelineError::Read { path: file.path.clone(), source });
+    let opened = checkpoint.files().iter().map(|file| Ok(file.stamp.clone()));
+    opened.chain(beside.iter().map(of)).collect()
 }
 
 /// How the draft is used best, as far as the pass that chose it knows.

@@ -59,6 +59,14 @@ pub enum PipelineError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A temporary folder that can't be made.
+    #[error("can't make a temporary folder in {}: {source}", folder.display())]
+    Scratch {
+        /// Where it was to be.
+        folder: PathBuf,
+        /// What stands against it.
+        source: ExportError,
+    },
     /// The threads can't be started.
     #[error("can't start {threads} threads: {problem}; ask for fewer with --threads")]
     Threads {
@@ -88,7 +96,9 @@ impl PipelineError {
             Self::Runtime(e) => e.fault(),
             Self::Eval(e) => e.fault(),
             Self::Ir(e) => e.fault(),
-            Self::Config { .. } | Self::NonFinite(_) | Self::Overflow(_) | Self::Read { .. } | Self::Threads { .. } => Fault::BadInput,
+            Self::Config { .. } | Self::NonFinite(_) | Self::Overflow(_) | Self::Read { .. } | Self::Scratch { .. } | Self::Threads { .. } => {
+                Fault::BadInput
+            }
         }
     }
 

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::Source;
 use dlc_exporters::{CopiedFile, Patch, check_replaceable, write_checkpoint};
-use dlc_ir::{Module, WeightTable};
+use dlc_ir::{Module, SideFile, WeightTable};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use dlc_passes::{Pass, PassContext, PassRun, run_passes};
 use rayon::ThreadPool;
 
 use super::adapters::{self, AdapterSpec};
 use super::calibration::TextCalibration;
-use super::compile::{Monitor, check_finite, pool};
+use super::compile::{Monitor, check_finite, pool, stamps};
 use super::error::PipelineError;
 use crate::checkpoint::{Checkpoint, StoredType, TensorRecord};
 use crate::import::{ImportOptions, Sources, import_with_sources, non_finite_weights};
@@ -54,7 +54,9 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<PassRun, P
 
     // Nobody asks where a checkpoint came from.
     let mut unread = Source::default();
-    let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut unread)?;
+    let companions = checkpoint.companions()?;
+    let mut inputs = stamps(&checkpoint, &companions)?;
+    let adapters = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut unread, &mut inputs)?;
     let calibration = TextCalibration::new(None, module.model.vocab_size);
     let mut cx = PassContext {
         progress: monitor,
@@ -73,7 +75,8 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<PassRun, P
     if !request.allow_nan {
         overflows(&stored, &pool)?;
     }
-    pool.install(|| write_checkpoint(&files(&checkpoint, &stored)?, &stored.weights, &request.output, monitor).map_err(PipelineError::from))?;
+    let files = files(&checkpoint, companions, &stored);
+    pool.install(|| write_checkpoint(&files, &stored.weights, &inputs, &request.output, monitor))?;
     Ok(run)
 }
 
@@ -109,12 +112,12 @@ fn overflows(stored: &StoredTensors<'_>, pool: &ThreadPool) -> Result<(), Pipeli
     if suspects.is_empty() { Ok(()) } else { Err(PipelineError::Overflow(suspects)) }
 }
 
-fn files(checkpoint: &Checkpoint, stored: &StoredTensors<'_>) -> Result<Vec<CopiedFile>, PipelineError> {
+fn files(checkpoint: &Checkpoint, companions: Vec<SideFile>, stored: &StoredTensors<'_>) -> Vec<CopiedFile> {
     let patches = |path: &Path| stored.patches.iter().filter(|(record, _)| *record.file == *path).map(|(_, patch)| *patch).collect();
     let read = checkpoint.files().iter().map(|f| (f.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), &f.path));
     let mut files: Vec<CopiedFile> = read.map(|(name, path)| CopiedFile { name, from: path.clone(), patches: patches(path) }).collect();
-    files.extend(checkpoint.companions()?.into_iter().map(|f| CopiedFile { name: f.name, from: f.path, patches: vec![] }));
-    Ok(files)
+    files.extend(companions.into_iter().map(|f| CopiedFile { name: f.name, from: f.path, patches: vec![] }));
+    files
 }
 
 fn bug(problem: &str) -> PipelineError {
