@@ -17,6 +17,7 @@ use crate::manifest::{
 use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
 use crate::progress::Progress;
 use crate::staging::Staging;
+use crate::stamp::FileStamp;
 use crate::weights::WeightPlan;
 
 /// What a bundle is made with, besides the module.
@@ -80,6 +81,20 @@ pub struct SpeculativeDefaults {
 /// Any error leaves `out` as it was and nothing beside it: an op without a form in the profile, a weight without data, an output that
 /// exists (see [`BundleRequest::force`]), a file that can't be read or written, or [`ExportError::Cancelled`].
 pub fn write_bundle(module: &Module, request: &BundleRequest, out: &Path, progress: &dyn Progress) -> Result<Manifest, ExportError> {
+    write_bundle_of(&[], module, request, out, progress)
+}
+
+/// The same for a module that was made of `inputs`, which must still be what they were when all is written.
+///
+/// # Errors
+/// See [`write_bundle`]; and [`ExportError::Changed`].
+pub fn write_bundle_of(
+    inputs: &[FileStamp],
+    module: &Module,
+    request: &BundleRequest,
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Manifest, ExportError> {
     check_names(module)?;
     let caches = cache_layout(&module.graphs, request.profile);
     let context_length = module.model.context_length;
@@ -112,6 +127,7 @@ pub fn write_bundle(module: &Module, request: &BundleRequest, out: &Path, progre
     if progress.cancelled() {
         return Err(ExportError::Cancelled);
     }
+    inputs.iter().try_for_each(FileStamp::check)?;
     staging.commit()?;
     Ok(manifest)
 }

@@ -12,6 +12,7 @@ use crate::error::ExportError;
 use crate::input::open_regular;
 use crate::progress::Progress;
 use crate::staging::Staging;
+use crate::stamp::FileStamp;
 use crate::weights::{TILE, write_all_at};
 
 /// A file of the new checkpoint.
@@ -48,12 +49,19 @@ pub struct Patch {
     pub weight: WeightId,
 }
 
-/// Writes the folder `out`, which must not exist or be empty. Patches are made tile by tile on rayon's current pool.
+/// Writes the folder `out`, which must not exist or be empty. Patches are made tile by tile on rayon's current pool; `inputs` must still be
+/// what they were when all is written.
 ///
 /// # Errors
 /// Any error leaves `out` as it was and nothing beside it: an output that exists, a file that can't be read or written, a weight without
-/// data, or [`ExportError::Cancelled`].
-pub fn write_checkpoint(files: &[CopiedFile], weights: &WeightTable, out: &Path, progress: &dyn Progress) -> Result<(), ExportError> {
+/// data, an input that changed, or [`ExportError::Cancelled`].
+pub fn write_checkpoint(
+    files: &[CopiedFile],
+    weights: &WeightTable,
+    inputs: &[FileStamp],
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<(), ExportError> {
     let staging = Staging::new(out, false)?;
     progress.total(files.iter().flat_map(|f| &f.patches).map(|p| weights[p.weight].bytes() as u64).sum());
     for file in files {
@@ -82,6 +90,7 @@ pub fn write_checkpoint(files: &[CopiedFile], weights: &WeightTable, out: &Path,
             if progress.cancelled() { Err(ExportError::Cancelled) } else { Ok(()) }
         })?;
     }
+    inputs.iter().try_for_each(FileStamp::check)?;
     staging.commit()
 }
 

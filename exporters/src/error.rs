@@ -63,6 +63,9 @@ pub enum ExportError {
         /// What is wrong with it.
         problem: String,
     },
+    /// An input isn't what it was when it was opened.
+    #[error("{} changed while it was read, so nothing was written; run the command again once nothing writes to the file any more", .0.display())]
+    Changed(PathBuf),
     /// The caller asked to stop.
     #[error("stopped; nothing was left behind")]
     Cancelled,
@@ -82,6 +85,7 @@ impl ExportError {
             | Self::Exists(_)
             | Self::NotReplaced { .. }
             | Self::Onnx { .. }
+            | Self::Changed(_)
             | Self::Cancelled => Fault::BadInput,
             Self::Ir(error) => error.fault(),
         }

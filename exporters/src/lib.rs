@@ -14,11 +14,14 @@ pub mod manifest;
 pub mod onnx;
 mod progress;
 mod staging;
+mod stamp;
+pub mod temporary;
 mod weights;
 pub mod yaml;
 
-pub use bundle::{BundleRequest, SearchDefaults, SpeculativeDefaults, write_bundle};
+pub use bundle::{BundleRequest, SearchDefaults, SpeculativeDefaults, write_bundle, write_bundle_of};
 pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};
 pub use error::ExportError;
 pub use progress::Progress;
 pub use staging::check_replaceable;
+pub use stamp::FileStamp;

@@ -1,7 +1,4 @@
 //! A folder that appears under its name only when it is complete.
-//!
-//! Files go to a hidden sibling `.NAME.dlc-tmp-N`; a file beside it, `.NAME.dlc-tmp-N.lock`, is locked while the writer lives. What a writer
-//! that died left behind is removed by the next one. Nothing is ever deleted that dlc didn't write.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -10,26 +7,21 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::ExportError;
-use crate::input::{open_input, open_regular, read_text};
+use crate::input::{open_input, read_text};
 use crate::manifest::{FileRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest};
+use crate::temporary::Temporary;
 use crate::yaml;
-
-const LOCK: &str = ".lock";
-const OLD: &str = ".old";
-const MARK: &str = ".dlc-tmp-";
 
 /// A folder being written. Dropping it without [`commit`](Self::commit) removes it.
 #[derive(Debug)]
 pub(crate) struct Staging {
     out: PathBuf,
-    folder: PathBuf,
-    /// Held until the folder is gone from its hidden name.
-    _lock: File,
+    place: Temporary,
     force: bool,
 }
 
 impl Staging {
-    /// Makes the hidden sibling of `out`, after checking that `out` may be written.
+    /// Makes a hidden sibling of `out`, after checking that `out` may be written.
     pub fn new(out: &Path, force: bool) -> Result<Self, ExportError> {
         let name = out
             .file_name()
@@ -39,36 +31,28 @@ impl Staging {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let prefix = format!(".{name}{MARK}");
-        recover(parent, &prefix, out);
+        Temporary::recover(parent, name);
         check_replaceable(out, force)?;
-        fs::create_dir_all(parent).map_err(ExportError::io("create", parent))?;
-        for attempt in 0..1000u32 {
-            let folder = parent.join(format!("{prefix}{}-{attempt}", std::process::id()));
-            let lock_path = beside(&folder, LOCK);
-            let lock = match File::create_new(&lock_path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                made => made.map_err(ExportError::io("create", &lock_path))?,
-            };
-            // A file system without locks only loses the removal of what dead writers left.
-            let _ = lock.try_lock();
-            let staging = Self { out: out.to_owned(), folder, _lock: lock, force };
-            fs::create_dir(&staging.folder).map_err(ExportError::io("create", &staging.folder))?;
-            return Ok(staging);
-        }
-        Err(ExportError::io("create", parent)(io::Error::other("every temporary name is taken")))
+        let place = Temporary::place(parent, name)?;
+        fs::create_dir(place.path()).map_err(ExportError::io("create", place.path()))?;
+        Ok(Self { out: out.to_owned(), place, force })
     }
 
     /// Where a file of the folder stands for now.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.place.path().join(name)
     }
 
-    /// Makes a new file, and the folder that it is in.
+    /// Makes a new file, and the folders that it is in.
     pub fn create(&self, name: &str) -> Result<File, ExportError> {
         let path = self.path(name);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(ExportError::io("create", folder))?;
+        // Not the folder itself: if it is gone, this process is about to end.
+        for (end, _) in name.match_indices('/') {
+            let folder = self.path(&name[..end]);
+            match fs::create_dir(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(ExportError::io("create", &folder)(error)),
+                _ => {}
+            }
         }
         OpenOptions::new().write(true).create_new(true).open(&path).map_err(ExportError::io("create", &path))
     }
@@ -101,63 +85,13 @@ impl Staging {
 
     /// Gives the folder its name, replacing a bundle of that name if that was allowed.
     pub fn commit(self) -> Result<(), ExportError> {
-        check_replaceable(&self.out, self.force)?;
-        let old = beside(&self.folder, OLD);
-        let replaced = self.out.join(MANIFEST_FILE).exists();
-        if replaced {
-            fs::rename(&self.out, &old).map_err(ExportError::io("move away", &self.out))?;
-        } else if self.out.exists() {
-            fs::remove_dir(&self.out).map_err(ExportError::io("replace", &self.out))?;
+        let Self { out, place, force } = self;
+        check_replaceable(&out, force)?;
+        let replaces = out.join(MANIFEST_FILE).exists();
+        if !replaces && out.exists() {
+            fs::remove_dir(&out).map_err(ExportError::io("replace", &out))?;
         }
-        if let Err(error) = fs::rename(&self.folder, &self.out) {
-            if replaced {
-                let _ = fs::rename(&old, &self.out);
-            }
-            return Err(ExportError::io("create", &self.out)(error));
-        }
-        // The new bundle stands; what can't be removed of the old one doesn't change that.
-        let _ = fs::remove_dir_all(&old);
-        Ok(())
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // After a commit the folder has another name already, and just the lock file is removed.
-        let _ = fs::remove_dir_all(&self.folder);
-        // While a bundle that was moved away is still there, the lock file stays, so that the next writer finds it.
-        if !beside(&self.folder, OLD).exists() {
-            let _ = fs::remove_file(beside(&self.folder, LOCK));
-        }
-    }
-}
-
-/// `path` with `suffix` behind its name.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// Removes what writers of `out` left that died: those whose lock is free. A bundle that one of them had moved away, but not replaced yet,
-/// gets its name back.
-fn recover(parent: &Path, prefix: &str, out: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(folder) = name.to_str().filter(|n| n.starts_with(prefix)).and_then(|n| n.strip_suffix(LOCK)) else { continue };
-        let Ok((lock, _)) = open_regular(&entry.path()) else { continue };
-        if lock.try_lock().is_err() {
-            continue;
-        }
-        let folder = parent.join(folder);
-        let old = beside(&folder, OLD);
-        if !out.exists() {
-            let _ = fs::rename(&old, out);
-        }
-        let _ = fs::remove_dir_all(&old);
-        let _ = fs::remove_dir_all(&folder);
-        let _ = fs::remove_file(entry.path());
+        place.rename(&out, replaces)
     }
 }
 

@@ -156,10 +156,16 @@ pub trait Samplers {
 /// What an image is told beside its class, by the denoiser's input: one row, and with guidance a second one for an image without it.
 pub type Prompt = BTreeMap<String, Array>;
 
-/// Keeps score tables from one run to the next.
-pub trait ScoreCache {
+/// Keeps scores from one run to the next, and what stopped runs have found so far.
+pub trait ScoreCache: Sync {
     /// What was stored under `key`.
     fn get(&self, key: &str) -> Option<String>;
     /// Stores `text` under `key`; failing to is no error.
     fn put(&self, key: &str, text: &str);
+    /// What was stored under `key`, if it needn't be text.
+    fn get_bytes(&self, key: &str) -> Option<Vec<u8>>;
+    /// Stores `bytes` under `key`; failing to is no error.
+    fn put_bytes(&self, key: &str, bytes: &[u8]);
+    /// Forgets what is stored under `key`.
+    fn remove(&self, key: &str);
 }

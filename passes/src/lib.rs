@@ -12,6 +12,7 @@ pub mod dip_go;
 mod draft;
 mod error;
 pub mod fit_prune;
+mod kept;
 mod manager;
 pub mod merge_adapter;
 mod needs;

@@ -51,14 +51,14 @@ impl AdapterFiles {
         }
         let mut files = Vec::new();
         let config = if of_peft {
-            let (config, size) = files::read_object(&config_path, CONFIG_CAP)?;
-            files.push(CheckpointFile { path: config_path, size });
+            let (config, file) = CheckpointFile::read(config_path, |path| files::read_object(path, CONFIG_CAP))?;
+            files.push(file);
             Some(config)
         } else {
             None
         };
-        let TensorFile { tensors, metadata, size } = tensors::read_file(&weights)?;
-        files.push(CheckpointFile { path: weights, size });
+        let (TensorFile { tensors, metadata }, file) = CheckpointFile::read(weights, tensors::read_file)?;
+        files.push(file);
         Ok(Self { name: name(path), folder: folder.to_owned(), config, tensors: tensors.into_iter().collect(), metadata, files })
     }
 }

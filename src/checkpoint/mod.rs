@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dlc_exporters::FileStamp;
 use dlc_ir::{Sentence, SideFile, Task};
 use serde_json::{Map, Value};
 
@@ -92,6 +93,18 @@ pub struct CheckpointFile {
     pub path: PathBuf,
     /// Its size in bytes.
     pub size: u64,
+    /// What it was before it was read.
+    pub stamp: FileStamp,
+}
+
+impl CheckpointFile {
+    /// Reads a file with `read`, which also tells its size.
+    fn read<T>(path: PathBuf, read: impl FnOnce(&Path) -> Result<(T, u64), CheckpointError>) -> Result<(T, Self), CheckpointError> {
+        let stamp = FileStamp::of(&path);
+        let (content, size) = read(&path)?;
+        let stamp = stamp.map_err(|e| CheckpointError::read(&path, e))?;
+        Ok((content, Self { path, size, stamp }))
+    }
 }
 
 impl Checkpoint {
@@ -104,8 +117,8 @@ impl Checkpoint {
         let location = locate::locate(path)?;
         let mut files = Vec::new();
         let mut read = |path: PathBuf| {
-            let (object, size) = files::read_object(&path, CONFIG_CAP)?;
-            files.push(CheckpointFile { path, size });
+            let (object, file) = CheckpointFile::read(path, |path| files::read_object(path, CONFIG_CAP))?;
+            files.push(file);
             Ok::<_, CheckpointError>(object)
         };
         let config = read(location.folder.join(CONFIG))?;
@@ -115,9 +128,10 @@ impl Checkpoint {
         let pipeline = config.contains_key("_class_name").then(|| above(&location.folder)).filter(is_pipeline);
         let scheduler = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
         if let Some(path) = &scheduler {
-            let (_, size) = files::open(path)?;
-            files::check_size(path, size, CONFIG_CAP)?;
-            files.push(CheckpointFile { path: path.clone(), size });
+            let (file, read) = CheckpointFile::read(path.clone(), files::open)?;
+            drop(file);
+            files::check_size(path, read.size, CONFIG_CAP)?;
+            files.push(read);
         }
         let (sentence, tensors) = (SentenceModules::read(&location.folder)?, BTreeMap::new());
         let (absent, overlaid) = (BTreeMap::new(), false);
@@ -255,22 +269,22 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, path: PathBuf) -> Result<(), CheckpointError> {
-        let (tensors, size) = tensors::read_tensors(&path)?;
+        let (tensors, file) = CheckpointFile::read(path, tensors::read_tensors)?;
         for (name, record) in tensors {
             if let Some(other) = self.tensors.get(&name) {
                 let problem = format!("is in {} as well. Keep it in one shard", other.file.display());
-                return Err(CheckpointError::tensor(&path, &name, problem));
+                return Err(CheckpointError::tensor(&file.path, &name, problem));
             }
             self.tensors.insert(name, record);
         }
-        self.files.push(CheckpointFile { path, size });
+        self.files.push(file);
         Ok(())
     }
 
     fn add_shards(&mut self, index: &Path) -> Result<(), CheckpointError> {
-        let (shards, size) = locate::read_index(index)?;
+        let (shards, file) = CheckpointFile::read(index.to_owned(), locate::read_index)?;
         let named: BTreeSet<&String> = shards.values().collect();
-        self.files.push(CheckpointFile { path: index.to_owned(), size });
+        self.files.push(file);
         for shard in named {
             self.add_file(self.folder.join(shard))?;
         }

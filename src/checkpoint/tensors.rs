@@ -62,7 +62,7 @@ pub type FileMetadata = BTreeMap<String, String>;
 
 /// The tensors of a file in the order of their bytes, and the file's size.
 pub(super) fn read_tensors(path: &Path) -> Result<(Vec<(String, TensorRecord)>, u64), CheckpointError> {
-    read_file(path).map(|file| (file.tensors, file.size))
+    read_file(path).map(|(file, size)| (file.tensors, size))
 }
 
 /// A safetensors file.
@@ -71,12 +71,10 @@ pub(super) struct TensorFile {
     pub tensors: Vec<(String, TensorRecord)>,
     /// What it says of itself.
     pub metadata: FileMetadata,
-    /// Its size in bytes.
-    pub size: u64,
 }
 
 /// As [`read_tensors`], with what the file says of itself.
-pub(super) fn read_file(path: &Path) -> Result<TensorFile, CheckpointError> {
+pub(super) fn read_file(path: &Path) -> Result<(TensorFile, u64), CheckpointError> {
     let bytes = map(path)?;
     let all = (*bytes).as_ref();
     let (start, metadata) = read_header(path, all)?;
@@ -95,12 +93,12 @@ pub(super) fn read_file(path: &Path) -> Result<TensorFile, CheckpointError> {
         tensors.push((name, TensorRecord { dtype: stored(*dtype), shape: shape.clone(), blob, file: file.clone() }));
     }
     let said = metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
-    Ok(TensorFile { tensors, metadata: said, size: all.len() as u64 })
+    Ok((TensorFile { tensors, metadata: said }, all.len() as u64))
 }
 
 fn map(path: &Path) -> Result<Arc<dyn AsRef<[u8]> + Send + Sync>, CheckpointError> {
     let (file, _) = open(path)?;
-    let map = mapped::map(&file).map_err(|e| CheckpointError::read(path, e))?;
+    let map = mapped::map(&file, path).map_err(|e| CheckpointError::read(path, e))?;
     Ok(Arc::new(map))
 }
 

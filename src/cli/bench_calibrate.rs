@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args, models: &mut Models) -> Result<ExitCode> {
 /// What the parts of a draft's step cost, which auto-draft chooses by.
 fn parts(args: &Args, models: &Models, module: &Module) -> Result<DraftCosts> {
     let bar = Bar::new();
-    let scratch = tempfile::tempdir().context("can't make a temporary folder for a bundle; point TMPDIR to one with room")?;
+    let scratch = environment::scratch("calibration").context("can't make a temporary folder for a bundle; point TMPDIR to one with room")?;
     let machine = BundleMachine {
         profile: models.bundle.manifest().profile,
         backend: &args.backend.search(),

@@ -11,9 +11,9 @@ use super::input::{Line, line};
 use super::models::Models;
 use super::output::note;
 use super::phases;
-use super::progress::{interruption, set_idle};
 use super::records::{RecordArgs, Records};
 use super::run::decoder;
+use super::signals::{interruption, set_idle};
 use super::write::{Ending, Writer, Written};
 use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel};
 

@@ -17,7 +17,7 @@ use super::open::KeyArgs;
 use super::output::{Output, note, warn};
 use super::phases::{self, PhaseCost};
 use super::progress::Bar;
-use super::{environment, open};
+use super::{environment, open, signals};
 use crate::pipeline::{CompileOutcome, CompileRequest, DiskCache, PipelineConfig, compile, needs, parse_adapter_flag, parse_pass_flag};
 use crate::report::{bundle_summary, pass_summary};
 
@@ -151,7 +151,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(folder) = &args.checkpoint {
         fs::create_dir_all(folder).with_context(|| format!("can't keep scores in {}", folder.display()))?;
     }
-    let cache = args.checkpoint.clone().or_else(environment::cache_folder).filter(|_| !args.no_cache).map(DiskCache::new);
+    let folder = args.checkpoint.clone().or_else(environment::cache_folder).filter(|_| !args.no_cache);
+    let cache = folder.map(|folder| Keeping { cache: DiskCache::new(folder.clone()), folder });
     let bar = Bar::new();
     let start = Instant::now();
     let outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
@@ -221,6 +222,37 @@ fn phases_text(phases: &[PhaseCost]) -> String {
     let long = if long.is_empty() { String::new() } else { format!(" ({})", long.join(", ")) };
     let peak = phases.iter().filter_map(|p| p.peak_memory).max();
     long + &peak.map_or_else(String::new, |bytes| format!(", {} of memory at most", size(bytes)))
+}
+
+/// The cache of a command that says where its work is when it is stopped.
+#[derive(Debug)]
+struct Keeping {
+    cache: DiskCache,
+    folder: PathBuf,
+}
+
+impl ScoreCache for Keeping {
+    fn get(&self, key: &str) -> Option<String> {
+        self.cache.get(key)
+    }
+
+    fn put(&self, key: &str, text: &str) {
+        self.put_bytes(key, text.as_bytes());
+    }
+
+    fn get_bytes(&self, key: &str) -> Option<Vec<u8>> {
+        self.cache.get_bytes(key)
+    }
+
+    fn put_bytes(&self, key: &str, bytes: &[u8]) {
+        if self.cache.store(key, bytes) {
+            signals::keep(&self.folder);
+        }
+    }
+
+    fn remove(&self, key: &str) {
+        self.cache.remove(key);
+    }
 }
 
 /// A path as a shell takes it.

@@ -16,7 +16,8 @@ use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::generation::GenerationArgs;
 use super::models::Models;
 use super::output::Output;
-use super::progress::{Bar, interruption};
+use super::progress::Bar;
+use super::signals::interruption;
 use crate::pipeline::{Check, CompileRequest, compile, module_of_bundle, parse_pass_flag, verify_bundle};
 use crate::report::{checks_table, pass_summary};
 use crate::runtime::{Backend, BackendKind, Bundle, DecodeOptions, Equality, PromptMeasurement, SourceStats, TokenModel, measure};
@@ -48,8 +49,11 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(false);
     let backend = args.backend.start()?;
-    let temporary = tempfile::tempdir().context("can't make a temporary folder; name one with -o")?;
-    let bundle = args.output.clone().unwrap_or_else(|| temporary.path().join("bundle"));
+    let temporary = match &args.output {
+        Some(_) => None,
+        None => Some(environment::scratch("demo").context("can't make a temporary folder; name one with -o")?),
+    };
+    let bundle = temporary.as_ref().map_or_else(|| args.output.clone().unwrap_or_default(), |folder| folder.path().join("bundle"));
     compile_bundle(args, output, &backend, &bundle)?;
     let opened = Bundle::open(&bundle)?;
     let checks = verify(args, output, &backend, &opened)?;

@@ -3,6 +3,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use dlc_exporters::ExportError;
+use dlc_exporters::temporary::Temporary;
+
 use crate::runtime::BackendSearch;
 
 /// How many threads this machine runs at once.
@@ -26,9 +29,14 @@ pub(super) fn cache_folder() -> Option<PathBuf> {
     user_folder("XDG_CACHE_HOME", ".cache").map(|f| f.join("dlc"))
 }
 
-/// Where the hashes of weights are kept that didn't change since.
+/// Where the hashes of weights are kept that did not change since.
 pub(super) fn hash_folder() -> Option<PathBuf> {
     cache_folder().map(|folder| folder.join("hashes"))
+}
+
+/// A folder below `$TMPDIR` for bundles that nobody keeps.
+pub(super) fn scratch(purpose: &str) -> Result<Temporary, ExportError> {
+    Temporary::scratch(&env::temp_dir(), purpose)
 }
 
 /// Where to look for ONNX Runtime, but for what flags say.

@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use dlc_exporters::ExportError;
+use dlc_exporters::{ExportError, temporary};
 use dlc_ir::{Fault, IrError};
 use dlc_passes::PassError;
 
+use super::signals;
 use crate::pipeline::PipelineError;
 use crate::printable::{cut, escaped};
 use crate::runtime::RuntimeError;
@@ -16,11 +17,16 @@ pub(super) const CHECK_FAILED: u8 = 1;
 const BAD_INPUT: u8 = 2;
 const UNSUPPORTED: u8 = 3;
 const BUG: u8 = 70;
-/// What shells show for a program ended by Ctrl-C.
+/// What commands return that were asked to stop; [`interrupted`] makes of it what shells show for the signal that came.
 pub(super) const INTERRUPTED: u8 = 130;
 
 /// Characters of an error that are printed: what files say in it may have any length.
 const LONGEST_MESSAGE: usize = 4000;
+/// Says what a command that was asked to stop left behind, and returns its exit code.
+pub(super) fn interrupted() -> ExitCode {
+    signals::say_farewell(&temporary::remaining());
+    signals::exit_code().into()
+}
 
 /// Prints the error and returns its exit code. A closed pipe is no error.
 pub(super) fn report(error: &anyhow::Error) -> ExitCode {
@@ -28,13 +34,10 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let code = code(error);
-    let mut stderr = io::stderr().lock();
     if code == INTERRUPTED {
-        let _ = writeln!(stderr, "interrupted; nothing was left behind");
-        return code.into();
+        return interrupted();
     }
-    let _ = writeln!(stderr, "error: {}", escaped(&cut(&message(error), LONGEST_MESSAGE)));
-    drop(stderr);
+    let _ = writeln!(io::stderr(), "error: {}", escaped(&cut(&message(error), LONGEST_MESSAGE)));
     if code == BUG { bug() } else { code.into() }
 }
 

@@ -36,6 +36,7 @@ mod prompts;
 mod records;
 mod run;
 mod sample;
+mod signals;
 mod verify;
 mod write;
 
@@ -103,6 +104,8 @@ enum Command {
 pub fn main() -> ExitCode {
     // While there is one thread.
     runtime::disable_telemetry();
+    crate::mapped::name_cut_files();
+    signals::listen();
     let definition = command();
     let matches = definition.clone().get_matches();
     let given = Given::new(&definition, &matches);
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
     let outcome = std::panic::catch_unwind(|| run(&cli.command, &given));
     phases::pause();
     match outcome {
+        Ok(Ok(code)) if code == exit::INTERRUPTED.into() => exit::interrupted(),
         Ok(Ok(code)) => code,
         Ok(Err(error)) => exit::report(&error),
         Err(_) => exit::bug(),

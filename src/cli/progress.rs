@@ -1,35 +1,10 @@
-//! How computations are watched and stopped: progress, and Ctrl-C.
+//! How computations are watched and stopped: the phases that they go through, and the wish to stop.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use super::exit::INTERRUPTED;
 use super::phases;
-
-/// Whether nothing is under way that a Ctrl-C should let finish.
-static IDLE: AtomicBool = AtomicBool::new(false);
-
-/// While `idle`, the first Ctrl-C ends the process at once.
-pub(super) fn set_idle(idle: bool) {
-    IDLE.store(idle, Ordering::SeqCst);
-}
-
-/// Set by the first Ctrl-C; a second one ends the process at once.
-pub(super) fn interruption() -> Arc<AtomicBool> {
-    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    let flag = FLAG.get_or_init(|| {
-        let flag = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&flag);
-        // Without a handler, Ctrl-C ends the process as it always does.
-        let _ = ctrlc::set_handler(move || {
-            if seen.swap(true, Ordering::SeqCst) || IDLE.load(Ordering::SeqCst) {
-                std::process::exit(i32::from(INTERRUPTED));
-            }
-        });
-        flag
-    });
-    Arc::clone(flag)
-}
+use super::signals::interruption;
 
 /// Shows the phases of a computation, and stops it on Ctrl-C.
 #[derive(Debug)]

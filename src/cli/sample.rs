@@ -81,10 +81,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     phases::begin("sampling");
     let samples = sample(&mut model.session()?, &wanted, &choice.plan, choice.guidance, choice.prune, &bar)?;
     bar.finish();
-    let Some(samples) = samples else {
-        note("interrupted; nothing was left behind")?;
-        return Ok(INTERRUPTED.into());
-    };
+    let Some(samples) = samples else { return Ok(INTERRUPTED.into()) };
     let seconds = start.elapsed().as_secs_f64();
     write(args, &wanted, &samples, &picture, latents.as_ref())?;
     let evaluations = choice.plan.steps.len();

@@ -98,7 +98,7 @@ fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {
     if bundle.manifest().weights.is_empty() {
         return Ok(table);
     }
-    let map: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(mapped::map(&open_regular(&path)?.0).map_err(read)?);
+    let map: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(mapped::map(&open_regular(&path)?.0, &path).map_err(read)?);
     for record in &bundle.manifest().weights {
         let data = expression(record, &map).ok_or_else(|| PipelineError::Config {
             place: path.display().to_string(),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use dlc_exporters::temporary::Temporary;
 use dlc_passes::ScoreCache;
 use sha2::{Digest, Sha256};
 
@@ -18,6 +19,12 @@ impl DiskCache {
         Self { folder }
     }
 
+    /// Stores `bytes` under `key`; says whether they are there.
+    pub fn store(&self, key: &str, bytes: &[u8]) -> bool {
+        let Ok(place) = Temporary::place(&self.folder, "scores") else { return false };
+        fs::write(place.path(), bytes).is_ok() && place.rename(&self.path(key), false).is_ok()
+    }
+
     fn path(&self, key: &str) -> PathBuf {
         self.folder.join(format!("{:x}.json", Sha256::digest(key.as_bytes())))
     }
@@ -25,15 +32,22 @@ impl DiskCache {
 
 impl ScoreCache for DiskCache {
     fn get(&self, key: &str) -> Option<String> {
-        fs::read_to_string(self.path(key)).ok()
+        String::from_utf8(self.get_bytes(key)?).ok()
     }
 
     fn put(&self, key: &str, text: &str) {
-        let path = self.path(key);
-        let partial = path.with_extension(format!("{}.tmp", std::process::id()));
-        let stored = fs::create_dir_all(&self.folder).and_then(|()| fs::write(&partial, text)).and_then(|()| fs::rename(&partial, &path));
-        if stored.is_err() {
-            let _ = fs::remove_file(&partial);
-        }
+        self.put_bytes(key, text.as_bytes());
+    }
+
+    fn get_bytes(&self, key: &str) -> Option<Vec<u8>> {
+        fs::read(self.path(key)).ok()
+    }
+
+    fn put_bytes(&self, key: &str, bytes: &[u8]) {
+        self.store(key, bytes);
+    }
+
+    fn remove(&self, key: &str) {
+        let _ = fs::remove_file(self.path(key));
     }
 }

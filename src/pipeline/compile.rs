@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
-use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle};
-use dlc_ir::{DType, ModelInfo, Module};
+use dlc_exporters::{BundleRequest, FileStamp, SpeculativeDefaults, check_replaceable, write_bundle_of};
+use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::{Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, largest_weight, registry, run_passes};
 use rayon::ThreadPool;
 use serde_yaml::Mapping;
@@ -20,7 +20,7 @@ use super::range;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
 use super::warnings::warnings;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{AdapterFiles, Checkpoint};
 use crate::import::{ImportOptions, import_with_sources, non_finite_weights};
 use crate::runtime::BackendSearch;
 
@@ -91,6 +91,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let imported = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype, ignore_keys: request.ignore_keys.clone() })?;
     let (mut module, mut sources) = (imported.module, imported.sources);
     monitor.phase("hashing and checking weights");
+    let inputs = stamps(&checkpoint, &opened, &module.side_files)?;
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
@@ -151,11 +152,11 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         search: generation.search,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let manifest = pool.install(|| write_bundle(&module, &bundle, &request.output, monitor))?;
+    let manifest = pool.install(|| write_bundle_of(&inputs, &module, &bundle, &request.output, monitor))?;
     Ok(CompileOutcome { manifest, runs, module, warnings })
 }
 
-/// The configuration, where it isn't that of the file.
+/// The configuration, where it is not that of the file.
 fn rewritten(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u8>> {
     let text = || serde_json::to_vec_pretty(checkpoint.config()).unwrap_or_default();
     checkpoint.is_overlaid().then(|| ("config.json".to_owned(), text())).into_iter().collect()
@@ -192,6 +193,13 @@ fn passes(request: &CompileRequest) -> Result<Vec<Box<dyn Pass>>, PipelineError>
         passes.extend(registry::build(&spec.name, &if merges { with_nan(request, &spec.options) } else { spec.options.clone() })?);
     }
     Ok(passes)
+}
+
+/// The files of a checkpoint and of its adapters as they were when they were opened, and those beside the weights as they are now.
+pub(super) fn stamps(checkpoint: &Checkpoint, adapters: &[AdapterFiles], beside: &[SideFile]) -> Result<Vec<FileStamp>, PipelineError> {
+    let of = |file: &SideFile| FileStamp::of(&file.path).map_err(|source| PipelineError::Read { path: file.path.clone(), source });
+    let opened = checkpoint.files().iter().chain(adapters.iter().flat_map(|adapter| &adapter.files));
+    opened.map(|file| Ok(file.stamp.clone())).chain(beside.iter().map(of)).collect()
 }
 
 /// How the draft is used best, as far as the pass that chose it knows.

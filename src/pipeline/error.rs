@@ -63,6 +63,14 @@ pub enum PipelineError {
     /// A file that can't be an input.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// A temporary folder that can't be made.
+    #[error("can't make a temporary folder in {}: {source}", folder.display())]
+    Scratch {
+        /// Where it was to be.
+        folder: PathBuf,
+        /// What stands against it.
+        source: ExportError,
+    },
     /// The threads can't be started.
     #[error("can't start {threads} threads: {problem}; ask for fewer with --threads")]
     Threads {
@@ -92,9 +100,13 @@ impl PipelineError {
             Self::Runtime(e) => e.fault(),
             Self::Eval(e) => e.fault(),
             Self::Ir(e) => e.fault(),
-            Self::Config { .. } | Self::NonFinite(_) | Self::Overflow(_) | Self::Read { .. } | Self::Input(_) | Self::Threads { .. } => {
-                Fault::BadInput
-            }
+            Self::Config { .. }
+            | Self::NonFinite(_)
+            | Self::Overflow(_)
+            | Self::Read { .. }
+            | Self::Input(_)
+            | Self::Scratch { .. }
+            | Self::Threads { .. } => Fault::BadInput,
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dlc_exporters::manifest::{Profile, Source};
+use dlc_exporters::temporary::Temporary;
 use dlc_exporters::{BundleRequest, write_bundle};
 use dlc_ir::Module;
 use dlc_ir::speculation::StepCosts;
@@ -48,8 +49,8 @@ impl std::fmt::Debug for BundleMachine<'_> {
 impl BundleMachine<'_> {
     fn time(&self, probes: &Module) -> Result<StepCosts, PipelineError> {
         let backend = start(self.backend)?;
-        let folder = tempfile::Builder::new().prefix(".dlc-probes").tempdir_in(&self.scratch);
-        let folder = folder.map_err(|source| PipelineError::Read { path: self.scratch.clone(), source })?;
+        let folder = Temporary::scratch(&self.scratch, "probes");
+        let folder = folder.map_err(|source| PipelineError::Scratch { folder: self.scratch.clone(), source })?;
         let place = folder.path().join("bundle");
         let request = BundleRequest {
             profile: self.profile,

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::Source;
 use dlc_exporters::{CopiedFile, Origin, Patch, check_replaceable, write_checkpoint};
-use dlc_ir::{Module, WeightTable};
+use dlc_ir::{Module, SideFile, WeightTable};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use dlc_passes::{Pass, PassContext, PassRun, run_passes};
 use rayon::ThreadPool;
 
 use super::adapters::{self, AdapterSpec};
 use super::calibration::TextCalibration;
-use super::compile::{Monitor, check_finite, pool};
+use super::compile::{Monitor, check_finite, pool, stamps};
 use super::error::PipelineError;
 use super::relayout;
 use crate::checkpoint::{Checkpoint, StoredType, TensorRecord};
@@ -68,6 +68,8 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
 
     // Nobody asks where a checkpoint came from.
     let mut unread = Source::default();
+    let companions = checkpoint.companions()?;
+    let inputs = stamps(&checkpoint, &opened, &companions)?;
     let (adapters, of_adapters) = adapters::read(&request.adapters, opened, request.adapter_names.as_deref(), &module, &mut unread)?;
     warnings.extend(of_adapters);
     let calibration = TextCalibration::new(None, module.model.vocab_size);
@@ -89,9 +91,12 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     if !request.allow_nan {
         overflows(&stored, &pool)?;
     }
-    let files =
-        if checkpoint.is_overlaid() { relayout::files(&checkpoint, &mut stored.weights, adopted.tokenizer)? } else { files(&checkpoint, &stored)? };
-    pool.install(|| write_checkpoint(&files, &stored.weights, &request.output, monitor))?;
+    let files = if checkpoint.is_overlaid() {
+        relayout::files(&checkpoint, &mut stored.weights, adopted.tokenizer)?
+    } else {
+        files(&checkpoint, companions, &stored)
+    };
+    pool.install(|| write_checkpoint(&files, &stored.weights, &inputs, &request.output, monitor))?;
     Ok(MergeOutcome { run, warnings })
 }
 
@@ -127,12 +132,12 @@ fn overflows(stored: &StoredTensors<'_>, pool: &ThreadPool) -> Result<(), Pipeli
     if suspects.is_empty() { Ok(()) } else { Err(PipelineError::Overflow(suspects)) }
 }
 
-fn files(checkpoint: &Checkpoint, stored: &StoredTensors<'_>) -> Result<Vec<CopiedFile>, PipelineError> {
+fn files(checkpoint: &Checkpoint, companions: Vec<SideFile>, stored: &StoredTensors<'_>) -> Vec<CopiedFile> {
     let patches = |path: &Path| stored.patches.iter().filter(|(record, _)| *record.file == *path).map(|(_, patch)| *patch).collect();
     let read = checkpoint.files().iter().map(|f| (f.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), &f.path));
     let mut files: Vec<CopiedFile> = read.map(|(name, path)| CopiedFile { name, from: Origin::File(path.clone()), patches: patches(path) }).collect();
-    files.extend(checkpoint.companions()?.into_iter().map(|f| CopiedFile { name: f.name, from: Origin::File(f.path), patches: vec![] }));
-    Ok(files)
+    files.extend(companions.into_iter().map(|f| CopiedFile { name: f.name, from: Origin::File(f.path), patches: vec![] }));
+    files
 }
 
 fn bug(problem: &str) -> PipelineError {

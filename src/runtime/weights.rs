@@ -9,7 +9,6 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use dlc_exporters::manifest::WeightRecord;
-use memmap2::Mmap;
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::{PrepackedWeights, SessionBuilder};
@@ -17,7 +16,7 @@ use ort::value::{DynValue, TensorElementType};
 
 use super::{Backend, BackendKind, Bundle, Result, RuntimeError};
 use crate::files::open_regular;
-use crate::mapped;
+use crate::mapped::{self, Mapped};
 
 /// The mapped weights of a bundle. Sessions made with it keep it alive.
 #[derive(Debug)]
@@ -25,7 +24,7 @@ pub struct SharedWeights {
     /// Values over [`Self::map`], by the graphs that use them. Declared first: dropped before the map.
     values: BTreeMap<String, Vec<(String, Arc<DynValue>)>>,
     packed: PrepackedWeights,
-    map: Mmap,
+    map: Mapped,
 }
 
 impl SharedWeights {
@@ -37,7 +36,7 @@ impl SharedWeights {
         }
         let path = bundle.weights_path();
         let (file, _) = open_regular(&path)?;
-        let map = mapped::map(&file).map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
+        let map = mapped::map(&file, &path).map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
         let mut values: BTreeMap<String, Vec<(String, Arc<DynValue>)>> = BTreeMap::new();
         // Vectors are left to each session: they are small, and not every kernel that packs one (a half-precision norm) takes it shared.
         for record in records.iter().filter(|r| r.shape.len() >= 2) {
@@ -74,17 +73,11 @@ impl SharedWeights {
 
     /// Lets the system drop the mapped pages that sessions have packed by now; what is still read is mapped in again.
     pub fn release_pages(&self) {
-        #[cfg(unix)]
-        {
-            #[expect(unsafe_code, reason = "dropping pages of a file mapping")]
-            // SAFETY: the mapping is read-only and backed by the file, so a dropped page is read back with the same content.
-            // Advice that the system doesn't take changes nothing, so its error doesn't matter.
-            let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-        }
+        self.map.release_pages();
     }
 }
 
-fn bytes_of<'m>(map: &'m Mmap, record: &WeightRecord) -> Option<&'m [u8]> {
+fn bytes_of<'m>(map: &'m Mapped, record: &WeightRecord) -> Option<&'m [u8]> {
     let start = usize::try_from(record.offset).ok()?;
     map.get(start..start.checked_add(usize::try_from(record.bytes).ok()?)?)
 }

@@ -1,7 +1,7 @@
 //! A compilation that is stopped leaves nothing half-made, and nothing that the next one trips over.
 
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::command::{Shell, assert_same_files};
 const COMPILE: [&str; 4] = ["compile", "fixtures/tiny-llama", "-o", "work/out"];
 
 /// Entries of a folder, hidden ones too.
-fn entries(folder: &Path) -> Vec<String> {
+pub fn entries(folder: &Path) -> Vec<String> {
     let names = std::fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.collect();
     names.sort();
@@ -18,7 +18,7 @@ fn entries(folder: &Path) -> Vec<String> {
 }
 
 /// Waits until `seen`; false if the process ended before, or after a while.
-fn wait_for(child: &mut Child, seen: impl Fn() -> bool) -> bool {
+pub fn wait_for(child: &mut Child, seen: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(30) {
         if seen() {
@@ -78,39 +78,4 @@ fn a_compilation_killed_while_writing_leaves_the_old_bundle() {
     assert!(seen > 0, "never seen writing");
     shell.ok(&[&COMPILE[..], &["--force"]].concat());
     assert_eq!(entries(&shell.path("work")), ["out"]);
-}
-
-/// Presses Ctrl-C a tenth of a second after the command has begun to listen for it, and fails unless it ends with one line.
-fn interrupt(shell: &Shell, args: &[&str]) {
-    let mut child = shell.start(args);
-    let status = format!("/proc/{}/status", child.id());
-    // The second bit of the caught signals is SIGINT.
-    let caught = || {
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let mask = text.lines().find_map(|l| l.strip_prefix("SigCgt:")).and_then(|m| u64::from_str_radix(m.trim(), 16).ok());
-        mask.is_some_and(|m| m & 2 != 0)
-    };
-    assert!(wait_for(&mut child, caught), "handles no SIGINT");
-    sleep(Duration::from_millis(100));
-    assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
-    let outcome = shell.outcome(args, &child.wait_with_output().unwrap());
-    assert_eq!(outcome.code, Some(130), "{}", outcome.transcript());
-    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("", "interrupted; nothing was left behind\n"));
-}
-
-#[test]
-fn ctrl_c_ends_a_compilation_with_one_line_and_leaves_nothing() {
-    let shell = Shell::new();
-    interrupt(&shell, &[&COMPILE[..], &["--pass", "fit-prune:samples=64", "--no-cache"]].concat());
-    assert!(entries(&shell.path("work")).is_empty());
-}
-
-#[test]
-fn ctrl_c_ends_sampling_between_two_steps_and_leaves_nothing() {
-    let shell = Shell::new();
-    shell.ok(&["compile", "fixtures/digits-dit", "-o", "digits"]);
-    shell.write("work/out.png", "mine");
-    interrupt(&shell, &["sample", "digits", "--backend", "tract", "--count", "2000", "-o", "work/out.png", "--latents", "work/out.safetensors"]);
-    assert_eq!(entries(&shell.path("work")), ["out.png"]);
-    assert_eq!(std::fs::read(shell.path("work/out.png")).unwrap(), b"mine");
 }

@@ -23,6 +23,8 @@ use serde::de::DeserializeOwned;
 
 use crate::context::{Machine, Pass, PassContext};
 use crate::error::PassError;
+use crate::fit_prune::most_links;
+use crate::kept::Kept;
 use crate::needs::{self, Needs};
 use crate::report::PassReport;
 use crate::trim_head::{basic_tokens, frequencies, most_frequent};
@@ -97,7 +99,13 @@ impl AutoDraft {
         let key = format!("{NAME} text 1 {} {seed} {temperature} {length} {starts:?}", cx.module_key);
         let whole = |texts: &Vec<Vec<u32>>| texts.len() == samples && texts.iter().all(|text| text.len() == length);
         let (pen, progress) = (Pen { seed, temperature, length }, cx.progress);
-        kept(cx, &key, whole, || cx.pool.install(|| write(module, target, &starts, &pen, progress)))
+        let so_far = format!("{NAME} text so far 1 {} {seed} {temperature} {length} {starts:?}", cx.module_key);
+        let so_far = Kept::new(cx.cache, &so_far);
+        let texts = kept(cx, &key, whole, || cx.pool.install(|| write(module, target, &starts, &pen, so_far, progress)));
+        if !matches!(texts, Err(PassError::Interrupted)) {
+            text::forget(so_far, length);
+        }
+        texts
     }
 
     /// What steps cost, and where that is known from.
@@ -119,7 +127,13 @@ impl AutoDraft {
         let key = format!("{NAME} fit 1 {} {} {:?}", cx.module_key, self.options.block, texts.scored);
         let progress = cx.progress;
         let whole = |table: &Sensitivity| table.len() == target.blocks().count() + 1 && table.iter().flatten().all(|fit| fit.is_finite());
-        kept(cx, &key, whole, || cx.pool.install(|| sensitivity(module, target, format, &texts.scored, progress)))
+        let so_far = format!("{NAME} fit so far 1 {} {} {:?}", cx.module_key, self.options.block, texts.scored);
+        let so_far = Kept::new(cx.cache, &so_far);
+        let table = kept(cx, &key, whole, || cx.pool.install(|| sensitivity(module, target, format, &texts.scored, so_far, progress)));
+        if !matches!(table, Err(PassError::Interrupted)) {
+            sensitivity::forget(so_far, most_links(target));
+        }
+        table
     }
 }
 

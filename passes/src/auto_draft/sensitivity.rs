@@ -5,48 +5,75 @@
 
 use std::collections::BTreeMap;
 
-use dlc_ir::{BlockId, Graph, Module, WeightId};
+use dlc_ir::{BlockId, Graph, Module, Weight, WeightId};
 
 use super::NAME;
 use super::recipe::{Action, Format};
 use crate::context::Progress;
 use crate::error::PassError;
 use crate::fit_prune::steps::Steps;
-use crate::fit_prune::{FisherScores, Objective, fisher_scores_with_head};
+use crate::fit_prune::{FisherScores, Objective, score};
+use crate::kept::Kept;
 use crate::quantize_draft::{Matrix, matrices, perturbation};
 
 /// FIT of each action, in the order of [`Action::ALL`], on each block and, last, on the head, which can't be dropped.
 pub(super) type Sensitivity = Vec<[f64; 4]>;
 
+/// Goes on where an earlier run was stopped, until what it kept is [forgotten](forget).
 pub(super) fn sensitivity(
     module: &Module,
     target: &Graph,
     format: &Format,
     texts: &[Vec<u32>],
+    kept: Kept<'_>,
     progress: &dyn Progress,
 ) -> Result<Sensitivity, PassError> {
-    let fisher = fisher_scores_with_head(target, &module.weights, Objective::NextToken, texts, progress)?;
+    let fisher = score::scores(target, &module.weights, Objective::NextToken, texts, score::Head::of(target), kept, progress)?;
     let traces: BTreeMap<WeightId, f64> = fisher.blocks.values().flatten().map(|t| (t.weight, t.trace)).collect();
     let matrices = matrices(target, &module.weights);
     let mut steps = Steps::start(progress, "weighing fewer bits", matrices.len())?;
     let mut table: BTreeMap<Option<BlockId>, [f64; 4]> = target.blocks().map(|(id, _)| (Some(id), dropped(&fisher, id))).collect();
     table.insert(None, [0.0; 4]);
-    for Matrix { weight, block, is_head, .. } in matrices {
+    // What rounding does to each matrix, by action.
+    let mut rounding: Vec<[f64; 4]> = kept.get(ROUNDING).filter(|known: &Vec<_>| known.len() <= matrices.len()).unwrap_or_default();
+    steps.skip(rounding.len());
+    for (at, Matrix { weight, block, is_head, .. }) in matrices.into_iter().enumerate() {
+        let known = rounding.get(at).copied();
+        let squares = known.map_or_else(|| mean_squares(&module.weights[weight], format), Ok)?;
         let trace = if is_head { fisher.head.map(|(_, trace)| trace) } else { traces.get(&weight).copied() };
         let row = table.get_mut(&block.filter(|_| !is_head));
         if let (Some(trace), Some(row)) = (trace, row) {
-            for (action, fit) in Action::ALL.into_iter().zip(row) {
-                if let Some(quantizer) = format.quantizer(action) {
-                    *fit += trace * perturbation(&module.weights[weight], &quantizer)?.mean_square;
-                }
-            }
+            row.iter_mut().zip(squares).for_each(|(fit, square)| *fit += trace * square);
         }
-        steps.step()?;
+        if known.is_none() {
+            rounding.push(squares);
+            kept.put(ROUNDING, &rounding);
+            steps.step()?;
+        }
     }
     let head = table.remove(&None).unwrap_or_default();
     let table: Sensitivity = table.into_values().chain([head]).collect();
     check_finite(&table, target)?;
     Ok(table)
+}
+
+const ROUNDING: &str = "rounding";
+
+/// Forgets what stopped runs have kept.
+pub(super) fn forget(kept: Kept<'_>, links: usize) {
+    kept.remove(ROUNDING);
+    score::forget(kept, links);
+}
+
+/// Mean square of what each action does to a number of the matrix.
+fn mean_squares(weight: &Weight, format: &Format) -> Result<[f64; 4], PassError> {
+    let mut squares = [0.0; 4];
+    for (action, square) in Action::ALL.into_iter().zip(&mut squares) {
+        if let Some(quantizer) = format.quantizer(action) {
+            *square = perturbation(weight, &quantizer)?.mean_square;
+        }
+    }
+    Ok(squares)
 }
 
 fn dropped(fisher: &FisherScores, block: BlockId) -> [f64; 4] {

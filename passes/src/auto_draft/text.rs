@@ -15,6 +15,7 @@ use crate::error::PassError;
 use crate::fit_prune::chain::{NO_HEAD, feeds};
 use crate::fit_prune::objective::largest;
 use crate::fit_prune::steps::Steps;
+use crate::kept::Kept;
 
 /// How texts are written.
 pub(super) struct Pen {
@@ -24,8 +25,16 @@ pub(super) struct Pen {
     pub length: usize,
 }
 
-/// Continues prompts of equal length, each by sampling; tokens that end a text aren't drawn.
-pub(super) fn write(module: &Module, target: &Graph, prompts: &[Vec<u32>], pen: &Pen, progress: &dyn Progress) -> Result<Vec<Vec<u32>>, PassError> {
+/// Continues prompts of equal length, each by sampling; tokens that end a text aren't drawn. Goes on where an earlier run was stopped: behind each
+/// token the texts are kept, and what it added to the caches, until all that is [forgotten](forget).
+pub(super) fn write(
+    module: &Module,
+    target: &Graph,
+    prompts: &[Vec<u32>],
+    pen: &Pen,
+    kept: Kept<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<u32>>, PassError> {
     let nodes: Vec<NodeId> = target.nodes().map(|(id, _)| id).collect();
     let segment = Segment::new(target, &module.weights, nodes)?;
     let logits = target.find_output("logits").ok_or_else(|| unsupported(NO_HEAD))?.value;
@@ -33,14 +42,22 @@ pub(super) fn write(module: &Module, target: &Graph, prompts: &[Vec<u32>], pen: 
     let wanted: Vec<ValueId> = caches.iter().map(|(_, value)| *value).chain([logits]).collect();
 
     let mut rng = ChaCha8Rng::seed_from_u64(pen.seed);
-    let mut texts = prompts.to_vec();
     let written = prompts.first().map_or(0, Vec::len);
     let mut steps = Steps::start(progress, "writing text with the target", pen.length.saturating_sub(written))?;
-    let (mut past, mut held) = (0, BTreeMap::new());
-    for _ in written..pen.length {
+    let roles: Vec<CacheRole> = caches.iter().map(|(role, _)| *role).collect();
+    let (mut texts, mut held) = known(prompts, pen.length, &roles, kept).unwrap_or_else(|| (prompts.to_vec(), BTreeMap::new()));
+    let so_far = texts.first().map_or(0, Vec::len);
+    // The last token that was drawn isn't read yet.
+    let mut past = if so_far > written { so_far - 1 } else { 0 };
+    steps.skip(so_far - written);
+    if pen.temperature != 0.0 {
+        for _ in 0..(so_far - written) * texts.len() {
+            let _: f64 = rng.random();
+        }
+    }
+    for now in so_far..pen.length {
         let unread: Vec<&[u32]> = texts.iter().map(|text| &text[past..]).collect();
         let mut made = segment.forward(&feeds(target, &unread, past, held)?, &wanted)?;
-        past = texts.first().map_or(0, Vec::len);
         held = caches.iter().filter_map(|(role, value)| Some((*role, made.remove(value)?))).collect();
         let scores = made.remove(&logits).and_then(Array::into_f32).unwrap_or_default();
         let row = scores.len() / texts.len().max(1);
@@ -49,9 +66,64 @@ pub(super) fn write(module: &Module, target: &Graph, prompts: &[Vec<u32>], pen: 
             let last = scores.len().saturating_sub(width);
             text.push(draw(&scores[last..], pen.temperature, &module.model.eos_token_ids, &mut rng));
         }
+        let added: Option<Vec<Array>> = roles.iter().map(|role| behind(held.get(role)?, past, now)).collect();
+        if let Some(added) = added {
+            kept.put_arrays(&caches_part(now), &added);
+            kept.put(TEXTS, &texts);
+        }
+        past = now;
         steps.step()?;
     }
     Ok(texts)
+}
+
+const TEXTS: &str = "texts";
+
+fn caches_part(tokens: usize) -> String {
+    format!("caches {tokens}")
+}
+
+/// Forgets what stopped runs have kept of texts of so many tokens.
+pub(super) fn forget(kept: Kept<'_>, length: usize) {
+    kept.remove(TEXTS);
+    (0..length).for_each(|tokens| kept.remove(&caches_part(tokens)));
+}
+
+type Written = (Vec<Vec<u32>>, BTreeMap<CacheRole, Array>);
+
+/// The texts that an earlier run kept, and the caches behind all of their tokens but the last.
+fn known(prompts: &[Vec<u32>], length: usize, roles: &[CacheRole], kept: Kept<'_>) -> Option<Written> {
+    let texts: Vec<Vec<u32>> = kept.get(TEXTS)?;
+    let (written, so_far) = (prompts.first()?.len(), texts.first()?.len());
+    let continues = |(text, prompt): (&Vec<u32>, &Vec<u32>)| text.len() == so_far && text.starts_with(prompt);
+    if texts.len() != prompts.len() || so_far > length || so_far <= written || !texts.iter().zip(prompts).all(continues) {
+        return None;
+    }
+    let parts = (written..so_far).map(|tokens| kept.arrays(&caches_part(tokens), roles.len())).collect::<Option<Vec<_>>>()?;
+    let joined = |at: usize| joined(&parts.iter().map(|arrays| &arrays[at]).collect::<Vec<_>>(), so_far - 1);
+    let held = roles.iter().enumerate().map(|(at, role)| Some((*role, joined(at)?))).collect::<Option<_>>()?;
+    Some((texts, held))
+}
+
+/// What a cache `[batch, heads, tokens, width]` of so many tokens holds behind the first `past`.
+fn behind(cache: &Array, past: usize, tokens: usize) -> Option<Array> {
+    let &[batch, heads, length, width] = cache.shape() else { return None };
+    let rows = cache.as_f32()?.chunks((length * width).max(1));
+    let data = rows.flat_map(|row| row.get(past * width..).unwrap_or_default()).copied().collect();
+    if length == tokens { Array::f32([batch, heads, length - past, width], data).ok() } else { None }
+}
+
+/// Parts of a cache of so many tokens, one behind the other.
+fn joined(parts: &[&Array], tokens: usize) -> Option<Array> {
+    let &[batch, heads, _, width] = parts.first()?.shape() else { return None };
+    let mut data = Vec::with_capacity(batch * heads * tokens * width);
+    for row in 0..batch * heads {
+        for part in parts {
+            let &[.., length, _] = part.shape() else { return None };
+            data.extend_from_slice(part.as_f32()?.get(row * length * width..(row + 1) * length * width)?);
+        }
+    }
+    Array::f32([batch, heads, tokens, width], data).ok()
 }
 
 /// A token drawn from the scores at this temperature; the likeliest at 0.

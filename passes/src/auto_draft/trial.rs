@@ -10,6 +10,7 @@ use crate::error::PassError;
 use crate::fit_prune::chain::{Chain, Link};
 use crate::fit_prune::objective::row_slices;
 use crate::fit_prune::steps::Steps;
+use crate::kept::Kept;
 
 /// Texts, and what is counted on them.
 pub(super) struct Trial<'a> {
@@ -41,6 +42,12 @@ impl Agreement {
     }
 }
 
+const BEHIND: &str = "links behind";
+
+fn residuals_part(links: usize) -> String {
+    format!("residuals {links}")
+}
+
 /// A draft's residuals, one for each text; the target's are the first.
 struct Runner {
     recipe: Recipe,
@@ -61,8 +68,9 @@ impl Trial<'_> {
             vec![]
         } else {
             {
-                let progress = cx.progress;
-                cx.pool.install(|| self.run(&missing, progress))?
+                let (progress, so_far) = (cx.progress, format!("{} so far {missing:?}", self.key));
+                let so_far = Kept::new(cx.cache, &so_far);
+                cx.pool.install(|| self.run(&missing, so_far, progress))?
             }
         }
         .into_iter();
@@ -77,7 +85,8 @@ impl Trial<'_> {
         Ok(agreements)
     }
 
-    fn run(&self, recipes: &[Recipe], progress: &dyn Progress) -> Result<Vec<Agreement>, PassError> {
+    /// Goes on where an earlier run was stopped: all residuals are kept behind each link.
+    fn run(&self, recipes: &[Recipe], kept: Kept<'_>, progress: &dyn Progress) -> Result<Vec<Agreement>, PassError> {
         let blocks = self.target.blocks().count();
         let mut weights = self.module.weights.clone();
         let mut graphs = Vec::new();
@@ -92,14 +101,37 @@ impl Trial<'_> {
         let passes =
             |runner: &Runner| chains[0].links.iter().enumerate().filter(|(at, link)| runner.action(link, *at, links) != Action::Drop).count();
         let mut steps = Steps::start(progress, "measuring drafts", runners.iter().map(passes).sum())?;
-        for at in 0..links {
+        let behind = self.known(&mut runners, links, kept).unwrap_or_default();
+        let advanced = |runner: &Runner| {
+            chains[0].links.iter().take(behind).enumerate().filter(|(at, link)| runner.action(link, *at, links) != Action::Drop).count()
+        };
+        steps.skip(runners.iter().map(advanced).sum());
+        for at in behind..links {
             for (chain, (feeds, action)) in chains.iter().zip(feeds.iter().zip(Action::FORMATS)) {
                 let link = &chain.links[at];
                 let members = runners.iter_mut().filter(|runner| runner.action(link, at, links) == action);
                 forward(chain, link, feeds, members, &mut steps)?;
             }
+            // The last link makes logits, of which counts are left at once.
+            if at + 1 < links {
+                kept.put_arrays(&residuals_part(at + 1), runners.iter().flat_map(|runner| &runner.residuals).flatten());
+                kept.put(BEHIND, &(at + 1));
+                kept.remove(&residuals_part(at));
+            }
         }
+        kept.remove(BEHIND);
+        kept.remove(&residuals_part(links.saturating_sub(1)));
         Ok(self.count(&runners))
+    }
+
+    /// Gives runners the residuals that an earlier run kept, and says behind how many links they are.
+    fn known(&self, runners: &mut [Runner], links: usize, kept: Kept<'_>) -> Option<usize> {
+        let behind: usize = kept.get(BEHIND).filter(|behind| *behind < links)?;
+        let mut known = kept.arrays(&residuals_part(behind), runners.len() * self.texts.len())?.into_iter();
+        for residual in runners.iter_mut().flat_map(|runner| &mut runner.residuals) {
+            *residual = known.next();
+        }
+        Some(behind)
     }
 
     /// Compares the likeliest tokens; the residuals have become logits.

@@ -1,6 +1,7 @@
 //! Scores that need no gradient: what happens to the hidden states, or to the predictions, when one unit is bypassed.
 
 use dlc_eval::{Array, Values};
+use serde::{Deserialize, Serialize};
 
 use super::chain::{Chain, Link};
 use super::objective::{Objective, rows};
@@ -8,6 +9,7 @@ use super::steps::Steps;
 use super::units::Unit;
 use crate::context::Progress;
 use crate::error::PassError;
+use crate::kept::Kept;
 
 /// Scores by bypassing.
 pub(super) struct Ablation {
@@ -25,38 +27,115 @@ struct Variant {
     residuals: Vec<Option<Array>>,
 }
 
-/// Runs the full model and, with `kl`, the model without each unit, link by link, so that each link is loaded once.
+/// How far the links before the head are.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Body {
+    links: usize,
+    cosine: Vec<f64>,
+    /// The unit that each variant lacks.
+    lacking: Vec<Option<usize>>,
+    /// Whether a unit is under way, so that its input is kept as well.
+    entered: bool,
+}
+
+/// How far the head is, in samples: sum and number of losses, and of each variant's divergences.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Predicted {
+    samples: usize,
+    loss: (f64, usize),
+    divergences: Vec<(f64, usize)>,
+}
+
+const BODY: &str = "body";
+const PREDICTED: &str = "predicted";
+
+fn residuals_part(links: usize) -> String {
+    format!("residuals {links}")
+}
+
+/// Forgets what runs over so many links have kept.
+pub(super) fn forget(kept: Kept<'_>, links: usize) {
+    kept.remove(BODY);
+    kept.remove(PREDICTED);
+    (0..=links).for_each(|at| kept.remove(&residuals_part(at)));
+}
+
+/// Runs the full model and, with `kl`, the model without each unit, link by link, so that each link is loaded once. Goes on where an earlier run
+/// was stopped: all residuals are kept behind each link, sums behind each sample of the head.
 pub(super) fn ablate(
     chain: &Chain<'_>,
     units: &[Unit],
     objective: Objective,
     samples: &[Vec<u32>],
     kl: bool,
+    kept: Kept<'_>,
     progress: &dyn Progress,
 ) -> Result<Ablation, PassError> {
     let feeds = chain.feeds(samples)?;
-    let mut variants = vec![Variant { unit: None, residuals: vec![None; samples.len()] }];
-    let mut cosine = vec![0.0; units.len()];
-    let mut entered: Vec<Option<Array>> = Vec::new();
     let Some((head, body)) = chain.links.split_last() else { return Err(no_head()) };
     let mut steps = Steps::start(progress, "scoring by removal", (body.len() + 1) * samples.len())?;
-    for link in body {
+    let mut state = State::kept(kept, units.len(), samples.len()).unwrap_or_else(|| State::new(units.len(), samples.len()));
+    steps.skip(state.links * samples.len());
+    for link in body.iter().skip(state.links) {
         let unit = link.block.and_then(|b| units.iter().position(|u| u.blocks.contains(&b)));
         let first = unit.is_some_and(|u| units[u].blocks.first() == link.block.as_ref());
         if let (Some(u), true) = (unit, first) {
-            entered.clone_from(&variants[0].residuals);
+            state.entered = Some(state.variants[0].residuals.clone());
             if kl {
-                variants.push(Variant { unit: Some(u), residuals: variants[0].residuals.clone() });
+                let residuals = state.variants[0].residuals.clone();
+                state.variants.push(Variant { unit: Some(u), residuals });
             }
         }
-        run_link(chain, link, unit, &feeds, &mut variants, &mut steps)?;
+        run_link(chain, link, unit, &feeds, &mut state.variants, &mut steps)?;
         if let Some(u) = unit.filter(|&u| units[u].blocks.last() == link.block.as_ref()) {
-            cosine[u] = 1.0 - mean_cosine(&entered, &variants[0].residuals);
+            state.cosine[u] = 1.0 - mean_cosine(&state.entered.take().unwrap_or_default(), &state.variants[0].residuals);
         }
+        state.links += 1;
+        state.keep(kept);
     }
-    let mut ablation = Ablation { cosine, kl: vec![f64::NAN; units.len()], loss: 0.0 };
-    predict(&Head { chain, link: head, objective }, &feeds, &variants, samples, &mut steps, &mut ablation)?;
+    let mut ablation = Ablation { cosine: state.cosine, kl: vec![f64::NAN; units.len()], loss: 0.0 };
+    let head = Head { chain, link: head, objective };
+    predict(&head, &feeds, &state.variants, samples, kept, &mut steps, &mut ablation)?;
     Ok(ablation)
+}
+
+/// What is known behind some links.
+struct State {
+    links: usize,
+    cosine: Vec<f64>,
+    /// The first is the full model.
+    variants: Vec<Variant>,
+    /// What the unit under way read.
+    entered: Option<Vec<Option<Array>>>,
+}
+
+impl State {
+    fn new(units: usize, samples: usize) -> Self {
+        Self { links: 0, cosine: vec![0.0; units], variants: vec![Variant { unit: None, residuals: vec![None; samples] }], entered: None }
+    }
+
+    fn keep(&self, kept: Kept<'_>) {
+        let entered = self.entered.iter().flatten();
+        kept.put_arrays(&residuals_part(self.links), self.variants.iter().flat_map(|v| &v.residuals).chain(entered).flatten());
+        let lacking = self.variants.iter().map(|v| v.unit).collect();
+        kept.put(BODY, &Body { links: self.links, cosine: self.cosine.clone(), lacking, entered: self.entered.is_some() });
+        kept.remove(&residuals_part(self.links - 1));
+    }
+
+    /// What an earlier run kept, with residuals of so many samples.
+    fn kept(kept: Kept<'_>, units: usize, samples: usize) -> Option<Self> {
+        let body: Body = kept.get(BODY)?;
+        let fits = |unit: &Option<usize>| unit.is_none_or(|u| u < units);
+        if body.cosine.len() != units || body.lacking.first() != Some(&None) || !body.lacking.iter().all(fits) {
+            return None;
+        }
+        let rows = body.lacking.len() + usize::from(body.entered);
+        let mut arrays = kept.arrays(&residuals_part(body.links), rows * samples)?.into_iter().map(Some);
+        let mut row = || arrays.by_ref().take(samples).collect::<Vec<_>>();
+        let variants = body.lacking.into_iter().map(|unit| Variant { unit, residuals: row() }).collect();
+        let entered = body.entered.then(&mut row);
+        Some(Self { links: body.links, cosine: body.cosine, variants, entered })
+    }
 }
 
 fn no_head() -> PassError {
@@ -96,6 +175,7 @@ fn predict(
     feeds: &[Values],
     variants: &[Variant],
     samples: &[Vec<u32>],
+    kept: Kept<'_>,
     steps: &mut Steps<'_>,
     into: &mut Ablation,
 ) -> Result<(), PassError> {
@@ -105,23 +185,28 @@ fn predict(
         Ok(rows(&logits).iter().map(|row| log_softmax(row)).collect())
     };
     let Some((full, pruned)) = variants.split_first() else { return Err(no_head()) };
-    let mut divergences = vec![vec![]; pruned.len()];
-    let mut losses = vec![];
-    for (s, tokens) in samples.iter().enumerate() {
+    let fits = |known: &Predicted| known.samples <= samples.len() && known.divergences.len() == pruned.len();
+    let mut known: Predicted = kept.get(PREDICTED).filter(fits).unwrap_or_default();
+    known.divergences.resize(pruned.len(), (0.0, 0));
+    steps.skip(known.samples);
+    for (s, tokens) in samples.iter().enumerate().skip(known.samples) {
         let p = log_probabilities(full, s)?;
-        losses.push(mean(p.iter().zip(head.objective.targets(&p, tokens)).map(|(row, t)| row.get(t as usize).map_or(f64::NAN, |log_p| -log_p))));
-        for (variant, divergences) in pruned.iter().zip(&mut divergences) {
+        let loss = mean(p.iter().zip(head.objective.targets(&p, tokens)).map(|(row, t)| row.get(t as usize).map_or(f64::NAN, |log_p| -log_p)));
+        known.loss = add(known.loss, loss);
+        for (variant, sum) in pruned.iter().zip(&mut known.divergences) {
             let q = log_probabilities(variant, s)?;
-            divergences.extend(p.iter().zip(&q).map(|(p, q)| divergence(p, q)));
+            *sum = p.iter().zip(&q).map(|(p, q)| divergence(p, q)).fold(*sum, add);
         }
+        known.samples = s + 1;
+        kept.put(PREDICTED, &known);
         steps.step()?;
     }
-    for (variant, divergences) in pruned.iter().zip(divergences) {
+    for (variant, (sum, n)) in pruned.iter().zip(known.divergences) {
         if let Some(unit) = variant.unit {
-            into.kl[unit] = mean(divergences.into_iter());
+            into.kl[unit] = sum / n as f64;
         }
     }
-    into.loss = mean(losses.into_iter());
+    into.loss = known.loss.0 / known.loss.1 as f64;
     Ok(())
 }
 
@@ -155,6 +240,11 @@ fn cosine(x: &[f32], y: &[f32]) -> f64 {
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, n) = values.fold((0.0, 0usize), |(sum, n), v| (sum + v, n + 1));
+    let (sum, n) = values.fold((0.0, 0), add);
     sum / n as f64
+}
+
+/// One more number in a sum.
+fn add((sum, n): (f64, usize), value: f64) -> (f64, usize) {
+    (sum + value, n + 1)
 }

@@ -10,7 +10,7 @@ mod agreement;
 pub(crate) mod chain;
 pub(crate) mod objective;
 mod options;
-mod score;
+pub(crate) mod score;
 mod select;
 pub(crate) mod steps;
 mod units;
@@ -20,6 +20,7 @@ use dlc_ir::{Block, Graph, Module, Scores, Task};
 
 use crate::context::{Pass, PassContext, Progress};
 use crate::error::PassError;
+use crate::kept::Kept;
 use crate::needs::{self, Needs};
 use crate::report::{PassReport, ScoreColumn, ScoreTable};
 use options::Score;
@@ -82,29 +83,41 @@ impl FitPrune {
         if let Some(table) = stored.filter(|t| t.fits(units.iter().map(|u| u.name.as_str()), self.scores.iter().map(|s| s.name()))) {
             return Ok((table, true));
         }
-        let table = cx.pool.install(|| self.compute(module, target, units, samples, cx.progress))?;
-        if let (Some(cache), Ok(text)) = (cx.cache, serde_json::to_string(&table)) {
+        let gradients = format!("{NAME} gradients 1 {} {samples:?}", cx.module_key);
+        let removal = format!("{NAME} removal 1 {} {:?} {} {samples:?}", cx.module_key, self.options.granularity, self.scores.contains(&Score::Kl));
+        let kept = [&gradients, &removal].map(|key| Kept::new(cx.cache, key));
+        let progress = cx.progress;
+        let table = cx.pool.install(|| self.compute(module, target, units, samples, kept, progress));
+        if let (Some(cache), Some(text)) = (cx.cache, table.as_ref().ok().and_then(|table| serde_json::to_string(table).ok())) {
             cache.put(&key, &text);
         }
-        Ok((table, false))
+        if !matches!(table, Err(PassError::Interrupted)) {
+            let links = most_links(target);
+            score::forget(kept[0], links);
+            ablate::forget(kept[1], links);
+        }
+        Ok((table?, false))
     }
 
+    /// What stopped runs have found so far is kept: of the way back, and of scoring by removal.
     fn compute(
         &self,
         module: &Module,
         target: &Graph,
         units: &[Unit],
         samples: &[Vec<u32>],
+        [gradients, removal]: [Kept<'_>; 2],
         progress: &dyn Progress,
     ) -> Result<ScoreTable, PassError> {
         let objective = objective(module)?;
         let chain = chain::Chain::new(target, &module.weights)?;
         let (mut fisher, mut ablation) = (None, None);
         if self.scores.iter().any(|s| s.needs_gradient()) {
-            fisher = Some(fisher_scores(target, &module.weights, objective, samples, progress)?);
+            fisher = Some(score::scores(target, &module.weights, objective, samples, None, gradients, progress)?);
         }
         if self.scores.iter().any(|s| !s.needs_gradient()) {
-            ablation = Some(ablate::ablate(&chain, units, objective, samples, self.scores.contains(&Score::Kl), progress)?);
+            let kl = self.scores.contains(&Score::Kl);
+            ablation = Some(ablate::ablate(&chain, units, objective, samples, kl, removal, progress)?);
         }
         if let (Some(f), true) = (&fisher, self.scores.contains(&Score::FitResidual)) {
             let silent = |unit: &&Unit| !unit.blocks.iter().filter_map(|b| f.blocks.get(b)).flatten().any(|t| t.writes_residual);
@@ -143,6 +156,11 @@ impl FitPrune {
         }
         Ok(())
     }
+}
+
+/// As many links as a chain of the graph may have.
+pub(crate) fn most_links(graph: &Graph) -> usize {
+    2 * graph.blocks().count() + 2
 }
 
 fn tensor_score(score: Score, tensor: &TensorFisher) -> f64 {

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use dlc_eval::{Array, Segment, Trace, Wanted};
-use dlc_ir::{BlockId, Def, Graph, Node, Op, Operand, ValueId, WeightId, WeightTable};
+use dlc_eval::{Array, Segment, Trace, Values, Wanted};
+use dlc_ir::{BlockId, Def, EntityId, Graph, Node, Op, Operand, ValueId, WeightId, WeightTable};
+use serde::{Deserialize, Serialize};
 
 use super::chain::{Chain, Link};
 use super::objective::{Objective, row_slices};
@@ -15,6 +16,7 @@ use super::steps::Steps;
 use crate::context::Progress;
 use crate::draft::head;
 use crate::error::PassError;
+use crate::kept::Kept;
 
 /// What the Fisher information says of one weight tensor inside one block.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +56,7 @@ pub fn fisher_scores(
     samples: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<FisherScores, PassError> {
-    scores(graph, weights, objective, samples, None, progress)
+    scores(graph, weights, objective, samples, None, Kept::new(None, ""), progress)
 }
 
 /// As [`fisher_scores`], with the trace of the head's matrix.
@@ -68,15 +70,18 @@ pub fn fisher_scores_with_head(
     samples: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<FisherScores, PassError> {
-    scores(graph, weights, objective, samples, Head::of(graph), progress)
+    scores(graph, weights, objective, samples, Head::of(graph), Kept::new(None, ""), progress)
 }
 
-fn scores(
+/// Goes on where an earlier run was stopped: what links make is kept on the way to the head, gradients and scores on the way back. What is kept
+/// at the end is everything; [`forget`] removes it.
+pub(crate) fn scores(
     graph: &Graph,
     weights: &WeightTable,
     objective: Objective,
     samples: &[Vec<u32>],
-    mut matrix: Option<Head>,
+    matrix: Option<Head>,
+    kept: Kept<'_>,
     progress: &dyn Progress,
 ) -> Result<FisherScores, PassError> {
     let chain = Chain::new(graph, weights)?;
@@ -85,44 +90,52 @@ fn scores(
     let backward = body.iter().filter(|link| link.reads.is_some()).count();
     let mut steps = Steps::start(progress, "scoring by Fisher information", (body.len() + 1 + backward) * samples.len())?;
 
+    let earlier = WayBack::kept(kept, backward, samples.len());
+    let ahead = body.len().saturating_sub(earlier.as_ref().map_or(0, |(way, _)| way.links + 1));
     let mut borders: Vec<Vec<Array>> = Vec::new();
-    for link in body {
-        let segment = chain.load(link)?;
-        let mut next = Vec::new();
-        for (s, feed) in feeds.iter().enumerate() {
-            next.push(Chain::forward(&segment, link, feed, borders.last().map(|b| &b[s]))?);
-            steps.step()?;
+    for (at, link) in body.iter().enumerate() {
+        if at >= ahead {
+            steps.skip(samples.len());
+        } else {
+            borders.push(border(&chain, link, at, &feeds, borders.last(), kept, &mut steps)?);
         }
-        borders.push(next);
     }
 
-    let mut loss = 0.0;
-    let mut gradients = Vec::new();
-    let head = chain.load(last)?;
-    let head_inputs = borders.pop();
-    for (s, tokens) in samples.iter().enumerate() {
-        let known = Chain::known(last, &feeds[s], head_inputs.as_ref().map(|b| &b[s]));
-        let trace = head.trace(&known)?;
-        let (sample_loss, seed) = objective.loss(&trace.value(chain.logits)?, tokens)?;
-        loss += f64::from(sample_loss) / samples.len() as f64;
-        if let Some(matrix) = &mut matrix {
-            matrix.trace += matrix.squared_gradient(&trace, chain.logits, &seed)? / samples.len() as f64;
+    let (mut way, mut gradients) = match earlier {
+        Some((way, gradients)) => {
+            steps.skip((1 + way.links) * samples.len());
+            (way, gradients)
         }
-        gradients.push(residual_gradient(&trace, last, seed, vec![])?.0);
-        steps.step()?;
-    }
-    drop((head, head_inputs));
+        None => {
+            let (mut way, mut gradients) = (WayBack::default(), Vec::new());
+            let head = chain.load(last)?;
+            let inputs = borders.pop();
+            for (s, tokens) in samples.iter().enumerate() {
+                let known = Chain::known(last, &feeds[s], inputs.as_ref().map(|b| &b[s]));
+                let trace = head.trace(&known)?;
+                let (loss, seed) = objective.loss(&trace.value(chain.logits)?, tokens)?;
+                way.loss += f64::from(loss) / samples.len() as f64;
+                if let Some(matrix) = &matrix {
+                    way.head += matrix.squared_gradient(&trace, chain.logits, &seed)? / samples.len() as f64;
+                }
+                gradients.push(residual_gradient(&trace, last, seed, vec![])?.0);
+                steps.step()?;
+            }
+            way.keep(kept, &gradients);
+            kept.remove(&border_part(borders.len()));
+            (way, gradients)
+        }
+    };
 
-    let mut blocks = BTreeMap::new();
-    for link in body.iter().rev().filter(|link| link.reads.is_some()) {
+    for link in body.iter().rev().filter(|link| link.reads.is_some()).skip(way.links) {
         let inputs = borders.pop();
         let segment = chain.load(link)?;
         // What stands between blocks only passes the gradient on.
         let mut tensors = link.block.map_or_else(|| Ok(vec![]), |block| tensors(&chain, block, &segment))?;
-        let weights: Vec<WeightId> = tensors.iter().map(|(t, _)| t.weight).collect();
+        let wanted: Vec<WeightId> = tensors.iter().map(|(t, _)| t.weight).collect();
         for (s, gradient) in gradients.iter_mut().enumerate() {
             let known = Chain::known(link, &feeds[s], inputs.as_ref().map(|b| &b[s]));
-            let (incoming, weight_gradients) = residual_gradient(&segment.trace(&known)?, link, gradient.clone(), weights.clone())?;
+            let (incoming, weight_gradients) = residual_gradient(&segment.trace(&known)?, link, gradient.clone(), wanted.clone())?;
             for (tensor, theta) in &mut tensors {
                 if let Some(g) = weight_gradients.get(&tensor.weight).and_then(Array::as_f32) {
                     accumulate(tensor, theta, g, samples.len());
@@ -131,24 +144,135 @@ fn scores(
             *gradient = incoming;
             steps.step()?;
         }
-        blocks.extend(link.block.map(|block| (block, tensors.into_iter().map(|(t, _)| t).collect())));
+        way.add(link.block, tensors.into_iter().map(|(t, _)| t), weights);
+        way.keep(kept, &gradients);
+        kept.remove(&border_part(borders.len()));
     }
-    Ok(FisherScores { blocks, head: matrix.map(|m| (m.weight, m.trace)), loss })
+    let (head, loss) = (matrix.map(|m| (m.weight, way.head)), way.loss);
+    Ok(FisherScores { blocks: way.scores(graph, weights), head, loss })
 }
 
-/// The product that makes the logits, and what is known of it so far.
-struct Head {
+/// Forgets what runs over so many links have kept.
+pub(crate) fn forget(kept: Kept<'_>, links: usize) {
+    kept.remove(WAY_BACK);
+    for at in 0..=links {
+        kept.remove(&border_part(at));
+        kept.remove(&gradient_part(at));
+    }
+}
+
+const WAY_BACK: &str = "way back";
+
+fn border_part(at: usize) -> String {
+    format!("border {at}")
+}
+
+fn gradient_part(links: usize) -> String {
+    format!("gradient {links}")
+}
+
+/// What a link makes of each sample: kept by an earlier run, or computed.
+fn border(
+    chain: &Chain<'_>,
+    link: &Link,
+    at: usize,
+    feeds: &[Values],
+    before: Option<&Vec<Array>>,
+    kept: Kept<'_>,
+    steps: &mut Steps<'_>,
+) -> Result<Vec<Array>, PassError> {
+    if let Some(known) = kept.arrays(&border_part(at), feeds.len()) {
+        steps.skip(feeds.len());
+        return Ok(known);
+    }
+    let segment = chain.load(link)?;
+    let mut made = Vec::new();
+    for (s, feed) in feeds.iter().enumerate() {
+        made.push(Chain::forward(&segment, link, feed, before.map(|b| &b[s]))?);
+        steps.step()?;
+    }
+    kept.put_arrays(&border_part(at), &made);
+    Ok(made)
+}
+
+/// What is known so far on the way back from the head, but for the gradients.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct WayBack {
+    /// Links behind, the head aside.
+    links: usize,
+    loss: f64,
+    /// Tr(F) of the head's matrix, if it was asked for.
+    head: f64,
+    tensors: Vec<TensorRecord>,
+}
+
+/// A [`TensorFisher`] under its tensor's name.
+#[derive(Debug, Serialize, Deserialize)]
+struct TensorRecord {
+    block: u32,
+    weight: String,
+    trace: f64,
+    mean_square: f64,
+    elementwise: f64,
+    writes_residual: bool,
+}
+
+impl WayBack {
+    /// What an earlier run kept, with the gradients of so many samples.
+    fn kept(kept: Kept<'_>, links: usize, samples: usize) -> Option<(Self, Vec<Array>)> {
+        let way: Self = kept.get(WAY_BACK).filter(|way: &Self| way.links <= links)?;
+        let gradients = kept.arrays(&gradient_part(way.links), samples)?;
+        Some((way, gradients))
+    }
+
+    fn keep(&self, kept: Kept<'_>, gradients: &[Array]) {
+        kept.put_arrays(&gradient_part(self.links), gradients);
+        kept.put(WAY_BACK, self);
+        if let Some(last) = self.links.checked_sub(1) {
+            kept.remove(&gradient_part(last));
+        }
+    }
+
+    fn add(&mut self, block: Option<BlockId>, tensors: impl Iterator<Item = TensorFisher>, weights: &WeightTable) {
+        self.links += 1;
+        let record = |block: BlockId, t: TensorFisher| TensorRecord {
+            block: block.index() as u32,
+            weight: weights[t.weight].name.clone(),
+            trace: t.trace,
+            mean_square: t.mean_square,
+            elementwise: t.elementwise,
+            writes_residual: t.writes_residual,
+        };
+        if let Some(block) = block {
+            self.tensors.extend(tensors.map(|t| record(block, t)));
+        }
+    }
+
+    fn scores(self, graph: &Graph, weights: &WeightTable) -> BTreeMap<BlockId, Vec<TensorFisher>> {
+        let mut blocks: BTreeMap<BlockId, Vec<TensorFisher>> = graph.blocks().map(|(id, _)| (id, vec![])).collect();
+        for t in self.tensors {
+            let block = graph.blocks().map(|(id, _)| id).find(|id| id.index() == t.block as usize);
+            if let (Some(weight), Some(of)) = (weights.find(&t.weight), block.and_then(|id| blocks.get_mut(&id))) {
+                let TensorRecord { trace, mean_square, elementwise, writes_residual, .. } = t;
+                of.push(TensorFisher { weight, trace, mean_square, elementwise, writes_residual });
+            }
+        }
+        blocks
+    }
+}
+
+/// The product that makes the logits.
+pub(crate) struct Head {
     weight: WeightId,
     reads: ValueId,
     makes: ValueId,
-    trace: f64,
 }
 
 impl Head {
-    fn of(graph: &Graph) -> Option<Self> {
+    pub fn of(graph: &Graph) -> Option<Self> {
         let node = graph.node(head(graph)?.0);
         match (&node.op, &node.inputs[..], &node.outputs[..]) {
-            (Op::Linear, &[Operand::Value(reads), Operand::Weight(weight), ..], &[makes]) => Some(Self { weight, reads, makes, trace: 0.0 }),
+            (Op::Linear, &[Operand::Value(reads), Operand::Weight(weight), ..], &[makes]) => Some(Self { weight, reads, makes }),
             _ => None,
         }
     }

@@ -25,6 +25,11 @@ impl<'p> Steps<'p> {
         self.tell()
     }
 
+    /// So many steps were done by an earlier run.
+    pub fn skip(&mut self, steps: usize) {
+        self.done += steps;
+    }
+
     fn tell(&self) -> Result<(), PassError> {
         self.progress.update(self.what, self.done, self.total);
         if self.progress.interrupted() { Err(PassError::Interrupted) } else { Ok(()) }

@@ -2,6 +2,8 @@
 
 use dlc_ir::Module;
 
+use dlc_passes::ScoreCache;
+
 use super::fakes::{Given, Memory, Outside, Watcher, run_with};
 use super::model::{Model, samples};
 
@@ -55,7 +57,8 @@ type Edit<'e> = &'e dyn Fn(&mut serde_json::Value);
 fn a_cache_entry_that_is_no_table_of_these_units_is_ignored() {
     let cache = Memory::default();
     assert!(scores_anew("drop: 1, score: kl+cosine", samples(), "", &cache));
-    let (key, good) = cache.0.borrow().first_key_value().map(|(k, v)| (k.clone(), v.clone())).unwrap();
+    let key = cache.0.lock().unwrap().keys().next().unwrap().clone();
+    let good = cache.get(&key).unwrap();
     let edits: [(&str, Edit<'_>); 10] = [
         ("no columns", &|t| t["columns"] = serde_json::json!([])),
         ("a column less", &|t| drop(t["columns"].as_array_mut().unwrap().pop())),
@@ -76,9 +79,9 @@ fn a_cache_entry_that_is_no_table_of_these_units_is_ignored() {
         texts.push((what, table.to_string()));
     }
     for (what, text) in texts {
-        cache.0.borrow_mut().insert(key.clone(), text);
+        cache.put(&key, &text);
         assert!(scores_anew("drop: 1, score: kl+cosine", samples(), "", &cache), "{what}");
-        assert_eq!(cache.0.borrow()[&key], good, "{what}: the entry is made anew");
+        assert_eq!(cache.get(&key).unwrap(), good, "{what}: the entry is made anew");
     }
     assert!(!scores_anew("drop: 1, score: kl+cosine", samples(), "", &cache));
 }
@@ -92,5 +95,5 @@ fn what_could_not_be_scored_is_not_stored() {
     let outside =
         Outside { calibration: &calibration, machine: None, samplers: None, progress: &Watcher::default(), cache: Some(&cache), key: "", threads: 1 };
     run_with("fit-prune", "drop: 1", &mut model.module(), &outside).unwrap_err();
-    assert!(cache.0.borrow().is_empty());
+    assert!(cache.0.lock().unwrap().is_empty());
 }

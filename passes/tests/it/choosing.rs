@@ -126,9 +126,9 @@ fn acceptance_is_how_often_the_draft_says_what_the_target_says() {
 
 /// What is stored under the key that begins so.
 fn stored<T: serde::de::DeserializeOwned>(cache: &Memory, beginning: &str) -> T {
-    let entries = cache.0.borrow();
+    let entries = cache.0.lock().unwrap();
     let text = entries.iter().find(|(key, _)| key.starts_with(beginning)).map(|(_, text)| text).unwrap();
-    serde_json::from_str(text).unwrap()
+    serde_json::from_slice(text).unwrap()
 }
 
 #[test]
@@ -162,6 +162,8 @@ fn a_run_that_was_stopped_goes_on_and_ends_alike() {
     let (mut whole, progress) = (lazy(), Watcher::default());
     let expected = choose_with(QUICK, &mut whole, &ByBytes::new(1.0), &progress, None).unwrap();
     let updates = progress.updates.lock().unwrap().len();
+    let whole_cache = Memory::default();
+    choose_with(QUICK, &mut lazy(), &ByBytes::new(1.0), &Silent, Some(&whole_cache)).unwrap();
     for patience in (1..updates).step_by(7) {
         let (cache, mut module) = (Memory::default(), lazy());
         let stopped = Watcher { patience: Some(patience), ..Watcher::default() };
@@ -171,6 +173,15 @@ fn a_run_that_was_stopped_goes_on_and_ends_alike() {
         let runs = choose_with(QUICK, &mut module, &ByBytes::new(1.0), &rest, Some(&cache)).unwrap();
         assert_eq!(runs[0].report.candidates, expected[0].report.candidates, "after {patience} updates");
         assert_eq!(module.graphs, whole.graphs, "after {patience} updates");
+        // The samples of a link may be done again, or the drafts of one.
+        let work = |progress: &Watcher, what: &str| progress.updates.lock().unwrap().iter().filter(|u| u.1 > 0 && u.0 == what).count();
+        for (what, most) in
+            [("writing text with the target", 0), ("scoring by Fisher information", 2), ("weighing fewer bits", 0), ("measuring drafts", 6)]
+        {
+            let again = work(&stopped, what) + work(&rest, what) - work(&progress, what);
+            assert!(again <= most, "{what} after {patience} updates: {again} steps were done again");
+        }
+        assert_eq!(*cache.0.lock().unwrap(), *whole_cache.0.lock().unwrap(), "after {patience} updates");
     }
 }
 

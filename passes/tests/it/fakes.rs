@@ -1,6 +1,6 @@
 //! What passes get from outside, made up; and running passes with it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
@@ -55,15 +55,27 @@ impl Progress for Watcher {
 
 /// A cache in memory.
 #[derive(Default)]
-pub struct Memory(pub RefCell<BTreeMap<String, String>>);
+pub struct Memory(pub Mutex<BTreeMap<String, Vec<u8>>>);
 
 impl ScoreCache for Memory {
     fn get(&self, key: &str) -> Option<String> {
-        self.0.borrow().get(key).cloned()
+        self.get_bytes(key).map(|bytes| String::from_utf8(bytes).unwrap())
     }
 
     fn put(&self, key: &str, text: &str) {
-        self.0.borrow_mut().insert(key.to_owned(), text.to_owned());
+        self.put_bytes(key, text.as_bytes());
+    }
+
+    fn get_bytes(&self, key: &str) -> Option<Vec<u8>> {
+        self.0.lock().unwrap().get(key).cloned()
+    }
+
+    fn put_bytes(&self, key: &str, bytes: &[u8]) {
+        self.0.lock().unwrap().insert(key.to_owned(), bytes.to_owned());
+    }
+
+    fn remove(&self, key: &str) {
+        self.0.lock().unwrap().remove(key);
     }
 }
 
