@@ -13,6 +13,8 @@ const LONGEST: usize = 1 << 16;
 const BACKTRACKS: usize = 10_000;
 /// Largest automaton of a pattern, in bytes.
 const SIZE: usize = 1 << 20;
+/// Most repetitions that counts in a pattern stand for.
+const MOST_REPEATS: usize = 10_000;
 /// Most patterns of one key that are more than names, and most that look around or repeat what was found.
 const MOST: usize = 256;
 const MOST_COSTLY: usize = 16;
@@ -35,7 +37,7 @@ enum Matcher {
 impl Pattern {
     /// A pattern of whole names, whose text stands in `frame` instead of `{}`. None if it can't be read.
     pub fn framed(frame: [&str; 2], pattern: &str) -> Option<Self> {
-        if pattern.len() > LONGEST {
+        if pattern.len() > LONGEST || repeats(pattern) > MOST_REPEATS {
             return None;
         }
         let [before, behind] = frame;
@@ -92,6 +94,12 @@ pub(super) fn too_many<'p>(patterns: impl Iterator<Item = &'p str>) -> Option<St
     (all > MOST || costly > MOST_COSTLY).then(|| format!("has {all} patterns, {costly} of which look around; dlc reads {MOST} and {MOST_COSTLY}"))
 }
 
+/// How often a part of `pattern` is repeated at most: every `{n}` times every other.
+fn repeats(pattern: &str) -> usize {
+    let count = |rest: &str| rest.split('}').next()?.rsplit(',').find_map(|n| n.parse::<usize>().ok());
+    pattern.split('{').skip(1).filter_map(count).fold(1, |all: usize, n| all.saturating_mul(n.max(1)))
+}
+
 fn is_name(pattern: &str) -> bool {
     pattern.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
@@ -137,7 +145,7 @@ mod tests {
     #[test]
     fn patterns_that_would_need_much_memory_are_not_read() {
         for pattern in ["a{1000}{1000}{1000}".to_owned(), "(".repeat(60_000), "a|".repeat(1 << 16), format!("{}a", "(?:".repeat(5000))] {
-            assert!(Pattern::of_end(&pattern).is_none(), "{}", &pattern[..20]);
+            assert!(Pattern::of_end(&pattern).is_none(), "{}", pattern.chars().take(20).collect::<String>());
         }
     }
 
