@@ -125,13 +125,23 @@ fn onnxruntime_genai_chooses_tokens_as_the_checkpoint_says_and_hears_of_no_forei
     let (mut module, out) = (two_graphs(), folder.path().join("bundle"));
     let vocab = module.model.vocab_size as u32;
     (module.model.bos_token_id, module.model.eos_token_ids, module.model.pad_token_id) = (Some(vocab), vec![vocab + 7, 1], Some(u32::MAX));
-    let search = SearchDefaults { do_sample: true, temperature: 0.6, top_k: 20, top_p: 0.95, repetition_penalty: 1.05, no_repeat_ngram_size: 3, min_length: 4 };
+    let search = SearchDefaults {
+        do_sample: true,
+        temperature: 0.6,
+        top_k: 20,
+        top_p: 0.95,
+        repetition_penalty: 1.05,
+        no_repeat_ngram_size: 3,
+        min_length: 4,
+    };
     write_bundle(&module, &BundleRequest { search, ..request(Profile::Portable) }, &out, &()).unwrap();
     let genai: serde_json::Value = serde_json::from_slice(&fs::read(out.join("genai_config.json")).unwrap()).unwrap();
     let (model, found) = (&genai["model"], &genai["search"]);
     assert_eq!((&model["bos_token_id"], &model["eos_token_id"], &model["pad_token_id"]), (&1.into(), &1.into(), &1.into()));
     let keys = ["do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size", "min_length"];
     assert_eq!(serde_json::json!(keys.map(|key| &found[key])), serde_json::json!([true, 0.6, 20, 0.95, 1.05, 3, 4]));
+    // It refuses to load a draft beside `no_repeat_ngram_size`.
+    assert!(model["draft"].is_null() && genai["speculative"].is_null(), "{genai}");
 }
 
 #[test]

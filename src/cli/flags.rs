@@ -34,23 +34,12 @@ const RUN_DECODER: &[&str] = &[
 /// Flags of `dlc run` for encoders.
 const RUN_ENCODER: &[&str] = &["top", "truncate", "pruned"];
 /// Flags of `dlc bench` for models that continue texts.
-const BENCH_DECODER: &[&str] = &[
-    "max-tokens",
-    "no-generation-config",
-    "draft-tokens",
-    "lookup",
-    "no-lookup",
-    "draft-confidence",
-    "draft-cache",
-    "suite",
-    "calibrate",
-    "plot",
-];
+const BENCH_DECODER: &[&str] =
+    &["max-tokens", "no-generation-config", "draft-tokens", "lookup", "no-lookup", "draft-confidence", "draft-cache", "suite", "calibrate", "plot"];
 /// Flags of `dlc bench` for encoders.
 const BENCH_ENCODER: &[&str] = &["lengths"];
 /// Flags of `dlc bench` for diffusion models.
-const BENCH_DIFFUSION: &[&str] =
-    &["count", "classifier", "statistics", "memory-of", "steps", "scheduler", "guidance", "seed", "batch", "embeddings"];
+const BENCH_DIFFUSION: &[&str] = &["count", "classifier", "statistics", "memory-of", "steps", "scheduler", "guidance", "seed", "batch", "embeddings"];
 
 /// The flags that stand on the command line, by their long names.
 #[derive(Debug, Default)]

@@ -91,7 +91,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     check_finite(suspects, request.allow_nan)?;
     let mut warnings = warnings(&checkpoint, &module);
     // What is out of range is told before the passes, ids that a merged adapter adds are known after them.
-    generation(&checkpoint, &ModelInfo { vocab_size: usize::MAX, ..module.model.clone() }, request.profile)?;
+    generation(&checkpoint, &ModelInfo { vocab_size: usize::MAX, ..module.model.clone() }, request.profile, false)?;
 
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
@@ -126,7 +126,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         }
     }
 
-    let generation = generation(&checkpoint, &module.model, request.profile)?;
+    let generation = generation(&checkpoint, &module.model, request.profile, module.graph("draft").is_some())?;
     warnings.extend(generation.warnings);
     monitor.phase("writing the bundle");
     let bundle = BundleRequest {

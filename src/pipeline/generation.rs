@@ -16,8 +16,8 @@ pub(super) struct Generation {
     pub warnings: Vec<String>,
 }
 
-/// Reads the file, if there is one and the model writes texts. Refuses values out of range.
-pub(super) fn generation(checkpoint: &Checkpoint, model: &ModelInfo, profile: Profile) -> Result<Generation, PipelineError> {
+/// Reads the file, if there is one and the model writes texts. Refuses values out of range. `drafts` says whether the bundle has a draft.
+pub(super) fn generation(checkpoint: &Checkpoint, model: &ModelInfo, profile: Profile, drafts: bool) -> Result<Generation, PipelineError> {
     if model.task != Task::TextGeneration {
         return Ok(Generation::default());
     }
@@ -31,9 +31,14 @@ pub(super) fn generation(checkpoint: &Checkpoint, model: &ModelInfo, profile: Pr
     // Only ONNX Runtime's own operators are meant for onnxruntime-genai; others run there too.
     let unsaid = if profile == Profile::Ort { unsaid(&config) } else { vec![] };
     if !unsaid.is_empty() {
-        warnings.push(format!("genai_config.json has no word for {} of generation_config.json: onnxruntime-genai decodes without", unsaid.join(", ")));
+        warnings
+            .push(format!("genai_config.json has no word for {} of generation_config.json: onnxruntime-genai decodes without", unsaid.join(", ")));
     }
-    Ok(Generation { search: search(&config), warnings })
+    let search = search(&config);
+    if drafts && !search.allows_speculation() {
+        warnings.push("onnxruntime-genai takes no draft beside no_repeat_ngram_size: genai_config.json leaves the draft out".to_owned());
+    }
+    Ok(Generation { search, warnings })
 }
 
 fn search(config: &GenerationConfig) -> SearchDefaults {
@@ -57,7 +62,8 @@ fn foreign_tokens(model: &ModelInfo) -> Option<String> {
     foreign.dedup();
     let ids: Vec<String> = foreign.iter().map(u32::to_string).collect();
     let (ids, vocab) = (ids.join(", "), model.vocab_size);
-    (!foreign.is_empty()).then(|| format!("tokens that begin, end or pad texts aren't among the model's {vocab}: {ids}; genai_config.json leaves them out"))
+    (!foreign.is_empty())
+        .then(|| format!("tokens that begin, end or pad texts aren't among the model's {vocab}: {ids}; genai_config.json leaves them out"))
 }
 
 /// The keys in force that `genai_config.json` can't carry.

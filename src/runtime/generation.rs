@@ -95,7 +95,8 @@ fn processors(read: &Reader<'_>, unheeded: &mut Vec<String>) -> Result<LogitsPro
         biases.push((sequence, bias));
     }
     let mut words = read.sequences("bad_words_ids")?;
-    for (key, left_out) in [("sequence_bias", drop_foreign(&mut biases, |b| &b.0, read.vocab)), ("bad_words_ids", drop_foreign(&mut words, |w| w, read.vocab))]
+    for (key, left_out) in
+        [("sequence_bias", drop_foreign(&mut biases, |b| &b.0, read.vocab)), ("bad_words_ids", drop_foreign(&mut words, |w| w, read.vocab))]
     {
         if left_out > 0 {
             unheeded.push(format!("{left_out} of the sequences of {key}, whose tokens aren't all among the {} that the model writes", read.vocab));

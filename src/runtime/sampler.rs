@@ -39,17 +39,7 @@ pub struct SamplingOptions {
 impl Default for SamplingOptions {
     /// Greedy.
     fn default() -> Self {
-        Self {
-            temperature: 0.0,
-            top_h: None,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            typical_p: 1.0,
-            epsilon_cutoff: 0.0,
-            eta_cutoff: 0.0,
-            seed: 0,
-        }
+        Self { temperature: 0.0, top_h: None, top_k: 0, top_p: 1.0, min_p: 0.0, typical_p: 1.0, epsilon_cutoff: 0.0, eta_cutoff: 0.0, seed: 0 }
     }
 }
 
@@ -140,9 +130,10 @@ impl Sampler {
         let least = cuts::kth_largest(logits, options.top_k);
         let likely = options.top_h.map(|share| cuts::top_h(&shares, f64::from(share)));
         let mut entries = Vec::with_capacity(shares.len());
-        let each = (0..).zip(&shares).zip(logits).filter(|((id, share), logit)| {
-            **share > 0.0 && **logit >= least && likely.as_ref().is_none_or(|likely| likely.contains(id))
-        });
+        let each = (0..)
+            .zip(&shares)
+            .zip(logits)
+            .filter(|((id, share), logit)| **share > 0.0 && **logit >= least && likely.as_ref().is_none_or(|likely| likely.contains(id)));
         entries.extend(each.map(|((id, &share), _)| (id, f64::from(share))));
         let mut distribution = Distribution { entries }.normalized();
         if options.top_p < 1.0 {

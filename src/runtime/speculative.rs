@@ -216,7 +216,9 @@ impl<'m> Decoder<'m> {
         }
         if let Some(most) = self.options.max_length.filter(|&most| prompt.len() >= most) {
             let n = prompt.len();
-            return Err(RuntimeError::Input(format!("the prompt has {n} tokens, and texts end at {most} (`max_length`): say how many to write instead")));
+            return Err(RuntimeError::Input(format!(
+                "the prompt has {n} tokens, and texts end at {most} (`max_length`): say how many to write instead"
+            )));
         }
         if let Some(token) = prompt.iter().find(|&&token| token as usize >= vocab) {
             return Err(RuntimeError::Input(format!("token {token} of the prompt is outside the vocabulary of {vocab}: use this model's tokenizer")));

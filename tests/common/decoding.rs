@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use dlc::pipeline::{CompileOutcome, CompileRequest, PipelineError, compile, parse_pass_flag};
 use dlc::runtime::{
-    Backend, BackendSearch, Bundle, DecodeOptions, DecoderOptions, DecoderSession, DraftLength, Equality, LogitsProcessors, SamplingOptions, SharedWeights,
-    TextTokenizer, decode, measure,
+    Backend, BackendSearch, Bundle, DecodeOptions, DecoderOptions, DecoderSession, DraftLength, Equality, LogitsProcessors, SamplingOptions,
+    SharedWeights, TextTokenizer, decode, measure,
 };
 use dlc_exporters::manifest::Profile;
 

@@ -12,7 +12,15 @@ use super::golden::{Case, EncoderGolden, Feed, Golden, module};
 /// Writes `module` as a bundle.
 pub fn export(module: &Module, profile: Profile, out: &Path) -> Manifest {
     let source = Source { name: "golden".into(), files: std::collections::BTreeMap::new() };
-    let request = BundleRequest { profile, source, passes: vec![], force: false, draft: None, search: dlc_exporters::SearchDefaults::default(), version: "test".into() };
+    let request = BundleRequest {
+        profile,
+        source,
+        passes: vec![],
+        force: false,
+        draft: None,
+        search: dlc_exporters::SearchDefaults::default(),
+        version: "test".into(),
+    };
     write_bundle(module, &request, out, &()).unwrap()
 }
 

@@ -121,7 +121,10 @@ fn flags_without_effect_are_refused_with_what_would_give_them_one() {
         assert!(outcome.code == Some(2) && outcome.stderr.contains(expected), "{}", outcome.transcript());
     }
     for (args, expected) in [
-        (&["run", "encoder", "--text", "x", "--temperature", "1"][..], "--temperature is for models that continue texts, and has no effect on a bert"),
+        (
+            &["run", "encoder", "--text", "x", "--temperature", "1"][..],
+            "--temperature is for models that continue texts, and has no effect on a bert",
+        ),
         (&["run", "encoder", "--text", "x", "--stop", "1"], "--stop is for models that continue texts"),
         (&["bench", "encoder", "--max-tokens", "1"], "--max-tokens is for models that continue texts"),
     ] {
@@ -133,7 +136,10 @@ fn flags_without_effect_are_refused_with_what_would_give_them_one() {
 #[test]
 fn prompts_that_leave_nothing_to_write_are_refused() {
     let shell = Shell::new();
-    model(&shell, &[("config.json", json!({"max_position_embeddings": 32, "bos_token_id": null})), ("generation_config.json", json!({"bos_token_id": null}))]);
+    model(
+        &shell,
+        &[("config.json", json!({"max_position_embeddings": 32, "bos_token_id": null})), ("generation_config.json", json!({"bos_token_id": null}))],
+    );
     shell.ok(&["compile", "model", "-o", "out"]);
     let run = |prompt: &str, more: &[&str]| shell.dlc(&[&["run", "out", "--backend", "tract", "--prompt", prompt][..], more].concat());
     let long = run(&"word ".repeat(60), &[]);
@@ -177,7 +183,9 @@ fn lengths_and_stop_strings_of_the_file_hold_unless_flags_say_otherwise() {
     shell.ok(&["compile", "model", "-o", "total"]);
     model(&shell, &[("generation_config.json", json!({"max_length": 9, "max_new_tokens": 5}))]);
     shell.ok(&["compile", "model", "-o", "new"]);
-    let run = |bundle: &str, more: &[&str]| shell.ok(&[&["run", bundle, "--backend", "tract", "--prompt", PROMPT, "--json"][..], more].concat()).json()[0].clone();
+    let run = |bundle: &str, more: &[&str]| {
+        shell.ok(&[&["run", bundle, "--backend", "tract", "--prompt", PROMPT, "--json"][..], more].concat()).json()[0].clone()
+    };
     let count = |record: &Value| record["tokens"].as_array().unwrap().len();
     let total = run("total", &[]);
     assert_eq!(count(&total) + total["prompt_tokens"].as_array().unwrap().len(), 9, "{total}");
@@ -195,7 +203,11 @@ fn sampling_that_a_file_suggests_is_named_and_used_on_demand() {
     shell.ok(&["compile", "model", "-o", "out"]);
     let run = |more: &[&str]| shell.ok(&[&["run", "out", "--backend", "tract", "--prompt", PROMPT, "--max-tokens", "12"][..], more].concat());
     let greedy = run(&[]);
-    assert!(greedy.stderr.starts_with("the model suggests drawing tokens (temperature 1.5, top-k 50, top-p 0.9): --sample does"), "{}", greedy.transcript());
+    assert!(
+        greedy.stderr.starts_with("the model suggests drawing tokens (temperature 1.5, top-k 50, top-p 0.9): --sample does"),
+        "{}",
+        greedy.transcript()
+    );
     assert_eq!(greedy.stdout, run(&["--no-generation-config"]).stdout);
     let sampled = run(&["--sample", "--seed", "3"]);
     assert!(sampled.stdout != greedy.stdout && !sampled.stderr.contains("suggests"), "{}", sampled.transcript());
@@ -209,14 +221,22 @@ fn what_of_a_generation_config_is_not_heeded_is_said_at_compile_time_and_what_is
     model(&shell, &[("generation_config.json", json!({"num_beams": 4, "my_key": 1, "eos_token_id": [0, 99999], "bad_words_ids": [[5]]}))]);
     let outcome = shell.ok(&["compile", "model", "--profile", "ort", "-o", "out", "--json"]);
     let warnings = outcome.json()["warnings"].to_string();
-    for expected in ["dlc doesn't heed `num_beams` (beam search), `my_key` (unknown to dlc)", "99999; genai_config.json leaves them out", "no word for bad_words_ids"] {
+    for expected in [
+        "dlc doesn't heed `num_beams` (beam search), `my_key` (unknown to dlc)",
+        "99999; genai_config.json leaves them out",
+        "no word for bad_words_ids",
+    ] {
         assert!(warnings.contains(expected) && warnings.matches(expected).count() == 1, "{warnings}");
     }
     let genai: Value = serde_json::from_slice(&fs::read(shell.path("out/genai_config.json")).unwrap()).unwrap();
     assert_eq!(genai["model"]["eos_token_id"], 0);
     model(&shell, &[("generation_config.json", json!({"repetition_penalty": -2}))]);
     let refused = shell.dlc(&["compile", "model", "-o", "bad"]);
-    assert!(refused.code == Some(2) && refused.stderr.contains("generation_config.json: `repetition_penalty` is -2; it must be a number from"), "{}", refused.transcript());
+    assert!(
+        refused.code == Some(2) && refused.stderr.contains("generation_config.json: `repetition_penalty` is -2; it must be a number from"),
+        "{}",
+        refused.transcript()
+    );
 }
 
 #[test]
@@ -275,15 +295,13 @@ fn an_interrupted_answer_leaves_the_conversation_going() {
     let mut stdout = child.stdout.take().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let interrupt = || assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
-    for said in ["hello\n", "again\n"] {
-        stdin.write_all(said.as_bytes()).unwrap();
-        stdout.read_exact(&mut [0; 8]).unwrap();
-        interrupt();
-        let mut line = String::new();
-        while !line.contains("(stopped)") {
-            line.clear();
-            assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
-        }
+    stdin.write_all(b"hello\n").unwrap();
+    stdout.read_exact(&mut [0; 8]).unwrap();
+    interrupt();
+    let mut line = String::new();
+    while !line.contains("(stopped)") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
     }
     drop(stdin);
     assert_eq!(child.wait().unwrap().code(), Some(0));

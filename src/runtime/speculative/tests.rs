@@ -220,9 +220,20 @@ proptest! {
 /// Processors that leave some token to choose in a vocabulary of 6.
 fn some_processors() -> impl Strategy<Value = LogitsProcessors> {
     let word = || prop::collection::vec(0u32..6, 2..4);
-    let weights = (prop_oneof![Just(1.0f32), 0.5f32..3.0], prop_oneof![Just(1.0f32), 0.5f32..3.0], prop::collection::vec((word(), -3.0f32..3.0), 0..3));
-    let bans = (prop_oneof![Just(0usize), Just(6)], prop::collection::vec(word(), 0..3), prop::collection::vec(0u32..3, 0..2), prop::collection::vec(0u32..3, 0..2));
-    let ends = (prop_oneof![Just(vec![]), Just(vec![5]), Just(vec![4, 5])], 0usize..12, prop::option::of(0usize..12), prop::option::of((0usize..9, 0.9f64..1.5)));
+    let weights =
+        (prop_oneof![Just(1.0f32), 0.5f32..3.0], prop_oneof![Just(1.0f32), 0.5f32..3.0], prop::collection::vec((word(), -3.0f32..3.0), 0..3));
+    let bans = (
+        prop_oneof![Just(0usize), Just(6)],
+        prop::collection::vec(word(), 0..3),
+        prop::collection::vec(0u32..3, 0..2),
+        prop::collection::vec(0u32..3, 0..2),
+    );
+    let ends = (
+        prop_oneof![Just(vec![]), Just(vec![5]), Just(vec![4, 5])],
+        0usize..12,
+        prop::option::of(0usize..12),
+        prop::option::of((0usize..9, 0.9f64..1.5)),
+    );
     let forced = (prop::option::of(0u32..6), prop_oneof![Just(vec![]), Just(vec![5])]);
     (weights, bans, ends, forced).prop_map(|(weights, bans, ends, forced)| LogitsProcessors {
         repetition_penalty: weights.0,
