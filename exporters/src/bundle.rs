@@ -60,6 +60,13 @@ pub struct SearchDefaults {
     pub min_length: usize,
 }
 
+impl SearchDefaults {
+    /// Whether onnxruntime-genai decodes with a draft under these: 0.18 refuses to where n-grams mustn't be repeated.
+    pub fn allows_speculation(&self) -> bool {
+        self.no_repeat_ngram_size == 0
+    }
+}
+
 impl Default for SearchDefaults {
     fn default() -> Self {
         Self { do_sample: false, temperature: 1.0, top_k: 50, top_p: 1.0, repetition_penalty: 1.0, no_repeat_ngram_size: 0, min_length: 0 }
@@ -182,7 +189,7 @@ fn write_genai_config(
         found.map(|(graph, file, inputs)| GraphFile { graph, file, inputs })
     };
     let Some(target) = part("target") else { return Ok(()) };
-    let draft = part("draft").zip(request.draft);
+    let draft = part("draft").zip(request.draft).filter(|_| request.search.allows_speculation());
     files.insert(GENAI_FILE.to_owned(), staging.write(GENAI_FILE, genai_config(&module.model, caches, &request.search, target, draft).as_bytes())?);
     Ok(())
 }

@@ -140,6 +140,8 @@ fn onnxruntime_genai_chooses_tokens_as_the_checkpoint_says_and_hears_of_no_forei
     assert_eq!((&model["bos_token_id"], &model["eos_token_id"], &model["pad_token_id"]), (&1.into(), &1.into(), &1.into()));
     let keys = ["do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size", "min_length"];
     assert_eq!(serde_json::json!(keys.map(|key| &found[key])), serde_json::json!([true, 0.6, 20, 0.95, 1.05, 3, 4]));
+    // It refuses to load a draft beside `no_repeat_ngram_size`.
+    assert!(model["draft"].is_null() && genai["speculative"].is_null(), "{genai}");
 }
 
 #[test]

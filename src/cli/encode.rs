@@ -23,7 +23,7 @@ pub(super) fn run(args: &Args, bundle: Bundle, texts: &[String]) -> Result<ExitC
     let mut records = Records::new(args.records);
     if texts.is_empty() {
         let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
-        bail!("the bundle is a {family} for {task}: give it --text TEXT or --texts FILE");
+        bail!("the bundle is a {family} for {task}, which continues no text: give it --text TEXT or --texts FILE");
     }
     let sentence = bundle.manifest().model.sentence.clone();
     if let Some(step) = sentence.as_ref().and_then(Sentence::unsupported) {

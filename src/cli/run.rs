@@ -21,10 +21,10 @@ use super::{chat, encode, input, open, prompts};
 use crate::runtime::{Bundle, ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel, assumed_costs};
 
 /// Continue texts, chat, or let an encoder read texts
-///
-/// A bundle with a draft decodes speculatively. Without a text on the command line, stdin is read if it is no terminal.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "Without a text on the command line, stdin is read if it is no terminal.
+
+Examples:
   dlc run out/ --prompt \"In the beginning\"
   dlc run out/ --chat
   dlc run classifier/ --text \"What a day!\"

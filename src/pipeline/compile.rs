@@ -96,7 +96,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
     // What is out of range is told before the passes, ids that a merged adapter adds are known after them.
-    generation(&checkpoint, &ModelInfo { vocab_size: usize::MAX, ..module.model.clone() }, request.profile)?;
+    generation(&checkpoint, &ModelInfo { vocab_size: usize::MAX, ..module.model.clone() }, request.profile, false)?;
     module.take_side_files(adopted.tokenizer);
     let mut warnings = [adopted.notes, imported.warnings, warnings(&checkpoint, &module)].concat();
 
@@ -139,7 +139,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         warnings.extend(pool.install(|| range::warning(&module, request.profile, &calibration)));
     }
 
-    let generation = generation(&checkpoint, &module.model, request.profile)?;
+    let generation = generation(&checkpoint, &module.model, request.profile, module.graph("draft").is_some())?;
     warnings.extend(generation.warnings);
     monitor.phase("writing the bundle");
     let bundle = BundleRequest {

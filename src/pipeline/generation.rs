@@ -16,8 +16,8 @@ pub(super) struct Generation {
     pub warnings: Vec<String>,
 }
 
-/// Reads the file, if there is one and the model writes texts. Refuses values out of range.
-pub(super) fn generation(checkpoint: &Checkpoint, model: &ModelInfo, profile: Profile) -> Result<Generation, PipelineError> {
+/// Reads the file, if there is one and the model writes texts. Refuses values out of range. `drafts` says whether the bundle has a draft.
+pub(super) fn generation(checkpoint: &Checkpoint, model: &ModelInfo, profile: Profile, drafts: bool) -> Result<Generation, PipelineError> {
     if model.task != Task::TextGeneration {
         return Ok(Generation::default());
     }
@@ -34,7 +34,11 @@ pub(super) fn generation(checkpoint: &Checkpoint, model: &ModelInfo, profile: Pr
         warnings
             .push(format!("genai_config.json has no word for {} of generation_config.json: onnxruntime-genai decodes without", unsaid.join(", ")));
     }
-    Ok(Generation { search: search(&config), warnings })
+    let search = search(&config);
+    if drafts && !search.allows_speculation() {
+        warnings.push("onnxruntime-genai takes no draft beside no_repeat_ngram_size: genai_config.json leaves the draft out".to_owned());
+    }
+    Ok(Generation { search, warnings })
 }
 
 fn search(config: &GenerationConfig) -> SearchDefaults {
