@@ -10,8 +10,8 @@ use super::backend::BackendArgs;
 use super::bench_diffusion::SideName;
 use super::diffusion::SamplerArgs;
 use super::drafting::DraftingArgs;
-use super::output::warn;
 use super::flags::Given;
+use super::output::warn;
 use super::{bench_decoder, bench_diffusion, bench_encoder, environment, open, prompts};
 
 /// Measure plain against speculative decoding, in alternation in one run, with acceptance and equality of the output; of an encoder the

@@ -178,7 +178,8 @@ impl<'r> Comparison<'r> {
     }
 
     fn prompts_table(&self) -> Table {
-        let mut table = Table::new(&["prompt", "tokens", "plain tok/s", "spec. tok/s", "speedup", "spread", "predicted", "accepted", "tok/round", "output"]);
+        let mut table =
+            Table::new(&["prompt", "tokens", "plain tok/s", "spec. tok/s", "speedup", "spread", "predicted", "accepted", "tok/round", "output"]);
         for (case, r) in self.cases.iter().zip(self.results) {
             let n = r.tokens.len() as f64;
             table.row([

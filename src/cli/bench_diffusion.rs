@@ -203,7 +203,8 @@ impl Judges {
 }
 
 fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
-    let mut table = Table::new(&["model", "MACs", "seconds", "spread", "of it loading", "speedup", "memory, MB", "PSNR to full, dB", "as asked", "Frechet"]);
+    let mut table =
+        Table::new(&["model", "MACs", "seconds", "spread", "of it loading", "speedup", "memory, MB", "PSNR to full, dB", "as asked", "Frechet"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     for (side, quality) in sides.iter().zip(quality) {
         let is_pruned = side.name == SideName::Pruned;

@@ -89,11 +89,8 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     if !request.allow_nan {
         overflows(&stored, &pool)?;
     }
-    let files = if checkpoint.is_overlaid() {
-        relayout::files(&checkpoint, &mut stored.weights, adopted.tokenizer)?
-    } else {
-        files(&checkpoint, &stored)?
-    };
+    let files =
+        if checkpoint.is_overlaid() { relayout::files(&checkpoint, &mut stored.weights, adopted.tokenizer)? } else { files(&checkpoint, &stored)? };
     pool.install(|| write_checkpoint(&files, &stored.weights, &request.output, monitor))?;
     Ok(MergeOutcome { run, warnings })
 }

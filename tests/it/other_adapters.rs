@@ -231,6 +231,10 @@ fn ways_to_begin_that_leave_the_base_alone_change_nothing() {
     assert!(begin(json!({})) == expected);
     assert!(begin(json!({"init_lora_weights": "mica", "corda_config": {"cache_file": "x"}, "lora_ga_config": {"scale": "stable"}})) == expected);
     for start in ["pissa", "pissa_niter_4", "olora", "corda", "lora_ga", "loftq"] {
-        refused(&case("adapter-eva", &json!({"init_lora_weights": start}), |_| ()), "compile", &format!("init_lora_weights = \"{start}\" changes the base"));
+        refused(
+            &case("adapter-eva", &json!({"init_lora_weights": start}), |_| ()),
+            "compile",
+            &format!("init_lora_weights = \"{start}\" changes the base"),
+        );
     }
 }

@@ -34,7 +34,11 @@ impl Machine for ByBytes {
     fn step_costs(&self, probes: &Module) -> Result<StepCosts, PassError> {
         self.timed.set(self.timed.get() + 1);
         let bytes: Vec<f64> = probes.graphs.iter().map(|graph| cost(graph, &probes.weights).weight_bytes as f64).collect();
-        Ok(StepCosts { steps: bytes[1..].iter().map(|b| self.share * (b / bytes[0]).powf(self.power)).collect(), verify: vec![(1, 1.0), (16, 1.3)], spreads: vec![] })
+        Ok(StepCosts {
+            steps: bytes[1..].iter().map(|b| self.share * (b / bytes[0]).powf(self.power)).collect(),
+            verify: vec![(1, 1.0), (16, 1.3)],
+            spreads: vec![],
+        })
     }
 
     fn read_costs(&self, file: &Path) -> Result<DraftCosts, PassError> {
