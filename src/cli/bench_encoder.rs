@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
 fn table(measured: &[Latency]) -> Table {
     let pruned = measured.iter().any(|m| m.pruned.is_some());
     let all = ["tokens", "target ms", "spread", "pruned ms", "spread", "speedup"];
-    let mut table = Table::new(if pruned { &all } else { &all[..3] });
+    let mut table = Table::new(if pruned { &all[..] } else { &all[..3] });
     let ms = |timing: &Timing| [format!("{:.2}", 1e3 * timing.median()), ranged(timing.range().map(|s| 1e3 * s), 2)];
     for m in measured {
         let mut row = vec![m.tokens.to_string()];

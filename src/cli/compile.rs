@@ -20,6 +20,7 @@ use super::progress::Bar;
 use super::{environment, open, signals};
 use crate::pipeline::{CompileOutcome, CompileRequest, DiskCache, PipelineConfig, compile, needs, parse_adapter_flag, parse_pass_flag};
 use crate::report::{bundle_summary, pass_summary};
+use crate::runtime::unrunnable;
 
 /// Compile a checkpoint into a bundle of ONNX files
 #[derive(Debug, clap::Args)]
@@ -155,7 +156,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let cache = folder.map(|folder| Keeping { cache: DiskCache::new(folder.clone()), folder });
     let bar = Bar::new();
     let start = Instant::now();
-    let outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
+    let load = environment::load_average();
+    let mut outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
+    outcome.warnings.extend(machine_warnings(&request, &outcome, load));
     bar.finish();
     let phases = phases::costs();
     for run in outcome.runs.iter().filter(|r| r.report.is_worth_showing()) {
@@ -253,6 +256,15 @@ impl ScoreCache for Keeping {
     fn remove(&self, key: &str) {
         self.cache.remove(key);
     }
+}
+
+/// What stands against running the bundle here, and against timings that chose a draft while the machine was under `load`.
+fn machine_warnings(request: &CompileRequest, outcome: &CompileOutcome, load: Option<f64>) -> Vec<String> {
+    let library = request.backend.find().iter().any(|candidate| candidate.found);
+    let unrunnable = unrunnable(&outcome.manifest, library, environment::has_gpu());
+    let timed = outcome.runs.iter().any(|run| run.report.candidates.iter().any(|draft| draft.spread.is_some()));
+    let busy = load.filter(|_| timed).and_then(|load| environment::busy(load, environment::cores()));
+    unrunnable.into_iter().chain(busy).collect()
 }
 
 /// A path as a shell takes it.

@@ -1,7 +1,9 @@
 //! Calibration samples: text or JSON lines, tokenised with the checkpoint's own tokenizer.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use dlc_passes::{Calibration, PassError};
 use serde::Deserialize;
@@ -21,6 +23,8 @@ const CAP: u64 = 256 << 20;
 pub struct TextCalibration {
     tokenizer: Option<PathBuf>,
     vocab: usize,
+    /// What is to be said of the files that were read.
+    warnings: Mutex<BTreeSet<String>>,
 }
 
 /// A line of a `.jsonl` file.
@@ -33,7 +37,21 @@ struct Record {
 impl TextCalibration {
     /// `tokenizer` is the path of a `tokenizer.json`; without one only pre-tokenised samples can be used.
     pub fn new(tokenizer: Option<PathBuf>, vocab: usize) -> Self {
-        Self { tokenizer, vocab }
+        Self { tokenizer, vocab, warnings: Mutex::default() }
+    }
+
+    /// What is to be said of the files that were read so far.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Takes note of a file that gives less than any choice can rest on.
+    fn note_scarce(&self, file: Option<&Path>, wanted: usize, found: &[Vec<u32>]) {
+        if let (Some(file), [only], 2..) = (file, found, wanted) {
+            let (name, n) = (file.display(), only.len());
+            let warning = format!("{name} holds one sample, of {n} tokens: what passes choose by it is chance; give a file with more text");
+            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).insert(warning);
+        }
     }
 
     fn tokens(&self, record: Record, tokenizer: &mut Option<TextTokenizer>) -> Result<Vec<u32>, String> {
@@ -102,6 +120,7 @@ impl Calibration for TextCalibration {
             }
         }
         found.truncate(samples);
+        self.note_scarce(file, samples, &found);
         if found.is_empty() {
             let place = file.map_or_else(|| BUILT_IN_NAME.into(), |f| f.display().to_string());
             return Err(calibration_error(&place, "holds no sample of 2 tokens or more; give a file with some text"));

@@ -107,8 +107,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     warnings.extend(of_adapters);
     let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
-    let samplers = DiffusionSamplers { scheduler: checkpoint.scheduler().map(Path::to_owned) };
-    let samplers = module.model.diffusion.is_some().then_some(&samplers as &dyn Samplers);
+    let samplers = DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned));
     let machine = BundleMachine {
         profile: request.profile,
         backend: &request.backend,
@@ -121,12 +120,13 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         calibration: &calibration,
         adapters: &adapters,
         machine: Some(&machine),
-        samplers,
+        samplers: module.model.diffusion.is_some().then_some(&samplers as &dyn Samplers),
         cache,
         module_key: identity(&source, &module),
         pool: &pool,
     };
     let mut runs = run_passes(&mut module, &passes, &mut cx)?;
+    warnings.extend([calibration.warnings(), samplers.warnings()].concat());
     if !request.adapters.is_empty() {
         module.remove_unused_weights();
         for run in &mut runs {

@@ -1,7 +1,9 @@
 //! How a diffusion model is sampled, for passes: its scheduler's configuration, and schedules in files.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use dlc_eval::Array;
 use dlc_exporters::manifest::{MANIFEST_CAP, Manifest};
@@ -19,10 +21,22 @@ const CONFIG_CAP: u64 = 1 << 20;
 /// The scheduler that a checkpoint comes with, if any.
 #[derive(Debug)]
 pub(super) struct DiffusionSamplers {
-    pub scheduler: Option<PathBuf>,
+    scheduler: Option<PathBuf>,
+    /// What is to be said of the files that were read.
+    warnings: Mutex<BTreeSet<String>>,
 }
 
 impl DiffusionSamplers {
+    /// `scheduler` is the path of a `scheduler_config.json`.
+    pub fn new(scheduler: Option<PathBuf>) -> Self {
+        Self { scheduler, warnings: Mutex::default() }
+    }
+
+    /// What is to be said of the files that were read so far.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
     fn config(&self) -> Result<(String, Map<String, Value>), PassError> {
         let missing = "the checkpoint has no scheduler/scheduler_config.json, so it isn't known how it is sampled; name the pipeline's folder";
         let path = self.scheduler.as_ref().ok_or_else(|| sampler_error("scheduler", &missing, false))?;
@@ -58,7 +72,12 @@ impl Samplers for DiffusionSamplers {
         let place = file.display().to_string();
         let conditions = Conditions::read(file).map_err(|e| sampler_error("embeddings", &e, false))?;
         let prompts = (0..conditions.images().max(1)).map(|image| prompt(&conditions, image, inputs, guided));
-        prompts.collect::<Result<_, _>>().map_err(|e| sampler_error(&place, &e, false))
+        let prompts: Vec<Prompt> = prompts.collect::<Result<_, _>>().map_err(|e| sampler_error(&place, &e, false))?;
+        if prompts.len() == 1 {
+            let warning = format!("{place} holds one text: what passes choose by it is for that text alone; give a file with more texts");
+            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).insert(warning);
+        }
+        Ok(prompts)
     }
 }
 

@@ -72,6 +72,6 @@ fn scheduler(checkpoint: &Checkpoint, _: &Module) -> Vec<String> {
     /// A number of steps that every scheduler can do.
     const STEPS: usize = 10;
     let Some(path) = checkpoint.scheduler() else { return vec![] };
-    let plan = DiffusionSamplers { scheduler: Some(path.to_owned()) }.plan(None, STEPS);
+    let plan = DiffusionSamplers::new(Some(path.to_owned())).plan(None, STEPS);
     plan.err().map(|error| format!("`dlc sample` can't follow the scheduler as it is: {error}")).into_iter().collect()
 }

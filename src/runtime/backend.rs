@@ -3,6 +3,7 @@
 //! The choice is made once per process, before any other call into `ort`, which would panic without one. Never reads the
 //! environment, but for the library's switch for telemetry: [`BackendSearch`] carries what the command line found there.
 
+mod forecast;
 mod library;
 mod search;
 mod telemetry;
@@ -14,6 +15,7 @@ use dlc_exporters::manifest::{Manifest, Profile};
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::ep::ExecutionProvider;
 
+pub use self::forecast::unrunnable;
 use self::library::{Probed, probe};
 pub use self::search::{BackendSearch, Candidate, Origin};
 pub use self::telemetry::{disable_telemetry, telemetry_variable};

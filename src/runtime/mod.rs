@@ -27,7 +27,7 @@ mod token_model;
 mod weights;
 
 pub use answers::{Choice, choices, sentence_vector, similarity};
-pub use backend::{Backend, BackendKind, BackendSearch, Candidate, Origin, Provider, disable_telemetry, start, telemetry_variable};
+pub use backend::{Backend, BackendKind, BackendSearch, Candidate, Origin, Provider, disable_telemetry, start, telemetry_variable, unrunnable};
 pub use bundle::Bundle;
 pub use chat::{ChatMessage, ChatTemplate};
 pub use costs::{assumed_costs, cost_key};

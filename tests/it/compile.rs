@@ -106,3 +106,29 @@ fn a_missing_tokenizer_is_warned_of_in_words_and_in_json_and_not_in_the_manifest
     let outcome = shell.ok(&["compile", "fixtures/tiny-llama", "-o", "whole", "--json"]);
     assert_eq!((outcome.json()["warnings"].clone(), outcome.stderr.contains("warning")), (serde_json::json!([]), false), "{}", outcome.transcript());
 }
+
+#[test]
+fn what_nothing_here_can_run_is_warned_of() {
+    let shell = Shell::new();
+    // The harness hides every library; only tract is left.
+    for (flags, warned) in [(&["--profile", "ort"][..], true), (&["--profile", "onnx"], false), (&["--dtype", "f16"], false)] {
+        let outcome = shell.ok(&[&["compile", "fixtures/tiny-llama", "--force", "-o", "out", "--json"], flags].concat());
+        let found = outcome.json()["warnings"].as_array().unwrap().iter().any(|w| w.as_str().unwrap().starts_with("nothing here can run"));
+        assert_eq!((found, outcome.stderr.contains("nothing here can run")), (warned, warned), "{flags:?}: {}", outcome.transcript());
+    }
+    let bf16 = shell.ok(&["compile", "fixtures/tiny-llama", "--dtype", "bf16", "-o", "bf16"]);
+    let gpu = std::path::Path::new("/dev/nvidiactl").exists();
+    assert_eq!(bf16.stderr.contains("nothing here can run the bundle: neither"), !gpu, "{}", bf16.transcript());
+}
+
+#[test]
+fn calibration_on_a_single_sample_is_warned_of() {
+    let shell = Shell::new();
+    shell.write("one.txt", "In the beginning God created the heaven and the earth.");
+    shell.write("two.txt", "In the beginning God created the heaven and the earth.\n\nAnd the earth was without form, and void.");
+    for (file, warned) in [("one.txt", true), ("two.txt", false)] {
+        let pass = format!("fit-prune:drop=2,calibration={file}");
+        let outcome = shell.ok(&["compile", "fixtures/tiny-llama", "--pass", &pass, "--force", "-o", "out"]);
+        assert_eq!(outcome.stderr.contains("one.txt holds one sample, of "), warned, "{}", outcome.transcript());
+    }
+}

@@ -246,6 +246,12 @@ fn a_pruned_encoder_runs_beside_the_whole_one() {
     let lengths = bench["lengths"].as_array().unwrap();
     assert_eq!(lengths.iter().map(|l| l["tokens"].as_u64().unwrap()).collect::<Vec<_>>(), [8, 16]);
     assert!(lengths.iter().all(|l| l["pruned_seconds"].as_f64().unwrap() > 0.0));
+    for length in lengths {
+        for side in ["target", "pruned"] {
+            let (median, range) = (length[format!("{side}_seconds")].as_f64().unwrap(), &length[format!("{side}_range")]);
+            assert!(range[0].as_f64().unwrap() <= median && median <= range[1].as_f64().unwrap(), "{length}");
+        }
+    }
     // Eight built-in texts, an answer each.
     assert_eq!((&bench["agreement"]["texts"], &bench["agreement"]["answers"]), (&json!(8), &json!(8)));
     assert_eq!(shell.ok(&["verify", "bundle", "--backend", "tract"]).stdout.matches("  ok").count(), 4);

@@ -86,6 +86,8 @@ fn json_is_all_that_stdout_holds() {
                 && v["speedup"].is_f64()
                 && v["draft"]["runner_up"].is_u64()
                 && v["tree_gain"]["at_most"].is_f64()
+                && v["load_average"].is_f64() == cfg!(target_os = "linux")
+                && v["prompts"][0]["speedup_range"].as_array().is_some_and(|range| range.len() == 2 && range[0].as_f64() <= range[1].as_f64())
         }),
         (&["run", "portable", "--json", "--backend", "tract", "--prompt", PROMPT, "--max-tokens", "1"], Value::is_array),
     ];
