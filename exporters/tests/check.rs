@@ -59,15 +59,20 @@ fn a_manifest_that_says_something_else_is_refused_with_what_differs() {
 
 /// A field of bytes.
 fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut length = bytes.len();
-    let mut field = vec![tag << 3 | 2];
-    while length > 127 {
-        field.push(length as u8 | 128);
-        length >>= 7;
-    }
-    field.push(length as u8);
+    let mut field = varint(usize::from(tag) << 3 | 2);
+    field.extend(varint(bytes.len()));
     field.extend(bytes);
     field
+}
+
+fn varint(mut number: usize) -> Vec<u8> {
+    let mut bytes = vec![];
+    while number > 127 {
+        bytes.push(number as u8 | 128);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
 }
 
 #[test]

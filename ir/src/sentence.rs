@@ -25,16 +25,16 @@ pub struct Sentence {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_prompt: Option<String>,
     /// Whether pooling leaves the prompt's tokens out.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exclude_prompt: bool,
     /// Longer texts are cut to so many tokens, if the checkpoint says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
     /// Whether the cut is at the start of a text instead of its end.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_start: bool,
     /// Whether texts are read in lower case.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lower_case: bool,
 }
 
@@ -141,8 +141,4 @@ impl Similarity {
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
-}
-
-fn is_false(flag: &bool) -> bool {
-    !*flag
 }

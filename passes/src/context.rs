@@ -79,6 +79,11 @@ pub trait Progress: Sync {
         let _ = name;
     }
 
+    /// What the work will need, about; told before it begins.
+    fn needs(&self, needs: Needs) {
+        let _ = needs;
+    }
+
     /// `done` of `total` steps of `what` are done.
     fn update(&self, what: &str, done: usize, total: usize);
 

@@ -22,9 +22,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dlc_exporters::FileStamp;
 use dlc_ir::{Sentence, SideFile, Task};
 use serde_json::{Map, Value};
+
+use crate::files::FileStamp;
 
 pub use adapter::AdapterFiles;
 pub use error::CheckpointError;

@@ -2,18 +2,18 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use anyhow::Result;
 
+use super::exit::INTERRUPTED;
 use super::input::{Line, line};
 use super::models::Models;
 use super::output::note;
 use super::phases;
 use super::records::{RecordArgs, Records};
 use super::run::decoder;
-use super::signals::{interruption, set_idle};
+use super::signals::{resume, set_idle};
 use super::write::{Ending, Writer, Written};
 use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel};
 
@@ -54,6 +54,10 @@ pub(super) fn converse(
     while let Some(said) = listen()? {
         if let Some(written) = conversation.answer(&writer, &mut decoder, &said, &mut records)? {
             remark(&written)?;
+            if written.ending == Ending::Interrupted && !resume() {
+                records.finish()?;
+                return Ok(INTERRUPTED.into());
+            }
         }
     }
     records.finish()?;
@@ -114,9 +118,6 @@ impl Conversation<'_> {
         let written = writer.write(decoder, "", &tokens)?;
         records.text("\n")?;
         records.push(written.json(said, &tokens))?;
-        if written.ending == Ending::Interrupted {
-            interruption().store(false, Ordering::SeqCst);
-        }
         if written.generation.tokens.is_empty() {
             self.messages.pop();
         } else {

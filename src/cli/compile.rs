@@ -10,13 +10,13 @@ use clap::ValueEnum;
 use dlc_exporters::manifest::Profile;
 use dlc_ir::{DType, Task};
 use dlc_passes::ScoreCache;
-use serde::Serialize;
 use serde_json::json;
 
 use super::open::KeyArgs;
 use super::output::{Output, note, warn};
 use super::phases::{self, PhaseCost};
 use super::progress::Bar;
+use super::room::{Room, size};
 use super::{environment, open, signals};
 use crate::pipeline::{CompileOutcome, CompileRequest, DiskCache, PipelineConfig, compile, needs, parse_adapter_flag, parse_pass_flag};
 use crate::report::{bundle_summary, pass_summary};
@@ -141,20 +141,19 @@ impl From<DTypeArg> for DType {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let request = request(args)?;
-    phases::begin("reading the checkpoint");
-    let room = Room::of(&request)?;
     if args.dry_run {
+        phases::begin("reading the checkpoint");
+        let room = Room::new(needs(&request)?, &request.output);
         output.result(&room.text())?;
         output.json(&room)?;
         return Ok(ExitCode::SUCCESS);
     }
-    note(&room.text())?;
     if let Some(folder) = &args.checkpoint {
         fs::create_dir_all(folder).with_context(|| format!("can't keep scores in {}", folder.display()))?;
     }
     let folder = args.checkpoint.clone().or_else(environment::cache_folder).filter(|_| !args.no_cache);
     let cache = folder.map(|folder| Keeping { cache: DiskCache::new(folder.clone()), folder });
-    let bar = Bar::new();
+    let bar = Bar::for_output(&request.output);
     let start = Instant::now();
     let load = environment::load_average();
     let mut outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
@@ -184,39 +183,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     output.result(&request.output.display().to_string())?;
     output.json(&summary(&request, &outcome, &phases))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What a compilation needs, beside what there is.
-#[derive(Debug, Serialize)]
-struct Room {
-    disk: u64,
-    free_disk: Option<u64>,
-    memory: u64,
-    free_memory: Option<u64>,
-}
-
-impl Room {
-    fn of(request: &CompileRequest) -> Result<Self> {
-        let needs = needs(request)?;
-        let free_disk = environment::free_disk(&request.output);
-        Ok(Self { disk: needs.disk, free_disk, memory: needs.memory, free_memory: environment::free_memory() })
-    }
-
-    fn text(&self) -> String {
-        let of = |needed: u64, free: Option<u64>, what: &str| {
-            let free = free.map_or_else(String::new, |free| format!(" ({} free{})", size(free), if needed > free { ": too little" } else { "" }));
-            format!("about {} {what}{free}", size(needed))
-        };
-        format!("needs {} and {}", of(self.disk, self.free_disk, "on disk"), of(self.memory, self.free_memory, "of memory"))
-    }
-}
-
-/// Bytes as people say them: `7.1 GB`.
-fn size(bytes: u64) -> String {
-    match bytes as f64 {
-        bytes if bytes >= 1e9 => format!("{:.1} GB", bytes / 1e9),
-        bytes => format!("{:.0} MB", (bytes / 1e6).max(1.0)),
-    }
 }
 
 /// Where the time went, and the most memory: ` (fit-prune 2.1 s, writing the bundle 0.4 s), 210 MB of memory at most`.

@@ -34,6 +34,7 @@ mod phases;
 mod progress;
 mod prompts;
 mod records;
+mod room;
 mod run;
 mod sample;
 mod signals;

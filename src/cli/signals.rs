@@ -16,6 +16,9 @@ use dlc_exporters::temporary;
 #[cfg(unix)]
 const PATIENCE: Duration = Duration::from_millis(1500);
 
+/// The number of the signal that Ctrl-C sends.
+const SIGINT: u8 = 2;
+
 static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 /// Whether something is under way that looks at [`STOP`].
 static HEEDED: AtomicBool = AtomicBool::new(false);
@@ -32,6 +35,15 @@ pub(super) fn interruption() -> Arc<AtomicBool> {
     Arc::clone(&STOP)
 }
 
+/// Goes on after what was under way has stopped, if Ctrl-C stopped it; the other signals mean the whole command.
+pub(super) fn resume() -> bool {
+    let resumes = SIGNAL.load(Ordering::SeqCst) == SIGINT;
+    if resumes {
+        STOP.store(false, Ordering::SeqCst);
+    }
+    resumes
+}
+
 /// While `idle`, the first signal ends the process at once.
 pub(super) fn set_idle(idle: bool) {
     IDLE.store(idle, Ordering::SeqCst);
@@ -44,7 +56,6 @@ pub(super) fn keep(folder: &Path) {
 
 /// What shells show for a program that was ended by the signal that came: 130 after Ctrl-C.
 pub(super) fn exit_code() -> u8 {
-    const SIGINT: u8 = 2;
     let signal = SIGNAL.load(Ordering::SeqCst);
     128 + if signal == 0 { SIGINT } else { signal }
 }
@@ -78,10 +89,10 @@ fn say(text: String) {
 /// Begins to wait for signals. Where that fails, they end the process as they always do.
 #[cfg(unix)]
 pub(super) fn listen() {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGTERM};
 
     // Under nohup, the end of the terminal isn't the end of the work.
-    let heard = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| *signal != SIGHUP || !is_ignored(SIGHUP));
+    let heard = [i32::from(SIGINT), SIGTERM, SIGHUP].into_iter().filter(|signal| *signal != SIGHUP || !is_ignored(SIGHUP));
     if let Ok(signals) = signal_hook::iterator::Signals::new(heard) {
         let _ = std::thread::Builder::new().name("signals".into()).spawn(move || wait(signals));
     }

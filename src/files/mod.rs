@@ -2,5 +2,6 @@
 
 mod output;
 
+pub(crate) use dlc_exporters::FileStamp;
 pub(crate) use dlc_exporters::input::{InputError, InputProblem, open_input, open_regular, read_document, read_input, read_text};
 pub(crate) use output::{StagedFile, check_output};

@@ -90,6 +90,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let (opened, adopted) = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
     let imported = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype, ignore_keys: request.ignore_keys.clone() })?;
     let (mut module, mut sources) = (imported.module, imported.sources);
+    monitor.needs(needs_of(&module, &passes, request.threads));
     monitor.phase("hashing and checking weights");
     let inputs = stamps(&checkpoint, &opened, &module.side_files)?;
     let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
@@ -172,14 +173,18 @@ pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
     let mut checkpoint = Checkpoint::open(&request.model)?;
     adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
     let module = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype, ignore_keys: request.ignore_keys.clone() })?.module;
+    Ok(needs_of(&module, &passes, request.threads))
+}
+
+fn needs_of(module: &Module, passes: &[Box<dyn Pass>], threads: usize) -> Needs {
     let weights = module.used_weights();
     // Each thread that writes holds a few tensors.
-    let written = 3 * request.threads as u64 * largest_weight(&module);
+    let written = 3 * threads as u64 * largest_weight(module);
     let mut needs = Needs { disk: weights.iter().map(|id| module.weights[*id].bytes() as u64).sum(), memory: written };
     for pass in passes {
-        needs += pass.needs(&module);
+        needs += pass.needs(module);
     }
-    Ok(needs)
+    needs
 }
 
 /// The passes that were asked for, each with those that belong after it.

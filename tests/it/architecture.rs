@@ -112,7 +112,7 @@ fn foreign_types_stay_where_they_are_wrapped() {
         ("ort_tract::", &["src/runtime/"]),
         ("tokenizers::", &["src/runtime/"]),
         ("minijinja::", &["src/runtime/"]),
-        ("memmap2::", &["src/mapped.rs", "src/runtime/weights.rs"]),
+        ("memmap2::", &["src/mapped/mod.rs"]),
         ("clap::", &["src/cli/"]),
         ("anyhow::", &["src/cli/"]),
         ("indicatif::", &["src/cli/"]),

@@ -344,9 +344,8 @@ fn damaged_bundles_are_refused() {
 fn bundles_that_cannot_run_say_why() {
     let shell = bundles();
     let long = "word ".repeat(600);
-    let commands: [&[&str]; 19] = [
+    let commands: [&[&str]; 18] = [
         &["run", "portable"],
-        &["run", "portable", "--prompt", "", "--backend", "tract"],
         &["run", "portable", "--prompts", "nowhere.txt"],
         &["run", "portable", "--prompts", "fixtures/calibration-tokens.jsonl"],
         &["run", "portable", "--chat", "--prompt", "hello", "--backend", "tract"],

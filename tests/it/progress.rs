@@ -57,6 +57,13 @@ fn the_result_carries_seconds_and_memory_of_each_phase() {
 }
 
 #[test]
+fn what_the_work_needs_is_said_before_it() {
+    let (_, stderr) = watched(&Shell::new(), &[COMPILE, &[PRUNE_TINY]].concat());
+    let line = stderr.lines().next().unwrap();
+    assert!(line.starts_with("needs about 10 MB on disk (") && line.contains(" of memory ("), "{line}");
+}
+
+#[test]
 fn a_dry_run_says_what_is_needed_and_writes_nothing() {
     let shell = Shell::new();
     let report = shell.ok(&[COMPILE, &[PRUNE_TINY, "--dry-run", "--json"]].concat()).json();

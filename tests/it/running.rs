@@ -79,7 +79,7 @@ fn json_is_all_that_stdout_holds() {
         (&["inspect", "portable/draft.onnx", "--json"], |v| v["kind"] == "onnx" && v["operators"]["MatMul"].is_u64()),
         (&["diff", "portable", "--json"], |v| v["graphs"].as_array().is_some_and(|a| a.len() == 1)),
         (&["diff", "portable", "onnx", "--json"], |v| v["graphs"].as_array().is_some_and(|a| a.len() == 2)),
-        (&["verify", "portable", "--json", "--backend", "tract"], |v| v["checks"].as_array().is_some_and(|a| a.len() == 6)),
+        (&["verify", "portable", "--json", "--backend", "tract"], |v| v["checks"].as_array().is_some_and(|a| a.len() == 8)),
         (&["verify", "portable", "--source", "fixtures/tiny-llama", "--json", "--backend", "tract"], |v| v["source"] == Value::Array(vec![])),
         (&["bench", "portable", "--json", "--backend", "tract", "--max-tokens", "2", "--repeats", "1"], |v| {
             v["prompts"].as_array().is_some_and(|a| a.len() == 8)
@@ -131,7 +131,7 @@ fn verify_passes_what_compile_wrote() {
     let shell = bundles();
     for bundle in ["portable", "onnx", "golden"] {
         let outcome = shell.ok(&["verify", bundle, "--backend", "tract"]);
-        assert_eq!(outcome.stdout.matches("  ok").count(), 6, "{}", outcome.transcript());
+        assert_eq!(outcome.stdout.matches("  ok").count(), 8, "{}", outcome.transcript());
     }
     let strict = shell.dlc(&["verify", "portable", "--backend", "tract", "--tolerance", "0"]);
     assert!(strict.code == Some(1) && strict.stdout.contains("FAILED"), "{}", strict.transcript());

@@ -319,19 +319,18 @@ fn what_can_not_be_sampled_is_refused() {
     let shell = remembered();
     shell.ok(&["compile", "fixtures/digits-dit", "-o", "digits"]);
     shell.ok(&["compile", "fixtures/goldens/dit", "-o", "unscheduled"]);
-    shell.ok(&["compile", "fixtures/goldens/pixart", "-o", "text"]);
     shell.ok(&["compile", "fixtures/goldens/bert", "-o", "encoder"]);
-    let config = fs::read(fixture("digits-dit/scheduler/scheduler_config.json")).unwrap();
-    shell.write("text/scheduler_config.json", &config);
+    let config = fs::read_to_string(fixture("digits-dit/scheduler/scheduler_config.json")).unwrap();
+    for (name, model, config) in [("text", "goldens/pixart", config.clone()), ("strange", "digits-dit/transformer", config.replace("DDIM", "LCM"))] {
+        for file in ["config.json", "diffusion_pytorch_model.safetensors"] {
+            shell.write(&format!("{name}-model/transformer/{file}"), fs::read(fixture(&format!("{model}/{file}"))).unwrap());
+        }
+        shell.write(&format!("{name}-model/scheduler/scheduler_config.json"), config);
+        shell.ok(&["compile", &format!("{name}-model"), "-o", name]);
+    }
     shell.copy(&shell.path("tiny"), "hostile");
     let manifest = fs::read_to_string(shell.path("hostile").join(MANIFEST_FILE)).unwrap();
     shell.write("hostile/dlc.yaml", manifest.replacen("- graph: step.0", "- graph: step.1", 1));
-    shell.copy(&shell.path("digits"), "strange");
-    shell.write("strange/scheduler_config.json", String::from_utf8(config).unwrap().replace("DDIM", "LCM"));
-    let manifest = fs::read_to_string(shell.path("strange").join(MANIFEST_FILE)).unwrap();
-    let length = |name: &str| fs::metadata(shell.path(name)).unwrap().len();
-    let (old, new) = (length("digits/scheduler_config.json"), length("strange/scheduler_config.json"));
-    shell.write("strange/dlc.yaml", manifest.replace(&format!("bytes: {old}"), &format!("bytes: {new}")));
     shell.write("no.safetensors", "none");
     shell.write("folder/file", "");
     let commands: Vec<&[&str]> = vec![

@@ -59,7 +59,7 @@ pub struct Memory(pub Mutex<BTreeMap<String, Vec<u8>>>);
 
 impl ScoreCache for Memory {
     fn get(&self, key: &str) -> Option<String> {
-        self.get_bytes(key).map(|bytes| String::from_utf8(bytes).unwrap())
+        self.get_bytes(key).and_then(|bytes| String::from_utf8(bytes).ok())
     }
 
     fn put(&self, key: &str, text: &str) {

@@ -3,6 +3,7 @@
 use dlc_ir::{DType, Dim, Graph, Node, Op, Operand, TimestepEmbedding, ValueId};
 
 use super::super::builder::Name;
+use super::super::proto::INT32;
 use super::context::Context;
 use super::shared::{define_full, from_f32, to_f32};
 use crate::error::ExportError;
@@ -60,12 +61,19 @@ pub(crate) fn noise_levels(graph: &Graph) -> Vec<ValueId> {
     graph.inputs().iter().map(|i| i.value).filter(is_level).collect()
 }
 
-/// Gives every image its noise level.
+/// Gives every image its noise level: the only one, or its own. Image `i` takes level `i mod levels`, since tract spreads no axis of unknown length.
 pub(super) fn spread_noise_levels(cx: &mut Context<'_>) -> Result<(), ExportError> {
     for value in noise_levels(cx.graph) {
         let outer = cx.b.enter(format!("{}/spread", cx.full_name(value)));
         let (given, images) = (cx.full(value)?, cx.axis(&cx.ty(value).shape.0[0])?);
-        let spread = cx.b.op("Expand", &[&given, &images]).out();
+        let (axis, zero, one) = (cx.b.ints(&[0]), cx.b.int(0), cx.b.int(1));
+        let images = cx.b.op("Squeeze", &[&images, &axis]).out();
+        let numbers = cx.b.op("Range", &[&zero, &images, &one]).out();
+        let levels = cx.b.op("Shape", &[&given]).out();
+        // tract's own type of sizes has no remainder.
+        let [numbers, levels] = [numbers, levels].map(|sizes| cx.b.op("Cast", &[&sizes]).int("to", INT32).out());
+        let chosen = cx.b.op("Mod", &[&numbers, &levels]).out();
+        let spread = cx.b.op("Gather", &[&given, &chosen]).out();
         cx.b.enter(outer);
         cx.stand_in(value, spread);
     }
