@@ -3,7 +3,7 @@
 //! Whatever the bytes are, a target returns: an error is as good as a result, and only a panic, a crash or a hang is a fault. Under libFuzzer they
 //! run by `scripts/fuzz.sh`; `cargo test` runs each on its seeds, whole and changed at random.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 mod seeds;
 mod targets;

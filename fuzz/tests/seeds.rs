@@ -39,7 +39,9 @@ fn every_target_returns_on_its_seeds_whole_and_changed() {
     for target in TARGETS {
         let seeds = seeds(target.name);
         assert!(!seeds.is_empty(), "{} has no seed", target.name);
-        seeds.iter().for_each(|seed| (target.run)(seed));
+        for seed in &seeds {
+            (target.run)(seed);
+        }
         for _ in 0..CHANGED {
             let changed = change(seeds.choose(&mut random).unwrap(), &mut random);
             (target.run)(&changed);

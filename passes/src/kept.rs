@@ -89,7 +89,9 @@ mod tests {
     fn arrays_are_read_as_they_were_written_and_nothing_else_is_read() {
         let arrays = [Array::f32([2, 3], vec![0.1, -0.0, f32::MIN_POSITIVE, 1e30, f32::NAN, 2.0]).unwrap(), Array::f32([1, 0, 4], vec![]).unwrap()];
         let mut bytes = Vec::new();
-        arrays.iter().for_each(|array| encode(array, &mut bytes));
+        for array in &arrays {
+            encode(array, &mut bytes);
+        }
         let mut rest = bytes.as_slice();
         for array in &arrays {
             let read = decode(&mut rest).unwrap();

@@ -26,7 +26,7 @@ pub(super) struct Args {
     /// Tokens to write for each prompt
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_tokens: u32,
-    /// Leave the model's generation_config.json alone
+    /// Leave the model's `generation_config.json` alone
     #[arg(long)]
     pub(super) no_generation_config: bool,
     #[command(flatten)]

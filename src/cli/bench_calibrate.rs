@@ -14,6 +14,7 @@ use super::drafting::{measure_costs, store_costs};
 use super::environment;
 use super::models::Models;
 use super::output::{Output, note};
+use super::phases;
 use super::progress::Bar;
 use crate::pipeline::{BundleMachine, DiskCache, module_of_bundle};
 
@@ -46,7 +47,7 @@ fn parts(args: &Args, models: &Models, module: &Module) -> Result<DraftCosts> {
     };
     note("timing drafts of the target, quantised and without some of its blocks")?;
     let costs = draft_costs(module, &machine)?;
-    bar.finish();
+    phases::pause();
     if let (Some(folder), Some(target)) = (environment::cache_folder(), module.graph("target")) {
         DiskCache::new(folder).put(&costs_key(module, target, &machine.name()?), &serde_json::to_string(&costs)?);
     }

@@ -104,12 +104,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         return super::bench_calibrate::run(args, &mut models);
     }
     let cases = cases(args)?;
-    let (costs, measured) = match measured_costs(&models.bundle, &backend, threads) {
-        Some(costs) => (costs, "calibrated"),
-        None => {
-            phases::begin("timing passes");
-            (measure_costs(&mut models, 10)?, "measured in this run")
-        }
+    let (costs, measured) = if let Some(costs) = measured_costs(&models.bundle, &backend, threads) {
+        (costs, "calibrated")
+    } else {
+        phases::begin("timing passes");
+        (measure_costs(&mut models, 10)?, "measured in this run")
     };
     let options = GenerationArgs::file_alone(args.no_generation_config).rules(&models.bundle)?.options;
     let options = DecodeOptions {

@@ -10,10 +10,10 @@ const MAX_TOKENS: usize = 256;
 /// How tokens are chosen.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct GenerationArgs {
-    /// Most tokens to write [default: what generation_config.json says, else 256]
+    /// Most tokens to write [default: what `generation_config.json` says, else 256]
     #[arg(long, value_name = "N", help_heading = "Choosing tokens")]
     max_tokens: Option<usize>,
-    /// Draw tokens as the model's generation_config.json says
+    /// Draw tokens as the model's `generation_config.json` says
     #[arg(long, help_heading = "Choosing tokens")]
     sample: bool,
     /// Randomness; 0, the default, takes the most likely token
@@ -40,7 +40,7 @@ pub(super) struct GenerationArgs {
     /// Fewest tokens to write
     #[arg(long, value_name = "N", help_heading = "Choosing tokens")]
     min_tokens: Option<usize>,
-    /// Leave the model's generation_config.json alone
+    /// Leave the model's `generation_config.json` alone
     #[arg(long, conflicts_with = "sample", help_heading = "Choosing tokens")]
     no_generation_config: bool,
 }
@@ -81,7 +81,7 @@ impl GenerationArgs {
             max_length,
             stop_tokens,
             processors,
-            sampling: if self.samples() { self.sampling(file) } else { SamplingOptions::default() },
+            sampling: if self.samples() { self.sampling(&file) } else { SamplingOptions::default() },
             ..DecodeOptions::default()
         };
         Ok(Rules { options, stop_strings: config.stop_strings, note })
@@ -91,7 +91,7 @@ impl GenerationArgs {
         self.sample || self.temperature.is_some_and(|t| t != 0.0)
     }
 
-    fn sampling(&self, file: SamplingOptions) -> SamplingOptions {
+    fn sampling(&self, file: &SamplingOptions) -> SamplingOptions {
         // Without the file all tokens may be drawn.
         let top_k = if self.no_generation_config { 0 } else { file.top_k };
         SamplingOptions {
@@ -100,7 +100,7 @@ impl GenerationArgs {
             top_p: self.top_p.unwrap_or(file.top_p),
             min_p: self.min_p.unwrap_or(file.min_p),
             seed: self.seed.unwrap_or(file.seed),
-            ..file
+            ..file.clone()
         }
     }
 

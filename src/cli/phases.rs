@@ -157,7 +157,7 @@ impl State {
         let cost = PhaseCost { name: phase.name, seconds: phase.started.elapsed().as_secs_f64(), peak_memory: memory::peak() };
         if self.level >= LogLevel::Debug {
             let memory = cost.peak_memory.map_or_else(String::new, |bytes| format!(", {:.0} MB of memory at most", bytes as f64 / 1e6));
-            self.line(&format!("{}: {:.2} s{memory}", cost.name, cost.seconds));
+            say(&format!("{}: {:.2} s{memory}", cost.name, cost.seconds));
         }
         self.costs.push(cost);
     }
@@ -172,7 +172,7 @@ impl State {
         match self.place {
             Place::Lines => {
                 let line = self.phase.as_ref().map(Phase::line).unwrap_or_default();
-                self.line(&line);
+                say(&line);
                 self.silent_since = Some(Instant::now());
             }
             Place::Bar if !self.shown => {
@@ -197,10 +197,10 @@ impl State {
             bar().set_message(text);
         }
     }
+}
 
-    fn line(&self, text: &str) {
-        let _ = beside_bar(|| writeln!(io::stderr(), "{text}"));
-    }
+fn say(line: &str) {
+    let _ = beside_bar(|| writeln!(io::stderr(), "{line}"));
 }
 
 impl Phase {
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn what_is_left_is_said_once_it_can_be_told() {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         assert_eq!(phase(minute, 3, 12).line(), "fit-prune: scoring layers 3/12, about 3 min left");
         for silent in [phase(Duration::from_millis(1900), 3, 12), phase(minute, 0, 12), phase(minute, 12, 12)] {
             assert_eq!(silent.seconds_left(), None, "{silent:?}");

@@ -33,14 +33,15 @@ impl Bar {
         bar
     }
 
-    pub fn finish(&self) {
-        phases::pause();
+    /// The work is done.
+    pub fn finish(self) {
+        drop(self);
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.finish();
+        phases::pause();
     }
 }
 

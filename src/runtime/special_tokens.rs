@@ -78,7 +78,7 @@ pub(super) fn special_tokens(files: &TokenizerFiles, byte_level: impl FnOnce() -
     if !files.config.contains_key("added_tokens_decoder") {
         given.extend(files.map.clone());
     }
-    let mut tokens: BTreeMap<String, String> = class(files, byte_level).into_iter().flat_map(defaults).collect();
+    let mut tokens: BTreeMap<String, String> = class(files, byte_level).into_iter().flat_map(|class| defaults(&class)).collect();
     for (name, value) in &given {
         let known = NAMES.contains(&name.as_str());
         match text(value) {
@@ -108,11 +108,10 @@ fn class(files: &TokenizerFiles, byte_level: impl FnOnce() -> bool) -> Option<St
     match (declared, registered) {
         (Some(declared), registered) if declared == LLAMA && registered != Some(GENERIC) && !wrongly_declared && byte_level() => None,
         (None, registered) => registered.map(str::to_owned),
-        (Some(declared), None) => Some(declared),
         (Some(declared), Some(registered)) if declared == registered => Some(declared),
         (Some(_), Some(GENERIC)) => None,
         (Some(_), Some(registered)) if wrongly_declared => Some(registered.to_owned()),
-        (Some(declared), Some(_)) => Some(declared),
+        (Some(declared), _) => Some(declared),
     }
 }
 
@@ -205,8 +204,8 @@ const END: &str = "<|endoftext|>";
 const INFILLING: [(&str, &str); 5] =
     [("prefix_token", "▁<PRE>"), ("middle_token", "▁<MID>"), ("suffix_token", "▁<SUF>"), ("eot_token", "▁<EOT>"), ("fill_token", "<FILL_ME>")];
 
-fn defaults(class: String) -> Vec<(String, String)> {
-    let tokens = DEFAULTS.iter().find(|(classes, _)| classes.contains(&class.as_str())).map_or([""; 7], |(_, tokens)| *tokens);
+fn defaults(class: &str) -> Vec<(String, String)> {
+    let tokens = DEFAULTS.iter().find(|(classes, _)| classes.contains(&class)).map_or([""; 7], |(_, tokens)| *tokens);
     let infilling = INFILLING.into_iter().filter(|_| class == "CodeLlamaTokenizer");
     let named = NAMES.into_iter().zip(tokens).filter(|(_, token)| !token.is_empty());
     named.chain(infilling).map(|(name, token)| (name.to_owned(), token.to_owned())).collect()

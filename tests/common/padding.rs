@@ -80,9 +80,10 @@ fn batch(rows: &[Row], fresh: usize) -> Feed {
     let mut feed = Feed { shape: [rows.len(), fresh], ids: vec![], mask: vec![], positions: vec![] };
     for row in rows {
         let positions = row.positions();
-        for at in row.mask.len() - fresh..row.mask.len() {
-            feed.ids.push(if row.mask[at] == 1 { row.tokens[positions[at] as usize] } else { 1 });
-            feed.positions.push(positions[at]);
+        let places = row.mask.iter().zip(&positions).skip(row.mask.len() - fresh);
+        for (&live, &position) in places {
+            feed.ids.push(if live == 1 { row.tokens[position as usize] } else { 1 });
+            feed.positions.push(position);
         }
         feed.mask.extend(&row.mask);
     }

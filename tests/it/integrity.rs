@@ -150,7 +150,7 @@ fn graph_text_that_takes_long_to_parse_is_refused_at_once() {
     let shell = shell();
     let model = fs::read(shell.path("bundle/model.onnx")).unwrap();
     let sum = (0..100_000).map(|i| format!("s{i}")).collect::<Vec<_>>().join("+");
-    let inputs = (0..300_000).map(|i| format!("input x{i}: i64[a]\n")).collect::<String>();
+    let inputs = (0..300_000).fold(String::new(), |text, i| text + &format!("input x{i}: i64[a]\n"));
     for (lines, reason) in
         [(format!("input attention_mask: i64[batch, {sum}]\n"), "more than 64 terms"), (inputs + "output y = %z\n", "%z isn't defined")]
     {
@@ -199,7 +199,7 @@ fn patterns_of_an_adapter_that_take_long_are_refused() {
 fn a_name_map_of_too_many_or_too_large_patterns_is_refused() {
     let shell = Shell::new();
     let compile = ["compile", "fixtures/adapters/lora-llama", "--adapter", "fixtures/adapters/lora-llama/adapter", "--adapter-names", "names.yaml"];
-    let many = (0..2000).map(|i| format!("  'a{i}': b\n")).collect::<String>();
+    let many = (0..2000).fold(String::new(), |text, i| text + &format!("  'a{i}': b\n"));
     for (tensors, reason) in [(many, "2000 patterns are more than"), ("  '(a{500}){500}': b\n".to_owned(), "is no pattern")] {
         shell.write("names.yaml", format!("tensors:\n{tensors}"));
         refused(&shell, &[&compile[..], &["-o", "out"]].concat(), &["names.yaml", reason]);

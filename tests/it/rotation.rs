@@ -67,6 +67,6 @@ fn a_dynamic_base_grows_beyond_the_length_trained_on_and_not_before() {
     }
     shell.write("model/config.json", config.replace("\"dynamic\"", "\"default\""));
     let plain = open();
-    assert_eq!(largest_difference(&evaluated(&dynamic, TRAINED), &evaluated(&plain, TRAINED)), 0.0);
+    assert_eq!(evaluated(&dynamic, TRAINED), evaluated(&plain, TRAINED));
     assert!(largest_difference(&evaluated(&dynamic, 2 * TRAINED), &evaluated(&plain, 2 * TRAINED)) > 1e-3);
 }

@@ -58,8 +58,8 @@ impl Check<'_> {
             match tag {
                 1 => self.node(bytes)?,
                 5 => self.initializer(&initializer_head(bytes)?),
-                11 => self.port(0, port(bytes)?),
-                12 => self.port(1, port(bytes)?),
+                11 => self.port(0, &port(bytes)?),
+                12 => self.port(1, &port(bytes)?),
                 15 => self.problem(|| "it has sparse tensors, which dlc doesn't write".to_owned()),
                 _ => {}
             }
@@ -106,11 +106,11 @@ impl Check<'_> {
         }
     }
 
-    fn port(&mut self, side: usize, found: OnnxPort) {
+    fn port(&mut self, side: usize, found: &OnnxPort) {
         let (what, recorded) = if side == 0 { ("input", &self.graph.inputs) } else { ("output", &self.graph.outputs) };
         let record = recorded.get(self.ports[side]);
         self.ports[side] += 1;
-        if !record.is_some_and(|record| is_port(record, &found)) {
+        if !record.is_some_and(|record| is_port(record, found)) {
             let wanted = record.map_or_else(|| "no more".to_owned(), |port| format!("`{}`: {}[{}]", port.name, port.dtype, port.shape.join(", ")));
             self.problem(|| format!("{what} `{}` is {}, and the manifest has {wanted}", found.name, found.ty));
         }
@@ -128,7 +128,9 @@ impl Check<'_> {
             self.problem(|| format!("it has {inputs} inputs and {outputs} outputs"));
         }
         let lost: Vec<String> = self.missing.keys().take(SHOWN).map(|name| format!("weight `{name}` isn't one of its tensors")).collect();
-        lost.into_iter().for_each(|lost| self.problem(|| lost));
+        for lost in lost {
+            self.problem(|| lost);
+        }
         self.problems
     }
 }

@@ -101,30 +101,27 @@ pub(crate) fn scores(
         }
     }
 
-    let (mut way, mut gradients) = match earlier {
-        Some((way, gradients)) => {
-            steps.skip((1 + way.links) * samples.len());
-            (way, gradients)
-        }
-        None => {
-            let (mut way, mut gradients) = (WayBack::default(), Vec::new());
-            let head = chain.load(last)?;
-            let inputs = borders.pop();
-            for (s, tokens) in samples.iter().enumerate() {
-                let known = Chain::known(last, &feeds[s], inputs.as_ref().map(|b| &b[s]));
-                let trace = head.trace(&known)?;
-                let (loss, seed) = objective.loss(&trace.value(chain.logits)?, tokens)?;
-                way.loss += f64::from(loss) / samples.len() as f64;
-                if let Some(matrix) = &matrix {
-                    way.head += matrix.squared_gradient(&trace, chain.logits, &seed)? / samples.len() as f64;
-                }
-                gradients.push(residual_gradient(&trace, last, seed, vec![])?.0);
-                steps.step()?;
+    let (mut way, mut gradients) = if let Some((way, gradients)) = earlier {
+        steps.skip((1 + way.links) * samples.len());
+        (way, gradients)
+    } else {
+        let (mut way, mut gradients) = (WayBack::default(), Vec::new());
+        let head = chain.load(last)?;
+        let inputs = borders.pop();
+        for (s, tokens) in samples.iter().enumerate() {
+            let known = Chain::known(last, &feeds[s], inputs.as_ref().map(|b| &b[s]));
+            let trace = head.trace(&known)?;
+            let (loss, seed) = objective.loss(&trace.value(chain.logits)?, tokens)?;
+            way.loss += f64::from(loss) / samples.len() as f64;
+            if let Some(matrix) = &matrix {
+                way.head += matrix.squared_gradient(&trace, chain.logits, &seed)? / samples.len() as f64;
             }
-            way.keep(kept, &gradients);
-            kept.remove(&border_part(borders.len()));
-            (way, gradients)
+            gradients.push(residual_gradient(&trace, last, seed, vec![])?.0);
+            steps.step()?;
         }
+        way.keep(kept, &gradients);
+        kept.remove(&border_part(borders.len()));
+        (way, gradients)
     };
 
     for link in body.iter().rev().filter(|link| link.reads.is_some()).skip(way.links) {

@@ -67,6 +67,7 @@ struct Entry {
 
 impl State {
     #[cfg(unix)]
+    #[expect(clippy::unnecessary_wraps, reason = "other systems have none")]
     fn of(data: &Metadata) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
         let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
@@ -109,5 +110,6 @@ impl State {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

@@ -48,7 +48,7 @@ fn caches(graph: &GraphRecord) -> Vec<String> {
 
 fn answers(manifest: &Manifest, graph: &GraphRecord) -> Vec<String> {
     let model = &manifest.model;
-    let width = number(&graph.outputs, "logits", |shape| shape.last());
+    let width = number(&graph.outputs, "logits", <[std::string::String]>::last);
     let problem = match model.task {
         Task::TextGeneration | Task::FillMask => differs("vocabulary", model.vocab_size, width, "logits"),
         Task::TextClassification | Task::TokenClassification if !model.labels.is_empty() => {

@@ -24,7 +24,7 @@ pub(super) fn environment(source: &str, now: SystemTime) -> Result<Environment<'
     environment.add_function(CHECKED, |state: &mut State, value: Value| checked(state, value));
     environment.add_function(KEPT, |state: &mut State, value: Value| kept(state, value));
     environment.add_function(MODULO, |left: &Value, right: &Value| methods::modulo(left, right));
-    environment.add_function("namespace", |state: &mut State, initial: Option<Value>, attributes: Kwargs| namespace(state, initial, attributes));
+    environment.add_function("namespace", |state: &mut State, initial: Option<Value>, attributes: Kwargs| namespace(state, initial, &attributes));
     environment.add_function("raise_exception", functions::raise_exception);
     environment.add_function("strftime_now", move |format: &str| functions::strftime(format, now));
     environment.add_global("dict", Value::from_object(Dict));
@@ -86,12 +86,14 @@ fn truncate(text: &str, length: Option<usize>, options: Kwargs) -> Result<String
     Ok(format!("{kept}{end}"))
 }
 
+type Compare = fn(&Value, &Value) -> bool;
+
 fn add_tests(environment: &mut Environment) {
     let iterable =
         |value: &Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Undefined);
     environment.add_test("iterable", move |value: &Value| iterable(value));
     environment.add_test("sequence", move |value: &Value| iterable(value));
-    let compares: [(&[&str], fn(&Value, &Value) -> bool); 6] = [
+    let compares: [(&[&str], Compare); 6] = [
         (&["eq", "equalto", "=="], |a, b| a == b),
         (&["ne", "!="], |a, b| a != b),
         (&["lt", "lessthan", "<"], |a, b| a < b),

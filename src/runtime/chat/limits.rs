@@ -49,7 +49,7 @@ fn made(value: Value) -> Result<Value, Error> {
 }
 
 /// `namespace(...)`.
-pub(super) fn namespace(state: &State, initial: Option<Value>, attributes: Kwargs) -> Result<Value, Error> {
+pub(super) fn namespace(state: &State, initial: Option<Value>, attributes: &Kwargs) -> Result<Value, Error> {
     let mut pairs = Vec::new();
     if let Some(initial) = initial {
         pairs.extend(pairs_of(&initial)?);

@@ -324,9 +324,9 @@ fn emit_operand(tokens: &[Token], text: &mut String) {
         emit_expression(inner, &mut part);
         copy(std::slice::from_ref(close), &mut part);
         if literal && (open.text != "(" || tuple) {
-            wrap(CHECKED, &part, &mut value)
+            wrap(CHECKED, &part, &mut value);
         } else {
-            value.push_str(&part)
+            value.push_str(&part);
         }
         at = end;
     }

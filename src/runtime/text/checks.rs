@@ -11,7 +11,7 @@ const MOST_ADDED: usize = 100_000;
 const LONGEST_ADDED: usize = 4096;
 /// Pieces of a template around a text.
 const MOST_PIECES: usize = 64;
-/// The longest pattern, and the longest word of a WordPiece model, which looks at it in square time.
+/// The longest pattern, and the longest word of a `WordPiece` model, which looks at it in square time.
 const LONGEST_PATTERN: usize = 8192;
 const LONGEST_WORD: u64 = 10_000;
 /// The table of a sentencepiece normalizer, in bytes.
@@ -112,7 +112,7 @@ impl Steps {
             "Replace" => {
                 let content = text(step, "content").len();
                 let factor = match pattern(step)? {
-                    Pattern::Text(text) if text.is_empty() => return Err("its Replace has an empty pattern".to_owned()),
+                    Pattern::Text("") => return Err("its Replace has an empty pattern".to_owned()),
                     Pattern::Text(text) => content.div_ceil(text.len()),
                     Pattern::Regex(_) => content,
                 };
@@ -174,7 +174,7 @@ fn table(base64: &str) -> Result<usize, String> {
     }
     let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(damaged)?;
     let length = u32::from_le_bytes(*length) as usize;
-    if length % 4 != 0 || length == 0 || length > rest.len() {
+    if !length.is_multiple_of(4) || length == 0 || length > rest.len() {
         return Err(damaged());
     }
     let (trie, texts) = rest.split_at(length);

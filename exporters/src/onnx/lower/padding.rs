@@ -50,8 +50,7 @@ impl Rows {
         match op {
             _ if readers(graph, value) > 1 => None,
             Op::Linear | Op::QuantizedLinear(_) => self.by_token(graph, *input).then_some(node),
-            Op::Scale { .. } | Op::Clip { .. } | Op::Tanh | Op::Cast { .. } => self.last_product(graph, *input),
-            Op::GatherColumns => self.last_product(graph, *input),
+            Op::Scale { .. } | Op::Clip { .. } | Op::Tanh | Op::Cast { .. } | Op::GatherColumns => self.last_product(graph, *input),
             _ => None,
         }
     }
