@@ -5,6 +5,8 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 thread_local! {
     /// How many boundaries this thread is inside of.
@@ -24,6 +26,26 @@ pub(crate) fn contain_panics<T>(what: &str, work: impl FnOnce() -> T) -> Result<
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
     DEPTH.set(DEPTH.get() - 1);
     outcome.map_err(|panic| format!("breaks {what}, so it is damaged or made to do harm ({})", message(&*panic)))
+}
+
+/// As [`contain_panics`], in a thread with a stack of so many bytes, and no longer than `limit`: work that takes longer is left alone and given up.
+///
+/// # Errors
+/// As there; and that it takes too long, or that no thread can be started.
+pub(crate) fn contain_within<T: Send + 'static>(
+    what: &'static str,
+    limit: Duration,
+    stack: usize,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let (sender, receiver) = channel();
+    let contained = move || drop(sender.send(contain_panics(what, work).flatten()));
+    let started = std::thread::Builder::new().name("contained".to_owned()).stack_size(stack).spawn(contained);
+    started.map_err(|error| format!("can't be read: no thread can be started ({error})"))?;
+    receiver.recv_timeout(limit).unwrap_or_else(|error| match error {
+        RecvTimeoutError::Timeout => Err("takes too long".to_owned()),
+        RecvTimeoutError::Disconnected => Err(format!("breaks {what}")),
+    })
 }
 
 /// Keeps panics that [`contain_panics`] turns into errors off stderr; all others print as before. For the command, once.

@@ -85,7 +85,9 @@ pub fn read_document(path: &Path, cap: u64) -> Result<String, InputError> {
 /// See [`read_document`].
 pub fn read_text(path: &Path, cap: u64) -> Result<String, InputError> {
     let (file, size) = open(path, true)?;
-    text(read(file, size, path, cap)?, path)
+    let text = text(read(file, size, path, cap)?, path)?;
+    // Editors on Windows begin UTF-8 files with a mark that is no text.
+    Ok(text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text))
 }
 
 fn open(path: &Path, takes_pages: bool) -> Result<(File, u64), InputError> {

@@ -12,6 +12,7 @@ mod model_index;
 mod sentence;
 mod side_keys;
 mod tensors;
+mod tokenizer_keys;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -196,7 +197,7 @@ impl Checkpoint {
 
     /// What side files say and a model for `task` doesn't heed, a line each.
     pub fn warnings(&self, task: Task) -> Vec<String> {
-        self.notes.iter().cloned().chain(self.sentence.warnings(task)).collect()
+        self.notes.iter().cloned().chain(tokenizer_keys::warnings(&self.folder)).chain(self.sentence.warnings(task)).collect()
     }
 
     /// The tensor with this name.

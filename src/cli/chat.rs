@@ -13,7 +13,7 @@ use super::output::note;
 use super::phases;
 use super::records::{RecordArgs, Records};
 use super::run::decoder;
-use super::signals::{resume, set_idle};
+use super::signals::{converses, resume, set_idle};
 use super::write::{Ending, Writer, Written};
 use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel};
 
@@ -50,7 +50,10 @@ pub(super) fn converse(
     // One decoder for the whole conversation: what its caches hold of earlier turns isn't read again.
     let mut decoder = decoder(models, options)?;
     phases::pause();
-    note("say something; Ctrl-D ends, Ctrl-C stops an answer")?;
+    if io::stdin().is_terminal() {
+        note("say something; Ctrl-D ends, Ctrl-C stops an answer")?;
+    }
+    converses(true);
     while let Some(said) = listen()? {
         if let Some(written) = conversation.answer(&writer, &mut decoder, &said, &mut records)? {
             remark(&written)?;
@@ -110,9 +113,10 @@ fn remark(written: &Written) -> Result<()> {
 impl Conversation<'_> {
     /// Answers what was said; None if it is too long to be.
     fn answer(&mut self, writer: &Writer<'_>, decoder: &mut Decoder<'_>, said: &str, records: &mut Records) -> Result<Option<Written>> {
+        let before = self.messages.clone();
         self.messages.push(ChatMessage::new("user", said));
         let Some(tokens) = self.tokens()? else {
-            self.messages.pop();
+            self.messages = before;
             return Ok(None);
         };
         let written = writer.write(decoder, "", &tokens)?;
@@ -137,13 +141,13 @@ impl Conversation<'_> {
             }
             forgotten += 1;
         };
-        if forgotten > 0 {
-            let turns = if forgotten == 1 { "turn has" } else { "turns have" };
-            note(&format!("(the context is full: the oldest {forgotten} {turns} left the conversation)"))?;
-        }
         if tokens.len() >= self.context {
             note(&format!("(that makes {} tokens, and the model takes {}: say less)", tokens.len(), self.context))?;
             return Ok(None);
+        }
+        if forgotten > 0 {
+            let turns = if forgotten == 1 { "oldest turn was".to_owned() } else { format!("oldest {forgotten} turns were") };
+            note(&format!("(the context is full: the {turns} dropped)"))?;
         }
         Ok(Some(tokens))
     }

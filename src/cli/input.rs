@@ -29,7 +29,8 @@ pub(super) fn stdin(cap: u64) -> Result<String> {
     if bytes.len() as u64 > cap {
         bail!("stdin holds more than {cap} bytes, which is more than dlc reads of a text");
     }
-    String::from_utf8(bytes).ok().context("stdin isn't UTF-8 text")
+    let text = String::from_utf8(bytes).ok().context("stdin isn't UTF-8 text")?;
+    Ok(text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text))
 }
 
 /// The text of a file, or of stdin for `-`, without the line break at its end.
@@ -37,6 +38,9 @@ pub(super) fn text(path: &Path) -> Result<String> {
     let mut text = if is_stdin(path) { stdin(TEXT_CAP)? } else { read_text(path, TEXT_CAP)? };
     let whole = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text).len());
     text.truncate(whole.unwrap_or(text.len()));
+    if text.is_empty() {
+        bail!("{} holds no text", if is_stdin(path) { "stdin".to_owned() } else { path.display().to_string() });
+    }
     Ok(text)
 }
 

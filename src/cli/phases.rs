@@ -176,11 +176,11 @@ impl State {
                 self.silent_since = Some(Instant::now());
             }
             Place::Bar if !self.shown => {
-                bar().set_draw_target(ProgressDrawTarget::stderr());
-                bar().reset();
-                bar().enable_steady_tick(PATIENCE / 5);
                 self.shown = true;
+                bar().reset();
                 self.draw();
+                bar().set_draw_target(ProgressDrawTarget::stderr());
+                bar().enable_steady_tick(PATIENCE / 5);
             }
             Place::Bar | Place::Nowhere => {}
         }

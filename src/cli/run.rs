@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use dlc_ir::Task;
 
 use super::backend::{BackendArgs, describe};
@@ -146,13 +146,15 @@ fn continue_all(args: &Args, models: &mut Models, template: Option<&ChatTemplate
     let tokenizer = models.tokenizer.clone();
     let mut records = Records::new(args.records);
     let writer = Writer { tokenizer: &tokenizer, stops: &rules.stop_strings, shows: args.records.are_for_people() };
-    for prompt in prompts {
-        let tokens = match template {
-            Some(template) => {
-                let text = template.render(&opening(args, prompt), true, SystemTime::now())?;
-                tokenizer.encode_within(&text, false, models.target.context_length())?
+    for (number, prompt) in (1..).zip(prompts) {
+        let tokens = tokens_of(args, models, template, prompt).with_context(|| format!("prompt {number}"));
+        // What is done is printed all the same.
+        let tokens = match tokens {
+            Ok(tokens) => tokens,
+            Err(error) => {
+                records.finish()?;
+                return Err(error);
             }
-            None => beginning(&models.bundle, &tokenizer, prompt)?,
         };
         let options = options(args, models, rules);
         let echo = if args.chat || args.no_echo { "" } else { prompt };
@@ -169,6 +171,13 @@ fn continue_all(args: &Args, models: &mut Models, template: Option<&ChatTemplate
     }
     records.finish()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The tokens of a prompt as the model reads it.
+fn tokens_of(args: &Args, models: &Models, template: Option<&ChatTemplate>, prompt: &str) -> Result<Vec<u32>> {
+    let Some(template) = template else { return beginning(&models.bundle, &models.tokenizer, prompt) };
+    let text = template.render(&opening(args, prompt), true, SystemTime::now())?;
+    Ok(models.tokenizer.encode_within(&text, false, models.target.context_length())?)
 }
 
 fn opening(args: &Args, prompt: &str) -> Vec<ChatMessage> {

@@ -24,6 +24,8 @@ static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 static HEEDED: AtomicBool = AtomicBool::new(false);
 /// Whether nothing is under way that a signal should let finish.
 static IDLE: AtomicBool = AtomicBool::new(false);
+/// Whether a person talks with the command, and sees by itself what Ctrl-C does.
+static CONVERSES: AtomicBool = AtomicBool::new(false);
 /// The signal that asked to stop; 0 for none.
 static SIGNAL: AtomicU8 = AtomicU8::new(0);
 /// Where work is kept that a later run goes on from.
@@ -49,6 +51,11 @@ pub(super) fn set_idle(idle: bool) {
     IDLE.store(idle, Ordering::SeqCst);
 }
 
+/// While the command `converses`, signals do what they do without a word.
+pub(super) fn converses(converses: bool) {
+    CONVERSES.store(converses, Ordering::SeqCst);
+}
+
 /// Notes that a later run can go on from what is kept in `folder`.
 pub(super) fn keep(folder: &Path) {
     *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
@@ -63,7 +70,7 @@ pub(super) fn exit_code() -> u8 {
 /// Says that the command was stopped, what it left behind and what it kept; once.
 pub(super) fn say_farewell(left: &[PathBuf]) {
     static SAID: AtomicBool = AtomicBool::new(false);
-    if SAID.swap(true, Ordering::SeqCst) {
+    if SAID.swap(true, Ordering::SeqCst) || CONVERSES.load(Ordering::SeqCst) {
         return;
     }
     let names: Vec<String> = left.iter().map(|path| path.display().to_string()).collect();
@@ -109,7 +116,9 @@ fn wait(mut signals: signal_hook::iterator::Signals) {
         if IDLE.load(Ordering::SeqCst) {
             end();
         }
-        say("stopping\n".into());
+        if !CONVERSES.load(Ordering::SeqCst) {
+            say("stopping\n".into());
+        }
         if !HEEDED.load(Ordering::SeqCst) {
             end();
         }

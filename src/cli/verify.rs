@@ -59,6 +59,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     phases::begin("running graphs");
     let checks = verify_bundle(&bundle, &module, &backend, &session, tolerance)?;
     output.result(&checks_table(&checks).to_string())?;
+    if args.source.is_some() && differences.is_empty() {
+        output.result("graph and weights are those of the checkpoint")?;
+    }
     for difference in &differences {
         output.result(&format!("against the checkpoint: {difference}"))?;
     }

@@ -133,7 +133,8 @@ impl Written {
     /// Speed, guesses and the reason for the end, in a line.
     pub fn summary(&self) -> String {
         let stats = &self.generation.stats;
-        let mut line = format!("{} tokens, {:.1} tokens/s", stats.tokens, stats.tokens_per_second());
+        let s = if stats.tokens == 1 { "" } else { "s" };
+        let mut line = format!("{} token{s}, {:.1} tokens/s", stats.tokens, stats.tokens_per_second());
         for (source, counts) in [("draft", stats.draft), ("looked-up", stats.lookup)] {
             if counts.drafted > 0 {
                 line += &format!(", {:.0}% of {} judged {source} tokens accepted", 100.0 * counts.acceptance(), counts.tested);

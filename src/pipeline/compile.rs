@@ -27,6 +27,9 @@ use crate::runtime::BackendSearch;
 /// Draft length written into bundles unless a pass found a better one: what onnxruntime-genai uses.
 const MAX_DRAFT_TOKENS: usize = 4;
 
+/// Bytes of memory that the program itself takes, with its libraries.
+const PROGRAM: u64 = 25_000_000;
+
 const MERGE_ADAPTER: &str = "merge-adapter";
 
 /// What to compile, and how.
@@ -97,7 +100,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
     // What is out of range is told before the passes, ids that a merged adapter adds are known after them.
-    generation(&checkpoint, &ModelInfo { vocab_size: usize::MAX, ..module.model.clone() }, request.profile, false)?;
+    generation(&checkpoint, &ModelInfo { vocab_size: usize::MAX, ..module.model.clone() }, false)?;
     module.take_side_files(adopted.tokenizer);
     let mut warnings = [adopted.notes, imported.warnings, warnings(&checkpoint, &module)].concat();
 
@@ -140,7 +143,7 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         warnings.extend(pool.install(|| range::warning(&module, request.profile, &calibration)));
     }
 
-    let generation = generation(&checkpoint, &module.model, request.profile, module.graph("draft").is_some())?;
+    let generation = generation(&checkpoint, &module.model, module.graph("draft").is_some())?;
     warnings.extend(generation.warnings);
     monitor.phase("writing the bundle");
     let bundle = BundleRequest {
@@ -179,10 +182,11 @@ pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
 fn needs_of(module: &Module, passes: &[Box<dyn Pass>], threads: usize) -> Needs {
     let weights = module.used_weights();
     // Each thread that writes holds a few tensors.
-    let written = 3 * threads as u64 * largest_weight(module);
+    let written = PROGRAM + 3 * threads as u64 * largest_weight(module);
     let mut needs = Needs { disk: weights.iter().map(|id| module.weights[*id].bytes() as u64).sum(), memory: written };
     for pass in passes {
-        needs += pass.needs(module);
+        let Needs { disk, memory } = pass.needs(module);
+        needs += Needs { disk, memory: PROGRAM + memory };
     }
     needs
 }

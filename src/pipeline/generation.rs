@@ -1,7 +1,6 @@
 //! How a checkpoint wants its texts written: what goes into `genai_config.json`, and what isn't heeded.
 
 use dlc_exporters::SearchDefaults;
-use dlc_exporters::manifest::Profile;
 use dlc_ir::{ModelInfo, Task};
 
 use super::error::PipelineError;
@@ -17,7 +16,7 @@ pub(super) struct Generation {
 }
 
 /// Reads the file, if there is one and the model writes texts. Refuses values out of range. `drafts` says whether the bundle has a draft.
-pub(super) fn generation(checkpoint: &Checkpoint, model: &ModelInfo, profile: Profile, drafts: bool) -> Result<Generation, PipelineError> {
+pub(super) fn generation(checkpoint: &Checkpoint, model: &ModelInfo, drafts: bool) -> Result<Generation, PipelineError> {
     if model.task != Task::TextGeneration {
         return Ok(Generation::default());
     }
@@ -28,11 +27,10 @@ pub(super) fn generation(checkpoint: &Checkpoint, model: &ModelInfo, profile: Pr
         warnings.push(format!("generation_config.json: dlc doesn't heed {}", config.unheeded.join(", ")));
     }
     warnings.extend(foreign_tokens(model));
-    // Only ONNX Runtime's own operators are meant for onnxruntime-genai; others run there too.
-    let unsaid = if profile == Profile::Ort { unsaid(&config) } else { vec![] };
+    let unsaid = unsaid(&config);
     if !unsaid.is_empty() {
         warnings
-            .push(format!("genai_config.json has no word for {} of generation_config.json: onnxruntime-genai decodes without", unsaid.join(", ")));
+            .push(format!("genai_config.json can't express {} of generation_config.json: onnxruntime-genai decodes without them", unsaid.join(", ")));
     }
     let search = search(&config);
     if drafts && !search.allows_speculation() {

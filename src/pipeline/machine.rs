@@ -63,6 +63,7 @@ impl BundleMachine<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let manifest = write_bundle(&Module { side_files: vec![], ..probes.clone() }, &request, &place, self.monitor)?;
+        self.monitor.update("loading and timing graphs", 0, 0);
         let bundle = Bundle::of_written(&place, manifest);
         let options = DecoderOptions { session: SessionOptions { threads: Some(self.threads), ..SessionOptions::default() }, capacity: None };
         let weights = SharedWeights::open(&bundle, &backend)?;

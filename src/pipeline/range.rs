@@ -4,8 +4,9 @@
 
 use dlc_eval::{Peaks, run_noting_peaks};
 use dlc_exporters::manifest::Profile;
+use dlc_exporters::onnx::keeps_scores_single;
 use dlc_ir::cost::macs_per_image;
-use dlc_ir::{DType, Graph, Module, NodeId, Task};
+use dlc_ir::{DType, Graph, Module, NodeId, Op, Task};
 use dlc_passes::Calibration;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -32,11 +33,13 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// None for a graph without values in f16. Scores count where they are values of the profile's operators: `GroupQueryAttention` and
-    /// `MultiHeadAttention` keep them in single precision.
+    /// None for a graph without values in f16. Scores count where they are values of the profile's operators, and aren't capped: what is infinite
+    /// before is the cap afterwards.
     pub fn of(graph: &Graph, peaks: &Peaks, profile: Profile) -> Option<Self> {
         let in_f16 = |id: &NodeId| graph.node(*id).outputs.iter().any(|v| graph.value(*v).ty.dtype == DType::F16);
-        let scores = peaks.scores.iter().filter(|_| profile != Profile::Ort);
+        let in_single = keeps_scores_single(graph, profile);
+        let is_capped = |id: NodeId| matches!(&graph.node(id).op, Op::Attention(attention) if attention.softcap.is_some());
+        let scores = peaks.scores.iter().filter(|(id, _)| !in_single && !is_capped(**id));
         let all = peaks.outputs.iter().map(|(id, peak)| (*id, *peak, "")).chain(scores.map(|(id, peak)| (*id, *peak, ", scores")));
         let all: Vec<_> = all.filter(|(id, ..)| in_f16(id)).collect();
         let (id, magnitude, part) = *all.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;

@@ -14,7 +14,7 @@ mod source;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use minijinja::ErrorKind;
 use serde::Serialize;
@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use super::special_tokens::{CONFIG_FILE, TokenizerFiles, read_object};
 use super::{Bundle, Result, RuntimeError};
 use crate::files::read_document;
-use crate::guard::contain_panics;
+use crate::guard::contain_within;
 use environment::environment;
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -38,6 +38,8 @@ const PROCESSOR_FILE: &str = "chat_template.json";
 const FILE_CAP: u64 = 4 << 20;
 /// The largest text that a template may make.
 const OUTPUT_CAP: usize = 16 << 20;
+/// How long reading a template, and rendering a chat, may take.
+const LONGEST: Duration = Duration::from_secs(2);
 /// The stack that templates are read and rendered on; expressions of the most tokens that one may have need a tenth.
 const STACK: usize = 256 << 20;
 
@@ -100,7 +102,8 @@ impl ChatTemplate {
         let tokens = files.named(&find);
         let source = source::prepare(&source).map_err(|problem| RuntimeError::file(&path, format!("the chat template {problem}")))?;
         let template = Self { path, source, tokens, unheeded: unheeded(folder, &files.config) };
-        template.on_its_own_stack("can't be read", || environment(&template.source, UNIX_EPOCH).map(drop))?;
+        let source = template.source.clone();
+        template.on_its_own_stack("can't be read", move || environment(&source, UNIX_EPOCH).map(drop))?;
         Ok(template)
     }
 
@@ -112,10 +115,11 @@ impl ChatTemplate {
     /// The text of a conversation. `reply` adds the beginning of the assistant's next turn; `now` is the time that templates may put
     /// into the system's turn (UTC).
     pub fn render(&self, messages: &[ChatMessage], reply: bool, now: SystemTime) -> Result<String> {
-        let text = self.on_its_own_stack("refuses this conversation", || {
+        let (source, context) = (self.source.clone(), self.context(messages, reply));
+        let text = self.on_its_own_stack("refuses this conversation", move || {
             let mut text = Capped(Vec::new());
-            let environment = environment(&self.source, now)?;
-            environment.get_template("chat")?.render_captured_to(self.context(messages, reply), &mut text)?;
+            let environment = environment(&source, now)?;
+            environment.get_template("chat")?.render_captured_to(context, &mut text)?;
             Ok(text.0)
         })?;
         String::from_utf8(text).map_err(|_| RuntimeError::Bug("a chat template made text that isn't UTF-8".to_owned()))
@@ -131,14 +135,15 @@ impl ChatTemplate {
         minijinja::Value::from_pairs(tokens.chain(fixed))
     }
 
-    /// Does `work` with the engine in a thread whose stack is large enough for whatever passed [`source::prepare`].
-    fn on_its_own_stack<T: Send>(&self, what: &str, work: impl FnOnce() -> Result<T, minijinja::Error> + Send) -> Result<T> {
-        let contained = || contain_panics("the template engine", || work().map_err(|error| format!("{what}: {}", describe(&error)))).flatten();
-        let outcome = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK).spawn_scoped(scope, contained);
-            thread.map(|thread| thread.join().unwrap_or_else(|_| Err("breaks the template engine".to_owned())))
-        });
-        let outcome = outcome.map_err(|error| RuntimeError::Input(format!("can't start a thread for the chat template: {error}")))?;
+    /// Does `work` with the engine in a thread whose stack is large enough for whatever passed [`source::prepare`], and for no longer than a chat
+    /// may take.
+    fn on_its_own_stack<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> Result<T, minijinja::Error> + Send + 'static,
+    ) -> Result<T> {
+        let described = move || work().map_err(|error| format!("{what}: {}", describe(&error)));
+        let outcome = contain_within("the template engine", LONGEST, STACK, described);
         outcome.map_err(|problem| RuntimeError::file(&self.path, format!("the chat template {problem}")))
     }
 }

@@ -105,7 +105,7 @@ impl TextTokenizer {
         while part < text.len() {
             let tokens = self.encode(&text[..text.floor_char_boundary(part)], special)?.len();
             if tokens > most + most / 8 + 64 {
-                return Err(RuntimeError::Input(format!("more than {tokens} tokens don't fit the context of {most}: shorten the text")));
+                return Err(RuntimeError::Input(format!("the text has over {tokens} tokens, the model's context {most}: shorten the text")));
             }
             part = part.saturating_mul(8);
         }

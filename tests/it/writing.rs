@@ -281,7 +281,10 @@ fn the_oldest_turns_leave_a_conversation_that_fills_the_context_and_the_system_s
     assert!(records.iter().all(|r| r["prompt_tokens"].as_array().unwrap().len() + 8 <= 64), "{}", outcome.transcript());
     let first = |record: &Value| record["prompt_tokens"].as_array().unwrap()[..4].to_vec();
     assert_eq!(first(&records[0]), first(&records[5]));
-    for expected in ["turn has left the conversation)", "and the model takes 64: say less)"] {
+    // What was too long took nothing with it.
+    let length = |record: &Value| record["prompt_tokens"].as_array().unwrap().len();
+    assert!(length(&records[5]) > length(&records[0]), "{}", outcome.transcript());
+    for expected in ["turn was dropped)", "and the model takes 64: say less)"] {
         assert!(outcome.stderr.contains(expected), "{}", outcome.transcript());
     }
 }

@@ -12,4 +12,5 @@ mod wire;
 
 pub use check::check_graph;
 pub use constants::{OnnxConstant, hash_constants};
+pub use lower::keeps_scores_single;
 pub use reader::{OnnxNode, OnnxPort, OnnxSummary, read_onnx};

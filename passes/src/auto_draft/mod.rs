@@ -193,8 +193,8 @@ impl Pass for AutoDraft {
     fn needs(&self, module: &Module) -> Needs {
         let (AutoDraftOptions { samples, length, memory, .. }, whole) = (&self.options, needs::whole_weights(module));
         let scoring = module.graph("target").map_or(0, |target| needs::scoring(module, target, *samples, *length));
-        // The target writes text with all of its weights in memory, unless it is given; then drafts are timed beside it.
-        Needs { disk: (whole as f64 * (memory - 1.0).max(0.0)) as u64, memory: scoring.max((whole as f64 * memory) as u64) }
+        // The target writes text with all of its weights in memory; then sessions of target and draft, which pack theirs, are timed.
+        Needs { disk: (whole as f64 * (memory - 1.0).max(0.0)) as u64, memory: scoring.max((whole as f64 * (1.0 + 2.0 * memory)) as u64) }
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {

@@ -174,7 +174,8 @@ impl Training<'_> {
             state.rounds += 1;
             keep(state);
             let best = state.best.as_ref().map_or(f64::NAN, |(_, best)| best.exp());
-            told(cx, &format!("weighing, loss {:.1e} best {best:.1e}", loss.exp()), state.rounds, total)?;
+            let now = Some(loss.exp()).filter(|loss| loss.is_finite()).map_or_else(String::new, |loss| format!(" loss {loss:.1e},"));
+            told(cx, &format!("weighing,{now} best {best:.1e}"), state.rounds, total)?;
         }
         Ok(())
     }

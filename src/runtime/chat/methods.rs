@@ -8,6 +8,8 @@ use super::limits::{pairs_of, pay_for, too_much};
 
 /// The widest column, and the most digits, that a format may ask for in all.
 const MOST_COLUMNS: usize = 1 << 20;
+/// Bytes that a format may become at most, by its directives and the longest argument.
+const MOST_FORMATTED: usize = 32 << 20;
 
 /// Calls `method` of a value.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
@@ -57,7 +59,26 @@ pub(super) fn check_columns(text: &str, args: &[Value]) -> Result<(), Error> {
         let numbers = args.iter().flat_map(|arg| if arg.is_tuple() { arg.try_iter().into_iter().flatten().collect() } else { vec![arg.clone()] });
         columns = numbers.filter_map(|n| i64::try_from(n).ok()).fold(columns, |sum, n| sum.saturating_add(n.unsigned_abs() as usize));
     }
-    if columns > MOST_COLUMNS { Err(too_much("very wide columns")) } else { Ok(()) }
+    if columns > MOST_COLUMNS {
+        return Err(too_much("very wide columns"));
+    }
+    let directives = text.matches(['{', '%']).count();
+    let longest = args.iter().map(longest_text).max().unwrap_or(0);
+    if directives.saturating_mul(longest) > MOST_FORMATTED { Err(too_much("a very long text")) } else { Ok(()) }
+}
+
+/// The longest text in a value, or among the entries of one.
+fn longest_text(value: &Value) -> usize {
+    match value.kind() {
+        ValueKind::Map => value.try_iter().into_iter().flatten().filter_map(|key| value.get_item(&key).ok()).map(|v| length(&v)).max().unwrap_or(0),
+        ValueKind::Seq | ValueKind::Iterable => value.try_iter().into_iter().flatten().map(|v| length(&v)).max().unwrap_or(0),
+        _ => length(value),
+    }
+}
+
+/// The length of a text in bytes; what else can be printed is paid for where it is made.
+fn length(value: &Value) -> usize {
+    value.as_str().map_or(0, str::len)
 }
 
 /// Pays for the entries of a list before it is made.

@@ -1,19 +1,28 @@
 //! What is wrong with a `tokenizer.json` that the `tokenizers` crate would read and then fail on, or let grow without end: known traps, and how
 //! much longer its steps can make a text.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// Steps of all parts together; the longest pipelines have some twenty.
 const MOST_STEPS: usize = 128;
 /// Tokens beside the vocabulary.
 const MOST_ADDED: usize = 100_000;
-const LONGEST_ADDED: usize = 4096;
+const LONGEST_ADDED: usize = 1024;
+/// The bytes of all added tokens, which the crate builds an automaton of.
+const MOST_ADDED_BYTES: usize = 1 << 20;
+/// The longest piece of a Unigram model and the bytes of all, of which the crate makes a tree with a node for each byte. The vocabularies of 250 000
+/// pieces in use have some 2 MB.
+const LONGEST_UNIGRAM: usize = 1024;
+const MOST_UNIGRAM_BYTES: usize = 4 << 20;
 /// Pieces of a template around a text.
 const MOST_PIECES: usize = 64;
 /// The longest pattern, and the longest word of a `WordPiece` model, which looks at it in square time.
 const LONGEST_PATTERN: usize = 8192;
-const LONGEST_WORD: u64 = 10_000;
+const LONGEST_WORD: u64 = 1000;
 /// The table of a sentencepiece normalizer, in bytes.
 const LARGEST_TABLE: usize = 4 << 20;
 /// How often longer a text may become at most; 3 or 4 is usual.
@@ -43,11 +52,54 @@ struct Added {
 #[derive(Deserialize)]
 struct Model {
     #[serde(default)]
+    vocab: Pieces,
+    #[serde(default)]
     max_input_chars_per_word: Option<u64>,
     #[serde(default)]
     continuing_subword_prefix: Option<String>,
     #[serde(default)]
     end_of_word_suffix: Option<String>,
+}
+
+/// The sizes of a Unigram model's pieces; those of other models, which are keys, aren't looked at.
+#[derive(Default)]
+struct Pieces {
+    longest: usize,
+    bytes: usize,
+}
+
+impl<'de> Deserialize<'de> for Pieces {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PiecesVisitor)
+    }
+}
+
+struct PiecesVisitor;
+
+impl<'de> Visitor<'de> for PiecesVisitor {
+    type Value = Pieces;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a vocabulary")
+    }
+
+    fn visit_unit<E>(self) -> Result<Pieces, E> {
+        Ok(Pieces::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Pieces, A::Error> {
+        let mut pieces = Pieces::default();
+        while let Some((piece, _)) = entries.next_element::<(String, IgnoredAny)>()? {
+            pieces.longest = pieces.longest.max(piece.len());
+            pieces.bytes += piece.len();
+        }
+        Ok(pieces)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Pieces, A::Error> {
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Pieces::default())
+    }
 }
 
 /// How often longer than it was the tokenizer can make a text, or the text of tokens.
@@ -64,6 +116,14 @@ pub(super) fn check(file: &File) -> Result<Growth, String> {
     }
     if let Some(token) = file.added_tokens.iter().find(|token| token.content.len() > LONGEST_ADDED) {
         return Err(format!("it adds a token of {} bytes", token.content.len()));
+    }
+    let added: usize = file.added_tokens.iter().map(|token| token.content.len()).sum();
+    if added > MOST_ADDED_BYTES {
+        return Err(format!("its added tokens have {added} bytes, more than {MOST_ADDED_BYTES}"));
+    }
+    let Pieces { longest, bytes } = file.model.vocab;
+    if longest > LONGEST_UNIGRAM || bytes > MOST_UNIGRAM_BYTES {
+        return Err(format!("its pieces have {bytes} bytes, the longest {longest}, more than {MOST_UNIGRAM_BYTES} or {LONGEST_UNIGRAM}"));
     }
     if file.model.max_input_chars_per_word.is_some_and(|most| most > LONGEST_WORD) {
         return Err(format!("its words may have more than {LONGEST_WORD} characters"));

@@ -58,7 +58,22 @@ fn traps_are_refused_by_the_files_name() {
     let split = |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
     let added =
         json!({"id": 8, "content": "x".repeat(5000), "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let pieces = |count: usize, length: usize| {
+        let piece = |i: usize| json!([format!("{i:08}{}", "x".repeat(length - 8)), -1.0]);
+        let vocab: Vec<Value> = [json!(["<unk>", 0.0])].into_iter().chain((0..count).map(piece)).collect();
+        json!({"type": "Unigram", "unk_id": 0, "vocab": vocab})
+    };
+    let added_of = |length: usize| {
+        move |i: usize| {
+            let mut token = json!({"id": 8 + i, "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": true});
+            token["content"] = format!("{i:08}{}", "x".repeat(length - 8)).into();
+            token
+        }
+    };
     for (what, file) in [
+        ("a piece that is deep as a tree", with("/model", pieces(1, 300_000))),
+        ("pieces of many bytes", with("/model", pieces(8000, 1000))),
+        ("added tokens of many bytes", with("/added_tokens", (0..3000).map(added_of(1000)).collect())),
         ("no JSON", "{".to_owned()),
         ("no tokenizer", "{}".to_owned()),
         ("another kind of JSON", "[]".to_owned()),

@@ -1,17 +1,16 @@
 //! The boundary around the `tokenizers` crate: its panics become errors, and what takes too long is given up.
 
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use tokenizers::{Encoding, Tokenizer};
 
-use crate::guard::contain_panics;
+use crate::guard::{contain_panics, contain_within};
 
 /// The longest text that a tokenizer's steps may make of one.
 const MOST_BYTES: usize = 256 << 20;
 /// How long tokenizing may take: a part for the text's start, and one for each of its bytes at a tenth of what slow tokenizers do.
-const LONGEST: Duration = Duration::from_secs(20);
+const LONGEST: Duration = Duration::from_secs(2);
 const PER_BYTE: Duration = Duration::from_micros(20);
 /// How long the trial's few words may take.
 const LONGEST_TRIAL: Duration = Duration::from_millis(1500);
@@ -30,7 +29,7 @@ pub(super) fn encode(tokenizer: &Arc<Tokenizer>, text: &str, special: bool, grow
     }
     let (tokenizer, text) = (tokenizer.clone(), text.to_owned());
     let limit = LONGEST + PER_BYTE * u32::try_from(length).unwrap_or(u32::MAX);
-    within(limit, move || tokenizer.encode(text, special).map_err(|error| error.to_string()))
+    contain_within("the tokenizer", limit, STACK, move || tokenizer.encode(text, special).map_err(|error| error.to_string()))
 }
 
 /// The text of `tokens`, special ones left out.
@@ -41,23 +40,11 @@ pub(super) fn decode(tokenizer: &Tokenizer, tokens: &[u32]) -> Result<String, St
 /// Lets a new tokenizer read and write a few words.
 pub(super) fn try_out(tokenizer: &Arc<Tokenizer>) -> Result<(), String> {
     let tokenizer = tokenizer.clone();
-    within(LONGEST_TRIAL, move || {
+    contain_within("the tokenizer", LONGEST_TRIAL, STACK, move || {
         for word in WORDS {
             let encoding = tokenizer.encode(*word, true).map_err(|error| error.to_string())?;
             tokenizer.decode(encoding.get_ids(), true).map_err(|error| error.to_string())?;
         }
         tokenizer.decode(&[0, 1, 2, 3], false).map(drop).map_err(|error| error.to_string())
-    })
-}
-
-/// What `work` returns, unless it panics or takes longer than `limit`; then the thread that does it is left alone.
-fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
-    let (sender, receiver) = channel();
-    let contained = move || drop(sender.send(contain_panics("the tokenizer", work).flatten()));
-    let started = std::thread::Builder::new().name("tokenizer".to_owned()).stack_size(STACK).spawn(contained);
-    started.map_err(|error| format!("can't start a thread: {error}"))?;
-    receiver.recv_timeout(limit).unwrap_or_else(|error| match error {
-        RecvTimeoutError::Timeout => Err("takes too long".to_owned()),
-        RecvTimeoutError::Disconnected => Err("breaks the tokenizer".to_owned()),
     })
 }

@@ -61,7 +61,7 @@ pub(crate) fn noise_levels(graph: &Graph) -> Vec<ValueId> {
     graph.inputs().iter().map(|i| i.value).filter(is_level).collect()
 }
 
-/// Gives every image its noise level: the only one, or its own. Image `i` takes level `i mod levels`, since tract spreads no axis of unknown length.
+/// Gives every image its noise level: the only one, or its own. By a gather, since tract spreads no axis of unknown length.
 pub(super) fn spread_noise_levels(cx: &mut Context<'_>) -> Result<(), ExportError> {
     for value in noise_levels(cx.graph) {
         let outer = cx.b.enter(format!("{}/spread", cx.full_name(value)));
@@ -70,9 +70,17 @@ pub(super) fn spread_noise_levels(cx: &mut Context<'_>) -> Result<(), ExportErro
         let images = cx.b.op("Squeeze", &[&images, &axis]).out();
         let numbers = cx.b.op("Range", &[&zero, &images, &one]).out();
         let levels = cx.b.op("Shape", &[&given]).out();
-        // tract's own type of sizes has no remainder.
-        let [numbers, levels] = [numbers, levels].map(|sizes| cx.b.op("Cast", &[&sizes]).int("to", INT32).out());
-        let chosen = cx.b.op("Mod", &[&numbers, &levels]).out();
+        // tract's own type of sizes has no minimum.
+        let narrow = |cx: &mut Context<'_>, x: &Name| cx.b.op("Cast", &[x]).int("to", INT32).out();
+        let [numbers, levels, images, zero, one] = [&numbers, &levels, &images, &zero, &one].map(|x| narrow(cx, x));
+        // A single level is every image's; of several, image `i` has level `i`, and more or fewer than images lead past the end.
+        let above = cx.b.op("Sub", &[&levels, &one]).out();
+        let several = cx.b.op("Min", &[&above, &one]).out();
+        let excess = cx.b.op("Sub", &[&levels, &images]).out();
+        let excess = cx.b.op("Max", &[&excess, &zero]).out();
+        let excess = cx.b.op("Mul", &[&excess, &levels]).out();
+        let own = cx.b.op("Mul", &[&numbers, &several]).out();
+        let chosen = cx.b.op("Add", &[&own, &excess]).out();
         let spread = cx.b.op("Gather", &[&given, &chosen]).out();
         cx.b.enter(outer);
         cx.stand_in(value, spread);

@@ -86,6 +86,13 @@ pub(crate) fn cache_layout(graphs: &[Graph], profile: Profile) -> CacheLayout {
     if profile == Profile::Ort && graphs.iter().all(fits) { CacheLayout::InPlace } else { CacheLayout::Appended }
 }
 
+/// Whether attention keeps its scores in single precision whatever the graph computes in: `GroupQueryAttention` and `MultiHeadAttention` do, the
+/// operators of ai.onnx don't.
+pub fn keeps_scores_single(graph: &Graph, profile: Profile) -> bool {
+    let is_causal = graph.nodes().any(|(_, node)| matches!(&node.op, Op::Attention(attention) if attention.causal));
+    profile == Profile::Ort && (!is_causal || cache_layout(std::slice::from_ref(graph), profile) == CacheLayout::InPlace)
+}
+
 fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node) -> Result<(), ExportError> {
     let profile = cx.target.profile;
     match &node.op {

@@ -1,0 +1,105 @@
+//! The files beside `tokenizer.json`, which decides: what they say and nobody heeds.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::files::{is_there, read_object};
+use super::side_keys::SideKeys;
+
+/// Largest file: those with many added tokens have a few hundred KB.
+const CAP: u64 = 32 << 20;
+
+const CONFIG: (&str, SideKeys) = (
+    "tokenizer_config.json",
+    SideKeys {
+        heeded: &[
+            "add_bos_token",
+            "add_eos_token",
+            "add_prefix_space",
+            "added_tokens_decoder",
+            "chat_template",
+            "clean_up_tokenization_spaces",
+            "do_lower_case",
+            "extra_special_tokens",
+            "fix_mistral_regex",
+            "model_max_length",
+            "split_special_tokens",
+            "strip_accents",
+            "tokenize_chinese_chars",
+            "tokenizer_class",
+            "truncation_side",
+        ],
+        // Names and versions, what tokenizer.json says itself, and how batches are padded and cut, which dlc doesn't do for others.
+        harmless: &[
+            "_from_auto",
+            "_name_or_path",
+            "auto_map",
+            "backend",
+            "device",
+            "do_basic_tokenize",
+            "errors",
+            "from_slow",
+            "is_local",
+            "keep_accents",
+            "legacy",
+            "local_files_only",
+            "max_len",
+            "max_length",
+            "merges_file",
+            "model_input_names",
+            "name_or_path",
+            "never_split",
+            "pad_to_multiple_of",
+            "pad_token_type_id",
+            "padding",
+            "padding_side",
+            "processor_class",
+            "sp_model_kwargs",
+            "spaces_between_special_tokens",
+            "special_tokens_map_file",
+            "stride",
+            "tokenizer_file",
+            "tokenizer_type",
+            "transformers_version",
+            "trim_offsets",
+            "truncation_strategy",
+            "use_default_system_prompt",
+            "use_fast",
+            "vocab_file",
+            "vocab_size",
+            "vocab_type",
+            "wordpieces_prefix",
+        ],
+        neutral: &[],
+    },
+);
+
+const MAP: (&str, SideKeys) = ("special_tokens_map.json", SideKeys { heeded: &[], harmless: &[], neutral: &[] });
+
+/// A line for each file in `folder` that says something else. Files that can't be read are other warnings.
+pub(super) fn warnings(folder: &Path) -> Vec<String> {
+    let unheeded = |(name, keys): (&str, SideKeys)| {
+        let path = folder.join(name);
+        let object = if is_there(&path) { read_object(&path, CAP).ok()?.0 } else { return None };
+        // Templates and tokenizers know special tokens by these names, whatever they are.
+        let is_token = |key: &str| key.ends_with("_token") || key.ends_with("_tokens");
+        let others: Map<String, Value> = object.into_iter().filter(|(key, _)| !is_token(key)).collect();
+        keys.warning(name, &others)
+    };
+    [CONFIG, MAP].into_iter().filter_map(unheeded).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_nobody_reads_are_named_and_special_tokens_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write(CONFIG.0, r#"{"bos_token": "<s>", "image_token": "<i>", "padding_side": "left", "model_max_length": 512, "strange": 1}"#);
+        write(MAP.0, r#"{"eos_token": "</s>", "additional_special_tokens": ["a"], "odd": "x"}"#);
+        assert_eq!(warnings(folder.path()), ["tokenizer_config.json: not heeded: `strange`", "special_tokens_map.json: not heeded: `odd`"]);
+    }
+}
