@@ -228,7 +228,7 @@ mod tests {
         for page in ["<!DOCTYPE html>\n<html>", "\u{feff}\n  <HTML lang=\"en\">", "<head>"] {
             fs::write(&path, page).unwrap();
             assert!(matches!(problem(read_document(&path, 1 << 20)), InputProblem::WebPage));
-            assert_eq!(read_text(&path, 1 << 20).unwrap(), page);
+            assert_eq!(read_text(&path, 1 << 20).unwrap(), page.trim_start_matches('\u{feff}'));
         }
         fs::write(&path, "<header of ours>").unwrap();
         open_input(&path).unwrap();

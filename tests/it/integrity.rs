@@ -172,7 +172,7 @@ fn a_node_of_many_small_parts_is_refused_before_they_are_made() {
 fn prompts_far_beyond_the_context_are_refused_before_they_are_tokenized() {
     let shell = shell();
     shell.write("long.txt", "word ".repeat(6_000_000));
-    refused(&shell, &["run", "bundle", "--backend", "tract", "--prompts", "long.txt"], &["don't fit the context of"]);
+    refused(&shell, &["run", "bundle", "--backend", "tract", "--prompts", "long.txt"], &["the model's context 512: shorten the text"]);
 }
 
 #[test]

@@ -224,7 +224,7 @@ fn what_of_a_generation_config_is_not_heeded_is_said_at_compile_time_and_what_is
     for expected in [
         "dlc doesn't heed `num_beams` (beam search), `my_key` (unknown to dlc)",
         "99999; genai_config.json leaves them out",
-        "no word for bad_words_ids",
+        "can't express bad_words_ids",
     ] {
         assert!(warnings.contains(expected) && warnings.matches(expected).count() == 1, "{warnings}");
     }
