@@ -1,5 +1,6 @@
 //! Exit codes, and how errors look.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -39,6 +40,17 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
     }
     let _ = writeln!(io::stderr(), "error: {}", escaped(&cut(&message(error), LONGEST_MESSAGE)));
     if code == BUG { bug() } else { code.into() }
+}
+
+/// Says what was wrong with the command line, or the help or version that was asked for, and ends. Arguments that would steer the terminal are
+/// printed escaped.
+pub(super) fn usage(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    if let Cow::Owned(escaped) = escaped(&text) {
+        let _ = writeln!(io::stderr(), "{}", escaped.trim_end());
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// Asks for a report, and returns the exit code of a bug.

@@ -108,7 +108,7 @@ pub fn main() -> ExitCode {
     crate::mapped::name_cut_files();
     signals::listen();
     let definition = command();
-    let matches = definition.clone().get_matches();
+    let matches = definition.clone().try_get_matches().unwrap_or_else(|error| exit::usage(&error));
     let given = Given::new(&definition, &matches);
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     phases::start(cli.verbosity.level(), environment::shows_progress());

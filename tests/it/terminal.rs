@@ -106,3 +106,13 @@ fn more_threads_than_four_times_the_cores_are_refused() {
     let most = most.to_string();
     shell.ok(&["run", "plain", "--prompt", "a", "--max-tokens", "1", "--backend", "tract", "--threads", &most]);
 }
+
+#[test]
+fn arguments_that_are_wrong_are_shown_escaped() {
+    let shell = Shell::new();
+    for args in [&[HOSTILE][..], &["run", "b", "--backend", HOSTILE], &["run", "b", "--threads", HOSTILE]] {
+        let outcome = shell.dlc(args);
+        assert_eq!(outcome.code, Some(2), "{}", outcome.transcript());
+        assert_tame(&outcome);
+    }
+}
