@@ -85,9 +85,12 @@ pub fn read_document(path: &Path, cap: u64) -> Result<String, InputError> {
 /// See [`read_document`].
 pub fn read_text(path: &Path, cap: u64) -> Result<String, InputError> {
     let (file, size) = open(path, true)?;
-    let text = text(read(file, size, path, cap)?, path)?;
-    // Editors on Windows begin UTF-8 files with a mark that is no text.
-    Ok(text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text))
+    Ok(without_mark(text(read(file, size, path, cap)?, path)?))
+}
+
+/// The text after the byte order mark, with which editors on Windows begin UTF-8 files.
+pub fn without_mark(text: String) -> String {
+    text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text)
 }
 
 fn open(path: &Path, takes_pages: bool) -> Result<(File, u64), InputError> {

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
+mod protobuf;
 
 use std::fs;
 
@@ -9,6 +10,7 @@ use common::{DRAFT, TARGET, module, request};
 use dlc_exporters::manifest::{Manifest, PortRecord, Profile};
 use dlc_exporters::onnx::check_graph;
 use dlc_exporters::write_bundle;
+use protobuf::field;
 use tempfile::TempDir;
 
 fn bundle(profile: Profile) -> (TempDir, Manifest) {
@@ -55,24 +57,6 @@ fn a_manifest_that_says_something_else_is_refused_with_what_differs() {
     let extra = manifest.graphs[0].inputs[0].clone();
     refused(&|m| m.graphs[0].outputs.push(extra.clone()), " outputs");
     refused(&|m| m.graphs[0].inputs.swap(0, 1), "input `input_ids`");
-}
-
-/// A field of bytes.
-fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut field = varint(usize::from(tag) << 3 | 2);
-    field.extend(varint(bytes.len()));
-    field.extend(bytes);
-    field
-}
-
-fn varint(mut number: usize) -> Vec<u8> {
-    let mut bytes = vec![];
-    while number > 127 {
-        bytes.push(number as u8 | 128);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-    bytes
 }
 
 #[test]

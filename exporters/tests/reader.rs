@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
+mod protobuf;
 
 use std::fs;
 use std::path::Path;
@@ -12,6 +13,7 @@ use dlc_exporters::manifest::Profile;
 use dlc_exporters::onnx::{OnnxSummary, read_onnx};
 use dlc_exporters::{ExportError, write_bundle};
 use proptest::prelude::*;
+use protobuf::field;
 
 fn valid() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
@@ -67,16 +69,6 @@ fn absurd_shapes_are_refused() {
 
 /// A model of these fields of its graph: `part` as the field `tag`, `n` times.
 fn model_of(tag: u8, part: &[u8], n: usize) -> Vec<u8> {
-    let varint = |mut n: usize| {
-        let mut bytes = vec![];
-        while n > 127 {
-            bytes.push(n as u8 | 128);
-            n >>= 7;
-        }
-        bytes.push(n as u8);
-        bytes
-    };
-    let field = |tag: u8, bytes: &[u8]| [&[tag << 3 | 2][..], &varint(bytes.len()), bytes].concat();
     field(7, &field(tag, &part.repeat(n)))
 }
 

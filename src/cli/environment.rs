@@ -62,13 +62,6 @@ pub(super) fn free_disk(path: &Path) -> Option<u64> {
     fs4::available_space(there).ok()
 }
 
-/// Bytes of memory that are free; unknown where the system doesn't say so, as only Linux does.
-pub(super) fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kilobytes = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
-    kilobytes.checked_mul(1024)
-}
-
 /// How many threads were busy in the last minute; unknown where the system doesn't say so, as only Linux does.
 pub(super) fn load_average() -> Option<f64> {
     std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::files::read_text;
+use crate::files::{read_text, without_mark};
 
 /// The largest text that is read: far more than any context takes.
 const TEXT_CAP: u64 = 16 << 20;
@@ -29,8 +29,7 @@ pub(super) fn stdin(cap: u64) -> Result<String> {
     if bytes.len() as u64 > cap {
         bail!("stdin holds more than {cap} bytes, which is more than dlc reads of a text");
     }
-    let text = String::from_utf8(bytes).ok().context("stdin isn't UTF-8 text")?;
-    Ok(text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text))
+    String::from_utf8(bytes).ok().map(without_mark).context("stdin isn't UTF-8 text")
 }
 
 /// The text of a file, or of stdin for `-`, without the line break at its end.

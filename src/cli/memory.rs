@@ -18,7 +18,17 @@ pub(super) fn reset_peak() {
 }
 
 fn peak_in(status: &str) -> Option<u64> {
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?;
+    bytes_of("VmHWM:", status)
+}
+
+/// The memory that is free, in bytes; none where the system doesn't say so, as only Linux does.
+pub(super) fn free() -> Option<u64> {
+    bytes_of("MemAvailable:", &fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// The number of bytes in the line that begins with `name`, which has it in kilobytes.
+fn bytes_of(name: &str, lines: &str) -> Option<u64> {
+    let kilobytes = lines.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix(" kB")?;
     kilobytes.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 

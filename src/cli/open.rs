@@ -53,7 +53,7 @@ pub(super) fn bundle(path: &Path) -> Result<Bundle> {
 }
 
 /// As [`bundle`], but hashes every file.
-pub(super) fn unhurried_bundle(path: &Path) -> Result<Bundle> {
+pub(super) fn bundle_hashed_anew(path: &Path) -> Result<Bundle> {
     bundle_by(path, Bundle::open)
 }
 

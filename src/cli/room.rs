@@ -5,7 +5,7 @@ use std::path::Path;
 use dlc_passes::Needs;
 use serde::Serialize;
 
-use super::environment;
+use super::{environment, memory};
 
 /// What a compilation needs, beside what there is.
 #[derive(Debug, Serialize)]
@@ -19,7 +19,7 @@ pub(super) struct Room {
 impl Room {
     /// For a folder that would be at `output`.
     pub fn new(needs: Needs, output: &Path) -> Self {
-        Self { disk: needs.disk, free_disk: environment::free_disk(output), memory: needs.memory, free_memory: environment::free_memory() }
+        Self { disk: needs.disk, free_disk: environment::free_disk(output), memory: needs.memory, free_memory: memory::free() }
     }
 
     /// For people.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use dlc_ir::Task;
 
 use super::backend::{BackendArgs, describe};
@@ -147,14 +147,10 @@ fn continue_all(args: &Args, models: &mut Models, template: Option<&ChatTemplate
     let mut records = Records::new(args.records);
     let writer = Writer { tokenizer: &tokenizer, stops: &rules.stop_strings, shows: args.records.are_for_people() };
     for (number, prompt) in (1..).zip(prompts) {
-        let tokens = tokens_of(args, models, template, prompt).with_context(|| format!("prompt {number}"));
-        // What is done is printed all the same.
-        let tokens = match tokens {
+        let tokens = match tokens_of(args, models, template, prompt) {
             Ok(tokens) => tokens,
-            Err(error) => {
-                records.finish()?;
-                return Err(error);
-            }
+            // What is done is printed all the same.
+            Err(error) => return records.finish().and(Err(error.context(format!("prompt {number}")))),
         };
         let options = options(args, models, rules);
         let echo = if args.chat || args.no_echo { "" } else { prompt };
@@ -165,12 +161,10 @@ fn continue_all(args: &Args, models: &mut Models, template: Option<&ChatTemplate
         }
         records.push(written.json(prompt, &tokens))?;
         if written.ending == Ending::Interrupted {
-            records.finish()?;
-            return Ok(INTERRUPTED.into());
+            return records.finish().map(|()| INTERRUPTED.into());
         }
     }
-    records.finish()?;
-    Ok(ExitCode::SUCCESS)
+    records.finish().map(|()| ExitCode::SUCCESS)
 }
 
 /// The tokens of a prompt as the model reads it.

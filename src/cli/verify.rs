@@ -41,7 +41,7 @@ fn tolerance(text: &str) -> Result<f32, String> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    let bundle = open::unhurried_bundle(&args.bundle)?;
+    let bundle = open::bundle_hashed_anew(&args.bundle)?;
     phases::begin("reading graphs");
     let (documents, strays): (Vec<_>, Vec<_>) = bundle.strays()?.into_iter().partition(|name| is_document(name));
     let module = module_of_bundle(&bundle)?;

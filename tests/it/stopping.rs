@@ -17,14 +17,14 @@ const SAMPLING: [&str; 10] = ["sample", "digits", "--backend", "tract", "--count
 const CHOOSING: [&str; 9] =
     ["compile", "fixtures/tiny-llama", "--profile", "onnx", "-o", "work/out", "--pass", "auto-draft:samples=2,length=12", "--no-cache"];
 
-/// Waits until the command listens for signals.
+/// Waits until the command listens for signals; a shell that starts it isn't the command yet.
 fn listens(child: &mut Child) {
     let status = format!("/proc/{}/status", child.id());
     // The second bit of the caught signals is SIGINT.
     let caught = || {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
         let mask = text.lines().find_map(|l| l.strip_prefix("SigCgt:")).and_then(|m| u64::from_str_radix(m.trim(), 16).ok());
-        mask.is_some_and(|m| m & 2 != 0)
+        text.starts_with("Name:\tdlc\n") && mask.is_some_and(|m| m & 2 != 0)
     };
     assert!(wait_for(child, caught), "handles no SIGINT");
 }
