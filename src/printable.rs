@@ -1,14 +1,16 @@
-//! Text of strangers as messages and terminals may show it: what would steer a terminal is escaped, what is long is cut.
+//! Text of strangers as messages and terminals may show it: what would steer a terminal is escaped,
+//! what is long is cut.
 
 use std::borrow::Cow;
 
 /// Characters of a name or value that are shown.
 const LONGEST: usize = 120;
 
-/// Whether a terminal would do something else with `c` than show it: control characters, and marks that turn the order of the text
-/// around them.
+/// Whether a terminal would do something else with `c` than show it: control characters, and marks
+/// that turn the order of the text around them.
 fn steers(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+    c.is_control()
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }
 
 /// `text` with everything escaped that steers a terminal, but for newlines and tabs.
@@ -16,10 +18,13 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     escape(text, |c, escaped| escaped.extend(c.escape_default()))
 }
 
-/// JSON in which everything that steers a terminal is escaped as JSON does it; the values stay the same.
+/// JSON in which everything that steers a terminal is escaped as JSON does it; the values stay the
+/// same.
 pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
     // All of these have 4 digits at most.
-    escape(json, |c, escaped| escaped.push_str(&format!("\\u{:04x}", u32::from(c))))
+    escape(json, |c, escaped| {
+        escaped.push_str(&format!("\\u{:04x}", u32::from(c)))
+    })
 }
 
 fn escape(text: &str, put: impl Fn(char, &mut String)) -> Cow<'_, str> {
@@ -29,7 +34,11 @@ fn escape(text: &str, put: impl Fn(char, &mut String)) -> Cow<'_, str> {
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if is_plain(c) { escaped.push(c) } else { put(c, &mut escaped) }
+        if is_plain(c) {
+            escaped.push(c)
+        } else {
+            put(c, &mut escaped)
+        }
     }
     Cow::Owned(escaped)
 }
@@ -46,7 +55,11 @@ pub(crate) fn cut(text: &str, longest: usize) -> Cow<'_, str> {
 pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for c in cut(text, LONGEST).chars() {
-        if matches!(c, '"' | '\'' | '\\') { shown.push(c) } else { shown.extend(c.escape_debug()) }
+        if matches!(c, '"' | '\'' | '\\') {
+            shown.push(c)
+        } else {
+            shown.extend(c.escape_debug())
+        }
     }
     shown
 }
@@ -58,7 +71,10 @@ mod tests {
     #[test]
     fn what_steers_a_terminal_is_escaped() {
         let hostile = "\u{1b}]0;x\u{7}\r\u{8}\u{9b}31m\u{202e}gnp.a";
-        assert_eq!(escaped(hostile), r"\u{1b}]0;x\u{7}\r\u{8}\u{9b}31m\u{202e}gnp.a");
+        assert_eq!(
+            escaped(hostile),
+            r"\u{1b}]0;x\u{7}\r\u{8}\u{9b}31m\u{202e}gnp.a"
+        );
         assert_eq!(escaped("Grüße, 世界\t█ | é\n"), "Grüße, 世界\t█ | é\n");
         assert!(matches!(escaped("plain"), Cow::Borrowed(_)));
     }
@@ -69,12 +85,21 @@ mod tests {
         let text = serde_json::to_string_pretty(&value).unwrap();
         let escaped = escaped_json(&text);
         assert!(escaped.chars().all(|c| c == '\n' || !steers(c)));
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&escaped).unwrap(),
+            value
+        );
     }
 
     #[test]
     fn long_text_is_cut_between_characters() {
-        assert_eq!((cut("ééé", 2), cut("ééé", 3)), ("éé...".into(), "ééé".into()));
-        assert_eq!(shown(&"\n".repeat(500)), format!("{}...", "\\n".repeat(120)));
+        assert_eq!(
+            (cut("ééé", 2), cut("ééé", 3)),
+            ("éé...".into(), "ééé".into())
+        );
+        assert_eq!(
+            shown(&"\n".repeat(500)),
+            format!("{}...", "\\n".repeat(120))
+        );
     }
 }

@@ -48,7 +48,9 @@ impl Array {
         if elements == Some(len) {
             Ok(Self { shape, data })
         } else {
-            Err(EvalError::Array { problem: format!("{len} elements don't fill shape {shape:?}") })
+            Err(EvalError::Array {
+                problem: format!("{len} elements don't fill shape {shape:?}"),
+            })
         }
     }
 
@@ -123,6 +125,9 @@ impl Array {
             CandleType::I64 => ArrayData::I64(flat.to_vec1()?),
             _ => ArrayData::F32(flat.to_vec1()?),
         };
-        Ok(Self { shape: tensor.dims().to_vec(), data })
+        Ok(Self {
+            shape: tensor.dims().to_vec(),
+            data,
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! Attention as [`dlc_ir::Attention`] states it, causal over cached and new keys or in both directions, and `DeBERTa`'s part of the scores.
+//! Attention as [`dlc_ir::Attention`] states it, causal over cached and new keys or in both
+//! directions, and `DeBERTa`'s part of the scores.
 
 use candle_core::{D, Device, Tensor};
 use dlc_ir::{Attention, DisentangledBias};
@@ -6,47 +7,87 @@ use dlc_ir::{Attention, DisentangledBias};
 use crate::error::OpError;
 use crate::peaks::magnitude;
 
-/// The score of a key that a query doesn't see. Finite, so that a query that sees nothing (padding) gives the mean of all values, not NaN;
-/// everywhere else its exponential is 0 exactly. It takes the place of the dot product, so that no gradient flows into that.
+/// The score of a key that a query doesn't see. Finite, so that a query that sees nothing (padding)
+/// gives the mean of all values, not NaN; everywhere else its exponential is 0 exactly. It takes
+/// the place of the dot product, so that no gradient flows into that.
 const UNSEEN: f32 = -1e9;
 
 /// The attended values, and the keys and values for the next run.
-pub(crate) fn attend_causally(op: &Attention, inputs: &[Tensor; 6]) -> Result<Vec<Tensor>, OpError> {
+pub(crate) fn attend_causally(
+    op: &Attention,
+    inputs: &[Tensor; 6],
+) -> Result<Vec<Tensor>, OpError> {
     let [q, k, v, mask, past_key, past_value] = inputs;
-    let present = |past: &Tensor, new: &Tensor| Tensor::cat(&[past, &split(new, op.kv_heads)?], 2)?.contiguous();
+    let present = |past: &Tensor, new: &Tensor| {
+        Tensor::cat(&[past, &split(new, op.kv_heads)?], 2)?.contiguous()
+    };
     let (key, value) = (present(past_key, k)?, present(past_value, v)?);
     let (batch, seq, _) = q.dims3()?;
-    let seen = Tensor::from_vec(seen(mask, seq, op.window)?, (batch, 1, seq, key.dim(2)?), &Device::Cpu)?;
+    let seen = Tensor::from_vec(
+        seen(mask, seq, op.window)?,
+        (batch, 1, seq, key.dim(2)?),
+        &Device::Cpu,
+    )?;
     let output = attend(op, q, [&key, &value], Some(&seen), None)?;
     Ok(vec![output, key, value])
 }
 
 /// The attended values.
-pub(crate) fn attend_both_ways(op: &Attention, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, bias: Option<&Tensor>) -> Result<Tensor, OpError> {
+pub(crate) fn attend_both_ways(
+    op: &Attention,
+    [q, k, v]: [&Tensor; 3],
+    mask: Option<&Tensor>,
+    bias: Option<&Tensor>,
+) -> Result<Tensor, OpError> {
     let (batch, keys, _) = k.dims3()?;
     let mut seen = Vec::with_capacity(batch * keys);
-    for row in mask.map(Tensor::to_vec2::<i64>).transpose()?.unwrap_or_default() {
+    for row in mask
+        .map(Tensor::to_vec2::<i64>)
+        .transpose()?
+        .unwrap_or_default()
+    {
         running_count(&row)?;
         seen.extend(row.iter().map(|&m| m as u8));
     }
-    let seen = if mask.is_some() { Some(Tensor::from_vec(seen, (batch, 1, 1, keys), &Device::Cpu)?) } else { None };
-    attend(op, q, [&split(k, op.kv_heads)?, &split(v, op.kv_heads)?], seen.as_ref(), bias)
+    let seen = if mask.is_some() {
+        Some(Tensor::from_vec(seen, (batch, 1, 1, keys), &Device::Cpu)?)
+    } else {
+        None
+    };
+    attend(
+        op,
+        q,
+        [&split(k, op.kv_heads)?, &split(v, op.kv_heads)?],
+        seen.as_ref(),
+        bias,
+    )
 }
 
 /// `[batch, seq, heads * head_dim]` as `[batch, heads, seq, head_dim]`.
 fn split(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (batch, seq, width) = x.dims3()?;
-    x.reshape((batch, seq, heads, width / heads))?.transpose(1, 2)?.contiguous()
+    x.reshape((batch, seq, heads, width / heads))?
+        .transpose(1, 2)?
+        .contiguous()
 }
 
-/// `q [batch, seq, heads * head_dim]` over keys and values `[batch, kv_heads, total, head_dim]`, of which each query sees those where `seen`,
-/// which broadcasts to `[batch, heads, seq, total]`, is 1; all without it.
-fn attend(op: &Attention, q: &Tensor, [key, value]: [&Tensor; 2], seen: Option<&Tensor>, bias: Option<&Tensor>) -> Result<Tensor, OpError> {
+/// `q [batch, seq, heads * head_dim]` over keys and values `[batch, kv_heads, total, head_dim]`, of
+/// which each query sees those where `seen`, which broadcasts to `[batch, heads, seq, total]`, is
+/// 1; all without it.
+fn attend(
+    op: &Attention,
+    q: &Tensor,
+    [key, value]: [&Tensor; 2],
+    seen: Option<&Tensor>,
+    bias: Option<&Tensor>,
+) -> Result<Tensor, OpError> {
     let (batch, seq, width) = q.dims3()?;
     let (head_dim, group, total) = (width / op.heads, op.heads / op.kv_heads, key.dim(2)?);
-    // The query heads that share a key head stand below each other, so that no key or value is repeated.
+    // The query heads that share a key head stand below each other, so that no key or value is
+    // repeated.
     let q = split(q, op.heads)?.reshape((batch, op.kv_heads, group * seq, head_dim))?;
-    let mut scores = (q.matmul(&key.t()?)? * f64::from(op.scale))?.reshape((batch, op.heads, seq, total))?;
+    let mut scores =
+        (q.matmul(&key.t()?)? * f64::from(op.scale))?.reshape((batch, op.heads, seq, total))?;
     if let Some(cap) = op.softcap.map(f64::from) {
         scores = ((scores / cap)?.tanh()? * cap)?;
     }
@@ -55,43 +96,77 @@ fn attend(op: &Attention, q: &Tensor, [key, value]: [&Tensor; 2], seen: Option<&
     }
     if let Some(seen) = seen {
         let unseen = Tensor::full(UNSEEN, scores.shape(), &Device::Cpu)?;
-        scores = seen.broadcast_as(scores.shape())?.where_cond(&scores, &unseen)?;
+        scores = seen
+            .broadcast_as(scores.shape())?
+            .where_cond(&scores, &unseen)?;
     }
     let shares = softmax(&scores)?.reshape((batch, op.kv_heads, group * seq, total))?;
-    let output = shares.matmul(value)?.reshape((batch, op.heads, seq, head_dim))?;
+    let output = shares
+        .matmul(value)?
+        .reshape((batch, op.heads, seq, head_dim))?;
     Ok(output.transpose(1, 2)?.reshape((batch, seq, width))?)
 }
 
 /// The largest magnitude of a scaled dot product of a query and a key, seen or not.
-pub(crate) fn largest_score(op: &Attention, inputs: &[Tensor], outputs: &[Tensor]) -> Result<f32, OpError> {
-    let [q, k, ..] = inputs else { return Err(OpError::Bug(format!("{} operands", inputs.len()))) };
+pub(crate) fn largest_score(
+    op: &Attention,
+    inputs: &[Tensor],
+    outputs: &[Tensor],
+) -> Result<f32, OpError> {
+    let [q, k, ..] = inputs else {
+        return Err(OpError::Bug(format!("{} operands", inputs.len())));
+    };
     let keys = match outputs {
         [_, present, _] => present.clone(),
         _ => split(k, op.kv_heads)?,
     };
     let (batch, seq, width) = q.dims3()?;
-    let q = split(q, op.heads)?.reshape((batch, op.kv_heads, op.heads / op.kv_heads * seq, width / op.heads))?;
+    let q = split(q, op.heads)?.reshape((
+        batch,
+        op.kv_heads,
+        op.heads / op.kv_heads * seq,
+        width / op.heads,
+    ))?;
     let (largest, _) = magnitude(&q.matmul(&keys.t()?)?)?;
     Ok(largest * op.scale.abs())
 }
 
 /// See [`DisentangledBias`].
-pub(crate) fn disentangled_bias(op: &DisentangledBias, inputs: &[Tensor]) -> Result<Tensor, OpError> {
-    let [q, k, tables @ ..] = inputs else { return Err(OpError::Bug(format!("{} operands", inputs.len()))) };
+pub(crate) fn disentangled_bias(
+    op: &DisentangledBias,
+    inputs: &[Tensor],
+) -> Result<Tensor, OpError> {
+    let [q, k, tables @ ..] = inputs else {
+        return Err(OpError::Bug(format!("{} operands", inputs.len())));
+    };
     let mut tables = tables.iter();
     let (batch, seq, _) = q.dims3()?;
-    let rows = (0..seq).flat_map(|i| (0..seq).map(move |j| op.row(i as i64 - j as i64) as u32)).collect::<Vec<_>>();
-    let rows = Tensor::from_vec(rows, (1, 1, seq, seq), &Device::Cpu)?.broadcast_as((batch, op.heads, seq, seq))?.contiguous()?;
-    let mut look = |content: &Tensor, wanted: bool, rows: &Tensor| -> Result<Option<Tensor>, OpError> {
-        let Some(table) = wanted.then(|| tables.next()).flatten() else { return Ok(None) };
-        let content = split(content, op.heads)?;
-        let table = split(&table.unsqueeze(0)?, op.heads)?.broadcast_as((batch, op.heads, table.dim(0)?, content.dim(3)?))?;
-        let scores = content.matmul(&table.t()?.contiguous()?)?;
-        Ok(Some(scores.gather(rows, 3)?))
-    };
+    let rows = (0..seq)
+        .flat_map(|i| (0..seq).map(move |j| op.row(i as i64 - j as i64) as u32))
+        .collect::<Vec<_>>();
+    let rows = Tensor::from_vec(rows, (1, 1, seq, seq), &Device::Cpu)?
+        .broadcast_as((batch, op.heads, seq, seq))?
+        .contiguous()?;
+    let mut look =
+        |content: &Tensor, wanted: bool, rows: &Tensor| -> Result<Option<Tensor>, OpError> {
+            let Some(table) = wanted.then(|| tables.next()).flatten() else {
+                return Ok(None);
+            };
+            let content = split(content, op.heads)?;
+            let table = split(&table.unsqueeze(0)?, op.heads)?.broadcast_as((
+                batch,
+                op.heads,
+                table.dim(0)?,
+                content.dim(3)?,
+            ))?;
+            let scores = content.matmul(&table.t()?.contiguous()?)?;
+            Ok(Some(scores.gather(rows, 3)?))
+        };
     let c2p = look(q, op.c2p, &rows)?;
     // Row j of keys, column i of queries: the distance is still i - j.
-    let p2c = look(k, op.p2c, &rows.t()?.contiguous()?)?.map(|x| x.t()?.contiguous()).transpose()?;
+    let p2c = look(k, op.p2c, &rows.t()?.contiguous()?)?
+        .map(|x| x.t()?.contiguous())
+        .transpose()?;
     let sum = match (c2p, p2c) {
         (Some(a), Some(b)) => (a + b)?,
         (Some(one), None) | (None, Some(one)) => one,
@@ -105,19 +180,25 @@ fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
     if x.elem_count() == 0 {
         return Ok(x.clone());
     }
-    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let e = x
+        .broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?
+        .exp()?;
     e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
 }
 
 /// `[batch, seq, past+seq]`: 1 where query `i` sees key `j`, else 0.
 fn seen(mask: &Tensor, seq: usize, window: Option<usize>) -> Result<Vec<u8>, OpError> {
     let (_, total) = mask.dims2()?;
-    let past = total.checked_sub(seq).ok_or_else(|| OpError::Bug("the mask is shorter than the queries".into()))?;
+    let past = total
+        .checked_sub(seq)
+        .ok_or_else(|| OpError::Bug("the mask is shorter than the queries".into()))?;
     let mut seen = Vec::with_capacity(mask.dim(0)? * seq * total);
     for row in mask.to_vec2::<i64>()? {
         let counts = running_count(&row)?;
         for last in past..total {
-            let near = |j: usize| window.is_none_or(|window| counts[last].saturating_sub(counts[j]) < window);
+            let near = |j: usize| {
+                window.is_none_or(|window| counts[last].saturating_sub(counts[j]) < window)
+            };
             seen.extend((0..total).map(|j| u8::from(row[j] == 1 && j <= last && near(j))));
         }
     }

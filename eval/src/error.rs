@@ -61,7 +61,8 @@ pub enum EvalError {
 }
 
 impl EvalError {
-    /// Whose fault the error is. Data comes from outside; segments are put together by dlc's own code.
+    /// Whose fault the error is. Data comes from outside; segments are put together by dlc's own
+    /// code.
     pub fn fault(&self) -> Fault {
         match self {
             Self::Array { .. } | Self::Boundary { .. } | Self::Loss { .. } => Fault::BadInput,
@@ -72,11 +73,18 @@ impl EvalError {
     }
 
     pub(crate) fn segment(graph: &Graph, problem: impl Into<String>) -> Self {
-        Self::Segment { graph: graph.name.clone(), problem: problem.into() }
+        Self::Segment {
+            graph: graph.name.clone(),
+            problem: problem.into(),
+        }
     }
 
     pub(crate) fn boundary(graph: &Graph, name: &str, problem: impl Into<String>) -> Self {
-        Self::Boundary { graph: graph.name.clone(), name: name.to_owned(), problem: problem.into() }
+        Self::Boundary {
+            graph: graph.name.clone(),
+            name: name.to_owned(),
+            problem: problem.into(),
+        }
     }
 }
 
@@ -99,16 +107,31 @@ impl OpError {
     /// The error of the node `id`.
     pub(crate) fn at(self, graph: &Graph, id: NodeId) -> EvalError {
         let node = graph.node(id);
-        let value = node.outputs.first().map(|v| graph.value_names()[*v].to_owned()).unwrap_or_default();
+        let value = node
+            .outputs
+            .first()
+            .map(|v| graph.value_names()[*v].to_owned())
+            .unwrap_or_default();
         let (problem, fault) = match self {
             Self::Data(problem) => (problem, Fault::BadInput),
             Self::Bug(problem) => (problem, Fault::Bug),
         };
-        EvalError::Node { graph: graph.name.clone(), op: node.op.name(), value, problem, fault }
+        EvalError::Node {
+            graph: graph.name.clone(),
+            op: node.op.name(),
+            value,
+            problem,
+            fault,
+        }
     }
 }
 
 /// candle appends a backtrace where the environment asks for one.
 pub(crate) fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }

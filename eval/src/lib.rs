@@ -1,14 +1,18 @@
-//! Runs dlc graphs on candle: forward, and vector-Jacobian products. The oracle of the tests and the engine of scoring.
+//! Runs dlc graphs on candle: forward, and vector-Jacobian products. The oracle of the tests and
+//! the engine of scoring.
 //!
-//! Slow and obvious on purpose: every op is written out in primitive tensor operations. [`run`] evaluates a whole graph by its boundary
-//! names and holds one node's weights at a time; [`Segment`] evaluates some nodes of a graph, with their weights loaded once, for many
-//! inputs, and differentiates them.
+//! Slow and obvious on purpose: every op is written out in primitive tensor operations. [`run`]
+//! evaluates a whole graph by its boundary names and holds one node's weights at a time;
+//! [`Segment`] evaluates some nodes of a graph, with their weights loaded once, for many inputs,
+//! and differentiates them.
 //!
-//! **Precision.** Whatever float type a graph has, everything is computed in `f32` from the weights' stored values. A `cast` between float
-//! types is the identity: activations are not rounded, so that a half-precision graph is judged against its exact meaning.
+//! **Precision.** Whatever float type a graph has, everything is computed in `f32` from the
+//! weights' stored values. A `cast` between float types is the identity: activations are not
+//! rounded, so that a half-precision graph is judged against its exact meaning.
 //!
-//! **Threads.** Nothing here starts a thread or a pool; matrix products are split over the rayon pool that the caller has installed. With a
-//! pool of one thread everything runs on it. Results don't depend on what ran before them.
+//! **Threads.** Nothing here starts a thread or a pool; matrix products are split over the rayon
+//! pool that the caller has installed. With a pool of one thread everything runs on it. Results
+//! don't depend on what ran before them.
 //!
 //! This crate never reads files, never prints, never changes a graph, and lets no candle type out.
 

@@ -3,10 +3,11 @@
 use crate::array::Array;
 use crate::error::EvalError;
 
-/// Mean next-token cross-entropy in nats, and its gradient with respect to `logits`, in closed form: `(softmax - onehot) / n`.
+/// Mean next-token cross-entropy in nats, and its gradient with respect to `logits`, in closed
+/// form: `(softmax - onehot) / n`.
 ///
-/// `logits` is `[1, n, vocab]`, the row `i` of which predicts `targets[i]`; `n` is at least 1. Exponentials are taken in `f32` after the row's
-/// maximum is subtracted, sums in `f64`.
+/// `logits` is `[1, n, vocab]`, the row `i` of which predicts `targets[i]`; `n` is at least 1.
+/// Exponentials are taken in `f32` after the row's maximum is subtracted, sums in `f64`.
 ///
 /// # Errors
 /// [`EvalError::Loss`] if `logits` has another type or shape, or a target is not in the vocabulary.
@@ -14,7 +15,13 @@ pub fn cross_entropy(logits: &Array, targets: &[u32]) -> Result<(f32, Array), Ev
     let fail = |problem: String| EvalError::Loss { problem };
     let (vocab, data) = match (logits.shape(), logits.as_f32()) {
         ([1, n, vocab], Some(data)) if *n == targets.len() && *n > 0 => (*vocab, data),
-        (shape, _) => return Err(fail(format!("logits are {}{shape:?}, targets {}", logits.kind(), targets.len()))),
+        (shape, _) => {
+            return Err(fail(format!(
+                "logits are {}{shape:?}, targets {}",
+                logits.kind(),
+                targets.len()
+            )));
+        }
     };
     if let Some(target) = targets.iter().find(|t| **t as usize >= vocab) {
         return Err(fail(format!("target {target} is not among {vocab} tokens")));
@@ -22,7 +29,11 @@ pub fn cross_entropy(logits: &Array, targets: &[u32]) -> Result<(f32, Array), Ev
     let share = 1.0 / targets.len() as f64;
     let mut loss = 0f64;
     let mut gradient = vec![0f32; data.len()];
-    for ((row, out), &target) in data.chunks_exact(vocab).zip(gradient.chunks_exact_mut(vocab)).zip(targets) {
+    for ((row, out), &target) in data
+        .chunks_exact(vocab)
+        .zip(gradient.chunks_exact_mut(vocab))
+        .zip(targets)
+    {
         let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut sum = 0f64;
         for (o, x) in out.iter_mut().zip(row) {
@@ -48,13 +59,22 @@ mod tests {
         let logits = Array::f32([1, 2, 4], vec![1000.0; 8]).expect("fits");
         let (loss, gradient) = cross_entropy(&logits, &[0, 3]).expect("fits");
         assert!((loss - 4f32.ln()).abs() < 1e-6);
-        assert_eq!(gradient.as_f32().expect("numbers"), [-0.375, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, -0.375]);
+        assert_eq!(
+            gradient.as_f32().expect("numbers"),
+            [-0.375, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, -0.375]
+        );
     }
 
     #[test]
     fn the_gradient_is_that_of_finite_differences() {
         let data = vec![0.3, -1.2, 2.0, 0.7, 1.5, -0.4];
-        let at = |data: &[f32]| cross_entropy(&Array::f32([1, 2, 3], data.to_vec()).expect("fits"), &[2, 0]).expect("fits");
+        let at = |data: &[f32]| {
+            cross_entropy(
+                &Array::f32([1, 2, 3], data.to_vec()).expect("fits"),
+                &[2, 0],
+            )
+            .expect("fits")
+        };
         let (_, gradient) = at(&data);
         for (i, g) in gradient.as_f32().expect("numbers").iter().enumerate() {
             let moved = |step: f32| {
@@ -63,15 +83,24 @@ mod tests {
                 f64::from(at(&data).0)
             };
             let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
-            assert!((slope - f64::from(*g)).abs() < 1e-4, "entry {i}: {g}, not {slope}");
+            assert!(
+                (slope - f64::from(*g)).abs() < 1e-4,
+                "entry {i}: {g}, not {slope}"
+            );
         }
     }
 
     #[test]
     fn rejects_what_does_not_fit() {
         let logits = Array::f32([1, 2, 3], vec![0.0; 6]).expect("fits");
-        for (targets, problem) in [(vec![0], "targets 1"), (vec![0, 3], "target 3 is not among 3"), (vec![], "targets 0")] {
-            let error = cross_entropy(&logits, &targets).expect_err("doesn't fit").to_string();
+        for (targets, problem) in [
+            (vec![0], "targets 1"),
+            (vec![0, 3], "target 3 is not among 3"),
+            (vec![], "targets 0"),
+        ] {
+            let error = cross_entropy(&logits, &targets)
+                .expect_err("doesn't fit")
+                .to_string();
             assert!(error.contains(problem), "{error}");
         }
         assert!(cross_entropy(&Array::i64([1, 1, 3], vec![0; 3]).expect("fits"), &[0]).is_err());

@@ -1,4 +1,5 @@
-//! Forward: one function per op, in primitive tensor operations, so that candle can differentiate every one of them.
+//! Forward: one function per op, in primitive tensor operations, so that candle can differentiate
+//! every one of them.
 
 use candle_core::{D, Device, Tensor};
 use dlc_ir::{Op, Rope};
@@ -36,7 +37,9 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
         }
         Op::LayerNorm { eps } => match inputs {
             [x] => normed(x, f64::from(*eps))?,
-            [x, scale, bias] => normed(x, f64::from(*eps))?.broadcast_mul(scale)?.broadcast_add(bias)?,
+            [x, scale, bias] => normed(x, f64::from(*eps))?
+                .broadcast_mul(scale)?
+                .broadcast_add(bias)?,
             _ => return Err(wrong_arity(inputs)),
         },
         Op::GroupNorm { groups, eps } => group_norm(operands(inputs)?, *groups, f64::from(*eps))?,
@@ -46,7 +49,9 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             _ => return Err(wrong_arity(inputs)),
         },
         Op::Upsample { factor } => unary(inputs, |x| upsample(x, *factor))?,
-        Op::TimestepEmbedding(embedding) => unary(inputs, |timesteps| timestep_embedding(timesteps, embedding))?,
+        Op::TimestepEmbedding(embedding) => {
+            unary(inputs, |timesteps| timestep_embedding(timesteps, embedding))?
+        }
         Op::Modulate => {
             let [x, scale, shift] = operands(inputs)?;
             x.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(shift)?
@@ -57,7 +62,9 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
         }
         Op::Attention(a) if a.causal => return attend_causally(a, operands(inputs)?),
         Op::Attention(a) => match inputs {
-            [q, k, v, more @ ..] if more.len() <= 2 => attend_both_ways(a, [q, k, v], more.first(), more.get(1))?,
+            [q, k, v, more @ ..] if more.len() <= 2 => {
+                attend_both_ways(a, [q, k, v], more.first(), more.get(1))?
+            }
             _ => return Err(wrong_arity(inputs)),
         },
         Op::DisentangledBias(bias) => disentangled_bias(bias, inputs)?,
@@ -78,7 +85,9 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
         }
         Op::Concat { axis } => Tensor::cat(inputs, *axis)?,
         Op::Transpose { axes } => unary(inputs, |x| x.permute(axes.as_slice())?.contiguous())?,
-        Op::Slice { axis, start, len } => unary(inputs, |x| x.narrow(*axis, *start, *len)?.contiguous())?,
+        Op::Slice { axis, start, len } => {
+            unary(inputs, |x| x.narrow(*axis, *start, *len)?.contiguous())?
+        }
         Op::Reshape { shape } => {
             let [x] = operands(inputs)?;
             x.reshape(symbols.shape(shape).map_err(OpError::Data)?)?
@@ -99,7 +108,10 @@ fn wrong_arity(inputs: &[Tensor]) -> OpError {
     OpError::Bug(format!("{} operands", inputs.len()))
 }
 
-fn unary(inputs: &[Tensor], f: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>) -> Result<Tensor, OpError> {
+fn unary(
+    inputs: &[Tensor],
+    f: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
+) -> Result<Tensor, OpError> {
     let [x] = operands(inputs)?;
     Ok(f(x)?)
 }
@@ -115,10 +127,20 @@ fn gather(table: &Tensor, ids: &Tensor) -> Result<Tensor, OpError> {
 pub(crate) fn row_numbers(ids: &Tensor, rows: usize) -> Result<Vec<usize>, OpError> {
     let row = |id: i64| usize::try_from(id).ok().filter(|r| *r < rows);
     let ids = ids.flatten_all()?.to_vec1::<i64>()?;
-    ids.into_iter().map(|id| row(id).ok_or_else(|| OpError::Data(format!("id {id} is outside of the table's {rows} rows")))).collect()
+    ids.into_iter()
+        .map(|id| {
+            row(id).ok_or_else(|| {
+                OpError::Data(format!("id {id} is outside of the table's {rows} rows"))
+            })
+        })
+        .collect()
 }
 
-pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, OpError> {
+pub(crate) fn linear(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<Tensor, OpError> {
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = weight.dim(0)?;
@@ -172,8 +194,8 @@ fn positions(ids: &Tensor, padding: Option<u32>) -> Result<Tensor, OpError> {
     Ok(Tensor::from_vec(rows.concat(), ids.shape(), &Device::Cpu)?)
 }
 
-/// Rotates the pair `(i, i + half)` of each head by `position * frequency[i]`, the angle computed in single precision; entries from `2 half` on
-/// stay as they are.
+/// Rotates the pair `(i, i + half)` of each head by `position * frequency[i]`, the angle computed
+/// in single precision; entries from `2 half` on stay as they are.
 fn rotate(x: &Tensor, positions: &Tensor, rope: &Rope) -> Result<Tensor, OpError> {
     let (batch, seq, width) = x.dims3()?;
     let head_dim = width / rope.heads;
@@ -183,10 +205,20 @@ fn rotate(x: &Tensor, positions: &Tensor, rope: &Rope) -> Result<Tensor, OpError
     if let Some(negative) = positions.iter().find(|p| **p < 0) {
         return Err(OpError::Data(format!("position {negative} is negative")));
     }
-    let last = positions.iter().max().and_then(|p| usize::try_from(*p).ok()).unwrap_or(0);
+    let last = positions
+        .iter()
+        .max()
+        .and_then(|p| usize::try_from(*p).ok())
+        .unwrap_or(0);
     let frequencies = rope.frequencies_at(head_dim, last.saturating_add(1));
-    let angles: Vec<f32> = positions.iter().flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f)).collect();
-    let table = |f: fn(f32) -> f32| Tensor::from_iter(angles.iter().map(|a| f(*a)), &Device::Cpu)?.reshape((batch, seq, 1, half));
+    let angles: Vec<f32> = positions
+        .iter()
+        .flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f))
+        .collect();
+    let table = |f: fn(f32) -> f32| {
+        Tensor::from_iter(angles.iter().map(|a| f(*a)), &Device::Cpu)?
+            .reshape((batch, seq, 1, half))
+    };
     let (cos, sin) = (table(f32::cos)?, table(f32::sin)?);
     let x = x.reshape((batch, seq, rope.heads, head_dim))?;
     let (a, b) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);

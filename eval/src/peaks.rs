@@ -1,4 +1,5 @@
-//! How large the numbers of a run get, node by node: what a narrower element type would have to hold.
+//! How large the numbers of a run get, node by node: what a narrower element type would have to
+//! hold.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +9,8 @@ use dlc_ir::{Node, NodeId, Op};
 use crate::attention::largest_score;
 use crate::error::OpError;
 
-/// Largest magnitudes, by the node that made them. Infinite where a node made what isn't finite of numbers that are; what is made of others
-/// doesn't count.
+/// Largest magnitudes, by the node that made them. Infinite where a node made what isn't finite of
+/// numbers that are; what is made of others doesn't count.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Peaks {
     /// Of values.
@@ -21,7 +22,10 @@ pub struct Peaks {
 impl Peaks {
     /// Takes the larger number at every node.
     pub fn join(&mut self, other: &Self) {
-        for (into, from) in [(&mut self.outputs, &other.outputs), (&mut self.scores, &other.scores)] {
+        for (into, from) in [
+            (&mut self.outputs, &other.outputs),
+            (&mut self.scores, &other.scores),
+        ] {
             for (&node, &peak) in from {
                 let known = into.entry(node).or_default();
                 *known = known.max(peak);
@@ -29,18 +33,29 @@ impl Peaks {
         }
     }
 
-    pub(crate) fn note(&mut self, id: NodeId, node: &Node, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), OpError> {
+    pub(crate) fn note(
+        &mut self,
+        id: NodeId,
+        node: &Node,
+        inputs: &[Tensor],
+        outputs: &[Tensor],
+    ) -> Result<(), OpError> {
         let (mut peak, mut finite) = (0f32, true);
         for output in outputs {
             let (largest, all) = magnitude(output)?;
             (peak, finite) = (largest.max(peak), finite && all);
         }
-        if !finite && inputs.iter().try_fold(true, |all, input| Ok::<_, OpError>(all && magnitude(input)?.1))? {
+        if !finite
+            && inputs.iter().try_fold(true, |all, input| {
+                Ok::<_, OpError>(all && magnitude(input)?.1)
+            })?
+        {
             peak = f32::INFINITY;
         }
         self.outputs.insert(id, peak);
         if let Op::Attention(attention) = &node.op {
-            self.scores.insert(id, largest_score(attention, inputs, outputs)?);
+            self.scores
+                .insert(id, largest_score(attention, inputs, outputs)?);
         }
         Ok(())
     }
@@ -52,5 +67,11 @@ pub(crate) fn magnitude(tensor: &Tensor) -> Result<(f32, bool), OpError> {
         return Ok((0.0, true));
     }
     let numbers = tensor.flatten_all()?.to_vec1::<f32>()?;
-    Ok(numbers.iter().fold((0.0, true), |(peak, all), x| if x.is_finite() { (x.abs().max(peak), all) } else { (peak, false) }))
+    Ok(numbers.iter().fold((0.0, true), |(peak, all), x| {
+        if x.is_finite() {
+            (x.abs().max(peak), all)
+        } else {
+            (peak, false)
+        }
+    }))
 }

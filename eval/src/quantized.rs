@@ -1,4 +1,5 @@
-//! Products with quantised matrices, and columns of logits. Codes come as numbers from 0 to 255, a byte each.
+//! Products with quantised matrices, and columns of logits. Codes come as numbers from 0 to 255, a
+//! byte each.
 
 use candle_core::{D, Device, Tensor};
 use dlc_ir::BlockFormat;
@@ -8,35 +9,60 @@ use crate::ops::{linear, row_numbers};
 
 /// Dequantises in single precision and multiplies: what the graph means, activations unrounded.
 pub(crate) fn quantized_linear(format: BlockFormat, inputs: &[Tensor]) -> Result<Tensor, OpError> {
-    let [x, codes, scales, more @ ..] = inputs else { return Err(OpError::Bug(format!("{} operands", inputs.len()))) };
+    let [x, codes, scales, more @ ..] = inputs else {
+        return Err(OpError::Bug(format!("{} operands", inputs.len())));
+    };
     let inner = x.dim(D::Minus1)?;
     // A bias has one axis, zero points have two.
     let zero_points = more.first().filter(|t| t.rank() == 2);
     let bias = more.get(usize::from(zero_points.is_some()));
-    linear(x, &dequantized(format, inner, [codes, scales], zero_points)?, bias)
+    linear(
+        x,
+        &dequantized(format, inner, [codes, scales], zero_points)?,
+        bias,
+    )
 }
 
-fn dequantized(format: BlockFormat, inner: usize, [codes, scales]: [&Tensor; 2], zero_points: Option<&Tensor>) -> Result<Tensor, OpError> {
+fn dequantized(
+    format: BlockFormat,
+    inner: usize,
+    [codes, scales]: [&Tensor; 2],
+    zero_points: Option<&Tensor>,
+) -> Result<Tensor, OpError> {
     let out = codes.dim(0)?;
-    let (blocks, row_bytes, zero_bytes) = (format.blocks(inner), format.blocks(inner) * format.code_bytes(), format.zero_point_bytes(inner));
+    let (blocks, row_bytes, zero_bytes) = (
+        format.blocks(inner),
+        format.blocks(inner) * format.code_bytes(),
+        format.zero_point_bytes(inner),
+    );
     let (codes, scales) = (bytes(codes)?, scales.flatten_all()?.to_vec1::<f32>()?);
     let zero_points = zero_points.map(bytes).transpose()?;
     let mut weight = Vec::with_capacity(out * inner);
-    let (mut row_codes, mut zeros) = (vec![0; blocks * format.block], vec![format.default_zero_point(); blocks]);
+    let (mut row_codes, mut zeros) = (
+        vec![0; blocks * format.block],
+        vec![format.default_zero_point(); blocks],
+    );
     for row in 0..out {
         format.unpack(&codes[row * row_bytes..][..row_bytes], &mut row_codes);
         if let Some(packed) = &zero_points {
             format.unpack(&packed[row * zero_bytes..][..zero_bytes], &mut zeros);
         }
         let scales = &scales[row * blocks..][..blocks];
-        let entry = |(i, code): (usize, &u8)| (f32::from(*code) - f32::from(zeros[i / format.block])) * scales[i / format.block];
+        let entry = |(i, code): (usize, &u8)| {
+            (f32::from(*code) - f32::from(zeros[i / format.block])) * scales[i / format.block]
+        };
         weight.extend(row_codes.iter().enumerate().take(inner).map(entry));
     }
     Ok(Tensor::from_vec(weight, (out, inner), &Device::Cpu)?)
 }
 
 fn bytes(tensor: &Tensor) -> Result<Vec<u8>, OpError> {
-    Ok(tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(|x| x as u8).collect())
+    Ok(tensor
+        .flatten_all()?
+        .to_vec1::<f32>()?
+        .into_iter()
+        .map(|x| x as u8)
+        .collect())
 }
 
 pub(crate) fn gather_columns([x, columns]: &[Tensor; 2]) -> Result<Tensor, OpError> {
@@ -47,5 +73,7 @@ pub(crate) fn gather_columns([x, columns]: &[Tensor; 2]) -> Result<Tensor, OpErr
         *last = 1;
     }
     let none = Tensor::full(f32::NEG_INFINITY, shape, &Device::Cpu)?;
-    Ok(Tensor::cat(&[x, &none], x.rank() - 1)?.contiguous()?.index_select(columns, x.rank() - 1)?)
+    Ok(Tensor::cat(&[x, &none], x.rank() - 1)?
+        .contiguous()?
+        .index_select(columns, x.rank() - 1)?)
 }

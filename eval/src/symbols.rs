@@ -23,9 +23,19 @@ impl Symbols {
         let mut axes = Vec::new();
         for (at, (ty, array)) in arrays.iter().enumerate() {
             if !array.is(ty.dtype) || array.shape().len() != ty.shape.rank() {
-                return Err((at, format!("is {}{:?}, not {ty}", array.kind(), array.shape())));
+                return Err((
+                    at,
+                    format!("is {}{:?}, not {ty}", array.kind(), array.shape()),
+                ));
             }
-            axes.extend(ty.shape.0.iter().zip(array.shape()).enumerate().map(|(number, (dim, &size))| Axis { at, number, dim, size }));
+            axes.extend(ty.shape.0.iter().zip(array.shape()).enumerate().map(
+                |(number, (dim, &size))| Axis {
+                    at,
+                    number,
+                    dim,
+                    size,
+                },
+            ));
         }
         let mut symbols = Self::default();
         loop {
@@ -45,15 +55,31 @@ impl Symbols {
 
     /// Checks or learns one axis; false if more than one of its symbols is unknown.
     fn place(&mut self, axis: &Axis<'_>) -> Result<bool, Misfit> {
-        let unknown: Vec<&Arc<str>> = axis.dim.symbols().iter().filter(|s| !self.single.contains_key(*s)).collect();
+        let unknown: Vec<&Arc<str>> = axis
+            .dim
+            .symbols()
+            .iter()
+            .filter(|s| !self.single.contains_key(*s))
+            .collect();
         let Some(symbol) = unknown.first() else {
-            return self.value(axis.dim).filter(|n| *n == axis.size).map(|_| true).ok_or_else(|| axis.misfit(self.value(axis.dim)));
+            return self
+                .value(axis.dim)
+                .filter(|n| *n == axis.size)
+                .map(|_| true)
+                .ok_or_else(|| axis.misfit(self.value(axis.dim)));
         };
         if unknown.iter().any(|s| s != symbol) {
             return Ok(false);
         }
-        let known = axis.dim.symbols().iter().filter_map(|s| self.single.get(s)).try_fold(axis.dim.constant(), |n, s| n.checked_add(*s));
-        let rest = known.and_then(|known| axis.size.checked_sub(known)).filter(|rest| rest % unknown.len() == 0);
+        let known = axis
+            .dim
+            .symbols()
+            .iter()
+            .filter_map(|s| self.single.get(s))
+            .try_fold(axis.dim.constant(), |n, s| n.checked_add(*s));
+        let rest = known
+            .and_then(|known| axis.size.checked_sub(known))
+            .filter(|rest| rest % unknown.len() == 0);
         let rest = rest.ok_or_else(|| axis.misfit(None))?;
         self.single.insert(Arc::clone(symbol), rest / unknown.len());
         Ok(true)
@@ -78,7 +104,14 @@ impl Symbols {
 
     /// The numbers that `shape` stands for.
     pub(crate) fn shape(&self, shape: &Shape) -> Result<Vec<usize>, String> {
-        shape.0.iter().map(|d| self.value(d).ok_or_else(|| format!("no input says how long `{d}` of {shape} is"))).collect()
+        shape
+            .0
+            .iter()
+            .map(|d| {
+                self.value(d)
+                    .ok_or_else(|| format!("no input says how long `{d}` of {shape} is"))
+            })
+            .collect()
     }
 }
 
@@ -91,10 +124,19 @@ struct Axis<'a> {
 
 impl Axis<'_> {
     fn misfit(&self, known: Option<usize>) -> Misfit {
-        let Self { at, number, dim, size } = self;
+        let Self {
+            at,
+            number,
+            dim,
+            size,
+        } = self;
         let problem = match known {
-            Some(known) if dim.symbols().is_empty() => format!("axis {number} is {size} long, not {known}"),
-            Some(known) => format!("axis {number} is {size} long, but `{dim}` is {known} by the other inputs"),
+            Some(known) if dim.symbols().is_empty() => {
+                format!("axis {number} is {size} long, not {known}")
+            }
+            Some(known) => {
+                format!("axis {number} is {size} long, but `{dim}` is {known} by the other inputs")
+            }
             None => format!("axis {number} is {size} long, which can't be `{dim}`"),
         };
         (*at, problem)

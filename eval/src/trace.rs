@@ -15,13 +15,15 @@ use crate::symbols::Symbols;
 /// What to differentiate with respect to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Values that the segment reads or makes. The gradient of a made value is that through its readers, and through seeds of its own.
+    /// Values that the segment reads or makes. The gradient of a made value is that through its
+    /// readers, and through seeds of its own.
     pub values: Vec<ValueId>,
     /// Weights that the segment uses.
     pub weights: Vec<WeightId>,
 }
 
-/// Gradients, one of the shape of its value or weight for each that was wanted; 0 where no seeded value depends on it.
+/// Gradients, one of the shape of its value or weight for each that was wanted; 0 where no seeded
+/// value depends on it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gradients {
     /// With respect to values.
@@ -40,7 +42,11 @@ pub struct Trace<'s> {
 
 impl<'s> Trace<'s> {
     pub(crate) fn new(segment: &'s Segment<'s>, values: Tensors, symbols: Symbols) -> Self {
-        Self { segment, values, symbols }
+        Self {
+            segment,
+            values,
+            symbols,
+        }
     }
 
     /// A value that the segment reads or makes.
@@ -51,12 +57,13 @@ impl<'s> Trace<'s> {
         self.segment.array(self.segment.tensor(&self.values, id)?)
     }
 
-    /// The gradient of `sum over seeds of seed * value` with respect to what is wanted. Each seed has the shape of its value; seeds of one value
-    /// add up. Gradients that weren't asked for aren't computed.
+    /// The gradient of `sum over seeds of seed * value` with respect to what is wanted. Each seed
+    /// has the shape of its value; seeds of one value add up. Gradients that weren't asked for
+    /// aren't computed.
     ///
     /// # Errors
-    /// [`EvalError::Segment`] for seeds, wanted values and weights that the segment doesn't have or that are integers, and for seeds of another
-    /// shape than their value's.
+    /// [`EvalError::Segment`] for seeds, wanted values and weights that the segment doesn't have or
+    /// that are integers, and for seeds of another shape than their value's.
     pub fn vjp(&self, seeds: &[(ValueId, Array)], wanted: &Wanted) -> Result<Gradients, EvalError> {
         let segment = self.segment;
         for value in &wanted.values {
@@ -64,16 +71,29 @@ impl<'s> Trace<'s> {
         }
         for weight in &wanted.weights {
             if segment.weight(*weight)?.dtype().is_int() {
-                return Err(EvalError::segment(segment.graph, format!("weight {weight} holds integers, which have no gradient")));
+                return Err(EvalError::segment(
+                    segment.graph,
+                    format!("weight {weight} holds integers, which have no gradient"),
+                ));
             }
         }
         let mut backward = Backward::new(self, wanted);
         for (value, seed) in seeds {
             let of = self.float_value(*value)?;
             if seed.as_f32().is_none() || seed.shape() != of.dims() {
-                return Err(segment.misfit(*value, format!("is f32{:?}, its seed {}{:?}", of.dims(), seed.kind(), seed.shape())));
+                return Err(segment.misfit(
+                    *value,
+                    format!(
+                        "is f32{:?}, its seed {}{:?}",
+                        of.dims(),
+                        seed.kind(),
+                        seed.shape()
+                    ),
+                ));
             }
-            let seed = seed.to_tensor().and_then(|seed| add(&mut backward.values, *value, seed));
+            let seed = seed
+                .to_tensor()
+                .and_then(|seed| add(&mut backward.values, *value, seed));
             seed.map_err(|e| segment.failed(&e))?;
         }
         for id in segment.nodes.iter().rev() {
@@ -84,7 +104,13 @@ impl<'s> Trace<'s> {
 
     fn float_value(&self, id: ValueId) -> Result<&Tensor, EvalError> {
         let tensor = self.segment.tensor(&self.values, id)?;
-        if tensor.dtype().is_int() { Err(self.segment.misfit(id, "holds integers, which have no gradient")) } else { Ok(tensor) }
+        if tensor.dtype().is_int() {
+            Err(self
+                .segment
+                .misfit(id, "holds integers, which have no gradient"))
+        } else {
+            Ok(tensor)
+        }
     }
 }
 
@@ -104,7 +130,14 @@ impl<'t> Backward<'t> {
         let wanted_values: BTreeSet<ValueId> = wanted.values.iter().copied().collect();
         let dependent = wanted_values.clone();
         let wanted_weights = wanted.weights.iter().copied().collect();
-        let mut backward = Self { trace, wanted_values, wanted_weights, dependent, values: Tensors::new(), weights: BTreeMap::new() };
+        let mut backward = Self {
+            trace,
+            wanted_values,
+            wanted_weights,
+            dependent,
+            values: Tensors::new(),
+            weights: BTreeMap::new(),
+        };
         for id in &trace.segment.nodes {
             let node = trace.segment.graph.node(*id);
             if node.inputs.iter().any(|operand| backward.needs(*operand)) {
@@ -123,19 +156,32 @@ impl<'t> Backward<'t> {
 
     /// Passes the gradients of a node's outputs on to its inputs.
     fn through(&mut self, id: NodeId) -> Result<(), EvalError> {
-        let Trace { segment, values, symbols } = self.trace;
+        let Trace {
+            segment,
+            values,
+            symbols,
+        } = self.trace;
         let node = segment.graph.node(id);
-        let needed: Vec<bool> = node.inputs.iter().map(|operand| self.needs(*operand)).collect();
+        let needed: Vec<bool> = node
+            .inputs
+            .iter()
+            .map(|operand| self.needs(*operand))
+            .collect();
         let mut upstream = Vec::new();
         for value in &node.outputs {
             // The nodes behind have all been passed: the gradient is complete.
-            upstream.push(if self.wanted_values.contains(value) { self.values.get(value).cloned() } else { self.values.remove(value) });
+            upstream.push(if self.wanted_values.contains(value) {
+                self.values.get(value).cloned()
+            } else {
+                self.values.remove(value)
+            });
         }
         if !needed.contains(&true) || upstream.iter().all(Option::is_none) {
             return Ok(());
         }
         let inputs = fetch(segment.graph, id, values, &|weight| segment.weight(weight))?;
-        let downstream = pullback(&node.op, &inputs, &upstream, &needed, symbols).map_err(|e| e.at(segment.graph, id))?;
+        let downstream = pullback(&node.op, &inputs, &upstream, &needed, symbols)
+            .map_err(|e| e.at(segment.graph, id))?;
         for (operand, gradient) in node.inputs.iter().zip(downstream) {
             if let Some(gradient) = gradient {
                 let added = match operand {
@@ -149,7 +195,9 @@ impl<'t> Backward<'t> {
     }
 
     fn finish(mut self) -> Result<Gradients, EvalError> {
-        let Trace { segment, values, .. } = self.trace;
+        let Trace {
+            segment, values, ..
+        } = self.trace;
         let array = |gradient: Option<Tensor>, like: &Tensor| match gradient {
             Some(gradient) => segment.array(&gradient),
             None => segment.array(&like.zeros_like().map_err(|e| segment.failed(&e))?),
@@ -167,7 +215,11 @@ impl<'t> Backward<'t> {
     }
 }
 
-fn add<K: Ord>(sums: &mut BTreeMap<K, Tensor>, key: K, gradient: Tensor) -> candle_core::Result<()> {
+fn add<K: Ord>(
+    sums: &mut BTreeMap<K, Tensor>,
+    key: K,
+    gradient: Tensor,
+) -> candle_core::Result<()> {
     let sum = match sums.remove(&key) {
         Some(sum) => (sum + gradient)?,
         None => gradient,

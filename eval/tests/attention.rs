@@ -1,4 +1,5 @@
-//! Attention and rotary embedding against loops that follow the definition, in double precision. Tolerance 1e-5.
+//! Attention and rotary embedding against loops that follow the definition, in double precision.
+//! Tolerance 1e-5.
 
 mod common;
 
@@ -23,21 +24,33 @@ struct Sizes {
 
 fn feeds(s: &Sizes, mask: &[i64]) -> BTreeMap<String, Array> {
     let mut noise = Noise::new(5);
-    let mut float = |shape: &[usize]| Array::f32(shape, noise.numbers(shape.iter().product())).expect("fits");
+    let mut float =
+        |shape: &[usize]| Array::f32(shape, noise.numbers(shape.iter().product())).expect("fits");
     let cache = [s.batch, s.kv_heads, s.past, s.head_dim];
     let arrays = [
         ("q", float(&[s.batch, s.seq, s.heads * s.head_dim])),
         ("k", float(&[s.batch, s.seq, s.kv_heads * s.head_dim])),
         ("v", float(&[s.batch, s.seq, s.kv_heads * s.head_dim])),
-        ("mask", Array::i64([s.batch, s.past + s.seq], mask.to_vec()).expect("fits")),
+        (
+            "mask",
+            Array::i64([s.batch, s.past + s.seq], mask.to_vec()).expect("fits"),
+        ),
         ("past_key", float(&cache)),
         ("past_value", float(&cache)),
     ];
-    arrays.into_iter().map(|(name, array)| (name.to_owned(), array)).collect()
+    arrays
+        .into_iter()
+        .map(|(name, array)| (name.to_owned(), array))
+        .collect()
 }
 
 fn graph(s: &Sizes) -> String {
-    let Sizes { heads, kv_heads, head_dim: d, .. } = *s;
+    let Sizes {
+        heads,
+        kv_heads,
+        head_dim: d,
+        ..
+    } = *s;
     let window = s.window.map(|w| format!(" window={w}")).unwrap_or_default();
     let (q, kv) = (heads * d, kv_heads * d);
     format!(
@@ -58,29 +71,58 @@ fn graph(s: &Sizes) -> String {
 }
 
 /// The output row of query `i` of head `h`, or nothing where it sees no key.
-fn naive(s: &Sizes, feeds: &BTreeMap<String, Array>, mask: &[i64], (b, h, i): (usize, usize, usize)) -> Option<Vec<f32>> {
+fn naive(
+    s: &Sizes,
+    feeds: &BTreeMap<String, Array>,
+    mask: &[i64],
+    (b, h, i): (usize, usize, usize),
+) -> Option<Vec<f32>> {
     let (total, d, kv) = (s.past + s.seq, s.head_dim, h / (s.heads / s.kv_heads));
     let row = |new: &str, past: &str, j: usize| -> Vec<f64> {
         let (data, start) = if j < s.past {
-            (numbers(&feeds[past]), ((b * s.kv_heads + kv) * s.past + j) * d)
+            (
+                numbers(&feeds[past]),
+                ((b * s.kv_heads + kv) * s.past + j) * d,
+            )
         } else {
-            (numbers(&feeds[new]), ((b * s.seq + j - s.past) * s.kv_heads + kv) * d)
+            (
+                numbers(&feeds[new]),
+                ((b * s.seq + j - s.past) * s.kv_heads + kv) * d,
+            )
         };
-        data[start..start + d].iter().map(|x| f64::from(*x)).collect()
+        data[start..start + d]
+            .iter()
+            .map(|x| f64::from(*x))
+            .collect()
     };
     let q = &numbers(&feeds["q"])[((b * s.seq + i) * s.heads + h) * d..][..d];
     let mask = &mask[b * total..][..total];
     let count = |j: usize| mask[..=j].iter().sum::<i64>();
-    let sees = |j: &usize| mask[*j] == 1 && *j <= s.past + i && s.window.is_none_or(|w| count(s.past + i) - count(*j) < w as i64);
+    let sees = |j: &usize| {
+        mask[*j] == 1
+            && *j <= s.past + i
+            && s.window
+                .is_none_or(|w| count(s.past + i) - count(*j) < w as i64)
+    };
     let seen: Vec<usize> = (0..total).filter(sees).collect();
     let e: Vec<f64> = seen
         .iter()
-        .map(|j| (f64::from(0.6f32) * row("k", "past_key", *j).iter().zip(q).map(|(k, q)| k * f64::from(*q)).sum::<f64>()).exp())
+        .map(|j| {
+            (f64::from(0.6f32)
+                * row("k", "past_key", *j)
+                    .iter()
+                    .zip(q)
+                    .map(|(k, q)| k * f64::from(*q))
+                    .sum::<f64>())
+            .exp()
+        })
         .collect();
     let sum: f64 = e.iter().sum();
     let mut out = vec![0f64; d];
     for (j, e) in seen.iter().zip(&e) {
-        out.iter_mut().zip(row("v", "past_value", *j)).for_each(|(o, v)| *o += e / sum * v);
+        out.iter_mut()
+            .zip(row("v", "past_value", *j))
+            .for_each(|(o, v)| *o += e / sum * v);
     }
     (!seen.is_empty()).then(|| out.iter().map(|x| *x as f32).collect())
 }
@@ -91,17 +133,45 @@ fn attention_is_what_its_definition_says() {
     let cases: &[Mask] = &[
         ("causal", [1, 4, 0, 2, 2, 4], n, &[1, 1, 1, 1]),
         ("one token on a past", [1, 1, 3, 2, 2, 2], n, &[1, 1, 1, 1]),
-        ("several tokens on a past, grouped heads", [2, 3, 2, 6, 2, 4], n, &[1; 10]),
+        (
+            "several tokens on a past, grouped heads",
+            [2, 3, 2, 6, 2, 4],
+            n,
+            &[1; 10],
+        ),
         ("multi-query", [1, 3, 1, 4, 1, 2], n, &[1; 4]),
-        ("left padding", [2, 4, 0, 4, 2, 2], n, &[0, 0, 1, 1, 1, 1, 1, 1]),
-        ("left padding in the past", [2, 2, 3, 4, 2, 2], n, &[0, 0, 1, 1, 1, 1, 1, 1, 1, 1]),
+        (
+            "left padding",
+            [2, 4, 0, 4, 2, 2],
+            n,
+            &[0, 0, 1, 1, 1, 1, 1, 1],
+        ),
+        (
+            "left padding in the past",
+            [2, 2, 3, 4, 2, 2],
+            n,
+            &[0, 0, 1, 1, 1, 1, 1, 1, 1, 1],
+        ),
         ("window", [1, 6, 0, 2, 1, 4], w, &[1; 6]),
         ("window of one", [1, 4, 2, 2, 1, 4], Some(1), &[1; 6]),
         ("window over a past", [1, 2, 5, 2, 1, 4], w, &[1; 7]),
-        ("window over holes", [2, 4, 3, 4, 2, 2], w, &[1, 1, 0, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]),
+        (
+            "window over holes",
+            [2, 4, 3, 4, 2, 2],
+            w,
+            &[1, 1, 0, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1],
+        ),
     ];
     for (name, [batch, seq, past, heads, kv_heads, head_dim], window, mask) in cases {
-        let s = Sizes { batch: *batch, seq: *seq, past: *past, heads: *heads, kv_heads: *kv_heads, head_dim: *head_dim, window: *window };
+        let s = Sizes {
+            batch: *batch,
+            seq: *seq,
+            past: *past,
+            heads: *heads,
+            kv_heads: *kv_heads,
+            head_dim: *head_dim,
+            window: *window,
+        };
         let case = Case::parse(&graph(&s));
         let feeds = feeds(&s, mask);
         let outputs = run(&case.graph, &case.weights(), &feeds).expect("runs");
@@ -112,14 +182,27 @@ fn attention_is_what_its_definition_says() {
                 for h in 0..s.heads {
                     if let Some(row) = naive(&s, &feeds, mask, (b, h, i)) {
                         let at = ((b * s.seq + i) * s.heads + h) * s.head_dim;
-                        assert_close(&format!("{name}: batch {b} query {i} head {h}"), &y[at..at + s.head_dim], &row, 1e-5);
+                        assert_close(
+                            &format!("{name}: batch {b} query {i} head {h}"),
+                            &y[at..at + s.head_dim],
+                            &row,
+                            1e-5,
+                        );
                     }
                 }
             }
         }
-        assert_eq!(outputs["present_key"].shape(), [s.batch, s.kv_heads, s.past + s.seq, s.head_dim]);
-        let last = &numbers(&outputs["present_value"])[(s.past + s.seq - 1) * s.head_dim..][..s.head_dim];
-        assert_eq!(last, &numbers(&feeds["v"])[(s.seq - 1) * s.kv_heads * s.head_dim..][..s.head_dim], "{name}");
+        assert_eq!(
+            outputs["present_key"].shape(),
+            [s.batch, s.kv_heads, s.past + s.seq, s.head_dim]
+        );
+        let last =
+            &numbers(&outputs["present_value"])[(s.past + s.seq - 1) * s.head_dim..][..s.head_dim];
+        assert_eq!(
+            last,
+            &numbers(&feeds["v"])[(s.seq - 1) * s.kv_heads * s.head_dim..][..s.head_dim],
+            "{name}"
+        );
     }
 }
 
@@ -136,10 +219,22 @@ fn rope_rotates_the_halves_of_each_head() {
     let x = Noise::new(1).numbers(24);
     let positions = [3i64, 250];
     let feeds = BTreeMap::from([
-        ("x".to_owned(), Array::f32([1, 2, 12], x.clone()).expect("fits")),
-        ("positions".to_owned(), Array::i64([1, 2], positions.to_vec()).expect("fits")),
+        (
+            "x".to_owned(),
+            Array::f32([1, 2, 12], x.clone()).expect("fits"),
+        ),
+        (
+            "positions".to_owned(),
+            Array::i64([1, 2], positions.to_vec()).expect("fits"),
+        ),
     ]);
-    let frequencies = Rope { heads: 2, rotary_dim: None, theta: 500.0, scaling: RopeScaling::Linear { factor: 4.0 } }.frequencies(6);
+    let frequencies = Rope {
+        heads: 2,
+        rotary_dim: None,
+        theta: 500.0,
+        scaling: RopeScaling::Linear { factor: 4.0 },
+    }
+    .frequencies(6);
     let mut expected = vec![0f32; 24];
     for (head, start) in (0..24).step_by(6).enumerate() {
         for (i, f) in frequencies.iter().enumerate() {
@@ -157,19 +252,45 @@ fn rope_rotates_the_halves_of_each_head() {
 fn the_cases_mean_the_ops_that_the_loops_follow() {
     let case = Case::load("attention_window");
     let op = case.graph.nodes().map(|(_, n)| n.op.clone()).next();
-    assert_eq!(op, Some(Op::Attention(Attention { heads: 4, kv_heads: 2, scale: 0.7, window: Some(2), softcap: None, causal: true })));
+    assert_eq!(
+        op,
+        Some(Op::Attention(Attention {
+            heads: 4,
+            kv_heads: 2,
+            scale: 0.7,
+            window: Some(2),
+            softcap: None,
+            causal: true
+        }))
+    );
 }
 
-/// As transformers writes it: the base times `(factor * length / trained - (factor - 1)) ^ (dim / (dim - 2))`.
+/// As transformers writes it: the base times
+/// `(factor * length / trained - (factor - 1)) ^ (dim / (dim - 2))`.
 #[test]
 fn a_dynamic_base_grows_with_the_length() {
-    let rope = Rope { heads: 2, rotary_dim: None, theta: 10_000.0, scaling: RopeScaling::Dynamic { factor: 2.0, original: 64 } };
+    let rope = Rope {
+        heads: 2,
+        rotary_dim: None,
+        theta: 10_000.0,
+        scaling: RopeScaling::Dynamic {
+            factor: 2.0,
+            original: 64,
+        },
+    };
     for length in [1, 64, 65, 100, 640] {
         let grown = 2.0 * f64::from(length.max(64)) / 64.0 - 1.0;
         let base = 10_000.0 * grown.powf(8.0 / 6.0);
-        for (i, found) in rope.frequencies_at(8, length as usize).into_iter().enumerate() {
+        for (i, found) in rope
+            .frequencies_at(8, length as usize)
+            .into_iter()
+            .enumerate()
+        {
             let expected = base.powf(-2.0 * i as f64 / 8.0);
-            assert!((f64::from(found) - expected).abs() <= 1e-6 * expected, "{length}, {i}: {found}, not {expected}");
+            assert!(
+                (f64::from(found) - expected).abs() <= 1e-6 * expected,
+                "{length}, {i}: {found}, not {expected}"
+            );
         }
     }
 }

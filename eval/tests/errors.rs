@@ -20,19 +20,63 @@ fn f32s(shape: &[usize]) -> Array {
 #[test]
 fn rejects_feeds_that_do_not_fit() {
     let cases = [
-        ("input_ids", Some(i64s(&[2, 3], 5)), "gather %0: id 5 is outside of the table's 5 rows"),
-        ("input_ids", Some(i64s(&[2, 3], -1)), "gather %0: id -1 is outside of the table's 5 rows"),
-        ("input_ids", Some(i64s(&[2, 4], 1)), "positions: axis 1 is 3 long, but `seq` is 4 by the other inputs"),
-        ("input_ids", Some(i64s(&[6], 1)), "input_ids: is i64[6], not i64[batch, seq]"),
-        ("input_ids", Some(f32s(&[2, 3])), "input_ids: is f32[2, 3], not i64[batch, seq]"),
+        (
+            "input_ids",
+            Some(i64s(&[2, 3], 5)),
+            "gather %0: id 5 is outside of the table's 5 rows",
+        ),
+        (
+            "input_ids",
+            Some(i64s(&[2, 3], -1)),
+            "gather %0: id -1 is outside of the table's 5 rows",
+        ),
+        (
+            "input_ids",
+            Some(i64s(&[2, 4], 1)),
+            "positions: axis 1 is 3 long, but `seq` is 4 by the other inputs",
+        ),
+        (
+            "input_ids",
+            Some(i64s(&[6], 1)),
+            "input_ids: is i64[6], not i64[batch, seq]",
+        ),
+        (
+            "input_ids",
+            Some(f32s(&[2, 3])),
+            "input_ids: is f32[2, 3], not i64[batch, seq]",
+        ),
         ("input_ids", None, "input_ids: is not fed"),
-        ("mask", Some(i64s(&[2, 5], 2)), "attention %layers.0.attn.6: mask holds 2, not 0 or 1"),
+        (
+            "mask",
+            Some(i64s(&[2, 5], 2)),
+            "attention %layers.0.attn.6: mask holds 2, not 0 or 1",
+        ),
         ("mask", Some(i64s(&[2, 2], 1)), "which can't be `past+seq`"),
-        ("positions", Some(i64s(&[2, 3], -4)), "rope %layers.0.attn.2: position -4 is negative"),
-        ("positions", Some(i64s(&[1, 3], 0)), "positions: axis 0 is 1 long, but `batch` is 2"),
-        ("past_key_values.1.key", Some(f32s(&[2, 1, 1, 4])), "past_key_values.1.key: axis 2 is 1 long, but `past` is 2"),
-        ("past_key_values.1.key", Some(f32s(&[2, 2, 2, 4])), "past_key_values.1.key: axis 1 is 2 long, not 1"),
-        ("attention_mask", Some(f32s(&[1])), "attention_mask: is not an input; the inputs are input_ids, mask"),
+        (
+            "positions",
+            Some(i64s(&[2, 3], -4)),
+            "rope %layers.0.attn.2: position -4 is negative",
+        ),
+        (
+            "positions",
+            Some(i64s(&[1, 3], 0)),
+            "positions: axis 0 is 1 long, but `batch` is 2",
+        ),
+        (
+            "past_key_values.1.key",
+            Some(f32s(&[2, 1, 1, 4])),
+            "past_key_values.1.key: axis 2 is 1 long, but `past` is 2",
+        ),
+        (
+            "past_key_values.1.key",
+            Some(f32s(&[2, 2, 2, 4])),
+            "past_key_values.1.key: axis 1 is 2 long, not 1",
+        ),
+        (
+            "attention_mask",
+            Some(f32s(&[1])),
+            "attention_mask: is not an input; the inputs are input_ids, mask",
+        ),
     ];
     let case = Case::load("decoder");
     let weights = case.weights();
@@ -43,7 +87,10 @@ fn rejects_feeds_that_do_not_fit() {
             None => feeds.remove(name),
         };
         let error = run(&case.graph, &weights, &feeds).expect_err(problem);
-        assert!(error.to_string().contains(problem), "{error}\nisn't about\n{problem}");
+        assert!(
+            error.to_string().contains(problem),
+            "{error}\nisn't about\n{problem}"
+        );
         assert!(error.to_string().starts_with("graph decoder, "), "{error}");
         assert_eq!(error.fault(), Fault::BadInput, "{error}");
     }
@@ -58,13 +105,26 @@ fn rejects_arrays_that_do_not_fill_their_shape() {
 
 #[test]
 fn rejects_weights_without_data() {
-    let (graph, declared) = parse_graph(&std::fs::read_to_string(common::cases().join("gather.txt")).expect("there")).expect("parses");
+    let (graph, declared) =
+        parse_graph(&std::fs::read_to_string(common::cases().join("gather.txt")).expect("there"))
+            .expect("parses");
     let feeds = BTreeMap::from([("ids".to_owned(), i64s(&[1, 1], 0))]);
     let error = run(&graph, &declared, &feeds).expect_err("no data");
-    assert!(error.to_string().contains("weight table: has no data"), "{error}");
+    assert!(
+        error.to_string().contains("weight table: has no data"),
+        "{error}"
+    );
     let nodes: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
-    assert!(matches!(Segment::new(&graph, &declared, nodes.clone()), Err(EvalError::Weight { .. })));
-    assert_eq!(Segment::new(&graph, &WeightTable::default(), nodes).expect_err("other weights").fault(), Fault::Bug);
+    assert!(matches!(
+        Segment::new(&graph, &declared, nodes.clone()),
+        Err(EvalError::Weight { .. })
+    ));
+    assert_eq!(
+        Segment::new(&graph, &WeightTable::default(), nodes)
+            .expect_err("other weights")
+            .fault(),
+        Fault::Bug
+    );
 }
 
 #[test]
@@ -82,22 +142,66 @@ fn rejects_segments_and_wishes_that_make_no_sense() {
     let known = case.known(&case.feeds(PAST, 1));
     let (ids, logits) = (case.value("input_ids"), case.value("logits"));
     let made = case.graph.node(nodes[2]).outputs[0];
-    assert!(segment.forward(&known, &[logits]).expect_err("not here").to_string().contains("%2: is neither read nor made here"));
-    assert!(segment.forward(&BTreeMap::new(), &[made]).expect_err("unknown").to_string().contains("%input_ids: is not known"));
-    let vjp = |value, seed: &Array, wanted: Wanted| segment.vjp(&known, &[(value, seed.clone())], &wanted).expect_err("makes no sense").to_string();
+    assert!(
+        segment
+            .forward(&known, &[logits])
+            .expect_err("not here")
+            .to_string()
+            .contains("%2: is neither read nor made here")
+    );
+    assert!(
+        segment
+            .forward(&BTreeMap::new(), &[made])
+            .expect_err("unknown")
+            .to_string()
+            .contains("%input_ids: is not known")
+    );
+    let vjp = |value, seed: &Array, wanted: Wanted| {
+        segment
+            .vjp(&known, &[(value, seed.clone())], &wanted)
+            .expect_err("makes no sense")
+            .to_string()
+    };
     let fits = f32s(&[2, 3, 8]);
     assert!(vjp(made, &f32s(&[2, 3]), Wanted::default()).contains("its seed f32[2, 3]"));
     assert!(vjp(logits, &fits, Wanted::default()).contains("neither read nor made"));
     assert!(vjp(ids, &i64s(&[2, 3], 1), Wanted::default()).contains("holds integers"));
-    assert!(vjp(made, &fits, Wanted { values: vec![ids], weights: vec![] }).contains("holds integers"));
+    assert!(
+        vjp(
+            made,
+            &fits,
+            Wanted {
+                values: vec![ids],
+                weights: vec![]
+            }
+        )
+        .contains("holds integers")
+    );
     let stranger = weights.find("norm").expect("there");
-    assert!(vjp(made, &fits, Wanted { values: vec![], weights: vec![stranger] }).contains("is not used here"));
+    assert!(
+        vjp(
+            made,
+            &fits,
+            Wanted {
+                values: vec![],
+                weights: vec![stranger]
+            }
+        )
+        .contains("is not used here")
+    );
 }
 
 #[test]
 fn a_shape_that_no_input_explains_is_an_error() {
-    let case = Case::parse("graph odd {\n  input x: f32[a+b]\n  %0 = silu %x : f32[a+b]\n  %1 = reshape %0 : f32[1, a+b]\n  output y = %1\n}");
-    let outputs = run(&case.graph, &case.weights(), &BTreeMap::from([("x".to_owned(), f32s(&[4]))])).expect("the sum is known");
+    let case = Case::parse(
+        "graph odd {\n  input x: f32[a+b]\n  %0 = silu %x : f32[a+b]\n  %1 = reshape %0 : f32[1, a+b]\n  output y = %1\n}",
+    );
+    let outputs = run(
+        &case.graph,
+        &case.weights(),
+        &BTreeMap::from([("x".to_owned(), f32s(&[4]))]),
+    )
+    .expect("the sum is known");
     assert_eq!(outputs["y"].shape(), [1, 4]);
 }
 

@@ -1,6 +1,8 @@
-//! Writes a bundle: the ONNX files of a module, its weights once, the manifest and the files that consumers expect.
+//! Writes a bundle: the ONNX files of a module, its weights once, the manifest and the files that
+//! consumers expect.
 //!
-//! Atomic and deterministic: the folder appears when it is complete, and the same module gives the same bytes.
+//! Atomic and deterministic: the folder appears when it is complete, and the same module gives the
+//! same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,8 +13,8 @@ use prost::Message;
 use crate::error::ExportError;
 use crate::genai::{GENAI_FILE, GraphFile, genai_config};
 use crate::manifest::{
-    CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, ModelRecord, PassRecord, PortRecord, Profile, Source,
-    WEIGHTS_FILE,
+    CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest,
+    ModelRecord, PassRecord, PortRecord, Profile, Source, WEIGHTS_FILE,
 };
 use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
 use crate::progress::Progress;
@@ -61,7 +63,8 @@ pub struct SearchDefaults {
 }
 
 impl SearchDefaults {
-    /// Whether onnxruntime-genai decodes with a draft under these: 0.18 refuses to where n-grams mustn't be repeated.
+    /// Whether onnxruntime-genai decodes with a draft under these: 0.18 refuses to where n-grams
+    /// mustn't be repeated.
     pub fn allows_speculation(&self) -> bool {
         self.no_repeat_ngram_size == 0
     }
@@ -69,7 +72,15 @@ impl SearchDefaults {
 
 impl Default for SearchDefaults {
     fn default() -> Self {
-        Self { do_sample: false, temperature: 1.0, top_k: 50, top_p: 1.0, repetition_penalty: 1.0, no_repeat_ngram_size: 0, min_length: 0 }
+        Self {
+            do_sample: false,
+            temperature: 1.0,
+            top_k: 50,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+            no_repeat_ngram_size: 0,
+            min_length: 0,
+        }
     }
 }
 
@@ -85,13 +96,20 @@ pub struct SpeculativeDefaults {
 /// Writes `module` as the bundle `out`, and returns its manifest.
 ///
 /// # Errors
-/// Any error leaves `out` as it was and nothing beside it: an op without a form in the profile, a weight without data, an output that
-/// exists (see [`BundleRequest::force`]), a file that can't be read or written, or [`ExportError::Cancelled`].
-pub fn write_bundle(module: &Module, request: &BundleRequest, out: &Path, progress: &dyn Progress) -> Result<Manifest, ExportError> {
+/// Any error leaves `out` as it was and nothing beside it: an op without a form in the profile, a
+/// weight without data, an output that exists (see [`BundleRequest::force`]), a file that can't be
+/// read or written, or [`ExportError::Cancelled`].
+pub fn write_bundle(
+    module: &Module,
+    request: &BundleRequest,
+    out: &Path,
+    progress: &dyn Progress,
+) -> Result<Manifest, ExportError> {
     write_bundle_of(&[], module, request, out, progress)
 }
 
-/// The same for a module that was made of `inputs`, which must still be what they were when all is written.
+/// The same for a module that was made of `inputs`, which must still be what they were when all is
+/// written.
 ///
 /// # Errors
 /// See [`write_bundle`]; and [`ExportError::Changed`].
@@ -105,20 +123,51 @@ pub fn write_bundle_of(
     check_names(module)?;
     let caches = cache_layout(&module.graphs, request.profile);
     let context_length = module.model.context_length;
-    let target = Target { profile: request.profile, caches, weights: &module.weights, context_length, version: &request.version };
-    let mut lowered = module.graphs.iter().map(|graph| lower(graph, target)).collect::<Result<Vec<_>, _>>()?;
-    let stored: Vec<_> = module.graphs.iter().zip(&lowered).map(|(g, l)| (g.name.as_str(), l.stored.as_slice())).collect();
+    let target = Target {
+        profile: request.profile,
+        caches,
+        weights: &module.weights,
+        context_length,
+        version: &request.version,
+    };
+    let mut lowered = module
+        .graphs
+        .iter()
+        .map(|graph| lower(graph, target))
+        .collect::<Result<Vec<_>, _>>()?;
+    let stored: Vec<_> = module
+        .graphs
+        .iter()
+        .zip(&lowered)
+        .map(|(g, l)| (g.name.as_str(), l.stored.as_slice()))
+        .collect();
     let plan = WeightPlan::new(&module.weights, &stored)?;
     lowered.iter_mut().try_for_each(|l| l.place(&plan))?;
-    let graphs = module.graphs.iter().zip(&lowered).map(|(g, l)| graph_record(module, g, l)).collect::<Result<Vec<_>, _>>()?;
+    let graphs = module
+        .graphs
+        .iter()
+        .zip(&lowered)
+        .map(|(g, l)| graph_record(module, g, l))
+        .collect::<Result<Vec<_>, _>>()?;
 
     let staging = Staging::new(out, request.force)?;
     let mut files = BTreeMap::new();
     let weights_file = staging.create(WEIGHTS_FILE)?;
-    files.insert(WEIGHTS_FILE.to_owned(), plan.write(&module.weights, &weights_file, &staging.path(WEIGHTS_FILE), progress)?);
+    files.insert(
+        WEIGHTS_FILE.to_owned(),
+        plan.write(
+            &module.weights,
+            &weights_file,
+            &staging.path(WEIGHTS_FILE),
+            progress,
+        )?,
+    );
     drop(weights_file);
     for (record, lowered) in graphs.iter().zip(&lowered) {
-        files.insert(record.file.clone(), staging.write(&record.file, &lowered.model.encode_to_vec())?);
+        files.insert(
+            record.file.clone(),
+            staging.write(&record.file, &lowered.model.encode_to_vec())?,
+        );
     }
     for side in &module.side_files {
         let record = match request.rewritten.get(&side.name) {
@@ -129,7 +178,8 @@ pub fn write_bundle_of(
     }
     write_genai_config(module, request, caches, &lowered, &staging, &mut files)?;
     let manifest = manifest(module, request, caches, graphs, plan, files);
-    let text = serde_yaml::to_string(&manifest).map_err(|e| ExportError::module(MANIFEST_FILE, e.to_string()))?;
+    let text = serde_yaml::to_string(&manifest)
+        .map_err(|e| ExportError::module(MANIFEST_FILE, e.to_string()))?;
     staging.write(MANIFEST_FILE, text.as_bytes())?;
     if progress.cancelled() {
         return Err(ExportError::Cancelled);
@@ -141,32 +191,53 @@ pub fn write_bundle_of(
 
 /// `model.onnx` for the target, else the graph's name.
 fn file_name(graph: &str) -> String {
-    if graph == "target" { "model.onnx".to_owned() } else { format!("{graph}.onnx") }
+    if graph == "target" {
+        "model.onnx".to_owned()
+    } else {
+        format!("{graph}.onnx")
+    }
 }
 
-/// Every file of the bundle has a name of its own that stays inside the folder; side files may be in a folder there.
+/// Every file of the bundle has a name of its own that stays inside the folder; side files may be
+/// in a folder there.
 fn check_names(module: &Module) -> Result<(), ExportError> {
     if module.graphs.first().is_none_or(|g| g.name != "target") {
-        return Err(ExportError::module("module", "its first graph is not `target`"));
+        return Err(ExportError::module(
+            "module",
+            "its first graph is not `target`",
+        ));
     }
-    let mut taken: BTreeSet<String> = [MANIFEST_FILE, WEIGHTS_FILE, GENAI_FILE].map(str::to_owned).into();
-    let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0']);
+    let mut taken: BTreeSet<String> = [MANIFEST_FILE, WEIGHTS_FILE, GENAI_FILE]
+        .map(str::to_owned)
+        .into();
+    let plain = |name: &str| {
+        !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
+    };
     let graphs = module.graphs.iter().map(|g| (file_name(&g.name), false));
     let mut folders = BTreeSet::new();
     for (name, is_side) in graphs.chain(module.side_files.iter().map(|f| (f.name.clone(), true))) {
         let parts: Vec<&str> = name.split('/').collect();
         if parts.len() > if is_side { 2 } else { 1 } || !parts.iter().all(|part| plain(part)) {
-            return Err(ExportError::module(name, "is no file name that a bundle can hold"));
+            return Err(ExportError::module(
+                name,
+                "is no file name that a bundle can hold",
+            ));
         }
         if let [folder, _] = parts[..] {
             folders.insert(folder.to_lowercase());
         }
         if !taken.insert(name.to_lowercase()) {
-            return Err(ExportError::module(name, "two files of the bundle would have this name"));
+            return Err(ExportError::module(
+                name,
+                "two files of the bundle would have this name",
+            ));
         }
     }
     match taken.intersection(&folders).next() {
-        Some(both) => Err(ExportError::module(both, "a file and a folder of the bundle would have this name")),
+        Some(both) => Err(ExportError::module(
+            both,
+            "a file and a folder of the bundle would have this name",
+        )),
         None => Ok(()),
     }
 }
@@ -182,15 +253,33 @@ fn write_genai_config(
     if module.model.task != Task::TextGeneration {
         return Ok(());
     }
-    let parts: Vec<(&Graph, String, Vec<String>)> =
-        module.graphs.iter().zip(lowered).map(|(g, l)| (g, file_name(&g.name), l.input_names())).collect();
+    let parts: Vec<(&Graph, String, Vec<String>)> = module
+        .graphs
+        .iter()
+        .zip(lowered)
+        .map(|(g, l)| (g, file_name(&g.name), l.input_names()))
+        .collect();
     let part = |name: &str| {
         let found = parts.iter().find(|(g, ..)| g.name == name);
-        found.map(|(graph, file, inputs)| GraphFile { graph, file, inputs })
+        found.map(|(graph, file, inputs)| GraphFile {
+            graph,
+            file,
+            inputs,
+        })
     };
-    let Some(target) = part("target") else { return Ok(()) };
-    let draft = part("draft").zip(request.draft).filter(|_| request.search.allows_speculation());
-    files.insert(GENAI_FILE.to_owned(), staging.write(GENAI_FILE, genai_config(&module.model, caches, &request.search, target, draft).as_bytes())?);
+    let Some(target) = part("target") else {
+        return Ok(());
+    };
+    let draft = part("draft")
+        .zip(request.draft)
+        .filter(|_| request.search.allows_speculation());
+    files.insert(
+        GENAI_FILE.to_owned(),
+        staging.write(
+            GENAI_FILE,
+            genai_config(&module.model, caches, &request.search, target, draft).as_bytes(),
+        )?,
+    );
     Ok(())
 }
 
@@ -232,7 +321,11 @@ fn manifest(
     }
 }
 
-fn graph_record(module: &Module, graph: &Graph, lowered: &Lowered) -> Result<GraphRecord, ExportError> {
+fn graph_record(
+    module: &Module,
+    graph: &Graph,
+    lowered: &Lowered,
+) -> Result<GraphRecord, ExportError> {
     let used = lowered.input_names();
     let port = |name: &str, ty: &ValueType| PortRecord {
         name: name.to_owned(),
@@ -243,32 +336,64 @@ fn graph_record(module: &Module, graph: &Graph, lowered: &Lowered) -> Result<Gra
     let levels = noise_levels(graph);
     let input = |input: &Input| {
         let port = port(&input.name, ty(input.value));
-        if levels.contains(&input.value) { PortRecord { shape: vec![LEVELS.to_owned()], ..port } } else { port }
+        if levels.contains(&input.value) {
+            PortRecord {
+                shape: vec![LEVELS.to_owned()],
+                ..port
+            }
+        } else {
+            port
+        }
     };
     Ok(GraphRecord {
         name: graph.name.clone(),
         file: file_name(&graph.name),
         parameters: cost::cost(graph, &module.weights).parameters,
-        inputs: graph.inputs().iter().filter(|i| used.contains(&i.name)).map(input).collect(),
-        outputs: graph.outputs().iter().map(|o| port(&o.name, ty(o.value))).collect(),
+        inputs: graph
+            .inputs()
+            .iter()
+            .filter(|i| used.contains(&i.name))
+            .map(input)
+            .collect(),
+        outputs: graph
+            .outputs()
+            .iter()
+            .map(|o| port(&o.name, ty(o.value)))
+            .collect(),
         caches: caches(graph)?,
     })
 }
 
-/// The caches by slot: slots are numbered in the order of layers, as [`Graph::renumber_caches`] does.
+/// The caches by slot: slots are numbered in the order of layers, as [`Graph::renumber_caches`]
+/// does.
 fn caches(graph: &Graph) -> Result<Vec<CacheRecord>, ExportError> {
-    let keys = graph.inputs().iter().filter_map(|i| i.cache.filter(|c| c.part == CachePart::Key).map(|c| (c.layer, i)));
+    let keys = graph.inputs().iter().filter_map(|i| {
+        i.cache
+            .filter(|c| c.part == CachePart::Key)
+            .map(|c| (c.layer, i))
+    });
     let keys: BTreeMap<u32, _> = keys.collect();
     let mut records = Vec::new();
     for (slot, (layer, input)) in keys.into_iter().enumerate() {
         let expected = format!("past_key_values.{slot}.key");
         if input.name != expected {
-            let problem = format!("the cache of layer {layer} is named {}, not {expected}: its caches aren't numbered", input.name);
-            return Err(ExportError::Ir(IrError::Edit { graph: graph.name.clone(), problem }));
+            let problem = format!(
+                "the cache of layer {layer} is named {}, not {expected}: its caches aren't numbered",
+                input.name
+            );
+            return Err(ExportError::Ir(IrError::Edit {
+                graph: graph.name.clone(),
+                problem,
+            }));
         }
         let dims = &graph.value(input.value).ty.shape.0;
         let known = |axis: usize| dims.get(axis).and_then(Dim::known).unwrap_or_default();
-        records.push(CacheRecord { slot: slot as u32, layer, heads: known(1), head_dim: known(3) });
+        records.push(CacheRecord {
+            slot: slot as u32,
+            layer,
+            heads: known(1),
+            head_dim: known(3),
+        });
     }
     Ok(records)
 }

@@ -1,6 +1,7 @@
 //! Writes a checkpoint like another one, with other values in some of its tensors.
 //!
-//! Copied files keep their names, headers and sizes, so that every tensor lies where it lay. Atomic and deterministic, like a bundle.
+//! Copied files keep their names, headers and sizes, so that every tensor lies where it lay. Atomic
+//! and deterministic, like a bundle.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,12 +50,12 @@ pub struct Patch {
     pub weight: WeightId,
 }
 
-/// Writes the folder `out`, which must not exist or be empty. Patches are made tile by tile on rayon's current pool; `inputs` must still be
-/// what they were when all is written.
+/// Writes the folder `out`, which must not exist or be empty. Patches are made tile by tile on
+/// rayon's current pool; `inputs` must still be what they were when all is written.
 ///
 /// # Errors
-/// Any error leaves `out` as it was and nothing beside it: an output that exists, a file that can't be read or written, a weight without
-/// data, an input that changed, or [`ExportError::Cancelled`].
+/// Any error leaves `out` as it was and nothing beside it: an output that exists, a file that can't
+/// be read or written, a weight without data, an input that changed, or [`ExportError::Cancelled`].
 pub fn write_checkpoint(
     files: &[CopiedFile],
     weights: &WeightTable,
@@ -63,7 +64,13 @@ pub fn write_checkpoint(
     progress: &dyn Progress,
 ) -> Result<(), ExportError> {
     let staging = Staging::new(out, false)?;
-    progress.total(files.iter().flat_map(|f| &f.patches).map(|p| weights[p.weight].bytes() as u64).sum());
+    progress.total(
+        files
+            .iter()
+            .flat_map(|f| &f.patches)
+            .map(|p| weights[p.weight].bytes() as u64)
+            .sum(),
+    );
     for file in files {
         let path = staging.path(&file.name);
         let mut copy = staging.create(&file.name)?;
@@ -73,22 +80,34 @@ pub fn write_checkpoint(
                 io::copy(&mut source, &mut copy).map_err(ExportError::io("write", &path))?;
             }
             Origin::Made { size, pieces } => {
-                copy.set_len(*size).map_err(ExportError::io("write", &path))?;
+                copy.set_len(*size)
+                    .map_err(ExportError::io("write", &path))?;
                 for (offset, bytes) in pieces {
                     write_all_at(&copy, bytes, *offset).map_err(ExportError::io("write", &path))?;
                 }
             }
         }
-        let tiles: Vec<(Patch, usize, usize)> = file.patches.iter().flat_map(|patch| tiles(*patch, weights)).collect();
-        tiles.par_iter().try_for_each_init(Vec::new, |buffer, &(patch, from, elements)| {
-            let weight = &weights[patch.weight];
-            let size = weight.dtype.size();
-            buffer.resize(elements * size, 0);
-            weight.write_bytes(from, buffer)?;
-            write_all_at(&copy, buffer, patch.offset + (from * size) as u64).map_err(ExportError::io("write", &path))?;
-            progress.advance(buffer.len() as u64);
-            if progress.cancelled() { Err(ExportError::Cancelled) } else { Ok(()) }
-        })?;
+        let tiles: Vec<(Patch, usize, usize)> = file
+            .patches
+            .iter()
+            .flat_map(|patch| tiles(*patch, weights))
+            .collect();
+        tiles
+            .par_iter()
+            .try_for_each_init(Vec::new, |buffer, &(patch, from, elements)| {
+                let weight = &weights[patch.weight];
+                let size = weight.dtype.size();
+                buffer.resize(elements * size, 0);
+                weight.write_bytes(from, buffer)?;
+                write_all_at(&copy, buffer, patch.offset + (from * size) as u64)
+                    .map_err(ExportError::io("write", &path))?;
+                progress.advance(buffer.len() as u64);
+                if progress.cancelled() {
+                    Err(ExportError::Cancelled)
+                } else {
+                    Ok(())
+                }
+            })?;
     }
     inputs.iter().try_for_each(FileStamp::check)?;
     staging.commit()
@@ -98,5 +117,7 @@ pub fn write_checkpoint(
 fn tiles(patch: Patch, weights: &WeightTable) -> impl Iterator<Item = (Patch, usize, usize)> {
     let weight = &weights[patch.weight];
     let (elements, step) = (weight.elements(), TILE / weight.dtype.size());
-    (0..elements).step_by(step).map(move |from| (patch, from, step.min(elements - from)))
+    (0..elements)
+        .step_by(step)
+        .map(move |from| (patch, from, step.min(elements - from)))
 }

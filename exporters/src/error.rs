@@ -92,11 +92,18 @@ impl ExportError {
     }
 
     pub(crate) fn module(subject: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Module { subject: subject.into(), problem: problem.into() }
+        Self::Module {
+            subject: subject.into(),
+            problem: problem.into(),
+        }
     }
 
     /// For `map_err`: an I/O error with what was tried on which path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.to_owned(), source }
+        move |source| Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! `genai_config.json`, by which onnxruntime-genai runs a decoder's bundle; with a draft it decodes speculatively.
+//! `genai_config.json`, by which onnxruntime-genai runs a decoder's bundle; with a draft it decodes
+//! speculatively.
 
 use serde_json::{Value, json};
 
@@ -7,7 +8,8 @@ use dlc_ir::{Graph, ModelInfo};
 use crate::bundle::{SearchDefaults, SpeculativeDefaults};
 use crate::manifest::CacheLayout;
 
-/// The families that onnxruntime-genai knows by name; any other graph of this boundary is a `decoder` to it.
+/// The families that onnxruntime-genai knows by name; any other graph of this boundary is a
+/// `decoder` to it.
 const KNOWN: [&str; 6] = ["gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3"];
 
 /// The file's name in a bundle.
@@ -44,7 +46,9 @@ pub(crate) fn genai_config(
 
 /// Tokens that onnxruntime-genai takes: it refuses ids outside the vocabulary.
 fn known(model: &ModelInfo, ids: impl IntoIterator<Item = u32>) -> Vec<u32> {
-    ids.into_iter().filter(|&id| (id as usize) < model.vocab_size).collect()
+    ids.into_iter()
+        .filter(|&id| (id as usize) < model.vocab_size)
+        .collect()
 }
 
 fn model_block(model: &ModelInfo, target: GraphFile<'_>) -> Value {
@@ -73,7 +77,10 @@ fn decoder_block(model: &ModelInfo, graph: GraphFile<'_>) -> Value {
         }
     }
     inputs.insert("past_key_names".to_owned(), json!("past_key_values.%d.key"));
-    inputs.insert("past_value_names".to_owned(), json!("past_key_values.%d.value"));
+    inputs.insert(
+        "past_value_names".to_owned(),
+        json!("past_key_values.%d.value"),
+    );
     json!({
         "session_options": { "log_id": "onnxruntime-genai", "provider_options": [] },
         "filename": graph.file,
@@ -112,5 +119,7 @@ fn search_block(model: &ModelInfo, caches: CacheLayout, search: &SearchDefaults)
 
 /// The shortest number that reads as `x`.
 fn decimal(x: f32) -> Value {
-    x.to_string().parse::<f64>().map_or_else(|_| json!(x), |x| json!(x))
+    x.to_string()
+        .parse::<f64>()
+        .map_or_else(|_| json!(x), |x| json!(x))
 }

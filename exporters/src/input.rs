@@ -1,7 +1,7 @@
 //! Opens files that users and strangers name: the one place where dlc does.
 //!
-//! Only regular files, only up to a size, and none that stands for another: a pointer of Git LFS, a web page. A pipe, device or socket is
-//! refused before it can block.
+//! Only regular files, only up to a size, and none that stands for another: a pointer of Git LFS, a
+//! web page. A pipe, device or socket is refused before it can block.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek};
@@ -33,13 +33,19 @@ pub enum InputProblem {
     #[error("is {0}, not a regular file. Name a file, or copy into one what is to be read")]
     NotRegular(&'static str),
     /// More bytes than a file of its kind has.
-    #[error("is larger than {0} bytes, which no such file should be. Check that it is the file that you mean")]
+    #[error(
+        "is larger than {0} bytes, which no such file should be. Check that it is the file that you mean"
+    )]
     TooLarge(u64),
     /// What a clone without Git LFS has instead of a large file.
-    #[error("is a pointer of Git LFS, not the file itself. Fetch the file with `git lfs pull`, or download it again")]
+    #[error(
+        "is a pointer of Git LFS, not the file itself. Fetch the file with `git lfs pull`, or download it again"
+    )]
     LfsPointer,
     /// What a site answered instead of the file.
-    #[error("is a web page (HTML), not the file that its name says. Download the file itself, not the page about it")]
+    #[error(
+        "is a web page (HTML), not the file that its name says. Download the file itself, not the page about it"
+    )]
     WebPage,
     /// Bytes that are no text.
     #[error("is not UTF-8 text")]
@@ -50,7 +56,14 @@ impl InputError {
     /// What the system says of `path`.
     pub fn system(path: &Path, error: io::Error) -> Self {
         let missing = error.kind() == io::ErrorKind::NotFound;
-        Self { path: path.to_owned(), problem: if missing { InputProblem::Missing } else { InputProblem::System(error) } }
+        Self {
+            path: path.to_owned(),
+            problem: if missing {
+                InputProblem::Missing
+            } else {
+                InputProblem::System(error)
+            },
+        }
     }
 }
 
@@ -90,12 +103,17 @@ pub fn read_text(path: &Path, cap: u64) -> Result<String, InputError> {
 
 /// The text after the byte order mark, with which editors on Windows begin UTF-8 files.
 pub fn without_mark(text: String) -> String {
-    text.strip_prefix('\u{FEFF}').map(str::to_owned).unwrap_or(text)
+    text.strip_prefix('\u{FEFF}')
+        .map(str::to_owned)
+        .unwrap_or(text)
 }
 
 fn open(path: &Path, takes_pages: bool) -> Result<(File, u64), InputError> {
     let (mut file, size) = open_regular(path)?;
-    let fails = |problem| InputError { path: path.to_owned(), problem };
+    let fails = |problem| InputError {
+        path: path.to_owned(),
+        problem,
+    };
     match stand_in(&mut file) {
         Err(error) => Err(InputError::system(path, error)),
         Ok(Some(InputProblem::WebPage)) if takes_pages => Ok((file, size)),
@@ -109,7 +127,10 @@ fn open(path: &Path, takes_pages: bool) -> Result<(File, u64), InputError> {
 /// # Errors
 /// [`InputError`] for what isn't there, can't be read or is no regular file.
 pub fn open_regular(path: &Path) -> Result<(File, u64), InputError> {
-    let fails = |problem| InputError { path: path.to_owned(), problem };
+    let fails = |problem| InputError {
+        path: path.to_owned(),
+        problem,
+    };
     let system = |error| InputError::system(path, error);
     // Opening alone does something to some devices, so that they are looked at first.
     check_regular(&std::fs::metadata(path).map_err(system)?).map_err(fails)?;
@@ -125,7 +146,11 @@ pub fn open_regular(path: &Path) -> Result<(File, u64), InputError> {
 }
 
 fn check_regular(metadata: &Metadata) -> Result<(), InputProblem> {
-    if metadata.is_file() { Ok(()) } else { Err(InputProblem::NotRegular(kind(metadata))) }
+    if metadata.is_file() {
+        Ok(())
+    } else {
+        Err(InputProblem::NotRegular(kind(metadata)))
+    }
 }
 
 fn kind(metadata: &Metadata) -> &'static str {
@@ -143,22 +168,38 @@ fn kind(metadata: &Metadata) -> &'static str {
             return "a device";
         }
     }
-    if metadata.is_dir() { "a folder" } else { "something else" }
+    if metadata.is_dir() {
+        "a folder"
+    } else {
+        "something else"
+    }
 }
 
 fn read(file: File, size: u64, path: &Path, cap: u64) -> Result<Vec<u8>, InputError> {
-    let fails = |problem| InputError { path: path.to_owned(), problem };
+    let fails = |problem| InputError {
+        path: path.to_owned(),
+        problem,
+    };
     if size > cap {
         return Err(fails(InputProblem::TooLarge(cap)));
     }
     // The size may be another by now, and files of the system say that they have none.
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-    file.take(cap.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| InputError::system(path, error))?;
-    if bytes.len() as u64 > cap { Err(fails(InputProblem::TooLarge(cap))) } else { Ok(bytes) }
+    file.take(cap.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| InputError::system(path, error))?;
+    if bytes.len() as u64 > cap {
+        Err(fails(InputProblem::TooLarge(cap)))
+    } else {
+        Ok(bytes)
+    }
 }
 
 fn text(bytes: Vec<u8>, path: &Path) -> Result<String, InputError> {
-    String::from_utf8(bytes).map_err(|_| InputError { path: path.to_owned(), problem: InputProblem::NotText })
+    String::from_utf8(bytes).map_err(|_| InputError {
+        path: path.to_owned(),
+        problem: InputProblem::NotText,
+    })
 }
 
 /// What the file stands in for, by its beginning; reading starts there again.
@@ -171,8 +212,15 @@ fn stand_in(file: &mut File) -> io::Result<Option<InputProblem>> {
     if start.starts_with(LFS) {
         return Ok(Some(InputProblem::LfsPointer));
     }
-    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start).trim_ascii_start();
-    let page = PAGES.iter().any(|page| start.get(..page.len()).is_some_and(|start| start.eq_ignore_ascii_case(page)));
+    let start = start
+        .strip_prefix(b"\xef\xbb\xbf")
+        .unwrap_or(&start)
+        .trim_ascii_start();
+    let page = PAGES.iter().any(|page| {
+        start
+            .get(..page.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(page))
+    });
     Ok(page.then_some(InputProblem::WebPage))
 }
 
@@ -192,12 +240,25 @@ mod tests {
         let path = folder.path().join("text");
         fs::write(&path, "word").unwrap();
         assert_eq!(read_text(&path, 4).unwrap(), "word");
-        assert!(matches!(problem(read_text(&path, 3)), InputProblem::TooLarge(3)));
-        assert!(matches!(problem(read_input(&folder.path().join("nowhere"), 3)), InputProblem::Missing));
+        assert!(matches!(
+            problem(read_text(&path, 3)),
+            InputProblem::TooLarge(3)
+        ));
+        assert!(matches!(
+            problem(read_input(&folder.path().join("nowhere"), 3)),
+            InputProblem::Missing
+        ));
         fs::write(&path, b"\xff\xfe").unwrap();
-        assert!(matches!(problem(read_document(&path, 4)), InputProblem::NotText));
+        assert!(matches!(
+            problem(read_document(&path, 4)),
+            InputProblem::NotText
+        ));
         // It says that it is empty.
-        assert!(!read_text(Path::new("/proc/self/status"), 1 << 16).unwrap().is_empty());
+        assert!(
+            !read_text(Path::new("/proc/self/status"), 1 << 16)
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[cfg(unix)]
@@ -205,7 +266,13 @@ mod tests {
     fn what_is_no_regular_file_is_refused_before_it_blocks() {
         let folder = tempfile::tempdir().unwrap();
         let (pipe, socket) = (folder.path().join("pipe"), folder.path().join("socket"));
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         for (path, expected) in [
             (pipe.as_path(), "is a pipe, not a regular file"),
@@ -218,20 +285,43 @@ mod tests {
         }
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&pipe, &link).unwrap();
-        assert!(matches!(problem(read_input(&link, 4)), InputProblem::NotRegular("a pipe")));
+        assert!(matches!(
+            problem(read_input(&link, 4)),
+            InputProblem::NotRegular("a pipe")
+        ));
     }
 
     #[test]
     fn files_that_stand_for_others_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n").unwrap();
-        assert!(matches!(problem(open_input(&path)), InputProblem::LfsPointer));
-        assert!(matches!(problem(read_text(&path, 1 << 20)), InputProblem::LfsPointer));
-        for page in ["<!DOCTYPE html>\n<html>", "\u{feff}\n  <HTML lang=\"en\">", "<head>"] {
+        fs::write(
+            &path,
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        )
+        .unwrap();
+        assert!(matches!(
+            problem(open_input(&path)),
+            InputProblem::LfsPointer
+        ));
+        assert!(matches!(
+            problem(read_text(&path, 1 << 20)),
+            InputProblem::LfsPointer
+        ));
+        for page in [
+            "<!DOCTYPE html>\n<html>",
+            "\u{feff}\n  <HTML lang=\"en\">",
+            "<head>",
+        ] {
             fs::write(&path, page).unwrap();
-            assert!(matches!(problem(read_document(&path, 1 << 20)), InputProblem::WebPage));
-            assert_eq!(read_text(&path, 1 << 20).unwrap(), page.trim_start_matches('\u{feff}'));
+            assert!(matches!(
+                problem(read_document(&path, 1 << 20)),
+                InputProblem::WebPage
+            ));
+            assert_eq!(
+                read_text(&path, 1 << 20).unwrap(),
+                page.trim_start_matches('\u{feff}')
+            );
         }
         fs::write(&path, "<header of ours>").unwrap();
         open_input(&path).unwrap();

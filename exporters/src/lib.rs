@@ -1,7 +1,9 @@
-//! Writes a [`dlc_ir::Module`] as ONNX files, and a *bundle* around them: shared weights, manifest and what consumers expect. Also checkpoints
-//! whose tensors have other values than those of the one they were copied from.
+//! Writes a [`dlc_ir::Module`] as ONNX files, and a *bundle* around them: shared weights, manifest
+//! and what consumers expect. Also checkpoints whose tensors have other values than those of the
+//! one they were copied from.
 //!
-//! Protobuf types never leave [`onnx`]. This crate transforms no graph, reads no checkpoint and never prints.
+//! Protobuf types never leave [`onnx`]. This crate transforms no graph, reads no checkpoint and
+//! never prints.
 
 #![warn(missing_docs)]
 
@@ -19,7 +21,9 @@ pub mod temporary;
 mod weights;
 pub mod yaml;
 
-pub use bundle::{BundleRequest, SearchDefaults, SpeculativeDefaults, write_bundle, write_bundle_of};
+pub use bundle::{
+    BundleRequest, SearchDefaults, SpeculativeDefaults, write_bundle, write_bundle_of,
+};
 pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};
 pub use error::ExportError;
 pub use progress::Progress;

@@ -1,6 +1,7 @@
 //! The manifest `dlc.yaml`: what a bundle holds, where it came from and how it was made.
 //!
-//! Written by [`crate::write_bundle`], read by the runtime and by `dlc inspect`, `diff` and `verify`. It names no path outside the bundle.
+//! Written by [`crate::write_bundle`], read by the runtime and by `dlc inspect`, `diff` and
+//! `verify`. It names no path outside the bundle.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,8 +60,8 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// What lies in the bundle's folder and isn't listed, sorted, the first thousand; folders of which nothing is listed end in a slash. dlc never
-    /// reads it, others may.
+    /// What lies in the bundle's folder and isn't listed, sorted, the first thousand; folders of
+    /// which nothing is listed end in a slash. dlc never reads it, others may.
     ///
     /// # Errors
     /// What the system says of a folder that can't be read.
@@ -75,7 +76,10 @@ impl Manifest {
         for entry in fs::read_dir(folder.join(inside))? {
             let entry = entry?;
             let name = format!("{inside}{}", entry.file_name().to_string_lossy());
-            if self.files.contains_key(&name) || name == MANIFEST_FILE || strays.len() >= MOST_STRAYS {
+            if self.files.contains_key(&name)
+                || name == MANIFEST_FILE
+                || strays.len() >= MOST_STRAYS
+            {
                 continue;
             }
             let below = format!("{name}/");
@@ -119,8 +123,12 @@ impl FileRecord {
     pub fn of_file(path: &Path) -> Result<Self, InputError> {
         let mut hasher = Sha256::new();
         let (file, _) = open_regular(path)?;
-        let bytes = io::copy(&mut BufReader::with_capacity(1 << 20, file), &mut hasher).map_err(|error| InputError::system(path, error))?;
-        Ok(Self { bytes, sha256: format!("{:x}", hasher.finalize()) })
+        let bytes = io::copy(&mut BufReader::with_capacity(1 << 20, file), &mut hasher)
+            .map_err(|error| InputError::system(path, error))?;
+        Ok(Self {
+            bytes,
+            sha256: format!("{:x}", hasher.finalize()),
+        })
     }
 }
 
@@ -156,8 +164,9 @@ impl Profile {
 pub enum CacheLayout {
     /// `present` is `past` with the new entries appended. The mask may hide any entry.
     Appended,
-    /// `past` and `present` may be one buffer, longer than what it holds (`GroupQueryAttention`). The mask only says how many entries it
-    /// holds, so there is no padding on the left, and several tokens behind a past are for one sequence only.
+    /// `past` and `present` may be one buffer, longer than what it holds (`GroupQueryAttention`).
+    /// The mask only says how many entries it holds, so there is no padding on the left, and
+    /// several tokens behind a past are for one sequence only.
     InPlace,
 }
 
@@ -235,7 +244,8 @@ pub struct PortRecord {
     pub shape: Vec<String>,
 }
 
-/// One key/value cache: `past_key_values.{slot}.key|value` -> `present.{slot}.key|value`, each `[batch, heads, length, head_dim]`.
+/// One key/value cache: `past_key_values.{slot}.key|value` -> `present.{slot}.key|value`, each
+/// `[batch, heads, length, head_dim]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheRecord {

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use crate::error::ExportError;
 
-/// A file as it was before its first byte was read. Whatever is written to it later, or put in its place, shows.
+/// A file as it was before its first byte was read. Whatever is written to it later, or put in its
+/// place, shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileStamp {
     path: PathBuf,
@@ -46,7 +47,10 @@ impl FileStamp {
     /// # Errors
     /// What the system says of a file that can't be looked at.
     pub fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), state: State::of(path)? })
+        Ok(Self {
+            path: path.to_owned(),
+            state: State::of(path)?,
+        })
     }
 
     /// Refuses a file that isn't what it was.
@@ -54,7 +58,11 @@ impl FileStamp {
     /// # Errors
     /// [`ExportError::Changed`].
     pub fn check(&self) -> Result<(), ExportError> {
-        if State::of(&self.path).is_ok_and(|now| now == self.state) { Ok(()) } else { Err(ExportError::Changed(self.path.clone())) }
+        if State::of(&self.path).is_ok_and(|now| now == self.state) {
+            Ok(())
+        } else {
+            Err(ExportError::Changed(self.path.clone()))
+        }
     }
 }
 
@@ -83,7 +91,10 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(20));
             change();
             let error = stamp.check().unwrap_err();
-            assert!(matches!(&error, ExportError::Changed(changed) if *changed == path), "{what}: {error}");
+            assert!(
+                matches!(&error, ExportError::Changed(changed) if *changed == path),
+                "{what}: {error}"
+            );
         }
     }
 }

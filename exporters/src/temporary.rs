@@ -1,7 +1,9 @@
-//! Temporary folders and files: hidden, locked while their owner lives, and removed by a later run if it died.
+//! Temporary folders and files: hidden, locked while their owner lives, and removed by a later run
+//! if it died.
 //!
-//! `.NAME.dlc-tmp-N` is the folder or file, `.NAME.dlc-tmp-N.lock` beside it is locked while its owner lives. What took the place of a bundle
-//! moved that one to `.NAME.dlc-tmp-N.old` for a moment. Nothing is ever deleted that dlc didn't write.
+//! `.NAME.dlc-tmp-N` is the folder or file, `.NAME.dlc-tmp-N.lock` beside it is locked while its
+//! owner lives. What took the place of a bundle moved that one to `.NAME.dlc-tmp-N.old` for a
+//! moment. Nothing is ever deleted that dlc didn't write.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -25,7 +27,8 @@ fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A place for a folder or a file. Dropping it removes what is there, unless it got its [final name](Self::rename).
+/// A place for a folder or a file. Dropping it removes what is there, unless it got its [final
+/// name](Self::rename).
 #[derive(Debug)]
 pub struct Temporary {
     path: PathBuf,
@@ -34,8 +37,8 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// A place beside `parent/name`, for what gets that name in the end. Removes what dead owners of such places left in `parent`, and scratch
-    /// folders of theirs.
+    /// A place beside `parent/name`, for what gets that name in the end. Removes what dead owners
+    /// of such places left in `parent`, and scratch folders of theirs.
     ///
     /// # Errors
     /// [`ExportError::Io`] where nothing can be made.
@@ -50,9 +53,11 @@ impl Temporary {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made.map_err(ExportError::io("create", &lock_path))?,
             };
-            // Before the lock was taken, another run may have seen a lock file without an owner. A file system without locks only loses the
-            // removal of what dead owners left.
-            if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) || !stands_at(&lock, &lock_path) {
+            // Before the lock was taken, another run may have seen a lock file without an owner. A
+            // file system without locks only loses the removal of what dead owners left.
+            if matches!(lock.try_lock(), Err(TryLockError::WouldBlock))
+                || !stands_at(&lock, &lock_path)
+            {
                 continue;
             }
             if path.symlink_metadata().is_ok() {
@@ -62,16 +67,20 @@ impl Temporary {
             live.insert(path.clone());
             return Ok(Self { path, _lock: lock });
         }
-        Err(ExportError::io("create", parent)(io::Error::other("every temporary name is taken")))
+        Err(ExportError::io("create", parent)(io::Error::other(
+            "every temporary name is taken",
+        )))
     }
 
-    /// Removes what dead owners of places beside `parent/name` left in `parent`, and gives a bundle that one of them had moved away its name back.
+    /// Removes what dead owners of places beside `parent/name` left in `parent`, and gives a bundle
+    /// that one of them had moved away its name back.
     pub(crate) fn recover(parent: &Path, name: &str) {
         let _live = live();
         recover(parent, name);
     }
 
-    /// A folder for what nobody keeps, such as bundles that are only timed. Only its owner may look into it.
+    /// A folder for what nobody keeps, such as bundles that are only timed. Only its owner may look
+    /// into it.
     ///
     /// # Errors
     /// [`ExportError::Io`] where it can't be made.
@@ -80,7 +89,9 @@ impl Temporary {
         let mut builder = DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&place.path).map_err(ExportError::io("create", &place.path))?;
+        builder
+            .create(&place.path)
+            .map_err(ExportError::io("create", &place.path))?;
         Ok(place)
     }
 
@@ -89,7 +100,8 @@ impl Temporary {
         &self.path
     }
 
-    /// Gives it its final name. What stands there and may be replaced is moved away first, and removed when the new one stands.
+    /// Gives it its final name. What stands there and may be replaced is moved away first, and
+    /// removed when the new one stands.
     ///
     /// # Errors
     /// [`ExportError::Io`]; then what stood there stands there still.
@@ -114,17 +126,25 @@ impl Drop for Temporary {
         // Large folders take a while, in which a process that is to end must not wait.
         let cleared = clear(&self.path);
         let mut live = live();
-        if cleared.and_then(|()| remove(&beside(&self.path, LOCK))).is_ok() {
+        if cleared
+            .and_then(|()| remove(&beside(&self.path, LOCK)))
+            .is_ok()
+        {
             live.remove(&self.path);
         }
     }
 }
 
-/// Removes all that this process has made and not named yet, for a process that must end now; returns what couldn't be removed. Whoever makes,
-/// names or drops one afterwards waits for the end.
+/// Removes all that this process has made and not named yet, for a process that must end now;
+/// returns what couldn't be removed. Whoever makes, names or drops one afterwards waits for the
+/// end.
 pub fn remove_all() -> Vec<PathBuf> {
     let live = live();
-    let removed = |path: &&PathBuf| clear(path).and_then(|()| remove(&beside(path, LOCK))).is_ok();
+    let removed = |path: &&PathBuf| {
+        clear(path)
+            .and_then(|()| remove(&beside(path, LOCK)))
+            .is_ok()
+    };
     let left = live.iter().filter(|path| !removed(path)).cloned().collect();
     std::mem::forget(live);
     left
@@ -154,7 +174,10 @@ fn stands_at(file: &File, path: &Path) -> bool {
     {
         use std::os::unix::fs::MetadataExt;
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        let (opened, named) = (file.metadata().map(identity), fs::symlink_metadata(path).map(identity));
+        let (opened, named) = (
+            file.metadata().map(identity),
+            fs::symlink_metadata(path).map(identity),
+        );
         opened.is_ok_and(|opened| named.is_ok_and(|named| opened == named))
     }
     #[cfg(not(unix))]
@@ -164,7 +187,8 @@ fn stands_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Removes what is at a temporary place, its lock file aside. A bundle that was moved away, but not replaced yet, gets its name back.
+/// Removes what is at a temporary place, its lock file aside. A bundle that was moved away, but not
+/// replaced yet, gets its name back.
 fn clear(path: &Path) -> io::Result<()> {
     let old = beside(path, OLD);
     if old.symlink_metadata().is_ok() {
@@ -196,17 +220,32 @@ fn remove(path: &Path) -> io::Result<()> {
 
 /// Clears the places in `parent` whose owners died: whose lock is free.
 fn recover(parent: &Path, name: &str) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
     let prefix = format!(".{name}{MARK}");
-    let is_ours = |place: &str| place.starts_with(&prefix) || place.starts_with(SCRATCH) && place.contains(MARK);
+    let is_ours = |place: &str| {
+        place.starts_with(&prefix) || place.starts_with(SCRATCH) && place.contains(MARK)
+    };
     for entry in entries.flatten() {
         let file_name = entry.file_name();
-        let Some(place) = file_name.to_str().and_then(|n| n.strip_suffix(LOCK)).filter(|place| is_ours(place)) else { continue };
+        let Some(place) = file_name
+            .to_str()
+            .and_then(|n| n.strip_suffix(LOCK))
+            .filter(|place| is_ours(place))
+        else {
+            continue;
+        };
         if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }
-        let Ok(lock) = File::open(entry.path()) else { continue };
-        if lock.try_lock().is_ok() && stands_at(&lock, &entry.path()) && clear(&parent.join(place)).is_ok() {
+        let Ok(lock) = File::open(entry.path()) else {
+            continue;
+        };
+        if lock.try_lock().is_ok()
+            && stands_at(&lock, &entry.path())
+            && clear(&parent.join(place)).is_ok()
+        {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -217,7 +256,10 @@ mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }

@@ -1,7 +1,8 @@
 //! The weight file: where each tensor lies, and how it gets there.
 //!
-//! Tensors that several graphs use stand there once. They are made tile by tile and go straight to their place, so memory doesn't grow
-//! with the model; the bytes don't depend on the number of threads.
+//! Tensors that several graphs use stand there once. They are made tile by tile and go straight to
+//! their place, so memory doesn't grow with the model; the bytes don't depend on the number of
+//! threads.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,7 +20,8 @@ use crate::progress::Progress;
 
 /// Every tensor starts at a multiple of this.
 const ALIGNMENT: u64 = 64;
-/// Tensors of at least [`LARGE`] bytes start at a multiple of this, so that they can be mapped by themselves.
+/// Tensors of at least [`LARGE`] bytes start at a multiple of this, so that they can be mapped by
+/// themselves.
 const PAGE: u64 = 4096;
 const LARGE: u64 = 64 << 10;
 /// Bytes that are made and written at a time.
@@ -50,7 +52,8 @@ impl Wave {
     }
 }
 
-/// Cosines or sines of `position * frequency`, `[positions, frequencies]`. Equal names mean equal tables.
+/// Cosines or sines of `position * frequency`, `[positions, frequencies]`. Equal names mean equal
+/// tables.
 #[derive(Debug, Clone)]
 pub(crate) struct RopeTable {
     pub name: String,
@@ -70,8 +73,14 @@ impl RopeTable {
         let width = self.frequencies.len().max(1);
         for (i, bytes) in out.chunks_exact_mut(self.dtype.size()).enumerate() {
             let (position, column) = ((from + i) / width, (from + i) % width);
-            let angle = f64::from(position as f32 * self.frequencies.get(column).copied().unwrap_or_default());
-            let value = if self.wave == Wave::Cos { angle.cos() } else { angle.sin() };
+            let angle = f64::from(
+                position as f32 * self.frequencies.get(column).copied().unwrap_or_default(),
+            );
+            let value = if self.wave == Wave::Cos {
+                angle.cos()
+            } else {
+                angle.sin()
+            };
             encode(self.dtype, value as f32, bytes);
         }
     }
@@ -86,9 +95,14 @@ pub(crate) struct WeightPlan {
 }
 
 impl WeightPlan {
-    /// Lays out what the graphs use, in order of first use. `graphs` are names with what each stores.
+    /// Lays out what the graphs use, in order of first use. `graphs` are names with what each
+    /// stores.
     pub fn new(weights: &WeightTable, graphs: &[(&str, &[Stored])]) -> Result<Self, ExportError> {
-        let mut plan = Self { entries: Vec::new(), by_name: HashMap::new(), total: 0 };
+        let mut plan = Self {
+            entries: Vec::new(),
+            by_name: HashMap::new(),
+            total: 0,
+        };
         for (graph, stored) in graphs {
             for tensor in *stored {
                 plan.add(weights, graph, tensor)?;
@@ -97,9 +111,18 @@ impl WeightPlan {
         Ok(plan)
     }
 
-    fn add(&mut self, weights: &WeightTable, graph: &str, tensor: &Stored) -> Result<(), ExportError> {
+    fn add(
+        &mut self,
+        weights: &WeightTable,
+        graph: &str,
+        tensor: &Stored,
+    ) -> Result<(), ExportError> {
         let (name, dtype, shape) = match tensor {
-            Stored::Weight(id) => (&weights[*id].name, weights[*id].dtype, weights[*id].shape.clone()),
+            Stored::Weight(id) => (
+                &weights[*id].name,
+                weights[*id].dtype,
+                weights[*id].shape.clone(),
+            ),
             Stored::Table(table) => (&table.name, table.dtype, table.shape().to_vec()),
         };
         if let Some(&index) = self.by_name.get(name) {
@@ -110,7 +133,10 @@ impl WeightPlan {
                 _ => false,
             };
             if !same {
-                return Err(ExportError::module(name, "is the name of a weight, and of a table that dlc adds"));
+                return Err(ExportError::module(
+                    name,
+                    "is the name of a weight, and of a table that dlc adds",
+                ));
             }
             if record.graphs.last().is_none_or(|last| last != graph) {
                 record.graphs.push((*graph).to_owned());
@@ -118,11 +144,28 @@ impl WeightPlan {
             return Ok(());
         }
         let too_large = || ExportError::module(name, "is larger than any file");
-        let bytes = shape.iter().try_fold(dtype.size() as u64, |n, &d| n.checked_mul(d as u64)).ok_or_else(too_large)?;
-        let offset = self.total.checked_next_multiple_of(if bytes >= LARGE { PAGE } else { ALIGNMENT });
-        let offset = offset.filter(|o| o.checked_add(bytes).is_some_and(|end| i64::try_from(end).is_ok())).ok_or_else(too_large)?;
+        let bytes = shape
+            .iter()
+            .try_fold(dtype.size() as u64, |n, &d| n.checked_mul(d as u64))
+            .ok_or_else(too_large)?;
+        let offset =
+            self.total
+                .checked_next_multiple_of(if bytes >= LARGE { PAGE } else { ALIGNMENT });
+        let offset = offset
+            .filter(|o| {
+                o.checked_add(bytes)
+                    .is_some_and(|end| i64::try_from(end).is_ok())
+            })
+            .ok_or_else(too_large)?;
         self.total = offset + bytes;
-        let record = WeightRecord { name: name.clone(), dtype: dtype.name().to_owned(), shape, offset, bytes, graphs: vec![graph.to_owned()] };
+        let record = WeightRecord {
+            name: name.clone(),
+            dtype: dtype.name().to_owned(),
+            shape,
+            offset,
+            bytes,
+            graphs: vec![graph.to_owned()],
+        };
         self.by_name.insert(name.clone(), self.entries.len());
         self.entries.push((tensor.clone(), record));
         Ok(())
@@ -138,8 +181,15 @@ impl WeightPlan {
         self.entries.into_iter().map(|(_, record)| record).collect()
     }
 
-    /// Writes the file, and returns its size and hash. Makes the next tiles while it hashes the last.
-    pub fn write(&self, weights: &WeightTable, file: &File, path: &Path, progress: &dyn Progress) -> Result<FileRecord, ExportError> {
+    /// Writes the file, and returns its size and hash. Makes the next tiles while it hashes the
+    /// last.
+    pub fn write(
+        &self,
+        weights: &WeightTable,
+        file: &File,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<FileRecord, ExportError> {
         progress.total(self.total);
         let tiles = self.tiles();
         let batch = 4 * rayon::current_num_threads();
@@ -151,19 +201,31 @@ impl WeightPlan {
                 let pairs = made.par_iter_mut().zip(tiles.par_iter());
                 pairs.try_for_each(|(buffer, tile)| {
                     self.make(weights, tile, buffer)?;
-                    write_all_at(file, buffer, tile.offset).map_err(ExportError::io("write", path))?;
+                    write_all_at(file, buffer, tile.offset)
+                        .map_err(ExportError::io("write", path))?;
                     progress.advance(buffer.len() as u64);
-                    if progress.cancelled() { Err(ExportError::Cancelled) } else { Ok(()) }
+                    if progress.cancelled() {
+                        Err(ExportError::Cancelled)
+                    } else {
+                        Ok(())
+                    }
                 })
             };
             let previous = &hashed[..filled];
-            let (result, ()) = rayon::join(make, || previous.iter().for_each(|buffer| hash.update(buffer)));
+            let (result, ()) = rayon::join(make, || {
+                previous.iter().for_each(|buffer| hash.update(buffer))
+            });
             result?;
             std::mem::swap(&mut made, &mut hashed);
             filled = tiles.len();
         }
-        hashed[..filled].iter().for_each(|buffer| hash.update(buffer));
-        Ok(FileRecord { bytes: self.total, sha256: format!("{:x}", hash.finalize()) })
+        hashed[..filled]
+            .iter()
+            .for_each(|buffer| hash.update(buffer));
+        Ok(FileRecord {
+            bytes: self.total,
+            sha256: format!("{:x}", hash.finalize()),
+        })
     }
 
     /// The file as consecutive tiles: each is the gap before it, then part of one tensor.
@@ -178,14 +240,25 @@ impl WeightPlan {
             for start in (0..record.bytes).step_by(TILE) {
                 let bytes = (record.bytes - start).min(TILE as u64) as usize;
                 let gap = (record.offset + start - end) as usize;
-                tiles.push(Tile { entry, offset: end, gap, from: start as usize / size, bytes });
+                tiles.push(Tile {
+                    entry,
+                    offset: end,
+                    gap,
+                    from: start as usize / size,
+                    bytes,
+                });
                 end = record.offset + start + bytes as u64;
             }
         }
         tiles
     }
 
-    fn make(&self, weights: &WeightTable, tile: &Tile, buffer: &mut Vec<u8>) -> Result<(), IrError> {
+    fn make(
+        &self,
+        weights: &WeightTable,
+        tile: &Tile,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), IrError> {
         // Zeroes the gap; what stood in the rest is overwritten.
         buffer.resize(tile.gap + tile.bytes, 0);
         buffer[..tile.gap].fill(0);

@@ -1,17 +1,22 @@
-//! YAML that anyone may have written: how much there is of it, how deep it nests and what aliases make of it is known before it is read.
+//! YAML that anyone may have written: how much there is of it, how deep it nests and what aliases
+//! make of it is known before it is read.
 //!
-//! The parser takes time that is quadratic in the depth of `[` and `{` and in the number of `%TAG` lines, holds every event of a document in
-//! memory, and follows aliases as often as they stand there. Callers cap the size of the file.
+//! The parser takes time that is quadratic in the depth of `[` and `{` and in the number of `%TAG`
+//! lines, holds every event of a document in memory, and follows aliases as often as they stand
+//! there. Callers cap the size of the file.
 
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeOwned, DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess,
+    Visitor,
+};
 use serde::{Deserialize, Deserializer};
 use serde_yaml::Error;
 
-/// Most entries of lists and of maps: twice as many as the manifest of a large sampler has. The parser takes up to 2 microseconds and 300 bytes
-/// for each.
+/// Most entries of lists and of maps: twice as many as the manifest of a large sampler has. The
+/// parser takes up to 2 microseconds and 300 bytes for each.
 const MOST_ENTRIES: usize = 1 << 19;
 /// Most brackets that may be open, times the entries.
 const MOST_WORK: usize = 1 << 28;
@@ -23,11 +28,15 @@ const MOST_REPEATED: usize = 1 << 16;
 /// Reads a document.
 ///
 /// # Errors
-/// What is wrong with it: the place where it is no YAML, a key that stands twice, what `T` lacks, or that it is too large to be read.
+/// What is wrong with it: the place where it is no YAML, a key that stands twice, what `T` lacks,
+/// or that it is too large to be read.
 pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     let extent = Extent::of(text);
     extent.check().map_err(Error::custom)?;
-    let mut budget = Budget { values: 4 * extent.entries + MOST_REPEATED, bytes: text.len() + MOST_REPEATED };
+    let mut budget = Budget {
+        values: 4 * extent.entries + MOST_REPEATED,
+        bytes: text.len() + MOST_REPEATED,
+    };
     Walk(&mut budget).deserialize(serde_yaml::Deserializer::from_str(text))?;
     serde_yaml::from_str(text)
 }
@@ -46,7 +55,8 @@ impl Extent {
         let mut extent = Self::default();
         for line in text.split(['\n', '\r']) {
             extent.directives += usize::from(line.starts_with('%'));
-            // What closes in a quotation or a comment closes nothing. Nothing else can stand between brackets and not be meant.
+            // What closes in a quotation or a comment closes nothing. Nothing else can stand
+            // between brackets and not be meant.
             let may_close = !line.contains(['"', '\'', '#', '!', '%']);
             let mut open = 0usize;
             let mut bytes = line.bytes().peekable();
@@ -54,7 +64,9 @@ impl Extent {
                 match byte {
                     b'[' | b'{' => open += 1,
                     b']' | b'}' => open = open.saturating_sub(usize::from(may_close)),
-                    b'-' if bytes.peek().is_some_and(|next| !next.is_ascii_whitespace()) => continue,
+                    b'-' if bytes.peek().is_some_and(|next| !next.is_ascii_whitespace()) => {
+                        continue;
+                    }
                     b'-' | b',' | b':' | b'?' | b'&' | b'*' | b'!' => {}
                     _ => continue,
                 }
@@ -70,7 +82,9 @@ impl Extent {
             return Err("it holds more entries than any file that dlc reads");
         }
         if self.open.saturating_mul(self.entries) > MOST_WORK {
-            return Err("it nests too deeply, or has too many brackets that close on another line or beside quotation marks");
+            return Err(
+                "it nests too deeply, or has too many brackets that close on another line or beside quotation marks",
+            );
         }
         if self.directives > MOST_DIRECTIVES {
             return Err("it has too many lines that start with `%`");
@@ -88,13 +102,16 @@ struct Budget {
 impl Budget {
     fn spend<E: serde::de::Error>(&mut self, bytes: usize) -> Result<(), E> {
         let left = (self.values.checked_sub(1), self.bytes.checked_sub(bytes));
-        let (Some(values), Some(bytes)) = left else { return Err(E::custom("its aliases stand for more than can be read")) };
+        let (Some(values), Some(bytes)) = left else {
+            return Err(E::custom("its aliases stand for more than can be read"));
+        };
         (self.values, self.bytes) = (values, bytes);
         Ok(())
     }
 }
 
-/// Goes through a value as its reader will, aliases followed, and keeps nothing. The result is the text of a scalar.
+/// Goes through a value as its reader will, aliases followed, and keeps nothing. The result is the
+/// text of a scalar.
 struct Walk<'b>(&'b mut Budget);
 
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
@@ -152,7 +169,10 @@ impl<'de> Visitor<'de> for Walk<'_> {
             if let Some(key) = key
                 && let Some(key) = keys.replace(key)
             {
-                return Err(A::Error::custom(format_args!("the key `{}` stands twice", key.chars().take(60).collect::<String>())));
+                return Err(A::Error::custom(format_args!(
+                    "the key `{}` stands twice",
+                    key.chars().take(60).collect::<String>()
+                )));
             }
             map.next_value_seed(Walk(self.0))?;
         }
@@ -186,7 +206,11 @@ mod tests {
     fn refused(text: &str) -> String {
         let start = Instant::now();
         let error = read::<Value>(text).unwrap_err().to_string();
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}: {error}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "{:?}: {error}",
+            start.elapsed()
+        );
         error
     }
 
@@ -200,7 +224,11 @@ mod tests {
             "- !Other text\n- !tagged {a: 1}\n- .nan\n- 1e400\n",
             "it's: don't\n? [complex]\n: key\n",
         ] {
-            assert_eq!(read::<Value>(text).unwrap(), serde_yaml::from_str::<Value>(text).unwrap(), "{text}");
+            assert_eq!(
+                read::<Value>(text).unwrap(),
+                serde_yaml::from_str::<Value>(text).unwrap(),
+                "{text}"
+            );
         }
     }
 
@@ -216,7 +244,11 @@ mod tests {
             ("- ".repeat(100_000), "recursion limit"),
             ("[".repeat(9_000), "recursion limit"),
             (format!("[{}]", "1,".repeat(2_000_000)), "more entries"),
-            ((0..40_000).fold(String::new(), |text, i| text + &format!("%TAG !a{i}! x\n")) + "--- 1", "start with `%`"),
+            (
+                (0..40_000).fold(String::new(), |text, i| text + &format!("%TAG !a{i}! x\n"))
+                    + "--- 1",
+                "start with `%`",
+            ),
         ];
         for (text, reason) in cases {
             let error = refused(&text);
@@ -226,12 +258,25 @@ mod tests {
 
     #[test]
     fn aliases_may_not_multiply() {
-        let wide = format!("- &a [{}]\n- [{}]\n", "1,".repeat(10_000), "*a,".repeat(10_000));
-        let long = format!("- &a {}\n- [{}]\n", "x".repeat(100_000), "*a,".repeat(10_000));
-        let deep = (1..30).fold("a0: &a0 [x]\n".to_owned(), |text, i| text + &format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1));
+        let wide = format!(
+            "- &a [{}]\n- [{}]\n",
+            "1,".repeat(10_000),
+            "*a,".repeat(10_000)
+        );
+        let long = format!(
+            "- &a {}\n- [{}]\n",
+            "x".repeat(100_000),
+            "*a,".repeat(10_000)
+        );
+        let deep = (1..30).fold("a0: &a0 [x]\n".to_owned(), |text, i| {
+            text + &format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1)
+        });
         for text in [wide, long, deep] {
             let error = refused(&text);
-            assert!(error.contains("aliases stand for more") || error.contains("repetition limit"), "{error}");
+            assert!(
+                error.contains("aliases stand for more") || error.contains("repetition limit"),
+                "{error}"
+            );
         }
     }
 
@@ -240,7 +285,9 @@ mod tests {
         for text in ["a: {b: 1, c: 2, b: 3}", "- b: 1\n  'b': 2\n"] {
             assert!(refused(text).contains("the key `b` stands twice"), "{text}");
         }
-        let error = read::<std::collections::BTreeMap<String, u64>>("b: 1\nb: 2\n").unwrap_err().to_string();
+        let error = read::<std::collections::BTreeMap<String, u64>>("b: 1\nb: 2\n")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("the key `b` stands twice"), "{error}");
     }
 }

@@ -17,11 +17,21 @@ use sha2::{Digest, Sha256};
 /// The names and contents of a folder's files.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap());
-    entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
+    entries
+        .map(|e| {
+            (
+                e.file_name().into_string().unwrap(),
+                fs::read(e.path()).unwrap(),
+            )
+        })
+        .collect()
 }
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -37,8 +47,12 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
         .iter()
         .map(|&threads| {
             let out = folder.path().join(threads.to_string());
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| write_bundle(&two_graphs(), &request(Profile::Ort), &out, &())).unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| write_bundle(&two_graphs(), &request(Profile::Ort), &out, &()))
+                .unwrap();
             contents(&out)
         })
         .collect();
@@ -54,21 +68,50 @@ fn weights_stand_once_aligned_and_exact() {
     let bytes = fs::read(out.join(WEIGHTS_FILE)).unwrap();
     let mut end = 0;
     for record in &manifest.weights {
-        assert!(record.offset >= end && record.offset % 64 == 0, "{record:?}");
-        assert!(record.bytes < 64 << 10 || record.offset % 4096 == 0, "{record:?}");
+        assert!(
+            record.offset >= end && record.offset % 64 == 0,
+            "{record:?}"
+        );
+        assert!(
+            record.bytes < 64 << 10 || record.offset % 4096 == 0,
+            "{record:?}"
+        );
         end = record.offset + record.bytes;
         let Some(id) = module.weights.find(&record.name) else {
             assert!(record.name.starts_with("rope."), "{record:?}");
             continue;
         };
-        let expected: Vec<u8> = module.weights[id].to_f32().unwrap().iter().flat_map(|x| x.to_le_bytes()).collect();
-        assert!(bytes[record.offset as usize..end as usize] == expected, "{record:?}");
+        let expected: Vec<u8> = module.weights[id]
+            .to_f32()
+            .unwrap()
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        assert!(
+            bytes[record.offset as usize..end as usize] == expected,
+            "{record:?}"
+        );
     }
     assert_eq!(bytes.len() as u64, end);
-    let users = |name: &str| manifest.weights.iter().find(|w| w.name == name).unwrap().graphs.join(" ");
+    let users = |name: &str| {
+        manifest
+            .weights
+            .iter()
+            .find(|w| w.name == name)
+            .unwrap()
+            .graphs
+            .join(" ")
+    };
     assert_eq!([users("embed"), users("gate")], ["target draft", "target"]);
-    let tables = manifest.weights.iter().filter(|w| w.name.starts_with("rope.")).map(|w| (w.shape.clone(), w.graphs.len()));
-    assert_eq!(tables.collect::<Vec<_>>(), [(vec![64, 8], 2), (vec![64, 8], 2)]);
+    let tables = manifest
+        .weights
+        .iter()
+        .filter(|w| w.name.starts_with("rope."))
+        .map(|w| (w.shape.clone(), w.graphs.len()));
+    assert_eq!(
+        tables.collect::<Vec<_>>(),
+        [(vec![64, 8], 2), (vec![64, 8], 2)]
+    );
 }
 
 #[test]
@@ -78,10 +121,19 @@ fn rotary_tables_hold_cosines_and_sines_by_position() {
     let manifest = write_bundle(&two_graphs(), &request(Profile::Ort), &out, &()).unwrap();
     let bytes = fs::read(out.join(WEIGHTS_FILE)).unwrap();
     for (wave, function) in [("cos", f64::cos as fn(f64) -> f64), ("sin", f64::sin)] {
-        let record = manifest.weights.iter().find(|w| w.name == format!("rope.theta10000.0.dim16.{wave}.64.f32")).unwrap();
-        for (i, chunk) in bytes[record.offset as usize..][..record.bytes as usize].chunks_exact(4).enumerate() {
+        let record = manifest
+            .weights
+            .iter()
+            .find(|w| w.name == format!("rope.theta10000.0.dim16.{wave}.64.f32"))
+            .unwrap();
+        for (i, chunk) in bytes[record.offset as usize..][..record.bytes as usize]
+            .chunks_exact(4)
+            .enumerate()
+        {
             let expected = function((i / 8) as f64 * 10000f64.powf(-((i % 8) as f64) / 8.0));
-            assert!((f64::from(f32::from_le_bytes(chunk.try_into().unwrap())) - expected).abs() < 1e-5);
+            assert!(
+                (f64::from(f32::from_le_bytes(chunk.try_into().unwrap())) - expected).abs() < 1e-5
+            );
         }
     }
 }
@@ -92,22 +144,45 @@ fn the_manifest_records_every_file() {
     let tokenizer = folder.path().join("tokenizer.json");
     fs::write(&tokenizer, "{}").unwrap();
     let mut module = two_graphs();
-    module.side_files.push(SideFile { name: "tokenizer.json".into(), path: tokenizer });
+    module.side_files.push(SideFile {
+        name: "tokenizer.json".into(),
+        path: tokenizer,
+    });
     for profile in Profile::ALL {
         let out = folder.path().join(profile.name());
         let manifest = write_bundle(&module, &request(profile), &out, &()).unwrap();
         let mut files = contents(&out);
         let text = files.remove(MANIFEST_FILE).unwrap();
         assert_eq!(serde_yaml::from_slice::<Manifest>(&text).unwrap(), manifest);
-        let records = files
-            .iter()
-            .map(|(name, bytes)| (name.clone(), FileRecord { bytes: bytes.len() as u64, sha256: format!("{:x}", Sha256::digest(bytes)) }));
+        let records = files.iter().map(|(name, bytes)| {
+            (
+                name.clone(),
+                FileRecord {
+                    bytes: bytes.len() as u64,
+                    sha256: format!("{:x}", Sha256::digest(bytes)),
+                },
+            )
+        });
         assert_eq!(records.collect::<BTreeMap<_, _>>(), manifest.files);
         let genai: serde_json::Value = serde_json::from_slice(&files["genai_config.json"]).unwrap();
-        assert_eq!(genai["search"]["past_present_share_buffer"], profile == Profile::Ort);
+        assert_eq!(
+            genai["search"]["past_present_share_buffer"],
+            profile == Profile::Ort
+        );
         let target = &manifest.graphs[0];
-        assert_eq!((target.file.as_str(), target.caches[0].layer, target.caches[0].heads, target.caches[0].head_dim), ("model.onnx", 3, 1, 16));
-        assert_eq!(target.inputs.iter().any(|i| i.name == "position_ids"), profile != Profile::Ort);
+        assert_eq!(
+            (
+                target.file.as_str(),
+                target.caches[0].layer,
+                target.caches[0].heads,
+                target.caches[0].head_dim
+            ),
+            ("model.onnx", 3, 1, 16)
+        );
+        assert_eq!(
+            target.inputs.iter().any(|i| i.name == "position_ids"),
+            profile != Profile::Ort
+        );
     }
 }
 
@@ -124,7 +199,11 @@ fn onnxruntime_genai_chooses_tokens_as_the_checkpoint_says_and_hears_of_no_forei
     let folder = tempfile::tempdir().unwrap();
     let (mut module, out) = (two_graphs(), folder.path().join("bundle"));
     let vocab = module.model.vocab_size as u32;
-    (module.model.bos_token_id, module.model.eos_token_ids, module.model.pad_token_id) = (Some(vocab), vec![vocab + 7, 1], Some(u32::MAX));
+    (
+        module.model.bos_token_id,
+        module.model.eos_token_ids,
+        module.model.pad_token_id,
+    ) = (Some(vocab), vec![vocab + 7, 1], Some(u32::MAX));
     let search = SearchDefaults {
         do_sample: true,
         temperature: 0.6,
@@ -134,21 +213,62 @@ fn onnxruntime_genai_chooses_tokens_as_the_checkpoint_says_and_hears_of_no_forei
         no_repeat_ngram_size: 3,
         min_length: 4,
     };
-    write_bundle(&module, &BundleRequest { search, ..request(Profile::Portable) }, &out, &()).unwrap();
-    let genai: serde_json::Value = serde_json::from_slice(&fs::read(out.join("genai_config.json")).unwrap()).unwrap();
+    write_bundle(
+        &module,
+        &BundleRequest {
+            search,
+            ..request(Profile::Portable)
+        },
+        &out,
+        &(),
+    )
+    .unwrap();
+    let genai: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("genai_config.json")).unwrap()).unwrap();
     let (model, found) = (&genai["model"], &genai["search"]);
-    assert_eq!((&model["bos_token_id"], &model["eos_token_id"], &model["pad_token_id"]), (&1.into(), &1.into(), &1.into()));
-    let keys = ["do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size", "min_length"];
-    assert_eq!(serde_json::json!(keys.map(|key| &found[key])), serde_json::json!([true, 0.6, 20, 0.95, 1.05, 3, 4]));
+    assert_eq!(
+        (
+            &model["bos_token_id"],
+            &model["eos_token_id"],
+            &model["pad_token_id"]
+        ),
+        (&1.into(), &1.into(), &1.into())
+    );
+    let keys = [
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "repetition_penalty",
+        "no_repeat_ngram_size",
+        "min_length",
+    ];
+    assert_eq!(
+        serde_json::json!(keys.map(|key| &found[key])),
+        serde_json::json!([true, 0.6, 20, 0.95, 1.05, 3, 4])
+    );
     // It refuses to load a draft beside `no_repeat_ngram_size`.
-    assert!(model["draft"].is_null() && genai["speculative"].is_null(), "{genai}");
+    assert!(
+        model["draft"].is_null() && genai["speculative"].is_null(),
+        "{genai}"
+    );
 }
 
 #[test]
 fn an_output_that_exists_is_replaced_only_by_force_and_only_if_it_is_a_bundle() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
-    let write = |force: bool| write_bundle(&two_graphs(), &BundleRequest { force, ..request(Profile::Onnx) }, &out, &());
+    let write = |force: bool| {
+        write_bundle(
+            &two_graphs(),
+            &BundleRequest {
+                force,
+                ..request(Profile::Onnx)
+            },
+            &out,
+            &(),
+        )
+    };
     let refused = |force: bool| {
         let before = contents(&out);
         let error = write(force).unwrap_err().to_string();
@@ -167,7 +287,12 @@ fn an_output_that_exists_is_replaced_only_by_force_and_only_if_it_is_a_bundle() 
     errors.push(refused(true));
     fs::remove_dir_all(&out).unwrap();
     fs::write(&out, "a file").unwrap();
-    errors.push(write(true).unwrap_err().to_string().replace(&*out.to_string_lossy(), "OUT"));
+    errors.push(
+        write(true)
+            .unwrap_err()
+            .to_string()
+            .replace(&*out.to_string_lossy(), "OUT"),
+    );
     insta::assert_snapshot!(errors.join("\n"));
     assert_eq!(names(folder.path()), ["bundle"]);
 }
@@ -190,17 +315,36 @@ fn a_failed_or_stopped_run_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
     for bytes in [0, 1 << 20] {
-        let stopped = write_bundle(&two_graphs(), &request(Profile::Onnx), &out, &StopAfter(bytes, AtomicU64::new(0)));
-        assert!(matches!(stopped, Err(ExportError::Cancelled)), "{stopped:?}");
+        let stopped = write_bundle(
+            &two_graphs(),
+            &request(Profile::Onnx),
+            &out,
+            &StopAfter(bytes, AtomicU64::new(0)),
+        );
+        assert!(
+            matches!(stopped, Err(ExportError::Cancelled)),
+            "{stopped:?}"
+        );
         assert_eq!(names(folder.path()), [""; 0]);
     }
     let mut module = two_graphs();
-    module.side_files.push(SideFile { name: "tokenizer.json".into(), path: folder.path().join("missing.json") });
-    let error = write_bundle(&module, &request(Profile::Onnx), &out, &()).unwrap_err().to_string();
+    module.side_files.push(SideFile {
+        name: "tokenizer.json".into(),
+        path: folder.path().join("missing.json"),
+    });
+    let error = write_bundle(&module, &request(Profile::Onnx), &out, &())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("missing.json"), "{error}");
     let undeclared = dlc_ir::parse_graph(TARGET).unwrap();
-    let without_data = Module { graphs: vec![undeclared.0], weights: undeclared.1, ..two_graphs() };
-    let error = write_bundle(&without_data, &request(Profile::Onnx), &out, &()).unwrap_err().to_string();
+    let without_data = Module {
+        graphs: vec![undeclared.0],
+        weights: undeclared.1,
+        ..two_graphs()
+    };
+    let error = write_bundle(&without_data, &request(Profile::Onnx), &out, &())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("weight embed: has no data"), "{error}");
     assert_eq!(names(folder.path()), [""; 0]);
 }
@@ -209,8 +353,17 @@ fn a_failed_or_stopped_run_leaves_nothing() {
 fn an_output_that_can_not_be_made_is_named() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
-    let error = write_bundle(&two_graphs(), &request(Profile::Onnx), &folder.path().join("file/bundle"), &()).unwrap_err();
-    assert!(matches!(&error, ExportError::NotReplaced { path, .. } if path.starts_with(folder.path().join("file"))), "{error}");
+    let error = write_bundle(
+        &two_graphs(),
+        &request(Profile::Onnx),
+        &folder.path().join("file/bundle"),
+        &(),
+    )
+    .unwrap_err();
+    assert!(
+        matches!(&error, ExportError::NotReplaced { path, .. } if path.starts_with(folder.path().join("file"))),
+        "{error}"
+    );
 }
 
 #[test]
@@ -227,8 +380,21 @@ fn what_a_dead_run_left_is_removed_and_what_a_live_one_writes_is_not() {
     let live = leave(".bundle.dlc-tmp-2-0");
     live.try_lock().unwrap();
     fs::create_dir(folder.path().join(".bundle.dlc-tmp-mine")).unwrap();
-    write_bundle(&two_graphs(), &request(Profile::Onnx), &folder.path().join("bundle"), &()).unwrap();
-    let left = [".bundle.dlc-tmp-2-0", ".bundle.dlc-tmp-2-0.lock", ".bundle.dlc-tmp-mine", ".other.dlc-tmp-1-0", ".other.dlc-tmp-1-0.lock", "bundle"];
+    write_bundle(
+        &two_graphs(),
+        &request(Profile::Onnx),
+        &folder.path().join("bundle"),
+        &(),
+    )
+    .unwrap();
+    let left = [
+        ".bundle.dlc-tmp-2-0",
+        ".bundle.dlc-tmp-2-0.lock",
+        ".bundle.dlc-tmp-mine",
+        ".other.dlc-tmp-1-0",
+        ".other.dlc-tmp-1-0.lock",
+        "bundle",
+    ];
     assert_eq!(names(folder.path()), left);
 }
 
@@ -247,11 +413,34 @@ fn a_bundle_that_a_dead_run_had_moved_away_gets_its_name_back() {
 #[test]
 fn file_names_stay_inside_the_bundle_and_are_unique() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["../escape", "/a", "a//b", "a/../b", "", ".hidden", "model.onnx", "Weights.bin", "dlc.yaml", "draft.onnx"] {
+    for name in [
+        "../escape",
+        "/a",
+        "a//b",
+        "a/../b",
+        "",
+        ".hidden",
+        "model.onnx",
+        "Weights.bin",
+        "dlc.yaml",
+        "draft.onnx",
+    ] {
         let mut module = two_graphs();
-        module.side_files.push(SideFile { name: name.into(), path: folder.path().join("x") });
-        let error = write_bundle(&module, &request(Profile::Onnx), &folder.path().join("bundle"), &()).unwrap_err();
-        assert!(matches!(error, ExportError::Module { .. }), "{name}: {error}");
+        module.side_files.push(SideFile {
+            name: name.into(),
+            path: folder.path().join("x"),
+        });
+        let error = write_bundle(
+            &module,
+            &request(Profile::Onnx),
+            &folder.path().join("bundle"),
+            &(),
+        )
+        .unwrap_err();
+        assert!(
+            matches!(error, ExportError::Module { .. }),
+            "{name}: {error}"
+        );
     }
     assert_eq!(names(folder.path()), [""; 0]);
 }

@@ -15,7 +15,13 @@ use tempfile::TempDir;
 
 fn bundle(profile: Profile) -> (TempDir, Manifest) {
     let folder = tempfile::tempdir().unwrap();
-    let manifest = write_bundle(&module(&[TARGET, DRAFT]), &request(profile), &folder.path().join("bundle"), &()).unwrap();
+    let manifest = write_bundle(
+        &module(&[TARGET, DRAFT]),
+        &request(profile),
+        &folder.path().join("bundle"),
+        &(),
+    )
+    .unwrap();
     (folder, manifest)
 }
 
@@ -24,7 +30,12 @@ fn what_was_written_is_what_the_manifest_says() {
     for profile in Profile::ALL {
         let (folder, manifest) = bundle(profile);
         for graph in &manifest.graphs {
-            check_graph(&folder.path().join("bundle").join(&graph.file), graph, &manifest.weights).unwrap();
+            check_graph(
+                &folder.path().join("bundle").join(&graph.file),
+                graph,
+                &manifest.weights,
+            )
+            .unwrap();
         }
     }
 }
@@ -36,24 +47,75 @@ fn a_manifest_that_says_something_else_is_refused_with_what_differs() {
         let mut edited = manifest.clone();
         edit(&mut edited);
         let graph = &edited.graphs[0];
-        let error = check_graph(&folder.path().join("bundle").join("model.onnx"), graph, &edited.weights).unwrap_err().to_string();
-        assert!(error.contains("model.onnx") && error.contains(reason), "{reason}: {error}");
+        let error = check_graph(
+            &folder.path().join("bundle").join("model.onnx"),
+            graph,
+            &edited.weights,
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(
+            error.contains("model.onnx") && error.contains(reason),
+            "{reason}: {error}"
+        );
     };
     let name = manifest.weights[0].name.clone();
     let of_weight = format!("weight `{name}`");
-    refused(&|m| m.weights[0].offset += 64, &format!("{of_weight} lies elsewhere"));
-    refused(&|m| m.weights[0].bytes -= 4, &format!("{of_weight} lies elsewhere"));
-    refused(&|m| m.weights[0].shape.reverse(), &format!("{of_weight} is f"));
-    refused(&|m| m.weights[0].dtype = "i64".into(), &format!("{of_weight} is f"));
-    refused(&|m| m.weights[0].name = "other".into(), "weight `other` isn't one of its tensors");
-    refused(&|m| m.weights[0].name = "other".into(), &format!("tensor `{name}` lies in another file"));
-    refused(&|m| m.weights[0].graphs.clear(), &format!("tensor `{name}` lies in another file"));
-    refused(&|m| drop(m.weights.remove(0)), &format!("tensor `{name}` lies in another file"));
+    refused(
+        &|m| m.weights[0].offset += 64,
+        &format!("{of_weight} lies elsewhere"),
+    );
+    refused(
+        &|m| m.weights[0].bytes -= 4,
+        &format!("{of_weight} lies elsewhere"),
+    );
+    refused(
+        &|m| m.weights[0].shape.reverse(),
+        &format!("{of_weight} is f"),
+    );
+    refused(
+        &|m| m.weights[0].dtype = "i64".into(),
+        &format!("{of_weight} is f"),
+    );
+    refused(
+        &|m| m.weights[0].name = "other".into(),
+        "weight `other` isn't one of its tensors",
+    );
+    refused(
+        &|m| m.weights[0].name = "other".into(),
+        &format!("tensor `{name}` lies in another file"),
+    );
+    refused(
+        &|m| m.weights[0].graphs.clear(),
+        &format!("tensor `{name}` lies in another file"),
+    );
+    refused(
+        &|m| drop(m.weights.remove(0)),
+        &format!("tensor `{name}` lies in another file"),
+    );
     let vocabulary = |port: &mut PortRecord| *port.shape.last_mut().unwrap() = "268435456".into();
-    refused(&|m| m.graphs[0].outputs.iter_mut().filter(|port| port.name == "logits").for_each(vocabulary), "output `logits` is f32[batch_size");
-    refused(&|m| m.graphs[0].inputs[0].dtype = "f32".into(), "input `input_ids` is i64[");
-    refused(&|m| m.graphs[0].inputs[0].name = "ids".into(), "the manifest has `ids`: i64[batch, seq]");
-    refused(&|m| drop(m.graphs[0].inputs.pop()), "and the manifest has no more");
+    refused(
+        &|m| {
+            m.graphs[0]
+                .outputs
+                .iter_mut()
+                .filter(|port| port.name == "logits")
+                .for_each(vocabulary)
+        },
+        "output `logits` is f32[batch_size",
+    );
+    refused(
+        &|m| m.graphs[0].inputs[0].dtype = "f32".into(),
+        "input `input_ids` is i64[",
+    );
+    refused(
+        &|m| m.graphs[0].inputs[0].name = "ids".into(),
+        "the manifest has `ids`: i64[batch, seq]",
+    );
+    refused(
+        &|m| drop(m.graphs[0].inputs.pop()),
+        "and the manifest has no more",
+    );
     let extra = manifest.graphs[0].inputs[0].clone();
     refused(&|m| m.graphs[0].outputs.push(extra.clone()), " outputs");
     refused(&|m| m.graphs[0].inputs.swap(0, 1), "input `input_ids`");
@@ -66,13 +128,23 @@ fn nothing_names_another_file_than_the_weights() {
     let whole = fs::read(&path).unwrap();
     let check = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        check_graph(&path, &manifest.graphs[0], &manifest.weights).unwrap_err().to_string()
+        check_graph(&path, &manifest.graphs[0], &manifest.weights)
+            .unwrap_err()
+            .to_string()
     };
-    let at = whole.windows(11).position(|window| window == b"weights.bin").unwrap();
+    let at = whole
+        .windows(11)
+        .position(|window| window == b"weights.bin")
+        .unwrap();
     let mut elsewhere = whole.clone();
     elsewhere[at..at + 11].copy_from_slice(b"/etc/passwd");
-    assert!(check(&elsewhere).contains("lies elsewhere than at"), "{}", check(&elsewhere));
-    // Protobuf joins the fields of a second graph to the first. The attribute 5 of a node holds a tensor (5) or a graph (6).
+    assert!(
+        check(&elsewhere).contains("lies elsewhere than at"),
+        "{}",
+        check(&elsewhere)
+    );
+    // Protobuf joins the fields of a second graph to the first. The attribute 5 of a node holds a
+    // tensor (5) or a graph (6).
     let with = |part: &[u8]| check(&[whole.as_slice(), part].concat());
     for attribute in [5, 6, 10, 11] {
         let node = field(1, &field(5, &field(attribute, b"")));

@@ -35,19 +35,35 @@ fn read(bytes: &[u8]) -> Result<OnnxSummary, ExportError> {
 fn a_file_is_summarised_without_its_weights() {
     let summary = read(valid()).unwrap();
     assert_eq!((summary.ir_version, summary.opsets[""]), (8, 17));
-    assert_eq!(summary.inputs[1].ty, "i64[batch_size, total_sequence_length]");
+    assert_eq!(
+        summary.inputs[1].ty,
+        "i64[batch_size, total_sequence_length]"
+    );
     assert_eq!(summary.operators()["Gemm"], 8);
     assert!(summary.initializers > 12 && summary.initializer_bytes > 4 * 16 * 20000);
-    assert_eq!(summary.listing().lines().count(), summary.inputs.len() + summary.outputs.len() + summary.nodes.len());
+    assert_eq!(
+        summary.listing().lines().count(),
+        summary.inputs.len() + summary.outputs.len() + summary.nodes.len()
+    );
 }
 
 #[test]
 fn what_is_no_onnx_file_is_said_to_be_none() {
-    for bytes in [&b""[..], b"GGUF", b"\x08\x08", b"\x3a\x05ab", b"\x3a\x02\x0b\x00", &[0xff; 64]] {
+    for bytes in [
+        &b""[..],
+        b"GGUF",
+        b"\x08\x08",
+        b"\x3a\x05ab",
+        b"\x3a\x02\x0b\x00",
+        &[0xff; 64],
+    ] {
         let error = read(bytes).unwrap_err();
         assert!(matches!(error, ExportError::Onnx { .. }), "{error}");
     }
-    assert!(matches!(read_onnx(Path::new("/no/such/file.onnx")), Err(ExportError::Input(_))));
+    assert!(matches!(
+        read_onnx(Path::new("/no/such/file.onnx")),
+        Err(ExportError::Input(_))
+    ));
 }
 
 /// A graph of one initializer with these axes.
@@ -75,19 +91,32 @@ fn model_of(tag: u8, part: &[u8], n: usize) -> Vec<u8> {
 #[test]
 fn messages_of_many_small_parts_are_refused_before_they_are_made() {
     let cases: [(u8, &[u8], &str); 5] = [
-        // Empty attributes, inputs and outputs of a node; numbers of an attribute, one a field and packed.
+        // Empty attributes, inputs and outputs of a node; numbers of an attribute, one a field and
+        // packed.
         (1, &[0x2a, 0], "more than 10000 attributes"),
         (1, &[0x0a, 0], "names"),
         (1, &[0x12, 0], "names"),
-        (1, &[0x2a, 6, 0x40, 1, 0x40, 1, 0x40, 1], "more than 10000 attributes"),
+        (
+            1,
+            &[0x2a, 6, 0x40, 1, 0x40, 1, 0x40, 1],
+            "more than 10000 attributes",
+        ),
         // Axes of an input: its type, the tensor's shape, and the axes in it.
-        (11, &[0x12, 6, 0x0a, 4, 0x12, 2, 0x0a, 0], "more than 64 axes"),
+        (
+            11,
+            &[0x12, 6, 0x0a, 4, 0x12, 2, 0x0a, 0],
+            "more than 64 axes",
+        ),
     ];
     for (tag, part, reason) in cases {
         let bytes = model_of(tag, part, if tag == 1 { 2 << 20 } else { 100_000 });
         let start = std::time::Instant::now();
         let error = read(&bytes).unwrap_err().to_string();
-        assert!(error.contains(reason) && start.elapsed().as_secs() < 2, "{:?} {error}", start.elapsed());
+        assert!(
+            error.contains(reason) && start.elapsed().as_secs() < 2,
+            "{:?} {error}",
+            start.elapsed()
+        );
     }
 }
 

@@ -1,7 +1,9 @@
-//! Fuzz targets: each takes the bytes of one file that a stranger may have written, and lets dlc read it as a command would.
+//! Fuzz targets: each takes the bytes of one file that a stranger may have written, and lets dlc
+//! read it as a command would.
 //!
-//! Whatever the bytes are, a target returns: an error is as good as a result, and only a panic, a crash or a hang is a fault. Under libFuzzer they
-//! run by `scripts/fuzz.sh`; `cargo test` runs each on its seeds, whole and changed at random.
+//! Whatever the bytes are, a target returns: an error is as good as a result, and only a panic, a
+//! crash or a hang is a fault. Under libFuzzer they run by `scripts/fuzz.sh`; `cargo test` runs
+//! each on its seeds, whole and changed at random.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 

@@ -11,7 +11,9 @@ use dlc_exporters::manifest::Profile;
 
 /// A file or folder in `fixtures/`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fixtures")
+        .join(name)
 }
 
 /// Watches nothing.
@@ -32,7 +34,10 @@ pub(crate) fn compile_fixture(name: &str, pass: Option<&str>, profile: Profile, 
         adapters: vec![],
         adapter_names: None,
         ignore_keys: vec![],
-        passes: pass.into_iter().map(|pass| parse_pass_flag(pass).unwrap()).collect(),
+        passes: pass
+            .into_iter()
+            .map(|pass| parse_pass_flag(pass).unwrap())
+            .collect(),
         profile,
         dtype: None,
         output: out.to_owned(),
@@ -48,7 +53,12 @@ const SCHEDULE: &str = "granularity: branch\nreuse: linear\nunits: [blocks.0.att
 
 /// The seeds of a target.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let files = |names: &[&str]| names.iter().map(|name| fs::read(fixture(name)).unwrap()).collect();
+    let files = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| fs::read(fixture(name)).unwrap())
+            .collect()
+    };
     match target {
         "safetensors" => files(&["goldens/llama/model.safetensors", "goldens/gpt2/model.safetensors"]),
         "config" => files(&["goldens/llama/config.json", "goldens/gemma2/config.json", "goldens/bert/config.json", "goldens/unet-sd15/config.json"]),
@@ -78,15 +88,30 @@ fn bundles(names: &[&str]) -> Vec<Vec<u8>> {
     let of = |fixture: &str, pass: Option<&str>, profile: Profile| -> Vec<Vec<u8>> {
         let out = tempfile::tempdir().unwrap();
         compile_fixture(fixture, pass, profile, out.path());
-        names.iter().map(|name| fs::read(out.path().join(name)).unwrap()).collect()
+        names
+            .iter()
+            .map(|name| fs::read(out.path().join(name)).unwrap())
+            .collect()
     };
-    [of("goldens/llama", None, Profile::Ort), of("digits-dit", Some("skip:interval=2,steps=4"), Profile::Portable)].concat()
+    [
+        of("goldens/llama", None, Profile::Ort),
+        of(
+            "digits-dit",
+            Some("skip:interval=2,steps=4"),
+            Profile::Portable,
+        ),
+    ]
+    .concat()
 }
 
 /// Graphs in text form.
 fn texts() -> Vec<Vec<u8>> {
     let text = |name: &str| {
-        let module = import(&Checkpoint::open(&fixture(&format!("goldens/{name}"))).unwrap(), &ImportOptions::default()).unwrap();
+        let module = import(
+            &Checkpoint::open(&fixture(&format!("goldens/{name}"))).unwrap(),
+            &ImportOptions::default(),
+        )
+        .unwrap();
         module.graphs[0].to_text(&module.weights).into_bytes()
     };
     ["llama", "unet-ddpm", "deberta"].map(text).to_vec()

@@ -29,16 +29,46 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
-    Target { name: "safetensors", run: safetensors },
-    Target { name: "config", run: config },
-    Target { name: "manifest", run: manifest },
-    Target { name: "onnx", run: onnx },
-    Target { name: "graph", run: graph },
-    Target { name: "schedule", run: schedule },
-    Target { name: "adapter", run: adapter },
-    Target { name: "pipeline", run: pipeline },
-    Target { name: "tokenizer", run: tokenizer },
-    Target { name: "template", run: template },
+    Target {
+        name: "safetensors",
+        run: safetensors,
+    },
+    Target {
+        name: "config",
+        run: config,
+    },
+    Target {
+        name: "manifest",
+        run: manifest,
+    },
+    Target {
+        name: "onnx",
+        run: onnx,
+    },
+    Target {
+        name: "graph",
+        run: graph,
+    },
+    Target {
+        name: "schedule",
+        run: schedule,
+    },
+    Target {
+        name: "adapter",
+        run: adapter,
+    },
+    Target {
+        name: "pipeline",
+        run: pipeline,
+    },
+    Target {
+        name: "tokenizer",
+        run: tokenizer,
+    },
+    Target {
+        name: "template",
+        run: template,
+    },
 ];
 
 /// A folder of this process in which one file is fuzzed.
@@ -50,9 +80,18 @@ impl Folder {
     /// An empty folder in memory where there is such a place, with what `fill` puts into it.
     fn new(fill: impl FnOnce(&Path)) -> Self {
         let memory = Path::new("/dev/shm");
-        let root = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        // Processes end by a signal here, so nothing would remove a temporary folder: one place is used again and again.
-        let path = root.join(format!("dlc-fuzz-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));
+        let root = if memory.is_dir() {
+            memory.to_owned()
+        } else {
+            std::env::temp_dir()
+        };
+        // Processes end by a signal here, so nothing would remove a temporary folder: one place is
+        // used again and again.
+        let path = root.join(format!(
+            "dlc-fuzz-{}-{}",
+            std::process::id(),
+            SERIAL.fetch_add(1, Ordering::Relaxed)
+        ));
         fs::create_dir_all(&path).unwrap();
         fill(&path);
         Self { path }
@@ -74,13 +113,22 @@ fn copy(file: &str, to: &Path) {
 
 /// Weights of a checkpoint.
 fn safetensors(bytes: &[u8]) {
-    static FOLDER: LazyLock<Folder> = LazyLock::new(|| Folder::new(|path| copy("goldens/llama/config.json", &path.join("config.json"))));
+    static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
+        Folder::new(|path| copy("goldens/llama/config.json", &path.join("config.json")))
+    });
     read_checkpoint(FOLDER.with("model.safetensors", bytes));
 }
 
 /// `config.json` of a checkpoint.
 fn config(bytes: &[u8]) {
-    static FOLDER: LazyLock<Folder> = LazyLock::new(|| Folder::new(|path| copy("goldens/llama/model.safetensors", &path.join("model.safetensors"))));
+    static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
+        Folder::new(|path| {
+            copy(
+                "goldens/llama/model.safetensors",
+                &path.join("model.safetensors"),
+            )
+        })
+    });
     read_checkpoint(FOLDER.with("config.json", bytes));
 }
 
@@ -92,7 +140,9 @@ fn read_checkpoint(folder: &Path) {
 
 /// `dlc.yaml` of a bundle.
 fn manifest(bytes: &[u8]) {
-    static FOLDER: LazyLock<Folder> = LazyLock::new(|| Folder::new(|path| compile_fixture("goldens/llama", None, Profile::Ort, path)));
+    static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
+        Folder::new(|path| compile_fixture("goldens/llama", None, Profile::Ort, path))
+    });
     // As the command opens it: weights that didn't change are hashed once.
     static CACHE: LazyLock<Folder> = LazyLock::new(|| Folder::new(|_| ()));
     if let Ok(bundle) = Bundle::open_cached(FOLDER.with("dlc.yaml", bytes), Some(&CACHE.path)) {
@@ -102,13 +152,17 @@ fn manifest(bytes: &[u8]) {
 
 /// An ONNX file.
 fn onnx(bytes: &[u8]) {
-    static FOLDER: LazyLock<Folder> = LazyLock::new(|| Folder::new(|path| compile_fixture("goldens/llama", None, Profile::Ort, path)));
+    static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
+        Folder::new(|path| compile_fixture("goldens/llama", None, Profile::Ort, path))
+    });
     let _ = read_onnx(&FOLDER.with("model.onnx", bytes).join("model.onnx"));
 }
 
 /// The text form of a graph.
 fn graph(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
     if let Ok((graph, weights)) = parse_graph(text) {
         let _ = verify::check(&graph, &weights);
     }
@@ -116,7 +170,9 @@ fn graph(bytes: &[u8]) {
 
 /// A schedule of skipped blocks.
 fn schedule(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
     if let Ok(schedule) = serde_yaml::from_str::<SkipSchedule>(text) {
         let _ = schedule.computed();
     }
@@ -124,18 +180,48 @@ fn schedule(bytes: &[u8]) {
 
 /// `adapter_config.json` of an adapter.
 fn adapter(bytes: &[u8]) {
-    static FOLDER: LazyLock<Folder> =
-        LazyLock::new(|| Folder::new(|path| copy("adapters/lora-llama/adapter/adapter_model.safetensors", &path.join("adapter_model.safetensors"))));
+    static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
+        Folder::new(|path| {
+            copy(
+                "adapters/lora-llama/adapter/adapter_model.safetensors",
+                &path.join("adapter_model.safetensors"),
+            )
+        })
+    });
     static BASE: LazyLock<Module> = LazyLock::new(|| {
         let checkpoint = Checkpoint::open(&fixture("adapters/lora-llama")).unwrap();
         import(&checkpoint, &ImportOptions::default()).unwrap()
     });
-    static POOL: LazyLock<rayon::ThreadPool> = LazyLock::new(|| rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
-    let Ok(files) = AdapterFiles::open(FOLDER.with("adapter_config.json", bytes)) else { return };
-    let data = |record: dlc::checkpoint::TensorRecord| record.expr().map(|data| AdapterTensor { shape: record.shape, data });
-    let (Some(config), name) = (files.config, files.name) else { return };
-    let tensors: Option<BTreeMap<_, _>> = files.tensors.into_iter().map(|(name, record)| Some((name, data(record)?))).collect();
-    let adapters = tensors.map(|tensors| Adapter { name, weight: 1.0, config, alphas: None, tensors });
+    static POOL: LazyLock<rayon::ThreadPool> = LazyLock::new(|| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap()
+    });
+    let Ok(files) = AdapterFiles::open(FOLDER.with("adapter_config.json", bytes)) else {
+        return;
+    };
+    let data = |record: dlc::checkpoint::TensorRecord| {
+        record.expr().map(|data| AdapterTensor {
+            shape: record.shape,
+            data,
+        })
+    };
+    let (Some(config), name) = (files.config, files.name) else {
+        return;
+    };
+    let tensors: Option<BTreeMap<_, _>> = files
+        .tensors
+        .into_iter()
+        .map(|(name, record)| Some((name, data(record)?)))
+        .collect();
+    let adapters = tensors.map(|tensors| Adapter {
+        name,
+        weight: 1.0,
+        config,
+        alphas: None,
+        tensors,
+    });
     let calibration = TextCalibration::new(None, BASE.model.vocab_size);
     let mut cx = PassContext {
         progress: &Silent,
@@ -155,7 +241,9 @@ fn adapter(bytes: &[u8]) {
 /// A pipeline file of `dlc compile --config`.
 fn pipeline(bytes: &[u8]) {
     static FOLDER: LazyLock<Folder> = LazyLock::new(|| Folder::new(|_| ()));
-    if let Ok(config) = PipelineConfig::read(&FOLDER.with("pipeline.yaml", bytes).join("pipeline.yaml")) {
+    if let Ok(config) =
+        PipelineConfig::read(&FOLDER.with("pipeline.yaml", bytes).join("pipeline.yaml"))
+    {
         let _ = config.pass_specs();
     }
 }
@@ -163,8 +251,16 @@ fn pipeline(bytes: &[u8]) {
 /// `tokenizer.json`.
 fn tokenizer(bytes: &[u8]) {
     static FOLDER: LazyLock<Folder> = LazyLock::new(|| Folder::new(|_| ()));
-    let Ok(tokenizer) = TextTokenizer::load(&FOLDER.with("tokenizer.json", bytes).join("tokenizer.json")) else { return };
-    for text in ["In the beginning", "aaaa bbbb\n\n  é 漢字 \u{1F600} <|end|> 0123", ""] {
+    let Ok(tokenizer) =
+        TextTokenizer::load(&FOLDER.with("tokenizer.json", bytes).join("tokenizer.json"))
+    else {
+        return;
+    };
+    for text in [
+        "In the beginning",
+        "aaaa bbbb\n\n  é 漢字 \u{1F600} <|end|> 0123",
+        "",
+    ] {
         let tokens = tokenizer.encode(text, true).unwrap_or_default();
         let mut stream = tokenizer.stream();
         let _ = stream.push(&tokens);
@@ -175,10 +271,26 @@ fn tokenizer(bytes: &[u8]) {
 
 /// `chat_template.jinja`.
 fn template(bytes: &[u8]) {
-    static FOLDER: LazyLock<Folder> =
-        LazyLock::new(|| Folder::new(|path| copy("tiny-llama/tokenizer_config.json", &path.join("tokenizer_config.json"))));
-    let Ok(template) = ChatTemplate::load(FOLDER.with("chat_template.jinja", bytes)) else { return };
-    let turns = [("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi!"), ("user", "a < b & é")];
-    let turns: Vec<ChatMessage> = turns.iter().map(|(role, content)| ChatMessage::new(*role, *content)).collect();
+    static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
+        Folder::new(|path| {
+            copy(
+                "tiny-llama/tokenizer_config.json",
+                &path.join("tokenizer_config.json"),
+            )
+        })
+    });
+    let Ok(template) = ChatTemplate::load(FOLDER.with("chat_template.jinja", bytes)) else {
+        return;
+    };
+    let turns = [
+        ("system", "Be brief."),
+        ("user", "Hello"),
+        ("assistant", "Hi!"),
+        ("user", "a < b & é"),
+    ];
+    let turns: Vec<ChatMessage> = turns
+        .iter()
+        .map(|(role, content)| ChatMessage::new(*role, *content))
+        .collect();
     let _ = template.render(&turns, true, UNIX_EPOCH);
 }

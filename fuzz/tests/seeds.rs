@@ -12,7 +12,20 @@ use rand_chacha::ChaCha8Rng;
 const CHANGED: usize = 300;
 
 /// Pieces that parsers trip over.
-const PIECES: [&[u8]; 12] = [b"[", b"{", b"\"", b"-1", b"1e999", b"18446744073709551616", b"null", b"\n", b"\x00", b"\xff", b": ", b"%"];
+const PIECES: [&[u8]; 12] = [
+    b"[",
+    b"{",
+    b"\"",
+    b"-1",
+    b"1e999",
+    b"18446744073709551616",
+    b"null",
+    b"\n",
+    b"\x00",
+    b"\xff",
+    b": ",
+    b"%",
+];
 
 /// Overwrites, removes, repeats or inserts a few times.
 fn change(seed: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
@@ -21,7 +34,9 @@ fn change(seed: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
         let at = random.random_range(0..=bytes.len());
         let end = (at + random.random_range(0..64)).min(bytes.len());
         match random.random_range(0..4) {
-            0 => bytes[at..end].iter_mut().for_each(|byte| *byte = random.random()),
+            0 => bytes[at..end]
+                .iter_mut()
+                .for_each(|byte| *byte = random.random()),
             1 => drop(bytes.drain(at..end)),
             2 => {
                 let piece = bytes[at..end].to_vec();
@@ -54,7 +69,10 @@ fn every_target_returns_on_its_seeds_whole_and_changed() {
 fn what_once_broke_a_target_no_longer_does() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
     for target in TARGETS {
-        for file in std::fs::read_dir(root.join(target.name)).into_iter().flatten() {
+        for file in std::fs::read_dir(root.join(target.name))
+            .into_iter()
+            .flatten()
+        {
             (target.run)(&std::fs::read(file.unwrap().path()).unwrap());
         }
     }

@@ -16,11 +16,13 @@ pub type Sizes = BTreeMap<String, u64>;
 /// The cost of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Numbers of the weights that the graph uses, each counted once; of quantised ones those of the matrix that they stand for.
+    /// Numbers of the weights that the graph uses, each counted once; of quantised ones those of
+    /// the matrix that they stand for.
     pub parameters: u64,
     /// Bytes of these weights.
     pub weight_bytes: u64,
-    /// Floating-point operations in matrix products with weights, per token (attention over the cache comes on top).
+    /// Floating-point operations in matrix products with weights, per token (attention over the
+    /// cache comes on top).
     pub flops_per_token: u64,
     /// Bytes of key/value cache per token.
     pub cache_bytes_per_token: u64,
@@ -29,22 +31,47 @@ pub struct Cost {
 /// The cost of `graph`.
 pub fn cost(graph: &Graph, weights: &WeightTable) -> Cost {
     let used = graph.weights();
-    let quantized: BTreeMap<WeightId, QuantizedMatrix> = quantized_matrices(graph, weights).map(|m| (m.codes, m)).collect();
+    let quantized: BTreeMap<WeightId, QuantizedMatrix> = quantized_matrices(graph, weights)
+        .map(|m| (m.codes, m))
+        .collect();
     let scales: BTreeSet<WeightId> = quantized.values().map(|m| m.scales).collect();
-    let numbers = used.iter().filter(|w| weights[**w].dtype.is_float() && !scales.contains(w)).map(|w| weights[*w].elements() as u64);
+    let numbers = used
+        .iter()
+        .filter(|w| weights[**w].dtype.is_float() && !scales.contains(w))
+        .map(|w| weights[*w].elements() as u64);
     let parameters = total(numbers.chain(quantized.values().map(|m| m.elements)));
-    let products = graph.nodes().filter(|(_, n)| n.op == Op::Linear).filter_map(|(_, n)| match n.inputs[..] {
-        [Operand::Value(_), Operand::Weight(w), ..] => Some((weights[w].elements() as u64).saturating_mul(2)),
-        _ => None,
-    });
-    let products = products.chain(quantized_matrices(graph, weights).map(|m| m.elements.saturating_mul(2)));
-    let cache = graph.inputs().iter().filter(|i| i.cache.is_some()).map(|i| {
-        let ty = &graph.value(i.value).ty;
-        let width = ty.shape.0.iter().filter_map(Dim::known).fold(1usize, usize::saturating_mul);
-        width.saturating_mul(ty.dtype.size()) as u64
-    });
+    let products = graph
+        .nodes()
+        .filter(|(_, n)| n.op == Op::Linear)
+        .filter_map(|(_, n)| match n.inputs[..] {
+            [Operand::Value(_), Operand::Weight(w), ..] => {
+                Some((weights[w].elements() as u64).saturating_mul(2))
+            }
+            _ => None,
+        });
+    let products =
+        products.chain(quantized_matrices(graph, weights).map(|m| m.elements.saturating_mul(2)));
+    let cache = graph
+        .inputs()
+        .iter()
+        .filter(|i| i.cache.is_some())
+        .map(|i| {
+            let ty = &graph.value(i.value).ty;
+            let width = ty
+                .shape
+                .0
+                .iter()
+                .filter_map(Dim::known)
+                .fold(1usize, usize::saturating_mul);
+            width.saturating_mul(ty.dtype.size()) as u64
+        });
     let weight_bytes = total(used.iter().map(|w| weights[*w].bytes() as u64));
-    Cost { parameters, weight_bytes, flops_per_token: total(products), cache_bytes_per_token: total(cache) }
+    Cost {
+        parameters,
+        weight_bytes,
+        flops_per_token: total(products),
+        cache_bytes_per_token: total(cache),
+    }
 }
 
 /// The sum, or the largest number.
@@ -68,26 +95,69 @@ pub struct QuantizedMatrix {
 }
 
 /// The quantised matrices of `graph`, in the order of the nodes.
-pub fn quantized_matrices<'g>(graph: &'g Graph, weights: &'g WeightTable) -> impl Iterator<Item = QuantizedMatrix> + use<'g> {
-    graph.nodes().filter_map(|(_, node)| match (&node.op, &node.inputs[..]) {
-        (Op::QuantizedLinear(format), &[Operand::Value(x), Operand::Weight(codes), Operand::Weight(scales), ..]) => {
-            let inner = graph.value(x).ty.shape.last().and_then(Dim::known)?;
-            let zero_points = node.inputs.get(3).and_then(|o| if let Operand::Weight(w) = o { Some(*w) } else { None });
-            let parts = [Some(codes), Some(scales), zero_points.filter(|w| weights[*w].dtype == DType::U8)];
-            let bytes = total(parts.into_iter().flatten().map(|w| weights[w].bytes() as u64));
-            Some(QuantizedMatrix { format: *format, codes, scales, elements: inner.saturating_mul(*weights[codes].shape.first()?) as u64, bytes })
-        }
-        _ => None,
-    })
+pub fn quantized_matrices<'g>(
+    graph: &'g Graph,
+    weights: &'g WeightTable,
+) -> impl Iterator<Item = QuantizedMatrix> + use<'g> {
+    graph
+        .nodes()
+        .filter_map(|(_, node)| match (&node.op, &node.inputs[..]) {
+            (
+                Op::QuantizedLinear(format),
+                &[
+                    Operand::Value(x),
+                    Operand::Weight(codes),
+                    Operand::Weight(scales),
+                    ..,
+                ],
+            ) => {
+                let inner = graph.value(x).ty.shape.last().and_then(Dim::known)?;
+                let zero_points = node.inputs.get(3).and_then(|o| {
+                    if let Operand::Weight(w) = o {
+                        Some(*w)
+                    } else {
+                        None
+                    }
+                });
+                let parts = [
+                    Some(codes),
+                    Some(scales),
+                    zero_points.filter(|w| weights[*w].dtype == DType::U8),
+                ];
+                let bytes = total(
+                    parts
+                        .into_iter()
+                        .flatten()
+                        .map(|w| weights[w].bytes() as u64),
+                );
+                Some(QuantizedMatrix {
+                    format: *format,
+                    codes,
+                    scales,
+                    elements: inner.saturating_mul(*weights[codes].shape.first()?) as u64,
+                    bytes,
+                })
+            }
+            _ => None,
+        })
 }
 
-/// Multiply-adds of one node: those of products with weights, of convolutions, and of both products of attention (with keys that are there
-/// already, if there are caches). Everything else counts as nothing.
+/// Multiply-adds of one node: those of products with weights, of convolutions, and of both products
+/// of attention (with keys that are there already, if there are caches). Everything else counts as
+/// nothing.
 ///
 /// Nothing if `sizes` lacks a symbol, or if the number is beyond all measure.
 pub fn macs(graph: &Graph, weights: &WeightTable, node: &Node, sizes: &Sizes) -> Option<u64> {
-    let ty = |at: usize| node.inputs.get(at).map(|operand| operand_type(graph, weights, *operand));
-    let made = || node.outputs.first().and_then(|v| elements(&graph.value(*v).ty.shape, sizes));
+    let ty = |at: usize| {
+        node.inputs
+            .get(at)
+            .map(|operand| operand_type(graph, weights, *operand))
+    };
+    let made = || {
+        node.outputs
+            .first()
+            .and_then(|v| elements(&graph.value(*v).ty.shape, sizes))
+    };
     match &node.op {
         Op::Linear => made()?.checked_mul(length(ty(1)?.shape.0.get(1)?, sizes)?),
         Op::QuantizedLinear(_) => made()?.checked_mul(length(ty(0)?.shape.last()?, sizes)?),
@@ -108,17 +178,26 @@ pub fn macs(graph: &Graph, weights: &WeightTable, node: &Node, sizes: &Sizes) ->
 
 /// Multiply-adds of a whole graph, see [`macs`].
 pub fn graph_macs(graph: &Graph, weights: &WeightTable, sizes: &Sizes) -> Option<u64> {
-    graph.nodes().try_fold(0u64, |sum, (_, node)| sum.checked_add(macs(graph, weights, node, sizes)?))
+    graph.nodes().try_fold(0u64, |sum, (_, node)| {
+        sum.checked_add(macs(graph, weights, node, sizes)?)
+    })
 }
 
 /// Tokens of text that the arithmetic of models of images is counted with: as many as CLIP gives.
 pub const TEXT_TOKENS: u64 = 77;
 
-/// Multiply-adds for one image, told [`TEXT_TOKENS`] tokens if the model takes a text; nothing for graphs that don't work on images.
+/// Multiply-adds for one image, told [`TEXT_TOKENS`] tokens if the model takes a text; nothing for
+/// graphs that don't work on images.
 pub fn macs_per_image(graph: &Graph, weights: &WeightTable) -> Option<u64> {
-    let on_images = graph.nodes().any(|(_, node)| matches!(node.op, Op::Conv2d { .. }));
+    let on_images = graph
+        .nodes()
+        .any(|(_, node)| matches!(node.op, Op::Conv2d { .. }));
     let sizes = Sizes::from([("batch".to_owned(), 1), ("text".to_owned(), TEXT_TOKENS)]);
-    if on_images { graph_macs(graph, weights, &sizes) } else { None }
+    if on_images {
+        graph_macs(graph, weights, &sizes)
+    } else {
+        None
+    }
 }
 
 fn operand_type(graph: &Graph, weights: &WeightTable, operand: Operand) -> ValueType {
@@ -129,9 +208,16 @@ fn operand_type(graph: &Graph, weights: &WeightTable, operand: Operand) -> Value
 }
 
 fn elements(shape: &Shape, sizes: &Sizes) -> Option<u64> {
-    shape.0.iter().try_fold(1u64, |n, dim| n.checked_mul(length(dim, sizes)?))
+    shape
+        .0
+        .iter()
+        .try_fold(1u64, |n, dim| n.checked_mul(length(dim, sizes)?))
 }
 
 fn length(dim: &Dim, sizes: &Sizes) -> Option<u64> {
-    dim.symbols().iter().try_fold(dim.constant() as u64, |n, symbol| n.checked_add(*sizes.get(&**symbol)?))
+    dim.symbols()
+        .iter()
+        .try_fold(dim.constant() as u64, |n, symbol| {
+            n.checked_add(*sizes.get(&**symbol)?)
+        })
 }

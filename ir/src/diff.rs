@@ -1,4 +1,5 @@
-//! Graph against graph: which blocks went, came, changed or stayed, what that saves, and the text line by line.
+//! Graph against graph: which blocks went, came, changed or stayed, what that saves, and the text
+//! line by line.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -45,23 +46,40 @@ impl GraphDiff {
 
 /// Compares two graphs, each over its own weights; weights are compared by name and type.
 pub fn diff(before: (&Graph, &WeightTable), after: (&Graph, &WeightTable)) -> GraphDiff {
-    let (a, b) = (block_texts(before.0, before.1), block_texts(after.0, after.1));
+    let (a, b) = (
+        block_texts(before.0, before.1),
+        block_texts(after.0, after.1),
+    );
     let names = |graph: &Graph, keep: &dyn Fn(&str) -> bool| -> Vec<String> {
-        graph.blocks().map(|(_, block)| block.name.clone()).filter(|name| keep(name)).collect()
+        graph
+            .blocks()
+            .map(|(_, block)| block.name.clone())
+            .filter(|name| keep(name))
+            .collect()
     };
     let same_interface = [before, after].map(|(graph, weights)| {
         let text = graph.to_text(weights);
-        text.split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or_default()
+        text.split_once('\n')
+            .map(|(_, rest)| rest.to_owned())
+            .unwrap_or_default()
     });
     let [old, new] = &same_interface;
-    let text = if old == new { String::new() } else { unified(old, new, &before.0.name, &after.0.name) };
+    let text = if old == new {
+        String::new()
+    } else {
+        unified(old, new, &before.0.name, &after.0.name)
+    };
     GraphDiff {
         before: before.0.name.clone(),
         after: after.0.name.clone(),
         removed: names(before.0, &|n| !b.contains_key(n)),
         added: names(after.0, &|n| !a.contains_key(n)),
-        changed: names(before.0, &|n| b.get(n).is_some_and(|text| Some(text) != a.get(n))),
-        kept: names(before.0, &|n| b.get(n).is_some_and(|text| Some(text) == a.get(n))),
+        changed: names(before.0, &|n| {
+            b.get(n).is_some_and(|text| Some(text) != a.get(n))
+        }),
+        kept: names(before.0, &|n| {
+            b.get(n).is_some_and(|text| Some(text) == a.get(n))
+        }),
         cost_before: cost(before.0, before.1),
         cost_after: cost(after.0, after.1),
         macs: macs_per_image(before.0, before.1).zip(macs_per_image(after.0, after.1)),
@@ -70,20 +88,32 @@ pub fn diff(before: (&Graph, &WeightTable), after: (&Graph, &WeightTable)) -> Gr
 }
 
 fn unified(old: &str, new: &str, before: &str, after: &str) -> String {
-    TextDiff::from_lines(old, new).unified_diff().context_radius(2).header(before, after).to_string()
+    TextDiff::from_lines(old, new)
+        .unified_diff()
+        .context_radius(2)
+        .header(before, after)
+        .to_string()
 }
 
-/// The text of each block, with its residual input called `%input` and its caches called after their layer, so that a block whose
-/// predecessor went is still the same block.
+/// The text of each block, with its residual input called `%input` and its caches called after
+/// their layer, so that a block whose predecessor went is still the same block.
 fn block_texts(graph: &Graph, weights: &WeightTable) -> BTreeMap<String, String> {
     let text = graph.body_text(weights);
-    let caches: BTreeMap<String, String> = graph.inputs().iter().filter_map(|i| i.cache.map(|c| (format!("%{}", i.name), format!("%{c}")))).collect();
+    let caches: BTreeMap<String, String> = graph
+        .inputs()
+        .iter()
+        .filter_map(|i| i.cache.map(|c| (format!("%{}", i.name), format!("%{c}"))))
+        .collect();
     let mut blocks = BTreeMap::new();
     let mut open: Option<(&str, String, String)> = None;
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("  block ") {
             let name = rest.split(' ').next().unwrap_or_default();
-            let input = rest.rsplit(" from ").next().unwrap_or_default().trim_end_matches(" {");
+            let input = rest
+                .rsplit(" from ")
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches(" {");
             open = Some((name, input.to_owned(), String::new()));
         } else if line.starts_with("  } to ") {
             if let Some((name, _, body)) = open.take() {
@@ -109,9 +139,18 @@ impl GraphDiff {
     /// The diff without the text: blocks and costs.
     pub fn summary(&self) -> String {
         let mut text = format!("{} -> {}, blocks\n", self.before, self.after);
-        for (what, blocks) in [("removed", &self.removed), ("added", &self.added), ("changed", &self.changed)] {
+        for (what, blocks) in [
+            ("removed", &self.removed),
+            ("added", &self.added),
+            ("changed", &self.changed),
+        ] {
             if !blocks.is_empty() {
-                let _ = writeln!(text, "  {what:<8} {:>3}  {}", blocks.len(), blocks.join(" "));
+                let _ = writeln!(
+                    text,
+                    "  {what:<8} {:>3}  {}",
+                    blocks.len(),
+                    blocks.join(" ")
+                );
             }
         }
         let _ = writeln!(text, "  {:<8} {:>3}", "kept", self.kept.len());
@@ -121,15 +160,24 @@ impl GraphDiff {
             Some((before, after)) => rows.push(("MACs/image", before, after)),
             None => rows.extend([
                 ("FLOPs/token", a.flops_per_token, b.flops_per_token),
-                ("cache bytes/token", a.cache_bytes_per_token, b.cache_bytes_per_token),
+                (
+                    "cache bytes/token",
+                    a.cache_bytes_per_token,
+                    b.cache_bytes_per_token,
+                ),
             ]),
         }
-        let proportional = u128::from(a.weight_bytes) * u128::from(b.parameters) == u128::from(b.weight_bytes) * u128::from(a.parameters);
+        let proportional = u128::from(a.weight_bytes) * u128::from(b.parameters)
+            == u128::from(b.weight_bytes) * u128::from(a.parameters);
         if !proportional {
             rows.insert(1, ("weight bytes", a.weight_bytes, b.weight_bytes));
         }
         for (what, a, b) in rows {
-            let change = if a == 0 { 0.0 } else { 100.0 * (b as f64 - a as f64) / a as f64 };
+            let change = if a == 0 {
+                0.0
+            } else {
+                100.0 * (b as f64 - a as f64) / a as f64
+            };
             let _ = writeln!(text, "  {what:<18} {a:>13} -> {b:>13}  {change:>+6.1}%");
         }
         text
@@ -139,7 +187,11 @@ impl GraphDiff {
 impl fmt::Display for GraphDiff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
-            return writeln!(f, "{} -> {}: the graphs are the same", self.before, self.after);
+            return writeln!(
+                f,
+                "{} -> {}: the graphs are the same",
+                self.before, self.after
+            );
         }
         write!(f, "{}\n{}", self.summary(), self.text)
     }

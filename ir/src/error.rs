@@ -65,11 +65,15 @@ pub enum IrError {
 }
 
 impl IrError {
-    /// Whose fault the error is: text, weights and sampling plans come from outside, the rest from dlc's own code.
+    /// Whose fault the error is: text, weights and sampling plans come from outside, the rest from
+    /// dlc's own code.
     pub fn fault(&self) -> Fault {
         match self {
             Self::Type { .. } | Self::Edit { .. } => Fault::Bug,
-            Self::Parse { .. } | Self::Weight { .. } | Self::Schedule { .. } | Self::Sampling { .. } => Fault::BadInput,
+            Self::Parse { .. }
+            | Self::Weight { .. }
+            | Self::Schedule { .. }
+            | Self::Sampling { .. } => Fault::BadInput,
         }
     }
 }

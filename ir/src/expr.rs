@@ -1,7 +1,8 @@
 //! Expressions: how a weight's elements come about, evaluated a range at a time.
 //!
-//! Leaves are byte ranges of mapped files. Arithmetic is in single precision whatever the storage types; a `Cast` at the root rounds once.
-//! Memory never grows with the weight: products, transposes and row norms read the few rows or columns that they need.
+//! Leaves are byte ranges of mapped files. Arithmetic is in single precision whatever the storage
+//! types; a `Cast` at the root rounds once. Memory never grows with the weight: products,
+//! transposes and row norms read the few rows or columns that they need.
 
 mod quantize;
 mod read;
@@ -13,7 +14,10 @@ use std::sync::{Arc, OnceLock};
 
 use crate::codec::{decode, encode, round};
 use crate::types::DType;
-use read::{ROWS_TILE, apply, combine, multiply, replace_rows, scale_columns, scale_rows, select_rows, transpose};
+use read::{
+    ROWS_TILE, apply, combine, multiply, replace_rows, scale_columns, scale_rows, select_rows,
+    transpose,
+};
 
 pub use quantize::{QuantizedPart, Quantizer, Refinement};
 
@@ -37,23 +41,36 @@ impl Blob {
     }
 
     fn key(&self) -> (usize, usize, usize) {
-        (Arc::as_ptr(&self.bytes).cast::<u8>() as usize, self.range.start, self.range.end)
+        (
+            Arc::as_ptr(&self.bytes).cast::<u8>() as usize,
+            self.range.start,
+            self.range.end,
+        )
     }
 }
 
 impl AsRef<[u8]> for Blob {
     fn as_ref(&self) -> &[u8] {
-        (*self.bytes).as_ref().get(self.range.clone()).unwrap_or_default()
+        (*self.bytes)
+            .as_ref()
+            .get(self.range.clone())
+            .unwrap_or_default()
     }
 }
 
 impl fmt::Debug for Blob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Blob({} bytes at {})", self.range.len(), self.range.start)
+        write!(
+            f,
+            "Blob({} bytes at {})",
+            self.range.len(),
+            self.range.start
+        )
     }
 }
 
-/// How a weight's elements come about. Matrices are row-major; the operands of entry-by-entry operations have equally many elements.
+/// How a weight's elements come about. Matrices are row-major; the operands of entry-by-entry
+/// operations have equally many elements.
 #[derive(Debug, Clone)]
 pub enum Expr {
     /// Little-endian elements of type `dtype`, as they lie in a file.
@@ -109,7 +126,8 @@ pub enum Expr {
         /// Columns of the product; above 0.
         columns: usize,
     },
-    /// Every row of a matrix divided by its Euclidean norm and multiplied by its entry of `magnitude [rows]` (DoRA, arXiv 2402.09353).
+    /// Every row of a matrix divided by its Euclidean norm and multiplied by its entry of
+    /// `magnitude [rows]` (DoRA, arXiv 2402.09353).
     ScaleRows {
         /// The matrix.
         input: Arc<Expr>,
@@ -118,7 +136,8 @@ pub enum Expr {
         /// Columns of the matrix; above 0.
         columns: usize,
     },
-    /// Every column of a matrix divided by its Euclidean norm and multiplied by its entry of `magnitude [columns]`: a transposed `ScaleRows`.
+    /// Every column of a matrix divided by its Euclidean norm and multiplied by its entry of
+    /// `magnitude [columns]`: a transposed `ScaleRows`.
     ScaleColumns {
         /// The matrix.
         input: Arc<Expr>,
@@ -126,7 +145,8 @@ pub enum Expr {
         magnitude: Arc<Expr>,
         /// Columns of the matrix; above 0.
         columns: usize,
-        /// The factor of each column, computed when it is first needed: every range needs all of them.
+        /// The factor of each column, computed when it is first needed: every range needs all of
+        /// them.
         factors: Arc<OnceLock<Vec<f32>>>,
     },
     /// Some rows of a matrix, in this order.
@@ -180,20 +200,35 @@ impl Expr {
     /// These little-endian elements.
     pub fn constant(bytes: Vec<u8>, dtype: DType) -> Self {
         let range = 0..bytes.len();
-        Self::Mapped { blob: Blob { bytes: Arc::new(bytes), range }, dtype }
+        Self::Mapped {
+            blob: Blob {
+                bytes: Arc::new(bytes),
+                range,
+            },
+            dtype,
+        }
     }
 
     /// `self` as `dtype`; nothing is added if it has that type.
     #[must_use]
     pub fn cast(self, dtype: DType) -> Self {
-        if self.dtype() == dtype { self } else { Self::Cast { input: Arc::new(self), dtype } }
+        if self.dtype() == dtype {
+            self
+        } else {
+            Self::Cast {
+                input: Arc::new(self),
+                dtype,
+            }
+        }
     }
 
     /// Every entry plus `addend`; two opposite addends leave what was there before both.
     #[must_use]
     pub fn offset(self, addend: f32) -> Self {
         match self {
-            Self::Offset(input, before) if before.to_bits() == (-addend).to_bits() => Arc::unwrap_or_clone(input),
+            Self::Offset(input, before) if before.to_bits() == (-addend).to_bits() => {
+                Arc::unwrap_or_clone(input)
+            }
             other => Self::Offset(Arc::new(other), addend),
         }
     }
@@ -201,15 +236,24 @@ impl Expr {
     /// Elements `from .. from + len` of `self`.
     #[must_use]
     pub fn slice(self, from: usize, len: usize) -> Self {
-        Self::Slice { input: Arc::new(self), from, len }
+        Self::Slice {
+            input: Arc::new(self),
+            from,
+            len,
+        }
     }
 
     /// Type of the elements. What is computed is single precision; packed codes are bytes.
     pub fn dtype(&self) -> DType {
         match self {
             Self::Mapped { dtype, .. } | Self::Cast { dtype, .. } => *dtype,
-            Self::Slice { input, .. } | Self::Transpose { input, .. } | Self::Rows { input, .. } => input.dtype(),
-            Self::Quantize { part: QuantizedPart::Codes | QuantizedPart::ZeroPoints, .. } => DType::U8,
+            Self::Slice { input, .. }
+            | Self::Transpose { input, .. }
+            | Self::Rows { input, .. } => input.dtype(),
+            Self::Quantize {
+                part: QuantizedPart::Codes | QuantizedPart::ZeroPoints,
+                ..
+            } => DType::U8,
             Self::Add(..)
             | Self::Mul(..)
             | Self::Scale(..)
@@ -220,7 +264,10 @@ impl Expr {
             | Self::ScaleRows { .. }
             | Self::ScaleColumns { .. }
             | Self::ReplaceRows { .. }
-            | Self::Quantize { part: QuantizedPart::Scales, .. } => DType::F32,
+            | Self::Quantize {
+                part: QuantizedPart::Scales,
+                ..
+            } => DType::F32,
         }
     }
 
@@ -239,15 +286,26 @@ impl Expr {
             | Self::ReplaceRows { input, .. } => input.elements(),
             Self::Slice { input, from, len } => input.elements().saturating_sub(*from).min(*len),
             Self::Add(a, b) | Self::Mul(a, b) => a.elements().min(b.elements()),
-            Self::MatMul { left, inner, columns, .. } => left.elements() / inner * columns,
+            Self::MatMul {
+                left,
+                inner,
+                columns,
+                ..
+            } => left.elements() / inner * columns,
             Self::Rows { columns, rows, .. } => rows.len() * columns,
-            Self::Quantize { input, columns, quantizer, part } => quantizer.elements(*part, input.elements(), *columns),
+            Self::Quantize {
+                input,
+                columns,
+                quantizer,
+                part,
+            } => quantizer.elements(*part, input.elements(), *columns),
         }
     }
 
     pub(crate) fn key(&self) -> ExprKey {
-        let computed =
-            |op: u8, parameters: [u64; 2], operands: &[&Arc<Self>]| ExprKey::Computed(op, parameters, operands.iter().map(|e| e.key()).collect());
+        let computed = |op: u8, parameters: [u64; 2], operands: &[&Arc<Self>]| {
+            ExprKey::Computed(op, parameters, operands.iter().map(|e| e.key()).collect())
+        };
         match self {
             Self::Mapped { blob, dtype } => ExprKey::Mapped(blob.key(), *dtype),
             Self::Cast { input, dtype } => computed(0, [*dtype as u64, 0], &[input]),
@@ -256,24 +314,59 @@ impl Expr {
             Self::Scale(input, factor) => computed(3, [u64::from(factor.to_bits()), 0], &[input]),
             Self::Relu(input) => computed(4, [0; 2], &[input]),
             Self::Sign(input) => computed(5, [0; 2], &[input]),
-            Self::MatMul { left, right, inner, columns } => computed(6, [*inner as u64, *columns as u64], &[left, right]),
-            Self::ScaleRows { input, magnitude, columns } => computed(7, [*columns as u64, 0], &[input, magnitude]),
+            Self::MatMul {
+                left,
+                right,
+                inner,
+                columns,
+            } => computed(6, [*inner as u64, *columns as u64], &[left, right]),
+            Self::ScaleRows {
+                input,
+                magnitude,
+                columns,
+            } => computed(7, [*columns as u64, 0], &[input, magnitude]),
             Self::Offset(input, addend) => computed(8, [u64::from(addend.to_bits()), 0], &[input]),
             Self::Slice { input, from, len } => computed(9, [*from as u64, *len as u64], &[input]),
             Self::Transpose { input, columns } => computed(10, [*columns as u64, 0], &[input]),
-            Self::ScaleColumns { input, magnitude, columns, .. } => computed(11, [*columns as u64, 0], &[input, magnitude]),
-            Self::Rows { input, columns, rows } => ExprKey::Rows(Arc::clone(rows), *columns, Box::new(input.key())),
-            Self::ReplaceRows { input, columns, rows, values } => {
-                ExprKey::ReplaceRows(Arc::clone(rows), *columns, Box::new([input.key(), values.key()]))
-            }
-            Self::Quantize { input, columns, quantizer, part } => ExprKey::Quantize(*quantizer, *part, *columns, Box::new(input.key())),
+            Self::ScaleColumns {
+                input,
+                magnitude,
+                columns,
+                ..
+            } => computed(11, [*columns as u64, 0], &[input, magnitude]),
+            Self::Rows {
+                input,
+                columns,
+                rows,
+            } => ExprKey::Rows(Arc::clone(rows), *columns, Box::new(input.key())),
+            Self::ReplaceRows {
+                input,
+                columns,
+                rows,
+                values,
+            } => ExprKey::ReplaceRows(
+                Arc::clone(rows),
+                *columns,
+                Box::new([input.key(), values.key()]),
+            ),
+            Self::Quantize {
+                input,
+                columns,
+                quantizer,
+                part,
+            } => ExprKey::Quantize(*quantizer, *part, *columns, Box::new(input.key())),
         }
     }
 
-    /// Elements `from .. from + out.len()` as single-precision numbers; `out` stays as it is where the range passes the end.
+    /// Elements `from .. from + out.len()` as single-precision numbers; `out` stays as it is where
+    /// the range passes the end.
     pub fn read_f32(&self, from: usize, out: &mut [f32]) {
         match self {
-            Self::Mapped { blob, dtype } => decode(*dtype, blob.as_ref().get(from * dtype.size()..).unwrap_or_default(), out),
+            Self::Mapped { blob, dtype } => decode(
+                *dtype,
+                blob.as_ref().get(from * dtype.size()..).unwrap_or_default(),
+                out,
+            ),
             Self::Cast { input, dtype } => {
                 input.read_f32(from, out);
                 round(*dtype, out);
@@ -282,16 +375,46 @@ impl Expr {
             Self::Mul(a, b) => combine(a, b, from, out, |x, y| x * y),
             Self::Scale(input, factor) => apply(input, from, out, |x| x * factor),
             Self::Offset(input, addend) => apply(input, from, out, |x| x + addend),
-            Self::Slice { input, from: first, .. } => input.read_f32(first + from, out),
+            Self::Slice {
+                input, from: first, ..
+            } => input.read_f32(first + from, out),
             Self::Transpose { input, columns } => transpose(input, *columns, from, out),
             Self::Relu(input) => apply(input, from, out, |x| if x < 0.0 { 0.0 } else { x }),
             Self::Sign(input) => apply(input, from, out, |x| if x > 0.0 { 1.0 } else { -1.0 }),
-            Self::MatMul { left, right, inner, columns } => multiply(left, right, (*inner, *columns), from, out),
-            Self::ScaleRows { input, magnitude, columns } => scale_rows(input, magnitude, *columns, from, out),
-            Self::ScaleColumns { input, magnitude, columns, factors } => scale_columns(input, magnitude, (*columns, factors), from, out),
-            Self::Rows { input, columns, rows } => select_rows(input, *columns, rows, from, out),
-            Self::ReplaceRows { input, columns, rows, values } => replace_rows(input, (rows, values), *columns, from, out),
-            Self::Quantize { input, columns, quantizer, part } => quantize::quantized(input, *columns, (quantizer, *part), from, out),
+            Self::MatMul {
+                left,
+                right,
+                inner,
+                columns,
+            } => multiply(left, right, (*inner, *columns), from, out),
+            Self::ScaleRows {
+                input,
+                magnitude,
+                columns,
+            } => scale_rows(input, magnitude, *columns, from, out),
+            Self::ScaleColumns {
+                input,
+                magnitude,
+                columns,
+                factors,
+            } => scale_columns(input, magnitude, (*columns, factors), from, out),
+            Self::Rows {
+                input,
+                columns,
+                rows,
+            } => select_rows(input, *columns, rows, from, out),
+            Self::ReplaceRows {
+                input,
+                columns,
+                rows,
+                values,
+            } => replace_rows(input, (rows, values), *columns, from, out),
+            Self::Quantize {
+                input,
+                columns,
+                quantizer,
+                part,
+            } => quantize::quantized(input, *columns, (quantizer, *part), from, out),
         }
     }
 
@@ -317,7 +440,11 @@ impl Expr {
 
     /// What the root's cast rounds; the expression itself if its root is no cast.
     pub fn unrounded(&self) -> &Self {
-        if let Self::Cast { input, .. } = self { input } else { self }
+        if let Self::Cast { input, .. } = self {
+            input
+        } else {
+            self
+        }
     }
 
     /// Index of the first element that is NaN or infinite.
@@ -340,11 +467,15 @@ impl Expr {
         if self.reads_rows() { ROWS_TILE } else { TILE }
     }
 
-    /// Whether reading a range reads whole rows of something, so that long ranges cost less than many short ones.
+    /// Whether reading a range reads whole rows of something, so that long ranges cost less than
+    /// many short ones.
     fn reads_rows(&self) -> bool {
         match self {
             Self::Mapped { .. } => false,
-            Self::MatMul { .. } | Self::ScaleRows { .. } | Self::ScaleColumns { .. } | Self::Transpose { .. } => true,
+            Self::MatMul { .. }
+            | Self::ScaleRows { .. }
+            | Self::ScaleColumns { .. }
+            | Self::Transpose { .. } => true,
             Self::Cast { input, .. }
             | Self::Scale(input, _)
             | Self::Offset(input, _)
@@ -353,7 +484,13 @@ impl Expr {
             | Self::Quantize { input, .. }
             | Self::Relu(input)
             | Self::Sign(input) => input.reads_rows(),
-            Self::Add(a, b) | Self::Mul(a, b) | Self::ReplaceRows { input: a, values: b, .. } => a.reads_rows() || b.reads_rows(),
+            Self::Add(a, b)
+            | Self::Mul(a, b)
+            | Self::ReplaceRows {
+                input: a,
+                values: b,
+                ..
+            } => a.reads_rows() || b.reads_rows(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Graphs: typed values made by nodes, grouped into blocks, between named inputs and outputs.
 //!
-//! Nodes stand in the order in which they run. The arenas are private: a graph is made by [`GraphBuilder`] and changed by checked edits.
+//! Nodes stand in the order in which they run. The arenas are private: a graph is made by
+//! [`GraphBuilder`] and changed by checked edits.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -160,12 +161,17 @@ impl Graph {
 
     /// The block with this name.
     pub fn find_block(&self, name: &str) -> Option<BlockId> {
-        self.blocks.entries().find(|(_, b)| b.name == name).map(|(id, _)| id)
+        self.blocks
+            .entries()
+            .find(|(_, b)| b.name == name)
+            .map(|(id, _)| id)
     }
 
     /// The nodes of a block, in the order in which they run.
     pub fn block_nodes(&self, block: BlockId) -> impl Iterator<Item = (NodeId, &Node)> {
-        self.nodes.entries().filter(move |(_, n)| n.block == Some(block))
+        self.nodes
+            .entries()
+            .filter(move |(_, n)| n.block == Some(block))
     }
 
     /// The inputs, in order.
@@ -190,16 +196,31 @@ impl Graph {
 
     /// The weights that the graph uses.
     pub fn weights(&self) -> BTreeSet<WeightId> {
-        self.nodes.iter().flat_map(|n| &n.inputs).filter_map(|o| if let Operand::Weight(w) = o { Some(*w) } else { None }).collect()
+        self.nodes
+            .iter()
+            .flat_map(|n| &n.inputs)
+            .filter_map(|o| {
+                if let Operand::Weight(w) = o {
+                    Some(*w)
+                } else {
+                    None
+                }
+            })
+            .collect()
     }
 
-    /// Names of all values as the text form has them: inputs by name, `%3` outside of blocks, `%layers.0.attn.3` inside.
+    /// Names of all values as the text form has them: inputs by name, `%3` outside of blocks,
+    /// `%layers.0.attn.3` inside.
     ///
-    /// Numbers count within the block, so that dropping a block doesn't rename the values of others.
+    /// Numbers count within the block, so that dropping a block doesn't rename the values of
+    /// others.
     pub fn value_names(&self) -> ValueNames {
         let mut counters: HashMap<Option<BlockId>, usize> = HashMap::new();
         let names = self.values.iter().map(|value| match value.def {
-            Def::Input(i) => self.inputs.get(i).map_or_else(|| format!("input#{i}"), |input| input.name.clone()),
+            Def::Input(i) => self
+                .inputs
+                .get(i)
+                .map_or_else(|| format!("input#{i}"), |input| input.name.clone()),
             Def::Node(node, _) => {
                 let block = self.nodes.get(node).and_then(|n| n.block);
                 let counter = counters.entry(block).or_default();
@@ -225,7 +246,8 @@ impl std::ops::Index<ValueId> for ValueNames {
     }
 }
 
-/// Makes a graph node by node over a table of weights, borrowed or owned. Every node is typed as it is added.
+/// Makes a graph node by node over a table of weights, borrowed or owned. Every node is typed as it
+/// is added.
 #[derive(Debug)]
 pub struct GraphBuilder<W> {
     graph: Graph,
@@ -246,31 +268,56 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
             inputs: Vec::new(),
             outputs: Vec::new(),
         };
-        Self { graph, weights, open: None, names: Default::default() }
+        Self {
+            graph,
+            weights,
+            open: None,
+            names: Default::default(),
+        }
     }
 
     /// Adds an input. All inputs come before the first node.
-    pub fn input(&mut self, name: &str, ty: ValueType, cache: Option<CacheRole>) -> Result<ValueId, IrError> {
+    pub fn input(
+        &mut self,
+        name: &str,
+        ty: ValueType,
+        cache: Option<CacheRole>,
+    ) -> Result<ValueId, IrError> {
         if !self.graph.nodes.is_empty() {
             return Err(self.fail(format!("input {name} comes after the first node")));
         }
         if !self.names[0].insert(name.to_owned()) {
             return Err(self.fail(format!("input {name} is defined twice")));
         }
-        let value = self.graph.values.push(Value { ty, def: Def::Input(self.graph.inputs.len()) });
-        self.graph.inputs.push(Input { name: name.to_owned(), value, cache });
+        let value = self.graph.values.push(Value {
+            ty,
+            def: Def::Input(self.graph.inputs.len()),
+        });
+        self.graph.inputs.push(Input {
+            name: name.to_owned(),
+            value,
+            cache,
+        });
         Ok(value)
     }
 
     /// Adds a node with one output.
-    pub fn add<const N: usize>(&mut self, op: Op, inputs: [Operand; N]) -> Result<ValueId, IrError> {
+    pub fn add<const N: usize>(
+        &mut self,
+        op: Op,
+        inputs: [Operand; N],
+    ) -> Result<ValueId, IrError> {
         let outputs = self.add_node(op, inputs.to_vec())?;
-        outputs.first().copied().ok_or_else(|| self.fail("a node without outputs".into()))
+        outputs
+            .first()
+            .copied()
+            .ok_or_else(|| self.fail("a node without outputs".into()))
     }
 
     /// Adds a node and returns all its outputs.
     pub fn add_node(&mut self, op: Op, inputs: Vec<Operand>) -> Result<Vec<ValueId>, IrError> {
-        self.graph.append(self.weights.borrow(), op, inputs, self.open)
+        self.graph
+            .append(self.weights.borrow(), op, inputs, self.open)
     }
 
     /// The type of a value made so far.
@@ -279,11 +326,25 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
     }
 
     /// Opens a block; nodes added until [`close_block`](Self::close_block) belong to it.
-    pub fn open_block(&mut self, name: &str, kind: BlockKind, layer: u32, input: ValueId) -> Result<(), IrError> {
+    pub fn open_block(
+        &mut self,
+        name: &str,
+        kind: BlockKind,
+        layer: u32,
+        input: ValueId,
+    ) -> Result<(), IrError> {
         if self.open.is_some() || !self.names[1].insert(name.to_owned()) {
-            return Err(self.fail(format!("block {name} stands inside another or is defined twice")));
+            return Err(self.fail(format!(
+                "block {name} stands inside another or is defined twice"
+            )));
         }
-        let block = Block { name: name.to_owned(), kind, layer, input, output: input };
+        let block = Block {
+            name: name.to_owned(),
+            kind,
+            layer,
+            input,
+            output: input,
+        };
         self.open = Some(self.graph.blocks.push(block));
         Ok(())
     }
@@ -299,7 +360,11 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
 
     /// Adds an output.
     pub fn output(&mut self, name: &str, value: ValueId, cache: Option<CacheRole>) {
-        self.graph.outputs.push(Output { name: name.to_owned(), value, cache });
+        self.graph.outputs.push(Output {
+            name: name.to_owned(),
+            value,
+            cache,
+        });
     }
 
     /// The finished graph; every invariant of [`verify`](crate::verify) is checked.
@@ -317,7 +382,10 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
     }
 
     fn fail(&self, problem: String) -> IrError {
-        IrError::Edit { graph: self.graph.name.clone(), problem }
+        IrError::Edit {
+            graph: self.graph.name.clone(),
+            problem,
+        }
     }
 }
 

@@ -68,7 +68,10 @@ pub struct IndexVec<I, T> {
 impl<I: EntityId, T> IndexVec<I, T> {
     /// An empty arena.
     pub fn new() -> Self {
-        Self { items: Vec::new(), ids: PhantomData }
+        Self {
+            items: Vec::new(),
+            ids: PhantomData,
+        }
     }
 
     /// Adds an item and returns its id.
@@ -115,7 +118,10 @@ impl<I: EntityId, T> IndexVec<I, T> {
 
     /// Ids with their items.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = (I, &T)> {
-        self.items.iter().enumerate().map(|(i, t)| (I::from_index(i), t))
+        self.items
+            .iter()
+            .enumerate()
+            .map(|(i, t)| (I::from_index(i), t))
     }
 }
 
@@ -156,7 +162,10 @@ impl<I: EntityId, T> IndexMut<I> for IndexVec<I, T> {
 
 impl<I: EntityId, T> FromIterator<T> for IndexVec<I, T> {
     fn from_iter<It: IntoIterator<Item = T>>(iter: It) -> Self {
-        Self { items: iter.into_iter().collect(), ids: PhantomData }
+        Self {
+            items: iter.into_iter().collect(),
+            ids: PhantomData,
+        }
     }
 }
 

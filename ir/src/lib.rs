@@ -1,7 +1,9 @@
-//! The graph IR of dlc: typed SSA graphs over lazy weights, with a text form, a verifier and a structural diff.
+//! The graph IR of dlc: typed SSA graphs over lazy weights, with a text form, a verifier and a
+//! structural diff.
 //!
-//! Building ([`GraphBuilder`]) is the only way to make nodes; the checked edits of [`Graph`] are the only way to change them.
-//! This crate never reads files, never prints, and knows neither ONNX nor any way to run a graph.
+//! Building ([`GraphBuilder`]) is the only way to make nodes; the checked edits of [`Graph`] are
+//! the only way to change them. This crate never reads files, never prints, and knows neither ONNX
+//! nor any way to run a graph.
 
 #![warn(missing_docs)]
 
@@ -30,7 +32,9 @@ mod weight;
 pub use block::{Block, BlockKind};
 pub use error::{Fault, IrError};
 pub use expr::{Blob, Expr, QuantizedPart, Quantizer, Refinement};
-pub use graph::{CachePart, CacheRole, Def, Graph, GraphBuilder, Input, Node, Operand, Output, Value};
+pub use graph::{
+    CachePart, CacheRole, Def, Graph, GraphBuilder, Input, Node, Operand, Output, Value,
+};
 pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 pub use module::{Classes, Diffusion, ModelInfo, Module, Scores, SideFile, Task};
 pub use op::{Attention, BlockFormat, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding};

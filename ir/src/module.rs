@@ -41,14 +41,21 @@ pub enum Task {
     TokenClassification,
     /// A vector for each token: an encoder without a head.
     FeatureExtraction,
-    /// Says what is noise in a noisy image: one step of a diffusion model, with a text, a class or nothing to go by.
+    /// Says what is noise in a noisy image: one step of a diffusion model, with a text, a class or
+    /// nothing to go by.
     ImageGeneration,
 }
 
 impl Task {
     /// Every task.
-    pub const ALL: [Self; 6] =
-        [Self::TextGeneration, Self::FillMask, Self::TextClassification, Self::TokenClassification, Self::FeatureExtraction, Self::ImageGeneration];
+    pub const ALL: [Self; 6] = [
+        Self::TextGeneration,
+        Self::FillMask,
+        Self::TextClassification,
+        Self::TokenClassification,
+        Self::FeatureExtraction,
+        Self::ImageGeneration,
+    ];
 
     /// The name in files and messages.
     pub fn name(self) -> &'static str {
@@ -68,7 +75,10 @@ impl Task {
             Self::FeatureExtraction => "last_hidden_state",
             // Optimum's name: U-Nets have an input `sample`.
             Self::ImageGeneration => "out_sample",
-            Self::TextGeneration | Self::FillMask | Self::TextClassification | Self::TokenClassification => "logits",
+            Self::TextGeneration
+            | Self::FillMask
+            | Self::TextClassification
+            | Self::TokenClassification => "logits",
         }
     }
 }
@@ -76,7 +86,8 @@ impl Task {
 /// Facts about a model that consumers of its graphs ask for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
-    /// `model_type` of the configuration, for diffusers `_class_name`: `llama`, `bert`, `DiTTransformer2DModel` ...
+    /// `model_type` of the configuration, for diffusers `_class_name`: `llama`, `bert`,
+    /// `DiTTransformer2DModel` ...
     pub family: String,
     /// What it is for.
     pub task: Task,
@@ -119,7 +130,8 @@ pub enum Scores {
     OneClass,
     /// Each class may be true by itself: a sigmoid does.
     AnyClasses,
-    /// They are no probabilities, but what was asked for: regressions, and cross-encoders with one score.
+    /// They are no probabilities, but what was asked for: regressions, and cross-encoders with one
+    /// score.
     Numbers,
 }
 
@@ -162,14 +174,18 @@ pub struct Classes {
 }
 
 impl Diffusion {
-    /// Whether the second half of the output's channels is a learned variance, which samplers of diffusers drop.
+    /// Whether the second half of the output's channels is a learned variance, which samplers of
+    /// diffusers drop.
     pub fn learns_variance(&self) -> bool {
         self.channels.checked_mul(2) == Some(self.out_channels)
     }
 
-    /// Whether classifier-free guidance has something to guide to: a class that the model was trained without as well, or a text.
+    /// Whether classifier-free guidance has something to guide to: a class that the model was
+    /// trained without as well, or a text.
     pub fn can_be_guided(&self) -> bool {
-        self.classes.map_or(self.text_width.is_some(), |classes| classes.unconditional.is_some())
+        self.classes.map_or(self.text_width.is_some(), |classes| {
+            classes.unconditional.is_some()
+        })
     }
 }
 
@@ -185,7 +201,8 @@ pub struct SideFile {
 impl Module {
     /// Takes `files` as side files, in the place of those of the same names.
     pub fn take_side_files(&mut self, files: Vec<SideFile>) {
-        self.side_files.retain(|old| !files.iter().any(|new| new.name == old.name));
+        self.side_files
+            .retain(|old| !files.iter().any(|new| new.name == old.name));
         self.side_files.extend(files);
     }
 

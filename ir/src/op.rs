@@ -12,63 +12,76 @@ pub use timestep::TimestepEmbedding;
 
 use crate::types::{DType, Dim, Shape};
 
-/// What a node does to its inputs. Shapes are in [`Graph`](crate::Graph) notation, `...` standing for any leading axes.
+/// What a node does to its inputs. Shapes are in [`Graph`](crate::Graph) notation, `...` standing
+/// for any leading axes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// `table [n, width]`, `ids i64[...]` -> `[..., width]`: rows of an embedding.
     Gather,
-    /// `x [..., in]`, `weight [out, in]`, optional `bias [out]` -> `x weight' + bias`, `[..., out]`.
+    /// `x [..., in]`, `weight [out, in]`, optional `bias [out]` -> `x weight' + bias`,
+    /// `[..., out]`.
     Linear,
-    /// `x [..., in]`, `codes u8[out, blocks, bytes]`, `scales [out, blocks]`, optional `zero_points u8[out, bytes]`, optional `bias [out]` ->
-    /// `x weight' + bias`, `[..., out]`, the weight being quantised in blocks: see [`BlockFormat`]. Zero points and bias are told apart by type.
+    /// `x [..., in]`, `codes u8[out, blocks, bytes]`, `scales [out, blocks]`, optional
+    /// `zero_points u8[out, bytes]`, optional `bias [out]` -> `x weight' + bias`, `[..., out]`, the
+    /// weight being quantised in blocks: see [`BlockFormat`]. Zero points and bias are told apart
+    /// by type.
     QuantizedLinear(BlockFormat),
-    /// `x [..., n]`, `columns i64[m]` -> `[..., m]`: entry `columns[j]` of the last axis, minus infinity where `columns[j]` is `n`.
+    /// `x [..., n]`, `columns i64[m]` -> `[..., m]`: entry `columns[j]` of the last axis, minus
+    /// infinity where `columns[j]` is `n`.
     GatherColumns,
-    /// `x [..., width]`, `scale [width]` -> `x / sqrt(mean(x^2) + eps) * scale` (Zhang and Sennrich, 2019).
+    /// `x [..., width]`, `scale [width]` -> `x / sqrt(mean(x^2) + eps) * scale` (Zhang and
+    /// Sennrich, 2019).
     RmsNorm {
         /// Added to the mean square.
         eps: f32,
     },
-    /// `x [..., width]`, `scale [width]`, `bias [width]` -> `(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis (Ba et al., 2016).
+    /// `x [..., width]`, `scale [width]`, `bias [width]` ->
+    /// `(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis (Ba et al., 2016).
     /// Without `scale` and `bias` the quotient itself.
     LayerNorm {
         /// Added to the variance.
         eps: f32,
     },
-    /// `x [batch, channels, ...]`, `scale [channels]`, `bias [channels]` -> `(x - mean) / sqrt(variance + eps) * scale + bias`, with mean and
-    /// variance of each of `groups` runs of channels (Wu and He, 2018).
+    /// `x [batch, channels, ...]`, `scale [channels]`, `bias [channels]` ->
+    /// `(x - mean) / sqrt(variance + eps) * scale + bias`, with mean and variance of each of
+    /// `groups` runs of channels (Wu and He, 2018).
     GroupNorm {
         /// How many groups; divides the channels.
         groups: usize,
         /// Added to the variance.
         eps: f32,
     },
-    /// `x [batch, in, height, width]`, `weight [out, in, kernel_height, kernel_width]`, optional `bias [out]` -> `[batch, out, ...]`: the
-    /// cross-correlation that frameworks call a convolution.
+    /// `x [batch, in, height, width]`, `weight [out, in, kernel_height, kernel_width]`, optional
+    /// `bias [out]` -> `[batch, out, ...]`: the cross-correlation that frameworks call a
+    /// convolution.
     Conv2d {
         /// How far apart the outputs lie, on both axes; 1 or more.
         stride: usize,
         /// Zeros put before and behind, on both axes.
         padding: [usize; 2],
     },
-    /// `x [batch, channels, height, width]` -> `[batch, channels, factor * height, factor * width]`, every entry repeated.
+    /// `x [batch, channels, height, width]` ->
+    /// `[batch, channels, factor * height, factor * width]`, every entry repeated.
     Upsample {
         /// How often; 1 or more.
         factor: usize,
     },
     /// The sinusoids of noise levels, see [`TimestepEmbedding`].
     TimestepEmbedding(TimestepEmbedding),
-    /// `x [..., width]`, `scale` and `shift` that broadcast to it as [`Op::Mul`]'s second operand does -> `x * (1 + scale) + shift` (Peebles and
-    /// Xie, 2023: adaptive layer norm).
+    /// `x [..., width]`, `scale` and `shift` that broadcast to it as [`Op::Mul`]'s second operand
+    /// does -> `x * (1 + scale) + shift` (Peebles and Xie, 2023: adaptive layer norm).
     Modulate,
-    /// `ids i64[batch, seq]` -> `i64[batch, seq]`, the row of each token in a table of learned positions: 0, 1, 2 ...
+    /// `ids i64[batch, seq]` -> `i64[batch, seq]`, the row of each token in a table of learned
+    /// positions: 0, 1, 2 ...
     Positions {
-        /// `RoBERTa`'s count (Liu et al., 2019): this token has the position of its own id, the others are numbered from there on.
+        /// `RoBERTa`'s count (Liu et al., 2019): this token has the position of its own id, the
+        /// others are numbered from there on.
         padding: Option<u32>,
     },
     /// `x [batch, seq, heads * head_dim]`, `positions i64[batch, seq]` -> rotated `x` (Su et al., 2021).
     Rope(Rope),
-    /// Causal attention with cached keys and values, or attention in both directions, see [`Attention`].
+    /// Causal attention with cached keys and values, or attention in both directions, see
+    /// [`Attention`].
     Attention(Attention),
     /// What relative positions add to attention's scores, see [`DisentangledBias`].
     DisentangledBias(DisentangledBias),
@@ -76,7 +89,8 @@ pub enum Op {
     Silu,
     /// `x * Phi(x)` with the normal distribution's Phi (Hendrycks and Gimpel, 2016).
     Gelu {
-        /// Phi by the hyperbolic tangent of a cubic (`gelu_new`, `gelu_pytorch_tanh`) instead of the error function.
+        /// Phi by the hyperbolic tangent of a cubic (`gelu_new`, `gelu_pytorch_tanh`) instead of
+        /// the error function.
         tanh: bool,
     },
     /// Hyperbolic tangent.
@@ -93,8 +107,8 @@ pub enum Op {
         /// The largest magnitude; 0 or more.
         limit: f32,
     },
-    /// Product, entry by entry, of `a` with `b`, which has the shape of `a` or broadcasts to it: axes are aligned at the end, and each axis of
-    /// `b` is as long as that of `a`, or 1.
+    /// Product, entry by entry, of `a` with `b`, which has the shape of `a` or broadcasts to it:
+    /// axes are aligned at the end, and each axis of `b` is as long as that of `a`, or 1.
     Mul,
     /// Sum, entry by entry, of `a` with `b`, which broadcasts as in [`Op::Mul`].
     Add,
@@ -134,7 +148,9 @@ impl Op {
     #[must_use]
     pub fn substitute(&self, symbol: &str, dim: &Dim) -> Self {
         match self {
-            Self::Reshape { shape } => Self::Reshape { shape: shape.substitute(symbol, dim) },
+            Self::Reshape { shape } => Self::Reshape {
+                shape: shape.substitute(symbol, dim),
+            },
             other => other.clone(),
         }
     }
@@ -176,16 +192,20 @@ impl Op {
 
 /// Attention: causal over cached and new keys, or in both directions.
 ///
-/// Causal: `q [batch, seq, heads * head_dim]`, `k` and `v [batch, seq, kv_heads * head_dim]`, `mask i64[batch, past+seq]` (1: a token, 0: padding),
-/// `past_key` and `past_value [batch, kv_heads, past, head_dim]` ->
-/// `[batch, seq, heads * head_dim]`, `present_key` and `present_value [batch, kv_heads, past+seq, head_dim]`.
+/// Causal: `q [batch, seq, heads * head_dim]`, `k` and `v [batch, seq, kv_heads * head_dim]`,
+/// `mask i64[batch, past+seq]` (1: a token, 0: padding), `past_key` and
+/// `past_value [batch, kv_heads, past, head_dim]` -> `[batch, seq, heads * head_dim]`,
+/// `present_key` and `present_value [batch, kv_heads, past+seq, head_dim]`.
 ///
-/// In both directions: `q` as above, `k` and `v [batch, keys, kv_heads * head_dim]`, which may come from another sequence, optionally
-/// `mask i64[batch, keys]`, optionally `bias [batch, heads, seq, keys]` that is added to the scores -> `[batch, seq, heads * head_dim]`. A token
-/// sees all keys, with a mask all whose mask is 1. There is no window and no cap.
+/// In both directions: `q` as above, `k` and `v [batch, keys, kv_heads * head_dim]`, which may come
+/// from another sequence, optionally `mask i64[batch, keys]`, optionally
+/// `bias [batch, heads, seq, keys]` that is added to the scores ->
+/// `[batch, seq, heads * head_dim]`. A token sees all keys, with a mask all whose mask is 1. There
+/// is no window and no cap.
 ///
-/// Query head `h` reads key/value head `h / (heads / kv_heads)` (Ainslie et al., 2023). Causally, a token sees itself and the tokens before it whose mask is 1;
-/// with a window, only the last `window` of these (itself included), counted over the tokens whose mask is 1.
+/// Query head `h` reads key/value head `h / (heads / kv_heads)` (Ainslie et al., 2023). Causally, a
+/// token sees itself and the tokens before it whose mask is 1; with a window, only the last
+/// `window` of these (itself included), counted over the tokens whose mask is 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attention {
     /// Number of query heads.

@@ -30,7 +30,12 @@ const QUOTED: usize = 400;
 /// [`IrError::Parse`] with the line, for text that is no graph or a graph that doesn't type.
 pub fn parse_graph(text: &str) -> Result<(Graph, WeightTable), IrError> {
     let mut weights = WeightTable::default();
-    for_each_weight(text, |line, name, dtype, shape| weights.declare(name, dtype, shape).map(|_| ()).map_err(|e| line.wrap(&e)))?;
+    for_each_weight(text, |line, name, dtype, shape| {
+        weights
+            .declare(name, dtype, shape)
+            .map(|_| ())
+            .map_err(|e| line.wrap(&e))
+    })?;
     let graph = parse_nodes(text, &weights)?;
     Ok((graph, weights))
 }
@@ -38,21 +43,38 @@ pub fn parse_graph(text: &str) -> Result<(Graph, WeightTable), IrError> {
 /// Parses one graph over weights that are there already.
 ///
 /// # Errors
-/// [`IrError::Parse`] as [`parse_graph`], and for a weight that `weights` lacks or has with another type.
+/// [`IrError::Parse`] as [`parse_graph`], and for a weight that `weights` lacks or has with another
+/// type.
 pub fn parse_graph_over(text: &str, weights: &WeightTable) -> Result<Graph, IrError> {
-    for_each_weight(text, |line, name, dtype, shape| match weights.find(name).map(|id| &weights[id]) {
-        Some(weight) if weight.dtype == dtype && weight.shape == shape => Ok(()),
-        Some(weight) => line.fail(format!("weight @{name} is {}", weight.ty())),
-        None => line.fail(format!("weight @{name} isn't there")),
+    for_each_weight(text, |line, name, dtype, shape| {
+        match weights.find(name).map(|id| &weights[id]) {
+            Some(weight) if weight.dtype == dtype && weight.shape == shape => Ok(()),
+            Some(weight) => line.fail(format!("weight @{name} is {}", weight.ty())),
+            None => line.fail(format!("weight @{name} isn't there")),
+        }
     })?;
     parse_nodes(text, weights)
 }
 
 fn parse_nodes(text: &str, weights: &WeightTable) -> Result<Graph, IrError> {
-    let mut lines = text.lines().enumerate().map(|(i, l)| Line { number: i + 1, text: l.trim() }).filter(|l| !l.text.is_empty());
-    let head = lines.next().ok_or(IrError::Parse { line: 1, problem: "the text is empty".into() })?;
+    let mut lines = text
+        .lines()
+        .enumerate()
+        .map(|(i, l)| Line {
+            number: i + 1,
+            text: l.trim(),
+        })
+        .filter(|l| !l.text.is_empty());
+    let head = lines.next().ok_or(IrError::Parse {
+        line: 1,
+        problem: "the text is empty".into(),
+    })?;
     let name = head.between("graph ", " {")?;
-    let mut parser = Parser { builder: GraphBuilder::new(name, weights), weights, values: HashMap::new() };
+    let mut parser = Parser {
+        builder: GraphBuilder::new(name, weights),
+        weights,
+        values: HashMap::new(),
+    };
     let mut closed = None;
     for line in lines.filter(|l| !l.text.starts_with("weight ")) {
         if closed.is_some() {
@@ -64,18 +86,41 @@ fn parse_nodes(text: &str, weights: &WeightTable) -> Result<Graph, IrError> {
             parser.line(line)?;
         }
     }
-    let last = closed.ok_or(IrError::Parse { line: text.lines().count().max(1), problem: "the graph isn't closed by `}`".into() })?;
+    let last = closed.ok_or(IrError::Parse {
+        line: text.lines().count().max(1),
+        problem: "the graph isn't closed by `}`".into(),
+    })?;
     parser.builder.finish().map_err(|e| last.wrap(&e))
 }
 
-fn for_each_weight<'a>(text: &'a str, mut each: impl FnMut(Line<'a>, &str, DType, &[usize]) -> Result<(), IrError>) -> Result<(), IrError> {
+fn for_each_weight<'a>(
+    text: &'a str,
+    mut each: impl FnMut(Line<'a>, &str, DType, &[usize]) -> Result<(), IrError>,
+) -> Result<(), IrError> {
     for (i, raw) in text.lines().enumerate() {
-        let line = Line { number: i + 1, text: raw.trim() };
-        let Some(rest) = line.text.strip_prefix("weight @") else { continue };
-        let (name, ty) = rest.rsplit_once(": ").ok_or_else(|| line.error("expected `weight @name: type`"))?;
+        let line = Line {
+            number: i + 1,
+            text: raw.trim(),
+        };
+        let Some(rest) = line.text.strip_prefix("weight @") else {
+            continue;
+        };
+        let (name, ty) = rest
+            .rsplit_once(": ")
+            .ok_or_else(|| line.error("expected `weight @name: type`"))?;
         let ty = line.value_type(ty)?;
-        let shape = ty.shape.0.iter().map(Dim::known).collect::<Option<Vec<_>>>().ok_or_else(|| line.error("weights have no symbolic axes"))?;
-        if shape.iter().try_fold(8usize, |n, &d| n.checked_mul(d)).is_none() {
+        let shape = ty
+            .shape
+            .0
+            .iter()
+            .map(Dim::known)
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| line.error("weights have no symbolic axes"))?;
+        if shape
+            .iter()
+            .try_fold(8usize, |n, &d| n.checked_mul(d))
+            .is_none()
+        {
             return line.fail("the weight's size is absurd");
         }
         each(line, name, ty.dtype, &shape)?;
@@ -96,7 +141,10 @@ impl<'a> Line<'a> {
             problem.truncate(end);
             problem.push_str("...");
         }
-        IrError::Parse { line: self.number, problem }
+        IrError::Parse {
+            line: self.number,
+            problem,
+        }
     }
 
     fn fail<T>(self, problem: impl Into<String>) -> Result<T, IrError> {
@@ -108,27 +156,50 @@ impl<'a> Line<'a> {
     }
 
     fn between(self, prefix: &str, suffix: &str) -> Result<&'a str, IrError> {
-        let inner = self.text.strip_prefix(prefix).and_then(|t| t.strip_suffix(suffix)).filter(|t| !t.is_empty());
+        let inner = self
+            .text
+            .strip_prefix(prefix)
+            .and_then(|t| t.strip_suffix(suffix))
+            .filter(|t| !t.is_empty());
         inner.ok_or_else(|| self.error(format!("expected `{prefix}...{suffix}`")))
     }
 
     fn split(self, text: &'a str, at: &str) -> Result<(&'a str, &'a str), IrError> {
-        text.split_once(at).ok_or_else(|| self.error(format!("expected `{at}`")))
+        text.split_once(at)
+            .ok_or_else(|| self.error(format!("expected `{at}`")))
     }
 
     fn number<T: FromStr>(self, text: &str) -> Result<T, IrError> {
-        text.parse().map_err(|_| self.error(format!("`{text}` doesn't fit here")))
+        text.parse()
+            .map_err(|_| self.error(format!("`{text}` doesn't fit here")))
     }
 
     fn value_type(self, text: &str) -> Result<ValueType, IrError> {
-        let (dtype, dims) = text.strip_suffix(']').and_then(|t| t.split_once('[')).ok_or_else(|| self.error(format!("`{text}` is not a type")))?;
-        let dtype = DType::from_name(dtype).ok_or_else(|| self.error(format!("`{dtype}` is not an element type")))?;
-        let dims = dims.split(", ").filter(|d| !d.is_empty()).take(MOST_AXES + 1).map(|d| self.dim(d)).collect::<Result<Vec<_>, _>>()?;
-        let known = dims.iter().filter_map(Dim::known).try_fold(8usize, usize::checked_mul);
+        let (dtype, dims) = text
+            .strip_suffix(']')
+            .and_then(|t| t.split_once('['))
+            .ok_or_else(|| self.error(format!("`{text}` is not a type")))?;
+        let dtype = DType::from_name(dtype)
+            .ok_or_else(|| self.error(format!("`{dtype}` is not an element type")))?;
+        let dims = dims
+            .split(", ")
+            .filter(|d| !d.is_empty())
+            .take(MOST_AXES + 1)
+            .map(|d| self.dim(d))
+            .collect::<Result<Vec<_>, _>>()?;
+        let known = dims
+            .iter()
+            .filter_map(Dim::known)
+            .try_fold(8usize, usize::checked_mul);
         if dims.len() > MOST_AXES || known.is_none() {
-            return self.fail(format!("more than {MOST_AXES} axes, or more elements than can be counted: {text}"));
+            return self.fail(format!(
+                "more than {MOST_AXES} axes, or more elements than can be counted: {text}"
+            ));
         }
-        Ok(ValueType { dtype, shape: Shape(dims) })
+        Ok(ValueType {
+            dtype,
+            shape: Shape(dims),
+        })
     }
 
     fn dim(self, text: &str) -> Result<Dim, IrError> {
@@ -149,13 +220,25 @@ impl<'a> Line<'a> {
 
     /// Splits off a trailing `(cache layer=3 key)`.
     fn cache_role(self, text: &'a str) -> Result<(&'a str, Option<CacheRole>), IrError> {
-        let Some((rest, role)) = text.strip_suffix(')').and_then(|t| t.split_once(" (cache layer=")) else {
+        let Some((rest, role)) = text
+            .strip_suffix(')')
+            .and_then(|t| t.split_once(" (cache layer="))
+        else {
             return Ok((text, None));
         };
         let (layer, part) = self.split(role, " ")?;
-        let part = [CachePart::Key, CachePart::Value].into_iter().find(|p| p.name() == part);
-        let part = part.ok_or_else(|| self.error("a cache is of keys (`key`) or values (`value`)"))?;
-        Ok((rest, Some(CacheRole { layer: self.number(layer)?, part })))
+        let part = [CachePart::Key, CachePart::Value]
+            .into_iter()
+            .find(|p| p.name() == part);
+        let part =
+            part.ok_or_else(|| self.error("a cache is of keys (`key`) or values (`value`)"))?;
+        Ok((
+            rest,
+            Some(CacheRole {
+                layer: self.number(layer)?,
+                part,
+            }),
+        ))
     }
 }
 
@@ -184,17 +267,30 @@ impl Parser<'_> {
     }
 
     fn input(&mut self, line: Line<'_>, rest: &str) -> Result<(), IrError> {
-        let rest = Line { number: line.number, text: rest };
+        let rest = Line {
+            number: line.number,
+            text: rest,
+        };
         let (rest, cache) = rest.cache_role(rest.text)?;
-        let (name, ty) = rest.rsplit_once(": ").ok_or_else(|| line.error("expected `input name: type`"))?;
-        let value = self.builder.input(name, line.value_type(ty)?, cache).map_err(|e| line.wrap(&e))?;
+        let (name, ty) = rest
+            .rsplit_once(": ")
+            .ok_or_else(|| line.error("expected `input name: type`"))?;
+        let value = self
+            .builder
+            .input(name, line.value_type(ty)?, cache)
+            .map_err(|e| line.wrap(&e))?;
         self.define(line, name, value)
     }
 
     fn output(&mut self, line: Line<'_>, rest: &str) -> Result<(), IrError> {
-        let rest = Line { number: line.number, text: rest };
+        let rest = Line {
+            number: line.number,
+            text: rest,
+        };
         let (rest, cache) = rest.cache_role(rest.text)?;
-        let (name, value) = rest.rsplit_once(" = ").ok_or_else(|| line.error("expected `output name = %value`"))?;
+        let (name, value) = rest
+            .rsplit_once(" = ")
+            .ok_or_else(|| line.error("expected `output name = %value`"))?;
         let value = self.value(line, value)?;
         self.builder.output(name, value, cache);
         Ok(())
@@ -205,37 +301,64 @@ impl Parser<'_> {
         let (kind, rest) = line.split(rest, " layer=")?;
         let (layer, input) = line.split(rest, ") from ")?;
         let kind = BlockKind::ALL.into_iter().find(|k| k.name() == kind);
-        let kind = kind.ok_or_else(|| line.error(format!("a block is one of {}", BlockKind::ALL.map(BlockKind::name).join(", "))))?;
+        let kind = kind.ok_or_else(|| {
+            line.error(format!(
+                "a block is one of {}",
+                BlockKind::ALL.map(BlockKind::name).join(", ")
+            ))
+        })?;
         let input = self.value(line, input)?;
-        self.builder.open_block(name, kind, line.number(layer)?, input).map_err(|e| line.wrap(&e))
+        self.builder
+            .open_block(name, kind, line.number(layer)?, input)
+            .map_err(|e| line.wrap(&e))
     }
 
     fn node(&mut self, line: Line<'_>) -> Result<(), IrError> {
         let (outputs, rest) = line.split(line.text, " = ")?;
-        let (call, types) = rest.rsplit_once(" : ").ok_or_else(|| line.error("expected ` : type` at the end"))?;
-        let types = types.split("], ").map(|t| line.value_type(&format!("{}]", t.trim_end_matches(']')))).collect::<Result<Vec<_>, _>>()?;
+        let (call, types) = rest
+            .rsplit_once(" : ")
+            .ok_or_else(|| line.error("expected ` : type` at the end"))?;
+        let types = types
+            .split("], ")
+            .map(|t| line.value_type(&format!("{}]", t.trim_end_matches(']'))))
+            .collect::<Result<Vec<_>, _>>()?;
         let (name, arguments) = line.split(call, " ")?;
         if arguments.split(' ').nth(MOST_WORDS).is_some() {
-            return line.fail(format!("{name} has more than {MOST_WORDS} operands and attributes"));
+            return line.fail(format!(
+                "{name} has more than {MOST_WORDS} operands and attributes"
+            ));
         }
         let mut words = arguments.split(' ').peekable();
         let mut inputs = Vec::new();
         while let Some(word) = words.next_if(|w| w.starts_with(['%', '@'])) {
             inputs.push(self.operand(line, word.trim_end_matches(','))?);
         }
-        let attributes = Attributes { line, pairs: words.map(|w| line.split(w, "=")).collect::<Result<_, _>>()? };
+        let attributes = Attributes {
+            line,
+            pairs: words
+                .map(|w| line.split(w, "="))
+                .collect::<Result<_, _>>()?,
+        };
         let op = attributes.op(name, types.first())?;
-        let made = self.builder.add_node(op, inputs).map_err(|e| line.wrap(&e))?;
+        let made = self
+            .builder
+            .add_node(op, inputs)
+            .map_err(|e| line.wrap(&e))?;
         let inferred: Vec<&ValueType> = made.iter().map(|v| self.builder.value_type(*v)).collect();
         if inferred != types.iter().collect::<Vec<_>>() {
             let inferred: Vec<String> = inferred.iter().map(ToString::to_string).collect();
-            return line.fail(format!("{name} makes {}, not the types written here", inferred.join(", ")));
+            return line.fail(format!(
+                "{name} makes {}, not the types written here",
+                inferred.join(", ")
+            ));
         }
         let names: Vec<&str> = outputs.split(", ").collect();
         if names.len() != made.len() {
             return line.fail(format!("{name} makes {} values", made.len()));
         }
-        names.iter().zip(made).try_for_each(|(name, value)| self.define(line, name.strip_prefix('%').unwrap_or(name), value))
+        names.iter().zip(made).try_for_each(|(name, value)| {
+            self.define(line, name.strip_prefix('%').unwrap_or(name), value)
+        })
     }
 
     fn define(&mut self, line: Line<'_>, name: &str, value: ValueId) -> Result<(), IrError> {
@@ -246,13 +369,22 @@ impl Parser<'_> {
     }
 
     fn value(&self, line: Line<'_>, text: &str) -> Result<ValueId, IrError> {
-        let name = text.strip_prefix('%').ok_or_else(|| line.error(format!("`{text}` is not a value")))?;
-        self.values.get(name).copied().ok_or_else(|| line.error(format!("%{name} isn't defined")))
+        let name = text
+            .strip_prefix('%')
+            .ok_or_else(|| line.error(format!("`{text}` is not a value")))?;
+        self.values
+            .get(name)
+            .copied()
+            .ok_or_else(|| line.error(format!("%{name} isn't defined")))
     }
 
     fn operand(&self, line: Line<'_>, text: &str) -> Result<Operand, IrError> {
         match text.strip_prefix('@') {
-            Some(name) => self.weights.find(name).map(Operand::Weight).ok_or_else(|| line.error(format!("weight @{name} isn't declared"))),
+            Some(name) => self
+                .weights
+                .find(name)
+                .map(Operand::Weight)
+                .ok_or_else(|| line.error(format!("weight @{name} isn't declared"))),
             None => self.value(line, text).map(Operand::Value),
         }
     }

@@ -1,4 +1,5 @@
-//! Which blocks of a diffusion model are computed at which step, and how a bundle of such steps is sampled. Data only.
+//! Which blocks of a diffusion model are computed at which step, and how a bundle of such steps is
+//! sampled. Data only.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,9 +9,11 @@ use crate::error::IrError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SkipGranularity {
-    /// Whole layers of a transformer, whole stages of a U-Net (DiP-GO, arXiv 2410.16942): their outputs are remembered.
+    /// Whole layers of a transformer, whole stages of a U-Net (DiP-GO, arXiv 2410.16942): their
+    /// outputs are remembered.
     Block,
-    /// Attention and feed-forward apart, and every part of a U-Net: what a branch adds to its residual is remembered.
+    /// Attention and feed-forward apart, and every part of a U-Net: what a branch adds to its
+    /// residual is remembered.
     #[default]
     Branch,
 }
@@ -47,12 +50,19 @@ impl Reuse {
         }
     }
 
-    /// Weights of earlier values, computed at the steps `at`, that forecast the value at `step`: Lagrange's polynomial through them. Steps in `at`
-    /// differ from each other.
+    /// Weights of earlier values, computed at the steps `at`, that forecast the value at `step`:
+    /// Lagrange's polynomial through them. Steps in `at` differ from each other.
     pub fn weights(at: &[usize], step: usize) -> Vec<f64> {
         let x = step as f64;
         let factor = |own: usize, other: usize| (x - other as f64) / (own as f64 - other as f64);
-        at.iter().map(|&own| at.iter().filter(|other| **other != own).map(|&other| factor(own, other)).product()).collect()
+        at.iter()
+            .map(|&own| {
+                at.iter()
+                    .filter(|other| **other != own)
+                    .map(|&other| factor(own, other))
+                    .product()
+            })
+            .collect()
     }
 }
 
@@ -66,15 +76,26 @@ pub struct SkipSchedule {
     pub reuse: Reuse,
     /// Names of the units, in the order of the graph.
     pub units: Vec<String>,
-    /// A row for each step, first step first, of a character for each unit: `#` is computed, `.` is reused.
+    /// A row for each step, first step first, of a character for each unit: `#` is computed, `.` is
+    /// reused.
     pub steps: Vec<String>,
 }
 
 impl SkipSchedule {
     /// A schedule from its table, `computed[step][unit]`.
-    pub fn new(granularity: SkipGranularity, reuse: Reuse, units: Vec<String>, computed: &[Vec<bool>]) -> Self {
+    pub fn new(
+        granularity: SkipGranularity,
+        reuse: Reuse,
+        units: Vec<String>,
+        computed: &[Vec<bool>],
+    ) -> Self {
         let row = |row: &Vec<bool>| row.iter().map(|on| if *on { '#' } else { '.' }).collect();
-        Self { granularity, reuse, units, steps: computed.iter().map(row).collect() }
+        Self {
+            granularity,
+            reuse,
+            units,
+            steps: computed.iter().map(row).collect(),
+        }
     }
 
     /// The table `computed[step][unit]`.
@@ -83,10 +104,23 @@ impl SkipSchedule {
     /// [`IrError::Schedule`] for rows of another length than there are units, and other characters.
     pub fn computed(&self) -> Result<Vec<Vec<bool>>, IrError> {
         let read = |(step, row): (usize, &String)| {
-            let cells: Option<Vec<bool>> = row.chars().map(|c| Some(c == '#').filter(|_| matches!(c, '#' | '.'))).collect();
-            let cells = cells.ok_or_else(|| schedule_error(format!("step {step} is `{row}`; `#` is computed, `.` is reused")))?;
+            let cells: Option<Vec<bool>> = row
+                .chars()
+                .map(|c| Some(c == '#').filter(|_| matches!(c, '#' | '.')))
+                .collect();
+            let cells = cells.ok_or_else(|| {
+                schedule_error(format!(
+                    "step {step} is `{row}`; `#` is computed, `.` is reused"
+                ))
+            })?;
             let (n, wanted) = (cells.len(), self.units.len());
-            if n == wanted { Ok(cells) } else { Err(schedule_error(format!("step {step} has {n} cells, and there are {wanted} units"))) }
+            if n == wanted {
+                Ok(cells)
+            } else {
+                Err(schedule_error(format!(
+                    "step {step} has {n} cells, and there are {wanted} units"
+                )))
+            }
         };
         self.steps.iter().enumerate().map(read).collect()
     }
@@ -113,20 +147,23 @@ pub struct Sampling {
     /// What each evaluation of the network runs, in order. Empty for a sampler that is one graph.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evaluations: Vec<Evaluation>,
-    /// The graph that is the whole sampler: it takes noise as [`SAMPLER_INPUT`] and gives the sample as [`SAMPLER_OUTPUT`].
+    /// The graph that is the whole sampler: it takes noise as [`SAMPLER_INPUT`] and gives the
+    /// sample as [`SAMPLER_OUTPUT`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unrolled: Option<String>,
 }
 
 /// One evaluation of the network.
 ///
-/// The graph's inputs `memory.BLOCK.N` take the N-th last value (from 0) that an earlier evaluation gave as the output `remember.BLOCK`.
+/// The graph's inputs `memory.BLOCK.N` take the N-th last value (from 0) that an earlier evaluation
+/// gave as the output `remember.BLOCK`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
     /// The graph.
     pub graph: String,
-    /// What its input `forecast` takes: the weight of each of its `memory` inputs, in their order. Empty if it has no such input.
+    /// What its input `forecast` takes: the weight of each of its `memory` inputs, in their order.
+    /// Empty if it has no such input.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forecast: Vec<f64>,
 }
@@ -170,9 +207,17 @@ mod tests {
     #[test]
     fn forecasts_are_exact_for_polynomials_of_their_order() {
         let cubic = |c: &[f64], x: f64| c.iter().rev().fold(0.0, |sum, c| sum * x + c);
-        for (coefficients, at) in [(&[3.0][..], &[4][..]), (&[3.0, -2.0], &[4, 1]), (&[3.0, -2.0, 0.5], &[9, 4, 1])] {
+        for (coefficients, at) in [
+            (&[3.0][..], &[4][..]),
+            (&[3.0, -2.0], &[4, 1]),
+            (&[3.0, -2.0, 0.5], &[9, 4, 1]),
+        ] {
             let weights = Reuse::weights(at, 12);
-            let forecast: f64 = weights.iter().zip(at).map(|(w, &x)| w * cubic(coefficients, x as f64)).sum();
+            let forecast: f64 = weights
+                .iter()
+                .zip(at)
+                .map(|(w, &x)| w * cubic(coefficients, x as f64))
+                .sum();
             assert!((forecast - cubic(coefficients, 12.0)).abs() < 1e-9);
         }
     }
@@ -180,17 +225,36 @@ mod tests {
     #[test]
     fn tables_survive_the_text() {
         let computed = vec![vec![true, true], vec![false, true]];
-        let schedule = SkipSchedule::new(SkipGranularity::Branch, Reuse::Linear, vec!["a".into(), "b".into()], &computed);
+        let schedule = SkipSchedule::new(
+            SkipGranularity::Branch,
+            Reuse::Linear,
+            vec!["a".into(), "b".into()],
+            &computed,
+        );
         assert_eq!(schedule.steps, ["##", ".#"]);
         assert_eq!(schedule.computed().expect("fits"), computed);
         for steps in ["#", "##x", "#-"] {
-            assert!(SkipSchedule { steps: vec![steps.into()], ..schedule.clone() }.computed().is_err(), "{steps}");
+            assert!(
+                SkipSchedule {
+                    steps: vec![steps.into()],
+                    ..schedule.clone()
+                }
+                .computed()
+                .is_err(),
+                "{steps}"
+            );
         }
     }
 
     #[test]
     fn memory_names_parse_back() {
-        assert_eq!(memory::parse_input(&memory::input("up.1.resnet.0", 2)), Some(("up.1.resnet.0", 2)));
-        assert_eq!(memory::parse_output(&memory::output("layers.3.attn")), Some("layers.3.attn"));
+        assert_eq!(
+            memory::parse_input(&memory::input("up.1.resnet.0", 2)),
+            Some(("up.1.resnet.0", 2))
+        );
+        assert_eq!(
+            memory::parse_output(&memory::output("layers.3.attn")),
+            Some("layers.3.attn")
+        );
     }
 }

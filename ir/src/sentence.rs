@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What stands around an encoder without a head: what is put before a text, where it is cut, and how its tokens' vectors become one.
+/// What stands around an encoder without a head: what is put before a text, where it is cut, and
+/// how its tokens' vectors become one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sentence {
-    /// How the vectors of the tokens become one; of several ways the results stand one after another.
+    /// How the vectors of the tokens become one; of several ways the results stand one after
+    /// another.
     pub pooling: Vec<Pooling>,
     /// Whether the pooled vector is scaled to length 1.
     pub normalize: bool,
@@ -39,7 +41,8 @@ pub struct Sentence {
 }
 
 impl Default for Sentence {
-    /// The mean of the tokens, of length 1: what is made of encoders of which nothing else is known.
+    /// The mean of the tokens, of length 1: what is made of encoders of which nothing else is
+    /// known.
     fn default() -> Self {
         Self {
             pooling: vec![Pooling::Mean],
@@ -59,7 +62,13 @@ impl Default for Sentence {
 impl Sentence {
     /// What dlc can't do, if the vector takes that.
     pub fn unsupported(&self) -> Option<&str> {
-        self.pooling.iter().find_map(|pooling| if let Pooling::Other(what) = pooling { Some(what.as_str()) } else { None })
+        self.pooling.iter().find_map(|pooling| {
+            if let Pooling::Other(what) = pooling {
+                Some(what.as_str())
+            } else {
+                None
+            }
+        })
     }
 
     /// Whether vectors have length 1 in the end.
@@ -92,7 +101,14 @@ pub enum Pooling {
 
 impl Pooling {
     /// The ways that dlc knows, in the order in which several stand one after another.
-    pub const ALL: [Self; 6] = [Self::Cls, Self::Max, Self::Mean, Self::MeanSqrtLenTokens, Self::WeightedMean, Self::LastToken];
+    pub const ALL: [Self; 6] = [
+        Self::Cls,
+        Self::Max,
+        Self::Mean,
+        Self::MeanSqrtLenTokens,
+        Self::WeightedMean,
+        Self::LastToken,
+    ];
 
     /// The name in files.
     pub fn name(&self) -> &str {

@@ -32,7 +32,12 @@ impl Graph {
 
     /// The graph in text form without the table of weights.
     pub fn body_text(&self, weights: &WeightTable) -> String {
-        let mut printer = Printer { graph: self, weights, names: self.value_names(), text: String::new() };
+        let mut printer = Printer {
+            graph: self,
+            weights,
+            names: self.value_names(),
+            text: String::new(),
+        };
         printer.graph();
         printer.text
     }
@@ -58,7 +63,12 @@ impl Printer<'_> {
         line!(self, "graph {} {{", graph.name);
         for input in &graph.inputs {
             let role = input.cache.map(|c| format!(" ({c})")).unwrap_or_default();
-            line!(self, "  input {}: {}{role}", input.name, graph.values[input.value].ty);
+            line!(
+                self,
+                "  input {}: {}{role}",
+                input.name,
+                graph.values[input.value].ty
+            );
         }
         let mut open = None;
         for node in &graph.nodes {
@@ -72,7 +82,12 @@ impl Printer<'_> {
         self.close(open);
         for output in &graph.outputs {
             let role = output.cache.map(|c| format!(" ({c})")).unwrap_or_default();
-            line!(self, "  output {} = %{}{role}", output.name, &self.names[output.value]);
+            line!(
+                self,
+                "  output {} = %{}{role}",
+                output.name,
+                &self.names[output.value]
+            );
         }
         line!(self, "}}");
     }
@@ -80,23 +95,51 @@ impl Printer<'_> {
     fn open(&mut self, block: Option<BlockId>) {
         if let Some(id) = block {
             let block = &self.graph.blocks[id];
-            line!(self, "  block {} ({} layer={}) from %{} {{", block.name, block.kind.name(), block.layer, &self.names[block.input]);
+            line!(
+                self,
+                "  block {} ({} layer={}) from %{} {{",
+                block.name,
+                block.kind.name(),
+                block.layer,
+                &self.names[block.input]
+            );
         }
     }
 
     fn close(&mut self, block: Option<BlockId>) {
         if let Some(id) = block {
-            line!(self, "  }} to %{}", &self.names[self.graph.blocks[id].output]);
+            line!(
+                self,
+                "  }} to %{}",
+                &self.names[self.graph.blocks[id].output]
+            );
         }
     }
 
     fn node(&mut self, node: &Node) {
         let indent = if node.block.is_some() { "    " } else { "  " };
-        let outputs: Vec<String> = node.outputs.iter().map(|v| format!("%{}", &self.names[*v])).collect();
+        let outputs: Vec<String> = node
+            .outputs
+            .iter()
+            .map(|v| format!("%{}", &self.names[*v]))
+            .collect();
         let inputs: Vec<String> = node.inputs.iter().map(|o| self.operand(*o)).collect();
-        let types: Vec<String> = node.outputs.iter().map(|v| self.graph.values[*v].ty.to_string()).collect();
-        let attributes = attributes(&node.op).iter().fold(String::new(), |text, (k, v)| format!("{text} {k}={v}"));
-        line!(self, "{indent}{} = {} {}{attributes} : {}", outputs.join(", "), node.op.name(), inputs.join(", "), types.join(", "));
+        let types: Vec<String> = node
+            .outputs
+            .iter()
+            .map(|v| self.graph.values[*v].ty.to_string())
+            .collect();
+        let attributes = attributes(&node.op)
+            .iter()
+            .fold(String::new(), |text, (k, v)| format!("{text} {k}={v}"));
+        line!(
+            self,
+            "{indent}{} = {} {}{attributes} : {}",
+            outputs.join(", "),
+            node.op.name(),
+            inputs.join(", "),
+            types.join(", ")
+        );
     }
 
     fn operand(&self, operand: Operand) -> String {
@@ -107,7 +150,8 @@ impl Printer<'_> {
     }
 }
 
-/// What the text form says of an op besides its name; [`crate::parse`] reads it back. Shapes come from the node's type.
+/// What the text form says of an op besides its name; [`crate::parse`] reads it back. Shapes come
+/// from the node's type.
 fn attributes(op: &Op) -> Vec<(&'static str, String)> {
     match op {
         Op::Gather
@@ -121,37 +165,71 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
         | Op::Modulate
         | Op::Reshape { .. }
         | Op::Cast { .. } => vec![],
-        Op::QuantizedLinear(format) => vec![("bits", format.bits.to_string()), ("block", format.block.to_string())],
+        Op::QuantizedLinear(format) => vec![
+            ("bits", format.bits.to_string()),
+            ("block", format.block.to_string()),
+        ],
         Op::RmsNorm { eps } | Op::LayerNorm { eps } => vec![("eps", format!("{eps:?}"))],
-        Op::GroupNorm { groups, eps } => vec![("groups", groups.to_string()), ("eps", format!("{eps:?}"))],
-        Op::Conv2d { stride, padding } => vec![("stride", stride.to_string()), ("padding", list(padding))],
+        Op::GroupNorm { groups, eps } => {
+            vec![("groups", groups.to_string()), ("eps", format!("{eps:?}"))]
+        }
+        Op::Conv2d { stride, padding } => {
+            vec![("stride", stride.to_string()), ("padding", list(padding))]
+        }
         Op::Upsample { factor } => vec![("factor", factor.to_string())],
         Op::Concat { axis } => vec![("axis", axis.to_string())],
         Op::Transpose { axes } => vec![("axes", list(axes))],
         Op::TimestepEmbedding(t) => {
-            vec![("dim", t.dim.to_string()), ("flip_sin_to_cos", t.flip_sin_to_cos.to_string()), ("shift", format!("{:?}", t.shift))]
+            vec![
+                ("dim", t.dim.to_string()),
+                ("flip_sin_to_cos", t.flip_sin_to_cos.to_string()),
+                ("shift", format!("{:?}", t.shift)),
+            ]
         }
         Op::Positions { padding } => padding.iter().map(|p| ("padding", p.to_string())).collect(),
         Op::Gelu { tanh } => vec![("by", if *tanh { "tanh" } else { "erf" }.to_owned())],
         Op::Scale { factor } => vec![("factor", format!("{factor:?}"))],
         Op::Clip { limit } => vec![("limit", format!("{limit:?}"))],
-        Op::Slice { axis, start, len } => vec![("axis", axis.to_string()), ("start", start.to_string()), ("len", len.to_string())],
+        Op::Slice { axis, start, len } => vec![
+            ("axis", axis.to_string()),
+            ("start", start.to_string()),
+            ("len", len.to_string()),
+        ],
         Op::DisentangledBias(bias) => {
-            let mut list = vec![("heads", bias.heads.to_string()), ("scale", format!("{:?}", bias.scale)), ("span", bias.span.to_string())];
+            let mut list = vec![
+                ("heads", bias.heads.to_string()),
+                ("scale", format!("{:?}", bias.scale)),
+                ("span", bias.span.to_string()),
+            ];
             list.extend(bias.log_until.map(|until| ("log_until", until.to_string())));
             list.extend([("c2p", bias.c2p.to_string()), ("p2c", bias.p2c.to_string())]);
             list
         }
         Op::Rope(rope) => {
-            let mut list = vec![("heads", rope.heads.to_string()), ("theta", format!("{:?}", rope.theta))];
+            let mut list = vec![
+                ("heads", rope.heads.to_string()),
+                ("theta", format!("{:?}", rope.theta)),
+            ];
             list.extend(rope.rotary_dim.map(|n| ("rotary_dim", n.to_string())));
             match rope.scaling {
                 RopeScaling::None => {}
-                RopeScaling::Linear { factor } => list.extend([("scaling", "linear".into()), ("factor", format!("{factor:?}"))]),
+                RopeScaling::Linear { factor } => list.extend([
+                    ("scaling", "linear".into()),
+                    ("factor", format!("{factor:?}")),
+                ]),
                 RopeScaling::Dynamic { factor, original } => {
-                    list.extend([("scaling", "dynamic".into()), ("factor", format!("{factor:?}")), ("original", original.to_string())]);
+                    list.extend([
+                        ("scaling", "dynamic".into()),
+                        ("factor", format!("{factor:?}")),
+                        ("original", original.to_string()),
+                    ]);
                 }
-                RopeScaling::Llama3 { factor, low, high, original } => list.extend([
+                RopeScaling::Llama3 {
+                    factor,
+                    low,
+                    high,
+                    original,
+                } => list.extend([
                     ("scaling", "llama3".into()),
                     ("factor", format!("{factor:?}")),
                     ("low", format!("{low:?}")),
@@ -162,7 +240,11 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
             list
         }
         Op::Attention(a) => {
-            let mut list = vec![("heads", a.heads.to_string()), ("kv_heads", a.kv_heads.to_string()), ("scale", format!("{:?}", a.scale))];
+            let mut list = vec![
+                ("heads", a.heads.to_string()),
+                ("kv_heads", a.kv_heads.to_string()),
+                ("scale", format!("{:?}", a.scale)),
+            ];
             list.extend(a.window.map(|w| ("window", w.to_string())));
             list.extend(a.softcap.map(|c| ("softcap", format!("{c:?}"))));
             if !a.causal {
@@ -175,5 +257,9 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
 
 /// Numbers with commas between them.
 fn list(numbers: &[usize]) -> String {
-    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    numbers
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }

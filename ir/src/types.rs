@@ -100,21 +100,36 @@ impl Dim {
     pub fn plus(&self, other: &Self) -> Self {
         let mut symbols = [self.symbols.as_slice(), other.symbols.as_slice()].concat();
         symbols.sort();
-        Self { symbols, constant: self.constant.saturating_add(other.constant) }
+        Self {
+            symbols,
+            constant: self.constant.saturating_add(other.constant),
+        }
     }
 
     /// `dim` in the place of every `symbol`.
     #[must_use]
     pub fn substitute(&self, symbol: &str, dim: &Self) -> Self {
-        let parts = self.symbols.iter().map(|s| if **s == *symbol { dim.clone() } else { Self { symbols: vec![Arc::clone(s)], constant: 0 } });
+        let parts = self.symbols.iter().map(|s| {
+            if **s == *symbol {
+                dim.clone()
+            } else {
+                Self {
+                    symbols: vec![Arc::clone(s)],
+                    constant: 0,
+                }
+            }
+        });
         parts.fold(Self::from(self.constant), |sum, part| sum.plus(&part))
     }
 
-    /// A symbol, or another sum that is no multiple of one, and how often it counts: `batch` and 2 of `batch+batch`.
+    /// A symbol, or another sum that is no multiple of one, and how often it counts: `batch` and 2
+    /// of `batch+batch`.
     pub fn factors(&self) -> (Option<Self>, usize) {
         match self.symbols.split_first() {
             None => (None, self.constant),
-            Some((first, rest)) if self.constant == 0 && rest.iter().all(|s| s == first) => (Some(sym(first)), 1 + rest.len()),
+            Some((first, rest)) if self.constant == 0 && rest.iter().all(|s| s == first) => {
+                (Some(sym(first)), 1 + rest.len())
+            }
             Some(_) => (Some(self.clone()), 1),
         }
     }
@@ -122,12 +137,18 @@ impl Dim {
 
 /// The axis named `name`.
 pub fn sym(name: &str) -> Dim {
-    Dim { symbols: vec![Arc::from(name)], constant: 0 }
+    Dim {
+        symbols: vec![Arc::from(name)],
+        constant: 0,
+    }
 }
 
 impl From<usize> for Dim {
     fn from(constant: usize) -> Self {
-        Self { symbols: Vec::new(), constant }
+        Self {
+            symbols: Vec::new(),
+            constant,
+        }
     }
 }
 
@@ -179,7 +200,8 @@ impl Shape {
     /// Whether both shapes hold the same number of elements whatever the symbols stand for.
     pub fn same_elements(&self, other: &Self) -> bool {
         let factors = |shape: &Self| {
-            let (symbolic, numbers): (Vec<Option<Dim>>, Vec<usize>) = shape.0.iter().map(Dim::factors).unzip();
+            let (symbolic, numbers): (Vec<Option<Dim>>, Vec<usize>) =
+                shape.0.iter().map(Dim::factors).unzip();
             let mut symbolic: Vec<Dim> = symbolic.into_iter().flatten().collect();
             symbolic.sort();
             let known = numbers.into_iter().try_fold(1usize, usize::checked_mul);
@@ -212,7 +234,10 @@ pub struct ValueType {
 impl ValueType {
     /// A type from its parts.
     pub fn new(dtype: DType, dims: impl IntoIterator<Item = Dim>) -> Self {
-        Self { dtype, shape: Shape(dims.into_iter().collect()) }
+        Self {
+            dtype,
+            shape: Shape(dims.into_iter().collect()),
+        }
     }
 }
 

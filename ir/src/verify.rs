@@ -5,10 +5,12 @@
 //! - V3: every value has the type that inference gives it.
 //! - V4: names of inputs are unique, and so are names of outputs.
 //! - V5: outputs name defined values.
-//! - V6: a block's residual input and output are of one type, unless its kind may change it; the output is made inside the block, the input
-//!   outside of it and before.
-//! - V7: values made inside a block are read outside of it only through its output, or as an output that is a cache or remembered.
-//! - V8: every cache output has one cache input of the same layer, part, element type and heads; none stands for two.
+//! - V6: a block's residual input and output are of one type, unless its kind may change it; the
+//!   output is made inside the block, the input outside of it and before.
+//! - V7: values made inside a block are read outside of it only through its output, or as an output
+//!   that is a cache or remembered.
+//! - V8: every cache output has one cache input of the same layer, part, element type and heads;
+//!   none stands for two.
 //! - V9: names of blocks are unique, and a block's nodes stand together.
 //! - V10: inputs come before values made by nodes.
 
@@ -42,7 +44,11 @@ impl fmt::Display for Violation {
 
 /// Every violation in `graph`.
 pub fn verify(graph: &Graph, weights: &WeightTable) -> Vec<Violation> {
-    let mut cx = Verifier { graph, weights, violations: Vec::new() };
+    let mut cx = Verifier {
+        graph,
+        weights,
+        violations: Vec::new(),
+    };
     // The other checks follow ids, so they only run where all ids are good.
     cx.operands();
     cx.definitions();
@@ -66,11 +72,18 @@ pub fn check(graph: &Graph, weights: &WeightTable) -> Result<(), IrError> {
     if violations.is_empty() {
         return Ok(());
     }
-    let mut list: Vec<String> = violations.iter().take(SHOWN).map(ToString::to_string).collect();
+    let mut list: Vec<String> = violations
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect();
     if violations.len() > SHOWN {
         list.push(format!("and {} more", violations.len() - SHOWN));
     }
-    Err(IrError::Edit { graph: graph.name.clone(), problem: list.join("; ") })
+    Err(IrError::Edit {
+        graph: graph.name.clone(),
+        problem: list.join("; "),
+    })
 }
 
 struct Verifier<'a> {
@@ -81,7 +94,11 @@ struct Verifier<'a> {
 
 impl Verifier<'_> {
     fn report(&mut self, invariant: u8, place: impl fmt::Display, problem: impl Into<String>) {
-        self.violations.push(Violation { invariant, place: place.to_string(), problem: problem.into() });
+        self.violations.push(Violation {
+            invariant,
+            place: place.to_string(),
+            problem: problem.into(),
+        });
     }
 
     fn operands(&mut self) {
@@ -96,7 +113,14 @@ impl Verifier<'_> {
                     },
                 };
                 if !good {
-                    self.report(1, id, format!("{} reads {operand:?}, which isn't defined before it", node.op.name()));
+                    self.report(
+                        1,
+                        id,
+                        format!(
+                            "{} reads {operand:?}, which isn't defined before it",
+                            node.op.name()
+                        ),
+                    );
                 }
             }
         }
@@ -108,7 +132,10 @@ impl Verifier<'_> {
         for (id, value) in graph.values.entries() {
             let named = match value.def {
                 Def::Input(i) => graph.inputs.get(i).map(|input| input.value),
-                Def::Node(node, slot) => graph.nodes.get(node).and_then(|n| n.outputs.get(slot).copied()),
+                Def::Node(node, slot) => graph
+                    .nodes
+                    .get(node)
+                    .and_then(|n| n.outputs.get(slot).copied()),
             };
             if named != Some(id) {
                 self.report(2, id, "its maker doesn't name it as an output");
@@ -120,7 +147,11 @@ impl Verifier<'_> {
         }
         let made = graph.inputs.len() + graph.nodes.iter().map(|n| n.outputs.len()).sum::<usize>();
         if made != graph.values.len() {
-            self.report(2, &graph.name, format!("{made} values are made, {} are known", graph.values.len()));
+            self.report(
+                2,
+                &graph.name,
+                format!("{made} values are made, {} are known", graph.values.len()),
+            );
         }
     }
 
@@ -134,12 +165,24 @@ impl Verifier<'_> {
 
     fn types(&mut self) {
         for (id, node) in self.graph.nodes.entries() {
-            let inputs: Vec<ValueType> = node.inputs.iter().map(|o| self.operand_type(*o)).collect();
-            let recorded: Vec<&ValueType> = node.outputs.iter().map(|v| &self.graph.values[*v].ty).collect();
+            let inputs: Vec<ValueType> =
+                node.inputs.iter().map(|o| self.operand_type(*o)).collect();
+            let recorded: Vec<&ValueType> = node
+                .outputs
+                .iter()
+                .map(|v| &self.graph.values[*v].ty)
+                .collect();
             match infer(&node.op, &inputs) {
                 Err(error) => self.report(3, id, error.to_string()),
                 Ok(types) if types.iter().collect::<Vec<_>>() != recorded => {
-                    self.report(3, id, format!("{} makes {types:?}, recorded are {recorded:?}", node.op.name()));
+                    self.report(
+                        3,
+                        id,
+                        format!(
+                            "{} makes {types:?}, recorded are {recorded:?}",
+                            node.op.name()
+                        ),
+                    );
                 }
                 Ok(_) => {}
             }
@@ -155,7 +198,10 @@ impl Verifier<'_> {
 
     fn boundary_names(&mut self) {
         let graph = self.graph;
-        for names in [graph.inputs.iter().map(|i| &i.name).collect::<Vec<_>>(), graph.outputs.iter().map(|o| &o.name).collect()] {
+        for names in [
+            graph.inputs.iter().map(|i| &i.name).collect::<Vec<_>>(),
+            graph.outputs.iter().map(|o| &o.name).collect(),
+        ] {
             let mut seen = BTreeSet::new();
             for name in names {
                 if !seen.insert(name) {
@@ -177,7 +223,9 @@ impl Verifier<'_> {
         let mut names = BTreeSet::new();
         let mut members: BTreeMap<BlockId, Vec<NodeId>> = BTreeMap::new();
         for (id, node) in graph.nodes.entries() {
-            node.block.iter().for_each(|block| members.entry(*block).or_default().push(id));
+            node.block
+                .iter()
+                .for_each(|block| members.entry(*block).or_default().push(id));
         }
         for (id, block) in graph.blocks.entries() {
             if !names.insert(&block.name) {
@@ -189,16 +237,28 @@ impl Verifier<'_> {
                 continue;
             };
             if last.index() - first.index() + 1 != nodes.len() {
-                self.report(9, &block.name, "nodes of others stand between the block's nodes");
+                self.report(
+                    9,
+                    &block.name,
+                    "nodes of others stand between the block's nodes",
+                );
             }
             if self.owner(block.output) != Some(id) {
                 self.report(6, &block.name, "its output is not made inside it");
             }
-            if self.owner(block.input) == Some(id) || matches!(graph.values[block.input].def, Def::Node(n, _) if n >= first) {
+            if self.owner(block.input) == Some(id)
+                || matches!(graph.values[block.input].def, Def::Node(n, _) if n >= first)
+            {
                 self.report(6, &block.name, "its residual input is not made before it");
             }
-            if block.kind.keeps_type() && graph.values[block.input].ty != graph.values[block.output].ty {
-                self.report(6, &block.name, "its residual input and output are of different types");
+            if block.kind.keeps_type()
+                && graph.values[block.input].ty != graph.values[block.output].ty
+            {
+                self.report(
+                    6,
+                    &block.name,
+                    "its residual input and output are of different types",
+                );
             }
         }
     }
@@ -214,7 +274,14 @@ impl Verifier<'_> {
                     continue;
                 };
                 if node.block != Some(owner) && graph.blocks[owner].output != value {
-                    self.report(7, id, format!("{value} is read from outside of block {}", graph.blocks[owner].name));
+                    self.report(
+                        7,
+                        id,
+                        format!(
+                            "{value} is read from outside of block {}",
+                            graph.blocks[owner].name
+                        ),
+                    );
                 }
             }
         }
@@ -224,7 +291,14 @@ impl Verifier<'_> {
                 && memory::parse_output(&output.name).is_none()
                 && graph.blocks[owner].output != output.value
             {
-                self.report(7, &output.name, format!("stands inside of block {} and is neither cache nor remembered", graph.blocks[owner].name));
+                self.report(
+                    7,
+                    &output.name,
+                    format!(
+                        "stands inside of block {} and is neither cache nor remembered",
+                        graph.blocks[owner].name
+                    ),
+                );
             }
         }
     }
@@ -233,16 +307,28 @@ impl Verifier<'_> {
         let graph = self.graph;
         let mut sides: BTreeMap<CacheRole, [Vec<ValueId>; 2]> = BTreeMap::new();
         for input in &graph.inputs {
-            input.cache.iter().for_each(|c| sides.entry(*c).or_default()[0].push(input.value));
+            input
+                .cache
+                .iter()
+                .for_each(|c| sides.entry(*c).or_default()[0].push(input.value));
         }
         for output in &graph.outputs {
-            output.cache.iter().for_each(|c| sides.entry(*c).or_default()[1].push(output.value));
+            output
+                .cache
+                .iter()
+                .for_each(|c| sides.entry(*c).or_default()[1].push(output.value));
         }
         for (role, sides) in sides {
-            let types = sides.each_ref().map(|side| side.first().map(|v| &graph.values[*v].ty));
+            let types = sides
+                .each_ref()
+                .map(|side| side.first().map(|v| &graph.values[*v].ty));
             let fit = match types {
                 [_, None] => true,
-                [Some(past), Some(present)] => past.dtype == present.dtype && past.shape.rank() == 4 && past.shape.0.get(1) == present.shape.0.get(1),
+                [Some(past), Some(present)] => {
+                    past.dtype == present.dtype
+                        && past.shape.rank() == 4
+                        && past.shape.0.get(1) == present.shape.0.get(1)
+                }
                 [None, Some(_)] => false,
             };
             if !fit || sides.iter().any(|side| side.len() > 1) {

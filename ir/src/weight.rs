@@ -1,6 +1,7 @@
 //! Weights: named constants that stay where they are until somebody reads a range of them.
 //!
-//! A weight's data is an expression over byte ranges of mapped files. Nothing here opens a file or keeps a converted copy.
+//! A weight's data is an expression over byte ranges of mapped files. Nothing here opens a file or
+//! keeps a converted copy.
 
 use std::collections::HashMap;
 
@@ -94,7 +95,8 @@ impl Weight {
 
     /// Little-endian bytes of the elements from `from` on, as many as fit into `out`.
     pub fn write_bytes(&self, from: usize, out: &mut [u8]) -> Result<(), IrError> {
-        self.checked(from, out.len() / self.dtype.size())?.write_bytes(from, out);
+        self.checked(from, out.len() / self.dtype.size())?
+            .write_bytes(from, out);
         Ok(())
     }
 
@@ -114,16 +116,30 @@ impl Weight {
     }
 
     fn checked(&self, from: usize, n: usize) -> Result<&Expr, IrError> {
-        let data = self.data.as_ref().ok_or_else(|| weight_error(&self.name, "has no data: it was only named in a text".into()))?;
+        let data = self.data.as_ref().ok_or_else(|| {
+            weight_error(
+                &self.name,
+                "has no data: it was only named in a text".into(),
+            )
+        })?;
         if from.checked_add(n).is_none_or(|end| end > self.elements()) {
-            return Err(weight_error(&self.name, format!("elements {from} to {from}+{n} of {} were asked for", self.elements())));
+            return Err(weight_error(
+                &self.name,
+                format!(
+                    "elements {from} to {from}+{n} of {} were asked for",
+                    self.elements()
+                ),
+            ));
         }
         Ok(data)
     }
 }
 
 fn weight_error(name: &str, problem: String) -> IrError {
-    IrError::Weight { name: name.to_owned(), problem }
+    IrError::Weight {
+        name: name.to_owned(),
+        problem,
+    }
 }
 
 /// The weights of a module. Equal expressions under one shape are one weight.
@@ -135,33 +151,65 @@ pub struct WeightTable {
 }
 
 impl WeightTable {
-    /// Adds a weight, or returns the one with the same data and shape. A name that stands for other data already is an error, and so is
-    /// an expression whose length isn't that of the shape.
+    /// Adds a weight, or returns the one with the same data and shape. A name that stands for other
+    /// data already is an error, and so is an expression whose length isn't that of the shape.
     pub fn add(&mut self, name: &str, shape: &[usize], data: Expr) -> Result<WeightId, IrError> {
         let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         if elements != Some(data.elements()) {
-            return Err(weight_error(name, format!("holds {} elements, which don't fit shape {shape:?}", data.elements())));
+            return Err(weight_error(
+                name,
+                format!(
+                    "holds {} elements, which don't fit shape {shape:?}",
+                    data.elements()
+                ),
+            ));
         }
         let key = (data.key(), shape.to_vec());
         if let Some(&id) = self.by_key.get(&key) {
             return Ok(id);
         }
-        let weight = Weight { name: name.to_owned(), dtype: data.dtype(), shape: shape.to_vec(), storage: Storage::Plain, data: Some(data) };
+        let weight = Weight {
+            name: name.to_owned(),
+            dtype: data.dtype(),
+            shape: shape.to_vec(),
+            storage: Storage::Plain,
+            data: Some(data),
+        };
         let id = self.insert(weight)?;
         self.by_key.insert(key, id);
         Ok(id)
     }
 
-    /// Adds a weight of `dtype` from the tensor that a checkpoint stores for it, as [`add`](Self::add) does.
-    pub fn add_stored(&mut self, name: &str, shape: &[usize], dtype: DType, stored: Expr, storage: Storage) -> Result<WeightId, IrError> {
+    /// Adds a weight of `dtype` from the tensor that a checkpoint stores for it, as
+    /// [`add`](Self::add) does.
+    pub fn add_stored(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        stored: Expr,
+        storage: Storage,
+    ) -> Result<WeightId, IrError> {
         let id = self.add(name, shape, storage.load(stored, shape).cast(dtype))?;
         self.weights[id].storage = storage;
         Ok(id)
     }
 
-    /// Adds a weight of which only name and type are known; graphs that use it can be printed and compared, not run.
-    pub fn declare(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<WeightId, IrError> {
-        self.insert(Weight { name: name.to_owned(), dtype, shape: shape.to_vec(), storage: Storage::Plain, data: None })
+    /// Adds a weight of which only name and type are known; graphs that use it can be printed and
+    /// compared, not run.
+    pub fn declare(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        shape: &[usize],
+    ) -> Result<WeightId, IrError> {
+        self.insert(Weight {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            storage: Storage::Plain,
+            data: None,
+        })
     }
 
     fn insert(&mut self, weight: Weight) -> Result<WeightId, IrError> {
@@ -173,15 +221,27 @@ impl WeightTable {
         Ok(self.weights.push(weight))
     }
 
-    /// Gives a weight other data of the same length, made from the data that it has. What `make` gets is not yet rounded to the weight's
-    /// type, and what it returns is rounded once. An error leaves the weight as it was.
-    pub fn rewrite(&mut self, id: WeightId, make: impl FnOnce(Expr) -> Expr) -> Result<(), IrError> {
+    /// Gives a weight other data of the same length, made from the data that it has. What `make`
+    /// gets is not yet rounded to the weight's type, and what it returns is rounded once. An error
+    /// leaves the weight as it was.
+    pub fn rewrite(
+        &mut self,
+        id: WeightId,
+        make: impl FnOnce(Expr) -> Expr,
+    ) -> Result<(), IrError> {
         let weight = &mut self.weights[id];
         let data = weight.checked(0, 0)?;
         let old_key = data.key();
         let made = make(data.unrounded().clone());
         if made.elements() != weight.elements() {
-            return Err(weight_error(&weight.name, format!("would hold {} elements instead of {}", made.elements(), weight.elements())));
+            return Err(weight_error(
+                &weight.name,
+                format!(
+                    "would hold {} elements instead of {}",
+                    made.elements(),
+                    weight.elements()
+                ),
+            ));
         }
         let made = made.cast(weight.dtype);
         self.by_key.remove(&(old_key, weight.shape.clone()));
@@ -216,7 +276,10 @@ impl WeightTable {
     }
 
     /// Keeps the weights for which `keep` holds; returns where each id went.
-    pub(crate) fn retain(&mut self, keep: impl Fn(WeightId) -> bool) -> HashMap<WeightId, WeightId> {
+    pub(crate) fn retain(
+        &mut self,
+        keep: impl Fn(WeightId) -> bool,
+    ) -> HashMap<WeightId, WeightId> {
         let mut moved = HashMap::new();
         let old = std::mem::take(&mut self.weights);
         for (id, weight) in old.entries().filter(|(id, _)| keep(*id)) {
@@ -251,7 +314,11 @@ mod tests {
         let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
         let blob = Blob::new(Arc::new(bytes), 0..numbers.len() * 4).expect("in range");
         let mut table = WeightTable::default();
-        let expr = Expr::Mapped { blob, dtype: DType::F32 }.cast(DType::F16);
+        let expr = Expr::Mapped {
+            blob,
+            dtype: DType::F32,
+        }
+        .cast(DType::F16);
         let id = table.add("w", &[50, 100], expr.clone()).expect("fits");
         assert_eq!(table.add("again", &[50, 100], expr).expect("fits"), id);
         let mut out = vec![0u8; 2 * 3000];
@@ -267,7 +334,13 @@ mod tests {
         let numbers = [1e-12f32, -0.3, 7.7];
         let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
         let blob = Blob::new(Arc::new(bytes), 0..12).expect("in range");
-        let seen = Storage::LessOne.load(Expr::Mapped { blob, dtype: DType::F32 }, &[3]);
+        let seen = Storage::LessOne.load(
+            Expr::Mapped {
+                blob,
+                dtype: DType::F32,
+            },
+            &[3],
+        );
         let mut out = [0.0; 3];
         seen.read_f32(0, &mut out);
         assert_eq!(out.map(f32::to_bits), numbers.map(|x| (x + 1.0).to_bits()));

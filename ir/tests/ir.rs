@@ -3,7 +3,9 @@
 
 use dlc_ir::cost::cost;
 use dlc_ir::diff::diff;
-use dlc_ir::{BlockKind, Graph, Node, Op, Operand, WeightTable, parse_graph, parse_graph_over, verify};
+use dlc_ir::{
+    BlockKind, Graph, Node, Op, Operand, WeightTable, parse_graph, parse_graph_over, verify,
+};
 use proptest::prelude::*;
 
 const DECODER: &str = include_str!("graphs/decoder.dlc");
@@ -15,7 +17,9 @@ fn decoder() -> (Graph, WeightTable) {
 /// Parses the decoder with `from` replaced by `to`, and returns the error.
 fn rejection(from: &str, to: &str) -> String {
     assert!(DECODER.contains(from), "the decoder has no `{from}`");
-    parse_graph(&DECODER.replacen(from, to, 1)).unwrap_err().to_string()
+    parse_graph(&DECODER.replacen(from, to, 1))
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
@@ -30,35 +34,66 @@ fn text_is_parsed_and_printed_back_unchanged() {
 fn broken_text_is_rejected_with_its_line() {
     let cases = [
         ("graph target {", "grape target {"),
-        ("%0 = gather @embed, %input_ids", "%0 = gather @embed, %input_id"),
+        (
+            "%0 = gather @embed, %input_ids",
+            "%0 = gather @embed, %input_id",
+        ),
         ("%0 = gather @embed", "%0 = gather @nothing"),
         ("%0 = gather", "%0 = scatter"),
         ("heads=2 theta=10000.0", "theta=10000.0"),
         ("heads=2 theta=10000.0", "heads=3 theta=10000.0"),
         ("scaling=linear", "scaling=yarn"),
         ("kv_heads=1", "kv_heads=0"),
-        ("f32[batch, 1, past, 4] (cache layer=0 key)", "f32[batch, 1, past, 5] (cache layer=0 key)"),
+        (
+            "f32[batch, 1, past, 4] (cache layer=0 key)",
+            "f32[batch, 1, past, 5] (cache layer=0 key)",
+        ),
         ("i64[batch, past+seq]", "i64[batch, past]"),
         ("i64[batch, past+seq]", "i64[batch, past+]"),
         ("(mlp layer=0)", "(moe layer=0)"),
         ("(mlp layer=0)", "(mlp layer=99999999999)"),
         ("weight @norm: f32[8]", "weight @norm: f32[9]"),
-        ("weight @norm: f32[8]", "weight @norm: f32[4294967296, 4294967296, 4294967296]"),
+        (
+            "weight @norm: f32[8]",
+            "weight @norm: f32[4294967296, 4294967296, 4294967296]",
+        ),
         ("weight @norm: f32[8]", "weight @k: f32[8]"),
         ("weight @q: f32[8, 8]", "weight @q: f32[]"),
         ("weight @q.bias: f32[8]", "weight @q.bias: f32[]"),
-        ("output present.1.key = %layers.1.attn.3 (cache", "output present.1.key = %input_ids (cache"),
-        ("  output logits = %2\n", "  output logits = %2\n  output logits = %1\n"),
+        (
+            "output present.1.key = %layers.1.attn.3 (cache",
+            "output present.1.key = %input_ids (cache",
+        ),
+        (
+            "  output logits = %2\n",
+            "  output logits = %2\n  output logits = %1\n",
+        ),
         ("  input position_ids", "  input input_ids"),
         ("%layers.0.mlp.1 =", "%layers.0.mlp.0 ="),
         ("} to %layers.0.mlp.3", "} to %0"),
         ("from %layers.0.attn.9 {", "from %1 {"),
-        ("output present.0.key = %layers.0.attn.7 (cache layer=0 key)", "output present.0.key = %layers.0.attn.7"),
-        ("  output present.0.key = %layers.0.attn.7 (cache layer=0 key)", "  output present.0.key = %layers.0.attn.7 (cache layer=7 key)"),
+        (
+            "output present.0.key = %layers.0.attn.7 (cache layer=0 key)",
+            "output present.0.key = %layers.0.attn.7",
+        ),
+        (
+            "  output present.0.key = %layers.0.attn.7 (cache layer=0 key)",
+            "  output present.0.key = %layers.0.attn.7 (cache layer=7 key)",
+        ),
         ("rms_norm %layers.0.attn.9", "rms_norm %layers.0.attn.6"),
         ("\n}\n", "\n"),
     ];
-    let report: Vec<String> = cases.iter().map(|(from, to)| format!("{} -> {}\n    {}", from.trim(), to.trim(), rejection(from, to))).collect();
+    let report: Vec<String> = cases
+        .iter()
+        .map(|(from, to)| {
+            format!(
+                "{} -> {}\n    {}",
+                from.trim(),
+                to.trim(),
+                rejection(from, to)
+            )
+        })
+        .collect();
     insta::assert_snapshot!(report.join("\n"));
 }
 
@@ -72,7 +107,10 @@ fn a_bypassed_layer_leaves_with_its_cache_and_its_weights() {
         verify::check(&draft, &weights).unwrap_or_else(|e| panic!("after {name}: {e}"));
     }
     assert_eq!(draft.remove_dead(), 12);
-    assert_eq!(draft.remove_unused_inputs(), ["past_key_values.0.key", "past_key_values.0.value"]);
+    assert_eq!(
+        draft.remove_unused_inputs(),
+        ["past_key_values.0.key", "past_key_values.0.value"]
+    );
     assert_eq!(draft.renumber_caches(), [1]);
     assert_eq!(verify::verify(&draft, &weights), []);
     assert_eq!(draft.weights().len(), 2);
@@ -84,7 +122,10 @@ fn a_graph_does_not_differ_from_itself() {
     let (graph, weights) = decoder();
     let same = diff((&graph, &weights), (&graph, &weights));
     assert!(same.is_empty());
-    assert_eq!(same.kept, ["layers.0.attn", "layers.0.mlp", "layers.1.attn"]);
+    assert_eq!(
+        same.kept,
+        ["layers.0.attn", "layers.0.mlp", "layers.1.attn"]
+    );
 }
 
 #[test]
@@ -104,7 +145,12 @@ fn only_blocks_of_some_kinds_may_change_their_type() {
         let parsed = parse_graph(&text(kind.name()));
         assert_eq!(parsed.is_ok(), !kind.keeps_type(), "{}", kind.name());
         if let Err(error) = parsed {
-            assert!(error.to_string().contains("V6 at b: its residual input and output are of different types"), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("V6 at b: its residual input and output are of different types"),
+                "{error}"
+            );
         }
     }
 }
@@ -112,33 +158,90 @@ fn only_blocks_of_some_kinds_may_change_their_type() {
 #[test]
 fn ops_on_images_are_refused_where_their_inputs_do_not_fit() {
     let cases = [
-        ("conv2d %x, @k stride=0 padding=0,0 : f32[batch, 3, 2, 2]", "has no place"),
-        ("conv2d %x, @k stride=1 padding=0,18446744073709551615 : f32[batch, 3, 2, 2]", "has no place"),
-        ("conv2d %x, @large stride=1 padding=0,0 : f32[batch, 3, 2, 2]", "has no place"),
-        ("conv2d %x, @v stride=1 padding=0,0 : f32[batch, 3, 2, 2]", "is not [out, in, height, width]"),
-        ("conv2d %x, @k, @v stride=1 padding=0,0 : f32[batch, 3, 2, 2]", "the bias is not f32[3]"),
-        ("conv2d %t, @k stride=1 padding=0,0 : f32[batch, 3, 2, 2]", "is not [batch, channels, height, width]"),
-        ("conv2d %x, @k stride=1 padding=1 : f32[batch, 3, 4, 4]", "two numbers"),
-        ("group_norm %x, @v, @v groups=0 eps=1e-5 : f32[batch, 2, 4, 4]", "0 groups don't divide"),
-        ("group_norm %x, @v, @v groups=3 eps=1e-5 : f32[batch, 2, 4, 4]", "3 groups don't divide"),
-        ("upsample_nearest %x factor=0 : f32[batch, 2, 0, 0]", "0 times as large"),
-        ("upsample_nearest %x factor=18446744073709551615 : f32[batch, 2, 4, 4]", "times as large"),
+        (
+            "conv2d %x, @k stride=0 padding=0,0 : f32[batch, 3, 2, 2]",
+            "has no place",
+        ),
+        (
+            "conv2d %x, @k stride=1 padding=0,18446744073709551615 : f32[batch, 3, 2, 2]",
+            "has no place",
+        ),
+        (
+            "conv2d %x, @large stride=1 padding=0,0 : f32[batch, 3, 2, 2]",
+            "has no place",
+        ),
+        (
+            "conv2d %x, @v stride=1 padding=0,0 : f32[batch, 3, 2, 2]",
+            "is not [out, in, height, width]",
+        ),
+        (
+            "conv2d %x, @k, @v stride=1 padding=0,0 : f32[batch, 3, 2, 2]",
+            "the bias is not f32[3]",
+        ),
+        (
+            "conv2d %t, @k stride=1 padding=0,0 : f32[batch, 3, 2, 2]",
+            "is not [batch, channels, height, width]",
+        ),
+        (
+            "conv2d %x, @k stride=1 padding=1 : f32[batch, 3, 4, 4]",
+            "two numbers",
+        ),
+        (
+            "group_norm %x, @v, @v groups=0 eps=1e-5 : f32[batch, 2, 4, 4]",
+            "0 groups don't divide",
+        ),
+        (
+            "group_norm %x, @v, @v groups=3 eps=1e-5 : f32[batch, 2, 4, 4]",
+            "3 groups don't divide",
+        ),
+        (
+            "upsample_nearest %x factor=0 : f32[batch, 2, 0, 0]",
+            "0 times as large",
+        ),
+        (
+            "upsample_nearest %x factor=18446744073709551615 : f32[batch, 2, 4, 4]",
+            "times as large",
+        ),
         ("concat %x axis=1 : f32[batch, 2, 4, 4]", "2 or more inputs"),
         ("concat %x, %x axis=4 : f32[batch, 2, 4, 4]", "no axis 4"),
-        ("concat %x, %t axis=1 : f32[batch, 2, 4, 4]", "inputs differ"),
-        ("transpose %x axes=0,1,2 : f32[batch, 2, 4]", "are not the axes"),
-        ("transpose %x axes=0,1,1,3 : f32[batch, 2, 2, 4]", "are not the axes"),
-        ("timestep_embedding %t dim=7 flip_sin_to_cos=true shift=0.0 : f32[batch, 7]", "7 wide"),
-        ("timestep_embedding %t dim=8 flip_sin_to_cos=true shift=4.0 : f32[batch, 8]", "a shift of 4"),
-        ("timestep_embedding %t dim=8 flip_sin_to_cos=true shift=NaN : f32[batch, 8]", "a shift of NaN"),
+        (
+            "concat %x, %t axis=1 : f32[batch, 2, 4, 4]",
+            "inputs differ",
+        ),
+        (
+            "transpose %x axes=0,1,2 : f32[batch, 2, 4]",
+            "are not the axes",
+        ),
+        (
+            "transpose %x axes=0,1,1,3 : f32[batch, 2, 2, 4]",
+            "are not the axes",
+        ),
+        (
+            "timestep_embedding %t dim=7 flip_sin_to_cos=true shift=0.0 : f32[batch, 7]",
+            "7 wide",
+        ),
+        (
+            "timestep_embedding %t dim=8 flip_sin_to_cos=true shift=4.0 : f32[batch, 8]",
+            "a shift of 4",
+        ),
+        (
+            "timestep_embedding %t dim=8 flip_sin_to_cos=true shift=NaN : f32[batch, 8]",
+            "a shift of NaN",
+        ),
         ("add %x, @v : f32[batch, 2, 4, 4]", "inputs differ"),
         ("add @v, %x : f32[2]", "inputs differ"),
         ("modulate %x, %x : f32[batch, 2, 4, 4]", "takes 3 inputs"),
-        ("layer_norm %x, @v eps=1e-5 : f32[batch, 2, 4, 4]", "takes 1 or 3 inputs"),
+        (
+            "layer_norm %x, @v eps=1e-5 : f32[batch, 2, 4, 4]",
+            "takes 1 or 3 inputs",
+        ),
     ];
     for (node, part) in cases {
-        let weights = "weight @k: f32[3, 2, 3, 3]\nweight @large: f32[3, 2, 5, 5]\nweight @v: f32[2]";
-        let text = format!("graph g {{\n  input x: f32[batch, 2, 4, 4]\n  input t: f32[batch]\n  %0 = {node}\n  output y = %0\n}}\n{weights}");
+        let weights =
+            "weight @k: f32[3, 2, 3, 3]\nweight @large: f32[3, 2, 5, 5]\nweight @v: f32[2]";
+        let text = format!(
+            "graph g {{\n  input x: f32[batch, 2, 4, 4]\n  input t: f32[batch]\n  %0 = {node}\n  output y = %0\n}}\n{weights}"
+        );
         let error = parse_graph(&text).expect_err(node).to_string();
         assert!(error.contains(part), "{node}: {error}");
     }
@@ -162,7 +265,10 @@ fn quantised_products_are_printed_parsed_and_counted() {
     let (graph, weights) = parse_graph(QUANTIZED).unwrap();
     assert_eq!(graph.to_text(&weights), QUANTIZED);
     let cost = cost(&graph, &weights);
-    assert_eq!((cost.parameters, cost.flops_per_token), (6 * 40 + 6, 2 * 6 * 40));
+    assert_eq!(
+        (cost.parameters, cost.flops_per_token),
+        (6 * 40 + 6, 2 * 6 * 40)
+    );
     assert_eq!(cost.weight_bytes, 144 + 72 + 12 + 24 + 72);
 }
 
@@ -183,7 +289,12 @@ fn quantised_products_are_refused_where_their_parts_do_not_fit() {
         ("i64[9]", "f32[9]"),
         ("i64[9]", "i64[9, 1]"),
     ];
-    let rejection = |(from, to): &(&str, &str)| format!("{from} -> {to}\n    {}", parse_graph(&QUANTIZED.replacen(from, to, 1)).unwrap_err());
+    let rejection = |(from, to): &(&str, &str)| {
+        format!(
+            "{from} -> {to}\n    {}",
+            parse_graph(&QUANTIZED.replacen(from, to, 1)).unwrap_err()
+        )
+    };
     insta::assert_snapshot!(cases.iter().map(rejection).collect::<Vec<_>>().join("\n"));
 }
 
@@ -192,14 +303,36 @@ fn nodes_are_replaced_and_outputs_extended_only_where_types_fit() {
     let (graph, weights) = parse_graph(QUANTIZED).unwrap();
     let columns = Operand::Weight(weights.find("columns").unwrap());
     let mut extended = graph.clone();
-    extended.extend_output(&weights, "y", Op::GatherColumns, &[columns]).unwrap();
-    assert!(extended.body_text(&weights).contains("  %2 = gather_columns %1, @columns : f32[batch, 9]\n  output y = %2"));
-    assert!(extended.extend_output(&weights, "z", Op::Relu, &[]).is_err());
-    assert!(extended.extend_output(&weights, "y", Op::Relu, &[columns]).is_err());
+    extended
+        .extend_output(&weights, "y", Op::GatherColumns, &[columns])
+        .unwrap();
+    assert!(
+        extended
+            .body_text(&weights)
+            .contains("  %2 = gather_columns %1, @columns : f32[batch, 9]\n  output y = %2")
+    );
+    assert!(
+        extended
+            .extend_output(&weights, "z", Op::Relu, &[])
+            .is_err()
+    );
+    assert!(
+        extended
+            .extend_output(&weights, "y", Op::Relu, &[columns])
+            .is_err()
+    );
     // What stands before a replaced node may change its type, and what reads it follows.
     let mut narrower = graph.clone();
-    narrower.replace_nodes(&weights, |_, node| (node.op == Op::GatherColumns).then(|| (Op::Relu, vec![node.inputs[0]]))).unwrap();
-    assert!(narrower.body_text(&weights).contains("  %1 = relu %0 : f32[batch, 6]"));
+    narrower
+        .replace_nodes(&weights, |_, node| {
+            (node.op == Op::GatherColumns).then(|| (Op::Relu, vec![node.inputs[0]]))
+        })
+        .unwrap();
+    assert!(
+        narrower
+            .body_text(&weights)
+            .contains("  %1 = relu %0 : f32[batch, 6]")
+    );
     let broken = |_, node: &Node| Some((Op::Relu, node.inputs.clone()));
     let before = narrower.clone();
     assert!(narrower.replace_nodes(&weights, broken).is_err());

@@ -1,4 +1,5 @@
-//! Passes that take away what nothing uses any more, so that a pruned graph is as small as it claims.
+//! Passes that take away what nothing uses any more, so that a pruned graph is as small as it
+//! claims.
 
 use dlc_ir::Module;
 
@@ -73,7 +74,11 @@ impl Pass for RenumberCaches {
     fn run(&self, module: &mut Module, _cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let mut report = PassReport::default();
         for graph in &mut module.graphs {
-            let layers: Vec<String> = graph.renumber_caches().iter().map(ToString::to_string).collect();
+            let layers: Vec<String> = graph
+                .renumber_caches()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
             report.fact(&format!("{} cache layers", graph.name), layers.join(" "));
         }
         Ok(report)

@@ -14,7 +14,8 @@ use crate::merge_adapter::Adapter;
 use crate::needs::Needs;
 use crate::report::PassReport;
 
-/// A function from module to module. Pure: the same module, options and calibration data give the same result.
+/// A function from module to module. Pure: the same module, options and calibration data give the
+/// same result.
 pub trait Pass: fmt::Debug {
     /// Name in commands, files and reports: kebab-case.
     fn name(&self) -> &'static str;
@@ -49,7 +50,8 @@ pub struct PassContext<'a> {
     pub samplers: Option<&'a dyn Samplers>,
     /// Scores of earlier runs, if they may be used.
     pub cache: Option<&'a dyn ScoreCache>,
-    /// Identifies the module as it is before the pass: hashes of the checkpoint and of what passes did to it so far.
+    /// Identifies the module as it is before the pass: hashes of the checkpoint and of what passes
+    /// did to it so far.
     pub module_key: String,
     /// The threads to compute with.
     pub pool: &'a rayon::ThreadPool,
@@ -62,13 +64,18 @@ impl PassContext<'_> {
     /// [`PassError::Unsupported`] for a model that isn't sampled in steps.
     pub(crate) fn samplers(&self, pass: &'static str) -> Result<&dyn Samplers, PassError> {
         let problem = "the model is no diffusion model, so it has no steps to skip blocks at";
-        self.samplers.ok_or_else(|| PassError::Unsupported { pass, problem: problem.into() })
+        self.samplers.ok_or_else(|| PassError::Unsupported {
+            pass,
+            problem: problem.into(),
+        })
     }
 }
 
 impl fmt::Debug for PassContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PassContext").field("module_key", &self.module_key).finish_non_exhaustive()
+        f.debug_struct("PassContext")
+            .field("module_key", &self.module_key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -103,13 +110,21 @@ impl Progress for Silent {
 
 /// Gives tokenised samples of text.
 pub trait Calibration {
-    /// Up to `samples` sequences of 2 to `length` tokens from `file` (the built-in text if there is none).
+    /// Up to `samples` sequences of 2 to `length` tokens from `file` (the built-in text if there is
+    /// none).
     ///
     /// # Errors
-    /// [`PassError::Calibration`] if the file can't be read or holds no sequence of 2 tokens, or the model has no tokenizer.
-    fn samples(&self, file: Option<&Path>, samples: usize, length: usize) -> Result<Vec<Vec<u32>>, PassError>;
+    /// [`PassError::Calibration`] if the file can't be read or holds no sequence of 2 tokens, or
+    /// the model has no tokenizer.
+    fn samples(
+        &self,
+        file: Option<&Path>,
+        samples: usize,
+        length: usize,
+    ) -> Result<Vec<Vec<u32>>, PassError>;
 
-    /// The tokens that any text may need: special ones and single bytes, in order; none if the model has no tokenizer.
+    /// The tokens that any text may need: special ones and single bytes, in order; none if the
+    /// model has no tokenizer.
     ///
     /// # Errors
     /// [`PassError::Calibration`] if the tokenizer can't be read.
@@ -139,11 +154,17 @@ pub trait Machine {
 
 /// Knows how a diffusion model is sampled.
 pub trait Samplers {
-    /// The name of the scheduler (the checkpoint's if `scheduler` names none) and what it does in so many steps.
+    /// The name of the scheduler (the checkpoint's if `scheduler` names none) and what it does in
+    /// so many steps.
     ///
     /// # Errors
-    /// [`PassError::Sampler`] for a scheduler that isn't known, or that the checkpoint's configuration doesn't allow.
-    fn plan(&self, scheduler: Option<&str>, steps: usize) -> Result<(String, SamplingPlan), PassError>;
+    /// [`PassError::Sampler`] for a scheduler that isn't known, or that the checkpoint's
+    /// configuration doesn't allow.
+    fn plan(
+        &self,
+        scheduler: Option<&str>,
+        steps: usize,
+    ) -> Result<(String, SamplingPlan), PassError>;
 
     /// The schedule in a file: by itself, or in a bundle's manifest.
     ///
@@ -155,10 +176,16 @@ pub trait Samplers {
     ///
     /// # Errors
     /// [`PassError::Sampler`] for a file that can't be read, or lacks what an input takes.
-    fn prompts(&self, file: &Path, inputs: &[(&str, DType)], guided: bool) -> Result<Vec<Prompt>, PassError>;
+    fn prompts(
+        &self,
+        file: &Path,
+        inputs: &[(&str, DType)],
+        guided: bool,
+    ) -> Result<Vec<Prompt>, PassError>;
 }
 
-/// What an image is told beside its class, by the denoiser's input: one row, and with guidance a second one for an image without it.
+/// What an image is told beside its class, by the denoiser's input: one row, and with guidance a
+/// second one for an image without it.
 pub type Prompt = BTreeMap<String, Array>;
 
 /// Keeps scores from one run to the next, and what stopped runs have found so far.

@@ -1,4 +1,5 @@
-//! What the passes that make a draft cheaper share: finding its head, and putting the cheaper one in its place.
+//! What the passes that make a draft cheaper share: finding its head, and putting the cheaper one
+//! in its place.
 
 use dlc_ir::cost::cost;
 use dlc_ir::diff::diff;
@@ -6,7 +7,8 @@ use dlc_ir::{Def, Graph, Module, NodeId, Op, Operand};
 
 use crate::report::PassReport;
 
-/// The head of `graph`: the product whose result, bent entry by entry at most, is its logits; and whether columns are gathered from it; none if something else makes them.
+/// The head of `graph`: the product whose result, bent entry by entry at most, is its logits; and
+/// whether columns are gathered from it; none if something else makes them.
 pub(crate) fn head(graph: &Graph) -> Option<(NodeId, bool)> {
     let mut value = graph.find_output("logits")?.value;
     let mut trimmed = false;
@@ -18,20 +20,35 @@ pub(crate) fn head(graph: &Graph) -> Option<(NodeId, bool)> {
             Op::Scale { .. } | Op::Tanh | Op::Cast { .. } => {}
             _ => return None,
         }
-        let Some(Operand::Value(before)) = node.inputs.first() else { return None };
+        let Some(Operand::Value(before)) = node.inputs.first() else {
+            return None;
+        };
         value = *before;
     }
     None
 }
 
-/// Puts `draft` in the place of the module's, if it has one, and reports what it saves against the graph `before`, and how it differs from the target.
-pub(crate) fn replace_draft(module: &mut Module, report: &mut PassReport, before: &Graph, draft: Graph) {
+/// Puts `draft` in the place of the module's, if it has one, and reports what it saves against the
+/// graph `before`, and how it differs from the target.
+pub(crate) fn replace_draft(
+    module: &mut Module,
+    report: &mut PassReport,
+    before: &Graph,
+    draft: Graph,
+) {
     let bytes = [before, &draft].map(|graph| cost(graph, &module.weights).weight_bytes);
-    report.fact("bytes of the draft's weights", format!("{} -> {}", bytes[0], bytes[1]));
+    report.fact(
+        "bytes of the draft's weights",
+        format!("{} -> {}", bytes[0], bytes[1]),
+    );
     if let Some(target) = module.graph("target") {
         report.diff = Some(diff((target, &module.weights), (&draft, &module.weights)));
     }
-    match module.graphs.iter_mut().find(|graph| graph.name == draft.name) {
+    match module
+        .graphs
+        .iter_mut()
+        .find(|graph| graph.name == draft.name)
+    {
         Some(old) => *old = draft,
         None => module.graphs.push(draft),
     }

@@ -66,7 +66,9 @@ pub enum PassError {
         problem: String,
     },
     /// A score is NaN or infinite.
-    #[error("pass {pass}: the {score} score of {unit} is {value}; some weight is NaN or infinite, or so large that the model overflows")]
+    #[error(
+        "pass {pass}: the {score} score of {unit} is {value}; some weight is NaN or infinite, or so large that the model overflows"
+    )]
     NotFinite {
         /// The pass.
         pass: &'static str,
@@ -122,9 +124,19 @@ impl PassError {
             | Self::Costs { .. }
             | Self::NotFinite { .. }
             | Self::Interrupted
-            | Self::Adapter { unsupported: false, .. }
-            | Self::Sampler { unsupported: false, .. } => Fault::BadInput,
-            Self::Unsupported { .. } | Self::Adapter { unsupported: true, .. } | Self::Sampler { unsupported: true, .. } => Fault::Unsupported,
+            | Self::Adapter {
+                unsupported: false, ..
+            }
+            | Self::Sampler {
+                unsupported: false, ..
+            } => Fault::BadInput,
+            Self::Unsupported { .. }
+            | Self::Adapter {
+                unsupported: true, ..
+            }
+            | Self::Sampler {
+                unsupported: true, ..
+            } => Fault::Unsupported,
             Self::Broken { .. } => Fault::Bug,
             Self::Eval(error) => error.fault(),
             Self::Ir(error) => error.fault(),

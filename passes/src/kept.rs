@@ -1,5 +1,5 @@
-//! What a long computation has found so far, in the cache under names that a later run finds again: it goes on from there, and what is kept goes
-//! away when the computation is whole.
+//! What a long computation has found so far, in the cache under names that a later run finds again:
+//! it goes on from there, and what is kept goes away when the computation is whole.
 
 use dlc_eval::Array;
 use serde::Serialize;
@@ -46,7 +46,9 @@ impl<'c> Kept<'c> {
     pub fn put_arrays<'a>(&self, part: &str, arrays: impl IntoIterator<Item = &'a Array>) {
         if let Some(cache) = self.cache {
             let mut bytes = Vec::new();
-            arrays.into_iter().for_each(|array| encode(array, &mut bytes));
+            arrays
+                .into_iter()
+                .for_each(|array| encode(array, &mut bytes));
             cache.put_bytes(&self.name(part), &bytes);
         }
     }
@@ -60,9 +62,17 @@ impl<'c> Kept<'c> {
 
 /// Number of axes, their sizes, the numbers.
 fn encode(array: &Array, into: &mut Vec<u8>) {
-    let sizes = [array.shape().len()].into_iter().chain(array.shape().iter().copied());
+    let sizes = [array.shape().len()]
+        .into_iter()
+        .chain(array.shape().iter().copied());
     into.extend(sizes.flat_map(|size| (size as u64).to_le_bytes()));
-    into.extend(array.as_f32().unwrap_or_default().iter().flat_map(|x| x.to_le_bytes()));
+    into.extend(
+        array
+            .as_f32()
+            .unwrap_or_default()
+            .iter()
+            .flat_map(|x| x.to_le_bytes()),
+    );
 }
 
 fn decode(rest: &mut &[u8]) -> Option<Array> {
@@ -78,7 +88,14 @@ fn decode(rest: &mut &[u8]) -> Option<Array> {
     let (numbers, behind) = rest.split_at_checked(length)?;
     *rest = behind;
     let (numbers, _) = numbers.as_chunks::<4>();
-    Array::f32(shape, numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()).ok()
+    Array::f32(
+        shape,
+        numbers
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect(),
+    )
+    .ok()
 }
 
 #[cfg(test)]
@@ -87,7 +104,14 @@ mod tests {
 
     #[test]
     fn arrays_are_read_as_they_were_written_and_nothing_else_is_read() {
-        let arrays = [Array::f32([2, 3], vec![0.1, -0.0, f32::MIN_POSITIVE, 1e30, f32::NAN, 2.0]).unwrap(), Array::f32([1, 0, 4], vec![]).unwrap()];
+        let arrays = [
+            Array::f32(
+                [2, 3],
+                vec![0.1, -0.0, f32::MIN_POSITIVE, 1e30, f32::NAN, 2.0],
+            )
+            .unwrap(),
+            Array::f32([1, 0, 4], vec![]).unwrap(),
+        ];
         let mut bytes = Vec::new();
         for array in &arrays {
             encode(array, &mut bytes);
@@ -96,7 +120,13 @@ mod tests {
         for array in &arrays {
             let read = decode(&mut rest).unwrap();
             assert_eq!(read.shape(), array.shape());
-            let bits = |a: &Array| a.as_f32().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            let bits = |a: &Array| {
+                a.as_f32()
+                    .unwrap()
+                    .iter()
+                    .map(|x| x.to_bits())
+                    .collect::<Vec<_>>()
+            };
             assert_eq!(bits(&read), bits(array));
         }
         assert!(rest.is_empty());

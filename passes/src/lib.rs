@@ -1,7 +1,7 @@
 //! The passes of dlc: module to module, each with a report.
 //!
-//! A new pass is one file here and one line in [`registry`]. Passes never print, read no environment and open no file: what they need from
-//! outside comes through [`PassContext`].
+//! A new pass is one file here and one line in [`registry`]. Passes never print, read no
+//! environment and open no file: what they need from outside comes through [`PassContext`].
 
 #![warn(missing_docs)]
 
@@ -24,7 +24,9 @@ pub mod skip;
 pub mod trim_head;
 
 pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
-pub use context::{Calibration, Machine, Pass, PassContext, Progress, Prompt, Samplers, ScoreCache, Silent};
+pub use context::{
+    Calibration, Machine, Pass, PassContext, Progress, Prompt, Samplers, ScoreCache, Silent,
+};
 pub use error::PassError;
 pub use manager::{PassRun, run_passes};
 pub use needs::{Needs, largest_weight};

@@ -21,16 +21,27 @@ pub struct PassRun {
 ///
 /// # Errors
 /// The first error of a pass, or [`PassError::Broken`] if one leaves a graph that doesn't verify.
-pub fn run_passes(module: &mut Module, passes: &[Box<dyn Pass>], cx: &mut PassContext<'_>) -> Result<Vec<PassRun>, PassError> {
+pub fn run_passes(
+    module: &mut Module,
+    passes: &[Box<dyn Pass>],
+    cx: &mut PassContext<'_>,
+) -> Result<Vec<PassRun>, PassError> {
     let mut runs = Vec::new();
     for pass in passes {
         cx.progress.phase(pass.name());
         let report = pass.run(module, cx)?;
         for graph in &module.graphs {
-            verify::check(graph, &module.weights).map_err(|source| PassError::Broken { pass: pass.name(), source })?;
+            verify::check(graph, &module.weights).map_err(|source| PassError::Broken {
+                pass: pass.name(),
+                source,
+            })?;
         }
         cx.module_key = format!("{} > {} {}", cx.module_key, pass.name(), pass.options());
-        runs.push(PassRun { name: pass.name(), options: pass.options(), report });
+        runs.push(PassRun {
+            name: pass.name(),
+            options: pass.options(),
+            report,
+        });
     }
     Ok(runs)
 }

@@ -1,4 +1,5 @@
-//! What a pass needs, about: so that people can plan a run before it begins. Estimates by shape alone, never a limit.
+//! What a pass needs, about: so that people can plan a run before it begins. Estimates by shape
+//! alone, never a limit.
 
 use std::collections::BTreeSet;
 use std::ops::AddAssign;
@@ -26,25 +27,50 @@ const F32: usize = 4;
 
 /// All weights of the module, in bytes of single precision.
 pub(crate) fn whole_weights(module: &Module) -> u64 {
-    module.weights.entries().map(|(_, weight)| (weight.elements() * F32) as u64).sum()
+    module
+        .weights
+        .entries()
+        .map(|(_, weight)| (weight.elements() * F32) as u64)
+        .sum()
 }
 
 /// The largest weight of the module, in bytes of single precision.
 pub fn largest_weight(module: &Module) -> u64 {
-    module.weights.entries().map(|(_, weight)| (weight.elements() * F32) as u64).max().unwrap_or(0)
+    module
+        .weights
+        .entries()
+        .map(|(_, weight)| (weight.elements() * F32) as u64)
+        .max()
+        .unwrap_or(0)
 }
 
-/// Bytes for scoring `target` backwards block by block over so many sequences: the hidden states at the borders of all blocks; and of the largest block, or of the
-/// head, weights, gradients and activations of one sequence.
+/// Bytes for scoring `target` backwards block by block over so many sequences: the hidden states at
+/// the borders of all blocks; and of the largest block, or of the head, weights, gradients and
+/// activations of one sequence.
 pub(crate) fn scoring(module: &Module, target: &Graph, samples: usize, length: usize) -> u64 {
     let model = &module.model;
     let borders = samples * length * model.hidden_size * (target.blocks().count() + 1);
     let elements = |block| {
         let operands = target.block_nodes(block).flat_map(|(_, node)| &node.inputs);
-        let weights: BTreeSet<WeightId> = operands.filter_map(|o| if let Operand::Weight(id) = o { Some(*id) } else { None }).collect();
-        weights.iter().map(|id| module.weights[*id].elements()).sum::<usize>()
+        let weights: BTreeSet<WeightId> = operands
+            .filter_map(|o| {
+                if let Operand::Weight(id) = o {
+                    Some(*id)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        weights
+            .iter()
+            .map(|id| module.weights[*id].elements())
+            .sum::<usize>()
     };
-    let largest = target.blocks().map(|(id, _)| elements(id)).max().unwrap_or(0);
+    let largest = target
+        .blocks()
+        .map(|(id, _)| elements(id))
+        .max()
+        .unwrap_or(0);
     let logits = model.vocab_size * (model.hidden_size + length);
     ((borders + 2 * largest.max(logits)) * F32) as u64
 }

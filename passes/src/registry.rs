@@ -45,14 +45,24 @@ pub const PASSES: &[PassInfo] = &[
         summary: "adds the draft that should decode fastest here, each block whole, quantised or dropped by FIT and measured costs; none if none pays",
         options: AutoDraftOptions::DOCS,
         then: CLEAN_UP,
-        build: |given| Ok(Box::new(AutoDraft::new(parse_options("auto-draft", given)?)?)),
+        build: |given| {
+            Ok(Box::new(AutoDraft::new(parse_options(
+                "auto-draft",
+                given,
+            )?)?))
+        },
     },
     PassInfo {
         name: "quantize-draft",
         summary: "quantises the matrices of the draft, or of a copy of the target, to 4 or 8 bits in blocks (refined by HQQ, Badri and Shaji 2023)",
         options: QuantizeDraftOptions::DOCS,
         then: &["remove-unused"],
-        build: |given| Ok(Box::new(QuantizeDraft::new(parse_options("quantize-draft", given)?)?)),
+        build: |given| {
+            Ok(Box::new(QuantizeDraft::new(parse_options(
+                "quantize-draft",
+                given,
+            )?)?))
+        },
     },
     PassInfo {
         name: "trim-head",
@@ -66,28 +76,41 @@ pub const PASSES: &[PassInfo] = &[
         summary: "merges the adapters given with --adapter (LoRA, rsLoRA, DoRA, Dual LoRA) into the weights that they were trained for",
         options: MergeAdapterOptions::DOCS,
         then: &[],
-        build: |given| Ok(Box::new(MergeAdapter::new(parse_options("merge-adapter", given)?)?)),
+        build: |given| {
+            Ok(Box::new(MergeAdapter::new(parse_options(
+                "merge-adapter",
+                given,
+            )?)?))
+        },
     },
     PassInfo {
         name: "remove-dead-nodes",
         summary: "drops nodes that no output depends on",
         options: &[],
         then: &[],
-        build: |given| parse_options::<NoOptions>("remove-dead-nodes", given).map(|_| Box::new(RemoveDeadNodes) as _),
+        build: |given| {
+            parse_options::<NoOptions>("remove-dead-nodes", given)
+                .map(|_| Box::new(RemoveDeadNodes) as _)
+        },
     },
     PassInfo {
         name: "remove-unused",
         summary: "drops inputs that no node reads, and weights that no graph uses",
         options: &[],
         then: &[],
-        build: |given| parse_options::<NoOptions>("remove-unused", given).map(|_| Box::new(RemoveUnused) as _),
+        build: |given| {
+            parse_options::<NoOptions>("remove-unused", given).map(|_| Box::new(RemoveUnused) as _)
+        },
     },
     PassInfo {
         name: "renumber-caches",
         summary: "numbers the caches of every graph from 0, keeping the map to the checkpoint's layers",
         options: &[],
         then: &[],
-        build: |given| parse_options::<NoOptions>("renumber-caches", given).map(|_| Box::new(RenumberCaches) as _),
+        build: |given| {
+            parse_options::<NoOptions>("renumber-caches", given)
+                .map(|_| Box::new(RenumberCaches) as _)
+        },
     },
     PassInfo {
         name: "dip-go",

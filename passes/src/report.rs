@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 pub struct PassReport {
     /// Facts in order, name and value.
     pub facts: Vec<(String, String)>,
-    /// How the result came about, where that isn't part of it: never stored, so that bundles don't depend on it.
+    /// How the result came about, where that isn't part of it: never stored, so that bundles don't
+    /// depend on it.
     #[serde(skip)]
     pub note: Option<&'static str>,
     /// Scores, for passes that score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scores: Option<ScoreTable>,
-    /// Drafts that were measured, for passes that choose one; the best, which became the draft unless it proposes nothing, first.
+    /// Drafts that were measured, for passes that choose one; the best, which became the draft
+    /// unless it proposes nothing, first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<DraftCandidate>,
     /// Weights that got other values, for passes that change some.
@@ -38,20 +40,38 @@ impl PassReport {
 
     /// Whether the pass did something that a user asked for, rather than clean up.
     pub fn is_worth_showing(&self) -> bool {
-        self.scores.is_some() || self.diff.is_some() || self.schedule.is_some() || !self.changes.is_empty() || !self.candidates.is_empty()
+        self.scores.is_some()
+            || self.diff.is_some()
+            || self.schedule.is_some()
+            || !self.changes.is_empty()
+            || !self.candidates.is_empty()
     }
 
-    /// The report as the manifest keeps it: facts and scores; diffs can be made again from the bundle.
+    /// The report as the manifest keeps it: facts and scores; diffs can be made again from the
+    /// bundle.
     pub fn to_value(&self) -> serde_json::Value {
-        let mut map: serde_json::Map<String, serde_json::Value> = self.facts.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+        let mut map: serde_json::Map<String, serde_json::Value> = self
+            .facts
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone().into()))
+            .collect();
         if let Some(scores) = &self.scores {
-            map.insert("scores".into(), serde_json::to_value(scores).unwrap_or_default());
+            map.insert(
+                "scores".into(),
+                serde_json::to_value(scores).unwrap_or_default(),
+            );
         }
         if !self.candidates.is_empty() {
-            map.insert("candidates".into(), serde_json::to_value(&self.candidates).unwrap_or_default());
+            map.insert(
+                "candidates".into(),
+                serde_json::to_value(&self.candidates).unwrap_or_default(),
+            );
         }
         if !self.changes.is_empty() {
-            map.insert("changes".into(), serde_json::to_value(&self.changes).unwrap_or_default());
+            map.insert(
+                "changes".into(),
+                serde_json::to_value(&self.changes).unwrap_or_default(),
+            );
         }
         map.into()
     }
@@ -68,7 +88,8 @@ pub struct DraftCandidate {
     pub memory: f64,
     /// Cost of a step, in target steps.
     pub cost: f64,
-    /// How far the timings of the step lay apart: the middle half of them, as a share of their median; none if it wasn't timed.
+    /// How far the timings of the step lay apart: the middle half of them, as a share of their
+    /// median; none if it wasn't timed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spread: Option<f64>,
     /// Acceptance that its scores promised.
@@ -109,9 +130,16 @@ pub struct ScoreTable {
 }
 
 impl ScoreTable {
-    /// Whether the table has one finite number for each of these units and scores; a stored table may be anything.
-    pub(crate) fn fits<'a>(&self, units: impl Iterator<Item = &'a str>, scores: impl Iterator<Item = &'a str>) -> bool {
-        let full = |column: &ScoreColumn| column.values.len() == self.units.len() && column.values.iter().all(|v| v.is_finite());
+    /// Whether the table has one finite number for each of these units and scores; a stored table
+    /// may be anything.
+    pub(crate) fn fits<'a>(
+        &self,
+        units: impl Iterator<Item = &'a str>,
+        scores: impl Iterator<Item = &'a str>,
+    ) -> bool {
+        let full = |column: &ScoreColumn| {
+            column.values.len() == self.units.len() && column.values.iter().all(|v| v.is_finite())
+        };
         self.loss.is_finite()
             && self.columns.iter().all(full)
             && self.units.iter().map(String::as_str).eq(units)

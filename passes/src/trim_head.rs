@@ -1,7 +1,9 @@
-//! `trim-head`: the draft's head scores only the tokens that are most frequent in the calibration text.
+//! `trim-head`: the draft's head scores only the tokens that are most frequent in the calibration
+//! text.
 //!
-//! The draft's output keeps the whole vocabulary, minus infinity where a token was cut, so that every consumer stays as it is. A token that the
-//! draft can't propose is one that the target chooses by itself: the text doesn't change. The target is never changed.
+//! The draft's output keeps the whole vocabulary, minus infinity where a token was cut, so that
+//! every consumer stays as it is. A token that the draft can't propose is one that the target
+//! chooses by itself: the text doesn't change. The target is never changed.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -32,14 +34,20 @@ pub struct TrimHeadOptions {
 
 impl Default for TrimHeadOptions {
     fn default() -> Self {
-        Self { tokens: 8192, calibration: None }
+        Self {
+            tokens: 8192,
+            calibration: None,
+        }
     }
 }
 
 impl TrimHeadOptions {
     /// Name and meaning of each option, for `dlc passes`.
     pub const DOCS: &'static [(&'static str, &'static str)] = &[
-        ("tokens", "how many tokens the draft may propose, special and single-byte ones included (default 8192)"),
+        (
+            "tokens",
+            "how many tokens the draft may propose, special and single-byte ones included (default 8192)",
+        ),
         (
             "calibration",
             "file to count tokens in: text, or .jsonl with `text` or `tokens` (default: a built-in text); of equal counts smaller ids are kept",
@@ -60,7 +68,9 @@ impl TrimHead {
     /// [`PassError::Options`] if no token is asked for.
     pub fn new(options: TrimHeadOptions) -> Result<Self, PassError> {
         if options.tokens == 0 {
-            Err(options_error("tokens=0 leaves nothing to propose; ask for tokens=1 or more".into()))
+            Err(options_error(
+                "tokens=0 leaves nothing to propose; ask for tokens=1 or more".into(),
+            ))
         } else {
             Ok(Self { options })
         }
@@ -70,7 +80,9 @@ impl TrimHead {
     fn kept(&self, basic: &BTreeSet<u32>, counts: &[u64]) -> Result<Vec<u32>, PassError> {
         let (tokens, vocab) = (self.options.tokens, counts.len());
         if tokens >= vocab {
-            let problem = format!("tokens={tokens} trims nothing from a vocabulary of {vocab}; ask for less, or leave the pass out");
+            let problem = format!(
+                "tokens={tokens} trims nothing from a vocabulary of {vocab}; ask for less, or leave the pass out"
+            );
             return Err(options_error(problem));
         }
         if tokens < basic.len() {
@@ -83,10 +95,17 @@ impl TrimHead {
     }
 }
 
-/// The basic tokens and the most frequent others, `tokens` in all, in order; of equal counts smaller ids go first.
+/// The basic tokens and the most frequent others, `tokens` in all, in order; of equal counts
+/// smaller ids go first.
 pub(crate) fn most_frequent(basic: &BTreeSet<u32>, counts: &[u64], tokens: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..counts.len() as u32).collect();
-    order.sort_by_key(|id| (!basic.contains(id), std::cmp::Reverse(counts[*id as usize]), *id));
+    order.sort_by_key(|id| {
+        (
+            !basic.contains(id),
+            std::cmp::Reverse(counts[*id as usize]),
+            *id,
+        )
+    });
     order.truncate(tokens);
     order.sort_unstable();
     order
@@ -95,23 +114,47 @@ pub(crate) fn most_frequent(basic: &BTreeSet<u32>, counts: &[u64], tokens: usize
 /// How often each token of a vocabulary stands in the samples.
 pub(crate) fn frequencies(samples: &[Vec<u32>], vocab: usize) -> Vec<u64> {
     let mut counts = vec![0; vocab];
-    samples.iter().flatten().filter_map(|id| counts.get_mut(*id as usize).map(|n| *n += 1)).for_each(drop);
+    samples
+        .iter()
+        .flatten()
+        .filter_map(|id| counts.get_mut(*id as usize).map(|n| *n += 1))
+        .for_each(drop);
     counts
 }
 
 /// The tokens that are kept whatever their count: special ones and single bytes.
-pub(crate) fn basic_tokens(module: &Module, vocab: usize, cx: &PassContext<'_>) -> Result<BTreeSet<u32>, PassError> {
+pub(crate) fn basic_tokens(
+    module: &Module,
+    vocab: usize,
+    cx: &PassContext<'_>,
+) -> Result<BTreeSet<u32>, PassError> {
     let model = &module.model;
-    let named = model.bos_token_id.into_iter().chain(model.pad_token_id).chain(model.eos_token_ids.iter().copied());
-    Ok(cx.calibration.basic_tokens()?.into_iter().chain(named).filter(|id| (*id as usize) < vocab).collect())
+    let named = model
+        .bos_token_id
+        .into_iter()
+        .chain(model.pad_token_id)
+        .chain(model.eos_token_ids.iter().copied());
+    Ok(cx
+        .calibration
+        .basic_tokens()?
+        .into_iter()
+        .chain(named)
+        .filter(|id| (*id as usize) < vocab)
+        .collect())
 }
 
 fn options_error(problem: String) -> PassError {
-    PassError::Options { pass: NAME, problem }
+    PassError::Options {
+        pass: NAME,
+        problem,
+    }
 }
 
 fn unsupported(problem: &str) -> PassError {
-    PassError::Unsupported { pass: NAME, problem: problem.into() }
+    PassError::Unsupported {
+        pass: NAME,
+        problem: problem.into(),
+    }
 }
 
 impl Pass for TrimHead {
@@ -124,13 +167,25 @@ impl Pass for TrimHead {
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
-        let no_draft = || unsupported("the module has no draft to trim; put fit-prune or quantize-draft before it");
+        let no_draft = || {
+            unsupported(
+                "the module has no draft to trim; put fit-prune or quantize-draft before it",
+            )
+        };
         let before = module.graph("draft").ok_or_else(no_draft)?.clone();
-        let (node, trimmed) = head(&before).ok_or_else(|| unsupported("the draft's logits don't come from a product with a matrix"))?;
+        let (node, trimmed) = head(&before).ok_or_else(|| {
+            unsupported("the draft's logits don't come from a product with a matrix")
+        })?;
         if trimmed {
-            return Err(unsupported("the draft's head is trimmed already; ask for this pass once"));
+            return Err(unsupported(
+                "the draft's head is trimmed already; ask for this pass once",
+            ));
         }
-        let vocab = before.node(node).outputs.first().and_then(|v| before.value(*v).ty.shape.last().and_then(Dim::known));
+        let vocab = before
+            .node(node)
+            .outputs
+            .first()
+            .and_then(|v| before.value(*v).ty.shape.last().and_then(Dim::known));
         let vocab = vocab.ok_or_else(|| unsupported("the draft's vocabulary has no known size"))?;
         let (basic, counts) = self.count(module, vocab, cx)?;
         let kept = self.kept(&basic, &counts)?;
@@ -138,7 +193,14 @@ impl Pass for TrimHead {
         trim(&mut draft, &mut module.weights, node, &kept, vocab)?;
 
         let mut report = PassReport::default();
-        report.fact("tokens", format!("{} of {vocab}, {} of them special or single bytes", kept.len(), basic.len()));
+        report.fact(
+            "tokens",
+            format!(
+                "{} of {vocab}, {} of them special or single bytes",
+                kept.len(),
+                basic.len()
+            ),
+        );
         let covered: u64 = kept.iter().map(|id| counts[*id as usize]).sum();
         let share = 100.0 * covered as f64 / counts.iter().sum::<u64>().max(1) as f64;
         report.fact("of the calibration text", format!("{share:.2}%"));
@@ -148,16 +210,31 @@ impl Pass for TrimHead {
 }
 
 impl TrimHead {
-    /// The tokens that are kept whatever their count, and how often each token stands in the calibration text.
-    fn count(&self, module: &Module, vocab: usize, cx: &PassContext<'_>) -> Result<(BTreeSet<u32>, Vec<u64>), PassError> {
+    /// The tokens that are kept whatever their count, and how often each token stands in the
+    /// calibration text.
+    fn count(
+        &self,
+        module: &Module,
+        vocab: usize,
+        cx: &PassContext<'_>,
+    ) -> Result<(BTreeSet<u32>, Vec<u64>), PassError> {
         let basic = basic_tokens(module, vocab, cx)?;
-        let samples = cx.calibration.samples(self.options.calibration.as_deref(), SAMPLES, LENGTH)?;
+        let samples =
+            cx.calibration
+                .samples(self.options.calibration.as_deref(), SAMPLES, LENGTH)?;
         Ok((basic, frequencies(&samples, vocab)))
     }
 }
 
-/// Leaves the head the rows `kept` of every weight that it reads, and spreads its columns over the vocabulary again.
-pub(crate) fn trim(draft: &mut Graph, weights: &mut WeightTable, head: NodeId, kept: &[u32], vocab: usize) -> Result<(), PassError> {
+/// Leaves the head the rows `kept` of every weight that it reads, and spreads its columns over the
+/// vocabulary again.
+pub(crate) fn trim(
+    draft: &mut Graph,
+    weights: &mut WeightTable,
+    head: NodeId,
+    kept: &[u32],
+    vocab: usize,
+) -> Result<(), PassError> {
     let rows: Arc<[u32]> = kept.into();
     let mut inputs = Vec::new();
     for operand in &draft.node(head).inputs {
@@ -168,20 +245,30 @@ pub(crate) fn trim(draft: &mut Graph, weights: &mut WeightTable, head: NodeId, k
     }
     let map = column_map(weights, kept, vocab)?;
     // The head's readers bend its result entry by entry, so they follow its new width.
-    draft.replace_nodes(weights, |id, node| (id == head).then(|| (node.op.clone(), inputs.clone())))?;
+    draft.replace_nodes(weights, |id, node| {
+        (id == head).then(|| (node.op.clone(), inputs.clone()))
+    })?;
     draft.extend_output(weights, "logits", Op::GatherColumns, &[map.into()])?;
     Ok(())
 }
 
-/// The column of each token, one past the last for tokens that were cut; the same weight for the same tokens.
-fn column_map(weights: &mut WeightTable, kept: &[u32], vocab: usize) -> Result<WeightId, PassError> {
+/// The column of each token, one past the last for tokens that were cut; the same weight for the
+/// same tokens.
+fn column_map(
+    weights: &mut WeightTable,
+    kept: &[u32],
+    vocab: usize,
+) -> Result<WeightId, PassError> {
     let mut columns = vec![kept.len() as i64; vocab];
     for (column, id) in kept.iter().enumerate() {
         columns[*id as usize] = column as i64;
     }
     let bytes: Vec<u8> = columns.iter().flat_map(|c| c.to_le_bytes()).collect();
     let name = format!("draft.columns{}", kept.len());
-    if let Some(id) = weights.find(&name).filter(|id| weights[*id].bytes() == bytes.len()) {
+    if let Some(id) = weights
+        .find(&name)
+        .filter(|id| weights[*id].bytes() == bytes.len())
+    {
         let mut stored = vec![0; bytes.len()];
         weights[id].write_bytes(0, &mut stored)?;
         if stored == bytes {
@@ -191,11 +278,23 @@ fn column_map(weights: &mut WeightTable, kept: &[u32], vocab: usize) -> Result<W
     Ok(weights.add(&name, &[vocab], Expr::constant(bytes, DType::I64))?)
 }
 
-fn choose_rows(weights: &mut WeightTable, id: WeightId, rows: &Arc<[u32]>) -> Result<WeightId, PassError> {
+fn choose_rows(
+    weights: &mut WeightTable,
+    id: WeightId,
+    rows: &Arc<[u32]>,
+) -> Result<WeightId, PassError> {
     let weight = &weights[id];
     let columns = weight.shape.iter().skip(1).product::<usize>();
     let input = Arc::new(weight.unrounded()?.clone().cast(weight.dtype));
     let shape = [&[rows.len()], &weight.shape[1..]].concat();
     let name = format!("{}.rows{}", weight.name, rows.len());
-    Ok(weights.add(&name, &shape, Expr::Rows { input, columns, rows: Arc::clone(rows) })?)
+    Ok(weights.add(
+        &name,
+        &shape,
+        Expr::Rows {
+            input,
+            columns,
+            rows: Arc::clone(rows),
+        },
+    )?)
 }

@@ -1,4 +1,5 @@
-//! What can be wrong with a checkpoint's files. Every message says what, in which file (and tensor), and what to do next.
+//! What can be wrong with a checkpoint's files. Every message says what, in which file (and
+//! tensor), and what to do next.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,14 +59,24 @@ impl CheckpointError {
     }
 
     pub(super) fn read(path: &Path, reason: io::Error) -> Self {
-        Self::Read { path: path.to_owned(), reason }
+        Self::Read {
+            path: path.to_owned(),
+            reason,
+        }
     }
 
     pub(super) fn file(path: &Path, problem: impl Into<String>) -> Self {
-        Self::File { path: path.to_owned(), problem: problem.into() }
+        Self::File {
+            path: path.to_owned(),
+            problem: problem.into(),
+        }
     }
 
     pub(super) fn tensor(path: &Path, tensor: &str, problem: impl Into<String>) -> Self {
-        Self::Tensor { path: path.to_owned(), tensor: shown(tensor), problem: problem.into() }
+        Self::Tensor {
+            path: path.to_owned(),
+            tensor: shown(tensor),
+            problem: problem.into(),
+        }
     }
 }

@@ -19,10 +19,16 @@ pub(super) fn is_there(path: &Path) -> bool {
 }
 
 /// The JSON object in a file of at most `cap` bytes, and the file's size.
-pub(super) fn read_object(path: &Path, cap: u64) -> Result<(Map<String, Value>, u64), CheckpointError> {
+pub(super) fn read_object(
+    path: &Path,
+    cap: u64,
+) -> Result<(Map<String, Value>, u64), CheckpointError> {
     match read_json(path, cap)? {
         (Value::Object(object), size) => Ok((object, size)),
-        _ => Err(CheckpointError::file(path, "holds JSON, but not an object `{...}`. Download the file again")),
+        _ => Err(CheckpointError::file(
+            path,
+            "holds JSON, but not an object `{...}`. Download the file again",
+        )),
     }
 }
 
@@ -31,21 +37,35 @@ pub(super) fn read_json(path: &Path, cap: u64) -> Result<(Value, u64), Checkpoin
     let bytes = read_input(path, cap)?;
     let size = bytes.len() as u64;
     let value = serde_json::from_slice(&bytes);
-    value.map(|value| (value, size)).map_err(|error| CheckpointError::file(path, format!("is not JSON ({error}). Download the file again")))
+    value.map(|value| (value, size)).map_err(|error| {
+        CheckpointError::file(
+            path,
+            format!("is not JSON ({error}). Download the file again"),
+        )
+    })
 }
 
 /// Refuses a file of more than `cap` bytes.
 pub(super) fn check_size(path: &Path, size: u64, cap: u64) -> Result<(), CheckpointError> {
-    let problem = || format!("is {size} bytes long, more than the {cap} that dlc reads. Check that it is the checkpoint's own file");
-    if size > cap { Err(CheckpointError::file(path, problem())) } else { Ok(()) }
+    let problem = || {
+        format!(
+            "is {size} bytes long, more than the {cap} that dlc reads. Check that it is the checkpoint's own file"
+        )
+    };
+    if size > cap {
+        Err(CheckpointError::file(path, problem()))
+    } else {
+        Ok(())
+    }
 }
 
 impl From<InputError> for CheckpointError {
     fn from(InputError { path, problem }: InputError) -> Self {
         match problem {
-            InputProblem::Missing => {
-                Self::file(&path, "is missing. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`")
-            }
+            InputProblem::Missing => Self::file(
+                &path,
+                "is missing. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`",
+            ),
             InputProblem::System(reason) => Self::read(&path, reason),
             problem => Self::file(&path, problem.to_string()),
         }

@@ -1,4 +1,5 @@
-//! Which files a path stands for: a folder or one `.safetensors`, whole or in shards. Reads the shard index, no weights.
+//! Which files a path stands for: a folder or one `.safetensors`, whole or in shards. Reads the
+//! shard index, no weights.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +14,8 @@ use super::files::{open, read_object};
 /// The largest shard index that is read: room for some 250 000 tensors.
 const INDEX_CAP: u64 = 32 << 20;
 const WHOLE: &str = "model.safetensors";
-/// What weight files are called, and their index behind `.index.json`: by transformers, by diffusers.
+/// What weight files are called, and their index behind `.index.json`: by transformers, by
+/// diffusers.
 const WEIGHTS: [&str; 2] = [WHOLE, "diffusion_pytorch_model.safetensors"];
 /// What every bundle has and no checkpoint.
 const BUNDLE_MANIFEST: &str = "dlc.yaml";
@@ -43,17 +45,35 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
     if metadata.is_dir() {
         let folder = component(path)?.unwrap_or_else(|| path.to_owned());
         let (weights, notes) = in_folder(&folder)?;
-        return Ok(Location { folder, weights, notes });
+        return Ok(Location {
+            folder,
+            weights,
+            notes,
+        });
     }
     match extension(path).as_str() {
         "safetensors" => {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Ok(Location { folder: folder.to_owned(), weights: WeightFiles::One(path.to_owned()), notes: vec![] })
+            let folder = path
+                .parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+            Ok(Location {
+                folder: folder.to_owned(),
+                weights: WeightFiles::One(path.to_owned()),
+                notes: vec![],
+            })
         }
         "gguf" => Err(gguf(path)),
-        "bin" | "onnx" | "yaml" if path.with_file_name(BUNDLE_MANIFEST).exists() => Err(bundle(path, "is part of a bundle that dlc wrote")),
+        "bin" | "onnx" | "yaml" if path.with_file_name(BUNDLE_MANIFEST).exists() => {
+            Err(bundle(path, "is part of a bundle that dlc wrote"))
+        }
         "bin" | "pt" | "pth" => Err(pickle(path)),
-        _ => Err(CheckpointError::file(path, format!("is neither a folder nor a `.safetensors` file. Name the folder with config.json and {WHOLE}"))),
+        _ => Err(CheckpointError::file(
+            path,
+            format!(
+                "is neither a folder nor a `.safetensors` file. Name the folder with config.json and {WHOLE}"
+            ),
+        )),
     }
 }
 
@@ -62,12 +82,20 @@ fn component(folder: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     if named_weights(folder).is_some() {
         return Ok(None);
     }
-    let found: Vec<PathBuf> = COMPONENTS.iter().map(|name| folder.join(name)).filter(|path| path.join("config.json").is_file()).collect();
+    let found: Vec<PathBuf> = COMPONENTS
+        .iter()
+        .map(|name| folder.join(name))
+        .filter(|path| path.join("config.json").is_file())
+        .collect();
     match found.as_slice() {
         [] => Ok(None),
         [one] => Ok(Some(one.clone())),
         [one, ..] => {
-            let problem = format!("holds several models: {}. Name the folder of one, such as {}", COMPONENTS.join(" and "), one.display());
+            let problem = format!(
+                "holds several models: {}. Name the folder of one, such as {}",
+                COMPONENTS.join(" and "),
+                one.display()
+            );
             Err(CheckpointError::file(folder, problem))
         }
     }
@@ -96,16 +124,28 @@ fn in_folder(folder: &Path) -> Result<(WeightFiles, Vec<String>), CheckpointErro
         let problem = "is an adapter, not a model. Name the model that it was trained on, and this folder with `--adapter`";
         return Err(CheckpointError::file(folder, problem));
     }
-    let mut names: Vec<PathBuf> = fs::read_dir(folder).map_err(|e| CheckpointError::read(folder, e))?.flatten().map(|entry| entry.path()).collect();
+    let mut names: Vec<PathBuf> = fs::read_dir(folder)
+        .map_err(|e| CheckpointError::read(folder, e))?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     names.sort();
     if let [variant] = variants(&names).as_slice() {
         let (WeightFiles::One(file) | WeightFiles::Sharded { index: file }) = variant;
         let name = shown(&file.file_name().unwrap_or_default().to_string_lossy());
-        return Ok((variant.clone(), vec![format!("the weights are those of {name}: there are no others")]));
+        return Ok((
+            variant.clone(),
+            vec![format!(
+                "the weights are those of {name}: there are no others"
+            )],
+        ));
     }
     let with = |wanted: &str| names.iter().find(|path| extension(path) == wanted);
     if let Some(file) = with("safetensors") {
-        let problem = format!("holds no {WHOLE} and no {WHOLE}.index.json. Name one file, such as {}, or download the index too", file.display());
+        let problem = format!(
+            "holds no {WHOLE} and no {WHOLE}.index.json. Name one file, such as {}, or download the index too",
+            file.display()
+        );
         return Err(CheckpointError::file(folder, problem));
     }
     if with("bin").is_some() || with("pt").is_some() || with("pth").is_some() {
@@ -114,44 +154,77 @@ fn in_folder(folder: &Path) -> Result<(WeightFiles, Vec<String>), CheckpointErro
     if let Some(file) = with("gguf") {
         return Err(gguf(file));
     }
-    let problem = format!("holds no {WHOLE}. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`");
+    let problem = format!(
+        "holds no {WHOLE}. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`"
+    );
     Err(CheckpointError::file(folder, problem))
 }
 
-/// Weights in another precision or of another kind than the usual ones, under the names that libraries give them:
-/// `model.fp16.safetensors`, `model.safetensors.index.fp16.json`, `model.fp16.safetensors.index.json`.
+/// Weights in another precision or of another kind than the usual ones, under the names that
+/// libraries give them: `model.fp16.safetensors`, `model.safetensors.index.fp16.json`,
+/// `model.fp16.safetensors.index.json`.
 fn variants(names: &[PathBuf]) -> Vec<WeightFiles> {
-    let word = |variant: &str| !variant.is_empty() && variant.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let word = |variant: &str| {
+        !variant.is_empty()
+            && variant
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
     let of = |path: &PathBuf| {
         let name = path.file_name()?.to_str()?;
-        let stem = WEIGHTS.iter().find_map(|usual| usual.strip_suffix("safetensors").filter(|stem| name.starts_with(stem)))?;
+        let stem = WEIGHTS.iter().find_map(|usual| {
+            usual
+                .strip_suffix("safetensors")
+                .filter(|stem| name.starts_with(stem))
+        })?;
         let rest = &name[stem.len()..];
         if rest.strip_suffix(".safetensors").is_some_and(word) {
             return Some(WeightFiles::One(path.clone()));
         }
-        let new = rest.strip_prefix("safetensors.index.").and_then(|rest| rest.strip_suffix(".json"));
+        let new = rest
+            .strip_prefix("safetensors.index.")
+            .and_then(|rest| rest.strip_suffix(".json"));
         let old = rest.strip_suffix(".safetensors.index.json");
-        new.or(old).is_some_and(word).then(|| WeightFiles::Sharded { index: path.clone() })
+        new.or(old).is_some_and(word).then(|| WeightFiles::Sharded {
+            index: path.clone(),
+        })
     };
-    names.iter().filter(|path| path.is_file()).filter_map(of).collect()
+    names
+        .iter()
+        .filter(|path| path.is_file())
+        .filter_map(of)
+        .collect()
 }
 
 /// The shard of each tensor, as the index has it. Every shard is a plain file name.
 pub(super) fn read_index(index: &Path) -> Result<(BTreeMap<String, String>, u64), CheckpointError> {
     let (mut object, size) = read_object(index, INDEX_CAP)?;
     let Some(Value::Object(map)) = object.remove("weight_map") else {
-        return Err(CheckpointError::file(index, "has no object `weight_map`. Download the index again"));
+        return Err(CheckpointError::file(
+            index,
+            "has no object `weight_map`. Download the index again",
+        ));
     };
     if map.is_empty() {
-        return Err(CheckpointError::file(index, "names no tensors in `weight_map`. Download the index again"));
+        return Err(CheckpointError::file(
+            index,
+            "names no tensors in `weight_map`. Download the index again",
+        ));
     }
     let mut shards = BTreeMap::new();
     for (tensor, shard) in map {
         let Value::String(shard) = shard else {
-            return Err(CheckpointError::tensor(index, &tensor, "its shard is not a file name. Download the index again"));
+            return Err(CheckpointError::tensor(
+                index,
+                &tensor,
+                "its shard is not a file name. Download the index again",
+            ));
         };
         if !is_plain_name(&shard) {
-            let problem = format!("its shard `{}` is not a plain file name; dlc reads no file outside of the checkpoint's folder", shown(&shard));
+            let problem = format!(
+                "its shard `{}` is not a plain file name; dlc reads no file outside of the checkpoint's folder",
+                shown(&shard)
+            );
             return Err(CheckpointError::tensor(index, &tensor, problem));
         }
         shards.insert(tensor, shard);
@@ -167,7 +240,10 @@ pub(super) fn is_plain_name(name: &str) -> bool {
 }
 
 fn extension(path: &Path) -> String {
-    path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
+    path.extension()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_ascii_lowercase()
 }
 
 fn nothing_there(path: &Path, error: io::Error) -> CheckpointError {
@@ -181,20 +257,37 @@ fn nothing_there(path: &Path, error: io::Error) -> CheckpointError {
 
 /// A bundle where a checkpoint was to be; `what` goes on from its path.
 fn bundle(path: &Path, what: &str) -> CheckpointError {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
-    // The manifest names its source in its first lines; a name that isn't found there isn't worth a parser.
+    let folder = if path.is_dir() {
+        path
+    } else {
+        path.parent().unwrap_or(path)
+    };
+    // The manifest names its source in its first lines; a name that isn't found there isn't worth a
+    // parser.
     let mut head = Vec::new();
-    let _ = open(&folder.join(BUNDLE_MANIFEST)).map(|(file, _)| file.take(1 << 12).read_to_end(&mut head));
+    let _ = open(&folder.join(BUNDLE_MANIFEST))
+        .map(|(file, _)| file.take(1 << 12).read_to_end(&mut head));
     let head = String::from_utf8_lossy(&head);
-    let source = head.lines().skip_while(|line| *line != "source:").find_map(|line| line.strip_prefix("  name: "));
-    let source = source.map_or_else(String::new, |name| format!(": {}", shown(name.trim_matches(['"', '\'']))));
-    CheckpointError::file(path, format!("{what}; name the checkpoint that it came from{source}"))
+    let source = head
+        .lines()
+        .skip_while(|line| *line != "source:")
+        .find_map(|line| line.strip_prefix("  name: "));
+    let source = source.map_or_else(String::new, |name| {
+        format!(": {}", shown(name.trim_matches(['"', '\''])))
+    });
+    CheckpointError::file(
+        path,
+        format!("{what}; name the checkpoint that it came from{source}"),
+    )
 }
 
 fn gguf(path: &Path) -> CheckpointError {
     let problem = "is GGUF; dlc reads safetensors. Take the model's original checkpoint, or convert it in Python: \
                    `AutoModelForCausalLM.from_pretrained(DIR, gguf_file=FILE).save_pretrained(OUT)`, and the same with AutoTokenizer";
-    CheckpointError::Format { path: path.to_owned(), problem: problem.into() }
+    CheckpointError::Format {
+        path: path.to_owned(),
+        problem: problem.into(),
+    }
 }
 
 fn pickle(path: &Path) -> CheckpointError {
@@ -203,5 +296,8 @@ fn pickle(path: &Path) -> CheckpointError {
     let of_diffusers = path.is_dir() && path.join("diffusion_pytorch_model.bin").exists();
     let diffusers = "has its weights in PyTorch's pickle format only; dlc reads safetensors. Convert it in Python: \
                      `DiffusionPipeline.from_pretrained(DIR).save_pretrained(OUT)`, DIR being the folder above";
-    CheckpointError::Format { path: path.to_owned(), problem: if of_diffusers { diffusers } else { problem }.into() }
+    CheckpointError::Format {
+        path: path.to_owned(),
+        problem: if of_diffusers { diffusers } else { problem }.into(),
+    }
 }

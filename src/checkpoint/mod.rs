@@ -1,7 +1,9 @@
-//! Hugging Face checkpoints: finds the files, maps the weights, checks everything that a stranger may have put there.
+//! Hugging Face checkpoints: finds the files, maps the weights, checks everything that a stranger
+//! may have put there.
 //!
-//! Knows nothing of architectures, and never reads a tensor's data, writes a file or leaves the checkpoint's folder, but for the scheduler's
-//! configuration, which diffusers keeps beside a model's.
+//! Knows nothing of architectures, and never reads a tensor's data, writes a file or leaves the
+//! checkpoint's folder, but for the scheduler's configuration, which diffusers keeps beside a
+//! model's.
 
 mod adapter;
 mod error;
@@ -66,9 +68,20 @@ const SIDE_FILES: [&str; 14] = [
 ];
 
 /// How files end that hold weights.
-const WEIGHT_EXTENSIONS: [&str; 9] = ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "onnx"];
+const WEIGHT_EXTENSIONS: [&str; 9] = [
+    "safetensors",
+    "bin",
+    "pt",
+    "pth",
+    "ckpt",
+    "gguf",
+    "h5",
+    "msgpack",
+    "onnx",
+];
 
-/// An opened checkpoint. Its weights are mapped, so its files must stay as they are for as long as a [`Blob`](dlc_ir::Blob) of it lives.
+/// An opened checkpoint. Its weights are mapped, so its files must stay as they are for as long as
+/// a [`Blob`](dlc_ir::Blob) of it lives.
 #[derive(Debug)]
 pub struct Checkpoint {
     folder: PathBuf,
@@ -101,7 +114,10 @@ pub struct CheckpointFile {
 
 impl CheckpointFile {
     /// Reads a file with `read`, which also tells its size.
-    fn read<T>(path: PathBuf, read: impl FnOnce(&Path) -> Result<(T, u64), CheckpointError>) -> Result<(T, Self), CheckpointError> {
+    fn read<T>(
+        path: PathBuf,
+        read: impl FnOnce(&Path) -> Result<(T, u64), CheckpointError>,
+    ) -> Result<(T, Self), CheckpointError> {
         let stamp = FileStamp::of(&path);
         let (content, size) = read(&path)?;
         let stamp = stamp.map_err(|e| CheckpointError::read(&path, e))?;
@@ -110,25 +126,40 @@ impl CheckpointFile {
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json` and `model.safetensors` (or its shards and their index), or one `.safetensors` file with
-    /// `config.json` beside it, of which then only that file is read. Of diffusers, a folder with `config.json` and
-    /// `diffusion_pytorch_model.safetensors`, or a pipeline's with such a folder in it, called `transformer` or `unet`.
+    /// Opens a folder with `config.json` and `model.safetensors` (or its shards and their index),
+    /// or one `.safetensors` file with `config.json` beside it, of which then only that file is
+    /// read. Of diffusers, a folder with `config.json` and `diffusion_pytorch_model.safetensors`,
+    /// or a pipeline's with such a folder in it, called `transformer` or `unet`.
     ///
-    /// Errors name the first file, and the tensor in it, that is missing, damaged or of another format.
+    /// Errors name the first file, and the tensor in it, that is missing, damaged or of another
+    /// format.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let location = locate::locate(path)?;
         let mut files = Vec::new();
         let mut read = |path: PathBuf| {
-            let (object, file) = CheckpointFile::read(path, |path| files::read_object(path, CONFIG_CAP))?;
+            let (object, file) =
+                CheckpointFile::read(path, |path| files::read_object(path, CONFIG_CAP))?;
             files.push(file);
             Ok::<_, CheckpointError>(object)
         };
         let config = read(location.folder.join(CONFIG))?;
         let generation = location.folder.join(GENERATION_CONFIG);
-        let generation_config = if generation.exists() { Some(read(generation)?) } else { None };
-        let is_pipeline = |folder: &PathBuf| folder.join("scheduler").is_dir() || folder.join(MODEL_INDEX).is_file();
-        let pipeline = config.contains_key("_class_name").then(|| above(&location.folder)).filter(is_pipeline);
-        let scheduler = pipeline.as_ref().map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG)).filter(|path| path.exists());
+        let generation_config = if generation.exists() {
+            Some(read(generation)?)
+        } else {
+            None
+        };
+        let is_pipeline = |folder: &PathBuf| {
+            folder.join("scheduler").is_dir() || folder.join(MODEL_INDEX).is_file()
+        };
+        let pipeline = config
+            .contains_key("_class_name")
+            .then(|| above(&location.folder))
+            .filter(is_pipeline);
+        let scheduler = pipeline
+            .as_ref()
+            .map(|pipeline| pipeline.join("scheduler").join(SCHEDULER_CONFIG))
+            .filter(|path| path.exists());
         if let Some(path) = &scheduler {
             let (file, read) = CheckpointFile::read(path.clone(), files::open)?;
             drop(file);
@@ -141,8 +172,19 @@ impl Checkpoint {
         if let Some(pipeline) = &pipeline {
             notes.extend(model_index::warnings(pipeline, scheduler.as_deref())?);
         }
-        let mut checkpoint =
-            Self { folder: location.folder, config, generation_config, scheduler, pipeline, sentence, tensors, absent, overlaid, files, notes };
+        let mut checkpoint = Self {
+            folder: location.folder,
+            config,
+            generation_config,
+            scheduler,
+            pipeline,
+            sentence,
+            tensors,
+            absent,
+            overlaid,
+            files,
+            notes,
+        };
         match location.weights {
             WeightFiles::One(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
@@ -160,10 +202,15 @@ impl Checkpoint {
         self.overlaid
     }
 
-    /// Takes `config` for the configuration, and `tensors` for those of the same names, or of the same names but for a prefix.
+    /// Takes `config` for the configuration, and `tensors` for those of the same names, or of the
+    /// same names but for a prefix.
     pub fn overlay(&mut self, config: Map<String, Value>, tensors: BTreeMap<String, TensorRecord>) {
-        let same = |a: &str, b: &str| a.strip_suffix(b).is_some_and(|start| start.is_empty() || start.ends_with('.'));
-        self.tensors.retain(|old, _| !tensors.keys().any(|new| same(old, new) || same(new, old)));
+        let same = |a: &str, b: &str| {
+            a.strip_suffix(b)
+                .is_some_and(|start| start.is_empty() || start.ends_with('.'))
+        };
+        self.tensors
+            .retain(|old, _| !tensors.keys().any(|new| same(old, new) || same(new, old)));
         self.tensors.extend(tensors);
         self.overlaid |= self.config != config;
         self.config = config;
@@ -179,8 +226,8 @@ impl Checkpoint {
         self.generation_config.as_ref()
     }
 
-    /// The configuration of the scheduler, where there is a pipeline of diffusers that has one. Only schedulers read it: diffusers writes
-    /// `Infinity` there, which is no JSON.
+    /// The configuration of the scheduler, where there is a pipeline of diffusers that has one.
+    /// Only schedulers read it: diffusers writes `Infinity` there, which is no JSON.
     pub fn scheduler(&self) -> Option<&Path> {
         self.scheduler.as_deref()
     }
@@ -190,14 +237,20 @@ impl Checkpoint {
         self.sentence.sentence()
     }
 
-    /// Whether the checkpoint says that the model without its head makes vectors of texts, whatever head its configuration names.
+    /// Whether the checkpoint says that the model without its head makes vectors of texts, whatever
+    /// head its configuration names.
     pub fn makes_vectors(&self) -> bool {
         self.sentence.makes_vectors()
     }
 
     /// What side files say and a model for `task` doesn't heed, a line each.
     pub fn warnings(&self, task: Task) -> Vec<String> {
-        self.notes.iter().cloned().chain(tokenizer_keys::warnings(&self.folder)).chain(self.sentence.warnings(task)).collect()
+        self.notes
+            .iter()
+            .cloned()
+            .chain(tokenizer_keys::warnings(&self.folder))
+            .chain(self.sentence.warnings(task))
+            .collect()
     }
 
     /// The tensor with this name.
@@ -212,7 +265,9 @@ impl Checkpoint {
 
     /// All tensors by name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorRecord)> {
-        self.tensors.iter().map(|(name, record)| (name.as_str(), record))
+        self.tensors
+            .iter()
+            .map(|(name, record)| (name.as_str(), record))
     }
 
     /// The names of all tensors, sorted.
@@ -227,42 +282,84 @@ impl Checkpoint {
 
     /// The name of the checkpoint's folder, or of the pipeline's around it.
     pub fn name(&self) -> String {
-        let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let last = |path: &Path| {
+            path.file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+        };
         let folder = self.pipeline.as_ref().unwrap_or(&self.folder);
-        last(folder).or_else(|| last(&folder.canonicalize().ok()?)).unwrap_or_else(|| "model".into())
+        last(folder)
+            .or_else(|| last(&folder.canonicalize().ok()?))
+            .unwrap_or_else(|| "model".into())
     }
 
-    /// The files that were read, in the order in which they were read: configurations, the shard index, weights by name.
+    /// The files that were read, in the order in which they were read: configurations, the shard
+    /// index, weights by name.
     pub fn files(&self) -> &[CheckpointFile] {
         &self.files
     }
 
     /// The files beside the weights that a bundle takes over.
     pub fn side_files(&self) -> Vec<SideFile> {
-        let names = SIDE_FILES.iter().chain(&[MODULES, SETTINGS]).chain(&TRANSFORMER_CONFIGS);
-        let all = names.map(|name| SideFile { name: (*name).to_owned(), path: self.folder.join(name) });
-        let scheduler = self.scheduler.iter().map(|s| SideFile { name: SCHEDULER_CONFIG.to_owned(), path: s.clone() });
-        let named = all.filter(|file| file.path.exists()).chain(self.default_template()).chain(scheduler);
+        let names = SIDE_FILES
+            .iter()
+            .chain(&[MODULES, SETTINGS])
+            .chain(&TRANSFORMER_CONFIGS);
+        let all = names.map(|name| SideFile {
+            name: (*name).to_owned(),
+            path: self.folder.join(name),
+        });
+        let scheduler = self.scheduler.iter().map(|s| SideFile {
+            name: SCHEDULER_CONFIG.to_owned(),
+            path: s.clone(),
+        });
+        let named = all
+            .filter(|file| file.path.exists())
+            .chain(self.default_template())
+            .chain(scheduler);
         named.chain(self.sentence.files().iter().cloned()).collect()
     }
 
     /// The chat template in the folder of templates, where there is none of its own.
     fn default_template(&self) -> Option<SideFile> {
         let path = self.folder.join(DEFAULT_TEMPLATE);
-        (path.is_file() && !self.folder.join(TEMPLATE).is_file()).then(|| SideFile { name: TEMPLATE.to_owned(), path })
+        (path.is_file() && !self.folder.join(TEMPLATE).is_file()).then(|| SideFile {
+            name: TEMPLATE.to_owned(),
+            path,
+        })
     }
 
-    /// The files beside those that were read, hidden ones and weights in other formats aside: tokenizer, model card, licence ..., and what is in
-    /// the folders of Sentence Transformers, under names with a slash.
+    /// The files beside those that were read, hidden ones and weights in other formats aside:
+    /// tokenizer, model card, licence ..., and what is in the folders of Sentence Transformers,
+    /// under names with a slash.
     pub fn companions(&self) -> Result<Vec<SideFile>, CheckpointError> {
-        let entries = fs::read_dir(&self.folder).map_err(|e| CheckpointError::read(&self.folder, e))?;
+        let entries =
+            fs::read_dir(&self.folder).map_err(|e| CheckpointError::read(&self.folder, e))?;
         let mut companions = Vec::new();
-        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
-            let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
-            let weights = path.extension().and_then(|e| e.to_str()).is_some_and(|e| WEIGHT_EXTENSIONS.contains(&e));
+        for path in entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_file())
+        {
+            let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+                continue;
+            };
+            let weights = path
+                .extension()
+                .and_then(|e| e.to_str())
+                .is_some_and(|e| WEIGHT_EXTENSIONS.contains(&e));
             let shard_index = name.ends_with(".index.json");
-            if !name.starts_with('.') && !weights && !shard_index && !self.files.iter().any(|f| f.path.file_name() == path.file_name()) {
-                companions.push(SideFile { name: name.to_owned(), path });
+            if !name.starts_with('.')
+                && !weights
+                && !shard_index
+                && !self
+                    .files
+                    .iter()
+                    .any(|f| f.path.file_name() == path.file_name())
+            {
+                companions.push(SideFile {
+                    name: name.to_owned(),
+                    path,
+                });
             }
         }
         companions.extend(self.sentence.files().iter().cloned());
@@ -274,7 +371,10 @@ impl Checkpoint {
         let (tensors, file) = CheckpointFile::read(path, tensors::read_tensors)?;
         for (name, record) in tensors {
             if let Some(other) = self.tensors.get(&name) {
-                let problem = format!("is in {} as well. Keep it in one shard", other.file.display());
+                let problem = format!(
+                    "is in {} as well. Keep it in one shard",
+                    other.file.display()
+                );
                 return Err(CheckpointError::tensor(&file.path, &name, problem));
             }
             self.tensors.insert(name, record);
@@ -291,7 +391,10 @@ impl Checkpoint {
             self.add_file(self.folder.join(shard))?;
         }
         // Conversions drop buffers and keep the index: what no model asks for isn't missed.
-        self.absent = shards.into_iter().filter(|(tensor, _)| !self.tensors.contains_key(tensor)).collect();
+        self.absent = shards
+            .into_iter()
+            .filter(|(tensor, _)| !self.tensors.contains_key(tensor))
+            .collect();
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! `model_index.json` of a pipeline of diffusers: the components, of which dlc compiles one, and how the pipeline joins them.
+//! `model_index.json` of a pipeline of diffusers: the components, of which dlc compiles one, and
+//! how the pipeline joins them.
 
 use std::path::Path;
 
@@ -17,28 +18,46 @@ const CLASS: &str = "_class_name";
 const KEYS: SideKeys = SideKeys {
     heeded: &[SCHEDULER],
     // Who wrote the file, names of classes, and what is done with images once they are made.
-    harmless: &[CLASS, "_diffusers_version", "_name_or_path", "id2label", "requires_safety_checker", "add_watermarker"],
+    harmless: &[
+        CLASS,
+        "_diffusers_version",
+        "_name_or_path",
+        "id2label",
+        "requires_safety_checker",
+        "add_watermarker",
+    ],
     neutral: &[],
 };
 
-/// What the file in `folder` says and dlc doesn't heed. `scheduler` is the configuration that dlc samples with.
-pub(super) fn warnings(folder: &Path, scheduler: Option<&Path>) -> Result<Vec<String>, CheckpointError> {
+/// What the file in `folder` says and dlc doesn't heed. `scheduler` is the configuration that dlc
+/// samples with.
+pub(super) fn warnings(
+    folder: &Path,
+    scheduler: Option<&Path>,
+) -> Result<Vec<String>, CheckpointError> {
     let path = folder.join(MODEL_INDEX);
     if !is_there(&path) {
         return Ok(vec![]);
     }
     let (object, _) = read_object(&path, CAP)?;
     // A list is a component: its library and its class.
-    let settings: Map<String, Value> =
-        object.iter().filter(|(_, value)| !value.is_array()).map(|(key, value)| (key.clone(), value.clone())).collect();
+    let settings: Map<String, Value> = object
+        .iter()
+        .filter(|(_, value)| !value.is_array())
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     let unheeded = KEYS.warning(MODEL_INDEX, &settings);
-    Ok(unheeded.into_iter().chain(other_scheduler(&object, scheduler)).collect())
+    Ok(unheeded
+        .into_iter()
+        .chain(other_scheduler(&object, scheduler))
+        .collect())
 }
 
 /// diffusers takes the scheduler that the index names, whatever that one's own file says.
 fn other_scheduler(object: &Map<String, Value>, scheduler: Option<&Path>) -> Option<String> {
     let named = object.get(SCHEDULER)?.get(1)?.as_str()?;
-    // A file that is no JSON, as diffusers may write it, names its class all the same; then there is nothing to compare.
+    // A file that is no JSON, as diffusers may write it, names its class all the same; then there
+    // is nothing to compare.
     let (config, _) = read_object(scheduler?, CAP).ok()?;
     let own = config.get(CLASS)?.as_str().filter(|own| *own != named)?;
     let (named, own) = (shown(named), shown(own));
@@ -63,8 +82,7 @@ mod tests {
 
     #[test]
     fn components_and_what_comes_after_the_image_are_nothing_to_warn_of() {
-        let index =
-            r#"{"_class_name": "X", "unet": ["diffusers", "U"], "scheduler": ["diffusers", "DDIMScheduler"], "requires_safety_checker": true}"#;
+        let index = r#"{"_class_name": "X", "unet": ["diffusers", "U"], "scheduler": ["diffusers", "DDIMScheduler"], "requires_safety_checker": true}"#;
         assert!(warned(index, r#"{"_class_name": "DDIMScheduler"}"#).is_empty());
         assert!(warned(index, "{NaN").is_empty());
     }
@@ -74,7 +92,13 @@ mod tests {
         let index = r#"{"force_zeros_for_empty_prompt": true, "scheduler": ["diffusers", "DDIMScheduler"]}"#;
         let found = warned(index, r#"{"_class_name": "PNDMScheduler"}"#);
         assert_eq!(found.len(), 2);
-        assert!(found[0].contains("`force_zeros_for_empty_prompt`"), "{found:?}");
-        assert!(found[1].contains("DDIMScheduler") && found[1].contains("PNDMScheduler"), "{found:?}");
+        assert!(
+            found[0].contains("`force_zeros_for_empty_prompt`"),
+            "{found:?}"
+        );
+        assert!(
+            found[1].contains("DDIMScheduler") && found[1].contains("PNDMScheduler"),
+            "{found:?}"
+        );
     }
 }

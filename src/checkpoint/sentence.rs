@@ -1,7 +1,9 @@
-//! What Sentence Transformers puts beside a model: `modules.json`, which lists the steps from tokens to a vector, a folder for each step, and
-//! settings in `sentence_bert_config.json` and `config_sentence_transformers.json`.
+//! What Sentence Transformers puts beside a model: `modules.json`, which lists the steps from
+//! tokens to a vector, a folder for each step, and settings in `sentence_bert_config.json` and
+//! `config_sentence_transformers.json`.
 //!
-//! Where there is no `modules.json`, the other files count as if it listed a pooling and a normalisation.
+//! Where there is no `modules.json`, the other files count as if it listed a pooling and a
+//! normalisation.
 
 mod pooling;
 mod settings;
@@ -70,62 +72,119 @@ impl SentenceModules {
     /// Reads `modules.json` and the folders that it names.
     fn read_list(&mut self, folder: &Path) -> Result<(), CheckpointError> {
         let path = folder.join(MODULES);
-        let bad = |problem: &str| CheckpointError::file(&path, format!("{problem}. Download the file again"));
+        let bad = |problem: &str| {
+            CheckpointError::file(&path, format!("{problem}. Download the file again"))
+        };
         let (list, _) = read_json(&path, CAP)?;
-        let list = list.as_array().ok_or_else(|| bad("is no list of modules"))?;
+        let list = list
+            .as_array()
+            .ok_or_else(|| bad("is no list of modules"))?;
         if list.len() > MOST {
-            return Err(bad(&format!("lists {} modules, more than {MOST}", list.len())));
+            return Err(bad(&format!(
+                "lists {} modules, more than {MOST}",
+                list.len()
+            )));
         }
-        let mut sentence = Sentence { pooling: vec![], normalize: false, ..Sentence::default() };
+        let mut sentence = Sentence {
+            pooling: vec![],
+            normalize: false,
+            ..Sentence::default()
+        };
         for module in list {
-            let text = |key: &str| module.get(key).and_then(Value::as_str).ok_or_else(|| bad(&format!("has a module without `{key}`")));
+            let text = |key: &str| {
+                module
+                    .get(key)
+                    .and_then(Value::as_str)
+                    .ok_or_else(|| bad(&format!("has a module without `{key}`")))
+            };
             let (name, kind) = (text("path")?, text("type")?);
             if !name.is_empty() && (!is_plain_name(name) || name.starts_with('.')) {
-                return Err(bad(&format!("names the folder `{}`, which isn't one beside it", shown(name))));
+                return Err(bad(&format!(
+                    "names the folder `{}`, which isn't one beside it",
+                    shown(name)
+                )));
             }
             self.read_step(folder, name, kind, &mut sentence)?;
         }
         if sentence.pooling.is_empty() {
-            sentence.pooling.push(Pooling::Other("a Pooling that modules.json doesn't list".into()));
+            sentence.pooling.push(Pooling::Other(
+                "a Pooling that modules.json doesn't list".into(),
+            ));
         }
         self.sentence = Some(sentence);
         Ok(())
     }
 
     /// Adds one step to `sentence`.
-    fn read_step(&mut self, folder: &Path, name: &str, kind: &str, sentence: &mut Sentence) -> Result<(), CheckpointError> {
+    fn read_step(
+        &mut self,
+        folder: &Path,
+        name: &str,
+        kind: &str,
+        sentence: &mut Sentence,
+    ) -> Result<(), CheckpointError> {
         let own = kind.starts_with("sentence_transformers.");
         let pooled = !sentence.pooling.is_empty();
         match kind.rsplit('.').next().unwrap_or_default() {
             "Transformer" if own && name.is_empty() && !pooled => return Ok(()),
-            "Pooling" if own && !pooled && !name.is_empty() => return self.read_pooling(folder, name, sentence),
-            "Normalize" if own && pooled => sentence.normalize = self.normalizes(folder, name, sentence)?,
+            "Pooling" if own && !pooled && !name.is_empty() => {
+                return self.read_pooling(folder, name, sentence);
+            }
+            "Normalize" if own && pooled => {
+                sentence.normalize = self.normalizes(folder, name, sentence)?
+            }
             // It drops nothing but while training.
             "Dropout" if own => {}
-            other => sentence.pooling.push(Pooling::Other(format!("the step {} of modules.json", shown(if own { other } else { kind })))),
+            other => sentence.pooling.push(Pooling::Other(format!(
+                "the step {} of modules.json",
+                shown(if own { other } else { kind })
+            ))),
         }
-        if name.is_empty() { Ok(()) } else { self.add_files(folder, name) }
+        if name.is_empty() {
+            Ok(())
+        } else {
+            self.add_files(folder, name)
+        }
     }
 
-    fn read_pooling(&mut self, folder: &Path, name: &str, sentence: &mut Sentence) -> Result<(), CheckpointError> {
+    fn read_pooling(
+        &mut self,
+        folder: &Path,
+        name: &str,
+        sentence: &mut Sentence,
+    ) -> Result<(), CheckpointError> {
         let config = folder.join(name).join(CONFIG);
         let (object, _) = read_object(&config, CAP)?;
         pooling::read(&object, sentence);
         self.pools = true;
-        self.warnings.extend(pooling::KEYS.warning(&format!("{name}/config.json"), &object));
+        self.warnings
+            .extend(pooling::KEYS.warning(&format!("{name}/config.json"), &object));
         self.add_files(folder, name)
     }
 
-    /// Whether the step scales the pooled vector; one that scales something else is none that dlc can do.
-    fn normalizes(&mut self, folder: &Path, name: &str, sentence: &mut Sentence) -> Result<bool, CheckpointError> {
+    /// Whether the step scales the pooled vector; one that scales something else is none that dlc
+    /// can do.
+    fn normalizes(
+        &mut self,
+        folder: &Path,
+        name: &str,
+        sentence: &mut Sentence,
+    ) -> Result<bool, CheckpointError> {
         let config = folder.join(name).join(CONFIG);
         if name.is_empty() || !is_there(&config) {
             return Ok(true);
         }
         let (object, _) = read_object(&config, CAP)?;
-        self.warnings.extend(NORMALIZE_KEYS.warning(&format!("{name}/config.json"), &object));
-        let other = NORMALIZE_KEYS.heeded.iter().filter_map(|key| object.get(*key)).find(|value| !value.is_null() && *value != "sentence_embedding");
-        sentence.pooling.extend(other.map(|what| Pooling::Other(format!("a Normalize step for {}", shown(&what.to_string())))));
+        self.warnings
+            .extend(NORMALIZE_KEYS.warning(&format!("{name}/config.json"), &object));
+        let other = NORMALIZE_KEYS
+            .heeded
+            .iter()
+            .filter_map(|key| object.get(*key))
+            .find(|value| !value.is_null() && *value != "sentence_embedding");
+        sentence.pooling.extend(other.map(|what| {
+            Pooling::Other(format!("a Normalize step for {}", shown(&what.to_string())))
+        }));
         Ok(other.is_none() || sentence.normalize)
     }
 
@@ -136,16 +195,32 @@ impl SentenceModules {
             return Ok(());
         }
         let before = self.files.len();
-        for path in fs::read_dir(&inner).map_err(|e| CheckpointError::read(&inner, e))?.flatten().map(|entry| entry.path()) {
-            let Some(file) = path.file_name().and_then(|n| n.to_str()).filter(|n| is_plain_name(n) && !n.starts_with('.')) else { continue };
+        for path in fs::read_dir(&inner)
+            .map_err(|e| CheckpointError::read(&inner, e))?
+            .flatten()
+            .map(|entry| entry.path())
+        {
+            let Some(file) = path
+                .file_name()
+                .and_then(|n| n.to_str())
+                .filter(|n| is_plain_name(n) && !n.starts_with('.'))
+            else {
+                continue;
+            };
             let kind = fs::metadata(&path).map_err(|e| CheckpointError::read(&path, e))?;
             if !kind.is_file() {
                 continue;
             }
             super::files::check_size(&path, kind.len(), STEP_FILE_CAP)?;
-            self.files.push(SideFile { name: format!("{name}/{file}"), path });
+            self.files.push(SideFile {
+                name: format!("{name}/{file}"),
+                path,
+            });
             if self.files.len() - before > MOST {
-                return Err(CheckpointError::file(&inner, format!("holds more than {MOST} files. Keep the checkpoint's own files there")));
+                return Err(CheckpointError::file(
+                    &inner,
+                    format!("holds more than {MOST} files. Keep the checkpoint's own files there"),
+                ));
             }
         }
         self.files[before..].sort_by(|a, b| a.name.cmp(&b.name));
@@ -169,10 +244,15 @@ impl SentenceModules {
 
     /// What the files say and a model for `task` doesn't heed.
     pub fn warnings(&self, task: Task) -> Vec<String> {
-        let Some(sentence) = &self.sentence else { return self.warnings.clone() };
+        let Some(sentence) = &self.sentence else {
+            return self.warnings.clone();
+        };
         if task != Task::FeatureExtraction {
             let files = "the files of Sentence Transformers are not heeded";
-            return vec![format!("{files}: the model is compiled for {}, which makes no vectors of texts", task.name())];
+            return vec![format!(
+                "{files}: the model is compiled for {}, which makes no vectors of texts",
+                task.name()
+            )];
         }
         let unsupported = sentence.unsupported();
         let unsupported = unsupported.map(|step| format!("`dlc run` won't make vectors: the checkpoint makes them by {step}, which dlc can't do"));

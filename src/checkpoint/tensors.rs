@@ -1,4 +1,5 @@
-//! One safetensors file: mapped, its header checked, its tensors handed out as byte ranges. No byte of data is read.
+//! One safetensors file: mapped, its header checked, its tensors handed out as byte ranges. No byte
+//! of data is read.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,7 +52,10 @@ impl TensorRecord {
     /// The tensor as a weight's data, unless its elements aren't floats.
     pub fn expr(&self) -> Option<Expr> {
         match self.dtype {
-            StoredType::Float(dtype) => Some(Expr::Mapped { blob: self.blob.clone(), dtype }),
+            StoredType::Float(dtype) => Some(Expr::Mapped {
+                blob: self.blob.clone(),
+                dtype,
+            }),
             StoredType::Other(_) => None,
         }
     }
@@ -61,7 +65,9 @@ impl TensorRecord {
 pub type FileMetadata = BTreeMap<String, String>;
 
 /// The tensors of a file in the order of their bytes, and the file's size.
-pub(super) fn read_tensors(path: &Path) -> Result<(Vec<(String, TensorRecord)>, u64), CheckpointError> {
+pub(super) fn read_tensors(
+    path: &Path,
+) -> Result<(Vec<(String, TensorRecord)>, u64), CheckpointError> {
     read_file(path).map(|(file, size)| (file.tensors, size))
 }
 
@@ -81,19 +87,50 @@ pub(super) fn read_file(path: &Path) -> Result<(TensorFile, u64), CheckpointErro
     let file: Arc<Path> = Arc::from(path);
     let mut tensors = Vec::new();
     for name in metadata.offset_keys() {
-        let Some(TensorInfo { dtype, shape, data_offsets: (from, to) }) = metadata.info(&name) else { continue };
+        let Some(TensorInfo {
+            dtype,
+            shape,
+            data_offsets: (from, to),
+        }) = metadata.info(&name)
+        else {
+            continue;
+        };
         if from == to {
-            let problem = format!("is empty (shape {shape:?}). Save the checkpoint again without it");
+            let problem =
+                format!("is empty (shape {shape:?}). Save the checkpoint again without it");
             return Err(CheckpointError::tensor(path, &name, problem));
         }
         let range = from.saturating_add(start)..to.saturating_add(start);
         let Some(blob) = Blob::new(bytes.clone(), range) else {
-            return Err(CheckpointError::tensor(path, &name, "lies past the end of the file. Download the file again"));
+            return Err(CheckpointError::tensor(
+                path,
+                &name,
+                "lies past the end of the file. Download the file again",
+            ));
         };
-        tensors.push((name, TensorRecord { dtype: stored(*dtype), shape: shape.clone(), blob, file: file.clone() }));
+        tensors.push((
+            name,
+            TensorRecord {
+                dtype: stored(*dtype),
+                shape: shape.clone(),
+                blob,
+                file: file.clone(),
+            },
+        ));
     }
-    let said = metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
-    Ok((TensorFile { tensors, metadata: said }, all.len() as u64))
+    let said = metadata
+        .metadata()
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    Ok((
+        TensorFile {
+            tensors,
+            metadata: said,
+        },
+        all.len() as u64,
+    ))
 }
 
 fn map(path: &Path) -> Result<Arc<dyn AsRef<[u8]> + Send + Sync>, CheckpointError> {
@@ -102,15 +139,20 @@ fn map(path: &Path) -> Result<Arc<dyn AsRef<[u8]> + Send + Sync>, CheckpointErro
     Ok(Arc::new(map))
 }
 
-/// Where the data starts, and the checked header. The crate's checks decide; ours come before to bound them, and after to explain them.
+/// Where the data starts, and the checked header. The crate's checks decide; ours come before to
+/// bound them, and after to explain them.
 fn read_header(path: &Path, all: &[u8]) -> Result<(usize, Metadata), CheckpointError> {
     let fail = |problem: String| Err(CheckpointError::file(path, problem));
     let size = all.len();
     let Some(&length) = all.first_chunk::<8>() else {
-        return fail(format!("is {size} bytes long, too short for a safetensors file. Download it again"));
+        return fail(format!(
+            "is {size} bytes long, too short for a safetensors file. Download it again"
+        ));
     };
     if all.starts_with(b"GGUF") {
-        return fail("is a GGUF file in spite of its name. Take the model's safetensors checkpoint".into());
+        return fail(
+            "is a GGUF file in spite of its name. Take the model's safetensors checkpoint".into(),
+        );
     }
     let length = u64::from_le_bytes(length);
     if length > (size - 8) as u64 {
@@ -119,7 +161,9 @@ fn read_header(path: &Path, all: &[u8]) -> Result<(usize, Metadata), CheckpointE
         ));
     }
     if length > HEADER_CAP {
-        return fail(format!("its header is {length} bytes long, more than the {HEADER_CAP} that dlc reads. Split the checkpoint into shards"));
+        return fail(format!(
+            "its header is {length} bytes long, more than the {HEADER_CAP} that dlc reads. Split the checkpoint into shards"
+        ));
     }
     let start = 8 + length as usize;
     match SafeTensors::read_metadata(all) {

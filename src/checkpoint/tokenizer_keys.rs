@@ -30,7 +30,8 @@ const CONFIG: (&str, SideKeys) = (
             "tokenizer_class",
             "truncation_side",
         ],
-        // Names and versions, what tokenizer.json says itself, and how batches are padded and cut, which dlc doesn't do for others.
+        // Names and versions, what tokenizer.json says itself, and how batches are padded and cut,
+        // which dlc doesn't do for others.
         harmless: &[
             "_from_auto",
             "_name_or_path",
@@ -75,16 +76,31 @@ const CONFIG: (&str, SideKeys) = (
     },
 );
 
-const MAP: (&str, SideKeys) = ("special_tokens_map.json", SideKeys { heeded: &[], harmless: &[], neutral: &[] });
+const MAP: (&str, SideKeys) = (
+    "special_tokens_map.json",
+    SideKeys {
+        heeded: &[],
+        harmless: &[],
+        neutral: &[],
+    },
+);
 
-/// A line for each file in `folder` that says something else. Files that can't be read are other warnings.
+/// A line for each file in `folder` that says something else. Files that can't be read are other
+/// warnings.
 pub(super) fn warnings(folder: &Path) -> Vec<String> {
     let unheeded = |(name, keys): (&str, SideKeys)| {
         let path = folder.join(name);
-        let object = if is_there(&path) { read_object(&path, CAP).ok()?.0 } else { return None };
+        let object = if is_there(&path) {
+            read_object(&path, CAP).ok()?.0
+        } else {
+            return None;
+        };
         // Templates and tokenizers know special tokens by these names, whatever they are.
         let is_token = |key: &str| key.ends_with("_token") || key.ends_with("_tokens");
-        let others: Map<String, Value> = object.into_iter().filter(|(key, _)| !is_token(key)).collect();
+        let others: Map<String, Value> = object
+            .into_iter()
+            .filter(|(key, _)| !is_token(key))
+            .collect();
         keys.warning(name, &others)
     };
     [CONFIG, MAP].into_iter().filter_map(unheeded).collect()
@@ -97,9 +113,22 @@ mod tests {
     #[test]
     fn keys_that_nobody_reads_are_named_and_special_tokens_are_not() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        write(CONFIG.0, r#"{"bos_token": "<s>", "image_token": "<i>", "padding_side": "left", "model_max_length": 512, "strange": 1}"#);
-        write(MAP.0, r#"{"eos_token": "</s>", "additional_special_tokens": ["a"], "odd": "x"}"#);
-        assert_eq!(warnings(folder.path()), ["tokenizer_config.json: not heeded: `strange`", "special_tokens_map.json: not heeded: `odd`"]);
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write(
+            CONFIG.0,
+            r#"{"bos_token": "<s>", "image_token": "<i>", "padding_side": "left", "model_max_length": 512, "strange": 1}"#,
+        );
+        write(
+            MAP.0,
+            r#"{"eos_token": "</s>", "additional_special_tokens": ["a"], "odd": "x"}"#,
+        );
+        assert_eq!(
+            warnings(folder.path()),
+            [
+                "tokenizer_config.json: not heeded: `strange`",
+                "special_tokens_map.json: not heeded: `odd`"
+            ]
+        );
     }
 }

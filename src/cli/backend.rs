@@ -11,7 +11,8 @@ use crate::runtime::{self, Backend, BackendKind, BackendSearch, Provider, Sessio
 /// Flags of every command that runs a bundle.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct BackendArgs {
-    /// What runs the ONNX files; auto takes ONNX Runtime if its library is found, else the built-in tract
+    /// What runs the ONNX files; auto takes ONNX Runtime if its library is found, else the built-in
+    /// tract
     #[arg(long, value_enum, default_value_t = Choice::Auto, help_heading = "Backend")]
     backend: Choice,
     /// ONNX Runtime's shared library
@@ -50,9 +51,16 @@ impl BackendArgs {
             Choice::Tract => Some(BackendKind::Tract),
         };
         let found = environment::backend_search();
-        // Asking for tract by name is stronger than a variable that demands ONNX Runtime of every test.
+        // Asking for tract by name is stronger than a variable that demands ONNX Runtime of every
+        // test.
         let require_ort = found.require_ort && force != Some(BackendKind::Tract);
-        BackendSearch { explicit: self.ort_lib.clone(), force, require_ort, threads: self.session().threads, ..found }
+        BackendSearch {
+            explicit: self.ort_lib.clone(),
+            force,
+            require_ort,
+            threads: self.session().threads,
+            ..found
+        }
     }
 
     /// Starts the backend.
@@ -66,12 +74,17 @@ impl BackendArgs {
             Device::Cpu => Provider::Cpu,
             Device::Cuda => Provider::Cuda(self.device),
         };
-        SessionOptions { threads: Some(self.threads.unwrap_or_else(environment::cores)), provider }
+        SessionOptions {
+            threads: Some(self.threads.unwrap_or_else(environment::cores)),
+            provider,
+        }
     }
 }
 
 /// `ONNX Runtime 1.31.1 (/path)`, `tract 0.23 (built in)`.
 pub(super) fn describe(backend: &Backend) -> String {
-    let place = backend.library().map_or_else(|| "built in".to_owned(), |p| p.display().to_string());
+    let place = backend
+        .library()
+        .map_or_else(|| "built in".to_owned(), |p| p.display().to_string());
     format!("{} {} ({place})", backend.kind().name(), backend.version())
 }

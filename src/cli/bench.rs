@@ -14,13 +14,15 @@ use super::flags::Given;
 use super::output::warn;
 use super::{bench_decoder, bench_diffusion, bench_encoder, environment, open, prompts};
 
-/// Measure plain against speculative decoding, in alternation in one run, with acceptance and equality of the output; of an encoder the
-/// latency, and the pruned one beside the whole; of a diffusion model, time, memory and quality of the images, likewise
+/// Measure plain against speculative decoding, in alternation in one run, with acceptance and
+/// equality of the output; of an encoder the latency, and the pruned one beside the whole; of a
+/// diffusion model, time, memory and quality of the images, likewise
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The bundle
     pub(super) bundle: PathBuf,
-    /// File of prompts (for an encoder, texts), one a line, or .jsonl with `prompt` [default: 8 built-in ones]
+    /// File of prompts (for an encoder, texts), one a line, or .jsonl with `prompt` [default: 8
+    /// built-in ones]
     #[arg(long, value_name = "FILE")]
     pub(super) prompts: Option<PathBuf>,
     /// Tokens to write for each prompt
@@ -34,28 +36,34 @@ pub(super) struct Args {
     /// Decode the built-in prompts of several tasks: code, chat, continuation, summary
     #[arg(long, conflicts_with = "prompts")]
     pub(super) suite: bool,
-    /// Measure what passes cost on this machine, keep it for later runs of this bundle, and print it
+    /// Measure what passes cost on this machine, keep it for later runs of this bundle, and print
+    /// it
     #[arg(long, conflicts_with_all = ["prompts", "suite", "plot"])]
     pub(super) calibrate: bool,
     /// Draw the speedups by task; `-` is stdout
     #[arg(long, value_name = "FILE.svg")]
     pub(super) plot: Option<PathBuf>,
-    /// Runs of each kind for each prompt; the median counts. Ten times as many for an encoder; for a diffusion model, runs of all images
+    /// Runs of each kind for each prompt; the median counts. Ten times as many for an encoder; for
+    /// a diffusion model, runs of all images
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     pub(super) repeats: u8,
-    /// Lengths of the texts that an encoder reads, in tokens; longer ones than it takes are left out
+    /// Lengths of the texts that an encoder reads, in tokens; longer ones than it takes are left
+    /// out
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [16, 64, 128, 256], value_parser = length)]
     pub(super) lengths: Vec<usize>,
     /// Images that a diffusion model makes, of its classes in turn
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) count: u16,
-    /// Tells the classes of images apart: a .safetensors file of linear layers, `layers.N.weight` and `layers.N.bias`
+    /// Tells the classes of images apart: a .safetensors file of linear layers, `layers.N.weight`
+    /// and `layers.N.bias`
     #[arg(long, value_name = "FILE")]
     pub(super) classifier: Option<PathBuf>,
-    /// What images should be like: a .safetensors file with `mean` and `covariance` of their numbers
+    /// What images should be like: a .safetensors file with `mean` and `covariance` of their
+    /// numbers
     #[arg(long, value_name = "FILE")]
     pub(super) statistics: Option<PathBuf>,
-    /// Make one batch of images by one side alone, and print the most bytes of memory that this took: how bench measures memory
+    /// Make one batch of images by one side alone, and print the most bytes of memory that this
+    /// took: how bench measures memory
     #[arg(long, hide = true)]
     pub(super) memory_of: Option<SideName>,
     #[command(flatten)]
@@ -68,7 +76,10 @@ pub(super) struct Args {
 }
 
 fn length(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "it must be a number of tokens, 1 or more".into())
+    text.parse()
+        .ok()
+        .filter(|n| *n > 0)
+        .ok_or_else(|| "it must be a number of tokens, 1 or more".into())
 }
 
 /// What kept the machine busy before anything is timed; warns where that is much.
@@ -84,7 +95,10 @@ pub(super) fn load_average() -> Result<Option<f64>> {
 pub(super) fn prompts(args: &Args) -> Result<Vec<String>> {
     match &args.prompts {
         Some(file) => prompts::read(file),
-        None => Ok(include_str!("bench_prompts.txt").lines().map(str::to_owned).collect()),
+        None => Ok(include_str!("bench_prompts.txt")
+            .lines()
+            .map(str::to_owned)
+            .collect()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! `dlc bench --calibrate`: what passes cost here, kept for later runs, and printed for `auto-draft` on other machines.
+//! `dlc bench --calibrate`: what passes cost here, kept for later runs, and printed for
+//! `auto-draft` on other machines.
 
 use std::process::ExitCode;
 
@@ -24,12 +25,29 @@ const REPEATS: usize = 40;
 pub(super) fn run(args: &Args, models: &mut Models) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let costs = measure_costs(models, REPEATS)?;
-    store_costs(&models.bundle, &describe(&models.backend), args.backend.session().threads, &costs)?;
+    store_costs(
+        &models.bundle,
+        &describe(&models.backend),
+        args.backend.session().threads,
+        &costs,
+    )?;
     let module = module_of_bundle(&models.bundle)?;
-    let parts = if module.model.dtype == DType::F32 { Some(parts(args, models, &module)?) } else { None };
-    let text = parts.as_ref().map_or_else(|| serde_yaml::to_string(&costs), serde_yaml::to_string)?;
-    let draft = models.draft.as_ref().map(|_| format!("# a step of this bundle's draft: {:.3}\n", costs.draft));
-    output.result(&format!("# costs in passes of the target over one token\n{}{text}", draft.unwrap_or_default()))?;
+    let parts = if module.model.dtype == DType::F32 {
+        Some(parts(args, models, &module)?)
+    } else {
+        None
+    };
+    let text = parts
+        .as_ref()
+        .map_or_else(|| serde_yaml::to_string(&costs), serde_yaml::to_string)?;
+    let draft = models
+        .draft
+        .as_ref()
+        .map(|_| format!("# a step of this bundle's draft: {:.3}\n", costs.draft));
+    output.result(&format!(
+        "# costs in passes of the target over one token\n{}{text}",
+        draft.unwrap_or_default()
+    ))?;
     output.json(&json!({"draft": costs.draft, "verify": costs.verify, "parts": parts}))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -37,11 +55,16 @@ pub(super) fn run(args: &Args, models: &mut Models) -> Result<ExitCode> {
 /// What the parts of a draft's step cost, which auto-draft chooses by.
 fn parts(args: &Args, models: &Models, module: &Module) -> Result<DraftCosts> {
     let bar = Bar::new();
-    let scratch = environment::scratch("calibration").context("can't make a temporary folder for a bundle; point TMPDIR to one with room")?;
+    let scratch = environment::scratch("calibration")
+        .context("can't make a temporary folder for a bundle; point TMPDIR to one with room")?;
     let machine = BundleMachine {
         profile: models.bundle.manifest().profile,
         backend: &args.backend.search(),
-        threads: args.backend.session().threads.unwrap_or_else(environment::cores),
+        threads: args
+            .backend
+            .session()
+            .threads
+            .unwrap_or_else(environment::cores),
         scratch: scratch.path().to_owned(),
         monitor: &bar,
     };
@@ -49,7 +72,10 @@ fn parts(args: &Args, models: &Models, module: &Module) -> Result<DraftCosts> {
     let costs = draft_costs(module, &machine)?;
     phases::pause();
     if let (Some(folder), Some(target)) = (environment::cache_folder(), module.graph("target")) {
-        DiskCache::new(folder).put(&costs_key(module, target, &machine.name()?), &serde_json::to_string(&costs)?);
+        DiskCache::new(folder).put(
+            &costs_key(module, target, &machine.name()?),
+            &serde_json::to_string(&costs)?,
+        );
     }
     Ok(costs)
 }

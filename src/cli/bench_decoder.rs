@@ -20,7 +20,9 @@ use super::progress::Bar;
 use super::signals::interruption;
 use super::write::sourced;
 use crate::report::{Table, ranged, speedup_plot};
-use crate::runtime::{DecodeOptions, Equality, PromptMeasurement, SourceStats, Stats, TokenModel, measure};
+use crate::runtime::{
+    DecodeOptions, Equality, PromptMeasurement, SourceStats, Stats, TokenModel, measure,
+};
 
 /// A prompt, and what it is a case of.
 #[derive(Debug, Deserialize)]
@@ -42,14 +44,21 @@ struct Totals {
 
 impl Totals {
     fn of<'m>(task: &str, results: impl Iterator<Item = &'m PromptMeasurement>) -> Self {
-        results.fold(Self { task: task.to_owned(), ..Self::default() }, |mut totals, result| {
-            totals.plain += result.plain_seconds;
-            totals.speculative += result.speculative_seconds;
-            totals.unequal += usize::from(matches!(result.equality, Equality::Different { .. }));
-            totals.ties += usize::from(matches!(result.equality, Equality::Tie { .. }));
-            totals.stats.add(&result.stats);
-            totals
-        })
+        results.fold(
+            Self {
+                task: task.to_owned(),
+                ..Self::default()
+            },
+            |mut totals, result| {
+                totals.plain += result.plain_seconds;
+                totals.speculative += result.speculative_seconds;
+                totals.unequal +=
+                    usize::from(matches!(result.equality, Equality::Different { .. }));
+                totals.ties += usize::from(matches!(result.equality, Equality::Tie { .. }));
+                totals.stats.add(&result.stats);
+                totals
+            },
+        )
     }
 
     fn speedup(&self) -> f64 {
@@ -70,9 +79,17 @@ impl Totals {
 fn cases(args: &Args) -> Result<Vec<Case>> {
     if args.suite {
         let lines = include_str!("bench_suite.jsonl").lines();
-        return lines.map(|line| serde_json::from_str(line).context("the built-in prompts")).collect();
+        return lines
+            .map(|line| serde_json::from_str(line).context("the built-in prompts"))
+            .collect();
     }
-    Ok(prompts(args)?.into_iter().map(|prompt| Case { task: "prompts".into(), prompt }).collect())
+    Ok(prompts(args)?
+        .into_iter()
+        .map(|prompt| Case {
+            task: "prompts".into(),
+            prompt,
+        })
+        .collect())
 }
 
 /// What was measured, and on what.
@@ -90,11 +107,17 @@ struct Comparison<'r> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    let plot = args.plot.as_deref().map(|path| Destination::check(path, &["svg"])).transpose()?;
+    let plot = args
+        .plot
+        .as_deref()
+        .map(|path| Destination::check(path, &["svg"]))
+        .transpose()?;
     check_stdout(&plot.iter().collect::<Vec<_>>(), args.json)?;
     let mut models = Models::open(&args.bundle, &args.backend, Some(args.drafting.cache()))?;
     if models.draft.is_none() && args.drafting.looks_nothing_up() && !args.calibrate {
-        bail!("the bundle has no draft, and --no-lookup leaves nothing to compare with; compile it with --pass fit-prune");
+        bail!(
+            "the bundle has no draft, and --no-lookup leaves nothing to compare with; compile it with --pass fit-prune"
+        );
     }
     let backend = describe(&models.backend);
     let threads = args.backend.session().threads;
@@ -110,7 +133,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         phases::begin("timing passes");
         (measure_costs(&mut models, 10)?, "measured in this run")
     };
-    let options = GenerationArgs::file_alone(args.no_generation_config).rules(&models.bundle)?.options;
+    let options = GenerationArgs::file_alone(args.no_generation_config)
+        .rules(&models.bundle)?
+        .options;
     let options = DecodeOptions {
         max_tokens: args.max_tokens as usize,
         max_length: None,
@@ -120,7 +145,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         ..options
     };
     let options = args.drafting.apply(options, &models.bundle, costs.clone());
-    let Some(results) = decode(args, &mut models, &cases, &options)? else { return Ok(INTERRUPTED.into()) };
+    let Some(results) = decode(args, &mut models, &cases, &options)? else {
+        return Ok(INTERRUPTED.into());
+    };
     let comparison = Comparison::new(&cases, &results, costs, measured);
     match &plot {
         Some(Destination::Stdout) => note(&comparison.text())?,
@@ -130,19 +157,37 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         destination::write(&[(plot, comparison.plot().into_bytes())])?;
     }
     output.json(&comparison.json(models.backend.kind().name(), load))?;
-    Ok(if comparison.all.unequal > 0 { CHECK_FAILED.into() } else { ExitCode::SUCCESS })
+    Ok(if comparison.all.unequal > 0 {
+        CHECK_FAILED.into()
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// None if the user stopped it.
-fn decode(args: &Args, models: &mut Models, cases: &[Case], options: &DecodeOptions) -> Result<Option<Vec<PromptMeasurement>>> {
+fn decode(
+    args: &Args,
+    models: &mut Models,
+    cases: &[Case],
+    options: &DecodeOptions,
+) -> Result<Option<Vec<PromptMeasurement>>> {
     let bar = Bar::new();
     phases::begin("decoding plainly and speculatively");
     let mut results = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         dlc_passes::Progress::update(&bar, "decoding plainly and speculatively", i, cases.len());
         let prompt = models.tokenizer.encode(&case.prompt, true)?;
-        let draft = models.draft.as_mut().map(|draft| draft as &mut dyn TokenModel);
-        results.push(measure(&mut models.target, draft, &prompt, options, usize::from(args.repeats))?);
+        let draft = models
+            .draft
+            .as_mut()
+            .map(|draft| draft as &mut dyn TokenModel);
+        results.push(measure(
+            &mut models.target,
+            draft,
+            &prompt,
+            options,
+            usize::from(args.repeats),
+        )?);
         if dlc_passes::Progress::interrupted(&bar) {
             return Ok(None);
         }
@@ -155,17 +200,40 @@ fn equality(equality: Equality) -> String {
     match equality {
         Equality::Equal => "equal".into(),
         Equality::Tie { at, gap } => format!("tie at token {at} (logits differ by {gap:.1e})"),
-        Equality::Different { at, gap } => format!("DIFFERENT from token {at} on (logits differ by {gap:.1e})"),
+        Equality::Different { at, gap } => {
+            format!("DIFFERENT from token {at} on (logits differ by {gap:.1e})")
+        }
     }
 }
 
 impl<'r> Comparison<'r> {
-    fn new(cases: &'r [Case], results: &'r [PromptMeasurement], costs: CostTable, measured: &'static str) -> Self {
+    fn new(
+        cases: &'r [Case],
+        results: &'r [PromptMeasurement],
+        costs: CostTable,
+        measured: &'static str,
+    ) -> Self {
         let mut names: Vec<&str> = cases.iter().map(|case| case.task.as_str()).collect();
         names.dedup();
-        let of = |task: &str| Totals::of(task, cases.iter().zip(results).filter(|(case, _)| case.task == task).map(|pair| pair.1));
+        let of = |task: &str| {
+            Totals::of(
+                task,
+                cases
+                    .iter()
+                    .zip(results)
+                    .filter(|(case, _)| case.task == task)
+                    .map(|pair| pair.1),
+            )
+        };
         let tasks = names.into_iter().map(of).collect();
-        Self { cases, results, tasks, all: Totals::of("all", results.iter()), costs, measured }
+        Self {
+            cases,
+            results,
+            tasks,
+            all: Totals::of("all", results.iter()),
+            costs,
+            measured,
+        }
     }
 
     /// The totals of every task, and those of all.
@@ -174,16 +242,35 @@ impl<'r> Comparison<'r> {
     }
 
     fn text(&self) -> String {
-        format!("{}\n{}{}", self.prompts_table(), self.tasks_table(), self.summary())
+        format!(
+            "{}\n{}{}",
+            self.prompts_table(),
+            self.tasks_table(),
+            self.summary()
+        )
     }
 
     fn prompts_table(&self) -> Table {
-        let mut table =
-            Table::new(&["prompt", "tokens", "plain tok/s", "spec. tok/s", "speedup", "spread", "predicted", "accepted", "tok/round", "output"]);
+        let mut table = Table::new(&[
+            "prompt",
+            "tokens",
+            "plain tok/s",
+            "spec. tok/s",
+            "speedup",
+            "spread",
+            "predicted",
+            "accepted",
+            "tok/round",
+            "output",
+        ]);
         for (case, r) in self.cases.iter().zip(self.results) {
             let n = r.tokens.len() as f64;
             table.row([
-                case.prompt.chars().map(|c| if c.is_control() { ' ' } else { c }).take(24).collect(),
+                case.prompt
+                    .chars()
+                    .map(|c| if c.is_control() { ' ' } else { c })
+                    .take(24)
+                    .collect(),
                 r.tokens.len().to_string(),
                 format!("{:.1}", n / r.plain_seconds),
                 format!("{:.1}", n / r.speculative_seconds),
@@ -200,7 +287,14 @@ impl<'r> Comparison<'r> {
 
     fn tasks_table(&self) -> Table {
         let share = |counts: SourceStats| format!("{}/{}", counts.accepted, counts.tested);
-        let mut table = Table::new(&["task", "speedup", "predicted", "tok/round", "draft accepted", "looked up, accepted"]);
+        let mut table = Table::new(&[
+            "task",
+            "speedup",
+            "predicted",
+            "tok/round",
+            "draft accepted",
+            "looked up, accepted",
+        ]);
         for totals in self.totals() {
             table.row([
                 totals.task.clone(),
@@ -216,7 +310,13 @@ impl<'r> Comparison<'r> {
 
     fn summary(&self) -> String {
         let Totals { stats, .. } = &self.all;
-        let passes: Vec<String> = self.costs.verify.iter().skip(1).map(|(k, v)| format!("v({k}) = {v:.2}")).collect();
+        let passes: Vec<String> = self
+            .costs
+            .verify
+            .iter()
+            .skip(1)
+            .map(|(k, v)| format!("v({k}) = {v:.2}"))
+            .collect();
         let mut lines = format!(
             "speedup {:.2}x over plain decoding ({} tokens, {:.0}% accepted, {:.2} tokens a round), predicted {:.2}x\n\
              costs in target steps, {}: draft step c = {:.2}; {}",
@@ -230,7 +330,11 @@ impl<'r> Comparison<'r> {
             passes.join(", "),
         );
         if stats.draft.tested > 0 {
-            let (hits, rejected, most) = (stats.draft.runner_up, stats.draft.tested - stats.draft.accepted, stats.tree_gain_at_most());
+            let (hits, rejected, most) = (
+                stats.draft.runner_up,
+                stats.draft.tested - stats.draft.accepted,
+                stats.tree_gain_at_most(),
+            );
             lines += &format!(
                 "\nthe draft's second choice was right at {hits} of {rejected} rejections: judging it too would make {most:.2}x of the speed at most"
             );
@@ -239,7 +343,10 @@ impl<'r> Comparison<'r> {
     }
 
     fn plot(&self) -> String {
-        let bars: Vec<(&str, f64, f64)> = self.totals().map(|t| (t.task.as_str(), t.speedup(), t.stats.predicted_speedup())).collect();
+        let bars: Vec<(&str, f64, f64)> = self
+            .totals()
+            .map(|t| (t.task.as_str(), t.speedup(), t.stats.predicted_speedup()))
+            .collect();
         speedup_plot(&bars)
     }
 

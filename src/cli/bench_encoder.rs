@@ -13,7 +13,9 @@ use super::output::{Output, note};
 use super::phases;
 use super::progress::Bar;
 use crate::report::{Table, ranged};
-use crate::runtime::{Bundle, EncoderSession, Rows, Timing, choices, latencies, sentence_vector, similarity};
+use crate::runtime::{
+    Bundle, EncoderSession, Rows, Timing, choices, latencies, sentence_vector, similarity,
+};
 
 /// Runs for one of `--repeats`: an encoder's run is short.
 const RUNS: usize = 10;
@@ -30,20 +32,42 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     let has_pruned = bundle.graph("pruned").is_ok();
     let texts = prompts(args)?;
     let mut model = EncoderModel::open(bundle, &args.backend, "target")?;
-    let mut pruned = if has_pruned { Some(model.another(&args.backend, "pruned")?) } else { None };
+    let mut pruned = if has_pruned {
+        Some(model.another(&args.backend, "pruned")?)
+    } else {
+        None
+    };
     note(&format!("running on {}", describe(&model.backend)))?;
     let load = load_average()?;
     let bar = Bar::new();
     phases::begin("timing texts");
     let mut measured = Vec::new();
     let most = model.session.context_length();
-    let lengths: Vec<usize> = args.lengths.iter().copied().filter(|n| *n <= most).collect();
+    let lengths: Vec<usize> = args
+        .lengths
+        .iter()
+        .copied()
+        .filter(|n| *n <= most)
+        .collect();
     for (i, &tokens) in lengths.iter().enumerate() {
         dlc_passes::Progress::update(&bar, "encoding", i, lengths.len());
-        let mut sessions: Vec<&mut EncoderSession> = [&mut model.session].into_iter().chain(pruned.as_mut()).collect();
+        let mut sessions: Vec<&mut EncoderSession> = [&mut model.session]
+            .into_iter()
+            .chain(pruned.as_mut())
+            .collect();
         let vocab = model.bundle.manifest().model.vocab_size;
-        let mut timings = latencies(&mut sessions, tokens, vocab, RUNS * usize::from(args.repeats))?.into_iter();
-        measured.push(Latency { tokens, target: timings.next().unwrap_or_default(), pruned: timings.next() });
+        let mut timings = latencies(
+            &mut sessions,
+            tokens,
+            vocab,
+            RUNS * usize::from(args.repeats),
+        )?
+        .into_iter();
+        measured.push(Latency {
+            tokens,
+            target: timings.next().unwrap_or_default(),
+            pruned: timings.next(),
+        });
         if dlc_passes::Progress::interrupted(&bar) {
             return Ok(super::exit::INTERRUPTED.into());
         }
@@ -73,9 +97,21 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
 
 fn table(measured: &[Latency]) -> Table {
     let pruned = measured.iter().any(|m| m.pruned.is_some());
-    let all = ["tokens", "target ms", "spread", "pruned ms", "spread", "speedup"];
+    let all = [
+        "tokens",
+        "target ms",
+        "spread",
+        "pruned ms",
+        "spread",
+        "speedup",
+    ];
     let mut table = Table::new(if pruned { &all[..] } else { &all[..3] });
-    let ms = |timing: &Timing| [format!("{:.2}", 1e3 * timing.median()), ranged(timing.range().map(|s| 1e3 * s), 2)];
+    let ms = |timing: &Timing| {
+        [
+            format!("{:.2}", 1e3 * timing.median()),
+            ranged(timing.range().map(|s| 1e3 * s), 2),
+        ]
+    };
     for m in measured {
         let mut row = vec![m.tokens.to_string()];
         row.extend(ms(&m.target));
@@ -88,31 +124,56 @@ fn table(measured: &[Latency]) -> Table {
     table
 }
 
-/// How far the pruned encoder says what the whole one says, over texts; none without a tokenizer to read them.
-fn agreement(model: &mut EncoderModel, pruned: &mut EncoderSession, texts: &[String]) -> Result<Option<(String, Value)>> {
+/// How far the pruned encoder says what the whole one says, over texts; none without a tokenizer to
+/// read them.
+fn agreement(
+    model: &mut EncoderModel,
+    pruned: &mut EncoderSession,
+    texts: &[String],
+) -> Result<Option<(String, Value)>> {
     let Some(tokenizer) = &model.tokenizer else {
         note("the bundle has no tokenizer.json, so the pruned encoder isn't compared on texts")?;
         return Ok(None);
     };
-    let sentence = model.bundle.manifest().model.sentence.clone().unwrap_or_default();
+    let sentence = model
+        .bundle
+        .manifest()
+        .model
+        .sentence
+        .clone()
+        .unwrap_or_default();
     let vector = |rows: &Rows| sentence_vector(rows, &sentence, 0);
     let (mut same, mut answers, mut cosines) = (0u32, 0u32, 0.0);
     for text in texts {
-        let batch = [tokenizer.analyse_cut(text, model.session.context_length(), false)?.0];
+        let batch = [tokenizer
+            .analyse_cut(text, model.session.context_length(), false)?
+            .0];
         let [a, b]: [Vec<Rows>; 2] = [model.session.run(&batch)?, pruned.run(&batch)?];
         for (a, b) in a.iter().zip(&b) {
             cosines += f64::from(similarity(Similarity::Cosine, &vector(a), &vector(b)));
             let best = |row: &[f32]| choices(row, 1, false).first().map(|c| c.index);
-            same += a.each().zip(b.each()).filter(|(x, y)| best(x) == best(y)).count() as u32;
+            same += a
+                .each()
+                .zip(b.each())
+                .filter(|(x, y)| best(x) == best(y))
+                .count() as u32;
             answers += a.each().count() as u32;
         }
     }
     let n = texts.len();
     if model.bundle.manifest().model.task == Task::FeatureExtraction {
         let mean = cosines / n.max(1) as f64;
-        return Ok(Some((format!("mean cosine of the vectors of {n} texts, pruned against whole: {mean:.4}"), json!({"texts": n, "cosine": mean}))));
+        return Ok(Some((
+            format!("mean cosine of the vectors of {n} texts, pruned against whole: {mean:.4}"),
+            json!({"texts": n, "cosine": mean}),
+        )));
     }
     let share = 100.0 * f64::from(same) / f64::from(answers.max(1));
-    let shown = format!("the pruned encoder gives the answer of the whole one in {share:.1}% of {answers} cases, over {n} texts");
-    Ok(Some((shown, json!({"texts": n, "answers": answers, "same": same}))))
+    let shown = format!(
+        "the pruned encoder gives the answer of the whole one in {share:.1}% of {answers} cases, over {n} texts"
+    );
+    Ok(Some((
+        shown,
+        json!({"texts": n, "answers": answers, "same": same}),
+    )))
 }

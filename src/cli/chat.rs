@@ -15,7 +15,9 @@ use super::records::{RecordArgs, Records};
 use super::run::decoder;
 use super::signals::{converses, resume, set_idle};
 use super::write::{Ending, Writer, Written};
-use crate::runtime::{ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel};
+use crate::runtime::{
+    ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel,
+};
 
 /// Of the context, the share that an answer should find free.
 const ANSWER_SHARE: usize = 4;
@@ -41,13 +43,30 @@ pub(super) fn converse(
     records: RecordArgs,
 ) -> Result<ExitCode> {
     let tokenizer = models.tokenizer.clone();
-    let writer = Writer { tokenizer: &tokenizer, stops, shows: records.are_for_people() };
+    let writer = Writer {
+        tokenizer: &tokenizer,
+        stops,
+        shows: records.are_for_people(),
+    };
     let mut records = Records::new(records);
-    let context = models.target.context_length().min(options.max_length.unwrap_or(usize::MAX));
+    let context = models
+        .target
+        .context_length()
+        .min(options.max_length.unwrap_or(usize::MAX));
     let room = options.max_tokens.min(context / ANSWER_SHARE).max(1);
-    let messages = system.into_iter().map(|text| ChatMessage::new("system", text)).collect();
-    let mut conversation = Conversation { template, tokenizer: &tokenizer, messages, context, room };
-    // One decoder for the whole conversation: what its caches hold of earlier turns isn't read again.
+    let messages = system
+        .into_iter()
+        .map(|text| ChatMessage::new("system", text))
+        .collect();
+    let mut conversation = Conversation {
+        template,
+        tokenizer: &tokenizer,
+        messages,
+        context,
+        room,
+    };
+    // One decoder for the whole conversation: what its caches hold of earlier turns isn't read
+    // again.
     let mut decoder = decoder(models, options)?;
     phases::pause();
     if io::stdin().is_terminal() {
@@ -112,7 +131,13 @@ fn remark(written: &Written) -> Result<()> {
 
 impl Conversation<'_> {
     /// Answers what was said; None if it is too long to be.
-    fn answer(&mut self, writer: &Writer<'_>, decoder: &mut Decoder<'_>, said: &str, records: &mut Records) -> Result<Option<Written>> {
+    fn answer(
+        &mut self,
+        writer: &Writer<'_>,
+        decoder: &mut Decoder<'_>,
+        said: &str,
+        records: &mut Records,
+    ) -> Result<Option<Written>> {
         let before = self.messages.clone();
         self.messages.push(ChatMessage::new("user", said));
         let Some(tokens) = self.tokens()? else {
@@ -125,16 +150,20 @@ impl Conversation<'_> {
         if written.generation.tokens.is_empty() {
             self.messages.pop();
         } else {
-            self.messages.push(ChatMessage::new("assistant", &written.text));
+            self.messages
+                .push(ChatMessage::new("assistant", &written.text));
         }
         Ok(Some(written))
     }
 
-    /// The tokens of the conversation, after the oldest turns left it if they don't fit; None if the last message alone doesn't.
+    /// The tokens of the conversation, after the oldest turns left it if they don't fit; None if
+    /// the last message alone doesn't.
     fn tokens(&mut self) -> Result<Option<Vec<u32>>> {
         let mut forgotten = 0;
         let tokens = loop {
-            let text = self.template.render(&self.messages, true, SystemTime::now())?;
+            let text = self
+                .template
+                .render(&self.messages, true, SystemTime::now())?;
             let tokens = self.tokenizer.encode(&text, false)?;
             if tokens.len().saturating_add(self.room) <= self.context || !self.forget() {
                 break tokens;
@@ -142,11 +171,19 @@ impl Conversation<'_> {
             forgotten += 1;
         };
         if tokens.len() >= self.context {
-            note(&format!("(that makes {} tokens, and the model takes {}: say less)", tokens.len(), self.context))?;
+            note(&format!(
+                "(that makes {} tokens, and the model takes {}: say less)",
+                tokens.len(),
+                self.context
+            ))?;
             return Ok(None);
         }
         if forgotten > 0 {
-            let turns = if forgotten == 1 { "oldest turn was".to_owned() } else { format!("oldest {forgotten} turns were") };
+            let turns = if forgotten == 1 {
+                "oldest turn was".to_owned()
+            } else {
+                format!("oldest {forgotten} turns were")
+            };
             note(&format!("(the context is full: the {turns} dropped)"))?;
         }
         Ok(Some(tokens))
@@ -155,8 +192,12 @@ impl Conversation<'_> {
     /// Takes the oldest turn out, its answer included. False if there is none but the last message.
     fn forget(&mut self) -> bool {
         let is_said = |message: &ChatMessage| message.role == "user";
-        let Some(oldest) = self.messages.iter().position(is_said) else { return false };
-        let Some(next) = self.messages[oldest + 1..].iter().position(is_said) else { return false };
+        let Some(oldest) = self.messages.iter().position(is_said) else {
+            return false;
+        };
+        let Some(next) = self.messages[oldest + 1..].iter().position(is_said) else {
+            return false;
+        };
         self.messages.drain(oldest..=oldest + next);
         true
     }

@@ -18,7 +18,10 @@ use super::phases::{self, PhaseCost};
 use super::progress::Bar;
 use super::room::{Room, size};
 use super::{environment, open, signals};
-use crate::pipeline::{CompileOutcome, CompileRequest, DiskCache, PipelineConfig, compile, needs, parse_adapter_flag, parse_pass_flag};
+use crate::pipeline::{
+    CompileOutcome, CompileRequest, DiskCache, PipelineConfig, compile, needs, parse_adapter_flag,
+    parse_pass_flag,
+};
 use crate::report::{bundle_summary, pass_summary};
 use crate::runtime::unrunnable;
 
@@ -31,16 +34,18 @@ use crate::runtime::unrunnable;
 pub(super) struct Args {
     /// A Hugging Face folder, or a .safetensors file with config.json beside it
     model: Option<PathBuf>,
-    /// An adapter to merge, a folder of PEFT (LoRA, DoRA, Dual LoRA) or a LoRA file of diffusers or sd-scripts, `PATH` or `PATH=WEIGHT`;
-    /// may be given several times
+    /// An adapter to merge, a folder of PEFT (LoRA, DoRA, Dual LoRA) or a LoRA file of diffusers or
+    /// sd-scripts, `PATH` or `PATH=WEIGHT`; may be given several times
     #[arg(long = "adapter", value_name = "PATH[=WEIGHT]")]
     adapters: Vec<String>,
-    /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the README
+    /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the
+    /// README
     #[arg(long, value_name = "FILE")]
     adapter_names: Option<PathBuf>,
     #[command(flatten)]
     keys: KeyArgs,
-    /// A pass with its options, `NAME` or `NAME:key=value,...`; may be given several times (see `dlc passes`)
+    /// A pass with its options, `NAME` or `NAME:key=value,...`; may be given several times (see
+    /// `dlc passes`)
     #[arg(long = "pass", value_name = "NAME[:key=value,...]")]
     passes: Vec<String>,
     /// A pipeline in YAML; flags decide over it. Its paths start at the current folder
@@ -67,7 +72,8 @@ pub(super) struct Args {
     /// Score anew instead of taking scores of an earlier run from the cache
     #[arg(long)]
     no_cache: bool,
-    /// Folder that keeps scores, and how far learning got, instead of the user's cache; a run that was stopped goes on from there
+    /// Folder that keeps scores, and how far learning got, instead of the user's cache; a run that
+    /// was stopped goes on from there
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
     checkpoint: Option<PathBuf>,
     /// Threads for scoring and writing [default: all cores]
@@ -149,15 +155,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(folder) = &args.checkpoint {
-        fs::create_dir_all(folder).with_context(|| format!("can't keep scores in {}", folder.display()))?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("can't keep scores in {}", folder.display()))?;
     }
-    let folder = args.checkpoint.clone().or_else(environment::cache_folder).filter(|_| !args.no_cache);
-    let cache = folder.map(|folder| Keeping { cache: DiskCache::new(folder.clone()), folder });
+    let folder = args
+        .checkpoint
+        .clone()
+        .or_else(environment::cache_folder)
+        .filter(|_| !args.no_cache);
+    let cache = folder.map(|folder| Keeping {
+        cache: DiskCache::new(folder.clone()),
+        folder,
+    });
     let bar = Bar::for_output(&request.output);
     let start = Instant::now();
     let load = environment::load_average();
     let mut outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
-    outcome.warnings.extend(machine_warnings(&request, &outcome, load));
+    outcome
+        .warnings
+        .extend(machine_warnings(&request, &outcome, load));
     bar.finish();
     let phases = phases::costs();
     for run in outcome.runs.iter().filter(|r| r.report.is_worth_showing()) {
@@ -168,29 +184,55 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         warn(warning)?;
     }
     let bundle = quoted(&request.output);
-    // Without a tokenizer there is no text to run on, and without a noise schedule no image to sample.
+    // Without a tokenizer there is no text to run on, and without a noise schedule no image to
+    // sample.
     let next = if outcome.manifest.files.contains_key("scheduler_config.json") {
         // What a text says comes in a file.
-        let text = outcome.manifest.model.diffusion.as_ref().and_then(|model| model.text_width).map_or("", |_| " --embeddings FILE");
+        let text = outcome
+            .manifest
+            .model
+            .diffusion
+            .as_ref()
+            .and_then(|model| model.text_width)
+            .map_or("", |_| " --embeddings FILE");
         format!("try it: dlc sample {bundle}{text} -o image.png")
     } else if outcome.manifest.files.contains_key("tokenizer.json") {
-        let flag = if outcome.manifest.model.task == Task::TextGeneration { "--prompt" } else { "--text" };
+        let flag = if outcome.manifest.model.task == Task::TextGeneration {
+            "--prompt"
+        } else {
+            "--text"
+        };
         format!("try it: dlc run {bundle} {flag} \"...\"")
     } else {
         format!("check it: dlc verify {bundle}")
     };
-    note(&format!("\ncompiled in {:.1} s{}; {next}", start.elapsed().as_secs_f64(), phases_text(&phases)))?;
+    note(&format!(
+        "\ncompiled in {:.1} s{}; {next}",
+        start.elapsed().as_secs_f64(),
+        phases_text(&phases)
+    ))?;
     output.result(&request.output.display().to_string())?;
     output.json(&summary(&request, &outcome, &phases))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where the time went, and the most memory: ` (fit-prune 2.1 s, writing the bundle 0.4 s), 210 MB of memory at most`.
+/// Where the time went, and the most memory:
+/// ` (fit-prune 2.1 s, writing the bundle 0.4 s), 210 MB of memory at most`.
 fn phases_text(phases: &[PhaseCost]) -> String {
-    let long: Vec<String> = phases.iter().filter(|p| p.seconds >= 0.05).map(|p| format!("{} {:.1} s", p.name, p.seconds)).collect();
-    let long = if long.is_empty() { String::new() } else { format!(" ({})", long.join(", ")) };
+    let long: Vec<String> = phases
+        .iter()
+        .filter(|p| p.seconds >= 0.05)
+        .map(|p| format!("{} {:.1} s", p.name, p.seconds))
+        .collect();
+    let long = if long.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", long.join(", "))
+    };
     let peak = phases.iter().filter_map(|p| p.peak_memory).max();
-    long + &peak.map_or_else(String::new, |bytes| format!(", {} of memory at most", size(bytes)))
+    long + &peak.map_or_else(String::new, |bytes| {
+        format!(", {} of memory at most", size(bytes))
+    })
 }
 
 /// The cache of a command that says where its work is when it is stopped.
@@ -224,38 +266,94 @@ impl ScoreCache for Keeping {
     }
 }
 
-/// What stands against running the bundle here, and against timings that chose a draft while the machine was under `load`.
-fn machine_warnings(request: &CompileRequest, outcome: &CompileOutcome, load: Option<f64>) -> Vec<String> {
-    let library = request.backend.find().iter().any(|candidate| candidate.found);
+/// What stands against running the bundle here, and against timings that chose a draft while the
+/// machine was under `load`.
+fn machine_warnings(
+    request: &CompileRequest,
+    outcome: &CompileOutcome,
+    load: Option<f64>,
+) -> Vec<String> {
+    let library = request
+        .backend
+        .find()
+        .iter()
+        .any(|candidate| candidate.found);
     let unrunnable = unrunnable(&outcome.manifest, library, environment::has_gpu());
-    let timed = outcome.runs.iter().any(|run| run.report.candidates.iter().any(|draft| draft.spread.is_some()));
-    let busy = load.filter(|_| timed).and_then(|load| environment::busy(load, environment::cores()));
+    let timed = outcome.runs.iter().any(|run| {
+        run.report
+            .candidates
+            .iter()
+            .any(|draft| draft.spread.is_some())
+    });
+    let busy = load
+        .filter(|_| timed)
+        .and_then(|load| environment::busy(load, environment::cores()));
     unrunnable.into_iter().chain(busy).collect()
 }
 
 /// A path as a shell takes it.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
-    let plain = text.chars().all(|c| c.is_alphanumeric() || "/._-+,:@".contains(c));
-    if plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    let plain = text
+        .chars()
+        .all(|c| c.is_alphanumeric() || "/._-+,:@".contains(c));
+    if plain {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 fn request(args: &Args) -> Result<CompileRequest> {
-    let config = args.config.as_deref().map(PipelineConfig::read).transpose()?.unwrap_or_default();
-    let config_threads = config.threads.map(environment::check_threads).transpose().map_err(anyhow::Error::msg).context("the pipeline file")?;
+    let config = args
+        .config
+        .as_deref()
+        .map(PipelineConfig::read)
+        .transpose()?
+        .unwrap_or_default();
+    let config_threads = config
+        .threads
+        .map(environment::check_threads)
+        .transpose()
+        .map_err(anyhow::Error::msg)
+        .context("the pipeline file")?;
     let mut passes = config.pass_specs()?;
     if !args.passes.is_empty() {
-        passes = args.passes.iter().map(|p| parse_pass_flag(p)).collect::<Result<_, _>>()?;
+        passes = args
+            .passes
+            .iter()
+            .map(|p| parse_pass_flag(p))
+            .collect::<Result<_, _>>()?;
     }
-    let model = args.model.clone().or(config.model).context("no checkpoint is given; name its folder or its .safetensors file")?;
+    let model = args
+        .model
+        .clone()
+        .or(config.model)
+        .context("no checkpoint is given; name its folder or its .safetensors file")?;
     let output = args.output.clone().or(config.output);
-    let profile = args.profile.map(Profile::from).or(args.deploy.map(Deploy::profile)).or(config.profile);
-    let adapters = if args.adapters.is_empty() { &config.adapters } else { &args.adapters };
+    let profile = args
+        .profile
+        .map(Profile::from)
+        .or(args.deploy.map(Deploy::profile))
+        .or(config.profile);
+    let adapters = if args.adapters.is_empty() {
+        &config.adapters
+    } else {
+        &args.adapters
+    };
     Ok(CompileRequest {
-        adapters: adapters.iter().map(|a| parse_adapter_flag(a)).collect::<Result<_, _>>()?,
+        adapters: adapters
+            .iter()
+            .map(|a| parse_adapter_flag(a))
+            .collect::<Result<_, _>>()?,
         adapter_names: args.adapter_names.clone().or(config.adapter_names),
-        ignore_keys: if args.keys.ignore_keys.is_empty() { config.ignore_keys } else { args.keys.ignore_keys.clone() },
-        output: output.unwrap_or_else(|| PathBuf::from(format!("{}-dlc", open::checkpoint_name(&model)))),
+        ignore_keys: if args.keys.ignore_keys.is_empty() {
+            config.ignore_keys
+        } else {
+            args.keys.ignore_keys.clone()
+        },
+        output: output
+            .unwrap_or_else(|| PathBuf::from(format!("{}-dlc", open::checkpoint_name(&model)))),
         model,
         passes,
         profile: profile.unwrap_or(Profile::Portable),
@@ -263,12 +361,24 @@ fn request(args: &Args) -> Result<CompileRequest> {
         force: args.force || config.force.unwrap_or(false),
         allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),
         backend: environment::backend_search(),
-        threads: args.threads.or(config_threads).unwrap_or_else(environment::cores),
+        threads: args
+            .threads
+            .or(config_threads)
+            .unwrap_or_else(environment::cores),
     })
 }
 
-fn summary(request: &CompileRequest, outcome: &CompileOutcome, phases: &[PhaseCost]) -> serde_json::Value {
-    let CompileOutcome { manifest, runs, warnings, .. } = outcome;
+fn summary(
+    request: &CompileRequest,
+    outcome: &CompileOutcome,
+    phases: &[PhaseCost],
+) -> serde_json::Value {
+    let CompileOutcome {
+        manifest,
+        runs,
+        warnings,
+        ..
+    } = outcome;
     json!({
         "output": request.output,
         "profile": manifest.profile,

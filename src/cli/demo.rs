@@ -18,18 +18,28 @@ use super::models::Models;
 use super::output::Output;
 use super::progress::Bar;
 use super::signals::interruption;
-use crate::pipeline::{Check, CompileRequest, compile, module_of_bundle, parse_pass_flag, verify_bundle};
+use crate::pipeline::{
+    Check, CompileRequest, compile, module_of_bundle, parse_pass_flag, verify_bundle,
+};
 use crate::report::{checks_table, pass_summary};
-use crate::runtime::{Backend, BackendKind, Bundle, DecodeOptions, Equality, PromptMeasurement, SourceStats, TokenModel, measure};
+use crate::runtime::{
+    Backend, BackendKind, Bundle, DecodeOptions, Equality, PromptMeasurement, SourceStats,
+    TokenModel, measure,
+};
 
-/// Compile a small trained checkpoint with fit-prune, verify it, and decode plainly and speculatively
+/// Compile a small trained checkpoint with fit-prune, verify it, and decode plainly and
+/// speculatively
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Another checkpoint than the small one that comes with dlc
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Text to continue
-    #[arg(long, value_name = "TEXT", default_value = "And it came to pass in those days, that")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "And it came to pass in those days, that"
+    )]
     prompt: String,
     /// Layers to drop for the draft
     #[arg(long, value_name = "N", default_value_t = 6)]
@@ -51,26 +61,50 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let backend = args.backend.start()?;
     let temporary = match &args.output {
         Some(_) => None,
-        None => Some(environment::scratch("demo").context("can't make a temporary folder; name one with -o")?),
+        None => Some(
+            environment::scratch("demo")
+                .context("can't make a temporary folder; name one with -o")?,
+        ),
     };
-    let bundle = temporary.as_ref().map_or_else(|| args.output.clone().unwrap_or_default(), |folder| folder.path().join("bundle"));
+    let bundle = temporary.as_ref().map_or_else(
+        || args.output.clone().unwrap_or_default(),
+        |folder| folder.path().join("bundle"),
+    );
     compile_bundle(args, output, &backend, &bundle)?;
     let opened = Bundle::open(&bundle)?;
     let checks = verify(args, output, &backend, &opened)?;
     if interruption().load(Ordering::SeqCst) {
         return Ok(INTERRUPTED.into());
     }
-    output.result(&format!("\n3. decode {:?}, plainly and speculatively\n", args.prompt))?;
+    output.result(&format!(
+        "\n3. decode {:?}, plainly and speculatively\n",
+        args.prompt
+    ))?;
     let mut models = Models::of(opened, &args.backend, Some(args.drafting.cache()))?;
-    let Some(equality) = plainly_and_speculatively(args, output, &mut models)? else { return Ok(INTERRUPTED.into()) };
-    let passed = checks.iter().all(Check::passed) && !matches!(equality, Equality::Different { .. });
-    Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
+    let Some(equality) = plainly_and_speculatively(args, output, &mut models)? else {
+        return Ok(INTERRUPTED.into());
+    };
+    let passed =
+        checks.iter().all(Check::passed) && !matches!(equality, Equality::Different { .. });
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        CHECK_FAILED.into()
+    })
 }
 
 fn compile_bundle(args: &Args, output: Output, backend: &Backend, bundle: &Path) -> Result<()> {
     let model = checkpoint(args)?;
-    let profile = if backend.kind() == BackendKind::OnnxRuntime { Profile::Ort } else { Profile::Onnx };
-    output.result(&format!("1. compile {} with fit-prune, profile {}\n", model.display(), profile.name()))?;
+    let profile = if backend.kind() == BackendKind::OnnxRuntime {
+        Profile::Ort
+    } else {
+        Profile::Onnx
+    };
+    output.result(&format!(
+        "1. compile {} with fit-prune, profile {}\n",
+        model.display(),
+        profile.name()
+    ))?;
     let request = CompileRequest {
         adapters: vec![],
         adapter_names: None,
@@ -90,14 +124,22 @@ fn compile_bundle(args: &Args, output: Output, backend: &Backend, bundle: &Path)
     bar.finish();
     for run in outcome.runs.iter().filter(|r| r.report.scores.is_some()) {
         output.result(&pass_summary(run))?;
-        let text = run.report.diff.as_ref().map(|d| d.text.as_str()).unwrap_or_default();
+        let text = run
+            .report
+            .diff
+            .as_ref()
+            .map(|d| d.text.as_str())
+            .unwrap_or_default();
         output.result(&format!("\n{}", excerpt(text)))?;
     }
     Ok(())
 }
 
 fn verify(args: &Args, output: Output, backend: &Backend, bundle: &Bundle) -> Result<Vec<Check>> {
-    output.result(&format!("2. verify every graph against the evaluator, on {}\n", describe(backend)))?;
+    output.result(&format!(
+        "2. verify every graph against the evaluator, on {}\n",
+        describe(backend)
+    ))?;
     let module = module_of_bundle(bundle)?;
     let checks = verify_bundle(bundle, &module, backend, &args.backend.session(), None)?;
     output.result(&checks_table(&checks).to_string())?;
@@ -109,42 +151,75 @@ fn checkpoint(args: &Args) -> Result<PathBuf> {
     if let Some(model) = &args.model {
         return Ok(model.clone());
     }
-    let places = [Path::new("."), Path::new(env!("CARGO_MANIFEST_DIR"))].map(|root| root.join("fixtures/tiny-llama"));
+    let places = [Path::new("."), Path::new(env!("CARGO_MANIFEST_DIR"))]
+        .map(|root| root.join("fixtures/tiny-llama"));
     match places.into_iter().find(|p| p.is_dir()) {
         Some(place) => Ok(place),
-        None => bail!("the demo's checkpoint fixtures/tiny-llama isn't here; run the demo in dlc's own folder, or name a checkpoint with --model"),
+        None => bail!(
+            "the demo's checkpoint fixtures/tiny-llama isn't here; run the demo in dlc's own folder, or name a checkpoint with --model"
+        ),
     }
 }
 
 /// The beginning of a long diff.
 fn excerpt(text: &str) -> String {
     const LINES: usize = 12;
-    let lines: Vec<String> = text.lines().take(LINES).map(|l| l.chars().take(118).collect()).collect();
+    let lines: Vec<String> = text
+        .lines()
+        .take(LINES)
+        .map(|l| l.chars().take(118).collect())
+        .collect();
     let rest = text.lines().count().saturating_sub(LINES);
-    format!("{}\n... {rest} more lines; keep the bundle with -o DIR, and `dlc diff DIR` shows them all\n\n", lines.join("\n"))
+    format!(
+        "{}\n... {rest} more lines; keep the bundle with -o DIR, and `dlc diff DIR` shows them all\n\n",
+        lines.join("\n")
+    )
 }
 
 /// Runs of each kind; the median counts.
 const REPEATS: usize = 5;
 
 /// None if the user stopped it.
-fn plainly_and_speculatively(args: &Args, output: Output, models: &mut Models) -> Result<Option<Equality>> {
+fn plainly_and_speculatively(
+    args: &Args,
+    output: Output,
+    models: &mut Models,
+) -> Result<Option<Equality>> {
     let costs = measure_costs(models, 2 * REPEATS)?;
     let rules = GenerationArgs::file_alone(false).rules(&models.bundle)?;
-    let options = DecodeOptions { max_tokens: args.max_tokens, max_length: None, cancel: Some(interruption()), ..rules.options };
+    let options = DecodeOptions {
+        max_tokens: args.max_tokens,
+        max_length: None,
+        cancel: Some(interruption()),
+        ..rules.options
+    };
     let options = args.drafting.apply(options, &models.bundle, costs.clone());
     let prompt = models.tokenizer.encode(&args.prompt, true)?;
-    let draft = models.draft.as_mut().map(|draft| draft as &mut dyn TokenModel);
+    let draft = models
+        .draft
+        .as_mut()
+        .map(|draft| draft as &mut dyn TokenModel);
     let measured = measure(&mut models.target, draft, &prompt, &options, REPEATS)?;
     if interruption().load(Ordering::SeqCst) {
         return Ok(None);
     }
-    output.result(&format!("{}{}\n", args.prompt, models.tokenizer.decode(&measured.tokens)?))?;
+    output.result(&format!(
+        "{}{}\n",
+        args.prompt,
+        models.tokenizer.decode(&measured.tokens)?
+    ))?;
     output.result(&speeds(&measured, &costs))?;
     output.result(&match measured.equality {
-        Equality::Equal => format!("output       equal, token for token ({} tokens)", measured.tokens.len()),
-        Equality::Tie { at, gap } => format!("output       equal up to a tie at token {at}: two logits differ by {gap:.1e}"),
-        Equality::Different { at, gap } => format!("output       DIFFERENT from token {at} on (logits differ by {gap:.1e}): this is a bug"),
+        Equality::Equal => format!(
+            "output       equal, token for token ({} tokens)",
+            measured.tokens.len()
+        ),
+        Equality::Tie { at, gap } => {
+            format!("output       equal up to a tie at token {at}: two logits differ by {gap:.1e}")
+        }
+        Equality::Different { at, gap } => format!(
+            "output       DIFFERENT from token {at} on (logits differ by {gap:.1e}): this is a bug"
+        ),
     })?;
     Ok(Some(measured.equality))
 }
@@ -167,6 +242,10 @@ fn speeds(measured: &PromptMeasurement, costs: &CostTable) -> String {
 fn contribution(counts: &SourceStats, rounds: usize) -> String {
     match counts.rounds {
         0 => format!("proposed in none of {rounds} rounds"),
-        n => format!("proposed in {n} of {rounds} rounds, {:.0}% of {} judged tokens accepted", 100.0 * counts.acceptance(), counts.tested),
+        n => format!(
+            "proposed in {n} of {rounds} rounds, {:.0}% of {} judged tokens accepted",
+            100.0 * counts.acceptance(),
+            counts.tested
+        ),
     }
 }

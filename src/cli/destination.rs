@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 
 use crate::files::{StagedFile, check_output};
 
-/// Names of stdout. Written through its own handle, so that what a shell redirected goes on where it is.
+/// Names of stdout. Written through its own handle, so that what a shell redirected goes on where
+/// it is.
 const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
 /// Where a file goes.
@@ -18,14 +19,18 @@ pub(super) enum Destination {
 }
 
 impl Destination {
-    /// What `path` means. Refuses what can't be written in the end: see [`check_output`], and a terminal.
+    /// What `path` means. Refuses what can't be written in the end: see [`check_output`], and a
+    /// terminal.
     pub fn check(path: &Path, extensions: &[&str]) -> Result<Self> {
         if !STDOUT.iter().any(|name| path.as_os_str() == *name) {
             check_output(path, extensions)?;
             return Ok(Self::File(path.to_owned()));
         }
         if io::stdout().is_terminal() {
-            bail!("stdout is a terminal; redirect it, or name a file that ends in .{}", extensions.join(" or ."));
+            bail!(
+                "stdout is a terminal; redirect it, or name a file that ends in .{}",
+                extensions.join(" or .")
+            );
         }
         Ok(Self::Stdout)
     }
@@ -37,9 +42,20 @@ impl Destination {
 
 /// Refuses two results on stdout.
 pub(super) fn check_stdout(destinations: &[&Destination], json: bool) -> Result<()> {
-    let takers = destinations.iter().filter(|destination| destination.is_stdout()).count() + usize::from(json);
-    if takers > 1 && destinations.iter().any(|destination| destination.is_stdout()) {
-        bail!("stdout takes one result: name files for all but one{}", if json { ", or leave --json out" } else { "" });
+    let takers = destinations
+        .iter()
+        .filter(|destination| destination.is_stdout())
+        .count()
+        + usize::from(json);
+    if takers > 1
+        && destinations
+            .iter()
+            .any(|destination| destination.is_stdout())
+    {
+        bail!(
+            "stdout takes one result: name files for all but one{}",
+            if json { ", or leave --json out" } else { "" }
+        );
     }
     Ok(())
 }
@@ -53,7 +69,10 @@ pub(super) fn write(files: &[(&Destination, Vec<u8>)]) -> Result<()> {
         }
     }
     staged.into_iter().try_for_each(StagedFile::commit)?;
-    for (_, bytes) in files.iter().filter(|(destination, _)| destination.is_stdout()) {
+    for (_, bytes) in files
+        .iter()
+        .filter(|(destination, _)| destination.is_stdout())
+    {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes)?;
         stdout.flush()?;

@@ -15,7 +15,8 @@ use super::output::Output;
 use crate::pipeline::{ConstantDifference, Constants, WeightDifference, compare_weights};
 use crate::report::{Table, percent};
 
-/// Compare the graphs and weights of two checkpoints, bundles or ONNX files; or a bundle's target with its draft
+/// Compare the graphs and weights of two checkpoints, bundles or ONNX files; or a bundle's target
+/// with its draft
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A checkpoint, a bundle or an .onnx file
@@ -51,7 +52,9 @@ struct Differences {
 
 impl Differences {
     fn graphs_differ(&self) -> bool {
-        !self.unpaired.is_empty() || self.nodes.as_ref().is_some_and(|text| !text.is_empty()) || self.graphs.iter().any(|d| !d.is_empty())
+        !self.unpaired.is_empty()
+            || self.nodes.as_ref().is_some_and(|text| !text.is_empty())
+            || self.graphs.iter().any(|d| !d.is_empty())
     }
 
     fn any(&self) -> bool {
@@ -60,7 +63,11 @@ impl Differences {
 
     fn show(&self, args: &Args, output: Output) -> Result<()> {
         for difference in &self.graphs {
-            output.result(&if args.summary && !difference.is_empty() { difference.summary() } else { difference.to_string() })?;
+            output.result(&if args.summary && !difference.is_empty() {
+                difference.summary()
+            } else {
+                difference.to_string()
+            })?;
         }
         match &self.nodes {
             Some(text) if text.is_empty() => output.result("the graphs are the same")?,
@@ -80,7 +87,8 @@ impl Differences {
         if self.by_value && !self.any() {
             output.result("the weights are the same")?;
         }
-        let mut value = json!({"graphs": self.graphs, "unpaired": self.unpaired, "weights": self.weights});
+        let mut value =
+            json!({"graphs": self.graphs, "unpaired": self.unpaired, "weights": self.weights});
         if !self.constants.is_empty() {
             value["weights"] = json!(self.constants);
         }
@@ -95,16 +103,26 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let a = open(&args.a)?;
     let differences = match &args.b {
-        None => Differences { graphs: vec![target_and_draft(&a)?], ..Differences::default() },
+        None => Differences {
+            graphs: vec![target_and_draft(&a)?],
+            ..Differences::default()
+        },
         Some(path) => between(args, &a, path)?,
     };
     differences.show(args, output)?;
-    Ok(if args.exit_code && differences.any() { CHECK_FAILED.into() } else { ExitCode::SUCCESS })
+    Ok(if args.exit_code && differences.any() {
+        CHECK_FAILED.into()
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn between(args: &Args, a: &Opened, path: &Path) -> Result<Differences> {
     let b = &open(path)?;
-    let mut found = Differences { by_value: !args.graphs_only, ..Differences::default() };
+    let mut found = Differences {
+        by_value: !args.graphs_only,
+        ..Differences::default()
+    };
     let listings = match (a, b) {
         (Opened::Onnx(x), Opened::Onnx(y)) => Some([x, y].map(|onnx| onnx.summary.listing())),
         _ => None,
@@ -115,8 +133,12 @@ fn between(args: &Args, a: &Opened, path: &Path) -> Result<Differences> {
     if let Some([x, y]) = listings
         && !found.graphs_differ()
     {
-        // The graphs that dlc noted in its files say nothing about what others did to the nodes since.
-        let text = TextDiff::from_lines(&x, &y).unified_diff().header(&args.a.to_string_lossy(), &path.to_string_lossy()).to_string();
+        // The graphs that dlc noted in its files say nothing about what others did to the nodes
+        // since.
+        let text = TextDiff::from_lines(&x, &y)
+            .unified_diff()
+            .header(&args.a.to_string_lossy(), &path.to_string_lossy())
+            .to_string();
         found.nodes = Some(text).filter(|text| found.graphs.is_empty() || !text.is_empty());
     }
     match (a, b) {
@@ -133,7 +155,8 @@ fn between(args: &Args, a: &Opened, path: &Path) -> Result<Differences> {
 
 fn constants(opened: &Opened, path: &Path) -> Result<Constants> {
     Ok(match opened {
-        Opened::Onnx(onnx) => Constants::of_onnx(path, onnx).context("the weights can't be compared; --graphs-only leaves them out")?,
+        Opened::Onnx(onnx) => Constants::of_onnx(path, onnx)
+            .context("the weights can't be compared; --graphs-only leaves them out")?,
         Opened::Checkpoint(module) => Constants::of_module(module)?,
         Opened::Bundle(bundle) => Constants::of_module(&bundle.1)?,
     })
@@ -142,7 +165,12 @@ fn constants(opened: &Opened, path: &Path) -> Result<Constants> {
 fn graphs(opened: &Opened) -> Vec<(&Graph, &WeightTable)> {
     match opened {
         Opened::Checkpoint(module) => module.graphs.iter().map(|g| (g, &module.weights)).collect(),
-        Opened::Bundle(bundle) => bundle.1.graphs.iter().map(|g| (g, &bundle.1.weights)).collect(),
+        Opened::Bundle(bundle) => bundle
+            .1
+            .graphs
+            .iter()
+            .map(|g| (g, &bundle.1.weights))
+            .collect(),
         Opened::Onnx(onnx) => onnx.graph.iter().map(|(g, w)| (g, w)).collect(),
     }
 }
@@ -159,7 +187,11 @@ fn module(opened: &Opened) -> Option<&Module> {
 fn weights_table(weights: &[WeightDifference]) -> String {
     let mut table = Table::new(&["weight", "norm of the difference", "share of its norm"]);
     for w in weights {
-        table.row([w.weight.clone(), format!("{:.4e}", w.norm), percent(w.relative)]);
+        table.row([
+            w.weight.clone(),
+            format!("{:.4e}", w.norm),
+            percent(w.relative),
+        ]);
     }
     format!("\nweights with other values: {}\n{table}", weights.len())
 }
@@ -168,7 +200,11 @@ fn constants_table(constants: &[ConstantDifference]) -> String {
     let mut table = Table::new(&["weight", "first", "second"]);
     for c in constants {
         let side = |ty: &Option<String>| ty.clone().unwrap_or_else(|| "none".into());
-        let second = if c.before == c.after { "other values".to_owned() } else { side(&c.after) };
+        let second = if c.before == c.after {
+            "other values".to_owned()
+        } else {
+            side(&c.after)
+        };
         table.row([c.weight.clone(), side(&c.before), second]);
     }
     format!("\nweights that differ: {}\n{table}", constants.len())
@@ -177,27 +213,44 @@ fn constants_table(constants: &[ConstantDifference]) -> String {
 fn target_and_draft(opened: &Opened) -> Result<GraphDiff> {
     match graphs(opened)[..] {
         [target, draft] => Ok(diff(target, draft)),
-        _ => bail!("there are not two graphs in it to compare; name a second checkpoint, bundle or ONNX file"),
+        _ => bail!(
+            "there are not two graphs in it to compare; name a second checkpoint, bundle or ONNX file"
+        ),
     }
 }
 
-/// Graphs of one name are compared; where each side has one graph, whatever their names. Graphs without a partner are named in `unpaired`.
+/// Graphs of one name are compared; where each side has one graph, whatever their names. Graphs
+/// without a partner are named in `unpaired`.
 fn by_name(a: &Opened, b: &Opened, unpaired: &mut Vec<String>) -> Result<Vec<GraphDiff>> {
     let (a, b) = (graphs(a), graphs(b));
     if let ([x], [y]) = (&a[..], &b[..]) {
         return Ok(vec![diff(*x, *y)]);
     }
-    let alone = |these: &[(&Graph, &WeightTable)], those: &[(&Graph, &WeightTable)]| -> Vec<String> {
-        these.iter().map(|x| x.0.name.clone()).filter(|name| !those.iter().any(|y| y.0.name == *name)).collect()
-    };
+    let alone =
+        |these: &[(&Graph, &WeightTable)], those: &[(&Graph, &WeightTable)]| -> Vec<String> {
+            these
+                .iter()
+                .map(|x| x.0.name.clone())
+                .filter(|name| !those.iter().any(|y| y.0.name == *name))
+                .collect()
+        };
     for (side, names) in [("first", alone(&a, &b)), ("second", alone(&b, &a))] {
         if !names.is_empty() {
             unpaired.push(format!("only the {side} has {}", names.join(", ")));
         }
     }
-    let pairs: Vec<GraphDiff> = a.iter().filter_map(|x| b.iter().find(|y| y.0.name == x.0.name).map(|y| diff(*x, *y))).collect();
+    let pairs: Vec<GraphDiff> = a
+        .iter()
+        .filter_map(|x| {
+            b.iter()
+                .find(|y| y.0.name == x.0.name)
+                .map(|y| diff(*x, *y))
+        })
+        .collect();
     if pairs.is_empty() {
-        bail!("the two have no graphs of the same name to compare; one of them was not written by dlc");
+        bail!(
+            "the two have no graphs of the same name to compare; one of them was not written by dlc"
+        );
     }
     Ok(pairs)
 }

@@ -10,8 +10,8 @@ use dlc_ir::SamplingPlan;
 use super::backend::BackendArgs;
 use super::progress::Bar;
 use crate::runtime::{
-    Backend, Bundle, Conditions, DiffusionSession, SampleRequest, SamplerChoice, SamplerWishes, Samples, SessionOptions, SharedWeights,
-    choose_sampler,
+    Backend, Bundle, Conditions, DiffusionSession, SampleRequest, SamplerChoice, SamplerWishes,
+    Samples, SessionOptions, SharedWeights, choose_sampler,
 };
 
 /// Flags of a sampler.
@@ -23,7 +23,8 @@ pub(super) struct SamplerArgs {
     /// The scheduler: ddim, pndm, euler or dpm-solver++ [default: the bundle's]
     #[arg(long, value_name = "NAME", help_heading = "Sampler")]
     scheduler: Option<String>,
-    /// Strength of classifier-free guidance; 1 is none [default: what the bundle is pruned for, else 1.5 if the model can do it]
+    /// Strength of classifier-free guidance; 1 is none [default: what the bundle is pruned for,
+    /// else 1.5 if the model can do it]
     #[arg(long, value_name = "G", help_heading = "Sampler")]
     guidance: Option<f64>,
     /// Seed of the first image's noise; each further one has the next seed
@@ -32,8 +33,8 @@ pub(super) struct SamplerArgs {
     /// Images that are computed together: more take less time and more memory
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Sampler")]
     pub batch: u16,
-    /// What the images are told beside a class: a .safetensors file with the graph's inputs, such as `encoder_hidden_states`, and `negative_...`
-    /// for guidance
+    /// What the images are told beside a class: a .safetensors file with the graph's inputs, such
+    /// as `encoder_hidden_states`, and `negative_...` for guidance
     #[arg(long, value_name = "FILE", help_heading = "Sampler")]
     embeddings: Option<PathBuf>,
 }
@@ -59,20 +60,50 @@ pub(super) struct DiffusionModel {
 impl SamplerArgs {
     /// The sampler for `bundle`.
     pub fn choose(&self, bundle: &Bundle, no_prune: bool) -> Result<SamplerChoice> {
-        let wishes = SamplerWishes { steps: self.steps, scheduler: self.scheduler.clone(), guidance: self.guidance, no_prune };
+        let wishes = SamplerWishes {
+            steps: self.steps,
+            scheduler: self.scheduler.clone(),
+            guidance: self.guidance,
+            no_prune,
+        };
         Ok(choose_sampler(bundle, &wishes)?)
     }
 
-    /// `count` images of each of the classes; without any, `count` images, of the model's classes in turn.
+    /// `count` images of each of the classes; without any, `count` images, of the model's classes
+    /// in turn.
     pub fn wanted(&self, bundle: &Bundle, classes: &[usize], count: usize) -> Result<Wanted> {
-        let classes: Vec<usize> = match (classes, bundle.manifest().model.diffusion.as_ref().and_then(|model| model.classes)) {
-            ([], Some(known)) => (0..count).filter_map(|image| image.checked_rem(known.count)).collect(),
-            (given, _) => given.iter().flat_map(|class| std::iter::repeat_n(*class, count)).collect(),
+        let classes: Vec<usize> = match (
+            classes,
+            bundle
+                .manifest()
+                .model
+                .diffusion
+                .as_ref()
+                .and_then(|model| model.classes),
+        ) {
+            ([], Some(known)) => (0..count)
+                .filter_map(|image| image.checked_rem(known.count))
+                .collect(),
+            (given, _) => given
+                .iter()
+                .flat_map(|class| std::iter::repeat_n(*class, count))
+                .collect(),
         };
         let images = classes.len().max(count);
-        let seeds = (0..images as u64).map(|image| self.seed.wrapping_add(image)).collect();
-        let conditions = self.embeddings.as_deref().map(Conditions::read).transpose()?;
-        Ok(Wanted { seeds, classes, conditions, batch: usize::from(self.batch) })
+        let seeds = (0..images as u64)
+            .map(|image| self.seed.wrapping_add(image))
+            .collect();
+        let conditions = self
+            .embeddings
+            .as_deref()
+            .map(Conditions::read)
+            .transpose()?;
+        Ok(Wanted {
+            seeds,
+            classes,
+            conditions,
+            batch: usize::from(self.batch),
+        })
     }
 }
 
@@ -81,26 +112,46 @@ impl Wanted {
     pub fn first_batch(&self) -> Result<Self> {
         let images = self.seeds.len();
         let range = 0..images.min(self.batch);
-        let conditions = self.conditions.as_ref().map(|conditions| conditions.of(range.clone(), images)).transpose()?;
+        let conditions = self
+            .conditions
+            .as_ref()
+            .map(|conditions| conditions.of(range.clone(), images))
+            .transpose()?;
         let classes = self.classes.get(range.clone()).unwrap_or_default().to_vec();
-        Ok(Self { seeds: self.seeds[range].to_vec(), classes, conditions, batch: self.batch })
+        Ok(Self {
+            seeds: self.seeds[range].to_vec(),
+            classes,
+            conditions,
+            batch: self.batch,
+        })
     }
 
     fn batches(&self) -> impl Iterator<Item = Range<usize>> {
         let images = self.seeds.len();
-        (0..images).step_by(self.batch).map(move |from| from..images.min(from + self.batch))
+        (0..images)
+            .step_by(self.batch)
+            .map(move |from| from..images.min(from + self.batch))
     }
 }
 
 impl DiffusionModel {
     pub fn open(bundle: Bundle, backend: &BackendArgs) -> Result<Self> {
-        Ok(Self { bundle, options: backend.session(), backend: backend.start()? })
+        Ok(Self {
+            bundle,
+            options: backend.session(),
+            backend: backend.start()?,
+        })
     }
 
     /// A session without graphs yet, on its own view of the weights.
     pub fn session(&self) -> Result<DiffusionSession> {
         let weights: Option<Arc<SharedWeights>> = SharedWeights::open(&self.bundle, &self.backend)?;
-        Ok(DiffusionSession::open(&self.backend, &self.bundle, weights.as_ref(), &self.options)?)
+        Ok(DiffusionSession::open(
+            &self.backend,
+            &self.bundle,
+            weights.as_ref(),
+            &self.options,
+        )?)
     }
 }
 
@@ -117,7 +168,11 @@ pub(super) fn sample(
     let images = wanted.seeds.len();
     let batches: Vec<Range<usize>> = wanted.batches().collect();
     for (number, range) in batches.iter().enumerate() {
-        let conditions = wanted.conditions.as_ref().map(|conditions| conditions.of(range.clone(), images)).transpose()?;
+        let conditions = wanted
+            .conditions
+            .as_ref()
+            .map(|conditions| conditions.of(range.clone(), images))
+            .transpose()?;
         let request = SampleRequest {
             plan,
             guidance,
@@ -127,10 +182,21 @@ pub(super) fn sample(
             prune,
         };
         let mut progress = |done: usize, total: usize| {
-            dlc_passes::Progress::update(bar, "sampling", number * total + done, batches.len() * total);
-            if dlc_passes::Progress::interrupted(bar) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            dlc_passes::Progress::update(
+                bar,
+                "sampling",
+                number * total + done,
+                batches.len() * total,
+            );
+            if dlc_passes::Progress::interrupted(bar) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
-        let Some(samples) = session.sample(&request, &mut progress)? else { return Ok(None) };
+        let Some(samples) = session.sample(&request, &mut progress)? else {
+            return Ok(None);
+        };
         match &mut all {
             None => all = Some(samples),
             Some(all) => {

@@ -27,7 +27,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut places = Table::new(&["ONNX Runtime looked for in", "found", "path"]);
     let candidates = args.backend.search().find();
     for c in &candidates {
-        places.row([c.origin.describe(), if c.found { "yes" } else { "no" }, &c.path.display().to_string()]);
+        places.row([
+            c.origin.describe(),
+            if c.found { "yes" } else { "no" },
+            &c.path.display().to_string(),
+        ]);
     }
     output.result(&format!("{places}\n"))?;
     let backend = match args.backend.start() {
@@ -52,7 +56,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     ))?;
     let mut families = Table::new(&["model_type", "architectures", "models"]);
     for family in FAMILIES {
-        families.row([family.model_type, &family.names().join(", "), family.summary]);
+        families.row([
+            family.model_type,
+            &family.names().join(", "),
+            family.summary,
+        ]);
     }
     output.result(&families.to_string())?;
     output.json(&json!({

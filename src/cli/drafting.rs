@@ -8,7 +8,9 @@ use dlc_passes::ScoreCache;
 use super::environment;
 use super::models::Models;
 use crate::pipeline::DiskCache;
-use crate::runtime::{Bundle, DecodeOptions, DraftLength, TokenModel, calibrate, calibration_prompt, cost_key};
+use crate::runtime::{
+    Bundle, DecodeOptions, DraftLength, TokenModel, calibrate, calibration_prompt, cost_key,
+};
 
 /// How tokens are guessed.
 #[derive(Debug, Clone, clap::Args)]
@@ -25,7 +27,8 @@ pub(super) struct DraftingArgs {
     /// The draft stops proposing below this probability; 0 never does
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     draft_confidence: f32,
-    /// What the draft reads of the text so far: the target's cache, where their layers are the same, or one of its own
+    /// What the draft reads of the text so far: the target's cache, where their layers are the
+    /// same, or one of its own
     #[arg(long, value_enum, default_value_t = DraftCache::Shared)]
     draft_cache: DraftCache,
 }
@@ -49,10 +52,20 @@ impl DraftingArgs {
     }
 
     /// Puts what the flags and the bundle say into `options`, and what passes cost.
-    pub fn apply(&self, options: DecodeOptions, bundle: &Bundle, costs: CostTable) -> DecodeOptions {
+    pub fn apply(
+        &self,
+        options: DecodeOptions,
+        bundle: &Bundle,
+        costs: CostTable,
+    ) -> DecodeOptions {
         DecodeOptions {
-            draft_acceptance: bundle.manifest().draft_acceptance.unwrap_or(options.draft_acceptance),
-            draft_length: self.draft_tokens.map_or(DraftLength::Adaptive, |n| DraftLength::Fixed(usize::from(n))),
+            draft_acceptance: bundle
+                .manifest()
+                .draft_acceptance
+                .unwrap_or(options.draft_acceptance),
+            draft_length: self.draft_tokens.map_or(DraftLength::Adaptive, |n| {
+                DraftLength::Fixed(usize::from(n))
+            }),
             lookup: (!self.no_lookup).then_some(usize::from(self.lookup)),
             draft_confidence: self.draft_confidence,
             costs,
@@ -66,24 +79,41 @@ fn cost_cache() -> Option<DiskCache> {
     environment::cache_folder().map(|folder| DiskCache::new(folder.join("costs")))
 }
 
-/// The costs that `dlc bench --calibrate` measured for this bundle with this backend and number of threads; None if it didn't, or if what
-/// is stored can't be read.
-pub(super) fn measured_costs(bundle: &Bundle, backend: &str, threads: Option<usize>) -> Option<CostTable> {
+/// The costs that `dlc bench --calibrate` measured for this bundle with this backend and number of
+/// threads; None if it didn't, or if what is stored can't be read.
+pub(super) fn measured_costs(
+    bundle: &Bundle,
+    backend: &str,
+    threads: Option<usize>,
+) -> Option<CostTable> {
     let stored = cost_cache()?.get(&cost_key(bundle.manifest(), backend, threads))?;
-    serde_json::from_str::<CostTable>(&stored).ok().filter(CostTable::is_sound)
+    serde_json::from_str::<CostTable>(&stored)
+        .ok()
+        .filter(CostTable::is_sound)
 }
 
 /// Measures what passes cost here behind 128 tokens, or as many as half the context takes.
 pub(super) fn measure_costs(models: &mut Models, repeats: usize) -> Result<CostTable> {
     let prompt = calibration_prompt(&models.bundle.manifest().model);
-    let draft = models.draft.as_mut().map(|draft| draft as &mut dyn TokenModel);
+    let draft = models
+        .draft
+        .as_mut()
+        .map(|draft| draft as &mut dyn TokenModel);
     Ok(calibrate(&mut models.target, draft, &prompt, repeats)?)
 }
 
 /// Keeps costs for later runs.
-pub(super) fn store_costs(bundle: &Bundle, backend: &str, threads: Option<usize>, costs: &CostTable) -> Result<()> {
+pub(super) fn store_costs(
+    bundle: &Bundle,
+    backend: &str,
+    threads: Option<usize>,
+    costs: &CostTable,
+) -> Result<()> {
     if let Some(cache) = cost_cache() {
-        cache.put(&cost_key(bundle.manifest(), backend, threads), &serde_json::to_string(costs)?);
+        cache.put(
+            &cost_key(bundle.manifest(), backend, threads),
+            &serde_json::to_string(costs)?,
+        );
     }
     Ok(())
 }

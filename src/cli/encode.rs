@@ -12,7 +12,10 @@ use super::output::note;
 use super::records::Records;
 use super::run::Args;
 use crate::report::Table;
-use crate::runtime::{Bundle, Choice, Rows, RuntimeError, TextTokenizer, TokenizedText, choices, sentence_vector, similarity};
+use crate::runtime::{
+    Bundle, Choice, Rows, RuntimeError, TextTokenizer, TokenizedText, choices, sentence_vector,
+    similarity,
+};
 
 /// Numbers of a vector that are shown.
 const SHOWN: usize = 6;
@@ -22,8 +25,13 @@ const MOST_COMPARED: usize = 16;
 pub(super) fn run(args: &Args, bundle: Bundle, texts: &[String]) -> Result<ExitCode> {
     let mut records = Records::new(args.records);
     if texts.is_empty() {
-        let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
-        bail!("the bundle is a {family} for {task}, which continues no text: give it --text TEXT or --texts FILE");
+        let (task, family) = (
+            bundle.manifest().model.task.name(),
+            &bundle.manifest().model.family,
+        );
+        bail!(
+            "the bundle is a {family} for {task}, which continues no text: give it --text TEXT or --texts FILE"
+        );
     }
     let sentence = bundle.manifest().model.sentence.clone();
     if let Some(step) = sentence.as_ref().and_then(Sentence::unsupported) {
@@ -47,15 +55,25 @@ pub(super) fn run(args: &Args, bundle: Bundle, texts: &[String]) -> Result<ExitC
     let (tokenized, truncated) = limits.tokenize(&tokenizer, prompt.text(), texts)?;
     let rows = model.session.run(&tokenized)?;
     let prompt_tokens = limits.prompt_tokens(&tokenizer, prompt.text())?;
-    let reader =
-        Reader { args, tokenizer: &tokenizer, model: &model.bundle.manifest().model, sentence: sentence.unwrap_or_default(), prompt, prompt_tokens };
-    for (((text, tokens), rows), truncated) in texts.iter().zip(&tokenized).zip(&rows).zip(truncated) {
+    let reader = Reader {
+        args,
+        tokenizer: &tokenizer,
+        model: &model.bundle.manifest().model,
+        sentence: sentence.unwrap_or_default(),
+        prompt,
+        prompt_tokens,
+    };
+    for (((text, tokens), rows), truncated) in
+        texts.iter().zip(&tokenized).zip(&rows).zip(truncated)
+    {
         let (shown, mut value) = reader.read(text, tokens, rows)?;
         value["truncated"] = truncated.into();
         records.text(&shown)?;
         records.push(value)?;
     }
-    if model.bundle.manifest().model.task == Task::FeatureExtraction && (2..=MOST_COMPARED).contains(&texts.len()) {
+    if model.bundle.manifest().model.task == Task::FeatureExtraction
+        && (2..=MOST_COMPARED).contains(&texts.len())
+    {
         records.text(&reader.similarities(&rows))?;
     }
     records.finish()?;
@@ -75,17 +93,35 @@ impl Prompt {
     }
 }
 
-/// The prompt that is asked for, or that the checkpoint puts before texts by itself; an empty name asks for none.
+/// The prompt that is asked for, or that the checkpoint puts before texts by itself; an empty name
+/// asks for none.
 fn prompt(args: &Args, bundle: &Bundle, sentence: Option<&Sentence>) -> Result<Prompt> {
     let prompts = sentence.map(|s| &s.prompts);
-    let named = |name: &str| prompts.and_then(|all| all.get(name)).map(|text| Prompt { named: Some((name.to_owned(), text.clone())) });
+    let named = |name: &str| {
+        prompts.and_then(|all| all.get(name)).map(|text| Prompt {
+            named: Some((name.to_owned(), text.clone())),
+        })
+    };
     match &args.prompt_name {
-        None => Ok(sentence.and_then(|s| named(s.default_prompt.as_deref()?)).unwrap_or_default()),
+        None => Ok(sentence
+            .and_then(|s| named(s.default_prompt.as_deref()?))
+            .unwrap_or_default()),
         Some(none) if none.is_empty() => Ok(Prompt::default()),
         Some(name) => named(name).with_context(|| {
-            let names: Vec<&str> = prompts.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            format!("{}: there is no prompt `{name}`; the checkpoint has {there}", bundle.folder().display())
+            let names: Vec<&str> = prompts
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.as_str())
+                .collect();
+            let there = if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            };
+            format!(
+                "{}: there is no prompt `{name}`; the checkpoint has {there}",
+                bundle.folder().display()
+            )
         }),
     }
 }
@@ -99,19 +135,34 @@ struct Limits {
 }
 
 impl Limits {
-    /// Sentence Transformers cuts texts at the limit of the checkpoint; other encoders do it if they are asked to.
+    /// Sentence Transformers cuts texts at the limit of the checkpoint; other encoders do it if
+    /// they are asked to.
     fn of(args: &Args, sentence: Option<&Sentence>, context: usize) -> Self {
-        let most = sentence.and_then(|s| s.max_tokens).map_or(context, |limit| limit.min(context));
-        Self { most, cuts: args.truncate || sentence.is_some(), at_start: sentence.is_some_and(|s| s.cut_start) }
+        let most = sentence
+            .and_then(|s| s.max_tokens)
+            .map_or(context, |limit| limit.min(context));
+        Self {
+            most,
+            cuts: args.truncate || sentence.is_some(),
+            at_start: sentence.is_some_and(|s| s.cut_start),
+        }
     }
 
     /// The tokens of each text with the prompt before it, and whether it was cut.
-    fn tokenize(&self, tokenizer: &TextTokenizer, prompt: &str, texts: &[String]) -> Result<(Vec<TokenizedText>, Vec<bool>)> {
+    fn tokenize(
+        &self,
+        tokenizer: &TextTokenizer,
+        prompt: &str,
+        texts: &[String],
+    ) -> Result<(Vec<TokenizedText>, Vec<bool>)> {
         let (most, mut tokenized, mut truncated) = (self.most, Vec::new(), Vec::new());
         for (number, text) in (1..).zip(texts) {
-            let (tokens, n) = tokenizer.analyse_cut(&format!("{prompt}{text}"), most, self.at_start)?;
+            let (tokens, n) =
+                tokenizer.analyse_cut(&format!("{prompt}{text}"), most, self.at_start)?;
             if n > most && !self.cuts {
-                bail!("text {number} has {n} tokens, and the model takes {most}; shorten it, or let --truncate cut it");
+                bail!(
+                    "text {number} has {n} tokens, and the model takes {most}; shorten it, or let --truncate cut it"
+                );
             }
             if n > most {
                 note(&format!("text {number} is cut from {n} tokens to {most}"))?;
@@ -122,12 +173,16 @@ impl Limits {
         Ok((tokenized, truncated))
     }
 
-    /// How many tokens at the start are the prompt's: all that it has by itself, but for a token that ends texts.
+    /// How many tokens at the start are the prompt's: all that it has by itself, but for a token
+    /// that ends texts.
     fn prompt_tokens(&self, tokenizer: &TextTokenizer, prompt: &str) -> Result<usize> {
         if prompt.is_empty() {
             return Ok(0);
         }
-        let ids = tokenizer.analyse_cut(prompt, self.most, self.at_start)?.0.ids;
+        let ids = tokenizer
+            .analyse_cut(prompt, self.most, self.at_start)?
+            .0
+            .ids;
         Ok(ids.len() - usize::from(ids.last().is_some_and(|&id| tokenizer.is_special(id))))
     }
 }
@@ -148,21 +203,46 @@ impl Reader<'_> {
     fn read(&self, text: &str, tokens: &TokenizedText, rows: &Rows) -> Result<(String, Value)> {
         match self.model.task {
             Task::FillMask => self.fillings(text, tokens, rows),
-            Task::TextClassification if self.model.scores == Scores::Numbers => Ok(self.numbers(text, rows)),
+            Task::TextClassification if self.model.scores == Scores::Numbers => {
+                Ok(self.numbers(text, rows))
+            }
             Task::TextClassification => {
-                let classes = choices(&rows.data, self.args.top, self.model.scores == Scores::AnyClasses);
+                let classes = choices(
+                    &rows.data,
+                    self.args.top,
+                    self.model.scores == Scores::AnyClasses,
+                );
                 let table = table("class", &classes, |i| self.label(i));
-                Ok((format!("{text}\n{table}"), json!({"text": text, "classes": entries("label", &classes, |i| self.label(i))})))
+                Ok((
+                    format!("{text}\n{table}"),
+                    json!({"text": text, "classes": entries("label", &classes, |i| self.label(i))}),
+                ))
             }
             Task::TokenClassification => Ok(self.tokens(text, tokens, rows)),
             Task::FeatureExtraction | Task::TextGeneration | Task::ImageGeneration => {
                 let vector = self.vector(rows);
-                let start: Vec<String> = vector.iter().take(SHOWN).map(|x| format!("{x:.4}")).collect();
-                let shown = format!("{text}\n  {} numbers, {}: {} ...\n", vector.len(), self.kind(), start.join(" "));
-                let pooling = if let [one] = self.sentence.pooling.as_slice() { json!(one) } else { json!(self.sentence.pooling) };
+                let start: Vec<String> = vector
+                    .iter()
+                    .take(SHOWN)
+                    .map(|x| format!("{x:.4}"))
+                    .collect();
+                let shown = format!(
+                    "{text}\n  {} numbers, {}: {} ...\n",
+                    vector.len(),
+                    self.kind(),
+                    start.join(" ")
+                );
+                let pooling = if let [one] = self.sentence.pooling.as_slice() {
+                    json!(one)
+                } else {
+                    json!(self.sentence.pooling)
+                };
                 let prompt = self.prompt.named.as_ref().map(|(name, _)| name);
                 let normalized = self.sentence.has_unit_length();
-                Ok((shown, json!({"text": text, "prompt": prompt, "pooling": pooling, "normalized": normalized, "embedding": vector})))
+                Ok((
+                    shown,
+                    json!({"text": text, "prompt": prompt, "pooling": pooling, "normalized": normalized, "embedding": vector}),
+                ))
             }
         }
     }
@@ -183,8 +263,21 @@ impl Reader<'_> {
             Pooling::Other(what) => what,
         });
         let of: Vec<&str> = of.collect();
-        let prompt = self.prompt.named.as_ref().filter(|(_, text)| !text.is_empty()).map_or(String::new(), |(name, _)| format!(", prompt {name}"));
-        format!("{}{}{prompt}", of.join(" and "), if self.sentence.has_unit_length() { "" } else { ", not scaled to length 1" })
+        let prompt = self
+            .prompt
+            .named
+            .as_ref()
+            .filter(|(_, text)| !text.is_empty())
+            .map_or(String::new(), |(name, _)| format!(", prompt {name}"));
+        format!(
+            "{}{}{prompt}",
+            of.join(" and "),
+            if self.sentence.has_unit_length() {
+                ""
+            } else {
+                ", not scaled to length 1"
+            }
+        )
     }
 
     /// Scores that are no probabilities, in the order of the labels.
@@ -195,7 +288,10 @@ impl Reader<'_> {
             table.row([self.label(index), format!("{score:.4}")]);
             scores.push(json!({"label": self.label(index), "index": index, "score": score}));
         }
-        (format!("{text}\n{table}"), json!({"text": text, "scores": scores}))
+        (
+            format!("{text}\n{table}"),
+            json!({"text": text, "scores": scores}),
+        )
     }
 
     /// How near the texts are to each other, as the checkpoint compares vectors.
@@ -203,16 +299,29 @@ impl Reader<'_> {
         let vectors: Vec<Vec<f32>> = rows.iter().map(|rows| self.vector(rows)).collect();
         let kind = self.sentence.similarity;
         let numbers: Vec<String> = (1..=rows.len()).map(|n| n.to_string()).collect();
-        let headings: Vec<&str> = [kind.name()].into_iter().chain(numbers.iter().map(String::as_str)).collect();
+        let headings: Vec<&str> = [kind.name()]
+            .into_iter()
+            .chain(numbers.iter().map(String::as_str))
+            .collect();
         let mut table = Table::new(&headings);
         for (number, a) in numbers.iter().zip(&vectors) {
-            table.row([number.clone()].into_iter().chain(vectors.iter().map(|b| format!("{:.3}", similarity(kind, a, b)))));
+            table.row(
+                [number.clone()].into_iter().chain(
+                    vectors
+                        .iter()
+                        .map(|b| format!("{:.3}", similarity(kind, a, b))),
+                ),
+            );
         }
         format!("\n{table}")
     }
 
     fn label(&self, index: usize) -> String {
-        self.model.labels.get(index).cloned().unwrap_or_else(|| format!("LABEL_{index}"))
+        self.model
+            .labels
+            .get(index)
+            .cloned()
+            .unwrap_or_else(|| format!("LABEL_{index}"))
     }
 
     fn word(&self, id: usize) -> String {
@@ -221,10 +330,18 @@ impl Reader<'_> {
 
     fn fillings(&self, text: &str, tokens: &TokenizedText, rows: &Rows) -> Result<(String, Value)> {
         const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
-        let Some((mask, id)) = MASKS.iter().find_map(|mask| Some((mask, self.tokenizer.token_id(mask)?))) else {
-            bail!("the tokenizer has no mask ({}), so there is nothing to fill", MASKS.join(" or "));
+        let Some((mask, id)) = MASKS
+            .iter()
+            .find_map(|mask| Some((mask, self.tokenizer.token_id(mask)?)))
+        else {
+            bail!(
+                "the tokenizer has no mask ({}), so there is nothing to fill",
+                MASKS.join(" or ")
+            );
         };
-        let at: Vec<usize> = (0..tokens.ids.len()).filter(|&i| tokens.ids[i] == id).collect();
+        let at: Vec<usize> = (0..tokens.ids.len())
+            .filter(|&i| tokens.ids[i] == id)
+            .collect();
         if at.is_empty() {
             bail!("`{text}` has no {mask}; write it where the model is to find a word");
         }
@@ -241,24 +358,43 @@ impl Reader<'_> {
     fn tokens(&self, text: &str, tokens: &TokenizedText, rows: &Rows) -> (String, Value) {
         let mut table = Table::new(&["token", "class", "probability"]);
         let mut values = Vec::new();
-        for (i, row) in rows.each().enumerate().filter(|(i, _)| tokens.special.get(*i) == Some(&false)) {
-            let Some(best) = choices(row, 1, false).pop() else { continue };
+        for (i, row) in rows
+            .each()
+            .enumerate()
+            .filter(|(i, _)| tokens.special.get(*i) == Some(&false))
+        {
+            let Some(best) = choices(row, 1, false).pop() else {
+                continue;
+            };
             let (piece, label) = (&tokens.pieces[i], self.label(best.index));
-            table.row([piece.clone(), label.clone(), format!("{:.1}%", 100.0 * best.probability)]);
+            table.row([
+                piece.clone(),
+                label.clone(),
+                format!("{:.1}%", 100.0 * best.probability),
+            ]);
             values.push(json!({"token": piece, "label": label, "probability": best.probability}));
         }
-        (format!("{text}\n{table}"), json!({"text": text, "tokens": values}))
+        (
+            format!("{text}\n{table}"),
+            json!({"text": text, "tokens": values}),
+        )
     }
 }
 
 fn table(heading: &str, choices: &[Choice], name: impl Fn(usize) -> String) -> String {
     let mut table = Table::new(&[heading, "probability"]);
     for choice in choices {
-        table.row([name(choice.index), format!("{:.1}%", 100.0 * choice.probability)]);
+        table.row([
+            name(choice.index),
+            format!("{:.1}%", 100.0 * choice.probability),
+        ]);
     }
     table.to_string()
 }
 
 fn entries(key: &str, choices: &[Choice], name: impl Fn(usize) -> String) -> Vec<Value> {
-    choices.iter().map(|c| json!({key: name(c.index), "index": c.index, "probability": c.probability})).collect()
+    choices
+        .iter()
+        .map(|c| json!({key: name(c.index), "index": c.index, "probability": c.probability}))
+        .collect()
 }

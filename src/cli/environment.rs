@@ -1,4 +1,5 @@
-//! What the command takes from its environment: cache and data folders, Python's packages, variables.
+//! What the command takes from its environment: cache and data folders, Python's packages,
+//! variables.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,13 @@ pub(super) fn threads(text: &str) -> Result<usize, String> {
 /// `threads`, or which numbers are allowed.
 pub(super) fn check_threads(threads: usize) -> Result<usize, String> {
     let most = cores().saturating_mul(4);
-    if (1..=most).contains(&threads) { Ok(threads) } else { Err(format!("threads are a number from 1 to {most}, four times the cores here")) }
+    if (1..=most).contains(&threads) {
+        Ok(threads)
+    } else {
+        Err(format!(
+            "threads are a number from 1 to {most}, four times the cores here"
+        ))
+    }
 }
 
 /// `$XDG_CACHE_HOME/dlc`, else `~/.cache/dlc`; none if there is no home.
@@ -43,7 +50,9 @@ pub(super) fn scratch(purpose: &str) -> Result<Temporary, ExportError> {
 pub(super) fn backend_search() -> BackendSearch {
     BackendSearch {
         env: variable("ORT_DYLIB_PATH").map(PathBuf::from),
-        beside: env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned)),
+        beside: env::current_exe()
+            .ok()
+            .and_then(|exe| exe.parent().map(Path::to_owned)),
         data_dir: user_folder("XDG_DATA_HOME", ".local/share").map(|f| f.join("dlc/onnxruntime")),
         python_path: python_packages(),
         require_ort: variable("DLC_REQUIRE_ORT").is_some_and(|v| v != "0"),
@@ -56,26 +65,47 @@ pub(super) fn shows_progress() -> bool {
     variable("DLC_PROGRESS").is_none_or(|wanted| wanted != "never")
 }
 
-/// Bytes that are free on the disk on which `path` is, or would be; unknown where the system doesn't say so.
+/// Bytes that are free on the disk on which `path` is, or would be; unknown where the system
+/// doesn't say so.
 pub(super) fn free_disk(path: &Path) -> Option<u64> {
-    let there = path.ancestors().map(|a| if a.as_os_str().is_empty() { Path::new(".") } else { a }).find(|a| a.exists())?;
+    let there = path
+        .ancestors()
+        .map(|a| {
+            if a.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                a
+            }
+        })
+        .find(|a| a.exists())?;
     fs4::available_space(there).ok()
 }
 
-/// How many threads were busy in the last minute; unknown where the system doesn't say so, as only Linux does.
+/// How many threads were busy in the last minute; unknown where the system doesn't say so, as only
+/// Linux does.
 pub(super) fn load_average() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+    std::fs::read_to_string("/proc/loadavg")
+        .ok()?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// What to say of so much load, if it disturbs timings.
 pub(super) fn busy(load: f64, cores: usize) -> Option<String> {
     /// The share of the cores from which on other programs take time from what is measured.
     const SHARE: f64 = 0.5;
-    let problem = || format!("the machine was busy before (load {load:.1} on {cores} cores): times are longer and spread more than on a quiet one");
+    let problem = || {
+        format!(
+            "the machine was busy before (load {load:.1} on {cores} cores): times are longer and spread more than on a quiet one"
+        )
+    };
     (load > SHARE * cores as f64).then(problem)
 }
 
-/// Whether there is a GPU that ONNX Runtime could use; false where the system doesn't say so, as only Linux does.
+/// Whether there is a GPU that ONNX Runtime could use; false where the system doesn't say so, as
+/// only Linux does.
 pub(super) fn has_gpu() -> bool {
     Path::new("/dev/nvidiactl").exists()
 }
@@ -85,17 +115,36 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn user_folder(name: &str, fallback: &str) -> Option<PathBuf> {
-    variable(name).map(PathBuf::from).filter(|p| p.is_absolute()).or_else(|| env::home_dir().map(|home| home.join(fallback)))
+    variable(name)
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute())
+        .or_else(|| env::home_dir().map(|home| home.join(fallback)))
 }
 
 /// `site-packages` of the active environment, of the `python3` on the path, and of the user.
 fn python_packages() -> Vec<PathBuf> {
-    let mut roots: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable).map(PathBuf::from).collect();
+    let mut roots: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"]
+        .into_iter()
+        .filter_map(variable)
+        .map(PathBuf::from)
+        .collect();
     let path = env::var_os("PATH").unwrap_or_default();
-    let python = env::split_paths(&path).map(|p| p.join("python3")).find(|p| p.is_file()).and_then(|p| p.canonicalize().ok());
-    roots.extend(python.as_deref().and_then(Path::parent).and_then(Path::parent).map(Path::to_owned));
+    let python = env::split_paths(&path)
+        .map(|p| p.join("python3"))
+        .find(|p| p.is_file())
+        .and_then(|p| p.canonicalize().ok());
+    roots.extend(
+        python
+            .as_deref()
+            .and_then(Path::parent)
+            .and_then(Path::parent)
+            .map(Path::to_owned),
+    );
     roots.extend(env::home_dir().map(|home| home.join(".local")));
-    let mut folders: Vec<PathBuf> = roots.iter().flat_map(|root| libraries(&root.join("lib"))).collect();
+    let mut folders: Vec<PathBuf> = roots
+        .iter()
+        .flat_map(|root| libraries(&root.join("lib")))
+        .collect();
     folders.dedup();
     folders
 }
@@ -103,8 +152,15 @@ fn python_packages() -> Vec<PathBuf> {
 fn libraries(lib: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(lib).into_iter().flatten().flatten();
     let pythons = entries.filter(|e| e.file_name().to_string_lossy().starts_with("python3"));
-    let mut folders: Vec<PathBuf> =
-        pythons.flat_map(|e| [e.path().join("site-packages"), e.path().join("dist-packages")]).filter(|p| p.is_dir()).collect();
+    let mut folders: Vec<PathBuf> = pythons
+        .flat_map(|e| {
+            [
+                e.path().join("site-packages"),
+                e.path().join("dist-packages"),
+            ]
+        })
+        .filter(|p| p.is_dir())
+        .collect();
     folders.sort();
     folders
 }

@@ -18,7 +18,8 @@ pub(super) const CHECK_FAILED: u8 = 1;
 const BAD_INPUT: u8 = 2;
 const UNSUPPORTED: u8 = 3;
 const BUG: u8 = 70;
-/// What commands return that were asked to stop; [`interrupted`] makes of it what shells show for the signal that came.
+/// What commands return that were asked to stop; [`interrupted`] makes of it what shells show for
+/// the signal that came.
 pub(super) const INTERRUPTED: u8 = 130;
 
 /// Characters of an error that are printed: what files say in it may have any length.
@@ -31,19 +32,26 @@ pub(super) fn interrupted() -> ExitCode {
 
 /// Prints the error and returns its exit code. A closed pipe is no error.
 pub(super) fn report(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)) {
+    if error.chain().any(|e| {
+        e.downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    }) {
         return ExitCode::SUCCESS;
     }
     let code = code(error);
     if code == INTERRUPTED {
         return interrupted();
     }
-    let _ = writeln!(io::stderr(), "error: {}", escaped(&cut(&message(error), LONGEST_MESSAGE)));
+    let _ = writeln!(
+        io::stderr(),
+        "error: {}",
+        escaped(&cut(&message(error), LONGEST_MESSAGE))
+    );
     if code == BUG { bug() } else { code.into() }
 }
 
-/// Says what was wrong with the command line, or the help or version that was asked for, and ends. Arguments that would steer the terminal are
-/// printed escaped.
+/// Says what was wrong with the command line, or the help or version that was asked for, and ends.
+/// Arguments that would steer the terminal are printed escaped.
 pub(super) fn usage(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     if let Cow::Owned(escaped) = escaped(&text) {
@@ -55,21 +63,30 @@ pub(super) fn usage(error: &clap::Error) -> ! {
 
 /// Asks for a report, and returns the exit code of a bug.
 pub(super) fn bug() -> ExitCode {
-    let _ = writeln!(io::stderr(), "This is a bug in dlc. Please report it with the command that led here.");
+    let _ = writeln!(
+        io::stderr(),
+        "This is a bug in dlc. Please report it with the command that led here."
+    );
     BUG.into()
 }
 
 /// The error and its causes; a cause that a message above it quotes isn't said twice.
 fn message(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text {
-        text if text.is_empty() => cause,
-        text if text.contains(&cause) => text,
-        text => format!("{text}: {cause}"),
-    })
+    error
+        .chain()
+        .map(ToString::to_string)
+        .fold(String::new(), |text, cause| match text {
+            text if text.is_empty() => cause,
+            text if text.contains(&cause) => text,
+            text => format!("{text}: {cause}"),
+        })
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    if error.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_interruption) {
+    if error
+        .downcast_ref::<PipelineError>()
+        .is_some_and(PipelineError::is_interruption)
+    {
         return INTERRUPTED;
     }
     let fault = error.chain().find_map(|e| {

@@ -34,12 +34,33 @@ const RUN_DECODER: &[&str] = &[
 /// Flags of `dlc run` for encoders.
 const RUN_ENCODER: &[&str] = &["top", "truncate", "pruned"];
 /// Flags of `dlc bench` for models that continue texts.
-const BENCH_DECODER: &[&str] =
-    &["max-tokens", "no-generation-config", "draft-tokens", "lookup", "no-lookup", "draft-confidence", "draft-cache", "suite", "calibrate", "plot"];
+const BENCH_DECODER: &[&str] = &[
+    "max-tokens",
+    "no-generation-config",
+    "draft-tokens",
+    "lookup",
+    "no-lookup",
+    "draft-confidence",
+    "draft-cache",
+    "suite",
+    "calibrate",
+    "plot",
+];
 /// Flags of `dlc bench` for encoders.
 const BENCH_ENCODER: &[&str] = &["lengths"];
 /// Flags of `dlc bench` for diffusion models.
-const BENCH_DIFFUSION: &[&str] = &["count", "classifier", "statistics", "memory-of", "steps", "scheduler", "guidance", "seed", "batch", "embeddings"];
+const BENCH_DIFFUSION: &[&str] = &[
+    "count",
+    "classifier",
+    "statistics",
+    "memory-of",
+    "steps",
+    "scheduler",
+    "guidance",
+    "seed",
+    "batch",
+    "embeddings",
+];
 
 /// The flags that stand on the command line, by their long names.
 #[derive(Debug, Default)]
@@ -56,20 +77,42 @@ enum Kind {
 impl Given {
     /// The flags of the subcommand.
     pub fn new(command: &clap::Command, matches: &ArgMatches) -> Self {
-        let Some((name, matches)) = matches.subcommand() else { return Self::default() };
-        let arguments = command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
-        let given = arguments.filter(|arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine));
-        Self(given.filter_map(clap::Arg::get_long).map(str::to_owned).collect())
+        let Some((name, matches)) = matches.subcommand() else {
+            return Self::default();
+        };
+        let arguments = command
+            .find_subcommand(name)
+            .into_iter()
+            .flat_map(clap::Command::get_arguments);
+        let given = arguments.filter(|arg| {
+            matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+        });
+        Self(
+            given
+                .filter_map(clap::Arg::get_long)
+                .map(str::to_owned)
+                .collect(),
+        )
     }
 
     /// Refuses flags of `dlc run` that are for other models than this.
     pub fn check_run(&self, model: &ModelRecord) -> Result<()> {
-        self.check(model, &[(Kind::Decoder, RUN_DECODER), (Kind::Encoder, RUN_ENCODER)])
+        self.check(
+            model,
+            &[(Kind::Decoder, RUN_DECODER), (Kind::Encoder, RUN_ENCODER)],
+        )
     }
 
     /// Refuses flags of `dlc bench` that are for other models than this.
     pub fn check_bench(&self, model: &ModelRecord) -> Result<()> {
-        self.check(model, &[(Kind::Decoder, BENCH_DECODER), (Kind::Encoder, BENCH_ENCODER), (Kind::Diffusion, BENCH_DIFFUSION)])
+        self.check(
+            model,
+            &[
+                (Kind::Decoder, BENCH_DECODER),
+                (Kind::Encoder, BENCH_ENCODER),
+                (Kind::Diffusion, BENCH_DIFFUSION),
+            ],
+        )
     }
 
     fn check(&self, model: &ModelRecord, flags: &[(Kind, &[&str])]) -> Result<()> {
@@ -79,9 +122,15 @@ impl Given {
             _ => Kind::Encoder,
         };
         for (other, names) in flags.iter().filter(|(other, _)| *other != kind) {
-            let Some(flag) = names.iter().find(|name| self.0.contains(**name)) else { continue };
+            let Some(flag) = names.iter().find(|name| self.0.contains(**name)) else {
+                continue;
+            };
             let family = &model.family;
-            bail!("--{flag} is for {}, and has no effect on a {family} for {}; leave it out", other.describe(), model.task.name());
+            bail!(
+                "--{flag} is for {}, and has no effect on a {family} for {}; leave it out",
+                other.describe(),
+                model.task.name()
+            );
         }
         Ok(())
     }

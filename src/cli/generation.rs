@@ -17,7 +17,12 @@ pub(super) struct GenerationArgs {
     #[arg(long, help_heading = "Choosing tokens")]
     sample: bool,
     /// Randomness; 0, the default, takes the most likely token
-    #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = "Choosing tokens")]
+    #[arg(
+        long,
+        value_name = "T",
+        allow_negative_numbers = true,
+        help_heading = "Choosing tokens"
+    )]
     temperature: Option<f32>,
     /// Draw from the K most likely tokens; 0 is all
     #[arg(long, value_name = "K", help_heading = "Choosing tokens")]
@@ -59,32 +64,56 @@ pub(super) struct Rules {
 impl GenerationArgs {
     /// Only the file leaves tokens to choose, or not even that.
     pub fn file_alone(no_generation_config: bool) -> Self {
-        Self { no_generation_config, ..Self::default() }
+        Self {
+            no_generation_config,
+            ..Self::default()
+        }
     }
 
     /// What flags and the bundle's file say. Refuses flags without effect.
     pub fn rules(&self, bundle: &Bundle) -> Result<Rules> {
         self.check()?;
-        let config = if self.no_generation_config { GenerationConfig::default() } else { GenerationConfig::of_bundle(bundle)? };
+        let config = if self.no_generation_config {
+            GenerationConfig::default()
+        } else {
+            GenerationConfig::of_bundle(bundle)?
+        };
         let mut processors = config.processors;
         let stop_tokens = bundle.manifest().model.eos_token_ids.clone();
         processors.ends.clone_from(&stop_tokens);
-        processors.repetition_penalty = self.repetition_penalty.unwrap_or(processors.repetition_penalty);
-        processors.no_repeat_ngram_size = self.no_repeat_ngram.unwrap_or(processors.no_repeat_ngram_size);
+        processors.repetition_penalty = self
+            .repetition_penalty
+            .unwrap_or(processors.repetition_penalty);
+        processors.no_repeat_ngram_size = self
+            .no_repeat_ngram
+            .unwrap_or(processors.no_repeat_ngram_size);
         processors.min_new_tokens = self.min_tokens.or(processors.min_new_tokens);
         let file = config.sampling.options;
-        let note = (config.sampling.do_sample && !self.samples() && self.temperature.is_none()).then(|| suggestion(&file));
+        let note = (config.sampling.do_sample && !self.samples() && self.temperature.is_none())
+            .then(|| suggestion(&file));
         let max_tokens = self.max_tokens.or(config.max_new_tokens);
         let max_length = config.max_length.filter(|_| max_tokens.is_none());
         let options = DecodeOptions {
-            max_tokens: max_tokens.unwrap_or(if max_length.is_some() { usize::MAX } else { MAX_TOKENS }),
+            max_tokens: max_tokens.unwrap_or(if max_length.is_some() {
+                usize::MAX
+            } else {
+                MAX_TOKENS
+            }),
             max_length,
             stop_tokens,
             processors,
-            sampling: if self.samples() { self.sampling(&file) } else { SamplingOptions::default() },
+            sampling: if self.samples() {
+                self.sampling(&file)
+            } else {
+                SamplingOptions::default()
+            },
             ..DecodeOptions::default()
         };
-        Ok(Rules { options, stop_strings: config.stop_strings, note })
+        Ok(Rules {
+            options,
+            stop_strings: config.stop_strings,
+            note,
+        })
     }
 
     fn samples(&self) -> bool {
@@ -93,7 +122,11 @@ impl GenerationArgs {
 
     fn sampling(&self, file: &SamplingOptions) -> SamplingOptions {
         // Without the file all tokens may be drawn.
-        let top_k = if self.no_generation_config { 0 } else { file.top_k };
+        let top_k = if self.no_generation_config {
+            0
+        } else {
+            file.top_k
+        };
         SamplingOptions {
             temperature: self.temperature.unwrap_or(file.temperature),
             top_k: self.top_k.unwrap_or(top_k),
@@ -106,7 +139,9 @@ impl GenerationArgs {
 
     fn check(&self) -> Result<()> {
         if self.sample && self.temperature == Some(0.0) {
-            bail!("--sample draws tokens, and --temperature 0 takes the most likely one; give one of them");
+            bail!(
+                "--sample draws tokens, and --temperature 0 takes the most likely one; give one of them"
+            );
         }
         let draws = [
             ("--top-k", self.top_k.is_some()),
@@ -115,9 +150,14 @@ impl GenerationArgs {
             ("--seed", self.seed.is_some()),
         ];
         if let Some((flag, _)) = draws.iter().find(|(_, given)| *given && !self.samples()) {
-            bail!("{flag} has no effect while the most likely token is taken; draw tokens with --temperature T above 0, or --sample");
+            bail!(
+                "{flag} has no effect while the most likely token is taken; draw tokens with --temperature T above 0, or --sample"
+            );
         }
-        if let Some(penalty) = self.repetition_penalty.filter(|p| !(p.is_finite() && *p > 0.0)) {
+        if let Some(penalty) = self
+            .repetition_penalty
+            .filter(|p| !(p.is_finite() && *p > 0.0))
+        {
             bail!("repetition penalty {penalty} must be a number above 0 (1 is none)");
         }
         Ok(())
@@ -133,11 +173,18 @@ fn suggestion(file: &SamplingOptions) -> String {
         ("top-p", file.top_p, neutral.top_p),
         ("min-p", file.min_p, neutral.min_p),
         ("typical-p", file.typical_p, neutral.typical_p),
-        ("epsilon cutoff", file.epsilon_cutoff, neutral.epsilon_cutoff),
+        (
+            "epsilon cutoff",
+            file.epsilon_cutoff,
+            neutral.epsilon_cutoff,
+        ),
         ("eta cutoff", file.eta_cutoff, neutral.eta_cutoff),
         ("top-h", file.top_h.unwrap_or(0.0), 0.0),
     ] {
         settings.extend(((value - neutral).abs() > 0.0).then(|| format!("{name} {value}")));
     }
-    format!("the model suggests drawing tokens ({}): --sample does; without it the most likely one is taken", settings.join(", "))
+    format!(
+        "the model suggests drawing tokens ({}): --sample does; without it the most likely one is taken",
+        settings.join(", ")
+    )
 }

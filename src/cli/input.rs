@@ -25,20 +25,40 @@ pub(super) fn is_stdin(path: &Path) -> bool {
 /// All of stdin, up to `cap` bytes.
 pub(super) fn stdin(cap: u64) -> Result<String> {
     let mut bytes = Vec::new();
-    io::stdin().lock().take(cap + 1).read_to_end(&mut bytes).context("stdin can't be read")?;
+    io::stdin()
+        .lock()
+        .take(cap + 1)
+        .read_to_end(&mut bytes)
+        .context("stdin can't be read")?;
     if bytes.len() as u64 > cap {
         bail!("stdin holds more than {cap} bytes, which is more than dlc reads of a text");
     }
-    String::from_utf8(bytes).ok().map(without_mark).context("stdin isn't UTF-8 text")
+    String::from_utf8(bytes)
+        .ok()
+        .map(without_mark)
+        .context("stdin isn't UTF-8 text")
 }
 
 /// The text of a file, or of stdin for `-`, without the line break at its end.
 pub(super) fn text(path: &Path) -> Result<String> {
-    let mut text = if is_stdin(path) { stdin(TEXT_CAP)? } else { read_text(path, TEXT_CAP)? };
-    let whole = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text).len());
+    let mut text = if is_stdin(path) {
+        stdin(TEXT_CAP)?
+    } else {
+        read_text(path, TEXT_CAP)?
+    };
+    let whole = text
+        .strip_suffix('\n')
+        .map(|text| text.strip_suffix('\r').unwrap_or(text).len());
     text.truncate(whole.unwrap_or(text.len()));
     if text.is_empty() {
-        bail!("{} holds no text", if is_stdin(path) { "stdin".to_owned() } else { path.display().to_string() });
+        bail!(
+            "{} holds no text",
+            if is_stdin(path) {
+                "stdin".to_owned()
+            } else {
+                path.display().to_string()
+            }
+        );
     }
     Ok(text)
 }
@@ -61,7 +81,12 @@ pub(super) fn line(input: &mut impl BufRead) -> io::Result<Line> {
 
 fn line_up_to(input: &mut impl BufRead, cap: usize) -> io::Result<Line> {
     let mut bytes = Vec::new();
-    if input.by_ref().take(cap as u64 + 1).read_until(b'\n', &mut bytes)? == 0 {
+    if input
+        .by_ref()
+        .take(cap as u64 + 1)
+        .read_until(b'\n', &mut bytes)?
+        == 0
+    {
         return Ok(Line::End);
     }
     let complete = bytes.ends_with(b"\n");
@@ -79,7 +104,10 @@ fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
     loop {
         let buffer = input.fill_buf()?;
         let end = buffer.iter().position(|byte| *byte == b'\n');
-        let (used, done) = (end.map_or(buffer.len(), |end| end + 1), end.is_some() || buffer.is_empty());
+        let (used, done) = (
+            end.map_or(buffer.len(), |end| end + 1),
+            end.is_some() || buffer.is_empty(),
+        );
         input.consume(used);
         if done {
             return Ok(());
@@ -95,9 +123,23 @@ mod tests {
 
     #[test]
     fn lines_that_are_too_long_or_no_text_are_passed_over() {
-        let mut input = BufReader::with_capacity(3, &b"hello\n\r\n0123456789abcdef\n\xFF\n12345678\nlast"[..]);
-        let lines: Vec<Line> = std::iter::repeat_with(|| line_up_to(&mut input, 8).unwrap()).take(7).collect();
+        let mut input =
+            BufReader::with_capacity(3, &b"hello\n\r\n0123456789abcdef\n\xFF\n12345678\nlast"[..]);
+        let lines: Vec<Line> = std::iter::repeat_with(|| line_up_to(&mut input, 8).unwrap())
+            .take(7)
+            .collect();
         let text = |text: &str| Line::Text(text.to_owned());
-        assert_eq!(lines, [text("hello"), text(""), Line::TooLong, Line::NotText, text("12345678"), text("last"), Line::End]);
+        assert_eq!(
+            lines,
+            [
+                text("hello"),
+                text(""),
+                Line::TooLong,
+                Line::NotText,
+                text("12345678"),
+                text("last"),
+                Line::End
+            ]
+        );
     }
 }

@@ -36,24 +36,39 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             let suspects = non_finite_weights(&module).map_err(PipelineError::from)?;
             output.result(&module_summary(&module))?;
             for (name, index) in &suspects {
-                output.result(&format!("warning: weight {name} is not finite, first at element {index}"))?;
+                output.result(&format!(
+                    "warning: weight {name} is not finite, first at element {index}"
+                ))?;
             }
             output.json(&json!({"kind": "checkpoint", "model": module_json(&module), "non_finite": suspects}))?;
             graphs(args, output, &module)?;
         }
         Opened::Bundle(opened) => {
             let (bundle, module) = *opened;
-            output.result(&format!("{}\n{}", bundle_summary(bundle.manifest()), module_summary(&module)))?;
+            output.result(&format!(
+                "{}\n{}",
+                bundle_summary(bundle.manifest()),
+                module_summary(&module)
+            ))?;
             output.json(&json!({"kind": "bundle", "manifest": bundle.manifest(), "model": module_json(&module)}))?;
             graphs(args, output, &module)?;
         }
         Opened::Onnx(onnx) => {
             output.result(&onnx_summary(&onnx.summary))?;
-            let operators: Value = onnx.summary.operators().into_iter().map(|(op, n)| (op.to_owned(), Value::from(n))).collect();
+            let operators: Value = onnx
+                .summary
+                .operators()
+                .into_iter()
+                .map(|(op, n)| (op.to_owned(), Value::from(n)))
+                .collect();
             output
                 .json(&json!({"kind": "onnx", "producer": onnx.summary.producer, "ir_version": onnx.summary.ir_version, "operators": operators}))?;
             if args.graph {
-                output.result(&onnx.graph.map_or_else(|| onnx.summary.listing(), |(g, w)| g.to_text(&w)))?;
+                output.result(
+                    &onnx
+                        .graph
+                        .map_or_else(|| onnx.summary.listing(), |(g, w)| g.to_text(&w)),
+                )?;
             }
         }
     }

@@ -14,7 +14,8 @@ use super::{environment, open};
 use crate::pipeline::{MergeOutcome, MergeRequest, merge, parse_adapter_flag};
 use crate::report::pass_summary;
 
-/// Merge adapters into a checkpoint and write a plain Hugging Face checkpoint, laid out like the one read
+/// Merge adapters into a checkpoint and write a plain Hugging Face checkpoint, laid out like the
+/// one read
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   dlc merge base/ --adapter tuned/ -o merged/
@@ -23,19 +24,26 @@ To compile without a merged checkpoint on disk: dlc compile base/ --adapter tune
 pub(super) struct Args {
     /// A Hugging Face folder, or a .safetensors file with config.json beside it
     model: PathBuf,
-    /// An adapter, a folder of PEFT (LoRA, rsLoRA, DoRA, Dual LoRA) or a LoRA file of diffusers or sd-scripts, `PATH` or `PATH=WEIGHT`;
-    /// may be given several times
+    /// An adapter, a folder of PEFT (LoRA, rsLoRA, DoRA, Dual LoRA) or a LoRA file of diffusers or
+    /// sd-scripts, `PATH` or `PATH=WEIGHT`; may be given several times
     #[arg(long = "adapter", value_name = "PATH[=WEIGHT]", required = true)]
     adapters: Vec<String>,
-    /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the README
+    /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the
+    /// README
     #[arg(long, value_name = "FILE")]
     adapter_names: Option<PathBuf>,
     #[command(flatten)]
     keys: open::KeyArgs,
     /// Multiplies the change of every adapter
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     scale: f64,
-    /// Folder of the merged checkpoint, free or empty [default: the checkpoint's name with -merged, in the current folder]
+    /// Folder of the merged checkpoint, free or empty [default: the checkpoint's name with -merged,
+    /// in the current folder]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Take weights that are NaN or infinite
@@ -53,11 +61,20 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let request = MergeRequest {
         model: args.model.clone(),
-        adapters: args.adapters.iter().map(|a| parse_adapter_flag(a)).collect::<Result<_, _>>()?,
+        adapters: args
+            .adapters
+            .iter()
+            .map(|a| parse_adapter_flag(a))
+            .collect::<Result<_, _>>()?,
         adapter_names: args.adapter_names.clone(),
         ignore_keys: args.keys.ignore_keys.clone(),
-        options: MergeAdapterOptions { scale: args.scale, allow_nan: args.allow_nan },
-        output: args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}-merged", open::checkpoint_name(&args.model)))),
+        options: MergeAdapterOptions {
+            scale: args.scale,
+            allow_nan: args.allow_nan,
+        },
+        output: args.output.clone().unwrap_or_else(|| {
+            PathBuf::from(format!("{}-merged", open::checkpoint_name(&args.model)))
+        }),
         allow_nan: args.allow_nan,
         threads: args.threads.unwrap_or_else(environment::cores),
     };
@@ -67,8 +84,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for warning in &warnings {
         warn(warning)?;
     }
-    note(&format!("{}\nmerged in {:.1} s", pass_summary(&run), start.elapsed().as_secs_f64()))?;
+    note(&format!(
+        "{}\nmerged in {:.1} s",
+        pass_summary(&run),
+        start.elapsed().as_secs_f64()
+    ))?;
     output.result(&request.output.display().to_string())?;
-    output.json(&json!({"output": request.output, "report": run.report.to_value(), "warnings": warnings}))?;
+    output.json(
+        &json!({"output": request.output, "report": run.report.to_value(), "warnings": warnings}),
+    )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! The `dlc` command: one file per subcommand.
 //!
-//! Results go to stdout, everything for people to stderr. The only part of dlc that reads the environment and prints.
+//! Results go to stdout, everything for people to stderr. The only part of dlc that reads the
+//! environment and prints.
 
 mod backend;
 mod bench;
@@ -50,9 +51,15 @@ use self::phases::LogLevel;
 use crate::guard::hush_contained_panics;
 use crate::runtime;
 
-/// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still say the same.
+/// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still
+/// say the same.
 #[derive(Debug, Parser)]
-#[command(name = "dlc", version, max_term_width = 100, after_help = "Start with `dlc demo`.")]
+#[command(
+    name = "dlc",
+    version,
+    max_term_width = 100,
+    after_help = "Start with `dlc demo`."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -64,7 +71,13 @@ struct Cli {
 #[derive(Debug, clap::Args)]
 struct Verbosity {
     /// Say what each phase took
-    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = "Messages")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "quiet",
+        help_heading = "Messages"
+    )]
     verbose: bool,
     /// Say nothing but errors and results
     #[arg(short, long, global = true, help_heading = "Messages")]
@@ -108,7 +121,10 @@ pub fn main() -> ExitCode {
     crate::mapped::name_cut_files();
     signals::listen();
     let definition = command();
-    let matches = definition.clone().try_get_matches().unwrap_or_else(|error| exit::usage(&error));
+    let matches = definition
+        .clone()
+        .try_get_matches()
+        .unwrap_or_else(|error| exit::usage(&error));
     let given = Given::new(&definition, &matches);
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     phases::start(cli.verbosity.level(), environment::shows_progress());

@@ -9,7 +9,10 @@ use dlc_ir::Task;
 use super::backend::BackendArgs;
 use super::drafting::DraftCache;
 use super::phases;
-use crate::runtime::{Backend, Bundle, DecoderOptions, DecoderSession, EncoderSession, RuntimeError, SharedWeights, TextTokenizer};
+use crate::runtime::{
+    Backend, Bundle, DecoderOptions, DecoderSession, EncoderSession, RuntimeError, SharedWeights,
+    TextTokenizer,
+};
 
 /// A bundle ready to decode.
 #[derive(Debug)]
@@ -30,22 +33,35 @@ impl Models {
     /// As [`Self::open`], of a bundle that is open already.
     pub fn of(bundle: Bundle, backend: &BackendArgs, cache: Option<DraftCache>) -> Result<Self> {
         if bundle.manifest().model.task != Task::TextGeneration {
-            let (task, family) = (bundle.manifest().model.task.name(), &bundle.manifest().model.family);
-            bail!("the bundle is a {family} for {task}, which continues no text: give it --text TEXT or --texts FILE");
+            let (task, family) = (
+                bundle.manifest().model.task.name(),
+                &bundle.manifest().model.family,
+            );
+            bail!(
+                "the bundle is a {family} for {task}, which continues no text: give it --text TEXT or --texts FILE"
+            );
         }
-        let tokenizer = TextTokenizer::of_bundle(&bundle)?.ok_or_else(|| RuntimeError::Unsupported {
-            what: bundle.folder().display().to_string(),
-            reason: "the bundle has no tokenizer.json, so it can't read or write text".into(),
-            fix: "Put the model's tokenizer.json beside its config.json and compile it again".into(),
-        })?;
+        let tokenizer =
+            TextTokenizer::of_bundle(&bundle)?.ok_or_else(|| RuntimeError::Unsupported {
+                what: bundle.folder().display().to_string(),
+                reason: "the bundle has no tokenizer.json, so it can't read or write text".into(),
+                fix: "Put the model's tokenizer.json beside its config.json and compile it again"
+                    .into(),
+            })?;
         phases::begin("loading the tokenizer");
         phases::begin("loading the model");
-        let options = DecoderOptions { session: backend.session(), capacity: None };
+        let options = DecoderOptions {
+            session: backend.session(),
+            capacity: None,
+        };
         let backend = backend.start()?;
         let weights = SharedWeights::open(&bundle, &backend)?;
         let target = DecoderSession::open(&backend, &bundle, "target", weights.as_ref(), &options)?;
-        let has_draft = cache.is_some() && bundle.manifest().graphs.iter().any(|g| g.name == "draft");
-        let mut draft = has_draft.then(|| DecoderSession::open(&backend, &bundle, "draft", weights.as_ref(), &options)).transpose()?;
+        let has_draft =
+            cache.is_some() && bundle.manifest().graphs.iter().any(|g| g.name == "draft");
+        let mut draft = has_draft
+            .then(|| DecoderSession::open(&backend, &bundle, "draft", weights.as_ref(), &options))
+            .transpose()?;
         if let Some(weights) = &weights {
             weights.release_pages();
         }
@@ -54,7 +70,13 @@ impl Models {
         {
             draft.share_cache(&target);
         }
-        Ok(Self { bundle, backend, tokenizer, target, draft })
+        Ok(Self {
+            bundle,
+            backend,
+            tokenizer,
+            target,
+            draft,
+        })
     }
 }
 
@@ -77,11 +99,23 @@ impl EncoderModel {
         let backend = backend.start()?;
         let weights = SharedWeights::open(&bundle, &backend)?;
         let session = EncoderSession::open(&backend, &bundle, graph, weights.as_ref(), &options)?;
-        Ok(Self { bundle, backend, tokenizer, session, weights })
+        Ok(Self {
+            bundle,
+            backend,
+            tokenizer,
+            session,
+            weights,
+        })
     }
 
     /// Another graph of the same bundle, on the same weights.
     pub fn another(&self, backend: &BackendArgs, graph: &str) -> Result<EncoderSession> {
-        Ok(EncoderSession::open(&self.backend, &self.bundle, graph, self.weights.as_ref(), &backend.session())?)
+        Ok(EncoderSession::open(
+            &self.backend,
+            &self.bundle,
+            graph,
+            self.weights.as_ref(),
+            &backend.session(),
+        )?)
     }
 }

@@ -24,7 +24,8 @@ pub(super) enum Opened {
 /// What the user says of a checkpoint's configuration.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct KeyArgs {
-    /// A key of config.json that is refused as it may change the model, and that changes nothing; may be given several times
+    /// A key of config.json that is refused as it may change the model, and that changes nothing;
+    /// may be given several times
     #[arg(long = "ignore-key", value_name = "NAME")]
     pub ignore_keys: Vec<String>,
 }
@@ -44,12 +45,19 @@ pub(super) fn open_with(path: &Path, keys: &KeyArgs) -> Result<Opened> {
         let module = module_of_bundle(&bundle)?;
         return Ok(Opened::Bundle(Box::new((bundle, module))));
     }
-    Ok(Opened::Checkpoint(Box::new(checkpoint(path, DType::F32, keys)?)))
+    Ok(Opened::Checkpoint(Box::new(checkpoint(
+        path,
+        DType::F32,
+        keys,
+    )?)))
 }
 
-/// Opens a bundle, or says what `path` is instead. Weights are hashed if they changed since they were.
+/// Opens a bundle, or says what `path` is instead. Weights are hashed if they changed since they
+/// were.
 pub(super) fn bundle(path: &Path) -> Result<Bundle> {
-    bundle_by(path, |path| Bundle::open_cached(path, environment::hash_folder().as_deref()))
+    bundle_by(path, |path| {
+        Bundle::open_cached(path, environment::hash_folder().as_deref())
+    })
 }
 
 /// As [`bundle`], but hashes every file.
@@ -57,7 +65,10 @@ pub(super) fn bundle_hashed_anew(path: &Path) -> Result<Bundle> {
     bundle_by(path, Bundle::open)
 }
 
-fn bundle_by(path: &Path, open: impl FnOnce(&Path) -> Result<Bundle, RuntimeError>) -> Result<Bundle> {
+fn bundle_by(
+    path: &Path,
+    open: impl FnOnce(&Path) -> Result<Bundle, RuntimeError>,
+) -> Result<Bundle> {
     if path.join(MANIFEST_FILE).exists() {
         phases::begin("opening the bundle, hashing its files");
         return Ok(open(path)?);
@@ -65,20 +76,29 @@ fn bundle_by(path: &Path, open: impl FnOnce(&Path) -> Result<Bundle, RuntimeErro
     let problem = if path.join(WEIGHTS_FILE).exists() {
         format!("is a bundle without its {MANIFEST_FILE}; copy it whole, or compile it again")
     } else if path.is_dir() {
-        format!("is not a bundle: it has no {MANIFEST_FILE}; make one of a checkpoint with `dlc compile`")
+        format!(
+            "is not a bundle: it has no {MANIFEST_FILE}; make one of a checkpoint with `dlc compile`"
+        )
     } else if path.exists() {
         "is a file; name the folder of a bundle, which `dlc compile` makes".into()
     } else {
         "doesn't exist; name the folder of a bundle, which `dlc compile` makes".into()
     };
-    Err(RuntimeError::File { path: path.to_owned(), problem }.into())
+    Err(RuntimeError::File {
+        path: path.to_owned(),
+        problem,
+    }
+    .into())
 }
 
 /// Opens a bundle of a model of text, or says which command is for it.
 pub(super) fn text_bundle(path: &Path) -> Result<Bundle> {
     let bundle = bundle(path)?;
     if bundle.manifest().model.task == Task::ImageGeneration {
-        bail!("the bundle is a {}, which makes images: use `dlc sample`", bundle.manifest().model.family);
+        bail!(
+            "the bundle is a {}, which makes images: use `dlc sample`",
+            bundle.manifest().model.family
+        );
     }
     Ok(bundle)
 }
@@ -87,7 +107,10 @@ pub(super) fn text_bundle(path: &Path) -> Result<Bundle> {
 pub(super) fn checkpoint(path: &Path, dtype: DType, keys: &KeyArgs) -> Result<Module> {
     phases::begin("reading the checkpoint");
     let checkpoint = Checkpoint::open(path).map_err(PipelineError::from)?;
-    let options = ImportOptions { dtype: Some(dtype), ignore_keys: keys.ignore_keys.clone() };
+    let options = ImportOptions {
+        dtype: Some(dtype),
+        ignore_keys: keys.ignore_keys.clone(),
+    };
     let imported = import_with_sources(&checkpoint, &options).map_err(PipelineError::from)?;
     for warning in &imported.warnings {
         warn(warning)?;
@@ -97,8 +120,20 @@ pub(super) fn checkpoint(path: &Path, dtype: DType, keys: &KeyArgs) -> Result<Mo
 
 /// The name of the folder that a checkpoint lies in.
 pub(super) fn checkpoint_name(path: &Path) -> String {
-    let folder = if path.is_dir() { Some(path) } else { path.parent() };
-    let folder = folder.map(|f| if f.as_os_str().is_empty() { Path::new(".") } else { f });
+    let folder = if path.is_dir() {
+        Some(path)
+    } else {
+        path.parent()
+    };
+    let folder = folder.map(|f| {
+        if f.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            f
+        }
+    });
     let full = folder.and_then(|f| f.canonicalize().ok());
-    full.as_deref().and_then(Path::file_name).map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
+    full.as_deref()
+        .and_then(Path::file_name)
+        .map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
 }

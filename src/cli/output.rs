@@ -54,10 +54,15 @@ fn say(level: LogLevel, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// A piece of the text that a model writes, as it is; on a terminal, what would steer it is escaped.
+/// A piece of the text that a model writes, as it is; on a terminal, what would steer it is
+/// escaped.
 pub(super) fn piece(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    let shown = if stdout.is_terminal() { escaped(text) } else { text.into() };
+    let shown = if stdout.is_terminal() {
+        escaped(text)
+    } else {
+        text.into()
+    };
     stdout.write_all(shown.as_bytes())?;
     stdout.flush()?;
     Ok(())

@@ -25,7 +25,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     let passes = PASSES.iter().map(|p| {
-        let options = p.options.iter().map(|(name, meaning)| json!({"name": name, "meaning": meaning})).collect::<Vec<_>>();
+        let options = p
+            .options
+            .iter()
+            .map(|(name, meaning)| json!({"name": name, "meaning": meaning}))
+            .collect::<Vec<_>>();
         json!({"name": p.name, "summary": p.summary, "options": options, "then": p.then})
     });
     output.json(&passes.collect::<Vec<_>>())?;

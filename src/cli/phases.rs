@@ -1,6 +1,8 @@
-//! What the command is doing now: a bar on a terminal, a line now and then elsewhere; and what each phase took.
+//! What the command is doing now: a bar on a terminal, a line now and then elsewhere; and what each
+//! phase took.
 //!
-//! A command that ends within [`PATIENCE`] shows nothing. Nothing is shown while a text is written or a person types, see [`pause`].
+//! A command that ends within [`PATIENCE`] shows nothing. Nothing is shown while a text is written
+//! or a person types, see [`pause`].
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,7 +22,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// How long a phase runs before what is left of it is estimated.
 const ESTIMATE_AFTER: Duration = Duration::from_secs(2);
 
-/// What is said beside the results: errors alone, warnings too, notes and progress too, and what each phase took.
+/// What is said beside the results: errors alone, warnings too, notes and progress too, and what
+/// each phase took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(super) enum LogLevel {
     Error,
@@ -44,7 +47,8 @@ pub(super) struct PhaseCost {
     pub name: String,
     /// How long it took.
     pub seconds: f64,
-    /// The most physical memory that the process held meanwhile, mapped files included; unknown where the system doesn't say so.
+    /// The most physical memory that the process held meanwhile, mapped files included; unknown
+    /// where the system doesn't say so.
     pub peak_memory: Option<u64>,
 }
 
@@ -70,8 +74,14 @@ struct State {
     costs: Vec<PhaseCost>,
 }
 
-static STATE: Mutex<State> =
-    Mutex::new(State { level: LogLevel::Info, place: Place::Nowhere, silent_since: None, shown: false, phase: None, costs: Vec::new() });
+static STATE: Mutex<State> = Mutex::new(State {
+    level: LogLevel::Info,
+    place: Place::Nowhere,
+    silent_since: None,
+    shown: false,
+    phase: None,
+    costs: Vec::new(),
+});
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -82,7 +92,8 @@ fn bar() -> &'static ProgressBar {
     BAR.get_or_init(|| ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden()))
 }
 
-/// Begins to watch, for a command that says so much. `wanted` is false where the environment wants no progress.
+/// Begins to watch, for a command that says so much. `wanted` is false where the environment wants
+/// no progress.
 pub(super) fn start(level: LogLevel, wanted: bool) {
     let place = match io::stderr().is_terminal() {
         _ if !wanted || level < LogLevel::Info => Place::Nowhere,
@@ -115,7 +126,14 @@ pub(super) fn begin(name: &str) {
     memory::reset_peak();
     let now = Instant::now();
     state.silent_since.get_or_insert(now);
-    state.phase = Some(Phase { name: name.to_owned(), started: now, step: String::new(), step_started: now, done: 0, total: 0 });
+    state.phase = Some(Phase {
+        name: name.to_owned(),
+        started: now,
+        step: String::new(),
+        step_started: now,
+        done: 0,
+        total: 0,
+    });
     state.draw();
 }
 
@@ -123,7 +141,14 @@ pub(super) fn begin(name: &str) {
 pub(super) fn step(step: &str, done: u64, total: u64) {
     let mut state = state();
     let now = Instant::now();
-    let phase = state.phase.get_or_insert_with(|| Phase { name: step.to_owned(), started: now, step: String::new(), step_started: now, done, total });
+    let phase = state.phase.get_or_insert_with(|| Phase {
+        name: step.to_owned(),
+        started: now,
+        step: String::new(),
+        step_started: now,
+        done,
+        total,
+    });
     if phase.step != step {
         (phase.step, phase.step_started) = (step.to_owned(), now);
     }
@@ -153,10 +178,18 @@ pub(super) fn beside_bar<T>(print: impl FnOnce() -> T) -> T {
 
 impl State {
     fn end(&mut self) {
-        let Some(phase) = self.phase.take() else { return };
-        let cost = PhaseCost { name: phase.name, seconds: phase.started.elapsed().as_secs_f64(), peak_memory: memory::peak() };
+        let Some(phase) = self.phase.take() else {
+            return;
+        };
+        let cost = PhaseCost {
+            name: phase.name,
+            seconds: phase.started.elapsed().as_secs_f64(),
+            peak_memory: memory::peak(),
+        };
         if self.level >= LogLevel::Debug {
-            let memory = cost.peak_memory.map_or_else(String::new, |bytes| format!(", {:.0} MB of memory at most", bytes as f64 / 1e6));
+            let memory = cost.peak_memory.map_or_else(String::new, |bytes| {
+                format!(", {:.0} MB of memory at most", bytes as f64 / 1e6)
+            });
             say(&format!("{}: {:.2} s{memory}", cost.name, cost.seconds));
         }
         self.costs.push(cost);
@@ -164,8 +197,14 @@ impl State {
 
     /// Shows what hasn't been shown for too long.
     fn tick(&mut self) {
-        let Some(since) = self.silent_since else { return };
-        let patience = if self.shown && self.place == Place::Lines { INTERVAL } else { PATIENCE };
+        let Some(since) = self.silent_since else {
+            return;
+        };
+        let patience = if self.shown && self.place == Place::Lines {
+            INTERVAL
+        } else {
+            PATIENCE
+        };
         if since.elapsed() < patience || self.phase.is_none() {
             return;
         }
@@ -188,7 +227,13 @@ impl State {
     }
 
     fn draw(&self) {
-        let Some(phase) = self.phase.as_ref().filter(|_| self.shown && self.place == Place::Bar) else { return };
+        let Some(phase) = self
+            .phase
+            .as_ref()
+            .filter(|_| self.shown && self.place == Place::Bar)
+        else {
+            return;
+        };
         bar().set_style(style(phase));
         bar().set_length(phase.total);
         bar().set_position(phase.done);
@@ -224,18 +269,30 @@ impl Phase {
         if self.total > 1 {
             line += &format!(" {}/{}", self.done, self.total);
         }
-        line + &self.seconds_left().map_or_else(String::new, |left| format!(", about {} left", duration(left)))
+        line + &self.seconds_left().map_or_else(String::new, |left| {
+            format!(", about {} left", duration(left))
+        })
     }
 }
 
 /// A bar where there is a count, else a spinner.
 fn style(phase: &Phase) -> ProgressStyle {
-    let template = if phase.total > 1 { "  {msg:40} {bar:28} {pos}/{len}{left}" } else { "  {spinner} {msg} {elapsed}" };
-    let left = phase.seconds_left().map_or_else(String::new, |left| format!("  {} left", duration(left)));
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.with_key("left", move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
-        let _ = out.write_str(&left);
-    })
+    let template = if phase.total > 1 {
+        "  {msg:40} {bar:28} {pos}/{len}{left}"
+    } else {
+        "  {spinner} {msg} {elapsed}"
+    };
+    let left = phase
+        .seconds_left()
+        .map_or_else(String::new, |left| format!("  {} left", duration(left)));
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key(
+        "left",
+        move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = out.write_str(&left);
+        },
+    )
 }
 
 /// Seconds as people say them: `8 s`, `3 min`, `2 h`.
@@ -253,20 +310,40 @@ mod tests {
 
     fn phase(age: Duration, done: u64, total: u64) -> Phase {
         let started = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-        Phase { name: "fit-prune".into(), started, step: "scoring layers".into(), step_started: started, done, total }
+        Phase {
+            name: "fit-prune".into(),
+            started,
+            step: "scoring layers".into(),
+            step_started: started,
+            done,
+            total,
+        }
     }
 
     #[test]
     fn a_line_says_phase_step_and_how_far_it_is() {
-        assert_eq!(phase(Duration::ZERO, 3, 12).line(), "fit-prune: scoring layers 3/12");
-        assert_eq!(phase(Duration::ZERO, 0, 1).line(), "fit-prune: scoring layers");
+        assert_eq!(
+            phase(Duration::ZERO, 3, 12).line(),
+            "fit-prune: scoring layers 3/12"
+        );
+        assert_eq!(
+            phase(Duration::ZERO, 0, 1).line(),
+            "fit-prune: scoring layers"
+        );
     }
 
     #[test]
     fn what_is_left_is_said_once_it_can_be_told() {
         let minute = Duration::from_mins(1);
-        assert_eq!(phase(minute, 3, 12).line(), "fit-prune: scoring layers 3/12, about 3 min left");
-        for silent in [phase(Duration::from_millis(1900), 3, 12), phase(minute, 0, 12), phase(minute, 12, 12)] {
+        assert_eq!(
+            phase(minute, 3, 12).line(),
+            "fit-prune: scoring layers 3/12, about 3 min left"
+        );
+        for silent in [
+            phase(Duration::from_millis(1900), 3, 12),
+            phase(minute, 0, 12),
+            phase(minute, 12, 12),
+        ] {
             assert_eq!(silent.seconds_left(), None, "{silent:?}");
         }
     }

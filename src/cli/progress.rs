@@ -23,7 +23,12 @@ pub(super) struct Bar {
 
 impl Bar {
     pub fn new() -> Self {
-        Self { interrupted: interruption(), output: None, written: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+        Self {
+            interrupted: interruption(),
+            output: None,
+            written: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
     }
 
     /// As [`new`](Self::new), and shows before the work what it will need to write `output`.
@@ -74,7 +79,11 @@ impl dlc_exporters::Progress for Bar {
 
     fn advance(&self, bytes: u64) {
         let written = self.written.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        phases::step("weights, MB", written / MEGABYTE, self.bytes.load(Ordering::SeqCst) / MEGABYTE);
+        phases::step(
+            "weights, MB",
+            written / MEGABYTE,
+            self.bytes.load(Ordering::SeqCst) / MEGABYTE,
+        );
     }
 
     fn cancelled(&self) -> bool {

@@ -17,17 +17,31 @@ struct Record {
     prompt: String,
 }
 
-/// The prompts in a file, or on stdin for `-`: one a line, or for `.jsonl` one `{"prompt": ...}` or `{"text": ...}` a line.
+/// The prompts in a file, or on stdin for `-`: one a line, or for `.jsonl` one `{"prompt": ...}` or
+/// `{"text": ...}` a line.
 pub(super) fn read(path: &Path) -> Result<Vec<String>> {
-    let text = if input::is_stdin(path) { input::stdin(CAP)? } else { read_text(path, CAP)? };
+    let text = if input::is_stdin(path) {
+        input::stdin(CAP)?
+    } else {
+        read_text(path, CAP)?
+    };
     let json = path.extension().is_some_and(|e| e == "jsonl");
-    let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, l)| !l.trim().is_empty());
     let prompts = lines.map(|(i, line)| {
         if !json {
             return Ok(line.to_owned());
         }
         let record = serde_json::from_str::<Record>(line);
-        record.map(|r| r.prompt).with_context(|| format!("{}, line {}: lines are {{\"prompt\": ...}}", path.display(), i + 1))
+        record.map(|r| r.prompt).with_context(|| {
+            format!(
+                "{}, line {}: lines are {{\"prompt\": ...}}",
+                path.display(),
+                i + 1
+            )
+        })
     });
     let prompts: Vec<String> = prompts.collect::<Result<_>>()?;
     if prompts.is_empty() {

@@ -35,7 +35,10 @@ pub(super) struct Records {
 
 impl Records {
     pub fn new(args: RecordArgs) -> Self {
-        Self { args, all: Vec::new() }
+        Self {
+            args,
+            all: Vec::new(),
+        }
     }
 
     /// A result for people; left out where machines read.

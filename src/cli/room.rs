@@ -19,16 +19,31 @@ pub(super) struct Room {
 impl Room {
     /// For a folder that would be at `output`.
     pub fn new(needs: Needs, output: &Path) -> Self {
-        Self { disk: needs.disk, free_disk: environment::free_disk(output), memory: needs.memory, free_memory: memory::free() }
+        Self {
+            disk: needs.disk,
+            free_disk: environment::free_disk(output),
+            memory: needs.memory,
+            free_memory: memory::free(),
+        }
     }
 
     /// For people.
     pub fn text(&self) -> String {
         let of = |needed: u64, free: Option<u64>, what: &str| {
-            let free = free.map_or_else(String::new, |free| format!(" ({} free{})", size(free), if needed > free { ": too little" } else { "" }));
+            let free = free.map_or_else(String::new, |free| {
+                format!(
+                    " ({} free{})",
+                    size(free),
+                    if needed > free { ": too little" } else { "" }
+                )
+            });
             format!("about {} {what}{free}", size(needed))
         };
-        format!("needs {} and {}", of(self.disk, self.free_disk, "on disk"), of(self.memory, self.free_memory, "of memory"))
+        format!(
+            "needs {} and {}",
+            of(self.disk, self.free_disk, "on disk"),
+            of(self.memory, self.free_memory, "of memory")
+        )
     }
 }
 

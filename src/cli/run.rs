@@ -18,18 +18,23 @@ use super::records::{RecordArgs, Records};
 use super::signals::interruption;
 use super::write::{Ending, Writer, show_reading};
 use super::{chat, encode, input, open, prompts};
-use crate::runtime::{Bundle, ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel, assumed_costs};
+use crate::runtime::{
+    Bundle, ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel,
+    assumed_costs,
+};
 
 /// Continue texts, chat, or let an encoder read texts
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Without a text on the command line, stdin is read if it is no terminal.
+#[command(
+    after_help = "Without a text on the command line, stdin is read if it is no terminal.
 
 Examples:
   dlc run out/ --prompt \"In the beginning\"
   dlc run out/ --chat
   dlc run classifier/ --text \"What a day!\"
   dlc run out/ --prompts prompts.txt --jsonl > texts.jsonl
-  git diff | dlc run out/ --stop END --no-echo")]
+  git diff | dlc run out/ --stop END --no-echo"
+)]
 pub(super) struct Args {
     /// The bundle
     bundle: PathBuf,
@@ -51,10 +56,12 @@ pub(super) struct Args {
     /// Classes or fillings to show, the likeliest first
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = top)]
     pub(super) top: usize,
-    /// Put this prompt of the checkpoint's before each text of --text, instead of its default one; '' for none
+    /// Put this prompt of the checkpoint's before each text of --text, instead of its default one;
+    /// '' for none
     #[arg(long, value_name = "NAME", conflicts_with_all = ["prompt", "prompts", "chat"])]
     pub(super) prompt_name: Option<String>,
-    /// Cut texts that are longer than the encoder takes; those of Sentence Transformers are cut anyway, where it cuts them
+    /// Cut texts that are longer than the encoder takes; those of Sentence Transformers are cut
+    /// anyway, where it cuts them
     #[arg(long)]
     pub(super) truncate: bool,
     /// Run the pruned encoder that fit-prune made
@@ -86,7 +93,10 @@ pub(super) struct Args {
 }
 
 fn top(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|k| *k > 0).ok_or_else(|| "it must be a number, 1 or more".into())
+    text.parse()
+        .ok()
+        .filter(|k| *k > 0)
+        .ok_or_else(|| "it must be a number, 1 or more".into())
 }
 
 pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
@@ -104,7 +114,11 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     if has_text && continues {
         bail!("the bundle continues texts: give it --prompt TEXT, --prompts FILE or --chat");
     }
-    let piped = if reads_stdin { Some(input::text("-".as_ref())?) } else { None };
+    let piped = if reads_stdin {
+        Some(input::text("-".as_ref())?)
+    } else {
+        None
+    };
     if piped.as_ref().is_some_and(|text| text.trim().is_empty()) {
         bail!(nothing);
     }
@@ -120,15 +134,29 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     };
     let mut rules = args.generation.rules(&bundle)?;
     rules.stop_strings.extend(args.stop.iter().cloned());
-    let mut models = Models::of(bundle, &args.backend, (!args.no_draft).then(|| args.drafting.cache()))?;
-    let template = args.chat.then(|| ChatTemplate::of_bundle(&models.bundle)).transpose()?;
+    let mut models = Models::of(
+        bundle,
+        &args.backend,
+        (!args.no_draft).then(|| args.drafting.cache()),
+    )?;
+    let template = args
+        .chat
+        .then(|| ChatTemplate::of_bundle(&models.bundle))
+        .transpose()?;
     if let Some(text) = &rules.note {
         note(text)?;
     }
     match template {
         Some(template) if prompts.is_empty() => {
             let options = options(args, &models, &rules);
-            chat::converse(&mut models, &template, options, &rules.stop_strings, args.system.as_deref(), args.records)
+            chat::converse(
+                &mut models,
+                &template,
+                options,
+                &rules.stop_strings,
+                args.system.as_deref(),
+                args.records,
+            )
         }
         template => continue_all(args, &mut models, template.as_ref(), &rules, &prompts),
     }
@@ -138,22 +166,51 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
 fn texts(args: &Args, piped: Option<String>) -> Result<Vec<String>> {
     match &args.texts {
         Some(file) => prompts::read(file),
-        None => args.text.iter().map(|text| if text == "-" { input::text("-".as_ref()) } else { Ok(text.clone()) }).chain(piped.map(Ok)).collect(),
+        None => args
+            .text
+            .iter()
+            .map(|text| {
+                if text == "-" {
+                    input::text("-".as_ref())
+                } else {
+                    Ok(text.clone())
+                }
+            })
+            .chain(piped.map(Ok))
+            .collect(),
     }
 }
 
-fn continue_all(args: &Args, models: &mut Models, template: Option<&ChatTemplate>, rules: &Rules, prompts: &[String]) -> Result<ExitCode> {
+fn continue_all(
+    args: &Args,
+    models: &mut Models,
+    template: Option<&ChatTemplate>,
+    rules: &Rules,
+    prompts: &[String],
+) -> Result<ExitCode> {
     let tokenizer = models.tokenizer.clone();
     let mut records = Records::new(args.records);
-    let writer = Writer { tokenizer: &tokenizer, stops: &rules.stop_strings, shows: args.records.are_for_people() };
+    let writer = Writer {
+        tokenizer: &tokenizer,
+        stops: &rules.stop_strings,
+        shows: args.records.are_for_people(),
+    };
     for (number, prompt) in (1..).zip(prompts) {
         let tokens = match tokens_of(args, models, template, prompt) {
             Ok(tokens) => tokens,
             // What is done is printed all the same.
-            Err(error) => return records.finish().and(Err(error.context(format!("prompt {number}")))),
+            Err(error) => {
+                return records
+                    .finish()
+                    .and(Err(error.context(format!("prompt {number}"))));
+            }
         };
         let options = options(args, models, rules);
-        let echo = if args.chat || args.no_echo { "" } else { prompt };
+        let echo = if args.chat || args.no_echo {
+            ""
+        } else {
+            prompt
+        };
         let written = writer.write(&mut decoder(models, options)?, echo, &tokens)?;
         records.text(&format!("\n{}", if prompts.len() > 1 { "\n" } else { "" }))?;
         if writer.shows {
@@ -168,18 +225,31 @@ fn continue_all(args: &Args, models: &mut Models, template: Option<&ChatTemplate
 }
 
 /// The tokens of a prompt as the model reads it.
-fn tokens_of(args: &Args, models: &Models, template: Option<&ChatTemplate>, prompt: &str) -> Result<Vec<u32>> {
-    let Some(template) = template else { return beginning(&models.bundle, &models.tokenizer, prompt) };
+fn tokens_of(
+    args: &Args,
+    models: &Models,
+    template: Option<&ChatTemplate>,
+    prompt: &str,
+) -> Result<Vec<u32>> {
+    let Some(template) = template else {
+        return beginning(&models.bundle, &models.tokenizer, prompt);
+    };
     let text = template.render(&opening(args, prompt), true, SystemTime::now())?;
-    Ok(models.tokenizer.encode_within(&text, false, models.target.context_length())?)
+    Ok(models
+        .tokenizer
+        .encode_within(&text, false, models.target.context_length())?)
 }
 
 fn opening(args: &Args, prompt: &str) -> Vec<ChatMessage> {
-    let system = args.system.iter().map(|text| ChatMessage::new("system", text));
+    let system = args
+        .system
+        .iter()
+        .map(|text| ChatMessage::new("system", text));
     system.chain([ChatMessage::new("user", prompt)]).collect()
 }
 
-/// The tokens of a prompt; of one without any, the token that texts begin with, if the model has one.
+/// The tokens of a prompt; of one without any, the token that texts begin with, if the model has
+/// one.
 fn beginning(bundle: &Bundle, tokenizer: &TextTokenizer, prompt: &str) -> Result<Vec<u32>> {
     let tokens = tokenizer.encode_within(prompt, true, bundle.manifest().model.context_length)?;
     if !tokens.is_empty() {
@@ -187,15 +257,29 @@ fn beginning(bundle: &Bundle, tokenizer: &TextTokenizer, prompt: &str) -> Result
     }
     match bundle.manifest().model.bos_token_id {
         Some(bos) => Ok(vec![bos]),
-        None => bail!("the prompt has no token, and the model names none that texts begin with; give it some text"),
+        None => bail!(
+            "the prompt has no token, and the model names none that texts begin with; give it some text"
+        ),
     }
 }
 
 /// What flags, the bundle and this machine say.
 fn options(args: &Args, models: &Models, rules: &Rules) -> DecodeOptions {
-    let costs = measured_costs(&models.bundle, &describe(&models.backend), args.backend.session().threads);
-    let options = DecodeOptions { cancel: Some(interruption()), on_prompt: Some(show_reading), ..rules.options.clone() };
-    args.drafting.apply(options, &models.bundle, costs.unwrap_or_else(|| assumed_costs(models.bundle.manifest())))
+    let costs = measured_costs(
+        &models.bundle,
+        &describe(&models.backend),
+        args.backend.session().threads,
+    );
+    let options = DecodeOptions {
+        cancel: Some(interruption()),
+        on_prompt: Some(show_reading),
+        ..rules.options.clone()
+    };
+    args.drafting.apply(
+        options,
+        &models.bundle,
+        costs.unwrap_or_else(|| assumed_costs(models.bundle.manifest())),
+    )
 }
 
 /// The decoding loop over the bundle's models, with empty caches.

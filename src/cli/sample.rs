@@ -32,7 +32,8 @@ const MOST_IMAGES: usize = 1 << 16;
 pub(super) struct Args {
     /// The bundle
     bundle: PathBuf,
-    /// The PNG to write: one image, or a grid; a file that stands there is replaced, and `-` is stdout
+    /// The PNG to write: one image, or a grid; a file that stands there is replaced, and `-` is
+    /// stdout
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Classes that the images should show [default: the model's, in turn]
@@ -46,10 +47,12 @@ pub(super) struct Args {
     no_prune: bool,
     #[command(flatten)]
     sampler: SamplerArgs,
-    /// Write the numbers that the sampler leaves too, as tensor `latents` of a .safetensors file, or to stdout (`-`)
+    /// Write the numbers that the sampler leaves too, as tensor `latents` of a .safetensors file,
+    /// or to stdout (`-`)
     #[arg(long, value_name = "FILE")]
     latents: Option<PathBuf>,
-    /// Pixels that each pixel becomes, in both directions [default: so many that the short side has 64]
+    /// Pixels that each pixel becomes, in both directions [default: so many that the short side has
+    /// 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     scale: Option<u8>,
     #[command(flatten)]
@@ -62,13 +65,23 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let picture = Destination::check(&args.output, &["png"])?;
-    let latents = args.latents.as_deref().map(|path| Destination::check(path, &["safetensors"])).transpose()?;
-    check_stdout(&[&picture].into_iter().chain(&latents).collect::<Vec<_>>(), args.json)?;
+    let latents = args
+        .latents
+        .as_deref()
+        .map(|path| Destination::check(path, &["safetensors"]))
+        .transpose()?;
+    check_stdout(
+        &[&picture].into_iter().chain(&latents).collect::<Vec<_>>(),
+        args.json,
+    )?;
     let bundle = open::bundle(&args.bundle)?;
     let choice = args.sampler.choose(&bundle, args.no_prune)?;
     let count = usize::from(args.count);
     if args.classes.len().max(1) * count > MOST_IMAGES {
-        bail!("{} classes of {count} images each are more than the {MOST_IMAGES} images of one command", args.classes.len());
+        bail!(
+            "{} classes of {count} images each are more than the {MOST_IMAGES} images of one command",
+            args.classes.len()
+        );
     }
     let wanted = args.sampler.wanted(&bundle, &args.classes, count)?;
     let start = Instant::now();
@@ -79,13 +92,28 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     let bar = Bar::new();
     phases::begin("sampling");
-    let samples = sample(&mut model.session()?, &wanted, &choice.plan, choice.guidance, choice.prune, &bar)?;
+    let samples = sample(
+        &mut model.session()?,
+        &wanted,
+        &choice.plan,
+        choice.guidance,
+        choice.prune,
+        &bar,
+    )?;
     bar.finish();
-    let Some(samples) = samples else { return Ok(INTERRUPTED.into()) };
+    let Some(samples) = samples else {
+        return Ok(INTERRUPTED.into());
+    };
     let seconds = start.elapsed().as_secs_f64();
     write(args, &wanted, &samples, &picture, latents.as_ref())?;
     let evaluations = choice.plan.steps.len();
-    let macs = model.bundle.manifest().sampling.as_ref().filter(|_| choice.prune).map_or(1.0, |sampling| sampling.macs);
+    let macs = model
+        .bundle
+        .manifest()
+        .sampling
+        .as_ref()
+        .filter(|_| choice.prune)
+        .map_or(1.0, |sampling| sampling.macs);
     let images = wanted.seeds.len();
     note(&format!(
         "{images} image{} in {seconds:.1} s: {} with {} steps, guidance {}, {evaluations} evaluations, {:.0}% of the whole model's multiply-adds",
@@ -107,16 +135,33 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Writes the picture and, if asked for, the latents: both or none.
-fn write(args: &Args, wanted: &Wanted, samples: &Samples, to: &Destination, latents_to: Option<&Destination>) -> Result<()> {
+fn write(
+    args: &Args,
+    wanted: &Wanted,
+    samples: &Samples,
+    to: &Destination,
+    latents_to: Option<&Destination>,
+) -> Result<()> {
     let [images, channels, height, width] = samples.shape;
     if channels > 3 {
-        note("dlc has no decoder for latents: the picture shows their first three channels; --latents FILE keeps all")?;
+        note(
+            "dlc has no decoder for latents: the picture shows their first three channels; --latents FILE keeps all",
+        )?;
     }
     // Each class has a row of its own, if there are several images of several classes.
-    let columns = Some(usize::from(args.count)).filter(|count| *count > 1 && args.classes.len() > 1);
-    let layout = Layout::new(images, columns, [height, width], args.scale.map(usize::from));
-    let picture = Picture::grid(samples.images(), [channels, height, width], layout).and_then(|picture| picture.to_png());
-    let picture = picture.context("the picture would be too large: ask for fewer images, or for a smaller --scale")?;
+    let columns =
+        Some(usize::from(args.count)).filter(|count| *count > 1 && args.classes.len() > 1);
+    let layout = Layout::new(
+        images,
+        columns,
+        [height, width],
+        args.scale.map(usize::from),
+    );
+    let picture = Picture::grid(samples.images(), [channels, height, width], layout)
+        .and_then(|picture| picture.to_png());
+    let picture = picture.context(
+        "the picture would be too large: ask for fewer images, or for a smaller --scale",
+    )?;
     let mut files = vec![(to, picture)];
     if let Some(to) = latents_to {
         files.push((to, latents(wanted, samples)?));
@@ -126,10 +171,20 @@ fn write(args: &Args, wanted: &Wanted, samples: &Samples, to: &Destination, late
 
 fn latents(wanted: &Wanted, samples: &Samples) -> Result<Vec<u8>> {
     let data: Vec<u8> = samples.data.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let classes: Vec<u8> = wanted.classes.iter().flat_map(|class| (*class as i64).to_le_bytes()).collect();
-    let mut tensors = vec![("latents", TensorView::new(Dtype::F32, samples.shape.to_vec(), &data)?)];
+    let classes: Vec<u8> = wanted
+        .classes
+        .iter()
+        .flat_map(|class| (*class as i64).to_le_bytes())
+        .collect();
+    let mut tensors = vec![(
+        "latents",
+        TensorView::new(Dtype::F32, samples.shape.to_vec(), &data)?,
+    )];
     if !wanted.classes.is_empty() {
-        tensors.push(("class_labels", TensorView::new(Dtype::I64, vec![wanted.classes.len()], &classes)?));
+        tensors.push((
+            "class_labels",
+            TensorView::new(Dtype::I64, vec![wanted.classes.len()], &classes)?,
+        ));
     }
     Ok(serialize(tensors, None)?)
 }

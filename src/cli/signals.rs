@@ -1,7 +1,8 @@
 //! SIGINT, SIGTERM and SIGHUP: all three ask the command to stop.
 //!
-//! Work that looks at [`interruption`] ends by itself, at its next step. Where it doesn't soon, or looks at nothing, this process is ended from
-//! the thread that waits for signals, once its temporary folders are removed; so it is at the second signal.
+//! Work that looks at [`interruption`] ends by itself, at its next step. Where it doesn't soon, or
+//! looks at nothing, this process is ended from the thread that waits for signals, once its
+//! temporary folders are removed; so it is at the second signal.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -37,7 +38,8 @@ pub(super) fn interruption() -> Arc<AtomicBool> {
     Arc::clone(&STOP)
 }
 
-/// Goes on after what was under way has stopped, if Ctrl-C stopped it; the other signals mean the whole command.
+/// Goes on after what was under way has stopped, if Ctrl-C stopped it; the other signals mean the
+/// whole command.
 pub(super) fn resume() -> bool {
     let resumes = SIGNAL.load(Ordering::SeqCst) == SIGINT;
     if resumes {
@@ -76,10 +78,18 @@ pub(super) fn say_farewell(left: &[PathBuf]) {
     let names: Vec<String> = left.iter().map(|path| path.display().to_string()).collect();
     let left = match names.as_slice() {
         [] => "nothing was left behind".to_owned(),
-        names => format!("left behind, and removed by the next run in that folder: {}", names.join(", ")),
+        names => format!(
+            "left behind, and removed by the next run in that folder: {}",
+            names.join(", ")
+        ),
     };
     let kept = KEPT.try_lock().ok().and_then(|kept| kept.clone());
-    let kept = kept.map(|folder| format!("; the work so far is kept in {}, and the same command goes on from there", folder.display()));
+    let kept = kept.map(|folder| {
+        format!(
+            "; the work so far is kept in {}, and the same command goes on from there",
+            folder.display()
+        )
+    });
     say(format!("interrupted; {left}{}\n", kept.unwrap_or_default()));
 }
 
@@ -99,9 +109,13 @@ pub(super) fn listen() {
     use signal_hook::consts::{SIGHUP, SIGTERM};
 
     // Under nohup, the end of the terminal isn't the end of the work.
-    let heard = [i32::from(SIGINT), SIGTERM, SIGHUP].into_iter().filter(|signal| *signal != SIGHUP || !is_ignored(SIGHUP));
+    let heard = [i32::from(SIGINT), SIGTERM, SIGHUP]
+        .into_iter()
+        .filter(|signal| *signal != SIGHUP || !is_ignored(SIGHUP));
     if let Ok(signals) = signal_hook::iterator::Signals::new(heard) {
-        let _ = std::thread::Builder::new().name("signals".into()).spawn(move || wait(signals));
+        let _ = std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || wait(signals));
     }
 }
 
@@ -111,7 +125,9 @@ pub(super) fn listen() {}
 #[cfg(unix)]
 fn wait(mut signals: signal_hook::iterator::Signals) {
     loop {
-        let Some(signal) = signals.wait().next() else { continue };
+        let Some(signal) = signals.wait().next() else {
+            continue;
+        };
         SIGNAL.store(signal as u8, Ordering::SeqCst);
         if IDLE.load(Ordering::SeqCst) {
             end();
@@ -145,6 +161,9 @@ fn end() -> ! {
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

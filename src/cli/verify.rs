@@ -24,8 +24,8 @@ pub(super) struct Args {
     source: Option<PathBuf>,
     #[command(flatten)]
     keys: open::KeyArgs,
-    /// Largest absolute error allowed [default: by element type, 1e-4 for f32; 20% of the largest output
-    /// where ONNX Runtime multiplies with quantised matrices]
+    /// Largest absolute error allowed [default: by element type, 1e-4 for f32; 20% of the largest
+    /// output where ONNX Runtime multiplies with quantised matrices]
     #[arg(long, value_name = "X", value_parser = tolerance, allow_negative_numbers = true)]
     tolerance: Option<f32>,
     #[command(flatten)]
@@ -36,26 +36,44 @@ pub(super) struct Args {
 }
 
 fn tolerance(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|x| *x >= 0.0).ok_or_else(|| "it must be a number, 0 or more".into())
+    text.parse()
+        .ok()
+        .filter(|x| *x >= 0.0)
+        .ok_or_else(|| "it must be a number, 0 or more".into())
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let bundle = open::bundle_hashed_anew(&args.bundle)?;
     phases::begin("reading graphs");
-    let (documents, strays): (Vec<_>, Vec<_>) = bundle.strays()?.into_iter().partition(|name| is_document(name));
+    let (documents, strays): (Vec<_>, Vec<_>) = bundle
+        .strays()?
+        .into_iter()
+        .partition(|name| is_document(name));
     let module = module_of_bundle(&bundle)?;
     let differences = match &args.source {
-        Some(source) => compare_with_source(&module, &open::checkpoint(source, module.model.dtype, &args.keys)?)?,
+        Some(source) => compare_with_source(
+            &module,
+            &open::checkpoint(source, module.model.dtype, &args.keys)?,
+        )?,
         None => vec![],
     };
     let (backend, session) = (args.backend.start()?, args.backend.session());
     backend.check(bundle.manifest(), session.provider)?;
-    note(&format!("files match their hashes; running on {}", describe(&backend)))?;
+    note(&format!(
+        "files match their hashes; running on {}",
+        describe(&backend)
+    ))?;
     if !documents.is_empty() {
-        note(&format!("not of the bundle, and not checked: {}", documents.join(", ")))?;
+        note(&format!(
+            "not of the bundle, and not checked: {}",
+            documents.join(", ")
+        ))?;
     }
-    let tolerance = args.tolerance.map(|absolute| Tolerance { absolute, relative: 0.0 });
+    let tolerance = args.tolerance.map(|absolute| Tolerance {
+        absolute,
+        relative: 0.0,
+    });
     phases::begin("running graphs");
     let checks = verify_bundle(&bundle, &module, &backend, &session, tolerance)?;
     output.result(&checks_table(&checks).to_string())?;
@@ -72,7 +90,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     output.json(&json!({"checks": checks.iter().map(check_json).collect::<Vec<_>>(), "source": differences, "strays": strays}))?;
     let passed = checks.iter().all(Check::passed) && differences.is_empty() && strays.is_empty();
-    Ok(if passed { ExitCode::SUCCESS } else { CHECK_FAILED.into() })
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        CHECK_FAILED.into()
+    })
 }
 
 /// Whether a file that isn't the bundle's is for people: no program that runs models reads it.
@@ -80,7 +102,10 @@ fn is_document(name: &str) -> bool {
     const STARTS: [&str; 5] = [".", "readme", "license", "licence", "notice"];
     const ENDINGS: [&str; 5] = ["md", "html", "pdf", "png", "jpg"];
     let lower = name.to_lowercase();
-    STARTS.iter().any(|start| lower.starts_with(start)) || lower.rsplit_once('.').is_some_and(|(_, ending)| ENDINGS.contains(&ending))
+    STARTS.iter().any(|start| lower.starts_with(start))
+        || lower
+            .rsplit_once('.')
+            .is_some_and(|(_, ending)| ENDINGS.contains(&ending))
 }
 
 fn check_json(check: &Check) -> serde_json::Value {

@@ -63,14 +63,20 @@ impl Ending {
 
 const READING: &str = "reading the prompt";
 
-/// Shows how much of a prompt is read; for [`DecodeOptions::on_prompt`](crate::runtime::DecodeOptions::on_prompt).
+/// Shows how much of a prompt is read; for
+/// [`DecodeOptions::on_prompt`](crate::runtime::DecodeOptions::on_prompt).
 pub(super) fn show_reading(done: usize, total: usize) {
     phases::step(READING, done as u64, total as u64);
 }
 
 impl Writer<'_> {
     /// Continues `tokens`, showing `before` and then text as it comes.
-    pub fn write(&self, decoder: &mut Decoder<'_>, before: &str, tokens: &[u32]) -> Result<Written> {
+    pub fn write(
+        &self,
+        decoder: &mut Decoder<'_>,
+        before: &str,
+        tokens: &[u32],
+    ) -> Result<Written> {
         let (mut stream, mut stops) = (self.tokenizer.stream(), StopStrings::new(self.stops));
         let (mut text, mut taken) = (String::new(), 0);
         // Shown with the first tokens, so that nothing is if the options or the prompt are refused.
@@ -79,7 +85,11 @@ impl Writer<'_> {
         phases::begin(READING);
         let mut take = |token: u32| {
             if taken == 0 {
-                if self.shows { phases::pause() } else { phases::begin("writing text") }
+                if self.shows {
+                    phases::pause()
+                } else {
+                    phases::begin("writing text")
+                }
             }
             taken += 1;
             let piece = stops.push(&stream.push(&[token])?);
@@ -107,16 +117,32 @@ impl Writer<'_> {
         }
         generation.tokens.truncate(taken);
         generation.stats.tokens = taken;
-        let mut rest = if stops.found() { String::new() } else { stops.push(&stream.finish()?) };
-        let ending = if stops.found() { Ending::StopString } else { ending(generation.stop) };
+        let mut rest = if stops.found() {
+            String::new()
+        } else {
+            stops.push(&stream.finish()?)
+        };
+        let ending = if stops.found() {
+            Ending::StopString
+        } else {
+            ending(generation.stop)
+        };
         rest += &stops.finish();
         self.show(before.unwrap_or_default())?;
         self.show(&rest)?;
-        Ok(Written { text: text + &rest, generation, ending })
+        Ok(Written {
+            text: text + &rest,
+            generation,
+            ending,
+        })
     }
 
     fn show(&self, piece: &str) -> Result<()> {
-        if self.shows { output::piece(piece) } else { Ok(()) }
+        if self.shows {
+            output::piece(piece)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -134,10 +160,18 @@ impl Written {
     pub fn summary(&self) -> String {
         let stats = &self.generation.stats;
         let s = if stats.tokens == 1 { "" } else { "s" };
-        let mut line = format!("{} token{s}, {:.1} tokens/s", stats.tokens, stats.tokens_per_second());
+        let mut line = format!(
+            "{} token{s}, {:.1} tokens/s",
+            stats.tokens,
+            stats.tokens_per_second()
+        );
         for (source, counts) in [("draft", stats.draft), ("looked-up", stats.lookup)] {
             if counts.drafted > 0 {
-                line += &format!(", {:.0}% of {} judged {source} tokens accepted", 100.0 * counts.acceptance(), counts.tested);
+                line += &format!(
+                    ", {:.0}% of {} judged {source} tokens accepted",
+                    100.0 * counts.acceptance(),
+                    counts.tested
+                );
             }
         }
         if stats.drafted() > 0 {

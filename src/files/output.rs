@@ -1,7 +1,8 @@
 //! Writes files that users name: the one place where dlc does.
 //!
-//! A regular or new file appears whole or not at all: it is written aside, in the same folder, and renamed. Links are followed, and stay.
-//! Devices, pipes and whatever else takes bytes are written through.
+//! A regular or new file appears whole or not at all: it is written aside, in the same folder, and
+//! renamed. Links are followed, and stay. Devices, pipes and whatever else takes bytes are written
+//! through.
 
 use std::fs::{self, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -44,7 +45,8 @@ enum Target {
     Through(PathBuf),
 }
 
-/// Bytes that wait beside their file, or for what they are to be written to. Dropping them leaves everything as it was.
+/// Bytes that wait beside their file, or for what they are to be written to. Dropping them leaves
+/// everything as it was.
 #[derive(Debug)]
 pub(crate) struct StagedFile<'b> {
     path: PathBuf,
@@ -57,22 +59,37 @@ enum Staged<'b> {
     Through(PathBuf, &'b [u8]),
 }
 
-/// Refuses what can't be written in the end, before anything is computed: a folder, one that is missing, a file that the system protects,
-/// and a name without one of `extensions`, unless it is the name of a device or pipe.
+/// Refuses what can't be written in the end, before anything is computed: a folder, one that is
+/// missing, a file that the system protects, and a name without one of `extensions`, unless it is
+/// the name of a device or pipe.
 pub(crate) fn check_output(path: &Path, extensions: &[&str]) -> Result<(), OutputError> {
-    let fails = |problem| OutputError { path: path.to_owned(), problem };
+    let fails = |problem| OutputError {
+        path: path.to_owned(),
+        problem,
+    };
     match target(path).map_err(fails)? {
         Target::Through(_) => Ok(()),
         Target::Regular(file, metadata) => {
-            let known = |extension: &std::ffi::OsStr| extensions.iter().any(|known| extension.eq_ignore_ascii_case(known));
+            let known = |extension: &std::ffi::OsStr| {
+                extensions
+                    .iter()
+                    .any(|known| extension.eq_ignore_ascii_case(known))
+            };
             if !path.extension().is_some_and(known) {
-                let list: Vec<String> = extensions.iter().map(|extension| format!(".{extension}")).collect();
+                let list: Vec<String> = extensions
+                    .iter()
+                    .map(|extension| format!(".{extension}"))
+                    .collect();
                 return Err(fails(OutputProblem::Extension(list.join(" or "))));
             }
             // A file that may not be written isn't replaced either. Nothing in it changes.
-            let writable = metadata.map_or(Ok(()), |_| OpenOptions::new().write(true).open(&file).map(drop));
+            let writable = metadata.map_or(Ok(()), |_| {
+                OpenOptions::new().write(true).open(&file).map(drop)
+            });
             let staged = writable.and_then(|()| aside(&file, None, &[]));
-            staged.map(drop).map_err(|error| fails(OutputProblem::System(error)))
+            staged
+                .map(drop)
+                .map_err(|error| fails(OutputProblem::System(error)))
         }
     }
 }
@@ -80,24 +97,42 @@ pub(crate) fn check_output(path: &Path, extensions: &[&str]) -> Result<(), Outpu
 impl<'b> StagedFile<'b> {
     /// Puts `bytes` aside for `path`.
     pub fn new(path: &Path, bytes: &'b [u8]) -> Result<Self, OutputError> {
-        let fails = |problem| OutputError { path: path.to_owned(), problem };
+        let fails = |problem| OutputError {
+            path: path.to_owned(),
+            problem,
+        };
         let state = match target(path).map_err(fails)? {
             Target::Through(file) => Staged::Through(file, bytes),
             Target::Regular(file, metadata) => {
                 let aside = aside(&file, metadata.map(|m| m.permissions()), bytes);
-                Staged::Aside(aside.map_err(|error| fails(OutputProblem::System(error)))?, file)
+                Staged::Aside(
+                    aside.map_err(|error| fails(OutputProblem::System(error)))?,
+                    file,
+                )
             }
         };
-        Ok(Self { path: path.to_owned(), state })
+        Ok(Self {
+            path: path.to_owned(),
+            state,
+        })
     }
 
     /// Gives the bytes their place.
     pub fn commit(self) -> Result<(), OutputError> {
         let written = match self.state {
-            Staged::Aside(aside, file) => aside.persist(file).map(drop).map_err(|failure| failure.error),
-            Staged::Through(file, bytes) => OpenOptions::new().write(true).open(file).and_then(|mut file| file.write_all(bytes)),
+            Staged::Aside(aside, file) => aside
+                .persist(file)
+                .map(drop)
+                .map_err(|failure| failure.error),
+            Staged::Through(file, bytes) => OpenOptions::new()
+                .write(true)
+                .open(file)
+                .and_then(|mut file| file.write_all(bytes)),
         };
-        written.map_err(|error| OutputError { path: self.path, problem: OutputProblem::System(error) })
+        written.map_err(|error| OutputError {
+            path: self.path,
+            problem: OutputProblem::System(error),
+        })
     }
 }
 
@@ -108,16 +143,28 @@ fn target(path: &Path) -> Result<Target, OutputProblem> {
     let mut file = path.to_owned();
     for _ in 0..MOST_LINKS {
         let metadata = match fs::symlink_metadata(&file) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                None
+            }
             found => Some(found.map_err(OutputProblem::System)?),
         };
         match metadata {
             Some(link) if link.is_symlink() => {
-                // What the system opens by a link in /proc, such as /dev/stdout, has no path of its own.
+                // What the system opens by a link in /proc, such as /dev/stdout, has no path of its
+                // own.
                 if let Ok(there) = fs::metadata(&file)
                     && !there.is_file()
                 {
-                    return if there.is_dir() { Err(OutputProblem::Folder) } else { Ok(Target::Through(file)) };
+                    return if there.is_dir() {
+                        Err(OutputProblem::Folder)
+                    } else {
+                        Ok(Target::Through(file))
+                    };
                 }
                 let leads_to = fs::read_link(&file).map_err(OutputProblem::System)?;
                 file = folder(&file).join(leads_to);
@@ -127,11 +174,17 @@ fn target(path: &Path) -> Result<Target, OutputProblem> {
             Some(there) if !there.is_file() => return Ok(Target::Through(file)),
             regular => {
                 let folder = folder(&file);
-                return if folder.is_dir() { Ok(Target::Regular(file, regular)) } else { Err(OutputProblem::NoFolder(folder.to_owned())) };
+                return if folder.is_dir() {
+                    Ok(Target::Regular(file, regular))
+                } else {
+                    Err(OutputProblem::NoFolder(folder.to_owned()))
+                };
             }
         }
     }
-    Err(OutputProblem::System(io::Error::other("its links lead in a circle")))
+    Err(OutputProblem::System(io::Error::other(
+        "its links lead in a circle",
+    )))
 }
 
 fn is_socket(metadata: &Metadata) -> bool {
@@ -142,7 +195,9 @@ fn is_socket(metadata: &Metadata) -> bool {
 }
 
 fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// A hidden file beside `path`, which goes away unless it is given that name.
@@ -168,7 +223,10 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -186,9 +244,15 @@ mod tests {
         let staged = StagedFile::new(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"first");
         drop(staged);
-        assert_eq!((fs::read(&path).unwrap(), names(folder.path())), (b"first".to_vec(), vec!["a.png".to_owned()]));
+        assert_eq!(
+            (fs::read(&path).unwrap(), names(folder.path())),
+            (b"first".to_vec(), vec!["a.png".to_owned()])
+        );
         write(&path, b"second").unwrap();
-        assert_eq!((fs::read(&path).unwrap(), names(folder.path())), (b"second".to_vec(), vec!["a.png".to_owned()]));
+        assert_eq!(
+            (fs::read(&path).unwrap(), names(folder.path())),
+            (b"second".to_vec(), vec!["a.png".to_owned()])
+        );
         assert_eq!(fs::metadata(&path).unwrap().permissions(), permissions);
     }
 
@@ -205,12 +269,20 @@ mod tests {
             check_output(&at("second.png"), &["png"]).unwrap();
             write(&at("second.png"), content).unwrap();
             assert_eq!(fs::read(at("inner/file")).unwrap(), content);
-            assert!(at("first.png").is_symlink() && at("second.png").is_symlink() && !at("inner/file").is_symlink());
+            assert!(
+                at("first.png").is_symlink()
+                    && at("second.png").is_symlink()
+                    && !at("inner/file").is_symlink()
+            );
         }
         symlink("circle.png", at("circle.png")).unwrap();
         symlink("nowhere/file", at("lost.png")).unwrap();
         symlink("inner", at("folder.png")).unwrap();
-        for (name, expected) in [("circle.png", "circle"), ("lost.png", "nowhere isn't a folder"), ("folder.png", "it is a folder")] {
+        for (name, expected) in [
+            ("circle.png", "circle"),
+            ("lost.png", "nowhere isn't a folder"),
+            ("folder.png", "it is a folder"),
+        ] {
             let error = check_output(&at(name), &["png"]).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
             assert!(write(&at(name), b"lost").is_err() && at(name).is_symlink());
@@ -222,7 +294,13 @@ mod tests {
     fn pipes_and_devices_are_written_through() {
         let folder = tempfile::tempdir().unwrap();
         let (pipe, link) = (folder.path().join("pipe"), folder.path().join("link.png"));
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
         std::os::unix::fs::symlink(&pipe, &link).unwrap();
         for path in [&pipe, &link] {
             check_output(path, &["png"]).unwrap();
@@ -234,7 +312,12 @@ mod tests {
         assert_eq!(names(folder.path()), ["link.png", "pipe"]);
         let socket = folder.path().join("socket.png");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        assert!(check_output(&socket, &["png"]).unwrap_err().to_string().contains("socket"));
+        assert!(
+            check_output(&socket, &["png"])
+                .unwrap_err()
+                .to_string()
+                .contains("socket")
+        );
     }
 
     #[test]
@@ -249,7 +332,9 @@ mod tests {
             ("a.jpg", "end in .png or .webp"),
             ("png", "end in .png or .webp"),
         ] {
-            let error = check_output(&folder.path().join(name), &["png", "webp"]).unwrap_err().to_string();
+            let error = check_output(&folder.path().join(name), &["png", "webp"])
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(expected), "{name}: {error}");
         }
         check_output(&folder.path().join("a.PNG"), &["png"]).unwrap();

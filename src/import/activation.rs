@@ -32,11 +32,20 @@ const NAMES: [(&str, Activation); 10] = [
 impl Activation {
     /// The activation that `key` names.
     pub(super) fn read(config: &mut ConfigReader<'_>, key: &'static str) -> Self {
-        let Some(name) = config.text(key) else { return Self::None };
+        let Some(name) = config.text(key) else {
+            return Self::None;
+        };
         let found = NAMES.iter().find(|(known, _)| *known == name);
         if found.is_none() {
             let known: Vec<&str> = NAMES.iter().map(|(known, _)| *known).collect();
-            config.unsupported(key, format!("is {}; dlc knows {}", show(&Value::from(name)), known.join(", ")));
+            config.unsupported(
+                key,
+                format!(
+                    "is {}; dlc knows {}",
+                    show(&Value::from(name)),
+                    known.join(", ")
+                ),
+            );
         }
         found.map_or(Self::None, |(_, activation)| *activation)
     }

@@ -35,11 +35,22 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             bias: "cls.predictions.bias",
             tied: config.flag("tie_word_embeddings"),
         }),
-        Task::TextClassification => Head::text(config, "bert.pooler.dense", Activation::Tanh, "classifier"),
-        Task::TokenClassification => Head::Tokens { labels: labels(config) },
+        Task::TextClassification => {
+            Head::text(config, "bert.pooler.dense", Activation::Tanh, "classifier")
+        }
+        Task::TokenClassification => Head::Tokens {
+            labels: labels(config),
+        },
         Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };
     let types = EncoderSpec::types(config);
     let spec = EncoderSpec::read(config, task, "bert.", Box::new(Separate), head);
-    Box::new(EncoderSpec { types: if types > 0 { Types::Input(types) } else { Types::None }, ..spec })
+    Box::new(EncoderSpec {
+        types: if types > 0 {
+            Types::Input(types)
+        } else {
+            Types::None
+        },
+        ..spec
+    })
 }

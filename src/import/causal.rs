@@ -1,6 +1,8 @@
 //! The boundary of a decoder: tokens, mask, positions and caches in; logits and caches out.
 
-use dlc_ir::{Attention, CachePart, CacheRole, DType, Dim, IrError, Op, Operand, ValueId, ValueType, sym};
+use dlc_ir::{
+    Attention, CachePart, CacheRole, DType, Dim, IrError, Op, Operand, ValueId, ValueType, sym,
+};
 
 use super::net::Net;
 
@@ -17,29 +19,67 @@ const PARTS: [CachePart; 2] = [CachePart::Key, CachePart::Value];
 
 impl Causal {
     /// Inputs: `input_ids`, `attention_mask`, `position_ids`, then key and value of each layer.
-    pub(super) fn open(net: &mut Net<'_>, layers: usize, [kv_heads, head_dim]: [usize; 2]) -> Result<Self, IrError> {
+    pub(super) fn open(
+        net: &mut Net<'_>,
+        layers: usize,
+        [kv_heads, head_dim]: [usize; 2],
+    ) -> Result<Self, IrError> {
         let (batch, seq, past) = (sym("batch"), sym("seq"), sym("past"));
         let ids = |dims: [Dim; 2]| ValueType::new(DType::I64, dims);
-        let input_ids = net.graph.input("input_ids", ids([batch.clone(), seq.clone()]), None)?;
-        let mask = net.graph.input("attention_mask", ids([batch.clone(), past.plus(&seq)]), None)?;
-        let positions = net.graph.input("position_ids", ids([batch.clone(), seq]), None)?;
+        let input_ids = net
+            .graph
+            .input("input_ids", ids([batch.clone(), seq.clone()]), None)?;
+        let mask = net.graph.input(
+            "attention_mask",
+            ids([batch.clone(), past.plus(&seq)]),
+            None,
+        )?;
+        let positions = net
+            .graph
+            .input("position_ids", ids([batch.clone(), seq]), None)?;
         let cache = ValueType::new(net.dtype, [batch, kv_heads.into(), past, head_dim.into()]);
         let mut pasts = Vec::new();
         for layer in 0..layers {
             let mut input = |part: CachePart| {
-                let role = CacheRole { layer: layer as u32, part };
-                net.graph.input(&format!("past_key_values.{layer}.{}", part.name()), cache.clone(), Some(role))
+                let role = CacheRole {
+                    layer: layer as u32,
+                    part,
+                };
+                net.graph.input(
+                    &format!("past_key_values.{layer}.{}", part.name()),
+                    cache.clone(),
+                    Some(role),
+                )
             };
             pasts.push([input(CachePart::Key)?, input(CachePart::Value)?]);
         }
-        Ok(Self { input_ids, positions, mask, pasts, presents: Vec::new() })
+        Ok(Self {
+            input_ids,
+            positions,
+            mask,
+            pasts,
+            presents: Vec::new(),
+        })
     }
 
     /// The attended values of the next layer.
-    pub(super) fn attend(&mut self, net: &mut Net<'_>, attention: Attention, [q, k, v]: [ValueId; 3]) -> Result<ValueId, IrError> {
-        let fail = |problem: &str| IrError::Type { op: "attention", problem: problem.into() };
-        let past = self.pasts.get(self.presents.len()).ok_or_else(|| fail("there are more layers than caches"))?;
-        let inputs = [q, k, v, self.mask, past[0], past[1]].map(Operand::from).to_vec();
+    pub(super) fn attend(
+        &mut self,
+        net: &mut Net<'_>,
+        attention: Attention,
+        [q, k, v]: [ValueId; 3],
+    ) -> Result<ValueId, IrError> {
+        let fail = |problem: &str| IrError::Type {
+            op: "attention",
+            problem: problem.into(),
+        };
+        let past = self
+            .pasts
+            .get(self.presents.len())
+            .ok_or_else(|| fail("there are more layers than caches"))?;
+        let inputs = [q, k, v, self.mask, past[0], past[1]]
+            .map(Operand::from)
+            .to_vec();
         match net.graph.add_node(Op::Attention(attention), inputs)?[..] {
             [mixed, key, value] => {
                 self.presents.push([key, value]);
@@ -54,8 +94,15 @@ impl Causal {
         net.output("logits", logits)?;
         for (layer, present) in self.presents.into_iter().enumerate() {
             for (value, part) in present.into_iter().zip(PARTS) {
-                let role = CacheRole { layer: layer as u32, part };
-                net.graph.output(&format!("present.{layer}.{}", part.name()), value, Some(role));
+                let role = CacheRole {
+                    layer: layer as u32,
+                    part,
+                };
+                net.graph.output(
+                    &format!("present.{layer}.{}", part.name()),
+                    value,
+                    Some(role),
+                );
             }
         }
         Ok(())

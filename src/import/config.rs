@@ -1,6 +1,8 @@
-//! A typed reader of `config.json` that remembers which keys were asked for, and collects what is wrong instead of stopping.
+//! A typed reader of `config.json` that remembers which keys were asked for, and collects what is
+//! wrong instead of stopping.
 //!
-//! After a problem a reader returns a stand-in, so callers read everything and then [`finish`](ConfigReader::finish) before they use anything.
+//! After a problem a reader returns a stand-in, so callers read everything and then
+//! [`finish`](ConfigReader::finish) before they use anything.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,7 +25,8 @@ pub(super) struct ConfigReader<'a> {
     resolved: Option<&'a Resolved>,
     asked: BTreeSet<&'static str>,
     problems: Vec<ConfigProblem>,
-    /// Keys that nobody asked for and that may change the model, unless the user knows that they don't.
+    /// Keys that nobody asked for and that may change the model, unless the user knows that they
+    /// don't.
     refused: Vec<ConfigProblem>,
     /// Keys that nobody asked for and of which nothing is known.
     unknown: Vec<String>,
@@ -48,7 +51,10 @@ impl<'a> ConfigReader<'a> {
 
     /// A reader of a model's configuration.
     pub(super) fn whole(resolved: &'a Resolved) -> Self {
-        let mut reader = Self { resolved: Some(resolved), ..Self::new(resolved.values(), "", resolved.keys()) };
+        let mut reader = Self {
+            resolved: Some(resolved),
+            ..Self::new(resolved.values(), "", resolved.keys())
+        };
         for (alias, key) in resolved.aliases() {
             let values = [reader.get(alias), reader.values.get(*key)];
             if let [Some(a), Some(b)] = values
@@ -60,7 +66,8 @@ impl<'a> ConfigReader<'a> {
         reader
     }
 
-    /// The value of a key, its class's own where it is absent; nothing if it is null, which is reported where the class refuses that.
+    /// The value of a key, its class's own where it is absent; nothing if it is null, which is
+    /// reported where the class refuses that.
     pub(super) fn get(&mut self, key: &'static str) -> Option<&'a Value> {
         let first = self.asked.insert(key);
         let value = self.values.get(key)?;
@@ -72,7 +79,10 @@ impl<'a> ConfigReader<'a> {
 
     /// Whether the file itself says something of the key.
     pub(super) fn is_written(&self, key: &str) -> bool {
-        self.values.contains_key(key) && !self.resolved.is_some_and(|resolved| resolved.is_filled(key))
+        self.values.contains_key(key)
+            && !self
+                .resolved
+                .is_some_and(|resolved| resolved.is_filled(key))
     }
 
     /// Reports a key that has to be there, unless more was said of it.
@@ -86,9 +96,18 @@ impl<'a> ConfigReader<'a> {
     /// A whole number from 1 to `cap`, if the key is there.
     pub(super) fn size(&mut self, key: &'static str, cap: usize) -> Option<usize> {
         let value = self.get(key)?;
-        let size = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=cap).contains(n));
+        let size = value
+            .as_u64()
+            .and_then(|n| usize::try_from(n).ok())
+            .filter(|n| (1..=cap).contains(n));
         if size.is_none() {
-            self.bad(key, format!("is {}; it must be a whole number from 1 to {cap}", show(value)));
+            self.bad(
+                key,
+                format!(
+                    "is {}; it must be a whole number from 1 to {cap}",
+                    show(value)
+                ),
+            );
         }
         Some(size.unwrap_or(1))
     }
@@ -103,16 +122,27 @@ impl<'a> ConfigReader<'a> {
     }
 
     /// A finite number for which `fits` holds, if the key is there; `range` says what fits.
-    pub(super) fn number(&mut self, key: &'static str, range: &str, fits: impl Fn(f64) -> bool) -> Option<f64> {
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        range: &str,
+        fits: impl Fn(f64) -> bool,
+    ) -> Option<f64> {
         let value = self.get(key)?;
-        let number = value.as_f64().filter(|x| (*x as f32).is_finite() && fits(*x));
+        let number = value
+            .as_f64()
+            .filter(|x| (*x as f32).is_finite() && fits(*x));
         if number.is_none() {
-            self.bad(key, format!("is {}; it must be a number {range}", show(value)));
+            self.bad(
+                key,
+                format!("is {}; it must be a number {range}", show(value)),
+            );
         }
         Some(number.unwrap_or(1.0))
     }
 
-    /// A factor or base of sensible size, if the key is there: neither it nor its inverse nears the ends of single precision.
+    /// A factor or base of sensible size, if the key is there: neither it nor its inverse nears the
+    /// ends of single precision.
     pub(super) fn factor(&mut self, key: &'static str) -> Option<f64> {
         self.number(key, "from 1e-6 to 1e12", |x| (1e-6..=1e12).contains(&x))
     }
@@ -149,12 +179,17 @@ impl<'a> ConfigReader<'a> {
         value.as_str()
     }
 
-    /// A reader of the object under a key, if the key is there and the object isn't empty. Give it back with [`absorb`](Self::absorb).
+    /// A reader of the object under a key, if the key is there and the object isn't empty. Give it
+    /// back with [`absorb`](Self::absorb).
     pub(super) fn object(&mut self, key: &'static str) -> Option<ConfigReader<'a>> {
         let value = self.get(key)?;
         match value {
             Value::Object(object) if object.is_empty() => None,
-            Value::Object(object) => Some(ConfigReader::new(object, &format!("{}{key}.", self.prefix), defaults::ROPE)),
+            Value::Object(object) => Some(ConfigReader::new(
+                object,
+                &format!("{}{key}.", self.prefix),
+                defaults::ROPE,
+            )),
             other => {
                 self.bad(key, format!("is {}; it must be an object", show(other)));
                 None
@@ -176,7 +211,8 @@ impl<'a> ConfigReader<'a> {
         self.notes.extend(inner.notes);
     }
 
-    /// Whether nothing was reported so far. Comparing values with each other makes sense only then, as some may be stand-ins.
+    /// Whether nothing was reported so far. Comparing values with each other makes sense only then,
+    /// as some may be stand-ins.
     pub(super) fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }
@@ -195,7 +231,11 @@ impl<'a> ConfigReader<'a> {
     pub(super) fn refuse(&mut self, key: &str, problem: &str) {
         let key = format!("{}{}", self.prefix, shown(key));
         let problem = format!("{problem}. If this changes nothing here, give --ignore-key {key}");
-        self.refused.push(ConfigProblem { key, fault: Fault::Unsupported, problem });
+        self.refused.push(ConfigProblem {
+            key,
+            fault: Fault::Unsupported,
+            problem,
+        });
     }
 
     /// Says something to the user that stops nothing.
@@ -204,34 +244,65 @@ impl<'a> ConfigReader<'a> {
     }
 
     fn report(&mut self, key: &str, fault: Fault, problem: String) {
-        self.problems.push(ConfigProblem { key: format!("{}{}", self.prefix, shown(key)), fault, problem });
+        self.problems.push(ConfigProblem {
+            key: format!("{}{}", self.prefix, shown(key)),
+            fault,
+            problem,
+        });
     }
 
-    /// What the user should know: keys that were left out. `ignored` are those that he knows to change nothing.
+    /// What the user should know: keys that were left out. `ignored` are those that he knows to
+    /// change nothing.
     ///
     /// # Errors
     /// All that was wrong, and all keys that were never asked for and may change the model.
-    pub(super) fn finish(mut self, path: &Path, ignored: &[String]) -> Result<Vec<String>, ImportError> {
+    pub(super) fn finish(
+        mut self,
+        path: &Path,
+        ignored: &[String],
+    ) -> Result<Vec<String>, ImportError> {
         self.judge_unasked(true);
         let known = |key: &str| ignored.iter().any(|name| name == key);
-        let idle: Vec<String> = ignored.iter().filter(|name| !self.refused.iter().any(|p| p.key == **name)).map(|name| shown(name)).collect();
-        self.problems.extend(self.refused.into_iter().filter(|problem| !known(&problem.key)));
+        let idle: Vec<String> = ignored
+            .iter()
+            .filter(|name| !self.refused.iter().any(|p| p.key == **name))
+            .map(|name| shown(name))
+            .collect();
+        self.problems.extend(
+            self.refused
+                .into_iter()
+                .filter(|problem| !known(&problem.key)),
+        );
         if !self.problems.is_empty() {
-            return Err(ImportError::Config { path: path.to_owned(), problems: self.problems });
+            return Err(ImportError::Config {
+                path: path.to_owned(),
+                problems: self.problems,
+            });
         }
         let place = path.display();
         self.unknown.retain(|key| !known(key));
         if !self.unknown.is_empty() {
             let list: Vec<String> = self.unknown.iter().map(|key| format!("`{key}`")).collect();
-            self.notes.push(format!("keys that dlc doesn't know, and leaves out: {}", list.join(", ")));
+            self.notes.push(format!(
+                "keys that dlc doesn't know, and leaves out: {}",
+                list.join(", ")
+            ));
         }
         if !idle.is_empty() {
-            self.notes.push(format!("--ignore-key has no effect for {}, which isn't refused", idle.join(", ")));
+            self.notes.push(format!(
+                "--ignore-key has no effect for {}, which isn't refused",
+                idle.join(", ")
+            ));
         }
-        Ok(self.notes.into_iter().map(|note| format!("{place}: {note}")).collect())
+        Ok(self
+            .notes
+            .into_iter()
+            .map(|note| format!("{place}: {note}"))
+            .collect())
     }
 
-    /// Sorts the keys that nobody asked for; `whole` where the object is the configuration itself, in which some are harmless.
+    /// Sorts the keys that nobody asked for; `whole` where the object is the configuration itself,
+    /// in which some are harmless.
     fn judge_unasked(&mut self, whole: bool) {
         let values = self.values;
         for (key, value) in values {
@@ -244,7 +315,9 @@ impl<'a> ConfigReader<'a> {
                     self.bad(key, "is null, which its class refuses. Give its value, or remove the key for the class's own".into());
                 }
                 Verdict::Harmless | Verdict::Null => {}
-                Verdict::Refused(reason) => self.refuse(key, &format!("is {}, {reason}", show(value))),
+                Verdict::Refused(reason) => {
+                    self.refuse(key, &format!("is {}, {reason}", show(value)))
+                }
             }
         }
     }

@@ -36,16 +36,24 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    /// `pos_att_type`: a list, or as older configurations have it `c2p|p2c`; nothing without `relative_attention`.
+    /// `pos_att_type`: a list, or as older configurations have it `c2p|p2c`; nothing without
+    /// `relative_attention`.
     fn read(config: &mut ConfigReader<'_>) -> Self {
         const KEY: &str = "pos_att_type";
         let relative = config.flag("relative_attention");
         let mut looks = Self::default();
         let names: Vec<&str> = match config.get(KEY) {
-            Some(Value::String(joined)) => joined.split('|').map(str::trim).filter(|n| !n.is_empty() && *n != "none").collect(),
+            Some(Value::String(joined)) => joined
+                .split('|')
+                .map(str::trim)
+                .filter(|n| !n.is_empty() && *n != "none")
+                .collect(),
             Some(Value::Array(list)) => list.iter().map(|n| n.as_str().unwrap_or("?")).collect(),
             Some(other) => {
-                config.bad(KEY, format!("is {}; it must be a list of names", show(other)));
+                config.bad(
+                    KEY,
+                    format!("is {}; it must be a list of names", show(other)),
+                );
                 Vec::new()
             }
             None => Vec::new(),
@@ -54,7 +62,10 @@ impl Looks {
             match name {
                 "c2p" => looks.c2p = true,
                 "p2c" => looks.p2c = true,
-                other => config.unsupported(KEY, format!("has {}; dlc knows c2p and p2c", show(&other.into()))),
+                other => config.unsupported(
+                    KEY,
+                    format!("has {}; dlc knows c2p and p2c", show(&other.into())),
+                ),
             }
         }
         if relative { looks } else { Self::default() }
@@ -66,7 +77,8 @@ impl Looks {
     }
 }
 
-/// What both versions spell alike: `bias` gets the span from `span(config, max_position_embeddings)`.
+/// What both versions spell alike: `bias` gets the span from
+/// `span(config, max_position_embeddings)`.
 pub(super) fn read_common(
     config: &mut ConfigReader<'_>,
     task: Task,
@@ -93,26 +105,64 @@ pub(super) fn read_common(
             bias: "lm_predictions.lm_head.bias",
             tied: true,
         }),
-        Task::TextClassification => Head::text(config, "pooler.dense", pooler_activation, "classifier"),
-        Task::TokenClassification => Head::Tokens { labels: labels(config) },
+        Task::TextClassification => {
+            Head::text(config, "pooler.dense", pooler_activation, "classifier")
+        }
+        Task::TokenClassification => Head::Tokens {
+            labels: labels(config),
+        },
         Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };
     let types = EncoderSpec::types(config);
     let biased = config.flag("position_biased_input");
     let looks = Looks::read(config);
-    let spec = EncoderSpec::read(config, task, "deberta.", Box::new(super::encoder::Separate), head);
-    for (key, wanted) in [("pooler_hidden_size", pooled), ("embedding_size", config.get("embedding_size"))] {
+    let spec = EncoderSpec::read(
+        config,
+        task,
+        "deberta.",
+        Box::new(super::encoder::Separate),
+        head,
+    );
+    for (key, wanted) in [
+        ("pooler_hidden_size", pooled),
+        ("embedding_size", config.get("embedding_size")),
+    ] {
         if wanted.is_some_and(|v| v.as_u64() != Some(spec.hidden_size as u64)) {
-            config.unsupported(key, format!("differs from `hidden_size`, which is {}; dlc knows equal widths here", spec.hidden_size));
+            config.unsupported(
+                key,
+                format!(
+                    "differs from `hidden_size`, which is {}; dlc knows equal widths here",
+                    spec.hidden_size
+                ),
+            );
         }
     }
-    let furthest = config.number("max_relative_positions", "up to 2^20", |x| (-1.0..=1_048_576.0).contains(&x) && x.fract() == 0.0);
-    let span = furthest.filter(|x| *x >= 1.0).map_or(spec.context_length, |x| x as usize);
+    let furthest = config.number("max_relative_positions", "up to 2^20", |x| {
+        (-1.0..=1_048_576.0).contains(&x) && x.fract() == 0.0
+    });
+    let span = furthest
+        .filter(|x| *x >= 1.0)
+        .map_or(spec.context_length, |x| x as usize);
     let scale = (1.0 / ((spec.head_dim * looks.terms()) as f64).sqrt()) as f32;
-    let bias = DisentangledBias { heads: spec.heads, scale, span, log_until: None, c2p: looks.c2p, p2c: looks.p2c };
+    let bias = DisentangledBias {
+        heads: spec.heads,
+        scale,
+        span,
+        log_until: None,
+        c2p: looks.c2p,
+        p2c: looks.p2c,
+    };
     EncoderSpec {
-        positions: if biased { spec.positions } else { Positions::None },
-        types: if types > 0 { Types::Input(types) } else { Types::None },
+        positions: if biased {
+            spec.positions
+        } else {
+            Positions::None
+        },
+        types: if types > 0 {
+            Types::Input(types)
+        } else {
+            Types::None
+        },
         projections: projections(config, bias),
         scale,
         ..spec
@@ -123,29 +173,59 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
     if config.flag("talking_head") {
         config.unsupported("talking_head", "mixes heads; dlc can't do that".into());
     }
-    Box::new(read_common(config, task, |_, bias| Box::new(Interleaved(bias))))
+    Box::new(read_common(config, task, |_, bias| {
+        Box::new(Interleaved(bias))
+    }))
 }
 
 /// One projection, interleaved head by head, without a bias for keys.
 struct Interleaved(DisentangledBias);
 
 impl Projections for Interleaved {
-    fn project(&self, spec: &EncoderSpec, net: &mut Net<'_>, x: ValueId, prefix: &str) -> Result<([ValueId; 3], Option<ValueId>), IrError> {
+    fn project(
+        &self,
+        spec: &EncoderSpec,
+        net: &mut Net<'_>,
+        x: ValueId,
+        prefix: &str,
+    ) -> Result<([ValueId; 3], Option<ValueId>), IrError> {
         let (bias, hidden) = (self.0, spec.hidden_size);
         let all = net.linear(x, &format!("{prefix}.in_proj"), [3 * hidden, hidden], false)?;
         let [q, k, v] = deinterleaved(net, all, [spec.heads, spec.head_dim])?;
-        let (q_bias, v_bias) = (net.weight(&format!("{prefix}.q_bias"), &[hidden])?, net.weight(&format!("{prefix}.v_bias"), &[hidden])?);
+        let (q_bias, v_bias) = (
+            net.weight(&format!("{prefix}.q_bias"), &[hidden])?,
+            net.weight(&format!("{prefix}.v_bias"), &[hidden])?,
+        );
         let (q, v) = (net.add(q, q_bias)?, net.add(v, v_bias)?);
         if !bias.c2p && !bias.p2c {
             return Ok(([q, k, v], None));
         }
-        let table = net.weight(&format!("{}encoder.rel_embeddings.weight", spec.body), &[2 * bias.span, hidden])?;
+        let table = net.weight(
+            &format!("{}encoder.rel_embeddings.weight", spec.body),
+            &[2 * bias.span, hidden],
+        )?;
         let mut inputs = vec![q.into(), k.into()];
         if bias.c2p {
-            inputs.push(net.linear(table, &format!("{prefix}.pos_proj"), [hidden, hidden], false)?.into());
+            inputs.push(
+                net.linear(
+                    table,
+                    &format!("{prefix}.pos_proj"),
+                    [hidden, hidden],
+                    false,
+                )?
+                .into(),
+            );
         }
         if bias.p2c {
-            inputs.push(net.linear(table, &format!("{prefix}.pos_q_proj"), [hidden, hidden], true)?.into());
+            inputs.push(
+                net.linear(
+                    table,
+                    &format!("{prefix}.pos_q_proj"),
+                    [hidden, hidden],
+                    true,
+                )?
+                .into(),
+            );
         }
         let scores = net.graph.add_node(Op::DisentangledBias(bias), inputs)?;
         Ok(([q, k, v], scores.first().copied()))

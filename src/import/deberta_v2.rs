@@ -1,4 +1,5 @@
-//! `DeBERTa` v2 and v3: separate projections, distances in logarithmic buckets, normed tables of positions.
+//! `DeBERTa` v2 and v3: separate projections, distances in logarithmic buckets, normed tables of
+//! positions.
 
 use dlc_ir::{DisentangledBias, IrError, Op, Operand, Task, ValueId};
 
@@ -14,7 +15,10 @@ pub(super) const FAMILY: Family = Family {
     architectures: &[
         ("DebertaV2Model", Task::FeatureExtraction),
         ("DebertaV2ForMaskedLM", Task::FillMask),
-        ("DebertaV2ForSequenceClassification", Task::TextClassification),
+        (
+            "DebertaV2ForSequenceClassification",
+            Task::TextClassification,
+        ),
         ("DebertaV2ForTokenClassification", Task::TokenClassification),
     ],
     summary: "DeBERTa v2 without convolution, DeBERTa v3",
@@ -24,14 +28,22 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
-    if config.number("conv_kernel_size", "from 0 on", |x| x >= 0.0).is_some_and(|size| size > 0.0) {
-        config.unsupported("conv_kernel_size", "adds a convolution to the first layer (DeBERTa v2 xlarge); dlc can't do that".into());
+    if config
+        .number("conv_kernel_size", "from 0 on", |x| x >= 0.0)
+        .is_some_and(|size| size > 0.0)
+    {
+        config.unsupported(
+            "conv_kernel_size",
+            "adds a convolution to the first layer (DeBERTa v2 xlarge); dlc can't do that".into(),
+        );
     }
     for unread in ["conv_act", "conv_groups"] {
         config.get(unread);
     }
     Box::new(read_common(config, task, |config, bias| {
-        let buckets = config.number("position_buckets", "up to 2^20", |x| (-1.0..=1_048_576.0).contains(&x) && x.fract() == 0.0);
+        let buckets = config.number("position_buckets", "up to 2^20", |x| {
+            (-1.0..=1_048_576.0).contains(&x) && x.fract() == 0.0
+        });
         let mut bias = bias;
         if let Some(buckets) = buckets.filter(|b| *b >= 1.0).map(|b| b as usize) {
             if buckets < 4 || !buckets.is_multiple_of(2) || bias.span <= buckets / 2 + 1 {
@@ -39,8 +51,14 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             }
             (bias.log_until, bias.span) = (Some(bias.span), buckets);
         }
-        let normed = config.text("norm_rel_ebd").is_some_and(|kinds| kinds.split('|').any(|kind| kind.trim() == "layer_norm"));
-        Box::new(Bucketed { bias, normed, shared: config.flag("share_att_key") })
+        let normed = config
+            .text("norm_rel_ebd")
+            .is_some_and(|kinds| kinds.split('|').any(|kind| kind.trim() == "layer_norm"));
+        Box::new(Bucketed {
+            bias,
+            normed,
+            shared: config.flag("share_att_key"),
+        })
     }))
 }
 
@@ -52,20 +70,47 @@ struct Bucketed {
 }
 
 impl Projections for Bucketed {
-    fn project(&self, spec: &EncoderSpec, net: &mut Net<'_>, x: ValueId, prefix: &str) -> Result<([ValueId; 3], Option<ValueId>), IrError> {
+    fn project(
+        &self,
+        spec: &EncoderSpec,
+        net: &mut Net<'_>,
+        x: ValueId,
+        prefix: &str,
+    ) -> Result<([ValueId; 3], Option<ValueId>), IrError> {
         let (bias, hidden) = (self.bias, spec.hidden_size);
         let shape = [spec.heads * spec.head_dim, hidden];
-        let project = |net: &mut Net<'_>, x: Operand, name: &str| net.linear(x, &format!("{prefix}.{name}"), shape, true);
-        let qkv = [project(net, x.into(), "query_proj")?, project(net, x.into(), "key_proj")?, project(net, x.into(), "value_proj")?];
+        let project = |net: &mut Net<'_>, x: Operand, name: &str| {
+            net.linear(x, &format!("{prefix}.{name}"), shape, true)
+        };
+        let qkv = [
+            project(net, x.into(), "query_proj")?,
+            project(net, x.into(), "key_proj")?,
+            project(net, x.into(), "value_proj")?,
+        ];
         if !bias.c2p && !bias.p2c {
             return Ok((qkv, None));
         }
-        // Computed in each block anew, so that blocks stay independent; it depends on no input, and runtimes fold it.
-        let mut table = net.weight(&format!("{}encoder.rel_embeddings.weight", spec.body), &[2 * bias.span, hidden])?;
+        // Computed in each block anew, so that blocks stay independent; it depends on no input, and
+        // runtimes fold it.
+        let mut table = net.weight(
+            &format!("{}encoder.rel_embeddings.weight", spec.body),
+            &[2 * bias.span, hidden],
+        )?;
         if self.normed {
-            table = net.layer_norm(table, &format!("{}encoder.LayerNorm", spec.body), hidden, spec.eps)?.into();
+            table = net
+                .layer_norm(
+                    table,
+                    &format!("{}encoder.LayerNorm", spec.body),
+                    hidden,
+                    spec.eps,
+                )?
+                .into();
         }
-        let names = if self.shared { ["key_proj", "query_proj"] } else { ["pos_key_proj", "pos_query_proj"] };
+        let names = if self.shared {
+            ["key_proj", "query_proj"]
+        } else {
+            ["pos_key_proj", "pos_query_proj"]
+        };
         let mut inputs: Vec<Operand> = vec![qkv[0].into(), qkv[1].into()];
         for (name, wanted) in names.into_iter().zip([bias.c2p, bias.p2c]) {
             if wanted {

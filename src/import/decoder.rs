@@ -1,4 +1,5 @@
-//! The graph of a decoder of the llama kind, built from its spec: the shared part of the families that have one.
+//! The graph of a decoder of the llama kind, built from its spec: the shared part of the families
+//! that have one.
 
 use dlc_ir::{Attention, BlockKind, IrError, Op, Shape, ValueId, sym};
 
@@ -26,7 +27,9 @@ impl Architecture for DecoderSpec {
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
         let mut causal = Causal::open(net, self.layers, [self.kv_heads, self.head_dim])?;
         let table = net.weight(EMBEDDING, &[self.vocab_size, self.hidden_size])?;
-        let mut residual = net.graph.add(Op::Gather, [table, causal.input_ids.into()])?;
+        let mut residual = net
+            .graph
+            .add(Op::Gather, [table, causal.input_ids.into()])?;
         if let Some(factor) = self.embedding_scale {
             residual = net.graph.add(Op::Scale { factor }, [residual.into()])?;
         }
@@ -35,10 +38,17 @@ impl Architecture for DecoderSpec {
             residual = self.mlp(net, layer, residual)?;
         }
         let normed = self.rms_norm(net, residual, "model.norm", self.hidden_size)?;
-        let head = net.head(HEAD, EMBEDDING, [self.vocab_size, self.hidden_size], self.tied)?;
+        let head = net.head(
+            HEAD,
+            EMBEDDING,
+            [self.vocab_size, self.hidden_size],
+            self.tied,
+        )?;
         let mut logits = net.graph.add(Op::Linear, [normed.into(), head])?;
         if let Some(cap) = self.softcaps[1] {
-            logits = net.graph.add(Op::Scale { factor: 1.0 / cap }, [logits.into()])?;
+            logits = net
+                .graph
+                .add(Op::Scale { factor: 1.0 / cap }, [logits.into()])?;
             logits = net.graph.add(Op::Tanh, [logits.into()])?;
             logits = net.graph.add(Op::Scale { factor: cap }, [logits.into()])?;
         }
@@ -48,17 +58,39 @@ impl Architecture for DecoderSpec {
 
 impl DecoderSpec {
     /// The block `layers.N.attn`: its residual output.
-    fn attention(&self, net: &mut Net<'_>, causal: &mut Causal, layer: usize, residual: ValueId) -> Result<ValueId, IrError> {
+    fn attention(
+        &self,
+        net: &mut Net<'_>,
+        causal: &mut Causal,
+        layer: usize,
+        residual: ValueId,
+    ) -> Result<ValueId, IrError> {
         let prefix = format!("model.layers.{layer}");
-        net.graph.open_block(&format!("layers.{layer}.attn"), BlockKind::Attention, layer as u32, residual)?;
-        let x = self.rms_norm(net, residual, &format!("{prefix}.input_layernorm"), self.hidden_size)?;
+        net.graph.open_block(
+            &format!("layers.{layer}.attn"),
+            BlockKind::Attention,
+            layer as u32,
+            residual,
+        )?;
+        let x = self.rms_norm(
+            net,
+            residual,
+            &format!("{prefix}.input_layernorm"),
+            self.hidden_size,
+        )?;
         let [mut q, mut k, v] = self.projections(net, x, &format!("{prefix}.self_attn"))?;
         if self.qk_norm {
             q = self.head_norm(net, q, self.heads, &format!("{prefix}.self_attn.q_norm"))?;
             k = self.head_norm(net, k, self.kv_heads, &format!("{prefix}.self_attn.k_norm"))?;
         }
-        let q = net.graph.add(Op::Rope(self.rotary.rope(self.heads)), [q.into(), causal.positions.into()])?;
-        let k = net.graph.add(Op::Rope(self.rotary.rope(self.kv_heads)), [k.into(), causal.positions.into()])?;
+        let q = net.graph.add(
+            Op::Rope(self.rotary.rope(self.heads)),
+            [q.into(), causal.positions.into()],
+        )?;
+        let k = net.graph.add(
+            Op::Rope(self.rotary.rope(self.kv_heads)),
+            [k.into(), causal.positions.into()],
+        )?;
         let attention = Attention {
             heads: self.heads,
             kv_heads: self.kv_heads,
@@ -69,9 +101,19 @@ impl DecoderSpec {
         };
         let mixed = causal.attend(net, attention, [q, k, v])?;
         let shape = [self.hidden_size, self.heads * self.head_dim];
-        let mut projected = net.linear(mixed, &format!("{prefix}.self_attn.o_proj"), shape, self.bias.output)?;
+        let mut projected = net.linear(
+            mixed,
+            &format!("{prefix}.self_attn.o_proj"),
+            shape,
+            self.bias.output,
+        )?;
         if self.sandwich {
-            projected = self.rms_norm(net, projected, &format!("{prefix}.post_attention_layernorm"), self.hidden_size)?;
+            projected = self.rms_norm(
+                net,
+                projected,
+                &format!("{prefix}.post_attention_layernorm"),
+                self.hidden_size,
+            )?;
         }
         let output = net.add(residual, projected)?;
         net.graph.close_block(output)?;
@@ -79,49 +121,127 @@ impl DecoderSpec {
     }
 
     /// Queries, keys and values.
-    fn projections(&self, net: &mut Net<'_>, x: ValueId, prefix: &str) -> Result<[ValueId; 3], IrError> {
+    fn projections(
+        &self,
+        net: &mut Net<'_>,
+        x: ValueId,
+        prefix: &str,
+    ) -> Result<[ValueId; 3], IrError> {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         if self.fused {
-            let all = net.linear(x, &format!("{prefix}.qkv_proj"), [q + 2 * kv, self.hidden_size], self.bias.qkv)?;
-            return Ok([net.columns(all, 0, q)?, net.columns(all, q, kv)?, net.columns(all, q + kv, kv)?]);
+            let all = net.linear(
+                x,
+                &format!("{prefix}.qkv_proj"),
+                [q + 2 * kv, self.hidden_size],
+                self.bias.qkv,
+            )?;
+            return Ok([
+                net.columns(all, 0, q)?,
+                net.columns(all, q, kv)?,
+                net.columns(all, q + kv, kv)?,
+            ]);
         }
-        let mut project = |name: &str, width: usize| net.linear(x, &format!("{prefix}.{name}"), [width, self.hidden_size], self.bias.qkv);
-        Ok([project("q_proj", q)?, project("k_proj", kv)?, project("v_proj", kv)?])
+        let mut project = |name: &str, width: usize| {
+            net.linear(
+                x,
+                &format!("{prefix}.{name}"),
+                [width, self.hidden_size],
+                self.bias.qkv,
+            )
+        };
+        Ok([
+            project("q_proj", q)?,
+            project("k_proj", kv)?,
+            project("v_proj", kv)?,
+        ])
     }
 
     /// The block `layers.N.mlp`: its residual output.
     fn mlp(&self, net: &mut Net<'_>, layer: usize, residual: ValueId) -> Result<ValueId, IrError> {
-        let (prefix, hidden, width, bias) = (format!("model.layers.{layer}"), self.hidden_size, self.mlp_size, self.bias.mlp);
-        net.graph.open_block(&format!("layers.{layer}.mlp"), BlockKind::Mlp, layer as u32, residual)?;
-        let norm = if self.sandwich { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        let (prefix, hidden, width, bias) = (
+            format!("model.layers.{layer}"),
+            self.hidden_size,
+            self.mlp_size,
+            self.bias.mlp,
+        );
+        net.graph.open_block(
+            &format!("layers.{layer}.mlp"),
+            BlockKind::Mlp,
+            layer as u32,
+            residual,
+        )?;
+        let norm = if self.sandwich {
+            "pre_feedforward_layernorm"
+        } else {
+            "post_attention_layernorm"
+        };
         let x = self.rms_norm(net, residual, &format!("{prefix}.{norm}"), hidden)?;
         let (gate, up) = if self.fused {
-            let both = net.linear(x, &format!("{prefix}.mlp.gate_up_proj"), [2 * width, hidden], bias)?;
+            let both = net.linear(
+                x,
+                &format!("{prefix}.mlp.gate_up_proj"),
+                [2 * width, hidden],
+                bias,
+            )?;
             let gate = net.columns(both, 0, width)?;
-            (net.activate(gate, self.activation)?, net.columns(both, width, width)?)
+            (
+                net.activate(gate, self.activation)?,
+                net.columns(both, width, width)?,
+            )
         } else {
             let gate = net.linear(x, &format!("{prefix}.mlp.gate_proj"), [width, hidden], bias)?;
-            (net.activate(gate, self.activation)?, net.linear(x, &format!("{prefix}.mlp.up_proj"), [width, hidden], bias)?)
+            (
+                net.activate(gate, self.activation)?,
+                net.linear(x, &format!("{prefix}.mlp.up_proj"), [width, hidden], bias)?,
+            )
         };
         let gated = net.graph.add(Op::Mul, [gate.into(), up.into()])?;
-        let mut down = net.linear(gated, &format!("{prefix}.mlp.down_proj"), [hidden, width], bias)?;
+        let mut down = net.linear(
+            gated,
+            &format!("{prefix}.mlp.down_proj"),
+            [hidden, width],
+            bias,
+        )?;
         if self.sandwich {
-            down = self.rms_norm(net, down, &format!("{prefix}.post_feedforward_layernorm"), hidden)?;
+            down = self.rms_norm(
+                net,
+                down,
+                &format!("{prefix}.post_feedforward_layernorm"),
+                hidden,
+            )?;
         }
         let output = net.add(residual, down)?;
         net.graph.close_block(output)?;
         Ok(output)
     }
 
-    fn rms_norm(&self, net: &mut Net<'_>, x: ValueId, name: &str, width: usize) -> Result<ValueId, IrError> {
+    fn rms_norm(
+        &self,
+        net: &mut Net<'_>,
+        x: ValueId,
+        name: &str,
+        width: usize,
+    ) -> Result<ValueId, IrError> {
         let scale = net.stored_weight(&format!("{name}.weight"), &[width], self.norms)?;
-        net.graph.add(Op::RmsNorm { eps: self.eps }, [x.into(), scale])
+        net.graph
+            .add(Op::RmsNorm { eps: self.eps }, [x.into(), scale])
     }
 
     /// RMS norm over each head by itself.
-    fn head_norm(&self, net: &mut Net<'_>, x: ValueId, heads: usize, name: &str) -> Result<ValueId, IrError> {
+    fn head_norm(
+        &self,
+        net: &mut Net<'_>,
+        x: ValueId,
+        heads: usize,
+        name: &str,
+    ) -> Result<ValueId, IrError> {
         let joined = net.graph.value_type(x).shape.clone();
-        let split = Shape(vec![sym("batch"), sym("seq"), heads.into(), self.head_dim.into()]);
+        let split = Shape(vec![
+            sym("batch"),
+            sym("seq"),
+            heads.into(),
+            self.head_dim.into(),
+        ]);
         let x = net.graph.add(Op::Reshape { shape: split }, [x.into()])?;
         let x = self.rms_norm(net, x, name, self.head_dim)?;
         net.graph.add(Op::Reshape { shape: joined }, [x.into()])

@@ -1,7 +1,8 @@
-//! What the classes of transformers and diffusers say of their keys: what stands for a key that a configuration leaves out, and whether null
-//! means none or is refused.
+//! What the classes of transformers and diffusers say of their keys: what stands for a key that a
+//! configuration leaves out, and whether null means none or is refused.
 //!
-//! `fixtures/configurations.json` holds the libraries' own answers, with which tests compare these tables.
+//! `fixtures/configurations.json` holds the libraries' own answers, with which tests compare these
+//! tables.
 
 mod diffusers;
 mod transformers;
@@ -11,7 +12,10 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 pub(super) use diffusers::{DIT, PIXART, TRANSFORMER_2D, UNET_2D, UNET_2D_CONDITION};
-pub(super) use transformers::{BERT, DEBERTA, DEBERTA_V2, GEMMA2, GPT_NEOX, GPT2, LLAMA, MISTRAL, PHI3, QWEN2, QWEN3, ROBERTA, ROPE};
+pub(super) use transformers::{
+    BERT, DEBERTA, DEBERTA_V2, GEMMA2, GPT_NEOX, GPT2, LLAMA, MISTRAL, PHI3, QWEN2, QWEN3, ROBERTA,
+    ROPE,
+};
 
 /// A key of a configuration's class.
 #[derive(Debug, Clone, Copy)]
@@ -50,12 +54,20 @@ impl Absent {
 }
 
 const fn key(name: &'static str, absent: Absent) -> Key {
-    Key { name, absent, nullable: false }
+    Key {
+        name,
+        absent,
+        nullable: false,
+    }
 }
 
 /// A key that may be null.
 const fn optional(name: &'static str, absent: Absent) -> Key {
-    Key { name, absent, nullable: true }
+    Key {
+        name,
+        absent,
+        nullable: true,
+    }
 }
 
 /// Other names that a class takes for keys, and the keys.
@@ -72,7 +84,11 @@ pub(super) struct Resolved {
 
 impl Resolved {
     /// `written` with what is missing of `keys`.
-    pub(super) fn new(written: &Map<String, Value>, keys: &'static [Key], aliases: Aliases) -> Self {
+    pub(super) fn new(
+        written: &Map<String, Value>,
+        keys: &'static [Key],
+        aliases: Aliases,
+    ) -> Self {
         let mut values = written.clone();
         for (alias, key) in aliases {
             if let Some(value) = written.get(*alias).filter(|_| !written.contains_key(*key)) {
@@ -81,12 +97,21 @@ impl Resolved {
         }
         let mut filled = BTreeSet::new();
         for key in keys {
-            if let Some(value) = key.absent.value().filter(|_| !values.contains_key(key.name)) {
+            if let Some(value) = key
+                .absent
+                .value()
+                .filter(|_| !values.contains_key(key.name))
+            {
                 values.insert(key.name.to_owned(), value);
                 filled.insert(key.name);
             }
         }
-        Self { values, keys, aliases, filled }
+        Self {
+            values,
+            keys,
+            aliases,
+            filled,
+        }
     }
 
     pub(super) fn values(&self) -> &Map<String, Value> {

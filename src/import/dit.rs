@@ -46,13 +46,19 @@ pub(super) fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architectu
 
 impl Architecture for Dit {
     fn facts(&self) -> Facts {
-        let classes = Classes { count: self.classes, unconditional: Some(self.classes) };
+        let classes = Classes {
+            count: self.classes,
+            unconditional: Some(self.classes),
+        };
         Facts {
             hidden_size: self.patches.width(),
             heads: self.patches.heads,
             kv_heads: self.patches.heads,
             head_dim: self.patches.head_dim,
-            diffusion: Some(Diffusion { classes: Some(classes), ..self.patches.diffusion() }),
+            diffusion: Some(Diffusion {
+                classes: Some(classes),
+                ..self.patches.diffusion()
+            }),
             ..Facts::default()
         }
     }
@@ -65,8 +71,14 @@ impl Architecture for Dit {
         let image = lowered(net, image)?;
         let mut residual = self.patches.embed(net, image, 1.0)?;
 
-        let sinusoids = TimestepEmbedding { dim: SINUSOIDS, flip_sin_to_cos: true, shift: 1.0 };
-        let sinusoids = net.graph.add(Op::TimestepEmbedding(sinusoids), [timestep.into()])?;
+        let sinusoids = TimestepEmbedding {
+            dim: SINUSOIDS,
+            flip_sin_to_cos: true,
+            shift: 1.0,
+        };
+        let sinusoids = net
+            .graph
+            .add(Op::TimestepEmbedding(sinusoids), [timestep.into()])?;
         let sinusoids = lowered(net, sinusoids)?;
         let mut conditions = Vec::new();
         for layer in 0..self.patches.layers {
@@ -74,18 +86,38 @@ impl Architecture for Dit {
         }
         let mut modulations = Vec::new();
         for (layer, condition) in conditions.iter().enumerate() {
-            modulations.push(self.modulation(net, &format!("transformer_blocks.{layer}.norm1.linear"), *condition, 6)?);
+            modulations.push(self.modulation(
+                net,
+                &format!("transformer_blocks.{layer}.norm1.linear"),
+                *condition,
+                6,
+            )?);
         }
         // The last layer goes by the first block's condition.
-        let last = conditions.first().map(|condition| self.modulation(net, "proj_out_1", *condition, 2)).transpose()?;
+        let last = conditions
+            .first()
+            .map(|condition| self.modulation(net, "proj_out_1", *condition, 2))
+            .transpose()?;
 
         for (layer, modulation) in modulations.into_iter().enumerate() {
             residual = self.attention(net, layer, residual, modulation)?;
-            residual = modulated_mlp(net, layer, [residual, modulation], self.feed_forward, self.eps, self.patches.width())?;
+            residual = modulated_mlp(
+                net,
+                layer,
+                [residual, modulation],
+                self.feed_forward,
+                self.eps,
+                self.patches.width(),
+            )?;
         }
-        let normed = net.graph.add(Op::LayerNorm { eps: EPS }, [residual.into()])?;
+        let normed = net
+            .graph
+            .add(Op::LayerNorm { eps: EPS }, [residual.into()])?;
         let normed = last.map_or(Ok(normed), |rows| modulate(net, normed, rows, [0, 1]))?;
-        let shape = [self.patches.patch * self.patches.patch * self.patches.out_channels, self.patches.width()];
+        let shape = [
+            self.patches.patch * self.patches.patch * self.patches.out_channels,
+            self.patches.width(),
+        ];
         let patches = net.linear(normed, "proj_out_2", shape, true)?;
         let sample = self.patches.join(net, patches)?;
         net.output(Task::ImageGeneration.output(), sample)
@@ -94,36 +126,94 @@ impl Architecture for Dit {
 
 impl Dit {
     /// What a block is told of noise level and class, `[batch, width]`.
-    fn condition(&self, net: &mut Net<'_>, layer: usize, sinusoids: ValueId, labels: ValueId) -> Result<ValueId, IrError> {
-        let (prefix, width) = (format!("transformer_blocks.{layer}.norm1.emb"), self.patches.width());
-        let level = embed(net, sinusoids, &format!("{prefix}.timestep_embedder"), [SINUSOIDS, width])?;
-        let table = net.weight(&format!("{prefix}.class_embedder.embedding_table.weight"), &[self.classes + 1, width])?;
+    fn condition(
+        &self,
+        net: &mut Net<'_>,
+        layer: usize,
+        sinusoids: ValueId,
+        labels: ValueId,
+    ) -> Result<ValueId, IrError> {
+        let (prefix, width) = (
+            format!("transformer_blocks.{layer}.norm1.emb"),
+            self.patches.width(),
+        );
+        let level = embed(
+            net,
+            sinusoids,
+            &format!("{prefix}.timestep_embedder"),
+            [SINUSOIDS, width],
+        )?;
+        let table = net.weight(
+            &format!("{prefix}.class_embedder.embedding_table.weight"),
+            &[self.classes + 1, width],
+        )?;
         let class = net.graph.add(Op::Gather, [table, labels.into()])?;
         net.add(level, class)
     }
 
     /// Shifts, scales and gates, `[batch, rows, width]`.
-    fn modulation(&self, net: &mut Net<'_>, name: &str, condition: ValueId, rows: usize) -> Result<ValueId, IrError> {
+    fn modulation(
+        &self,
+        net: &mut Net<'_>,
+        name: &str,
+        condition: ValueId,
+        rows: usize,
+    ) -> Result<ValueId, IrError> {
         let width = self.patches.width();
         let bent = net.graph.add(Op::Silu, [condition.into()])?;
         let all = net.linear(bent, name, [rows * width, width], true)?;
-        net.graph.add(Op::Reshape { shape: batched(&[rows, width]) }, [all.into()])
+        net.graph.add(
+            Op::Reshape {
+                shape: batched(&[rows, width]),
+            },
+            [all.into()],
+        )
     }
 
     /// The block `layers.N.attn`: its residual output.
-    fn attention(&self, net: &mut Net<'_>, layer: usize, residual: ValueId, modulation: ValueId) -> Result<ValueId, IrError> {
-        net.graph.open_block(&format!("layers.{layer}.attn"), BlockKind::Attention, layer as u32, residual)?;
-        let x = net.graph.add(Op::LayerNorm { eps: EPS }, [residual.into()])?;
+    fn attention(
+        &self,
+        net: &mut Net<'_>,
+        layer: usize,
+        residual: ValueId,
+        modulation: ValueId,
+    ) -> Result<ValueId, IrError> {
+        net.graph.open_block(
+            &format!("layers.{layer}.attn"),
+            BlockKind::Attention,
+            layer as u32,
+            residual,
+        )?;
+        let x = net
+            .graph
+            .add(Op::LayerNorm { eps: EPS }, [residual.into()])?;
         let x = modulate(net, x, modulation, [0, 1])?;
-        let PatchSpec { heads, head_dim, attention_bias: bias, .. } = self.patches;
+        let PatchSpec {
+            heads,
+            head_dim,
+            attention_bias: bias,
+            ..
+        } = self.patches;
         let width = self.patches.width();
-        let spec = AttentionSpec { width, context_width: width, heads, head_dim, bias };
-        let mixed = spec.attend(net, [x, x], None, &format!("transformer_blocks.{layer}.attn1"))?;
+        let spec = AttentionSpec {
+            width,
+            context_width: width,
+            heads,
+            head_dim,
+            bias,
+        };
+        let mixed = spec.attend(
+            net,
+            [x, x],
+            None,
+            &format!("transformer_blocks.{layer}.attn1"),
+        )?;
         close_gated(net, residual, mixed, modulation, 2)
     }
 }
 
-/// The block `layers.N.mlp`, whose shift, scale and gate are the last three of the six rows of `modulation`: its residual output.
+/// The block `layers.N.mlp`, whose shift, scale and gate are the last three of the six rows of
+/// `modulation`: its residual output.
 pub(super) fn modulated_mlp(
     net: &mut Net<'_>,
     layer: usize,
@@ -132,7 +222,12 @@ pub(super) fn modulated_mlp(
     eps: f32,
     width: usize,
 ) -> Result<ValueId, IrError> {
-    net.graph.open_block(&format!("layers.{layer}.mlp"), BlockKind::Mlp, layer as u32, residual)?;
+    net.graph.open_block(
+        &format!("layers.{layer}.mlp"),
+        BlockKind::Mlp,
+        layer as u32,
+        residual,
+    )?;
     let x = net.graph.add(Op::LayerNorm { eps }, [residual.into()])?;
     let x = modulate(net, x, modulation, [3, 4])?;
     let down = feed_forward.apply(net, x, &format!("transformer_blocks.{layer}.ff"), width)?;
@@ -140,13 +235,25 @@ pub(super) fn modulated_mlp(
 }
 
 /// `x` shifted and scaled by two rows of `rows`.
-pub(super) fn modulate(net: &mut Net<'_>, x: ValueId, rows: ValueId, [shift, scale]: [usize; 2]) -> Result<ValueId, IrError> {
+pub(super) fn modulate(
+    net: &mut Net<'_>,
+    x: ValueId,
+    rows: ValueId,
+    [shift, scale]: [usize; 2],
+) -> Result<ValueId, IrError> {
     let (shift, scale) = (row(net, rows, shift)?, row(net, rows, scale)?);
-    net.graph.add(Op::Modulate, [x.into(), scale.into(), shift.into()])
+    net.graph
+        .add(Op::Modulate, [x.into(), scale.into(), shift.into()])
 }
 
 /// Closes the open block with `residual + gate * x`, the gate being a row of `rows`.
-pub(super) fn close_gated(net: &mut Net<'_>, residual: ValueId, x: ValueId, rows: ValueId, gate: usize) -> Result<ValueId, IrError> {
+pub(super) fn close_gated(
+    net: &mut Net<'_>,
+    residual: ValueId,
+    x: ValueId,
+    rows: ValueId,
+    gate: usize,
+) -> Result<ValueId, IrError> {
     let gate = row(net, rows, gate)?;
     let gated = net.graph.add(Op::Mul, [x.into(), gate.into()])?;
     let output = net.add(residual, gated)?;

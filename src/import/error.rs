@@ -1,4 +1,5 @@
-//! Why a checkpoint can't be imported. Errors list everything that is wrong at once, not the first thing.
+//! Why a checkpoint can't be imported. Errors list everything that is wrong at once, not the first
+//! thing.
 
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
@@ -52,7 +53,11 @@ impl ImportError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Architecture { .. } => Fault::Unsupported,
-            Self::Config { problems, .. } if problems.iter().all(|p| p.fault == Fault::Unsupported) => Fault::Unsupported,
+            Self::Config { problems, .. }
+                if problems.iter().all(|p| p.fault == Fault::Unsupported) =>
+            {
+                Fault::Unsupported
+            }
             Self::Config { .. } | Self::Tensors { .. } | Self::DType(_) => Fault::BadInput,
             Self::Ir(error) => error.fault(),
         }

@@ -1,4 +1,5 @@
-//! GPT-NeoX and Pythia: attention and MLP side by side, partly rotated heads, queries, keys and values interleaved head by head.
+//! GPT-NeoX and Pythia: attention and MLP side by side, partly rotated heads, queries, keys and
+//! values interleaved head by head.
 
 use dlc_ir::{Attention, BlockKind, IrError, Op, Shape, Task, ValueId};
 
@@ -8,7 +9,9 @@ use super::config::ConfigReader;
 use super::defaults::GPT_NEOX;
 use super::net::Net;
 use super::rope::{self, Rotary};
-use super::spec::{LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim};
+use super::spec::{
+    LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim,
+};
 use super::{Architecture, Facts, Family};
 
 /// Share of each head that is rotated where the configuration names none.
@@ -82,12 +85,19 @@ impl Architecture for GptNeoX {
         let hidden = self.hidden_size;
         let mut causal = Causal::open(net, self.layers, [self.heads, self.head_dim])?;
         let table = net.weight(EMBEDDING, &[self.vocab_size, hidden])?;
-        let mut residual = net.graph.add(Op::Gather, [table, causal.input_ids.into()])?;
+        let mut residual = net
+            .graph
+            .add(Op::Gather, [table, causal.input_ids.into()])?;
         for layer in 0..self.layers {
             residual = self.layer(net, &mut causal, layer, residual)?;
         }
         let normed = net.layer_norm(residual, "gpt_neox.final_layer_norm", hidden, self.eps)?;
-        let head = net.head("embed_out.weight", EMBEDDING, [self.vocab_size, hidden], self.tied)?;
+        let head = net.head(
+            "embed_out.weight",
+            EMBEDDING,
+            [self.vocab_size, hidden],
+            self.tied,
+        )?;
         let logits = net.graph.add(Op::Linear, [normed.into(), head])?;
         causal.close(net, logits)
     }
@@ -95,11 +105,30 @@ impl Architecture for GptNeoX {
 
 impl GptNeoX {
     /// The block `layers.N.parallel`, or `layers.N.attn` and `layers.N.mlp`: the residual output.
-    fn layer(&self, net: &mut Net<'_>, causal: &mut Causal, layer: usize, residual: ValueId) -> Result<ValueId, IrError> {
+    fn layer(
+        &self,
+        net: &mut Net<'_>,
+        causal: &mut Causal,
+        layer: usize,
+        residual: ValueId,
+    ) -> Result<ValueId, IrError> {
         let open = |net: &mut Net<'_>, kind: BlockKind, input: ValueId| {
-            net.graph.open_block(&format!("layers.{layer}.{}", kind.name()), kind, layer as u32, input)
+            net.graph.open_block(
+                &format!("layers.{layer}.{}", kind.name()),
+                kind,
+                layer as u32,
+                input,
+            )
         };
-        open(net, if self.parallel { BlockKind::Parallel } else { BlockKind::Attention }, residual)?;
+        open(
+            net,
+            if self.parallel {
+                BlockKind::Parallel
+            } else {
+                BlockKind::Attention
+            },
+            residual,
+        )?;
         let attended = self.attention(net, causal, layer, residual)?;
         if self.parallel {
             let mapped = self.mlp(net, layer, residual)?;
@@ -117,38 +146,101 @@ impl GptNeoX {
         Ok(output)
     }
 
-    fn attention(&self, net: &mut Net<'_>, causal: &mut Causal, layer: usize, residual: ValueId) -> Result<ValueId, IrError> {
+    fn attention(
+        &self,
+        net: &mut Net<'_>,
+        causal: &mut Causal,
+        layer: usize,
+        residual: ValueId,
+    ) -> Result<ValueId, IrError> {
         let (prefix, hidden) = (format!("gpt_neox.layers.{layer}"), self.hidden_size);
-        let x = net.layer_norm(residual, &format!("{prefix}.input_layernorm"), hidden, self.eps)?;
-        let all = net.linear(x, &format!("{prefix}.attention.query_key_value"), [3 * hidden, hidden], self.attention_bias)?;
+        let x = net.layer_norm(
+            residual,
+            &format!("{prefix}.input_layernorm"),
+            hidden,
+            self.eps,
+        )?;
+        let all = net.linear(
+            x,
+            &format!("{prefix}.attention.query_key_value"),
+            [3 * hidden, hidden],
+            self.attention_bias,
+        )?;
         let [q, k, v] = deinterleaved(net, all, [self.heads, self.head_dim])?;
         let rope = Op::Rope(self.rotary.rope(self.heads));
-        let q = net.graph.add(rope.clone(), [q.into(), causal.positions.into()])?;
+        let q = net
+            .graph
+            .add(rope.clone(), [q.into(), causal.positions.into()])?;
         let k = net.graph.add(rope, [k.into(), causal.positions.into()])?;
         let scale = (1.0 / (self.head_dim as f64).sqrt()) as f32;
-        let attention = Attention { heads: self.heads, kv_heads: self.heads, scale, window: None, softcap: None, causal: true };
+        let attention = Attention {
+            heads: self.heads,
+            kv_heads: self.heads,
+            scale,
+            window: None,
+            softcap: None,
+            causal: true,
+        };
         let mixed = causal.attend(net, attention, [q, k, v])?;
-        net.linear(mixed, &format!("{prefix}.attention.dense"), [hidden, hidden], self.attention_bias)
+        net.linear(
+            mixed,
+            &format!("{prefix}.attention.dense"),
+            [hidden, hidden],
+            self.attention_bias,
+        )
     }
 
     fn mlp(&self, net: &mut Net<'_>, layer: usize, residual: ValueId) -> Result<ValueId, IrError> {
         let (prefix, hidden) = (format!("gpt_neox.layers.{layer}"), self.hidden_size);
-        let x = net.layer_norm(residual, &format!("{prefix}.post_attention_layernorm"), hidden, self.eps)?;
-        let up = net.linear(x, &format!("{prefix}.mlp.dense_h_to_4h"), [self.mlp_size, hidden], true)?;
+        let x = net.layer_norm(
+            residual,
+            &format!("{prefix}.post_attention_layernorm"),
+            hidden,
+            self.eps,
+        )?;
+        let up = net.linear(
+            x,
+            &format!("{prefix}.mlp.dense_h_to_4h"),
+            [self.mlp_size, hidden],
+            true,
+        )?;
         let bent = net.activate(up, self.activation)?;
-        net.linear(bent, &format!("{prefix}.mlp.dense_4h_to_h"), [hidden, self.mlp_size], true)
+        net.linear(
+            bent,
+            &format!("{prefix}.mlp.dense_4h_to_h"),
+            [hidden, self.mlp_size],
+            true,
+        )
     }
 }
 
-/// Queries, keys and values of `all [batch, seq, heads * 3 * head_dim]`, in which each head's three stand together.
-pub(super) fn deinterleaved(net: &mut Net<'_>, all: ValueId, [heads, head_dim]: [usize; 2]) -> Result<[ValueId; 3], IrError> {
+/// Queries, keys and values of `all [batch, seq, heads * 3 * head_dim]`, in which each head's three
+/// stand together.
+pub(super) fn deinterleaved(
+    net: &mut Net<'_>,
+    all: ValueId,
+    [heads, head_dim]: [usize; 2],
+) -> Result<[ValueId; 3], IrError> {
     let dims = net.graph.value_type(all).shape.0.clone();
-    let shape = |tail: &[usize]| Shape(dims.iter().take(2).cloned().chain(tail.iter().map(|&n| n.into())).collect());
+    let shape = |tail: &[usize]| {
+        Shape(
+            dims.iter()
+                .take(2)
+                .cloned()
+                .chain(tail.iter().map(|&n| n.into()))
+                .collect(),
+        )
+    };
     let (split, joined) = (shape(&[heads, 3 * head_dim]), shape(&[heads * head_dim]));
     let all = net.graph.add(Op::Reshape { shape: split }, [all.into()])?;
     let mut part = |at: usize| {
         let part = net.columns(all, at * head_dim, head_dim)?;
-        net.graph.add(Op::Reshape { shape: joined.clone() }, [part.into()])
+        net.graph.add(
+            Op::Reshape {
+                shape: joined.clone(),
+            },
+            [part.into()],
+        )
     };
     Ok([part(0)?, part(1)?, part(2)?])
 }

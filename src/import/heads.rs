@@ -15,10 +15,17 @@ const MOST_LABELS: usize = 1 << 16;
 pub(super) enum Head {
     /// None: the hidden states are the output.
     Bare,
-    /// A linear layer, an activation and a norm, then the embedding; which tensors these are differs.
+    /// A linear layer, an activation and a norm, then the embedding; which tensors these are
+    /// differs.
     MaskedLm(MaskedLm),
     /// For the first token a linear layer, an activation and a linear layer.
-    Text { pooler: &'static str, activation: Activation, classifier: &'static str, labels: Vec<String>, scores: Scores },
+    Text {
+        pooler: &'static str,
+        activation: Activation,
+        classifier: &'static str,
+        labels: Vec<String>,
+        scores: Scores,
+    },
     /// A linear layer for each token.
     Tokens { labels: Vec<String> },
 }
@@ -39,14 +46,24 @@ pub(super) fn labels(config: &mut ConfigReader<'_>) -> Vec<String> {
     let plain = |n: usize| (0..n).map(|i| format!("LABEL_{i}")).collect();
     match config.get("id2label") {
         Some(Value::Object(map)) if (1..=MOST_LABELS).contains(&map.len()) => {
-            let named = (0..map.len()).map(|i| map.get(&i.to_string()).and_then(Value::as_str).map(str::to_owned));
+            let named = (0..map.len()).map(|i| {
+                map.get(&i.to_string())
+                    .and_then(Value::as_str)
+                    .map(str::to_owned)
+            });
             named.collect::<Option<Vec<_>>>().unwrap_or_else(|| {
-                config.bad("id2label", "must give a name to each number from 0 on".into());
+                config.bad(
+                    "id2label",
+                    "must give a name to each number from 0 on".into(),
+                );
                 plain(map.len())
             })
         }
         Some(_) => {
-            config.bad("id2label", "must be an object with the name of each class".into());
+            config.bad(
+                "id2label",
+                "must be an object with the name of each class".into(),
+            );
             plain(1)
         }
         None => plain(config.size("num_labels", MOST_LABELS).unwrap_or(2)),
@@ -77,15 +94,30 @@ fn scores(config: &mut ConfigReader<'_>, labels: &[String]) -> Scores {
 
 impl Head {
     /// The head for texts.
-    pub(super) fn text(config: &mut ConfigReader<'_>, pooler: &'static str, activation: Activation, classifier: &'static str) -> Self {
+    pub(super) fn text(
+        config: &mut ConfigReader<'_>,
+        pooler: &'static str,
+        activation: Activation,
+        classifier: &'static str,
+    ) -> Self {
         let labels = labels(config);
         let scores = scores(config, &labels);
-        Self::Text { pooler, activation, classifier, labels, scores }
+        Self::Text {
+            pooler,
+            activation,
+            classifier,
+            labels,
+            scores,
+        }
     }
 
     /// What the scores mean.
     pub(super) fn scores(&self) -> Scores {
-        if let Self::Text { scores, .. } = self { *scores } else { Scores::OneClass }
+        if let Self::Text { scores, .. } = self {
+            *scores
+        } else {
+            Scores::OneClass
+        }
     }
 
     pub(super) fn labels(&self) -> Vec<String> {
@@ -96,7 +128,12 @@ impl Head {
     }
 
     /// Adds the head behind `hidden [batch, seq, hidden_size]`, and the output.
-    pub(super) fn build(&self, spec: &EncoderSpec, net: &mut Net<'_>, hidden: ValueId) -> Result<(), IrError> {
+    pub(super) fn build(
+        &self,
+        spec: &EncoderSpec,
+        net: &mut Net<'_>,
+        hidden: ValueId,
+    ) -> Result<(), IrError> {
         let width = spec.hidden_size;
         match self {
             Self::Bare => {
@@ -110,9 +147,27 @@ impl Head {
                 let logits = head.build(spec, net, hidden)?;
                 net.output("logits", logits)
             }
-            Self::Text { pooler, activation, classifier, labels, .. } => {
-                let first = net.graph.add(Op::Slice { axis: 1, start: 0, len: 1 }, [hidden.into()])?;
-                let first = net.graph.add(Op::Reshape { shape: Shape(vec![sym("batch"), width.into()]) }, [first.into()])?;
+            Self::Text {
+                pooler,
+                activation,
+                classifier,
+                labels,
+                ..
+            } => {
+                let first = net.graph.add(
+                    Op::Slice {
+                        axis: 1,
+                        start: 0,
+                        len: 1,
+                    },
+                    [hidden.into()],
+                )?;
+                let first = net.graph.add(
+                    Op::Reshape {
+                        shape: Shape(vec![sym("batch"), width.into()]),
+                    },
+                    [first.into()],
+                )?;
                 let pooled = net.linear(first, pooler, [width, width], true)?;
                 let pooled = net.activate(pooled, *activation)?;
                 let logits = net.linear(pooled, classifier, [labels.len(), width], true)?;
@@ -128,16 +183,30 @@ impl Head {
 }
 
 impl MaskedLm {
-    fn build(&self, spec: &EncoderSpec, net: &mut Net<'_>, hidden: ValueId) -> Result<ValueId, IrError> {
+    fn build(
+        &self,
+        spec: &EncoderSpec,
+        net: &mut Net<'_>,
+        hidden: ValueId,
+    ) -> Result<ValueId, IrError> {
         let (width, vocab) = (spec.hidden_size, spec.vocab_size);
         let x = net.linear(hidden, self.dense, [width, width], true)?;
         let x = net.activate(x, self.activation)?;
         let x = net.layer_norm(x, self.norm, width, spec.eps)?;
         let embedding = format!("{}embeddings.word_embeddings.weight", spec.body);
-        let table = net.head(&format!("{}.weight", self.decoder), &embedding, [vocab, width], self.tied)?;
+        let table = net.head(
+            &format!("{}.weight", self.decoder),
+            &embedding,
+            [vocab, width],
+            self.tied,
+        )?;
         // The same vector under two names, of which checkpoints hold one or both.
         let decoder_bias = format!("{}.bias", self.decoder);
-        let (name, copy) = if net.has(self.bias) || !net.has(&decoder_bias) { (self.bias, &*decoder_bias) } else { (&*decoder_bias, self.bias) };
+        let (name, copy) = if net.has(self.bias) || !net.has(&decoder_bias) {
+            (self.bias, &*decoder_bias)
+        } else {
+            (&*decoder_bias, self.bias)
+        };
         let bias: Operand = net.weight(name, &[vocab])?;
         net.note_copy(copy, name, "tie_word_embeddings");
         net.graph.add(Op::Linear, [x.into(), table, bias])

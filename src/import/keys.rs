@@ -1,4 +1,5 @@
-//! The keys of `config.json` that no importer asks for: those that can't change a model's function, and those that mustn't be set.
+//! The keys of `config.json` that no importer asks for: those that can't change a model's function,
+//! and those that mustn't be set.
 
 use serde_json::Value;
 
@@ -56,31 +57,53 @@ pub(super) fn judge(key: &str, value: &Value, whole: bool) -> Verdict {
     let neutral = NEUTRAL.iter().find(|(name, ..)| *name == key);
     match neutral {
         Some(_) if value.is_null() => Verdict::Null,
-        Some((_, neutral, reason)) if !neutral.accepts(value) => Verdict::Refused(format!("which {reason}; dlc can't do that")),
+        Some((_, neutral, reason)) if !neutral.accepts(value) => {
+            Verdict::Refused(format!("which {reason}; dlc can't do that"))
+        }
         Some(_) => Verdict::Harmless,
         None if is_off(value) || whole && HARMLESS.contains(&key) => Verdict::Harmless,
         None if !whole => Verdict::Refused("which dlc doesn't know here".into()),
         None => match telling_part(key) {
-            Some(part) if !says_nothing(value, FACTORS.contains(&part)) => {
-                Verdict::Refused(format!("which by its name (`{part}`) may change the model; dlc doesn't know how"))
-            }
+            Some(part) if !says_nothing(value, FACTORS.contains(&part)) => Verdict::Refused(
+                format!("which by its name (`{part}`) may change the model; dlc doesn't know how"),
+            ),
             _ => Verdict::Unknown,
         },
     }
 }
 
-/// Reads `auto_map`: classes of the family's own name are taken for those of transformers, others are code that nobody here runs.
+/// Reads `auto_map`: classes of the family's own name are taken for those of transformers, others
+/// are code that nobody here runs.
 pub(super) fn read_auto_map(config: &mut ConfigReader<'_>, family: &Family) {
     const KEY: &str = "auto_map";
-    let Some(Value::Object(map)) = config.get(KEY) else { return };
-    let classes = map.iter().filter(|(auto, _)| *auto != "AutoTokenizer" && *auto != "AutoProcessor").map(|(_, class)| class);
-    let names: Vec<&str> = classes.map(|class| class.as_str().and_then(|path| path.rsplit('.').next()).unwrap_or("?")).collect();
-    let foreign: Vec<String> = names.iter().filter(|name| !is_own_class(name, family)).map(|name| shown(name)).collect();
+    let Some(Value::Object(map)) = config.get(KEY) else {
+        return;
+    };
+    let classes = map
+        .iter()
+        .filter(|(auto, _)| *auto != "AutoTokenizer" && *auto != "AutoProcessor")
+        .map(|(_, class)| class);
+    let names: Vec<&str> = classes
+        .map(|class| {
+            class
+                .as_str()
+                .and_then(|path| path.rsplit('.').next())
+                .unwrap_or("?")
+        })
+        .collect();
+    let foreign: Vec<String> = names
+        .iter()
+        .filter(|name| !is_own_class(name, family))
+        .map(|name| shown(name))
+        .collect();
     if !foreign.is_empty() {
         let list = foreign.join(", ");
         config.refuse(KEY, &format!("names modelling code of the checkpoint's own ({list}); dlc reads models as transformers' built-in classes do"));
     } else if !names.is_empty() {
-        config.note(format!("`{KEY}` names code of the checkpoint's own; taken as transformers' built-in {} does", names.join(", ")));
+        config.note(format!(
+            "`{KEY}` names code of the checkpoint's own; taken as transformers' built-in {} does",
+            names.join(", ")
+        ));
     }
 }
 
@@ -97,12 +120,21 @@ fn is_own_class(name: &str, family: &Family) -> bool {
         "Model",
         "Config",
     ];
-    let stem = |name: &str| HEADS.iter().find_map(|head| name.strip_suffix(head)).map(str::to_owned);
-    let own = family.architectures.first().and_then(|(name, _)| stem(name));
+    let stem = |name: &str| {
+        HEADS
+            .iter()
+            .find_map(|head| name.strip_suffix(head))
+            .map(str::to_owned)
+    };
+    let own = family
+        .architectures
+        .first()
+        .and_then(|(name, _)| stem(name));
     own.is_some() && stem(name) == own
 }
 
-/// Whether the value of a key with a telling name says that nothing is done: a factor of 1, none of what is counted, a name for that.
+/// Whether the value of a key with a telling name says that nothing is done: a factor of 1, none of
+/// what is counted, a name for that.
 fn says_nothing(value: &Value, is_factor: bool) -> bool {
     const NAMES: [&str; 3] = ["", "none", "default"];
     let neutral = if is_factor { 1.0 } else { 0.0 };
@@ -112,7 +144,10 @@ fn says_nothing(value: &Value, is_factor: bool) -> bool {
 /// The part of a key's name that says that the key changes a model.
 fn telling_part(key: &str) -> Option<&'static str> {
     let key = format!("_{}_", key.to_ascii_lowercase().replace(['.', '-'], "_"));
-    TELLING.iter().copied().find(|part| key.contains(&format!("_{part}_")))
+    TELLING
+        .iter()
+        .copied()
+        .find(|part| key.contains(&format!("_{part}_")))
 }
 
 /// Those of which one changes nothing.
@@ -181,52 +216,166 @@ const TELLING: &[&str] = &[
     "temperature_tuning",
 ];
 
-/// Keys that change the model unless they have their neutral value; the last column goes on from "which ...".
+/// Keys that change the model unless they have their neutral value; the last column goes on from
+/// "which ...".
 pub(super) const NEUTRAL: &[(&str, Neutral, &str)] = &[
-    ("pretraining_tp", Neutral::One, "splits matrix products as the training did"),
-    ("partial_rotary_factor", Neutral::One, "rotates only a part of each head"),
-    ("rope_interleaved", Neutral::Off, "rotates neighbouring entries instead of halves"),
-    ("rope_traditional", Neutral::Off, "rotates neighbouring entries instead of halves"),
-    ("use_mrope", Neutral::Off, "rotates by several positions at once"),
-    ("quantization_config", Neutral::Off, "says that the weights are quantised already (take the original checkpoint, dlc quantises by itself)"),
-    ("compression_config", Neutral::Off, "says that the weights are compressed (take the original checkpoint)"),
-    ("attn_logit_softcapping", Neutral::Off, "caps the attention's logits"),
+    (
+        "pretraining_tp",
+        Neutral::One,
+        "splits matrix products as the training did",
+    ),
+    (
+        "partial_rotary_factor",
+        Neutral::One,
+        "rotates only a part of each head",
+    ),
+    (
+        "rope_interleaved",
+        Neutral::Off,
+        "rotates neighbouring entries instead of halves",
+    ),
+    (
+        "rope_traditional",
+        Neutral::Off,
+        "rotates neighbouring entries instead of halves",
+    ),
+    (
+        "use_mrope",
+        Neutral::Off,
+        "rotates by several positions at once",
+    ),
+    (
+        "quantization_config",
+        Neutral::Off,
+        "says that the weights are quantised already (take the original checkpoint, dlc quantises by itself)",
+    ),
+    (
+        "compression_config",
+        Neutral::Off,
+        "says that the weights are compressed (take the original checkpoint)",
+    ),
+    (
+        "attn_logit_softcapping",
+        Neutral::Off,
+        "caps the attention's logits",
+    ),
     ("final_logit_softcapping", Neutral::Off, "caps the logits"),
-    ("attention_multiplier", Neutral::Off, "scales the attention's logits"),
-    ("query_pre_attn_scalar", Neutral::Off, "scales the attention's logits"),
+    (
+        "attention_multiplier",
+        Neutral::Off,
+        "scales the attention's logits",
+    ),
+    (
+        "query_pre_attn_scalar",
+        Neutral::Off,
+        "scales the attention's logits",
+    ),
     ("embedding_multiplier", Neutral::One, "scales the embedding"),
-    ("residual_multiplier", Neutral::One, "scales what is added to the residual"),
+    (
+        "residual_multiplier",
+        Neutral::One,
+        "scales what is added to the residual",
+    ),
     ("logits_scaling", Neutral::One, "scales the logits"),
     ("logit_scale", Neutral::One, "scales the logits"),
     ("pruned_heads", Neutral::Off, "removes heads"),
     ("is_causal", Neutral::True, "lets tokens see later ones"),
     ("is_encoder_decoder", Neutral::Off, "adds an encoder"),
     ("add_cross_attention", Neutral::Off, "adds cross attention"),
-    ("center_input_sample", Neutral::Off, "stretches the noisy image"),
-    ("only_cross_attention", Neutral::Off, "leaves out attention to the image itself"),
+    (
+        "center_input_sample",
+        Neutral::Off,
+        "stretches the noisy image",
+    ),
+    (
+        "only_cross_attention",
+        Neutral::Off,
+        "leaves out attention to the image itself",
+    ),
     ("dual_cross_attention", Neutral::Off, "attends to two texts"),
-    ("mid_block_only_cross_attention", Neutral::Off, "leaves out attention to the image itself in the middle"),
-    ("resnet_skip_time_act", Neutral::Off, "leaves out an activation"),
-    ("class_embeddings_concat", Neutral::Off, "puts the class beside the noise level"),
-    ("mid_block_scale_factor", Neutral::One, "scales the middle's outputs"),
-    ("resnet_out_scale_factor", Neutral::One, "scales the resnets' outputs"),
-    ("layer_types", Neutral::Off, "gives layers kinds, of which this architecture has one"),
-    ("sliding_window", Neutral::Off, "limits attention to a window, which this architecture doesn't have"),
+    (
+        "mid_block_only_cross_attention",
+        Neutral::Off,
+        "leaves out attention to the image itself in the middle",
+    ),
+    (
+        "resnet_skip_time_act",
+        Neutral::Off,
+        "leaves out an activation",
+    ),
+    (
+        "class_embeddings_concat",
+        Neutral::Off,
+        "puts the class beside the noise level",
+    ),
+    (
+        "mid_block_scale_factor",
+        Neutral::One,
+        "scales the middle's outputs",
+    ),
+    (
+        "resnet_out_scale_factor",
+        Neutral::One,
+        "scales the resnets' outputs",
+    ),
+    (
+        "layer_types",
+        Neutral::Off,
+        "gives layers kinds, of which this architecture has one",
+    ),
+    (
+        "sliding_window",
+        Neutral::Off,
+        "limits attention to a window, which this architecture doesn't have",
+    ),
     ("window_size", Neutral::Off, "limits attention to a window"),
-    ("attention_window", Neutral::Off, "limits attention to a window"),
-    ("class_embed_type", Neutral::Off, "tells the model more than dlc can"),
-    ("encoder_hid_dim_type", Neutral::Off, "projects the text first"),
+    (
+        "attention_window",
+        Neutral::Off,
+        "limits attention to a window",
+    ),
+    (
+        "class_embed_type",
+        Neutral::Off,
+        "tells the model more than dlc can",
+    ),
+    (
+        "encoder_hid_dim_type",
+        Neutral::Off,
+        "projects the text first",
+    ),
     ("encoder_hid_dim", Neutral::Off, "projects the text first"),
-    ("time_cond_proj_dim", Neutral::Off, "tells the model the guidance"),
-    ("time_embedding_act_fn", Neutral::Off, "bends the noise level once more"),
-    ("timestep_post_act", Neutral::Off, "bends the noise level once more"),
+    (
+        "time_cond_proj_dim",
+        Neutral::Off,
+        "tells the model the guidance",
+    ),
+    (
+        "time_embedding_act_fn",
+        Neutral::Off,
+        "bends the noise level once more",
+    ),
+    (
+        "timestep_post_act",
+        Neutral::Off,
+        "bends the noise level once more",
+    ),
     ("cross_attention_norm", Neutral::Off, "norms the text"),
-    ("reverse_transformer_layers_per_block", Neutral::Off, "gives stages on the way up other numbers of layers"),
+    (
+        "reverse_transformer_layers_per_block",
+        Neutral::Off,
+        "gives stages on the way up other numbers of layers",
+    ),
     ("num_vector_embeds", Neutral::Off, "reads classes of places"),
-    ("double_self_attention", Neutral::Off, "attends twice to the image"),
+    (
+        "double_self_attention",
+        Neutral::Off,
+        "attends twice to the image",
+    ),
 ];
 
-/// Keys that don't change what a decoder computes: training, bookkeeping, and defaults for generating text.
+/// Keys that don't change what a decoder computes: training, bookkeeping, and defaults for
+/// generating text.
 pub(super) const HARMLESS: &[&str] = &[
     // What the checkpoint is, and who wrote it.
     "_class_name",

@@ -1,4 +1,5 @@
-//! Llama 1 to 3.2 and what shares its architecture: `TinyLlama`, `SmolLM`, Yi, `DeepSeek` distillates.
+//! Llama 1 to 3.2 and what shares its architecture: `TinyLlama`, `SmolLM`, Yi, `DeepSeek`
+//! distillates.
 
 use dlc_ir::Task;
 
@@ -20,5 +21,12 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let spec = DecoderSpec::read(config);
     require_all_layers(config, spec.layers, false);
     let attention = config.flag("attention_bias");
-    Box::new(DecoderSpec { bias: Biases { qkv: attention, output: attention, mlp: config.flag("mlp_bias") }, ..spec })
+    Box::new(DecoderSpec {
+        bias: Biases {
+            qkv: attention,
+            output: attention,
+            mlp: config.flag("mlp_bias"),
+        },
+        ..spec
+    })
 }

@@ -20,5 +20,8 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let spec = DecoderSpec::read(config);
     let window = window(config);
     require_all_layers(config, spec.layers, window.is_some());
-    Box::new(DecoderSpec { windows: vec![window; spec.layers], ..spec })
+    Box::new(DecoderSpec {
+        windows: vec![window; spec.layers],
+        ..spec
+    })
 }

@@ -1,8 +1,9 @@
-//! Import: a checkpoint becomes a module with the graph `target`. One file per family of architectures; what families share is in `decoder.rs`
-//! (the llama kind), `encoder.rs` (the BERT kind), `patches.rs` (diffusion transformers) and `unet.rs` (U-Nets).
+//! Import: a checkpoint becomes a module with the graph `target`. One file per family of
+//! architectures; what families share is in `decoder.rs` (the llama kind), `encoder.rs` (the BERT
+//! kind), `patches.rs` (diffusion transformers) and `unet.rs` (U-Nets).
 //!
-//! What a family's importer doesn't understand is refused by name, never ignored. No tensor's data is read, except to compare a head
-//! with the embedding it is tied to.
+//! What a family's importer doesn't understand is refused by name, never ignored. No tensor's data
+//! is read, except to compare a head with the embedding it is tied to.
 
 mod activation;
 mod bert;
@@ -62,9 +63,11 @@ use net::Net;
 /// A family of architectures that can be imported.
 #[derive(Clone, Copy)]
 pub struct Family {
-    /// `model_type` of its configurations; of diffusers, whose configurations have none, `_class_name`.
+    /// `model_type` of its configurations; of diffusers, whose configurations have none,
+    /// `_class_name`.
     pub model_type: &'static str,
-    /// `architectures` of its configurations, the usual one first, with what each is for; of diffusers `_class_name`.
+    /// `architectures` of its configurations, the usual one first, with what each is for; of
+    /// diffusers `_class_name`.
     pub architectures: &'static [(&'static str, Task)],
     /// Models that belong to it.
     pub summary: &'static str,
@@ -144,17 +147,21 @@ impl Family {
 
 impl fmt::Debug for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Family").field("model_type", &self.model_type).field("architectures", &self.architectures).finish_non_exhaustive()
+        f.debug_struct("Family")
+            .field("model_type", &self.model_type)
+            .field("architectures", &self.architectures)
+            .finish_non_exhaustive()
     }
 }
 
 /// How to import.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImportOptions {
-    /// Element type of weights and activations; f32 if absent. Other types than f32 still give f32 logits and
-    /// samples.
+    /// Element type of weights and activations; f32 if absent. Other types than f32 still give f32
+    /// logits and samples.
     pub dtype: Option<DType>,
-    /// Keys of the configuration that are refused, as they may change the model, and of which the user knows that they don't.
+    /// Keys of the configuration that are refused, as they may change the model, and of which the
+    /// user knows that they don't.
     pub ignore_keys: Vec<String>,
 }
 
@@ -164,17 +171,26 @@ pub fn import(checkpoint: &Checkpoint, options: &ImportOptions) -> Result<Module
 }
 
 /// As [`import`], with where the weights came from.
-pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> Result<Imported, ImportError> {
+pub fn import_with_sources(
+    checkpoint: &Checkpoint,
+    options: &ImportOptions,
+) -> Result<Imported, ImportError> {
     let dtype = options.dtype.unwrap_or(DType::F32);
     if !dtype.is_float() {
         return Err(ImportError::DType(dtype));
     }
     let (family, task) = family(checkpoint)?;
-    let resolved = Resolved::new(checkpoint.config(), (family.keys)(checkpoint.config()), family.aliases);
+    let resolved = Resolved::new(
+        checkpoint.config(),
+        (family.keys)(checkpoint.config()),
+        family.aliases,
+    );
     let mut config = ConfigReader::whole(&resolved);
     let architecture = (family.read)(&mut config, task);
     keys::read_auto_map(&mut config, family);
-    let mut generation = checkpoint.generation_config().map(|values| ConfigReader::new(values, "generation_config.json: ", &[]));
+    let mut generation = checkpoint
+        .generation_config()
+        .map(|values| ConfigReader::new(values, "generation_config.json: ", &[]));
     let tokens = tokens::read(&mut config, generation.as_mut());
     if let Some(generation) = generation {
         config.absorb_reported(generation);
@@ -194,7 +210,11 @@ pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> 
         task,
         labels: facts.labels,
         scores: facts.scores,
-        sentence: if task == Task::FeatureExtraction { checkpoint.sentence().cloned() } else { None },
+        sentence: if task == Task::FeatureExtraction {
+            checkpoint.sentence().cloned()
+        } else {
+            None
+        },
         diffusion: facts.diffusion,
         dtype,
         vocab_size: facts.vocab_size,
@@ -207,52 +227,119 @@ pub fn import_with_sources(checkpoint: &Checkpoint, options: &ImportOptions) -> 
         eos_token_ids: tokens.eos,
         pad_token_id: tokens.pad,
     };
-    let module = Module { graphs: vec![graph], weights, model, sampling: None, side_files: checkpoint.side_files() };
-    Ok(Imported { module, sources, warnings })
+    let module = Module {
+        graphs: vec![graph],
+        weights,
+        model,
+        sampling: None,
+        side_files: checkpoint.side_files(),
+    };
+    Ok(Imported {
+        module,
+        sources,
+        warnings,
+    })
 }
 
-/// Names of the weights that hold a NaN or an infinity, each with the index of the first one, in the module's order.
+/// Names of the weights that hold a NaN or an infinity, each with the index of the first one, in
+/// the module's order.
 ///
 /// Reads every weight once, in parallel on rayon's current thread pool.
 pub fn non_finite_weights(module: &Module) -> Result<Vec<(String, usize)>, ImportError> {
-    let ids: Vec<WeightId> = (0..module.weights.len()).map(WeightId::from_index).collect();
+    let ids: Vec<WeightId> = (0..module.weights.len())
+        .map(WeightId::from_index)
+        .collect();
     let scan = |id: &WeightId| {
         let weight = &module.weights[*id];
-        Ok(weight.first_non_finite()?.map(|index| (weight.name.clone(), index)))
+        Ok(weight
+            .first_non_finite()?
+            .map(|index| (weight.name.clone(), index)))
     };
-    ids.par_iter().filter_map(|id| scan(id).transpose()).collect()
+    ids.par_iter()
+        .filter_map(|id| scan(id).transpose())
+        .collect()
 }
 
-/// The family of a checkpoint, from `model_type` and, where that is absent, `architectures` or diffusers' `_class_name`; and what the model is for.
+/// The family of a checkpoint, from `model_type` and, where that is absent, `architectures` or
+/// diffusers' `_class_name`; and what the model is for.
 fn family(checkpoint: &Checkpoint) -> Result<(&'static Family, Task), ImportError> {
     let config = checkpoint.config();
-    let fail = |problem: String| Err(ImportError::Architecture { path: checkpoint.config_path(), problem });
+    let fail = |problem: String| {
+        Err(ImportError::Architecture {
+            path: checkpoint.config_path(),
+            problem,
+        })
+    };
     let model_type = config.get("model_type").and_then(|v| v.as_str());
-    let listed = config.get("architectures").and_then(|v| v.as_array()).into_iter().flatten().chain(config.get("_class_name"));
+    let listed = config
+        .get("architectures")
+        .and_then(|v| v.as_array())
+        .into_iter()
+        .flatten()
+        .chain(config.get("_class_name"));
     let architectures: Vec<&str> = listed.filter_map(|v| v.as_str()).collect();
     let Some(name) = model_type.or(architectures.first().copied()) else {
-        let problem =
-            "names no `model_type`, no `architectures` and no `_class_name`: it is a configuration neither of transformers nor of diffusers";
+        let problem = "names no `model_type`, no `architectures` and no `_class_name`: it is a configuration neither of transformers nor of diffusers";
         return fail(format!("{problem}. {}", known()));
     };
-    let task = |family: &Family, name: &str| family.architectures.iter().find(|(known, _)| *known == name).map(|(_, task)| *task);
-    let of = |family: &&Family| if model_type.is_some() { family.model_type == name } else { task(family, name).is_some() };
+    let task = |family: &Family, name: &str| {
+        family
+            .architectures
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, task)| *task)
+    };
+    let of = |family: &&Family| {
+        if model_type.is_some() {
+            family.model_type == name
+        } else {
+            task(family, name).is_some()
+        }
+    };
     let Some(family) = FAMILIES.iter().find(of) else {
-        let guess = nearest(name).map(|near| format!(" (the nearest that it knows is `{near}`)")).unwrap_or_default();
-        return fail(format!("dlc can't import the architecture `{}`{guess}. {}", shown(name), known()));
+        let guess = nearest(name)
+            .map(|near| format!(" (the nearest that it knows is `{near}`)"))
+            .unwrap_or_default();
+        return fail(format!(
+            "dlc can't import the architecture `{}`{guess}. {}",
+            shown(name),
+            known()
+        ));
     };
     if let Some(other) = architectures.iter().find(|a| task(family, a).is_none()) {
-        return fail(format!("the model is a `{}`; of the family `{}` dlc imports {}", shown(other), family.model_type, family.names().join(", ")));
+        return fail(format!(
+            "the model is a `{}`; of the family `{}` dlc imports {}",
+            shown(other),
+            family.model_type,
+            family.names().join(", ")
+        ));
     }
-    if checkpoint.makes_vectors() && family.architectures.iter().any(|(_, task)| *task == Task::FeatureExtraction) {
+    if checkpoint.makes_vectors()
+        && family
+            .architectures
+            .iter()
+            .any(|(_, task)| *task == Task::FeatureExtraction)
+    {
         return Ok((family, Task::FeatureExtraction));
     }
-    let usual = family.architectures.first().map_or(Task::TextGeneration, |(_, task)| *task);
-    Ok((family, architectures.first().and_then(|name| task(family, name)).unwrap_or(usual)))
+    let usual = family
+        .architectures
+        .first()
+        .map_or(Task::TextGeneration, |(_, task)| *task);
+    Ok((
+        family,
+        architectures
+            .first()
+            .and_then(|name| task(family, name))
+            .unwrap_or(usual),
+    ))
 }
 
 fn known() -> String {
-    let list: Vec<String> = FAMILIES.iter().map(|family| format!("{} ({})", family.model_type, family.summary)).collect();
+    let list: Vec<String> = FAMILIES
+        .iter()
+        .map(|family| format!("{} ({})", family.model_type, family.summary))
+        .collect();
     format!("It imports {}", list.join("; "))
 }
 
@@ -260,7 +347,17 @@ fn known() -> String {
 fn nearest(name: &str) -> Option<&'static str> {
     const ALIKE: f64 = 0.8;
     let name: String = name.chars().take(64).collect();
-    let names = FAMILIES.iter().flat_map(|family| family.architectures.iter().map(|(name, _)| name).chain([&family.model_type]));
-    let scored = names.map(|known| (strsim::jaro_winkler(&name, known), *known)).filter(|(score, _)| *score >= ALIKE);
-    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+    let names = FAMILIES.iter().flat_map(|family| {
+        family
+            .architectures
+            .iter()
+            .map(|(name, _)| name)
+            .chain([&family.model_type])
+    });
+    let scored = names
+        .map(|known| (strsim::jaro_winkler(&name, known), *known))
+        .filter(|(score, _)| *score >= ALIKE);
+    scored
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
 }

@@ -1,18 +1,23 @@
-//! What every architecture is built with: a graph under construction, and the checkpoint's tensors as its weights.
+//! What every architecture is built with: a graph under construction, and the checkpoint's tensors
+//! as its weights.
 //!
-//! A weight is asked for by name and shape when a node needs it; a tensor that is missing, misshapen or of a wrong type is noted, a stand-in
-//! takes its place, and [`Net::finish`] lists all that was noted together with the tensors that nobody asked for.
+//! A weight is asked for by name and shape when a node needs it; a tensor that is missing,
+//! misshapen or of a wrong type is noted, a stand-in takes its place, and [`Net::finish`] lists all
+//! that was noted together with the tensors that nobody asked for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use dlc_ir::{DType, Expr, Graph, GraphBuilder, IrError, Op, Operand, Storage, ValueId, WeightId, WeightTable};
+use dlc_ir::{
+    DType, Expr, Graph, GraphBuilder, IrError, Op, Operand, Storage, ValueId, WeightId, WeightTable,
+};
 
 use super::activation::Activation;
 use super::error::ImportError;
 use super::tensors::Problems;
 use crate::checkpoint::{Checkpoint, TensorRecord, shown};
 
-/// Ends of the names of buffers that older versions of transformers and diffusers saved, and no version reads.
+/// Ends of the names of buffers that older versions of transformers and diffusers saved, and no
+/// version reads.
 const LEFTOVERS: [&str; 11] = [
     ".rotary_emb.inv_freq",
     ".rotary_emb.original_inv_freq",
@@ -27,7 +32,8 @@ const LEFTOVERS: [&str; 11] = [
     "pos_embed.pos_embed",
 ];
 
-/// Beginnings of the names of what trainers and other tasks leave beside a model: value heads, and heads that it has none of.
+/// Beginnings of the names of what trainers and other tasks leave beside a model: value heads, and
+/// heads that it has none of.
 const BESIDE: [&str; 16] = [
     "v_head.",
     "value_head.",
@@ -48,7 +54,12 @@ const BESIDE: [&str; 16] = [
 ];
 
 /// Parts of names, and what older versions of diffusers called them.
-const OLD_PARTS: [(&str, &str); 4] = [(".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")];
+const OLD_PARTS: [(&str, &str); 4] = [
+    (".to_q.", ".query."),
+    (".to_k.", ".key."),
+    (".to_v.", ".value."),
+    (".to_out.0.", ".proj_attn."),
+];
 
 /// The tensor of the checkpoint that each weight was made of, by the tensor's name.
 pub type Sources = BTreeMap<String, WeightId>;
@@ -58,7 +69,8 @@ pub(super) struct Net<'a> {
     pub(super) graph: GraphBuilder<WeightTable>,
     pub(super) dtype: DType,
     checkpoint: &'a Checkpoint,
-    /// What names of the model's body begin with, unless the checkpoint was saved without its head: `transformer.`
+    /// What names of the model's body begin with, unless the checkpoint was saved without its head:
+    /// `transformer.`
     base: &'static str,
     ids: HashMap<String, WeightId>,
     sources: Sources,
@@ -88,13 +100,23 @@ impl<'a> Net<'a> {
     }
 
     /// The weight `name`, of which graphs see `shape` and the checkpoint holds what `storage` says.
-    pub(super) fn stored_weight(&mut self, name: &str, shape: &[usize], storage: Storage) -> Result<Operand, IrError> {
+    pub(super) fn stored_weight(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        storage: Storage,
+    ) -> Result<Operand, IrError> {
         if let Some(&id) = self.ids.get(name) {
             return Ok(id.into());
         }
         let tensor = self.tensor(name, &storage.shape(shape));
-        let id = if let Some((file_name, data)) = tensor.and_then(|(file_name, record)| Some((file_name, self.floats(name, &record)?))) {
-            let id = self.graph.weights_mut().add_stored(name, shape, self.dtype, data, storage)?;
+        let id = if let Some((file_name, data)) =
+            tensor.and_then(|(file_name, record)| Some((file_name, self.floats(name, &record)?)))
+        {
+            let id = self
+                .graph
+                .weights_mut()
+                .add_stored(name, shape, self.dtype, data, storage)?;
             self.sources.insert(file_name, id);
             id
         } else {
@@ -108,25 +130,44 @@ impl<'a> Net<'a> {
     fn floats(&mut self, name: &str, record: &TensorRecord) -> Option<Expr> {
         let data = record.expr();
         if data.is_none() {
-            self.problems.wrong.push(format!("`{name}` is {}; dlc reads f32, f16 and bf16", record.dtype));
+            self.problems.wrong.push(format!(
+                "`{name}` is {}; dlc reads f32, f16 and bf16",
+                record.dtype
+            ));
         }
         data
     }
 
     /// One row of the table `name` of `[rows, width]`, as a weight `[width]` of its own.
-    pub(super) fn weight_row(&mut self, name: &str, [rows, width]: [usize; 2], row: usize) -> Result<Operand, IrError> {
+    pub(super) fn weight_row(
+        &mut self,
+        name: &str,
+        [rows, width]: [usize; 2],
+        row: usize,
+    ) -> Result<Operand, IrError> {
         let row_name = format!("{name}.{row}");
-        let data = self.tensor(name, &[rows, width]).and_then(|(_, record)| record.expr());
+        let data = self
+            .tensor(name, &[rows, width])
+            .and_then(|(_, record)| record.expr());
         let weights = self.graph.weights_mut();
         let id = match data {
-            Some(data) => weights.add(&row_name, &[width], data.slice(row * width, width).cast(self.dtype))?,
+            Some(data) => weights.add(
+                &row_name,
+                &[width],
+                data.slice(row * width, width).cast(self.dtype),
+            )?,
             None => weights.declare(&row_name, self.dtype, &[width])?,
         };
         Ok(id.into())
     }
 
     /// A table that no checkpoint holds, because it is computed: a weight `name` of its own.
-    pub(super) fn table(&mut self, name: &str, shape: &[usize], numbers: &[f32]) -> Result<Operand, IrError> {
+    pub(super) fn table(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        numbers: &[f32],
+    ) -> Result<Operand, IrError> {
         let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
         let data = Expr::constant(bytes, DType::F32).cast(self.dtype);
         Ok(self.graph.weights_mut().add(name, shape, data)?.into())
@@ -134,11 +175,21 @@ impl<'a> Net<'a> {
 
     /// The checkpoint's tensor for `name`, if it has one of this shape; what is wrong is noted.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Option<(String, TensorRecord)> {
-        let Some(file_name) = self.file_names(name).into_iter().find(|n| self.checkpoint.tensor(n).is_some()) else {
-            match self.file_names(name).iter().find_map(|n| self.checkpoint.absent_shard(n)) {
+        let Some(file_name) = self
+            .file_names(name)
+            .into_iter()
+            .find(|n| self.checkpoint.tensor(n).is_some())
+        else {
+            match self
+                .file_names(name)
+                .iter()
+                .find_map(|n| self.checkpoint.absent_shard(n))
+            {
                 Some(shard) => {
                     let way = "Download the index and the shards of one revision";
-                    self.problems.wrong.push(format!("`{name}` is not in its shard {shard}. {way}"));
+                    self.problems
+                        .wrong
+                        .push(format!("`{name}` is not in its shard {shard}. {way}"));
                 }
                 None => self.problems.missing.push(name.to_owned()),
             }
@@ -147,34 +198,57 @@ impl<'a> Net<'a> {
         let record = self.checkpoint.tensor(&file_name)?.clone();
         self.known.insert(file_name.clone());
         if record.shape != shape {
-            self.problems.wrong.push(format!("`{file_name}` has shape {:?}, expected {shape:?}", record.shape));
+            self.problems.wrong.push(format!(
+                "`{file_name}` has shape {:?}, expected {shape:?}",
+                record.shape
+            ));
             return None;
         }
         Some((file_name, record))
     }
 
-    /// The names under which checkpoints hold the tensor `name`: with or without the body's prefix, norms as TensorFlow called them, attention as
-    /// diffusers once did.
+    /// The names under which checkpoints hold the tensor `name`: with or without the body's prefix,
+    /// norms as TensorFlow called them, attention as diffusers once did.
     fn file_names(&self, name: &str) -> Vec<String> {
         let mut names = vec![name.to_owned()];
         if !self.base.is_empty() {
-            names.push(name.strip_prefix(self.base).map_or_else(|| format!("{}{name}", self.base), str::to_owned));
+            names.push(
+                name.strip_prefix(self.base)
+                    .map_or_else(|| format!("{}{name}", self.base), str::to_owned),
+            );
         }
         for plain in names.clone() {
-            let end = |end: &str, old: &str| plain.strip_suffix(end).map(|start| format!("{start}{old}"));
-            names.extend(end("LayerNorm.weight", "LayerNorm.gamma").or_else(|| end("LayerNorm.bias", "LayerNorm.beta")));
-            names.extend(OLD_PARTS.iter().filter(|(new, _)| plain.contains(new)).map(|(new, old)| plain.replace(new, old)));
+            let end =
+                |end: &str, old: &str| plain.strip_suffix(end).map(|start| format!("{start}{old}"));
+            names.extend(
+                end("LayerNorm.weight", "LayerNorm.gamma")
+                    .or_else(|| end("LayerNorm.bias", "LayerNorm.beta")),
+            );
+            names.extend(
+                OLD_PARTS
+                    .iter()
+                    .filter(|(new, _)| plain.contains(new))
+                    .map(|(new, old)| plain.replace(new, old)),
+            );
         }
         names
     }
 
     /// Whether the checkpoint has a tensor for `name`.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.file_names(name).iter().any(|n| self.checkpoint.tensor(n).is_some())
+        self.file_names(name)
+            .iter()
+            .any(|n| self.checkpoint.tensor(n).is_some())
     }
 
     /// The matrix of the head: `name` by itself, or with `tied` the embedding.
-    pub(super) fn head(&mut self, name: &str, embedding: &str, shape: [usize; 2], tied: bool) -> Result<Operand, IrError> {
+    pub(super) fn head(
+        &mut self,
+        name: &str,
+        embedding: &str,
+        shape: [usize; 2],
+        tied: bool,
+    ) -> Result<Operand, IrError> {
         if !tied {
             return self.weight(name, &shape);
         }
@@ -182,12 +256,26 @@ impl<'a> Net<'a> {
         self.weight(embedding, &shape)
     }
 
-    /// Takes note that `copy`, where the checkpoint has it, is `original` because the key `tie` says so.
+    /// Takes note that `copy`, where the checkpoint has it, is `original` because the key `tie`
+    /// says so.
     pub(super) fn note_copy(&mut self, copy: &str, original: &str, tie: &str) {
-        let file_name = |net: &Self, name: &str| net.file_names(name).into_iter().find(|n| net.checkpoint.tensor(n).is_some());
-        let Some(copy_name) = file_name(self, copy) else { return };
-        let records = file_name(self, original).and_then(|name| Some([self.checkpoint.tensor(&copy_name)?, self.checkpoint.tensor(&name)?]));
-        if records.is_some_and(|[a, b]| a.dtype != b.dtype || a.shape != b.shape || a.blob.as_ref() != b.blob.as_ref()) {
+        let file_name = |net: &Self, name: &str| {
+            net.file_names(name)
+                .into_iter()
+                .find(|n| net.checkpoint.tensor(n).is_some())
+        };
+        let Some(copy_name) = file_name(self, copy) else {
+            return;
+        };
+        let records = file_name(self, original).and_then(|name| {
+            Some([
+                self.checkpoint.tensor(&copy_name)?,
+                self.checkpoint.tensor(&name)?,
+            ])
+        });
+        if records.is_some_and(|[a, b]| {
+            a.dtype != b.dtype || a.shape != b.shape || a.blob.as_ref() != b.blob.as_ref()
+        }) {
             self.problems.wrong.push(format!(
                 "`{copy}` differs from `{original}` although `{tie}` is true: transformers 4 takes the embedding, transformers 5 the head. \
                  Remove the tensor, or set `{tie}` to false"
@@ -199,28 +287,51 @@ impl<'a> Net<'a> {
         self.known.insert(copy_name);
     }
 
-    /// Takes note that tensors of the body whose names begin so belong to a part that isn't used here.
+    /// Takes note that tensors of the body whose names begin so belong to a part that isn't used
+    /// here.
     pub(super) fn ignore(&mut self, prefix: &str) {
         let starts: Vec<String> = self.file_names(prefix);
-        let unused = self.checkpoint.tensor_names().filter(|n| starts.iter().any(|start| n.starts_with(start.as_str())));
+        let unused = self
+            .checkpoint
+            .tensor_names()
+            .filter(|n| starts.iter().any(|start| n.starts_with(start.as_str())));
         self.known.extend(unused.map(str::to_owned));
     }
 
-    /// Takes note that tensors outside of the body belong to a head that is not used here, if names tell the body from it; the user is told.
+    /// Takes note that tensors outside of the body belong to a head that is not used here, if names
+    /// tell the body from it; the user is told.
     pub(super) fn leave_out_head(&mut self) {
         let of_body = |name: &&str| !self.base.is_empty() && name.starts_with(self.base);
         if self.checkpoint.tensor_names().any(|name| of_body(&name)) {
-            self.left_out.extend(self.checkpoint.tensor_names().filter(|name| !of_body(name)).map(str::to_owned));
+            self.left_out.extend(
+                self.checkpoint
+                    .tensor_names()
+                    .filter(|name| !of_body(name))
+                    .map(str::to_owned),
+            );
         }
     }
 
-    /// Takes note that tensors whose names begin so belong to a part that the model does not have; the user is told.
+    /// Takes note that tensors whose names begin so belong to a part that the model does not have;
+    /// the user is told.
     pub(super) fn leave_out(&mut self, prefix: &str) {
-        self.left_out.extend(self.checkpoint.tensor_names().filter(|n| n.starts_with(prefix)).map(str::to_owned));
+        self.left_out.extend(
+            self.checkpoint
+                .tensor_names()
+                .filter(|n| n.starts_with(prefix))
+                .map(str::to_owned),
+        );
     }
 
-    /// `x weight' + bias` with the tensors `{name}.weight [out, in]` and, with `bias`, `{name}.bias [out]`.
-    pub(super) fn linear(&mut self, x: impl Into<Operand>, name: &str, shape: [usize; 2], bias: bool) -> Result<ValueId, IrError> {
+    /// `x weight' + bias` with the tensors `{name}.weight [out, in]` and, with `bias`,
+    /// `{name}.bias [out]`.
+    pub(super) fn linear(
+        &mut self,
+        x: impl Into<Operand>,
+        name: &str,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<ValueId, IrError> {
         self.stored_linear(x, name, shape, bias, Storage::Plain)
     }
 
@@ -242,13 +353,24 @@ impl<'a> Net<'a> {
     }
 
     /// Layer norm over the last axis, `width` long.
-    pub(super) fn layer_norm(&mut self, x: impl Into<Operand>, name: &str, width: usize, eps: f32) -> Result<ValueId, IrError> {
+    pub(super) fn layer_norm(
+        &mut self,
+        x: impl Into<Operand>,
+        name: &str,
+        width: usize,
+        eps: f32,
+    ) -> Result<ValueId, IrError> {
         let scale = self.weight(&format!("{name}.weight"), &[width])?;
         let bias = self.weight(&format!("{name}.bias"), &[width])?;
-        self.graph.add(Op::LayerNorm { eps }, [x.into(), scale, bias])
+        self.graph
+            .add(Op::LayerNorm { eps }, [x.into(), scale, bias])
     }
 
-    pub(super) fn activate(&mut self, x: ValueId, activation: Activation) -> Result<ValueId, IrError> {
+    pub(super) fn activate(
+        &mut self,
+        x: ValueId,
+        activation: Activation,
+    ) -> Result<ValueId, IrError> {
         match activation.op() {
             Some(op) => self.graph.add(op, [x.into()]),
             None => Ok(x),
@@ -260,7 +382,12 @@ impl<'a> Net<'a> {
     }
 
     /// Entries `start .. start + len` of the last axis.
-    pub(super) fn columns(&mut self, x: ValueId, start: usize, len: usize) -> Result<ValueId, IrError> {
+    pub(super) fn columns(
+        &mut self,
+        x: ValueId,
+        start: usize,
+        len: usize,
+    ) -> Result<ValueId, IrError> {
         let axis = self.graph.value_type(x).shape.rank().saturating_sub(1);
         self.graph.add(Op::Slice { axis, start, len }, [x.into()])
     }
@@ -268,7 +395,9 @@ impl<'a> Net<'a> {
     /// The output `name`, always in single precision.
     pub(super) fn output(&mut self, name: &str, mut value: ValueId) -> Result<(), IrError> {
         if self.dtype != DType::F32 {
-            value = self.graph.add(Op::Cast { dtype: DType::F32 }, [value.into()])?;
+            value = self
+                .graph
+                .add(Op::Cast { dtype: DType::F32 }, [value.into()])?;
         }
         self.graph.output(name, value, None);
         Ok(())
@@ -278,7 +407,10 @@ impl<'a> Net<'a> {
     ///
     /// # Errors
     /// Everything that is wrong with the checkpoint's tensors, else what went wrong while building.
-    pub(super) fn finish(mut self, built: Result<(), IrError>) -> Result<(Graph, WeightTable, Sources, Option<String>), ImportError> {
+    pub(super) fn finish(
+        mut self,
+        built: Result<(), IrError>,
+    ) -> Result<(Graph, WeightTable, Sources, Option<String>), ImportError> {
         for prefix in BESIDE {
             self.leave_out(prefix);
         }
@@ -300,9 +432,20 @@ impl<'a> Net<'a> {
 fn left_out(names: &[&str]) -> Option<String> {
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for name in names {
-        let kind = LEFTOVERS.iter().find(|end| name.ends_with(*end)).map_or_else(|| shown(name), |end| format!("*{end}"));
+        let kind = LEFTOVERS
+            .iter()
+            .find(|end| name.ends_with(*end))
+            .map_or_else(|| shown(name), |end| format!("*{end}"));
         *kinds.entry(kind).or_default() += 1;
     }
-    let list: Vec<String> = kinds.into_iter().map(|(kind, n)| if n > 1 { format!("{kind} ({n})") } else { kind }).collect();
-    (!list.is_empty()).then(|| format!("tensors that are no part of the model are left out: {}", list.join(", ")))
+    let list: Vec<String> = kinds
+        .into_iter()
+        .map(|(kind, n)| if n > 1 { format!("{kind} ({n})") } else { kind })
+        .collect();
+    (!list.is_empty()).then(|| {
+        format!(
+            "tensors that are no part of the model are left out: {}",
+            list.join(", ")
+        )
+    })
 }

@@ -33,7 +33,9 @@ impl PatchSpec {
         let sample = [config.required_size("sample_size", LARGEST_SAMPLE); 2];
         let spec = Self {
             channels,
-            out_channels: config.size("out_channels", 2 * MOST_CHANNELS).unwrap_or(channels),
+            out_channels: config
+                .size("out_channels", 2 * MOST_CHANNELS)
+                .unwrap_or(channels),
             sample,
             patch: config.required_size("patch_size", LARGEST_SAMPLE),
             layers: config.required_size("num_layers", MOST_LAYERS),
@@ -42,7 +44,10 @@ impl PatchSpec {
             attention_bias: config.flag("attention_bias"),
         };
         if config.flag("norm_elementwise_affine") {
-            config.unsupported("norm_elementwise_affine", "is true; dlc knows norms without parameters here".into());
+            config.unsupported(
+                "norm_elementwise_affine",
+                "is true; dlc knows norms without parameters here".into(),
+            );
         }
         // Of group norms, which these models don't have.
         config.get("norm_num_groups");
@@ -55,10 +60,23 @@ impl PatchSpec {
     fn check(&self, config: &mut ConfigReader<'_>) {
         let width = self.width();
         if width > WIDEST || !width.is_multiple_of(4) {
-            config.bad("attention_head_dim", format!("gives a width of {width}; it must be a multiple of 4 up to {WIDEST}"));
+            config.bad(
+                "attention_head_dim",
+                format!("gives a width of {width}; it must be a multiple of 4 up to {WIDEST}"),
+            );
         }
-        if self.sample.iter().any(|side| !side.is_multiple_of(self.patch)) {
-            config.bad("sample_size", format!("is {}, which patches of {} don't divide", self.sample[0], self.patch));
+        if self
+            .sample
+            .iter()
+            .any(|side| !side.is_multiple_of(self.patch))
+        {
+            config.bad(
+                "sample_size",
+                format!(
+                    "is {}, which patches of {} don't divide",
+                    self.sample[0], self.patch
+                ),
+            );
         } else if self.patches().saturating_mul(width) > LARGEST_TABLE {
             config.unsupported(
                 "sample_size",
@@ -84,7 +102,14 @@ impl PatchSpec {
     /// What a sampler must know.
     pub(super) fn diffusion(&self) -> Diffusion {
         let [height, width] = self.sample;
-        Diffusion { channels: self.channels, height, width, out_channels: self.out_channels, classes: None, text_width: None }
+        Diffusion {
+            channels: self.channels,
+            height,
+            width,
+            out_channels: self.out_channels,
+            classes: None,
+            text_width: None,
+        }
     }
 
     /// The axes of the noisy image behind the batch.
@@ -92,12 +117,27 @@ impl PatchSpec {
         [self.channels, self.sample[0], self.sample[1]].map(Dim::from)
     }
 
-    /// `image [batch, channels, height, width]` as `[batch, patches, width]`, with sinusoids of the positions, divided by `stretch`, added.
-    pub(super) fn embed(&self, net: &mut Net<'_>, image: ValueId, stretch: f32) -> Result<ValueId, IrError> {
+    /// `image [batch, channels, height, width]` as `[batch, patches, width]`, with sinusoids of the
+    /// positions, divided by `stretch`, added.
+    pub(super) fn embed(
+        &self,
+        net: &mut Net<'_>,
+        image: ValueId,
+        stretch: f32,
+    ) -> Result<ValueId, IrError> {
         let (width, [rows, columns]) = (self.width(), self.grid());
-        let weight = net.weight("pos_embed.proj.weight", &[width, self.channels, self.patch, self.patch])?;
+        let weight = net.weight(
+            "pos_embed.proj.weight",
+            &[width, self.channels, self.patch, self.patch],
+        )?;
         let bias = net.weight("pos_embed.proj.bias", &[width])?;
-        let x = net.graph.add(Op::Conv2d { stride: self.patch, padding: [0, 0] }, [image.into(), weight, bias])?;
+        let x = net.graph.add(
+            Op::Conv2d {
+                stride: self.patch,
+                padding: [0, 0],
+            },
+            [image.into(), weight, bias],
+        )?;
         let x = to_sequence(net, x, [width, rows, columns])?;
         let table = positions([rows, columns], width, stretch);
         let table = net.table("pos_embed.pos_embed", &[rows * columns, width], &table)?;
@@ -107,34 +147,84 @@ impl PatchSpec {
     /// `x [batch, patches, patch * patch * out_channels]` as an image.
     pub(super) fn join(&self, net: &mut Net<'_>, x: ValueId) -> Result<ValueId, IrError> {
         let ([rows, columns], [height, width], patch) = (self.grid(), self.sample, self.patch);
-        let x = net.graph.add(Op::Reshape { shape: batched(&[rows, columns, patch, patch, self.out_channels]) }, [x.into()])?;
-        let x = net.graph.add(Op::Transpose { axes: vec![0, 5, 1, 3, 2, 4] }, [x.into()])?;
-        net.graph.add(Op::Reshape { shape: batched(&[self.out_channels, height, width]) }, [x.into()])
+        let x = net.graph.add(
+            Op::Reshape {
+                shape: batched(&[rows, columns, patch, patch, self.out_channels]),
+            },
+            [x.into()],
+        )?;
+        let x = net.graph.add(
+            Op::Transpose {
+                axes: vec![0, 5, 1, 3, 2, 4],
+            },
+            [x.into()],
+        )?;
+        net.graph.add(
+            Op::Reshape {
+                shape: batched(&[self.out_channels, height, width]),
+            },
+            [x.into()],
+        )
     }
 }
 
 /// The shape `[batch, sides...]`.
 pub(super) fn batched(sides: &[usize]) -> Shape {
-    Shape([sym("batch")].into_iter().chain(sides.iter().map(|&n| Dim::from(n))).collect())
+    Shape(
+        [sym("batch")]
+            .into_iter()
+            .chain(sides.iter().map(|&n| Dim::from(n)))
+            .collect(),
+    )
 }
 
 /// `image [batch, channels, height, width]` as `[batch, height * width, channels]`.
-pub(super) fn to_sequence(net: &mut Net<'_>, image: ValueId, [channels, height, width]: [usize; 3]) -> Result<ValueId, IrError> {
-    let x = net.graph.add(Op::Transpose { axes: vec![0, 2, 3, 1] }, [image.into()])?;
-    net.graph.add(Op::Reshape { shape: batched(&[height * width, channels]) }, [x.into()])
+pub(super) fn to_sequence(
+    net: &mut Net<'_>,
+    image: ValueId,
+    [channels, height, width]: [usize; 3],
+) -> Result<ValueId, IrError> {
+    let x = net.graph.add(
+        Op::Transpose {
+            axes: vec![0, 2, 3, 1],
+        },
+        [image.into()],
+    )?;
+    net.graph.add(
+        Op::Reshape {
+            shape: batched(&[height * width, channels]),
+        },
+        [x.into()],
+    )
 }
 
 /// `[batch, height * width, channels]` as `[batch, channels, height, width]`.
-pub(super) fn to_image(net: &mut Net<'_>, x: ValueId, [channels, height, width]: [usize; 3]) -> Result<ValueId, IrError> {
-    let x = net.graph.add(Op::Reshape { shape: batched(&[height, width, channels]) }, [x.into()])?;
-    net.graph.add(Op::Transpose { axes: vec![0, 3, 1, 2] }, [x.into()])
+pub(super) fn to_image(
+    net: &mut Net<'_>,
+    x: ValueId,
+    [channels, height, width]: [usize; 3],
+) -> Result<ValueId, IrError> {
+    let x = net.graph.add(
+        Op::Reshape {
+            shape: batched(&[height, width, channels]),
+        },
+        [x.into()],
+    )?;
+    net.graph.add(
+        Op::Transpose {
+            axes: vec![0, 3, 1, 2],
+        },
+        [x.into()],
+    )
 }
 
-/// Sinusoids of the places in a grid, `[rows * columns, width]`, as diffusers computes them: of the column, then of the row, each sines, then
-/// cosines. In double precision, rounded at the end.
+/// Sinusoids of the places in a grid, `[rows * columns, width]`, as diffusers computes them: of the
+/// column, then of the row, each sines, then cosines. In double precision, rounded at the end.
 fn positions([rows, columns]: [usize; 2], width: usize, stretch: f32) -> Vec<f32> {
     let quarter = width / 4;
-    let frequencies: Vec<f64> = (0..quarter).map(|i| 1.0 / 10_000f64.powf(i as f64 / quarter as f64)).collect();
+    let frequencies: Vec<f64> = (0..quarter)
+        .map(|i| 1.0 / 10_000f64.powf(i as f64 / quarter as f64))
+        .collect();
     let mut table = Vec::with_capacity(rows * columns * width);
     for row in 0..rows {
         for column in 0..columns {

@@ -20,10 +20,19 @@ pub(super) const FAMILY: Family = Family {
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     // Only `longrope` reads it, which is refused.
     config.get("original_max_position_embeddings");
-    let spec = DecoderSpec::read_with(config, |config, head_dim| rope::read_partial(config, head_dim, Some(1.0)));
+    let spec = DecoderSpec::read_with(config, |config, head_dim| {
+        rope::read_partial(config, head_dim, Some(1.0))
+    });
     if spec.rotary.scaling != RopeScaling::None {
-        config.bad("rope_scaling", "has a type that transformers refuses for this architecture".into());
+        config.bad(
+            "rope_scaling",
+            "has a type that transformers refuses for this architecture".into(),
+        );
     }
     let window = window(config);
-    Box::new(DecoderSpec { fused: true, windows: vec![window; spec.layers], ..spec })
+    Box::new(DecoderSpec {
+        fused: true,
+        windows: vec![window; spec.layers],
+        ..spec
+    })
 }

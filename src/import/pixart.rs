@@ -1,6 +1,8 @@
 //! Diffusion transformers told a text (Chen et al., 2023): `PixArt`-alpha and -sigma of diffusers.
 
-use dlc_ir::{BlockKind, DType, Diffusion, IrError, Op, Task, TimestepEmbedding, ValueId, ValueType, sym};
+use dlc_ir::{
+    BlockKind, DType, Diffusion, IrError, Op, Task, TimestepEmbedding, ValueId, ValueType, sym,
+};
 
 use super::config::ConfigReader;
 use super::defaults::PIXART;
@@ -21,10 +23,15 @@ pub(super) const FAMILY: Family = Family {
     read,
 };
 
-const SINUSOIDS: TimestepEmbedding = TimestepEmbedding { dim: 256, flip_sin_to_cos: true, shift: 0.0 };
+const SINUSOIDS: TimestepEmbedding = TimestepEmbedding {
+    dim: 256,
+    flip_sin_to_cos: true,
+    shift: 0.0,
+};
 /// What the last norm adds to the variance.
 const LAST_EPS: f32 = 1e-6;
-/// The side of the latent image from which on models are told resolution and aspect ratio unless they say otherwise.
+/// The side of the latent image from which on models are told resolution and aspect ratio unless
+/// they say otherwise.
 const TOLD_FROM: usize = 128;
 
 struct PixArt {
@@ -54,13 +61,20 @@ pub(super) fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architectu
     let caption = config.size("caption_channels", WIDEST);
     let context_width = config.required_size("cross_attention_dim", WIDEST);
     if config.is_clean() && caption.is_some() && context_width != width {
-        config.bad("cross_attention_dim", format!("is {context_width}, but the text is projected to a width of {width}"));
+        config.bad(
+            "cross_attention_dim",
+            format!("is {context_width}, but the text is projected to a width of {width}"),
+        );
     }
-    let sizes = config.optional_flag("use_additional_conditions").unwrap_or(side == TOLD_FROM);
+    let sizes = config
+        .optional_flag("use_additional_conditions")
+        .unwrap_or(side == TOLD_FROM);
     if config.is_clean() && sizes && !width.is_multiple_of(3) {
         config.bad("attention_head_dim", format!("gives a width of {width}, of which resolution and aspect ratio can't have a third each"));
     }
-    let stretch = config.factor("interpolation_scale").map_or((side / 64).max(1) as f32, |x| x as f32);
+    let stretch = config
+        .factor("interpolation_scale")
+        .map_or((side / 64).max(1) as f32, |x| x as f32);
     Box::new(PixArt {
         patches,
         feed_forward: FeedForward::read(config, "activation_fn"),
@@ -80,20 +94,37 @@ impl Architecture for PixArt {
             heads: self.patches.heads,
             kv_heads: self.patches.heads,
             head_dim: self.patches.head_dim,
-            diffusion: Some(Diffusion { text_width: Some(self.text_width), ..self.patches.diffusion() }),
+            diffusion: Some(Diffusion {
+                text_width: Some(self.text_width),
+                ..self.patches.diffusion()
+            }),
             ..Facts::default()
         }
     }
 
-    /// Inputs: `hidden_states`, `timestep`, `encoder_hidden_states`, `encoder_attention_mask` and, where the model takes them, `resolution`
-    /// and `aspect_ratio`. Output: `out_sample`.
+    /// Inputs: `hidden_states`, `timestep`, `encoder_hidden_states`, `encoder_attention_mask` and,
+    /// where the model takes them, `resolution` and `aspect_ratio`. Output: `out_sample`.
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
         let image = float_input(net, "hidden_states", &self.patches.sides())?;
         let timestep = float_input(net, "timestep", &[])?;
-        let text = float_input(net, "encoder_hidden_states", &[sym("text"), self.text_width.into()])?;
-        let mask = net.graph.input("encoder_attention_mask", ValueType::new(DType::I64, [sym("batch"), sym("text")]), None)?;
-        let sizes =
-            if self.sizes { vec![float_input(net, "resolution", &[2.into()])?, float_input(net, "aspect_ratio", &[1.into()])?] } else { vec![] };
+        let text = float_input(
+            net,
+            "encoder_hidden_states",
+            &[sym("text"), self.text_width.into()],
+        )?;
+        let mask = net.graph.input(
+            "encoder_attention_mask",
+            ValueType::new(DType::I64, [sym("batch"), sym("text")]),
+            None,
+        )?;
+        let sizes = if self.sizes {
+            vec![
+                float_input(net, "resolution", &[2.into()])?,
+                float_input(net, "aspect_ratio", &[1.into()])?,
+            ]
+        } else {
+            vec![]
+        };
         let (image, text) = (lowered(net, image)?, lowered(net, text)?);
         let mut residual = self.patches.embed(net, image, self.stretch)?;
 
@@ -101,27 +132,58 @@ impl Architecture for PixArt {
         let embedded = self.level(net, timestep, &sizes)?;
         let bent = net.graph.add(Op::Silu, [embedded.into()])?;
         let level = net.linear(bent, "adaln_single.linear", [6 * width, width], true)?;
-        let level = net.graph.add(Op::Reshape { shape: batched(&[6, width]) }, [level.into()])?;
-        let text = if self.projected { self.project(net, text)? } else { text };
+        let level = net.graph.add(
+            Op::Reshape {
+                shape: batched(&[6, width]),
+            },
+            [level.into()],
+        )?;
+        let text = if self.projected {
+            self.project(net, text)?
+        } else {
+            text
+        };
         let mut modulations = Vec::new();
         for layer in 0..self.patches.layers {
-            let table = net.weight(&format!("transformer_blocks.{layer}.scale_shift_table"), &[6, width])?;
+            let table = net.weight(
+                &format!("transformer_blocks.{layer}.scale_shift_table"),
+                &[6, width],
+            )?;
             modulations.push(net.add(level, table)?);
         }
         // The same row of the noise level for both rows of the table.
-        let row = net.graph.add(Op::Reshape { shape: batched(&[1, width]) }, [embedded.into()])?;
-        let rows = net.graph.add(Op::Concat { axis: 1 }, [row.into(), row.into()])?;
+        let row = net.graph.add(
+            Op::Reshape {
+                shape: batched(&[1, width]),
+            },
+            [embedded.into()],
+        )?;
+        let rows = net
+            .graph
+            .add(Op::Concat { axis: 1 }, [row.into(), row.into()])?;
         let table = net.weight("scale_shift_table", &[2, width])?;
         let last = net.add(rows, table)?;
 
         for (layer, modulation) in modulations.into_iter().enumerate() {
             residual = self.attention(net, layer, residual, modulation)?;
             residual = self.cross_attention(net, layer, residual, [text, mask])?;
-            residual = modulated_mlp(net, layer, [residual, modulation], self.feed_forward, self.eps, self.patches.width())?;
+            residual = modulated_mlp(
+                net,
+                layer,
+                [residual, modulation],
+                self.feed_forward,
+                self.eps,
+                self.patches.width(),
+            )?;
         }
-        let normed = net.graph.add(Op::LayerNorm { eps: LAST_EPS }, [residual.into()])?;
+        let normed = net
+            .graph
+            .add(Op::LayerNorm { eps: LAST_EPS }, [residual.into()])?;
         let normed = modulate(net, normed, last, [0, 1])?;
-        let shape = [self.patches.patch * self.patches.patch * self.patches.out_channels, width];
+        let shape = [
+            self.patches.patch * self.patches.patch * self.patches.out_channels,
+            width,
+        ];
         let patches = net.linear(normed, "proj_out", shape, true)?;
         let sample = self.patches.join(net, patches)?;
         net.output(Task::ImageGeneration.output(), sample)
@@ -129,46 +191,113 @@ impl Architecture for PixArt {
 }
 
 impl PixArt {
-    /// The noise level and, where the model is told them, resolution and aspect ratio: `[batch, width]`.
-    fn level(&self, net: &mut Net<'_>, timestep: ValueId, sizes: &[ValueId]) -> Result<ValueId, IrError> {
+    /// The noise level and, where the model is told them, resolution and aspect ratio:
+    /// `[batch, width]`.
+    fn level(
+        &self,
+        net: &mut Net<'_>,
+        timestep: ValueId,
+        sizes: &[ValueId],
+    ) -> Result<ValueId, IrError> {
         let width = self.patches.width();
         let level = number(net, timestep, "timestep_embedder", width)?;
-        let &[resolution, ratio] = sizes else { return Ok(level) };
+        let &[resolution, ratio] = sizes else {
+            return Ok(level);
+        };
         let third = width / 3;
         let resolution = number(net, resolution, "resolution_embedder", third)?;
-        let resolution = net.graph.add(Op::Reshape { shape: batched(&[2 * third]) }, [resolution.into()])?;
+        let resolution = net.graph.add(
+            Op::Reshape {
+                shape: batched(&[2 * third]),
+            },
+            [resolution.into()],
+        )?;
         let ratio = number(net, ratio, "aspect_ratio_embedder", third)?;
-        let ratio = net.graph.add(Op::Reshape { shape: batched(&[third]) }, [ratio.into()])?;
-        let both = net.graph.add(Op::Concat { axis: 1 }, [resolution.into(), ratio.into()])?;
+        let ratio = net.graph.add(
+            Op::Reshape {
+                shape: batched(&[third]),
+            },
+            [ratio.into()],
+        )?;
+        let both = net
+            .graph
+            .add(Op::Concat { axis: 1 }, [resolution.into(), ratio.into()])?;
         net.add(level, both)
     }
 
     fn project(&self, net: &mut Net<'_>, text: ValueId) -> Result<ValueId, IrError> {
         let width = self.patches.width();
-        let x = net.linear(text, "caption_projection.linear_1", [width, self.text_width], true)?;
+        let x = net.linear(
+            text,
+            "caption_projection.linear_1",
+            [width, self.text_width],
+            true,
+        )?;
         let x = net.graph.add(Op::Gelu { tanh: true }, [x.into()])?;
         net.linear(x, "caption_projection.linear_2", [width, width], true)
     }
 
     fn heads(&self, context_width: usize) -> AttentionSpec {
-        let PatchSpec { heads, head_dim, attention_bias: bias, .. } = self.patches;
-        AttentionSpec { width: self.patches.width(), context_width, heads, head_dim, bias }
+        let PatchSpec {
+            heads,
+            head_dim,
+            attention_bias: bias,
+            ..
+        } = self.patches;
+        AttentionSpec {
+            width: self.patches.width(),
+            context_width,
+            heads,
+            head_dim,
+            bias,
+        }
     }
 
     /// The block `layers.N.attn`: its residual output.
-    fn attention(&self, net: &mut Net<'_>, layer: usize, residual: ValueId, modulation: ValueId) -> Result<ValueId, IrError> {
-        net.graph.open_block(&format!("layers.{layer}.attn"), BlockKind::Attention, layer as u32, residual)?;
-        let x = net.graph.add(Op::LayerNorm { eps: self.eps }, [residual.into()])?;
+    fn attention(
+        &self,
+        net: &mut Net<'_>,
+        layer: usize,
+        residual: ValueId,
+        modulation: ValueId,
+    ) -> Result<ValueId, IrError> {
+        net.graph.open_block(
+            &format!("layers.{layer}.attn"),
+            BlockKind::Attention,
+            layer as u32,
+            residual,
+        )?;
+        let x = net
+            .graph
+            .add(Op::LayerNorm { eps: self.eps }, [residual.into()])?;
         let x = modulate(net, x, modulation, [0, 1])?;
-        let mixed = self.heads(self.patches.width()).attend(net, [x, x], None, &format!("transformer_blocks.{layer}.attn1"))?;
+        let mixed = self.heads(self.patches.width()).attend(
+            net,
+            [x, x],
+            None,
+            &format!("transformer_blocks.{layer}.attn1"),
+        )?;
         close_gated(net, residual, mixed, modulation, 2)
     }
 
     /// The block `layers.N.cross_attn`, without a norm: its residual output.
-    fn cross_attention(&self, net: &mut Net<'_>, layer: usize, residual: ValueId, [text, mask]: [ValueId; 2]) -> Result<ValueId, IrError> {
-        net.graph.open_block(&format!("layers.{layer}.cross_attn"), BlockKind::CrossAttention, layer as u32, residual)?;
+    fn cross_attention(
+        &self,
+        net: &mut Net<'_>,
+        layer: usize,
+        residual: ValueId,
+        [text, mask]: [ValueId; 2],
+    ) -> Result<ValueId, IrError> {
+        net.graph.open_block(
+            &format!("layers.{layer}.cross_attn"),
+            BlockKind::CrossAttention,
+            layer as u32,
+            residual,
+        )?;
         let name = format!("transformer_blocks.{layer}.attn2");
-        let mixed = self.heads(self.context_width).attend(net, [residual, text], Some(mask), &name)?;
+        let mixed =
+            self.heads(self.context_width)
+                .attend(net, [residual, text], Some(mask), &name)?;
         let output = net.add(residual, mixed)?;
         net.graph.close_block(output)?;
         Ok(output)
@@ -177,7 +306,14 @@ impl PixArt {
 
 /// Numbers `[batch]` or `[batch, count]`, embedded: `[..., width]`.
 fn number(net: &mut Net<'_>, x: ValueId, name: &str, width: usize) -> Result<ValueId, IrError> {
-    let x = net.graph.add(Op::TimestepEmbedding(SINUSOIDS), [x.into()])?;
+    let x = net
+        .graph
+        .add(Op::TimestepEmbedding(SINUSOIDS), [x.into()])?;
     let x = lowered(net, x)?;
-    embed(net, x, &format!("adaln_single.emb.{name}"), [SINUSOIDS.dim, width])
+    embed(
+        net,
+        x,
+        &format!("adaln_single.emb.{name}"),
+        [SINUSOIDS.dim, width],
+    )
 }

@@ -18,5 +18,12 @@ pub(super) const FAMILY: Family = Family {
 
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let spec = DecoderSpec::read(config);
-    Box::new(DecoderSpec { bias: Biases { qkv: true, ..Biases::default() }, windows: qwen_windows(config, spec.layers), ..spec })
+    Box::new(DecoderSpec {
+        bias: Biases {
+            qkv: true,
+            ..Biases::default()
+        },
+        windows: qwen_windows(config, spec.layers),
+        ..spec
+    })
 }

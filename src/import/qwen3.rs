@@ -1,4 +1,5 @@
-//! Qwen 3: Llama with queries and keys normed head by head, heads of their own width, and windows on some layers.
+//! Qwen 3: Llama with queries and keys normed head by head, heads of their own width, and windows
+//! on some layers.
 
 use dlc_ir::Task;
 
@@ -19,6 +20,15 @@ pub(super) const FAMILY: Family = Family {
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let spec = DecoderSpec::read(config);
     let attention = config.flag("attention_bias");
-    let bias = Biases { qkv: attention, output: attention, mlp: false };
-    Box::new(DecoderSpec { bias, qk_norm: true, windows: qwen_windows(config, spec.layers), ..spec })
+    let bias = Biases {
+        qkv: attention,
+        output: attention,
+        mlp: false,
+    };
+    Box::new(DecoderSpec {
+        bias,
+        qk_norm: true,
+        windows: qwen_windows(config, spec.layers),
+        ..spec
+    })
 }

@@ -36,22 +36,43 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             bias: "lm_head.bias",
             tied: config.flag("tie_word_embeddings"),
         }),
-        Task::TextClassification => Head::text(config, "classifier.dense", Activation::Tanh, "classifier.out_proj"),
-        Task::TokenClassification => Head::Tokens { labels: labels(config) },
+        Task::TextClassification => Head::text(
+            config,
+            "classifier.dense",
+            Activation::Tanh,
+            "classifier.out_proj",
+        ),
+        Task::TokenClassification => Head::Tokens {
+            labels: labels(config),
+        },
         Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
     };
     let types = EncoderSpec::types(config);
-    let padding = config.get("pad_token_id").and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok()).unwrap_or(PADDING);
+    let padding = config
+        .get("pad_token_id")
+        .and_then(serde_json::Value::as_u64)
+        .and_then(|id| u32::try_from(id).ok())
+        .unwrap_or(PADDING);
     let spec = EncoderSpec::read(config, task, "roberta.", Box::new(Separate), head);
     let rows = spec.context_length;
     // Position 0 is the padding id's, the first token has the one after it.
     let context_length = rows.saturating_sub(padding as usize + 1);
     if config.is_clean() && context_length == 0 {
-        config.bad("max_position_embeddings", format!("is {rows}, which leaves no position behind the padding id {padding}"));
+        config.bad(
+            "max_position_embeddings",
+            format!("is {rows}, which leaves no position behind the padding id {padding}"),
+        );
     }
     Box::new(EncoderSpec {
-        types: if types > 0 { Types::First(types) } else { Types::None },
-        positions: Positions::Learned { rows, padding: Some(padding) },
+        types: if types > 0 {
+            Types::First(types)
+        } else {
+            Types::None
+        },
+        positions: Positions::Learned {
+            rows,
+            padding: Some(padding),
+        },
         context_length,
         ..spec
     })

@@ -1,4 +1,5 @@
-//! What a decoder of the llama kind looks like: everything that differs between families, read from the configuration.
+//! What a decoder of the llama kind looks like: everything that differs between families, read from
+//! the configuration.
 
 use dlc_ir::Storage;
 use serde_json::Value;
@@ -68,13 +69,21 @@ impl DecoderSpec {
     }
 
     /// As [`read`](Self::read), the rotation of heads of a width read by `rotary`.
-    pub(super) fn read_with(config: &mut ConfigReader<'_>, rotary: fn(&mut ConfigReader<'_>, usize) -> Rotary) -> Self {
+    pub(super) fn read_with(
+        config: &mut ConfigReader<'_>,
+        rotary: fn(&mut ConfigReader<'_>, usize) -> Rotary,
+    ) -> Self {
         let hidden_size = config.required_size("hidden_size", WIDEST);
         let layers = config.required_size("num_hidden_layers", MOST_LAYERS);
         let heads = config.required_size("num_attention_heads", MOST_HEADS);
-        let kv_heads = config.size("num_key_value_heads", MOST_HEADS).unwrap_or(heads);
+        let kv_heads = config
+            .size("num_key_value_heads", MOST_HEADS)
+            .unwrap_or(heads);
         if config.is_clean() && !heads.is_multiple_of(kv_heads) {
-            config.bad("num_key_value_heads", format!("is {kv_heads}, which doesn't divide the {heads} attention heads"));
+            config.bad(
+                "num_key_value_heads",
+                format!("is {kv_heads}, which doesn't divide the {heads} attention heads"),
+            );
         }
         let head_dim = config.size("head_dim", WIDEST_HEAD).unwrap_or_else(|| {
             if config.is_clean() && !hidden_size.is_multiple_of(heads) {
@@ -113,13 +122,23 @@ impl DecoderSpec {
 
 /// The number that a norm adds under its root.
 pub(super) fn eps(config: &mut ConfigReader<'_>, key: &'static str) -> f32 {
-    config.number(key, "from 0 to 1", |x| (0.0..=1.0).contains(&x)).unwrap_or_default() as f32
+    config
+        .number(key, "from 0 to 1", |x| (0.0..=1.0).contains(&x))
+        .unwrap_or_default() as f32
 }
 
 /// The width of a head where `heads` of them make up `hidden_size`.
-pub(super) fn head_dim(config: &mut ConfigReader<'_>, key: &str, hidden_size: usize, heads: usize) -> usize {
+pub(super) fn head_dim(
+    config: &mut ConfigReader<'_>,
+    key: &str,
+    hidden_size: usize,
+    heads: usize,
+) -> usize {
     if config.is_clean() && !hidden_size.is_multiple_of(heads) {
-        config.bad(key, format!("is {hidden_size}, which {heads} heads don't divide"));
+        config.bad(
+            key,
+            format!("is {hidden_size}, which {heads} heads don't divide"),
+        );
     }
     (hidden_size / heads).max(1)
 }
@@ -134,7 +153,13 @@ pub(super) fn sliding_layers(config: &mut ConfigReader<'_>, layers: usize) -> Op
     const KEY: &str = "layer_types";
     let value = config.get(KEY)?;
     let Some(list) = value.as_array().filter(|list| list.len() == layers) else {
-        config.bad(KEY, format!("is {}; it must be a list of {layers} strings, one for each layer", show(value)));
+        config.bad(
+            KEY,
+            format!(
+                "is {}; it must be a list of {layers} strings, one for each layer",
+                show(value)
+            ),
+        );
         return None;
     };
     let kinds = list.iter().map(|kind| match kind.as_str() {
@@ -145,36 +170,66 @@ pub(super) fn sliding_layers(config: &mut ConfigReader<'_>, layers: usize) -> Op
     match kinds.collect::<Result<Vec<bool>, _>>() {
         Ok(kinds) => Some(kinds),
         Err(kind) => {
-            config.unsupported(KEY, format!("has {}; dlc knows full_attention and sliding_attention", show(kind)));
+            config.unsupported(
+                KEY,
+                format!(
+                    "has {}; dlc knows full_attention and sliding_attention",
+                    show(kind)
+                ),
+            );
             None
         }
     }
 }
 
-/// Refuses `layer_types` that don't say `sliding` of every layer, for families in which all layers are alike.
+/// Refuses `layer_types` that don't say `sliding` of every layer, for families in which all layers
+/// are alike.
 pub(super) fn require_all_layers(config: &mut ConfigReader<'_>, layers: usize, sliding: bool) {
     if let Some(kinds) = sliding_layers(config, layers)
         && kinds.contains(&!sliding)
     {
-        let all = if sliding { "sliding_attention" } else { "full_attention" };
-        config.unsupported("layer_types", format!("has other layers than {all}, which this architecture doesn't"));
+        let all = if sliding {
+            "sliding_attention"
+        } else {
+            "full_attention"
+        };
+        config.unsupported(
+            "layer_types",
+            format!("has other layers than {all}, which this architecture doesn't"),
+        );
     }
 }
 
-/// The windows of the qwen families: `use_sliding_window` decides whether there are any, `layer_types` which layers have one, and where
-/// that is absent all from `max_window_layers` on.
+/// The windows of the qwen families: `use_sliding_window` decides whether there are any,
+/// `layer_types` which layers have one, and where that is absent all from `max_window_layers` on.
 pub(super) fn qwen_windows(config: &mut ConfigReader<'_>, layers: usize) -> Vec<Option<usize>> {
     let wanted = config.flag("use_sliding_window");
     let window = window(config).filter(|_| wanted);
     let first = config.get("max_window_layers").and_then(Value::as_u64);
     let kinds = sliding_layers(config, layers);
-    if kinds.as_ref().is_some_and(|kinds| window.is_none() && kinds.contains(&true)) {
-        config.bad("layer_types", "has sliding_attention, but `use_sliding_window` and `sliding_window` give no window".into());
+    if kinds
+        .as_ref()
+        .is_some_and(|kinds| window.is_none() && kinds.contains(&true))
+    {
+        config.bad(
+            "layer_types",
+            "has sliding_attention, but `use_sliding_window` and `sliding_window` give no window"
+                .into(),
+        );
     }
     if first.is_none() && window.is_some() && kinds.is_none() {
-        config.bad("max_window_layers", "must be a whole number from 0 on".into());
+        config.bad(
+            "max_window_layers",
+            "must be a whole number from 0 on".into(),
+        );
     }
     let first = first.unwrap_or_default();
-    let sliding = |layer: usize| kinds.as_ref().map_or(layer as u64 >= first, |kinds| kinds.get(layer) == Some(&true));
-    (0..layers).map(|layer| window.filter(|_| sliding(layer))).collect()
+    let sliding = |layer: usize| {
+        kinds.as_ref().map_or(layer as u64 >= first, |kinds| {
+            kinds.get(layer) == Some(&true)
+        })
+    };
+    (0..layers)
+        .map(|layer| window.filter(|_| sliding(layer)))
+        .collect()
 }

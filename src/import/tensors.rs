@@ -15,28 +15,54 @@ pub(super) struct Problems {
 impl Problems {
     pub(super) fn into_result(self, checkpoint: &Checkpoint) -> Result<(), ImportError> {
         let hint = self.hint(checkpoint).map(|hint| format!("\n{hint}"));
-        // What is wrong first: a list is cut at its end, and one wrong prefix makes hundreds of names missing and unknown.
-        let missing = self.missing.iter().map(|name| format!("`{name}` is missing"));
-        let unused = self.unused.iter().map(|name| format!("`{name}` is not part of the model"));
+        // What is wrong first: a list is cut at its end, and one wrong prefix makes hundreds of
+        // names missing and unknown.
+        let missing = self
+            .missing
+            .iter()
+            .map(|name| format!("`{name}` is missing"));
+        let unused = self
+            .unused
+            .iter()
+            .map(|name| format!("`{name}` is not part of the model"));
         let mut problems = self.wrong;
         problems.extend(missing);
         problems.extend(unused);
-        if problems.is_empty() { Ok(()) } else { Err(ImportError::Tensors { path: checkpoint.folder().to_owned(), problems, hint }) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ImportError::Tensors {
+                path: checkpoint.folder().to_owned(),
+                problems,
+                hint,
+            })
+        }
     }
 
     /// What the reason may be, as far as names tell.
     fn hint(&self, checkpoint: &Checkpoint) -> Option<String> {
         if self.missing.len() == 1 && self.missing[0].starts_with("lm_head.") {
-            return Some("If the head is the embedding, set `tie_word_embeddings` to true in config.json.".into());
+            return Some(
+                "If the head is the embedding, set `tie_word_embeddings` to true in config.json."
+                    .into(),
+            );
         }
         if !self.missing.is_empty() {
-            let bare = |name: &str| name.strip_prefix("model.").is_some_and(|bare| checkpoint.tensor(bare).is_some());
+            let bare = |name: &str| {
+                name.strip_prefix("model.")
+                    .is_some_and(|bare| checkpoint.tensor(bare).is_some())
+            };
             if self.missing.iter().any(|name| bare(name)) {
                 return Some("The tensors' names lack the prefix `model.`: save the model with its head, as AutoModelForCausalLM.".into());
             }
-            let prefixed = |long: &String| Some(long.strip_suffix(self.missing[0].as_str())?.to_owned()).filter(|p| p.ends_with('.'));
+            let prefixed = |long: &String| {
+                Some(long.strip_suffix(self.missing[0].as_str())?.to_owned())
+                    .filter(|p| p.ends_with('.'))
+            };
             if let Some(prefix) = self.unused.iter().find_map(prefixed) {
-                return Some(format!("The tensors' names begin with `{prefix}`: save the language model by itself."));
+                return Some(format!(
+                    "The tensors' names begin with `{prefix}`: save the language model by itself."
+                ));
             }
             return Some("Download or save the checkpoint again; a single file of several shards holds only some of the tensors.".into());
         }

@@ -12,10 +12,27 @@ use super::{FAMILIES, ImportError, ImportOptions, import, non_finite_weights};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::fixture::{Folder, fixture, safetensors};
 
-const DECODERS: [&str; 9] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt2", "gpt_neox"];
-const ENCODERS: [&str; 5] = ["bert", "roberta", "roberta-classifier", "deberta", "deberta-v3"];
+const DECODERS: [&str; 9] = [
+    "llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt2", "gpt_neox",
+];
+const ENCODERS: [&str; 5] = [
+    "bert",
+    "roberta",
+    "roberta-classifier",
+    "deberta",
+    "deberta-v3",
+];
 
-const DIFFUSION: [&str; 8] = ["dit", "dit-geglu", "pixart", "pixart-sizes", "unet-ddpm", "unet-ddpm-classes", "unet-sd15", "unet-sdxl"];
+const DIFFUSION: [&str; 8] = [
+    "dit",
+    "dit-geglu",
+    "pixart",
+    "pixart-sizes",
+    "unet-ddpm",
+    "unet-ddpm-classes",
+    "unet-sd15",
+    "unet-sdxl",
+];
 
 fn goldens() -> impl Iterator<Item = &'static str> {
     DECODERS.into_iter().chain(ENCODERS).chain(DIFFUSION)
@@ -26,32 +43,56 @@ fn open(name: &str) -> Checkpoint {
 }
 
 fn import_fixture(name: &str, dtype: Option<DType>) -> Module {
-    import(&open(name), &ImportOptions { dtype, ..ImportOptions::default() }).unwrap_or_else(|error| panic!("{name}: {error}"))
+    import(
+        &open(name),
+        &ImportOptions {
+            dtype,
+            ..ImportOptions::default()
+        },
+    )
+    .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn import_folder(folder: &Folder) -> Result<Module, ImportError> {
-    import(&Checkpoint::open(folder.path()).expect("the checkpoint opens"), &ImportOptions::default())
+    import(
+        &Checkpoint::open(folder.path()).expect("the checkpoint opens"),
+        &ImportOptions::default(),
+    )
 }
 
 /// Import fails with a message that says all of `parts`.
 fn refuses(case: &str, folder: &Folder, fault: Fault, parts: &[&str]) {
-    let error = import_folder(folder).err().unwrap_or_else(|| panic!("{case}: was imported"));
+    let error = import_folder(folder)
+        .err()
+        .unwrap_or_else(|| panic!("{case}: was imported"));
     let message = error.to_string();
     assert_eq!(error.fault(), fault, "{case}: {message}");
     for part in parts {
-        assert!(message.contains(part), "{case}: `{part}` is not in: {message}");
+        assert!(
+            message.contains(part),
+            "{case}: `{part}` is not in: {message}"
+        );
     }
 }
 
 #[test]
 fn every_fixture_imports_and_verifies() {
-    for name in goldens().map(|name| format!("goldens/{name}")).chain(["tiny-llama".into(), "digits-dit".into()]) {
+    for name in goldens()
+        .map(|name| format!("goldens/{name}"))
+        .chain(["tiny-llama".into(), "digits-dit".into()])
+    {
         let name = name.as_str();
         for dtype in [None, Some(DType::F16), Some(DType::Bf16)] {
             let module = import_fixture(name, dtype);
-            let [target] = module.graphs.as_slice() else { panic!("{name}: not one graph") };
+            let [target] = module.graphs.as_slice() else {
+                panic!("{name}: not one graph")
+            };
             assert_eq!(verify::verify(target, &module.weights), [], "{name}");
-            assert_eq!(module.used_weights().len(), module.weights.len(), "{name}: unused weights");
+            assert_eq!(
+                module.used_weights().len(),
+                module.weights.len(),
+                "{name}: unused weights"
+            );
             assert_eq!(non_finite_weights(&module).expect("scans"), [], "{name}");
         }
     }
@@ -69,26 +110,60 @@ fn text_form_of_each_golden_is_stable() {
 fn boundary_follows_optimum() {
     let module = import_fixture("tiny-llama", None);
     let graph = &module.graphs[0];
-    let caches = |stem: &str| -> Vec<String> { (0..12).flat_map(|n| ["key", "value"].map(|part| format!("{stem}.{n}.{part}"))).collect() };
+    let caches = |stem: &str| -> Vec<String> {
+        (0..12)
+            .flat_map(|n| ["key", "value"].map(|part| format!("{stem}.{n}.{part}")))
+            .collect()
+    };
     let inputs: Vec<String> = graph.inputs().iter().map(|i| i.name.clone()).collect();
     let outputs: Vec<String> = graph.outputs().iter().map(|o| o.name.clone()).collect();
-    let first = ["input_ids", "attention_mask", "position_ids"].map(String::from).to_vec();
+    let first = ["input_ids", "attention_mask", "position_ids"]
+        .map(String::from)
+        .to_vec();
     assert_eq!(inputs, [first, caches("past_key_values")].concat());
-    assert_eq!(outputs, [vec!["logits".to_owned()], caches("present")].concat());
-    let types =
-        ["attention_mask", "past_key_values.11.value"].map(|name| graph.value(graph.find_input(name).expect("is there").value).ty.to_string());
+    assert_eq!(
+        outputs,
+        [vec!["logits".to_owned()], caches("present")].concat()
+    );
+    let types = ["attention_mask", "past_key_values.11.value"].map(|name| {
+        graph
+            .value(graph.find_input(name).expect("is there").value)
+            .ty
+            .to_string()
+    });
     assert_eq!(types, ["i64[batch, past+seq]", "f32[batch, 2, past, 32]"]);
-    let blocks: Vec<(String, BlockKind, u32)> = graph.blocks().map(|(_, b)| (b.name.clone(), b.kind, b.layer)).collect();
-    let layers = (0..12).flat_map(|n| [(format!("layers.{n}.attn"), BlockKind::Attention, n), (format!("layers.{n}.mlp"), BlockKind::Mlp, n)]);
+    let blocks: Vec<(String, BlockKind, u32)> = graph
+        .blocks()
+        .map(|(_, b)| (b.name.clone(), b.kind, b.layer))
+        .collect();
+    let layers = (0..12).flat_map(|n| {
+        [
+            (format!("layers.{n}.attn"), BlockKind::Attention, n),
+            (format!("layers.{n}.mlp"), BlockKind::Mlp, n),
+        ]
+    });
     assert_eq!(blocks, layers.collect::<Vec<_>>());
 }
 
 #[test]
 fn model_info_is_what_the_configuration_says() {
     let model = import_fixture("goldens/qwen3", None).model;
-    let sizes = [model.vocab_size, model.hidden_size, model.heads, model.kv_heads, model.head_dim, model.context_length];
-    assert_eq!((model.family.as_str(), model.dtype, sizes), ("qwen3", DType::F32, [99, 48, 4, 2, 16, 64]));
-    assert_eq!((model.bos_token_id, model.eos_token_ids, model.pad_token_id), (None, vec![], None));
+    let sizes = [
+        model.vocab_size,
+        model.hidden_size,
+        model.heads,
+        model.kv_heads,
+        model.head_dim,
+        model.context_length,
+    ];
+    assert_eq!(
+        (model.family.as_str(), model.dtype, sizes),
+        ("qwen3", DType::F32, [99, 48, 4, 2, 16, 64])
+    );
+    assert_eq!(
+        (model.bos_token_id, model.eos_token_ids, model.pad_token_id),
+        (None, vec![], None)
+    );
 }
 
 #[test]
@@ -99,21 +174,40 @@ fn half_precision_keeps_logits_and_weight_names() {
     assert_eq!(last.op, Op::Cast { dtype: DType::F32 });
     let logits = graph.find_output("logits").expect("is there").value;
     assert_eq!(graph.value(logits).ty.to_string(), "f32[batch, seq, 99]");
-    let bias = module.weights.find("model.layers.0.self_attn.q_proj.bias").expect("keeps its name");
+    let bias = module
+        .weights
+        .find("model.layers.0.self_attn.q_proj.bias")
+        .expect("keeps its name");
     assert_eq!(module.weights[bias].dtype, DType::F16);
 }
 
 #[test]
 fn integers_are_no_element_type_for_weights() {
-    let error = import(&open("goldens/llama"), &ImportOptions { dtype: Some(DType::I64), ..ImportOptions::default() }).expect_err("is refused");
-    assert_eq!((error.fault(), error.to_string().contains("i64")), (Fault::BadInput, true));
+    let error = import(
+        &open("goldens/llama"),
+        &ImportOptions {
+            dtype: Some(DType::I64),
+            ..ImportOptions::default()
+        },
+    )
+    .expect_err("is refused");
+    assert_eq!(
+        (error.fault(), error.to_string().contains("i64")),
+        (Fault::BadInput, true)
+    );
 }
 
 #[test]
 fn a_tied_head_is_the_embedding_itself() {
     let module = import_fixture("goldens/llama3", None);
     let graph = &module.graphs[0];
-    let weight_of = |op: &Op| graph.nodes().filter(|(_, n)| n.op == *op).flat_map(|(_, n)| &n.inputs).rfind(|o| matches!(o, Operand::Weight(_)));
+    let weight_of = |op: &Op| {
+        graph
+            .nodes()
+            .filter(|(_, n)| n.op == *op)
+            .flat_map(|(_, n)| &n.inputs)
+            .rfind(|o| matches!(o, Operand::Weight(_)))
+    };
     let embedding = graph.nodes().next().and_then(|(_, n)| n.inputs.first());
     assert_eq!(weight_of(&Op::Linear), embedding);
     assert!(module.weights.find("lm_head.weight").is_none());
@@ -121,38 +215,87 @@ fn a_tied_head_is_the_embedding_itself() {
 
 #[test]
 fn non_finite_weights_are_named_with_the_first_index() {
-    let mut bytes = std::fs::read(fixture("goldens/llama").join("model.safetensors")).expect("fixture");
+    let mut bytes =
+        std::fs::read(fixture("goldens/llama").join("model.safetensors")).expect("fixture");
     let checkpoint = open("goldens/llama");
     let at = |name: &str| {
         let blob = checkpoint.tensor(name).expect("is there").blob.clone();
-        bytes.windows(blob.as_ref().len()).position(|w| w == blob.as_ref()).expect("is in the file")
+        bytes
+            .windows(blob.as_ref().len())
+            .position(|w| w == blob.as_ref())
+            .expect("is in the file")
     };
-    let places =
-        [("model.norm.weight", 3, f32::NAN), ("model.layers.2.mlp.up_proj.weight", 2500, f32::NEG_INFINITY)].map(|(n, i, x)| (at(n) + 4 * i, x));
+    let places = [
+        ("model.norm.weight", 3, f32::NAN),
+        ("model.layers.2.mlp.up_proj.weight", 2500, f32::NEG_INFINITY),
+    ]
+    .map(|(n, i, x)| (at(n) + 4 * i, x));
     for (place, x) in places {
         bytes[place..place + 4].copy_from_slice(&x.to_le_bytes());
     }
-    let module = import_folder(&Folder::patched("goldens/llama", &serde_json::json!({})).with("model.safetensors", &bytes)).expect("imports");
+    let module = import_folder(
+        &Folder::patched("goldens/llama", &serde_json::json!({})).with("model.safetensors", &bytes),
+    )
+    .expect("imports");
     let found = non_finite_weights(&module).expect("scans");
-    assert_eq!(found, [("model.layers.2.mlp.up_proj.weight".to_owned(), 2500), ("model.norm.weight".to_owned(), 3)]);
+    assert_eq!(
+        found,
+        [
+            ("model.layers.2.mlp.up_proj.weight".to_owned(), 2500),
+            ("model.norm.weight".to_owned(), 3)
+        ]
+    );
 }
 
 #[test]
 fn unknown_architectures_are_refused_with_the_known_and_the_nearest() {
     let cases = [
-        (r#"{"model_type":"qwen2_moe"}"#, vec!["`qwen2_moe`", "nearest that it knows is `qwen2`", "llama (Llama 1 to 3.2", "qwen3 ("]),
-        (r#"{"model_type":"Mistral3ForCausalLM"}"#, vec!["nearest that it knows is `MistralForCausalLM`"]),
-        (r#"{"model_type":"mamba"}"#, vec!["can't import the architecture `mamba`. It imports"]),
-        (r#"{"architectures":["Gemma3ForCausalLM"]}"#, vec!["nearest that it knows is `Gemma2ForCausalLM`"]),
-        (r#"{"model_type":"llama","architectures":["LlamaForSequenceClassification"]}"#, vec!["LlamaForSequenceClassification", "LlamaForCausalLM"]),
+        (
+            r#"{"model_type":"qwen2_moe"}"#,
+            vec![
+                "`qwen2_moe`",
+                "nearest that it knows is `qwen2`",
+                "llama (Llama 1 to 3.2",
+                "qwen3 (",
+            ],
+        ),
+        (
+            r#"{"model_type":"Mistral3ForCausalLM"}"#,
+            vec!["nearest that it knows is `MistralForCausalLM`"],
+        ),
+        (
+            r#"{"model_type":"mamba"}"#,
+            vec!["can't import the architecture `mamba`. It imports"],
+        ),
+        (
+            r#"{"architectures":["Gemma3ForCausalLM"]}"#,
+            vec!["nearest that it knows is `Gemma2ForCausalLM`"],
+        ),
+        (
+            r#"{"model_type":"llama","architectures":["LlamaForSequenceClassification"]}"#,
+            vec!["LlamaForSequenceClassification", "LlamaForCausalLM"],
+        ),
         (r#"{"model_type":"\u001b[2J"}"#, vec!["`\\u{1b}[2J`"]),
         ("{}", vec!["names no `model_type`", "It imports"]),
-        (r#"{"model_type":7,"architectures":[7]}"#, vec!["names no `model_type`"]),
+        (
+            r#"{"model_type":7,"architectures":[7]}"#,
+            vec!["names no `model_type`"],
+        ),
     ];
     for (config, parts) in cases {
-        let weights = safetensors(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, &[0; 4]);
-        let folder = Folder::new().with("config.json", config.as_bytes()).with("model.safetensors", &weights);
-        refuses(config, &folder, Fault::Unsupported, &[&["config.json"], parts.as_slice()].concat());
+        let weights = safetensors(
+            r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+            &[0; 4],
+        );
+        let folder = Folder::new()
+            .with("config.json", config.as_bytes())
+            .with("model.safetensors", &weights);
+        refuses(
+            config,
+            &folder,
+            Fault::Unsupported,
+            &[&["config.json"], parts.as_slice()].concat(),
+        );
     }
 }
 
@@ -160,6 +303,10 @@ fn unknown_architectures_are_refused_with_the_known_and_the_nearest() {
 fn families_are_distinct_and_described() {
     for (i, family) in FAMILIES.iter().enumerate() {
         assert!(!family.summary.is_empty() && !family.architectures.is_empty());
-        assert!(FAMILIES[..i].iter().all(|other| other.model_type != family.model_type));
+        assert!(
+            FAMILIES[..i]
+                .iter()
+                .all(|other| other.model_type != family.model_type)
+        );
     }
 }

@@ -27,5 +27,9 @@ fn keys(config: &Map<String, Value>) -> &'static [Key] {
 
 /// The kind of norm tells them apart.
 fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
-    if config.text("norm_type") == Some("ada_norm_single") { pixart::read(config, task) } else { dit::read(config, task) }
+    if config.text("norm_type") == Some("ada_norm_single") {
+        pixart::read(config, task)
+    } else {
+        dit::read(config, task)
+    }
 }

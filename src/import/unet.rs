@@ -1,7 +1,9 @@
-//! U-Nets of diffusers, built from their spec: stages that halve the image on the way down, a middle, and stages that double it on the way up
-//! and read what the way down left. The shared part of the families that have one.
+//! U-Nets of diffusers, built from their spec: stages that halve the image on the way down, a
+//! middle, and stages that double it on the way up and read what the way down left. The shared part
+//! of the families that have one.
 //!
-//! A stage's blocks are `down.I.resnet.J`, `down.I.attn.J` and `down.I.sample`, in the middle `mid.resnet.J` and `mid.attn.J`. Layers count stages.
+//! A stage's blocks are `down.I.resnet.J`, `down.I.attn.J` and `down.I.sample`, in the middle
+//! `mid.resnet.J` and `mid.attn.J`. Layers count stages.
 
 use dlc_ir::{Diffusion, Dim, IrError, Op, Task, TimestepEmbedding, ValueId, sym};
 
@@ -24,7 +26,8 @@ pub(super) struct UnetSpec {
     /// Nothing where there is no middle.
     pub(super) middle: Option<Mixer>,
     pub(super) up: Vec<Mixer>,
-    /// Zeros around the image where it is halved: 1 on all sides, or 0 for one row behind and one column.
+    /// Zeros around the image where it is halved: 1 on all sides, or 0 for one row behind and one
+    /// column.
     pub(super) downsample_padding: usize,
     pub(super) groups: usize,
     /// Groups of the norm before attention in the middle, if that has another number.
@@ -46,7 +49,12 @@ pub(super) enum Mixer {
     /// One layer of attention to the image itself.
     Attention { heads: usize },
     /// Transformer layers that attend to the image and to the text.
-    Transformer { heads: usize, layers: usize, text_width: usize, linear: bool },
+    Transformer {
+        heads: usize,
+        layers: usize,
+        text_width: usize,
+        linear: bool,
+    },
 }
 
 /// What SDXL adds to the noise level: a vector for the whole text, and sizes (Podell et al., 2023, 2.2).
@@ -69,41 +77,88 @@ pub(super) struct Conditions {
 
 impl Architecture for UnetSpec {
     fn facts(&self) -> Facts {
-        Facts { hidden_size: self.channels.first().copied().unwrap_or_default(), diffusion: Some(self.diffusion.clone()), ..Facts::default() }
+        Facts {
+            hidden_size: self.channels.first().copied().unwrap_or_default(),
+            diffusion: Some(self.diffusion.clone()),
+            ..Facts::default()
+        }
     }
 
-    /// Inputs: `sample`, `timestep` and, where the model takes them, `encoder_hidden_states`, `class_labels`, `text_embeds` and `time_ids`.
-    /// Output: `out_sample`.
+    /// Inputs: `sample`, `timestep` and, where the model takes them, `encoder_hidden_states`,
+    /// `class_labels`, `text_embeds` and `time_ids`. Output: `out_sample`.
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
-        let Diffusion { channels, height, width, out_channels, .. } = self.diffusion;
+        let Diffusion {
+            channels,
+            height,
+            width,
+            out_channels,
+            ..
+        } = self.diffusion;
         let image = float_input(net, "sample", &[channels, height, width].map(Dim::from))?;
         let (conditions, image) = self.conditions(net, image)?;
         let first = self.channels.first().copied().unwrap_or(1);
         let [kernel, last_kernel] = self.kernels;
-        let image = conv2d(net, image, "conv_in", [first, channels, kernel], 1, [kernel / 2; 2])?;
+        let image = conv2d(
+            net,
+            image,
+            "conv_in",
+            [first, channels, kernel],
+            1,
+            [kernel / 2; 2],
+        )?;
         let image = self.stages(net, image, conditions)?;
         let image = group_norm(net, image, "conv_norm_out", first, self.groups, self.eps)?;
         let image = net.graph.add(Op::Silu, [image.into()])?;
-        let sample = conv2d(net, image, "conv_out", [out_channels, first, last_kernel], 1, [last_kernel / 2; 2])?;
+        let sample = conv2d(
+            net,
+            image,
+            "conv_out",
+            [out_channels, first, last_kernel],
+            1,
+            [last_kernel / 2; 2],
+        )?;
         net.output(Task::ImageGeneration.output(), sample)
     }
 }
 
 impl UnetSpec {
     /// The other inputs, embedded; and the image in the type that the graph computes in.
-    fn conditions(&self, net: &mut Net<'_>, image: ValueId) -> Result<(Conditions, ValueId), IrError> {
+    fn conditions(
+        &self,
+        net: &mut Net<'_>,
+        image: ValueId,
+    ) -> Result<(Conditions, ValueId), IrError> {
         let timestep = float_input(net, "timestep", &[])?;
-        let text = self.diffusion.text_width.map(|width| float_input(net, "encoder_hidden_states", &[sym("text"), width.into()])).transpose()?;
-        let labels = self.diffusion.classes.map(|_| id_input(net, "class_labels")).transpose()?;
+        let text = self
+            .diffusion
+            .text_width
+            .map(|width| float_input(net, "encoder_hidden_states", &[sym("text"), width.into()]))
+            .transpose()?;
+        let labels = self
+            .diffusion
+            .classes
+            .map(|_| id_input(net, "class_labels"))
+            .transpose()?;
         let addition = match self.addition {
-            Some(a) => Some((a, float_input(net, "text_embeds", &[a.text.into()])?, float_input(net, "time_ids", &[a.sizes.into()])?)),
+            Some(a) => Some((
+                a,
+                float_input(net, "text_embeds", &[a.text.into()])?,
+                float_input(net, "time_ids", &[a.sizes.into()])?,
+            )),
             None => None,
         };
         let image = lowered(net, image)?;
         let text = text.map(|text| lowered(net, text)).transpose()?;
-        let sinusoids = net.graph.add(Op::TimestepEmbedding(self.sinusoids), [timestep.into()])?;
+        let sinusoids = net
+            .graph
+            .add(Op::TimestepEmbedding(self.sinusoids), [timestep.into()])?;
         let sinusoids = lowered(net, sinusoids)?;
-        let mut level = embed(net, sinusoids, "time_embedding", [self.sinusoids.dim, self.embedding])?;
+        let mut level = embed(
+            net,
+            sinusoids,
+            "time_embedding",
+            [self.sinusoids.dim, self.embedding],
+        )?;
         if let (Some(labels), Some(classes)) = (labels, self.diffusion.classes) {
             let table = net.weight("class_embedding.weight", &[classes.count, self.embedding])?;
             let class = net.graph.add(Op::Gather, [table, labels.into()])?;
@@ -119,19 +174,46 @@ impl UnetSpec {
     }
 
     /// The stages: down, middle, up.
-    fn stages(&self, net: &mut Net<'_>, image: ValueId, conditions: Conditions) -> Result<ValueId, IrError> {
+    fn stages(
+        &self,
+        net: &mut Net<'_>,
+        image: ValueId,
+        conditions: Conditions,
+    ) -> Result<ValueId, IrError> {
         let count = self.channels.len();
-        let mut stage = Stage { spec: self, conditions, image, width: self.channels.first().copied().unwrap_or(1), layer: 0 };
+        let mut stage = Stage {
+            spec: self,
+            conditions,
+            image,
+            width: self.channels.first().copied().unwrap_or(1),
+            layer: 0,
+        };
         let mut left = vec![(image, stage.width)];
         for (i, &mixer) in self.down.iter().enumerate() {
             let (prefix, name) = (format!("down_blocks.{i}"), format!("down.{i}"));
             for j in 0..self.layers[i] {
-                stage.resnet(net, &format!("{prefix}.resnets.{j}"), &format!("{name}.resnet.{j}"), self.channels[i], None)?;
-                stage.mix(net, &format!("{prefix}.attentions.{j}"), &format!("{name}.attn.{j}"), mixer, self.groups)?;
+                stage.resnet(
+                    net,
+                    &format!("{prefix}.resnets.{j}"),
+                    &format!("{name}.resnet.{j}"),
+                    self.channels[i],
+                    None,
+                )?;
+                stage.mix(
+                    net,
+                    &format!("{prefix}.attentions.{j}"),
+                    &format!("{name}.attn.{j}"),
+                    mixer,
+                    self.groups,
+                )?;
                 left.push((stage.image, stage.width));
             }
             if i + 1 < count {
-                stage.halve(net, &format!("{prefix}.downsamplers.0.conv"), &format!("{name}.sample"))?;
+                stage.halve(
+                    net,
+                    &format!("{prefix}.downsamplers.0.conv"),
+                    &format!("{name}.sample"),
+                )?;
                 left.push((stage.image, stage.width));
             }
             stage.layer += 1;
@@ -139,7 +221,13 @@ impl UnetSpec {
         if let Some(mixer) = self.middle {
             let width = stage.width;
             stage.resnet(net, "mid_block.resnets.0", "mid.resnet.0", width, None)?;
-            stage.mix(net, "mid_block.attentions.0", "mid.attn.0", mixer, self.middle_groups)?;
+            stage.mix(
+                net,
+                "mid_block.attentions.0",
+                "mid.attn.0",
+                mixer,
+                self.middle_groups,
+            )?;
             stage.resnet(net, "mid_block.resnets.1", "mid.resnet.1", width, None)?;
         } else {
             net.leave_out("mid_block.");
@@ -149,11 +237,27 @@ impl UnetSpec {
             let (prefix, name) = (format!("up_blocks.{i}"), format!("up.{i}"));
             for j in 0..=self.layers[count - 1 - i] {
                 let skip = left.pop();
-                stage.resnet(net, &format!("{prefix}.resnets.{j}"), &format!("{name}.resnet.{j}"), self.channels[count - 1 - i], skip)?;
-                stage.mix(net, &format!("{prefix}.attentions.{j}"), &format!("{name}.attn.{j}"), mixer, self.groups)?;
+                stage.resnet(
+                    net,
+                    &format!("{prefix}.resnets.{j}"),
+                    &format!("{name}.resnet.{j}"),
+                    self.channels[count - 1 - i],
+                    skip,
+                )?;
+                stage.mix(
+                    net,
+                    &format!("{prefix}.attentions.{j}"),
+                    &format!("{name}.attn.{j}"),
+                    mixer,
+                    self.groups,
+                )?;
             }
             if i + 1 < count {
-                stage.double(net, &format!("{prefix}.upsamplers.0.conv"), &format!("{name}.sample"))?;
+                stage.double(
+                    net,
+                    &format!("{prefix}.upsamplers.0.conv"),
+                    &format!("{name}.sample"),
+                )?;
             }
             stage.layer += 1;
         }
@@ -167,10 +271,24 @@ impl TextTime {
         self.text + self.sizes * self.sinusoids.dim
     }
 
-    fn embed(&self, net: &mut Net<'_>, [text, sizes]: [ValueId; 2], width: usize) -> Result<ValueId, IrError> {
-        let sizes = net.graph.add(Op::TimestepEmbedding(self.sinusoids), [sizes.into()])?;
-        let sizes = net.graph.add(Op::Reshape { shape: batched(&[self.sizes * self.sinusoids.dim]) }, [sizes.into()])?;
-        let both = net.graph.add(Op::Concat { axis: 1 }, [text.into(), sizes.into()])?;
+    fn embed(
+        &self,
+        net: &mut Net<'_>,
+        [text, sizes]: [ValueId; 2],
+        width: usize,
+    ) -> Result<ValueId, IrError> {
+        let sizes = net
+            .graph
+            .add(Op::TimestepEmbedding(self.sinusoids), [sizes.into()])?;
+        let sizes = net.graph.add(
+            Op::Reshape {
+                shape: batched(&[self.sizes * self.sinusoids.dim]),
+            },
+            [sizes.into()],
+        )?;
+        let both = net
+            .graph
+            .add(Op::Concat { axis: 1 }, [text.into(), sizes.into()])?;
         let both = lowered(net, both)?;
         embed(net, both, "add_embedding", [self.inner(), width])
     }
@@ -187,5 +305,6 @@ pub(super) fn conv2d(
 ) -> Result<ValueId, IrError> {
     let weight = net.weight(&format!("{name}.weight"), &[out, inner, side, side])?;
     let bias = net.weight(&format!("{name}.bias"), &[out])?;
-    net.graph.add(Op::Conv2d { stride, padding }, [x.into(), weight, bias])
+    net.graph
+        .add(Op::Conv2d { stride, padding }, [x.into(), weight, bias])
 }

@@ -24,7 +24,8 @@ pub(super) struct Stage<'s> {
 }
 
 impl Stage<'_> {
-    /// Two convolutions, the noise level between them, the input led around. `skip` is put behind the image first: a value with its channels.
+    /// Two convolutions, the noise level between them, the input led around. `skip` is put behind
+    /// the image first: a value with its channels.
     pub(super) fn resnet(
         &mut self,
         net: &mut Net<'_>,
@@ -33,57 +34,138 @@ impl Stage<'_> {
         width: usize,
         skip: Option<(ValueId, usize)>,
     ) -> Result<(), IrError> {
-        net.graph.open_block(block, BlockKind::Resnet, self.layer, self.image)?;
+        net.graph
+            .open_block(block, BlockKind::Resnet, self.layer, self.image)?;
         let (mut input, mut inner) = (self.image, self.width);
         if let Some((skip, channels)) = skip {
-            input = net.graph.add(Op::Concat { axis: 1 }, [input.into(), skip.into()])?;
+            input = net
+                .graph
+                .add(Op::Concat { axis: 1 }, [input.into(), skip.into()])?;
             inner += channels;
         }
         let x = self.norm_and_bend(net, input, &format!("{tensors}.norm1"), inner)?;
-        let x = conv2d(net, x, &format!("{tensors}.conv1"), [width, inner, 3], 1, [1, 1])?;
-        let level = net.linear(self.conditions.level, &format!("{tensors}.time_emb_proj"), [width, self.spec.embedding], true)?;
-        let level = net.graph.add(Op::Reshape { shape: batched(&[width, 1, 1]) }, [level.into()])?;
+        let x = conv2d(
+            net,
+            x,
+            &format!("{tensors}.conv1"),
+            [width, inner, 3],
+            1,
+            [1, 1],
+        )?;
+        let level = net.linear(
+            self.conditions.level,
+            &format!("{tensors}.time_emb_proj"),
+            [width, self.spec.embedding],
+            true,
+        )?;
+        let level = net.graph.add(
+            Op::Reshape {
+                shape: batched(&[width, 1, 1]),
+            },
+            [level.into()],
+        )?;
         let x = net.add(x, level)?;
         let x = self.norm_and_bend(net, x, &format!("{tensors}.norm2"), width)?;
-        let x = conv2d(net, x, &format!("{tensors}.conv2"), [width, width, 3], 1, [1, 1])?;
+        let x = conv2d(
+            net,
+            x,
+            &format!("{tensors}.conv2"),
+            [width, width, 3],
+            1,
+            [1, 1],
+        )?;
         if inner != width {
-            input = conv2d(net, input, &format!("{tensors}.conv_shortcut"), [width, inner, 1], 1, [0, 0])?;
+            input = conv2d(
+                net,
+                input,
+                &format!("{tensors}.conv_shortcut"),
+                [width, inner, 1],
+                1,
+                [0, 0],
+            )?;
         }
         let output = net.add(input, x)?;
         self.close(net, output, width)
     }
 
     /// What mixes places, if the stage has something that does.
-    pub(super) fn mix(&mut self, net: &mut Net<'_>, tensors: &str, block: &str, mixer: Mixer, groups: usize) -> Result<(), IrError> {
+    pub(super) fn mix(
+        &mut self,
+        net: &mut Net<'_>,
+        tensors: &str,
+        block: &str,
+        mixer: Mixer,
+        groups: usize,
+    ) -> Result<(), IrError> {
         let output = match mixer {
             Mixer::None => return Ok(()),
             Mixer::Attention { heads } => {
-                net.graph.open_block(block, BlockKind::Attention, self.layer, self.image)?;
+                net.graph
+                    .open_block(block, BlockKind::Attention, self.layer, self.image)?;
                 self.attention(net, tensors, heads, groups)?
             }
-            Mixer::Transformer { heads, layers, text_width, linear } => {
-                net.graph.open_block(block, BlockKind::Transformer, self.layer, self.image)?;
+            Mixer::Transformer {
+                heads,
+                layers,
+                text_width,
+                linear,
+            } => {
+                net.graph
+                    .open_block(block, BlockKind::Transformer, self.layer, self.image)?;
                 self.transformer(net, tensors, [heads, layers, text_width], linear)?
             }
         };
         self.close(net, output, self.width)
     }
 
-    fn attention(&self, net: &mut Net<'_>, tensors: &str, heads: usize, groups: usize) -> Result<ValueId, IrError> {
+    fn attention(
+        &self,
+        net: &mut Net<'_>,
+        tensors: &str,
+        heads: usize,
+        groups: usize,
+    ) -> Result<ValueId, IrError> {
         let (width, size) = (self.width, self.size(net));
-        let x = group_norm(net, self.image, &format!("{tensors}.group_norm"), width, groups, self.spec.eps)?;
+        let x = group_norm(
+            net,
+            self.image,
+            &format!("{tensors}.group_norm"),
+            width,
+            groups,
+            self.spec.eps,
+        )?;
         let x = to_sequence(net, x, size)?;
-        let spec = AttentionSpec { width, context_width: width, heads, head_dim: width / heads, bias: true };
+        let spec = AttentionSpec {
+            width,
+            context_width: width,
+            heads,
+            head_dim: width / heads,
+            bias: true,
+        };
         let mixed = spec.attend(net, [x, x], None, tensors)?;
         let mixed = to_image(net, mixed, size)?;
         net.add(self.image, mixed)
     }
 
-    /// The projections at both ends are linear layers or, alike but for the tensors' shapes, convolutions of single places.
-    fn transformer(&self, net: &mut Net<'_>, tensors: &str, [heads, layers, text_width]: [usize; 3], linear: bool) -> Result<ValueId, IrError> {
+    /// The projections at both ends are linear layers or, alike but for the tensors' shapes,
+    /// convolutions of single places.
+    fn transformer(
+        &self,
+        net: &mut Net<'_>,
+        tensors: &str,
+        [heads, layers, text_width]: [usize; 3],
+        linear: bool,
+    ) -> Result<ValueId, IrError> {
         let (width, size) = (self.width, self.size(net));
         let (first, last) = (format!("{tensors}.proj_in"), format!("{tensors}.proj_out"));
-        let x = group_norm(net, self.image, &format!("{tensors}.norm"), width, self.spec.groups, TRANSFORMER_EPS)?;
+        let x = group_norm(
+            net,
+            self.image,
+            &format!("{tensors}.norm"),
+            width,
+            self.spec.groups,
+            TRANSFORMER_EPS,
+        )?;
         let mut x = if linear {
             let x = to_sequence(net, x, size)?;
             net.linear(x, &first, [width, width], true)?
@@ -92,7 +174,12 @@ impl Stage<'_> {
             to_sequence(net, x, size)?
         };
         for layer in 0..layers {
-            x = self.transformer_layer(net, &format!("{tensors}.transformer_blocks.{layer}"), x, [heads, text_width])?;
+            x = self.transformer_layer(
+                net,
+                &format!("{tensors}.transformer_blocks.{layer}"),
+                x,
+                [heads, text_width],
+            )?;
         }
         let x = if linear {
             let x = net.linear(x, &last, [width, width], true)?;
@@ -104,15 +191,30 @@ impl Stage<'_> {
         net.add(self.image, x)
     }
 
-    fn transformer_layer(&self, net: &mut Net<'_>, tensors: &str, x: ValueId, [heads, text_width]: [usize; 2]) -> Result<ValueId, IrError> {
+    fn transformer_layer(
+        &self,
+        net: &mut Net<'_>,
+        tensors: &str,
+        x: ValueId,
+        [heads, text_width]: [usize; 2],
+    ) -> Result<ValueId, IrError> {
         let width = self.width;
-        let spec = AttentionSpec { width, context_width: width, heads, head_dim: width / heads, bias: false };
+        let spec = AttentionSpec {
+            width,
+            context_width: width,
+            heads,
+            head_dim: width / heads,
+            bias: false,
+        };
         let normed = net.layer_norm(x, &format!("{tensors}.norm1"), width, LAYER_EPS)?;
         let mixed = spec.attend(net, [normed, normed], None, &format!("{tensors}.attn1"))?;
         let x = net.add(x, mixed)?;
         let normed = net.layer_norm(x, &format!("{tensors}.norm2"), width, LAYER_EPS)?;
         let text = self.conditions.text.unwrap_or(normed);
-        let spec = AttentionSpec { context_width: text_width, ..spec };
+        let spec = AttentionSpec {
+            context_width: text_width,
+            ..spec
+        };
         let mixed = spec.attend(net, [normed, text], None, &format!("{tensors}.attn2"))?;
         let x = net.add(x, mixed)?;
         let normed = net.layer_norm(x, &format!("{tensors}.norm3"), width, LAYER_EPS)?;
@@ -121,21 +223,48 @@ impl Stage<'_> {
     }
 
     /// Half the height and width.
-    pub(super) fn halve(&mut self, net: &mut Net<'_>, tensors: &str, block: &str) -> Result<(), IrError> {
-        net.graph.open_block(block, BlockKind::Sampling, self.layer, self.image)?;
-        let output = conv2d(net, self.image, tensors, [self.width, self.width, 3], 2, [self.spec.downsample_padding, 1])?;
+    pub(super) fn halve(
+        &mut self,
+        net: &mut Net<'_>,
+        tensors: &str,
+        block: &str,
+    ) -> Result<(), IrError> {
+        net.graph
+            .open_block(block, BlockKind::Sampling, self.layer, self.image)?;
+        let output = conv2d(
+            net,
+            self.image,
+            tensors,
+            [self.width, self.width, 3],
+            2,
+            [self.spec.downsample_padding, 1],
+        )?;
         self.close(net, output, self.width)
     }
 
     /// Twice the height and width.
-    pub(super) fn double(&mut self, net: &mut Net<'_>, tensors: &str, block: &str) -> Result<(), IrError> {
-        net.graph.open_block(block, BlockKind::Sampling, self.layer, self.image)?;
-        let larger = net.graph.add(Op::Upsample { factor: 2 }, [self.image.into()])?;
+    pub(super) fn double(
+        &mut self,
+        net: &mut Net<'_>,
+        tensors: &str,
+        block: &str,
+    ) -> Result<(), IrError> {
+        net.graph
+            .open_block(block, BlockKind::Sampling, self.layer, self.image)?;
+        let larger = net
+            .graph
+            .add(Op::Upsample { factor: 2 }, [self.image.into()])?;
         let output = conv2d(net, larger, tensors, [self.width, self.width, 3], 1, [1, 1])?;
         self.close(net, output, self.width)
     }
 
-    fn norm_and_bend(&self, net: &mut Net<'_>, x: ValueId, name: &str, width: usize) -> Result<ValueId, IrError> {
+    fn norm_and_bend(
+        &self,
+        net: &mut Net<'_>,
+        x: ValueId,
+        name: &str,
+        width: usize,
+    ) -> Result<ValueId, IrError> {
         let x = group_norm(net, x, name, width, self.spec.groups, self.spec.eps)?;
         net.graph.add(Op::Silu, [x.into()])
     }
@@ -154,8 +283,16 @@ impl Stage<'_> {
 }
 
 /// Group norm over `width` channels.
-pub(super) fn group_norm(net: &mut Net<'_>, x: ValueId, name: &str, width: usize, groups: usize, eps: f32) -> Result<ValueId, IrError> {
+pub(super) fn group_norm(
+    net: &mut Net<'_>,
+    x: ValueId,
+    name: &str,
+    width: usize,
+    groups: usize,
+    eps: f32,
+) -> Result<ValueId, IrError> {
     let scale = net.weight(&format!("{name}.weight"), &[width])?;
     let bias = net.weight(&format!("{name}.bias"), &[width])?;
-    net.graph.add(Op::GroupNorm { groups, eps }, [x.into(), scale, bias])
+    net.graph
+        .add(Op::GroupNorm { groups, eps }, [x.into(), scale, bias])
 }

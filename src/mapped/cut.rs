@@ -1,7 +1,9 @@
-//! SIGBUS: a page of a mapped file is read that isn't there, since the file was cut short, or since its disk is broken.
+//! SIGBUS: a page of a mapped file is read that isn't there, since the file was cut short, or since
+//! its disk is broken.
 //!
-//! The handler may only do what is safe in a signal handler: it reads atomics and `/proc/self/maps`, writes to stderr and ends the process. Other
-//! causes are left to whatever handled the signal before.
+//! The handler may only do what is safe in a signal handler: it reads atomics and
+//! `/proc/self/maps`, writes to stderr and ends the process. Other causes are left to whatever
+//! handled the signal before.
 #![expect(unsafe_code, reason = "a signal handler")]
 
 use std::path::Path;
@@ -38,7 +40,8 @@ static BEFORE_US: OnceLock<libc::sigaction> = OnceLock::new();
 #[derive(Debug)]
 pub(super) struct Registered(&'static Region);
 
-// SAFETY: a region is never written after it was added, but for its atomic flag; `next` points to another one, which is never freed.
+// SAFETY: a region is never written after it was added, but for its atomic flag; `next` points to
+// another one, which is never freed.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
@@ -46,10 +49,21 @@ unsafe impl Sync for Region {}
 impl Registered {
     /// Makes the handler know that `bytes` are those of the file at `path`.
     pub fn new(bytes: &[u8], path: &Path) -> Self {
-        let name: String = path.display().to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let name: String = path
+            .display()
+            .to_string()
+            .chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .collect();
         let start = bytes.as_ptr() as usize;
         let (is_mapped, name) = (AtomicBool::new(true), name.into_bytes().into_boxed_slice());
-        let region: &'static mut Region = Box::leak(Box::new(Region { start, end: start + bytes.len(), is_mapped, name, next: ptr::null() }));
+        let region: &'static mut Region = Box::leak(Box::new(Region {
+            start,
+            end: start + bytes.len(),
+            is_mapped,
+            name,
+            next: ptr::null(),
+        }));
         let this = ptr::from_mut(region);
         let mut last = REGIONS.load(Ordering::Acquire);
         loop {
@@ -70,9 +84,11 @@ impl Drop for Registered {
     }
 }
 
-/// From now on, a mapped file that is cut short ends the process with a message that names it, and exit code 2.
+/// From now on, a mapped file that is cut short ends the process with a message that names it, and
+/// exit code 2.
 pub fn name_cut_files() {
-    // SAFETY: both structures are plain data for which zeros are valid, and live through the call; the handler keeps to what handlers may do.
+    // SAFETY: both structures are plain data for which zeros are valid, and live through the call;
+    // the handler keeps to what handlers may do.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_bus_error as *const () as usize;
@@ -87,7 +103,8 @@ pub fn name_cut_files() {
 }
 
 extern "C" fn on_bus_error(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
-    // SAFETY: the system passes what it knows of the signal; the address is there for the code that is looked for.
+    // SAFETY: the system passes what it knows of the signal; the address is there for the code that
+    // is looked for.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     if code == NO_SUCH_PAGE {
         if let Some(name) = registered(address) {
@@ -96,10 +113,15 @@ extern "C" fn on_bus_error(_signal: c_int, info: *mut siginfo_t, _context: *mut 
         #[cfg(target_os = "linux")]
         maps::with_name(address, end);
     }
-    // SAFETY: the action was valid before, or is the system's own. The instruction that failed is tried again, and fails under it.
+    // SAFETY: the action was valid before, or is the system's own. The instruction that failed is
+    // tried again, and fails under it.
     unsafe {
         let default: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(libc::SIGBUS, BEFORE_US.get().unwrap_or(&default), ptr::null_mut());
+        libc::sigaction(
+            libc::SIGBUS,
+            BEFORE_US.get().unwrap_or(&default),
+            ptr::null_mut(),
+        );
     }
 }
 
@@ -107,7 +129,8 @@ fn registered(address: usize) -> Option<&'static [u8]> {
     let mut next: *const Region = REGIONS.load(Ordering::Acquire);
     // SAFETY: regions are never freed.
     while let Some(region) = unsafe { next.as_ref() } {
-        if region.is_mapped.load(Ordering::Acquire) && (region.start..region.end).contains(&address) {
+        if region.is_mapped.load(Ordering::Acquire) && (region.start..region.end).contains(&address)
+        {
             return Some(&region.name);
         }
         next = region.next;
@@ -140,16 +163,26 @@ mod maps {
 
     /// Calls `found` with the name of the file that is mapped, not to be written, at an address.
     pub fn with_name(address: usize, found: fn(&[u8])) {
-        // SAFETY: the path ends with a zero; only this function has the descriptor; reads stay inside of the buffer.
+        // SAFETY: the path ends with a zero; only this function has the descriptor; reads stay
+        // inside of the buffer.
         unsafe {
-            let maps = libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+            let maps = libc::open(
+                c"/proc/self/maps".as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            );
             if maps < 0 {
                 return;
             }
             let (mut piece, mut line, mut length) = ([0u8; 256], [0u8; LINE], 0);
             loop {
                 let n = libc::read(maps, piece.as_mut_ptr().cast(), piece.len());
-                let Some(read) = usize::try_from(n).ok().filter(|n| *n > 0).and_then(|n| piece.get(..n)) else { break };
+                let Some(read) = usize::try_from(n)
+                    .ok()
+                    .filter(|n| *n > 0)
+                    .and_then(|n| piece.get(..n))
+                else {
+                    break;
+                };
                 for &byte in read {
                     if byte != b'\n' {
                         if let Some(place) = line.get_mut(length) {
@@ -168,20 +201,30 @@ mod maps {
         }
     }
 
-    /// The file's name in a line `start-end rwxp offset device inode   name` whose range holds the address.
+    /// The file's name in a line `start-end rwxp offset device inode   name` whose range holds the
+    /// address.
     pub fn file_at(line: &[u8], address: usize) -> Option<&[u8]> {
         let (start, rest) = number(line)?;
         let (end, rest) = number(rest.strip_prefix(b"-")?)?;
         let is_written = rest.get(2).is_none_or(|flag| *flag == b'w');
-        let name = rest.iter().position(|byte| *byte == b'/').and_then(|at| rest.get(at..));
+        let name = rest
+            .iter()
+            .position(|byte| *byte == b'/')
+            .and_then(|at| rest.get(at..));
         name.filter(|_| (start..end).contains(&address) && !is_written)
     }
 
     /// The hexadecimal number that a text begins with, and what stands behind it.
     fn number(text: &[u8]) -> Option<(usize, &[u8])> {
-        let digits = text.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        let value =
-            text.get(..digits)?.iter().try_fold(0usize, |value, byte| value.checked_mul(16)?.checked_add((*byte as char).to_digit(16)? as usize));
+        let digits = text
+            .iter()
+            .take_while(|byte| byte.is_ascii_hexdigit())
+            .count();
+        let value = text.get(..digits)?.iter().try_fold(0usize, |value, byte| {
+            value
+                .checked_mul(16)?
+                .checked_add((*byte as char).to_digit(16)? as usize)
+        });
         value.filter(|_| digits > 0).zip(text.get(digits..))
     }
 }
@@ -205,10 +248,22 @@ mod tests {
     #[test]
     fn lines_of_the_system_name_files_that_are_only_read() {
         let line = b"7f10-7f30 r--p 00000000 08:01 1234                       /home/me/a model/weights.bin";
-        assert_eq!(maps::file_at(line, 0x7f10), Some(&b"/home/me/a model/weights.bin"[..]));
+        assert_eq!(
+            maps::file_at(line, 0x7f10),
+            Some(&b"/home/me/a model/weights.bin"[..])
+        );
         assert_eq!(maps::file_at(line, 0x7f30), None);
-        assert_eq!(maps::file_at(b"7f10-7f30 rw-p 00000000 08:01 1234  /home/me/database", 0x7f10), None);
-        assert_eq!(maps::file_at(b"7f10-7f30 r--p 00000000 00:00 0 ", 0x7f10), None);
+        assert_eq!(
+            maps::file_at(
+                b"7f10-7f30 rw-p 00000000 08:01 1234  /home/me/database",
+                0x7f10
+            ),
+            None
+        );
+        assert_eq!(
+            maps::file_at(b"7f10-7f30 r--p 00000000 00:00 0 ", 0x7f10),
+            None
+        );
         assert_eq!(maps::file_at(b"", 0), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Mapped files: the one place where dlc maps one into memory.
 //!
-//! Whoever cuts such a file short takes pages from under dlc, which the system answers with SIGBUS: `cut.rs` says which file it was.
+//! Whoever cuts such a file short takes pages from under dlc, which the system answers with SIGBUS:
+//! `cut.rs` says which file it was.
 
 #[cfg(unix)]
 mod cut;
@@ -48,18 +49,27 @@ impl Mapped {
         #[cfg(unix)]
         {
             #[expect(unsafe_code, reason = "dropping pages of a file mapping")]
-            // SAFETY: the mapping is read-only and backed by the file, so a dropped page is read back with the same content.
-            // Advice that the system doesn't take changes nothing, so its error doesn't matter.
-            let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            // SAFETY: the mapping is read-only and backed by the file, so a dropped page is read
+            // back with the same content. Advice that the system doesn't take changes nothing, so
+            // its error doesn't matter.
+            let _ = unsafe {
+                self.map
+                    .unchecked_advise(memmap2::UncheckedAdvice::DontNeed)
+            };
         }
     }
 }
 
-/// Maps a file that isn't empty and has this path. If it is cut short while the map lives, reading past its new end stops the process.
-#[expect(unsafe_code, reason = "files are mapped, so that a model needn't fit into memory")]
+/// Maps a file that isn't empty and has this path. If it is cut short while the map lives, reading
+/// past its new end stops the process.
+#[expect(
+    unsafe_code,
+    reason = "files are mapped, so that a model needn't fit into memory"
+)]
 pub fn map(file: &File, path: &Path) -> io::Result<Mapped> {
-    // SAFETY: the map is read-only, and dlc never writes to a file that it has mapped: outputs are new files, renamed into place. Another
-    // process that changes the bytes changes numbers that are read, which no code here relies on for its memory safety.
+    // SAFETY: the map is read-only, and dlc never writes to a file that it has mapped: outputs are
+    // new files, renamed into place. Another process that changes the bytes changes numbers that
+    // are read, which no code here relies on for its memory safety.
     let map = unsafe { Mmap::map(file) }?;
     Ok(Mapped {
         #[cfg(unix)]

@@ -31,42 +31,82 @@ pub struct AdapterSpec {
 /// [`PipelineError::Config`] for a weight that is no number.
 pub fn parse_adapter_flag(flag: &str) -> Result<AdapterSpec, PipelineError> {
     let parts = flag.rsplit_once('=').filter(|_| !Path::new(flag).exists());
-    let Some((folder, weight)) = parts else { return Ok(AdapterSpec { folder: flag.into(), weight: 1.0 }) };
+    let Some((folder, weight)) = parts else {
+        return Ok(AdapterSpec {
+            folder: flag.into(),
+            weight: 1.0,
+        });
+    };
     match weight.parse::<f64>() {
-        Ok(weight) if weight.is_finite() => Ok(AdapterSpec { folder: folder.into(), weight }),
-        _ => Err(PipelineError::Config { place: format!("adapter {flag}"), problem: format!("`{weight}` is not a number; write DIR=0.7") }),
+        Ok(weight) if weight.is_finite() => Ok(AdapterSpec {
+            folder: folder.into(),
+            weight,
+        }),
+        _ => Err(PipelineError::Config {
+            place: format!("adapter {flag}"),
+            problem: format!("`{weight}` is not a number; write DIR=0.7"),
+        }),
     }
 }
 
-/// Adds the matrices and vectors of the checkpoint that no graph reads to the module's weights, so that adapters may have changed them too: the
-/// pooler of an encoder whose task takes the hidden states. Tables of which graphs read a part stay out.
-pub(super) fn add_unread(checkpoint: &Checkpoint, module: &mut Module, sources: &mut Sources) -> Result<(), PipelineError> {
-    let prefix = sources.iter().find_map(|(file_name, &id)| file_name.strip_suffix(&module.weights[id].name).filter(|p| !p.is_empty()));
+/// Adds the matrices and vectors of the checkpoint that no graph reads to the module's weights, so
+/// that adapters may have changed them too: the pooler of an encoder whose task takes the hidden
+/// states. Tables of which graphs read a part stay out.
+pub(super) fn add_unread(
+    checkpoint: &Checkpoint,
+    module: &mut Module,
+    sources: &mut Sources,
+) -> Result<(), PipelineError> {
+    let prefix = sources.iter().find_map(|(file_name, &id)| {
+        file_name
+            .strip_suffix(&module.weights[id].name)
+            .filter(|p| !p.is_empty())
+    });
     let prefix = prefix.unwrap_or_default().to_owned();
     // The names of weights, and of the tables that some are rows of.
-    let names = module.weights.entries().flat_map(|(_, w)| [Some(w.name.as_str()), w.name.rsplit_once('.').map(|(table, _)| table)]);
+    let names = module.weights.entries().flat_map(|(_, w)| {
+        [
+            Some(w.name.as_str()),
+            w.name.rsplit_once('.').map(|(table, _)| table),
+        ]
+    });
     let mut taken: BTreeSet<String> = names.flatten().map(str::to_owned).collect();
-    for (file_name, record) in checkpoint.tensors().filter(|(_, record)| record.shape.len() <= 2) {
+    for (file_name, record) in checkpoint
+        .tensors()
+        .filter(|(_, record)| record.shape.len() <= 2)
+    {
         let name = file_name.strip_prefix(&prefix).unwrap_or(file_name);
         if sources.contains_key(file_name) || !taken.insert(name.to_owned()) {
             continue;
         }
         if let Some(data) = record.expr() {
-            let id = module.weights.add(name, &record.shape, data.cast(module.model.dtype))?;
+            let id = module
+                .weights
+                .add(name, &record.shape, data.cast(module.model.dtype))?;
             sources.insert(file_name.to_owned(), id);
         }
     }
     Ok(())
 }
 
-/// Opens the adapters, and lets `checkpoint` have what they bring beside changes, unless a name map says what they call things.
-pub(super) fn open(specs: &[AdapterSpec], names: Option<&Path>, checkpoint: &mut Checkpoint) -> Result<(Vec<AdapterFiles>, Adopted), PipelineError> {
+/// Opens the adapters, and lets `checkpoint` have what they bring beside changes, unless a name map
+/// says what they call things.
+pub(super) fn open(
+    specs: &[AdapterSpec],
+    names: Option<&Path>,
+    checkpoint: &mut Checkpoint,
+) -> Result<(Vec<AdapterFiles>, Adopted), PipelineError> {
     let (mut files, mut all) = (Vec::new(), Adopted::default());
     for spec in specs {
         let adapter = AdapterFiles::open(&spec.folder)?;
         if names.is_none() {
             let adopted = outgrown::adopt(checkpoint, &adapter);
-            all.notes.extend(adopted.notes.into_iter().map(|note| format!("adapter {}: {note}", adapter.name)));
+            all.notes.extend(
+                adopted
+                    .notes
+                    .into_iter()
+                    .map(|note| format!("adapter {}: {note}", adapter.name)),
+            );
             all.tokenizer.extend(adopted.tokenizer);
         }
         files.push(adapter);
@@ -74,8 +114,9 @@ pub(super) fn open(specs: &[AdapterSpec], names: Option<&Path>, checkpoint: &mut
     Ok((files, all))
 }
 
-/// The opened adapters of `model` as passes want them, with what the user should know of them. Their names are those of the name map `names` where
-/// there is one; their files are added to those `into` names.
+/// The opened adapters of `model` as passes want them, with what the user should know of them.
+/// Their names are those of the name map `names` where there is one; their files are added to those
+/// `into` names.
 pub(super) fn read(
     specs: &[AdapterSpec],
     opened: Vec<AdapterFiles>,
@@ -88,34 +129,77 @@ pub(super) fn read(
     for (i, (spec, files)) in specs.iter().zip(opened).enumerate() {
         for file in &files.files {
             let (name, record) = source::record(file)?;
-            into.files.insert(format!("adapter {i}, {} x {}: {name}", spec.weight, files.name), record);
+            into.files.insert(
+                format!("adapter {i}, {} x {}: {name}", spec.weight, files.name),
+                record,
+            );
         }
-        let AdapterFiles { name: adapter, config, tensors, metadata, .. } = files;
+        let AdapterFiles {
+            name: adapter,
+            config,
+            tensors,
+            metadata,
+            ..
+        } = files;
         let translated = match (config, &names) {
-            (Some(config), None) => Translated { config, alphas: None, tensors, warnings: vec![] },
+            (Some(config), None) => Translated {
+                config,
+                alphas: None,
+                tensors,
+                warnings: vec![],
+            },
             (config, Some(names)) => {
                 let config = names.config(config.unwrap_or_default());
-                Translated { config, alphas: None, tensors: names.tensors(tensors)?, warnings: vec![] }
+                Translated {
+                    config,
+                    alphas: None,
+                    tensors: names.tensors(tensors)?,
+                    warnings: vec![],
+                }
             }
             (None, None) if model.model.diffusion.is_some() => {
-                let fail = |problems| PassError::Adapter { adapter: adapter.clone(), unsupported: false, problems };
+                let fail = |problems| PassError::Adapter {
+                    adapter: adapter.clone(),
+                    unsupported: false,
+                    problems,
+                };
                 lora_names::translate(tensors, &metadata, &model.weights).map_err(fail)?
             }
             (None, None) => {
                 let problem = "has no adapter_config.json, and its file doesn't say how strong it is; name a folder that PEFT saved";
-                return Err(PipelineError::Config { place: spec.folder.display().to_string(), problem: problem.into() });
+                return Err(PipelineError::Config {
+                    place: spec.folder.display().to_string(),
+                    problem: problem.into(),
+                });
             }
         };
-        warnings.extend(translated.warnings.iter().map(|warning| format!("adapter {adapter}: {warning}")));
+        warnings.extend(
+            translated
+                .warnings
+                .iter()
+                .map(|warning| format!("adapter {adapter}: {warning}")),
+        );
         let mut tensors = std::collections::BTreeMap::new();
         for (name, record) in translated.tensors {
             let data = record.expr().ok_or_else(|| PipelineError::Config {
                 place: spec.folder.display().to_string(),
                 problem: format!("tensor {name} is {}, not f32, f16 or bf16", record.dtype),
             })?;
-            tensors.insert(name, AdapterTensor { shape: record.shape, data });
+            tensors.insert(
+                name,
+                AdapterTensor {
+                    shape: record.shape,
+                    data,
+                },
+            );
         }
-        adapters.push(Adapter { name: adapter, weight: spec.weight, config: translated.config, alphas: translated.alphas, tensors });
+        adapters.push(Adapter {
+            name: adapter,
+            weight: spec.weight,
+            config: translated.config,
+            alphas: translated.alphas,
+            tensors,
+        });
     }
     Ok((adapters, warnings))
 }

@@ -1,14 +1,19 @@
-//! Back from files to graphs: the module that a bundle was written from, or the graph that a single ONNX file was.
+//! Back from files to graphs: the module that a bundle was written from, or the graph that a single
+//! ONNX file was.
 //!
-//! ONNX files written by dlc carry their graph's text form; weights come from the bundle's `weights.bin`. So a bundle can be compared and
-//! evaluated without its checkpoint, and without trusting the lowering.
+//! ONNX files written by dlc carry their graph's text form; weights come from the bundle's
+//! `weights.bin`. So a bundle can be compared and evaluated without its checkpoint, and without
+//! trusting the lowering.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use dlc_exporters::manifest::WeightRecord;
 use dlc_exporters::onnx::{self, OnnxSummary};
-use dlc_ir::{Blob, DType, Dim, Expr, Graph, IrError, ModelInfo, Module, Op, Shape, WeightTable, parse_graph, parse_graph_over};
+use dlc_ir::{
+    Blob, DType, Dim, Expr, Graph, IrError, ModelInfo, Module, Op, Shape, WeightTable, parse_graph,
+    parse_graph_over,
+};
 
 use super::error::PipelineError;
 use crate::files::open_regular;
@@ -28,17 +33,28 @@ pub struct OnnxModule {
 /// Reads an ONNX file of any origin.
 pub fn read_onnx(path: &Path) -> Result<OnnxModule, PipelineError> {
     let summary = read_summary(path)?;
-    let graph = summary.graph_text.as_deref().map(parse_graph).transpose().map_err(|error| in_file(path, &error))?;
+    let graph = summary
+        .graph_text
+        .as_deref()
+        .map(parse_graph)
+        .transpose()
+        .map_err(|error| in_file(path, &error))?;
     Ok(OnnxModule { summary, graph })
 }
 
 /// What is wrong with the graph's text in an ONNX file.
 fn in_file(path: &Path, error: &IrError) -> PipelineError {
-    PipelineError::Config { place: path.display().to_string(), problem: format!("its dlc graph can't be read: {error}") }
+    PipelineError::Config {
+        place: path.display().to_string(),
+        problem: format!("its dlc graph can't be read: {error}"),
+    }
 }
 
 fn read_summary(path: &Path) -> Result<OnnxSummary, PipelineError> {
-    let refused = |problem| PipelineError::Config { place: path.display().to_string(), problem };
+    let refused = |problem| PipelineError::Config {
+        place: path.display().to_string(),
+        problem,
+    };
     Ok(contain_panics("the ONNX reader", || onnx::read_onnx(path)).map_err(refused)??)
 }
 
@@ -53,13 +69,23 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
     for record in &manifest.graphs {
         let path = bundle.graph_path(record);
         bundle.check_graph(record)?;
-        let text = read_summary(&path)?.graph_text.ok_or_else(|| PipelineError::Config {
-            place: path.display().to_string(),
-            problem: "carries no dlc graph; was it written by another tool? Compile the bundle anew".into(),
-        })?;
+        let text = read_summary(&path)?
+            .graph_text
+            .ok_or_else(|| PipelineError::Config {
+                place: path.display().to_string(),
+                problem:
+                    "carries no dlc graph; was it written by another tool? Compile the bundle anew"
+                        .into(),
+            })?;
         graphs.push(parse_graph_over(&text, &weights).map_err(|error| in_file(&path, &error))?);
     }
-    let attention = graphs.iter().flat_map(Graph::nodes).find_map(|(_, n)| if let Op::Attention(a) = n.op { Some(a) } else { None });
+    let attention = graphs.iter().flat_map(Graph::nodes).find_map(|(_, n)| {
+        if let Op::Attention(a) = n.op {
+            Some(a)
+        } else {
+            None
+        }
+    });
     let (heads, kv_heads) = attention.map_or((0, 0), |a| (a.heads, a.kv_heads));
     let model = &manifest.model;
     let model = ModelInfo {
@@ -74,31 +100,55 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
         hidden_size: hidden_size(&graphs),
         heads,
         kv_heads,
-        head_dim: manifest.graphs.iter().flat_map(|g| &g.caches).map(|c| c.head_dim).next().unwrap_or(0),
+        head_dim: manifest
+            .graphs
+            .iter()
+            .flat_map(|g| &g.caches)
+            .map(|c| c.head_dim)
+            .next()
+            .unwrap_or(0),
         context_length: model.context_length,
         bos_token_id: model.bos_token_id,
         eos_token_ids: model.eos_token_ids.clone(),
         pad_token_id: model.pad_token_id,
     };
-    Ok(Module { graphs, weights, model, sampling: manifest.sampling.clone(), side_files: vec![] })
+    Ok(Module {
+        graphs,
+        weights,
+        model,
+        sampling: manifest.sampling.clone(),
+        side_files: vec![],
+    })
 }
 
 /// The width of the residual stream: the last axis, of images the channels.
 fn hidden_size(graphs: &[Graph]) -> usize {
-    let block = graphs.iter().find_map(|g| g.blocks().next().map(|(_, b)| (g, b)));
+    let block = graphs
+        .iter()
+        .find_map(|g| g.blocks().next().map(|(_, b)| (g, b)));
     let shape = block.map(|(g, b)| &g.value(b.input).ty.shape);
-    let width = |shape: &Shape| if shape.rank() == 4 { shape.0.get(1).and_then(Dim::known) } else { shape.last().and_then(Dim::known) };
+    let width = |shape: &Shape| {
+        if shape.rank() == 4 {
+            shape.0.get(1).and_then(Dim::known)
+        } else {
+            shape.last().and_then(Dim::known)
+        }
+    };
     shape.and_then(width).unwrap_or(0)
 }
 
 fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {
     let path = bundle.weights_path();
-    let read = |source| PipelineError::Read { path: path.clone(), source };
+    let read = |source| PipelineError::Read {
+        path: path.clone(),
+        source,
+    };
     let mut table = WeightTable::default();
     if bundle.manifest().weights.is_empty() {
         return Ok(table);
     }
-    let map: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(mapped::map(&open_regular(&path)?.0, &path).map_err(read)?);
+    let map: Arc<dyn AsRef<[u8]> + Send + Sync> =
+        Arc::new(mapped::map(&open_regular(&path)?.0, &path).map_err(read)?);
     for record in &bundle.manifest().weights {
         let data = expression(record, &map).ok_or_else(|| PipelineError::Config {
             place: path.display().to_string(),
@@ -112,5 +162,8 @@ fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {
 fn expression(record: &WeightRecord, map: &Arc<dyn AsRef<[u8]> + Send + Sync>) -> Option<Expr> {
     let start = usize::try_from(record.offset).ok()?;
     let end = start.checked_add(usize::try_from(record.bytes).ok()?)?;
-    Some(Expr::Mapped { blob: Blob::new(Arc::clone(map), start..end)?, dtype: DType::from_name(&record.dtype)? })
+    Some(Expr::Mapped {
+        blob: Blob::new(Arc::clone(map), start..end)?,
+        dtype: DType::from_name(&record.dtype)?,
+    })
 }

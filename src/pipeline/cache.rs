@@ -1,4 +1,5 @@
-//! Keeps score tables on disk, so that a rerun with the same checkpoint, data and options needn't score again.
+//! Keeps score tables on disk, so that a rerun with the same checkpoint, data and options needn't
+//! score again.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,12 +22,15 @@ impl DiskCache {
 
     /// Stores `bytes` under `key`; says whether they are there.
     pub fn store(&self, key: &str, bytes: &[u8]) -> bool {
-        let Ok(place) = Temporary::place(&self.folder, "scores") else { return false };
+        let Ok(place) = Temporary::place(&self.folder, "scores") else {
+            return false;
+        };
         fs::write(place.path(), bytes).is_ok() && place.rename(&self.path(key), false).is_ok()
     }
 
     fn path(&self, key: &str) -> PathBuf {
-        self.folder.join(format!("{:x}.json", Sha256::digest(key.as_bytes())))
+        self.folder
+            .join(format!("{:x}.json", Sha256::digest(key.as_bytes())))
     }
 }
 

@@ -20,15 +20,22 @@ pub struct WeightDifference {
     pub relative: f64,
 }
 
-/// The weights of both tables, by name and shape, whose values differ, in the order of `a`. Weights without data are left out. Types don't
-/// count, only numbers do. Runs on rayon's current pool.
+/// The weights of both tables, by name and shape, whose values differ, in the order of `a`. Weights
+/// without data are left out. Types don't count, only numbers do. Runs on rayon's current pool.
 ///
 /// # Errors
 /// What the IR says of a weight that can't be read.
 pub fn compare_weights(a: &WeightTable, b: &WeightTable) -> Result<Vec<WeightDifference>, IrError> {
-    let pairs = a.entries().filter_map(|(_, x)| Some((x, &b[b.find(&x.name)?])));
-    let pairs: Vec<(&Weight, &Weight)> = pairs.filter(|(x, y)| x.shape == y.shape && x.expr().is_some() && y.expr().is_some()).collect();
-    pairs.par_iter().filter_map(|(x, y)| difference(x, y).transpose()).collect()
+    let pairs = a
+        .entries()
+        .filter_map(|(_, x)| Some((x, &b[b.find(&x.name)?])));
+    let pairs: Vec<(&Weight, &Weight)> = pairs
+        .filter(|(x, y)| x.shape == y.shape && x.expr().is_some() && y.expr().is_some())
+        .collect();
+    pairs
+        .par_iter()
+        .filter_map(|(x, y)| difference(x, y).transpose())
+        .collect()
 }
 
 fn difference(x: &Weight, y: &Weight) -> Result<Option<WeightDifference>, IrError> {
@@ -50,5 +57,9 @@ fn difference(x: &Weight, y: &Weight) -> Result<Option<WeightDifference>, IrErro
         }
     }
     let norm = moved.sqrt();
-    Ok(differs.then(|| WeightDifference { weight: x.name.clone(), norm, relative: norm / before.sqrt() }))
+    Ok(differs.then(|| WeightDifference {
+        weight: x.name.clone(),
+        norm,
+        relative: norm / before.sqrt(),
+    }))
 }

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
-use dlc_exporters::{BundleRequest, FileStamp, SpeculativeDefaults, check_replaceable, write_bundle_of};
+use dlc_exporters::{
+    BundleRequest, FileStamp, SpeculativeDefaults, check_replaceable, write_bundle_of,
+};
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
-use dlc_passes::{Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, largest_weight, registry, run_passes};
+use dlc_passes::{
+    Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, largest_weight, registry,
+    run_passes,
+};
 use rayon::ThreadPool;
 use serde_yaml::Mapping;
 
@@ -37,7 +42,8 @@ const MERGE_ADAPTER: &str = "merge-adapter";
 pub struct CompileRequest {
     /// The checkpoint: a folder or a `.safetensors` file.
     pub model: PathBuf,
-    /// The adapters to merge, in order. The pass `merge-adapter` runs first unless it stands among the passes.
+    /// The adapters to merge, in order. The pass `merge-adapter` runs first unless it stands among
+    /// the passes.
     pub adapters: Vec<AdapterSpec>,
     /// A YAML file that says what the adapters' trainer calls things, if it wasn't PEFT.
     pub adapter_names: Option<PathBuf>,
@@ -70,7 +76,8 @@ pub struct CompileOutcome {
     pub runs: Vec<PassRun>,
     /// The module as it was written.
     pub module: Module,
-    /// What the user should know although the bundle is good: a sentence or two each, without a full stop at the end.
+    /// What the user should know although the bundle is good: a sentence or two each, without a
+    /// full stop at the end.
     pub warnings: Vec<String>,
 }
 
@@ -83,40 +90,87 @@ impl<T: Progress + dlc_exporters::Progress> Monitor for T {}
 ///
 /// # Errors
 /// The first error of any stage; then nothing is left at the output.
-pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor: &dyn Monitor) -> Result<CompileOutcome, PipelineError> {
+pub fn compile(
+    request: &CompileRequest,
+    cache: Option<&dyn ScoreCache>,
+    monitor: &dyn Monitor,
+) -> Result<CompileOutcome, PipelineError> {
     let passes = passes(request)?;
     check_replaceable(&request.output, request.force)?;
     let pool = pool(request.threads)?;
 
     monitor.phase("reading the checkpoint");
     let mut checkpoint = Checkpoint::open(&request.model)?;
-    let (opened, adopted) = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
-    let imported = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype, ignore_keys: request.ignore_keys.clone() })?;
+    let (opened, adopted) = adapters::open(
+        &request.adapters,
+        request.adapter_names.as_deref(),
+        &mut checkpoint,
+    )?;
+    let imported = import_with_sources(
+        &checkpoint,
+        &ImportOptions {
+            dtype: request.dtype,
+            ignore_keys: request.ignore_keys.clone(),
+        },
+    )?;
     let (mut module, mut sources) = (imported.module, imported.sources);
     monitor.needs(needs_of(&module, &passes, request.threads));
     monitor.phase("hashing and checking weights");
     let inputs = stamps(&checkpoint, &opened, &module.side_files)?;
-    let (source, suspects) = pool.install(|| rayon::join(|| source_record(&checkpoint), || non_finite_weights(&module)));
+    let (source, suspects) = pool.install(|| {
+        rayon::join(
+            || source_record(&checkpoint),
+            || non_finite_weights(&module),
+        )
+    });
     let (mut source, suspects) = (source?, suspects?);
     check_finite(suspects, request.allow_nan)?;
-    // What is out of range is told before the passes, ids that a merged adapter adds are known after them.
-    generation(&checkpoint, &ModelInfo { vocab_size: usize::MAX, ..module.model.clone() }, false)?;
+    // What is out of range is told before the passes, ids that a merged adapter adds are known
+    // after them.
+    generation(
+        &checkpoint,
+        &ModelInfo {
+            vocab_size: usize::MAX,
+            ..module.model.clone()
+        },
+        false,
+    )?;
     module.take_side_files(adopted.tokenizer);
-    let mut warnings = [adopted.notes, imported.warnings, warnings(&checkpoint, &module)].concat();
+    let mut warnings = [
+        adopted.notes,
+        imported.warnings,
+        warnings(&checkpoint, &module),
+    ]
+    .concat();
 
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
     }
-    let (adapters, of_adapters) = adapters::read(&request.adapters, opened, request.adapter_names.as_deref(), &module, &mut source)?;
+    let (adapters, of_adapters) = adapters::read(
+        &request.adapters,
+        opened,
+        request.adapter_names.as_deref(),
+        &module,
+        &mut source,
+    )?;
     warnings.extend(of_adapters);
-    let tokenizer = module.side_files.iter().find(|f| f.name == "tokenizer.json").map(|f| f.path.clone());
+    let tokenizer = module
+        .side_files
+        .iter()
+        .find(|f| f.name == "tokenizer.json")
+        .map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
     let samplers = DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned));
     let machine = BundleMachine {
         profile: request.profile,
         backend: &request.backend,
         threads: request.threads,
-        scratch: request.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned(),
+        scratch: request
+            .output
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."))
+            .to_owned(),
         monitor,
     };
     let mut cx = PassContext {
@@ -124,7 +178,11 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         calibration: &calibration,
         adapters: &adapters,
         machine: Some(&machine),
-        samplers: module.model.diffusion.is_some().then_some(&samplers as &dyn Samplers),
+        samplers: module
+            .model
+            .diffusion
+            .is_some()
+            .then_some(&samplers as &dyn Samplers),
         cache,
         module_key: identity(&source, &module),
         pool: &pool,
@@ -134,7 +192,9 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
     if !request.adapters.is_empty() {
         module.remove_unused_weights();
         for run in &mut runs {
-            run.report.changes.retain(|change| module.weights.find(&change.weight).is_some());
+            run.report
+                .changes
+                .retain(|change| module.weights.find(&change.weight).is_some());
         }
     }
 
@@ -156,17 +216,28 @@ pub fn compile(request: &CompileRequest, cache: Option<&dyn ScoreCache>, monitor
         search: generation.search,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let manifest = pool.install(|| write_bundle_of(&inputs, &module, &bundle, &request.output, monitor))?;
-    Ok(CompileOutcome { manifest, runs, module, warnings })
+    let manifest =
+        pool.install(|| write_bundle_of(&inputs, &module, &bundle, &request.output, monitor))?;
+    Ok(CompileOutcome {
+        manifest,
+        runs,
+        module,
+        warnings,
+    })
 }
 
 /// The configuration, where it is not that of the file.
 fn rewritten(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u8>> {
     let text = || serde_json::to_vec_pretty(checkpoint.config()).unwrap_or_default();
-    checkpoint.is_overlaid().then(|| ("config.json".to_owned(), text())).into_iter().collect()
+    checkpoint
+        .is_overlaid()
+        .then(|| ("config.json".to_owned(), text()))
+        .into_iter()
+        .collect()
 }
 
-/// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights alone.
+/// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights
+/// alone.
 ///
 /// # Errors
 /// What [`compile`] says of the output, of the checkpoint and of the passes' options.
@@ -174,8 +245,19 @@ pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
     let passes = passes(request)?;
     check_replaceable(&request.output, request.force)?;
     let mut checkpoint = Checkpoint::open(&request.model)?;
-    adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
-    let module = import_with_sources(&checkpoint, &ImportOptions { dtype: request.dtype, ignore_keys: request.ignore_keys.clone() })?.module;
+    adapters::open(
+        &request.adapters,
+        request.adapter_names.as_deref(),
+        &mut checkpoint,
+    )?;
+    let module = import_with_sources(
+        &checkpoint,
+        &ImportOptions {
+            dtype: request.dtype,
+            ignore_keys: request.ignore_keys.clone(),
+        },
+    )?
+    .module;
     Ok(needs_of(&module, &passes, request.threads))
 }
 
@@ -183,10 +265,19 @@ fn needs_of(module: &Module, passes: &[Box<dyn Pass>], threads: usize) -> Needs 
     let weights = module.used_weights();
     // Each thread that writes holds a few tensors.
     let written = PROGRAM + 3 * threads as u64 * largest_weight(module);
-    let mut needs = Needs { disk: weights.iter().map(|id| module.weights[*id].bytes() as u64).sum(), memory: written };
+    let mut needs = Needs {
+        disk: weights
+            .iter()
+            .map(|id| module.weights[*id].bytes() as u64)
+            .sum(),
+        memory: written,
+    };
     for pass in passes {
         let Needs { disk, memory } = pass.needs(module);
-        needs += Needs { disk, memory: PROGRAM + memory };
+        needs += Needs {
+            disk,
+            memory: PROGRAM + memory,
+        };
     }
     needs
 }
@@ -195,26 +286,58 @@ fn needs_of(module: &Module, passes: &[Box<dyn Pass>], threads: usize) -> Needs 
 fn passes(request: &CompileRequest) -> Result<Vec<Box<dyn Pass>>, PipelineError> {
     let mut passes: Vec<Box<dyn Pass>> = Vec::new();
     if !request.adapters.is_empty() && !request.passes.iter().any(|p| p.name == MERGE_ADAPTER) {
-        passes.extend(registry::build(MERGE_ADAPTER, &with_nan(request, &Mapping::new()))?);
+        passes.extend(registry::build(
+            MERGE_ADAPTER,
+            &with_nan(request, &Mapping::new()),
+        )?);
     }
     for spec in &request.passes {
         let merges = spec.name == MERGE_ADAPTER;
-        passes.extend(registry::build(&spec.name, &if merges { with_nan(request, &spec.options) } else { spec.options.clone() })?);
+        passes.extend(registry::build(
+            &spec.name,
+            &if merges {
+                with_nan(request, &spec.options)
+            } else {
+                spec.options.clone()
+            },
+        )?);
     }
     Ok(passes)
 }
 
-/// The files of a checkpoint and of its adapters as they were when they were opened, and those beside the weights as they are now.
-pub(super) fn stamps(checkpoint: &Checkpoint, adapters: &[AdapterFiles], beside: &[SideFile]) -> Result<Vec<FileStamp>, PipelineError> {
-    let of = |file: &SideFile| FileStamp::of(&file.path).map_err(|source| PipelineError::Read { path: file.path.clone(), source });
-    let opened = checkpoint.files().iter().chain(adapters.iter().flat_map(|adapter| &adapter.files));
-    opened.map(|file| Ok(file.stamp.clone())).chain(beside.iter().map(of)).collect()
+/// The files of a checkpoint and of its adapters as they were when they were opened, and those
+/// beside the weights as they are now.
+pub(super) fn stamps(
+    checkpoint: &Checkpoint,
+    adapters: &[AdapterFiles],
+    beside: &[SideFile],
+) -> Result<Vec<FileStamp>, PipelineError> {
+    let of = |file: &SideFile| {
+        FileStamp::of(&file.path).map_err(|source| PipelineError::Read {
+            path: file.path.clone(),
+            source,
+        })
+    };
+    let opened = checkpoint
+        .files()
+        .iter()
+        .chain(adapters.iter().flat_map(|adapter| &adapter.files));
+    opened
+        .map(|file| Ok(file.stamp.clone()))
+        .chain(beside.iter().map(of))
+        .collect()
 }
 
 /// How the draft is used best, as far as the pass that chose it knows.
 fn defaults(runs: &[PassRun]) -> SpeculativeDefaults {
-    let chosen = runs.iter().find_map(|run| run.report.candidates.first()).filter(|best| best.draft_tokens > 0);
-    SpeculativeDefaults { max_draft_tokens: chosen.map_or(MAX_DRAFT_TOKENS, |c| c.draft_tokens), acceptance: chosen.map(|c| c.acceptance) }
+    let chosen = runs
+        .iter()
+        .find_map(|run| run.report.candidates.first())
+        .filter(|best| best.draft_tokens > 0);
+    SpeculativeDefaults {
+        max_draft_tokens: chosen.map_or(MAX_DRAFT_TOKENS, |c| c.draft_tokens),
+        acceptance: chosen.map(|c| c.acceptance),
+    }
 }
 
 /// The options of `merge-adapter`, which takes what isn't finite if the whole compilation does.
@@ -229,21 +352,45 @@ fn with_nan(request: &CompileRequest, options: &Mapping) -> Mapping {
 /// A pool of so many threads.
 pub(super) fn pool(threads: usize) -> Result<ThreadPool, PipelineError> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.map_err(|e| PipelineError::Threads { threads, problem: e.to_string() })
+    pool.map_err(|e| PipelineError::Threads {
+        threads,
+        problem: e.to_string(),
+    })
 }
 
 /// Refuses weights that are NaN or infinite, unless they are to be taken.
-pub(super) fn check_finite(suspects: Vec<(String, usize)>, allowed: bool) -> Result<(), PipelineError> {
-    if suspects.is_empty() || allowed { Ok(()) } else { Err(PipelineError::NonFinite(suspects)) }
+pub(super) fn check_finite(
+    suspects: Vec<(String, usize)>,
+    allowed: bool,
+) -> Result<(), PipelineError> {
+    if suspects.is_empty() || allowed {
+        Ok(())
+    } else {
+        Err(PipelineError::NonFinite(suspects))
+    }
 }
 
-/// What identifies a module before its first pass: the bytes that it came from, and the type that it computes in.
+/// What identifies a module before its first pass: the bytes that it came from, and the type that
+/// it computes in.
 fn identity(source: &Source, module: &Module) -> String {
-    let files: Vec<String> = source.files.iter().map(|(name, f)| format!("{name} {}", f.sha256)).collect();
-    format!("dlc {} {} {}", env!("CARGO_PKG_VERSION"), files.join(" "), module.model.dtype)
+    let files: Vec<String> = source
+        .files
+        .iter()
+        .map(|(name, f)| format!("{name} {}", f.sha256))
+        .collect();
+    format!(
+        "dlc {} {} {}",
+        env!("CARGO_PKG_VERSION"),
+        files.join(" "),
+        module.model.dtype
+    )
 }
 
 fn pass_record(run: &PassRun) -> PassRecord {
     let yaml = |value: &serde_json::Value| serde_yaml::to_value(value).unwrap_or_default();
-    PassRecord { name: run.name.to_owned(), options: yaml(&run.options), report: yaml(&run.report.to_value()) }
+    PassRecord {
+        name: run.name.to_owned(),
+        options: yaml(&run.options),
+        report: yaml(&run.report.to_value()),
+    }
 }

@@ -64,10 +64,16 @@ pub struct PipelineConfig {
 /// What a key must be, for the message if it isn't.
 const KEYS: [(&str, &str); 11] = [
     ("model", "the path of a checkpoint"),
-    ("adapters", "a list of folders, each with `=WEIGHT` behind it if it isn't 1"),
+    (
+        "adapters",
+        "a list of folders, each with `=WEIGHT` behind it if it isn't 1",
+    ),
     ("adapter-names", "the path of a name map"),
     ("ignore-keys", "a list of keys of config.json"),
-    ("passes", "a list of pass names, each with `: {key: value}` if it has options"),
+    (
+        "passes",
+        "a list of pass names, each with `: {key: value}` if it has options",
+    ),
     ("profile", "portable, onnx or ort"),
     ("dtype", "f32, f16 or bf16"),
     ("output", "the path of a folder"),
@@ -90,21 +96,36 @@ impl PipelineConfig {
     /// Reads a pipeline file.
     ///
     /// # Errors
-    /// [`PipelineError::Config`] for YAML that doesn't parse, for values that don't fit and for unknown keys, with the nearest known one.
+    /// [`PipelineError::Config`] for YAML that doesn't parse, for values that don't fit and for
+    /// unknown keys, with the nearest known one.
     pub fn read(path: &Path) -> Result<Self, PipelineError> {
-        let fail = |problem: String| PipelineError::Config { place: path.display().to_string(), problem };
+        let fail = |problem: String| PipelineError::Config {
+            place: path.display().to_string(),
+            problem,
+        };
         let text = read_document(path, CAP)?;
         let value: Value = yaml::read(&text).map_err(fail)?;
         let known = KEYS.map(|(key, _)| key);
         let entries = match &value {
             Value::Mapping(entries) => entries,
             Value::Null => return Ok(Self::default()),
-            _ => return Err(fail(format!("is not `key: value` lines; there are {}", known.join(", ")))),
+            _ => {
+                return Err(fail(format!(
+                    "is not `key: value` lines; there are {}",
+                    known.join(", ")
+                )));
+            }
         };
         for (key, entry) in entries {
-            let shown = key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned);
+            let shown = key
+                .as_str()
+                .map_or_else(|| format!("{key:?}"), str::to_owned);
             let Some((_, wanted)) = KEYS.iter().find(|(k, _)| *k == shown) else {
-                return Err(fail(format!("there is no key `{shown}`{}; there are {}", hint(&shown, known.iter().copied()), known.join(", "))));
+                return Err(fail(format!(
+                    "there is no key `{shown}`{}; there are {}",
+                    hint(&shown, known.iter().copied()),
+                    known.join(", ")
+                )));
             };
             let alone = Value::Mapping(Mapping::from_iter([(key.clone(), entry.clone())]));
             if !serde_yaml::from_value::<Self>(alone).is_ok_and(|config| config.fits()) {
@@ -118,7 +139,8 @@ impl PipelineConfig {
 
     /// What the types of the fields don't say.
     fn fits(&self) -> bool {
-        self.threads.is_none_or(|n| (1..=1024).contains(&n)) && self.dtype.is_none_or(DType::is_float)
+        self.threads.is_none_or(|n| (1..=1024).contains(&n))
+            && self.dtype.is_none_or(DType::is_float)
     }
 
     /// The passes that the file asks for.
@@ -131,19 +153,37 @@ impl PipelineConfig {
 }
 
 fn spec(entry: &PassEntry) -> Result<PassSpec, PipelineError> {
-    let fail = |problem: &str| PipelineError::Config { place: "passes".into(), problem: problem.into() };
+    let fail = |problem: &str| PipelineError::Config {
+        place: "passes".into(),
+        problem: problem.into(),
+    };
     let map = match entry {
-        PassEntry::Name(name) => return Ok(PassSpec { name: name.clone(), options: Mapping::new() }),
+        PassEntry::Name(name) => {
+            return Ok(PassSpec {
+                name: name.clone(),
+                options: Mapping::new(),
+            });
+        }
         PassEntry::WithOptions(map) => map,
     };
     let mut entries = map.iter();
     let (Some((Value::String(name), options)), None) = (entries.next(), entries.next()) else {
-        return Err(fail("each entry is a pass name, or one `name: {key: value}`"));
+        return Err(fail(
+            "each entry is a pass name, or one `name: {key: value}`",
+        ));
     };
     match options {
-        Value::Null => Ok(PassSpec { name: name.clone(), options: Mapping::new() }),
-        Value::Mapping(options) => Ok(PassSpec { name: name.clone(), options: options.clone() }),
-        _ => Err(fail(&format!("the options of {name} are not `{{key: value}}`"))),
+        Value::Null => Ok(PassSpec {
+            name: name.clone(),
+            options: Mapping::new(),
+        }),
+        Value::Mapping(options) => Ok(PassSpec {
+            name: name.clone(),
+            options: options.clone(),
+        }),
+        _ => Err(fail(&format!(
+            "the options of {name} are not `{{key: value}}`"
+        ))),
     }
 }
 
@@ -160,11 +200,20 @@ pub fn parse_pass_flag(flag: &str) -> Result<PassSpec, PipelineError> {
             problem: format!("`{pair}` is not key=value; write --pass {name}:key=value,key=value"),
         })?;
         let value = yaml::read(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-        if options.insert(Value::String(key.to_owned()), value).is_some() {
-            return Err(PipelineError::Config { place: format!("--pass {flag}"), problem: format!("`{key}` is given twice") });
+        if options
+            .insert(Value::String(key.to_owned()), value)
+            .is_some()
+        {
+            return Err(PipelineError::Config {
+                place: format!("--pass {flag}"),
+                problem: format!("`{key}` is given twice"),
+            });
         }
     }
-    Ok(PassSpec { name: name.to_owned(), options })
+    Ok(PassSpec {
+        name: name.to_owned(),
+        options,
+    })
 }
 
 #[cfg(test)]
@@ -174,10 +223,17 @@ mod tests {
     #[test]
     fn flags_and_yaml_spell_the_same_options() {
         let flag = parse_pass_flag("fit-prune:drop=4,granularity=block,keep=0.5").expect("parses");
-        let config: PipelineConfig = serde_yaml::from_str("passes:\n- fit-prune: {drop: 4, granularity: block, keep: 0.5}\n").expect("parses");
+        let config: PipelineConfig = serde_yaml::from_str(
+            "passes:\n- fit-prune: {drop: 4, granularity: block, keep: 0.5}\n",
+        )
+        .expect("parses");
         assert_eq!(config.pass_specs().expect("fits"), [flag]);
-        let config: PipelineConfig = serde_yaml::from_str("passes: [fit-prune, remove-unused: ]").expect("parses");
-        assert_eq!(config.pass_specs().expect("fits")[0], parse_pass_flag("fit-prune").expect("parses"));
+        let config: PipelineConfig =
+            serde_yaml::from_str("passes: [fit-prune, remove-unused: ]").expect("parses");
+        assert_eq!(
+            config.pass_specs().expect("fits")[0],
+            parse_pass_flag("fit-prune").expect("parses")
+        );
     }
 
     #[test]

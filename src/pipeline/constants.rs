@@ -1,4 +1,5 @@
-//! ONNX files against each other, and against modules, by their constants: whose values aren't the same.
+//! ONNX files against each other, and against modules, by their constants: whose values aren't the
+//! same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -42,10 +43,17 @@ impl Constants {
     pub fn of_onnx(path: &Path, onnx: &OnnxModule) -> Result<Self, PipelineError> {
         let mut all = hash_constants(path)?;
         if let Some((graph, weights)) = &onnx.graph {
-            let names: BTreeSet<&str> = graph.weights().into_iter().map(|id| weights[id].name.as_str()).collect();
+            let names: BTreeSet<&str> = graph
+                .weights()
+                .into_iter()
+                .map(|id| weights[id].name.as_str())
+                .collect();
             all.retain(|name, _| names.contains(name.as_str()));
         }
-        Ok(Self { all, is_listed: onnx.graph.is_some() })
+        Ok(Self {
+            all,
+            is_listed: onnx.graph.is_some(),
+        })
     }
 
     /// The weights of a module. Runs on rayon's current pool.
@@ -53,19 +61,40 @@ impl Constants {
     /// # Errors
     /// What the IR says of a weight that can't be read.
     pub fn of_module(module: &Module) -> Result<Self, PipelineError> {
-        let weights: Vec<&Weight> = module.weights.entries().map(|(_, weight)| weight).filter(|weight| weight.expr().is_some()).collect();
-        let all = weights.par_iter().map(|weight| Ok((weight.name.clone(), hash(weight)?))).collect::<Result<_, IrError>>()?;
-        Ok(Self { all, is_listed: true })
+        let weights: Vec<&Weight> = module
+            .weights
+            .entries()
+            .map(|(_, weight)| weight)
+            .filter(|weight| weight.expr().is_some())
+            .collect();
+        let all = weights
+            .par_iter()
+            .map(|weight| Ok((weight.name.clone(), hash(weight)?)))
+            .collect::<Result<_, IrError>>()?;
+        Ok(Self {
+            all,
+            is_listed: true,
+        })
     }
 
-    /// Those that differ, by name. Where graphs list their weights, that one of them lacks a weight is said by the graphs.
+    /// Those that differ, by name. Where graphs list their weights, that one of them lacks a weight
+    /// is said by the graphs.
     pub fn differences(&self, other: &Self) -> Vec<ConstantDifference> {
         let names: BTreeSet<&String> = self.all.keys().chain(other.all.keys()).collect();
         let listed = self.is_listed || other.is_listed;
-        let pairs = names.into_iter().map(|name| (name, self.all.get(name), other.all.get(name)));
-        let differing = pairs.filter(|(_, a, b)| a != b && !(listed && (a.is_none() || b.is_none())));
+        let pairs = names
+            .into_iter()
+            .map(|name| (name, self.all.get(name), other.all.get(name)));
+        let differing =
+            pairs.filter(|(_, a, b)| a != b && !(listed && (a.is_none() || b.is_none())));
         let ty = |constant: Option<&OnnxConstant>| constant.map(|constant| constant.ty.clone());
-        differing.map(|(name, a, b)| ConstantDifference { weight: name.clone(), before: ty(a), after: ty(b) }).collect()
+        differing
+            .map(|(name, a, b)| ConstantDifference {
+                weight: name.clone(),
+                before: ty(a),
+                after: ty(b),
+            })
+            .collect()
     }
 }
 
@@ -79,5 +108,8 @@ fn hash(weight: &Weight) -> Result<OnnxConstant, IrError> {
         hasher.update(piece);
     }
     let dims: Vec<String> = weight.shape.iter().map(ToString::to_string).collect();
-    Ok(OnnxConstant { ty: format!("{}[{}]", weight.dtype, dims.join(", ")), sha256: format!("{:x}", hasher.finalize()) })
+    Ok(OnnxConstant {
+        ty: format!("{}[{}]", weight.dtype, dims.join(", ")),
+        sha256: format!("{:x}", hasher.finalize()),
+    })
 }

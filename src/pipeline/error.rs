@@ -82,7 +82,11 @@ pub enum PipelineError {
 }
 
 fn shown(weights: &[(String, usize)]) -> String {
-    let mut list: Vec<String> = weights.iter().take(5).map(|(name, index)| format!("{name} (element {index})")).collect();
+    let mut list: Vec<String> = weights
+        .iter()
+        .take(5)
+        .map(|(name, index)| format!("{name} (element {index})"))
+        .collect();
     if weights.len() > list.len() {
         list.push("...".into());
     }
@@ -112,6 +116,9 @@ impl PipelineError {
 
     /// Whether it is the user's wish to stop that ended the work.
     pub fn is_interruption(&self) -> bool {
-        matches!(self, Self::Pass(PassError::Interrupted) | Self::Export(ExportError::Cancelled))
+        matches!(
+            self,
+            Self::Pass(PassError::Interrupted) | Self::Export(ExportError::Cancelled)
+        )
     }
 }

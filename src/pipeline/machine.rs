@@ -1,5 +1,5 @@
-//! The machine that a bundle is made for, for passes that choose by what steps cost: it compiles drafts and times them on the runtime that
-//! `dlc run` would take.
+//! The machine that a bundle is made for, for passes that choose by what steps cost: it compiles
+//! drafts and times them on the runtime that `dlc run` would take.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,13 +16,15 @@ use super::compile::Monitor;
 use super::error::PipelineError;
 use crate::files::read_document;
 use crate::runtime::{
-    BackendSearch, Bundle, DecoderOptions, DecoderSession, SessionOptions, SharedWeights, TokenModel, calibration_prompt, start, time_passes,
+    BackendSearch, Bundle, DecoderOptions, DecoderSession, SessionOptions, SharedWeights,
+    TokenModel, calibration_prompt, start, time_passes,
 };
 use crate::yaml;
 
 /// Largest file with costs.
 const CAP: u64 = 1 << 20;
-/// Turns of all passes, of which the fastest of each counts, and the time that they go on for at least.
+/// Turns of all passes, of which the fastest of each counts, and the time that they go on for at
+/// least.
 const REPEATS: usize = 20;
 const LEAST: Duration = Duration::from_secs(4);
 
@@ -42,7 +44,10 @@ pub struct BundleMachine<'a> {
 
 impl std::fmt::Debug for BundleMachine<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BundleMachine").field("profile", &self.profile).field("threads", &self.threads).finish_non_exhaustive()
+        f.debug_struct("BundleMachine")
+            .field("profile", &self.profile)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
     }
 }
 
@@ -50,7 +55,10 @@ impl BundleMachine<'_> {
     fn time(&self, probes: &Module) -> Result<StepCosts, PipelineError> {
         let backend = start(self.backend)?;
         let folder = Temporary::scratch(&self.scratch, "probes");
-        let folder = folder.map_err(|source| PipelineError::Scratch { folder: self.scratch.clone(), source })?;
+        let folder = folder.map_err(|source| PipelineError::Scratch {
+            folder: self.scratch.clone(),
+            source,
+        })?;
         let place = folder.path().join("bundle");
         let request = BundleRequest {
             profile: self.profile,
@@ -62,24 +70,59 @@ impl BundleMachine<'_> {
             search: dlc_exporters::SearchDefaults::default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let manifest = write_bundle(&Module { side_files: vec![], ..probes.clone() }, &request, &place, self.monitor)?;
+        let manifest = write_bundle(
+            &Module {
+                side_files: vec![],
+                ..probes.clone()
+            },
+            &request,
+            &place,
+            self.monitor,
+        )?;
         self.monitor.update("loading and timing graphs", 0, 0);
         let bundle = Bundle::of_written(&place, manifest);
-        let options = DecoderOptions { session: SessionOptions { threads: Some(self.threads), ..SessionOptions::default() }, capacity: None };
+        let options = DecoderOptions {
+            session: SessionOptions {
+                threads: Some(self.threads),
+                ..SessionOptions::default()
+            },
+            capacity: None,
+        };
         let weights = SharedWeights::open(&bundle, &backend)?;
-        let open = |name: &str| DecoderSession::open(&backend, &bundle, name, weights.as_ref(), &options);
+        let open =
+            |name: &str| DecoderSession::open(&backend, &bundle, name, weights.as_ref(), &options);
         let mut target = open("target")?;
-        let mut drafts = probes.graphs.iter().skip(1).map(|graph| open(&graph.name)).collect::<Result<Vec<_>, _>>()?;
-        let mut drafts: Vec<&mut dyn TokenModel> = drafts.iter_mut().map(|draft| draft as &mut dyn TokenModel).collect();
+        let mut drafts = probes
+            .graphs
+            .iter()
+            .skip(1)
+            .map(|graph| open(&graph.name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut drafts: Vec<&mut dyn TokenModel> = drafts
+            .iter_mut()
+            .map(|draft| draft as &mut dyn TokenModel)
+            .collect();
         let prompt = calibration_prompt(&bundle.manifest().model);
-        Ok(time_passes(&mut target, &mut drafts, &prompt, REPEATS, LEAST)?)
+        Ok(time_passes(
+            &mut target,
+            &mut drafts,
+            &prompt,
+            REPEATS,
+            LEAST,
+        )?)
     }
 }
 
 impl Machine for BundleMachine<'_> {
     fn name(&self) -> Result<String, PassError> {
         let backend = start(self.backend).map_err(|e| no_costs(&e))?;
-        Ok(format!("{} {}, profile {}, {} threads", backend.kind().name(), backend.version(), self.profile.name(), self.threads))
+        Ok(format!(
+            "{} {}, profile {}, {} threads",
+            backend.kind().name(),
+            backend.version(),
+            self.profile.name(),
+            self.threads
+        ))
     }
 
     fn step_costs(&self, probes: &Module) -> Result<StepCosts, PassError> {
@@ -91,9 +134,18 @@ impl Machine for BundleMachine<'_> {
 
     fn read_costs(&self, file: &Path) -> Result<DraftCosts, PassError> {
         let place = file.display().to_string();
-        let text = read_document(file, CAP).map_err(|e| costs_error(&place, e.problem.to_string()))?;
-        let costs: DraftCosts = yaml::read(&text).map_err(|e| costs_error(&place, format!("holds no costs: {e}; {FORM}")))?;
-        if costs.is_sound() { Ok(costs) } else { Err(costs_error(&place, format!("holds costs that can't be: {FORM}"))) }
+        let text =
+            read_document(file, CAP).map_err(|e| costs_error(&place, e.problem.to_string()))?;
+        let costs: DraftCosts = yaml::read(&text)
+            .map_err(|e| costs_error(&place, format!("holds no costs: {e}; {FORM}")))?;
+        if costs.is_sound() {
+            Ok(costs)
+        } else {
+            Err(costs_error(
+                &place,
+                format!("holds costs that can't be: {FORM}"),
+            ))
+        }
     }
 }
 
@@ -101,12 +153,17 @@ const FORM: &str = "costs are numbers of 0 and more in target steps, as `dlc ben
                     and int4; fixed; verify, a list of [tokens, cost] from [1, 1] on";
 
 fn costs_error(place: &str, problem: String) -> PassError {
-    PassError::Costs { place: place.to_owned(), problem }
+    PassError::Costs {
+        place: place.to_owned(),
+        problem,
+    }
 }
 
 fn no_costs(problem: &dyn std::fmt::Display) -> PassError {
     costs_error(
         "timing steps",
-        format!("{problem}; if another machine is to decode, give its costs with costs=FILE.yaml, from `dlc bench --calibrate` there"),
+        format!(
+            "{problem}; if another machine is to decode, give its costs with costs=FILE.yaml, from `dlc bench --calibrate` there"
+        ),
     )
 }

@@ -48,9 +48,11 @@ pub struct MergeOutcome {
     pub warnings: Vec<String>,
 }
 
-/// Writes a checkpoint laid out like the one read, with the adapters in its weights; returns what the pass reports.
+/// Writes a checkpoint laid out like the one read, with the adapters in its weights; returns what
+/// the pass reports.
 ///
-/// Tensors keep their types and places: merged values are computed in single precision and rounded once.
+/// Tensors keep their types and places: merged values are computed in single precision and rounded
+/// once.
 ///
 /// # Errors
 /// The first error of any stage; then nothing is left at the output.
@@ -60,17 +62,40 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     let pool = pool(request.threads)?;
     monitor.phase("reading the checkpoint");
     let mut checkpoint = Checkpoint::open(&request.model)?;
-    let (opened, adopted) = adapters::open(&request.adapters, request.adapter_names.as_deref(), &mut checkpoint)?;
-    let imported = import_with_sources(&checkpoint, &ImportOptions { ignore_keys: request.ignore_keys.clone(), ..ImportOptions::default() })?;
-    let (mut module, mut sources, mut warnings) = (imported.module, imported.sources, [adopted.notes, imported.warnings].concat());
-    check_finite(pool.install(|| non_finite_weights(&module))?, request.allow_nan)?;
+    let (opened, adopted) = adapters::open(
+        &request.adapters,
+        request.adapter_names.as_deref(),
+        &mut checkpoint,
+    )?;
+    let imported = import_with_sources(
+        &checkpoint,
+        &ImportOptions {
+            ignore_keys: request.ignore_keys.clone(),
+            ..ImportOptions::default()
+        },
+    )?;
+    let (mut module, mut sources, mut warnings) = (
+        imported.module,
+        imported.sources,
+        [adopted.notes, imported.warnings].concat(),
+    );
+    check_finite(
+        pool.install(|| non_finite_weights(&module))?,
+        request.allow_nan,
+    )?;
     adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
 
     // Nobody asks where a checkpoint came from.
     let mut unread = Source::default();
     let companions = checkpoint.companions()?;
     let inputs = stamps(&checkpoint, &opened, &companions)?;
-    let (adapters, of_adapters) = adapters::read(&request.adapters, opened, request.adapter_names.as_deref(), &module, &mut unread)?;
+    let (adapters, of_adapters) = adapters::read(
+        &request.adapters,
+        opened,
+        request.adapter_names.as_deref(),
+        &module,
+        &mut unread,
+    )?;
     warnings.extend(of_adapters);
     let calibration = TextCalibration::new(None, module.model.vocab_size);
     let mut cx = PassContext {
@@ -83,10 +108,17 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
         module_key: String::new(),
         pool: &pool,
     };
-    let run = run_passes(&mut module, &[pass], &mut cx)?.pop().ok_or_else(|| bug("the pass left no report"))?;
+    let run = run_passes(&mut module, &[pass], &mut cx)?
+        .pop()
+        .ok_or_else(|| bug("the pass left no report"))?;
 
     monitor.phase("writing the checkpoint");
-    let changed: BTreeSet<&str> = run.report.changes.iter().map(|c| c.weight.as_str()).collect();
+    let changed: BTreeSet<&str> = run
+        .report
+        .changes
+        .iter()
+        .map(|c| c.weight.as_str())
+        .collect();
     let mut stored = stored_tensors(&checkpoint, &module, &sources, &changed)?;
     if !request.allow_nan {
         overflows(&stored, &pool)?;
@@ -112,13 +144,33 @@ fn stored_tensors<'c>(
     sources: &Sources,
     changed: &BTreeSet<&str>,
 ) -> Result<StoredTensors<'c>, PipelineError> {
-    let mut stored = StoredTensors { weights: WeightTable::default(), patches: Vec::new() };
+    let mut stored = StoredTensors {
+        weights: WeightTable::default(),
+        patches: Vec::new(),
+    };
     for (name, record) in checkpoint.tensors() {
-        let Some(weight) = sources.get(name).map(|id| &module.weights[*id]).filter(|w| changed.contains(w.name.as_str())) else { continue };
-        let (Some(seen), StoredType::Float(dtype)) = (weight.expr(), record.dtype) else { continue };
-        let data = weight.storage.save(seen.unrounded().clone(), &weight.shape).cast(dtype);
+        let Some(weight) = sources
+            .get(name)
+            .map(|id| &module.weights[*id])
+            .filter(|w| changed.contains(w.name.as_str()))
+        else {
+            continue;
+        };
+        let (Some(seen), StoredType::Float(dtype)) = (weight.expr(), record.dtype) else {
+            continue;
+        };
+        let data = weight
+            .storage
+            .save(seen.unrounded().clone(), &weight.shape)
+            .cast(dtype);
         let weight = stored.weights.add(name, &record.shape, data)?;
-        stored.patches.push((record, Patch { offset: record.blob.offset() as u64, weight }));
+        stored.patches.push((
+            record,
+            Patch {
+                offset: record.blob.offset() as u64,
+                weight,
+            },
+        ));
     }
     Ok(stored)
 }
@@ -127,19 +179,67 @@ fn stored_tensors<'c>(
 fn overflows(stored: &StoredTensors<'_>, pool: &ThreadPool) -> Result<(), PipelineError> {
     use rayon::prelude::*;
     let weights: Vec<_> = stored.weights.entries().map(|(_, weight)| weight).collect();
-    let scan = || weights.par_iter().filter_map(|w| Some(w.first_non_finite().transpose()?.map(|at| (w.name.clone(), at)))).collect();
-    let suspects: Vec<(String, usize)> = pool.install(|| -> Result<_, dlc_ir::IrError> { scan() })?;
-    if suspects.is_empty() { Ok(()) } else { Err(PipelineError::Overflow(suspects)) }
+    let scan = || {
+        weights
+            .par_iter()
+            .filter_map(|w| {
+                Some(
+                    w.first_non_finite()
+                        .transpose()?
+                        .map(|at| (w.name.clone(), at)),
+                )
+            })
+            .collect()
+    };
+    let suspects: Vec<(String, usize)> =
+        pool.install(|| -> Result<_, dlc_ir::IrError> { scan() })?;
+    if suspects.is_empty() {
+        Ok(())
+    } else {
+        Err(PipelineError::Overflow(suspects))
+    }
 }
 
-fn files(checkpoint: &Checkpoint, companions: Vec<SideFile>, stored: &StoredTensors<'_>) -> Vec<CopiedFile> {
-    let patches = |path: &Path| stored.patches.iter().filter(|(record, _)| *record.file == *path).map(|(_, patch)| *patch).collect();
-    let read = checkpoint.files().iter().map(|f| (f.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), &f.path));
-    let mut files: Vec<CopiedFile> = read.map(|(name, path)| CopiedFile { name, from: Origin::File(path.clone()), patches: patches(path) }).collect();
-    files.extend(companions.into_iter().map(|f| CopiedFile { name: f.name, from: Origin::File(f.path), patches: vec![] }));
+fn files(
+    checkpoint: &Checkpoint,
+    companions: Vec<SideFile>,
+    stored: &StoredTensors<'_>,
+) -> Vec<CopiedFile> {
+    let patches = |path: &Path| {
+        stored
+            .patches
+            .iter()
+            .filter(|(record, _)| *record.file == *path)
+            .map(|(_, patch)| *patch)
+            .collect()
+    };
+    let read = checkpoint.files().iter().map(|f| {
+        (
+            f.path
+                .file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            &f.path,
+        )
+    });
+    let mut files: Vec<CopiedFile> = read
+        .map(|(name, path)| CopiedFile {
+            name,
+            from: Origin::File(path.clone()),
+            patches: patches(path),
+        })
+        .collect();
+    files.extend(companions.into_iter().map(|f| CopiedFile {
+        name: f.name,
+        from: Origin::File(f.path),
+        patches: vec![],
+    }));
     files
 }
 
 fn bug(problem: &str) -> PipelineError {
-    PipelineError::Ir(dlc_ir::IrError::Edit { graph: "target".into(), problem: problem.into() })
+    PipelineError::Ir(dlc_ir::IrError::Edit {
+        graph: "target".into(),
+        problem: problem.into(),
+    })
 }

@@ -1,4 +1,5 @@
-//! From a checkpoint to a bundle: import, passes, export; from a checkpoint to a merged one; and back from a bundle to a module.
+//! From a checkpoint to a bundle: import, passes, export; from a checkpoint to a merged one; and
+//! back from a bundle to a module.
 //!
 //! Never prints and reads no environment: progress, cache folder and threads come with the request.
 

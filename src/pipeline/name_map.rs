@@ -53,19 +53,37 @@ impl NameMap {
     /// [`PipelineError::Input`], or [`PipelineError::Config`] for what is no map or no pattern.
     pub fn read(path: &Path) -> Result<Self, PipelineError> {
         let place = path.display().to_string();
-        let fail = |problem: String| PipelineError::Config { place: place.clone(), problem };
+        let fail = |problem: String| PipelineError::Config {
+            place: place.clone(),
+            problem,
+        };
         let text = read_document(path, CAP)?;
-        let file: File = yaml::read(&text).map_err(|e| fail(format!("is no name map with `set`, `config` and `tensors`: {e}")))?;
-        let names = |v: &Value| v.is_string() || v.as_array().is_some_and(|list| list.iter().all(Value::is_string));
+        let file: File = yaml::read(&text).map_err(|e| {
+            fail(format!(
+                "is no name map with `set`, `config` and `tensors`: {e}"
+            ))
+        })?;
+        let names = |v: &Value| {
+            v.is_string()
+                || v.as_array()
+                    .is_some_and(|list| list.iter().all(Value::is_string))
+        };
         if let Some((key, _)) = file.config.iter().find(|(_, v)| !names(v)) {
-            return Err(fail(format!("config: `{key}` must stand for a key, or a list of keys")));
+            return Err(fail(format!(
+                "config: `{key}` must stand for a key, or a list of keys"
+            )));
         }
         if file.tensors.len() > MOST_PATTERNS {
-            return Err(fail(format!("tensors: {} patterns are more than the {MOST_PATTERNS} that dlc reads", file.tensors.len())));
+            return Err(fail(format!(
+                "tensors: {} patterns are more than the {MOST_PATTERNS} that dlc reads",
+                file.tensors.len()
+            )));
         }
         let tensors = file.tensors.iter().map(|(pattern, name)| {
             let (Some(pattern), Some(name)) = (pattern.as_str(), name.as_str()) else {
-                return Err(fail(format!("tensors: {pattern:?} must be a pattern, and stand for a name")));
+                return Err(fail(format!(
+                    "tensors: {pattern:?} must be a pattern, and stand for a name"
+                )));
             };
             let regex = RegexBuilder::new(&format!("^(?:{pattern})$"))
                 .size_limit(PATTERN_SIZE)
@@ -74,7 +92,12 @@ impl NameMap {
             Ok((pattern.to_owned(), regex, name.to_owned()))
         });
         let tensors = tensors.collect::<Result<_, _>>()?;
-        Ok(Self { place, set: file.set, config: file.config, tensors })
+        Ok(Self {
+            place,
+            set: file.set,
+            config: file.config,
+            tensors,
+        })
     }
 
     /// The configuration under PEFT's keys.
@@ -83,7 +106,12 @@ impl NameMap {
         for (key, value) in theirs {
             match self.config.get(&key) {
                 None => _ = ours.insert(key, value),
-                Some(Value::Array(names)) => ours.extend(names.iter().filter_map(Value::as_str).map(|name| (name.to_owned(), value.clone()))),
+                Some(Value::Array(names)) => ours.extend(
+                    names
+                        .iter()
+                        .filter_map(Value::as_str)
+                        .map(|name| (name.to_owned(), value.clone())),
+                ),
                 Some(name) => ours.extend(name.as_str().map(|name| (name.to_owned(), value))),
             }
         }
@@ -91,22 +119,31 @@ impl NameMap {
         ours
     }
 
-    /// The tensors under PEFT's names; the first pattern that fits decides, and names that fit none stay.
+    /// The tensors under PEFT's names; the first pattern that fits decides, and names that fit none
+    /// stay.
     ///
     /// # Errors
-    /// [`PipelineError::Config`] for patterns that fit no tensor, and for two tensors under one name.
-    pub fn tensors<T>(&self, theirs: BTreeMap<String, T>) -> Result<BTreeMap<String, T>, PipelineError> {
+    /// [`PipelineError::Config`] for patterns that fit no tensor, and for two tensors under one
+    /// name.
+    pub fn tensors<T>(
+        &self,
+        theirs: BTreeMap<String, T>,
+    ) -> Result<BTreeMap<String, T>, PipelineError> {
         let mut used = vec![false; self.tensors.len()];
         let mut clashes = Vec::new();
         let mut ours = BTreeMap::new();
         for (theirs, tensor) in theirs {
-            let name = self.tensors.iter().enumerate().find_map(|(i, (_, pattern, name))| {
-                let groups = pattern.captures(&theirs)?;
-                used[i] = true;
-                let mut expanded = String::new();
-                groups.expand(name, &mut expanded);
-                Some(expanded)
-            });
+            let name = self
+                .tensors
+                .iter()
+                .enumerate()
+                .find_map(|(i, (_, pattern, name))| {
+                    let groups = pattern.captures(&theirs)?;
+                    used[i] = true;
+                    let mut expanded = String::new();
+                    groups.expand(name, &mut expanded);
+                    Some(expanded)
+                });
             let name = name.unwrap_or_else(|| theirs.clone());
             if ours.contains_key(&name) {
                 clashes.push(format!("`{theirs}` becomes a second `{name}`"));
@@ -118,10 +155,15 @@ impl NameMap {
             problems.push(format!("and {} more like these", clashes.len() - SHOWN));
         }
         let idle = self.tensors.iter().zip(used).filter(|(_, used)| !used);
-        problems.extend(idle.map(|((pattern, ..), _)| format!("`{pattern}` fits no tensor of the adapter")));
+        problems.extend(
+            idle.map(|((pattern, ..), _)| format!("`{pattern}` fits no tensor of the adapter")),
+        );
         if problems.is_empty() {
             return Ok(ours);
         }
-        Err(PipelineError::Config { place: self.place.clone(), problem: format!("tensors: {}", problems.join("; ")) })
+        Err(PipelineError::Config {
+            place: self.place.clone(),
+            problem: format!("tensors: {}", problems.join("; ")),
+        })
     }
 }

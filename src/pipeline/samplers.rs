@@ -1,4 +1,5 @@
-//! How a diffusion model is sampled, for passes: its scheduler's configuration, and schedules in files.
+//! How a diffusion model is sampled, for passes: its scheduler's configuration, and schedules in
+//! files.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -12,7 +13,9 @@ use dlc_passes::{PassError, Prompt, Samplers};
 use serde_json::{Map, Value};
 
 use crate::files::read_document;
-use crate::runtime::{Conditions, FloatTensor, RuntimeError, SchedulerKind, parse_scheduler_config, sampling_plan};
+use crate::runtime::{
+    Conditions, FloatTensor, RuntimeError, SchedulerKind, parse_scheduler_config, sampling_plan,
+};
 use crate::yaml;
 
 /// Largest configuration of a scheduler.
@@ -29,71 +32,132 @@ pub(super) struct DiffusionSamplers {
 impl DiffusionSamplers {
     /// `scheduler` is the path of a `scheduler_config.json`.
     pub fn new(scheduler: Option<PathBuf>) -> Self {
-        Self { scheduler, warnings: Mutex::default() }
+        Self {
+            scheduler,
+            warnings: Mutex::default(),
+        }
     }
 
     /// What is to be said of the files that were read so far.
     pub fn warnings(&self) -> Vec<String> {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.warnings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
     }
 
     fn config(&self) -> Result<(String, Map<String, Value>), PassError> {
         let missing = "the checkpoint has no scheduler/scheduler_config.json, so it isn't known how it is sampled; name the pipeline's folder";
-        let path = self.scheduler.as_ref().ok_or_else(|| sampler_error("scheduler", &missing, false))?;
+        let path = self
+            .scheduler
+            .as_ref()
+            .ok_or_else(|| sampler_error("scheduler", &missing, false))?;
         let place = path.display().to_string();
-        let text = read_document(path, CONFIG_CAP).map_err(|e| sampler_error(&place, &e.problem, false))?;
+        let text = read_document(path, CONFIG_CAP)
+            .map_err(|e| sampler_error(&place, &e.problem, false))?;
         let config = parse_scheduler_config(&text).map_err(|e| scheduler_error(&place, &e))?;
         Ok((place, config))
     }
 }
 
 impl Samplers for DiffusionSamplers {
-    fn plan(&self, scheduler: Option<&str>, steps: usize) -> Result<(String, SamplingPlan), PassError> {
+    fn plan(
+        &self,
+        scheduler: Option<&str>,
+        steps: usize,
+    ) -> Result<(String, SamplingPlan), PassError> {
         let (place, config) = self.config()?;
-        let class = config.get("_class_name").and_then(Value::as_str).unwrap_or_default();
-        let asked = scheduler.map(SchedulerKind::from_name).transpose().map_err(|e| scheduler_error("scheduler", &e))?;
+        let class = config
+            .get("_class_name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let asked = scheduler
+            .map(SchedulerKind::from_name)
+            .transpose()
+            .map_err(|e| scheduler_error("scheduler", &e))?;
         let plan = sampling_plan(&config, asked, steps).map_err(|e| scheduler_error(&place, &e))?;
-        let name = asked.map(SchedulerKind::name).or_else(|| SchedulerKind::from_name(class).ok().map(SchedulerKind::name));
+        let name = asked.map(SchedulerKind::name).or_else(|| {
+            SchedulerKind::from_name(class)
+                .ok()
+                .map(SchedulerKind::name)
+        });
         Ok((name.unwrap_or(class).to_owned(), plan))
     }
 
     fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError> {
         let place = file.display().to_string();
-        let text = read_document(file, MANIFEST_CAP).map_err(|e| sampler_error(&place, &e.problem, false))?;
+        let text = read_document(file, MANIFEST_CAP)
+            .map_err(|e| sampler_error(&place, &e.problem, false))?;
         if let Ok(schedule) = yaml::read(&text) {
             return Ok(schedule);
         }
-        let of_bundle = yaml::read::<Manifest>(&text).ok().and_then(|manifest| manifest.sampling);
+        let of_bundle = yaml::read::<Manifest>(&text)
+            .ok()
+            .and_then(|manifest| manifest.sampling);
         let problem = "holds no schedule: neither one by itself (granularity, reuse, units, steps) nor a dlc.yaml that has one";
-        of_bundle.map(|sampling| sampling.schedule).ok_or_else(|| sampler_error(&place, &problem, false))
+        of_bundle
+            .map(|sampling| sampling.schedule)
+            .ok_or_else(|| sampler_error(&place, &problem, false))
     }
 
-    fn prompts(&self, file: &Path, inputs: &[(&str, DType)], guided: bool) -> Result<Vec<Prompt>, PassError> {
+    fn prompts(
+        &self,
+        file: &Path,
+        inputs: &[(&str, DType)],
+        guided: bool,
+    ) -> Result<Vec<Prompt>, PassError> {
         let place = file.display().to_string();
-        let conditions = Conditions::read(file).map_err(|e| sampler_error("embeddings", &e, false))?;
-        let prompts = (0..conditions.images().max(1)).map(|image| prompt(&conditions, image, inputs, guided));
-        let prompts: Vec<Prompt> = prompts.collect::<Result<_, _>>().map_err(|e| sampler_error(&place, &e, false))?;
+        let conditions =
+            Conditions::read(file).map_err(|e| sampler_error("embeddings", &e, false))?;
+        let prompts =
+            (0..conditions.images().max(1)).map(|image| prompt(&conditions, image, inputs, guided));
+        let prompts: Vec<Prompt> = prompts
+            .collect::<Result<_, _>>()
+            .map_err(|e| sampler_error(&place, &e, false))?;
         if prompts.len() == 1 {
-            let warning = format!("{place} holds one text: what passes choose by it is for that text alone; give a file with more texts");
-            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).insert(warning);
+            let warning = format!(
+                "{place} holds one text: what passes choose by it is for that text alone; give a file with more texts"
+            );
+            self.warnings
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(warning);
         }
         Ok(prompts)
     }
 }
 
 /// What one of `total` images is told.
-fn prompt(conditions: &Conditions, image: usize, inputs: &[(&str, DType)], guided: bool) -> Result<Prompt, RuntimeError> {
+fn prompt(
+    conditions: &Conditions,
+    image: usize,
+    inputs: &[(&str, DType)],
+    guided: bool,
+) -> Result<Prompt, RuntimeError> {
     let own = conditions.of(image..image + 1, conditions.images())?;
     let array = |&(name, dtype): &(&str, DType)| {
         let FloatTensor { shape, data } = own.rows("target", name, 1, guided)?;
-        let array = if dtype.is_float() { Array::f32(shape, data) } else { Array::i64(shape, data.into_iter().map(|x| x as i64).collect()) };
-        Ok((name.to_owned(), array.map_err(|e| RuntimeError::Input(format!("`{name}`: {e}")))?))
+        let array = if dtype.is_float() {
+            Array::f32(shape, data)
+        } else {
+            Array::i64(shape, data.into_iter().map(|x| x as i64).collect())
+        };
+        Ok((
+            name.to_owned(),
+            array.map_err(|e| RuntimeError::Input(format!("`{name}`: {e}")))?,
+        ))
     };
     inputs.iter().map(array).collect()
 }
 
 fn sampler_error(place: &str, problem: &dyn Display, unsupported: bool) -> PassError {
-    PassError::Sampler { place: place.to_owned(), problem: problem.to_string(), unsupported }
+    PassError::Sampler {
+        place: place.to_owned(),
+        problem: problem.to_string(),
+        unsupported,
+    }
 }
 
 fn scheduler_error(place: &str, error: &RuntimeError) -> PassError {

@@ -6,15 +6,27 @@ use rayon::prelude::*;
 use super::error::PipelineError;
 use crate::checkpoint::{Checkpoint, CheckpointFile};
 
-/// Name and file hashes of a checkpoint. Reads every file once, in parallel on rayon's current pool.
+/// Name and file hashes of a checkpoint. Reads every file once, in parallel on rayon's current
+/// pool.
 pub fn source_record(checkpoint: &Checkpoint) -> Result<Source, PipelineError> {
-    let files = checkpoint.files().par_iter().map(record).collect::<Result<_, PipelineError>>()?;
-    Ok(Source { name: checkpoint.name(), files })
+    let files = checkpoint
+        .files()
+        .par_iter()
+        .map(record)
+        .collect::<Result<_, PipelineError>>()?;
+    Ok(Source {
+        name: checkpoint.name(),
+        files,
+    })
 }
 
 /// A file's name, size and hash.
 pub(super) fn record(file: &CheckpointFile) -> Result<(String, FileRecord), PipelineError> {
     let record = FileRecord::of_file(&file.path)?;
-    let name = file.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = file
+        .path
+        .file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default();
     Ok((name, record))
 }

@@ -1,7 +1,9 @@
-//! `dlc verify`: every graph of a bundle, run by the backend, against the evaluator; and the bundle against its checkpoint.
+//! `dlc verify`: every graph of a bundle, run by the backend, against the evaluator; and the bundle
+//! against its checkpoint.
 //!
-//! A graph of a model of text sees whole sequences, a batch with padding on the left, two tokens behind a cached prefix, and one behind a batch
-//! padded on either side; one of a diffusion model a batch of random inputs.
+//! A graph of a model of text sees whole sequences, a batch with padding on the left, two tokens
+//! behind a cached prefix, and one behind a batch padded on either side; one of a diffusion model a
+//! batch of random inputs.
 
 mod feeds;
 mod random;
@@ -41,13 +43,19 @@ pub enum Case {
     CachedPadded,
     /// Numbers in the ranges that the graph takes.
     Random,
-    /// Not an input of its own: the largest activation of all of them, by the evaluator, against the largest number of f16.
+    /// Not an input of its own: the largest activation of all of them, by the evaluator, against
+    /// the largest number of f16.
     Range,
 }
 
 impl Case {
     /// Every case of a model of text.
-    pub const ALL: [Self; 4] = [Self::Sequence, Self::LeftPadded, Self::Cached, Self::CachedPadded];
+    pub const ALL: [Self; 4] = [
+        Self::Sequence,
+        Self::LeftPadded,
+        Self::Cached,
+        Self::CachedPadded,
+    ];
 
     /// The name in tables.
     pub fn name(self) -> &'static str {
@@ -95,7 +103,8 @@ impl Check {
     }
 }
 
-/// Runs every case on every graph, judged by `tolerance`, or without one by what [`Tolerance::of_graph`] says.
+/// Runs every case on every graph, judged by `tolerance`, or without one by what
+/// [`Tolerance::of_graph`] says.
 ///
 /// # Errors
 /// [`PipelineError`] if a graph can't be loaded or run at all.
@@ -111,19 +120,48 @@ pub fn verify_bundle(
     for (record, graph) in bundle.manifest().graphs.iter().zip(&module.graphs) {
         let mut session = Session::load(backend, bundle, &record.name, weights.as_ref(), options)?;
         let tolerance = tolerance.unwrap_or_else(|| Tolerance::of_graph(graph, bundle.manifest()));
-        let mut oracle = Oracle { module, graph, peaks: Peaks::default() };
-        let mut push = |case, outcome| checks.push(Check { graph: record.name.clone(), case, outcome });
+        let mut oracle = Oracle {
+            module,
+            graph,
+            peaks: Peaks::default(),
+        };
+        let mut push = |case, outcome| {
+            checks.push(Check {
+                graph: record.name.clone(),
+                case,
+                outcome,
+            })
+        };
         if module.model.task == Task::ImageGeneration {
             let feeds = random_feeds(graph, &module.weights, &mut ChaCha8Rng::seed_from_u64(SEED))?;
-            push(Case::Random, compare(&mut oracle, record, &mut session, &feeds, tolerance)?);
+            push(
+                Case::Random,
+                compare(&mut oracle, record, &mut session, &feeds, tolerance)?,
+            );
         } else {
             // A graph without caches reads whole sequences only.
-            for case in Case::ALL.into_iter().filter(|case| !case.reads_caches() || !record.caches.is_empty()) {
-                push(case, run_case(&mut oracle, record, &mut session, case, tolerance)?);
+            for case in Case::ALL
+                .into_iter()
+                .filter(|case| !case.reads_caches() || !record.caches.is_empty())
+            {
+                push(
+                    case,
+                    run_case(&mut oracle, record, &mut session, case, tolerance)?,
+                );
             }
         }
-        if let Some(Reach { magnitude, place, .. }) = Reach::of(graph, &oracle.peaks, bundle.manifest().profile) {
-            push(Case::Range, Deviation { error: magnitude, allowed: range::limit(), place });
+        if let Some(Reach {
+            magnitude, place, ..
+        }) = Reach::of(graph, &oracle.peaks, bundle.manifest().profile)
+        {
+            push(
+                Case::Range,
+                Deviation {
+                    error: magnitude,
+                    allowed: range::limit(),
+                    place,
+                },
+            );
         }
     }
     Ok(checks)
@@ -137,11 +175,19 @@ struct Oracle<'m> {
 }
 
 impl Oracle<'_> {
-    fn run(&mut self, feeds: &BTreeMap<String, Array>) -> Result<BTreeMap<String, Array>, PipelineError> {
+    fn run(
+        &mut self,
+        feeds: &BTreeMap<String, Array>,
+    ) -> Result<BTreeMap<String, Array>, PipelineError> {
         let weights = &self.module.weights;
         // Noting peaks costs every score of attention once more.
         if self.module.model.dtype == DType::F16 {
-            Ok(run_noting_peaks(self.graph, weights, feeds, &mut self.peaks)?)
+            Ok(run_noting_peaks(
+                self.graph,
+                weights,
+                feeds,
+                &mut self.peaks,
+            )?)
         } else {
             Ok(dlc_eval::run(self.graph, weights, feeds)?)
         }
@@ -149,7 +195,10 @@ impl Oracle<'_> {
 }
 
 /// A text of one sequence on empty caches.
-pub(super) fn text_feeds(graph: &Graph, ids: &[i64]) -> Result<BTreeMap<String, Array>, PipelineError> {
+pub(super) fn text_feeds(
+    graph: &Graph,
+    ids: &[i64],
+) -> Result<BTreeMap<String, Array>, PipelineError> {
     Feeds::prefix(graph, 1, ids.len(), ids).arrays(graph)
 }
 
@@ -163,8 +212,16 @@ fn run_case(
     let graph = oracle.graph;
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
     let vocab = oracle.module.model.vocab_size as i64;
-    let batch = if matches!(case, Case::LeftPadded | Case::CachedPadded) { 2 } else { 1 };
-    let mut ids = |length: usize| -> Vec<i64> { (0..batch * length).map(|_| rng.random_range(0..vocab)).collect() };
+    let batch = if matches!(case, Case::LeftPadded | Case::CachedPadded) {
+        2
+    } else {
+        1
+    };
+    let mut ids = |length: usize| -> Vec<i64> {
+        (0..batch * length)
+            .map(|_| rng.random_range(0..vocab))
+            .collect()
+    };
     let length = if case.reads_caches() { PREFIX } else { LENGTH };
     let mut prefix = Feeds::prefix(graph, batch, length, &ids(length));
     match case {
@@ -180,7 +237,8 @@ fn run_case(
     if !case.reads_caches() {
         return Ok(deviation(&expected, &actual, Some(&prefix), tolerance));
     }
-    // Each goes on with the caches that it made itself: how they stand in the file is the profile's own affair.
+    // Each goes on with the caches that it made itself: how they stand in the file is the profile's
+    // own affair.
     let next = ids(if case == Case::Cached { 2 } else { 1 });
     let feeds = prefix.continued(graph, &expected, &next);
     let expected = oracle.run(&feeds.arrays(graph)?)?;
@@ -198,60 +256,106 @@ fn compare(
 ) -> Result<Deviation, PipelineError> {
     let expected = oracle.run(arrays)?;
     // The inputs that the graph's file has, in the types that it wants.
-    let ports = record.inputs.iter().filter_map(|port| Some((port, arrays.get(&port.name)?)));
+    let ports = record
+        .inputs
+        .iter()
+        .filter_map(|port| Some((port, arrays.get(&port.name)?)));
     let tensor = |dtype: &str, array: &Array| match array.data() {
         ArrayData::I64(data) => HostTensor::i64(array.shape(), data.clone()),
         ArrayData::F32(data) => HostTensor::floats(dtype, array.shape(), data),
     };
-    let inputs: Vec<(&str, HostTensor)> = ports.map(|(port, array)| (port.name.as_str(), tensor(&port.dtype, array))).collect();
+    let inputs: Vec<(&str, HostTensor)> = ports
+        .map(|(port, array)| (port.name.as_str(), tensor(&port.dtype, array)))
+        .collect();
     let actual = session.run_host(&inputs)?;
     Ok(deviation(&expected, &actual, None, tolerance))
 }
 
-/// The difference that is largest against what is allowed: of answers, where they are for one token only at real ones; and of caches where
-/// there is no padding.
-fn deviation(expected: &BTreeMap<String, Array>, actual: &[(String, HostTensor)], feeds: Option<&Feeds>, tolerance: Tolerance) -> Deviation {
+/// The difference that is largest against what is allowed: of answers, where they are for one token
+/// only at real ones; and of caches where there is no padding.
+fn deviation(
+    expected: &BTreeMap<String, Array>,
+    actual: &[(String, HostTensor)],
+    feeds: Option<&Feeds>,
+    tolerance: Tolerance,
+) -> Deviation {
     // Where nothing is allowed, any difference is beyond all measure, and none is 0.
     let share = |error: f32, allowed: f32| error / allowed.max(f32::MIN_POSITIVE);
     let mut worst: Option<Deviation> = None;
     let padded = feeds.is_some_and(|feeds| feeds.mask.contains(&0));
     for (name, array) in expected {
-        let (Some(wanted), Some((_, tensor))) = (array.as_f32(), actual.iter().find(|(n, _)| n == name)) else {
-            return Deviation { error: f32::INFINITY, allowed: 0.0, place: format!("{name} is missing") };
+        let (Some(wanted), Some((_, tensor))) =
+            (array.as_f32(), actual.iter().find(|(n, _)| n == name))
+        else {
+            return Deviation {
+                error: f32::INFINITY,
+                allowed: 0.0,
+                place: format!("{name} is missing"),
+            };
         };
         if padded && name.starts_with("present.") {
             continue;
         }
         let found = tensor.to_f32().unwrap_or_default();
         if found.len() != wanted.len() {
-            return Deviation { error: f32::INFINITY, allowed: 0.0, place: format!("{name} has shape {:?}, not {:?}", tensor.shape, array.shape()) };
+            return Deviation {
+                error: f32::INFINITY,
+                allowed: 0.0,
+                place: format!(
+                    "{name} has shape {:?}, not {:?}",
+                    tensor.shape,
+                    array.shape()
+                ),
+            };
         }
         let by_token = array.shape().len() == 3;
         let width = array.shape().last().copied().unwrap_or(1).max(1);
-        let peak = wanted.iter().filter(|x| x.is_finite()).fold(0f32, |m, x| m.max(x.abs()));
+        let peak = wanted
+            .iter()
+            .filter(|x| x.is_finite())
+            .fold(0f32, |m, x| m.max(x.abs()));
         let allowed = tolerance.absolute + tolerance.relative * peak;
-        for (i, (a, b)) in wanted.iter().zip(&found).enumerate().filter(|(i, _)| !by_token || feeds.is_none_or(|feeds| feeds.is_token(i / width))) {
+        for (i, (a, b)) in wanted
+            .iter()
+            .zip(&found)
+            .enumerate()
+            .filter(|(i, _)| !by_token || feeds.is_none_or(|feeds| feeds.is_token(i / width)))
+        {
             let error = match (a.is_finite(), b.is_finite()) {
                 (true, true) => (a - b).abs(),
                 // Weights that are NaN or infinite were asked for: the backend must say so too.
                 (false, false) => 0.0,
                 _ => f32::INFINITY,
             };
-            if worst.as_ref().is_none_or(|w| share(error, allowed) > share(w.error, w.allowed)) {
-                worst = Some(Deviation { error, allowed, place: format!("{name}[{i}]") });
+            if worst
+                .as_ref()
+                .is_none_or(|w| share(error, allowed) > share(w.error, w.allowed))
+            {
+                worst = Some(Deviation {
+                    error,
+                    allowed,
+                    place: format!("{name}[{i}]"),
+                });
             }
         }
     }
-    worst.unwrap_or_else(|| Deviation { error: f32::INFINITY, allowed: 0.0, place: "the graph has no outputs".into() })
+    worst.unwrap_or_else(|| Deviation {
+        error: f32::INFINITY,
+        allowed: 0.0,
+        place: "the graph has no outputs".into(),
+    })
 }
 
-/// What differs between a bundle's module and a freshly imported checkpoint: lines to show, none if the target is the same.
+/// What differs between a bundle's module and a freshly imported checkpoint: lines to show, none if
+/// the target is the same.
 ///
 /// # Errors
 /// [`PipelineError::Ir`] if a weight can't be read.
 pub fn compare_with_source(bundle: &Module, source: &Module) -> Result<Vec<String>, PipelineError> {
     let mut differences = Vec::new();
-    let (Some(a), Some(b)) = (source.graph("target"), bundle.graph("target")) else { return Ok(vec!["there is no graph `target`".into()]) };
+    let (Some(a), Some(b)) = (source.graph("target"), bundle.graph("target")) else {
+        return Ok(vec!["there is no graph `target`".into()]);
+    };
     let graphs = diff((a, &source.weights), (b, &bundle.weights));
     if !graphs.is_empty() {
         differences.push(graphs.to_string());
@@ -262,18 +366,27 @@ pub fn compare_with_source(bundle: &Module, source: &Module) -> Result<Vec<Strin
             continue;
         };
         if let Some(i) = first_difference(weight, &bundle.weights[id])? {
-            differences.push(format!("weight {} differs from element {i} on", weight.name));
+            differences.push(format!(
+                "weight {} differs from element {i} on",
+                weight.name
+            ));
         }
     }
     Ok(differences)
 }
 
-fn first_difference(a: &dlc_ir::Weight, b: &dlc_ir::Weight) -> Result<Option<usize>, PipelineError> {
+fn first_difference(
+    a: &dlc_ir::Weight,
+    b: &dlc_ir::Weight,
+) -> Result<Option<usize>, PipelineError> {
     const TILE: usize = 1 << 16;
     if a.ty() != b.ty() {
         return Ok(Some(0));
     }
-    let (mut x, mut y) = (vec![0u8; TILE * a.dtype.size()], vec![0u8; TILE * a.dtype.size()]);
+    let (mut x, mut y) = (
+        vec![0u8; TILE * a.dtype.size()],
+        vec![0u8; TILE * a.dtype.size()],
+    );
     for from in (0..a.elements()).step_by(TILE) {
         let bytes = TILE.min(a.elements() - from) * a.dtype.size();
         a.write_bytes(from, &mut x[..bytes])?;

@@ -11,8 +11,9 @@ const REUSED: char = '·';
 /// Steps or units between two numbers of the scale.
 const TICK: usize = 10;
 
-/// One cell for each unit and step, with how often each unit is computed: steps from left to right and units down, or the other way round if that is
-/// too wide and the other isn't. A schedule that doesn't fit its units is said to be broken.
+/// One cell for each unit and step, with how often each unit is computed: steps from left to right
+/// and units down, or the other way round if that is too wide and the other isn't. A schedule that
+/// doesn't fit its units is said to be broken.
 pub fn heat_map(schedule: &SkipSchedule) -> String {
     let computed = match schedule.computed() {
         Ok(computed) => computed,
@@ -23,9 +24,15 @@ pub fn heat_map(schedule: &SkipSchedule) -> String {
     let on = computed.iter().flatten().filter(|on| **on).count();
     let share = 100.0 * on as f64 / cells.max(1) as f64;
     let (across, down) = (name_width(schedule) + steps, units);
-    let map = if across <= WIDEST || across <= down { steps_across(schedule, &computed) } else { steps_down(schedule, &computed) };
+    let map = if across <= WIDEST || across <= down {
+        steps_across(schedule, &computed)
+    } else {
+        steps_down(schedule, &computed)
+    };
     let reuse = schedule.reuse.name();
-    format!("{map}\n  {COMPUTED} computed  {REUSED} reused ({reuse}): {on} of {cells} units are computed ({share:.0}%)\n")
+    format!(
+        "{map}\n  {COMPUTED} computed  {REUSED} reused ({reuse}): {on} of {cells} units are computed ({share:.0}%)\n"
+    )
 }
 
 fn steps_across(schedule: &SkipSchedule, computed: &[Vec<bool>]) -> String {
@@ -33,16 +40,30 @@ fn steps_across(schedule: &SkipSchedule, computed: &[Vec<bool>]) -> String {
     let mut text = format!("  {:<width$}  {}\n", "step", scale(steps));
     for (unit, name) in schedule.units.iter().enumerate() {
         let column = || computed.iter().map(move |row| row.get(unit) == Some(&true));
-        let _ = writeln!(text, "  {name:<width$}  {}  {:>3}/{steps}", row(column()), column().filter(|on| *on).count());
+        let _ = writeln!(
+            text,
+            "  {name:<width$}  {}  {:>3}/{steps}",
+            row(column()),
+            column().filter(|on| *on).count()
+        );
     }
     text
 }
 
 fn steps_down(schedule: &SkipSchedule, computed: &[Vec<bool>]) -> String {
     let units = schedule.units.len();
-    let mut text = format!("  units: {}\n\n  unit  {}\n", schedule.units.join(" "), scale(units));
+    let mut text = format!(
+        "  units: {}\n\n  unit  {}\n",
+        schedule.units.join(" "),
+        scale(units)
+    );
     for (step, cells) in computed.iter().enumerate() {
-        let _ = writeln!(text, "  {step:>4}  {}  {:>3}/{units}", row(cells.iter().copied()), cells.iter().filter(|on| **on).count());
+        let _ = writeln!(
+            text,
+            "  {step:>4}  {}  {:>3}/{units}",
+            row(cells.iter().copied()),
+            cells.iter().filter(|on| **on).count()
+        );
     }
     text
 }
@@ -54,11 +75,22 @@ fn row(cells: impl Iterator<Item = bool>) -> String {
 /// `0         10        20`: numbers over cells, as far as they fit.
 fn scale(cells: usize) -> String {
     let numbers = (0..cells).step_by(TICK).map(|n| format!("{n:<TICK$}"));
-    numbers.collect::<String>().trim_end().chars().take(cells.max(1)).collect()
+    numbers
+        .collect::<String>()
+        .trim_end()
+        .chars()
+        .take(cells.max(1))
+        .collect()
 }
 
 fn name_width(schedule: &SkipSchedule) -> usize {
-    schedule.units.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(4)
+    schedule
+        .units
+        .iter()
+        .map(|name| name.chars().count())
+        .max()
+        .unwrap_or(0)
+        .max(4)
 }
 
 #[cfg(test)]
@@ -68,8 +100,22 @@ mod tests {
     use super::heat_map;
 
     fn schedule(units: usize, steps: usize) -> SkipSchedule {
-        let names = (0..units).map(|unit| format!("layers.{}.{}", unit / 2, if unit % 2 == 0 { "attn" } else { "mlp" })).collect();
-        let computed: Vec<Vec<bool>> = (0..steps).map(|step| (0..units).map(|unit| step == 0 || (step + unit) % (unit + 2) == 0).collect()).collect();
+        let names = (0..units)
+            .map(|unit| {
+                format!(
+                    "layers.{}.{}",
+                    unit / 2,
+                    if unit % 2 == 0 { "attn" } else { "mlp" }
+                )
+            })
+            .collect();
+        let computed: Vec<Vec<bool>> = (0..steps)
+            .map(|step| {
+                (0..units)
+                    .map(|unit| step == 0 || (step + unit) % (unit + 2) == 0)
+                    .collect()
+            })
+            .collect();
         SkipSchedule::new(SkipGranularity::Branch, Reuse::Linear, names, &computed)
     }
 
@@ -80,7 +126,13 @@ mod tests {
 
     #[test]
     fn many_steps_stand_below_each_other() {
-        insta::assert_snapshot!(heat_map(&schedule(4, 130)).lines().take(6).collect::<Vec<_>>().join("\n"));
+        insta::assert_snapshot!(
+            heat_map(&schedule(4, 130))
+                .lines()
+                .take(6)
+                .collect::<Vec<_>>()
+                .join("\n")
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Text for people: tables, bar charts and summaries; and pictures. Pure: data in, text or bytes out; never prints.
+//! Text for people: tables, bar charts and summaries; and pictures. Pure: data in, text or bytes
+//! out; never prints.
 
 mod chart;
 mod heatmap;
@@ -11,5 +12,7 @@ pub use chart::score_chart;
 pub use heatmap::heat_map;
 pub use picture::{Layout, Picture};
 pub use plot::speedup_plot;
-pub use summary::{bundle_summary, checks_table, module_summary, onnx_summary, pass_summary, percent};
+pub use summary::{
+    bundle_summary, checks_table, module_summary, onnx_summary, pass_summary, percent,
+};
 pub use table::{Table, ranged};

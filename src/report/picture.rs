@@ -30,28 +30,61 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// A nearly square grid of `images` images, or with `columns`; each enlarged, unless `scale` is given, so that its short side has at least 64
-    /// pixels.
-    pub fn new(images: usize, columns: Option<usize>, [height, width]: [usize; 2], scale: Option<usize>) -> Self {
+    /// A nearly square grid of `images` images, or with `columns`; each enlarged, unless `scale` is
+    /// given, so that its short side has at least 64 pixels.
+    pub fn new(
+        images: usize,
+        columns: Option<usize>,
+        [height, width]: [usize; 2],
+        scale: Option<usize>,
+    ) -> Self {
         let square = (images as f64).sqrt().ceil() as usize;
         let scale = scale.unwrap_or_else(|| SHORTEST.div_ceil(height.min(width).max(1)));
-        Self { columns: columns.unwrap_or(square).max(1), scale: scale.max(1) }
+        Self {
+            columns: columns.unwrap_or(square).max(1),
+            scale: scale.max(1),
+        }
     }
 }
 
 impl Picture {
-    /// Images `[channels, height, width]` of -1 to 1 in a grid, one pixel apart. One with 4 or more channels shows its first three, each stretched
-    /// over the range of all images: latents, which only their decoder makes sense of. None if that is more than a picture should be.
-    pub fn grid<'i>(images: impl Iterator<Item = &'i [f32]> + Clone, [channels, height, width]: [usize; 3], layout: Layout) -> Option<Self> {
+    /// Images `[channels, height, width]` of -1 to 1 in a grid, one pixel apart. One with 4 or more
+    /// channels shows its first three, each stretched over the range of all images: latents, which
+    /// only their decoder makes sense of. None if that is more than a picture should be.
+    pub fn grid<'i>(
+        images: impl Iterator<Item = &'i [f32]> + Clone,
+        [channels, height, width]: [usize; 3],
+        layout: Layout,
+    ) -> Option<Self> {
         let count = images.clone().count();
         let shown = if channels >= 3 { 3 } else { 1 };
         let (rows, columns) = (count.div_ceil(layout.columns), layout.columns.min(count));
-        let side = |images: usize, pixels: usize| images.checked_mul(pixels.checked_mul(layout.scale)?.checked_add(1)?)?.checked_sub(1);
+        let side = |images: usize, pixels: usize| {
+            images
+                .checked_mul(pixels.checked_mul(layout.scale)?.checked_add(1)?)?
+                .checked_sub(1)
+        };
         let (whole_height, whole_width) = (side(rows, height)?, side(columns, width)?);
-        let size = whole_height.checked_mul(whole_width).filter(|n| *n <= MOST_PIXELS)? * shown;
+        let size = whole_height
+            .checked_mul(whole_width)
+            .filter(|n| *n <= MOST_PIXELS)?
+            * shown;
         let plane = height * width;
-        let ranges: Vec<[f32; 2]> = (0..shown).map(|c| if channels > 3 { range(images.clone(), c * plane, plane) } else { [-1.0, 1.0] }).collect();
-        let mut picture = Self { width: whole_width, height: whole_height, channels: shown, data: vec![GAP; size] };
+        let ranges: Vec<[f32; 2]> = (0..shown)
+            .map(|c| {
+                if channels > 3 {
+                    range(images.clone(), c * plane, plane)
+                } else {
+                    [-1.0, 1.0]
+                }
+            })
+            .collect();
+        let mut picture = Self {
+            width: whole_width,
+            height: whole_height,
+            channels: shown,
+            data: vec![GAP; size],
+        };
         for (index, image) in images.enumerate() {
             let top = (index / layout.columns) * (height * layout.scale + 1);
             let left = (index % layout.columns) * (width * layout.scale + 1);
@@ -60,7 +93,8 @@ impl Picture {
                     let at = (y / layout.scale) * width + x / layout.scale;
                     let pixel = ((top + y) * whole_width + left + x) * shown;
                     for (c, range) in ranges.iter().enumerate() {
-                        picture.data[pixel + c] = level(image.get(c * plane + at).copied().unwrap_or(0.0), *range);
+                        picture.data[pixel + c] =
+                            level(image.get(c * plane + at).copied().unwrap_or(0.0), *range);
                     }
                 }
             }
@@ -71,9 +105,16 @@ impl Picture {
     /// The picture as a PNG file. None if it has no pixels, or more than PNG can count.
     pub fn to_png(&self) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        let (width, height) = (u32::try_from(self.width).ok()?, u32::try_from(self.height).ok()?);
+        let (width, height) = (
+            u32::try_from(self.width).ok()?,
+            u32::try_from(self.height).ok()?,
+        );
         let mut encoder = png::Encoder::new(&mut bytes, width, height);
-        encoder.set_color(if self.channels == 3 { png::ColorType::Rgb } else { png::ColorType::Grayscale });
+        encoder.set_color(if self.channels == 3 {
+            png::ColorType::Rgb
+        } else {
+            png::ColorType::Grayscale
+        });
         encoder.set_depth(png::BitDepth::Eight);
         let mut writer = encoder.write_header().ok()?;
         writer.write_image_data(&self.data).ok()?;
@@ -84,13 +125,17 @@ impl Picture {
 
 /// `x` of a range as one of 256 levels; what lies outside is cut off.
 fn level(x: f32, [low, high]: [f32; 2]) -> u8 {
-    ((x - low) / (high - low).max(f32::MIN_POSITIVE) * 255.0).round().clamp(0.0, 255.0) as u8
+    ((x - low) / (high - low).max(f32::MIN_POSITIVE) * 255.0)
+        .round()
+        .clamp(0.0, 255.0) as u8
 }
 
 /// The smallest and the largest number of one channel over all images.
 fn range<'i>(images: impl Iterator<Item = &'i [f32]>, from: usize, plane: usize) -> [f32; 2] {
     let all = images.flat_map(|image| image.get(from..from + plane).unwrap_or_default());
-    all.fold([f32::INFINITY, f32::NEG_INFINITY], |[low, high], x| [low.min(*x), high.max(*x)])
+    all.fold([f32::INFINITY, f32::NEG_INFINITY], |[low, high], x| {
+        [low.min(*x), high.max(*x)]
+    })
 }
 
 #[cfg(test)]
@@ -101,10 +146,22 @@ mod tests {
     fn images_stand_in_a_grid_a_pixel_apart() {
         let images = [[-1.0f32, 1.0], [0.0, 3.0], [-7.0, 0.5]];
         let layout = Layout::new(3, None, [1, 2], Some(1));
-        assert_eq!(layout, Layout { columns: 2, scale: 1 });
-        let picture = Picture::grid(images.iter().map(<[f32; 2]>::as_slice), [1, 1, 2], layout).unwrap();
+        assert_eq!(
+            layout,
+            Layout {
+                columns: 2,
+                scale: 1
+            }
+        );
+        let picture =
+            Picture::grid(images.iter().map(<[f32; 2]>::as_slice), [1, 1, 2], layout).unwrap();
         assert_eq!((picture.width, picture.height, picture.channels), (5, 3, 1));
-        assert_eq!(picture.data, [0, 255, GAP, 128, 255, GAP, GAP, GAP, GAP, GAP, 0, 191, GAP, GAP, GAP]);
+        assert_eq!(
+            picture.data,
+            [
+                0, 255, GAP, 128, 255, GAP, GAP, GAP, GAP, GAP, 0, 191, GAP, GAP, GAP
+            ]
+        );
     }
 
     #[test]
@@ -112,17 +169,55 @@ mod tests {
         assert_eq!(Layout::new(1, None, [8, 8], None).scale, 8);
         assert_eq!(Layout::new(1, None, [30, 80], None).scale, 3);
         assert_eq!(Layout::new(1, None, [512, 512], None).scale, 1);
-        assert_eq!(Layout::new(7, Some(7), [8, 8], Some(2)), Layout { columns: 7, scale: 2 });
+        assert_eq!(
+            Layout::new(7, Some(7), [8, 8], Some(2)),
+            Layout {
+                columns: 7,
+                scale: 2
+            }
+        );
         let image = [1.0f32, -1.0];
-        let picture = Picture::grid(std::iter::once(&image[..]), [1, 1, 2], Layout { columns: 1, scale: 2 }).unwrap();
-        assert_eq!((picture.width, picture.height, picture.data), (4, 2, vec![255, 255, 0, 0, 255, 255, 0, 0]));
+        let picture = Picture::grid(
+            std::iter::once(&image[..]),
+            [1, 1, 2],
+            Layout {
+                columns: 1,
+                scale: 2,
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            (picture.width, picture.height, picture.data),
+            (4, 2, vec![255, 255, 0, 0, 255, 255, 0, 0])
+        );
     }
 
     #[test]
     fn latents_are_stretched_to_their_own_range() {
         let image = [0.0f32, 4.0, 1.0, 1.0, -2.0, 2.0, 9.0, 9.0];
-        let picture = Picture::grid(std::iter::once(&image[..]), [4, 1, 2], Layout { columns: 1, scale: 1 }).unwrap();
-        assert_eq!((picture.channels, picture.data), (3, vec![0, 0, 0, 255, 0, 255]));
-        assert_eq!(Picture::grid(std::iter::once(&image[..]), [1, 1 << 20, 1 << 20], Layout { columns: 1, scale: 1 }), None);
+        let picture = Picture::grid(
+            std::iter::once(&image[..]),
+            [4, 1, 2],
+            Layout {
+                columns: 1,
+                scale: 1,
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            (picture.channels, picture.data),
+            (3, vec![0, 0, 0, 255, 0, 255])
+        );
+        assert_eq!(
+            Picture::grid(
+                std::iter::once(&image[..]),
+                [1, 1 << 20, 1 << 20],
+                Layout {
+                    columns: 1,
+                    scale: 1
+                }
+            ),
+            None
+        );
     }
 }

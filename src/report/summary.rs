@@ -17,13 +17,30 @@ use crate::pipeline::{Check, Deviation};
 /// What a module is: family, graphs, parameters, and caches or what one step costs.
 pub fn module_summary(module: &Module) -> String {
     let model = &module.model;
-    let Some(diffusion) = &model.diffusion else { return text_summary(module) };
-    let mut text = format!("{} model, {}: {}\n\n", model.family, model.dtype, sample(diffusion));
+    let Some(diffusion) = &model.diffusion else {
+        return text_summary(module);
+    };
+    let mut text = format!(
+        "{} model, {}: {}\n\n",
+        model.family,
+        model.dtype,
+        sample(diffusion)
+    );
     let mut table = Table::new(&["graph", "blocks", "nodes", "parameters", "MACs/image"]);
     for graph in &module.graphs {
-        let macs = macs_per_image(graph, &module.weights).map_or_else(|| "beyond measure".to_owned(), |n| n.to_string());
-        let counts = [graph.blocks().count() as u64, graph.nodes().count() as u64, cost(graph, &module.weights).parameters];
-        table.row([graph.name.clone()].into_iter().chain(counts.iter().map(u64::to_string)).chain([macs]));
+        let macs = macs_per_image(graph, &module.weights)
+            .map_or_else(|| "beyond measure".to_owned(), |n| n.to_string());
+        let counts = [
+            graph.blocks().count() as u64,
+            graph.nodes().count() as u64,
+            cost(graph, &module.weights).parameters,
+        ];
+        table.row(
+            [graph.name.clone()]
+                .into_iter()
+                .chain(counts.iter().map(u64::to_string))
+                .chain([macs]),
+        );
     }
     let _ = write!(text, "{table}");
     text
@@ -31,13 +48,23 @@ pub fn module_summary(module: &Module) -> String {
 
 /// What a diffusion model makes, and of what.
 fn sample(diffusion: &Diffusion) -> String {
-    let Diffusion { channels, height, width, out_channels, classes, text_width } = diffusion;
+    let Diffusion {
+        channels,
+        height,
+        width,
+        out_channels,
+        classes,
+        text_width,
+    } = diffusion;
     let mut text = format!("images of {channels} x {height} x {width} -> {out_channels} channels");
     if let Some(classes) = classes {
         let _ = write!(text, ", {} classes", classes.count);
     }
     if let Some(width) = text_width {
-        let _ = write!(text, ", text {width} wide (counted with {TEXT_TOKENS} tokens)");
+        let _ = write!(
+            text,
+            ", text {width} wide (counted with {TEXT_TOKENS} tokens)"
+        );
     }
     text
 }
@@ -46,12 +73,32 @@ fn text_summary(module: &Module) -> String {
     let model = &module.model;
     let mut text = format!(
         "{} model, {}: {} heads ({} key/value) of {}, hidden {}, vocabulary {}, context {}\n\n",
-        model.family, model.dtype, model.heads, model.kv_heads, model.head_dim, model.hidden_size, model.vocab_size, model.context_length
+        model.family,
+        model.dtype,
+        model.heads,
+        model.kv_heads,
+        model.head_dim,
+        model.hidden_size,
+        model.vocab_size,
+        model.context_length
     );
-    let mut table = Table::new(&["graph", "blocks", "nodes", "parameters", "FLOPs/token", "cache bytes/token"]);
+    let mut table = Table::new(&[
+        "graph",
+        "blocks",
+        "nodes",
+        "parameters",
+        "FLOPs/token",
+        "cache bytes/token",
+    ]);
     for graph in &module.graphs {
         let cost = cost(graph, &module.weights);
-        let counts = [graph.blocks().count() as u64, graph.nodes().count() as u64, cost.parameters, cost.flops_per_token, cost.cache_bytes_per_token];
+        let counts = [
+            graph.blocks().count() as u64,
+            graph.nodes().count() as u64,
+            cost.parameters,
+            cost.flops_per_token,
+            cost.cache_bytes_per_token,
+        ];
         table.row(std::iter::once(graph.name.clone()).chain(counts.iter().map(u64::to_string)));
     }
     let _ = write!(text, "{table}");
@@ -61,23 +108,37 @@ fn text_summary(module: &Module) -> String {
     text
 }
 
-/// What makes a graph cheaper than its parameters say: quantised matrices by their format, and tokens that it can't propose.
+/// What makes a graph cheaper than its parameters say: quantised matrices by their format, and
+/// tokens that it can't propose.
 fn savings(graph: &Graph, weights: &WeightTable) -> String {
     let mut text = String::new();
     let mut formats: BTreeMap<BlockFormat, [u64; 3]> = BTreeMap::new();
     for matrix in quantized_matrices(graph, weights) {
         let sums = formats.entry(matrix.format).or_default();
-        *sums = [sums[0] + 1, sums[1] + matrix.elements, sums[2] + matrix.bytes];
+        *sums = [
+            sums[0] + 1,
+            sums[1] + matrix.elements,
+            sums[2] + matrix.bytes,
+        ];
     }
     for (format, [matrices, elements, bytes]) in formats {
         let (bits, block) = (format.bits, format.block);
-        let _ = writeln!(text, "{}: {matrices} matrices in {bits} bits, blocks of {block}: {elements} numbers in {bytes} bytes", graph.name);
+        let _ = writeln!(
+            text,
+            "{}: {matrices} matrices in {bits} bits, blocks of {block}: {elements} numbers in {bytes} bytes",
+            graph.name
+        );
     }
     for (_, node) in graph.nodes().filter(|(_, n)| n.op == Op::GatherColumns) {
         if let [Operand::Value(x), Operand::Weight(columns)] = node.inputs[..]
             && let Some(kept) = graph.value(x).ty.shape.last()
         {
-            let _ = writeln!(text, "{}: proposes {kept} of {} tokens", graph.name, weights[columns].elements());
+            let _ = writeln!(
+                text,
+                "{}: proposes {kept} of {} tokens",
+                graph.name,
+                weights[columns].elements()
+            );
         }
     }
     text
@@ -93,15 +154,31 @@ pub fn bundle_summary(manifest: &Manifest) -> String {
         manifest.dtype,
         manifest.dlc
     );
-    let mut graphs = Table::new(&["graph", "file", "parameters", "caches", "layers of the checkpoint"]);
+    let mut graphs = Table::new(&[
+        "graph",
+        "file",
+        "parameters",
+        "caches",
+        "layers of the checkpoint",
+    ]);
     for graph in &manifest.graphs {
         let layers: Vec<String> = graph.caches.iter().map(|c| c.layer.to_string()).collect();
-        graphs.row([graph.name.clone(), graph.file.clone(), graph.parameters.to_string(), graph.caches.len().to_string(), layers.join(" ")]);
+        graphs.row([
+            graph.name.clone(),
+            graph.file.clone(),
+            graph.parameters.to_string(),
+            graph.caches.len().to_string(),
+            layers.join(" "),
+        ]);
     }
     let _ = writeln!(text, "{graphs}");
     let mut files = Table::new(&["file", "bytes", "sha256"]);
     for (name, file) in &manifest.files {
-        files.row([name.clone(), file.bytes.to_string(), file.sha256.chars().take(16).collect()]);
+        files.row([
+            name.clone(),
+            file.bytes.to_string(),
+            file.sha256.chars().take(16).collect(),
+        ]);
     }
     let _ = write!(text, "{files}");
     if let Some(sampling) = &manifest.sampling {
@@ -116,8 +193,15 @@ pub fn bundle_summary(manifest: &Manifest) -> String {
 
 /// How a pruned bundle is sampled: the sampler, what it saves, and what is computed when.
 fn sampling_summary(sampling: &Sampling) -> String {
-    let graphs: BTreeSet<&str> = sampling.evaluations.iter().map(|e| e.graph.as_str()).collect();
-    let graphs = sampling.unrolled.as_ref().map_or_else(|| format!("of {} graphs", graphs.len()), |graph| format!("in the one graph `{graph}`"));
+    let graphs: BTreeSet<&str> = sampling
+        .evaluations
+        .iter()
+        .map(|e| e.graph.as_str())
+        .collect();
+    let graphs = sampling.unrolled.as_ref().map_or_else(
+        || format!("of {} graphs", graphs.len()),
+        |graph| format!("in the one graph `{graph}`"),
+    );
     let (evaluations, share) = (sampling.schedule.steps.len(), 100.0 * sampling.macs);
     format!(
         "sampled by {} in {} steps, guidance {}: {evaluations} evaluations {graphs}, {share:.1}% of the whole model's multiply-adds\n\n{}",
@@ -130,8 +214,17 @@ fn sampling_summary(sampling: &Sampling) -> String {
 
 /// What an ONNX file is: producer, operators, boundary.
 pub fn onnx_summary(summary: &OnnxSummary) -> String {
-    let opsets: Vec<String> = summary.opsets.iter().map(|(domain, version)| format!("{} {version}", domain_name(domain))).collect();
-    let mut text = format!("ONNX file by {}, IR version {}, operator sets: {}\n\n", summary.producer, summary.ir_version, opsets.join(", "));
+    let opsets: Vec<String> = summary
+        .opsets
+        .iter()
+        .map(|(domain, version)| format!("{} {version}", domain_name(domain)))
+        .collect();
+    let mut text = format!(
+        "ONNX file by {}, IR version {}, operator sets: {}\n\n",
+        summary.producer,
+        summary.ir_version,
+        opsets.join(", ")
+    );
     let mut operators = Table::new(&["operator", "nodes"]);
     for (operator, count) in summary.operators() {
         operators.row([operator.to_owned(), count.to_string()]);
@@ -173,19 +266,35 @@ pub fn pass_summary(run: &PassRun) -> String {
 
 /// A share, or a dash for one of nothing.
 pub fn percent(share: f64) -> String {
-    if share.is_finite() { format!("{:.2}%", 100.0 * share) } else { "-".into() }
+    if share.is_finite() {
+        format!("{:.2}%", 100.0 * share)
+    } else {
+        "-".into()
+    }
 }
 
 /// The drafts that were measured, the best first.
 fn candidates_table(candidates: &[DraftCandidate]) -> Table {
-    let mut table = Table::new(&["draft", "head tokens", "memory", "step", "spread", "accepted", "expected", "at a time", "predicted speedup"]);
+    let mut table = Table::new(&[
+        "draft",
+        "head tokens",
+        "memory",
+        "step",
+        "spread",
+        "accepted",
+        "expected",
+        "at a time",
+        "predicted speedup",
+    ]);
     for candidate in candidates {
         table.row([
             candidate.draft.clone(),
             candidate.head_tokens.to_string(),
             format!("{:.2}x", candidate.memory),
             format!("{:.2}", candidate.cost),
-            candidate.spread.map_or_else(|| "-".into(), |spread| format!("{:.0}%", 100.0 * spread)),
+            candidate
+                .spread
+                .map_or_else(|| "-".into(), |spread| format!("{:.0}%", 100.0 * spread)),
             percent(candidate.acceptance),
             percent(candidate.predicted_acceptance),
             candidate.draft_tokens.to_string(),
@@ -200,22 +309,56 @@ fn changes_table(changes: &[WeightChange]) -> String {
     const SHOWN: usize = 12;
     let mut largest: Vec<&WeightChange> = changes.iter().collect();
     largest.sort_by(|a, b| b.relative.total_cmp(&a.relative));
-    let mut table = Table::new(&["weight", "norm of the change", "share of its norm", "entries at rest"]);
+    let mut table = Table::new(&[
+        "weight",
+        "norm of the change",
+        "share of its norm",
+        "entries at rest",
+    ]);
     for change in largest.iter().take(SHOWN) {
-        let frozen = change.frozen.map_or_else(String::new, |f| format!("{:.1}%", 100.0 * f));
-        table.row([change.weight.clone(), format!("{:.4}", change.norm), percent(change.relative), frozen]);
+        let frozen = change
+            .frozen
+            .map_or_else(String::new, |f| format!("{:.1}%", 100.0 * f));
+        table.row([
+            change.weight.clone(),
+            format!("{:.4}", change.norm),
+            percent(change.relative),
+            frozen,
+        ]);
     }
     let rest = changes.len().saturating_sub(SHOWN);
-    if rest > 0 { format!("{table}  and {rest} smaller ones; all are in dlc.yaml\n") } else { table.to_string() }
+    if rest > 0 {
+        format!("{table}  and {rest} smaller ones; all are in dlc.yaml\n")
+    } else {
+        table.to_string()
+    }
 }
 
 /// One line for each check: what was run, the largest error, where, and the verdict.
 pub fn checks_table(checks: &[Check]) -> Table {
-    let mut table = Table::new(&["graph", "input", "largest error", "allowed", "where", "verdict"]);
+    let mut table = Table::new(&[
+        "graph",
+        "input",
+        "largest error",
+        "allowed",
+        "where",
+        "verdict",
+    ]);
     for check in checks {
-        let Deviation { error, allowed, place } = &check.outcome;
+        let Deviation {
+            error,
+            allowed,
+            place,
+        } = &check.outcome;
         let verdict = if check.passed() { "ok" } else { "FAILED" };
-        table.row([check.graph.clone(), check.case.name().into(), format!("{error:.1e}"), format!("{allowed:.1e}"), place.clone(), verdict.into()]);
+        table.row([
+            check.graph.clone(),
+            check.case.name().into(),
+            format!("{error:.1e}"),
+            format!("{allowed:.1e}"),
+            place.clone(),
+            verdict.into(),
+        ]);
     }
     table
 }

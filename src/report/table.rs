@@ -7,7 +7,8 @@ use crate::printable::cut;
 /// Characters of a cell that are printed.
 const LONGEST: usize = 400;
 
-/// Rows of cells, printed in columns as wide as their widest cell. Columns whose cells all look like numbers are set to the right.
+/// Rows of cells, printed in columns as wide as their widest cell. Columns whose cells all look
+/// like numbers are set to the right.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     rows: Vec<Vec<String>>,
@@ -16,12 +17,19 @@ pub struct Table {
 impl Table {
     /// A table with these headings.
     pub fn new(headings: &[&str]) -> Self {
-        Self { rows: vec![headings.iter().map(ToString::to_string).collect()] }
+        Self {
+            rows: vec![headings.iter().map(ToString::to_string).collect()],
+        }
     }
 
     /// Adds a row. Long cells are cut, and each takes one line.
     pub fn row<T: ToString>(&mut self, cells: impl IntoIterator<Item = T>) {
-        self.rows.push(cells.into_iter().map(|c| cut(&c.to_string(), LONGEST).replace(['\n', '\r', '\t'], " ")).collect());
+        self.rows.push(
+            cells
+                .into_iter()
+                .map(|c| cut(&c.to_string(), LONGEST).replace(['\n', '\r', '\t'], " "))
+                .collect(),
+        );
     }
 }
 
@@ -38,14 +46,26 @@ fn is_number(cell: &str) -> bool {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let cells = |column: usize| self.rows.iter().map(move |row| row.get(column).map_or("", String::as_str));
-        let widths: Vec<usize> = (0..columns).map(|c| cells(c).map(|t| t.chars().count()).max().unwrap_or(0)).collect();
-        let right: Vec<bool> = (0..columns).map(|c| cells(c).skip(1).all(is_number)).collect();
+        let cells = |column: usize| {
+            self.rows
+                .iter()
+                .map(move |row| row.get(column).map_or("", String::as_str))
+        };
+        let widths: Vec<usize> = (0..columns)
+            .map(|c| cells(c).map(|t| t.chars().count()).max().unwrap_or(0))
+            .collect();
+        let right: Vec<bool> = (0..columns)
+            .map(|c| cells(c).skip(1).all(is_number))
+            .collect();
         for row in &self.rows {
             let mut line = String::new();
             for (column, &width) in widths.iter().enumerate() {
                 let cell = row.get(column).map_or("", String::as_str);
-                line += &if right[column] { format!("  {cell:>width$}") } else { format!("  {cell:<width$}") };
+                line += &if right[column] {
+                    format!("  {cell:>width$}")
+                } else {
+                    format!("  {cell:<width$}")
+                };
             }
             writeln!(f, "{}", line.trim_end())?;
         }
@@ -63,7 +83,15 @@ mod tests {
         table.row([&"x".repeat(1 << 17), "1"]);
         table.row(["two\nlines", "2"]);
         let text = table.to_string();
-        assert_eq!(text.lines().map(|line| line.chars().count()).collect::<Vec<_>>(), [LONGEST + 13; 3]);
-        assert!(text.contains("xxx...  ") && text.contains("two lines  "), "{text}");
+        assert_eq!(
+            text.lines()
+                .map(|line| line.chars().count())
+                .collect::<Vec<_>>(),
+            [LONGEST + 13; 3]
+        );
+        assert!(
+            text.contains("xxx...  ") && text.contains("two lines  "),
+            "{text}"
+        );
     }
 }

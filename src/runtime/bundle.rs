@@ -1,7 +1,7 @@
 //! A bundle's folder: the manifest, checked, and the files it names.
 //!
-//! A bundle may come from anyone: sizes are capped, names stay inside the folder, and what the manifest says about files is
-//! compared with what is there. Never writes.
+//! A bundle may come from anyone: sizes are capped, names stay inside the folder, and what the
+//! manifest says about files is compared with what is there. Never writes.
 
 mod contents;
 mod model;
@@ -12,7 +12,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::ExportError;
-use dlc_exporters::manifest::{FORMAT, FileRecord, GraphRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest, WEIGHTS_FILE, WeightRecord};
+use dlc_exporters::manifest::{
+    FORMAT, FileRecord, GraphRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest, WEIGHTS_FILE,
+    WeightRecord,
+};
 use dlc_exporters::onnx::check_graph;
 use dlc_ir::DType;
 use serde::Deserialize;
@@ -41,12 +44,16 @@ impl Bundle {
         Self::open_cached(folder, None)
     }
 
-    /// As [`Self::open`], but weights aren't read that the folder `cache` has the hash of, unless they changed since.
+    /// As [`Self::open`], but weights aren't read that the folder `cache` has the hash of, unless
+    /// they changed since.
     pub fn open_cached(folder: &Path, cache: Option<&Path>) -> Result<Self> {
         let path = folder.join(MANIFEST_FILE);
         let text = read_document(&path, MANIFEST_CAP)?;
         let manifest = parse(&path, &text)?;
-        let bundle = Self { folder: folder.to_path_buf(), manifest };
+        let bundle = Self {
+            folder: folder.to_path_buf(),
+            manifest,
+        };
         let problems = bundle.problems();
         if !problems.is_empty() {
             return Err(RuntimeError::file(&path, shown(problems).join("; ")));
@@ -55,12 +62,21 @@ impl Bundle {
         if changed.is_empty() {
             return Ok(bundle);
         }
-        Err(RuntimeError::file(folder, format!("changed since it was written: {}. Compile it again, or copy it again", shown(changed).join(", "))))
+        Err(RuntimeError::file(
+            folder,
+            format!(
+                "changed since it was written: {}. Compile it again, or copy it again",
+                shown(changed).join(", ")
+            ),
+        ))
     }
 
     /// The bundle that was just written to `folder`, unchecked.
     pub fn of_written(folder: &Path, manifest: Manifest) -> Self {
-        Self { folder: folder.to_path_buf(), manifest }
+        Self {
+            folder: folder.to_path_buf(),
+            manifest,
+        }
     }
 
     /// The bundle's folder.
@@ -75,10 +91,22 @@ impl Bundle {
 
     /// The graph of this name; the error lists the names there are.
     pub fn graph(&self, name: &str) -> Result<&GraphRecord> {
-        self.manifest.graphs.iter().find(|graph| graph.name == name).ok_or_else(|| {
-            let names: Vec<&str> = self.manifest.graphs.iter().map(|graph| graph.name.as_str()).collect();
-            RuntimeError::file(&self.folder.join(MANIFEST_FILE), format!("there is no graph `{name}`, but {}", names.join(", ")))
-        })
+        self.manifest
+            .graphs
+            .iter()
+            .find(|graph| graph.name == name)
+            .ok_or_else(|| {
+                let names: Vec<&str> = self
+                    .manifest
+                    .graphs
+                    .iter()
+                    .map(|graph| graph.name.as_str())
+                    .collect();
+                RuntimeError::file(
+                    &self.folder.join(MANIFEST_FILE),
+                    format!("there is no graph `{name}`, but {}", names.join(", ")),
+                )
+            })
     }
 
     /// The ONNX file of a graph.
@@ -86,10 +114,13 @@ impl Bundle {
         self.folder.join(&graph.file)
     }
 
-    /// Checks that the ONNX file of a graph has the boundary and the weights that the manifest lists, and takes nothing from other files.
+    /// Checks that the ONNX file of a graph has the boundary and the weights that the manifest
+    /// lists, and takes nothing from other files.
     pub fn check_graph(&self, graph: &GraphRecord) -> Result<()> {
         let path = self.graph_path(graph);
-        let checked = contain_panics("the ONNX reader", || check_graph(&path, graph, &self.manifest.weights));
+        let checked = contain_panics("the ONNX reader", || {
+            check_graph(&path, graph, &self.manifest.weights)
+        });
         let fail = |problem: String| RuntimeError::file(&path, problem);
         match checked.map_err(fail)? {
             Ok(()) => Ok(()),
@@ -103,14 +134,20 @@ impl Bundle {
         self.folder.join(WEIGHTS_FILE)
     }
 
-    /// A file that the manifest lists, such as `tokenizer.json` or `1_Pooling/config.json`. Others in the folder aren't the bundle's.
+    /// A file that the manifest lists, such as `tokenizer.json` or `1_Pooling/config.json`. Others
+    /// in the folder aren't the bundle's.
     pub fn side_file(&self, name: &str) -> Option<PathBuf> {
-        self.manifest.files.contains_key(name).then(|| self.folder.join(name))
+        self.manifest
+            .files
+            .contains_key(name)
+            .then(|| self.folder.join(name))
     }
 
     /// What lies in the folder and isn't listed, see [`Manifest::strays`].
     pub fn strays(&self) -> Result<Vec<String>> {
-        let unreadable = |error: std::io::Error| RuntimeError::file(&self.folder, format!("can't be read: {error}"));
+        let unreadable = |error: std::io::Error| {
+            RuntimeError::file(&self.folder, format!("can't be read: {error}"))
+        };
         self.manifest.strays(&self.folder).map_err(unreadable)
     }
 
@@ -125,7 +162,10 @@ impl Bundle {
         if let Some(diffusion) = &model.diffusion {
             problems.extend(sampling::model_problems(diffusion));
         } else {
-            for (what, number) in [("vocabulary", model.vocab_size), ("context", model.context_length)] {
+            for (what, number) in [
+                ("vocabulary", model.vocab_size),
+                ("context", model.context_length),
+            ] {
                 if !(1..=LARGEST).contains(&number) {
                     problems.push(format!("a {what} of {number} is absurd"));
                 }
@@ -133,8 +173,13 @@ impl Bundle {
         }
         problems.extend(model::problems(manifest));
         problems.extend(sampling::schedule_problems(manifest));
-        if let Some(share) = manifest.draft_acceptance.filter(|share| !(0.0..=1.0).contains(share)) {
-            problems.push(format!("a draft whose guesses are right at a share of {share} is absurd"));
+        if let Some(share) = manifest
+            .draft_acceptance
+            .filter(|share| !(0.0..=1.0).contains(share))
+        {
+            problems.push(format!(
+                "a draft whose guesses are right at a share of {share} is absurd"
+            ));
         }
         let mut graphs = BTreeSet::new();
         for graph in &manifest.graphs {
@@ -142,16 +187,25 @@ impl Bundle {
                 problems.push(format!("graph `{}` is named twice", graph.name));
             }
             if !manifest.files.contains_key(&graph.file) {
-                problems.push(format!("graph `{}` is in `{}`, which isn't among the files", graph.name, graph.file));
+                problems.push(format!(
+                    "graph `{}` is in `{}`, which isn't among the files",
+                    graph.name, graph.file
+                ));
             } else if graph.file.contains('/') && is_contained(&graph.file) {
-                problems.push(format!("graph `{}` is in `{}`, which isn't a file beside the weights", graph.name, graph.file));
+                problems.push(format!(
+                    "graph `{}` is in `{}`, which isn't a file beside the weights",
+                    graph.name, graph.file
+                ));
             }
         }
         for (name, record) in &manifest.files {
             problems.extend(self.file_problem(name, record));
         }
         let mut weights = BTreeSet::new();
-        let room = manifest.files.get(WEIGHTS_FILE).map_or(0, |record| record.bytes);
+        let room = manifest
+            .files
+            .get(WEIGHTS_FILE)
+            .map_or(0, |record| record.bytes);
         for weight in &manifest.weights {
             if !weights.insert(weight.name.as_str()) {
                 problems.push(format!("weight `{}` is named twice", weight.name));
@@ -166,14 +220,20 @@ impl Bundle {
             return Some(format!("`{name}` isn't a plain file name"));
         }
         // A link must not lead out of the folder.
-        let inside = |path: PathBuf| fs::canonicalize(&self.folder).is_ok_and(|folder| path.starts_with(folder));
+        let inside = |path: PathBuf| {
+            fs::canonicalize(&self.folder).is_ok_and(|folder| path.starts_with(folder))
+        };
         match fs::canonicalize(self.folder.join(name)) {
             Err(error) => Some(format!("`{name}` can't be opened: {error}")),
             Ok(path) => match fs::metadata(&path) {
-                Ok(data) if !data.is_file() || !inside(path) => Some(format!("`{name}` isn't a file of the bundle's folder")),
-                Ok(data) if data.len() != record.bytes => {
-                    Some(format!("`{name}` has {} bytes instead of {}: it was changed, or not copied to the end", data.len(), record.bytes))
+                Ok(data) if !data.is_file() || !inside(path) => {
+                    Some(format!("`{name}` isn't a file of the bundle's folder"))
                 }
+                Ok(data) if data.len() != record.bytes => Some(format!(
+                    "`{name}` has {} bytes instead of {}: it was changed, or not copied to the end",
+                    data.len(),
+                    record.bytes
+                )),
                 Ok(_) => None,
                 Err(error) => Some(format!("`{name}` can't be opened: {error}")),
             },
@@ -187,7 +247,8 @@ fn parse(path: &Path, text: &str) -> Result<Manifest> {
     struct Head {
         format: u32,
     }
-    let invalid = |error: String| RuntimeError::file(path, format!("isn't a bundle's manifest: {error}"));
+    let invalid =
+        |error: String| RuntimeError::file(path, format!("isn't a bundle's manifest: {error}"));
     let manifest = yaml::read::<Manifest>(text);
     let format = match &manifest {
         Ok(manifest) => manifest.format,
@@ -195,28 +256,51 @@ fn parse(path: &Path, text: &str) -> Result<Manifest> {
     };
     if format != FORMAT {
         let reason = format!("its layout has version {format}, this dlc reads version {FORMAT}");
-        return Err(RuntimeError::unsupported(path.display().to_string(), reason, "Compile the bundle again, or use the dlc that wrote it"));
+        return Err(RuntimeError::unsupported(
+            path.display().to_string(),
+            reason,
+            "Compile the bundle again, or use the dlc that wrote it",
+        ));
     }
     manifest.map_err(invalid)
 }
 
 fn weight_problem(weight: &WeightRecord, room: u64, graphs: &BTreeSet<&str>) -> Option<String> {
     let name = &weight.name;
-    if weight.offset.checked_add(weight.bytes).is_none_or(|end| end > room) {
-        return Some(format!("weight `{name}` ends after the {room} bytes of {WEIGHTS_FILE}"));
+    if weight
+        .offset
+        .checked_add(weight.bytes)
+        .is_none_or(|end| end > room)
+    {
+        return Some(format!(
+            "weight `{name}` ends after the {room} bytes of {WEIGHTS_FILE}"
+        ));
     }
-    let elements = weight.shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim as u64));
+    let elements = weight
+        .shape
+        .iter()
+        .try_fold(1u64, |n, &dim| n.checked_mul(dim as u64));
     let size = DType::from_name(&weight.dtype).map(|dtype| dtype.size() as u64);
     if elements.zip(size).and_then(|(n, size)| n.checked_mul(size)) != Some(weight.bytes) {
-        return Some(format!("weight `{name}` of {}{:?} can't have {} bytes", weight.dtype, weight.shape, weight.bytes));
+        return Some(format!(
+            "weight `{name}` of {}{:?} can't have {} bytes",
+            weight.dtype, weight.shape, weight.bytes
+        ));
     }
-    let unknown = weight.graphs.iter().find(|graph| !graphs.contains(graph.as_str()));
-    unknown.map(|graph| format!("weight `{name}` is used by `{graph}`, which isn't a graph of the bundle"))
+    let unknown = weight
+        .graphs
+        .iter()
+        .find(|graph| !graphs.contains(graph.as_str()));
+    unknown.map(|graph| {
+        format!("weight `{name}` is used by `{graph}`, which isn't a graph of the bundle")
+    })
 }
 
 /// Whether `name` stays inside of its folder, and in folders inside it.
 fn is_contained(name: &str) -> bool {
-    let plain = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= 255 && !part.contains(['\\', '\0', ':']);
+    let plain = |part: &str| {
+        !matches!(part, "" | "." | "..") && part.len() <= 255 && !part.contains(['\\', '\0', ':'])
+    };
     name.len() <= LONGEST_NAME && name.split('/').all(plain)
 }
 

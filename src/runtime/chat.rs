@@ -1,7 +1,8 @@
 //! Chat templates: a conversation to the text that the model was trained on.
 //!
-//! The template is Jinja, as Hugging Face keeps it beside a checkpoint, and untrusted: its source, its steps, and what it makes are limited, it
-//! runs on a stack of its own, and it reaches no file and no clock. Never tokenizes.
+//! The template is Jinja, as Hugging Face keeps it beside a checkpoint, and untrusted: its source,
+//! its steps, and what it makes are limited, it runs on a stack of its own, and it reaches no file
+//! and no clock. Never tokenizes.
 
 mod environment;
 mod functions;
@@ -40,7 +41,8 @@ const FILE_CAP: u64 = 4 << 20;
 const OUTPUT_CAP: usize = 16 << 20;
 /// How long reading a template, and rendering a chat, may take.
 const LONGEST: Duration = Duration::from_secs(2);
-/// The stack that templates are read and rendered on; expressions of the most tokens that one may have need a tenth.
+/// The stack that templates are read and rendered on; expressions of the most tokens that one may
+/// have need a tenth.
 const STACK: usize = 256 << 20;
 
 /// One turn of a conversation.
@@ -55,7 +57,10 @@ pub struct ChatMessage {
 impl ChatMessage {
     /// A turn of `role`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self {
+            role: role.into(),
+            content: content.into(),
+        }
     }
 }
 
@@ -73,37 +78,55 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Reads the template of a bundle: `chat_template.jinja`, the one in `tokenizer_config.json`, or `chat_template.json`.
+    /// Reads the template of a bundle: `chat_template.jinja`, the one in `tokenizer_config.json`,
+    /// or `chat_template.json`.
     pub fn of_bundle(bundle: &Bundle) -> Result<Self> {
         Self::read(bundle.folder(), |name| bundle.side_file(name))
     }
 
     /// Reads the template of a checkpoint, as [`Self::of_bundle`].
     pub fn load(folder: &Path) -> Result<Self> {
-        Self::read(folder, |name| Some(folder.join(name)).filter(|path| path.is_file()))
+        Self::read(folder, |name| {
+            Some(folder.join(name)).filter(|path| path.is_file())
+        })
     }
 
     /// `find` gives the files that are there.
     fn read(folder: &Path, find: impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
         let files = TokenizerFiles::read(&find)?;
-        let (path, source) = if let Some(path) = find(TEMPLATE_FILE).or_else(|| find(DEFAULT_TEMPLATE)) {
+        let (path, source) = if let Some(path) =
+            find(TEMPLATE_FILE).or_else(|| find(DEFAULT_TEMPLATE))
+        {
             let text = read_document(&path, FILE_CAP)?;
             (path, text)
         } else if let Some(source) = template_of(&files.config) {
             (folder.join(CONFIG_FILE), source)
         } else {
-            let processor = find(PROCESSOR_FILE).map_or_else(|| Ok(Map::new()), |path| read_object(&path))?;
+            let processor =
+                find(PROCESSOR_FILE).map_or_else(|| Ok(Map::new()), |path| read_object(&path))?;
             let source = template_of(&processor).ok_or_else(|| {
                 let reason = "the model has no chat template, so it isn't made for conversations";
-                RuntimeError::unsupported(folder.display().to_string(), reason, "Use `--prompt TEXT` instead")
+                RuntimeError::unsupported(
+                    folder.display().to_string(),
+                    reason,
+                    "Use `--prompt TEXT` instead",
+                )
             })?;
             (folder.join(PROCESSOR_FILE), source)
         };
         let tokens = files.named(&find);
-        let source = source::prepare(&source).map_err(|problem| RuntimeError::file(&path, format!("the chat template {problem}")))?;
-        let template = Self { path, source, tokens, unheeded: unheeded(folder, &files.config) };
+        let source = source::prepare(&source)
+            .map_err(|problem| RuntimeError::file(&path, format!("the chat template {problem}")))?;
+        let template = Self {
+            path,
+            source,
+            tokens,
+            unheeded: unheeded(folder, &files.config),
+        };
         let source = template.source.clone();
-        template.on_its_own_stack("can't be read", move || environment(&source, UNIX_EPOCH).map(drop))?;
+        template.on_its_own_stack("can't be read", move || {
+            environment(&source, UNIX_EPOCH).map(drop)
+        })?;
         Ok(template)
     }
 
@@ -112,31 +135,47 @@ impl ChatTemplate {
         &self.unheeded
     }
 
-    /// The text of a conversation. `reply` adds the beginning of the assistant's next turn; `now` is the time that templates may put
-    /// into the system's turn (UTC).
+    /// The text of a conversation. `reply` adds the beginning of the assistant's next turn; `now`
+    /// is the time that templates may put into the system's turn (UTC).
     pub fn render(&self, messages: &[ChatMessage], reply: bool, now: SystemTime) -> Result<String> {
         let (source, context) = (self.source.clone(), self.context(messages, reply));
         let text = self.on_its_own_stack("refuses this conversation", move || {
             let mut text = Capped(Vec::new());
             let environment = environment(&source, now)?;
-            environment.get_template("chat")?.render_captured_to(context, &mut text)?;
+            environment
+                .get_template("chat")?
+                .render_captured_to(context, &mut text)?;
             Ok(text.0)
         })?;
-        String::from_utf8(text).map_err(|_| RuntimeError::Bug("a chat template made text that isn't UTF-8".to_owned()))
+        String::from_utf8(text)
+            .map_err(|_| RuntimeError::Bug("a chat template made text that isn't UTF-8".to_owned()))
     }
 
     /// What transformers passes: what isn't there is none, and every special token has its name.
     fn context(&self, messages: &[ChatMessage], reply: bool) -> minijinja::Value {
         let none = minijinja::Value::from(());
-        let turn = |turn: &ChatMessage| minijinja::Value::from_pairs([("role", turn.role.as_str()), ("content", turn.content.as_str())]);
+        let turn = |turn: &ChatMessage| {
+            minijinja::Value::from_pairs([
+                ("role", turn.role.as_str()),
+                ("content", turn.content.as_str()),
+            ])
+        };
         let turns: Vec<_> = messages.iter().map(turn).collect();
-        let fixed = [("messages", turns.into()), ("tools", none.clone()), ("documents", none), ("add_generation_prompt", reply.into())];
-        let tokens = self.tokens.iter().map(|(name, token)| (name.as_str(), minijinja::Value::from(token.as_str())));
+        let fixed = [
+            ("messages", turns.into()),
+            ("tools", none.clone()),
+            ("documents", none),
+            ("add_generation_prompt", reply.into()),
+        ];
+        let tokens = self
+            .tokens
+            .iter()
+            .map(|(name, token)| (name.as_str(), minijinja::Value::from(token.as_str())));
         minijinja::Value::from_pairs(tokens.chain(fixed))
     }
 
-    /// Does `work` with the engine in a thread whose stack is large enough for whatever passed [`source::prepare`], and for no longer than a chat
-    /// may take.
+    /// Does `work` with the engine in a thread whose stack is large enough for whatever passed
+    /// [`source::prepare`], and for no longer than a chat may take.
     fn on_its_own_stack<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -144,14 +183,20 @@ impl ChatTemplate {
     ) -> Result<T> {
         let described = move || work().map_err(|error| format!("{what}: {}", describe(&error)));
         let outcome = contain_within("the template engine", LONGEST, STACK, described);
-        outcome.map_err(|problem| RuntimeError::file(&self.path, format!("the chat template {problem}")))
+        outcome.map_err(|problem| {
+            RuntimeError::file(&self.path, format!("the chat template {problem}"))
+        })
     }
 }
 
-/// `chat_template` is a text, or a list or an object of named ones of which `default` is meant for conversations.
+/// `chat_template` is a text, or a list or an object of named ones of which `default` is meant for
+/// conversations.
 fn template_of(config: &Map<String, Value>) -> Option<String> {
     let source = match config.get("chat_template")? {
-        Value::Array(named) => named.iter().find(|entry| entry["name"] == "default").map(|entry| &entry["template"])?,
+        Value::Array(named) => named
+            .iter()
+            .find(|entry| entry["name"] == "default")
+            .map(|entry| &entry["template"])?,
         Value::Object(named) => named.get("default")?,
         source => source,
     };
@@ -161,29 +206,53 @@ fn template_of(config: &Map<String, Value>) -> Option<String> {
 /// Names the templates beside the one for conversations.
 fn unheeded(folder: &Path, config: &Map<String, Value>) -> Vec<String> {
     let mut names: Vec<String> = match config.get("chat_template") {
-        Some(Value::Array(named)) => named.iter().filter_map(|entry| entry["name"].as_str()).map(str::to_owned).collect(),
+        Some(Value::Array(named)) => named
+            .iter()
+            .filter_map(|entry| entry["name"].as_str())
+            .map(str::to_owned)
+            .collect(),
         Some(Value::Object(named)) => named.keys().cloned().collect(),
         _ => vec![],
     };
-    let more = std::fs::read_dir(folder.join(TEMPLATE_FOLDER)).into_iter().flatten().flatten();
-    names.extend(more.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".jinja").map(str::to_owned)));
+    let more = std::fs::read_dir(folder.join(TEMPLATE_FOLDER))
+        .into_iter()
+        .flatten()
+        .flatten();
+    names.extend(more.filter_map(|entry| {
+        entry
+            .file_name()
+            .to_str()?
+            .strip_suffix(".jinja")
+            .map(str::to_owned)
+    }));
     names.retain(|name| name != "default");
     names.sort();
     names.dedup();
-    let named: Vec<String> = names.iter().take(MOST_NAMED).map(|name| format!("`{}`", name.escape_debug())).collect();
+    let named: Vec<String> = names
+        .iter()
+        .take(MOST_NAMED)
+        .map(|name| format!("`{}`", name.escape_debug()))
+        .collect();
     if named.is_empty() {
         vec![]
     } else {
-        vec![format!("the chat templates {} aren't heeded: `dlc run --chat` takes the default one and has no tools", named.join(", "))]
+        vec![format!(
+            "the chat templates {} aren't heeded: `dlc run --chat` takes the default one and has no tools",
+            named.join(", ")
+        )]
     }
 }
 
 /// The innermost reason: templates' own `raise_exception` reads best alone.
 fn describe(error: &minijinja::Error) -> String {
-    let line = error.line().map_or_else(String::new, |line| format!(" (line {line})"));
+    let line = error
+        .line()
+        .map_or_else(String::new, |line| format!(" (line {line})"));
     let detail = match error.kind() {
         ErrorKind::OutOfFuel => "it takes too many steps, or makes too much text".to_owned(),
-        kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
+        kind => error
+            .detail()
+            .map_or_else(|| kind.to_string(), str::to_owned),
     };
     format!("{detail}{line}")
 }

@@ -1,4 +1,5 @@
-//! A decoder graph as a [`TokenModel`]: one sequence, its key/value caches, and forgetting without copying.
+//! A decoder graph as a [`TokenModel`]: one sequence, its key/value caches, and forgetting without
+//! copying.
 //!
 //! How caches are kept follows from the manifest: [`in_place`] or [`concat`]. Never samples, and
 //! never knows whether it is the target or the draft.
@@ -15,14 +16,18 @@ use dlc_exporters::manifest::CacheLayout;
 use self::concat::ConcatCache;
 use self::in_place::InPlaceCache;
 use self::ports::Ports;
-use super::{Backend, Bundle, Logits, Result, RuntimeError, Session, SessionOptions, SharedWeights, TokenModel};
+use super::{
+    Backend, Bundle, Logits, Result, RuntimeError, Session, SessionOptions, SharedWeights,
+    TokenModel,
+};
 
 /// How a decoder is loaded.
 #[derive(Debug, Clone, Default)]
 pub struct DecoderOptions {
     /// How its session is loaded.
     pub session: SessionOptions,
-    /// Tokens to allocate caches for at the start, where caches have a capacity (those kept in place); it doubles as needed.
+    /// Tokens to allocate caches for at the start, where caches have a capacity (those kept in
+    /// place); it doubles as needed.
     pub capacity: Option<usize>,
 }
 
@@ -44,25 +49,43 @@ enum Cache {
 
 impl DecoderSession {
     /// Loads the graph `name`. Refuses a graph whose boundary isn't a decoder's.
-    pub fn open(backend: &Backend, bundle: &Bundle, name: &str, weights: Option<&Arc<SharedWeights>>, options: &DecoderOptions) -> Result<Self> {
+    pub fn open(
+        backend: &Backend,
+        bundle: &Bundle,
+        name: &str,
+        weights: Option<&Arc<SharedWeights>>,
+        options: &DecoderOptions,
+    ) -> Result<Self> {
         let model = &bundle.manifest().model;
         let ports = Ports::read(bundle.graph(name)?, model.vocab_size)?;
         let session = Session::load(backend, bundle, name, weights, &options.session)?;
         let (vocab, context) = (model.vocab_size, model.context_length);
         let cache = match bundle.manifest().caches {
-            CacheLayout::InPlace => Cache::InPlace(InPlaceCache::new(&ports.caches, options.capacity, context)),
+            CacheLayout::InPlace => {
+                Cache::InPlace(InPlaceCache::new(&ports.caches, options.capacity, context))
+            }
             CacheLayout::Appended => Cache::Concat(ConcatCache::default()),
         };
-        Ok(Self { session, ports, vocab, context, cache })
+        Ok(Self {
+            session,
+            ports,
+            vocab,
+            context,
+            cache,
+        })
     }
 
-    /// Reads the cache of `target` from now on instead of one of its own: keys and values of decided tokens are then the target's, and its own
-    /// stand behind them until the target's next pass. False, and nothing changes, where its layers aren't the target's.
+    /// Reads the cache of `target` from now on instead of one of its own: keys and values of
+    /// decided tokens are then the target's, and its own stand behind them until the target's next
+    /// pass. False, and nothing changes, where its layers aren't the target's.
     ///
-    /// So a draft needs no pass over the prompt and no second cache (Zhang et al., *Draft & Verify*, 2023). What it says of the text changes
-    /// a little, since behind the first dropped block its own keys would differ; what is decided doesn't.
+    /// So a draft needs no pass over the prompt and no second cache (Zhang et al., *Draft &
+    /// Verify*, 2023). What it says of the text changes a little, since behind the first dropped
+    /// block its own keys would differ; what is decided doesn't.
     pub fn share_cache(&mut self, target: &Self) -> bool {
-        let Some(slots) = self.ports.among(&target.ports.caches) else { return false };
+        let Some(slots) = self.ports.among(&target.ports.caches) else {
+            return false;
+        };
         match (&mut self.cache, &target.cache) {
             (Cache::InPlace(cache), Cache::InPlace(other)) => cache.share(other, slots),
             (Cache::Concat(cache), Cache::Concat(other)) => cache.share(other, slots),
@@ -90,7 +113,10 @@ impl TokenModel for DecoderSession {
 
     fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits> {
         if tokens.is_empty() || want > tokens.len() {
-            return Err(RuntimeError::Bug(format!("logits of {want} of {} tokens were asked for", tokens.len())));
+            return Err(RuntimeError::Bug(format!(
+                "logits of {want} of {} tokens were asked for",
+                tokens.len()
+            )));
         }
         if self.len() + tokens.len() > self.context {
             return Err(RuntimeError::Input(format!(
@@ -100,7 +126,10 @@ impl TokenModel for DecoderSession {
             )));
         }
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocab) {
-            return Err(RuntimeError::Input(format!("token {token} is outside the vocabulary of {}: use this model's tokenizer", self.vocab)));
+            return Err(RuntimeError::Input(format!(
+                "token {token} is outside the vocabulary of {}: use this model's tokenizer",
+                self.vocab
+            )));
         }
         let ids = tokens.iter().map(|&token| i64::from(token)).collect();
         match &mut self.cache {

@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use super::{Backend, Bundle, HostTensor, Result, RuntimeError, Session, SessionOptions, SharedWeights, TokenizedText};
+use super::{
+    Backend, Bundle, HostTensor, Result, RuntimeError, Session, SessionOptions, SharedWeights,
+    TokenizedText,
+};
 
 /// A loaded encoder.
 #[derive(Debug)]
@@ -38,19 +41,42 @@ impl EncoderSession {
     ///
     /// # Errors
     /// As [`Session::load`]; [`RuntimeError::Port`] for inputs that no encoder has.
-    pub fn open(backend: &Backend, bundle: &Bundle, name: &str, weights: Option<&Arc<SharedWeights>>, options: &SessionOptions) -> Result<Self> {
+    pub fn open(
+        backend: &Backend,
+        bundle: &Bundle,
+        name: &str,
+        weights: Option<&Arc<SharedWeights>>,
+        options: &SessionOptions,
+    ) -> Result<Self> {
         let (graph, model) = (bundle.graph(name)?, &bundle.manifest().model);
         let inputs: Vec<String> = graph.inputs.iter().map(|port| port.name.clone()).collect();
-        if let Some(strange) = inputs.iter().find(|name| !matches!(name.as_str(), IDS | MASK | TYPES)) {
-            return Err(RuntimeError::port(name, strange, "encoders take tokens, a mask and segments alone"));
+        if let Some(strange) = inputs
+            .iter()
+            .find(|name| !matches!(name.as_str(), IDS | MASK | TYPES))
+        {
+            return Err(RuntimeError::port(
+                name,
+                strange,
+                "encoders take tokens, a mask and segments alone",
+            ));
         }
         let output = model.task.output();
         if !graph.outputs.iter().any(|port| port.name == output) {
-            return Err(RuntimeError::port(name, output, "the graph has no such output"));
+            return Err(RuntimeError::port(
+                name,
+                output,
+                "the graph has no such output",
+            ));
         }
         let session = Session::load(backend, bundle, name, weights, options)?;
         let pad = i64::from(model.pad_token_id.unwrap_or(0));
-        Ok(Self { session, inputs, output: output.to_owned(), pad, context_length: model.context_length })
+        Ok(Self {
+            session,
+            inputs,
+            output: output.to_owned(),
+            pad,
+            context_length: model.context_length,
+        })
     }
 
     /// The longest text, in tokens.
@@ -61,12 +87,15 @@ impl EncoderSession {
     /// Runs all texts, together with those of about their length.
     ///
     /// # Errors
-    /// [`RuntimeError::Input`] for a text without tokens or longer than the model takes, and what the backend says.
+    /// [`RuntimeError::Input`] for a text without tokens or longer than the model takes, and what
+    /// the backend says.
     pub fn run(&mut self, texts: &[TokenizedText]) -> Result<Vec<Rows>> {
         for (number, text) in (1..).zip(texts) {
             let (n, most) = (text.ids.len(), self.context_length);
             if n == 0 || n > most {
-                return Err(RuntimeError::Input(format!("text {number} has {n} tokens, and the model takes 1 to {most}")));
+                return Err(RuntimeError::Input(format!(
+                    "text {number} has {n} tokens, and the model takes 1 to {most}"
+                )));
             }
         }
         let lengths: Vec<usize> = texts.iter().map(|t| t.ids.len()).collect();
@@ -84,10 +113,15 @@ impl EncoderSession {
     fn run_batch(&mut self, texts: &[&TokenizedText]) -> Result<Vec<Rows>> {
         let longest = texts.iter().map(|t| t.ids.len()).max().unwrap_or(0);
         let table = |numbers: &dyn Fn(&TokenizedText, usize) -> i64| {
-            let data = texts.iter().flat_map(|text| (0..longest).map(move |i| numbers(text, i))).collect();
+            let data = texts
+                .iter()
+                .flat_map(|text| (0..longest).map(move |i| numbers(text, i)))
+                .collect();
             HostTensor::i64([texts.len(), longest], data)
         };
-        let or = |list: &[u32], i: usize, otherwise: i64| list.get(i).map_or(otherwise, |x| i64::from(*x));
+        let or = |list: &[u32], i: usize, otherwise: i64| {
+            list.get(i).map_or(otherwise, |x| i64::from(*x))
+        };
         let inputs: Vec<(&str, HostTensor)> = self
             .inputs
             .iter()
@@ -101,20 +135,36 @@ impl EncoderSession {
             })
             .collect();
         let outputs = self.session.run_host(&inputs)?;
-        let found = outputs.iter().find(|(name, _)| *name == self.output).and_then(|(_, tensor)| Some((tensor.shape.clone(), tensor.to_f32()?)));
-        let (shape, data) = found.ok_or_else(|| RuntimeError::port("target", &self.output, "the backend gave no numbers"))?;
+        let found = outputs
+            .iter()
+            .find(|(name, _)| *name == self.output)
+            .and_then(|(_, tensor)| Some((tensor.shape.clone(), tensor.to_f32()?)));
+        let (shape, data) = found.ok_or_else(|| {
+            RuntimeError::port("target", &self.output, "the backend gave no numbers")
+        })?;
         let width = shape.last().copied().unwrap_or(1);
         let per_text = data.len() / texts.len();
         let rows = |(text, numbers): (&&TokenizedText, &[f32])| {
-            let real = if shape.len() == 3 { text.ids.len() * width } else { per_text };
-            Rows { width, data: numbers.get(..real).unwrap_or(numbers).to_vec() }
+            let real = if shape.len() == 3 {
+                text.ids.len() * width
+            } else {
+                per_text
+            };
+            Rows {
+                width,
+                data: numbers.get(..real).unwrap_or(numbers).to_vec(),
+            }
         };
-        Ok(texts.iter().zip(data.chunks(per_text.max(1))).map(rows).collect())
+        Ok(texts
+            .iter()
+            .zip(data.chunks(per_text.max(1)))
+            .map(rows)
+            .collect())
     }
 }
 
-/// Texts by number, in groups of about the same length: the longest of a group times their number is at most [`BATCH_TOKENS`], unless it is one
-/// text alone.
+/// Texts by number, in groups of about the same length: the longest of a group times their number
+/// is at most [`BATCH_TOKENS`], unless it is one text alone.
 fn batches(lengths: &[usize]) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&i| lengths[i]);
@@ -156,6 +206,9 @@ mod tests {
     #[test]
     fn a_long_text_does_not_make_short_ones_long() {
         let lengths: Vec<usize> = [500].into_iter().chain([8; 199]).collect();
-        assert_eq!(batches(&lengths).iter().map(Vec::len).collect::<Vec<_>>(), [199, 1]);
+        assert_eq!(
+            batches(&lengths).iter().map(Vec::len).collect::<Vec<_>>(),
+            [199, 1]
+        );
     }
 }

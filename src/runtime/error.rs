@@ -36,7 +36,9 @@ pub enum RuntimeError {
         fix: String,
     },
     /// No usable ONNX Runtime although one was demanded.
-    #[error("no usable ONNX Runtime library: {0}. Run `scripts/fetch_onnxruntime.sh`, or name one with `--ort-lib`")]
+    #[error(
+        "no usable ONNX Runtime library: {0}. Run `scripts/fetch_onnxruntime.sh`, or name one with `--ort-lib`"
+    )]
     NoLibrary(String),
     /// A boundary value of a graph that isn't as it must be.
     #[error("graph `{graph}`, port `{port}`: {problem}")]
@@ -61,7 +63,9 @@ pub enum RuntimeError {
         message: String,
     },
     /// Logits that no distribution can be made of.
-    #[error("the logits at position {position} hold {found}: the model or its weights are broken (check with `dlc verify`)")]
+    #[error(
+        "the logits at position {position} hold {found}: the model or its weights are broken (check with `dlc verify`)"
+    )]
     Logits {
         /// Position of the logits in the sequence, from 0.
         position: usize,
@@ -80,7 +84,11 @@ impl RuntimeError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::File { .. } | Self::Input(_) | Self::Port { .. } | Self::Graph { .. } | Self::Logits { .. } => Fault::BadInput,
+            Self::File { .. }
+            | Self::Input(_)
+            | Self::Port { .. }
+            | Self::Graph { .. }
+            | Self::Logits { .. } => Fault::BadInput,
             Self::Unsupported { .. } | Self::NoLibrary(_) => Fault::Unsupported,
             Self::Scheduler(error) => error.fault(),
             Self::Bug(_) => Fault::Bug,
@@ -88,15 +96,30 @@ impl RuntimeError {
     }
 
     pub(crate) fn file(path: &Path, problem: impl Into<String>) -> Self {
-        Self::File { path: path.to_path_buf(), problem: problem.into() }
+        Self::File {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+        }
     }
 
-    pub(crate) fn unsupported(what: impl Into<String>, reason: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self::Unsupported { what: what.into(), reason: reason.into(), fix: fix.into() }
+    pub(crate) fn unsupported(
+        what: impl Into<String>,
+        reason: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self::Unsupported {
+            what: what.into(),
+            reason: reason.into(),
+            fix: fix.into(),
+        }
     }
 
     pub(crate) fn port(graph: &str, port: &str, problem: impl Into<String>) -> Self {
-        Self::Port { graph: graph.to_owned(), port: port.to_owned(), problem: problem.into() }
+        Self::Port {
+            graph: graph.to_owned(),
+            port: port.to_owned(),
+            problem: problem.into(),
+        }
     }
 }
 

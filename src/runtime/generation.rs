@@ -1,6 +1,8 @@
-//! `generation_config.json`: how a model wants its texts written, as transformers' `generate` reads it.
+//! `generation_config.json`: how a model wants its texts written, as transformers' `generate` reads
+//! it.
 //!
-//! null and absent are one. What dlc doesn't heed is told, never passed over; what is out of range is refused with the file's name.
+//! null and absent are one. What dlc doesn't heed is told, never passed over; what is out of range
+//! is refused with the file's name.
 
 mod keys;
 mod reader;
@@ -51,14 +53,23 @@ pub struct SamplingDefaults {
 
 impl Default for SamplingDefaults {
     fn default() -> Self {
-        Self { do_sample: false, options: SamplingOptions { temperature: 1.0, top_k: TOP_K, ..SamplingOptions::default() } }
+        Self {
+            do_sample: false,
+            options: SamplingOptions {
+                temperature: 1.0,
+                top_k: TOP_K,
+                ..SamplingOptions::default()
+            },
+        }
     }
 }
 
 impl GenerationConfig {
     /// What a bundle's file says; the default if it has none.
     pub fn of_bundle(bundle: &Bundle) -> Result<Self> {
-        let Some(path) = bundle.side_file(FILE) else { return Ok(Self::default()) };
+        let Some(path) = bundle.side_file(FILE) else {
+            return Ok(Self::default());
+        };
         Self::read(&path, bundle.manifest().model.vocab_size)
     }
 
@@ -67,12 +78,19 @@ impl GenerationConfig {
         let value = serde_json::from_slice(&read_input(path, FILE_CAP)?);
         match value.map_err(|error| RuntimeError::file(path, format!("isn't JSON: {error}")))? {
             Value::Object(values) => Self::parse(path, &values, vocab),
-            _ => Err(RuntimeError::file(path, "holds JSON, but no object `{...}`")),
+            _ => Err(RuntimeError::file(
+                path,
+                "holds JSON, but no object `{...}`",
+            )),
         }
     }
 
     fn parse(path: &Path, values: &Map<String, Value>, vocab: usize) -> Result<Self> {
-        let read = Reader { path, values, vocab };
+        let read = Reader {
+            path,
+            values,
+            vocab,
+        };
         let mut unheeded = unheeded(values);
         let processors = processors(&read, &mut unheeded)?;
         Ok(Self {
@@ -95,9 +113,13 @@ fn processors(read: &Reader<'_>, unheeded: &mut Vec<String>) -> Result<LogitsPro
         biases.push((sequence, bias));
     }
     let mut words = read.sequences("bad_words_ids")?;
-    for (key, left_out) in
-        [("sequence_bias", drop_foreign(&mut biases, |b| &b.0, read.vocab)), ("bad_words_ids", drop_foreign(&mut words, |w| w, read.vocab))]
-    {
+    for (key, left_out) in [
+        (
+            "sequence_bias",
+            drop_foreign(&mut biases, |b| &b.0, read.vocab),
+        ),
+        ("bad_words_ids", drop_foreign(&mut words, |w| w, read.vocab)),
+    ] {
         if left_out > 0 {
             unheeded.push(format!("{left_out} of the sequences of {key}, whose tokens aren't all among the {} that the model writes", read.vocab));
         }
@@ -107,8 +129,12 @@ fn processors(read: &Reader<'_>, unheeded: &mut Vec<String>) -> Result<LogitsPro
         sequence_bias: biases,
         encoder_repetition_penalty: read.penalty("encoder_repetition_penalty")?,
         repetition_penalty: read.penalty("repetition_penalty")?,
-        no_repeat_ngram_size: read.count("no_repeat_ngram_size", 0)?.unwrap_or(neutral.no_repeat_ngram_size),
-        encoder_no_repeat_ngram_size: read.count("encoder_no_repeat_ngram_size", 0)?.unwrap_or(neutral.encoder_no_repeat_ngram_size),
+        no_repeat_ngram_size: read
+            .count("no_repeat_ngram_size", 0)?
+            .unwrap_or(neutral.no_repeat_ngram_size),
+        encoder_no_repeat_ngram_size: read
+            .count("encoder_no_repeat_ngram_size", 0)?
+            .unwrap_or(neutral.encoder_no_repeat_ngram_size),
         bad_words_ids: words,
         min_length: read.count("min_length", 0)?.unwrap_or(neutral.min_length),
         min_new_tokens: read.count("min_new_tokens", 0)?,
@@ -121,7 +147,8 @@ fn processors(read: &Reader<'_>, unheeded: &mut Vec<String>) -> Result<LogitsPro
     })
 }
 
-/// Takes out what has a token that the model can't write, and so never happens; returns how many these were.
+/// Takes out what has a token that the model can't write, and so never happens; returns how many
+/// these were.
 fn drop_foreign<T>(list: &mut Vec<T>, tokens: impl Fn(&T) -> &Vec<u32>, vocab: usize) -> usize {
     let before = list.len();
     list.retain(|entry| tokens(entry).iter().all(|&token| (token as usize) < vocab));
@@ -129,14 +156,19 @@ fn drop_foreign<T>(list: &mut Vec<T>, tokens: impl Fn(&T) -> &Vec<u32>, vocab: u
 }
 
 fn sampling(read: &Reader<'_>) -> Result<SamplingDefaults> {
-    let SamplingDefaults { do_sample, options: default } = SamplingDefaults::default();
+    let SamplingDefaults {
+        do_sample,
+        options: default,
+    } = SamplingDefaults::default();
     let share = |key| read.number(key, 0.0..=1.0);
     // A share of nothing still leaves the most likely token.
     let some = |key| share(key).map(|x| x.map(|x: f32| x.max(f32::MIN_POSITIVE)));
     Ok(SamplingDefaults {
         do_sample: read.flag("do_sample")?.unwrap_or(do_sample),
         options: SamplingOptions {
-            temperature: read.number("temperature", 0.0..=1e6)?.unwrap_or(default.temperature),
+            temperature: read
+                .number("temperature", 0.0..=1e6)?
+                .unwrap_or(default.temperature),
             top_h: some("top_h")?,
             top_k: read.count("top_k", 0)?.unwrap_or(default.top_k),
             top_p: some("top_p")?.unwrap_or(default.top_p),

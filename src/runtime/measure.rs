@@ -1,6 +1,8 @@
-//! Plain against speculative decoding, side by side: speed, acceptance and equality of what is written; and encoders side by side.
+//! Plain against speculative decoding, side by side: speed, acceptance and equality of what is
+//! written; and encoders side by side.
 //!
-//! Decoding is greedy only, since only then equality means something for a single text. Never prints.
+//! Decoding is greedy only, since only then equality means something for a single text. Never
+//! prints.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -11,9 +13,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::speculative::History;
-use super::{DecodeOptions, Decoder, EncoderSession, Generation, Logits, Result, Stats, Timing, TokenModel, TokenizedText};
+use super::{
+    DecodeOptions, Decoder, EncoderSession, Generation, Logits, Result, Stats, Timing, TokenModel,
+    TokenizedText,
+};
 
-/// Logits nearer than this are a tie: a pass over several tokens may round them the other way than a pass over one.
+/// Logits nearer than this are a tie: a pass over several tokens may round them the other way than
+/// a pass over one.
 const TIE: f32 = 1e-4;
 
 /// How the speculative text compares with the plain one.
@@ -21,7 +27,8 @@ const TIE: f32 = 1e-4;
 pub enum Equality {
     /// Token for token the same.
     Equal,
-    /// They part at token `at`, where the target's logits of both tokens differ by `gap` only, which is rounding.
+    /// They part at token `at`, where the target's logits of both tokens differ by `gap` only,
+    /// which is rounding.
     Tie {
         /// Index of the first token that differs.
         at: usize,
@@ -65,11 +72,12 @@ pub fn decode<'m>(
     prompt: &[u32],
     options: &DecodeOptions,
 ) -> Result<Generation> {
-    Decoder::new(target, draft, options.clone())?.generate(prompt, &mut |_| ControlFlow::Continue(()))
+    Decoder::new(target, draft, options.clone())?
+        .generate(prompt, &mut |_| ControlFlow::Continue(()))
 }
 
-/// Decodes `prompt` plainly and speculatively in alternation, `repeats` times each. Without a draft, what is looked up in the text is all
-/// that speculates.
+/// Decodes `prompt` plainly and speculatively in alternation, `repeats` times each. Without a
+/// draft, what is looked up in the text is all that speculates.
 pub fn measure(
     target: &mut dyn TokenModel,
     mut draft: Option<&mut dyn TokenModel>,
@@ -78,7 +86,10 @@ pub fn measure(
     repeats: usize,
 ) -> Result<PromptMeasurement> {
     let (mut plain, mut speculative) = (Vec::new(), Vec::new());
-    let alone = DecodeOptions { lookup: None, ..options.clone() };
+    let alone = DecodeOptions {
+        lookup: None,
+        ..options.clone()
+    };
     for _ in 0..repeats.max(1) {
         plain.push(decode(target, None, prompt, &alone)?);
         speculative.push(match &mut draft {
@@ -88,7 +99,8 @@ pub fn measure(
     }
     let (a, b) = (&plain[0].tokens, &speculative[0].tokens);
     let equality = compare(target, prompt, a, b, options)?;
-    let [plain_time, speculative_time] = [&plain, &speculative].map(|runs| Timing::of(runs.iter().map(decode_seconds)));
+    let [plain_time, speculative_time] =
+        [&plain, &speculative].map(|runs| Timing::of(runs.iter().map(decode_seconds)));
     Ok(PromptMeasurement {
         prompt_tokens: prompt.len(),
         tokens: a.clone(),
@@ -104,14 +116,28 @@ pub fn measure(
 impl PromptMeasurement {
     /// The least and the greatest speedup that these runs allow.
     pub fn speedup_range(&self) -> [f64; 2] {
-        [self.plain_range[0] / self.speculative_range[1], self.plain_range[1] / self.speculative_range[0]]
+        [
+            self.plain_range[0] / self.speculative_range[1],
+            self.plain_range[1] / self.speculative_range[0],
+        ]
     }
 }
 
-/// Compares two greedy continuations of `prompt`; where they part, asks `target` by how much the two tokens differ, as they are chosen.
-pub fn compare(target: &mut dyn TokenModel, prompt: &[u32], a: &[u32], b: &[u32], options: &DecodeOptions) -> Result<Equality> {
-    let Some(at) = (0..a.len().max(b.len())).find(|&i| a.get(i) != b.get(i)) else { return Ok(Equality::Equal) };
-    let (Some(&x), Some(&y)) = (a.get(at), b.get(at)) else { return Ok(Equality::Different { at, gap: f32::NAN }) };
+/// Compares two greedy continuations of `prompt`; where they part, asks `target` by how much the
+/// two tokens differ, as they are chosen.
+pub fn compare(
+    target: &mut dyn TokenModel,
+    prompt: &[u32],
+    a: &[u32],
+    b: &[u32],
+    options: &DecodeOptions,
+) -> Result<Equality> {
+    let Some(at) = (0..a.len().max(b.len())).find(|&i| a.get(i) != b.get(i)) else {
+        return Ok(Equality::Equal);
+    };
+    let (Some(&x), Some(&y)) = (a.get(at), b.get(at)) else {
+        return Ok(Equality::Different { at, gap: f32::NAN });
+    };
     target.rollback(0);
     let prefix = [prompt, &a[..at]].concat();
     let history = History::new(options, prompt.len(), &prefix);
@@ -124,7 +150,11 @@ pub fn compare(target: &mut dyn TokenModel, prompt: &[u32], a: &[u32], b: &[u32]
             _ => f32::NAN,
         };
     }
-    Ok(if gap < TIE { Equality::Tie { at, gap } } else { Equality::Different { at, gap } })
+    Ok(if gap < TIE {
+        Equality::Tie { at, gap }
+    } else {
+        Equality::Different { at, gap }
+    })
 }
 
 /// Steps of a draft in each turn of [`time_passes`].
@@ -133,21 +163,33 @@ const STEPS: usize = 3;
 const PASSES: [usize; 7] = [1, 2, 4, 6, 8, 12, 16];
 
 /// What passes cost behind `prompt`, see [`time_passes`]. Without a draft its cost is 1.
-pub fn calibrate(target: &mut dyn TokenModel, draft: Option<&mut dyn TokenModel>, prompt: &[u32], repeats: usize) -> Result<CostTable> {
+pub fn calibrate(
+    target: &mut dyn TokenModel,
+    draft: Option<&mut dyn TokenModel>,
+    prompt: &[u32],
+    repeats: usize,
+) -> Result<CostTable> {
     let mut drafts: Vec<&mut dyn TokenModel> = draft.into_iter().collect();
-    let StepCosts { steps, verify, .. } = time_passes(target, &mut drafts, prompt, repeats, Duration::ZERO)?;
-    Ok(CostTable { draft: steps.first().copied().unwrap_or(1.0), verify })
+    let StepCosts { steps, verify, .. } =
+        time_passes(target, &mut drafts, prompt, repeats, Duration::ZERO)?;
+    Ok(CostTable {
+        draft: steps.first().copied().unwrap_or(1.0),
+        verify,
+    })
 }
 
 /// Tokens behind which passes are timed: as many as are typical, or as the context takes.
 pub fn calibration_prompt(model: &ModelRecord) -> Vec<u32> {
     const PAST: usize = 128;
     let past = PAST.min(model.context_length / 2).max(1);
-    (0..past as u32).map(|i| (i * 7919) % model.vocab_size.max(1) as u32).collect()
+    (0..past as u32)
+        .map(|i| (i * 7919) % model.vocab_size.max(1) as u32)
+        .collect()
 }
 
-/// Times passes behind `prompt`, all kinds in turn, `repeats` times and for the time `least`: the fastest counts, since everything but the pass only
-/// adds. What a step of each draft costs, and a target pass over k tokens as (k, v(k)), in target steps.
+/// Times passes behind `prompt`, all kinds in turn, `repeats` times and for the time `least`: the
+/// fastest counts, since everything but the pass only adds. What a step of each draft costs, and a
+/// target pass over k tokens as (k, v(k)), in target steps.
 pub fn time_passes(
     target: &mut dyn TokenModel,
     drafts: &mut [&mut dyn TokenModel],
@@ -157,7 +199,10 @@ pub fn time_passes(
 ) -> Result<StepCosts> {
     let room = target.context_length().saturating_sub(prompt.len());
     let sizes: Vec<usize> = PASSES.into_iter().filter(|&k| k <= room.max(1)).collect();
-    let (mut passes, mut steps) = (vec![Duration::MAX; sizes.len()], vec![Vec::new(); drafts.len()]);
+    let (mut passes, mut steps) = (
+        vec![Duration::MAX; sizes.len()],
+        vec![Vec::new(); drafts.len()],
+    );
     read(target, prompt)?;
     for draft in &mut *drafts {
         read(&mut **draft, prompt)?;
@@ -184,7 +229,10 @@ pub fn time_passes(
     let steps: Vec<Timing> = steps.into_iter().map(Timing::of).collect();
     Ok(StepCosts {
         steps: steps.iter().map(|step| share(step.range()[0])).collect(),
-        verify: sizes.into_iter().zip(passes.iter().map(|time| share(time.as_secs_f64()))).collect(),
+        verify: sizes
+            .into_iter()
+            .zip(passes.iter().map(|time| share(time.as_secs_f64())))
+            .collect(),
         spreads: steps.iter().map(Timing::spread).collect(),
     })
 }
@@ -205,10 +253,21 @@ fn pass_time(model: &mut dyn TokenModel, prompt: &[u32], size: usize) -> Result<
 }
 
 /// What each encoder takes for one text of `length` random tokens, in alternation.
-pub fn latencies(sessions: &mut [&mut EncoderSession], length: usize, vocab: usize, repeats: usize) -> Result<Vec<Timing>> {
+pub fn latencies(
+    sessions: &mut [&mut EncoderSession],
+    length: usize,
+    vocab: usize,
+    repeats: usize,
+) -> Result<Vec<Timing>> {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let ids: Vec<u32> = (0..length).map(|_| rng.random_range(0..vocab.max(1) as u32)).collect();
-    let text = [TokenizedText { types: vec![0; length], ids, ..TokenizedText::default() }];
+    let ids: Vec<u32> = (0..length)
+        .map(|_| rng.random_range(0..vocab.max(1) as u32))
+        .collect();
+    let text = [TokenizedText {
+        types: vec![0; length],
+        ids,
+        ..TokenizedText::default()
+    }];
     let mut seconds = vec![Vec::new(); sessions.len()];
     // The first run of each loads what the others find loaded.
     for turn in 0..=repeats.max(1) {

@@ -1,7 +1,9 @@
-//! Runs a bundle: the backend, sessions over its graphs, lossless speculative decoding, encoders, diffusion models and their schedulers.
+//! Runs a bundle: the backend, sessions over its graphs, lossless speculative decoding, encoders,
+//! diffusion models and their schedulers.
 //!
-//! Reads bundles through their manifest alone and knows nothing of importers or passes. Never prints, and never reads the
-//! environment: callers hand over what they found in it. `ort` types don't leave this module.
+//! Reads bundles through their manifest alone and knows nothing of importers or passes. Never
+//! prints, and never reads the environment: callers hand over what they found in it. `ort` types
+//! don't leave this module.
 
 mod answers;
 mod backend;
@@ -27,24 +29,35 @@ mod token_model;
 mod weights;
 
 pub use answers::{Choice, choices, sentence_vector, similarity};
-pub use backend::{Backend, BackendKind, BackendSearch, Candidate, Origin, Provider, disable_telemetry, start, telemetry_variable, unrunnable};
+pub use backend::{
+    Backend, BackendKind, BackendSearch, Candidate, Origin, Provider, disable_telemetry, start,
+    telemetry_variable, unrunnable,
+};
 pub use bundle::Bundle;
 pub use chat::{ChatMessage, ChatTemplate};
 pub use costs::{assumed_costs, cost_key};
 pub use decoder::{DecoderOptions, DecoderSession};
 pub use diffusion::{
-    Classifier, Conditions, DiffusionSession, FloatTensor, SampleRequest, SamplerChoice, SamplerWishes, Samples, Statistics, choose_sampler,
-    mean_psnr, noise, psnr, read_tensors,
+    Classifier, Conditions, DiffusionSession, FloatTensor, SampleRequest, SamplerChoice,
+    SamplerWishes, Samples, Statistics, choose_sampler, mean_psnr, noise, psnr, read_tensors,
 };
 pub use encoder::{EncoderSession, Rows};
 pub use error::{Result, RuntimeError};
 pub use generation::{GenerationConfig, SamplingDefaults};
-pub use measure::{Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies, measure, time_passes};
+pub use measure::{
+    Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies,
+    measure, time_passes,
+};
 pub use processors::LogitsProcessors;
 pub use sampler::{Distribution, Sampler, SamplingOptions};
-pub use scheduler::{OutputLayout, SamplerState, SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan};
+pub use scheduler::{
+    OutputLayout, SamplerState, SchedulerError, SchedulerKind, SchedulerProblem,
+    parse_scheduler_config, sampling_plan,
+};
 pub use session::{HostData, HostTensor, Session, SessionOptions};
-pub use speculative::{DecodeOptions, Decoder, DraftLength, Generation, SourceStats, Stats, StopReason};
+pub use speculative::{
+    DecodeOptions, Decoder, DraftLength, Generation, SourceStats, Stats, StopReason,
+};
 pub use stops::StopStrings;
 pub use text::{TextStream, TextTokenizer, TokenizedText};
 pub use timing::Timing;

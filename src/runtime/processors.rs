@@ -1,12 +1,15 @@
-//! What changes logits before a token is chosen, as transformers' `generate` does it: penalties, biases, bans and forced tokens.
+//! What changes logits before a token is chosen, as transformers' `generate` does it: penalties,
+//! biases, bans and forced tokens.
 //!
-//! All are functions of the logits and of the text before them, so drafting stays lossless: a row is processed with the text up to it, whoever
-//! wrote that. The order is that of transformers' `_get_logits_processor`. Never draws a token.
+//! All are functions of the logits and of the text before them, so drafting stays lossless: a row
+//! is processed with the text up to it, whoever wrote that. The order is that of transformers'
+//! `_get_logits_processor`. Never draws a token.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// What is done to logits; [`Default`] changes nothing. The names are those of transformers' `GenerationConfig`.
+/// What is done to logits; [`Default`] changes nothing. The names are those of transformers'
+/// `GenerationConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogitsProcessors {
     /// Tokens that end a text, for those of the processors that hold them back or prefer them.
@@ -23,7 +26,8 @@ pub struct LogitsProcessors {
     pub encoder_no_repeat_ngram_size: usize,
     /// Sequences that are never written. One that is just a token that ends texts may be.
     pub bad_words_ids: Vec<Vec<u32>>,
-    /// Tokens of prompt and text before which the text doesn't end; not read where `min_new_tokens` is set.
+    /// Tokens of prompt and text before which the text doesn't end; not read where `min_new_tokens`
+    /// is set.
     pub min_length: usize,
     /// Tokens of the text before which it doesn't end.
     pub min_new_tokens: Option<usize>,
@@ -33,7 +37,8 @@ pub struct LogitsProcessors {
     pub forced_eos_token_id: Vec<u32>,
     /// Takes NaN for 0, and infinite logits for the largest numbers.
     pub remove_invalid_values: bool,
-    /// After so many tokens, what ends the text becomes likelier by this factor with each further one.
+    /// After so many tokens, what ends the text becomes likelier by this factor with each further
+    /// one.
     pub exponential_decay_length_penalty: Option<(usize, f64)>,
     /// Tokens that are never written.
     pub suppress_tokens: Vec<u32>,
@@ -77,7 +82,11 @@ pub(super) struct Place<'a> {
 impl LogitsProcessors {
     /// Whether nothing is changed anywhere.
     pub fn is_neutral(&self) -> bool {
-        *self == Self { ends: self.ends.clone(), ..Self::default() }
+        *self
+            == Self {
+                ends: self.ends.clone(),
+                ..Self::default()
+            }
     }
 
     /// The logits as a token is chosen by them.
@@ -94,7 +103,10 @@ impl LogitsProcessors {
         if !self.sequence_bias.is_empty() {
             add_bias(row.to_mut(), &self.sequence_bias, text);
         }
-        for (penalty, tokens) in [(1.0 / self.encoder_repetition_penalty, &text[..prompt]), (self.repetition_penalty, text)] {
+        for (penalty, tokens) in [
+            (1.0 / self.encoder_repetition_penalty, &text[..prompt]),
+            (self.repetition_penalty, text),
+        ] {
             if (penalty - 1.0).abs() > 0.0 {
                 penalise(row.to_mut(), tokens, penalty);
             }
@@ -102,7 +114,10 @@ impl LogitsProcessors {
     }
 
     fn ban(&self, row: &mut Cow<'_, [f32]>, Place { text, prompt, .. }: Place<'_>) {
-        for (n, earlier) in [(self.no_repeat_ngram_size, text), (self.encoder_no_repeat_ngram_size, &text[..prompt])] {
+        for (n, earlier) in [
+            (self.no_repeat_ngram_size, text),
+            (self.encoder_no_repeat_ngram_size, &text[..prompt]),
+        ] {
             if n > 0 {
                 ban_all(row.to_mut(), followers(earlier, text, n));
             }
@@ -110,11 +125,16 @@ impl LogitsProcessors {
         if !self.bad_words_ids.is_empty() {
             let complete = |word: &Vec<u32>| {
                 let (last, before) = word.split_last()?;
-                (text.ends_with(before) && !(before.is_empty() && self.ends.contains(last))).then_some(*last)
+                (text.ends_with(before) && !(before.is_empty() && self.ends.contains(last)))
+                    .then_some(*last)
             };
             ban_all(row.to_mut(), self.bad_words_ids.iter().filter_map(complete));
         }
-        let too_short = self.min_new_tokens.map_or(text.len() < self.min_length, |least| text.len() < prompt.saturating_add(least));
+        let too_short = self
+            .min_new_tokens
+            .map_or(text.len() < self.min_length, |least| {
+                text.len() < prompt.saturating_add(least)
+            });
         if too_short {
             ban_all(row.to_mut(), self.ends.iter().copied());
         }
@@ -134,16 +154,25 @@ impl LogitsProcessors {
     fn suppress(&self, row: &mut Cow<'_, [f32]>, Place { text, prompt, .. }: Place<'_>) {
         if self.remove_invalid_values {
             for x in row.to_mut() {
-                *x = if x.is_nan() { 0.0 } else { x.clamp(f32::MIN, f32::MAX) };
+                *x = if x.is_nan() {
+                    0.0
+                } else {
+                    x.clamp(f32::MIN, f32::MAX)
+                };
             }
         }
         if let Some((start, factor)) = self.exponential_decay_length_penalty
             && text.len() > prompt.saturating_add(start)
         {
             let beyond = text.len() - prompt - start;
-            let rise = (factor.powf(beyond as f64) - 1.0).clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32;
+            let rise = (factor.powf(beyond as f64) - 1.0)
+                .clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32;
             // Each once, should one be named twice.
-            let raised = |end: &u32| row.get(*end as usize).filter(|x| x.is_finite()).map(|x| (*end, (x + x.abs() * rise).clamp(f32::MIN, f32::MAX)));
+            let raised = |end: &u32| {
+                row.get(*end as usize)
+                    .filter(|x| x.is_finite())
+                    .map(|x| (*end, (x + x.abs() * rise).clamp(f32::MIN, f32::MAX)))
+            };
             let raised: Vec<(u32, f32)> = self.ends.iter().filter_map(raised).collect();
             for (end, x) in raised {
                 row.to_mut()[end as usize] = x;
@@ -153,14 +182,19 @@ impl LogitsProcessors {
             ban_all(row.to_mut(), self.suppress_tokens.iter().copied());
         }
         // A forced first token isn't held back.
-        let begin = if prompt > 1 || self.forced_bos_token_id.is_none() { prompt } else { prompt + 1 };
+        let begin = if prompt > 1 || self.forced_bos_token_id.is_none() {
+            prompt
+        } else {
+            prompt + 1
+        };
         if text.len() == begin && !self.begin_suppress_tokens.is_empty() {
             ban_all(row.to_mut(), self.begin_suppress_tokens.iter().copied());
         }
     }
 }
 
-/// Adds the biases of all sequences of which only the last token is missing; those of the same last token add up first.
+/// Adds the biases of all sequences of which only the last token is missing; those of the same last
+/// token add up first.
 fn add_bias(row: &mut [f32], sequences: &[(Vec<u32>, f32)], text: &[u32]) {
     let mut sums: BTreeMap<u32, f32> = BTreeMap::new();
     for (sequence, bias) in sequences {
@@ -181,7 +215,9 @@ fn add_bias(row: &mut [f32], sequences: &[(Vec<u32>, f32)], text: &[u32]) {
 fn penalise(row: &mut [f32], tokens: &[u32], penalty: f32) {
     let mut seen = vec![false; row.len()];
     for &token in tokens {
-        let Some(x) = row.get_mut(token as usize) else { continue };
+        let Some(x) = row.get_mut(token as usize) else {
+            continue;
+        };
         if !std::mem::replace(&mut seen[token as usize], true) {
             *x = if *x < 0.0 { *x * penalty } else { *x / penalty };
         }
@@ -192,7 +228,9 @@ fn penalise(row: &mut [f32], tokens: &[u32], penalty: f32) {
 fn followers(earlier: &[u32], text: &[u32], n: usize) -> impl Iterator<Item = u32> {
     let last = text.len().checked_sub(n - 1).map(|start| &text[start..]);
     let grams = earlier.windows(n).filter_map(|gram| gram.split_last());
-    grams.filter(move |(_, before)| Some(*before) == last).map(|(token, _)| *token)
+    grams
+        .filter(move |(_, before)| Some(*before) == last)
+        .map(|(token, _)| *token)
 }
 
 fn ban_all(row: &mut [f32], tokens: impl Iterator<Item = u32>) {

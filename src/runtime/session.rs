@@ -1,7 +1,7 @@
 //! One ONNX graph, loaded and ready to run on named tensors.
 //!
-//! Knows no cache and no tokens; [`super::DecoderSession`] is built on it. Options that a backend lacks are left out there, never
-//! an error.
+//! Knows no cache and no tokens; [`super::DecoderSession`] is built on it. Options that a backend
+//! lacks are left out there, never an error.
 
 mod placed;
 mod tensor;
@@ -41,54 +41,104 @@ pub struct Session {
 }
 
 impl Session {
-    /// Loads the graph `name` of a bundle, after checking that the backend runs it. `weights` are the shared ones of this bundle.
-    pub fn load(backend: &Backend, bundle: &Bundle, name: &str, weights: Option<&Arc<SharedWeights>>, options: &SessionOptions) -> Result<Self> {
+    /// Loads the graph `name` of a bundle, after checking that the backend runs it. `weights` are
+    /// the shared ones of this bundle.
+    pub fn load(
+        backend: &Backend,
+        bundle: &Bundle,
+        name: &str,
+        weights: Option<&Arc<SharedWeights>>,
+        options: &SessionOptions,
+    ) -> Result<Self> {
         backend.check(bundle.manifest(), options.provider)?;
         let graph = bundle.graph(name)?;
         bundle.check_graph(graph)?;
         // A GPU copies its weights into its own memory: nothing to share.
-        let weights = weights.filter(|_| options.provider == Provider::Cpu).cloned();
+        let weights = weights
+            .filter(|_| options.provider == Provider::Cpu)
+            .cloned();
         let path = bundle.graph_path(graph);
-        let inner = build(backend, &path, name, weights.as_deref(), options).map_err(|error| failed(name, &path, "load", &error))?;
-        Ok(Self { inner, graph: name.to_owned(), file: path, provider: options.provider, _weights: weights })
+        let inner = build(backend, &path, name, weights.as_deref(), options)
+            .map_err(|error| failed(name, &path, "load", &error))?;
+        Ok(Self {
+            inner,
+            graph: name.to_owned(),
+            file: path,
+            provider: options.provider,
+            _weights: weights,
+        })
     }
 
     /// Names of the inputs, in the file's order.
     pub fn input_names(&self) -> Vec<&str> {
-        self.inner.inputs().iter().map(ort::value::Outlet::name).collect()
+        self.inner
+            .inputs()
+            .iter()
+            .map(ort::value::Outlet::name)
+            .collect()
     }
 
     /// Names of the outputs, in the file's order.
     pub fn output_names(&self) -> Vec<&str> {
-        self.inner.outputs().iter().map(ort::value::Outlet::name).collect()
+        self.inner
+            .outputs()
+            .iter()
+            .map(ort::value::Outlet::name)
+            .collect()
     }
 
     /// Runs the graph on tensors in host memory and copies all outputs there.
     pub fn run_host(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Vec<(String, HostTensor)>> {
         let known = self.input_names();
         if let Some((name, _)) = inputs.iter().find(|(name, _)| !known.contains(name)) {
-            return Err(RuntimeError::port(&self.graph, name, format!("there is no such input, but {}", known.join(", "))));
+            return Err(RuntimeError::port(
+                &self.graph,
+                name,
+                format!("there is no such input, but {}", known.join(", ")),
+            ));
         }
-        if let Some(missing) = known.iter().find(|name| !inputs.iter().any(|(given, _)| given == *name)) {
-            return Err(RuntimeError::port(&self.graph, missing, "the input is missing"));
+        if let Some(missing) = known
+            .iter()
+            .find(|name| !inputs.iter().any(|(given, _)| given == *name))
+        {
+            return Err(RuntimeError::port(
+                &self.graph,
+                missing,
+                "the input is missing",
+            ));
         }
         let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
         for (name, tensor) in inputs {
-            let value = tensor.to_value().map_err(|problem| RuntimeError::port(&self.graph, name, problem))?;
+            let value = tensor
+                .to_value()
+                .map_err(|problem| RuntimeError::port(&self.graph, name, problem))?;
             values.push((Cow::Borrowed(*name), value.into()));
         }
         let graph = self.graph.clone();
         let outputs = self.run(values)?;
         outputs
             .iter()
-            .map(|(name, value)| Ok((name.to_owned(), HostTensor::from_value(&value).map_err(|problem| RuntimeError::port(&graph, name, problem))?)))
+            .map(|(name, value)| {
+                Ok((
+                    name.to_owned(),
+                    HostTensor::from_value(&value)
+                        .map_err(|problem| RuntimeError::port(&graph, name, problem))?,
+                ))
+            })
             .collect()
     }
 
     /// Runs the graph; all outputs end up in host memory.
-    pub(super) fn run(&mut self, inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)>) -> Result<SessionOutputs<'_>> {
-        let Self { inner, graph, file, .. } = self;
-        inner.run(inputs).map_err(|error| failed(graph, file, "run", &error))
+    pub(super) fn run(
+        &mut self,
+        inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)>,
+    ) -> Result<SessionOutputs<'_>> {
+        let Self {
+            inner, graph, file, ..
+        } = self;
+        inner
+            .run(inputs)
+            .map_err(|error| failed(graph, file, "run", &error))
     }
 
     /// Runs the graph with outputs chosen and placed by `options`.
@@ -97,8 +147,12 @@ impl Session {
         inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)>,
         options: &'s ort::session::RunOptions<ort::session::HasSelectedOutputs>,
     ) -> Result<SessionOutputs<'s>> {
-        let Self { inner, graph, file, .. } = self;
-        inner.run_with_options(inputs, options).map_err(|error| failed(graph, file, "run", &error))
+        let Self {
+            inner, graph, file, ..
+        } = self;
+        inner
+            .run_with_options(inputs, options)
+            .map_err(|error| failed(graph, file, "run", &error))
     }
 
     /// The `ort` session, for bindings and allocators.
@@ -117,7 +171,12 @@ impl Session {
 }
 
 fn failed(graph: &str, file: &Path, action: &'static str, error: &ort::Error) -> RuntimeError {
-    RuntimeError::Graph { graph: graph.to_owned(), file: file.to_path_buf(), action, message: error.message().to_owned() }
+    RuntimeError::Graph {
+        graph: graph.to_owned(),
+        file: file.to_path_buf(),
+        action,
+        message: error.message().to_owned(),
+    }
 }
 
 fn build(
@@ -127,19 +186,26 @@ fn build(
     weights: Option<&SharedWeights>,
     options: &SessionOptions,
 ) -> ort::Result<ort::session::Session> {
-    let mut builder = ort::session::Session::builder(backend.environment())?.with_optimization_level(GraphOptimizationLevel::All)?;
+    let mut builder = ort::session::Session::builder(backend.environment())?
+        .with_optimization_level(GraphOptimizationLevel::All)?;
     if backend.kind() == BackendKind::OnnxRuntime {
         // Errors are returned; ONNX Runtime would print them too.
         builder = builder.with_log_level(LogLevel::Fatal)?;
         if !backend.shares_threads(options.threads) {
-            // Target and draft take turns: the idle one's threads, spinning for work, would take the cores from the other.
-            builder = builder.with_independent_thread_pool()?.with_intra_op_spinning(false)?;
+            // Target and draft take turns: the idle one's threads, spinning for work, would take
+            // the cores from the other.
+            builder = builder
+                .with_independent_thread_pool()?
+                .with_intra_op_spinning(false)?;
             if let Some(threads) = options.threads {
                 builder = builder.with_intra_threads(threads)?;
             }
         }
         if let Provider::Cuda(device) = options.provider {
-            let cuda = ort::ep::CUDA::default().with_device_id(device).build().error_on_failure();
+            let cuda = ort::ep::CUDA::default()
+                .with_device_id(device)
+                .build()
+                .error_on_failure();
             builder = builder.with_execution_providers([cuda])?;
         }
         if let Some(weights) = weights {
@@ -151,5 +217,8 @@ fn build(
 
 /// Another handle on the same value: nothing is copied.
 pub(super) fn share(value: &DynValue) -> Result<DynValue> {
-    value.view().try_upgrade().map_err(|_| RuntimeError::Bug("a cache value is borrowed".to_owned()))
+    value
+        .view()
+        .try_upgrade()
+        .map_err(|_| RuntimeError::Bug("a cache value is borrowed".to_owned()))
 }

@@ -11,25 +11,45 @@ pub struct StopStrings {
 impl StopStrings {
     /// Watches for these; empty ones are never found.
     pub fn new(stops: &[String]) -> Self {
-        Self { stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(), held: String::new(), found: false }
+        Self {
+            stops: stops
+                .iter()
+                .filter(|stop| !stop.is_empty())
+                .cloned()
+                .collect(),
+            held: String::new(),
+            found: false,
+        }
     }
 
-    /// Takes the next piece and returns the text that is certain to stand before any of the strings.
+    /// Takes the next piece and returns the text that is certain to stand before any of the
+    /// strings.
     pub fn push(&mut self, piece: &str) -> String {
         if self.found {
             return String::new();
         }
         self.held.push_str(piece);
         // The one that is complete first; of several that end there the longest.
-        let ends = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str()).map(|start| (start + stop.len(), start)));
+        let ends = self.stops.iter().filter_map(|stop| {
+            self.held
+                .find(stop.as_str())
+                .map(|start| (start + stop.len(), start))
+        });
         if let Some((_, start)) = ends.min() {
             self.found = true;
             self.held.truncate(start);
             return std::mem::take(&mut self.held);
         }
-        let may_begin = |start: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*start..]));
+        let may_begin = |start: &usize| {
+            self.stops
+                .iter()
+                .any(|stop| stop.starts_with(&self.held[*start..]))
+        };
         let starts = self.held.char_indices().map(|(start, _)| start);
-        let kept = starts.into_iter().find(may_begin).unwrap_or(self.held.len());
+        let kept = starts
+            .into_iter()
+            .find(may_begin)
+            .unwrap_or(self.held.len());
         let rest = self.held.split_off(kept);
         std::mem::replace(&mut self.held, rest)
     }
@@ -73,8 +93,14 @@ mod tests {
     #[test]
     fn what_may_begin_a_string_is_held_back_and_nothing_else() {
         let mut watch = StopStrings::new(&["\n\n".into(), "User:".into()]);
-        assert_eq!((watch.push("one\n"), watch.push("Us")), ("one".into(), "\n".into()));
-        assert_eq!((watch.push("ed "), watch.push("User"), watch.push(":x")), ("Used ".into(), String::new(), String::new()));
+        assert_eq!(
+            (watch.push("one\n"), watch.push("Us")),
+            ("one".into(), "\n".into())
+        );
+        assert_eq!(
+            (watch.push("ed "), watch.push("User"), watch.push(":x")),
+            ("Used ".into(), String::new(), String::new())
+        );
         assert!(watch.found() && watch.push("more").is_empty());
     }
 

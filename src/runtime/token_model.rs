@@ -1,4 +1,5 @@
-//! The small face that the decoding loop is written against: a model that scores tokens and can forget them again.
+//! The small face that the decoding loop is written against: a model that scores tokens and can
+//! forget them again.
 //!
 //! Never knows what a session, a cache layout or a backend is.
 
@@ -20,14 +21,17 @@ pub trait TokenModel {
         self.len() == 0
     }
 
-    /// Appends `tokens` to the cached sequence and returns the logits of the last `want` of them: row `i` scores what follows
-    /// token `tokens.len() - want + i`. Errors leave the cache in an unknown state; [`Self::rollback`] to 0 makes it usable.
+    /// Appends `tokens` to the cached sequence and returns the logits of the last `want` of them:
+    /// row `i` scores what follows token `tokens.len() - want + i`. Errors leave the cache in an
+    /// unknown state; [`Self::rollback`] to 0 makes it usable.
     fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits>;
 
-    /// Forgets everything after the first `len` tokens. Does nothing if no more than that are cached.
+    /// Forgets everything after the first `len` tokens. Does nothing if no more than that are
+    /// cached.
     fn rollback(&mut self, len: usize);
 
-    /// Holds, from now on, what the model whose cache it reads holds of the first `len` tokens. Does nothing where the cache is its own.
+    /// Holds, from now on, what the model whose cache it reads holds of the first `len` tokens.
+    /// Does nothing where the cache is its own.
     fn adopt(&mut self, len: usize) -> Result<()> {
         let _ = len;
         Ok(())
@@ -63,6 +67,8 @@ impl Logits {
     /// The scores at position `i`, or an empty slice past the end.
     pub fn row(&self, i: usize) -> &[f32] {
         let start = i.saturating_mul(self.vocab);
-        self.data.get(start..start.saturating_add(self.vocab)).unwrap_or_default()
+        self.data
+            .get(start..start.saturating_add(self.vocab))
+            .unwrap_or_default()
     }
 }

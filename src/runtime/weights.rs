@@ -1,8 +1,9 @@
 //! One mapped copy of `weights.bin` for all sessions of a bundle, and one packed copy.
 //!
-//! ONNX Runtime packs weights into private memory for each session unless both hold: the sessions are given the *same* values
-//! (`AddInitializer`) and one container for the packed form. Only there, and only on the CPU: tract reads the external data by
-//! itself, and a GPU has its own copy anyway. Never copies a weight.
+//! ONNX Runtime packs weights into private memory for each session unless both hold: the sessions
+//! are given the *same* values (`AddInitializer`) and one container for the packed form. Only
+//! there, and only on the CPU: tract reads the external data by itself, and a GPU has its own copy
+//! anyway. Never copies a weight.
 
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
@@ -21,7 +22,8 @@ use crate::mapped::{self, Mapped};
 /// The mapped weights of a bundle. Sessions made with it keep it alive.
 #[derive(Debug)]
 pub struct SharedWeights {
-    /// Values over [`Self::map`], by the graphs that use them. Declared first: dropped before the map.
+    /// Values over [`Self::map`], by the graphs that use them. Declared first: dropped before the
+    /// map.
     values: BTreeMap<String, Vec<(String, Arc<DynValue>)>>,
     packed: PrepackedWeights,
     map: Mapped,
@@ -36,42 +38,71 @@ impl SharedWeights {
         }
         let path = bundle.weights_path();
         let (file, _) = open_regular(&path)?;
-        let map = mapped::map(&file, &path).map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
+        let map = mapped::map(&file, &path)
+            .map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
         let mut values: BTreeMap<String, Vec<(String, Arc<DynValue>)>> = BTreeMap::new();
-        // Vectors are left to each session: they are small, and not every kernel that packs one (a half-precision norm) takes it shared.
+        // Vectors are left to each session: they are small, and not every kernel that packs one (a
+        // half-precision norm) takes it shared.
         for record in records.iter().filter(|r| r.shape.len() >= 2) {
-            let bytes = bytes_of(&map, record).ok_or_else(|| RuntimeError::file(&path, format!("ends before weight `{}`", record.name)))?;
-            let Some(element) = element_type(&record.dtype) else { continue };
-            let count = record.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
+            let bytes = bytes_of(&map, record).ok_or_else(|| {
+                RuntimeError::file(&path, format!("ends before weight `{}`", record.name))
+            })?;
+            let Some(element) = element_type(&record.dtype) else {
+                continue;
+            };
+            let count = record
+                .shape
+                .iter()
+                .try_fold(1usize, |n, &dim| n.checked_mul(dim));
             if count.and_then(|n| n.checked_mul(element.1)) != Some(bytes.len()) {
                 return Err(RuntimeError::file(
                     &path,
-                    format!("weight `{}` of {} {:?} can't have {} bytes", record.name, record.dtype, record.shape, bytes.len()),
+                    format!(
+                        "weight `{}` of {} {:?} can't have {} bytes",
+                        record.name,
+                        record.dtype,
+                        record.shape,
+                        bytes.len()
+                    ),
                 ));
             }
             // Left to ONNX Runtime, which copies what it can't use in place.
             if bytes.is_empty() || bytes.as_ptr().align_offset(element.1) != 0 {
                 continue;
             }
-            let value = borrowed_value(bytes, &record.shape, element.0)
-                .map_err(|error| RuntimeError::file(&path, format!("weight `{}`: {error}", record.name)))?;
+            let value = borrowed_value(bytes, &record.shape, element.0).map_err(|error| {
+                RuntimeError::file(&path, format!("weight `{}`: {error}", record.name))
+            })?;
             let value = Arc::new(value);
             for graph in &record.graphs {
-                values.entry(graph.clone()).or_default().push((record.name.clone(), Arc::clone(&value)));
+                values
+                    .entry(graph.clone())
+                    .or_default()
+                    .push((record.name.clone(), Arc::clone(&value)));
             }
         }
-        Ok(Some(Arc::new(Self { values, packed: PrepackedWeights::new(), map })))
+        Ok(Some(Arc::new(Self {
+            values,
+            packed: PrepackedWeights::new(),
+            map,
+        })))
     }
 
-    /// Gives a session that is being built for `graph` the shared values. The session must keep `self` alive.
-    pub(super) fn attach(&self, graph: &str, mut builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+    /// Gives a session that is being built for `graph` the shared values. The session must keep
+    /// `self` alive.
+    pub(super) fn attach(
+        &self,
+        graph: &str,
+        mut builder: SessionBuilder,
+    ) -> ort::Result<SessionBuilder> {
         for (name, value) in self.values.get(graph).into_iter().flatten() {
             builder = builder.with_initializer(name, Arc::clone(value))?;
         }
         Ok(builder.with_prepacked_weights(&self.packed)?)
     }
 
-    /// Lets the system drop the mapped pages that sessions have packed by now; what is still read is mapped in again.
+    /// Lets the system drop the mapped pages that sessions have packed by now; what is still read
+    /// is mapped in again.
     pub fn release_pages(&self) {
         self.map.release_pages();
     }
@@ -82,18 +113,40 @@ fn bytes_of<'m>(map: &'m Mapped, record: &WeightRecord) -> Option<&'m [u8]> {
     map.get(start..start.checked_add(usize::try_from(record.bytes).ok()?)?)
 }
 
-/// A tensor value that borrows `bytes`; the caller keeps them alive and in place for as long as the value lives.
-fn borrowed_value(bytes: &[u8], shape: &[usize], element: TensorElementType) -> ort::Result<DynValue> {
+/// A tensor value that borrows `bytes`; the caller keeps them alive and in place for as long as the
+/// value lives.
+fn borrowed_value(
+    bytes: &[u8],
+    shape: &[usize],
+    element: TensorElementType,
+) -> ort::Result<DynValue> {
     let shape: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
-    let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
+    let memory = MemoryInfo::new(
+        AllocationDevice::CPU,
+        0,
+        AllocatorType::Device,
+        MemoryType::Default,
+    )?;
     let mut value = std::ptr::null_mut();
-    #[expect(unsafe_code, reason = "a value over mapped memory, which `ort` offers for owned memory only")]
-    // SAFETY: `bytes` is aligned for the element type and as long as the shape asks (checked by the caller). ONNX Runtime takes
-    // the pointer as mutable but never writes to an initializer. The map behind `bytes` outlives the value: `SharedWeights` drops
-    // its values first, and each session holds the `SharedWeights` whose values it was given and is dropped before it.
+    #[expect(
+        unsafe_code,
+        reason = "a value over mapped memory, which `ort` offers for owned memory only"
+    )]
+    // SAFETY: `bytes` is aligned for the element type and as long as the shape asks (checked by the
+    // caller). ONNX Runtime takes the pointer as mutable but never writes to an initializer. The
+    // map behind `bytes` outlives the value: `SharedWeights` drops its values first, and each
+    // session holds the `SharedWeights` whose values it was given and is dropped before it.
     unsafe {
         let call = ort::api().CreateTensorWithDataAsOrtValue;
-        let status = call(memory.ptr(), bytes.as_ptr().cast_mut().cast(), bytes.len(), shape.as_ptr(), shape.len(), element.into(), &raw mut value);
+        let status = call(
+            memory.ptr(),
+            bytes.as_ptr().cast_mut().cast(),
+            bytes.len(),
+            shape.as_ptr(),
+            shape.len(),
+            element.into(),
+            &raw mut value,
+        );
         ort::Error::result_from_status(status)?;
         let value = NonNull::new(value).ok_or_else(|| ort::Error::new("no value was made"))?;
         Ok(DynValue::from_ptr(value, Some(&Allocator::default())))

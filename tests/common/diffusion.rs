@@ -12,7 +12,16 @@ use super::golden::{module, recorded};
 use super::session::export;
 
 /// The goldens of diffusion models.
-pub const DIFFUSION: &[&str] = &["dit", "pixart", "unet-ddpm", "unet-sd15", "unet-sdxl", "dit-geglu", "pixart-sizes", "unet-ddpm-classes"];
+pub const DIFFUSION: &[&str] = &[
+    "dit",
+    "pixart",
+    "unet-ddpm",
+    "unet-sd15",
+    "unet-sdxl",
+    "dit-geglu",
+    "pixart-sizes",
+    "unet-ddpm-classes",
+];
 
 /// What a model was fed, by boundary name, and the sample that it returned.
 pub struct DiffusionGolden {
@@ -27,59 +36,127 @@ impl DiffusionGolden {
         let mut recorded = recorded(&fixture(&format!("goldens/{name}/golden.safetensors")));
         let sample = recorded.remove("output.sample").unwrap();
         let batch = sample.shape()[0];
-        let mut inputs: BTreeMap<String, Array> = recorded.into_iter().filter_map(|(k, a)| Some((k.strip_prefix("input.")?.to_owned(), a))).collect();
+        let mut inputs: BTreeMap<String, Array> = recorded
+            .into_iter()
+            .filter_map(|(k, a)| Some((k.strip_prefix("input.")?.to_owned(), a)))
+            .collect();
         let timesteps: Vec<f32> = match inputs["timestep"].data() {
             ArrayData::I64(levels) => levels.iter().map(|&t| t as f32).collect(),
             ArrayData::F32(levels) => levels.clone(),
         };
-        inputs.insert("timestep".into(), Array::f32([batch], timesteps.into_iter().cycle().take(batch).collect()).unwrap());
+        inputs.insert(
+            "timestep".into(),
+            Array::f32([batch], timesteps.into_iter().cycle().take(batch).collect()).unwrap(),
+        );
         if name == "pixart" {
             let text = inputs["encoder_hidden_states"].shape()[1];
-            inputs.insert("encoder_attention_mask".into(), Array::i64([batch, text], vec![1; batch * text]).unwrap());
+            inputs.insert(
+                "encoder_attention_mask".into(),
+                Array::i64([batch, text], vec![1; batch * text]).unwrap(),
+            );
         }
-        Self { name, inputs, sample }
+        Self {
+            name,
+            inputs,
+            sample,
+        }
     }
 
     /// Fails unless the sample is within `tolerance` of the reference.
     pub fn check(&self, found: &[f32], tolerance: f32) -> Result<(), String> {
         let expected = self.sample.as_f32().unwrap();
         if found.len() != expected.len() {
-            return Err(format!("{}: {} numbers, not {}", self.name, found.len(), expected.len()));
+            return Err(format!(
+                "{}: {} numbers, not {}",
+                self.name,
+                found.len(),
+                expected.len()
+            ));
         }
         let errors = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
-        let worst = errors.fold(0f32, |worst, e| if e.is_nan() { f32::INFINITY } else { worst.max(e) });
-        if worst <= tolerance { Ok(()) } else { Err(format!("{}: largest error {worst:e}, allowed {tolerance:e}", self.name)) }
+        let worst = errors.fold(0f32, |worst, e| {
+            if e.is_nan() {
+                f32::INFINITY
+            } else {
+                worst.max(e)
+            }
+        });
+        if worst <= tolerance {
+            Ok(())
+        } else {
+            Err(format!(
+                "{}: largest error {worst:e}, allowed {tolerance:e}",
+                self.name
+            ))
+        }
     }
 }
 
 /// Exports a golden and compares its sample with what `backend` computes.
-pub fn check_diffusion(backend: &Backend, name: &'static str, profile: Profile, dtype: DType, tolerance: f32) -> Result<(), String> {
+pub fn check_diffusion(
+    backend: &Backend,
+    name: &'static str,
+    profile: Profile,
+    dtype: DType,
+    tolerance: f32,
+) -> Result<(), String> {
     let golden = DiffusionGolden::read(name);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
     export(&module(name, dtype), profile, &out);
     let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
-    let mut session = Session::load(backend, &bundle, "target", None, &SessionOptions::default()).map_err(|e| e.to_string())?;
+    let mut session = Session::load(backend, &bundle, "target", None, &SessionOptions::default())
+        .map_err(|e| e.to_string())?;
     let tensor = |array: &Array| match array.data() {
         ArrayData::I64(data) => HostTensor::i64(array.shape(), data.clone()),
         ArrayData::F32(data) => HostTensor::f32(array.shape(), data.clone()),
     };
-    let inputs: Vec<(&str, HostTensor)> = golden.inputs.iter().map(|(n, a)| (n.as_str(), tensor(a))).collect();
+    let inputs: Vec<(&str, HostTensor)> = golden
+        .inputs
+        .iter()
+        .map(|(n, a)| (n.as_str(), tensor(a)))
+        .collect();
     let outputs = session.run_host(&inputs).map_err(|e| e.to_string())?;
-    let found = outputs.iter().find(|(n, _)| n == "out_sample").ok_or("the sample is missing")?;
-    golden.check(&found.1.to_f32().ok_or("the sample is no floats")?, tolerance)?;
+    let found = outputs
+        .iter()
+        .find(|(n, _)| n == "out_sample")
+        .ok_or("the sample is missing")?;
+    golden.check(
+        &found.1.to_f32().ok_or("the sample is no floats")?,
+        tolerance,
+    )?;
     check_one_level(&mut session, name, inputs)
 }
 
 /// Fails unless one noise level for all images is as good as the same for each.
-fn check_one_level(session: &mut Session, name: &str, mut inputs: Vec<(&str, HostTensor)>) -> Result<(), String> {
-    let at = inputs.iter().position(|(n, _)| *n == "timestep").ok_or("there is no timestep")?;
+fn check_one_level(
+    session: &mut Session,
+    name: &str,
+    mut inputs: Vec<(&str, HostTensor)>,
+) -> Result<(), String> {
+    let at = inputs
+        .iter()
+        .position(|(n, _)| *n == "timestep")
+        .ok_or("there is no timestep")?;
     let images = inputs[at].1.shape[0];
     let mut sample = |levels: Vec<f32>| {
         inputs[at].1 = HostTensor::f32([levels.len()], levels);
-        let outputs = session.run_host(&inputs).map_err(|e| format!("{name}: {e}"))?;
-        Ok::<_, String>(outputs.into_iter().find(|(n, _)| n == "out_sample").map(|(_, sample)| (sample.shape.clone(), sample.to_f32())))
+        let outputs = session
+            .run_host(&inputs)
+            .map_err(|e| format!("{name}: {e}"))?;
+        Ok::<_, String>(
+            outputs
+                .into_iter()
+                .find(|(n, _)| n == "out_sample")
+                .map(|(_, sample)| (sample.shape.clone(), sample.to_f32())),
+        )
     };
     let (each, all) = (sample(vec![321.0; images])?, sample(vec![321.0])?);
-    if each == all { Ok(()) } else { Err(format!("{name}: one noise level for {images} images isn't the same for each")) }
+    if each == all {
+        Ok(())
+    } else {
+        Err(format!(
+            "{name}: one noise level for {images} images isn't the same for each"
+        ))
+    }
 }

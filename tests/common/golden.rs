@@ -1,4 +1,5 @@
-//! Golden checkpoints: inputs and reference outputs of transformers (float32, eager attention), see `fixtures/README.md`.
+//! Golden checkpoints: inputs and reference outputs of transformers (float32, eager attention), see
+//! `fixtures/README.md`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,12 +15,21 @@ use safetensors::{Dtype, SafeTensors};
 use super::fixture;
 
 /// The goldens of decoders.
-pub const DECODERS: &[&str] = &["llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt2", "gpt_neox"];
+pub const DECODERS: &[&str] = &[
+    "llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt2", "gpt_neox",
+];
 
 /// Goldens of decoders with settings that those leave alone, and heads 16 wide.
-pub const DECODER_VARIANTS: &[&str] = &["gpt2-wide", "gpt_neox-wide", "gpt_neox-sequential", "gemma2-wide", "phi3-wide"];
+pub const DECODER_VARIANTS: &[&str] = &[
+    "gpt2-wide",
+    "gpt_neox-wide",
+    "gpt_neox-sequential",
+    "gemma2-wide",
+    "phi3-wide",
+];
 
-/// What every golden has: two whole sequences of 13 tokens; the same with 4 of padding on the left of the first; tokens 7 and 8 behind 0 to 6.
+/// What every golden has: two whole sequences of 13 tokens; the same with 4 of padding on the left
+/// of the first; tokens 7 and 8 behind 0 to 6.
 pub const CASES: [Case; 3] = [Case::Sequence, Case::LeftPadded, Case::Cached];
 
 /// Both.
@@ -48,7 +58,8 @@ pub const ENCODERS: &[&str] = &[
 /// How far logits may be from the reference, absolute, in f32.
 pub const TOLERANCE: f32 = 1e-4;
 
-/// How far logits of f16 models may be from the f32 reference: weights and activations have 11 bits, and logits reach 3.
+/// How far logits of f16 models may be from the f32 reference: weights and activations have 11
+/// bits, and logits reach 3.
 pub const HALF_TOLERANCE: f32 = 2e-2;
 
 /// Inputs of one run by boundary name; caches come from a run before.
@@ -76,19 +87,47 @@ pub fn recorded(path: &Path) -> BTreeMap<String, Array> {
     let array = |(key, view): (String, TensorView<'_>)| {
         let shape = view.shape().to_vec();
         let array = match view.dtype() {
-            Dtype::I64 => Array::i64(shape, view.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
-            Dtype::F32 => Array::f32(shape, view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
+            Dtype::I64 => Array::i64(
+                shape,
+                view.data()
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|b| i64::from_le_bytes(*b))
+                    .collect(),
+            ),
+            Dtype::F32 => Array::f32(
+                shape,
+                view.data()
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|b| f32::from_le_bytes(*b))
+                    .collect(),
+            ),
             other => panic!("{key} is {other:?}"),
         };
         (key, array.unwrap())
     };
-    SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter().map(array).collect()
+    SafeTensors::deserialize(&bytes)
+        .unwrap()
+        .tensors()
+        .into_iter()
+        .map(array)
+        .collect()
 }
 
 /// A golden's checkpoint.
 pub fn module(name: &str, dtype: DType) -> Module {
     let checkpoint = Checkpoint::open(&fixture(&format!("goldens/{name}"))).unwrap();
-    import(&checkpoint, &ImportOptions { dtype: Some(dtype), ..ImportOptions::default() }).unwrap()
+    import(
+        &checkpoint,
+        &ImportOptions {
+            dtype: Some(dtype),
+            ..ImportOptions::default()
+        },
+    )
+    .unwrap()
 }
 
 /// What an encoder was fed, by boundary name, and what it returned.
@@ -101,9 +140,17 @@ pub struct EncoderGolden {
 impl EncoderGolden {
     pub fn read(name: &'static str) -> Self {
         let recorded = recorded(&fixture(&format!("goldens/{name}/golden.safetensors")));
-        let part = |side: &'static str| recorded.iter().filter_map(move |(k, array)| Some((k.strip_prefix(side)?.to_owned(), array.clone())));
+        let part = |side: &'static str| {
+            recorded.iter().filter_map(move |(k, array)| {
+                Some((k.strip_prefix(side)?.to_owned(), array.clone()))
+            })
+        };
         let output = part("output.").next().unwrap();
-        Self { name, inputs: part("input.").collect(), output }
+        Self {
+            name,
+            inputs: part("input.").collect(),
+            output,
+        }
     }
 
     /// The output's name.
@@ -111,23 +158,54 @@ impl EncoderGolden {
         &self.output.0
     }
 
-    /// How large the reference's numbers are, as a multiple of the 3 that half precision's tolerance is meant for; 1 or more.
+    /// How large the reference's numbers are, as a multiple of the 3 that half precision's
+    /// tolerance is meant for; 1 or more.
     pub fn scale(&self) -> f32 {
-        self.output.1.as_f32().unwrap().iter().fold(3f32, |peak, x| peak.max(x.abs())) / 3.0
+        self.output
+            .1
+            .as_f32()
+            .unwrap()
+            .iter()
+            .fold(3f32, |peak, x| peak.max(x.abs()))
+            / 3.0
     }
 
-    /// Fails unless the output is within `tolerance` of the reference; of `DeBERTa`, which masks queries too, wherever there is a token.
+    /// Fails unless the output is within `tolerance` of the reference; of `DeBERTa`, which masks
+    /// queries too, wherever there is a token.
     pub fn check(&self, found: &[f32], tolerance: f32) -> Result<(), String> {
         let expected = self.output.1.as_f32().unwrap();
         if found.len() != expected.len() {
-            return Err(format!("{}: {} numbers, not {}", self.name, found.len(), expected.len()));
+            return Err(format!(
+                "{}: {} numbers, not {}",
+                self.name,
+                found.len(),
+                expected.len()
+            ));
         }
         let mask = self.inputs["attention_mask"].as_i64().unwrap();
         let width = expected.len() / mask.len();
-        let counts = |i: usize| !(self.name.starts_with("deberta") && self.output.1.shape().len() == 3) || mask[i / width] == 1;
-        let errors = (0..expected.len()).filter(|i| counts(*i)).map(|i| (expected[i] - found[i]).abs());
-        let worst = errors.fold(0f32, |worst, e| if e.is_nan() { f32::INFINITY } else { worst.max(e) });
-        if worst <= tolerance { Ok(()) } else { Err(format!("{}: largest error {worst:e}, allowed {tolerance:e}", self.name)) }
+        let counts = |i: usize| {
+            !(self.name.starts_with("deberta") && self.output.1.shape().len() == 3)
+                || mask[i / width] == 1
+        };
+        let errors = (0..expected.len())
+            .filter(|i| counts(*i))
+            .map(|i| (expected[i] - found[i]).abs());
+        let worst = errors.fold(0f32, |worst, e| {
+            if e.is_nan() {
+                f32::INFINITY
+            } else {
+                worst.max(e)
+            }
+        });
+        if worst <= tolerance {
+            Ok(())
+        } else {
+            Err(format!(
+                "{}: largest error {worst:e}, allowed {tolerance:e}",
+                self.name
+            ))
+        }
     }
 }
 
@@ -143,7 +221,12 @@ impl Golden {
         }
         let ids: &Vec<i64> = &integers["input.input_ids"];
         assert_eq!(ids.len(), BATCH * LENGTH);
-        Self { name, ids: ids.clone(), integers, floats }
+        Self {
+            name,
+            ids: ids.clone(),
+            integers,
+            floats,
+        }
     }
 
     pub fn module(&self, dtype: DType) -> Module {
@@ -158,7 +241,14 @@ impl Golden {
             Case::LeftPadded => {
                 let mask = self.integers["input.left_padded_attention_mask"].clone();
                 let positions = self.integers["input.left_padded_position_ids"].clone();
-                (None, Feed { mask, positions, ..whole })
+                (
+                    None,
+                    Feed {
+                        mask,
+                        positions,
+                        ..whole
+                    },
+                )
             }
             Case::Cached => (Some(self.columns(0, 7, 7)), self.columns(7, 9, 9)),
             Case::CachedPadded | Case::Random | Case::Range => panic!("{case:?} is not recorded"),
@@ -168,7 +258,11 @@ impl Golden {
     fn columns(&self, from: usize, to: usize, total: usize) -> Feed {
         Feed {
             shape: [BATCH, to - from],
-            ids: self.ids.chunks(LENGTH).flat_map(|row| row[from..to].to_vec()).collect(),
+            ids: self
+                .ids
+                .chunks(LENGTH)
+                .flat_map(|row| row[from..to].to_vec())
+                .collect(),
             mask: vec![1; BATCH * total],
             positions: (0..BATCH).flat_map(|_| from as i64..to as i64).collect(),
         }
@@ -183,15 +277,35 @@ impl Golden {
             Case::CachedPadded | Case::Random | Case::Range => panic!("{case:?} is not recorded"),
         }];
         if logits.len() != expected.len() {
-            return Err(format!("{} {case:?}: {} logits, not {}", self.name, logits.len(), expected.len()));
+            return Err(format!(
+                "{} {case:?}: {} logits, not {}",
+                self.name,
+                logits.len(),
+                expected.len()
+            ));
         }
         let feed = self.feeds(case).1;
         let rows = feed.shape[0] * feed.shape[1];
         let width = expected.len() / rows;
         let is_token = |row: usize| case != Case::LeftPadded || feed.mask[row] == 1;
-        let errors = (0..expected.len()).filter(|i| is_token(i / width)).map(|i| (expected[i] - logits[i]).abs());
-        let worst = errors.fold(0f32, |worst, e| if e.is_nan() { f32::INFINITY } else { worst.max(e) });
-        if worst <= tolerance { Ok(()) } else { Err(format!("{} {case:?}: largest error {worst:e}, allowed {tolerance:e}", self.name)) }
+        let errors = (0..expected.len())
+            .filter(|i| is_token(i / width))
+            .map(|i| (expected[i] - logits[i]).abs());
+        let worst = errors.fold(0f32, |worst, e| {
+            if e.is_nan() {
+                f32::INFINITY
+            } else {
+                worst.max(e)
+            }
+        });
+        if worst <= tolerance {
+            Ok(())
+        } else {
+            Err(format!(
+                "{} {case:?}: largest error {worst:e}, allowed {tolerance:e}",
+                self.name
+            ))
+        }
     }
 }
 
@@ -201,14 +315,28 @@ impl Feed {
         let total = self.mask.len() / self.shape[0];
         [
             ("input_ids", self.shape.to_vec(), self.ids.clone()),
-            ("attention_mask", vec![self.shape[0], total], self.mask.clone()),
+            (
+                "attention_mask",
+                vec![self.shape[0], total],
+                self.mask.clone(),
+            ),
             ("position_ids", self.shape.to_vec(), self.positions.clone()),
         ]
     }
 
     /// The rows of one sequence only.
     pub fn row(&self, row: usize) -> Self {
-        let cut = |data: &[i64]| data.chunks(data.len() / self.shape[0]).nth(row).unwrap().to_vec();
-        Self { shape: [1, self.shape[1]], ids: cut(&self.ids), mask: cut(&self.mask), positions: cut(&self.positions) }
+        let cut = |data: &[i64]| {
+            data.chunks(data.len() / self.shape[0])
+                .nth(row)
+                .unwrap()
+                .to_vec()
+        };
+        Self {
+            shape: [1, self.shape[1]],
+            ids: cut(&self.ids),
+            mask: cut(&self.mask),
+            positions: cut(&self.positions),
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Batches of unequal sequences, padded on either side and then continued, as other people's runtimes run them.
+//! Batches of unequal sequences, padded on either side and then continued, as other people's
+//! runtimes run them.
 
 use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 use dlc_exporters::manifest::Profile;
@@ -30,23 +31,43 @@ impl Row {
 
     fn alone(&self) -> Feed {
         let n = self.tokens.len();
-        Feed { shape: [1, n], ids: self.tokens.clone(), mask: vec![1; n], positions: (0..n as i64).collect() }
+        Feed {
+            shape: [1, n],
+            ids: self.tokens.clone(),
+            mask: vec![1; n],
+            positions: (0..n as i64).collect(),
+        }
     }
 }
 
-/// Fails unless each row of a batch says what it says alone: a whole one, one padded on the left, one on the right.
-pub fn check_padding(backend: &Backend, name: &'static str, profile: Profile) -> Result<(), String> {
+/// Fails unless each row of a batch says what it says alone: a whole one, one padded on the left,
+/// one on the right.
+pub fn check_padding(
+    backend: &Backend,
+    name: &'static str,
+    profile: Profile,
+) -> Result<(), String> {
     let golden = Golden::read(name);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
     export(&golden.module(DType::F32), profile, &out);
     let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
     let weights = SharedWeights::open(&bundle, backend).map_err(|e| e.to_string())?;
-    let mut session = Session::load(backend, &bundle, "target", weights.as_ref(), &SessionOptions::default()).map_err(|e| e.to_string())?;
+    let mut session = Session::load(
+        backend,
+        &bundle,
+        "target",
+        weights.as_ref(),
+        &SessionOptions::default(),
+    )
+    .map_err(|e| e.to_string())?;
     let padding = LENGTHS[0] - LENGTHS[1];
     let mut rows = [(0, 0), (padding, 0), (0, padding)].map(|(before, after)| {
         let tokens = golden.ids[before + after..LENGTHS[0]].to_vec();
-        Row { mask: [vec![0; before], vec![1; tokens.len()], vec![0; after]].concat(), tokens }
+        Row {
+            mask: [vec![0; before], vec![1; tokens.len()], vec![0; after]].concat(),
+            tokens,
+        }
     });
     let mut caches = vec![];
     for step in 0..=STEPS {
@@ -64,10 +85,21 @@ pub fn check_padding(backend: &Backend, name: &'static str, profile: Profile) ->
             for at in places {
                 let here = (r * fresh + at + fresh - row.mask.len()) * vocab;
                 let there = row.positions()[at] as usize * vocab;
-                let worst = logits[here..][..vocab].iter().zip(&alone[there..][..vocab]).map(|(a, b)| (a - b).abs());
-                let worst = worst.fold(0f32, |worst, e| if e.is_nan() { f32::INFINITY } else { worst.max(e) });
+                let worst = logits[here..][..vocab]
+                    .iter()
+                    .zip(&alone[there..][..vocab])
+                    .map(|(a, b)| (a - b).abs());
+                let worst = worst.fold(0f32, |worst, e| {
+                    if e.is_nan() {
+                        f32::INFINITY
+                    } else {
+                        worst.max(e)
+                    }
+                });
                 if worst > TOLERANCE {
-                    return Err(format!("{name}, step {step}, row {r}, place {at}: off by {worst:e}"));
+                    return Err(format!(
+                        "{name}, step {step}, row {r}, place {at}: off by {worst:e}"
+                    ));
                 }
             }
         }
@@ -75,14 +107,24 @@ pub fn check_padding(backend: &Backend, name: &'static str, profile: Profile) ->
     Ok(())
 }
 
-/// The last `fresh` places of every row. A place of padding gets a token that the row doesn't have there.
+/// The last `fresh` places of every row. A place of padding gets a token that the row doesn't have
+/// there.
 fn batch(rows: &[Row], fresh: usize) -> Feed {
-    let mut feed = Feed { shape: [rows.len(), fresh], ids: vec![], mask: vec![], positions: vec![] };
+    let mut feed = Feed {
+        shape: [rows.len(), fresh],
+        ids: vec![],
+        mask: vec![],
+        positions: vec![],
+    };
     for row in rows {
         let positions = row.positions();
         let places = row.mask.iter().zip(&positions).skip(row.mask.len() - fresh);
         for (&live, &position) in places {
-            feed.ids.push(if live == 1 { row.tokens[position as usize] } else { 1 });
+            feed.ids.push(if live == 1 {
+                row.tokens[position as usize]
+            } else {
+                1
+            });
             feed.positions.push(position);
         }
         feed.mask.extend(&row.mask);
@@ -91,5 +133,11 @@ fn batch(rows: &[Row], fresh: usize) -> Feed {
 }
 
 fn logits_of(outputs: &[(String, HostTensor)]) -> Vec<f32> {
-    outputs.iter().find(|(n, _)| n == "logits").unwrap().1.to_f32().unwrap()
+    outputs
+        .iter()
+        .find(|(n, _)| n == "logits")
+        .unwrap()
+        .1
+        .to_f32()
+        .unwrap()
 }

@@ -1,4 +1,5 @@
-//! Quantised products on a backend against double precision, and cheap drafts of the trained fixture.
+//! Quantised products on a backend against double precision, and cheap drafts of the trained
+//! fixture.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,16 +8,24 @@ use std::sync::Arc;
 use dlc::pipeline::{Check, module_of_bundle, verify_bundle};
 use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
 use dlc_exporters::manifest::Profile;
-use dlc_ir::{Blob, BlockFormat, DType, Expr, ModelInfo, Module, QuantizedPart, Quantizer, Refinement, Scores, Task, WeightTable, parse_graph_over};
+use dlc_ir::{
+    Blob, BlockFormat, DType, Expr, ModelInfo, Module, QuantizedPart, Quantizer, Refinement,
+    Scores, Task, WeightTable, parse_graph_over,
+};
 
 use super::decoding::{Pair, compile_quietly, compile_request};
 use super::fixture;
 use super::session::export;
 
 /// A draft that lacks layers, has 4 bits and proposes a quarter of the vocabulary.
-pub const CHEAP: [&str; 3] = ["fit-prune:drop=4,samples=2,length=32", "quantize-draft:symmetric=false", "trim-head:tokens=512"];
+pub const CHEAP: [&str; 3] = [
+    "fit-prune:drop=4,samples=2,length=32",
+    "quantize-draft:symmetric=false",
+    "trim-head:tokens=512",
+];
 
-/// Rows of activations, rows and columns of the matrix: whole blocks, a block that is filled up, an odd number of blocks.
+/// Rows of activations, rows and columns of the matrix: whole blocks, a block that is filled up, an
+/// odd number of blocks.
 const SHAPES: [[usize; 3]; 3] = [[3, 24, 64], [2, 16, 40], [5, 8, 96]];
 
 /// Numbers in [-1, 1) from a linear congruence.
@@ -32,7 +41,10 @@ fn noise(n: usize, seed: u32) -> Vec<f32> {
 fn mapped(numbers: &[f32]) -> Expr {
     let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
     let length = bytes.len();
-    Expr::Mapped { blob: Blob::new(Arc::new(bytes), 0..length).unwrap(), dtype: DType::F32 }
+    Expr::Mapped {
+        blob: Blob::new(Arc::new(bytes), 0..length).unwrap(),
+        dtype: DType::F32,
+    }
 }
 
 fn info() -> ModelInfo {
@@ -56,15 +68,45 @@ fn info() -> ModelInfo {
     }
 }
 
-/// `x [rows, inner]` times a quantised `[out, inner]` plus a bias, as a module; and the parts of the matrix as they are stored.
-fn product([rows, out, inner]: [usize; 3], quantizer: Quantizer, x: &[f32], matrix: &[f32], bias: &[f32]) -> (Module, [Vec<f32>; 3]) {
+/// `x [rows, inner]` times a quantised `[out, inner]` plus a bias, as a module; and the parts of
+/// the matrix as they are stored.
+fn product(
+    [rows, out, inner]: [usize; 3],
+    quantizer: Quantizer,
+    x: &[f32],
+    matrix: &[f32],
+    bias: &[f32],
+) -> (Module, [Vec<f32>; 3]) {
     let format = quantizer.format;
-    let part = |part| Expr::Quantize { input: Arc::new(mapped(matrix)), columns: inner, quantizer, part };
+    let part = |part| Expr::Quantize {
+        input: Arc::new(mapped(matrix)),
+        columns: inner,
+        quantizer,
+        part,
+    };
     let mut weights = WeightTable::default();
     weights.add("x", &[rows, inner], mapped(x)).unwrap();
-    let codes = weights.add("codes", &[out, format.blocks(inner), format.code_bytes()], part(QuantizedPart::Codes)).unwrap();
-    let scales = weights.add("scales", &[out, format.blocks(inner)], part(QuantizedPart::Scales)).unwrap();
-    let zeros = weights.add("zeros", &[out, format.zero_point_bytes(inner)], part(QuantizedPart::ZeroPoints)).unwrap();
+    let codes = weights
+        .add(
+            "codes",
+            &[out, format.blocks(inner), format.code_bytes()],
+            part(QuantizedPart::Codes),
+        )
+        .unwrap();
+    let scales = weights
+        .add(
+            "scales",
+            &[out, format.blocks(inner)],
+            part(QuantizedPart::Scales),
+        )
+        .unwrap();
+    let zeros = weights
+        .add(
+            "zeros",
+            &[out, format.zero_point_bytes(inner)],
+            part(QuantizedPart::ZeroPoints),
+        )
+        .unwrap();
     weights.add("bias", &[out], mapped(bias)).unwrap();
     let parts = [codes, scales, zeros].map(|id| weights[id].to_f32().unwrap());
     let (bits, block) = (format.bits, format.block);
@@ -75,22 +117,51 @@ fn product([rows, out, inner]: [usize; 3], quantizer: Quantizer, x: &[f32], matr
          output last_hidden_state = %1\n}}\n"
     );
     let graph = parse_graph_over(&text, &weights).unwrap();
-    (Module { graphs: vec![graph], weights, model: info(), sampling: None, side_files: vec![] }, parts)
+    (
+        Module {
+            graphs: vec![graph],
+            weights,
+            model: info(),
+            sampling: None,
+            side_files: vec![],
+        },
+        parts,
+    )
 }
 
 /// Entry `i` of codes that are packed by `format`.
 fn code(format: BlockFormat, bytes: &[f32], i: usize) -> f64 {
-    if format.bits == 4 { f64::from(bytes[i / 2] as u32 >> (4 * (i % 2)) & 15) } else { f64::from(bytes[i]) }
+    if format.bits == 4 {
+        f64::from(bytes[i / 2] as u32 >> (4 * (i % 2)) & 15)
+    } else {
+        f64::from(bytes[i])
+    }
 }
 
-/// What a product should be, and how far rounding activations to 8 bits, block by block, can take it from that.
-fn by_hand([_, out, inner]: [usize; 3], quantizer: Quantizer, x: &[f32], [codes, scales, zeros]: &[Vec<f32>; 3], bias: &[f32]) -> Vec<(f64, f64)> {
+/// What a product should be, and how far rounding activations to 8 bits, block by block, can take
+/// it from that.
+fn by_hand(
+    [_, out, inner]: [usize; 3],
+    quantizer: Quantizer,
+    x: &[f32],
+    [codes, scales, zeros]: &[Vec<f32>; 3],
+    bias: &[f32],
+) -> Vec<(f64, f64)> {
     let format = quantizer.format;
     let (blocks, middle) = (format.blocks(inner), f64::from(format.default_zero_point()));
     let weight = |row: usize, column: usize| {
         let block = column / format.block;
-        let zero = if quantizer.symmetric { middle } else { code(format, &zeros[row * format.zero_point_bytes(inner)..], block) };
-        (code(format, &codes[row * blocks * format.code_bytes()..], column) - zero) * f64::from(scales[row * blocks + block])
+        let zero = if quantizer.symmetric {
+            middle
+        } else {
+            code(
+                format,
+                &zeros[row * format.zero_point_bytes(inner)..],
+                block,
+            )
+        };
+        (code(format, &codes[row * blocks * format.code_bytes()..], column) - zero)
+            * f64::from(scales[row * blocks + block])
     };
     let entry = |x: &[f32], row: usize| {
         let (mut sum, mut rounding) = (f64::from(bias[row]), 0.0);
@@ -104,33 +175,58 @@ fn by_hand([_, out, inner]: [usize; 3], quantizer: Quantizer, x: &[f32], [codes,
         }
         (sum, rounding)
     };
-    x.chunks(inner).flat_map(|x| (0..out).map(move |row| entry(x, row))).collect()
+    x.chunks(inner)
+        .flat_map(|x| (0..out).map(move |row| entry(x, row)))
+        .collect()
 }
 
-/// Every kind of quantised matrix, with a bias: within 1e-4 of double precision, in profile `ort` within what rounded activations allow.
+/// Every kind of quantised matrix, with a bias: within 1e-4 of double precision, in profile `ort`
+/// within what rounded activations allow.
 pub fn check_products(backend: &Backend, profile: Profile) -> Result<(), String> {
     for shape in SHAPES {
-        for (bits, block, symmetric) in [(4, 32, true), (4, 32, false), (4, 64, false), (8, 32, true), (8, 32, false), (8, 128, true)] {
-            let quantizer = Quantizer { format: BlockFormat { bits, block }, symmetric, refinement: Refinement::Hqq };
+        for (bits, block, symmetric) in [
+            (4, 32, true),
+            (4, 32, false),
+            (4, 64, false),
+            (8, 32, true),
+            (8, 32, false),
+            (8, 128, true),
+        ] {
+            let quantizer = Quantizer {
+                format: BlockFormat { bits, block },
+                symmetric,
+                refinement: Refinement::Hqq,
+            };
             let [rows, out, inner] = shape;
             let (x, matrix, bias) = (noise(rows * inner, 1), noise(out * inner, 2), noise(out, 3));
             let (module, parts) = product(shape, quantizer, &x, &matrix, &bias);
             let folder = tempfile::tempdir().unwrap();
             export(&module, profile, &folder.path().join("bundle"));
             let bundle = Bundle::open(&folder.path().join("bundle")).map_err(|e| e.to_string())?;
-            let mut session = Session::load(backend, &bundle, "target", None, &SessionOptions::default()).map_err(|e| e.to_string())?;
+            let mut session =
+                Session::load(backend, &bundle, "target", None, &SessionOptions::default())
+                    .map_err(|e| e.to_string())?;
             let ids = HostTensor::i64([1, rows], (0..rows as i64).collect());
-            let made = session.run_host(&[("input_ids", ids)]).map_err(|e| e.to_string())?;
+            let made = session
+                .run_host(&[("input_ids", ids)])
+                .map_err(|e| e.to_string())?;
             let made = made[0].1.to_f32().unwrap();
             let expected = by_hand(shape, quantizer, &x, &parts, &bias);
             if made.len() != expected.len() {
                 return Err(format!("{shape:?} {quantizer:?}: {} numbers", made.len()));
             }
             for (made, (expected, rounding)) in made.iter().zip(expected) {
-                let allowed = 1e-4 + if profile == Profile::Ort { 1.05 * rounding } else { 0.0 };
+                let allowed = 1e-4
+                    + if profile == Profile::Ort {
+                        1.05 * rounding
+                    } else {
+                        0.0
+                    };
                 let error = (f64::from(*made) - expected).abs();
                 if error.is_nan() || error > allowed {
-                    return Err(format!("{shape:?} {quantizer:?}: {made}, not {expected}: {error:e} is more than {allowed:e}"));
+                    return Err(format!(
+                        "{shape:?} {quantizer:?}: {made}, not {expected}: {error:e} is more than {allowed:e}"
+                    ));
                 }
             }
         }
@@ -141,24 +237,38 @@ pub fn check_products(backend: &Backend, profile: Profile) -> Result<(), String>
 /// tiny-llama with the cheap draft, compiled into `folder`.
 fn compiled(profile: Profile, folder: &Path) -> Bundle {
     let mut request = compile_request(fixture("tiny-llama"), profile, folder.join("bundle"));
-    request.passes = CHEAP.iter().map(|pass| dlc::pipeline::parse_pass_flag(pass).unwrap()).collect();
+    request.passes = CHEAP
+        .iter()
+        .map(|pass| dlc::pipeline::parse_pass_flag(pass).unwrap())
+        .collect();
     compile_quietly(&request).unwrap();
     Bundle::open(&request.output).unwrap()
 }
 
-/// A pruned, quantised and trimmed draft runs as the evaluator says, and its greedy speculative text is the target's own.
-pub fn check_cheap_draft(backend: &Backend, profile: Profile, prompts: usize) -> Result<(), String> {
+/// A pruned, quantised and trimmed draft runs as the evaluator says, and its greedy speculative
+/// text is the target's own.
+pub fn check_cheap_draft(
+    backend: &Backend,
+    profile: Profile,
+    prompts: usize,
+) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let bundle = compiled(profile, folder.path());
     let module = module_of_bundle(&bundle).map_err(|e| e.to_string())?;
-    let checks = verify_bundle(&bundle, &module, backend, &SessionOptions::default(), None).map_err(|e| e.to_string())?;
+    let checks = verify_bundle(&bundle, &module, backend, &SessionOptions::default(), None)
+        .map_err(|e| e.to_string())?;
     let failed: Vec<&Check> = checks.iter().filter(|c| !c.passed()).collect();
     if !failed.is_empty() {
         return Err(format!("{failed:?}"));
     }
-    let allowed: BTreeMap<&str, f32> = checks.iter().map(|c| (c.graph.as_str(), c.outcome.allowed)).collect();
+    let allowed: BTreeMap<&str, f32> = checks
+        .iter()
+        .map(|c| (c.graph.as_str(), c.outcome.allowed))
+        .collect();
     if (profile == Profile::Ort) != (allowed["draft"] > 0.1) || allowed["target"] > 1e-3 {
-        return Err(format!("only a quantised draft of profile ort may be far from the evaluator: {allowed:?}"));
+        return Err(format!(
+            "only a quantised draft of profile ort may be far from the evaluator: {allowed:?}"
+        ));
     }
     let folder = tempfile::tempdir().unwrap();
     Pair::compile_with(&CHEAP, backend, profile, folder.path(), false).check_greedy(prompts)

@@ -3,11 +3,13 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use dlc::runtime::{Backend, Bundle, DiffusionSession, SampleRequest, SessionOptions, SharedWeights, noise};
+use dlc::runtime::{
+    Backend, Bundle, DiffusionSession, SampleRequest, SessionOptions, SharedWeights, noise,
+};
 use dlc_exporters::manifest::Profile;
 use dlc_ir::{
-    DType, Diffusion, Estimate, Evaluation, ModelInfo, Module, Reuse, Sampling, SamplingPlan, SamplingStep, Scores, SkipGranularity, SkipSchedule,
-    Task, WeightTable, parse_graph_over,
+    DType, Diffusion, Estimate, Evaluation, ModelInfo, Module, Reuse, Sampling, SamplingPlan,
+    SamplingStep, Scores, SkipGranularity, SkipSchedule, Task, WeightTable, parse_graph_over,
 };
 
 use super::session::export;
@@ -57,19 +59,47 @@ const WHOLE: &str = "
 pub fn remembering(kept: DType) -> Module {
     let weights = WeightTable::default();
     let graph = |name: &str, body: &str| {
-        let (cast, one) = if kept == DType::F32 { ("scale", " factor=1.0") } else { ("cast", "") };
-        let body = body.replace("KEEP", cast).replace("READ", cast).replace("ONE", one).replace("TYPE", kept.name());
+        let (cast, one) = if kept == DType::F32 {
+            ("scale", " factor=1.0")
+        } else {
+            ("cast", "")
+        };
+        let body = body
+            .replace("KEEP", cast)
+            .replace("READ", cast)
+            .replace("ONE", one)
+            .replace("TYPE", kept.name());
         let text = format!("graph {name} {{\n  input sample: f32[batch, 1, 1, 2]\n{body}\n}}\n");
         parse_graph_over(&text, &weights).unwrap_or_else(|error| panic!("{error}\n{text}"))
     };
-    let graphs = vec![graph("target", WHOLE), graph("step.0", FULL), graph("step.1", FORECAST), graph("step.2", HOLD)];
-    let evaluation = |graph: &str, forecast: &[f64]| Evaluation { graph: graph.into(), forecast: forecast.to_vec() };
-    let computed = [[true, true], [true, true], [false, false], [false, false], [false, false]].map(Vec::from);
+    let graphs = vec![
+        graph("target", WHOLE),
+        graph("step.0", FULL),
+        graph("step.1", FORECAST),
+        graph("step.2", HOLD),
+    ];
+    let evaluation = |graph: &str, forecast: &[f64]| Evaluation {
+        graph: graph.into(),
+        forecast: forecast.to_vec(),
+    };
+    let computed = [
+        [true, true],
+        [true, true],
+        [false, false],
+        [false, false],
+        [false, false],
+    ]
+    .map(Vec::from);
     let sampling = Sampling {
         scheduler: "ddim".into(),
         steps: 5,
         guidance: 1.0,
-        schedule: SkipSchedule::new(SkipGranularity::Branch, Reuse::Linear, vec!["a".into(), "b".into()], &computed),
+        schedule: SkipSchedule::new(
+            SkipGranularity::Branch,
+            Reuse::Linear,
+            vec!["a".into(), "b".into()],
+            &computed,
+        ),
         macs: 0.5,
         unrolled: None,
         evaluations: vec![
@@ -80,7 +110,14 @@ pub fn remembering(kept: DType) -> Module {
             evaluation("step.2", &[]),
         ],
     };
-    let diffusion = Diffusion { channels: 1, height: 1, width: 2, out_channels: 1, classes: None, text_width: None };
+    let diffusion = Diffusion {
+        channels: 1,
+        height: 1,
+        width: 2,
+        out_channels: 1,
+        classes: None,
+        text_width: None,
+    };
     let model = ModelInfo {
         family: "tiny".into(),
         task: Task::ImageGeneration,
@@ -99,20 +136,42 @@ pub fn remembering(kept: DType) -> Module {
         eos_token_ids: vec![],
         pad_token_id: None,
     };
-    Module { graphs, weights, model, sampling: Some(sampling), side_files: vec![] }
+    Module {
+        graphs,
+        weights,
+        model,
+        sampling: Some(sampling),
+        side_files: vec![],
+    }
 }
 
 /// A sampler that adds what the network says: `x + out`.
 pub fn adding(steps: usize) -> SamplingPlan {
-    let step = SamplingStep { timestep: 1.0, input_scale: 1.0, estimate: Estimate::OUTPUT, latents: vec![1.0], estimates: vec![], output: 1.0 };
-    SamplingPlan { initial_scale: 0.5, steps: vec![step; steps] }
+    let step = SamplingStep {
+        timestep: 1.0,
+        input_scale: 1.0,
+        estimate: Estimate::OUTPUT,
+        latents: vec![1.0],
+        estimates: vec![],
+        output: 1.0,
+    };
+    SamplingPlan {
+        initial_scale: 0.5,
+        steps: vec![step; steps],
+    }
 }
 
 /// Opens what [`remembering`] wrote.
 pub fn open(backend: &Backend, folder: &Path) -> Result<DiffusionSession, String> {
     let bundle = Bundle::open(folder).map_err(|e| e.to_string())?;
     let weights = SharedWeights::open(&bundle, backend).map_err(|e| e.to_string())?;
-    DiffusionSession::open(backend, &bundle, weights.as_ref(), &SessionOptions::default()).map_err(|e| e.to_string())
+    DiffusionSession::open(
+        backend,
+        &bundle,
+        weights.as_ref(),
+        &SessionOptions::default(),
+    )
+    .map_err(|e| e.to_string())
 }
 
 /// Samples three images through memory, and without, and compares with the numbers on paper.
@@ -123,24 +182,47 @@ pub fn check_memory(backend: &Backend, profile: Profile, kept: DType) -> Result<
     let mut session = open(backend, &out)?;
     let plan = adding(5);
     let seeds = [3, 4, 5];
-    let start: Vec<f32> = seeds.iter().flat_map(|&seed| noise(seed, 2)).map(|x| 0.5 * x).collect();
-    // a: x^2, (3x)^2, (9x)^2; x3 = 9x + 2 (9 x^2) - x^2; x4 = x3 + 0.5 (81 x^2) + 9 x^2; the last b is 2 (3x), the third last a 9 x^2.
+    let start: Vec<f32> = seeds
+        .iter()
+        .flat_map(|&seed| noise(seed, 2))
+        .map(|x| 0.5 * x)
+        .collect();
+    // a: x^2, (3x)^2, (9x)^2; x3 = 9x + 2 (9 x^2) - x^2; x4 = x3 + 0.5 (81 x^2) + 9 x^2; the last b
+    // is 2 (3x), the third last a 9 x^2.
     let pruned = |x: f32| 9.0 * x + 17.0 * x * x + 49.5 * x * x + 6.0 * x + 9.0 * x * x;
     let whole = |x: f32| 32.0 * x;
-    for (prune, expected) in [(true, &pruned as &dyn Fn(f32) -> f32), (false, &whole), (true, &pruned)] {
-        let request = SampleRequest { plan: &plan, guidance: 1.0, seeds: &seeds, classes: &[], conditions: None, prune };
+    for (prune, expected) in [
+        (true, &pruned as &dyn Fn(f32) -> f32),
+        (false, &whole),
+        (true, &pruned),
+    ] {
+        let request = SampleRequest {
+            plan: &plan,
+            guidance: 1.0,
+            seeds: &seeds,
+            classes: &[],
+            conditions: None,
+            prune,
+        };
         let mut calls = vec![];
         let found = session.sample(&request, &mut |done, total| {
             calls.push((done, total));
             ControlFlow::Continue(())
         });
-        let found = found.map_err(|e| e.to_string())?.ok_or("nothing interrupts")?;
-        assert_eq!((found.shape, calls), ([3, 1, 1, 2], (0..5).map(|done| (done, 5)).collect()));
+        let found = found
+            .map_err(|e| e.to_string())?
+            .ok_or("nothing interrupts")?;
+        assert_eq!(
+            (found.shape, calls),
+            ([3, 1, 1, 2], (0..5).map(|done| (done, 5)).collect())
+        );
         let tolerance = if kept == DType::F32 { 1e-5 } else { 3e-3 };
         for (x, found) in start.iter().zip(&found.data) {
             let expected = expected(*x);
             if (expected - found).abs() > tolerance * (1.0 + 100.0 * x * x) {
-                return Err(format!("{x}: {found} instead of {expected}, pruned: {prune}"));
+                return Err(format!(
+                    "{x}: {found} instead of {expected}, pruned: {prune}"
+                ));
             }
         }
     }

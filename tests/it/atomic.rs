@@ -1,4 +1,5 @@
-//! A compilation that is stopped leaves nothing half-made, and nothing that the next one trips over.
+//! A compilation that is stopped leaves nothing half-made, and nothing that the next one trips
+//! over.
 
 use std::path::Path;
 use std::process::Child;
@@ -11,7 +12,10 @@ const COMPILE: [&str; 4] = ["compile", "fixtures/tiny-llama", "-o", "work/out"];
 
 /// Entries of a folder, hidden ones too.
 pub fn entries(folder: &Path) -> Vec<String> {
-    let names = std::fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let names = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .map(|e| e.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.collect();
     names.sort();
     names
@@ -35,9 +39,16 @@ pub fn wait_for(child: &mut Child, seen: impl Fn() -> bool) -> bool {
 #[test]
 fn a_killed_compilation_leaves_no_bundle_and_a_rerun_cleans_up() {
     let shell = Shell::new();
-    let scoring = [&COMPILE[..], &["--pass", "fit-prune:samples=64", "--no-cache"]].concat();
-    // In the middle of scoring, and, without a pass, at moments spread over import, hashing and writing.
-    let stops = [(&scoring[..], 50), (&scoring, 400)].into_iter().chain((0..12).map(|i| (&COMPILE[..], 4 * i)));
+    let scoring = [
+        &COMPILE[..],
+        &["--pass", "fit-prune:samples=64", "--no-cache"],
+    ]
+    .concat();
+    // In the middle of scoring, and, without a pass, at moments spread over import, hashing and
+    // writing.
+    let stops = [(&scoring[..], 50), (&scoring, 400)]
+        .into_iter()
+        .chain((0..12).map(|i| (&COMPILE[..], 4 * i)));
     for (args, milliseconds) in stops {
         let mut child = shell.start(args);
         sleep(Duration::from_millis(milliseconds));
@@ -65,7 +76,9 @@ fn a_compilation_killed_while_writing_leaves_the_old_bundle() {
     for delay in 0..8u64 {
         let mut child = shell.start(&[&COMPILE[..], &["--force", "--dtype", "f16"]].concat());
         let work = shell.path("work");
-        let writing = wait_for(&mut child, || entries(&work).iter().any(|n| n.contains(".dlc-tmp-")));
+        let writing = wait_for(&mut child, || {
+            entries(&work).iter().any(|n| n.contains(".dlc-tmp-"))
+        });
         sleep(Duration::from_micros(delay * 1500));
         child.kill().unwrap();
         child.wait().unwrap();

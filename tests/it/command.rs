@@ -1,4 +1,5 @@
-//! Runs the built `dlc` in a temporary folder with a clean environment, in which only tract can be found.
+//! Runs the built `dlc` in a temporary folder with a clean environment, in which only tract can be
+//! found.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,12 @@ pub struct Outcome {
 
 impl Shell {
     pub fn new() -> Self {
-        let shell = Self { folder: tempfile::Builder::new().prefix("dlc-it-").tempdir().unwrap() };
+        let shell = Self {
+            folder: tempfile::Builder::new()
+                .prefix("dlc-it-")
+                .tempdir()
+                .unwrap(),
+        };
         fs::create_dir_all(shell.path(".env/bin")).unwrap();
         std::os::unix::fs::symlink(fixture(""), shell.path("fixtures")).unwrap();
         shell
@@ -55,7 +61,9 @@ impl Shell {
 
     /// What lies in the folder, but for what the harness put there.
     pub fn listing(&self) -> Vec<String> {
-        let names = fs::read_dir(self.folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let names = fs::read_dir(self.folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<String> = names.filter(|n| n != ".env" && n != "fixtures").collect();
         names.sort();
         names
@@ -64,14 +72,26 @@ impl Shell {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dlc"));
         let home = self.path(".env");
-        command.args(args).current_dir(self.folder.path()).env_clear().stdin(Stdio::null());
+        command
+            .args(args)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .stdin(Stdio::null());
         command.env("PATH", home.join("bin")).env("HOME", &home);
-        command.env("XDG_CACHE_HOME", home.join("cache")).env("XDG_DATA_HOME", home.join("data")).env("TMPDIR", &home).env("DLC_PROGRESS", "never");
+        command
+            .env("XDG_CACHE_HOME", home.join("cache"))
+            .env("XDG_DATA_HOME", home.join("data"))
+            .env("TMPDIR", &home)
+            .env("DLC_PROGRESS", "never");
         command
     }
 
     pub fn start(&self, args: &[&str]) -> Child {
-        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        self.command(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// Runs to the end, whatever that is.
@@ -88,20 +108,37 @@ impl Shell {
 
     /// Output without the temporary folder's name.
     pub fn outcome(&self, args: &[&str], output: &Output) -> Outcome {
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap().replace(self.folder.path().to_str().unwrap(), "[TMP]");
+        let text = |bytes: &[u8]| {
+            String::from_utf8(bytes.to_vec())
+                .unwrap()
+                .replace(self.folder.path().to_str().unwrap(), "[TMP]")
+        };
         let args = args.iter().map(ToString::to_string).collect();
         // What is free depends on the machine.
-        let stderr = text(&output.stderr).split_inclusive('\n').filter(|line| !line.starts_with("needs about ")).collect();
-        Outcome { args, code: output.status.code(), stdout: text(&output.stdout), stderr }
+        let stderr = text(&output.stderr)
+            .split_inclusive('\n')
+            .filter(|line| !line.starts_with("needs about "))
+            .collect();
+        Outcome {
+            args,
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr,
+        }
     }
 }
 
 impl Outcome {
     /// The command, its exit code and its words, as a terminal would show them.
     pub fn transcript(&self) -> String {
-        let code = self.code.map_or_else(|| "a signal".to_owned(), |c| c.to_string());
+        let code = self
+            .code
+            .map_or_else(|| "a signal".to_owned(), |c| c.to_string());
         let mut text = format!("$ dlc {}\nexit {code}\n", self.args.join(" "));
-        for (name, part) in [("stdout", &self.stdout), ("stderr", &self.stderr)].iter().filter(|(_, part)| !part.is_empty()) {
+        for (name, part) in [("stdout", &self.stdout), ("stderr", &self.stderr)]
+            .iter()
+            .filter(|(_, part)| !part.is_empty())
+        {
             text += &format!("--- {name}\n{}\n", part.trim_end());
         }
         text
@@ -115,8 +152,17 @@ impl Outcome {
 
 /// Name and bytes of every file of a folder.
 pub fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let files = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())).map(Result::unwrap);
-    let mut files: Vec<_> = files.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect();
+    let files = fs::read_dir(folder)
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+        .map(Result::unwrap);
+    let mut files: Vec<_> = files
+        .map(|e| {
+            (
+                e.file_name().into_string().unwrap(),
+                fs::read(e.path()).unwrap(),
+            )
+        })
+        .collect();
     files.sort();
     files
 }
@@ -126,24 +172,48 @@ pub fn assert_same_files(a: &Path, b: &Path) {
     let (a, b) = (contents(a), contents(b));
     let names = |files: &[(String, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
     assert_eq!(names(&a), names(&b));
-    let differing: Vec<&str> = a.iter().zip(&b).filter(|(x, y)| x.1 != y.1).map(|(x, _)| x.0.as_str()).collect();
+    let differing: Vec<&str> = a
+        .iter()
+        .zip(&b)
+        .filter(|(x, y)| x.1 != y.1)
+        .map(|(x, _)| x.0.as_str())
+        .collect();
     assert!(differing.is_empty(), "{differing:?} differ");
 }
 
-/// A shell that tests share, with the bundles `portable`, `onnx` and `ort` (pruned tiny-llama), `plain` (without a draft) and `golden`
-/// (without a tokenizer). Tests only read them. It is removed when no test holds it any more.
+/// A shell that tests share, with the bundles `portable`, `onnx` and `ort` (pruned tiny-llama),
+/// `plain` (without a draft) and `golden` (without a tokenizer). Tests only read them. It is
+/// removed when no test holds it any more.
 pub fn bundles() -> Arc<Shell> {
     static SHARED: Mutex<Weak<Shell>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut shared = SHARED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(shell) = shared.upgrade() {
         return shell;
     }
     let shell = Arc::new(Shell::new());
     for profile in ["portable", "onnx", "ort"] {
-        shell.ok(&["compile", "fixtures/tiny-llama", "--pass", PRUNE_TINY, "--profile", profile, "-o", profile]);
+        shell.ok(&[
+            "compile",
+            "fixtures/tiny-llama",
+            "--pass",
+            PRUNE_TINY,
+            "--profile",
+            profile,
+            "-o",
+            profile,
+        ]);
     }
     shell.ok(&["compile", "fixtures/tiny-llama", "-o", "plain"]);
-    shell.ok(&["compile", "fixtures/goldens/llama", "--pass", PRUNE_GOLDEN, "-o", "golden"]);
+    shell.ok(&[
+        "compile",
+        "fixtures/goldens/llama",
+        "--pass",
+        PRUNE_GOLDEN,
+        "-o",
+        "golden",
+    ]);
     *shared = Arc::downgrade(&shell);
     shell
 }
@@ -163,7 +233,10 @@ pub fn settings() -> insta::Settings {
         (r"threads    \d+", "threads    [N]"),
         (r"from 1 to \d+, four times", "from 1 to [N], four times"),
         (r"\S+/target/\S+", "[TARGET]"),
-        (&format!("dlc {}", env!("CARGO_PKG_VERSION").replace('.', r"\.")), "dlc [VERSION]"),
+        (
+            &format!("dlc {}", env!("CARGO_PKG_VERSION").replace('.', r"\.")),
+            "dlc [VERSION]",
+        ),
     ] {
         settings.add_filter(pattern, replacement);
     }

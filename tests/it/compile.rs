@@ -1,4 +1,5 @@
-//! `dlc compile`: the same input gives the same bytes, however it is asked for; scores are reused; names are found.
+//! `dlc compile`: the same input gives the same bytes, however it is asked for; scores are reused;
+//! names are found.
 
 use crate::command::{PRUNE_GOLDEN, PRUNE_TINY, Shell, assert_same_files};
 use crate::common::fixture;
@@ -6,38 +7,96 @@ use crate::common::fixture;
 #[test]
 fn a_pipeline_file_and_flags_give_the_same_bundle() {
     let shell = Shell::new();
-    let flags = ["compile", "fixtures/tiny-llama", "--pass", PRUNE_TINY, "--profile", "ort", "--dtype", "f16", "-o", "a"];
+    let flags = [
+        "compile",
+        "fixtures/tiny-llama",
+        "--pass",
+        PRUNE_TINY,
+        "--profile",
+        "ort",
+        "--dtype",
+        "f16",
+        "-o",
+        "a",
+    ];
     shell.ok(&flags);
     shell.write(
         "pipeline.yaml",
         "model: fixtures/tiny-llama\npasses:\n- fit-prune: {drop: 4, samples: 1, length: 32}\nprofile: ort\ndtype: f16\noutput: b\nthreads: 1\n",
     );
-    assert_eq!(shell.ok(&["compile", "--config", "pipeline.yaml"]).stdout, "b\n");
+    assert_eq!(
+        shell.ok(&["compile", "--config", "pipeline.yaml"]).stdout,
+        "b\n"
+    );
     assert_same_files(&shell.path("a"), &shell.path("b"));
 }
 
 #[test]
 fn flags_decide_over_the_pipeline_file() {
     let shell = Shell::new();
-    shell.write("pipeline.yaml", "model: nowhere\npasses: [fit-prune]\nprofile: ort\ndtype: bf16\noutput: a\n");
+    shell.write(
+        "pipeline.yaml",
+        "model: nowhere\npasses: [fit-prune]\nprofile: ort\ndtype: bf16\noutput: a\n",
+    );
     let model = "fixtures/goldens/llama";
-    let common = ["--profile", "onnx", "--dtype", "f32", "--pass", PRUNE_GOLDEN];
-    shell.ok(&[&["compile", "--config", "pipeline.yaml", model, "-o", "b"][..], &common].concat());
+    let common = [
+        "--profile",
+        "onnx",
+        "--dtype",
+        "f32",
+        "--pass",
+        PRUNE_GOLDEN,
+    ];
+    shell.ok(&[
+        &["compile", "--config", "pipeline.yaml", model, "-o", "b"][..],
+        &common,
+    ]
+    .concat());
     shell.ok(&[&["compile", model, "-o", "c"][..], &common].concat());
     assert_same_files(&shell.path("b"), &shell.path("c"));
     assert!(!shell.path("a").exists());
     // `--deploy` implies a profile, and that is a flag too.
-    shell.ok(&["compile", "--config", "pipeline.yaml", model, "--deploy", "tract", "--dtype", "f32", "--pass", PRUNE_GOLDEN, "-o", "d"]);
+    shell.ok(&[
+        "compile",
+        "--config",
+        "pipeline.yaml",
+        model,
+        "--deploy",
+        "tract",
+        "--dtype",
+        "f32",
+        "--pass",
+        PRUNE_GOLDEN,
+        "-o",
+        "d",
+    ]);
     assert_same_files(&shell.path("b"), &shell.path("d"));
 }
 
 #[test]
 fn bytes_depend_neither_on_threads_nor_on_the_run() {
     let shell = Shell::new();
-    for (model, pass) in [("tiny-llama", "fit-prune:drop=4,samples=2,length=24,score=fit+cosine+kl"), ("goldens/qwen3", PRUNE_GOLDEN)] {
+    for (model, pass) in [
+        (
+            "tiny-llama",
+            "fit-prune:drop=4,samples=2,length=24,score=fit+cosine+kl",
+        ),
+        ("goldens/qwen3", PRUNE_GOLDEN),
+    ] {
         for (out, threads) in [("one", "1"), ("two", "2"), ("again", "2")] {
             let model = format!("fixtures/{model}");
-            shell.ok(&["compile", &model, "--pass", pass, "--no-cache", "--threads", threads, "-o", out, "--force"]);
+            shell.ok(&[
+                "compile",
+                &model,
+                "--pass",
+                pass,
+                "--no-cache",
+                "--threads",
+                threads,
+                "-o",
+                out,
+                "--force",
+            ]);
         }
         for out in ["two", "again"] {
             assert_same_files(&shell.path("one"), &shell.path(out));
@@ -49,8 +108,22 @@ fn bytes_depend_neither_on_threads_nor_on_the_run() {
 fn scores_are_taken_from_the_cache_unless_told_otherwise() {
     let shell = Shell::new();
     let compile = |out: &str, pass: &str, more: &[&str]| {
-        let outcome = shell.ok(&[&["compile", "fixtures/goldens/llama", "--pass", pass, "-o", out][..], more].concat());
-        match (outcome.stderr.contains("scores: computed"), outcome.stderr.contains("scores: reused from the cache")) {
+        let outcome = shell.ok(&[
+            &[
+                "compile",
+                "fixtures/goldens/llama",
+                "--pass",
+                pass,
+                "-o",
+                out,
+            ][..],
+            more,
+        ]
+        .concat());
+        match (
+            outcome.stderr.contains("scores: computed"),
+            outcome.stderr.contains("scores: reused from the cache"),
+        ) {
             (true, false) => "computed",
             (false, true) => "reused",
             _ => panic!("{}", outcome.transcript()),
@@ -61,9 +134,22 @@ fn scores_are_taken_from_the_cache_unless_told_otherwise() {
     assert_eq!(compile("c", PRUNE_GOLDEN, &["--profile", "onnx"]), "reused");
     assert_eq!(compile("d", PRUNE_GOLDEN, &["--no-cache"]), "computed");
     // How many are dropped doesn't change the scores; data, kind of score and element type do.
-    assert_eq!(compile("e", &PRUNE_GOLDEN.replace("drop=2", "drop=1"), &[]), "reused");
-    assert_eq!(compile("f", &PRUNE_GOLDEN.replace("drop=2", "drop=2,samples=2"), &[]), "computed");
-    assert_eq!(compile("g", &PRUNE_GOLDEN.replace("drop=2", "drop=2,score=kl"), &[]), "computed");
+    assert_eq!(
+        compile("e", &PRUNE_GOLDEN.replace("drop=2", "drop=1"), &[]),
+        "reused"
+    );
+    assert_eq!(
+        compile(
+            "f",
+            &PRUNE_GOLDEN.replace("drop=2", "drop=2,samples=2"),
+            &[]
+        ),
+        "computed"
+    );
+    assert_eq!(
+        compile("g", &PRUNE_GOLDEN.replace("drop=2", "drop=2,score=kl"), &[]),
+        "computed"
+    );
     assert_eq!(compile("h", PRUNE_GOLDEN, &["--dtype", "f16"]), "computed");
     // A damaged cache is computed anew.
     for (name, _) in crate::command::contents(&shell.path(".env/cache/dlc")) {
@@ -77,7 +163,14 @@ fn scores_are_taken_from_the_cache_unless_told_otherwise() {
 fn a_bundle_is_the_same_whether_scores_were_computed_or_reused() {
     let shell = Shell::new();
     for out in ["computed", "reused"] {
-        shell.ok(&["compile", "fixtures/goldens/llama", "--pass", PRUNE_GOLDEN, "-o", out]);
+        shell.ok(&[
+            "compile",
+            "fixtures/goldens/llama",
+            "--pass",
+            PRUNE_GOLDEN,
+            "-o",
+            out,
+        ]);
     }
     assert_same_files(&shell.path("computed"), &shell.path("reused"));
 }
@@ -87,10 +180,29 @@ fn a_file_in_the_current_folder_makes_a_bundle_named_after_the_folder() {
     let shell = Shell::new();
     shell.copy(&fixture("tiny-llama"), "my-model");
     let mut command = shell.command(&["compile", "--pass", "fit-prune", "model.safetensors"]);
-    let outcome = shell.outcome(&["compile"], &command.current_dir(shell.path("my-model")).output().unwrap());
-    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "my-model-dlc\n"), "{}", outcome.transcript());
-    let files: Vec<String> = crate::command::contents(&shell.path("my-model/my-model-dlc")).into_iter().map(|f| f.0).collect();
-    assert!(["model.onnx", "draft.onnx", "weights.bin", "dlc.yaml"].iter().all(|f| files.iter().any(|x| x == f)), "{files:?}");
+    let outcome = shell.outcome(
+        &["compile"],
+        &command
+            .current_dir(shell.path("my-model"))
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(
+        (outcome.code, outcome.stdout.as_str()),
+        (Some(0), "my-model-dlc\n"),
+        "{}",
+        outcome.transcript()
+    );
+    let files: Vec<String> = crate::command::contents(&shell.path("my-model/my-model-dlc"))
+        .into_iter()
+        .map(|f| f.0)
+        .collect();
+    assert!(
+        ["model.onnx", "draft.onnx", "weights.bin", "dlc.yaml"]
+            .iter()
+            .all(|f| files.iter().any(|x| x == f)),
+        "{files:?}"
+    );
     // A folder is named without its slash.
     assert_eq!(shell.ok(&["compile", "my-model/"]).stdout, "my-model-dlc\n");
 }
@@ -100,35 +212,113 @@ fn a_missing_tokenizer_is_warned_of_in_words_and_in_json_and_not_in_the_manifest
     let shell = Shell::new();
     let warning = "no tokenizer.json: `dlc run` and calibration with text won't work; put it beside config.json";
     let outcome = shell.ok(&["compile", "fixtures/goldens/llama", "-o", "out", "--json"]);
-    assert_eq!(outcome.json()["warnings"], serde_json::json!([warning]), "{}", outcome.transcript());
-    assert_eq!(outcome.stderr.matches(&format!("warning: {warning}\n")).count(), 1, "{}", outcome.transcript());
-    assert!(!std::fs::read_to_string(shell.path("out/dlc.yaml")).unwrap().contains("warning"));
+    assert_eq!(
+        outcome.json()["warnings"],
+        serde_json::json!([warning]),
+        "{}",
+        outcome.transcript()
+    );
+    assert_eq!(
+        outcome
+            .stderr
+            .matches(&format!("warning: {warning}\n"))
+            .count(),
+        1,
+        "{}",
+        outcome.transcript()
+    );
+    assert!(
+        !std::fs::read_to_string(shell.path("out/dlc.yaml"))
+            .unwrap()
+            .contains("warning")
+    );
     let outcome = shell.ok(&["compile", "fixtures/tiny-llama", "-o", "whole", "--json"]);
-    assert_eq!((outcome.json()["warnings"].clone(), outcome.stderr.contains("warning")), (serde_json::json!([]), false), "{}", outcome.transcript());
+    assert_eq!(
+        (
+            outcome.json()["warnings"].clone(),
+            outcome.stderr.contains("warning")
+        ),
+        (serde_json::json!([]), false),
+        "{}",
+        outcome.transcript()
+    );
 }
 
 #[test]
 fn what_nothing_here_can_run_is_warned_of() {
     let shell = Shell::new();
     // The harness hides every library; only tract is left.
-    for (flags, warned) in [(&["--profile", "ort"][..], true), (&["--profile", "onnx"], false), (&["--dtype", "f16"], false)] {
-        let outcome = shell.ok(&[&["compile", "fixtures/tiny-llama", "--force", "-o", "out", "--json"], flags].concat());
-        let found = outcome.json()["warnings"].as_array().unwrap().iter().any(|w| w.as_str().unwrap().starts_with("nothing here can run"));
-        assert_eq!((found, outcome.stderr.contains("nothing here can run")), (warned, warned), "{flags:?}: {}", outcome.transcript());
+    for (flags, warned) in [
+        (&["--profile", "ort"][..], true),
+        (&["--profile", "onnx"], false),
+        (&["--dtype", "f16"], false),
+    ] {
+        let outcome = shell.ok(&[
+            &[
+                "compile",
+                "fixtures/tiny-llama",
+                "--force",
+                "-o",
+                "out",
+                "--json",
+            ],
+            flags,
+        ]
+        .concat());
+        let found = outcome.json()["warnings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|w| w.as_str().unwrap().starts_with("nothing here can run"));
+        assert_eq!(
+            (found, outcome.stderr.contains("nothing here can run")),
+            (warned, warned),
+            "{flags:?}: {}",
+            outcome.transcript()
+        );
     }
-    let bf16 = shell.ok(&["compile", "fixtures/tiny-llama", "--dtype", "bf16", "-o", "bf16"]);
+    let bf16 = shell.ok(&[
+        "compile",
+        "fixtures/tiny-llama",
+        "--dtype",
+        "bf16",
+        "-o",
+        "bf16",
+    ]);
     let gpu = std::path::Path::new("/dev/nvidiactl").exists();
-    assert_eq!(bf16.stderr.contains("nothing here can run the bundle: neither"), !gpu, "{}", bf16.transcript());
+    assert_eq!(
+        bf16.stderr
+            .contains("nothing here can run the bundle: neither"),
+        !gpu,
+        "{}",
+        bf16.transcript()
+    );
 }
 
 #[test]
 fn calibration_on_a_single_sample_is_warned_of() {
     let shell = Shell::new();
-    shell.write("one.txt", "In the beginning God created the heaven and the earth.");
+    shell.write(
+        "one.txt",
+        "In the beginning God created the heaven and the earth.",
+    );
     shell.write("two.txt", "In the beginning God created the heaven and the earth.\n\nAnd the earth was without form, and void.");
     for (file, warned) in [("one.txt", true), ("two.txt", false)] {
         let pass = format!("fit-prune:drop=2,calibration={file}");
-        let outcome = shell.ok(&["compile", "fixtures/tiny-llama", "--pass", &pass, "--force", "-o", "out"]);
-        assert_eq!(outcome.stderr.contains("one.txt holds one sample, of "), warned, "{}", outcome.transcript());
+        let outcome = shell.ok(&[
+            "compile",
+            "fixtures/tiny-llama",
+            "--pass",
+            &pass,
+            "--force",
+            "-o",
+            "out",
+        ]);
+        assert_eq!(
+            outcome.stderr.contains("one.txt holds one sample, of "),
+            warned,
+            "{}",
+            outcome.transcript()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Pruned diffusion models by what they are told, nothing or a text, by command from checkpoint to image.
+//! Pruned diffusion models by what they are told, nothing or a text, by command from checkpoint to
+//! image.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,10 +26,16 @@ const SHARE: f64 = 0.6;
 fn pipeline(golden: &str, component: &str) -> Shell {
     let shell = Shell::new();
     for file in ["config.json", "diffusion_pytorch_model.safetensors"] {
-        shell.write(&format!("model/{component}/{file}"), fs::read(fixture(&format!("goldens/{golden}/{file}"))).unwrap());
+        shell.write(
+            &format!("model/{component}/{file}"),
+            fs::read(fixture(&format!("goldens/{golden}/{file}"))).unwrap(),
+        );
     }
     let scheduler = "scheduler/scheduler_config.json";
-    shell.write(&format!("model/{scheduler}"), fs::read(fixture(&format!("digits-dit/{scheduler}"))).unwrap());
+    shell.write(
+        &format!("model/{scheduler}"),
+        fs::read(fixture(&format!("digits-dit/{scheduler}"))).unwrap(),
+    );
     shell
 }
 
@@ -38,16 +45,41 @@ fn compile(shell: &Shell, pass: &str, out: &str) {
 
 /// The report of `sample`, and the latents of two images.
 fn sample(shell: &Shell, args: &[&str]) -> (serde_json::Value, Vec<f32>) {
-    let common = ["sample", "--backend", "tract", "--json", "--count", "2", "-o", "out.png", "--latents", "out.safetensors"];
+    let common = [
+        "sample",
+        "--backend",
+        "tract",
+        "--json",
+        "--count",
+        "2",
+        "-o",
+        "out.png",
+        "--latents",
+        "out.safetensors",
+    ];
     let report = shell.ok(&[&common[..], args].concat()).json();
-    assert!(fs::read(shell.path("out.png")).unwrap().starts_with(b"\x89PNG"));
-    (report, read_tensors(&shell.path("out.safetensors")).unwrap().remove("latents").unwrap().data)
+    assert!(
+        fs::read(shell.path("out.png"))
+            .unwrap()
+            .starts_with(b"\x89PNG")
+    );
+    (
+        report,
+        read_tensors(&shell.path("out.safetensors"))
+            .unwrap()
+            .remove("latents")
+            .unwrap()
+            .data,
+    )
 }
 
 fn check_near(found: &[f32], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(1f32, |m, x| m.max(x.abs()));
-    let error = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    let error = found
+        .iter()
+        .zip(expected)
+        .fold(0f32, |m, (a, b)| m.max((a - b).abs()));
     assert!(error <= 1e-4 * largest, "{what}: {error:e} of {largest}");
 }
 
@@ -55,16 +87,52 @@ fn check_near(found: &[f32], expected: &[f32], what: &str) {
 fn a_model_told_nothing_is_pruned_and_sampled_without_asking_for_no_guidance() {
     let shell = pipeline("unet-ddpm", "unet");
     let mut images = Vec::new();
-    for (pass, out) in [("skip:interval=2,steps=4", "steps"), ("skip:interval=2,steps=4,unroll=true", "one"), (&format!("{LEARN}{SHARE}"), "learned")]
-    {
+    for (pass, out) in [
+        ("skip:interval=2,steps=4", "steps"),
+        ("skip:interval=2,steps=4,unroll=true", "one"),
+        (&format!("{LEARN}{SHARE}"), "learned"),
+    ] {
         compile(&shell, pass, out);
         let (report, latents) = sample(&shell, &[out]);
-        assert_eq!((&report["guidance"], &report["pruned"]), (&1.0.into(), &true.into()), "{pass}");
+        assert_eq!(
+            (&report["guidance"], &report["pruned"]),
+            (&1.0.into(), &true.into()),
+            "{pass}"
+        );
         images.push(latents);
-        let report = shell.ok(&["bench", out, "--backend", "tract", "--repeats", "1", "--count", "2", "--json"]).json();
-        assert_eq!((&report["guidance"], &report["images"]), (&1.0.into(), &2.into()), "{pass}");
-        let refused = shell.dlc(&["sample", out, "--guidance", "2", "--backend", "tract", "-o", "other.png"]);
-        assert!(refused.code == Some(2) && refused.stderr.contains("guidance"), "{}", refused.transcript());
+        let report = shell
+            .ok(&[
+                "bench",
+                out,
+                "--backend",
+                "tract",
+                "--repeats",
+                "1",
+                "--count",
+                "2",
+                "--json",
+            ])
+            .json();
+        assert_eq!(
+            (&report["guidance"], &report["images"]),
+            (&1.0.into(), &2.into()),
+            "{pass}"
+        );
+        let refused = shell.dlc(&[
+            "sample",
+            out,
+            "--guidance",
+            "2",
+            "--backend",
+            "tract",
+            "-o",
+            "other.png",
+        ]);
+        assert!(
+            refused.code == Some(2) && refused.stderr.contains("guidance"),
+            "{}",
+            refused.transcript()
+        );
     }
     check_near(&images[1], &images[0], "the sampler as one graph");
 }
@@ -72,20 +140,38 @@ fn a_model_told_nothing_is_pruned_and_sampled_without_asking_for_no_guidance() {
 #[test]
 fn guidance_of_a_model_told_nothing_is_refused() {
     let shell = pipeline("unet-ddpm", "unet");
-    for pass in ["skip:interval=2,guidance=2", "skip:interval=2,guidance=2,unroll=true", "dip-go:guidance=2"] {
+    for pass in [
+        "skip:interval=2,guidance=2",
+        "skip:interval=2,guidance=2,unroll=true",
+        "dip-go:guidance=2",
+    ] {
         let refused = shell.dlc(&["compile", "model", "--pass", pass, "-o", "out"]);
         let reason = "the model is told neither class nor text, so there is nothing to guide it to; leave guidance out";
-        assert!(refused.code == Some(2) && refused.stderr.contains(reason), "{}", refused.transcript());
+        assert!(
+            refused.code == Some(2) && refused.stderr.contains(reason),
+            "{}",
+            refused.transcript()
+        );
     }
     assert_eq!(shell.listing(), ["model"]);
 }
 
-/// What a golden was told beside image and noise level: the same text, but for its sign, for images without one.
+/// What a golden was told beside image and noise level: the same text, but for its sign, for images
+/// without one.
 fn told(golden: &DiffusionGolden) -> BTreeMap<String, Array> {
     let is_told = |name: &str| !matches!(name, "hidden_states" | "sample" | "timestep");
-    let mut told: BTreeMap<String, Array> = golden.inputs.iter().filter(|(k, _)| is_told(k)).map(|(k, a)| (k.clone(), a.clone())).collect();
+    let mut told: BTreeMap<String, Array> = golden
+        .inputs
+        .iter()
+        .filter(|(k, _)| is_told(k))
+        .map(|(k, a)| (k.clone(), a.clone()))
+        .collect();
     let text = &told["encoder_hidden_states"];
-    let negative = Array::f32(text.shape(), text.as_f32().unwrap().iter().map(|x| -x).collect()).unwrap();
+    let negative = Array::f32(
+        text.shape(),
+        text.as_f32().unwrap().iter().map(|x| -x).collect(),
+    )
+    .unwrap();
     told.insert("negative_encoder_hidden_states".into(), negative);
     told
 }
@@ -93,11 +179,28 @@ fn told(golden: &DiffusionGolden) -> BTreeMap<String, Array> {
 /// The tensors as a file of embeddings.
 fn embeddings(told: &BTreeMap<String, Array>) -> Vec<u8> {
     let bytes = |array: &Array| match array.data() {
-        ArrayData::F32(data) => (Dtype::F32, data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()),
-        ArrayData::I64(data) => (Dtype::I64, data.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        ArrayData::F32(data) => (
+            Dtype::F32,
+            data.iter()
+                .flat_map(|x| x.to_le_bytes())
+                .collect::<Vec<u8>>(),
+        ),
+        ArrayData::I64(data) => (
+            Dtype::I64,
+            data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        ),
     };
-    let parts: Vec<_> = told.iter().map(|(name, array)| (name, array.shape().to_vec(), bytes(array))).collect();
-    serialize(parts.iter().map(|(name, shape, (dtype, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())), None).unwrap()
+    let parts: Vec<_> = told
+        .iter()
+        .map(|(name, array)| (name, array.shape().to_vec(), bytes(array)))
+        .collect();
+    serialize(
+        parts.iter().map(|(name, shape, (dtype, bytes))| {
+            (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+        }),
+        None,
+    )
+    .unwrap()
 }
 
 /// What the image `index` is told, with a text and without.
@@ -111,34 +214,80 @@ fn prompt(told: &BTreeMap<String, Array>, index: usize) -> Prompt {
         let shape = [&[2], &array.shape()[1..]].concat();
         let (a, b) = (row(array), row(other));
         let array = match (array.data(), other.data()) {
-            (ArrayData::F32(with), ArrayData::F32(without)) => Array::f32(shape, [&with[a], &without[b]].concat()),
-            (ArrayData::I64(with), ArrayData::I64(without)) => Array::i64(shape, [&with[a], &without[b]].concat()),
+            (ArrayData::F32(with), ArrayData::F32(without)) => {
+                Array::f32(shape, [&with[a], &without[b]].concat())
+            }
+            (ArrayData::I64(with), ArrayData::I64(without)) => {
+                Array::i64(shape, [&with[a], &without[b]].concat())
+            }
             _ => unreachable!("an input has one type"),
         };
         (name.clone(), array.unwrap())
     };
-    told.iter().filter(|(name, _)| !name.starts_with("negative_")).map(both).collect()
+    told.iter()
+        .filter(|(name, _)| !name.starts_with("negative_"))
+        .map(both)
+        .collect()
 }
 
-/// Learns on texts, samples with them, and compares the images with what the SuperNet makes of the same noise and texts.
+/// Learns on texts, samples with them, and compares the images with what the SuperNet makes of the
+/// same noise and texts.
 fn check_told(golden: &'static str, component: &str, share: f64) {
     let shell = pipeline(golden, component);
     let told = told(&DiffusionGolden::read(golden));
     shell.write("texts.safetensors", embeddings(&told));
-    let outcome = shell.ok(&["compile", "model", "--pass", &format!("{LEARN}{share},embeddings=texts.safetensors"), "-o", "out"]);
-    assert!(outcome.stderr.contains("dlc sample out --embeddings FILE -o image.png"), "{}", outcome.transcript());
+    let outcome = shell.ok(&[
+        "compile",
+        "model",
+        "--pass",
+        &format!("{LEARN}{share},embeddings=texts.safetensors"),
+        "-o",
+        "out",
+    ]);
+    assert!(
+        outcome
+            .stderr
+            .contains("dlc sample out --embeddings FILE -o image.png"),
+        "{}",
+        outcome.transcript()
+    );
     let (report, latents) = sample(&shell, &["out", "--embeddings", "texts.safetensors"]);
-    assert!((report["macs"].as_f64().unwrap() - share).abs() <= 0.0125, "{golden}: {report}");
-    assert_eq!((&report["guidance"], &report["pruned"]), (&1.5.into(), &true.into()), "{golden}");
+    assert!(
+        (report["macs"].as_f64().unwrap() - share).abs() <= 0.0125,
+        "{golden}: {report}"
+    );
+    assert_eq!(
+        (&report["guidance"], &report["pruned"]),
+        (&1.5.into(), &true.into()),
+        "{golden}"
+    );
 
-    let module = import(&Checkpoint::open(&shell.path("model")).unwrap(), &ImportOptions::default()).unwrap();
-    let schedule = Bundle::open(&shell.path("out")).unwrap().manifest().sampling.clone().unwrap().schedule;
+    let module = import(
+        &Checkpoint::open(&shell.path("model")).unwrap(),
+        &ImportOptions::default(),
+    )
+    .unwrap();
+    let schedule = Bundle::open(&shell.path("out"))
+        .unwrap()
+        .manifest()
+        .sampling
+        .clone()
+        .unwrap()
+        .schedule;
     let config = fs::read_to_string(fixture("digits-dit/scheduler/scheduler_config.json")).unwrap();
     let plan = sampling_plan(&parse_scheduler_config(&config).unwrap(), None, STEPS).unwrap();
     let numbers = latents.len() / 2;
     let image = |index: usize| {
         let told = (None, Some(prompt(&told, index)));
-        supernet_sample(&module, &plan, 1.5, &schedule, &noise(index as u64, numbers), told).unwrap()
+        supernet_sample(
+            &module,
+            &plan,
+            1.5,
+            &schedule,
+            &noise(index as u64, numbers),
+            told,
+        )
+        .unwrap()
     };
     check_near(&latents, &[image(0), image(1)].concat(), golden);
 }
@@ -173,11 +322,32 @@ fn learning_without_texts_says_what_is_missing() {
     for (more, reason) in [
         ("", "give texts to learn on with embeddings=FILE"),
         (",embeddings=nowhere.safetensors", "nowhere.safetensors"),
-        (",embeddings=only.safetensors", "guidance needs `negative_encoder_hidden_states` beside `encoder_hidden_states`"),
+        (
+            ",embeddings=only.safetensors",
+            "guidance needs `negative_encoder_hidden_states` beside `encoder_hidden_states`",
+        ),
     ] {
-        let refused = shell.dlc(&["compile", "model", "--pass", &format!("{LEARN}{SHARE}{more}"), "-o", "out"]);
-        assert!(refused.code == Some(2) && refused.stderr.contains(reason), "{}", refused.transcript());
+        let refused = shell.dlc(&[
+            "compile",
+            "model",
+            "--pass",
+            &format!("{LEARN}{SHARE}{more}"),
+            "-o",
+            "out",
+        ]);
+        assert!(
+            refused.code == Some(2) && refused.stderr.contains(reason),
+            "{}",
+            refused.transcript()
+        );
     }
-    compile(&shell, &format!("{LEARN}{SHARE},guidance=1,embeddings=only.safetensors"), "out");
-    assert_eq!(sample(&shell, &["out", "--embeddings", "only.safetensors"]).0["guidance"], 1.0);
+    compile(
+        &shell,
+        &format!("{LEARN}{SHARE},guidance=1,embeddings=only.safetensors"),
+        "out",
+    );
+    assert_eq!(
+        sample(&shell, &["out", "--embeddings", "only.safetensors"]).0["guidance"],
+        1.0
+    );
 }

@@ -8,9 +8,16 @@ use crate::common::variants::{VARIANTS, check_against_evaluator, check_forgettin
 
 #[test]
 fn greedy_speculative_text_equals_plain_text_on_tract() {
-    let search = BackendSearch { force: Some(BackendKind::Tract), ..BackendSearch::default() };
+    let search = BackendSearch {
+        force: Some(BackendKind::Tract),
+        ..BackendSearch::default()
+    };
     let backend = start(&search).unwrap();
-    for (profile, shared) in [(Profile::Portable, true), (Profile::Onnx, true), (Profile::Onnx, false)] {
+    for (profile, shared) in [
+        (Profile::Portable, true),
+        (Profile::Onnx, true),
+        (Profile::Onnx, false),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let mut pair = Pair::compile(&backend, profile, folder.path(), shared);
         pair.check_greedy(6).unwrap();
@@ -21,7 +28,10 @@ fn greedy_speculative_text_equals_plain_text_on_tract() {
 
 #[test]
 fn windows_scaled_rotations_and_biases_agree_with_the_evaluator_and_caches_forget_on_tract() {
-    let search = BackendSearch { force: Some(BackendKind::Tract), ..BackendSearch::default() };
+    let search = BackendSearch {
+        force: Some(BackendKind::Tract),
+        ..BackendSearch::default()
+    };
     let backend = start(&search).unwrap();
     for variant in VARIANTS {
         for profile in [Profile::Portable, Profile::Onnx] {

@@ -7,11 +7,13 @@ use crate::common::fixture;
 
 const REFUSED: &str = "attention_multiplier";
 
-/// A shell with a llama whose configuration has a key that may change the model, and one of no known meaning.
+/// A shell with a llama whose configuration has a key that may change the model, and one of no
+/// known meaning.
 fn shell() -> Shell {
     let shell = Shell::new();
     shell.copy(&fixture("goldens/llama"), "model");
-    let mut config: Value = serde_json::from_slice(&std::fs::read(shell.path("model/config.json")).unwrap()).unwrap();
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(shell.path("model/config.json")).unwrap()).unwrap();
     config[REFUSED] = 0.5.into();
     config["frobnicate"] = 3.into();
     shell.write("model/config.json", config.to_string());
@@ -30,12 +32,36 @@ fn a_refused_key_is_ignored_where_the_user_says_so() {
     shell.write("pipeline.yaml", "model: model\n");
     for command in commands {
         let refused = shell.dlc(command);
-        let said = command[0] == "verify" || refused.stderr.contains("`attention_multiplier` is 0.5, which scales the attention's logits");
+        let said = command[0] == "verify"
+            || refused
+                .stderr
+                .contains("`attention_multiplier` is 0.5, which scales the attention's logits");
         assert!(refused.code != Some(0) && said, "{}", refused.transcript());
         let taken = shell.ok(&[command, &["--ignore-key", REFUSED]].concat());
-        assert!(taken.stderr.contains("keys that dlc doesn't know, and leaves out: `frobnicate`"), "{}", taken.transcript());
+        assert!(
+            taken
+                .stderr
+                .contains("keys that dlc doesn't know, and leaves out: `frobnicate`"),
+            "{}",
+            taken.transcript()
+        );
     }
-    shell.write("pipeline.yaml", format!("model: model\nignore-keys: [{REFUSED}]\n"));
-    let json = shell.ok(&["compile", "--config", "pipeline.yaml", "-o", "third", "--json"]).json();
-    assert!(json["warnings"].to_string().contains("frobnicate"), "{json}");
+    shell.write(
+        "pipeline.yaml",
+        format!("model: model\nignore-keys: [{REFUSED}]\n"),
+    );
+    let json = shell
+        .ok(&[
+            "compile",
+            "--config",
+            "pipeline.yaml",
+            "-o",
+            "third",
+            "--json",
+        ])
+        .json();
+    assert!(
+        json["warnings"].to_string().contains("frobnicate"),
+        "{json}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Adapters of other trainers, and those that bring more than changes: what says the same makes the same weights, what can't be merged is named.
+//! Adapters of other trainers, and those that bring more than changes: what says the same makes the
+//! same weights, what can't be merged is named.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -19,20 +20,39 @@ const DIFFUSERS: &str = "adapter-diffusers-and-kohya/diffusers/pytorch_lora_weig
 fn read(path: &Path) -> Tensors {
     let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    file.iter().map(|(name, view)| (name.to_owned(), (view.dtype(), view.shape().to_vec(), view.data().to_vec()))).collect()
+    file.iter()
+        .map(|(name, view)| {
+            (
+                name.to_owned(),
+                (view.dtype(), view.shape().to_vec(), view.data().to_vec()),
+            )
+        })
+        .collect()
 }
 
 fn write(path: &Path, tensors: &Tensors, metadata: Option<HashMap<String, String>>) {
-    let views = tensors.iter().map(|(name, (dtype, shape, data))| (name.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    let views = tensors.iter().map(|(name, (dtype, shape, data))| {
+        (
+            name.clone(),
+            TensorView::new(*dtype, shape.clone(), data).unwrap(),
+        )
+    });
     serialize_to_file(views, metadata, path).unwrap();
 }
 
 fn filled(shape: &[usize]) -> (Dtype, Vec<usize>, Vec<u8>) {
-    (Dtype::F32, shape.to_vec(), [0, 0, 128, 63].repeat(shape.iter().product()))
+    (
+        Dtype::F32,
+        shape.to_vec(),
+        [0, 0, 128, 63].repeat(shape.iter().product()),
+    )
 }
 
 fn renamed(tensors: Tensors, to: impl Fn(&str) -> String) -> Tensors {
-    tensors.into_iter().map(|(name, tensor)| (to(&name), tensor)).collect()
+    tensors
+        .into_iter()
+        .map(|(name, tensor)| (to(&name), tensor))
+        .collect()
 }
 
 /// A shell with the U-Net of the case, its adapters of both kinds compiled from these tensors.
@@ -43,11 +63,27 @@ fn unet() -> Shell {
 }
 
 /// The weights of the U-Net with an adapter of these tensors.
-fn weights(shell: &Shell, name: &str, tensors: &Tensors, metadata: Option<HashMap<String, String>>, weight: &str) -> (Outcome, Vec<u8>) {
+fn weights(
+    shell: &Shell,
+    name: &str,
+    tensors: &Tensors,
+    metadata: Option<HashMap<String, String>>,
+    weight: &str,
+) -> (Outcome, Vec<u8>) {
     let file = format!("{name}.safetensors");
     write(&shell.path(&file), tensors, metadata);
-    let outcome = shell.ok(&["compile", "base", "--adapter", &format!("{file}{weight}"), "-o", name]);
-    (outcome, fs::read(shell.path(&format!("{name}/weights.bin"))).unwrap())
+    let outcome = shell.ok(&[
+        "compile",
+        "base",
+        "--adapter",
+        &format!("{file}{weight}"),
+        "-o",
+        name,
+    ]);
+    (
+        outcome,
+        fs::read(shell.path(&format!("{name}/weights.bin"))).unwrap(),
+    )
 }
 
 #[test]
@@ -55,20 +91,40 @@ fn names_of_all_trainers_mean_the_same_modules() {
     let shell = unet();
     let diffusers = read(&fixture(&format!("cases/{DIFFUSERS}")));
     let (_, expected) = weights(&shell, "now", &diffusers, None, "");
-    let old = |name: &str| name.replace(".lora_A.", ".lora.down.").replace(".lora_B.", ".lora.up.");
-    let first = |name: &str| {
-        let name = name.strip_prefix("unet.").unwrap().replace(".attn1.", ".attn1.processor.").replace(".attn2.", ".attn2.processor.");
-        let name = ["q", "k", "v"].iter().fold(name, |name, part| name.replace(&format!("to_{part}.lora"), &format!("to_{part}_lora")));
-        name.replace("to_out.0.lora", "to_out_lora").replace("lora_A.", "lora.down.").replace("lora_B.", "lora.up.")
+    let old = |name: &str| {
+        name.replace(".lora_A.", ".lora.down.")
+            .replace(".lora_B.", ".lora.up.")
     };
-    for (kind, tensors) in [("old", renamed(diffusers.clone(), old)), ("first", renamed(diffusers, first))] {
-        assert!(weights(&shell, kind, &tensors, None, "").1 == expected, "{kind}");
+    let first = |name: &str| {
+        let name = name
+            .strip_prefix("unet.")
+            .unwrap()
+            .replace(".attn1.", ".attn1.processor.")
+            .replace(".attn2.", ".attn2.processor.");
+        let name = ["q", "k", "v"].iter().fold(name, |name, part| {
+            name.replace(&format!("to_{part}.lora"), &format!("to_{part}_lora"))
+        });
+        name.replace("to_out.0.lora", "to_out_lora")
+            .replace("lora_A.", "lora.down.")
+            .replace("lora_B.", "lora.up.")
+    };
+    for (kind, tensors) in [
+        ("old", renamed(diffusers.clone(), old)),
+        ("first", renamed(diffusers, first)),
+    ] {
+        assert!(
+            weights(&shell, kind, &tensors, None, "").1 == expected,
+            "{kind}"
+        );
     }
     let kohya = read(&fixture(&format!("cases/{KOHYA}")));
     let (_, expected) = weights(&shell, "kohya", &kohya, None, "");
     let first_authors = |name: &str| {
-        let name = name.replace("down_blocks_0_attentions_0", "input_blocks_1_1").replace("mid_block_attentions_0", "middle_block_1");
-        name.replace("up_blocks_1_attentions_0", "output_blocks_2_1").replace("up_blocks_1_attentions_1", "output_blocks_3_1")
+        let name = name
+            .replace("down_blocks_0_attentions_0", "input_blocks_1_1")
+            .replace("mid_block_attentions_0", "middle_block_1");
+        name.replace("up_blocks_1_attentions_0", "output_blocks_2_1")
+            .replace("up_blocks_1_attentions_1", "output_blocks_3_1")
     };
     assert!(weights(&shell, "authors", &renamed(kohya, first_authors), None, "").1 == expected);
 }
@@ -81,33 +137,94 @@ fn what_diffusers_writes_into_the_file_decides_the_strength() {
     let metadata = HashMap::from([("lora_adapter_metadata".to_owned(), config.to_string())]);
     let twice = weights(&shell, "twice", &tensors, None, "=2").1;
     assert!(weights(&shell, "said", &tensors, Some(metadata), "").1 == twice);
-    let changed = HashMap::from([("lora_adapter_metadata".to_owned(), json!({"unet.r": 2, "unet.lora_alpha": 4, "unet.use_frob": 3}).to_string())]);
+    let changed = HashMap::from([(
+        "lora_adapter_metadata".to_owned(),
+        json!({"unet.r": 2, "unet.lora_alpha": 4, "unet.use_frob": 3}).to_string(),
+    )]);
     write(&shell.path("odd.safetensors"), &tensors, Some(changed));
-    let outcome = shell.dlc(&["compile", "base", "--adapter", "odd.safetensors", "-o", "odd"]);
-    assert!(outcome.code == Some(3) && outcome.stderr.contains("use_frob = 3 may change the result"), "{}", outcome.transcript());
+    let outcome = shell.dlc(&[
+        "compile",
+        "base",
+        "--adapter",
+        "odd.safetensors",
+        "-o",
+        "odd",
+    ]);
+    assert!(
+        outcome.code == Some(3)
+            && outcome
+                .stderr
+                .contains("use_frob = 3 may change the result"),
+        "{}",
+        outcome.transcript()
+    );
 }
 
 #[test]
 fn convolutions_are_merged_and_other_kinds_are_named() {
     let shell = unet();
-    let (module, plain) = ("lora_unet_conv_in", read(&fixture(&format!("cases/{KOHYA}"))));
+    let (module, plain) = (
+        "lora_unet_conv_in",
+        read(&fixture(&format!("cases/{KOHYA}"))),
+    );
     let with = |more: &[(&str, &[usize])]| {
         let mut tensors = plain.clone();
-        tensors.extend(more.iter().map(|(part, shape)| (format!("{module}.{part}"), filled(shape))));
+        tensors.extend(
+            more.iter()
+                .map(|(part, shape)| (format!("{module}.{part}"), filled(shape))),
+        );
         tensors
     };
     let before = weights(&shell, "plain", &plain, None, "").1;
-    let convolved = with(&[("lora_down.weight", &[2, 1, 3, 3]), ("lora_up.weight", &[8, 2, 1, 1])]);
+    let convolved = with(&[
+        ("lora_down.weight", &[2, 1, 3, 3]),
+        ("lora_up.weight", &[8, 2, 1, 1]),
+    ]);
     let after = weights(&shell, "convolved", &convolved, None, "").1;
     assert!(before.len() == after.len() && before != after);
-    for (part, kind) in [("lora_mid.weight", "Tucker"), ("hada_w1_a", "LoHa"), ("lokr_w1", "LoKr"), ("diff", "whole differences")] {
-        write(&shell.path("other.safetensors"), &with(&[(part, &[2, 2])]), None);
-        let outcome = shell.dlc(&["compile", "base", "--adapter", "other.safetensors", "-o", "other"]);
-        assert!(outcome.code == Some(2) && outcome.stderr.contains(kind), "{}", outcome.transcript());
+    for (part, kind) in [
+        ("lora_mid.weight", "Tucker"),
+        ("hada_w1_a", "LoHa"),
+        ("lokr_w1", "LoKr"),
+        ("diff", "whole differences"),
+    ] {
+        write(
+            &shell.path("other.safetensors"),
+            &with(&[(part, &[2, 2])]),
+            None,
+        );
+        let outcome = shell.dlc(&[
+            "compile",
+            "base",
+            "--adapter",
+            "other.safetensors",
+            "-o",
+            "other",
+        ]);
+        assert!(
+            outcome.code == Some(2) && outcome.stderr.contains(kind),
+            "{}",
+            outcome.transcript()
+        );
     }
-    write(&shell.path("other.safetensors"), &renamed(plain, |name| name.replace("down_blocks_0", "down_blocks_7")), None);
-    let outcome = shell.dlc(&["compile", "base", "--adapter", "other.safetensors", "-o", "other"]);
-    assert!(outcome.stderr.contains("which the model doesn't have"), "{}", outcome.transcript());
+    write(
+        &shell.path("other.safetensors"),
+        &renamed(plain, |name| name.replace("down_blocks_0", "down_blocks_7")),
+        None,
+    );
+    let outcome = shell.dlc(&[
+        "compile",
+        "base",
+        "--adapter",
+        "other.safetensors",
+        "-o",
+        "other",
+    ]);
+    assert!(
+        outcome.stderr.contains("which the model doesn't have"),
+        "{}",
+        outcome.transcript()
+    );
 }
 
 #[test]
@@ -115,48 +232,93 @@ fn what_stands_for_text_encoders_is_named_and_left_out() {
     let shell = unet();
     let mut tensors = read(&fixture(&format!("cases/{KOHYA}")));
     let expected = weights(&shell, "alone", &tensors, None, "").1;
-    tensors.insert("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha".into(), filled(&[]));
+    tensors.insert(
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha".into(),
+        filled(&[]),
+    );
     let (outcome, found) = weights(&shell, "both", &tensors, None, "");
     assert!(found == expected);
-    assert!(outcome.stderr.contains("1 tensors for text encoders aren't merged"), "{}", outcome.transcript());
-    let text = Tensors::from([("text_encoder.q_proj.lora_A.weight".to_owned(), filled(&[2, 2]))]);
+    assert!(
+        outcome
+            .stderr
+            .contains("1 tensors for text encoders aren't merged"),
+        "{}",
+        outcome.transcript()
+    );
+    let text = Tensors::from([(
+        "text_encoder.q_proj.lora_A.weight".to_owned(),
+        filled(&[2, 2]),
+    )]);
     write(&shell.path("text.safetensors"), &text, None);
-    let outcome = shell.dlc(&["compile", "base", "--adapter", "text.safetensors", "-o", "text"]);
-    assert!(outcome.stderr.contains("holds nothing for the model that makes images"), "{}", outcome.transcript());
+    let outcome = shell.dlc(&[
+        "compile",
+        "base",
+        "--adapter",
+        "text.safetensors",
+        "-o",
+        "text",
+    ]);
+    assert!(
+        outcome
+            .stderr
+            .contains("holds nothing for the model that makes images"),
+        "{}",
+        outcome.transcript()
+    );
 }
 
-/// A shell with the base and the adapter of a case, the adapter's configuration changed and its tensors edited.
+/// A shell with the base and the adapter of a case, the adapter's configuration changed and its
+/// tensors edited.
 fn case(name: &str, patch: &Value, edit: impl FnOnce(&mut Tensors)) -> Shell {
     let shell = Shell::new();
     let from = fixture(&format!("cases/{name}"));
     shell.copy(&from.join("base"), "base");
-    let mut config: Value = serde_json::from_slice(&fs::read(from.join("adapter/adapter_config.json")).unwrap()).unwrap();
+    let mut config: Value =
+        serde_json::from_slice(&fs::read(from.join("adapter/adapter_config.json")).unwrap())
+            .unwrap();
     for (key, value) in patch.as_object().unwrap() {
         config[key] = value.clone();
     }
     shell.write("adapter/adapter_config.json", config.to_string());
     let mut tensors = read(&from.join("adapter/adapter_model.safetensors"));
     edit(&mut tensors);
-    write(&shell.path("adapter/adapter_model.safetensors"), &tensors, None);
+    write(
+        &shell.path("adapter/adapter_model.safetensors"),
+        &tensors,
+        None,
+    );
     shell
 }
 
 fn compiled(shell: &Shell, weight: &str) -> Vec<u8> {
-    shell.ok(&["compile", "base", "--adapter", &format!("adapter{weight}"), "-o", "out"]);
+    shell.ok(&[
+        "compile",
+        "base",
+        "--adapter",
+        &format!("adapter{weight}"),
+        "-o",
+        "out",
+    ]);
     fs::read(shell.path("out/weights.bin")).unwrap()
 }
 
 fn refused(shell: &Shell, command: &str, part: &str) {
     let outcome = shell.dlc(&[command, "base", "--adapter", "adapter", "-o", "out"]);
-    assert!(outcome.code != Some(0) && outcome.stderr.contains(part), "{}", outcome.transcript());
+    assert!(
+        outcome.code != Some(0) && outcome.stderr.contains(part),
+        "{}",
+        outcome.transcript()
+    );
 }
 
-/// `out`, compiled with the adapter, has the weights and the configuration of what is compiled of the merged checkpoint.
+/// `out`, compiled with the adapter, has the weights and the configuration of what is compiled of
+/// the merged checkpoint.
 fn merges_as_it_compiles(shell: &Shell) {
     shell.ok(&["merge", "base", "--adapter", "adapter", "-o", "merged"]);
     shell.ok(&["compile", "merged", "-o", "of-merged"]);
     for file in ["weights.bin", "config.json", "model.onnx"] {
-        let [a, b] = ["out", "of-merged"].map(|folder| fs::read(shell.path(&format!("{folder}/{file}"))).unwrap());
+        let [a, b] = ["out", "of-merged"]
+            .map(|folder| fs::read(shell.path(&format!("{folder}/{file}"))).unwrap());
         assert!(a == b, "{file}");
     }
 }
@@ -167,11 +329,28 @@ const ROWS: &str = "base_model.model.model.embed_tokens.token_adapter.trainable_
 #[test]
 fn trained_tokens_are_told_in_any_order_and_form() {
     let expected = compiled(&case(TOKENS, &json!({}), |_| ()), "");
-    assert!(compiled(&case(TOKENS, &json!({"trainable_token_indices": {"embed_tokens": [5, 6, 7]}}), |_| ()), "") == expected);
-    let backwards = case(TOKENS, &json!({"trainable_token_indices": [7, 6, 5]}), |tensors| {
-        let rows = &mut tensors.get_mut(ROWS).unwrap().2;
-        *rows = rows.chunks(rows.len() / 3).rev().collect::<Vec<_>>().concat();
-    });
+    assert!(
+        compiled(
+            &case(
+                TOKENS,
+                &json!({"trainable_token_indices": {"embed_tokens": [5, 6, 7]}}),
+                |_| ()
+            ),
+            ""
+        ) == expected
+    );
+    let backwards = case(
+        TOKENS,
+        &json!({"trainable_token_indices": [7, 6, 5]}),
+        |tensors| {
+            let rows = &mut tensors.get_mut(ROWS).unwrap().2;
+            *rows = rows
+                .chunks(rows.len() / 3)
+                .rev()
+                .collect::<Vec<_>>()
+                .concat();
+        },
+    );
     assert!(compiled(&backwards, "") == expected);
     assert!(compiled(&case(TOKENS, &json!({}), |_| ()), "=0.5") != expected);
     let merged = case(TOKENS, &json!({}), |_| ());
@@ -184,14 +363,25 @@ fn trained_tokens_are_told_in_any_order_and_form() {
 fn trained_tokens_that_do_not_fit_are_refused() {
     let cases: [(Value, &str); 4] = [
         (json!([5, 6]), "doesn't fit 2 tokens"),
-        (json!([5, 6, 96]), "is of token 96, of a vocabulary of 96: the adapter was trained with 1 more; resize the base first"),
+        (
+            json!([5, 6, 96]),
+            "is of token 96, of a vocabulary of 96: the adapter was trained with 1 more; resize the base first",
+        ),
         (json!([5, 6, 6]), "is of one token twice"),
         (json!(null), "trainable_token_indices doesn't name"),
     ];
     for (tokens, part) in cases {
-        refused(&case(TOKENS, &json!({"trainable_token_indices": tokens}), |_| ()), "compile", part);
+        refused(
+            &case(TOKENS, &json!({"trainable_token_indices": tokens}), |_| ()),
+            "compile",
+            part,
+        );
     }
-    refused(&case(TOKENS, &json!({}), |tensors| _ = tensors.remove(ROWS)), "compile", "holds no rows for them");
+    refused(
+        &case(TOKENS, &json!({}), |tensors| _ = tensors.remove(ROWS)),
+        "compile",
+        "holds no rows for them",
+    );
 }
 
 #[test]
@@ -200,30 +390,67 @@ fn a_larger_vocabulary_is_taken_whole_or_refused_with_the_way() {
     let whole = case(RESIZED, &json!({}), |_| ());
     whole.write("adapter/tokenizer_config.json", "{}");
     let outcome = whole.ok(&["compile", "base", "--adapter", "adapter", "-o", "out"]);
-    assert!(outcome.stderr.contains("read with 98 tokens instead of 96"), "{}", outcome.transcript());
-    let config: Value = serde_json::from_slice(&fs::read(whole.path("out/config.json")).unwrap()).unwrap();
-    assert_eq!((&config["vocab_size"], whole.path("out/tokenizer_config.json").exists()), (&json!(98), true));
+    assert!(
+        outcome.stderr.contains("read with 98 tokens instead of 96"),
+        "{}",
+        outcome.transcript()
+    );
+    let config: Value =
+        serde_json::from_slice(&fs::read(whole.path("out/config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (
+            &config["vocab_size"],
+            whole.path("out/tokenizer_config.json").exists()
+        ),
+        (&json!(98), true)
+    );
     whole.ok(&["verify", "out"]);
     merges_as_it_compiles(&whole);
-    let half = case(RESIZED, &json!({"modules_to_save": ["embed_tokens"]}), |tensors| tensors.retain(|name, _| !name.contains("lm_head")));
-    refused(&half, "compile", "has 2 rows more than the model's 96: the adapter was trained with 2 more; resize the base first");
+    let half = case(
+        RESIZED,
+        &json!({"modules_to_save": ["embed_tokens"]}),
+        |tensors| tensors.retain(|name, _| !name.contains("lm_head")),
+    );
+    refused(
+        &half,
+        "compile",
+        "has 2 rows more than the model's 96: the adapter was trained with 2 more; resize the base first",
+    );
 }
 
 #[test]
 fn a_tied_head_that_was_trained_beside_its_embedding_is_untied() {
-    let shell = case("adapter-eva", &json!({"modules_to_save": ["embed_tokens", "lm_head"]}), |tensors| {
-        for (name, byte) in [("model.embed_tokens", 63), ("lm_head", 62)] {
-            tensors.insert(format!("base_model.model.{name}.weight"), (Dtype::F32, vec![96, 32], [0, 0, 128, byte].repeat(96 * 32)));
-        }
-    });
+    let shell = case(
+        "adapter-eva",
+        &json!({"modules_to_save": ["embed_tokens", "lm_head"]}),
+        |tensors| {
+            for (name, byte) in [("model.embed_tokens", 63), ("lm_head", 62)] {
+                tensors.insert(
+                    format!("base_model.model.{name}.weight"),
+                    (Dtype::F32, vec![96, 32], [0, 0, 128, byte].repeat(96 * 32)),
+                );
+            }
+        },
+    );
     let config = fs::read_to_string(shell.path("base/config.json")).unwrap();
-    shell.write("base/config.json", config.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"));
+    shell.write(
+        "base/config.json",
+        config.replace(
+            "\"tie_word_embeddings\": false",
+            "\"tie_word_embeddings\": true",
+        ),
+    );
     let mut base = read(&shell.path("base/model.safetensors"));
     base.remove("lm_head.weight").unwrap();
     write(&shell.path("base/model.safetensors"), &base, None);
     let outcome = shell.ok(&["compile", "base", "--adapter", "adapter", "-o", "out"]);
-    assert!(outcome.stderr.contains("read with a head of its own"), "{}", outcome.transcript());
-    let config: Value = serde_json::from_slice(&fs::read(shell.path("out/config.json")).unwrap()).unwrap();
+    assert!(
+        outcome.stderr.contains("read with a head of its own"),
+        "{}",
+        outcome.transcript()
+    );
+    let config: Value =
+        serde_json::from_slice(&fs::read(shell.path("out/config.json")).unwrap()).unwrap();
     assert_eq!(config["tie_word_embeddings"], json!(false));
     merges_as_it_compiles(&shell);
 }
@@ -233,23 +460,58 @@ fn a_head_for_classes_comes_with_its_labels() {
     const CLASSIFIER: &str = "adapter-seqcls-on-masked-lm";
     let shell = case(CLASSIFIER, &json!({}), |_| ());
     let outcome = shell.ok(&["compile", "base", "--adapter", "adapter", "-o", "out"]);
-    let notes = ["read as BertForSequenceClassification of 3 labels", "left out: cls.predictions.bias"];
-    assert!(notes.iter().all(|note| outcome.stderr.contains(note)), "{}", outcome.transcript());
-    let config: Value = serde_json::from_slice(&fs::read(shell.path("out/config.json")).unwrap()).unwrap();
-    assert_eq!((&config["architectures"], &config["num_labels"]), (&json!(["BertForSequenceClassification"]), &json!(3)));
+    let notes = [
+        "read as BertForSequenceClassification of 3 labels",
+        "left out: cls.predictions.bias",
+    ];
+    assert!(
+        notes.iter().all(|note| outcome.stderr.contains(note)),
+        "{}",
+        outcome.transcript()
+    );
+    let config: Value =
+        serde_json::from_slice(&fs::read(shell.path("out/config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&config["architectures"], &config["num_labels"]),
+        (&json!(["BertForSequenceClassification"]), &json!(3))
+    );
     merges_as_it_compiles(&shell);
     let tokens = case(CLASSIFIER, &json!({"task_type": "TOKEN_CLS"}), |_| ());
     let outcome = tokens.ok(&["compile", "base", "--adapter", "adapter", "-o", "out"]);
-    assert!(outcome.stderr.contains("read as BertForTokenClassification of 3 labels"), "{}", outcome.transcript());
+    assert!(
+        outcome
+            .stderr
+            .contains("read as BertForTokenClassification of 3 labels"),
+        "{}",
+        outcome.transcript()
+    );
 }
 
 #[test]
 fn ways_to_begin_that_leave_the_base_alone_change_nothing() {
-    let expected = compiled(&case("adapter-eva", &json!({"init_lora_weights": true, "eva_config": null}), |_| ()), "");
+    let expected = compiled(
+        &case(
+            "adapter-eva",
+            &json!({"init_lora_weights": true, "eva_config": null}),
+            |_| (),
+        ),
+        "",
+    );
     let begin = |patch: Value| compiled(&case("adapter-eva", &patch, |_| ()), "");
     assert!(begin(json!({})) == expected);
-    assert!(begin(json!({"init_lora_weights": "mica", "corda_config": {"cache_file": "x"}, "lora_ga_config": {"scale": "stable"}})) == expected);
-    for start in ["pissa", "pissa_niter_4", "olora", "corda", "lora_ga", "loftq"] {
+    assert!(
+        begin(
+            json!({"init_lora_weights": "mica", "corda_config": {"cache_file": "x"}, "lora_ga_config": {"scale": "stable"}})
+        ) == expected
+    );
+    for start in [
+        "pissa",
+        "pissa_niter_4",
+        "olora",
+        "corda",
+        "lora_ga",
+        "loftq",
+    ] {
         refused(
             &case("adapter-eva", &json!({"init_lora_weights": start}), |_| ()),
             "compile",

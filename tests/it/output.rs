@@ -1,18 +1,41 @@
-//! What commands show of models: help, `passes`, `inspect` and `diff`. The diffs show the graphs that dlc makes: a change needs a review.
+//! What commands show of models: help, `passes`, `inspect` and `diff`. The diffs show the graphs
+//! that dlc makes: a change needs a review.
 
 use crate::command::{PRUNE_GOLDEN, PRUNE_TINY, Shell, bundles, snapshot};
 use crate::common::golden::DECODERS;
 
-const COMMANDS: [&str; 12] = ["compile", "merge", "run", "sample", "bench", "inspect", "diff", "verify", "passes", "doctor", "demo", "completions"];
+const COMMANDS: [&str; 12] = [
+    "compile",
+    "merge",
+    "run",
+    "sample",
+    "bench",
+    "inspect",
+    "diff",
+    "verify",
+    "passes",
+    "doctor",
+    "demo",
+    "completions",
+];
 
 #[test]
 fn help_describes_every_command() {
     let shell = Shell::new();
     let own = shell.ok(&["--help"]);
-    assert!(COMMANDS.iter().all(|c| own.stdout.contains(&format!("\n  {c} "))), "{}", own.stdout);
+    assert!(
+        COMMANDS
+            .iter()
+            .all(|c| own.stdout.contains(&format!("\n  {c} "))),
+        "{}",
+        own.stdout
+    );
     snapshot!("help", own.stdout);
     for command in COMMANDS {
-        snapshot!(format!("help_{command}"), shell.ok(&[command, "--help"]).stdout);
+        snapshot!(
+            format!("help_{command}"),
+            shell.ok(&[command, "--help"]).stdout
+        );
     }
 }
 
@@ -36,23 +59,47 @@ fn inspect_says_what_a_path_is() {
         ("bundle_ort", "ort"),
         ("onnx", "golden/model.onnx"),
     ] {
-        snapshot!(format!("inspect_{name}"), shell.ok(&["inspect", path]).stdout);
+        snapshot!(
+            format!("inspect_{name}"),
+            shell.ok(&["inspect", path]).stdout
+        );
     }
 }
 
 #[test]
 fn compile_reports_scores_and_what_was_written() {
     let shell = Shell::new();
-    let outcome = shell.ok(&["compile", "fixtures/tiny-llama", "--pass", PRUNE_TINY, "-o", "out"]);
+    let outcome = shell.ok(&[
+        "compile",
+        "fixtures/tiny-llama",
+        "--pass",
+        PRUNE_TINY,
+        "-o",
+        "out",
+    ]);
     snapshot!("compile", outcome.transcript());
-    snapshot!("compile_golden", shell.ok(&["compile", "fixtures/goldens/llama", "-o", "golden"]).transcript());
+    snapshot!(
+        "compile_golden",
+        shell
+            .ok(&["compile", "fixtures/goldens/llama", "-o", "golden"])
+            .transcript()
+    );
 }
 
 #[test]
 fn diff_shows_what_the_draft_lacks() {
     let shell = Shell::new();
     for golden in DECODERS {
-        shell.ok(&["compile", &format!("fixtures/goldens/{golden}"), "--pass", PRUNE_GOLDEN, "--profile", "portable", "-o", golden]);
+        shell.ok(&[
+            "compile",
+            &format!("fixtures/goldens/{golden}"),
+            "--pass",
+            PRUNE_GOLDEN,
+            "--profile",
+            "portable",
+            "-o",
+            golden,
+        ]);
         check_diff(&shell, golden);
     }
     check_diff(&bundles(), "portable");
@@ -60,8 +107,15 @@ fn diff_shows_what_the_draft_lacks() {
 
 fn check_diff(shell: &Shell, bundle: &str) {
     let text = shell.ok(&["diff", bundle]).stdout;
-    let files = [format!("{bundle}/model.onnx"), format!("{bundle}/draft.onnx")];
-    assert_eq!(text, shell.ok(&["diff", &files[0], &files[1]]).stdout, "{bundle}");
+    let files = [
+        format!("{bundle}/model.onnx"),
+        format!("{bundle}/draft.onnx"),
+    ];
+    assert_eq!(
+        text,
+        shell.ok(&["diff", &files[0], &files[1]]).stdout,
+        "{bundle}"
+    );
     snapshot!(format!("diff_{bundle}"), text);
 }
 
@@ -75,10 +129,22 @@ fn diff_tells_by_its_exit_code_on_request() {
         (&["diff", "portable", "portable", "--exit-code"], 0),
         (&["diff", "fixtures/tiny-llama", "plain", "--exit-code"], 0),
         (&["diff", "portable", "plain", "--exit-code"], 1),
-        (&["diff", "fixtures/tiny-llama", "fixtures/goldens/llama", "--exit-code", "--summary"], 1),
+        (
+            &[
+                "diff",
+                "fixtures/tiny-llama",
+                "fixtures/goldens/llama",
+                "--exit-code",
+                "--summary",
+            ],
+            1,
+        ),
     ] {
         let outcome = shell.dlc(args);
         assert_eq!(outcome.code, Some(code), "{}", outcome.transcript());
     }
-    snapshot!("diff_nothing", shell.ok(&["diff", "portable", "onnx"]).transcript());
+    snapshot!(
+        "diff_nothing",
+        shell.ok(&["diff", "portable", "onnx"]).transcript()
+    );
 }

@@ -7,7 +7,11 @@ use crate::command::{Shell, assert_same_files};
 use crate::common::quantized::{CHEAP, check_cheap_draft, check_products};
 
 fn tract() -> Backend {
-    start(&BackendSearch { force: Some(BackendKind::Tract), ..BackendSearch::default() }).unwrap()
+    start(&BackendSearch {
+        force: Some(BackendKind::Tract),
+        ..BackendSearch::default()
+    })
+    .unwrap()
 }
 
 #[test]
@@ -29,12 +33,26 @@ fn inspect_says_bits_bytes_and_tokens_and_bytes_depend_on_no_threads() {
     let shell = Shell::new();
     for (out, threads) in [("one", "1"), ("two", "2")] {
         let passes = CHEAP.iter().flat_map(|pass| ["--pass", pass]);
-        let arguments = ["compile", "fixtures/tiny-llama", "--profile", "ort", "--threads", threads, "-o", out].into_iter().chain(passes);
+        let arguments = [
+            "compile",
+            "fixtures/tiny-llama",
+            "--profile",
+            "ort",
+            "--threads",
+            threads,
+            "-o",
+            out,
+        ]
+        .into_iter()
+        .chain(passes);
         shell.ok(&arguments.collect::<Vec<_>>());
     }
     assert_same_files(&shell.path("one"), &shell.path("two"));
     let inspected = shell.ok(&["inspect", "one"]).stdout;
-    let draft: Vec<&str> = inspected.lines().filter(|l| l.starts_with("draft:")).collect();
+    let draft: Vec<&str> = inspected
+        .lines()
+        .filter(|l| l.starts_with("draft:"))
+        .collect();
     insta::assert_snapshot!(draft.join("\n"), @r"
     draft: 57 matrices in 4 bits, blocks of 32: 1540096 numbers in 987136 bytes
     draft: proposes 512 of 2048 tokens

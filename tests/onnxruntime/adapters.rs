@@ -7,10 +7,21 @@ use libtest_mimic::Trial;
 use crate::common::adapters::{ADAPTERS, check_adapter};
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
-    let pairs = ADAPTERS.iter().flat_map(|&golden| Profile::ALL.map(|profile| (golden, profile)));
+    let pairs = ADAPTERS
+        .iter()
+        .flat_map(|&golden| Profile::ALL.map(|profile| (golden, profile)));
     let trial = |(golden, profile): (&'static str, Profile)| {
         let backend = backend.cloned();
-        Trial::test(format!("adapters::{golden} {}", profile.name()), move || Ok(check_adapter(&backend.expect("not ignored"), golden, profile)?))
+        Trial::test(
+            format!("adapters::{golden} {}", profile.name()),
+            move || {
+                Ok(check_adapter(
+                    &backend.expect("not ignored"),
+                    golden,
+                    profile,
+                )?)
+            },
+        )
     };
     pairs.map(trial).collect()
 }

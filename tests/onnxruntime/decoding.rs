@@ -10,10 +10,19 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     let trial = |(profile, shared): (Profile, bool)| {
         let backend = backend.cloned();
         Trial::test(
-            format!("decoding::greedy_speculative_text_equals_plain_text_{}_{}", profile.name(), if shared { "shared" } else { "own" }),
+            format!(
+                "decoding::greedy_speculative_text_equals_plain_text_{}_{}",
+                profile.name(),
+                if shared { "shared" } else { "own" }
+            ),
             move || {
                 let folder = tempfile::tempdir()?;
-                let mut pair = Pair::compile(&backend.expect("not ignored"), profile, folder.path(), shared);
+                let mut pair = Pair::compile(
+                    &backend.expect("not ignored"),
+                    profile,
+                    folder.path(),
+                    shared,
+                );
                 pair.check_greedy(24)?;
                 pair.check_processed(8)?;
                 Ok(pair.check_seeds()?)
@@ -22,11 +31,20 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     };
     let chosen = |profile: Profile| {
         let backend = backend.cloned();
-        Trial::test(format!("decoding::a_chosen_draft_is_lossless_{}", profile.name()), move || {
-            let folder = tempfile::tempdir()?;
-            Ok(Pair::choose(&backend.expect("not ignored"), profile, folder.path()).check_greedy(8)?)
-        })
+        Trial::test(
+            format!("decoding::a_chosen_draft_is_lossless_{}", profile.name()),
+            move || {
+                let folder = tempfile::tempdir()?;
+                Ok(
+                    Pair::choose(&backend.expect("not ignored"), profile, folder.path())
+                        .check_greedy(8)?,
+                )
+            },
+        )
     };
-    let fixed = Profile::ALL.into_iter().flat_map(|profile| [(profile, true), (profile, false)]).map(trial);
+    let fixed = Profile::ALL
+        .into_iter()
+        .flat_map(|profile| [(profile, true), (profile, false)])
+        .map(trial);
     fixed.chain(Profile::ALL.into_iter().map(chosen)).collect()
 }

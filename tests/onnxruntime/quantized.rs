@@ -1,4 +1,5 @@
-//! Quantised products and drafts on ONNX Runtime, in each profile; profile `ort` runs its own `MatMulNBits`.
+//! Quantised products and drafts on ONNX Runtime, in each profile; profile `ort` runs its own
+//! `MatMulNBits`.
 
 use dlc::runtime::Backend;
 use dlc_exporters::manifest::Profile;
@@ -11,10 +12,19 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     for profile in Profile::ALL {
         let ours = backend.cloned();
         let products = move || Ok(check_products(&ours.expect("not ignored"), profile)?);
-        trials.push(Trial::test(format!("quantized::products {}", profile.name()), products));
+        trials.push(Trial::test(
+            format!("quantized::products {}", profile.name()),
+            products,
+        ));
         let ours = backend.cloned();
         let draft = move || Ok(check_cheap_draft(&ours.expect("not ignored"), profile, 12)?);
-        trials.push(Trial::test(format!("quantized::draft_that_is_pruned_quantised_and_trimmed {}", profile.name()), draft));
+        trials.push(Trial::test(
+            format!(
+                "quantized::draft_that_is_pruned_quantised_and_trimmed {}",
+                profile.name()
+            ),
+            draft,
+        ));
     }
     trials
 }

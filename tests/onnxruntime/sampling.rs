@@ -8,11 +8,15 @@ use libtest_mimic::Trial;
 use crate::common::sampling::check_memory;
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
-    let pairs = Profile::ALL.into_iter().flat_map(|profile| [(profile, DType::F32), (profile, DType::F16)]);
+    let pairs = Profile::ALL
+        .into_iter()
+        .flat_map(|profile| [(profile, DType::F32), (profile, DType::F16)]);
     let trial = |(profile, kept): (Profile, DType)| {
         let backend = backend.cloned();
         let title = format!("sampling::memory_{}_{kept}", profile.name());
-        Trial::test(title, move || Ok(check_memory(&backend.expect("not ignored"), profile, kept)?))
+        Trial::test(title, move || {
+            Ok(check_memory(&backend.expect("not ignored"), profile, kept)?)
+        })
     };
     pairs.map(trial).collect()
 }

@@ -1,4 +1,5 @@
-//! Heads wide enough for `GroupQueryAttention`: windows, scaled rotations and biases against the evaluator, and forgetting in caches.
+//! Heads wide enough for `GroupQueryAttention`: windows, scaled rotations and biases against the
+//! evaluator, and forgetting in caches.
 
 use dlc::runtime::Backend;
 use dlc_exporters::manifest::Profile;
@@ -12,9 +13,21 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
         for profile in Profile::ALL {
             let title = format!("variants::{} {}", variant.0, profile.name());
             let ours = backend.cloned();
-            trials.push(Trial::test(title.clone(), move || Ok(check_against_evaluator(&ours.expect("not ignored"), variant, profile)?)));
+            trials.push(Trial::test(title.clone(), move || {
+                Ok(check_against_evaluator(
+                    &ours.expect("not ignored"),
+                    variant,
+                    profile,
+                )?)
+            }));
             let ours = backend.cloned();
-            trials.push(Trial::test(format!("{title} forgets"), move || Ok(check_forgetting(&ours.expect("not ignored"), variant, profile)?)));
+            trials.push(Trial::test(format!("{title} forgets"), move || {
+                Ok(check_forgetting(
+                    &ours.expect("not ignored"),
+                    variant,
+                    profile,
+                )?)
+            }));
         }
     }
     trials

@@ -25,7 +25,10 @@ impl Noise {
     }
 
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 
@@ -49,8 +52,15 @@ impl Case {
     pub fn parse(text: &str) -> Self {
         let (graph, declared) = parse_graph(text).expect("the case parses");
         let mut noise = Noise::new(7);
-        let data = declared.entries().map(|(id, w)| (id, noise.numbers(w.elements()))).collect();
-        Self { graph, declared, data }
+        let data = declared
+            .entries()
+            .map(|(id, w)| (id, noise.numbers(w.elements())))
+            .collect();
+        Self {
+            graph,
+            declared,
+            data,
+        }
     }
 
     pub fn load(name: &str) -> Self {
@@ -62,10 +72,22 @@ impl Case {
     pub fn weights(&self) -> WeightTable {
         let mut table = WeightTable::default();
         for (id, weight) in self.declared.entries() {
-            let bytes: Vec<u8> = self.data[&id].iter().flat_map(|x| x.to_le_bytes()).collect();
+            let bytes: Vec<u8> = self.data[&id]
+                .iter()
+                .flat_map(|x| x.to_le_bytes())
+                .collect();
             let len = bytes.len();
             let blob = Blob::new(Arc::new(bytes), 0..len).expect("in range");
-            let added = table.add(&weight.name, &weight.shape, Expr::Mapped { blob, dtype: DType::F32 }).expect("fits");
+            let added = table
+                .add(
+                    &weight.name,
+                    &weight.shape,
+                    Expr::Mapped {
+                        blob,
+                        dtype: DType::F32,
+                    },
+                )
+                .expect("fits");
             assert_eq!(added, id);
         }
         table
@@ -79,16 +101,29 @@ impl Case {
     /// Made-up inputs: sequences of which the first is padded on the left.
     pub fn feeds(&self, past: usize, seed: u64) -> BTreeMap<String, Array> {
         let mut noise = Noise::new(seed);
-        let size = |symbol: &str| [BATCH, SEQ, past][["batch", "seq", "past"].iter().position(|s| *s == symbol).expect("a known symbol")];
+        let size = |symbol: &str| {
+            [BATCH, SEQ, past][["batch", "seq", "past"]
+                .iter()
+                .position(|s| *s == symbol)
+                .expect("a known symbol")]
+        };
         let feed = |input: &dlc_ir::Input| {
             let ty = &self.graph.value(input.value).ty;
-            let shape: Vec<usize> = ty.shape.0.iter().map(|d| d.constant() + d.symbols().iter().map(|s| size(s)).sum::<usize>()).collect();
+            let shape: Vec<usize> = ty
+                .shape
+                .0
+                .iter()
+                .map(|d| d.constant() + d.symbols().iter().map(|s| size(s)).sum::<usize>())
+                .collect();
             let n = shape.iter().product();
             let array = match input.name.as_str() {
                 _ if ty.dtype.is_float() => Array::f32(shape, noise.numbers(n)),
                 "mask" => {
                     let total = shape[1];
-                    Array::i64(shape, (0..n).map(|i| i64::from(i >= 1 || total == 1)).collect())
+                    Array::i64(
+                        shape,
+                        (0..n).map(|i| i64::from(i >= 1 || total == 1)).collect(),
+                    )
                 }
                 "positions" => Array::i64(shape, (0..n).map(|i| (i % SEQ + past) as i64).collect()),
                 _ => Array::i64(shape, (0..n).map(|_| noise.bits() as i64 % VOCAB).collect()),
@@ -100,16 +135,24 @@ impl Case {
 
     /// [`feeds`](Self::feeds) by value.
     pub fn known(&self, feeds: &BTreeMap<String, Array>) -> Values {
-        self.graph.inputs().iter().map(|i| (i.value, feeds[&i.name].clone())).collect()
+        self.graph
+            .inputs()
+            .iter()
+            .map(|i| (i.value, feeds[&i.name].clone()))
+            .collect()
     }
 
     pub fn value(&self, boundary: &str) -> ValueId {
         let output = self.graph.find_output(boundary).map(|o| o.value);
-        output.or_else(|| self.graph.find_input(boundary).map(|i| i.value)).expect("a boundary name")
+        output
+            .or_else(|| self.graph.find_input(boundary).map(|i| i.value))
+            .expect("a boundary name")
     }
 
     pub fn uses(&self, weight: WeightId) -> bool {
-        self.graph.nodes().any(|(_, n)| n.inputs.contains(&Operand::Weight(weight)))
+        self.graph
+            .nodes()
+            .any(|(_, n)| n.inputs.contains(&Operand::Weight(weight)))
     }
 }
 
@@ -125,6 +168,9 @@ pub fn numbers(array: &Array) -> &[f32] {
 pub fn assert_close(what: &str, a: &[f32], b: &[f32], tolerance: f32) {
     assert_eq!(a.len(), b.len(), "{what}");
     for (i, (a, b)) in a.iter().zip(b).enumerate() {
-        assert!((a - b).abs() <= tolerance * (1.0 + b.abs()), "{what}, entry {i}: {a} and {b}");
+        assert!(
+            (a - b).abs() <= tolerance * (1.0 + b.abs()),
+            "{what}, entry {i}: {a} and {b}"
+        );
     }
 }

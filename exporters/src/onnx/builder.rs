@@ -1,4 +1,5 @@
-//! Collects the nodes and initializers of one ONNX graph. Names are unique and tell where in the source graph a node comes from.
+//! Collects the nodes and initializers of one ONNX graph. Names are unique and tell where in the
+//! source graph a node comes from.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -6,7 +7,9 @@ use std::sync::Arc;
 use dlc_ir::DType;
 use half::{bf16, f16};
 
-use super::proto::{AttributeProto, AttributeType, DataLocation, NodeProto, TensorProto, data_type};
+use super::proto::{
+    AttributeProto, AttributeType, DataLocation, NodeProto, TensorProto, data_type,
+};
 use crate::weights::Stored;
 
 /// The name of a value of the ONNX graph; empty for an optional input that is left out.
@@ -43,7 +46,14 @@ impl Builder {
     /// Starts a node; it is added when its outputs are named.
     pub fn op(&mut self, op: &'static str, inputs: &[&Name]) -> Call<'_> {
         let inputs = inputs.iter().map(ToString::to_string).collect();
-        Call { node: NodeProto { input: inputs, op_type: op.to_owned(), ..NodeProto::default() }, builder: self }
+        Call {
+            node: NodeProto {
+                input: inputs,
+                op_type: op.to_owned(),
+                ..NodeProto::default()
+            },
+            builder: self,
+        }
     }
 
     /// Like [`op`](Self::op), for an operator of ONNX Runtime's own domain.
@@ -58,12 +68,22 @@ impl Builder {
     pub fn ints(&mut self, values: &[i64]) -> Name {
         let list: Vec<String> = values.iter().map(ToString::to_string).collect();
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.constant(&format!("const.i64[{}]", list.join(",")), DType::I64, &[values.len()], bytes)
+        self.constant(
+            &format!("const.i64[{}]", list.join(",")),
+            DType::I64,
+            &[values.len()],
+            bytes,
+        )
     }
 
     /// A single integer without axes.
     pub fn int(&mut self, value: i64) -> Name {
-        self.constant(&format!("const.i64.{value}"), DType::I64, &[], value.to_le_bytes().to_vec())
+        self.constant(
+            &format!("const.i64.{value}"),
+            DType::I64,
+            &[],
+            value.to_le_bytes().to_vec(),
+        )
     }
 
     /// A single number without axes.
@@ -76,8 +96,15 @@ impl Builder {
     /// A vector that holds `value` at every place.
     pub fn filled(&mut self, dtype: DType, length: usize, value: f32) -> Name {
         let mut bytes = vec![0; dtype.size() * length];
-        bytes.chunks_exact_mut(dtype.size()).for_each(|out| encode(dtype, value, out));
-        self.constant(&format!("const.{dtype}.{value:?}x{length}"), dtype, &[length], bytes)
+        bytes
+            .chunks_exact_mut(dtype.size())
+            .for_each(|out| encode(dtype, value, out));
+        self.constant(
+            &format!("const.{dtype}.{value:?}x{length}"),
+            dtype,
+            &[length],
+            bytes,
+        )
     }
 
     /// A constant inside the file; equal ones are one.
@@ -141,25 +168,45 @@ pub(crate) struct Call<'b> {
 
 impl Call<'_> {
     pub fn int(mut self, name: &str, value: i64) -> Self {
-        let attribute = AttributeProto { name: name.to_owned(), i: Some(value), r#type: AttributeType::Int as i32, ..Default::default() };
+        let attribute = AttributeProto {
+            name: name.to_owned(),
+            i: Some(value),
+            r#type: AttributeType::Int as i32,
+            ..Default::default()
+        };
         self.node.attribute.push(attribute);
         self
     }
 
     pub fn ints(mut self, name: &str, values: &[i64]) -> Self {
-        let attribute = AttributeProto { name: name.to_owned(), ints: values.to_vec(), r#type: AttributeType::Ints as i32, ..Default::default() };
+        let attribute = AttributeProto {
+            name: name.to_owned(),
+            ints: values.to_vec(),
+            r#type: AttributeType::Ints as i32,
+            ..Default::default()
+        };
         self.node.attribute.push(attribute);
         self
     }
 
     pub fn float(mut self, name: &str, value: f32) -> Self {
-        let attribute = AttributeProto { name: name.to_owned(), f: Some(value), r#type: AttributeType::Float as i32, ..Default::default() };
+        let attribute = AttributeProto {
+            name: name.to_owned(),
+            f: Some(value),
+            r#type: AttributeType::Float as i32,
+            ..Default::default()
+        };
         self.node.attribute.push(attribute);
         self
     }
 
     pub fn text(mut self, name: &str, value: &str) -> Self {
-        let attribute = AttributeProto { name: name.to_owned(), s: Some(value.into()), r#type: AttributeType::String as i32, ..Default::default() };
+        let attribute = AttributeProto {
+            name: name.to_owned(),
+            s: Some(value.into()),
+            r#type: AttributeType::String as i32,
+            ..Default::default()
+        };
         self.node.attribute.push(attribute);
         self
     }
@@ -184,7 +231,8 @@ impl Call<'_> {
     /// Adds the node with `N` outputs, named as the node is.
     pub fn outs<const N: usize>(mut self) -> [Name; N] {
         let name = self.builder.node_name(&self.node.op_type);
-        let outputs: [Name; N] = std::array::from_fn(|i| self.builder.unique(&format!("{name}.{i}")));
+        let outputs: [Name; N] =
+            std::array::from_fn(|i| self.builder.unique(&format!("{name}.{i}")));
         self.node.name = name;
         self.node.output = outputs.iter().map(ToString::to_string).collect();
         self.builder.nodes.push(self.node);

@@ -1,7 +1,9 @@
-//! The constants of an ONNX file of any origin, each as the hash of its values: what two files are compared by.
+//! The constants of an ONNX file of any origin, each as the hash of its values: what two files are
+//! compared by.
 //!
-//! Values may stand in the file in several forms, or in another file beside it; equal values have equal hashes. Reads other files piece by
-//! piece, and only regular ones in the ONNX file's folder or below it.
+//! Values may stand in the file in several forms, or in another file beside it; equal values have
+//! equal hashes. Reads other files piece by piece, and only regular ones in the ONNX file's folder
+//! or below it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -30,13 +32,17 @@ pub struct OnnxConstant {
     pub sha256: String,
 }
 
-/// Every constant of a file by its name: initializers, tensors in attributes as `OUTPUT.ATTRIBUTE` of their node, and those of graphs in
-/// attributes behind the like. Runs on rayon's current pool.
+/// Every constant of a file by its name: initializers, tensors in attributes as `OUTPUT.ATTRIBUTE`
+/// of their node, and those of graphs in attributes behind the like. Runs on rayon's current pool.
 ///
 /// # Errors
-/// [`ExportError::Input`] for a file that can't be read, one with values beside it too, and [`ExportError::Onnx`] for a damaged one.
+/// [`ExportError::Input`] for a file that can't be read, one with values beside it too, and
+/// [`ExportError::Onnx`] for a damaged one.
 pub fn hash_constants(path: &Path) -> Result<BTreeMap<String, OnnxConstant>, ExportError> {
-    let fail = |problem: String| ExportError::Onnx { path: path.to_owned(), problem };
+    let fail = |problem: String| ExportError::Onnx {
+        path: path.to_owned(),
+        problem,
+    };
     let bytes = read_input(path, MAX_FILE)?;
     let mut found = Vec::new();
     for field in Fields::new(&bytes) {
@@ -45,7 +51,10 @@ pub fn hash_constants(path: &Path) -> Result<BTreeMap<String, OnnxConstant>, Exp
         }
     }
     let folder = path.parent().unwrap_or(Path::new(""));
-    found.into_par_iter().map(|(name, tensor)| Ok((name, hash(&tensor, folder, path)?))).collect()
+    found
+        .into_par_iter()
+        .map(|(name, tensor)| Ok((name, hash(&tensor, folder, path)?)))
+        .collect()
 }
 
 /// A tensor with its name.
@@ -62,9 +71,16 @@ struct Tensor<'a> {
     external: Vec<StringStringEntryProto>,
 }
 
-fn walk<'a>(graph: &'a [u8], inside: &str, depth: usize, found: &mut Vec<Found<'a>>) -> Result<(), String> {
+fn walk<'a>(
+    graph: &'a [u8],
+    inside: &str,
+    depth: usize,
+    found: &mut Vec<Found<'a>>,
+) -> Result<(), String> {
     if depth > MAX_DEPTH {
-        return Err(format!("more than {MAX_DEPTH} graphs stand inside of each other"));
+        return Err(format!(
+            "more than {MAX_DEPTH} graphs stand inside of each other"
+        ));
     }
     for field in Fields::new(graph) {
         match field? {
@@ -73,7 +89,9 @@ fn walk<'a>(graph: &'a [u8], inside: &str, depth: usize, found: &mut Vec<Found<'
                 let (name, tensor) = tensor(bytes)?;
                 add(format!("{inside}{name}"), tensor, found)?;
             }
-            (15, Payload::Bytes(_)) => return Err("it has sparse tensors, whose values dlc doesn't read".to_owned()),
+            (15, Payload::Bytes(_)) => {
+                return Err("it has sparse tensors, whose values dlc doesn't read".to_owned());
+            }
             _ => {}
         }
     }
@@ -82,11 +100,20 @@ fn walk<'a>(graph: &'a [u8], inside: &str, depth: usize, found: &mut Vec<Found<'
 
 fn add<'a>(name: String, tensor: Tensor<'a>, found: &mut Vec<Found<'a>>) -> Result<(), String> {
     found.push((name, tensor));
-    if found.len() > MAX_COUNT { Err(format!("it has more than {MAX_COUNT} tensors")) } else { Ok(()) }
+    if found.len() > MAX_COUNT {
+        Err(format!("it has more than {MAX_COUNT} tensors"))
+    } else {
+        Ok(())
+    }
 }
 
 /// The tensors in a node's attributes.
-fn attributes<'a>(node: &'a [u8], inside: &str, depth: usize, found: &mut Vec<Found<'a>>) -> Result<(), String> {
+fn attributes<'a>(
+    node: &'a [u8],
+    inside: &str,
+    depth: usize,
+    found: &mut Vec<Found<'a>>,
+) -> Result<(), String> {
     let mut output = None;
     for field in Fields::new(node) {
         if let ((2, Payload::Bytes(name)), None) = (field?, &output) {
@@ -94,22 +121,34 @@ fn attributes<'a>(node: &'a [u8], inside: &str, depth: usize, found: &mut Vec<Fo
         }
     }
     for field in Fields::new(node) {
-        let (5, Payload::Bytes(attribute)) = field? else { continue };
+        let (5, Payload::Bytes(attribute)) = field? else {
+            continue;
+        };
         let mut name = String::new();
         for field in Fields::new(attribute) {
             if let (1, Payload::Bytes(bytes)) = field? {
-                name = format!("{inside}{}.{}", output.as_deref().unwrap_or_default(), text(bytes)?);
+                name = format!(
+                    "{inside}{}.{}",
+                    output.as_deref().unwrap_or_default(),
+                    text(bytes)?
+                );
             }
         }
         let mut number = 0;
         let mut next = || {
             number += 1;
-            if number == 1 { name.clone() } else { format!("{name}.{number}") }
+            if number == 1 {
+                name.clone()
+            } else {
+                format!("{name}.{number}")
+            }
         };
         for field in Fields::new(attribute) {
             match field? {
                 (5 | 10, Payload::Bytes(bytes)) => add(next(), tensor(bytes)?.1, found)?,
-                (6 | 11, Payload::Bytes(graph)) => walk(graph, &format!("{}.", next()), depth + 1, found)?,
+                (6 | 11, Payload::Bytes(graph)) => {
+                    walk(graph, &format!("{}.", next()), depth + 1, found)?
+                }
                 _ => {}
             }
         }
@@ -130,7 +169,11 @@ fn tensor(bytes: &[u8]) -> Result<(String, Tensor<'_>), String> {
             }
             (2, Payload::Number(n)) => tensor.data_type = n as i32,
             (8, Payload::Bytes(bytes)) => name = text(bytes)?,
-            (13, Payload::Bytes(entry)) => tensor.external.push(decode("an external location", entry, MAX_SMALL)?),
+            (13, Payload::Bytes(entry)) => {
+                tensor
+                    .external
+                    .push(decode("an external location", entry, MAX_SMALL)?)
+            }
             (14, Payload::Number(n)) => tensor.is_external = n == DataLocation::External as u64,
             (tag @ (4..=7 | 9..=11), payload) => tensor.values.push((tag, payload)),
             _ => {}
@@ -143,26 +186,53 @@ fn tensor(bytes: &[u8]) -> Result<(String, Tensor<'_>), String> {
 }
 
 fn hash(tensor: &Tensor<'_>, folder: &Path, path: &Path) -> Result<OnnxConstant, ExportError> {
-    let fail = |problem: String| ExportError::Onnx { path: path.to_owned(), problem };
+    let fail = |problem: String| ExportError::Onnx {
+        path: path.to_owned(),
+        problem,
+    };
     let (dtype, bits) = data_type_name(tensor.data_type);
     let dims: Vec<String> = tensor.dims.iter().map(ToString::to_string).collect();
     let ty = format!("{dtype}[{}]", dims.join(", "));
     let mut hasher = Sha256::new();
     if tensor.is_external {
-        let all = tensor.dims.iter().try_fold(bits, |n, &dim| n.checked_mul(dim));
-        let size = all.ok_or_else(|| fail(format!("the shape of a tensor, {ty}, is absurd")))?.div_ceil(8);
-        external(tensor, Some(size).filter(|_| bits > 0), folder, &mut hasher, &fail)?;
+        let all = tensor
+            .dims
+            .iter()
+            .try_fold(bits, |n, &dim| n.checked_mul(dim));
+        let size = all
+            .ok_or_else(|| fail(format!("the shape of a tensor, {ty}, is absurd")))?
+            .div_ceil(8);
+        external(
+            tensor,
+            Some(size).filter(|_| bits > 0),
+            folder,
+            &mut hasher,
+            &fail,
+        )?;
     } else {
-        let width = if bits == 0 { 8 } else { bits.div_ceil(8) as usize };
+        let width = if bits == 0 {
+            8
+        } else {
+            bits.div_ceil(8) as usize
+        };
         for &(tag, payload) in &tensor.values {
             inline(tag, payload, width, &mut hasher).map_err(|problem| fail(problem.to_owned()))?;
         }
     }
-    Ok(OnnxConstant { ty, sha256: format!("{:x}", hasher.finalize()) })
+    Ok(OnnxConstant {
+        ty,
+        sha256: format!("{:x}", hasher.finalize()),
+    })
 }
 
-/// Adds the values in a field: raw, or in a field of their own type, where numbers narrower than 32 bits stand as 32.
-fn inline(tag: u32, payload: Payload<'_>, width: usize, hasher: &mut Sha256) -> Result<(), &'static str> {
+/// Adds the values in a field: raw, or in a field of their own type, where numbers narrower than 32
+/// bits stand as 32.
+fn inline(
+    tag: u32,
+    payload: Payload<'_>,
+    width: usize,
+    hasher: &mut Sha256,
+) -> Result<(), &'static str> {
     let mut number = |n: u64| hasher.update(&n.to_le_bytes()[..width.min(8)]);
     match (tag, payload) {
         (5 | 7 | 11, Payload::Number(n)) => number(n),
@@ -177,7 +247,9 @@ fn inline(tag: u32, payload: Payload<'_>, width: usize, hasher: &mut Sha256) -> 
             hasher.update(text);
         }
         (_, Payload::Bytes(bytes) | Payload::Fixed(bytes)) => hasher.update(bytes),
-        (_, Payload::Number(_)) => return Err("a tensor's values stand in a field of another type"),
+        (_, Payload::Number(_)) => {
+            return Err("a tensor's values stand in a field of another type");
+        }
     }
     Ok(())
 }
@@ -190,25 +262,52 @@ fn external(
     hasher: &mut Sha256,
     fail: &dyn Fn(String) -> ExportError,
 ) -> Result<(), ExportError> {
-    let value = |key: &str| tensor.external.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
-    let number = |key: &str| value(key).map(|n| n.trim().parse::<u64>().map_err(|_| fail(format!("a tensor's {key} is no number")))).transpose();
+    let value = |key: &str| {
+        tensor
+            .external
+            .iter()
+            .find(|entry| entry.key == key)
+            .map(|entry| entry.value.as_str())
+    };
+    let number = |key: &str| {
+        value(key)
+            .map(|n| {
+                n.trim()
+                    .parse::<u64>()
+                    .map_err(|_| fail(format!("a tensor's {key} is no number")))
+            })
+            .transpose()
+    };
     let location = Path::new(value("location").unwrap_or_default());
-    let contained = location.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let contained = location
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !contained || location.as_os_str().is_empty() {
-        return Err(fail(format!("a tensor lies in `{}`, which is no file below its folder", location.display())));
+        return Err(fail(format!(
+            "a tensor lies in `{}`, which is no file below its folder",
+            location.display()
+        )));
     }
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
     let size = match (size, length) {
         (Some(size), Some(length)) if length != size => {
-            return Err(fail(format!("a tensor of {size} bytes takes {length} bytes of {}", location.display())));
+            return Err(fail(format!(
+                "a tensor of {size} bytes takes {length} bytes of {}",
+                location.display()
+            )));
         }
-        (size, length) => size.or(length).ok_or_else(|| fail("a tensor of unknown type has no length".to_owned()))?,
+        (size, length) => size
+            .or(length)
+            .ok_or_else(|| fail("a tensor of unknown type has no length".to_owned()))?,
     };
     let path = folder.join(location);
     let system = |error: io::Error| InputError::system(&path, error);
     let (mut file, there) = open_regular(&path)?;
     if offset.checked_add(size).is_none_or(|end| end > there) {
-        return Err(fail(format!("a tensor ends after the {there} bytes of {}", location.display())));
+        return Err(fail(format!(
+            "a tensor ends after the {there} bytes of {}",
+            location.display()
+        )));
     }
     file.seek(SeekFrom::Start(offset)).map_err(system)?;
     let mut rest = file.take(size);

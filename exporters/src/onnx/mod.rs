@@ -1,4 +1,5 @@
-//! ONNX: the messages, the lowering of graphs to them per profile, and a reader for files of any origin.
+//! ONNX: the messages, the lowering of graphs to them per profile, and a reader for files of any
+//! origin.
 //!
 //! Nothing outside of this module knows a protobuf type.
 

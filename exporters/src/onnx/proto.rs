@@ -1,6 +1,8 @@
-//! The ONNX messages, as far as dlc writes or reads them; field numbers from `onnx.proto` (ONNX 1.18, IR version 11).
+//! The ONNX messages, as far as dlc writes or reads them; field numbers from `onnx.proto` (ONNX 1.18,
+//! IR version 11).
 //!
-//! Fields that are missing here are skipped on reading, so these types never re-encode a file of foreign origin.
+//! Fields that are missing here are skipped on reading, so these types never re-encode a file of
+//! foreign origin.
 
 use dlc_ir::DType;
 use prost::{Enumeration, Message, Oneof};
@@ -69,7 +71,8 @@ pub(crate) struct NodeProto {
     pub domain: String,
 }
 
-/// `f`, `i` and `s` are optional so that zeros are written too: ONNX's checker wants the field that `type` names.
+/// `f`, `i` and `s` are optional so that zeros are written too: ONNX's checker wants the field that
+/// `type` names.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct AttributeProto {
     #[prost(string, tag = "1")]
@@ -219,5 +222,8 @@ pub(crate) fn data_type_name(number: i32) -> (&'static str, u64) {
 }
 
 pub(crate) fn entry(key: &str, value: impl Into<String>) -> StringStringEntryProto {
-    StringStringEntryProto { key: key.to_owned(), value: value.into() }
+    StringStringEntryProto {
+        key: key.to_owned(),
+        value: value.into(),
+    }
 }

@@ -1,6 +1,8 @@
-//! Reads what an ONNX file of any origin holds: boundary, operators, sizes, and the text form that dlc leaves in its own files.
+//! Reads what an ONNX file of any origin holds: boundary, operators, sizes, and the text form that
+//! dlc leaves in its own files.
 //!
-//! The file may be hostile: sizes are capped, and nothing outside of the file is opened, external data included.
+//! The file may be hostile: sizes are capped, and nothing outside of the file is opened, external
+//! data included.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -11,7 +13,8 @@ use sha2::{Digest, Sha256};
 
 use super::lower::GRAPH_KEY;
 use super::proto::{
-    AttributeProto, AttributeType, DimensionValue, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto, data_type_name,
+    AttributeProto, AttributeType, DimensionValue, NodeProto, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto, ValueInfoProto, data_type_name,
 };
 use super::wire::{Fields, Payload};
 use crate::error::ExportError;
@@ -21,7 +24,8 @@ use crate::input::read_input;
 pub(super) const MAX_FILE: u64 = (1 << 31) - 1;
 /// Largest node, subgraphs and constants included.
 const MAX_NODE: usize = 32 << 20;
-/// Most attributes, and most names and numbers, of a node: they take up to 150 times as much memory as bytes in the file.
+/// Most attributes, and most names and numbers, of a node: they take up to 150 times as much memory
+/// as bytes in the file.
 const MAX_ATTRIBUTES: usize = 10_000;
 const MAX_ENTRIES: usize = 1 << 20;
 /// Largest other message that is decoded as a whole.
@@ -118,7 +122,10 @@ impl OnnxSummary {
 /// [`ExportError::Input`], or [`ExportError::Onnx`] for a file that is damaged or no ONNX file.
 pub fn read_onnx(path: &Path) -> Result<OnnxSummary, ExportError> {
     let bytes = read_bytes(path)?;
-    summarize(&bytes).map_err(|problem| ExportError::Onnx { path: path.to_owned(), problem })
+    summarize(&bytes).map_err(|problem| ExportError::Onnx {
+        path: path.to_owned(),
+        problem,
+    })
 }
 
 /// The bytes of an ONNX file.
@@ -142,14 +149,19 @@ pub(crate) fn summarize(bytes: &[u8]) -> Result<OnnxSummary, String> {
             }
             (8, Payload::Bytes(opset)) => {
                 let opset: OperatorSetIdProto = decode("an operator set", opset, MAX_SMALL)?;
-                let domain = if opset.domain == "ai.onnx" { String::new() } else { opset.domain };
+                let domain = if opset.domain == "ai.onnx" {
+                    String::new()
+                } else {
+                    opset.domain
+                };
                 summary.opsets.insert(domain, opset.version);
                 if summary.opsets.len() > MAX_OPSETS {
                     return Err(format!("it has more than {MAX_OPSETS} operator sets"));
                 }
             }
             (14, Payload::Bytes(entry)) => {
-                let entry: StringStringEntryProto = decode("a metadata entry", entry, MAX_METADATA)?;
+                let entry: StringStringEntryProto =
+                    decode("a metadata entry", entry, MAX_METADATA)?;
                 if entry.key == GRAPH_KEY {
                     summary.graph_text = Some(entry.value);
                 }
@@ -172,7 +184,9 @@ impl OnnxSummary {
         let mut files: BTreeSet<String> = self.external_files.iter().cloned().collect();
         let mut kept = 0;
         for field in Fields::new(graph) {
-            let (tag, Payload::Bytes(bytes)) = field? else { continue };
+            let (tag, Payload::Bytes(bytes)) = field? else {
+                continue;
+            };
             match tag {
                 1 => {
                     let node = node(bytes)?;
@@ -188,15 +202,31 @@ impl OnnxSummary {
                 11 | 12 => {
                     let port = port(bytes)?;
                     kept += port.name.len() + port.ty.len();
-                    if tag == 11 { &mut self.inputs } else { &mut self.outputs }.push(port);
+                    if tag == 11 {
+                        &mut self.inputs
+                    } else {
+                        &mut self.outputs
+                    }
+                    .push(port);
                 }
                 _ => {}
             }
             if kept > MAX_TEXT {
-                return Err(format!("its nodes and names make more than {MAX_TEXT} bytes of text"));
+                return Err(format!(
+                    "its nodes and names make more than {MAX_TEXT} bytes of text"
+                ));
             }
-            if self.nodes.len().max(self.inputs.len()).max(self.outputs.len()).max(self.initializers) > MAX_COUNT {
-                return Err(format!("it has more than {MAX_COUNT} nodes, tensors or ports"));
+            if self
+                .nodes
+                .len()
+                .max(self.inputs.len())
+                .max(self.outputs.len())
+                .max(self.initializers)
+                > MAX_COUNT
+            {
+                return Err(format!(
+                    "it has more than {MAX_COUNT} nodes, tensors or ports"
+                ));
             }
         }
         self.inputs.retain(|input| !constants.contains(&input.name));
@@ -204,10 +234,17 @@ impl OnnxSummary {
     }
 
     /// Counts a constant without touching its data; returns its name.
-    fn initializer(&mut self, bytes: &[u8], files: &mut BTreeSet<String>) -> Result<Option<String>, String> {
+    fn initializer(
+        &mut self,
+        bytes: &[u8],
+        files: &mut BTreeSet<String>,
+    ) -> Result<Option<String>, String> {
         let tensor = initializer_head(bytes)?;
         self.initializers += 1;
-        let elements = tensor.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
+        let elements = tensor
+            .dims
+            .iter()
+            .try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
         let bits = elements.and_then(|n| n.checked_mul(data_type_name(tensor.data_type).1));
         let bits = bits.ok_or_else(|| format!("the shape of tensor {} is absurd", tensor.name))?;
         self.initializer_bytes = self.initializer_bytes.saturating_add(bits.div_ceil(8));
@@ -234,38 +271,60 @@ pub(super) fn initializer_head(bytes: &[u8]) -> Result<TensorProto, String> {
             }
             (2, Payload::Number(n)) => tensor.data_type = n as i32,
             (8, Payload::Bytes(name)) => tensor.name = text(name)?,
-            (13, Payload::Bytes(entry)) => tensor.external_data.push(decode("an external location", entry, MAX_SMALL)?),
+            (13, Payload::Bytes(entry)) => {
+                tensor
+                    .external_data
+                    .push(decode("an external location", entry, MAX_SMALL)?)
+            }
             (14, Payload::Number(n)) => tensor.data_location = Some(n as i32),
             _ => {}
         }
         if tensor.dims.len() > MAX_AXES || tensor.external_data.len() > MAX_AXES {
-            return Err(format!("tensor {} has too many axes or locations", tensor.name));
+            return Err(format!(
+                "tensor {} has too many axes or locations",
+                tensor.name
+            ));
         }
     }
     Ok(tensor)
 }
 
-pub(super) fn decode<M: Message + Default>(what: &str, bytes: &[u8], limit: usize) -> Result<M, String> {
+pub(super) fn decode<M: Message + Default>(
+    what: &str,
+    bytes: &[u8],
+    limit: usize,
+) -> Result<M, String> {
     if bytes.len() > limit {
-        return Err(format!("{what} is {} bytes long, the limit is {limit}", bytes.len()));
+        return Err(format!(
+            "{what} is {} bytes long, the limit is {limit}",
+            bytes.len()
+        ));
     }
     M::decode(bytes).map_err(|error| format!("{what} is damaged: {error}"))
 }
 
 pub(super) fn text(bytes: &[u8]) -> Result<String, String> {
     let text = bytes.get(..bytes.len().min(MAX_SMALL)).unwrap_or_default();
-    std::str::from_utf8(text).map(str::to_owned).map_err(|_| "a name is not UTF-8".to_owned())
+    std::str::from_utf8(text)
+        .map(str::to_owned)
+        .map_err(|_| "a name is not UTF-8".to_owned())
 }
 
 /// A value on the boundary.
 pub(super) fn port(bytes: &[u8]) -> Result<OnnxPort, String> {
     let info: ValueInfoProto = decode("an input or output", bytes, MAX_SMALL)?;
     let Some(tensor) = info.r#type.and_then(|t| t.tensor_type) else {
-        return Ok(OnnxPort { name: info.name, ty: "not a tensor".to_owned() });
+        return Ok(OnnxPort {
+            name: info.name,
+            ty: "not a tensor".to_owned(),
+        });
     };
     let dtype = data_type_name(tensor.elem_type).0;
     let Some(shape) = tensor.shape else {
-        return Ok(OnnxPort { name: info.name, ty: dtype.to_owned() });
+        return Ok(OnnxPort {
+            name: info.name,
+            ty: dtype.to_owned(),
+        });
     };
     if shape.dim.len() > MAX_AXES {
         return Err(format!("{} has more than {MAX_AXES} axes", info.name));
@@ -275,7 +334,10 @@ pub(super) fn port(bytes: &[u8]) -> Result<OnnxPort, String> {
         Some(DimensionValue::Name(name)) => name,
         None => "?".to_owned(),
     });
-    Ok(OnnxPort { name: info.name, ty: format!("{dtype}[{}]", dims.collect::<Vec<_>>().join(", ")) })
+    Ok(OnnxPort {
+        name: info.name,
+        ty: format!("{dtype}[{}]", dims.collect::<Vec<_>>().join(", ")),
+    })
 }
 
 /// Refuses a node of many small parts, before they are made.
@@ -284,7 +346,9 @@ fn check_parts(node: &[u8]) -> Result<(), String> {
     for field in Fields::new(node) {
         let (tag, payload) = field?;
         entries += 1;
-        let (5, Payload::Bytes(attribute)) = (tag, payload) else { continue };
+        let (5, Payload::Bytes(attribute)) = (tag, payload) else {
+            continue;
+        };
         attributes += 1;
         for field in Fields::new(attribute) {
             // Packed numbers are fields of one: a number takes a byte at least, a float four.
@@ -295,10 +359,16 @@ fn check_parts(node: &[u8]) -> Result<(), String> {
             };
         }
         if attributes > MAX_ATTRIBUTES || entries > MAX_ENTRIES {
-            return Err(format!("a node has more than {MAX_ATTRIBUTES} attributes, or more than {MAX_ENTRIES} names and numbers"));
+            return Err(format!(
+                "a node has more than {MAX_ATTRIBUTES} attributes, or more than {MAX_ENTRIES} names and numbers"
+            ));
         }
     }
-    if entries > MAX_ENTRIES { Err(format!("a node has more than {MAX_ENTRIES} names")) } else { Ok(()) }
+    if entries > MAX_ENTRIES {
+        Err(format!("a node has more than {MAX_ENTRIES} names"))
+    } else {
+        Ok(())
+    }
 }
 
 fn node(bytes: &[u8]) -> Result<OnnxNode, String> {
@@ -311,33 +381,62 @@ fn node(bytes: &[u8]) -> Result<OnnxNode, String> {
         domain => format!("{domain}.{}", node.op_type),
     };
     let names = |names: &[String]| {
-        let shown: Vec<&str> = names.iter().map(|n| if n.is_empty() { "-" } else { n.as_str() }).collect();
+        let shown: Vec<&str> = names
+            .iter()
+            .map(|n| if n.is_empty() { "-" } else { n.as_str() })
+            .collect();
         shown.join(", ")
     };
-    let mut attributes: Vec<String> = node.attribute.iter().map(|a| format!(" {}={}", a.name, attribute(a))).collect();
+    let mut attributes: Vec<String> = node
+        .attribute
+        .iter()
+        .map(|a| format!(" {}={}", a.name, attribute(a)))
+        .collect();
     attributes.sort();
-    let line = format!("{} = {operator} {}{}", names(&node.output), names(&node.input), attributes.concat());
-    Ok(OnnxNode { name: node.name, operator, line: line.replace(['\n', '\r'], " ") })
+    let line = format!(
+        "{} = {operator} {}{}",
+        names(&node.output),
+        names(&node.input),
+        attributes.concat()
+    );
+    Ok(OnnxNode {
+        name: node.name,
+        operator,
+        line: line.replace(['\n', '\r'], " "),
+    })
 }
 
 /// What tells one graph in an attribute from another.
 fn fingerprint(bytes: &[u8]) -> String {
-    format!("{:x}", Sha256::digest(bytes)).chars().take(16).collect()
+    format!("{:x}", Sha256::digest(bytes))
+        .chars()
+        .take(16)
+        .collect()
 }
 
 fn attribute(attribute: &AttributeProto) -> String {
     match AttributeType::try_from(attribute.r#type) {
         Ok(AttributeType::Float) => format!("{:?}", attribute.f.unwrap_or_default()),
         Ok(AttributeType::Int) => attribute.i.unwrap_or_default().to_string(),
-        Ok(AttributeType::String) => format!("{:?}", String::from_utf8_lossy(attribute.s.as_deref().unwrap_or_default())),
+        Ok(AttributeType::String) => format!(
+            "{:?}",
+            String::from_utf8_lossy(attribute.s.as_deref().unwrap_or_default())
+        ),
         Ok(AttributeType::Floats) => format!("{:?}", attribute.floats),
         Ok(AttributeType::Ints) => format!("{:?}", attribute.ints),
         Ok(AttributeType::Tensor) => "tensor".to_owned(),
         Ok(AttributeType::Strings) => {
-            let strings: Vec<_> = attribute.strings.iter().map(|text| String::from_utf8_lossy(text)).collect();
+            let strings: Vec<_> = attribute
+                .strings
+                .iter()
+                .map(|text| String::from_utf8_lossy(text))
+                .collect();
             format!("{strings:?}")
         }
-        Ok(AttributeType::Graph) => format!("graph {}", fingerprint(attribute.g.as_deref().unwrap_or_default())),
+        Ok(AttributeType::Graph) => format!(
+            "graph {}",
+            fingerprint(attribute.g.as_deref().unwrap_or_default())
+        ),
         Ok(AttributeType::Undefined) | Err(_) => "?".to_owned(),
     }
 }

@@ -1,4 +1,5 @@
-//! The protobuf wire format, field by field, without building anything: so that a hostile file costs no more than its own size.
+//! The protobuf wire format, field by field, without building anything: so that a hostile file
+//! costs no more than its own size.
 
 /// One field: its number and what it holds.
 pub(super) type Field<'a> = (u32, Payload<'a>);
@@ -49,14 +50,20 @@ impl<'a> Fields<'a> {
 
     fn take(&mut self, n: u64) -> Result<&'a [u8], &'static str> {
         let n = usize::try_from(n).map_err(|_| "a field is longer than the file")?;
-        let (taken, rest) = self.rest.split_at_checked(n).ok_or("it ends inside a field")?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(n)
+            .ok_or("it ends inside a field")?;
         self.rest = rest;
         Ok(taken)
     }
 
     fn field(&mut self) -> Result<Field<'a>, &'static str> {
         let key = self.varint()?;
-        let tag = u32::try_from(key >> 3).ok().filter(|tag| *tag > 0).ok_or("a field has no valid number")?;
+        let tag = u32::try_from(key >> 3)
+            .ok()
+            .filter(|tag| *tag > 0)
+            .ok_or("a field has no valid number")?;
         let payload = match key & 7 {
             0 => Payload::Number(self.varint()?),
             1 => Payload::Fixed(self.take(8)?),
@@ -96,9 +103,15 @@ mod tests {
         assert_eq!(read(&[0x08, 0x96, 0x01]), "[Ok((1, Number(150)))]");
         assert_eq!(read(&[0x12, 0x02, 7, 8]), "[Ok((2, Bytes([7, 8])))]");
         assert_eq!(read(&[0x15, 1, 0, 0, 0]), "[Ok((2, Fixed([1, 0, 0, 0])))]");
-        assert_eq!(read(&[0x08, 0x01, 0x12, 0x05, 7]), "[Ok((1, Number(1))), Err(\"it ends inside a field\")]");
+        assert_eq!(
+            read(&[0x08, 0x01, 0x12, 0x05, 7]),
+            "[Ok((1, Number(1))), Err(\"it ends inside a field\")]"
+        );
         assert_eq!(read(&[0x03]), "[Err(\"a field has no valid number\")]");
         assert_eq!(read(&[0x0b]), "[Err(\"a field is of no known kind\")]");
-        assert_eq!(read(&[0xff; 11]), "[Err(\"a number is longer than 64 bits\")]");
+        assert_eq!(
+            read(&[0xff; 11]),
+            "[Err(\"a number is longer than 64 bits\")]"
+        );
     }
 }

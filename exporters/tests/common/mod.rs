@@ -1,4 +1,5 @@
-//! Small modules for the tests: the graphs of `tests/graphs`, over pseudo-random half-precision weights.
+//! Small modules for the tests: the graphs of `tests/graphs`, over pseudo-random half-precision
+//! weights.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
@@ -11,9 +12,13 @@ use dlc_ir::{Blob, DType, Expr, ModelInfo, Module, Scores, Task, WeightTable, pa
 pub const TARGET: &str = include_str!("../graphs/target.dlc");
 pub const DRAFT: &str = include_str!("../graphs/draft.dlc");
 
-/// A module of graphs in text form, which all declare the same weights in the same order. Weights of type f32 are stored as f16.
+/// A module of graphs in text form, which all declare the same weights in the same order. Weights
+/// of type f32 are stored as f16.
 pub fn module(texts: &[&str]) -> Module {
-    let parsed: Vec<_> = texts.iter().map(|text| parse_graph(text).unwrap()).collect();
+    let parsed: Vec<_> = texts
+        .iter()
+        .map(|text| parse_graph(text).unwrap())
+        .collect();
     let mut weights = WeightTable::default();
     let mut state = 1u32;
     for (_, weight) in parsed[0].1.entries() {
@@ -23,10 +28,20 @@ pub fn module(texts: &[&str]) -> Module {
         });
         let bytes: Vec<u8> = half.collect();
         let length = bytes.len();
-        let data = Expr::Mapped { blob: Blob::new(Arc::new(bytes), 0..length).unwrap(), dtype: DType::F16 }.cast(weight.dtype);
+        let data = Expr::Mapped {
+            blob: Blob::new(Arc::new(bytes), 0..length).unwrap(),
+            dtype: DType::F16,
+        }
+        .cast(weight.dtype);
         weights.add(&weight.name, &weight.shape, data).unwrap();
     }
-    Module { graphs: parsed.into_iter().map(|(graph, _)| graph).collect(), weights, model: model(), sampling: None, side_files: Vec::new() }
+    Module {
+        graphs: parsed.into_iter().map(|(graph, _)| graph).collect(),
+        weights,
+        model: model(),
+        sampling: None,
+        side_files: Vec::new(),
+    }
 }
 
 fn model() -> ModelInfo {
@@ -53,11 +68,17 @@ fn model() -> ModelInfo {
 pub fn request(profile: Profile) -> BundleRequest {
     BundleRequest {
         profile,
-        source: Source { name: "tiny".into(), files: BTreeMap::new() },
+        source: Source {
+            name: "tiny".into(),
+            files: BTreeMap::new(),
+        },
         passes: Vec::new(),
         force: false,
         rewritten: std::collections::BTreeMap::new(),
-        draft: Some(SpeculativeDefaults { max_draft_tokens: 4, acceptance: None }),
+        draft: Some(SpeculativeDefaults {
+            max_draft_tokens: 4,
+            acceptance: None,
+        }),
         search: dlc_exporters::SearchDefaults::default(),
         version: "0.0.0".into(),
     }

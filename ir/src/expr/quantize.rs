@@ -1,4 +1,5 @@
-//! Quantising a matrix in blocks along its rows, block by block as it is read: codes, scales and zero points are three readings of one fit.
+//! Quantising a matrix in blocks along its rows, block by block as it is read: codes, scales and
+//! zero points are three readings of one fit.
 //!
 //! No data but the weights themselves decide. Nothing here keeps a quantised copy.
 
@@ -15,9 +16,11 @@ pub enum Refinement {
     None,
     /// Half-quadratic quantisation (HQQ, Badri and Shaji, 2023), started from the extremes.
     ///
-    /// Alternates between the residual's proximal step for the norm with `p` = 3/4 and a least-squares step for zero point and scale. Ours:
-    /// residuals are measured in steps of the scale, zero points stay whole numbers, as `MatMulNBits` wants them, and of all iterates, the start
-    /// among them, the one with the smallest squared error is taken, so that no block gets worse.
+    /// Alternates between the residual's proximal step for the norm with `p` = 3/4 and a
+    /// least-squares step for zero point and scale. Ours: residuals are measured in steps of the
+    /// scale, zero points stay whole numbers, as `MatMulNBits` wants them, and of all iterates, the
+    /// start among them, the one with the smallest squared error is taken, so that no block gets
+    /// worse.
     Hqq,
 }
 
@@ -43,7 +46,8 @@ pub struct Quantizer {
     pub refinement: Refinement,
 }
 
-/// Most rounds of HQQ, and the share of the squared error by which a round must lessen it for another to follow.
+/// Most rounds of HQQ, and the share of the squared error by which a round must lessen it for
+/// another to follow.
 const ROUNDS: usize = 10;
 const LEAST_GAIN: f32 = 1e-3;
 /// Weight of the squared against the `p`-norm term at first, and its growth (HQQ's own).
@@ -61,7 +65,10 @@ impl Quantizer {
     /// Sum of squared errors, and of squares, of a block of weights once it is quantised.
     pub fn squared_error(&self, weights: &[f32]) -> (f64, f64) {
         let [square] = sums(weights, |w| [w * w]);
-        (f64::from(self.sums(weights, self.fit(weights), f32::INFINITY).error), f64::from(square))
+        (
+            f64::from(self.sums(weights, self.fit(weights), f32::INFINITY).error),
+            f64::from(square),
+        )
     }
 
     fn fit(&self, weights: &[f32]) -> Fit {
@@ -75,13 +82,23 @@ impl Quantizer {
     fn nearest(&self, weights: &[f32]) -> Fit {
         if self.symmetric {
             // The largest magnitude gets the code at the end of the longer side.
-            let extreme = weights.iter().fold(0f32, |m, &w| if w.abs() > m.abs() { w } else { m });
+            let extreme = weights
+                .iter()
+                .fold(0f32, |m, &w| if w.abs() > m.abs() { w } else { m });
             let zero_point = f32::from(self.format.default_zero_point());
-            return Fit { scale: extreme / -zero_point, zero_point };
+            return Fit {
+                scale: extreme / -zero_point,
+                zero_point,
+            };
         }
-        let (low, high) = weights.iter().fold((0f32, 0f32), |(low, high), &w| (low.min(w), high.max(w)));
+        let (low, high) = weights
+            .iter()
+            .fold((0f32, 0f32), |(low, high), &w| (low.min(w), high.max(w)));
         let scale = (high - low) / f32::from(self.format.largest_code());
-        Fit { scale, zero_point: (-low * inverse(scale)).round() }
+        Fit {
+            scale,
+            zero_point: (-low * inverse(scale)).round(),
+        }
     }
 
     fn refined(&self, weights: &[f32], start: Fit) -> Fit {
@@ -108,26 +125,50 @@ impl Quantizer {
             let scaled = weight * inverse;
             let step = self.code(scaled, fit.zero_point) - fit.zero_point;
             let explained = explained(scaled, step, beta);
-            [step, step * step, explained, step * explained, (step * fit.scale - weight).powi(2)]
+            [
+                step,
+                step * step,
+                explained,
+                step * explained,
+                (step * fit.scale - weight).powi(2),
+            ]
         });
-        Sums { steps, squares, explained, products, error }
+        Sums {
+            steps,
+            squares,
+            explained,
+            products,
+            error,
+        }
     }
 
-    /// With the codes held, the zero point and then the scale that fit the weights less their sparse residual best.
+    /// With the codes held, the zero point and then the scale that fit the weights less their
+    /// sparse residual best.
     fn half_quadratic_step(&self, sums: &Sums, fit: Fit, count: f32) -> Fit {
         let mut shift = 0.0;
         if !self.symmetric {
             let wanted = fit.zero_point + (sums.steps - sums.explained) / count;
-            shift = wanted.round().clamp(0.0, f32::from(self.format.largest_code())) - fit.zero_point;
+            shift = wanted
+                .round()
+                .clamp(0.0, f32::from(self.format.largest_code()))
+                - fit.zero_point;
         }
         let product = sums.products - shift * sums.explained;
         let square = sums.squares - 2.0 * shift * sums.steps + count * shift * shift;
-        Fit { scale: if square > 0.0 { fit.scale * (product / square) } else { fit.scale }, zero_point: fit.zero_point + shift }
+        Fit {
+            scale: if square > 0.0 {
+                fit.scale * (product / square)
+            } else {
+                fit.scale
+            },
+            zero_point: fit.zero_point + shift,
+        }
     }
 
     /// The code of a weight that was divided by its scale: the nearest one, of two the even.
     fn code(&self, scaled: f32, zero_point: f32) -> f32 {
-        // Numbers from 2^23 on have no fractions, so adding one rounds without a call that would keep the loop from vectorising.
+        // Numbers from 2^23 on have no fractions, so adding one rounds without a call that would
+        // keep the loop from vectorising.
         const WHOLE: f32 = 12_582_912.0;
         (scaled + zero_point).clamp(0.0, f32::from(self.format.largest_code())) + WHOLE - WHOLE
     }
@@ -146,7 +187,8 @@ impl Quantizer {
         weights / columns * self.row_elements(part, columns)
     }
 
-    /// Blocks that share an element of a part, or elements that share a block: blocks of an element, elements of a block.
+    /// Blocks that share an element of a part, or elements that share a block: blocks of an
+    /// element, elements of a block.
     fn grain(&self, part: QuantizedPart) -> (usize, usize) {
         match part {
             QuantizedPart::Codes => (1, self.format.code_bytes()),
@@ -164,17 +206,22 @@ impl Quantizer {
             QuantizedPart::Codes => {
                 let inverse = inverse(fit.scale);
                 let mut codes = vec![fit.zero_point as u8; self.format.block];
-                codes.iter_mut().zip(weights).for_each(|(code, &w)| *code = self.code(w * inverse, fit.zero_point) as u8);
+                codes
+                    .iter_mut()
+                    .zip(weights)
+                    .for_each(|(code, &w)| *code = self.code(w * inverse, fit.zero_point) as u8);
                 let mut bytes = vec![0; out.len()];
                 self.format.pack(&codes, &mut bytes);
-                out.iter_mut().zip(bytes).for_each(|(o, b)| *o = f32::from(b));
+                out.iter_mut()
+                    .zip(bytes)
+                    .for_each(|(o, b)| *o = f32::from(b));
             }
         }
     }
 }
 
-/// Sums over a block under one fit: steps (codes less zero point), their squares, what the sparse residual leaves of the weights in steps, their
-/// products with the steps, and squared errors.
+/// Sums over a block under one fit: steps (codes less zero point), their squares, what the sparse
+/// residual leaves of the weights in steps, their products with the steps, and squared errors.
 struct Sums {
     steps: f32,
     squares: f32,
@@ -201,7 +248,8 @@ fn sums<const N: usize>(weights: &[f32], terms: impl Fn(f32) -> [f32; N]) -> [f3
     lanes.map(|lanes| lanes.iter().sum())
 }
 
-/// The weight in steps less the part of its residual that the `p`-norm (`p` = 3/4) makes sparse: `r` shrinks to `max(0, |r| - |r|^(p-1) / beta)`.
+/// The weight in steps less the part of its residual that the `p`-norm (`p` = 3/4) makes sparse:
+/// `r` shrinks to `max(0, |r| - |r|^(p-1) / beta)`.
 fn explained(weight: f32, step: f32, beta: f32) -> f32 {
     let residual = weight - step;
     let magnitude = residual.abs();
@@ -216,23 +264,42 @@ fn inverse(scale: f32) -> f32 {
 }
 
 /// Elements `from ..` of one part of `input`, a matrix of `columns` columns.
-pub(super) fn quantized(input: &Expr, columns: usize, (quantizer, part): (&Quantizer, QuantizedPart), from: usize, out: &mut [f32]) {
+pub(super) fn quantized(
+    input: &Expr,
+    columns: usize,
+    (quantizer, part): (&Quantizer, QuantizedPart),
+    from: usize,
+    out: &mut [f32],
+) {
     let width = quantizer.row_elements(part, columns);
     let mut at = 0;
     while at < out.len() {
         let (row, column) = ((from + at) / width, (from + at) % width);
         let end = out.len().min(at + width - column);
-        row_part(input, (row * columns, columns), (quantizer, part), column, &mut out[at..end]);
+        row_part(
+            input,
+            (row * columns, columns),
+            (quantizer, part),
+            column,
+            &mut out[at..end],
+        );
         at = end;
     }
 }
 
 /// As [`quantized`], within the row of `columns` weights that starts at `start`.
-fn row_part(input: &Expr, (start, columns): (usize, usize), (quantizer, part): (&Quantizer, QuantizedPart), column: usize, out: &mut [f32]) {
+fn row_part(
+    input: &Expr,
+    (start, columns): (usize, usize),
+    (quantizer, part): (&Quantizer, QuantizedPart),
+    column: usize,
+    out: &mut [f32],
+) {
     let (blocks, elements) = quantizer.grain(part);
     let block = quantizer.format.block;
     let count = quantizer.format.blocks(columns);
-    let needed = column / elements * blocks..((column + out.len()).div_ceil(elements) * blocks).min(count);
+    let needed =
+        column / elements * blocks..((column + out.len()).div_ceil(elements) * blocks).min(count);
     let group = (ROWS_TILE / block).max(1);
     for first in needed.clone().step_by(group) {
         let read = first * block..((first + group).min(needed.end) * block).min(columns);
@@ -246,13 +313,30 @@ fn row_part(input: &Expr, (start, columns): (usize, usize), (quantizer, part): (
     }
 }
 
-/// Puts what the block at `index` gives where it belongs, if the range that starts at `column` has it.
-fn place(made: &[f32], index: usize, (quantizer, blocks): (&Quantizer, usize), column: usize, out: &mut [f32]) {
-    let Range { start, end } = index / blocks * made.len()..index / blocks * made.len() + made.len();
+/// Puts what the block at `index` gives where it belongs, if the range that starts at `column` has
+/// it.
+fn place(
+    made: &[f32],
+    index: usize,
+    (quantizer, blocks): (&Quantizer, usize),
+    column: usize,
+    out: &mut [f32],
+) {
+    let Range { start, end } =
+        index / blocks * made.len()..index / blocks * made.len() + made.len();
     for (element, made) in (start..end).zip(made) {
-        let Some(entry) = element.checked_sub(column).and_then(|i| out.get_mut(i)) else { continue };
+        let Some(entry) = element.checked_sub(column).and_then(|i| out.get_mut(i)) else {
+            continue;
+        };
         // Several blocks share a byte of zero points, the first one in its lowest bits.
-        let (first, shift) = (index.is_multiple_of(blocks), quantizer.format.bits * (index % blocks));
-        *entry = if first { *made } else { *entry + made * (1u32 << shift) as f32 };
+        let (first, shift) = (
+            index.is_multiple_of(blocks),
+            quantizer.format.bits * (index % blocks),
+        );
+        *entry = if first {
+            *made
+        } else {
+            *entry + made * (1u32 << shift) as f32
+        };
     }
 }

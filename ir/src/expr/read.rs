@@ -15,15 +15,26 @@ pub(super) fn apply(input: &Expr, from: usize, out: &mut [f32], f: impl Fn(f32) 
     }
 }
 
-pub(super) fn combine(a: &Expr, b: &Expr, from: usize, out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
+pub(super) fn combine(
+    a: &Expr,
+    b: &Expr,
+    from: usize,
+    out: &mut [f32],
+    f: impl Fn(f32, f32) -> f32,
+) {
     let mut other = vec![0.0; out.len()];
     a.read_f32(from, out);
     b.read_f32(from, &mut other);
     out.iter_mut().zip(&other).for_each(|(x, y)| *x = f(*x, *y));
 }
 
-/// The parts of the rows of a matrix of `columns` columns that a range covers: row, first column, and where the part lies in the range.
-fn rows_of(from: usize, len: usize, columns: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+/// The parts of the rows of a matrix of `columns` columns that a range covers: row, first column,
+/// and where the part lies in the range.
+fn rows_of(
+    from: usize,
+    len: usize,
+    columns: usize,
+) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let (row, column) = ((from + at) / columns, (from + at) % columns);
@@ -33,19 +44,34 @@ fn rows_of(from: usize, len: usize, columns: usize) -> impl Iterator<Item = (usi
     })
 }
 
-/// A range of a product: every row of `right` is read once, as far as the range goes, and added to all rows of the range.
-pub(super) fn multiply(left: &Expr, right: &Expr, (inner, columns): (usize, usize), from: usize, out: &mut [f32]) {
+/// A range of a product: every row of `right` is read once, as far as the range goes, and added to
+/// all rows of the range.
+pub(super) fn multiply(
+    left: &Expr,
+    right: &Expr,
+    (inner, columns): (usize, usize),
+    from: usize,
+    out: &mut [f32],
+) {
     if out.is_empty() {
         return;
     }
     out.fill(0.0);
     let first = from / columns;
     let rows = (from + out.len()).div_ceil(columns) - first;
-    let (start, width) = if rows == 1 { (from % columns, out.len()) } else { (0, columns) };
+    let (start, width) = if rows == 1 {
+        (from % columns, out.len())
+    } else {
+        (0, columns)
+    };
     let mut factors = vec![0.0; rows * inner];
     left.read_f32(first * inner, &mut factors);
     // A transposed matrix gives several whole rows for the reads of one.
-    let group = if matches!(right, Expr::Transpose { .. }) && rows > 1 { TRANSPOSED_ROWS.min(inner) } else { 1 };
+    let group = if matches!(right, Expr::Transpose { .. }) && rows > 1 {
+        TRANSPOSED_ROWS.min(inner)
+    } else {
+        1
+    };
     let mut right_rows = vec![0.0; group * width];
     for k in (0..inner).step_by(group) {
         let right_rows = &mut right_rows[..group.min(inner - k) * width];
@@ -54,7 +80,10 @@ pub(super) fn multiply(left: &Expr, right: &Expr, (inner, columns): (usize, usiz
             for (row, column, part) in rows_of(from, out.len(), columns) {
                 let factor = factors[(row - first) * inner + k];
                 let addends = &right_row[column - start..][..part.len()];
-                out[part].iter_mut().zip(addends).for_each(|(x, y)| *x += factor * y);
+                out[part]
+                    .iter_mut()
+                    .zip(addends)
+                    .for_each(|(x, y)| *x += factor * y);
             }
         }
     }
@@ -63,14 +92,19 @@ pub(super) fn multiply(left: &Expr, right: &Expr, (inner, columns): (usize, usiz
 /// Rows of a transposed factor that are read at a time.
 const TRANSPOSED_ROWS: usize = 16;
 
-/// A range of a transposed matrix: of every row of `input` that the range needs, the columns that it needs are read once.
+/// A range of a transposed matrix: of every row of `input` that the range needs, the columns that
+/// it needs are read once.
 pub(super) fn transpose(input: &Expr, columns: usize, from: usize, out: &mut [f32]) {
     let rows = input.elements() / columns;
     if rows == 0 {
         return;
     }
     let (first, end) = (from / rows, (from + out.len()).div_ceil(rows));
-    let needed = if end - first <= 1 { from % rows..from % rows + out.len() } else { 0..rows };
+    let needed = if end - first <= 1 {
+        from % rows..from % rows + out.len()
+    } else {
+        0..rows
+    };
     let mut piece = vec![0.0; end - first];
     for row in needed {
         input.read_f32(row * columns + first, &mut piece);
@@ -84,12 +118,24 @@ pub(super) fn transpose(input: &Expr, columns: usize, from: usize, out: &mut [f3
 }
 
 /// A range of a choice of rows; rows that follow each other in the matrix are read as one.
-pub(super) fn select_rows(input: &Expr, columns: usize, rows: &[u32], from: usize, out: &mut [f32]) {
+pub(super) fn select_rows(
+    input: &Expr,
+    columns: usize,
+    rows: &[u32],
+    from: usize,
+    out: &mut [f32],
+) {
     let mut at = 0;
     while at < out.len() {
         let (row, column) = ((from + at) / columns, (from + at) % columns);
-        let Some((&first, rest)) = rows.get(row..).and_then(<[u32]>::split_first) else { return };
-        let run = 1 + rest.iter().zip(first + 1..).take_while(|(row, next)| **row == *next).count();
+        let Some((&first, rest)) = rows.get(row..).and_then(<[u32]>::split_first) else {
+            return;
+        };
+        let run = 1 + rest
+            .iter()
+            .zip(first + 1..)
+            .take_while(|(row, next)| **row == *next)
+            .count();
         let end = out.len().min(at + run * columns - column);
         input.read_f32(first as usize * columns + column, &mut out[at..end]);
         at = end;
@@ -97,16 +143,31 @@ pub(super) fn select_rows(input: &Expr, columns: usize, rows: &[u32], from: usiz
 }
 
 /// A range of a matrix, some of whose rows are others.
-pub(super) fn replace_rows(input: &Expr, (rows, values): (&[u32], &Expr), columns: usize, from: usize, out: &mut [f32]) {
+pub(super) fn replace_rows(
+    input: &Expr,
+    (rows, values): (&[u32], &Expr),
+    columns: usize,
+    from: usize,
+    out: &mut [f32],
+) {
     input.read_f32(from, out);
     for (row, column, part) in rows_of(from, out.len(), columns) {
-        if let Some(at) = u32::try_from(row).ok().and_then(|row| rows.binary_search(&row).ok()) {
+        if let Some(at) = u32::try_from(row)
+            .ok()
+            .and_then(|row| rows.binary_search(&row).ok())
+        {
             values.read_f32(at * columns + column, &mut out[part]);
         }
     }
 }
 
-pub(super) fn scale_rows(input: &Expr, magnitude: &Expr, columns: usize, from: usize, out: &mut [f32]) {
+pub(super) fn scale_rows(
+    input: &Expr,
+    magnitude: &Expr,
+    columns: usize,
+    from: usize,
+    out: &mut [f32],
+) {
     let first = from / columns;
     let rows = (from + out.len()).div_ceil(columns) - first;
     let mut whole = vec![0.0; rows * columns];
@@ -115,19 +176,35 @@ pub(super) fn scale_rows(input: &Expr, magnitude: &Expr, columns: usize, from: u
     magnitude.read_f32(first, &mut magnitudes);
     for (row, column, part) in rows_of(from, out.len(), columns) {
         let entries = &whole[(row - first) * columns..][..columns];
-        let norm = entries.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() as f32;
+        let norm = entries
+            .iter()
+            .map(|&x| f64::from(x).powi(2))
+            .sum::<f64>()
+            .sqrt() as f32;
         let factor = magnitudes[row - first] / norm;
         let entries = &entries[column..column + part.len()];
-        out[part].iter_mut().zip(entries).for_each(|(x, y)| *x = factor * y);
+        out[part]
+            .iter_mut()
+            .zip(entries)
+            .for_each(|(x, y)| *x = factor * y);
     }
 }
 
-pub(super) fn scale_columns(input: &Expr, magnitude: &Expr, (columns, factors): (usize, &OnceLock<Vec<f32>>), from: usize, out: &mut [f32]) {
+pub(super) fn scale_columns(
+    input: &Expr,
+    magnitude: &Expr,
+    (columns, factors): (usize, &OnceLock<Vec<f32>>),
+    from: usize,
+    out: &mut [f32],
+) {
     let factors = factors.get_or_init(|| column_factors(input, magnitude, columns));
     input.read_f32(from, out);
     for (_, column, part) in rows_of(from, out.len(), columns) {
         let factors = factors[column..].iter();
-        out[part].iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+        out[part]
+            .iter_mut()
+            .zip(factors)
+            .for_each(|(x, factor)| *x *= factor);
     }
 }
 
@@ -136,14 +213,21 @@ fn column_factors(input: &Expr, magnitude: &Expr, columns: usize) -> Vec<f32> {
     let mut squares = vec![0f64; columns];
     let mut rows = vec![0.0; (ROWS_TILE / columns).max(1) * columns];
     for from in (0..input.elements()).step_by(rows.len()) {
-        let rows = &mut rows[..(input.elements() - from).min((ROWS_TILE / columns).max(1) * columns)];
+        let rows =
+            &mut rows[..(input.elements() - from).min((ROWS_TILE / columns).max(1) * columns)];
         input.read_f32(from, rows);
         for row in rows.chunks(columns) {
-            squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x).powi(2));
+            squares
+                .iter_mut()
+                .zip(row)
+                .for_each(|(sum, x)| *sum += f64::from(*x).powi(2));
         }
     }
     let mut factors = vec![0.0; columns];
     magnitude.read_f32(0, &mut factors);
-    factors.iter_mut().zip(squares).for_each(|(factor, square)| *factor /= square.sqrt() as f32);
+    factors
+        .iter_mut()
+        .zip(squares)
+        .for_each(|(factor, square)| *factor /= square.sqrt() as f32);
     factors
 }

@@ -13,7 +13,10 @@ fn leaf(numbers: &[f32], dtype: DType) -> Arc<Expr> {
     let mut bytes = vec![0; numbers.len() * dtype.size()];
     crate::codec::encode(dtype, numbers, &mut bytes);
     let length = bytes.len();
-    Arc::new(Expr::Mapped { blob: Blob::new(Arc::new(bytes), 0..length).expect("in range"), dtype })
+    Arc::new(Expr::Mapped {
+        blob: Blob::new(Arc::new(bytes), 0..length).expect("in range"),
+        dtype,
+    })
 }
 
 fn whole(expr: &Expr) -> Vec<f32> {
@@ -23,13 +26,21 @@ fn whole(expr: &Expr) -> Vec<f32> {
 }
 
 fn matrix(rows: usize, columns: usize, seed: usize) -> Vec<f32> {
-    (0..rows * columns).map(|i| ((i * 37 + seed * 101) % 19) as f32 / 8.0 - 1.0).collect()
+    (0..rows * columns)
+        .map(|i| ((i * 37 + seed * 101) % 19) as f32 / 8.0 - 1.0)
+        .collect()
 }
 
 /// W + 0.5 relu(B A) o sign(D C), in `f64`.
-fn dual_by_hand(w: &[f32], [a, b, c, d]: [&[f32]; 4], (rows, rank, columns): (usize, usize, usize)) -> Vec<f32> {
+fn dual_by_hand(
+    w: &[f32],
+    [a, b, c, d]: [&[f32]; 4],
+    (rows, rank, columns): (usize, usize, usize),
+) -> Vec<f32> {
     let product = |left: &[f32], right: &[f32], i: usize, j: usize| -> f64 {
-        (0..rank).map(|k| f64::from(left[i * rank + k]) * f64::from(right[k * columns + j])).sum()
+        (0..rank)
+            .map(|k| f64::from(left[i * rank + k]) * f64::from(right[k * columns + j]))
+            .sum()
     };
     let entries = (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
     let entry = |(i, j)| {
@@ -94,7 +105,10 @@ fn no_elements_can_be_read_anywhere() {
 
 #[test]
 fn the_sign_of_zero_is_minus_one() {
-    assert_eq!(whole(&Expr::Sign(leaf(&[0.0, -0.0, 1e-30, -1e-30], DType::F32))), [-1.0, -1.0, 1.0, -1.0]);
+    assert_eq!(
+        whole(&Expr::Sign(leaf(&[0.0, -0.0, 1e-30, -1e-30], DType::F32))),
+        [-1.0, -1.0, 1.0, -1.0]
+    );
 }
 
 #[test]
@@ -113,20 +127,40 @@ fn cooked(recipe: &[u8], rows: usize, columns: usize) -> Arc<Expr> {
     let mut matrix_now = leaf(&matrix(rows, columns, 1), DType::F16);
     for (i, step) in recipe.iter().enumerate() {
         let other = leaf(&matrix(rows, columns, i + 2), DType::F32);
-        let flipped = Arc::new(Expr::Transpose { input: leaf(&matrix(columns, rows, i + 2), DType::F32), columns: rows });
+        let flipped = Arc::new(Expr::Transpose {
+            input: leaf(&matrix(columns, rows, i + 2), DType::F32),
+            columns: rows,
+        });
         let magnitude = leaf(&matrix(rows, 1, i), DType::F32);
         let input = matrix_now;
         matrix_now = Arc::new(match step % 12 {
-            0 => Expr::Cast { input, dtype: DType::F16 },
+            0 => Expr::Cast {
+                input,
+                dtype: DType::F16,
+            },
             1 => Expr::Add(input, other),
             2 => Expr::Mul(input, flipped),
             3 => Expr::Scale(input, 0.7),
             4 => Expr::Offset(input, -0.3),
             5 => Expr::Relu(input),
             6 => Expr::Sign(input),
-            7 => Expr::MatMul { left: input, right: square(), inner: columns, columns },
-            8 => Expr::ScaleRows { input, magnitude, columns },
-            9 => Expr::ScaleColumns { input, magnitude: leaf(&matrix(columns, 1, i), DType::F32), columns, factors: Arc::new(OnceLock::new()) },
+            7 => Expr::MatMul {
+                left: input,
+                right: square(),
+                inner: columns,
+                columns,
+            },
+            8 => Expr::ScaleRows {
+                input,
+                magnitude,
+                columns,
+            },
+            9 => Expr::ScaleColumns {
+                input,
+                magnitude: leaf(&matrix(columns, 1, i), DType::F32),
+                columns,
+                factors: Arc::new(OnceLock::new()),
+            },
             10 => Expr::Add(flipped, input),
             _ => (*input).clone().slice(0, rows * columns),
         });
@@ -135,7 +169,16 @@ fn cooked(recipe: &[u8], rows: usize, columns: usize) -> Arc<Expr> {
 }
 
 fn bits(numbers: &[f32]) -> Vec<u32> {
-    numbers.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
+    numbers
+        .iter()
+        .map(|x| {
+            if x.is_nan() {
+                f32::NAN.to_bits()
+            } else {
+                x.to_bits()
+            }
+        })
+        .collect()
 }
 
 proptest! {
@@ -170,27 +213,51 @@ impl AsRef<[u8]> for Counted {
 fn writing_a_merged_weight_that_is_stored_transposed_reads_each_file_a_few_times() {
     let reads = Arc::new(AtomicUsize::new(0));
     let stored = |rows: usize, columns: usize| {
-        let bytes = matrix(rows, columns, 1).iter().flat_map(|x| x.to_le_bytes()).collect();
-        let blob = Blob::new(Arc::new(Counted(bytes, Arc::clone(&reads))), 0..rows * columns * 4).expect("in range");
-        Arc::new(Expr::Mapped { blob, dtype: DType::F32 })
+        let bytes = matrix(rows, columns, 1)
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        let blob = Blob::new(
+            Arc::new(Counted(bytes, Arc::clone(&reads))),
+            0..rows * columns * 4,
+        )
+        .expect("in range");
+        Arc::new(Expr::Mapped {
+            blob,
+            dtype: DType::F32,
+        })
     };
     for scaled in [false, true] {
         for (out, inner, rank) in [(300, 200, 8), (1200, 800, 8), (1200, 800, 40)] {
-            let change = Expr::MatMul { left: stored(out, rank), right: stored(rank, inner), inner: rank, columns: inner };
+            let change = Expr::MatMul {
+                left: stored(out, rank),
+                right: stored(rank, inner),
+                inner: rank,
+                columns: inner,
+            };
             let base = Arc::new((*stored(inner, out)).clone().transposed(out));
             let mut merged = Expr::Add(base, Arc::new(Expr::Scale(Arc::new(change), 0.5)));
             if scaled {
-                merged = Expr::ScaleRows { input: Arc::new(merged), magnitude: stored(out, 1), columns: inner };
+                merged = Expr::ScaleRows {
+                    input: Arc::new(merged),
+                    magnitude: stored(out, 1),
+                    columns: inner,
+                };
             }
             let written = merged.transposed(inner);
             reads.store(0, Ordering::Relaxed);
             let mut bytes = vec![0u8; out * inner * 4];
             written.write_bytes(0, &mut bytes);
             let tiles = (out * inner).div_ceil(super::ROWS_TILE);
-            // In each tile a row of the base, its columns' factors by rank, and the other factor in groups.
-            let most = (1 + usize::from(scaled)) * (tiles + 1) * (10 + rank + out * rank.div_ceil(16));
+            // In each tile a row of the base, its columns' factors by rank, and the other factor in
+            // groups.
+            let most =
+                (1 + usize::from(scaled)) * (tiles + 1) * (10 + rank + out * rank.div_ceil(16));
             let found = reads.load(Ordering::Relaxed);
-            assert!(found <= most, "{found} reads of {out} x {inner} at rank {rank}, {most} expected at most");
+            assert!(
+                found <= most,
+                "{found} reads of {out} x {inner} at rank {rank}, {most} expected at most"
+            );
         }
     }
 }
@@ -198,8 +265,20 @@ fn writing_a_merged_weight_that_is_stored_transposed_reads_each_file_a_few_times
 /// Codes, scales and zero points of a matrix, and what they stand for, by hand.
 fn dequantized(matrix: &Arc<Expr>, columns: usize, quantizer: Quantizer) -> Vec<f32> {
     let format = quantizer.format;
-    let part = |part| whole(&Expr::Quantize { input: Arc::clone(matrix), columns, quantizer, part });
-    let [codes, scales, zeros] = [QuantizedPart::Codes, QuantizedPart::Scales, QuantizedPart::ZeroPoints].map(part);
+    let part = |part| {
+        whole(&Expr::Quantize {
+            input: Arc::clone(matrix),
+            columns,
+            quantizer,
+            part,
+        })
+    };
+    let [codes, scales, zeros] = [
+        QuantizedPart::Codes,
+        QuantizedPart::Scales,
+        QuantizedPart::ZeroPoints,
+    ]
+    .map(part);
     let (blocks, zero_bytes) = (format.blocks(columns), format.zero_point_bytes(columns));
     let nibble = |bytes: &[f32], at: usize| match format.bits {
         4 => (bytes[at / 2] as u32 >> (4 * (at % 2)) & 15) as f32,
@@ -216,9 +295,17 @@ fn dequantized(matrix: &Arc<Expr>, columns: usize, quantizer: Quantizer) -> Vec<
 }
 
 fn quantizer() -> impl Strategy<Value = Quantizer> {
-    let format = (prop_oneof![Just(4), Just(8)], prop_oneof![Just(16), Just(32)]).prop_map(|(bits, block)| BlockFormat { bits, block });
+    let format = (
+        prop_oneof![Just(4), Just(8)],
+        prop_oneof![Just(16), Just(32)],
+    )
+        .prop_map(|(bits, block)| BlockFormat { bits, block });
     let refinement = prop_oneof![Just(Refinement::None), Just(Refinement::Hqq)];
-    (format, any::<bool>(), refinement).prop_map(|(format, symmetric, refinement)| Quantizer { format, symmetric, refinement })
+    (format, any::<bool>(), refinement).prop_map(|(format, symmetric, refinement)| Quantizer {
+        format,
+        symmetric,
+        refinement,
+    })
 }
 
 proptest! {
@@ -232,7 +319,8 @@ proptest! {
             let made = dequantized(&matrix, columns, Quantizer { refinement, ..quantizer });
             made.iter().zip(numbers).map(|(x, y)| (x - y).powi(2)).sum::<f32>()
         };
-        // The extreme code of a symmetric block leaves its opposite a step away, the others half of one.
+        // The extreme code of a symmetric block leaves its opposite a step away, the others half of
+        // one.
         let span = if quantizer.symmetric { 3.0 / f32::from(quantizer.format.default_zero_point()) } else { 4.0 / f32::from(quantizer.format.largest_code()) };
         for (x, y) in dequantized(&matrix, columns, Quantizer { refinement: Refinement::None, ..quantizer }).iter().zip(numbers) {
             prop_assert!((x - y).abs() <= span * 1.01, "{x} is not near {y}");
@@ -269,7 +357,12 @@ proptest! {
 #[test]
 fn replaced_rows_read_alike_in_every_range() {
     let (base, other) = (matrix(5, 3, 1), matrix(2, 3, 2));
-    let expr = Expr::ReplaceRows { input: leaf(&base, DType::F32), columns: 3, rows: [1, 4].into(), values: leaf(&other, DType::F32) };
+    let expr = Expr::ReplaceRows {
+        input: leaf(&base, DType::F32),
+        columns: 3,
+        rows: [1, 4].into(),
+        values: leaf(&other, DType::F32),
+    };
     let expected: Vec<f32> = [&base[..3], &other[..3], &base[6..12], &other[3..]].concat();
     assert_eq!(whole(&expr), expected);
     for from in 0..15 {
@@ -286,7 +379,11 @@ fn blocks_without_a_finite_scale_are_zeros() {
     for numbers in [[0.0; 16], [1e-45; 16]] {
         for symmetric in [true, false] {
             for refinement in [Refinement::None, Refinement::Hqq] {
-                let quantizer = Quantizer { format: BlockFormat { bits: 4, block: 16 }, symmetric, refinement };
+                let quantizer = Quantizer {
+                    format: BlockFormat { bits: 4, block: 16 },
+                    symmetric,
+                    refinement,
+                };
                 for x in dequantized(&leaf(&numbers, DType::F32), 16, quantizer) {
                     assert!(x.abs() < 1e-40, "{quantizer:?}: {x}");
                 }

@@ -1,10 +1,12 @@
 //! How quantised matrices are packed: the layout of ONNX Runtime's contrib operator `MatMulNBits`.
 
-/// A matrix `[out, in]` quantised in blocks along `in`; an entry is `(code - zero_point) * scale` of its block.
+/// A matrix `[out, in]` quantised in blocks along `in`; an entry is `(code - zero_point) * scale`
+/// of its block.
 ///
-/// `codes u8[out, blocks(in), code_bytes()]`: of 4-bit codes the first of each pair is in the lower half of its byte. The last block of a row is
-/// filled up with codes that stand for 0. `scales [out, blocks(in)]`. `zero_points u8[out, zero_point_bytes(in)]` packed like codes; without
-/// them every zero point is [`default_zero_point`](Self::default_zero_point).
+/// `codes u8[out, blocks(in), code_bytes()]`: of 4-bit codes the first of each pair is in the lower
+/// half of its byte. The last block of a row is filled up with codes that stand for 0.
+/// `scales [out, blocks(in)]`. `zero_points u8[out, zero_point_bytes(in)]` packed like codes;
+/// without them every zero point is [`default_zero_point`](Self::default_zero_point).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockFormat {
     /// Bits of a code: 4 or 8.
@@ -16,7 +18,9 @@ pub struct BlockFormat {
 impl BlockFormat {
     /// Whether the format is one that there is.
     pub fn is_known(self) -> bool {
-        matches!(self.bits, 4 | 8) && (16..=256).contains(&self.block) && self.block.is_power_of_two()
+        matches!(self.bits, 4 | 8)
+            && (16..=256).contains(&self.block)
+            && self.block.is_power_of_two()
     }
 
     /// Codes in a byte.
@@ -57,7 +61,10 @@ impl BlockFormat {
                     *byte = pair[0] & 15 | pair.get(1).map_or(0, |second| second << 4);
                 }
             }
-            _ => bytes.iter_mut().zip(codes).for_each(|(byte, code)| *byte = *code),
+            _ => bytes
+                .iter_mut()
+                .zip(codes)
+                .for_each(|(byte, code)| *byte = *code),
         }
     }
 
@@ -70,7 +77,10 @@ impl BlockFormat {
                     *code = if i % 2 == 0 { byte & 15 } else { byte >> 4 };
                 }
             }
-            _ => codes.iter_mut().zip(bytes).for_each(|(code, byte)| *code = *byte),
+            _ => codes
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(code, byte)| *code = *byte),
         }
     }
 }

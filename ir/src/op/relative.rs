@@ -1,9 +1,11 @@
 //! Relative positions as `DeBERTa` has them.
 
-/// The part of `DeBERTa`'s scores that depends on relative positions (He et al., 2021, equation 4), to be added to those of [`Attention`](super::Attention).
+/// The part of `DeBERTa`'s scores that depends on relative positions (He et al., 2021, equation 4),
+/// to be added to those of [`Attention`](super::Attention).
 ///
-/// Inputs: `q` and `k [batch, seq, heads * head_dim]`, then `pos_k [2 span, heads * head_dim]` with `c2p` and `pos_q` of the same shape with `p2c`.
-/// Output: `[batch, heads, seq, seq]`, at query `i` and key `j` the sum of `scale q_i . pos_k_r` and `scale k_j . pos_q_r`, `r` being the
+/// Inputs: `q` and `k [batch, seq, heads * head_dim]`, then `pos_k [2 span, heads * head_dim]` with
+/// `c2p` and `pos_q` of the same shape with `p2c`. Output: `[batch, heads, seq, seq]`, at query `i`
+/// and key `j` the sum of `scale q_i . pos_k_r` and `scale k_j . pos_q_r`, `r` being the
 /// [`row`](Self::row) of the distance `i - j`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DisentangledBias {
@@ -13,7 +15,8 @@ pub struct DisentangledBias {
     pub scale: f32,
     /// Half the number of rows of the tables; rows further out are those at the ends.
     pub span: usize,
-    /// Distances from `span / 2` on share rows logarithmically, up to this one (`DeBERTa` v2 and v3); then `span` is even.
+    /// Distances from `span / 2` on share rows logarithmically, up to this one (`DeBERTa` v2 and
+    /// v3); then `span` is even.
     pub log_until: Option<usize>,
     /// Whether content looks at positions.
     pub c2p: bool,

@@ -2,7 +2,8 @@
 
 /// Sinusoids of noise levels (Ho et al., 2020), computed in single precision as diffusers does.
 ///
-/// `timesteps f32[...]`, which may be fractional -> `f32[..., dim]`: the sines of `timestep * frequency`, then the cosines.
+/// `timesteps f32[...]`, which may be fractional -> `f32[..., dim]`: the sines of
+/// `timestep * frequency`, then the cosines.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TimestepEmbedding {
     /// Width of the embedding; even.

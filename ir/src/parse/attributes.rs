@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use super::Line;
 use crate::error::IrError;
-use crate::op::{Attention, BlockFormat, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding};
+use crate::op::{
+    Attention, BlockFormat, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding,
+};
 use crate::types::ValueType;
 
 /// The words `key=value` behind an op's operands.
@@ -21,22 +23,43 @@ impl Attributes<'_> {
         Ok(match name {
             "gather" => Op::Gather,
             "linear" => Op::Linear,
-            "quantized_linear" => Op::QuantizedLinear(BlockFormat { bits: self.get("bits")?, block: self.get("block")? }),
+            "quantized_linear" => Op::QuantizedLinear(BlockFormat {
+                bits: self.get("bits")?,
+                block: self.get("block")?,
+            }),
             "gather_columns" => Op::GatherColumns,
-            "rms_norm" => Op::RmsNorm { eps: self.get("eps")? },
-            "layer_norm" => Op::LayerNorm { eps: self.get("eps")? },
-            "group_norm" => Op::GroupNorm { groups: self.get("groups")?, eps: self.get("eps")? },
-            "conv2d" => Op::Conv2d { stride: self.get("stride")?, padding: self.padding()? },
-            "upsample_nearest" => Op::Upsample { factor: self.get("factor")? },
+            "rms_norm" => Op::RmsNorm {
+                eps: self.get("eps")?,
+            },
+            "layer_norm" => Op::LayerNorm {
+                eps: self.get("eps")?,
+            },
+            "group_norm" => Op::GroupNorm {
+                groups: self.get("groups")?,
+                eps: self.get("eps")?,
+            },
+            "conv2d" => Op::Conv2d {
+                stride: self.get("stride")?,
+                padding: self.padding()?,
+            },
+            "upsample_nearest" => Op::Upsample {
+                factor: self.get("factor")?,
+            },
             "timestep_embedding" => Op::TimestepEmbedding(TimestepEmbedding {
                 dim: self.get("dim")?,
                 flip_sin_to_cos: self.get("flip_sin_to_cos")?,
                 shift: self.get("shift")?,
             }),
             "modulate" => Op::Modulate,
-            "concat" => Op::Concat { axis: self.get("axis")? },
-            "transpose" => Op::Transpose { axes: self.numbers("axes")? },
-            "positions" => Op::Positions { padding: self.find("padding")? },
+            "concat" => Op::Concat {
+                axis: self.get("axis")?,
+            },
+            "transpose" => Op::Transpose {
+                axes: self.numbers("axes")?,
+            },
+            "positions" => Op::Positions {
+                padding: self.find("padding")?,
+            },
             "rope" => Op::Rope(Rope {
                 heads: self.get("heads")?,
                 rotary_dim: self.find("rotary_dim")?,
@@ -67,12 +90,22 @@ impl Attributes<'_> {
             },
             "tanh" => Op::Tanh,
             "relu" => Op::Relu,
-            "scale" => Op::Scale { factor: self.get("factor")? },
-            "clip" => Op::Clip { limit: self.get("limit")? },
-            "slice" => Op::Slice { axis: self.get("axis")?, start: self.get("start")?, len: self.get("len")? },
+            "scale" => Op::Scale {
+                factor: self.get("factor")?,
+            },
+            "clip" => Op::Clip {
+                limit: self.get("limit")?,
+            },
+            "slice" => Op::Slice {
+                axis: self.get("axis")?,
+                start: self.get("start")?,
+                len: self.get("len")?,
+            },
             "mul" => Op::Mul,
             "add" => Op::Add,
-            "reshape" => Op::Reshape { shape: ty()?.shape.clone() },
+            "reshape" => Op::Reshape {
+                shape: ty()?.shape.clone(),
+            },
             "cast" => Op::Cast { dtype: ty()?.dtype },
             _ => return self.line.fail(format!("`{name}` is not an op")),
         })
@@ -81,8 +114,13 @@ impl Attributes<'_> {
     fn scaling(&self) -> Result<RopeScaling, IrError> {
         match self.pairs.get("scaling").copied() {
             None => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear { factor: self.get("factor")? }),
-            Some("dynamic") => Ok(RopeScaling::Dynamic { factor: self.get("factor")?, original: self.get("original")? }),
+            Some("linear") => Ok(RopeScaling::Linear {
+                factor: self.get("factor")?,
+            }),
+            Some("dynamic") => Ok(RopeScaling::Dynamic {
+                factor: self.get("factor")?,
+                original: self.get("original")?,
+            }),
             Some("llama3") => Ok(RopeScaling::Llama3 {
                 factor: self.get("factor")?,
                 low: self.get("low")?,
@@ -95,22 +133,33 @@ impl Attributes<'_> {
 
     fn padding(&self) -> Result<[usize; 2], IrError> {
         let numbers = self.numbers("padding")?;
-        numbers.try_into().map_err(|_| self.line.error("`padding=` takes two numbers, before and behind"))
+        numbers.try_into().map_err(|_| {
+            self.line
+                .error("`padding=` takes two numbers, before and behind")
+        })
     }
 
     /// The numbers of a key, with commas between them.
     fn numbers(&self, key: &str) -> Result<Vec<usize>, IrError> {
         let text: String = self.get(key)?;
-        text.split(',').map(|number| self.line.number(number)).collect()
+        text.split(',')
+            .map(|number| self.line.number(number))
+            .collect()
     }
 
     /// The value of a key that may be absent.
     fn find<T: FromStr>(&self, key: &str) -> Result<Option<T>, IrError> {
-        self.pairs.get(key).map(|text| self.line.number(text)).transpose()
+        self.pairs
+            .get(key)
+            .map(|text| self.line.number(text))
+            .transpose()
     }
 
     fn get<T: FromStr>(&self, key: &str) -> Result<T, IrError> {
-        let text = self.pairs.get(key).ok_or_else(|| self.line.error(format!("`{key}=` is missing")))?;
+        let text = self
+            .pairs
+            .get(key)
+            .ok_or_else(|| self.line.error(format!("`{key}=` is missing")))?;
         self.line.number(text)
     }
 }

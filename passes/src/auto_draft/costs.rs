@@ -1,4 +1,5 @@
-//! What a step of any draft of a model costs: measured on a few drafts of it, and put together from there.
+//! What a step of any draft of a model costs: measured on a few drafts of it, and put together from
+//! there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,25 +66,38 @@ impl ByFormat {
 impl DraftCosts {
     /// Whether the numbers can be costs at all: a file may hold anything.
     pub fn is_sound(&self) -> bool {
-        let parts = self.blocks.values().chain([&self.head]).flat_map(ByFormat::all).chain([self.fixed]);
-        parts.clone().all(|x| x.is_finite() && x >= 0.0) && parts.sum::<f64>() > 0.0 && are_pass_costs(&self.verify)
+        let parts = self
+            .blocks
+            .values()
+            .chain([&self.head])
+            .flat_map(ByFormat::all)
+            .chain([self.fixed]);
+        parts.clone().all(|x| x.is_finite() && x >= 0.0)
+            && parts.sum::<f64>() > 0.0
+            && are_pass_costs(&self.verify)
     }
 
     /// What an action leaves of a block's cost.
     pub(super) fn block(&self, kind: BlockKind, action: Action) -> f64 {
-        self.blocks.get(kind.name()).map_or(0.0, |costs| costs.of(action))
+        self.blocks
+            .get(kind.name())
+            .map_or(0.0, |costs| costs.of(action))
     }
 }
 
 /// Share of the vocabulary that the probe with a trimmed head keeps.
 const TRIMMED: f64 = 0.125;
 
-/// Measures the costs of the drafts of `module` on `machine`: in each format all of it, and all but every second block of a kind; and a smaller head.
+/// Measures the costs of the drafts of `module` on `machine`: in each format all of it, and all but
+/// every second block of a kind; and a smaller head.
 ///
 /// # Errors
-/// [`PassError::Unsupported`] for a model without layers or head, or one that isn't in f32; and what the machine says.
+/// [`PassError::Unsupported`] for a model without layers or head, or one that isn't in f32; and
+/// what the machine says.
 pub fn draft_costs(module: &Module, machine: &dyn Machine) -> Result<DraftCosts, PassError> {
-    let target = module.graph("target").ok_or_else(|| unsupported("the module has no graph `target`"))?;
+    let target = module
+        .graph("target")
+        .ok_or_else(|| unsupported("the module has no graph `target`"))?;
     let probes = Probes::of(target)?;
     let measured = time(probes.module(module, target)?, machine)?;
     Ok(probes.solve(&measured.steps, measured.verify))
@@ -107,24 +121,45 @@ impl Probes {
         for (at, (_, block)) in target.blocks().enumerate() {
             kinds.entry(block.kind).or_default().push(at);
         }
-        let kind =
-            |(kind, all): (BlockKind, Vec<usize>)| Kind { of: kind, all: all.len(), dropped: all.iter().skip(1).step_by(2).copied().collect() };
+        let kind = |(kind, all): (BlockKind, Vec<usize>)| Kind {
+            of: kind,
+            all: all.len(),
+            dropped: all.iter().skip(1).step_by(2).copied().collect(),
+        };
         let kinds: Vec<Kind> = kinds.into_iter().map(kind).collect();
         if kinds.is_empty() || kinds.iter().any(|kind| kind.dropped.is_empty()) {
-            return Err(unsupported("the target has fewer than two layers: there is nothing to make cheaper"));
+            return Err(unsupported(
+                "the target has fewer than two layers: there is nothing to make cheaper",
+            ));
         }
-        Ok(Self { blocks: target.blocks().count(), kinds })
+        Ok(Self {
+            blocks: target.blocks().count(),
+            kinds,
+        })
     }
 
-    /// The target and all probes: of each format the whole, and without blocks of each kind; last, one with a smaller head.
+    /// The target and all probes: of each format the whole, and without blocks of each kind; last,
+    /// one with a smaller head.
     fn module(&self, module: &Module, target: &Graph) -> Result<Module, PassError> {
-        let format = Format { block: 32, refined: false };
-        let mut probes = Module { graphs: vec![target.clone()], ..module.clone() };
+        let format = Format {
+            block: 32,
+            refined: false,
+        };
+        let mut probes = Module {
+            graphs: vec![target.clone()],
+            ..module.clone()
+        };
         // A draft that the module has may be quantised under the same names.
         probes.remove_unused_weights();
         let target = &probes.graphs[0].clone();
         let mut add = |recipe: &Recipe, kept: Option<&[u32]>| -> Result<(), PassError> {
-            let graph = recipe.draft(&format!("probe.{}", probes.graphs.len()), target, &mut probes.weights, &format, kept)?;
+            let graph = recipe.draft(
+                &format!("probe.{}", probes.graphs.len()),
+                target,
+                &mut probes.weights,
+                &format,
+                kept,
+            )?;
             probes.graphs.push(graph);
             Ok(())
         };
@@ -133,8 +168,20 @@ impl Probes {
                 add(&Recipe::all(self.blocks, action), None)?;
             }
             for kind in &self.kinds {
-                let without = |at| if kind.dropped.contains(&at) { Action::Drop } else { action };
-                add(&Recipe { blocks: (0..self.blocks).map(without).collect(), head: action }, None)?;
+                let without = |at| {
+                    if kind.dropped.contains(&at) {
+                        Action::Drop
+                    } else {
+                        action
+                    }
+                };
+                add(
+                    &Recipe {
+                        blocks: (0..self.blocks).map(without).collect(),
+                        head: action,
+                    },
+                    None,
+                )?;
             }
         }
         let kept: Vec<u32> = (0..(vocabulary(target)? as f64 * TRIMMED).ceil() as u32).collect();
@@ -150,8 +197,17 @@ impl Probes {
         let (mut whole, mut rest) = (ByFormat::default(), ByFormat::default());
         for action in Action::FORMATS {
             let all = if action == Action::Keep { 1.0 } else { next() };
-            let parts: Vec<f64> = self.kinds.iter().map(|kind| ((all - next()) / kind.dropped.len() as f64).max(0.0)).collect();
-            let sum: f64 = self.kinds.iter().zip(&parts).map(|(kind, part)| kind.all as f64 * part).sum();
+            let parts: Vec<f64> = self
+                .kinds
+                .iter()
+                .map(|kind| ((all - next()) / kind.dropped.len() as f64).max(0.0))
+                .collect();
+            let sum: f64 = self
+                .kinds
+                .iter()
+                .zip(&parts)
+                .map(|(kind, part)| kind.all as f64 * part)
+                .sum();
             // Timing noise may make the parts larger than the whole.
             let share = if sum > all { all / sum } else { 1.0 };
             for (block, part) in blocks.iter_mut().zip(parts) {
@@ -162,8 +218,17 @@ impl Probes {
         }
         let head = ((whole.int8 - next()) / (1.0 - TRIMMED)).clamp(0.0, rest.int8);
         let fixed = (rest.int8 - head).min(rest.f32).min(rest.int4);
-        let head = ByFormat { f32: rest.f32 - fixed, int8: rest.int8 - fixed, int4: rest.int4 - fixed };
+        let head = ByFormat {
+            f32: rest.f32 - fixed,
+            int8: rest.int8 - fixed,
+            int4: rest.int4 - fixed,
+        };
         let name = |kind: &Kind| kind.of.name().to_owned();
-        DraftCosts { blocks: self.kinds.iter().map(name).zip(blocks).collect(), head, fixed, verify }
+        DraftCosts {
+            blocks: self.kinds.iter().map(name).zip(blocks).collect(),
+            head,
+            fixed,
+            verify,
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! `auto-draft`: the draft that should decode fastest, by sensitivity and cost of every block.
 //!
-//! For each block one of keep, 8 bits, 4 bits or drop, and fewer words for the head. FIT says what each action should do to acceptance
-//! (`sensitivity.rs`), measured steps what it saves (`costs.rs`); three drafts of one action each gauge FIT against acceptance, and the best on the
-//! frontier of both (`plan.rs`) are measured on text that was held back (`trial.rs`), which the target wrote itself (`text.rs`). The best by
-//! measurement becomes the draft, unless plain decoding is faster than all. Every stage is kept, so that a stopped run goes on where it was.
+//! For each block one of keep, 8 bits, 4 bits or drop, and fewer words for the head. FIT says what
+//! each action should do to acceptance (`sensitivity.rs`), measured steps what it saves
+//! (`costs.rs`); three drafts of one action each gauge FIT against acceptance, and the best on the
+//! frontier of both (`plan.rs`) are measured on text that was held back (`trial.rs`), which the
+//! target wrote itself (`text.rs`). The best by measurement becomes the draft, unless plain
+//! decoding is faster than all. Every stage is kept, so that a stopped run goes on where it was.
 
 mod costs;
 mod options;
@@ -69,39 +71,95 @@ impl AutoDraft {
         Ok(Self { options })
     }
 
-    fn texts(&self, module: &Module, target: &Graph, cx: &PassContext<'_>) -> Result<Texts, PassError> {
+    fn texts(
+        &self,
+        module: &Module,
+        target: &Graph,
+        cx: &PassContext<'_>,
+    ) -> Result<Texts, PassError> {
         let Self { options } = self;
         let length = options.length.min(module.model.context_length);
         let (all, prompt, origin) = if options.calibration.is_some() {
-            (cx.calibration.samples(options.calibration.as_deref(), options.samples, length)?, 1, "the calibration file")
+            (
+                cx.calibration
+                    .samples(options.calibration.as_deref(), options.samples, length)?,
+                1,
+                "the calibration file",
+            )
         } else {
             let prompt = PROMPT.min(length / 2).max(1);
-            (self.written(module, target, prompt, length, cx)?, prompt, "the target's own")
+            (
+                self.written(module, target, prompt, length, cx)?,
+                prompt,
+                "the target's own",
+            )
         };
         let half = |odd: usize| all.iter().skip(odd).step_by(2).cloned().collect::<Vec<_>>();
-        let texts = Texts { scored: half(0), held_back: half(1), prompt, origin };
+        let texts = Texts {
+            scored: half(0),
+            held_back: half(1),
+            prompt,
+            origin,
+        };
         if texts.held_back.is_empty() {
-            return Err(PassError::Calibration { problem: "one text is too few: half of them are held back; give a file with more text".into() });
+            return Err(PassError::Calibration {
+                problem:
+                    "one text is too few: half of them are held back; give a file with more text"
+                        .into(),
+            });
         }
         Ok(texts)
     }
 
-    /// Texts of `length` tokens that the target writes behind the first `prompt` tokens of built-in ones.
-    fn written(&self, module: &Module, target: &Graph, prompt: usize, length: usize, cx: &PassContext<'_>) -> Result<Vec<Vec<u32>>, PassError> {
-        let AutoDraftOptions { samples, seed, temperature, .. } = self.options;
+    /// Texts of `length` tokens that the target writes behind the first `prompt` tokens of built-in
+    /// ones.
+    fn written(
+        &self,
+        module: &Module,
+        target: &Graph,
+        prompt: usize,
+        length: usize,
+        cx: &PassContext<'_>,
+    ) -> Result<Vec<Vec<u32>>, PassError> {
+        let AutoDraftOptions {
+            samples,
+            seed,
+            temperature,
+            ..
+        } = self.options;
         let mut starts = cx.calibration.samples(None, samples, prompt)?;
         starts.retain(|start| start.len() == prompt);
         if starts.is_empty() {
-            let problem = format!("the built-in text holds no {prompt} tokens in a row; give calibration=FILE");
+            let problem = format!(
+                "the built-in text holds no {prompt} tokens in a row; give calibration=FILE"
+            );
             return Err(PassError::Calibration { problem });
         }
         let starts: Vec<Vec<u32>> = starts.iter().cycle().take(samples).cloned().collect();
-        let key = format!("{NAME} text 1 {} {seed} {temperature} {length} {starts:?}", cx.module_key);
-        let whole = |texts: &Vec<Vec<u32>>| texts.len() == samples && texts.iter().all(|text| text.len() == length);
-        let (pen, progress) = (Pen { seed, temperature, length }, cx.progress);
-        let so_far = format!("{NAME} text so far 1 {} {seed} {temperature} {length} {starts:?}", cx.module_key);
+        let key = format!(
+            "{NAME} text 1 {} {seed} {temperature} {length} {starts:?}",
+            cx.module_key
+        );
+        let whole = |texts: &Vec<Vec<u32>>| {
+            texts.len() == samples && texts.iter().all(|text| text.len() == length)
+        };
+        let (pen, progress) = (
+            Pen {
+                seed,
+                temperature,
+                length,
+            },
+            cx.progress,
+        );
+        let so_far = format!(
+            "{NAME} text so far 1 {} {seed} {temperature} {length} {starts:?}",
+            cx.module_key
+        );
         let so_far = Kept::new(cx.cache, &so_far);
-        let texts = kept(cx, &key, whole, || cx.pool.install(|| write(module, target, &starts, &pen, so_far, progress)));
+        let texts = kept(cx, &key, whole, || {
+            cx.pool
+                .install(|| write(module, target, &starts, &pen, so_far, progress))
+        });
         if !matches!(texts, Err(PassError::Interrupted)) {
             text::forget(so_far, length);
         }
@@ -109,27 +167,65 @@ impl AutoDraft {
     }
 
     /// What steps cost, and where that is known from.
-    fn costs(&self, module: &Module, target: &Graph, machine: &dyn Machine, cx: &PassContext<'_>) -> Result<(DraftCosts, String), PassError> {
+    fn costs(
+        &self,
+        module: &Module,
+        target: &Graph,
+        machine: &dyn Machine,
+        cx: &PassContext<'_>,
+    ) -> Result<(DraftCosts, String), PassError> {
         if let Some(file) = &self.options.costs {
             let (costs, place) = (machine.read_costs(file)?, file.display().to_string());
-            if let Some((_, block)) = target.blocks().find(|(_, block)| !costs.blocks.contains_key(block.kind.name())) {
-                let problem = format!("holds no costs of blocks of kind {}: was it measured on another model?", block.kind.name());
+            if let Some((_, block)) = target
+                .blocks()
+                .find(|(_, block)| !costs.blocks.contains_key(block.kind.name()))
+            {
+                let problem = format!(
+                    "holds no costs of blocks of kind {}: was it measured on another model?",
+                    block.kind.name()
+                );
                 return Err(PassError::Costs { place, problem });
             }
             return Ok((costs, format!("of {place}")));
         }
         let name = machine.name()?;
-        let costs = timing(cx, || kept(cx, &costs_key(module, target, &name), DraftCosts::is_sound, || draft_costs(module, machine)))?;
+        let costs = timing(cx, || {
+            kept(
+                cx,
+                &costs_key(module, target, &name),
+                DraftCosts::is_sound,
+                || draft_costs(module, machine),
+            )
+        })?;
         Ok((costs, format!("measured on {name}")))
     }
 
-    fn sensitivity(&self, module: &Module, target: &Graph, format: &Format, texts: &Texts, cx: &PassContext<'_>) -> Result<Sensitivity, PassError> {
-        let key = format!("{NAME} fit 1 {} {} {:?}", cx.module_key, self.options.block, texts.scored);
+    fn sensitivity(
+        &self,
+        module: &Module,
+        target: &Graph,
+        format: &Format,
+        texts: &Texts,
+        cx: &PassContext<'_>,
+    ) -> Result<Sensitivity, PassError> {
+        let key = format!(
+            "{NAME} fit 1 {} {} {:?}",
+            cx.module_key, self.options.block, texts.scored
+        );
         let progress = cx.progress;
-        let whole = |table: &Sensitivity| table.len() == target.blocks().count() + 1 && table.iter().flatten().all(|fit| fit.is_finite());
-        let so_far = format!("{NAME} fit so far 1 {} {} {:?}", cx.module_key, self.options.block, texts.scored);
+        let whole = |table: &Sensitivity| {
+            table.len() == target.blocks().count() + 1
+                && table.iter().flatten().all(|fit| fit.is_finite())
+        };
+        let so_far = format!(
+            "{NAME} fit so far 1 {} {} {:?}",
+            cx.module_key, self.options.block, texts.scored
+        );
         let so_far = Kept::new(cx.cache, &so_far);
-        let table = kept(cx, &key, whole, || cx.pool.install(|| sensitivity(module, target, format, &texts.scored, so_far, progress)));
+        let table = kept(cx, &key, whole, || {
+            cx.pool
+                .install(|| sensitivity(module, target, format, &texts.scored, so_far, progress))
+        });
         if !matches!(table, Err(PassError::Interrupted)) {
             sensitivity::forget(so_far, most_links(target));
         }
@@ -138,32 +234,54 @@ impl AutoDraft {
 }
 
 /// The tokens that each head keeps: all of them, then fewer and fewer.
-fn heads(module: &Module, target: &Graph, texts: &Texts, cx: &PassContext<'_>) -> Result<Vec<Option<Vec<u32>>>, PassError> {
+fn heads(
+    module: &Module,
+    target: &Graph,
+    texts: &Texts,
+    cx: &PassContext<'_>,
+) -> Result<Vec<Option<Vec<u32>>>, PassError> {
     let vocabulary = vocabulary(target)?;
     let basic: BTreeSet<u32> = basic_tokens(module, vocabulary, cx)?;
     let counts = frequencies(&texts.scored, vocabulary);
-    let sizes = HEAD_PARTS.iter().map(|part| vocabulary / part).filter(|size| *size > basic.len() && *size < vocabulary);
-    Ok([None].into_iter().chain(sizes.map(|size| Some(most_frequent(&basic, &counts, size)))).collect())
+    let sizes = HEAD_PARTS
+        .iter()
+        .map(|part| vocabulary / part)
+        .filter(|size| *size > basic.len() && *size < vocabulary);
+    Ok([None]
+        .into_iter()
+        .chain(sizes.map(|size| Some(most_frequent(&basic, &counts, size))))
+        .collect())
 }
 
-/// The name under which the costs of a model's drafts are kept: they go by its shapes, not by its weights.
+/// The name under which the costs of a model's drafts are kept: they go by its shapes, not by its
+/// weights.
 pub fn costs_key(module: &Module, target: &Graph, machine: &str) -> String {
     let cost = dlc_ir::cost::cost(target, &module.weights);
     let (layers, model) = (target.blocks().count(), &module.model);
     format!(
         "{NAME} costs 2 {machine} {} blocks={layers} hidden={} vocabulary={} parameters={} cache={}",
-        model.family, model.hidden_size, model.vocab_size, cost.parameters, cost.cache_bytes_per_token
+        model.family,
+        model.hidden_size,
+        model.vocab_size,
+        cost.parameters,
+        cost.cache_bytes_per_token
     )
 }
 
-/// What was stored under `key`, which may be anything, if it is `sound`; or what `compute` finds, which is stored.
+/// What was stored under `key`, which may be anything, if it is `sound`; or what `compute` finds,
+/// which is stored.
 fn kept<T: Serialize + DeserializeOwned>(
     cx: &PassContext<'_>,
     key: &str,
     sound: impl Fn(&T) -> bool,
     compute: impl FnOnce() -> Result<T, PassError>,
 ) -> Result<T, PassError> {
-    if let Some(found) = cx.cache.and_then(|cache| cache.get(key)).and_then(|text| serde_json::from_str(&text).ok()).filter(sound) {
+    if let Some(found) = cx
+        .cache
+        .and_then(|cache| cache.get(key))
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .filter(sound)
+    {
         return Ok(found);
     }
     let found = compute()?;
@@ -174,11 +292,17 @@ fn kept<T: Serialize + DeserializeOwned>(
 }
 
 fn options_error(problem: String) -> PassError {
-    PassError::Options { pass: NAME, problem }
+    PassError::Options {
+        pass: NAME,
+        problem,
+    }
 }
 
 fn unsupported(problem: impl Into<String>) -> PassError {
-    PassError::Unsupported { pass: NAME, problem: problem.into() }
+    PassError::Unsupported {
+        pass: NAME,
+        problem: problem.into(),
+    }
 }
 
 impl Pass for AutoDraft {
@@ -191,10 +315,24 @@ impl Pass for AutoDraft {
     }
 
     fn needs(&self, module: &Module) -> Needs {
-        let (AutoDraftOptions { samples, length, memory, .. }, whole) = (&self.options, needs::whole_weights(module));
-        let scoring = module.graph("target").map_or(0, |target| needs::scoring(module, target, *samples, *length));
-        // The target writes text with all of its weights in memory; then sessions of target and draft, which pack theirs, are timed.
-        Needs { disk: (whole as f64 * (memory - 1.0).max(0.0)) as u64, memory: scoring.max((whole as f64 * (1.0 + 2.0 * memory)) as u64) }
+        let (
+            AutoDraftOptions {
+                samples,
+                length,
+                memory,
+                ..
+            },
+            whole,
+        ) = (&self.options, needs::whole_weights(module));
+        let scoring = module.graph("target").map_or(0, |target| {
+            needs::scoring(module, target, *samples, *length)
+        });
+        // The target writes text with all of its weights in memory; then sessions of target and
+        // draft, which pack theirs, are timed.
+        Needs {
+            disk: (whole as f64 * (memory - 1.0).max(0.0)) as u64,
+            memory: scoring.max((whole as f64 * (1.0 + 2.0 * memory)) as u64),
+        }
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
@@ -205,26 +343,71 @@ impl Pass for AutoDraft {
 impl AutoDraft {
     fn choose(&self, module: &mut Module, cx: &PassContext<'_>) -> Result<PassReport, PassError> {
         let target = check(module)?.clone();
-        let machine = cx.machine.ok_or_else(|| unsupported("no bundle is made, so there is no machine that decodes it"))?;
-        let format = Format { block: self.options.block, refined: true };
+        let machine = cx.machine.ok_or_else(|| {
+            unsupported("no bundle is made, so there is no machine that decodes it")
+        })?;
+        let format = Format {
+            block: self.options.block,
+            refined: true,
+        };
         let (costs, origin) = self.costs(module, &target, machine, cx)?;
         let texts = self.texts(module, &target, cx)?;
         let sensitivity = self.sensitivity(module, &target, &format, &texts, cx)?;
         let heads = heads(module, &target, &texts, cx)?;
-        let key = format!("{NAME} trial 1 {} {} {} {:?} {heads:?}", cx.module_key, self.options.block, texts.prompt, texts.held_back);
-        let trial = Trial { module, target: &target, format, texts: &texts.held_back, prompt: texts.prompt, heads: &heads, key };
-        let planner = Planner::new(&target, &module.weights, &sensitivity, &costs, self.options.block);
-        let search = Search { options: &self.options, planner: &planner, trial: &trial, vocabulary: vocabulary(&target)? };
+        let key = format!(
+            "{NAME} trial 1 {} {} {} {:?} {heads:?}",
+            cx.module_key, self.options.block, texts.prompt, texts.held_back
+        );
+        let trial = Trial {
+            module,
+            target: &target,
+            format,
+            texts: &texts.held_back,
+            prompt: texts.prompt,
+            heads: &heads,
+            key,
+        };
+        let planner = Planner::new(
+            &target,
+            &module.weights,
+            &sensitivity,
+            &costs,
+            self.options.block,
+        );
+        let search = Search {
+            options: &self.options,
+            planner: &planner,
+            trial: &trial,
+            vocabulary: vocabulary(&target)?,
+        };
         let mut measured = search.measured(cx)?;
         if self.options.costs.is_none() {
             measured = timing(cx, || search.timed(measured, machine, cx))?;
         }
 
         let mut report = PassReport::default();
-        report.fact("texts", format!("{}, {} that scored and {} held back", texts.origin, texts.scored.len(), texts.held_back.len()));
+        report.fact(
+            "texts",
+            format!(
+                "{}, {} that scored and {} held back",
+                texts.origin,
+                texts.scored.len(),
+                texts.held_back.len()
+            ),
+        );
         report.fact("costs", origin);
-        report.candidates = measured.iter().map(|judged| search.candidate(judged)).collect();
-        self.emit(module, &target, measured.first(), &heads, &format, &mut report)?;
+        report.candidates = measured
+            .iter()
+            .map(|judged| search.candidate(judged))
+            .collect();
+        self.emit(
+            module,
+            &target,
+            measured.first(),
+            &heads,
+            &format,
+            &mut report,
+        )?;
         Ok(report)
     }
 
@@ -239,19 +422,36 @@ impl AutoDraft {
         report: &mut PassReport,
     ) -> Result<(), PassError> {
         let Some(best) = best else {
-            report.fact("draft", format!("none: every draft needs more than memory={} allows", self.options.memory));
+            report.fact(
+                "draft",
+                format!(
+                    "none: every draft needs more than memory={} allows",
+                    self.options.memory
+                ),
+            );
             return Ok(());
         };
         if best.outlook.draft_tokens == 0 {
             report.fact("draft", "none: no draft beats plain decoding; a step of each costs too much for how often its guesses are right");
             return Ok(());
         }
-        let mut draft = best.recipe.draft("draft", target, &mut module.weights, format, heads[best.head].as_deref())?;
+        let mut draft = best.recipe.draft(
+            "draft",
+            target,
+            &mut module.weights,
+            format,
+            heads[best.head].as_deref(),
+        )?;
         draft.remove_dead();
         draft.remove_unused_inputs();
         report.fact("draft", best.recipe.describe());
-        report
-            .fact("predicted speedup", format!("{:.2}x without prompt lookup, {} tokens at a time", best.outlook.speedup, best.outlook.draft_tokens));
+        report.fact(
+            "predicted speedup",
+            format!(
+                "{:.2}x without prompt lookup, {} tokens at a time",
+                best.outlook.speedup, best.outlook.draft_tokens
+            ),
+        );
         report.diff = Some(diff((target, &module.weights), (&draft, &module.weights)));
         module.graphs.push(draft);
         Ok(())
@@ -259,23 +459,40 @@ impl AutoDraft {
 }
 
 /// Tells that steps are timed, which can't be told in steps.
-fn timing<T>(cx: &PassContext<'_>, time: impl FnOnce() -> Result<T, PassError>) -> Result<T, PassError> {
+fn timing<T>(
+    cx: &PassContext<'_>,
+    time: impl FnOnce() -> Result<T, PassError>,
+) -> Result<T, PassError> {
     cx.progress.update("timing steps", 0, 1);
     let timed = time()?;
     cx.progress.update("timing steps", 1, 1);
-    if cx.progress.interrupted() { Err(PassError::Interrupted) } else { Ok(timed) }
+    if cx.progress.interrupted() {
+        Err(PassError::Interrupted)
+    } else {
+        Ok(timed)
+    }
 }
 
 /// The target, if a draft of it can be made.
 fn check(module: &Module) -> Result<&Graph, PassError> {
     if module.model.task != Task::TextGeneration {
-        return Err(unsupported(format!("a model for {} has no draft: nothing checks its answers", module.model.task.name())));
+        return Err(unsupported(format!(
+            "a model for {} has no draft: nothing checks its answers",
+            module.model.task.name()
+        )));
     }
     if module.graph("draft").is_some() {
-        return Err(unsupported("the module has a draft already; ask for this pass alone"));
+        return Err(unsupported(
+            "the module has a draft already; ask for this pass alone",
+        ));
     }
     if module.model.dtype != DType::F32 {
-        return Err(unsupported(format!("the model is in {}, and only matrices in f32 are quantised; compile with --dtype f32", module.model.dtype)));
+        return Err(unsupported(format!(
+            "the model is in {}, and only matrices in f32 are quantised; compile with --dtype f32",
+            module.model.dtype
+        )));
     }
-    module.graph("target").ok_or_else(|| unsupported("the module has no graph `target`"))
+    module
+        .graph("target")
+        .ok_or_else(|| unsupported("the module has no graph `target`"))
 }

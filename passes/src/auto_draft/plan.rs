@@ -1,7 +1,9 @@
-//! Which drafts are worth measuring: those on the frontier of sensitivity and cost, by predicted speedup.
+//! Which drafts are worth measuring: those on the frontier of sensitivity and cost, by predicted
+//! speedup.
 //!
-//! FIT bounds the divergence that an action causes, so that acceptance falls as `exp(-sqrt(sum of s^2 FIT))` where s gauges an action: bits and
-//! removal lie differently far from the small perturbations that FIT is exact for, and the gauges are measured.
+//! FIT bounds the divergence that an action causes, so that acceptance falls as
+//! `exp(-sqrt(sum of s^2 FIT))` where s gauges an action: bits and removal lie differently far from
+//! the small perturbations that FIT is exact for, and the gauges are measured.
 
 use dlc_ir::speculation::{CostTable, best_gamma};
 use dlc_ir::{Graph, WeightTable};
@@ -41,35 +43,73 @@ pub(super) struct Outlook {
 impl Outlook {
     /// The same draft, if a step costs `cost` and the target's passes `verify`.
     pub fn at_cost(self, cost: f64, acceptance: f64, verify: &[(usize, f64)]) -> Self {
-        let table = CostTable { draft: cost, verify: verify.to_vec() };
+        let table = CostTable {
+            draft: cost,
+            verify: verify.to_vec(),
+        };
         let (draft_tokens, speedup) = best_gamma(acceptance, cost, |k| table.pass(k), MOST_TOKENS);
-        Self { cost, draft_tokens, speedup, ..self }
+        Self {
+            cost,
+            draft_tokens,
+            speedup,
+            ..self
+        }
     }
 }
 
 impl<'a> Planner<'a> {
-    pub fn new(target: &Graph, weights: &WeightTable, sensitivity: &'a Sensitivity, costs: &'a DraftCosts, block: usize) -> Self {
+    pub fn new(
+        target: &Graph,
+        weights: &WeightTable,
+        sensitivity: &'a Sensitivity,
+        costs: &'a DraftCosts,
+        block: usize,
+    ) -> Self {
         let matrices = matrices(target, weights);
         let numbers = |of: &dyn Fn(&crate::quantize_draft::Matrix) -> bool| -> f64 {
-            matrices.iter().filter(|m| of(m)).map(|m| weights[m.weight].elements() as f64).sum()
+            matrices
+                .iter()
+                .filter(|m| of(m))
+                .map(|m| weights[m.weight].elements() as f64)
+                .sum()
         };
-        let blocks: Vec<f64> = target.blocks().map(|(id, _)| numbers(&|m| m.block == Some(id) && !m.is_head)).collect();
+        let blocks: Vec<f64> = target
+            .blocks()
+            .map(|(id, _)| numbers(&|m| m.block == Some(id) && !m.is_head))
+            .collect();
         let head = numbers(&|m| m.is_head);
-        let steps = target.blocks().map(|(_, block)| Action::ALL.map(|action| costs.block(block.kind, action)));
-        let bytes = |n: &f64| Action::ALL.map(|action| action.bits().map_or(0.0, |bits| n * (bits as f64 / 8.0 + 4.0 / block as f64)));
-        let used = target.weights().into_iter().map(|id| weights[id].elements() as f64 * 4.0);
+        let steps = target
+            .blocks()
+            .map(|(_, block)| Action::ALL.map(|action| costs.block(block.kind, action)));
+        let bytes = |n: &f64| {
+            Action::ALL.map(|action| {
+                action
+                    .bits()
+                    .map_or(0.0, |bits| n * (bits as f64 / 8.0 + 4.0 / block as f64))
+            })
+        };
+        let used = target
+            .weights()
+            .into_iter()
+            .map(|id| weights[id].elements() as f64 * 4.0);
         Self {
             sensitivity,
             costs,
-            steps: steps.chain([Action::ALL.map(|action| costs.head.of(action))]).collect(),
+            steps: steps
+                .chain([Action::ALL.map(|action| costs.head.of(action))])
+                .collect(),
             bytes: blocks.iter().chain([&head]).map(bytes).collect(),
-            attention: target.blocks().map(|(_, b)| b.kind.has_attention()).collect(),
+            attention: target
+                .blocks()
+                .map(|(_, b)| b.kind.has_attention())
+                .collect(),
             target_bytes: used.sum(),
             head_bytes: head * 4.0,
         }
     }
 
-    /// Drops the tenth of the blocks that matters least and keeps the rest: what removal is gauged by.
+    /// Drops the tenth of the blocks that matters least and keeps the rest: what removal is gauged
+    /// by.
     pub fn some_dropped(&self) -> Recipe {
         let blocks = self.attention.len();
         let fit = |i: &usize| self.sensitivity[*i][Action::Drop as usize];
@@ -85,7 +125,12 @@ impl<'a> Planner<'a> {
     /// FIT of each action, summed over what it is done to.
     pub fn perturbation(&self, recipe: &Recipe) -> [f64; 4] {
         let mut sums = [0.0; 4];
-        for (action, row) in recipe.blocks.iter().chain([&recipe.head]).zip(self.sensitivity) {
+        for (action, row) in recipe
+            .blocks
+            .iter()
+            .chain([&recipe.head])
+            .zip(self.sensitivity)
+        {
             sums[*action as usize] += row[*action as usize];
         }
         sums
@@ -93,47 +138,105 @@ impl<'a> Planner<'a> {
 
     /// The acceptance that the gauges lead to.
     pub fn acceptance(&self, recipe: &Recipe, gauges: &[f64; 4]) -> f64 {
-        let square: f64 = self.perturbation(recipe).iter().zip(gauges).map(|(fit, gauge)| gauge * gauge * fit).sum();
+        let square: f64 = self
+            .perturbation(recipe)
+            .iter()
+            .zip(gauges)
+            .map(|(fit, gauge)| gauge * gauge * fit)
+            .sum();
         (-square.sqrt()).exp()
     }
 
     /// What a draft with a head over the share `head` of the vocabulary gains at this acceptance.
     pub fn outlook(&self, recipe: &Recipe, head: f64, acceptance: f64) -> Outlook {
-        let actions = || recipe.blocks.iter().chain([&recipe.head]).map(|action| *action as usize);
+        let actions = || {
+            recipe
+                .blocks
+                .iter()
+                .chain([&recipe.head])
+                .map(|action| *action as usize)
+        };
         let (blocks, last) = (self.attention.len(), recipe.head as usize);
-        let layers: f64 = actions().zip(&self.steps).take(blocks).map(|(action, row)| row[action]).sum();
+        let layers: f64 = actions()
+            .zip(&self.steps)
+            .take(blocks)
+            .map(|(action, row)| row[action])
+            .sum();
         let cost = self.costs.fixed + layers + head * self.steps[blocks][last];
-        let own: f64 = actions().zip(&self.bytes).take(blocks).map(|(action, row)| row[action]).sum();
+        let own: f64 = actions()
+            .zip(&self.bytes)
+            .take(blocks)
+            .map(|(action, row)| row[action])
+            .sum();
         // A whole head is the target's own; some rows of it are a copy.
-        let copied = if recipe.head == Action::Keep && head < 1.0 { self.head_bytes } else { self.bytes[blocks][last] };
+        let copied = if recipe.head == Action::Keep && head < 1.0 {
+            self.head_bytes
+        } else {
+            self.bytes[blocks][last]
+        };
         let memory = 1.0 + (own + head * copied) / self.target_bytes;
-        Outlook { cost, draft_tokens: 0, speedup: 1.0, memory }.at_cost(cost, acceptance, &self.costs.verify)
+        Outlook {
+            cost,
+            draft_tokens: 0,
+            speedup: 1.0,
+            memory,
+        }
+        .at_cost(cost, acceptance, &self.costs.verify)
     }
 
     /// The recipes that are best for some price of a target step, the gentlest first.
     pub fn frontier(&self, gauges: &[f64; 4]) -> Vec<Recipe> {
-        let loss = |unit: usize, action: Action| gauges[action as usize].powi(2) * self.sensitivity[unit][action as usize];
+        let loss = |unit: usize, action: Action| {
+            gauges[action as usize].powi(2) * self.sensitivity[unit][action as usize]
+        };
         let cost = |unit: usize, action: Action| self.steps[unit][action as usize];
         let head = self.attention.len();
-        let allowed = |unit: usize| Action::ALL.into_iter().filter(move |action| unit != head || *action != Action::Drop);
-        let pairs = (0..=head).flat_map(|unit| allowed(unit).flat_map(move |a| allowed(unit).map(move |b| (unit, a, b))));
-        let mut prices: Vec<f64> = pairs.map(|(u, a, b)| (loss(u, b) - loss(u, a)) / (cost(u, a) - cost(u, b))).filter(|p| *p > 0.0).collect();
+        let allowed = |unit: usize| {
+            Action::ALL
+                .into_iter()
+                .filter(move |action| unit != head || *action != Action::Drop)
+        };
+        let pairs = (0..=head).flat_map(|unit| {
+            allowed(unit).flat_map(move |a| allowed(unit).map(move |b| (unit, a, b)))
+        });
+        let mut prices: Vec<f64> = pairs
+            .map(|(u, a, b)| (loss(u, b) - loss(u, a)) / (cost(u, a) - cost(u, b)))
+            .filter(|p| *p > 0.0)
+            .collect();
         prices.retain(|price| price.is_finite());
         prices.sort_by(f64::total_cmp);
         prices.dedup();
         let best = |unit: usize, price: f64| {
             let worth = |action: &Action| loss(unit, *action) + price * cost(unit, *action);
-            allowed(unit).min_by(|a, b| worth(a).total_cmp(&worth(b))).unwrap_or(Action::Keep)
+            allowed(unit)
+                .min_by(|a, b| worth(a).total_cmp(&worth(b)))
+                .unwrap_or(Action::Keep)
         };
-        let recipe = |price: f64| Recipe { blocks: (0..head).map(|unit| best(unit, price)).collect(), head: best(head, price) };
-        let mut recipes: Vec<Recipe> = prices.iter().map(|price| recipe(price * (1.0 + 1e-9))).filter(|r| self.can_run(r)).collect();
+        let recipe = |price: f64| Recipe {
+            blocks: (0..head).map(|unit| best(unit, price)).collect(),
+            head: best(head, price),
+        };
+        let mut recipes: Vec<Recipe> = prices
+            .iter()
+            .map(|price| recipe(price * (1.0 + 1e-9)))
+            .filter(|r| self.can_run(r))
+            .collect();
         recipes.dedup();
         recipes
     }
 
     /// A draft without attention keeps no cache, and one without any change is the target.
     fn can_run(&self, recipe: &Recipe) -> bool {
-        let attends = recipe.blocks.iter().zip(&self.attention).any(|(action, attention)| *attention && *action != Action::Drop);
-        attends && recipe.blocks.iter().chain([&recipe.head]).any(|action| *action != Action::Keep)
+        let attends = recipe
+            .blocks
+            .iter()
+            .zip(&self.attention)
+            .any(|(action, attention)| *attention && *action != Action::Drop);
+        attends
+            && recipe
+                .blocks
+                .iter()
+                .chain([&recipe.head])
+                .any(|action| *action != Action::Keep)
     }
 }

@@ -1,4 +1,5 @@
-//! How a draft is made of its target: one action for every block and for the head, and the tokens that the head keeps.
+//! How a draft is made of its target: one action for every block and for the head, and the tokens
+//! that the head keeps.
 
 use std::collections::BTreeSet;
 
@@ -52,36 +53,82 @@ pub(super) struct Recipe {
 impl Recipe {
     /// The same action for everything.
     pub fn all(blocks: usize, action: Action) -> Self {
-        Self { blocks: vec![action; blocks], head: action }
+        Self {
+            blocks: vec![action; blocks],
+            head: action,
+        }
     }
 
     /// `24 blocks in 8 bits, 6 dropped; head in 8 bits`.
     pub fn describe(&self) -> String {
         let count = |action: Action| self.blocks.iter().filter(|a| **a == action).count();
-        let words = [(Action::Keep, "whole"), (Action::Int8, "in 8 bits"), (Action::Int4, "in 4 bits"), (Action::Drop, "dropped")];
-        let parts = words.iter().filter(|(action, _)| count(*action) > 0).map(|(action, word)| format!("{} {word}", count(*action)));
-        let head = words.iter().find(|(action, _)| *action == self.head).map_or("", |(_, word)| word);
-        format!("blocks {}; head {head}", parts.collect::<Vec<_>>().join(", "))
+        let words = [
+            (Action::Keep, "whole"),
+            (Action::Int8, "in 8 bits"),
+            (Action::Int4, "in 4 bits"),
+            (Action::Drop, "dropped"),
+        ];
+        let parts = words
+            .iter()
+            .filter(|(action, _)| count(*action) > 0)
+            .map(|(action, word)| format!("{} {word}", count(*action)));
+        let head = words
+            .iter()
+            .find(|(action, _)| *action == self.head)
+            .map_or("", |(_, word)| word);
+        format!(
+            "blocks {}; head {head}",
+            parts.collect::<Vec<_>>().join(", ")
+        )
     }
 
     /// The draft, its unused parts still in it; its head scores the tokens `kept`, or all.
-    pub fn draft(&self, name: &str, target: &Graph, weights: &mut WeightTable, format: &Format, kept: Option<&[u32]>) -> Result<Graph, PassError> {
+    pub fn draft(
+        &self,
+        name: &str,
+        target: &Graph,
+        weights: &mut WeightTable,
+        format: &Format,
+        kept: Option<&[u32]>,
+    ) -> Result<Graph, PassError> {
         let mut draft = target.clone();
         name.clone_into(&mut draft.name);
-        let actions: Vec<_> = target.blocks().map(|(id, _)| id).zip(&self.blocks).collect();
-        for &(block, _) in actions.iter().filter(|(_, action)| **action == Action::Drop) {
+        let actions: Vec<_> = target
+            .blocks()
+            .map(|(id, _)| id)
+            .zip(&self.blocks)
+            .collect();
+        for &(block, _) in actions
+            .iter()
+            .filter(|(_, action)| **action == Action::Drop)
+        {
             draft.bypass(block)?;
         }
         for action in [Action::Int8, Action::Int4] {
-            let chosen = |block| actions.iter().any(|&(id, a)| Some(id) == block && *a == action);
+            let chosen = |block| {
+                actions
+                    .iter()
+                    .any(|&(id, a)| Some(id) == block && *a == action)
+            };
             let all = matrices(&draft, weights).into_iter();
-            let nodes: BTreeSet<_> = all.filter(|m| if m.is_head { self.head == action } else { chosen(m.block) }).map(|m| m.node).collect();
+            let nodes: BTreeSet<_> = all
+                .filter(|m| {
+                    if m.is_head {
+                        self.head == action
+                    } else {
+                        chosen(m.block)
+                    }
+                })
+                .map(|m| m.node)
+                .collect();
             if let (Some(quantizer), false) = (format.quantizer(action), nodes.is_empty()) {
                 quantize_nodes(&mut draft, weights, &nodes, &quantizer)?;
             }
         }
         if let Some(kept) = kept {
-            let (node, _) = head(&draft).ok_or_else(|| unsupported("the target's logits don't come from a product with a matrix"))?;
+            let (node, _) = head(&draft).ok_or_else(|| {
+                unsupported("the target's logits don't come from a product with a matrix")
+            })?;
             trim(&mut draft, weights, node, kept, vocabulary(target)?)?;
         }
         Ok(draft)
@@ -99,13 +146,31 @@ pub(super) struct Format {
 impl Format {
     /// None for actions that don't quantise. Eight bits are near enough without refining.
     pub fn quantizer(&self, action: Action) -> Option<Quantizer> {
-        let refinement = if self.refined && action == Action::Int4 { Refinement::Hqq } else { Refinement::None };
-        action.bits().map(|bits| Quantizer { format: BlockFormat { bits, block: self.block }, symmetric: true, refinement })
+        let refinement = if self.refined && action == Action::Int4 {
+            Refinement::Hqq
+        } else {
+            Refinement::None
+        };
+        action.bits().map(|bits| Quantizer {
+            format: BlockFormat {
+                bits,
+                block: self.block,
+            },
+            symmetric: true,
+            refinement,
+        })
     }
 }
 
 /// How many tokens a graph scores.
 pub(super) fn vocabulary(graph: &Graph) -> Result<usize, PassError> {
-    let width = graph.find_output("logits").and_then(|logits| graph.value(logits.value).ty.shape.last().and_then(Dim::known));
+    let width = graph.find_output("logits").and_then(|logits| {
+        graph
+            .value(logits.value)
+            .ty
+            .shape
+            .last()
+            .and_then(Dim::known)
+    });
     width.ok_or_else(|| unsupported("the target's vocabulary has no known size"))
 }

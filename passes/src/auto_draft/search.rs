@@ -13,7 +13,8 @@ use crate::context::{Machine, PassContext};
 use crate::error::PassError;
 use crate::report::DraftCandidate;
 
-/// Two drafts are alike, so that one is measured, when they treat fewer blocks than this part of all differently.
+/// Two drafts are alike, so that one is measured, when they treat fewer blocks than this part of
+/// all differently.
 const ALIKE: usize = 10;
 
 /// What drafts are judged by.
@@ -41,47 +42,86 @@ impl Search<'_> {
     /// Drafts with their best heads, by measured acceptance, the fastest first.
     pub fn measured(&self, cx: &PassContext<'_>) -> Result<Vec<Judged>, PassError> {
         let blocks = self.trial.target.blocks().count();
-        let anchors = [Recipe::all(blocks, Action::Int8), Recipe::all(blocks, Action::Int4), self.planner.some_dropped()];
+        let anchors = [
+            Recipe::all(blocks, Action::Int8),
+            Recipe::all(blocks, Action::Int4),
+            self.planner.some_dropped(),
+        ];
         let gauged = self.trial.agreements(&anchors, cx)?;
         let gauges = self.gauges(&anchors, &gauged);
         // With fewer words a head guesses less: the gentlest draft says by how much.
         let coverage = |head: usize| gauged[0].acceptance(head) / gauged[0].acceptance(0);
         let promise = |recipe: &Recipe| self.planner.acceptance(recipe, &gauges);
-        let expected = self.judge(&self.planner.frontier(&gauges), promise, |recipe, head| promise(recipe) * coverage(head));
+        let expected = self.judge(&self.planner.frontier(&gauges), promise, |recipe, head| {
+            promise(recipe) * coverage(head)
+        });
         let mut recipes = promising(&expected, self.options.candidates);
         recipes.retain(|recipe| !anchors.contains(recipe));
         let agreements = [self.trial.agreements(&recipes, cx)?, gauged].concat();
         recipes.extend(anchors);
-        let of = |recipe: &Recipe| recipes.iter().position(|r| r == recipe).and_then(|i| agreements.get(i));
-        let mut measured = self.judge(&recipes, promise, |recipe, head| of(recipe).map_or(0.0, |a| a.acceptance(head)));
+        let of = |recipe: &Recipe| {
+            recipes
+                .iter()
+                .position(|r| r == recipe)
+                .and_then(|i| agreements.get(i))
+        };
+        let mut measured = self.judge(&recipes, promise, |recipe, head| {
+            of(recipe).map_or(0.0, |a| a.acceptance(head))
+        });
         let mut seen = BTreeSet::new();
         measured.retain(|judged| seen.insert(judged.recipe.clone()));
         Ok(measured)
     }
 
-    /// How far each action's FIT lies from the acceptance that was measured, by the drafts that are made by it alone.
+    /// How far each action's FIT lies from the acceptance that was measured, by the drafts that are
+    /// made by it alone.
     fn gauges(&self, anchors: &[Recipe; 3], measured: &[Agreement]) -> [f64; 4] {
         let mut gauges = [0.0; 4];
-        for (recipe, (agreement, action)) in anchors.iter().zip(measured.iter().zip([Action::Int8, Action::Int4, Action::Drop])) {
+        for (recipe, (agreement, action)) in
+            anchors.iter().zip(
+                measured
+                    .iter()
+                    .zip([Action::Int8, Action::Int4, Action::Drop]),
+            )
+        {
             let fit = self.planner.perturbation(recipe)[action as usize];
-            gauges[action as usize] = if fit > 0.0 { -agreement.acceptance(0).ln() / fit.sqrt() } else { 0.0 };
+            gauges[action as usize] = if fit > 0.0 {
+                -agreement.acceptance(0).ln() / fit.sqrt()
+            } else {
+                0.0
+            };
         }
         gauges
     }
 
     fn head_tokens(&self, head: usize) -> usize {
-        self.trial.heads[head].as_ref().map_or(self.vocabulary, Vec::len)
+        self.trial.heads[head]
+            .as_ref()
+            .map_or(self.vocabulary, Vec::len)
     }
 
-    /// Each recipe with each head that fits into memory, the fastest first, given what FIT promises of it and its acceptance with the head.
-    fn judge(&self, recipes: &[Recipe], promise: impl Fn(&Recipe) -> f64, acceptance: impl Fn(&Recipe, usize) -> f64) -> Vec<Judged> {
+    /// Each recipe with each head that fits into memory, the fastest first, given what FIT promises
+    /// of it and its acceptance with the head.
+    fn judge(
+        &self,
+        recipes: &[Recipe],
+        promise: impl Fn(&Recipe) -> f64,
+        acceptance: impl Fn(&Recipe, usize) -> f64,
+    ) -> Vec<Judged> {
         let mut judged = Vec::new();
         for recipe in recipes {
             for head in 0..self.trial.heads.len() {
                 let share = self.head_tokens(head) as f64 / self.vocabulary.max(1) as f64;
                 let acceptance = acceptance(recipe, head);
                 let outlook = self.planner.outlook(recipe, share, acceptance);
-                judged.push(Judged { recipe: recipe.clone(), head, predicted: promise(recipe), acceptance, outlook, spread: None });
+                judged.push(Judged {
+                    recipe: recipe.clone(),
+                    head,
+                    predicted: promise(recipe),
+                    acceptance,
+                    outlook,
+                    spread: None,
+                });
             }
         }
         judged.retain(|j| j.outlook.memory <= self.options.memory);
@@ -90,11 +130,24 @@ impl Search<'_> {
     }
 
     /// Times the drafts themselves, since parts of a step add up only nearly.
-    pub fn timed(&self, mut judged: Vec<Judged>, machine: &dyn Machine, cx: &PassContext<'_>) -> Result<Vec<Judged>, PassError> {
+    pub fn timed(
+        &self,
+        mut judged: Vec<Judged>,
+        machine: &dyn Machine,
+        cx: &PassContext<'_>,
+    ) -> Result<Vec<Judged>, PassError> {
         let drafts: Vec<(&Recipe, usize)> = judged.iter().map(|j| (&j.recipe, j.head)).collect();
-        let key = format!("{} timed on {}: {drafts:?}", self.trial.key, machine.name()?);
+        let key = format!(
+            "{} timed on {}: {drafts:?}",
+            self.trial.key,
+            machine.name()?
+        );
         let whole = |costs: &StepCosts| costs.steps.len() == judged.len() && costs.is_sound();
-        let StepCosts { steps, verify, spreads } = kept(cx, &key, whole, || time(self.drafts(&judged)?, machine))?;
+        let StepCosts {
+            steps,
+            verify,
+            spreads,
+        } = kept(cx, &key, whole, || time(self.drafts(&judged)?, machine))?;
         let spreads = spreads.into_iter().chain(std::iter::repeat(None));
         for ((judged, cost), spread) in judged.iter_mut().zip(steps).zip(spreads) {
             judged.spread = spread;
@@ -106,11 +159,28 @@ impl Search<'_> {
 
     /// The target, and behind it the drafts, without refinement, which costs no time.
     fn drafts(&self, judged: &[Judged]) -> Result<Module, PassError> {
-        let Trial { module, target, heads, .. } = self.trial;
-        let format = Format { block: self.options.block, refined: false };
-        let mut drafts = Module { graphs: vec![(*target).clone()], ..(*module).clone() };
+        let Trial {
+            module,
+            target,
+            heads,
+            ..
+        } = self.trial;
+        let format = Format {
+            block: self.options.block,
+            refined: false,
+        };
+        let mut drafts = Module {
+            graphs: vec![(*target).clone()],
+            ..(*module).clone()
+        };
         for (number, Judged { recipe, head, .. }) in judged.iter().enumerate() {
-            let draft = recipe.draft(&format!("candidate.{number}"), target, &mut drafts.weights, &format, heads[*head].as_deref())?;
+            let draft = recipe.draft(
+                &format!("candidate.{number}"),
+                target,
+                &mut drafts.weights,
+                &format,
+                heads[*head].as_deref(),
+            )?;
             drafts.graphs.push(draft);
         }
         Ok(drafts)
@@ -144,13 +214,20 @@ pub(super) fn time(mut drafts: Module, machine: &dyn Machine) -> Result<StepCost
     if measured.steps.len() + 1 == drafts.graphs.len() && measured.is_sound() {
         Ok(measured)
     } else {
-        Err(unsupported("the machine timed other graphs than it was given"))
+        Err(unsupported(
+            "the machine timed other graphs than it was given",
+        ))
     }
 }
 
 /// The fastest first, of equal ones the one that is right most often.
 fn sort(judged: &mut [Judged]) {
-    judged.sort_by(|a, b| b.outlook.speedup.total_cmp(&a.outlook.speedup).then(b.acceptance.total_cmp(&a.acceptance)));
+    judged.sort_by(|a, b| {
+        b.outlook
+            .speedup
+            .total_cmp(&a.outlook.speedup)
+            .then(b.acceptance.total_cmp(&a.acceptance))
+    });
 }
 
 /// The most promising drafts, one of each kind.
@@ -158,7 +235,13 @@ fn promising(judged: &[Judged], most: usize) -> Vec<Recipe> {
     let mut chosen: Vec<Recipe> = Vec::new();
     for candidate in judged {
         let differences = |other: &Recipe| {
-            let blocks = candidate.recipe.blocks.iter().zip(&other.blocks).filter(|(a, b)| a != b).count();
+            let blocks = candidate
+                .recipe
+                .blocks
+                .iter()
+                .zip(&other.blocks)
+                .filter(|(a, b)| a != b)
+                .count();
             blocks + usize::from(candidate.recipe.head != other.head) * ALIKE
         };
         let enough = (candidate.recipe.blocks.len() / ALIKE).max(1);

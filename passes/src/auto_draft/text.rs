@@ -1,6 +1,7 @@
 //! Text that the target writes itself: what it will decode is what its draft must guess.
 //!
-//! All texts are written side by side, token by token behind a cache, by the evaluator; the model's weights are in memory meanwhile.
+//! All texts are written side by side, token by token behind a cache, by the evaluator; the model's
+//! weights are in memory meanwhile.
 
 use std::collections::BTreeMap;
 
@@ -25,8 +26,9 @@ pub(super) struct Pen {
     pub length: usize,
 }
 
-/// Continues prompts of equal length, each by sampling; tokens that end a text aren't drawn. Goes on where an earlier run was stopped: behind each
-/// token the texts are kept, and what it added to the caches, until all that is [forgotten](forget).
+/// Continues prompts of equal length, each by sampling; tokens that end a text aren't drawn. Goes
+/// on where an earlier run was stopped: behind each token the texts are kept, and what it added to
+/// the caches, until all that is [forgotten](forget).
 pub(super) fn write(
     module: &Module,
     target: &Graph,
@@ -37,15 +39,31 @@ pub(super) fn write(
 ) -> Result<Vec<Vec<u32>>, PassError> {
     let nodes: Vec<NodeId> = target.nodes().map(|(id, _)| id).collect();
     let segment = Segment::new(target, &module.weights, nodes)?;
-    let logits = target.find_output("logits").ok_or_else(|| unsupported(NO_HEAD))?.value;
-    let caches: Vec<(CacheRole, ValueId)> = target.outputs().iter().filter_map(|o| o.cache.map(|role| (role, o.value))).collect();
-    let wanted: Vec<ValueId> = caches.iter().map(|(_, value)| *value).chain([logits]).collect();
+    let logits = target
+        .find_output("logits")
+        .ok_or_else(|| unsupported(NO_HEAD))?
+        .value;
+    let caches: Vec<(CacheRole, ValueId)> = target
+        .outputs()
+        .iter()
+        .filter_map(|o| o.cache.map(|role| (role, o.value)))
+        .collect();
+    let wanted: Vec<ValueId> = caches
+        .iter()
+        .map(|(_, value)| *value)
+        .chain([logits])
+        .collect();
 
     let mut rng = ChaCha8Rng::seed_from_u64(pen.seed);
     let written = prompts.first().map_or(0, Vec::len);
-    let mut steps = Steps::start(progress, "writing text with the target", pen.length.saturating_sub(written))?;
+    let mut steps = Steps::start(
+        progress,
+        "writing text with the target",
+        pen.length.saturating_sub(written),
+    )?;
     let roles: Vec<CacheRole> = caches.iter().map(|(role, _)| *role).collect();
-    let (mut texts, mut held) = known(prompts, pen.length, &roles, kept).unwrap_or_else(|| (prompts.to_vec(), BTreeMap::new()));
+    let (mut texts, mut held) = known(prompts, pen.length, &roles, kept)
+        .unwrap_or_else(|| (prompts.to_vec(), BTreeMap::new()));
     let so_far = texts.first().map_or(0, Vec::len);
     // The last token that was drawn isn't read yet.
     let mut past = if so_far > written { so_far - 1 } else { 0 };
@@ -58,15 +76,29 @@ pub(super) fn write(
     for now in so_far..pen.length {
         let unread: Vec<&[u32]> = texts.iter().map(|text| &text[past..]).collect();
         let mut made = segment.forward(&feeds(target, &unread, past, held)?, &wanted)?;
-        held = caches.iter().filter_map(|(role, value)| Some((*role, made.remove(value)?))).collect();
-        let scores = made.remove(&logits).and_then(Array::into_f32).unwrap_or_default();
+        held = caches
+            .iter()
+            .filter_map(|(role, value)| Some((*role, made.remove(value)?)))
+            .collect();
+        let scores = made
+            .remove(&logits)
+            .and_then(Array::into_f32)
+            .unwrap_or_default();
         let row = scores.len() / texts.len().max(1);
         let width = module.model.vocab_size.clamp(1, row.max(1));
         for (text, scores) in texts.iter_mut().zip(scores.chunks(row.max(1))) {
             let last = scores.len().saturating_sub(width);
-            text.push(draw(&scores[last..], pen.temperature, &module.model.eos_token_ids, &mut rng));
+            text.push(draw(
+                &scores[last..],
+                pen.temperature,
+                &module.model.eos_token_ids,
+                &mut rng,
+            ));
         }
-        let added: Option<Vec<Array>> = roles.iter().map(|role| behind(held.get(role)?, past, now)).collect();
+        let added: Option<Vec<Array>> = roles
+            .iter()
+            .map(|role| behind(held.get(role)?, past, now))
+            .collect();
         if let Some(added) = added {
             kept.put_arrays(&caches_part(now), &added);
             kept.put(TEXTS, &texts);
@@ -92,35 +124,72 @@ pub(super) fn forget(kept: Kept<'_>, length: usize) {
 type Written = (Vec<Vec<u32>>, BTreeMap<CacheRole, Array>);
 
 /// The texts that an earlier run kept, and the caches behind all of their tokens but the last.
-fn known(prompts: &[Vec<u32>], length: usize, roles: &[CacheRole], kept: Kept<'_>) -> Option<Written> {
+fn known(
+    prompts: &[Vec<u32>],
+    length: usize,
+    roles: &[CacheRole],
+    kept: Kept<'_>,
+) -> Option<Written> {
     let texts: Vec<Vec<u32>> = kept.get(TEXTS)?;
     let (written, so_far) = (prompts.first()?.len(), texts.first()?.len());
-    let continues = |(text, prompt): (&Vec<u32>, &Vec<u32>)| text.len() == so_far && text.starts_with(prompt);
-    if texts.len() != prompts.len() || so_far > length || so_far <= written || !texts.iter().zip(prompts).all(continues) {
+    let continues =
+        |(text, prompt): (&Vec<u32>, &Vec<u32>)| text.len() == so_far && text.starts_with(prompt);
+    if texts.len() != prompts.len()
+        || so_far > length
+        || so_far <= written
+        || !texts.iter().zip(prompts).all(continues)
+    {
         return None;
     }
-    let parts = (written..so_far).map(|tokens| kept.arrays(&caches_part(tokens), roles.len())).collect::<Option<Vec<_>>>()?;
-    let joined = |at: usize| joined(&parts.iter().map(|arrays| &arrays[at]).collect::<Vec<_>>(), so_far - 1);
-    let held = roles.iter().enumerate().map(|(at, role)| Some((*role, joined(at)?))).collect::<Option<_>>()?;
+    let parts = (written..so_far)
+        .map(|tokens| kept.arrays(&caches_part(tokens), roles.len()))
+        .collect::<Option<Vec<_>>>()?;
+    let joined = |at: usize| {
+        joined(
+            &parts.iter().map(|arrays| &arrays[at]).collect::<Vec<_>>(),
+            so_far - 1,
+        )
+    };
+    let held = roles
+        .iter()
+        .enumerate()
+        .map(|(at, role)| Some((*role, joined(at)?)))
+        .collect::<Option<_>>()?;
     Some((texts, held))
 }
 
 /// What a cache `[batch, heads, tokens, width]` of so many tokens holds behind the first `past`.
 fn behind(cache: &Array, past: usize, tokens: usize) -> Option<Array> {
-    let &[batch, heads, length, width] = cache.shape() else { return None };
+    let &[batch, heads, length, width] = cache.shape() else {
+        return None;
+    };
     let rows = cache.as_f32()?.chunks((length * width).max(1));
-    let data = rows.flat_map(|row| row.get(past * width..).unwrap_or_default()).copied().collect();
-    if length == tokens { Array::f32([batch, heads, length - past, width], data).ok() } else { None }
+    let data = rows
+        .flat_map(|row| row.get(past * width..).unwrap_or_default())
+        .copied()
+        .collect();
+    if length == tokens {
+        Array::f32([batch, heads, length - past, width], data).ok()
+    } else {
+        None
+    }
 }
 
 /// Parts of a cache of so many tokens, one behind the other.
 fn joined(parts: &[&Array], tokens: usize) -> Option<Array> {
-    let &[batch, heads, _, width] = parts.first()?.shape() else { return None };
+    let &[batch, heads, _, width] = parts.first()?.shape() else {
+        return None;
+    };
     let mut data = Vec::with_capacity(batch * heads * tokens * width);
     for row in 0..batch * heads {
         for part in parts {
-            let &[.., length, _] = part.shape() else { return None };
-            data.extend_from_slice(part.as_f32()?.get(row * length * width..(row + 1) * length * width)?);
+            let &[.., length, _] = part.shape() else {
+                return None;
+            };
+            data.extend_from_slice(
+                part.as_f32()?
+                    .get(row * length * width..(row + 1) * length * width)?,
+            );
         }
     }
     Array::f32([batch, heads, tokens, width], data).ok()
@@ -129,13 +198,26 @@ fn joined(parts: &[&Array], tokens: usize) -> Option<Array> {
 /// A token drawn from the scores at this temperature; the likeliest at 0.
 fn draw(scores: &[f32], temperature: f32, ends: &[u32], rng: &mut ChaCha8Rng) -> u32 {
     let open = |token: usize| !ends.contains(&(token as u32));
-    let scores: Vec<f64> = scores.iter().enumerate().map(|(i, &x)| if open(i) { f64::from(x) } else { f64::NEG_INFINITY }).collect();
+    let scores: Vec<f64> = scores
+        .iter()
+        .enumerate()
+        .map(|(i, &x)| {
+            if open(i) {
+                f64::from(x)
+            } else {
+                f64::NEG_INFINITY
+            }
+        })
+        .collect();
     let best = largest(&scores);
     if temperature == 0.0 {
         return best;
     }
     let most = scores.get(best as usize).copied().unwrap_or_default();
-    let weights: Vec<f64> = scores.iter().map(|x| ((x - most) / f64::from(temperature)).exp()).collect();
+    let weights: Vec<f64> = scores
+        .iter()
+        .map(|x| ((x - most) / f64::from(temperature)).exp())
+        .collect();
     let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();
     let drawn = weights.iter().position(|weight| {
         left -= weight;

@@ -1,4 +1,5 @@
-//! How often drafts guess what the target says, on texts that were held back: all drafts at once, a link of the model at a time in memory.
+//! How often drafts guess what the target says, on texts that were held back: all drafts at once, a
+//! link of the model at a time in memory.
 
 use dlc_eval::{Array, Values};
 use dlc_ir::{EntityId, Graph, Module};
@@ -35,7 +36,8 @@ pub(super) struct Agreement {
 }
 
 impl Agreement {
-    /// The chance that a guess is right; half a miss is added, since none on a few texts doesn't promise none.
+    /// The chance that a guess is right; half a miss is added, since none on a few texts doesn't
+    /// promise none.
     pub fn acceptance(&self, head: usize) -> f64 {
         let right = self.right.get(head).map_or(0.0, |n| *n as f64);
         (right + 0.5) / (self.guesses as f64 + 1.0)
@@ -56,14 +58,25 @@ struct Runner {
 
 impl Trial<'_> {
     /// The agreement of each recipe's draft; what earlier runs found is taken from the cache.
-    pub fn agreements(&self, recipes: &[Recipe], cx: &PassContext<'_>) -> Result<Vec<Agreement>, PassError> {
+    pub fn agreements(
+        &self,
+        recipes: &[Recipe],
+        cx: &PassContext<'_>,
+    ) -> Result<Vec<Agreement>, PassError> {
         let key = |recipe: &Recipe| format!("{} {recipe:?}", self.key);
         let stored = |recipe: &Recipe| {
             let found = cx.cache.and_then(|cache| cache.get(&key(recipe)));
-            found.and_then(|text| serde_json::from_str::<Agreement>(&text).ok()).filter(|a| a.right.len() == self.heads.len())
+            found
+                .and_then(|text| serde_json::from_str::<Agreement>(&text).ok())
+                .filter(|a| a.right.len() == self.heads.len())
         };
         let known: Vec<Option<Agreement>> = recipes.iter().map(stored).collect();
-        let missing: Vec<Recipe> = recipes.iter().zip(&known).filter(|(_, a)| a.is_none()).map(|(recipe, _)| recipe.clone()).collect();
+        let missing: Vec<Recipe> = recipes
+            .iter()
+            .zip(&known)
+            .filter(|(_, a)| a.is_none())
+            .map(|(recipe, _)| recipe.clone())
+            .collect();
         let mut computed = if missing.is_empty() {
             vec![]
         } else {
@@ -76,7 +89,9 @@ impl Trial<'_> {
         .into_iter();
         let mut agreements = Vec::new();
         for (recipe, agreement) in recipes.iter().zip(known) {
-            let Some(agreement) = agreement.or_else(|| computed.next()) else { continue };
+            let Some(agreement) = agreement.or_else(|| computed.next()) else {
+                continue;
+            };
             if let (Some(cache), Ok(text)) = (cx.cache, serde_json::to_string(&agreement)) {
                 cache.put(&key(recipe), &text);
             }
@@ -86,35 +101,83 @@ impl Trial<'_> {
     }
 
     /// Goes on where an earlier run was stopped: all residuals are kept behind each link.
-    fn run(&self, recipes: &[Recipe], kept: Kept<'_>, progress: &dyn Progress) -> Result<Vec<Agreement>, PassError> {
+    fn run(
+        &self,
+        recipes: &[Recipe],
+        kept: Kept<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Agreement>, PassError> {
         let blocks = self.target.blocks().count();
         let mut weights = self.module.weights.clone();
         let mut graphs = Vec::new();
         for action in Action::FORMATS {
-            graphs.push(Recipe::all(blocks, action).draft("draft", self.target, &mut weights, &self.format, None)?);
+            graphs.push(Recipe::all(blocks, action).draft(
+                "draft",
+                self.target,
+                &mut weights,
+                &self.format,
+                None,
+            )?);
         }
-        let chains = graphs.iter().map(|graph| Chain::new(graph, &weights)).collect::<Result<Vec<_>, _>>()?;
-        let feeds = chains.iter().map(|chain| chain.feeds(self.texts)).collect::<Result<Vec<_>, _>>()?;
-        let runner = |recipe: &Recipe| Runner { recipe: recipe.clone(), residuals: vec![None; self.texts.len()] };
-        let mut runners: Vec<Runner> = [&Recipe::all(blocks, Action::Keep)].into_iter().chain(recipes).map(runner).collect();
+        let chains = graphs
+            .iter()
+            .map(|graph| Chain::new(graph, &weights))
+            .collect::<Result<Vec<_>, _>>()?;
+        let feeds = chains
+            .iter()
+            .map(|chain| chain.feeds(self.texts))
+            .collect::<Result<Vec<_>, _>>()?;
+        let runner = |recipe: &Recipe| Runner {
+            recipe: recipe.clone(),
+            residuals: vec![None; self.texts.len()],
+        };
+        let mut runners: Vec<Runner> = [&Recipe::all(blocks, Action::Keep)]
+            .into_iter()
+            .chain(recipes)
+            .map(runner)
+            .collect();
         let links = chains[0].links.len();
-        let passes =
-            |runner: &Runner| chains[0].links.iter().enumerate().filter(|(at, link)| runner.action(link, *at, links) != Action::Drop).count();
-        let mut steps = Steps::start(progress, "measuring drafts", runners.iter().map(passes).sum())?;
+        let passes = |runner: &Runner| {
+            chains[0]
+                .links
+                .iter()
+                .enumerate()
+                .filter(|(at, link)| runner.action(link, *at, links) != Action::Drop)
+                .count()
+        };
+        let mut steps = Steps::start(
+            progress,
+            "measuring drafts",
+            runners.iter().map(passes).sum(),
+        )?;
         let behind = self.known(&mut runners, links, kept).unwrap_or_default();
         let advanced = |runner: &Runner| {
-            chains[0].links.iter().take(behind).enumerate().filter(|(at, link)| runner.action(link, *at, links) != Action::Drop).count()
+            chains[0]
+                .links
+                .iter()
+                .take(behind)
+                .enumerate()
+                .filter(|(at, link)| runner.action(link, *at, links) != Action::Drop)
+                .count()
         };
         steps.skip(runners.iter().map(advanced).sum());
         for at in behind..links {
             for (chain, (feeds, action)) in chains.iter().zip(feeds.iter().zip(Action::FORMATS)) {
                 let link = &chain.links[at];
-                let members = runners.iter_mut().filter(|runner| runner.action(link, at, links) == action);
+                let members = runners
+                    .iter_mut()
+                    .filter(|runner| runner.action(link, at, links) == action);
                 forward(chain, link, feeds, members, &mut steps)?;
             }
             // The last link makes logits, of which counts are left at once.
             if at + 1 < links {
-                kept.put_arrays(&residuals_part(at + 1), runners.iter().flat_map(|runner| &runner.residuals).flatten());
+                kept.put_arrays(
+                    &residuals_part(at + 1),
+                    runners
+                        .iter()
+                        .flat_map(|runner| &runner.residuals)
+                        .flatten(),
+                );
                 kept.put(BEHIND, &(at + 1));
                 kept.remove(&residuals_part(at));
             }
@@ -124,10 +187,13 @@ impl Trial<'_> {
         Ok(self.count(&runners))
     }
 
-    /// Gives runners the residuals that an earlier run kept, and says behind how many links they are.
+    /// Gives runners the residuals that an earlier run kept, and says behind how many links they
+    /// are.
     fn known(&self, runners: &mut [Runner], links: usize, kept: Kept<'_>) -> Option<usize> {
         let behind: usize = kept.get(BEHIND).filter(|behind| *behind < links)?;
-        let mut known = kept.arrays(&residuals_part(behind), runners.len() * self.texts.len())?.into_iter();
+        let mut known = kept
+            .arrays(&residuals_part(behind), runners.len() * self.texts.len())?
+            .into_iter();
         for residual in runners.iter_mut().flat_map(|runner| &mut runner.residuals) {
             *residual = known.next();
         }
@@ -136,21 +202,43 @@ impl Trial<'_> {
 
     /// Compares the likeliest tokens; the residuals have become logits.
     fn count(&self, runners: &[Runner]) -> Vec<Agreement> {
-        let Some((target, drafts)) = runners.split_first() else { return vec![] };
+        let Some((target, drafts)) = runners.split_first() else {
+            return vec![];
+        };
         let whole = |row: &[f32]| likeliest(row, None);
-        let answers: Vec<Vec<u32>> = target.residuals.iter().map(|logits| self.rows(logits.as_ref()).map(whole).collect()).collect();
+        let answers: Vec<Vec<u32>> = target
+            .residuals
+            .iter()
+            .map(|logits| self.rows(logits.as_ref()).map(whole).collect())
+            .collect();
         let right = |draft: &Runner, head: Option<&[u32]>| {
-            let pairs = draft.residuals.iter().zip(&answers).flat_map(|(logits, answers)| self.rows(logits.as_ref()).zip(answers));
-            pairs.filter(|(row, answer)| likeliest(row, head) == **answer).count()
+            let pairs = draft
+                .residuals
+                .iter()
+                .zip(&answers)
+                .flat_map(|(logits, answers)| self.rows(logits.as_ref()).zip(answers));
+            pairs
+                .filter(|(row, answer)| likeliest(row, head) == **answer)
+                .count()
         };
         let guesses = answers.iter().map(Vec::len).sum();
-        let agreement = |draft| Agreement { right: self.heads.iter().map(|head| right(draft, head.as_deref())).collect(), guesses };
+        let agreement = |draft| Agreement {
+            right: self
+                .heads
+                .iter()
+                .map(|head| right(draft, head.as_deref()))
+                .collect(),
+            guesses,
+        };
         drafts.iter().map(agreement).collect()
     }
 
     /// The scores at the positions behind which the target chose.
     fn rows<'l>(&self, logits: Option<&'l Array>) -> impl Iterator<Item = &'l [f32]> + use<'l> {
-        logits.into_iter().flat_map(row_slices).skip(self.prompt.saturating_sub(1))
+        logits
+            .into_iter()
+            .flat_map(row_slices)
+            .skip(self.prompt.saturating_sub(1))
     }
 }
 
@@ -189,8 +277,18 @@ fn forward<'r>(
 
 /// The token of the highest score, among those that the head keeps.
 fn likeliest(row: &[f32], kept: Option<&[u32]>) -> u32 {
-    let score = |token: u32| row.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    let better = |best: u32, token: u32| if score(token) > score(best) { token } else { best };
+    let score = |token: u32| {
+        row.get(token as usize)
+            .copied()
+            .unwrap_or(f32::NEG_INFINITY)
+    };
+    let better = |best: u32, token: u32| {
+        if score(token) > score(best) {
+            token
+        } else {
+            best
+        }
+    };
     match kept {
         Some(kept) => kept.iter().copied().reduce(better).unwrap_or_default(),
         None => (0..row.len() as u32).reduce(better).unwrap_or_default(),

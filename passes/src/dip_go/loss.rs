@@ -1,6 +1,8 @@
-//! How far an image is from the full sampler's, and the way back to the image: mean square, or structural similarity.
+//! How far an image is from the full sampler's, and the way back to the image: mean square, or
+//! structural similarity.
 //!
-//! SSIM: *Image Quality Assessment: From Error Visibility to Structural Similarity* (Wang et al., 2004), over all places that its window fits.
+//! SSIM: *Image Quality Assessment: From Error Visibility to Structural Similarity* (Wang et al., 2004),
+//! over all places that its window fits.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,17 +36,27 @@ pub(super) struct Loss {
 }
 
 impl Loss {
-    /// The kind that was asked for; else SSIM for pictures, and mean square for latents and for what is smaller than SSIM's window. None where
-    /// the window that was asked for doesn't fit.
+    /// The kind that was asked for; else SSIM for pictures, and mean square for latents and for
+    /// what is smaller than SSIM's window. None where the window that was asked for doesn't fit.
     pub fn new(asked: Option<LossKind>, shape: [usize; 3]) -> Option<Self> {
         let [channels, height, width] = shape;
         let fits = height >= WINDOW && width >= WINDOW;
-        let usual = if fits && channels <= COLOURS { LossKind::Ssim } else { LossKind::Mse };
+        let usual = if fits && channels <= COLOURS {
+            LossKind::Ssim
+        } else {
+            LossKind::Mse
+        };
         let centre = (WINDOW / 2) as f64;
-        let bell: Vec<f64> = (0..WINDOW).map(|i| (-((i as f64 - centre) / SIGMA).powi(2) / 2.0).exp()).collect();
+        let bell: Vec<f64> = (0..WINDOW)
+            .map(|i| (-((i as f64 - centre) / SIGMA).powi(2) / 2.0).exp())
+            .collect();
         let sum: f64 = bell.iter().sum();
         let kind = asked.unwrap_or(usual);
-        (fits || kind == LossKind::Mse).then(|| Self { kind, shape, window: bell.into_iter().map(|x| x / sum).collect() })
+        (fits || kind == LossKind::Mse).then(|| Self {
+            kind,
+            shape,
+            window: bell.into_iter().map(|x| x / sum).collect(),
+        })
     }
 
     /// The name of what is minimised.
@@ -58,7 +70,14 @@ impl Loss {
     /// How far `image` is from `full`.
     pub fn distance(&self, image: &[f32], full: &[f32]) -> f64 {
         match self.kind {
-            LossKind::Mse => image.iter().zip(full).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>() / image.len().max(1) as f64,
+            LossKind::Mse => {
+                image
+                    .iter()
+                    .zip(full)
+                    .map(|(x, y)| f64::from(x - y).powi(2))
+                    .sum::<f64>()
+                    / image.len().max(1) as f64
+            }
             LossKind::Ssim => self.dissimilarity(image, full, &mut |_, _| {}),
         }
     }
@@ -68,12 +87,22 @@ impl Loss {
         match self.kind {
             LossKind::Mse => {
                 let n = image.len().max(1) as f32;
-                (self.distance(image, full), image.iter().zip(full).map(|(x, y)| 2.0 * (x - y) / n).collect())
+                (
+                    self.distance(image, full),
+                    image
+                        .iter()
+                        .zip(full)
+                        .map(|(x, y)| 2.0 * (x - y) / n)
+                        .collect(),
+                )
             }
             LossKind::Ssim => {
                 let mut gradient = vec![0f32; image.len()];
                 let distance = self.dissimilarity(image, full, &mut |from, slopes| {
-                    gradient[from..].iter_mut().zip(slopes).for_each(|(g, s)| *g = *s as f32);
+                    gradient[from..]
+                        .iter_mut()
+                        .zip(slopes)
+                        .for_each(|(g, s)| *g = *s as f32);
                 });
                 (distance, gradient)
             }
@@ -81,30 +110,54 @@ impl Loss {
     }
 
     /// 1 - SSIM; `back` is given the gradient of each channel, and where the channel starts.
-    fn dissimilarity(&self, image: &[f32], full: &[f32], back: &mut dyn FnMut(usize, &[f64])) -> f64 {
+    fn dissimilarity(
+        &self,
+        image: &[f32],
+        full: &[f32],
+        back: &mut dyn FnMut(usize, &[f64]),
+    ) -> f64 {
         let [channels, height, width] = self.shape;
         let plane = height * width;
         let count = (channels * (height + 1 - WINDOW) * (width + 1 - WINDOW)) as f64;
         let mut sum = 0.0;
         for (channel, (image, full)) in image.chunks(plane).zip(full.chunks(plane)).enumerate() {
             let (x, y) = (doubles(image), doubles(full));
-            let mean = |f: &dyn Fn(usize) -> f64| self.blur(&(0..plane).map(f).collect::<Vec<f64>>());
+            let mean =
+                |f: &dyn Fn(usize) -> f64| self.blur(&(0..plane).map(f).collect::<Vec<f64>>());
             let (mx, my) = (mean(&|i| x[i]), mean(&|i| y[i]));
-            let (mxx, myy, mxy) = (mean(&|i| x[i] * x[i]), mean(&|i| y[i] * y[i]), mean(&|i| x[i] * y[i]));
+            let (mxx, myy, mxy) = (
+                mean(&|i| x[i] * x[i]),
+                mean(&|i| y[i] * y[i]),
+                mean(&|i| x[i] * y[i]),
+            );
             // Slopes of the sum of similarities, to the means of x, x^2 and x y.
-            let mut slopes = [vec![0.0; mx.len()], vec![0.0; mx.len()], vec![0.0; mx.len()]];
+            let mut slopes = [
+                vec![0.0; mx.len()],
+                vec![0.0; mx.len()],
+                vec![0.0; mx.len()],
+            ];
             for i in 0..mx.len() {
-                let (a1, a2) = (2.0 * mx[i] * my[i] + C1, 2.0 * (mxy[i] - mx[i] * my[i]) + C2);
-                let (b1, b2) = (mx[i].powi(2) + my[i].powi(2) + C1, mxx[i] - mx[i].powi(2) + myy[i] - my[i].powi(2) + C2);
+                let (a1, a2) = (
+                    2.0 * mx[i] * my[i] + C1,
+                    2.0 * (mxy[i] - mx[i] * my[i]) + C2,
+                );
+                let (b1, b2) = (
+                    mx[i].powi(2) + my[i].powi(2) + C1,
+                    mxx[i] - mx[i].powi(2) + myy[i] - my[i].powi(2) + C2,
+                );
                 let similarity = a1 * a2 / (b1 * b2);
                 sum += similarity;
-                slopes[0][i] = 2.0 * my[i] * (a2 - a1) / (b1 * b2) + similarity * 2.0 * mx[i] * (1.0 / b2 - 1.0 / b1);
+                slopes[0][i] = 2.0 * my[i] * (a2 - a1) / (b1 * b2)
+                    + similarity * 2.0 * mx[i] * (1.0 / b2 - 1.0 / b1);
                 slopes[1][i] = -similarity / b2;
                 slopes[2][i] = 2.0 * a1 / (b1 * b2);
             }
             let [first, second, mixed] = slopes.map(|s| self.spread(&s));
             let slope = |i: usize| -(first[i] + 2.0 * x[i] * second[i] + y[i] * mixed[i]) / count;
-            back(channel * plane, &(0..plane).map(slope).collect::<Vec<f64>>());
+            back(
+                channel * plane,
+                &(0..plane).map(slope).collect::<Vec<f64>>(),
+            );
         }
         1.0 - sum / count
     }
@@ -113,10 +166,26 @@ impl Loss {
     fn blur(&self, plane: &[f64]) -> Vec<f64> {
         let [_, height, width] = self.shape;
         let (rows, columns) = (height + 1 - WINDOW, width + 1 - WINDOW);
-        let along = |row: usize, column: usize| -> f64 { self.window.iter().enumerate().map(|(k, w)| w * plane[row * width + column + k]).sum() };
-        let lines: Vec<f64> = places(height, columns).map(|(row, column)| along(row, column)).collect();
-        let down = |row: usize, column: usize| -> f64 { self.window.iter().enumerate().map(|(k, w)| w * lines[(row + k) * columns + column]).sum() };
-        places(rows, columns).map(|(row, column)| down(row, column)).collect()
+        let along = |row: usize, column: usize| -> f64 {
+            self.window
+                .iter()
+                .enumerate()
+                .map(|(k, w)| w * plane[row * width + column + k])
+                .sum()
+        };
+        let lines: Vec<f64> = places(height, columns)
+            .map(|(row, column)| along(row, column))
+            .collect();
+        let down = |row: usize, column: usize| -> f64 {
+            self.window
+                .iter()
+                .enumerate()
+                .map(|(k, w)| w * lines[(row + k) * columns + column])
+                .sum()
+        };
+        places(rows, columns)
+            .map(|(row, column)| down(row, column))
+            .collect()
     }
 
     /// The transpose of [`blur`](Self::blur).
@@ -125,11 +194,15 @@ impl Loss {
         let (rows, columns) = (height + 1 - WINDOW, width + 1 - WINDOW);
         let mut lines = vec![0.0; height * columns];
         for (row, column) in places(rows, columns) {
-            self.window.iter().enumerate().for_each(|(k, w)| lines[(row + k) * columns + column] += w * means[row * columns + column]);
+            self.window.iter().enumerate().for_each(|(k, w)| {
+                lines[(row + k) * columns + column] += w * means[row * columns + column]
+            });
         }
         let mut plane = vec![0.0; height * width];
         for (row, column) in places(height, columns) {
-            self.window.iter().enumerate().for_each(|(k, w)| plane[row * width + column + k] += w * lines[row * columns + column]);
+            self.window.iter().enumerate().for_each(|(k, w)| {
+                plane[row * width + column + k] += w * lines[row * columns + column]
+            });
         }
         plane
     }
@@ -157,7 +230,8 @@ mod tests {
     }
 
     fn cases() -> Vec<Case> {
-        serde_json::from_str(include_str!("../../../fixtures/ssim.json")).expect("recorded by fixtures/make_ssim.py")
+        serde_json::from_str(include_str!("../../../fixtures/ssim.json"))
+            .expect("recorded by fixtures/make_ssim.py")
     }
 
     #[test]
@@ -165,14 +239,22 @@ mod tests {
         for case in cases() {
             let loss = Loss::new(Some(LossKind::Ssim), case.shape).expect("fits");
             let found = 1.0 - loss.distance(&case.image, &case.other);
-            assert!((found - case.ssim).abs() < 1e-6, "{:?}: {found}, not {}", case.shape, case.ssim);
+            assert!(
+                (found - case.ssim).abs() < 1e-6,
+                "{:?}: {found}, not {}",
+                case.shape,
+                case.ssim
+            );
             assert!(loss.distance(&case.image, &case.image).abs() < 1e-12);
         }
     }
 
     #[test]
     fn gradients_are_those_of_finite_differences() {
-        for (case, kind) in cases().iter().flat_map(|case| [(case, LossKind::Mse), (case, LossKind::Ssim)]) {
+        for (case, kind) in cases()
+            .iter()
+            .flat_map(|case| [(case, LossKind::Mse), (case, LossKind::Ssim)])
+        {
             let loss = Loss::new(Some(kind), case.shape).expect("fits");
             let (distance, gradient) = loss.gradient(&case.image, &case.other);
             assert!((distance - loss.distance(&case.image, &case.other)).abs() < 1e-12);
@@ -184,7 +266,12 @@ mod tests {
                     loss.distance(&image, &case.other)
                 };
                 let slope = ((moved(1e-3) - moved(-1e-3)) / 2e-3) as f32;
-                assert!((slope - gradient[at]).abs() <= 1e-2 * scale, "{kind:?} {:?}[{at}]: {}, not {slope}", case.shape, gradient[at]);
+                assert!(
+                    (slope - gradient[at]).abs() <= 1e-2 * scale,
+                    "{kind:?} {:?}[{at}]: {}, not {slope}",
+                    case.shape,
+                    gradient[at]
+                );
             }
         }
     }
@@ -200,7 +287,11 @@ mod tests {
             ([1, 8, 8], None, Some("mean square")),
             ([1, 8, 8], Some(LossKind::Ssim), None),
         ] {
-            assert_eq!(Loss::new(asked, shape).map(|loss| loss.name()), name, "{shape:?} {asked:?}");
+            assert_eq!(
+                Loss::new(asked, shape).map(|loss| loss.name()),
+                name,
+                "{shape:?} {asked:?}"
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A whole run of the sampler with gates, and the way back through it.
 //!
-//! Forward keeps the latents of every step and what was really computed; backward runs every evaluation again, so that the activations of one
-//! step are in memory at a time. The sampler itself is a table of sums ([`SamplingPlan`]), and so is its transpose.
+//! Forward keeps the latents of every step and what was really computed; backward runs every
+//! evaluation again, so that the activations of one step are in memory at a time. The sampler
+//! itself is a table of sums ([`SamplingPlan`]), and so is its transpose.
 
 use std::sync::Arc;
 
@@ -57,7 +58,11 @@ impl Rollout {
 
 impl Sampler<'_> {
     fn labels(&self, start: &Start) -> Vec<i64> {
-        let none = self.diffusion.classes.and_then(|c| c.unconditional).map(|id| id as i64);
+        let none = self
+            .diffusion
+            .classes
+            .and_then(|c| c.unconditional)
+            .map(|id| id as i64);
         match (start.class, none) {
             (Some(class), Some(none)) if self.is_guided() => vec![class, none],
             (Some(class), _) => vec![class],
@@ -74,14 +79,35 @@ impl Sampler<'_> {
     }
 
     /// What the model is fed at step `i`: the image once for each label.
-    fn feed<'f>(&'f self, i: usize, start: &Start, labels: &'f [i64], gates: &'f [f32], rollout: &Rollout) -> Result<Feed<'f>, PassError> {
+    fn feed<'f>(
+        &'f self,
+        i: usize,
+        start: &Start,
+        labels: &'f [i64],
+        gates: &'f [f32],
+        rollout: &Rollout,
+    ) -> Result<Feed<'f>, PassError> {
         let rows = if self.is_guided() { 2 } else { 1 };
         let step = &self.plan.steps[i];
-        let scaled = rollout.latents[i].iter().map(|x| x * step.input_scale as f32);
+        let scaled = rollout.latents[i]
+            .iter()
+            .map(|x| x * step.input_scale as f32);
         let data: Vec<f32> = std::iter::repeat_n(scaled, rows).flatten().collect();
-        let Diffusion { channels, height, width, .. } = *self.diffusion;
+        let Diffusion {
+            channels,
+            height,
+            width,
+            ..
+        } = *self.diffusion;
         let latents = Array::f32([rows, channels, height, width], data)?;
-        Ok(Feed { latents, timestep: step.timestep, labels, told: self.told(start), gates, backups: rollout.backups(i)? })
+        Ok(Feed {
+            latents,
+            timestep: step.timestep,
+            labels,
+            told: self.told(start),
+            gates,
+            backups: rollout.backups(i)?,
+        })
     }
 
     /// The model's answer for the image, without a learned variance: `u + g (c - u)`.
@@ -91,7 +117,11 @@ impl Sampler<'_> {
         let row = numbers.len() / output.shape()[0].max(1);
         let conditional = &numbers[..n.min(row)];
         match numbers.get(row..row + n) {
-            Some(free) if self.is_guided() => conditional.iter().zip(free).map(|(c, u)| u + self.guidance * (c - u)).collect(),
+            Some(free) if self.is_guided() => conditional
+                .iter()
+                .zip(free)
+                .map(|(c, u)| u + self.guidance * (c - u))
+                .collect(),
             _ => conditional.to_vec(),
         }
     }
@@ -99,10 +129,16 @@ impl Sampler<'_> {
     /// The transpose of [`guided`](Self::guided).
     fn spread(&self, adjoint: &[f32], shape: &[usize]) -> Result<Array, PassError> {
         let row = shape.iter().skip(1).product::<usize>();
-        let factors = if self.is_guided() { vec![self.guidance, 1.0 - self.guidance] } else { vec![1.0] };
+        let factors = if self.is_guided() {
+            vec![self.guidance, 1.0 - self.guidance]
+        } else {
+            vec![1.0]
+        };
         let mut data = vec![0.0; row * factors.len()];
         for (out, factor) in data.chunks_mut(row.max(1)).zip(factors) {
-            out.iter_mut().zip(adjoint).for_each(|(o, a)| *o = factor * a);
+            out.iter_mut()
+                .zip(adjoint)
+                .for_each(|(o, a)| *o = factor * a);
         }
         Ok(Array::f32(shape, data)?)
     }
@@ -110,7 +146,11 @@ impl Sampler<'_> {
     /// Runs the sampler; `gates[step][unit]` from 0 to 1, the first step of which is 1 everywhere.
     pub fn run(&self, start: &Start, gates: &[Vec<f32>]) -> Result<Rollout, PassError> {
         let labels = self.labels(start);
-        let first: Vec<f32> = start.noise.iter().map(|x| x * self.plan.initial_scale as f32).collect();
+        let first: Vec<f32> = start
+            .noise
+            .iter()
+            .map(|x| x * self.plan.initial_scale as f32)
+            .collect();
         let mut rollout = Rollout {
             latents: vec![first],
             estimates: vec![],
@@ -131,13 +171,20 @@ impl Sampler<'_> {
     }
 
     /// The gradient of the gates, `[step][unit]`, where `adjoint` is that of the sample.
-    pub fn back(&self, start: &Start, gates: &[Vec<f32>], rollout: &Rollout, adjoint: Vec<f32>) -> Result<Vec<Vec<f64>>, PassError> {
+    pub fn back(
+        &self,
+        start: &Start,
+        gates: &[Vec<f32>],
+        rollout: &Rollout,
+        adjoint: Vec<f32>,
+    ) -> Result<Vec<Vec<f64>>, PassError> {
         let (labels, steps) = (self.labels(start), self.plan.steps.len());
         let n = adjoint.len();
         let mut latents: Vec<Vec<f32>> = vec![vec![0.0; n]; steps];
         latents.push(adjoint);
         let mut estimates: Vec<Vec<f32>> = vec![vec![0.0; n]; steps];
-        let mut remembered: Vec<Vec<Option<Array>>> = vec![vec![None; self.net.unit_of().len()]; steps];
+        let mut remembered: Vec<Vec<Option<Array>>> =
+            vec![vec![None; self.net.unit_of().len()]; steps];
         let mut gradient = vec![Vec::new(); steps];
         for (i, step) in self.plan.steps.iter().enumerate().rev() {
             let next = std::mem::take(&mut latents[i + 1]);
@@ -148,19 +195,44 @@ impl Sampler<'_> {
                 accumulate(&mut estimates[i - j], &next, *c as f32);
             }
             let mut through = std::mem::take(&mut estimates[i]);
-            through.iter_mut().zip(&rollout.clipped[i]).filter(|(_, clipped)| **clipped).for_each(|(a, _)| *a = 0.0);
+            through
+                .iter_mut()
+                .zip(&rollout.clipped[i])
+                .filter(|(_, clipped)| **clipped)
+                .for_each(|(a, _)| *a = 0.0);
             accumulate(&mut latents[i], &through, step.estimate.latents as f32);
-            let mut output: Vec<f32> = through.iter().map(|a| a * step.estimate.output as f32).collect();
+            let mut output: Vec<f32> = through
+                .iter()
+                .map(|a| a * step.estimate.output as f32)
+                .collect();
             accumulate(&mut output, &next, step.output as f32);
 
             let feed = self.feed(i, start, &labels, &gates[i], rollout)?;
-            let shape = [feed.latents.shape()[0], self.diffusion.out_channels, self.diffusion.height, self.diffusion.width];
-            let seeds = std::mem::take(&mut remembered[i]).into_iter().enumerate().filter_map(|(v, seed)| Some((v, seed?))).collect();
-            let adjoints = self.net.backward(self.segment, &feed, self.spread(&output, &shape)?, seeds)?;
-            for row in adjoints.latents.as_f32().unwrap_or_default().chunks(n.max(1)) {
+            let shape = [
+                feed.latents.shape()[0],
+                self.diffusion.out_channels,
+                self.diffusion.height,
+                self.diffusion.width,
+            ];
+            let seeds = std::mem::take(&mut remembered[i])
+                .into_iter()
+                .enumerate()
+                .filter_map(|(v, seed)| Some((v, seed?)))
+                .collect();
+            let adjoints =
+                self.net
+                    .backward(self.segment, &feed, self.spread(&output, &shape)?, seeds)?;
+            for row in adjoints
+                .latents
+                .as_f32()
+                .unwrap_or_default()
+                .chunks(n.max(1))
+            {
                 accumulate(&mut latents[i], row, step.input_scale as f32);
             }
-            for (value, (backup, sources)) in adjoints.backups.iter().zip(&rollout.sources[i]).enumerate() {
+            for (value, (backup, sources)) in
+                adjoints.backups.iter().zip(&rollout.sources[i]).enumerate()
+            {
                 for &(event, weight) in sources {
                     add(&mut remembered[event][value], backup, weight)?;
                 }
@@ -179,7 +251,9 @@ impl Rollout {
             [(event, _)] => Ok(Some((*self.mixed[event][value]).clone())),
             _ => {
                 let mut sum = None;
-                sources.iter().try_for_each(|&(event, weight)| add(&mut sum, &self.mixed[event][value], weight))?;
+                sources.iter().try_for_each(|&(event, weight)| {
+                    add(&mut sum, &self.mixed[event][value], weight)
+                })?;
                 Ok(sum)
             }
         };
@@ -189,10 +263,15 @@ impl Rollout {
     /// What the sampler reads out of an output.
     fn estimate(&mut self, step: &SamplingStep, i: usize, output: &[f32]) {
         let clip = step.estimate.clip.map_or(f32::INFINITY, |c| c as f32);
-        let raw = self.latents[i].iter().zip(output).map(|(x, o)| step.estimate.latents as f32 * x + step.estimate.output as f32 * o);
+        let raw = self.latents[i]
+            .iter()
+            .zip(output)
+            .map(|(x, o)| step.estimate.latents as f32 * x + step.estimate.output as f32 * o);
         let raw: Vec<f32> = raw.collect();
-        self.clipped.push(raw.iter().map(|d| d.abs() > clip).collect());
-        self.estimates.push(raw.into_iter().map(|d| d.clamp(-clip, clip)).collect());
+        self.clipped
+            .push(raw.iter().map(|d| d.abs() > clip).collect());
+        self.estimates
+            .push(raw.into_iter().map(|d| d.clamp(-clip, clip)).collect());
     }
 
     fn next(&self, step: &SamplingStep, i: usize, output: &[f32]) -> Vec<f32> {
@@ -209,45 +288,71 @@ impl Rollout {
     /// Keeps what was computed; what was reused is the same array again.
     fn remember(&mut self, mixed: Vec<Array>, gates: &[f32], unit_of: &[usize]) {
         let last = self.mixed.last();
-        let kept = mixed.into_iter().enumerate().map(|(value, array)| match last {
-            Some(last) if gates[unit_of[value]] <= 0.0 => last[value].clone(),
-            _ => Arc::new(array),
-        });
+        let kept = mixed
+            .into_iter()
+            .enumerate()
+            .map(|(value, array)| match last {
+                Some(last) if gates[unit_of[value]] <= 0.0 => last[value].clone(),
+                _ => Arc::new(array),
+            });
         let kept = kept.collect();
         self.mixed.push(kept);
     }
 }
 
-/// Where the backup of each value comes from at each step: `[step][value]`, steps and weights. With `hold` from the step before, which itself may
-/// have reused it; else from the steps that computed it.
+/// Where the backup of each value comes from at each step: `[step][value]`, steps and weights. With
+/// `hold` from the step before, which itself may have reused it; else from the steps that computed
+/// it.
 fn sources(gates: &[Vec<f32>], unit_of: &[usize], reuse: Reuse) -> Vec<Vec<Vec<(usize, f32)>>> {
     let mut events: Vec<Vec<usize>> = vec![Vec::new(); unit_of.len()];
     let mut all = Vec::new();
     for (step, row) in gates.iter().enumerate() {
         let of = |value: usize| -> Vec<(usize, f32)> {
             if reuse == Reuse::Hold {
-                return step.checked_sub(1).map(|last| (last, 1.0)).into_iter().collect();
+                return step
+                    .checked_sub(1)
+                    .map(|last| (last, 1.0))
+                    .into_iter()
+                    .collect();
             }
-            let at: Vec<usize> = events[value].iter().rev().take(reuse.order()).copied().collect();
-            at.iter().copied().zip(Reuse::weights(&at, step).into_iter().map(|w| w as f32)).collect()
+            let at: Vec<usize> = events[value]
+                .iter()
+                .rev()
+                .take(reuse.order())
+                .copied()
+                .collect();
+            at.iter()
+                .copied()
+                .zip(Reuse::weights(&at, step).into_iter().map(|w| w as f32))
+                .collect()
         };
         all.push((0..unit_of.len()).map(of).collect());
-        (0..unit_of.len()).filter(|&v| row[unit_of[v]] > 0.0).for_each(|v| events[v].push(step));
+        (0..unit_of.len())
+            .filter(|&v| row[unit_of[v]] > 0.0)
+            .for_each(|v| events[v].push(step));
     }
     all
 }
 
 /// A table of what is computed as gates.
 pub(super) fn hard(table: &[Vec<bool>]) -> Vec<Vec<f32>> {
-    table.iter().map(|row| row.iter().map(|on| f32::from(u8::from(*on))).collect()).collect()
+    table
+        .iter()
+        .map(|row| row.iter().map(|on| f32::from(u8::from(*on))).collect())
+        .collect()
 }
 
 fn accumulate(into: &mut [f32], from: &[f32], factor: f32) {
-    into.iter_mut().zip(from).for_each(|(x, y)| *x += factor * y);
+    into.iter_mut()
+        .zip(from)
+        .for_each(|(x, y)| *x += factor * y);
 }
 
 fn add(into: &mut Option<Array>, from: &Array, factor: f32) -> Result<(), PassError> {
-    let mut sum = into.take().map_or_else(|| vec![0.0; from.elements()], |a| a.as_f32().unwrap_or_default().to_vec());
+    let mut sum = into.take().map_or_else(
+        || vec![0.0; from.elements()],
+        |a| a.as_f32().unwrap_or_default().to_vec(),
+    );
     accumulate(&mut sum, from.as_f32().unwrap_or_default(), factor);
     *into = Some(Array::f32(from.shape(), sum)?);
     Ok(())

@@ -1,5 +1,5 @@
-//! The SuperNet of DiP-GO (arXiv 2410.16942, section 3.2) for one evaluation: the target in which every value that may be reused is
-//! `backup + gate * (fresh - backup)`, the backup being an input.
+//! The SuperNet of DiP-GO (arXiv 2410.16942, section 3.2) for one evaluation: the target in which
+//! every value that may be reused is `backup + gate * (fresh - backup)`, the backup being an input.
 
 use std::collections::HashMap;
 
@@ -60,7 +60,11 @@ pub(super) struct Adjoints {
 }
 
 impl SuperNet {
-    pub fn new(pass: &'static str, net: &SkipNet<'_>, diffusion: &Diffusion) -> Result<Self, PassError> {
+    pub fn new(
+        pass: &'static str,
+        net: &SkipNet<'_>,
+        diffusion: &Diffusion,
+    ) -> Result<Self, PassError> {
         let mut copy = Copier::new(net.graph, net.weights, "supernet");
         let inputs = Inputs::find(pass, net.graph)?;
         let mut copies: HashMap<ValueId, ValueId> = HashMap::new();
@@ -69,54 +73,115 @@ impl SuperNet {
         }
         let mut backups = Vec::new();
         for (at, value) in net.values.iter().enumerate() {
-            backups.push(copy.builder.input(&format!("backup.{at}"), net.graph.value(value.value).ty.clone(), None)?);
+            backups.push(copy.builder.input(
+                &format!("backup.{at}"),
+                net.graph.value(value.value).ty.clone(),
+                None,
+            )?);
         }
         let mut gates = Vec::new();
         for unit in 0..net.units.len() {
-            let dtype = net.values.iter().find(|v| v.unit == unit).map_or(DType::F32, |v| net.graph.value(v.value).ty.dtype);
-            gates.push(copy.builder.input(&format!("gate.{unit}"), ValueType::new(dtype, [Dim::from(1)]), None)?);
+            let dtype = net
+                .values
+                .iter()
+                .find(|v| v.unit == unit)
+                .map_or(DType::F32, |v| net.graph.value(v.value).ty.dtype);
+            gates.push(copy.builder.input(
+                &format!("gate.{unit}"),
+                ValueType::new(dtype, [Dim::from(1)]),
+                None,
+            )?);
         }
         let mut mixed = vec![None; net.values.len()];
         for (id, node) in net.graph.nodes() {
             copy.node(id, |_| false)?;
-            for (at, value) in net.values.iter().enumerate().filter(|(_, v)| node.outputs.contains(&v.value)) {
+            for (at, value) in net
+                .values
+                .iter()
+                .enumerate()
+                .filter(|(_, v)| node.outputs.contains(&v.value))
+            {
                 mixed[at] = Some(mix(&mut copy, value.value, backups[at], gates[value.unit])?);
             }
         }
-        let unsupported = |problem: &str| PassError::Unsupported { pass, problem: problem.into() };
-        let mixed = mixed.into_iter().collect::<Option<Vec<ValueId>>>().ok_or(missing())?;
+        let unsupported = |problem: &str| PassError::Unsupported {
+            pass,
+            problem: problem.into(),
+        };
+        let mixed = mixed
+            .into_iter()
+            .collect::<Option<Vec<ValueId>>>()
+            .ok_or(missing())?;
         let (latents, timestep) = (copies[&inputs.image], copies[&inputs.timestep]);
         let labels = inputs.labels.map(|value| copies[&value]);
-        let told = inputs.told.into_iter().map(|(name, value)| (name, copies[&value])).collect();
+        let told = inputs
+            .told
+            .into_iter()
+            .map(|(name, value)| (name, copies[&value]))
+            .collect();
         if labels.is_some() != diffusion.classes.is_some() {
-            return Err(unsupported("the target's classes aren't those of its configuration"));
+            return Err(unsupported(
+                "the target's classes aren't those of its configuration",
+            ));
         }
         let graph = copy.finish(vec![])?;
-        let output = graph.outputs().first().map(|o| o.value).ok_or_else(|| unsupported("the target has no output"))?;
+        let output = graph
+            .outputs()
+            .first()
+            .map(|o| o.value)
+            .ok_or_else(|| unsupported("the target has no output"))?;
         let unit_of = net.values.iter().map(|v| v.unit).collect();
-        Ok(Self { graph, latents, timestep, labels, told, output, backups, mixed, gates, unit_of })
+        Ok(Self {
+            graph,
+            latents,
+            timestep,
+            labels,
+            told,
+            output,
+            backups,
+            mixed,
+            gates,
+            unit_of,
+        })
     }
 
     /// All nodes with their weights, ready to run.
     pub fn load(&self, weights: &WeightTable) -> Result<Segment<'_>, PassError> {
-        Ok(Segment::new(&self.graph, weights, self.graph.nodes().map(|(id, _)| id).collect())?)
+        Ok(Segment::new(
+            &self.graph,
+            weights,
+            self.graph.nodes().map(|(id, _)| id).collect(),
+        )?)
     }
 
     fn known(&self, feed: &Feed<'_>) -> Result<Values, PassError> {
         let rows = feed.latents.shape()[0];
         let mut known = Values::new();
         known.insert(self.latents, feed.latents.clone());
-        known.insert(self.timestep, Array::f32([rows], vec![feed.timestep as f32; rows])?);
+        known.insert(
+            self.timestep,
+            Array::f32([rows], vec![feed.timestep as f32; rows])?,
+        );
         if let Some(labels) = self.labels {
             known.insert(labels, Array::i64([rows], feed.labels.to_vec())?);
         }
         for (name, value) in &self.told {
-            let array = feed.told.and_then(|told| told.get(name)).ok_or_else(|| untold(name))?;
+            let array = feed
+                .told
+                .and_then(|told| told.get(name))
+                .ok_or_else(|| untold(name))?;
             known.insert(*value, array.clone());
         }
         for (value, backup) in self.backups.iter().zip(&feed.backups) {
             let zeros = || {
-                let dims = self.graph.value(*value).ty.shape.0.iter().map(|d| d.known().unwrap_or(rows));
+                let dims = self
+                    .graph
+                    .value(*value)
+                    .ty
+                    .shape
+                    .0
+                    .iter()
+                    .map(|d| d.known().unwrap_or(rows));
                 let shape: Vec<usize> = dims.collect();
                 let n = shape.iter().product();
                 Array::f32(shape, vec![0.0; n])
@@ -134,20 +199,59 @@ impl SuperNet {
         let wanted: Vec<ValueId> = self.mixed.iter().copied().chain([self.output]).collect();
         let mut made = segment.forward(&self.known(feed)?, &wanted)?;
         let mut take = |value: ValueId| made.remove(&value).ok_or(missing());
-        Ok(Made { output: take(self.output)?, mixed: self.mixed.iter().map(|v| take(*v)).collect::<Result<_, _>>()? })
+        Ok(Made {
+            output: take(self.output)?,
+            mixed: self
+                .mixed
+                .iter()
+                .map(|v| take(*v))
+                .collect::<Result<_, _>>()?,
+        })
     }
 
-    /// Runs one evaluation again and takes the gradients of its output and of what is remembered back to what it was fed.
-    pub fn backward(&self, segment: &Segment<'_>, feed: &Feed<'_>, output: Array, mixed: Vec<(usize, Array)>) -> Result<Adjoints, PassError> {
-        let seeds: Vec<(ValueId, Array)> =
-            [(self.output, output)].into_iter().chain(mixed.into_iter().map(|(at, seed)| (self.mixed[at], seed))).collect();
-        let values = [self.latents].into_iter().chain(self.backups.iter().copied()).chain(self.gates.iter().copied()).collect();
-        let mut gradients = segment.vjp(&self.known(feed)?, &seeds, &Wanted { values, weights: vec![] })?;
-        let gates =
-            self.gates.iter().map(|gate| gradient(&mut gradients, *gate).map(|g| g.as_f32().map_or(0.0, |g| g.iter().map(|x| f64::from(*x)).sum())));
+    /// Runs one evaluation again and takes the gradients of its output and of what is remembered
+    /// back to what it was fed.
+    pub fn backward(
+        &self,
+        segment: &Segment<'_>,
+        feed: &Feed<'_>,
+        output: Array,
+        mixed: Vec<(usize, Array)>,
+    ) -> Result<Adjoints, PassError> {
+        let seeds: Vec<(ValueId, Array)> = [(self.output, output)]
+            .into_iter()
+            .chain(mixed.into_iter().map(|(at, seed)| (self.mixed[at], seed)))
+            .collect();
+        let values = [self.latents]
+            .into_iter()
+            .chain(self.backups.iter().copied())
+            .chain(self.gates.iter().copied())
+            .collect();
+        let mut gradients = segment.vjp(
+            &self.known(feed)?,
+            &seeds,
+            &Wanted {
+                values,
+                weights: vec![],
+            },
+        )?;
+        let gates = self.gates.iter().map(|gate| {
+            gradient(&mut gradients, *gate).map(|g| {
+                g.as_f32()
+                    .map_or(0.0, |g| g.iter().map(|x| f64::from(*x)).sum())
+            })
+        });
         let gates = gates.collect::<Result<_, PassError>>()?;
-        let backups = self.backups.iter().map(|v| gradient(&mut gradients, *v)).collect::<Result<_, _>>()?;
-        Ok(Adjoints { latents: gradient(&mut gradients, self.latents)?, backups, gates })
+        let backups = self
+            .backups
+            .iter()
+            .map(|v| gradient(&mut gradients, *v))
+            .collect::<Result<_, _>>()?;
+        Ok(Adjoints {
+            latents: gradient(&mut gradients, self.latents)?,
+            backups,
+            gates,
+        })
     }
 
     /// The unit of each value that may be reused.
@@ -161,19 +265,35 @@ fn gradient(gradients: &mut Gradients, value: ValueId) -> Result<Array, PassErro
 }
 
 fn untold(name: &str) -> PassError {
-    PassError::Ir(IrError::Edit { graph: "supernet".into(), problem: format!("the image isn't told its `{name}`") })
+    PassError::Ir(IrError::Edit {
+        graph: "supernet".into(),
+        problem: format!("the image isn't told its `{name}`"),
+    })
 }
 
 fn missing() -> PassError {
-    PassError::Ir(IrError::Edit { graph: "supernet".into(), problem: "a value that was asked for is missing".into() })
+    PassError::Ir(IrError::Edit {
+        graph: "supernet".into(),
+        problem: "a value that was asked for is missing".into(),
+    })
 }
 
 /// `backup + gate * (fresh - backup)`, which everybody reads instead of `fresh` from now on.
-fn mix(copy: &mut Copier<'_>, fresh: ValueId, backup: ValueId, gate: ValueId) -> Result<ValueId, IrError> {
+fn mix(
+    copy: &mut Copier<'_>,
+    fresh: ValueId,
+    backup: ValueId,
+    gate: ValueId,
+) -> Result<ValueId, IrError> {
     let Some(made) = copy.made.get(&fresh).copied() else {
-        return Err(IrError::Edit { graph: "supernet".into(), problem: "a value is mixed before it is made".into() });
+        return Err(IrError::Edit {
+            graph: "supernet".into(),
+            problem: "a value is mixed before it is made".into(),
+        });
     };
-    let less = copy.builder.add(Op::Scale { factor: -1.0 }, [backup.into()])?;
+    let less = copy
+        .builder
+        .add(Op::Scale { factor: -1.0 }, [backup.into()])?;
     let change = copy.builder.add(Op::Add, [made, less.into()])?;
     let gated = copy.builder.add(Op::Mul, [change.into(), gate.into()])?;
     let mixed = copy.builder.add(Op::Add, [backup.into(), gated.into()])?;

@@ -1,7 +1,8 @@
 //! Gradients of the gates against finite differences, through whole samplers.
 
 use dlc_ir::{
-    Classes, DType, Diffusion, Estimate, Expr, Graph, Reuse, SamplingPlan, SamplingStep, SkipGranularity, WeightTable, parse_graph, parse_graph_over,
+    Classes, DType, Diffusion, Estimate, Expr, Graph, Reuse, SamplingPlan, SamplingStep,
+    SkipGranularity, WeightTable, parse_graph, parse_graph_over,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -24,11 +25,22 @@ fn model(text: &str) -> (Graph, WeightTable) {
     let mut weights = WeightTable::default();
     for (_, w) in declared.entries() {
         // Small enough that the sampler doesn't run away.
-        let fan = if w.shape.len() > 1 { w.shape.iter().skip(1).product::<usize>() as f32 } else { 16.0 };
-        let centre = if w.shape.len() == 1 && w.name.ends_with("weight") { 1.0 } else { 0.0 };
-        let numbers = (0..w.elements()).map(|_| centre + rng.random_range(-0.8..0.8f32) / fan.sqrt());
+        let fan = if w.shape.len() > 1 {
+            w.shape.iter().skip(1).product::<usize>() as f32
+        } else {
+            16.0
+        };
+        let centre = if w.shape.len() == 1 && w.name.ends_with("weight") {
+            1.0
+        } else {
+            0.0
+        };
+        let numbers =
+            (0..w.elements()).map(|_| centre + rng.random_range(-0.8..0.8f32) / fan.sqrt());
         let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
-        weights.add(&w.name, &w.shape, Expr::constant(bytes, DType::F32)).expect("fits");
+        weights
+            .add(&w.name, &w.shape, Expr::constant(bytes, DType::F32))
+            .expect("fits");
     }
     (parse_graph_over(text, &weights).expect("parses"), weights)
 }
@@ -38,12 +50,19 @@ fn plan() -> SamplingPlan {
     let step = |i: usize| SamplingStep {
         timestep: 900.0 - 200.0 * i as f64,
         input_scale: 1.0 / (1.0 + 0.1 * i as f64),
-        estimate: Estimate { latents: 0.4, output: -0.3, clip: (i == 2).then_some(0.5) },
+        estimate: Estimate {
+            latents: 0.4,
+            output: -0.3,
+            clip: (i == 2).then_some(0.5),
+        },
         latents: if i == 0 { vec![0.8] } else { vec![0.7, 0.1] },
         estimates: if i == 0 { vec![0.3] } else { vec![0.4, -0.1] },
         output: 0.05,
     };
-    SamplingPlan { initial_scale: 1.2, steps: (0..4).map(step).collect() }
+    SamplingPlan {
+        initial_scale: 1.2,
+        steps: (0..4).map(step).collect(),
+    }
 }
 
 fn check(text: &str, diffusion: &Diffusion, granularity: SkipGranularity, reuse: Reuse) {
@@ -52,24 +71,57 @@ fn check(text: &str, diffusion: &Diffusion, granularity: SkipGranularity, reuse:
     let supernet = SuperNet::new(NAME, &net, diffusion).expect("can be trained");
     let segment = supernet.load(&weights).expect("loads");
     let plan = plan();
-    let sampler = Sampler { net: &supernet, segment: &segment, plan: &plan, diffusion, prompts: &[], reuse, guidance: 1.5 };
+    let sampler = Sampler {
+        net: &supernet,
+        segment: &segment,
+        plan: &plan,
+        diffusion,
+        prompts: &[],
+        reuse,
+        guidance: 1.5,
+    };
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let n = diffusion.channels * diffusion.height * diffusion.width;
-    let start = Start { noise: (0..n).map(|_| rng.random_range(-1.5..1.5)).collect(), class: diffusion.classes.map(|_| 3), prompt: None };
+    let start = Start {
+        noise: (0..n).map(|_| rng.random_range(-1.5..1.5)).collect(),
+        class: diffusion.classes.map(|_| 3),
+        prompt: None,
+    };
     let signs: Vec<f32> = (0..n).map(|_| rng.random_range(-1.0..1.0)).collect();
     // Between on and off, but for the first step: gates are numbers to the way back.
-    let mut gates: Vec<Vec<f32>> = (0..plan.steps.len()).map(|_| net.units.iter().map(|_| rng.random_range(0.2..0.8)).collect()).collect();
+    let mut gates: Vec<Vec<f32>> = (0..plan.steps.len())
+        .map(|_| {
+            net.units
+                .iter()
+                .map(|_| rng.random_range(0.2..0.8))
+                .collect()
+        })
+        .collect();
     gates[0].fill(1.0);
     let value = |gates: &[Vec<f32>]| -> f64 {
         let rollout = sampler.run(&start, gates).expect("runs");
-        rollout.sample().iter().zip(&signs).map(|(x, s)| f64::from(x * s)).sum()
+        rollout
+            .sample()
+            .iter()
+            .zip(&signs)
+            .map(|(x, s)| f64::from(x * s))
+            .sum()
     };
     let rollout = sampler.run(&start, &gates).expect("runs");
-    let gradient = sampler.back(&start, &gates, &rollout, signs.clone()).expect("runs back");
-    let scale = gradient.iter().skip(1).flatten().fold(0f64, |m, g| m.max(g.abs()));
+    let gradient = sampler
+        .back(&start, &gates, &rollout, signs.clone())
+        .expect("runs back");
+    let scale = gradient
+        .iter()
+        .skip(1)
+        .flatten()
+        .fold(0f64, |m, g| m.max(g.abs()));
     assert!(scale > 1e-4, "the gates change nothing");
     for _ in 0..6 {
-        let (step, unit) = (rng.random_range(1..plan.steps.len()), rng.random_range(0..net.units.len()));
+        let (step, unit) = (
+            rng.random_range(1..plan.steps.len()),
+            rng.random_range(0..net.units.len()),
+        );
         let moved = |by: f32| {
             let mut gates = gates.clone();
             gates[step][unit] += by;
@@ -77,7 +129,12 @@ fn check(text: &str, diffusion: &Diffusion, granularity: SkipGranularity, reuse:
         };
         let slope = (moved(STEP) - moved(-STEP)) / f64::from(2.0 * STEP);
         let error = (slope - gradient[step][unit]).abs();
-        assert!(error <= 2e-2 * scale, "{granularity:?} {reuse:?}, step {step}, {}: {:e}, not {slope:e}", net.units[unit].name, gradient[step][unit]);
+        assert!(
+            error <= 2e-2 * scale,
+            "{granularity:?} {reuse:?}, step {step}, {}: {:e}, not {slope:e}",
+            net.units[unit].name,
+            gradient[step][unit]
+        );
     }
 }
 
@@ -88,10 +145,20 @@ fn gate_gradients_are_those_of_finite_differences() {
         height: 8,
         width: 8,
         out_channels: 8,
-        classes: Some(Classes { count: 10, unconditional: Some(10) }),
+        classes: Some(Classes {
+            count: 10,
+            unconditional: Some(10),
+        }),
         text_width: None,
     };
-    let unet = Diffusion { channels: 1, height: 16, width: 16, out_channels: 1, classes: None, text_width: None };
+    let unet = Diffusion {
+        channels: 1,
+        height: 16,
+        width: 16,
+        out_channels: 1,
+        classes: None,
+        text_width: None,
+    };
     for granularity in [SkipGranularity::Branch, SkipGranularity::Block] {
         for reuse in [Reuse::Hold, Reuse::Linear, Reuse::Quadratic] {
             check(DIT, &dit, granularity, reuse);

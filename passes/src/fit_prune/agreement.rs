@@ -24,14 +24,29 @@ pub(super) fn agreement(
     samples: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<Agreement, PassError> {
-    let [a, b] = [answers(full, weights, samples, progress)?, answers(pruned, weights, samples, progress)?];
-    Ok(Agreement { same: a.iter().zip(&b).filter(|(x, y)| x == y).count(), answers: a.len() })
+    let [a, b] = [
+        answers(full, weights, samples, progress)?,
+        answers(pruned, weights, samples, progress)?,
+    ];
+    Ok(Agreement {
+        same: a.iter().zip(&b).filter(|(x, y)| x == y).count(),
+        answers: a.len(),
+    })
 }
 
-fn answers(graph: &Graph, weights: &WeightTable, samples: &[Vec<u32>], progress: &dyn Progress) -> Result<Vec<u32>, PassError> {
+fn answers(
+    graph: &Graph,
+    weights: &WeightTable,
+    samples: &[Vec<u32>],
+    progress: &dyn Progress,
+) -> Result<Vec<u32>, PassError> {
     let chain = Chain::new(graph, weights)?;
     let feeds = chain.feeds(samples)?;
-    let mut steps = Steps::start(progress, "comparing answers", chain.links.len() * samples.len())?;
+    let mut steps = Steps::start(
+        progress,
+        "comparing answers",
+        chain.links.len() * samples.len(),
+    )?;
     let mut residuals: Vec<Option<Array>> = vec![None; samples.len()];
     for link in &chain.links {
         let segment = chain.load(link)?;
@@ -40,5 +55,9 @@ fn answers(graph: &Graph, weights: &WeightTable, samples: &[Vec<u32>], progress:
             steps.step()?;
         }
     }
-    Ok(residuals.iter().flatten().flat_map(|logits| rows(logits).into_iter().map(|row| largest(&row))).collect())
+    Ok(residuals
+        .iter()
+        .flatten()
+        .flat_map(|logits| rows(logits).into_iter().map(|row| largest(&row)))
+        .collect())
 }

@@ -1,6 +1,8 @@
-//! A model as a chain: what stands before the first block, the blocks, what stands behind the last one.
+//! A model as a chain: what stands before the first block, the blocks, what stands behind the last
+//! one.
 //!
-//! Each link reads one value of the link before it, the residual, so that a link at a time has to be in memory.
+//! Each link reads one value of the link before it, the residual, so that a link at a time has to
+//! be in memory.
 
 use std::collections::BTreeMap;
 
@@ -33,8 +35,14 @@ pub(crate) struct Link {
 
 impl<'m> Chain<'m> {
     pub fn new(graph: &'m Graph, weights: &'m WeightTable) -> Result<Self, PassError> {
-        let unsupported = |problem: String| PassError::Unsupported { pass: NAME, problem };
-        let logits = graph.find_output("logits").ok_or_else(|| unsupported(NO_HEAD.into()))?.value;
+        let unsupported = |problem: String| PassError::Unsupported {
+            pass: NAME,
+            problem,
+        };
+        let logits = graph
+            .find_output("logits")
+            .ok_or_else(|| unsupported(NO_HEAD.into()))?
+            .value;
         let mut runs: Vec<(Option<BlockId>, Vec<NodeId>)> = Vec::new();
         for (id, node) in graph.nodes() {
             match runs.last_mut() {
@@ -46,25 +54,51 @@ impl<'m> Chain<'m> {
         for (block, nodes) in runs {
             let reads = match outside_reads(graph, &nodes)[..] {
                 [] if links.is_empty() => None,
-                [value] if links.last().is_some_and(|last| made_by(graph, value, &last.nodes)) => Some(value),
+                [value]
+                    if links
+                        .last()
+                        .is_some_and(|last| made_by(graph, value, &last.nodes)) =>
+                {
+                    Some(value)
+                }
                 _ => {
                     let at = graph.node(nodes[0]).op.name();
-                    return Err(unsupported(format!("the target is not a chain of blocks: see the nodes from {} ({at}) on", nodes[0])));
+                    return Err(unsupported(format!(
+                        "the target is not a chain of blocks: see the nodes from {} ({at}) on",
+                        nodes[0]
+                    )));
                 }
             };
             if block.is_some_and(|b| reads != Some(graph.block(b).input)) {
                 let name = block.map_or("", |b| &graph.block(b).name);
-                return Err(unsupported(format!("block {name} does not read its residual input from what stands before it")));
+                return Err(unsupported(format!(
+                    "block {name} does not read its residual input from what stands before it"
+                )));
             }
             if let (Some(last), Some(value)) = (links.last_mut(), reads) {
                 last.makes = value;
             }
-            links.push(Link { block, nodes, reads, makes: logits });
+            links.push(Link {
+                block,
+                nodes,
+                reads,
+                makes: logits,
+            });
         }
-        if links.last().is_none_or(|last| last.block.is_some() || !made_by(graph, logits, &last.nodes)) {
-            return Err(unsupported("the logits are not made behind the last block".into()));
+        if links
+            .last()
+            .is_none_or(|last| last.block.is_some() || !made_by(graph, logits, &last.nodes))
+        {
+            return Err(unsupported(
+                "the logits are not made behind the last block".into(),
+            ));
         }
-        Ok(Self { graph, weights, links, logits })
+        Ok(Self {
+            graph,
+            weights,
+            links,
+            logits,
+        })
     }
 
     /// The link with its weights, ready to run.
@@ -72,7 +106,8 @@ impl<'m> Chain<'m> {
         Ok(Segment::new(self.graph, self.weights, link.nodes.clone())?)
     }
 
-    /// What each sample feeds. Refuses samples that nothing can be learned from, before anything is computed.
+    /// What each sample feeds. Refuses samples that nothing can be learned from, before anything is
+    /// computed.
     pub fn feeds(&self, samples: &[Vec<u32>]) -> Result<Vec<Values>, PassError> {
         let unusable = |problem: String| Err(PassError::Calibration { problem });
         if samples.is_empty() {
@@ -81,30 +116,50 @@ impl<'m> Chain<'m> {
         let vocab = self.vocabulary();
         for (number, tokens) in (1..).zip(samples) {
             if tokens.len() < 2 {
-                return unusable(format!("sample {number} holds less than 2 tokens, so there is none to predict"));
+                return unusable(format!(
+                    "sample {number} holds less than 2 tokens, so there is none to predict"
+                ));
             }
             if let Some(token) = tokens.iter().find(|t| **t as usize >= vocab) {
-                return unusable(format!("sample {number} holds token {token}, outside of the vocabulary of {vocab}"));
+                return unusable(format!(
+                    "sample {number} holds token {token}, outside of the vocabulary of {vocab}"
+                ));
             }
         }
-        samples.iter().map(|tokens| feeds(self.graph, &[tokens], 0, BTreeMap::new())).collect()
+        samples
+            .iter()
+            .map(|tokens| feeds(self.graph, &[tokens], 0, BTreeMap::new()))
+            .collect()
     }
 
     /// The rows of the table that tokens are looked up in.
     fn vocabulary(&self) -> usize {
         let ids = self.graph.find_input("input_ids").map(|i| i.value.into());
         let table = self.graph.nodes().find_map(|(_, n)| match n.inputs[..] {
-            [Operand::Weight(table), looked_up] if n.op == Op::Gather && Some(looked_up) == ids => Some(table),
+            [Operand::Weight(table), looked_up] if n.op == Op::Gather && Some(looked_up) == ids => {
+                Some(table)
+            }
             _ => None,
         });
-        table.and_then(|w| self.weights[w].shape.first().copied()).unwrap_or(usize::MAX)
+        table
+            .and_then(|w| self.weights[w].shape.first().copied())
+            .unwrap_or(usize::MAX)
     }
 
     /// Runs a link: the residual that goes in, the one that comes out.
-    pub fn forward(segment: &Segment<'_>, link: &Link, feeds: &Values, residual: Option<&Array>) -> Result<Array, PassError> {
+    pub fn forward(
+        segment: &Segment<'_>,
+        link: &Link,
+        feeds: &Values,
+        residual: Option<&Array>,
+    ) -> Result<Array, PassError> {
         let known = Self::known(link, feeds, residual);
         let mut made = segment.forward(&known, &[link.makes])?;
-        made.remove(&link.makes).ok_or_else(|| PassError::Unsupported { pass: NAME, problem: format!("{} was not made", link.makes) })
+        made.remove(&link.makes)
+            .ok_or_else(|| PassError::Unsupported {
+                pass: NAME,
+                problem: format!("{} was not made", link.makes),
+            })
     }
 
     /// The values that a link may read.
@@ -117,25 +172,44 @@ impl<'m> Chain<'m> {
     }
 }
 
-/// What texts feed side by side, without padding: the same number of tokens of each, behind `past` of which the caches `held` hold keys and values;
-/// caches that aren't held are empty.
-pub(crate) fn feeds(graph: &Graph, unread: &[&[u32]], past: usize, mut held: BTreeMap<CacheRole, Array>) -> Result<Values, PassError> {
-    let (batch, n) = (unread.len(), unread.first().map_or(0, |tokens| tokens.len()));
+/// What texts feed side by side, without padding: the same number of tokens of each, behind `past`
+/// of which the caches `held` hold keys and values; caches that aren't held are empty.
+pub(crate) fn feeds(
+    graph: &Graph,
+    unread: &[&[u32]],
+    past: usize,
+    mut held: BTreeMap<CacheRole, Array>,
+) -> Result<Values, PassError> {
+    let (batch, n) = (
+        unread.len(),
+        unread.first().map_or(0, |tokens| tokens.len()),
+    );
     let mut feeds = Values::new();
     for input in graph.inputs() {
         let ty = &graph.value(input.value).ty;
         let array = match (input.name.as_str(), input.cache) {
-            ("input_ids", _) => Array::i64([batch, n], unread.concat().into_iter().map(i64::from).collect())?,
+            ("input_ids", _) => Array::i64(
+                [batch, n],
+                unread.concat().into_iter().map(i64::from).collect(),
+            )?,
             ("attention_mask", _) => Array::i64([batch, past + n], vec![1; batch * (past + n)])?,
             ("token_type_ids", _) => Array::i64([batch, n], vec![0; batch * n])?,
-            ("position_ids", _) => Array::i64([batch, n], (0..batch).flat_map(|_| past as i64..(past + n) as i64).collect())?,
+            ("position_ids", _) => Array::i64(
+                [batch, n],
+                (0..batch)
+                    .flat_map(|_| past as i64..(past + n) as i64)
+                    .collect(),
+            )?,
             (_, Some(role)) if ty.dtype.is_float() => match held.remove(&role) {
                 Some(array) => array,
                 None => empty_cache(&ty.shape.0, batch)?,
             },
             (name, _) => {
                 let problem = format!("it doesn't know how to feed input {name} of type {ty}");
-                return Err(PassError::Unsupported { pass: NAME, problem });
+                return Err(PassError::Unsupported {
+                    pass: NAME,
+                    problem,
+                });
             }
         };
         feeds.insert(input.value, array);
@@ -144,7 +218,10 @@ pub(crate) fn feeds(graph: &Graph, unread: &[&[u32]], past: usize, mut held: BTr
 }
 
 fn empty_cache(shape: &[Dim], batch: usize) -> Result<Array, PassError> {
-    let sizes = shape.iter().zip([Some(batch), None, Some(0), None]).map(|(dim, fixed)| fixed.or(dim.known()).unwrap_or(0));
+    let sizes = shape
+        .iter()
+        .zip([Some(batch), None, Some(0), None])
+        .map(|(dim, fixed)| fixed.or(dim.known()).unwrap_or(0));
     Ok(Array::f32(sizes.collect::<Vec<_>>(), vec![])?)
 }
 
@@ -157,7 +234,13 @@ fn outside_reads(graph: &Graph, nodes: &[NodeId]) -> Vec<ValueId> {
     let mut reads: Vec<ValueId> = nodes
         .iter()
         .flat_map(|&n| &graph.node(n).inputs)
-        .filter_map(|o| if let Operand::Value(v) = o { Some(*v) } else { None })
+        .filter_map(|o| {
+            if let Operand::Value(v) = o {
+                Some(*v)
+            } else {
+                None
+            }
+        })
         .filter(|&v| matches!(graph.value(v).def, Def::Node(maker, _) if !nodes.contains(&maker)))
         .collect();
     reads.sort_unstable();

@@ -1,9 +1,11 @@
-//! `fit-prune`: the target without its least important layers becomes the draft; of an encoder, a smaller model of its own.
+//! `fit-prune`: the target without its least important layers becomes the draft; of an encoder, a
+//! smaller model of its own.
 //!
-//! SDFP: *Speculative Decoding with FIT-Pruned Models* (arXiv 2602.05499); FIT: *A Metric for Model Sensitivity*, Zandonati et al. (ICLR 2023).
-//! `score.rs` runs the model backwards block by block, `ablate.rs` holds the scores that need no gradient, `objective.rs` what both are about; `select.rs` chooses what to drop, `agreement.rs`
-//! says what that does to an encoder.
-//! The target is never changed.
+//! SDFP: *Speculative Decoding with FIT-Pruned Models* (arXiv 2602.05499); FIT: *A Metric for Model
+//! Sensitivity*, Zandonati et al. (ICLR 2023). `score.rs` runs the model backwards block by block,
+//! `ablate.rs` holds the scores that need no gradient, `objective.rs` what both are about;
+//! `select.rs` chooses what to drop, `agreement.rs` says what that does to an encoder. The target
+//! is never changed.
 
 mod ablate;
 mod agreement;
@@ -48,10 +50,15 @@ impl FitPrune {
     pub fn new(options: FitPruneOptions) -> Result<Self, PassError> {
         let scores = Score::parse_list(&options.score)?;
         if !(options.keep > 0.0 && options.keep <= 1.0) {
-            return Err(options_error(format!("keep={} is not a share between 0 and 1", options.keep)));
+            return Err(options_error(format!(
+                "keep={} is not a share between 0 and 1",
+                options.keep
+            )));
         }
         if options.samples == 0 || options.length < 2 {
-            return Err(options_error("samples must be 1 or more, and length 2 or more".into()));
+            return Err(options_error(
+                "samples must be 1 or more, and length 2 or more".into(),
+            ));
         }
         Ok(Self { options, scores })
     }
@@ -64,9 +71,15 @@ impl FitPrune {
     fn samples(&self, module: &Module, cx: &PassContext<'_>) -> Result<Vec<Vec<u32>>, PassError> {
         let length = self.length(module);
         if length < 2 {
-            return Err(unsupported("a context of less than 2 tokens is too short to predict a token in"));
+            return Err(unsupported(
+                "a context of less than 2 tokens is too short to predict a token in",
+            ));
         }
-        cx.calibration.samples(self.options.calibration.as_deref(), self.options.samples, length)
+        cx.calibration.samples(
+            self.options.calibration.as_deref(),
+            self.options.samples,
+            length,
+        )
     }
 
     /// The score table, from the cache if it has one for the same module, data and options.
@@ -78,17 +91,41 @@ impl FitPrune {
         samples: &[Vec<u32>],
         cx: &mut PassContext<'_>,
     ) -> Result<(ScoreTable, bool), PassError> {
-        let key = format!("{NAME} 1 {} {:?} {} {samples:?}", cx.module_key, self.options.granularity, self.options.score);
-        let stored = cx.cache.and_then(|c| c.get(&key)).and_then(|text| serde_json::from_str::<ScoreTable>(&text).ok());
-        if let Some(table) = stored.filter(|t| t.fits(units.iter().map(|u| u.name.as_str()), self.scores.iter().map(|s| s.name()))) {
+        let key = format!(
+            "{NAME} 1 {} {:?} {} {samples:?}",
+            cx.module_key, self.options.granularity, self.options.score
+        );
+        let stored = cx
+            .cache
+            .and_then(|c| c.get(&key))
+            .and_then(|text| serde_json::from_str::<ScoreTable>(&text).ok());
+        if let Some(table) = stored.filter(|t| {
+            t.fits(
+                units.iter().map(|u| u.name.as_str()),
+                self.scores.iter().map(|s| s.name()),
+            )
+        }) {
             return Ok((table, true));
         }
         let gradients = format!("{NAME} gradients 1 {} {samples:?}", cx.module_key);
-        let removal = format!("{NAME} removal 1 {} {:?} {} {samples:?}", cx.module_key, self.options.granularity, self.scores.contains(&Score::Kl));
+        let removal = format!(
+            "{NAME} removal 1 {} {:?} {} {samples:?}",
+            cx.module_key,
+            self.options.granularity,
+            self.scores.contains(&Score::Kl)
+        );
         let kept = [&gradients, &removal].map(|key| Kept::new(cx.cache, key));
         let progress = cx.progress;
-        let table = cx.pool.install(|| self.compute(module, target, units, samples, kept, progress));
-        if let (Some(cache), Some(text)) = (cx.cache, table.as_ref().ok().and_then(|table| serde_json::to_string(table).ok())) {
+        let table = cx
+            .pool
+            .install(|| self.compute(module, target, units, samples, kept, progress));
+        if let (Some(cache), Some(text)) = (
+            cx.cache,
+            table
+                .as_ref()
+                .ok()
+                .and_then(|table| serde_json::to_string(table).ok()),
+        ) {
             cache.put(&key, &text);
         }
         if !matches!(table, Err(PassError::Interrupted)) {
@@ -113,31 +150,72 @@ impl FitPrune {
         let chain = chain::Chain::new(target, &module.weights)?;
         let (mut fisher, mut ablation) = (None, None);
         if self.scores.iter().any(|s| s.needs_gradient()) {
-            fisher = Some(score::scores(target, &module.weights, objective, samples, None, gradients, progress)?);
+            fisher = Some(score::scores(
+                target,
+                &module.weights,
+                objective,
+                samples,
+                None,
+                gradients,
+                progress,
+            )?);
         }
         if self.scores.iter().any(|s| !s.needs_gradient()) {
             let kl = self.scores.contains(&Score::Kl);
-            ablation = Some(ablate::ablate(&chain, units, objective, samples, kl, removal, progress)?);
+            ablation = Some(ablate::ablate(
+                &chain, units, objective, samples, kl, removal, progress,
+            )?);
         }
         if let (Some(f), true) = (&fisher, self.scores.contains(&Score::FitResidual)) {
-            let silent = |unit: &&Unit| !unit.blocks.iter().filter_map(|b| f.blocks.get(b)).flatten().any(|t| t.writes_residual);
+            let silent = |unit: &&Unit| {
+                !unit
+                    .blocks
+                    .iter()
+                    .filter_map(|b| f.blocks.get(b))
+                    .flatten()
+                    .any(|t| t.writes_residual)
+            };
             if let Some(unit) = units.iter().find(silent) {
-                let problem = format!("no matrix of {} writes into the residual, so fit-residual can't score it", unit.name);
+                let problem = format!(
+                    "no matrix of {} writes into the residual, so fit-residual can't score it",
+                    unit.name
+                );
                 return Err(unsupported(&problem));
             }
         }
         let mut columns = Vec::new();
         for &score in &self.scores {
-            let values = units.iter().enumerate().map(|(i, unit)| match (score, &fisher, &ablation) {
-                (Score::Cosine, _, Some(a)) => a.cosine[i],
-                (Score::Kl, _, Some(a)) => a.kl[i],
-                (_, Some(f), _) => unit.blocks.iter().filter_map(|b| f.blocks.get(b)).flatten().map(|t| tensor_score(score, t)).sum(),
-                _ => f64::NAN,
+            let values =
+                units
+                    .iter()
+                    .enumerate()
+                    .map(|(i, unit)| match (score, &fisher, &ablation) {
+                        (Score::Cosine, _, Some(a)) => a.cosine[i],
+                        (Score::Kl, _, Some(a)) => a.kl[i],
+                        (_, Some(f), _) => unit
+                            .blocks
+                            .iter()
+                            .filter_map(|b| f.blocks.get(b))
+                            .flatten()
+                            .map(|t| tensor_score(score, t))
+                            .sum(),
+                        _ => f64::NAN,
+                    });
+            columns.push(ScoreColumn {
+                name: score.name().into(),
+                values: values.collect(),
             });
-            columns.push(ScoreColumn { name: score.name().into(), values: values.collect() });
         }
-        let loss = fisher.map(|f| f.loss).or(ablation.map(|a| a.loss)).unwrap_or(f64::NAN);
-        let table = ScoreTable { units: units.iter().map(|u| u.name.clone()).collect(), columns, dropped: vec![false; units.len()], loss };
+        let loss = fisher
+            .map(|f| f.loss)
+            .or(ablation.map(|a| a.loss))
+            .unwrap_or(f64::NAN);
+        let table = ScoreTable {
+            units: units.iter().map(|u| u.name.clone()).collect(),
+            columns,
+            dropped: vec![false; units.len()],
+            loss,
+        };
         self.check_finite(&table)?;
         Ok(table)
     }
@@ -146,12 +224,19 @@ impl FitPrune {
         for (score, column) in self.scores.iter().zip(&table.columns) {
             if let Some(i) = column.values.iter().position(|v| !v.is_finite()) {
                 let (unit, value) = (table.units[i].clone(), column.values[i]);
-                return Err(PassError::NotFinite { pass: NAME, score: score.name(), unit, value });
+                return Err(PassError::NotFinite {
+                    pass: NAME,
+                    score: score.name(),
+                    unit,
+                    value,
+                });
             }
         }
         if !table.loss.is_finite() {
-            let problem =
-                format!("the model's loss on the samples is {}; some weight is NaN or infinite, or so large that the model overflows", table.loss);
+            let problem = format!(
+                "the model's loss on the samples is {}; some weight is NaN or infinite, or so large that the model overflows",
+                table.loss
+            );
             return Err(PassError::Calibration { problem });
         }
         Ok(())
@@ -167,7 +252,9 @@ fn tensor_score(score: Score, tensor: &TensorFisher) -> f64 {
     match score {
         Score::Fit => tensor.trace * tensor.mean_square,
         Score::FitElementwise => tensor.elementwise,
-        Score::FitResidual => f64::from(u8::from(tensor.writes_residual)) * tensor.trace * tensor.mean_square,
+        Score::FitResidual => {
+            f64::from(u8::from(tensor.writes_residual)) * tensor.trace * tensor.mean_square
+        }
         Score::Trace => tensor.trace,
         Score::Cosine | Score::Kl => 0.0,
     }
@@ -176,18 +263,30 @@ fn tensor_score(score: Score, tensor: &TensorFisher) -> f64 {
 /// What the module is scored on.
 fn objective(module: &Module) -> Result<Objective, PassError> {
     match module.model.scores {
-        Scores::OneClass => Objective::of(module.model.task).ok_or_else(|| unsupported(chain::NO_HEAD)),
-        Scores::AnyClasses => Err(unsupported("the model may find several classes true at once, and layers are scored on the one likeliest answer")),
-        Scores::Numbers => Err(unsupported("the model gives numbers, not classes, and layers are scored on the likeliest answer")),
+        Scores::OneClass => {
+            Objective::of(module.model.task).ok_or_else(|| unsupported(chain::NO_HEAD))
+        }
+        Scores::AnyClasses => Err(unsupported(
+            "the model may find several classes true at once, and layers are scored on the one likeliest answer",
+        )),
+        Scores::Numbers => Err(unsupported(
+            "the model gives numbers, not classes, and layers are scored on the likeliest answer",
+        )),
     }
 }
 
 fn unsupported(problem: &str) -> PassError {
-    PassError::Unsupported { pass: NAME, problem: problem.into() }
+    PassError::Unsupported {
+        pass: NAME,
+        problem: problem.into(),
+    }
 }
 
 fn options_error(problem: String) -> PassError {
-    PassError::Options { pass: NAME, problem }
+    PassError::Options {
+        pass: NAME,
+        problem,
+    }
 }
 
 impl Pass for FitPrune {
@@ -200,15 +299,22 @@ impl Pass for FitPrune {
     }
 
     fn needs(&self, module: &Module) -> Needs {
-        let memory = module.graph("target").map_or(0, |target| needs::scoring(module, target, self.options.samples, self.length(module)));
+        let memory = module.graph("target").map_or(0, |target| {
+            needs::scoring(module, target, self.options.samples, self.length(module))
+        });
         Needs { disk: 0, memory }
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
-        let target = module.graph("target").ok_or_else(|| unsupported("the module has no graph `target`"))?;
+        let target = module
+            .graph("target")
+            .ok_or_else(|| unsupported("the module has no graph `target`"))?;
         let result = Outcome::of(module);
         if module.graph(result.graph()).is_some() {
-            return Err(unsupported(&format!("the module has a {} already; ask for this pass once", result.noun())));
+            return Err(unsupported(&format!(
+                "the module has a {} already; ask for this pass once",
+                result.noun()
+            )));
         }
         let units = units(target, self.options.granularity);
         if units.is_empty() {
@@ -223,20 +329,42 @@ impl Pass for FitPrune {
         let pruned = without(target, &units, &dropped, result)?;
         let mut report = PassReport::default();
         report.fact("score", &table.columns[0].name);
-        report.fact("dropped", dropped.iter().map(|&i| units[i].name.as_str()).collect::<Vec<_>>().join(" "));
+        report.fact(
+            "dropped",
+            dropped
+                .iter()
+                .map(|&i| units[i].name.as_str())
+                .collect::<Vec<_>>()
+                .join(" "),
+        );
         report.fact("calibration loss", format!("{:.4} nats", table.loss));
         let length = self.length(module);
         if length < self.options.length {
-            report.fact("sample length", format!("{length} tokens, the model's context"));
+            report.fact(
+                "sample length",
+                format!("{length} tokens, the model's context"),
+            );
         }
-        report.note = Some(if reused { "scores: reused from the cache" } else { "scores: computed" });
+        report.note = Some(if reused {
+            "scores: reused from the cache"
+        } else {
+            "scores: computed"
+        });
         let mut small = pruned.clone();
         small.remove_dead();
         small.remove_unused_inputs();
         if result == Outcome::Pruned {
-            let agreed = cx.pool.install(|| agreement::agreement(target, &small, &module.weights, &samples, cx.progress))?;
+            let agreed = cx.pool.install(|| {
+                agreement::agreement(target, &small, &module.weights, &samples, cx.progress)
+            })?;
             let share = 100.0 * agreed.same as f64 / agreed.answers.max(1) as f64;
-            report.fact("agreement", format!("{share:.1}%, {} of {} answers on the calibration samples", agreed.same, agreed.answers));
+            report.fact(
+                "agreement",
+                format!(
+                    "{share:.1}%, {} of {} answers on the calibration samples",
+                    agreed.same, agreed.answers
+                ),
+            );
         }
         report.diff = Some(diff((target, &module.weights), (&small, &module.weights)));
         report.scores = Some(table);
@@ -256,7 +384,11 @@ enum Outcome {
 
 impl Outcome {
     fn of(module: &Module) -> Self {
-        if module.model.task == Task::TextGeneration { Self::Draft } else { Self::Pruned }
+        if module.model.task == Task::TextGeneration {
+            Self::Draft
+        } else {
+            Self::Pruned
+        }
     }
 
     fn graph(self) -> &'static str {
@@ -276,10 +408,23 @@ impl Outcome {
 
 impl FitPrune {
     /// How many units go, and which may.
-    fn quota(&self, target: &Graph, units: &[Unit], result: Outcome) -> Result<(usize, Vec<usize>), PassError> {
+    fn quota(
+        &self,
+        target: &Graph,
+        units: &[Unit],
+        result: Outcome,
+    ) -> Result<(usize, Vec<usize>), PassError> {
         let (unit, noun) = (self.options.granularity.name(), result.noun());
-        let drop = self.options.drop.unwrap_or_else(|| select::drop_for(units.len(), self.options.keep));
-        let candidates = select::candidates(target, units, self.options.protect_first, self.options.protect_last);
+        let drop = self
+            .options
+            .drop
+            .unwrap_or_else(|| select::drop_for(units.len(), self.options.keep));
+        let candidates = select::candidates(
+            target,
+            units,
+            self.options.protect_first,
+            self.options.protect_last,
+        );
         if drop == 0 {
             return Err(options_error(format!(
                 "dropping no {unit} leaves a {noun} as slow as the target; ask for drop=1 or more, or a smaller keep"
@@ -287,16 +432,28 @@ impl FitPrune {
         }
         if drop > candidates.len() || drop >= units.len() {
             let most = candidates.len().min(units.len() - 1);
-            let way_out = if most > 0 { format!("ask for drop={most} or less") } else { "protect fewer layers".into() };
+            let way_out = if most > 0 {
+                format!("ask for drop={most} or less")
+            } else {
+                "protect fewer layers".into()
+            };
             let (all, free) = (units.len(), candidates.len());
-            return Err(options_error(format!("dropping {drop} of {all} {unit}s leaves no {noun} ({free} may be dropped); {way_out}")));
+            return Err(options_error(format!(
+                "dropping {drop} of {all} {unit}s leaves no {noun} ({free} may be dropped); {way_out}"
+            )));
         }
         Ok((drop, candidates))
     }
 }
 
-/// The target with the units at `dropped` bypassed; what they leave behind is for the clean-up passes.
-fn without(target: &Graph, units: &[Unit], dropped: &[usize], result: Outcome) -> Result<Graph, PassError> {
+/// The target with the units at `dropped` bypassed; what they leave behind is for the clean-up
+/// passes.
+fn without(
+    target: &Graph,
+    units: &[Unit],
+    dropped: &[usize],
+    result: Outcome,
+) -> Result<Graph, PassError> {
     let mut pruned = target.clone();
     pruned.name = result.graph().into();
     for &unit in dropped {
@@ -304,10 +461,22 @@ fn without(target: &Graph, units: &[Unit], dropped: &[usize], result: Outcome) -
             pruned.bypass(block)?;
         }
     }
-    let bypassed = |b: &Block| dropped.iter().any(|&u| units[u].blocks.iter().any(|&id| target.block(id).name == b.name));
-    if !pruned.blocks().any(|(_, b)| b.kind.has_attention() && !bypassed(b)) {
+    let bypassed = |b: &Block| {
+        dropped.iter().any(|&u| {
+            units[u]
+                .blocks
+                .iter()
+                .any(|&id| target.block(id).name == b.name)
+        })
+    };
+    if !pruned
+        .blocks()
+        .any(|(_, b)| b.kind.has_attention() && !bypassed(b))
+    {
         let noun = result.noun();
-        return Err(options_error(format!("the {noun} would have no attention left; drop fewer blocks, or use granularity=layer")));
+        return Err(options_error(format!(
+            "the {noun} would have no attention left; drop fewer blocks, or use granularity=layer"
+        )));
     }
     Ok(pruned)
 }

@@ -51,15 +51,36 @@ impl Default for FitPruneOptions {
 impl FitPruneOptions {
     /// Name and meaning of each option, for `dlc passes`.
     pub const DOCS: &'static [(&'static str, &'static str)] = &[
-        ("granularity", "layer (default) or block: attention and MLP apart"),
-        ("drop", "how many layers or blocks to drop; decides over keep"),
-        ("keep", "share of the layers or blocks to keep (default 0.6)"),
-        ("protect_first", "layers at the start that are never dropped (default 0)"),
-        ("protect_last", "layers at the end that are never dropped (default 0)"),
-        ("calibration", "file to score on: text, or .jsonl with `text` or `tokens` (default: a built-in text)"),
+        (
+            "granularity",
+            "layer (default) or block: attention and MLP apart",
+        ),
+        (
+            "drop",
+            "how many layers or blocks to drop; decides over keep",
+        ),
+        (
+            "keep",
+            "share of the layers or blocks to keep (default 0.6)",
+        ),
+        (
+            "protect_first",
+            "layers at the start that are never dropped (default 0)",
+        ),
+        (
+            "protect_last",
+            "layers at the end that are never dropped (default 0)",
+        ),
+        (
+            "calibration",
+            "file to score on: text, or .jsonl with `text` or `tokens` (default: a built-in text)",
+        ),
         ("samples", "how many samples to score on (default 8)"),
         ("length", "longest sample in tokens (default 128)"),
-        ("score", "fit (default), fit-elementwise, fit-residual, trace, cosine, kl; several joined by +, the first decides"),
+        (
+            "score",
+            "fit (default), fit-elementwise, fit-residual, trace, cosine, kl; several joined by +, the first decides",
+        ),
     ];
 }
 
@@ -85,7 +106,10 @@ impl Score {
     ];
 
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, s)| *s == self).map_or("", |(n, _)| n)
+        Self::ALL
+            .iter()
+            .find(|(_, s)| *s == self)
+            .map_or("", |(n, _)| n)
     }
 
     pub fn needs_gradient(self) -> bool {
@@ -97,7 +121,12 @@ impl Score {
         list.split('+')
             .map(|name| {
                 let known: Vec<&str> = Self::ALL.iter().map(|(n, _)| *n).collect();
-                find(name).ok_or_else(|| options_error(format!("there is no score `{name}`; there are {}", known.join(", "))))
+                find(name).ok_or_else(|| {
+                    options_error(format!(
+                        "there is no score `{name}`; there are {}",
+                        known.join(", ")
+                    ))
+                })
             })
             .collect()
     }

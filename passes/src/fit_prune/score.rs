@@ -1,8 +1,10 @@
 //! The empirical Fisher information of every weight, block by block.
 //!
-//! For sample s with loss `L_s` (mean cross-entropy of the [`Objective`]'s answers) and weight tensor t, `Tr(F_t) ~ 1/n sum_s || dL_s/dtheta_t ||^2`: squares of
-//! per-sample gradients (FIT, Zandonati et al., ICLR 2023; SDFP, arXiv 2602.05499). One forward keeps the residual at every block border; then,
-//! from the last block to the first, the block is run again with gradients. One block's weights and gradients are in memory at a time.
+//! For sample s with loss `L_s` (mean cross-entropy of the [`Objective`]'s answers) and weight
+//! tensor t, `Tr(F_t) ~ 1/n sum_s || dL_s/dtheta_t ||^2`: squares of per-sample gradients (FIT,
+//! Zandonati et al., ICLR 2023; SDFP, arXiv 2602.05499). One forward keeps the residual at every
+//! block border; then, from the last block to the first, the block is run again with gradients. One
+//! block's weights and gradients are in memory at a time.
 
 use std::collections::BTreeMap;
 
@@ -38,17 +40,19 @@ pub struct TensorFisher {
 pub struct FisherScores {
     /// The tensors of each block, in the order in which the block reads them.
     pub blocks: BTreeMap<BlockId, Vec<TensorFisher>>,
-    /// The matrix that makes the logits, and its Tr(F); none if something else makes them, or it wasn't asked for.
+    /// The matrix that makes the logits, and its Tr(F); none if something else makes them, or it
+    /// wasn't asked for.
     pub head: Option<(WeightId, f64)>,
     /// Mean loss of the samples, in nats per answer.
     pub loss: f64,
 }
 
-/// Scores every block of `graph` on `samples`, each a sequence of 2 or more token ids. Runs on the rayon pool that is installed.
+/// Scores every block of `graph` on `samples`, each a sequence of 2 or more token ids. Runs on the
+/// rayon pool that is installed.
 ///
 /// # Errors
-/// [`PassError::Unsupported`] if the graph is no chain of blocks; [`PassError::Calibration`] if there is no sample, one holds less than 2
-/// tokens, or a token is outside of the vocabulary.
+/// [`PassError::Unsupported`] if the graph is no chain of blocks; [`PassError::Calibration`] if
+/// there is no sample, one holds less than 2 tokens, or a token is outside of the vocabulary.
 pub fn fisher_scores(
     graph: &Graph,
     weights: &WeightTable,
@@ -56,7 +60,15 @@ pub fn fisher_scores(
     samples: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<FisherScores, PassError> {
-    scores(graph, weights, objective, samples, None, Kept::new(None, ""), progress)
+    scores(
+        graph,
+        weights,
+        objective,
+        samples,
+        None,
+        Kept::new(None, ""),
+        progress,
+    )
 }
 
 /// As [`fisher_scores`], with the trace of the head's matrix.
@@ -70,11 +82,20 @@ pub fn fisher_scores_with_head(
     samples: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<FisherScores, PassError> {
-    scores(graph, weights, objective, samples, Head::of(graph), Kept::new(None, ""), progress)
+    scores(
+        graph,
+        weights,
+        objective,
+        samples,
+        Head::of(graph),
+        Kept::new(None, ""),
+        progress,
+    )
 }
 
-/// Goes on where an earlier run was stopped: what links make is kept on the way to the head, gradients and scores on the way back. What is kept
-/// at the end is everything; [`forget`] removes it.
+/// Goes on where an earlier run was stopped: what links make is kept on the way to the head,
+/// gradients and scores on the way back. What is kept at the end is everything; [`forget`] removes
+/// it.
 pub(crate) fn scores(
     graph: &Graph,
     weights: &WeightTable,
@@ -88,16 +109,30 @@ pub(crate) fn scores(
     let feeds = chain.feeds(samples)?;
     let (last, body) = chain.links.split_last().ok_or_else(no_links)?;
     let backward = body.iter().filter(|link| link.reads.is_some()).count();
-    let mut steps = Steps::start(progress, "scoring by Fisher information", (body.len() + 1 + backward) * samples.len())?;
+    let mut steps = Steps::start(
+        progress,
+        "scoring by Fisher information",
+        (body.len() + 1 + backward) * samples.len(),
+    )?;
 
     let earlier = WayBack::kept(kept, backward, samples.len());
-    let ahead = body.len().saturating_sub(earlier.as_ref().map_or(0, |(way, _)| way.links + 1));
+    let ahead = body
+        .len()
+        .saturating_sub(earlier.as_ref().map_or(0, |(way, _)| way.links + 1));
     let mut borders: Vec<Vec<Array>> = Vec::new();
     for (at, link) in body.iter().enumerate() {
         if at >= ahead {
             steps.skip(samples.len());
         } else {
-            borders.push(border(&chain, link, at, &feeds, borders.last(), kept, &mut steps)?);
+            borders.push(border(
+                &chain,
+                link,
+                at,
+                &feeds,
+                borders.last(),
+                kept,
+                &mut steps,
+            )?);
         }
     }
 
@@ -114,7 +149,8 @@ pub(crate) fn scores(
             let (loss, seed) = objective.loss(&trace.value(chain.logits)?, tokens)?;
             way.loss += f64::from(loss) / samples.len() as f64;
             if let Some(matrix) = &matrix {
-                way.head += matrix.squared_gradient(&trace, chain.logits, &seed)? / samples.len() as f64;
+                way.head +=
+                    matrix.squared_gradient(&trace, chain.logits, &seed)? / samples.len() as f64;
             }
             gradients.push(residual_gradient(&trace, last, seed, vec![])?.0);
             steps.step()?;
@@ -124,15 +160,27 @@ pub(crate) fn scores(
         (way, gradients)
     };
 
-    for link in body.iter().rev().filter(|link| link.reads.is_some()).skip(way.links) {
+    for link in body
+        .iter()
+        .rev()
+        .filter(|link| link.reads.is_some())
+        .skip(way.links)
+    {
         let inputs = borders.pop();
         let segment = chain.load(link)?;
         // What stands between blocks only passes the gradient on.
-        let mut tensors = link.block.map_or_else(|| Ok(vec![]), |block| tensors(&chain, block, &segment))?;
+        let mut tensors = link
+            .block
+            .map_or_else(|| Ok(vec![]), |block| tensors(&chain, block, &segment))?;
         let wanted: Vec<WeightId> = tensors.iter().map(|(t, _)| t.weight).collect();
         for (s, gradient) in gradients.iter_mut().enumerate() {
             let known = Chain::known(link, &feeds[s], inputs.as_ref().map(|b| &b[s]));
-            let (incoming, weight_gradients) = residual_gradient(&segment.trace(&known)?, link, gradient.clone(), wanted.clone())?;
+            let (incoming, weight_gradients) = residual_gradient(
+                &segment.trace(&known)?,
+                link,
+                gradient.clone(),
+                wanted.clone(),
+            )?;
             for (tensor, theta) in &mut tensors {
                 if let Some(g) = weight_gradients.get(&tensor.weight).and_then(Array::as_f32) {
                     accumulate(tensor, theta, g, samples.len());
@@ -146,7 +194,11 @@ pub(crate) fn scores(
         kept.remove(&border_part(borders.len()));
     }
     let (head, loss) = (matrix.map(|m| (m.weight, way.head)), way.loss);
-    Ok(FisherScores { blocks: way.scores(graph, weights), head, loss })
+    Ok(FisherScores {
+        blocks: way.scores(graph, weights),
+        head,
+        loss,
+    })
 }
 
 /// Forgets what runs over so many links have kept.
@@ -230,7 +282,12 @@ impl WayBack {
         }
     }
 
-    fn add(&mut self, block: Option<BlockId>, tensors: impl Iterator<Item = TensorFisher>, weights: &WeightTable) {
+    fn add(
+        &mut self,
+        block: Option<BlockId>,
+        tensors: impl Iterator<Item = TensorFisher>,
+        weights: &WeightTable,
+    ) {
         self.links += 1;
         let record = |block: BlockId, t: TensorFisher| TensorRecord {
             block: block.index() as u32,
@@ -246,12 +303,31 @@ impl WayBack {
     }
 
     fn scores(self, graph: &Graph, weights: &WeightTable) -> BTreeMap<BlockId, Vec<TensorFisher>> {
-        let mut blocks: BTreeMap<BlockId, Vec<TensorFisher>> = graph.blocks().map(|(id, _)| (id, vec![])).collect();
+        let mut blocks: BTreeMap<BlockId, Vec<TensorFisher>> =
+            graph.blocks().map(|(id, _)| (id, vec![])).collect();
         for t in self.tensors {
-            let block = graph.blocks().map(|(id, _)| id).find(|id| id.index() == t.block as usize);
-            if let (Some(weight), Some(of)) = (weights.find(&t.weight), block.and_then(|id| blocks.get_mut(&id))) {
-                let TensorRecord { trace, mean_square, elementwise, writes_residual, .. } = t;
-                of.push(TensorFisher { weight, trace, mean_square, elementwise, writes_residual });
+            let block = graph
+                .blocks()
+                .map(|(id, _)| id)
+                .find(|id| id.index() == t.block as usize);
+            if let (Some(weight), Some(of)) = (
+                weights.find(&t.weight),
+                block.and_then(|id| blocks.get_mut(&id)),
+            ) {
+                let TensorRecord {
+                    trace,
+                    mean_square,
+                    elementwise,
+                    writes_residual,
+                    ..
+                } = t;
+                of.push(TensorFisher {
+                    weight,
+                    trace,
+                    mean_square,
+                    elementwise,
+                    writes_residual,
+                });
             }
         }
         blocks
@@ -269,19 +345,38 @@ impl Head {
     pub fn of(graph: &Graph) -> Option<Self> {
         let node = graph.node(head(graph)?.0);
         match (&node.op, &node.inputs[..], &node.outputs[..]) {
-            (Op::Linear, &[Operand::Value(reads), Operand::Weight(weight), ..], &[makes]) => Some(Self { weight, reads, makes }),
+            (Op::Linear, &[Operand::Value(reads), Operand::Weight(weight), ..], &[makes]) => {
+                Some(Self {
+                    weight,
+                    reads,
+                    makes,
+                })
+            }
             _ => None,
         }
     }
 
-    /// Squared norm of the gradient `sum_t g_t h_t'` of the matrix, which isn't made: `sum over t, u of (g_t . g_u) (h_t . h_u)`.
-    fn squared_gradient(&self, trace: &Trace<'_>, logits: ValueId, seed: &Array) -> Result<f64, PassError> {
-        let wanted = Wanted { values: vec![self.makes], weights: vec![] };
-        let gradient = trace.vjp(&[(logits, seed.clone())], &wanted)?.values.remove(&self.makes);
+    /// Squared norm of the gradient `sum_t g_t h_t'` of the matrix, which isn't made:
+    /// `sum over t, u of (g_t . g_u) (h_t . h_u)`.
+    fn squared_gradient(
+        &self,
+        trace: &Trace<'_>,
+        logits: ValueId,
+        seed: &Array,
+    ) -> Result<f64, PassError> {
+        let wanted = Wanted {
+            values: vec![self.makes],
+            weights: vec![],
+        };
+        let gradient = trace
+            .vjp(&[(logits, seed.clone())], &wanted)?
+            .values
+            .remove(&self.makes);
         let states = trace.value(self.reads)?;
         let g: Vec<&[f32]> = gradient.iter().flat_map(row_slices).collect();
         let h: Vec<&[f32]> = row_slices(&states).collect();
-        let dot = |a: &[f32], b: &[f32]| f64::from(a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>());
+        let dot =
+            |a: &[f32], b: &[f32]| f64::from(a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>());
         let product = |t: usize, u: usize| dot(g[t], g[u]) * dot(h[t], h[u]);
         let row = |t: usize| product(t, t) + 2.0 * (0..t).map(|u| product(t, u)).sum::<f64>();
         Ok((0..g.len().min(h.len())).map(row).sum())
@@ -289,28 +384,57 @@ impl Head {
 }
 
 fn no_links() -> PassError {
-    PassError::Unsupported { pass: super::NAME, problem: "the target has no nodes".into() }
+    PassError::Unsupported {
+        pass: super::NAME,
+        problem: "the target has no nodes".into(),
+    }
 }
 
 type WeightGradients = BTreeMap<WeightId, Array>;
 
-/// The gradient of the residual that a link reads, and those of `weights`. A first link that reads none returns the seed.
-fn residual_gradient(trace: &Trace<'_>, link: &Link, seed: Array, weights: Vec<WeightId>) -> Result<(Array, WeightGradients), PassError> {
-    let wanted = Wanted { values: link.reads.into_iter().collect(), weights };
+/// The gradient of the residual that a link reads, and those of `weights`. A first link that reads
+/// none returns the seed.
+fn residual_gradient(
+    trace: &Trace<'_>,
+    link: &Link,
+    seed: Array,
+    weights: Vec<WeightId>,
+) -> Result<(Array, WeightGradients), PassError> {
+    let wanted = Wanted {
+        values: link.reads.into_iter().collect(),
+        weights,
+    };
     let mut gradients = trace.vjp(&[(link.makes, seed.clone())], &wanted)?;
-    let residual = link.reads.and_then(|v| gradients.values.remove(&v)).unwrap_or(seed);
+    let residual = link
+        .reads
+        .and_then(|v| gradients.values.remove(&v))
+        .unwrap_or(seed);
     Ok((residual, gradients.weights))
 }
 
 /// The block's tensors with nothing accumulated yet, and their entries.
-fn tensors(chain: &Chain<'_>, block: BlockId, segment: &Segment<'_>) -> Result<Vec<(TensorFisher, Vec<f32>)>, PassError> {
+fn tensors(
+    chain: &Chain<'_>,
+    block: BlockId,
+    segment: &Segment<'_>,
+) -> Result<Vec<(TensorFisher, Vec<f32>)>, PassError> {
     let residual_writer = residual_writer(chain.graph, block);
     let mut tensors = Vec::new();
     for &weight in segment.weights() {
         let theta = chain.weights[weight].to_f32()?;
-        let mean_square = theta.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / theta.len().max(1) as f64;
+        let mean_square =
+            theta.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / theta.len().max(1) as f64;
         let writes_residual = residual_writer == Some(weight);
-        tensors.push((TensorFisher { weight, trace: 0.0, mean_square, elementwise: 0.0, writes_residual }, theta));
+        tensors.push((
+            TensorFisher {
+                weight,
+                trace: 0.0,
+                mean_square,
+                elementwise: 0.0,
+                writes_residual,
+            },
+            theta,
+        ));
     }
     Ok(tensors)
 }
@@ -318,17 +442,35 @@ fn tensors(chain: &Chain<'_>, block: BlockId, segment: &Segment<'_>) -> Result<V
 /// The matrix of the `linear` whose output is added to the block's residual, norms between aside.
 fn residual_writer(graph: &Graph, block: BlockId) -> Option<WeightId> {
     let sum = behind_norms(graph, graph.block(block).output).filter(|n| n.op == Op::Add)?;
-    let values = sum.inputs.iter().filter_map(|o| if let Operand::Value(v) = o { Some(*v) } else { None });
-    let linear = values.filter_map(|v| behind_norms(graph, v)).find(|n| n.block == Some(block) && n.op == Op::Linear)?;
-    linear.inputs.get(1).and_then(|o| if let Operand::Weight(w) = o { Some(*w) } else { None })
+    let values = sum.inputs.iter().filter_map(|o| {
+        if let Operand::Value(v) = o {
+            Some(*v)
+        } else {
+            None
+        }
+    });
+    let linear = values
+        .filter_map(|v| behind_norms(graph, v))
+        .find(|n| n.block == Some(block) && n.op == Op::Linear)?;
+    linear.inputs.get(1).and_then(|o| {
+        if let Operand::Weight(w) = o {
+            Some(*w)
+        } else {
+            None
+        }
+    })
 }
 
 /// What makes `value`, or what a norm that makes it reads.
 fn behind_norms(graph: &Graph, value: ValueId) -> Option<&Node> {
-    let Def::Node(node, _) = graph.value(value).def else { return None };
+    let Def::Node(node, _) = graph.value(value).def else {
+        return None;
+    };
     let node = graph.node(node);
     match (&node.op, node.inputs.first()) {
-        (Op::LayerNorm { .. } | Op::RmsNorm { .. }, Some(Operand::Value(v))) => behind_norms(graph, *v),
+        (Op::LayerNorm { .. } | Op::RmsNorm { .. }, Some(Operand::Value(v))) => {
+            behind_norms(graph, *v)
+        }
         _ => Some(node),
     }
 }

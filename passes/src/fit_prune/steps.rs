@@ -1,4 +1,5 @@
-//! How far scoring is: told after every sample of every link, so that a bar moves and Ctrl-C is heard.
+//! How far scoring is: told after every sample of every link, so that a bar moves and Ctrl-C is
+//! heard.
 
 use crate::context::Progress;
 use crate::error::PassError;
@@ -13,8 +14,17 @@ pub(crate) struct Steps<'p> {
 
 impl<'p> Steps<'p> {
     /// Starts `what`, which takes `total` steps.
-    pub fn start(progress: &'p dyn Progress, what: &'static str, total: usize) -> Result<Self, PassError> {
-        let steps = Self { progress, what, done: 0, total };
+    pub fn start(
+        progress: &'p dyn Progress,
+        what: &'static str,
+        total: usize,
+    ) -> Result<Self, PassError> {
+        let steps = Self {
+            progress,
+            what,
+            done: 0,
+            total,
+        };
         steps.tell()?;
         Ok(steps)
     }
@@ -32,6 +42,10 @@ impl<'p> Steps<'p> {
 
     fn tell(&self) -> Result<(), PassError> {
         self.progress.update(self.what, self.done, self.total);
-        if self.progress.interrupted() { Err(PassError::Interrupted) } else { Ok(()) }
+        if self.progress.interrupted() {
+            Err(PassError::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 }

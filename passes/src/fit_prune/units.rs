@@ -39,13 +39,19 @@ pub fn units(graph: &Graph, granularity: Granularity) -> Vec<Unit> {
     let mut units: Vec<Unit> = Vec::new();
     for (id, block) in graph.blocks() {
         match units.last_mut() {
-            Some(last) if granularity == Granularity::Layer && last.layer == block.layer => last.blocks.push(id),
+            Some(last) if granularity == Granularity::Layer && last.layer == block.layer => {
+                last.blocks.push(id)
+            }
             _ => {
                 let name = match granularity {
                     Granularity::Layer => format!("layers.{}", block.layer),
                     Granularity::Block => block.name.clone(),
                 };
-                units.push(Unit { name, layer: block.layer, blocks: vec![id] });
+                units.push(Unit {
+                    name,
+                    layer: block.layer,
+                    blocks: vec![id],
+                });
             }
         }
     }

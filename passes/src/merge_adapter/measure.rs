@@ -18,7 +18,8 @@ pub(super) struct Measured {
     overflows: usize,
 }
 
-/// Norm of the change that `merge` makes to its weight, the share of entries that it leaves alone, and how many can't be stored.
+/// Norm of the change that `merge` makes to its weight, the share of entries that it leaves alone,
+/// and how many can't be stored.
 pub(super) fn measure(merge: &Merge, weights: &WeightTable) -> Result<Measured, IrError> {
     let weight = &weights[merge.weight];
     let base = weight.unrounded()?;
@@ -34,7 +35,9 @@ pub(super) fn measure(merge: &Merge, weights: &WeightTable) -> Result<Measured, 
         match (&merged, &merge.delta) {
             (Some(merged), _) => {
                 merged.read_f32(from, new);
-                old.iter_mut().zip(&*new).for_each(|(old, new)| *old = new - *old);
+                old.iter_mut()
+                    .zip(&*new)
+                    .for_each(|(old, new)| *old = new - *old);
                 moved += square(old);
                 at_rest += count(old, |x| x == 0.0);
             }
@@ -54,20 +57,37 @@ pub(super) fn measure(merge: &Merge, weights: &WeightTable) -> Result<Measured, 
     }
     let (norm, elements) = (moved.sqrt(), weight.elements().max(1) as f64);
     let frozen = merge.rests.then_some(at_rest as f64 / elements);
-    let change = WeightChange { weight: weight.name.clone(), norm, relative: norm / before.sqrt(), frozen };
-    Ok(Measured { change, nans, overflows })
+    let change = WeightChange {
+        weight: weight.name.clone(),
+        norm,
+        relative: norm / before.sqrt(),
+        frozen,
+    };
+    Ok(Measured {
+        change,
+        nans,
+        overflows,
+    })
 }
 
 impl Measured {
     /// Why the merged weight can't be stored; nothing if it can.
     pub fn problem(&self, merge: &Merge, weights: &WeightTable) -> Option<String> {
         let (name, dtype) = (&self.change.weight, weights[merge.weight].dtype);
-        let reason = if merge.scales_rows() { ": DoRA divides rows by their norm, and some row has none" } else { "" };
+        let reason = if merge.scales_rows() {
+            ": DoRA divides rows by their norm, and some row has none"
+        } else {
+            ""
+        };
         match (self.nans, self.overflows) {
             (0, 0) => None,
-            (0, n) => Some(format!("{n} merged values of {name} are too large for {dtype}; merge it with a smaller weight, or take a wider type")),
+            (0, n) => Some(format!(
+                "{n} merged values of {name} are too large for {dtype}; merge it with a smaller weight, or take a wider type"
+            )),
             (n, 0) => Some(format!("{n} merged values of {name} are NaN{reason}")),
-            (nans, n) => Some(format!("of the merged values of {name} {n} are too large for {dtype} and {nans} are NaN{reason}")),
+            (nans, n) => Some(format!(
+                "of the merged values of {name} {n} are too large for {dtype} and {nans} are NaN{reason}"
+            )),
         }
     }
 }

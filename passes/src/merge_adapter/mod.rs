@@ -1,8 +1,10 @@
-//! `merge-adapter`: adapters become part of the weights, as lazy expressions; no byte of a weight is touched before export.
+//! `merge-adapter`: adapters become part of the weights, as lazy expressions; no byte of a weight
+//! is touched before export.
 //!
-//! LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732) and DoRA (arXiv 2402.09353) as PEFT defines them, and Dual LoRA (arXiv 2512.03402).
-//! `config.rs` reads what an adapter says of itself and `targets.rs` which modules it means, `modules.rs` puts its tensors together, `parts.rs`
-//! knows the matrices and builds the expressions, `measure.rs` says what comes out.
+//! LoRA (arXiv 2106.09685), rsLoRA (arXiv 2312.03732) and DoRA (arXiv 2402.09353) as PEFT defines
+//! them, and Dual LoRA (arXiv 2512.03402). `config.rs` reads what an adapter says of itself and
+//! `targets.rs` which modules it means, `modules.rs` puts its tensors together, `parts.rs` knows
+//! the matrices and builds the expressions, `measure.rs` says what comes out.
 
 mod config;
 mod measure;
@@ -32,7 +34,8 @@ pub struct Adapter {
     pub weight: f64,
     /// `adapter_config.json`.
     pub config: serde_json::Map<String, serde_json::Value>,
-    /// Where the configuration says nothing of scaling: alpha by module; that of others is their rank.
+    /// Where the configuration says nothing of scaling: alpha by module; that of others is their
+    /// rank.
     pub alphas: Option<BTreeMap<String, f64>>,
     /// Its tensors by name.
     pub tensors: BTreeMap<String, AdapterTensor>,
@@ -59,15 +62,24 @@ pub struct MergeAdapterOptions {
 
 impl Default for MergeAdapterOptions {
     fn default() -> Self {
-        Self { scale: 1.0, allow_nan: false }
+        Self {
+            scale: 1.0,
+            allow_nan: false,
+        }
     }
 }
 
 impl MergeAdapterOptions {
     /// Name and meaning of each option, for `dlc passes`.
     pub const DOCS: &'static [(&'static str, &'static str)] = &[
-        ("scale", "multiplies the change of every adapter (default 1)"),
-        ("allow_nan", "whether merged weights that are NaN or infinite are taken (default false; --allow-nan sets it)"),
+        (
+            "scale",
+            "multiplies the change of every adapter (default 1)",
+        ),
+        (
+            "allow_nan",
+            "whether merged weights that are NaN or infinite are taken (default false; --allow-nan sets it)",
+        ),
     ];
 }
 
@@ -84,7 +96,10 @@ impl MergeAdapter {
     /// [`PassError::Options`] for a scale that is no number.
     pub fn new(options: MergeAdapterOptions) -> Result<Self, PassError> {
         if !options.scale.is_finite() {
-            return Err(PassError::Options { pass: NAME, problem: format!("scale={} is not a number to multiply with", options.scale) });
+            return Err(PassError::Options {
+                pass: NAME,
+                problem: format!("scale={} is not a number to multiply with", options.scale),
+            });
         }
         Ok(Self { options })
     }
@@ -93,8 +108,13 @@ impl MergeAdapter {
 /// Problems that are printed; more are counted.
 const SHOWN: usize = 24;
 
-/// Refuses `adapter` if there are problems; `unsupported` says whether all are things that dlc lacks.
-fn refuse(adapter: &Adapter, mut problems: Vec<String>, unsupported: bool) -> Result<(), PassError> {
+/// Refuses `adapter` if there are problems; `unsupported` says whether all are things that dlc
+/// lacks.
+fn refuse(
+    adapter: &Adapter,
+    mut problems: Vec<String>,
+    unsupported: bool,
+) -> Result<(), PassError> {
     if problems.is_empty() {
         return Ok(());
     }
@@ -103,7 +123,11 @@ fn refuse(adapter: &Adapter, mut problems: Vec<String>, unsupported: bool) -> Re
     if more > 0 {
         problems.push(format!("and {more} more"));
     }
-    Err(PassError::Adapter { adapter: adapter.name.clone(), unsupported, problems })
+    Err(PassError::Adapter {
+        adapter: adapter.name.clone(),
+        unsupported,
+        problems,
+    })
 }
 
 impl Pass for MergeAdapter {
@@ -117,28 +141,59 @@ impl Pass for MergeAdapter {
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         if cx.adapters.is_empty() {
-            return Err(PassError::Options { pass: NAME, problem: "there is no adapter to merge; name its folder with --adapter DIR".into() });
+            return Err(PassError::Options {
+                pass: NAME,
+                problem: "there is no adapter to merge; name its folder with --adapter DIR".into(),
+            });
         }
         let mut report = PassReport::default();
         for (i, adapter) in cx.adapters.iter().enumerate() {
             cx.progress.update("merging adapters", i, cx.adapters.len());
             let config = config::read(adapter)?;
-            let merges = modules::merges(adapter, &config, adapter.weight * self.options.scale, module)?;
-            report.fact(&format!("adapter {}", adapter.name), format!("{} in {} weights", config.kind.describe(), merges.len()));
+            let merges = modules::merges(
+                adapter,
+                &config,
+                adapter.weight * self.options.scale,
+                module,
+            )?;
+            report.fact(
+                &format!("adapter {}", adapter.name),
+                format!("{} in {} weights", config.kind.describe(), merges.len()),
+            );
             let measure = |merge| measure::measure(merge, &module.weights);
-            let measured = cx.pool.install(|| merges.par_iter().map(measure).collect::<Result<Vec<_>, _>>())?;
+            let measured = cx.pool.install(|| {
+                merges
+                    .par_iter()
+                    .map(measure)
+                    .collect::<Result<Vec<_>, _>>()
+            })?;
             if !self.options.allow_nan {
-                let problems = measured.iter().zip(&merges).filter_map(|(m, merge)| m.problem(merge, &module.weights)).collect();
+                let problems = measured
+                    .iter()
+                    .zip(&merges)
+                    .filter_map(|(m, merge)| m.problem(merge, &module.weights))
+                    .collect();
                 refuse(adapter, problems, false)?;
             }
             let used = module.used_weights();
-            let unused: Vec<&str> = merges.iter().filter(|m| !used.contains(&m.weight)).map(|m| module.weights[m.weight].name.as_str()).collect();
+            let unused: Vec<&str> = merges
+                .iter()
+                .filter(|m| !used.contains(&m.weight))
+                .map(|m| module.weights[m.weight].name.as_str())
+                .collect();
             if !unused.is_empty() {
-                report.fact(&format!("weights that only adapter {} uses", adapter.name), unused.join(" "));
+                report.fact(
+                    &format!("weights that only adapter {} uses", adapter.name),
+                    unused.join(" "),
+                );
             }
-            report.changes.extend(measured.into_iter().map(|m| m.change));
+            report
+                .changes
+                .extend(measured.into_iter().map(|m| m.change));
             for merge in merges {
-                module.weights.rewrite(merge.weight, |base| merge.apply(base))?;
+                module
+                    .weights
+                    .rewrite(merge.weight, |base| merge.apply(base))?;
             }
         }
         Ok(report)

@@ -1,4 +1,5 @@
-//! Puts an adapter's tensors together by module, checks them against the weights, and builds the merged expressions.
+//! Puts an adapter's tensors together by module, checks them against the weights, and builds the
+//! merged expressions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,7 +32,15 @@ pub(super) struct Merge {
 
 impl Merge {
     fn of(weight: WeightId) -> Self {
-        Self { weight, replacement: None, strength: 1.0, rows_replaced: None, delta: None, rests: false, rows: None }
+        Self {
+            weight,
+            replacement: None,
+            strength: 1.0,
+            rows_replaced: None,
+            delta: None,
+            rests: false,
+            rows: None,
+        }
     }
 
     /// Whether the merged weight is just the sum of the weight and `delta`.
@@ -50,24 +59,43 @@ impl Merge {
         let mut merged = match &self.replacement {
             None => base,
             Some(new) if (self.strength - 1.0).abs() < f32::EPSILON => (**new).clone(),
-            Some(new) => Expr::Add(scaled(Arc::new(base), 1.0 - self.strength), scaled(Arc::clone(new), self.strength)),
+            Some(new) => Expr::Add(
+                scaled(Arc::new(base), 1.0 - self.strength),
+                scaled(Arc::clone(new), self.strength),
+            ),
         };
         if let Some((rows, values, columns)) = &self.rows_replaced {
             let (rows, columns) = (Arc::clone(rows), *columns);
             let values = if (self.strength - 1.0).abs() < f32::EPSILON {
                 Arc::clone(values)
             } else {
-                let old = Arc::new(Expr::Rows { input: Arc::new(merged.clone()), columns, rows: Arc::clone(&rows) });
-                Arc::new(Expr::Add(scaled(old, 1.0 - self.strength), scaled(Arc::clone(values), self.strength)))
+                let old = Arc::new(Expr::Rows {
+                    input: Arc::new(merged.clone()),
+                    columns,
+                    rows: Arc::clone(&rows),
+                });
+                Arc::new(Expr::Add(
+                    scaled(old, 1.0 - self.strength),
+                    scaled(Arc::clone(values), self.strength),
+                ))
             };
-            merged = Expr::ReplaceRows { input: Arc::new(merged), columns, rows, values };
+            merged = Expr::ReplaceRows {
+                input: Arc::new(merged),
+                columns,
+                rows,
+                values,
+            };
         }
         if let Some(delta) = &self.delta {
             merged = Expr::Add(Arc::new(merged), Arc::clone(delta));
         }
         match &self.rows {
             None => merged,
-            Some((magnitude, columns)) => Expr::ScaleRows { input: Arc::new(merged), magnitude: Arc::clone(magnitude), columns: *columns },
+            Some((magnitude, columns)) => Expr::ScaleRows {
+                input: Arc::new(merged),
+                magnitude: Arc::clone(magnitude),
+                columns: *columns,
+            },
         }
     }
 }
@@ -75,17 +103,37 @@ impl Merge {
 /// The changes of every weight that the adapter names, in the order of the weights' names.
 ///
 /// # Errors
-/// [`PassError::Adapter`] with everything that is not understood, fits no weight, has the wrong shape, isn't finite, or contradicts the
-/// configuration.
-pub(super) fn merges(adapter: &Adapter, config: &Config, strength: f64, module: &Module) -> Result<Vec<Merge>, PassError> {
-    let model = module.graphs.first().map(|graph| Modules::of(graph, &module.weights)).unwrap_or_default();
-    let mut builder = Builder { config, strength, weights: &module.weights, model: &model, merges: BTreeMap::new(), problems: vec![], lacks: 0 };
+/// [`PassError::Adapter`] with everything that is not understood, fits no weight, has the wrong
+/// shape, isn't finite, or contradicts the configuration.
+pub(super) fn merges(
+    adapter: &Adapter,
+    config: &Config,
+    strength: f64,
+    module: &Module,
+) -> Result<Vec<Merge>, PassError> {
+    let model = module
+        .graphs
+        .first()
+        .map(|graph| Modules::of(graph, &module.weights))
+        .unwrap_or_default();
+    let mut builder = Builder {
+        config,
+        strength,
+        weights: &module.weights,
+        model: &model,
+        merges: BTreeMap::new(),
+        problems: vec![],
+        lacks: 0,
+    };
     let (parts, wholes) = builder.sort(adapter);
     if adapter.tensors.is_empty() {
         builder.problems.push("holds no tensors".into());
     }
     if matches!(config.kind, Kind::Dora { .. }) && (strength - 1.0).abs() > f64::EPSILON {
-        builder.problems.push("DoRA can't be merged with another strength than 1: its norms were trained for that".into());
+        builder.problems.push(
+            "DoRA can't be merged with another strength than 1: its norms were trained for that"
+                .into(),
+        );
     }
     for (module, parts) in &parts {
         if let Err(problem) = builder.merge(module, parts) {
@@ -98,7 +146,12 @@ pub(super) fn merges(adapter: &Adapter, config: &Config, strength: f64, module: 
     }
     builder.find_lost(&parts, &wholes);
     builder.problems.extend(config.overran());
-    let Builder { merges, problems, lacks, .. } = builder;
+    let Builder {
+        merges,
+        problems,
+        lacks,
+        ..
+    } = builder;
     let unsupported = lacks == problems.len();
     refuse(adapter, problems, unsupported).map(|()| merges.into_values().collect())
 }
@@ -115,21 +168,35 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// The matrices of each module, and the names of the weights whose place tensors would take; those that may are noted as such.
-    fn sort<'t>(&mut self, adapter: &'t Adapter) -> (BTreeMap<&'t str, Parts<'t>>, BTreeMap<String, &'t AdapterTensor>) {
+    /// The matrices of each module, and the names of the weights whose place tensors would take;
+    /// those that may are noted as such.
+    fn sort<'t>(
+        &mut self,
+        adapter: &'t Adapter,
+    ) -> (
+        BTreeMap<&'t str, Parts<'t>>,
+        BTreeMap<String, &'t AdapterTensor>,
+    ) {
         let mut modules: BTreeMap<&str, Parts<'_>> = BTreeMap::new();
         let mut others = Vec::new();
         for (name, tensor) in &adapter.tensors {
             if let Some(i) = tensor.data.first_non_finite() {
-                self.problems.push(format!("tensor {name} is not finite at element {i}"));
+                self.problems
+                    .push(format!("tensor {name} is not finite at element {i}"));
             }
             if let Some(module) = trained_tokens(name) {
                 if let Err(problem) = self.replace_rows(module, tensor) {
                     self.problems.push(format!("tensor {name} {problem}"));
                 }
             } else if let Some((module, part)) = split(name, self.config.kind) {
-                if modules.entry(module).or_default().insert(part, tensor).is_some() {
-                    self.problems.push(format!("tensor {name} stands there twice, under two names"));
+                if modules
+                    .entry(module)
+                    .or_default()
+                    .insert(part, tensor)
+                    .is_some()
+                {
+                    self.problems
+                        .push(format!("tensor {name} stands there twice, under two names"));
                 }
             } else if !is_copy_of_base(name, adapter) {
                 // PEFT never reads such copies again.
@@ -138,10 +205,18 @@ impl Builder<'_> {
         }
         let mut wholes: BTreeMap<String, &AdapterTensor> = BTreeMap::new();
         for (name, tensor) in others {
-            let weight = name.strip_prefix(PREFIX).unwrap_or(name).replace(".base_layer.", ".").replace(".modules_to_save.", ".");
-            let done = self.check_whole(name, &weight, &modules).and_then(|()| match wholes.get(&weight) {
-                Some(other) if !same(other, tensor) => Err(format!("takes the place of {weight}, and so does another")),
-                _ => self.replace(&weight, tensor),
+            let weight = name
+                .strip_prefix(PREFIX)
+                .unwrap_or(name)
+                .replace(".base_layer.", ".")
+                .replace(".modules_to_save.", ".");
+            let done = self.check_whole(name, &weight, &modules).and_then(|()| {
+                match wholes.get(&weight) {
+                    Some(other) if !same(other, tensor) => {
+                        Err(format!("takes the place of {weight}, and so does another"))
+                    }
+                    _ => self.replace(&weight, tensor),
+                }
             });
             wholes.insert(weight, tensor);
             if let Err(problem) = done {
@@ -153,35 +228,74 @@ impl Builder<'_> {
 
     /// The weight called `name` and its entry among the changes.
     fn entry(&mut self, name: &str) -> Result<(&Weight, &mut Merge), String> {
-        let id = self.weights.find(name).ok_or_else(|| format!("the model has no weight {name}"))?;
-        Ok((&self.weights[id], self.merges.entry(name.to_owned()).or_insert_with(|| Merge::of(id))))
+        let id = self
+            .weights
+            .find(name)
+            .ok_or_else(|| format!("the model has no weight {name}"))?;
+        Ok((
+            &self.weights[id],
+            self.merges
+                .entry(name.to_owned())
+                .or_insert_with(|| Merge::of(id)),
+        ))
     }
 
-    /// Whether the tensor `name` may take the place of `weight`: a bias, a module to save, or the base of a layer that was changed along with it.
-    fn check_whole(&self, name: &str, weight: &str, modules: &BTreeMap<&str, Parts<'_>>) -> Result<(), String> {
+    /// Whether the tensor `name` may take the place of `weight`: a bias, a module to save, or the
+    /// base of a layer that was changed along with it.
+    fn check_whole(
+        &self,
+        name: &str,
+        weight: &str,
+        modules: &BTreeMap<&str, Parts<'_>>,
+    ) -> Result<(), String> {
         let config = self.config;
-        let unknown = || Err(format!("is no part of {} that dlc knows", config.kind.describe()));
-        let Some(bare) = name.strip_prefix(PREFIX) else { return unknown() };
+        let unknown = || {
+            Err(format!(
+                "is no part of {} that dlc knows",
+                config.kind.describe()
+            ))
+        };
+        let Some(bare) = name.strip_prefix(PREFIX) else {
+            return unknown();
+        };
         let Some(id) = self.weights.find(weight) else {
             if !config.saves(weight) && !config.announces_bias(weight) {
                 return unknown();
             }
-            if ["score.", "classifier."].iter().any(|head| weight.starts_with(head)) {
-                return Err("is a head for classes, which dlc doesn't read on this architecture".into());
+            if ["score.", "classifier."]
+                .iter()
+                .any(|head| weight.starts_with(head))
+            {
+                return Err(
+                    "is a head for classes, which dlc doesn't read on this architecture".into(),
+                );
             }
             let tied = "; if the model ties it to another, untie them in the base checkpoint first";
-            return Err(format!("was trained as a whole, and the model has no such weight{}", if self.model.has_tied() { tied } else { "" }));
+            return Err(format!(
+                "was trained as a whole, and the model has no such weight{}",
+                if self.model.has_tied() { tied } else { "" }
+            ));
         };
         if let Some((module, _)) = bare.split_once(".base_layer.") {
             let adapted = modules.contains_key(module);
-            return if adapted { Ok(()) } else { Err(format!("is the base of {module}, which it doesn't adapt (PEFT would leave it out)")) };
+            return if adapted {
+                Ok(())
+            } else {
+                Err(format!(
+                    "is the base of {module}, which it doesn't adapt (PEFT would leave it out)"
+                ))
+            };
         }
         if config.saves(weight) && self.model.is_tied(id) {
             let untie = "untie them in the base checkpoint first";
-            return Err(format!("takes the place of the embedding, which is the head too, and PEFT would leave the head as it was; {untie}"));
+            return Err(format!(
+                "takes the place of the embedding, which is the head too, and PEFT would leave the head as it was; {untie}"
+            ));
         }
         if !config.saves(weight) && !config.announces_bias(weight) {
-            return Err("takes a weight's place, which neither bias nor modules_to_save announces".into());
+            return Err(
+                "takes a weight's place, which neither bias nor modules_to_save announces".into(),
+            );
         }
         Ok(())
     }
@@ -194,28 +308,57 @@ impl Builder<'_> {
             && width == same
             && more > rows
         {
-            return Err(format!("has {} rows more than the model's {rows}: {}", more - rows, resize_first(more - rows)));
+            return Err(format!(
+                "has {} rows more than the model's {rows}: {}",
+                more - rows,
+                resize_first(more - rows)
+            ));
         }
         if tensor.shape != stored {
-            return Err(format!("{:?} doesn't fit the weight's {stored:?}", tensor.shape));
+            return Err(format!(
+                "{:?} doesn't fit the weight's {stored:?}",
+                tensor.shape
+            ));
         }
-        merge.replacement = Some(Arc::new(weight.storage.load(tensor.data.clone(), &weight.shape)));
+        merge.replacement = Some(Arc::new(
+            weight.storage.load(tensor.data.clone(), &weight.shape),
+        ));
         merge.strength = strength;
         Ok(())
     }
 
-    /// Puts trained rows of a table in the place of its own. A table that is the head too changes as both.
+    /// Puts trained rows of a table in the place of its own. A table that is the head too changes
+    /// as both.
     fn replace_rows(&mut self, module: &str, tensor: &AdapterTensor) -> Result<(), String> {
-        let tokens = self.config.tokens.as_ref().and_then(|tokens| tokens.of(module));
-        let tokens = tokens.ok_or("holds rows of tokens that trainable_token_indices doesn't name")?.to_vec();
+        let tokens = self
+            .config
+            .tokens
+            .as_ref()
+            .and_then(|tokens| tokens.of(module));
+        let tokens = tokens
+            .ok_or("holds rows of tokens that trainable_token_indices doesn't name")?
+            .to_vec();
         let strength = self.strength as f32;
         let (weight, merge) = self.entry(&format!("{module}.weight"))?;
-        let [rows, width] = weight.shape[..] else { return Err(format!("replaces rows of {:?}, which is no table", weight.shape)) };
+        let [rows, width] = weight.shape[..] else {
+            return Err(format!(
+                "replaces rows of {:?}, which is no table",
+                weight.shape
+            ));
+        };
         if weight.storage != Storage::Plain || tensor.shape != [tokens.len(), width] {
-            return Err(format!("{:?} doesn't fit {} tokens of the table's {:?}", tensor.shape, tokens.len(), weight.shape));
+            return Err(format!(
+                "{:?} doesn't fit {} tokens of the table's {:?}",
+                tensor.shape,
+                tokens.len(),
+                weight.shape
+            ));
         }
         if let Some(token) = tokens.iter().find(|token| **token as usize >= rows) {
-            return Err(format!("is of token {token}, of a vocabulary of {rows}: {}", resize_first(*token as usize + 1 - rows)));
+            return Err(format!(
+                "is of token {token}, of a vocabulary of {rows}: {}",
+                resize_first(*token as usize + 1 - rows)
+            ));
         }
         let mut order: Vec<u32> = (0..tokens.len() as u32).collect();
         order.sort_by_key(|at| tokens[*at as usize]);
@@ -223,25 +366,52 @@ impl Builder<'_> {
         if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err("is of one token twice".into());
         }
-        let values = Expr::Rows { input: Arc::new(tensor.data.clone()), columns: width, rows: order.into() };
+        let values = Expr::Rows {
+            input: Arc::new(tensor.data.clone()),
+            columns: width,
+            rows: order.into(),
+        };
         merge.rows_replaced = Some((sorted, Arc::new(values), width));
         merge.strength = strength;
         Ok(())
     }
 
-    /// Notes what the configuration says was trained and the adapter has no tensors of: `wholes` are the weights that it has some of.
-    fn find_lost(&mut self, parts: &BTreeMap<&str, Parts<'_>>, wholes: &BTreeMap<String, &AdapterTensor>) {
-        let model: Vec<&str> = self.weights.entries().map(|(_, w)| w.name.as_str()).collect();
+    /// Notes what the configuration says was trained and the adapter has no tensors of: `wholes`
+    /// are the weights that it has some of.
+    fn find_lost(
+        &mut self,
+        parts: &BTreeMap<&str, Parts<'_>>,
+        wholes: &BTreeMap<String, &AdapterTensor>,
+    ) {
+        let model: Vec<&str> = self
+            .weights
+            .entries()
+            .map(|(_, w)| w.name.as_str())
+            .collect();
         let held: Vec<&str> = wholes.keys().map(String::as_str).collect();
         let lost = self.config.lost(&model, &held);
-        if self.config.tokens.is_some() && !self.merges.values().any(|merge| merge.rows_replaced.is_some()) {
-            self.problems.push("trainable_token_indices names tokens, and it holds no rows for them".into());
+        if self.config.tokens.is_some()
+            && !self
+                .merges
+                .values()
+                .any(|merge| merge.rows_replaced.is_some())
+        {
+            self.problems
+                .push("trainable_token_indices names tokens, and it holds no rows for them".into());
         }
-        self.problems.extend(lost.iter().map(|entry| format!("modules_to_save names {entry}, and it holds no tensors for it")));
-        let bias =
-            parts.keys().map(|module| format!("{module}.bias")).find(|bias| self.config.announces_bias(bias) && self.weights.find(bias).is_some());
+        self.problems.extend(
+            lost.iter().map(|entry| {
+                format!("modules_to_save names {entry}, and it holds no tensors for it")
+            }),
+        );
+        let bias = parts
+            .keys()
+            .map(|module| format!("{module}.bias"))
+            .find(|bias| self.config.announces_bias(bias) && self.weights.find(bias).is_some());
         if let Some(bias) = bias.filter(|_| !held.iter().any(|name| name.ends_with("bias"))) {
-            self.problems.push(format!("biases were trained, and it holds none, not even {bias}"));
+            self.problems.push(format!(
+                "biases were trained, and it holds none, not even {bias}"
+            ));
         }
     }
 
@@ -259,14 +429,27 @@ impl Builder<'_> {
         }
         if embedding && config.kind != Kind::Lora && config.kind != Kind::RsLora {
             self.lacks += 1;
-            return Err(format!("dlc knows no {} of embeddings", config.kind.describe()));
+            return Err(format!(
+                "dlc knows no {} of embeddings",
+                config.kind.describe()
+            ));
         }
-        let (change, rank) = if embedding { looked_up(parts, [out, inner])? } else { product(parts, ["B", "A"], [out, inner])? };
+        let (change, rank) = if embedding {
+            looked_up(parts, [out, inner])?
+        } else {
+            product(parts, ["B", "A"], [out, inner])?
+        };
         if config.kind == Kind::Dual {
             let (direction, direction_rank) = product(parts, ["D", "C"], [out, inner])?;
-            let signed = Expr::Mul(Arc::new(Expr::Relu(change)), Arc::new(Expr::Sign(direction)));
+            let signed = Expr::Mul(
+                Arc::new(Expr::Relu(change)),
+                Arc::new(Expr::Sign(direction)),
+            );
             let factor = config.scaling(module, &[rank, direction_rank]) * strength;
-            (merge.delta, merge.rests) = (Some(Arc::new(Expr::Scale(Arc::new(signed), factor as f32))), true);
+            (merge.delta, merge.rests) = (
+                Some(Arc::new(Expr::Scale(Arc::new(signed), factor as f32))),
+                true,
+            );
             return Ok(());
         }
         check_rank(config.rank(module), rank)?;
@@ -285,7 +468,10 @@ impl Builder<'_> {
     fn add_bias(&mut self, module: &str, bias: &AdapterTensor, factor: f32) -> Result<(), String> {
         let (weight, merge) = self.entry(&format!("{module}.bias"))?;
         if bias.shape != weight.shape {
-            return Err(format!("the bias of lora_B {:?} doesn't fit its own {:?}", bias.shape, weight.shape));
+            return Err(format!(
+                "the bias of lora_B {:?} doesn't fit its own {:?}",
+                bias.shape, weight.shape
+            ));
         }
         merge.delta = Some(Arc::new(Expr::Scale(Arc::new(bias.data.clone()), factor)));
         Ok(())
@@ -303,13 +489,19 @@ fn resize_first(tokens: usize) -> String {
 /// The table of which the tensor `name` holds trained rows.
 fn trained_tokens(name: &str) -> Option<&str> {
     let (module, part) = name.strip_prefix(PREFIX)?.split_once(".token_adapter.")?;
-    matches!(part, "trainable_tokens_delta" | "trainable_tokens_delta.default").then_some(module)
+    matches!(
+        part,
+        "trainable_tokens_delta" | "trainable_tokens_delta.default"
+    )
+    .then_some(module)
 }
 
-/// Whether the tensor is what a module that was trained as a whole was before; PEFT keeps it where biases are saved.
+/// Whether the tensor is what a module that was trained as a whole was before; PEFT keeps it where
+/// biases are saved.
 fn is_copy_of_base(name: &str, adapter: &Adapter) -> bool {
     let copies = [".modules_to_save.", "."].map(|part| name.replace(".original_module.", part));
-    name.contains(".original_module.") && copies.iter().any(|copy| adapter.tensors.contains_key(copy))
+    name.contains(".original_module.")
+        && copies.iter().any(|copy| adapter.tensors.contains_key(copy))
 }
 
 /// Whether two tensors hold the same numbers.

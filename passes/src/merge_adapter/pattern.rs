@@ -1,7 +1,8 @@
 //! Patterns of modules' names, as Python's `re` reads them, look-around and all.
 //!
-//! They are an adapter's, so anyone's: how many there are and how long they are is bounded, and so is what matching takes. A pattern that took
-//! longer says so afterwards: that it fits or not isn't known.
+//! They are an adapter's, so anyone's: how many there are and how long they are is bounded, and so
+//! is what matching takes. A pattern that took longer says so afterwards: that it fits or not isn't
+//! known.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +16,8 @@ const BACKTRACKS: usize = 10_000;
 const SIZE: usize = 1 << 20;
 /// Most repetitions that counts in a pattern stand for.
 const MOST_REPEATS: usize = 10_000;
-/// Most patterns of one key that are more than names, and most that look around or repeat what was found.
+/// Most patterns of one key that are more than names, and most that look around or repeat what was
+/// found.
 const MOST: usize = 256;
 const MOST_COSTLY: usize = 16;
 
@@ -35,22 +37,35 @@ enum Matcher {
 }
 
 impl Pattern {
-    /// A pattern of whole names, whose text stands in `frame` instead of `{}`. None if it can't be read.
+    /// A pattern of whole names, whose text stands in `frame` instead of `{}`. None if it can't be
+    /// read.
     pub fn framed(frame: [&str; 2], pattern: &str) -> Option<Self> {
         if pattern.len() > LONGEST || repeats(pattern) > MOST_REPEATS {
             return None;
         }
         let [before, behind] = frame;
         let mut builder = RegexBuilder::new(&format!("{before}{pattern}{behind}"));
-        let regex = builder.backtrack_limit(BACKTRACKS).delegate_size_limit(SIZE).build().ok()?;
-        Some(Self { text: pattern.to_owned(), matcher: Matcher::Regex(regex), overran: AtomicBool::new(false) })
+        let regex = builder
+            .backtrack_limit(BACKTRACKS)
+            .delegate_size_limit(SIZE)
+            .build()
+            .ok()?;
+        Some(Self {
+            text: pattern.to_owned(),
+            matcher: Matcher::Regex(regex),
+            overran: AtomicBool::new(false),
+        })
     }
 
     /// A pattern of whole names, or of their ends behind a dot.
     pub fn of_end(pattern: &str) -> Option<Self> {
         if is_name(pattern) && pattern.len() <= LONGEST {
             let matcher = Matcher::Name(pattern.chars().collect());
-            return Some(Self { text: pattern.to_owned(), matcher, overran: AtomicBool::new(false) });
+            return Some(Self {
+                text: pattern.to_owned(),
+                matcher,
+                overran: AtomicBool::new(false),
+            });
         }
         Self::framed([r"^(?:.*\.)?(?:", ")$"], pattern)
     }
@@ -63,15 +78,22 @@ impl Pattern {
         }
     }
 
-    /// What the group `name` of the pattern holds where it fits `text`; none if that takes too long.
+    /// What the group `name` of the pattern holds where it fits `text`; none if that takes too
+    /// long.
     pub fn group<'t>(&self, text: &'t str, name: &str) -> Option<&'t str> {
-        let Matcher::Regex(regex) = &self.matcher else { return None };
-        self.timed(|| regex.captures(text))?.and_then(|groups| groups.name(name)).map(|group| group.as_str())
+        let Matcher::Regex(regex) = &self.matcher else {
+            return None;
+        };
+        self.timed(|| regex.captures(text))?
+            .and_then(|groups| groups.name(name))
+            .map(|group| group.as_str())
     }
 
     /// Its text, if matching took too long once.
     pub fn overran(&self) -> Option<&str> {
-        self.overran.load(Ordering::Relaxed).then_some(self.text.as_str())
+        self.overran
+            .load(Ordering::Relaxed)
+            .then_some(self.text.as_str())
     }
 
     fn timed<T>(&self, find: impl FnOnce() -> Result<T, fancy_regex::Error>) -> Option<T> {
@@ -91,29 +113,50 @@ pub(super) fn too_many<'p>(patterns: impl Iterator<Item = &'p str>) -> Option<St
         all += 1;
         costly += usize::from(is_costly(pattern));
     }
-    (all > MOST || costly > MOST_COSTLY).then(|| format!("has {all} patterns, {costly} of which look around; dlc reads {MOST} and {MOST_COSTLY}"))
+    (all > MOST || costly > MOST_COSTLY).then(|| {
+        format!(
+            "has {all} patterns, {costly} of which look around; dlc reads {MOST} and {MOST_COSTLY}"
+        )
+    })
 }
 
 /// How often a part of `pattern` is repeated at most: every `{n}` times every other.
 fn repeats(pattern: &str) -> usize {
-    let count = |rest: &str| rest.split('}').next()?.rsplit(',').find_map(|n| n.parse::<usize>().ok());
-    pattern.split('{').skip(1).filter_map(count).fold(1, |all: usize, n| all.saturating_mul(n.max(1)))
+    let count = |rest: &str| {
+        rest.split('}')
+            .next()?
+            .rsplit(',')
+            .find_map(|n| n.parse::<usize>().ok())
+    };
+    pattern
+        .split('{')
+        .skip(1)
+        .filter_map(count)
+        .fold(1, |all: usize, n| all.saturating_mul(n.max(1)))
 }
 
 fn is_name(pattern: &str) -> bool {
-    pattern.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+    pattern
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
 /// Whether matching may have to go back: groups of a special kind, and references to groups.
 fn is_costly(pattern: &str) -> bool {
     let special = |at: usize| !pattern[at + 2..].starts_with([':', 'P', 'i', 's', 'm', 'x']);
-    let refers = |at: usize| pattern[at + 1..].starts_with(|c: char| c.is_ascii_digit() || matches!(c, 'k' | 'g'));
-    pattern.match_indices("(?").any(|(at, _)| special(at)) || pattern.match_indices('\\').any(|(at, _)| refers(at))
+    let refers = |at: usize| {
+        pattern[at + 1..].starts_with(|c: char| c.is_ascii_digit() || matches!(c, 'k' | 'g'))
+    };
+    pattern.match_indices("(?").any(|(at, _)| special(at))
+        || pattern.match_indices('\\').any(|(at, _)| refers(at))
 }
 
 fn is_end(name: &[char], text: &str) -> bool {
     let mut rest = text.chars().rev();
-    let fits = name.iter().rev().all(|wanted| rest.next().is_some_and(|c| *wanted == c || (*wanted == '.' && c != '\n')));
+    let fits = name.iter().rev().all(|wanted| {
+        rest.next()
+            .is_some_and(|c| *wanted == c || (*wanted == '.' && c != '\n'))
+    });
     fits && rest.next().is_none_or(|c| c == '.')
 }
 
@@ -123,13 +166,36 @@ mod tests {
 
     #[test]
     fn names_fit_as_the_same_regular_expressions_do() {
-        let texts =
-            ["q_proj", "model.layers.1.q_proj", "model.layers.11.q_proj", "xq_proj", "layers.1.q_proj", "a.layersX1.q_proj", "", "a.", "é.q_proj"];
-        for pattern in ["q_proj", "layers.1.q_proj", "1.q_proj", "", "model.layers.1.q_proj", "."] {
-            let (name, regex) = (Pattern::of_end(pattern).unwrap(), Pattern::framed([r"^(?:.*\.)?(?:", ")$"], pattern).unwrap());
+        let texts = [
+            "q_proj",
+            "model.layers.1.q_proj",
+            "model.layers.11.q_proj",
+            "xq_proj",
+            "layers.1.q_proj",
+            "a.layersX1.q_proj",
+            "",
+            "a.",
+            "é.q_proj",
+        ];
+        for pattern in [
+            "q_proj",
+            "layers.1.q_proj",
+            "1.q_proj",
+            "",
+            "model.layers.1.q_proj",
+            ".",
+        ] {
+            let (name, regex) = (
+                Pattern::of_end(pattern).unwrap(),
+                Pattern::framed([r"^(?:.*\.)?(?:", ")$"], pattern).unwrap(),
+            );
             assert!(matches!(name.matcher, Matcher::Name(_)));
             for text in texts {
-                assert_eq!(name.matches(text), regex.matches(text), "{pattern:?} {text:?}");
+                assert_eq!(
+                    name.matches(text),
+                    regex.matches(text),
+                    "{pattern:?} {text:?}"
+                );
             }
         }
     }
@@ -144,8 +210,17 @@ mod tests {
 
     #[test]
     fn patterns_that_would_need_much_memory_are_not_read() {
-        for pattern in ["a{1000}{1000}{1000}".to_owned(), "(".repeat(60_000), "a|".repeat(1 << 16), format!("{}a", "(?:".repeat(5000))] {
-            assert!(Pattern::of_end(&pattern).is_none(), "{}", pattern.chars().take(20).collect::<String>());
+        for pattern in [
+            "a{1000}{1000}{1000}".to_owned(),
+            "(".repeat(60_000),
+            "a|".repeat(1 << 16),
+            format!("{}a", "(?:".repeat(5000)),
+        ] {
+            assert!(
+                Pattern::of_end(&pattern).is_none(),
+                "{}",
+                pattern.chars().take(20).collect::<String>()
+            );
         }
     }
 
@@ -154,7 +229,15 @@ mod tests {
         let names: Vec<String> = (0..5000).map(|i| format!("layers.{i}.q_proj")).collect();
         assert_eq!(too_many(names.iter().map(String::as_str)), None);
         let patterns: Vec<String> = (0..300).map(|i| format!("layers.{i}.[qk]_proj")).collect();
-        assert!(too_many(patterns.iter().map(String::as_str)).unwrap().contains("300 patterns"));
-        assert!(too_many(["(?!a)b"; 17].into_iter()).unwrap().contains("17 of which look around"));
+        assert!(
+            too_many(patterns.iter().map(String::as_str))
+                .unwrap()
+                .contains("300 patterns")
+        );
+        assert!(
+            too_many(["(?!a)b"; 17].into_iter())
+                .unwrap()
+                .contains("17 of which look around")
+        );
     }
 }

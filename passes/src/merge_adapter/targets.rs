@@ -11,7 +11,14 @@ use super::pattern::Pattern;
 /// PEFT's word for every linear layer but the head.
 const ALL_LINEAR: &str = "all-linear";
 /// Modules that `all-linear` leaves out: heads over the vocabulary, and classifiers.
-const HEADS: [&str; 6] = ["lm_head", "embed_out", "cls", "lm_predictions", "classifier", "score"];
+const HEADS: [&str; 6] = [
+    "lm_head",
+    "embed_out",
+    "cls",
+    "lm_predictions",
+    "classifier",
+    "score",
+];
 
 /// Most entries of `layers_pattern`.
 const MOST_LAYER_PATTERNS: usize = 16;
@@ -46,9 +53,13 @@ impl Names {
                 let shown = || text.chars().take(60).collect::<String>();
                 Pattern::framed(["^(?:", ")$"], text)
                     .map(Self::Pattern)
-                    .ok_or_else(|| format!("{key} = {} is not a pattern that dlc can read", shown()))
+                    .ok_or_else(|| {
+                        format!("{key} = {} is not a pattern that dlc can read", shown())
+                    })
             }
-            other => names(other).map(Self::Ends).ok_or_else(|| format!("{key} must be a list of names, a pattern or {ALL_LINEAR}")),
+            other => names(other)
+                .map(Self::Ends)
+                .ok_or_else(|| format!("{key} must be a list of names, a pattern or {ALL_LINEAR}")),
         }
     }
 
@@ -63,39 +74,73 @@ impl Names {
 
 /// Whether `end` is `module`, or what it ends with behind a dot.
 pub(super) fn is_end(module: &str, end: &str) -> bool {
-    module.strip_suffix(end).is_some_and(|start| start.is_empty() || start.ends_with('.'))
+    module
+        .strip_suffix(end)
+        .is_some_and(|start| start.is_empty() || start.ends_with('.'))
 }
 
 impl Targets {
-    /// Reads a configuration that trains the modules `saved` as a whole; none if it names no targets.
+    /// Reads a configuration that trains the modules `saved` as a whole; none if it names no
+    /// targets.
     pub fn read(config: &Map<String, Value>, saved: &[String]) -> Result<Option<Self>, String> {
         let get = |key: &str| config.get(key).filter(|v| !v.is_null());
-        let Some(names) = get("target_modules") else { return Ok(None) };
+        let Some(names) = get("target_modules") else {
+            return Ok(None);
+        };
         let names = Names::read(names, "target_modules")?;
-        let excluded = get("exclude_modules").map(|v| Names::read(v, "exclude_modules")).transpose()?;
+        let excluded = get("exclude_modules")
+            .map(|v| Names::read(v, "exclude_modules"))
+            .transpose()?;
         let several = |key: &str, most: usize| match get(key) {
-            Some(Value::Array(list)) if list.len() > most => Err(format!("{key} has {} entries, and dlc reads {most}", list.len())),
+            Some(Value::Array(list)) if list.len() > most => Err(format!(
+                "{key} has {} entries, and dlc reads {most}",
+                list.len()
+            )),
             Some(Value::Array(list)) => Ok(list.clone()),
             Some(Value::String(text)) if text.is_empty() => Ok(vec![]),
             Some(one) => Ok(vec![one.clone()]),
             None => Ok(vec![]),
         };
-        let number = |v: &Value| v.as_u64().ok_or_else(|| format!("layers_to_transform = {v} is not a layer's number"));
-        let layers = several("layers_to_transform", MOST_ENTRIES)?.iter().map(number).collect::<Result<_, _>>()?;
-        let pattern = |v: &Value| {
-            let pattern = v.as_str().and_then(|text| Pattern::framed([r"^(?:|.*?\.)(?:", r")\.(?P<layer>\d+)\."], text));
-            pattern.ok_or_else(|| format!("layers_pattern = {v} is not a pattern that dlc can read"))
+        let number = |v: &Value| {
+            v.as_u64()
+                .ok_or_else(|| format!("layers_to_transform = {v} is not a layer's number"))
         };
-        let mut layer_patterns = several("layers_pattern", MOST_LAYER_PATTERNS)?.iter().map(pattern).collect::<Result<Vec<_>, _>>()?;
+        let layers = several("layers_to_transform", MOST_ENTRIES)?
+            .iter()
+            .map(number)
+            .collect::<Result<_, _>>()?;
+        let pattern = |v: &Value| {
+            let pattern = v.as_str().and_then(|text| {
+                Pattern::framed([r"^(?:|.*?\.)(?:", r")\.(?P<layer>\d+)\."], text)
+            });
+            pattern
+                .ok_or_else(|| format!("layers_pattern = {v} is not a pattern that dlc can read"))
+        };
+        let mut layer_patterns = several("layers_pattern", MOST_LAYER_PATTERNS)?
+            .iter()
+            .map(pattern)
+            .collect::<Result<Vec<_>, _>>()?;
         if layer_patterns.is_empty() {
             layer_patterns.extend(Pattern::framed(["", ""], r"^.*?\.[^.]*\.(?P<layer>\d+)\."));
         }
-        Ok(Some(Self { names, excluded, saved: saved.to_vec(), layers, layer_patterns }))
+        Ok(Some(Self {
+            names,
+            excluded,
+            saved: saved.to_vec(),
+            layers,
+            layer_patterns,
+        }))
     }
 
     /// Whether `module` is one of them. Patterns and whole names decide by themselves, in PEFT too.
     fn has(&self, module: &str) -> bool {
-        if self.excluded.as_ref().is_some_and(|names| names.has(module)) || self.is_saved(module) || !self.names.has(module) {
+        if self
+            .excluded
+            .as_ref()
+            .is_some_and(|names| names.has(module))
+            || self.is_saved(module)
+            || !self.names.has(module)
+        {
             return false;
         }
         let decides = match &self.names {
@@ -103,40 +148,79 @@ impl Targets {
             Names::Pattern(_) => true,
             Names::AllLinear => false,
         };
-        decides || self.layers.is_empty() || self.layer(module).is_some_and(|layer| self.layers.contains(&layer))
+        decides
+            || self.layers.is_empty()
+            || self
+                .layer(module)
+                .is_some_and(|layer| self.layers.contains(&layer))
     }
 
     /// Whether `module` is one that was trained as a whole, or in one.
     fn is_saved(&self, module: &str) -> bool {
         let module = format!(".{module}.");
-        self.saved.iter().any(|saved| module.contains(&format!(".{saved}.")))
+        self.saved
+            .iter()
+            .any(|saved| module.contains(&format!(".{saved}.")))
     }
 
     /// The number of the layer that `module` is in.
     fn layer(&self, module: &str) -> Option<u64> {
-        self.layer_patterns.iter().find_map(|pattern| pattern.group(module, "layer")?.parse().ok())
+        self.layer_patterns
+            .iter()
+            .find_map(|pattern| pattern.group(module, "layer")?.parse().ok())
     }
 
     /// The patterns of modules and layers.
     pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
-        let names = [Some(&self.names), self.excluded.as_ref()].into_iter().flatten();
-        let patterns = names.filter_map(|names| if let Names::Pattern(pattern) = names { Some(pattern) } else { None });
+        let names = [Some(&self.names), self.excluded.as_ref()]
+            .into_iter()
+            .flatten();
+        let patterns = names.filter_map(|names| {
+            if let Names::Pattern(pattern) = names {
+                Some(pattern)
+            } else {
+                None
+            }
+        });
         patterns.chain(&self.layer_patterns)
     }
 
-    /// What doesn't fit between the targets, the modules that the adapter holds tensors for, and those of the model.
+    /// What doesn't fit between the targets, the modules that the adapter holds tensors for, and
+    /// those of the model.
     pub fn problems(&self, held: &BTreeSet<&str>, model: &Modules) -> Vec<String> {
         let mut problems = Vec::new();
         if let Names::Ends(ends) = &self.names {
-            let lost = ends.iter().filter(|end| !model.all.iter().chain(&model.unread).any(|module| is_end(module, end)));
-            problems.extend(lost.map(|end| format!("target_modules: {end} matches no module of the model")));
+            let lost = ends.iter().filter(|end| {
+                !model
+                    .all
+                    .iter()
+                    .chain(&model.unread)
+                    .any(|module| is_end(module, end))
+            });
+            problems.extend(
+                lost.map(|end| format!("target_modules: {end} matches no module of the model")),
+            );
         }
         let known = |module: &str| model.all.contains(module) || model.unread.contains(module);
-        let strange = held.iter().filter(|module| known(module) && !self.has(module));
-        problems.extend(strange.map(|module| format!("it holds tensors for {module}, which it doesn't target (PEFT would leave them out)")));
-        let candidates = if matches!(self.names, Names::AllLinear) { &model.linear } else { &model.all };
-        let empty = candidates.iter().filter(|module| self.has(module) && !held.contains(module.as_str()));
-        problems.extend(empty.map(|module| format!("it targets {module}, and holds no tensors for it")));
+        let strange = held
+            .iter()
+            .filter(|module| known(module) && !self.has(module));
+        problems.extend(strange.map(|module| {
+            format!(
+                "it holds tensors for {module}, which it doesn't target (PEFT would leave them out)"
+            )
+        }));
+        let candidates = if matches!(self.names, Names::AllLinear) {
+            &model.linear
+        } else {
+            &model.all
+        };
+        let empty = candidates
+            .iter()
+            .filter(|module| self.has(module) && !held.contains(module.as_str()));
+        problems.extend(
+            empty.map(|module| format!("it targets {module}, and holds no tensors for it")),
+        );
         problems
     }
 }
@@ -164,16 +248,31 @@ impl Modules {
                 Op::Gather => (0, false),
                 _ => continue,
             };
-            let Some(Operand::Weight(weight)) = node.inputs.get(at) else { continue };
-            if matches!(node.op, Op::Gather) { &mut tables } else { &mut matrices }.insert(*weight);
-            let Some(module) = weights[*weight].name.strip_suffix(".weight") else { continue };
+            let Some(Operand::Weight(weight)) = node.inputs.get(at) else {
+                continue;
+            };
+            if matches!(node.op, Op::Gather) {
+                &mut tables
+            } else {
+                &mut matrices
+            }
+            .insert(*weight);
+            let Some(module) = weights[*weight].name.strip_suffix(".weight") else {
+                continue;
+            };
             modules.all.insert(module.to_owned());
             if linear {
                 modules.linear.insert(module.to_owned());
             }
         }
-        let matrices_by_name = weights.entries().filter(|(_, w)| w.shape.len() == 2).filter_map(|(_, w)| w.name.strip_suffix(".weight"));
-        modules.unread = matrices_by_name.filter(|module| !modules.all.contains(*module)).map(str::to_owned).collect();
+        let matrices_by_name = weights
+            .entries()
+            .filter(|(_, w)| w.shape.len() == 2)
+            .filter_map(|(_, w)| w.name.strip_suffix(".weight"));
+        modules.unread = matrices_by_name
+            .filter(|module| !modules.all.contains(*module))
+            .map(str::to_owned)
+            .collect();
         modules.tied = tables.intersection(&matrices).copied().collect();
         modules
     }

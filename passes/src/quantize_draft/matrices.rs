@@ -1,11 +1,15 @@
 //! The matrices of a graph that can be quantised, what that would do to them, and doing it.
 //!
-//! Ids of nodes and blocks stay what they were, so that a caller may quantise one block after the other, each in its own way.
+//! Ids of nodes and blocks stay what they were, so that a caller may quantise one block after the
+//! other, each in its own way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dlc_ir::{BlockId, DType, Expr, Graph, IrError, NodeId, Op, Operand, QuantizedPart, Quantizer, Refinement, Weight, WeightId, WeightTable};
+use dlc_ir::{
+    BlockId, DType, Expr, Graph, IrError, NodeId, Op, Operand, QuantizedPart, Quantizer,
+    Refinement, Weight, WeightId, WeightTable,
+};
 use rayon::prelude::*;
 
 use super::unsupported;
@@ -29,8 +33,15 @@ pub struct Matrix {
 pub fn matrices(graph: &Graph, weights: &WeightTable) -> Vec<Matrix> {
     let head = head(graph).map(|(node, _)| node);
     let matrix = |(id, node): (NodeId, &dlc_ir::Node)| match (&node.op, &node.inputs[..]) {
-        (Op::Linear, &[Operand::Value(_), Operand::Weight(weight), ..]) if weights[weight].elements() > 0 => {
-            Some(Matrix { node: id, weight, block: node.block, is_head: head == Some(id) })
+        (Op::Linear, &[Operand::Value(_), Operand::Weight(weight), ..])
+            if weights[weight].elements() > 0 =>
+        {
+            Some(Matrix {
+                node: id,
+                weight,
+                block: node.block,
+                is_head: head == Some(id),
+            })
         }
         _ => None,
     };
@@ -40,7 +51,8 @@ pub fn matrices(graph: &Graph, weights: &WeightTable) -> Vec<Matrix> {
 /// What quantising does to a matrix.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Perturbation {
-    /// Mean square of the change of an entry: the `E[d^2]` that FIT multiplies with the trace of the Fisher information.
+    /// Mean square of the change of an entry: the `E[d^2]` that FIT multiplies with the trace of
+    /// the Fisher information.
     pub mean_square: f64,
     /// The same with rounding to nearest alone.
     pub mean_square_nearest: f64,
@@ -50,31 +62,53 @@ pub struct Perturbation {
     pub refined: f64,
 }
 
-/// What `quantizer` would do to `weight`, a matrix; nothing is written or kept. Runs on the rayon pool that the caller has installed.
+/// What `quantizer` would do to `weight`, a matrix; nothing is written or kept. Runs on the rayon
+/// pool that the caller has installed.
 ///
 /// # Errors
-/// [`PassError::Ir`] for a weight without data, [`PassError::Unsupported`] for one that isn't a matrix in single precision.
+/// [`PassError::Ir`] for a weight without data, [`PassError::Unsupported`] for one that isn't a
+/// matrix in single precision.
 pub fn perturbation(weight: &Weight, quantizer: &Quantizer) -> Result<Perturbation, PassError> {
     const ENTRIES: usize = 1 << 20;
     let (_, columns) = matrix_shape(weight)?;
     let rows_at_once = (ENTRIES / columns).max(1) * columns;
     let starts: Vec<usize> = (0..weight.elements()).step_by(rows_at_once).collect();
-    let nearest = Quantizer { refinement: Refinement::None, ..*quantizer };
+    let nearest = Quantizer {
+        refinement: Refinement::None,
+        ..*quantizer
+    };
     let part = |&from: &usize| -> Result<[f64; 4], IrError> {
         let mut entries = vec![0.0; rows_at_once.min(weight.elements() - from)];
         weight.read_f32(from, &mut entries)?;
         let mut sums = [0.0; 4];
-        for block in entries.chunks(columns).flat_map(|row| row.chunks(quantizer.format.block)) {
+        for block in entries
+            .chunks(columns)
+            .flat_map(|row| row.chunks(quantizer.format.block))
+        {
             let (plain, square) = nearest.squared_error(block);
-            let error = if quantizer.refinement == Refinement::None { plain } else { quantizer.squared_error(block).0 };
-            sums = [sums[0] + error, sums[1] + plain, sums[2] + square, sums[3] + f64::from(u8::from(error < plain))];
+            let error = if quantizer.refinement == Refinement::None {
+                plain
+            } else {
+                quantizer.squared_error(block).0
+            };
+            sums = [
+                sums[0] + error,
+                sums[1] + plain,
+                sums[2] + square,
+                sums[3] + f64::from(u8::from(error < plain)),
+            ];
         }
         Ok(sums)
     };
     // Parts are summed in order, so that the number of threads doesn't matter.
     let parts = starts.par_iter().map(part).collect::<Result<Vec<_>, _>>()?;
-    let [error, plain, square, refined] = parts.into_iter().fold([0.0; 4], |a, b| std::array::from_fn(|i| a[i] + b[i]));
-    let (entries, blocks) = (weight.elements() as f64, (weight.elements() / columns * quantizer.format.blocks(columns)) as f64);
+    let [error, plain, square, refined] = parts
+        .into_iter()
+        .fold([0.0; 4], |a, b| std::array::from_fn(|i| a[i] + b[i]));
+    let (entries, blocks) = (
+        weight.elements() as f64,
+        (weight.elements() / columns * quantizer.format.blocks(columns)) as f64,
+    );
     Ok(Perturbation {
         mean_square: error / entries,
         mean_square_nearest: plain / entries,
@@ -87,44 +121,91 @@ pub fn perturbation(weight: &Weight, quantizer: &Quantizer) -> Result<Perturbati
 ///
 /// # Errors
 /// As [`quantize_nodes`].
-pub fn quantize_block(graph: &mut Graph, weights: &mut WeightTable, block: BlockId, quantizer: &Quantizer) -> Result<(), PassError> {
-    let nodes = matrices(graph, weights).into_iter().filter(|m| m.block == Some(block)).map(|m| m.node).collect();
+pub fn quantize_block(
+    graph: &mut Graph,
+    weights: &mut WeightTable,
+    block: BlockId,
+    quantizer: &Quantizer,
+) -> Result<(), PassError> {
+    let nodes = matrices(graph, weights)
+        .into_iter()
+        .filter(|m| m.block == Some(block))
+        .map(|m| m.node)
+        .collect();
     quantize_nodes(graph, weights, &nodes, quantizer)
 }
 
-/// Quantises the matrices of `nodes`, linear layers of `graph` as [`matrices`] lists them. Weights of other graphs stay as they are.
+/// Quantises the matrices of `nodes`, linear layers of `graph` as [`matrices`] lists them. Weights
+/// of other graphs stay as they are.
 ///
 /// # Errors
-/// [`PassError::Unsupported`] for matrices that aren't in single precision; [`PassError::Ir`] for weights without data.
-pub fn quantize_nodes(graph: &mut Graph, weights: &mut WeightTable, nodes: &BTreeSet<NodeId>, quantizer: &Quantizer) -> Result<(), PassError> {
+/// [`PassError::Unsupported`] for matrices that aren't in single precision; [`PassError::Ir`] for
+/// weights without data.
+pub fn quantize_nodes(
+    graph: &mut Graph,
+    weights: &mut WeightTable,
+    nodes: &BTreeSet<NodeId>,
+    quantizer: &Quantizer,
+) -> Result<(), PassError> {
     let mut replaced = BTreeMap::new();
-    for matrix in matrices(graph, weights).into_iter().filter(|m| nodes.contains(&m.node)) {
+    for matrix in matrices(graph, weights)
+        .into_iter()
+        .filter(|m| nodes.contains(&m.node))
+    {
         let parts = quantized(weights, matrix.weight, quantizer)?;
         let old = &graph.node(matrix.node).inputs;
         replaced.insert(matrix.node, [&old[..1], &parts, &old[2..]].concat());
     }
     let op = Op::QuantizedLinear(quantizer.format);
-    Ok(graph.replace_nodes(weights, |id, _| replaced.remove(&id).map(|inputs| (op.clone(), inputs)))?)
+    Ok(graph.replace_nodes(weights, |id, _| {
+        replaced.remove(&id).map(|inputs| (op.clone(), inputs))
+    })?)
 }
 
-/// The parts of a quantised weight, as operands: expressions that are evaluated when they are written.
-fn quantized(weights: &mut WeightTable, id: WeightId, quantizer: &Quantizer) -> Result<Vec<Operand>, PassError> {
+/// The parts of a quantised weight, as operands: expressions that are evaluated when they are
+/// written.
+fn quantized(
+    weights: &mut WeightTable,
+    id: WeightId,
+    quantizer: &Quantizer,
+) -> Result<Vec<Operand>, PassError> {
     let weight = &weights[id];
     let (rows, columns) = matrix_shape(weight)?;
     let input = Arc::new(weight.unrounded()?.clone().cast(weight.dtype));
     let format = quantizer.format;
     let name = format!("{}.int{}x{}", weight.name, format.bits, format.block);
     let mut parts = vec![
-        (QuantizedPart::Codes, "codes", vec![rows, format.blocks(columns), format.code_bytes()]),
-        (QuantizedPart::Scales, "scales", vec![rows, format.blocks(columns)]),
+        (
+            QuantizedPart::Codes,
+            "codes",
+            vec![rows, format.blocks(columns), format.code_bytes()],
+        ),
+        (
+            QuantizedPart::Scales,
+            "scales",
+            vec![rows, format.blocks(columns)],
+        ),
     ];
     if !quantizer.symmetric {
-        parts.push((QuantizedPart::ZeroPoints, "zero_points", vec![rows, format.zero_point_bytes(columns)]));
+        parts.push((
+            QuantizedPart::ZeroPoints,
+            "zero_points",
+            vec![rows, format.zero_point_bytes(columns)],
+        ));
     }
     let mut operands = Vec::new();
     for (part, suffix, shape) in parts {
-        let data = Expr::Quantize { input: Arc::clone(&input), columns, quantizer: *quantizer, part };
-        operands.push(weights.add(&format!("{name}.{suffix}"), &shape, data)?.into());
+        let data = Expr::Quantize {
+            input: Arc::clone(&input),
+            columns,
+            quantizer: *quantizer,
+            part,
+        };
+        operands.push(
+            weights
+                .add(&format!("{name}.{suffix}"), &shape, data)?
+                .into(),
+        );
     }
     Ok(operands)
 }
@@ -132,6 +213,10 @@ fn quantized(weights: &mut WeightTable, id: WeightId, quantizer: &Quantizer) -> 
 fn matrix_shape(weight: &Weight) -> Result<(usize, usize), PassError> {
     match weight.shape[..] {
         [rows, columns] if rows * columns > 0 && weight.dtype == DType::F32 => Ok((rows, columns)),
-        _ => Err(unsupported(format!("weight {} is {}, and only matrices in f32 are quantised; compile with --dtype f32", weight.name, weight.ty()))),
+        _ => Err(unsupported(format!(
+            "weight {} is {}, and only matrices in f32 are quantised; compile with --dtype f32",
+            weight.name,
+            weight.ty()
+        ))),
     }
 }

@@ -1,7 +1,9 @@
-//! `quantize-draft`: the matrices of the draft in 4 or 8 bits; without a draft, those of a copy of the target.
+//! `quantize-draft`: the matrices of the draft in 4 or 8 bits; without a draft, those of a copy of
+//! the target.
 //!
-//! Weights only, in blocks along the rows (`matrices.rs`); an embedding that is the head as well is quantised as the head alone. What a draft
-//! proposes is checked by the target, so its errors cost time and never change the text. The target is never changed.
+//! Weights only, in blocks along the rows (`matrices.rs`); an embedding that is the head as well is
+//! quantised as the head alone. What a draft proposes is checked by the target, so its errors cost
+//! time and never change the text. The target is never changed.
 
 mod matrices;
 mod options;
@@ -42,23 +44,52 @@ impl QuantizeDraft {
 
     /// The matrices that were asked for.
     fn chosen(&self, graph: &Graph, weights: &WeightTable) -> Result<Vec<Matrix>, PassError> {
-        let names: Vec<&str> = self.options.blocks.iter().flat_map(|list| list.split('+')).collect();
-        let is_named = |block: &str, name: &str| block.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-        if let Some(unknown) = names.iter().find(|name| !graph.blocks().any(|(_, b)| is_named(&b.name, name))) {
+        let names: Vec<&str> = self
+            .options
+            .blocks
+            .iter()
+            .flat_map(|list| list.split('+'))
+            .collect();
+        let is_named = |block: &str, name: &str| {
+            block
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if let Some(unknown) = names
+            .iter()
+            .find(|name| !graph.blocks().any(|(_, b)| is_named(&b.name, name)))
+        {
             let blocks: Vec<&str> = graph.blocks().map(|(_, b)| b.name.as_str()).collect();
-            return Err(options_error(format!("the draft has no block `{unknown}`; it has {}", blocks.join(", "))));
+            return Err(options_error(format!(
+                "the draft has no block `{unknown}`; it has {}",
+                blocks.join(", ")
+            )));
         }
         let wanted = |m: &Matrix| match m.block.map(|b| &graph.block(b).name) {
             _ if m.is_head => self.options.head,
             Some(block) => names.is_empty() || names.iter().any(|name| is_named(block, name)),
             None => names.is_empty(),
         };
-        let chosen: Vec<Matrix> = matrices(graph, weights).into_iter().filter(wanted).collect();
-        if chosen.is_empty() { Err(unsupported("no matrix is left to quantise: all that was asked for is quantised already")) } else { Ok(chosen) }
+        let chosen: Vec<Matrix> = matrices(graph, weights)
+            .into_iter()
+            .filter(wanted)
+            .collect();
+        if chosen.is_empty() {
+            Err(unsupported(
+                "no matrix is left to quantise: all that was asked for is quantised already",
+            ))
+        } else {
+            Ok(chosen)
+        }
     }
 
     /// What quantising does to each matrix, with its name.
-    fn measure(&self, module: &Module, chosen: &[Matrix], cx: &PassContext<'_>) -> Result<Vec<(String, Perturbation)>, PassError> {
+    fn measure(
+        &self,
+        module: &Module,
+        chosen: &[Matrix],
+        cx: &PassContext<'_>,
+    ) -> Result<Vec<(String, Perturbation)>, PassError> {
         let mut measured = Vec::new();
         for (done, matrix) in chosen.iter().enumerate() {
             cx.progress.update("quantising", done, chosen.len());
@@ -66,22 +97,36 @@ impl QuantizeDraft {
                 return Err(PassError::Interrupted);
             }
             let weight = &module.weights[matrix.weight];
-            measured.push((weight.name.clone(), cx.pool.install(|| perturbation(weight, &self.quantizer))?));
+            measured.push((
+                weight.name.clone(),
+                cx.pool.install(|| perturbation(weight, &self.quantizer))?,
+            ));
         }
         cx.progress.update("quantising", chosen.len(), chosen.len());
         if let Some((name, p)) = measured.iter().find(|(_, p)| !p.relative.is_finite()) {
-            return Err(PassError::NotFinite { pass: NAME, score: "squared error", unit: name.clone(), value: p.relative });
+            return Err(PassError::NotFinite {
+                pass: NAME,
+                score: "squared error",
+                unit: name.clone(),
+                value: p.relative,
+            });
         }
         Ok(measured)
     }
 }
 
 fn options_error(problem: String) -> PassError {
-    PassError::Options { pass: NAME, problem }
+    PassError::Options {
+        pass: NAME,
+        problem,
+    }
 }
 
 fn unsupported(problem: impl Into<String>) -> PassError {
-    PassError::Unsupported { pass: NAME, problem: problem.into() }
+    PassError::Unsupported {
+        pass: NAME,
+        problem: problem.into(),
+    }
 }
 
 impl Pass for QuantizeDraft {
@@ -94,19 +139,32 @@ impl Pass for QuantizeDraft {
     }
 
     fn needs(&self, module: &Module) -> Needs {
-        let Some(graph) = module.graph("draft").or_else(|| module.graph("target")) else { return Needs::default() };
+        let Some(graph) = module.graph("draft").or_else(|| module.graph("target")) else {
+            return Needs::default();
+        };
         let chosen = self.chosen(graph, &module.weights).unwrap_or_default();
-        let elements: usize = chosen.iter().map(|matrix| module.weights[matrix.weight].elements()).sum();
+        let elements: usize = chosen
+            .iter()
+            .map(|matrix| module.weights[matrix.weight].elements())
+            .sum();
         // Codes, and a scale in single precision for each group.
         let bits = self.options.bits + 32 / self.options.block.max(1) + 1;
-        Needs { disk: (elements * bits / 8) as u64, memory: 4 * needs::largest_weight(module) }
+        Needs {
+            disk: (elements * bits / 8) as u64,
+            memory: 4 * needs::largest_weight(module),
+        }
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         if module.model.task != Task::TextGeneration {
-            return Err(unsupported(format!("a model for {} has no draft: nothing checks its answers", module.model.task.name())));
+            return Err(unsupported(format!(
+                "a model for {} has no draft: nothing checks its answers",
+                module.model.task.name()
+            )));
         }
-        let target = module.graph("target").ok_or_else(|| unsupported("the module has no graph `target`"))?;
+        let target = module
+            .graph("target")
+            .ok_or_else(|| unsupported("the module has no graph `target`"))?;
         let before = module.graph("draft").unwrap_or(target).clone();
         let mut draft = before.clone();
         draft.name = "draft".into();
@@ -125,15 +183,36 @@ impl Pass for QuantizeDraft {
 
 /// Errors as shares of the matrices' norms, and what refining did.
 fn report_errors(report: &mut PassReport, measured: &[(String, Perturbation)], refine: Refine) {
-    let mean = |f: fn(&Perturbation) -> f64| measured.iter().map(|(_, p)| f(p)).sum::<f64>() / measured.len().max(1) as f64;
-    report.fact("error", format!("{:.2}% of a matrix's norm in the mean", 100.0 * mean(|p| p.relative.sqrt())));
+    let mean = |f: fn(&Perturbation) -> f64| {
+        measured.iter().map(|(_, p)| f(p)).sum::<f64>() / measured.len().max(1) as f64
+    };
+    report.fact(
+        "error",
+        format!(
+            "{:.2}% of a matrix's norm in the mean",
+            100.0 * mean(|p| p.relative.sqrt())
+        ),
+    );
     let mut worst: Vec<&(String, Perturbation)> = measured.iter().collect();
     worst.sort_by(|a, b| b.1.relative.total_cmp(&a.1.relative));
-    let worst: Vec<String> = worst.iter().take(WORST).map(|(name, p)| format!("{name} {:.2}%", 100.0 * p.relative.sqrt())).collect();
+    let worst: Vec<String> = worst
+        .iter()
+        .take(WORST)
+        .map(|(name, p)| format!("{name} {:.2}%", 100.0 * p.relative.sqrt()))
+        .collect();
     report.fact("largest errors", worst.join(", "));
     if refine == Refine::Hqq {
-        let improved = measured.iter().filter(|(_, p)| p.mean_square < p.mean_square_nearest).count();
-        let share = mean(|p| if p.mean_square_nearest > 0.0 { 1.0 - p.mean_square / p.mean_square_nearest } else { 0.0 });
+        let improved = measured
+            .iter()
+            .filter(|(_, p)| p.mean_square < p.mean_square_nearest)
+            .count();
+        let share = mean(|p| {
+            if p.mean_square_nearest > 0.0 {
+                1.0 - p.mean_square / p.mean_square_nearest
+            } else {
+                0.0
+            }
+        });
         let blocks = 100.0 * mean(|p| p.refined);
         report.fact("hqq", format!("nearer in {improved} matrices and {blocks:.0}% of their blocks, squared errors {:.1}% smaller", 100.0 * share));
     }

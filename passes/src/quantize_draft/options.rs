@@ -36,7 +36,14 @@ pub struct QuantizeDraftOptions {
 
 impl Default for QuantizeDraftOptions {
     fn default() -> Self {
-        Self { bits: 4, block: 32, symmetric: true, refine: Refine::Hqq, head: true, blocks: None }
+        Self {
+            bits: 4,
+            block: 32,
+            symmetric: true,
+            refine: Refine::Hqq,
+            head: true,
+            blocks: None,
+        }
     }
 }
 
@@ -44,23 +51,53 @@ impl QuantizeDraftOptions {
     /// Name and meaning of each option, for `dlc passes`.
     pub const DOCS: &'static [(&'static str, &'static str)] = &[
         ("bits", "4 (default) or 8"),
-        ("block", "entries of a row that share a scale: 32 (default), 64 or 128"),
-        ("symmetric", "true (default), or false: each block has a zero point of its own"),
-        ("refine", "hqq (default): half-quadratic quantisation where it lessens the squared error of a block; none: round to nearest"),
+        (
+            "block",
+            "entries of a row that share a scale: 32 (default), 64 or 128",
+        ),
+        (
+            "symmetric",
+            "true (default), or false: each block has a zero point of its own",
+        ),
+        (
+            "refine",
+            "hqq (default): half-quadratic quantisation where it lessens the squared error of a block; none: round to nearest",
+        ),
         ("head", "whether the head is quantised too (default true)"),
-        ("blocks", "quantise only these blocks or layers, joined by +: layers.0+layers.3.mlp (default: all)"),
+        (
+            "blocks",
+            "quantise only these blocks or layers, joined by +: layers.0+layers.3.mlp (default: all)",
+        ),
     ];
 
     /// How matrices are quantised.
     pub(super) fn quantizer(&self) -> Result<Quantizer, PassError> {
-        let Self { bits, block, symmetric, refine, .. } = *self;
+        let Self {
+            bits,
+            block,
+            symmetric,
+            refine,
+            ..
+        } = *self;
         if !matches!(bits, 4 | 8) {
-            return Err(options_error(format!("bits={bits} can't be run; ask for bits=4 or bits=8")));
+            return Err(options_error(format!(
+                "bits={bits} can't be run; ask for bits=4 or bits=8"
+            )));
         }
         if !matches!(block, 32 | 64 | 128) {
-            return Err(options_error(format!("block={block} can't be run; ask for block=32, 64 or 128")));
+            return Err(options_error(format!(
+                "block={block} can't be run; ask for block=32, 64 or 128"
+            )));
         }
-        let refinement = if refine == Refine::Hqq { Refinement::Hqq } else { Refinement::None };
-        Ok(Quantizer { format: BlockFormat { bits, block }, symmetric, refinement })
+        let refinement = if refine == Refine::Hqq {
+            Refinement::Hqq
+        } else {
+            Refinement::None
+        };
+        Ok(Quantizer {
+            format: BlockFormat { bits, block },
+            symmetric,
+            refinement,
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! Closes a schedule's dependencies: nothing is computed that nobody reads, and all that is read was computed before.
+//! Closes a schedule's dependencies: nothing is computed that nobody reads, and all that is read
+//! was computed before.
 
 use dlc_ir::Reuse;
 
@@ -22,7 +23,8 @@ pub(crate) struct Step {
 pub(crate) struct Read {
     /// Which one, by index.
     pub value: usize,
-    /// The steps at which it was computed, the last one first: as many as the forecast needs, or as there were.
+    /// The steps at which it was computed, the last one first: as many as the forecast needs, or as
+    /// there were.
     pub events: Vec<usize>,
 }
 
@@ -35,13 +37,16 @@ impl Step {
     }
 }
 
-/// The steps of `computed[step][unit]`, the first of which computes everything, last ones first traced back to what they need.
+/// The steps of `computed[step][unit]`, the first of which computes everything, last ones first
+/// traced back to what they need.
 pub(crate) fn close(net: &SkipNet<'_>, reuse: Reuse, computed: &[Vec<bool>]) -> Vec<Step> {
     let mut wanted = vec![0usize; net.values.len()];
     let mut steps: Vec<Step> = Vec::new();
     for row in computed.iter().rev() {
         let cut: Vec<bool> = net.values.iter().map(|v| !row[v.unit]).collect();
-        let remembers: Vec<usize> = (0..net.values.len()).filter(|&v| !cut[v] && wanted[v] > 0).collect();
+        let remembers: Vec<usize> = (0..net.values.len())
+            .filter(|&v| !cut[v] && wanted[v] > 0)
+            .collect();
         let live = net.live(&remembers, &cut);
         for &v in &remembers {
             wanted[v] -= 1;
@@ -50,9 +55,23 @@ pub(crate) fn close(net: &SkipNet<'_>, reuse: Reuse, computed: &[Vec<bool>]) -> 
             wanted[v] = reuse.order();
         }
         let mut made = vec![false; net.units.len()];
-        (0..net.values.len()).filter(|&v| !cut[v] && net.is_made(v, &live)).for_each(|v| made[net.values[v].unit] = true);
-        let reads = live.read.iter().map(|&value| Read { value, events: Vec::new() }).collect();
-        steps.push(Step { computed: made, reads, remembers, macs: net.macs(&live) });
+        (0..net.values.len())
+            .filter(|&v| !cut[v] && net.is_made(v, &live))
+            .for_each(|v| made[net.values[v].unit] = true);
+        let reads = live
+            .read
+            .iter()
+            .map(|&value| Read {
+                value,
+                events: Vec::new(),
+            })
+            .collect();
+        steps.push(Step {
+            computed: made,
+            reads,
+            remembers,
+            macs: net.macs(&live),
+        });
     }
     steps.reverse();
     date_reads(&mut steps, net.values.len(), reuse.order());
@@ -64,7 +83,12 @@ fn date_reads(steps: &mut [Step], values: usize, order: usize) {
     let mut events: Vec<Vec<usize>> = vec![Vec::new(); values];
     for (number, step) in steps.iter_mut().enumerate() {
         for read in &mut step.reads {
-            read.events = events[read.value].iter().rev().take(order).copied().collect();
+            read.events = events[read.value]
+                .iter()
+                .rev()
+                .take(order)
+                .copied()
+                .collect();
         }
         step.remembers.iter().for_each(|&v| events[v].push(number));
     }

@@ -1,7 +1,9 @@
-//! `skip`: a diffusion model's sampler in which blocks are skipped by a fixed schedule, their values taken from earlier steps.
+//! `skip`: a diffusion model's sampler in which blocks are skipped by a fixed schedule, their
+//! values taken from earlier steps.
 //!
-//! A schedule from a file, or one of the controls that learned ones are measured against: everything every N steps (feature caching), or at
-//! random. `net.rs` finds the units and what is remembered of them, `close.rs` closes a schedule's dependencies, `budget.rs` fits it to a number
+//! A schedule from a file, or one of the controls that learned ones are measured against:
+//! everything every N steps (feature caching), or at random. `net.rs` finds the units and what is
+//! remembered of them, `close.rs` closes a schedule's dependencies, `budget.rs` fits it to a number
 //! of multiply-adds or graphs, and `subnet.rs` builds the graphs. The target is never changed.
 
 mod budget;
@@ -11,7 +13,9 @@ mod options;
 mod subnet;
 mod unroll;
 
-use dlc_ir::{Diffusion, Graph, Module, Sampling, SamplingPlan, SkipGranularity, SkipSchedule, WeightTable};
+use dlc_ir::{
+    Diffusion, Graph, Module, Sampling, SamplingPlan, SkipGranularity, SkipSchedule, WeightTable,
+};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -53,7 +57,9 @@ impl Skip {
         if let Some(interval) = options.interval {
             return Ok(regular(net.units.len(), steps, interval));
         }
-        let Some(share) = options.macs else { return Ok(regular(net.units.len(), steps, options::INTERVAL)) };
+        let Some(share) = options.macs else {
+            return Ok(regular(net.units.len(), steps, options::INTERVAL));
+        };
         if options.random {
             // Cells in random order: those before a border are computed.
             let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
@@ -61,9 +67,11 @@ impl Skip {
             order.shuffle(&mut rng);
             let mut scores = vec![vec![0.0; net.units.len()]; steps];
             for (rank, cell) in order.into_iter().enumerate() {
-                scores[cell / net.units.len()][cell % net.units.len()] = rank as f64 + rng.random_range(0.0..0.5);
+                scores[cell / net.units.len()][cell % net.units.len()] =
+                    rank as f64 + rng.random_range(0.0..0.5);
             }
-            return threshold(NAME, net, reuse, &scores, share, options.sampler.max_graphs).map(|fit| fit.table);
+            return threshold(NAME, net, reuse, &scores, share, options.sampler.max_graphs)
+                .map(|fit| fit.table);
         }
         regular_for(net, steps, share)
     }
@@ -72,18 +80,35 @@ impl Skip {
 /// Everything every `interval` steps, fractions rounded down, and nothing between.
 fn regular(units: usize, steps: usize, interval: f64) -> Vec<Vec<bool>> {
     let mut table = vec![vec![false; units]; steps];
-    let computed = (0..steps).map(|i| (i as f64 * interval).floor() as usize).take_while(|step| *step < steps);
+    let computed = (0..steps)
+        .map(|i| (i as f64 * interval).floor() as usize)
+        .take_while(|step| *step < steps);
     computed.for_each(|step| table[step].fill(true));
     table
 }
 
 /// Full steps, evenly spread, whose multiply-adds come nearest to the share that was asked for.
-pub(crate) fn regular_for(net: &SkipNet<'_>, steps: usize, share: f64) -> Result<Vec<Vec<bool>>, PassError> {
-    let tables = (1..=steps).map(|full| regular(net.units.len(), steps, steps as f64 / full as f64));
+pub(crate) fn regular_for(
+    net: &SkipNet<'_>,
+    steps: usize,
+    share: f64,
+) -> Result<Vec<Vec<bool>>, PassError> {
+    let tables =
+        (1..=steps).map(|full| regular(net.units.len(), steps, steps as f64 / full as f64));
     let reuse = dlc_ir::Reuse::Hold;
-    let scored = tables.map(|table| ((macs_share(net, &close(net, reuse, &table)) - share).abs(), table));
-    let best = scored.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, table)| table);
-    best.ok_or_else(|| PassError::Options { pass: NAME, problem: "there are no steps".into() })
+    let scored = tables.map(|table| {
+        (
+            (macs_share(net, &close(net, reuse, &table)) - share).abs(),
+            table,
+        )
+    });
+    let best = scored
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, table)| table);
+    best.ok_or_else(|| PassError::Options {
+        pass: NAME,
+        problem: "there are no steps".into(),
+    })
 }
 
 impl Pass for Skip {
@@ -96,12 +121,19 @@ impl Pass for Skip {
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
-        let given = self.options.schedule.as_ref().map(|file| cx.samplers(NAME)?.schedule(file)).transpose()?;
+        let given = self
+            .options
+            .schedule
+            .as_ref()
+            .map(|file| cx.samplers(NAME)?.schedule(file))
+            .transpose()?;
         let mut sampler = self.options.sampler.clone();
         if let Some(schedule) = &given {
             (sampler.granularity, sampler.reuse) = (schedule.granularity, schedule.reuse);
         }
-        let (scheduler, plan) = cx.samplers(NAME)?.plan(sampler.scheduler.as_deref(), sampler.steps)?;
+        let (scheduler, plan) = cx
+            .samplers(NAME)?
+            .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
         let guidance = sampler.guidance_for(NAME, diffusion)?;
         let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
@@ -109,7 +141,12 @@ impl Pass for Skip {
             Some(schedule) => fitting(&net, schedule, plan.steps.len())?,
             None => self.table(&net, plan.steps.len())?,
         };
-        let driver = Driver { scheduler: &scheduler, plan: &plan, diffusion, guidance };
+        let driver = Driver {
+            scheduler: &scheduler,
+            plan: &plan,
+            diffusion,
+            guidance,
+        };
         let made = apply(NAME, &net, &sampler, driver, &table)?;
         Ok(finish(module, made))
     }
@@ -119,34 +156,66 @@ impl Pass for Skip {
 ///
 /// # Errors
 /// [`PassError::Unsupported`] for a module that is no diffusion model, or has steps already.
-pub(crate) fn denoiser<'m>(pass: &'static str, module: &'m Module) -> Result<(&'m Graph, &'m WeightTable, &'m Diffusion), PassError> {
-    let unsupported = |problem: &str| PassError::Unsupported { pass, problem: problem.into() };
+pub(crate) fn denoiser<'m>(
+    pass: &'static str,
+    module: &'m Module,
+) -> Result<(&'m Graph, &'m WeightTable, &'m Diffusion), PassError> {
+    let unsupported = |problem: &str| PassError::Unsupported {
+        pass,
+        problem: problem.into(),
+    };
     let Some(diffusion) = &module.model.diffusion else {
-        return Err(unsupported("the model is no diffusion model, so it has no steps to skip blocks at"));
+        return Err(unsupported(
+            "the model is no diffusion model, so it has no steps to skip blocks at",
+        ));
     };
     if module.sampling.is_some() {
-        return Err(unsupported("the module has a schedule already; ask for one pass that makes one"));
+        return Err(unsupported(
+            "the module has a schedule already; ask for one pass that makes one",
+        ));
     }
-    let target = module.graph("target").ok_or_else(|| unsupported("the module has no graph `target`"))?;
+    let target = module
+        .graph("target")
+        .ok_or_else(|| unsupported("the module has no graph `target`"))?;
     Ok((target, &module.weights, diffusion))
 }
 
 /// The table of a schedule from a file, if it is one of this model and sampler.
-fn fitting(net: &SkipNet<'_>, schedule: &SkipSchedule, steps: usize) -> Result<Vec<Vec<bool>>, PassError> {
-    let fail = |problem: String| Err(PassError::Options { pass: NAME, problem: format!("schedule: {problem}") });
+fn fitting(
+    net: &SkipNet<'_>,
+    schedule: &SkipSchedule,
+    steps: usize,
+) -> Result<Vec<Vec<bool>>, PassError> {
+    let fail = |problem: String| {
+        Err(PassError::Options {
+            pass: NAME,
+            problem: format!("schedule: {problem}"),
+        })
+    };
     let (names, found) = (net.names(), schedule.steps.len());
     if found != steps {
-        return fail(format!("it has {found} steps, and the sampler takes {steps}; ask for steps={found}, or make another"));
+        return fail(format!(
+            "it has {found} steps, and the sampler takes {steps}; ask for steps={found}, or make another"
+        ));
     }
     if let Some((ours, theirs)) = names.iter().zip(&schedule.units).find(|(a, b)| a != b) {
-        return fail(format!("it has a unit {theirs} where the model has {ours}: it was made for another model"));
+        return fail(format!(
+            "it has a unit {theirs} where the model has {ours}: it was made for another model"
+        ));
     }
     if names.len() != schedule.units.len() {
-        return fail(format!("it has {} units, and the model {}: it was made for another model", schedule.units.len(), names.len()));
+        return fail(format!(
+            "it has {} units, and the model {}: it was made for another model",
+            schedule.units.len(),
+            names.len()
+        ));
     }
     let table = schedule.computed()?;
     match table.first().and_then(|row| row.iter().position(|on| !on)) {
-        Some(unit) => fail(format!("the first step reuses {}, and there is nothing to reuse yet; compute everything there", names[unit])),
+        Some(unit) => fail(format!(
+            "the first step reuses {}, and there is nothing to reuse yet; compute everything there",
+            names[unit]
+        )),
         None => Ok(table),
     }
 }
@@ -161,7 +230,8 @@ pub(crate) struct Made {
     pub report: PassReport,
 }
 
-/// How a table is sampled: the scheduler's name, its steps, the model that it drives, and the strength of guidance.
+/// How a table is sampled: the scheduler's name, its steps, the model that it drives, and the
+/// strength of guidance.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Driver<'a> {
     pub scheduler: &'a str,
@@ -182,7 +252,13 @@ pub(crate) fn apply(
     let steps = budget::merge_patterns(net, sampler.reuse, table, sampler.max_graphs);
     let (subnets, weights) = if sampler.unroll {
         let (graph, weights) = unroll::unroll(pass, net, driver, sampler, &steps)?;
-        (Subnets { graphs: vec![graph], evaluations: vec![] }, Some(weights))
+        (
+            Subnets {
+                graphs: vec![graph],
+                evaluations: vec![],
+            },
+            Some(weights),
+        )
     } else {
         (subnet::build(net, sampler.reuse, &steps)?, None)
     };
@@ -190,13 +266,29 @@ pub(crate) fn apply(
     let schedule = SkipSchedule::new(sampler.granularity, sampler.reuse, net.names(), &computed);
     let macs = macs_share(net, &steps);
     let mut report = PassReport::default();
-    let unit = if sampler.granularity == SkipGranularity::Block { "blocks" } else { "branches" };
-    let (cells, on) = (computed.len() * net.units.len(), computed.iter().flatten().filter(|c| **c).count());
+    let unit = if sampler.granularity == SkipGranularity::Block {
+        "blocks"
+    } else {
+        "branches"
+    };
+    let (cells, on) = (
+        computed.len() * net.units.len(),
+        computed.iter().flatten().filter(|c| **c).count(),
+    );
     report.fact("multiply-adds kept", format!("{:.1}%", 100.0 * macs));
-    report.fact("computed", format!("{on} of {cells} {unit} in {} evaluations of {scheduler}", computed.len()));
+    report.fact(
+        "computed",
+        format!(
+            "{on} of {cells} {unit} in {} evaluations of {scheduler}",
+            computed.len()
+        ),
+    );
     report.fact("reuse", sampler.reuse.name());
     match subnets.graphs.first().filter(|_| sampler.unroll) {
-        Some(graph) => report.fact("graphs", format!("1, the whole sampler: {} nodes", graph.nodes().count())),
+        Some(graph) => report.fact(
+            "graphs",
+            format!("1, the whole sampler: {} nodes", graph.nodes().count()),
+        ),
         None => report.fact("graphs", subnets.graphs.len()),
     }
     report.schedule = Some(schedule.clone());
@@ -210,7 +302,12 @@ pub(crate) fn apply(
         evaluations: subnets.evaluations,
         unrolled: sampler.unroll.then(|| unroll::SAMPLER.to_owned()),
     };
-    Ok(Made { graphs: subnets.graphs, weights, sampling, report })
+    Ok(Made {
+        graphs: subnets.graphs,
+        weights,
+        sampling,
+        report,
+    })
 }
 
 /// Puts the graphs into the module.

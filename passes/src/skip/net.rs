@@ -51,8 +51,15 @@ impl Inputs {
             }
         }
         let problem = "the target isn't fed latents and a timestep".to_owned();
-        let (image, timestep) = image.zip(timestep).ok_or(PassError::Unsupported { pass, problem })?;
-        Ok(Self { image, timestep, labels, told })
+        let (image, timestep) = image
+            .zip(timestep)
+            .ok_or(PassError::Unsupported { pass, problem })?;
+        Ok(Self {
+            image,
+            timestep,
+            labels,
+            told,
+        })
     }
 }
 
@@ -81,16 +88,34 @@ impl<'m> SkipNet<'m> {
     ///
     /// # Errors
     /// [`PassError::Unsupported`] for a graph without blocks.
-    pub fn new(pass: &'static str, graph: &'m Graph, weights: &'m WeightTable, granularity: SkipGranularity) -> Result<Self, PassError> {
+    pub fn new(
+        pass: &'static str,
+        graph: &'m Graph,
+        weights: &'m WeightTable,
+        granularity: SkipGranularity,
+    ) -> Result<Self, PassError> {
         let units = units(graph, granularity);
-        let unsupported = |problem: &str| PassError::Unsupported { pass, problem: problem.into() };
+        let unsupported = |problem: &str| PassError::Unsupported {
+            pass,
+            problem: problem.into(),
+        };
         if units.is_empty() {
             return Err(unsupported("the target has no blocks to skip"));
         }
         let sizes = Sizes::from([("batch".to_owned(), 1), ("text".to_owned(), TEXT_TOKENS)]);
-        let costs: Option<Vec<u64>> = graph.nodes().map(|(_, node)| macs(graph, weights, node, &sizes)).collect();
+        let costs: Option<Vec<u64>> = graph
+            .nodes()
+            .map(|(_, node)| macs(graph, weights, node, &sizes))
+            .collect();
         let costs = costs.ok_or_else(|| unsupported("the target is larger than dlc can count"))?;
-        let mut net = Self { graph, weights, granularity, units, values: Vec::new(), macs: costs };
+        let mut net = Self {
+            graph,
+            weights,
+            granularity,
+            units,
+            values: Vec::new(),
+            macs: costs,
+        };
         for unit in 0..net.units.len() {
             let found = net.values_of(unit);
             net.values.extend(found);
@@ -98,39 +123,67 @@ impl<'m> SkipNet<'m> {
         Ok(net)
     }
 
-    /// What the unit's nodes make and others read; of a branch that is added to its residual, the branch in the sum's place.
+    /// What the unit's nodes make and others read; of a branch that is added to its residual, the
+    /// branch in the sum's place.
     fn values_of(&self, unit: usize) -> Vec<SkipValue> {
         let mut found: Vec<(BlockId, ValueId)> = Vec::new();
         let blocks = &self.units[unit].blocks;
         for &block in blocks {
-            let branch = if self.granularity == SkipGranularity::Branch { branch(self.graph, block) } else { None };
+            let branch = if self.granularity == SkipGranularity::Branch {
+                branch(self.graph, block)
+            } else {
+                None
+            };
             let sum = branch.map(|_| self.graph.block(block).output);
-            let made = self.graph.block_nodes(block).flat_map(|(_, node)| node.outputs.iter().copied());
+            let made = self
+                .graph
+                .block_nodes(block)
+                .flat_map(|(_, node)| node.outputs.iter().copied());
             let outside = made.filter(|v| Some(*v) != sum && self.is_read_outside(*v, blocks));
-            found.extend(branch.into_iter().chain(outside.filter(|v| Some(*v) != branch)).map(|value| (block, value)));
+            found.extend(
+                branch
+                    .into_iter()
+                    .chain(outside.filter(|v| Some(*v) != branch))
+                    .map(|value| (block, value)),
+            );
         }
         let mut numbers: BTreeMap<BlockId, usize> = BTreeMap::new();
         let name = |(block, value): (BlockId, ValueId)| {
             let number = numbers.entry(block).or_default();
             *number += 1;
             let name = &self.graph.block(block).name;
-            let name = if *number == 1 { name.clone() } else { format!("{name}.{number}") };
+            let name = if *number == 1 {
+                name.clone()
+            } else {
+                format!("{name}.{number}")
+            };
             SkipValue { name, value, unit }
         };
         found.into_iter().map(name).collect()
     }
 
     fn is_read_outside(&self, value: ValueId, blocks: &[BlockId]) -> bool {
-        let by_node =
-            self.graph.nodes().any(|(_, node)| node.block.is_none_or(|b| !blocks.contains(&b)) && node.inputs.contains(&Operand::Value(value)));
+        let by_node = self.graph.nodes().any(|(_, node)| {
+            node.block.is_none_or(|b| !blocks.contains(&b))
+                && node.inputs.contains(&Operand::Value(value))
+        });
         by_node || self.graph.outputs().iter().any(|o| o.value == value)
     }
 
-    /// What must be computed for the outputs and for the values `wanted`, when the values `cut` come from memory. Both by index.
+    /// What must be computed for the outputs and for the values `wanted`, when the values `cut`
+    /// come from memory. Both by index.
     pub fn live(&self, wanted: &[usize], cut: &[bool]) -> Live {
-        let by_value: BTreeMap<ValueId, usize> = self.values.iter().enumerate().filter(|(i, _)| cut[*i]).map(|(i, v)| (v.value, i)).collect();
+        let by_value: BTreeMap<ValueId, usize> = self
+            .values
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| cut[*i])
+            .map(|(i, v)| (v.value, i))
+            .collect();
         let roots = self.graph.outputs().iter().map(|o| o.value);
-        let mut pending: Vec<ValueId> = roots.chain(wanted.iter().map(|&i| self.values[i].value)).collect();
+        let mut pending: Vec<ValueId> = roots
+            .chain(wanted.iter().map(|&i| self.values[i].value))
+            .collect();
         let mut live = Live::default();
         let mut seen = HashSet::new();
         while let Some(value) = pending.pop() {
@@ -142,7 +195,13 @@ impl<'m> SkipNet<'m> {
             } else if let Def::Node(node, _) = self.graph.value(value).def
                 && live.nodes.insert(node)
             {
-                pending.extend(self.graph.node(node).inputs.iter().filter_map(|o| if let Operand::Value(v) = o { Some(*v) } else { None }));
+                pending.extend(self.graph.node(node).inputs.iter().filter_map(|o| {
+                    if let Operand::Value(v) = o {
+                        Some(*v)
+                    } else {
+                        None
+                    }
+                }));
             }
         }
         live.read.sort_unstable();
@@ -156,7 +215,11 @@ impl<'m> SkipNet<'m> {
 
     /// Multiply-adds of the nodes that are alive.
     pub fn macs(&self, live: &Live) -> u64 {
-        let alive = self.graph.nodes().zip(&self.macs).filter(|((id, _), _)| live.nodes.contains(id));
+        let alive = self
+            .graph
+            .nodes()
+            .zip(&self.macs)
+            .filter(|((id, _), _)| live.nodes.contains(id));
         alive.map(|(_, macs)| macs).sum()
     }
 
@@ -165,14 +228,17 @@ impl<'m> SkipNet<'m> {
         self.macs(&self.live(&[], &vec![false; self.values.len()]))
     }
 
-    /// For each unit the share of multiply-adds that reusing it alone frees, what only it reads included.
+    /// For each unit the share of multiply-adds that reusing it alone frees, what only it reads
+    /// included.
     pub fn freed(&self) -> Vec<f64> {
         let full = self.full_macs();
         let without = |unit: usize| {
             let cut: Vec<bool> = self.values.iter().map(|v| v.unit == unit).collect();
             full - self.macs(&self.live(&[], &cut))
         };
-        (0..self.units.len()).map(|unit| without(unit) as f64 / full.max(1) as f64).collect()
+        (0..self.units.len())
+            .map(|unit| without(unit) as f64 / full.max(1) as f64)
+            .collect()
     }
 
     /// The units' names.
@@ -186,17 +252,32 @@ fn units(graph: &Graph, granularity: SkipGranularity) -> Vec<SkipUnit> {
     let mut units: Vec<(u32, SkipUnit)> = Vec::new();
     for (id, block) in graph.blocks() {
         match units.last_mut() {
-            Some((layer, unit)) if granularity == SkipGranularity::Block && *layer == block.layer => unit.blocks.push(id),
+            Some((layer, unit))
+                if granularity == SkipGranularity::Block && *layer == block.layer =>
+            {
+                unit.blocks.push(id)
+            }
             _ => {
-                let name = if granularity == SkipGranularity::Block { stage(&block.name) } else { block.name.clone() };
-                units.push((block.layer, SkipUnit { name, blocks: vec![id] }));
+                let name = if granularity == SkipGranularity::Block {
+                    stage(&block.name)
+                } else {
+                    block.name.clone()
+                };
+                units.push((
+                    block.layer,
+                    SkipUnit {
+                        name,
+                        blocks: vec![id],
+                    },
+                ));
             }
         }
     }
     units.into_iter().map(|(_, unit)| unit).collect()
 }
 
-/// The layer or stage that a block's name begins with: `layers.3` of `layers.3.attn`, `mid` of `mid.resnet.0`.
+/// The layer or stage that a block's name begins with: `layers.3` of `layers.3.attn`, `mid` of
+/// `mid.resnet.0`.
 fn stage(block: &str) -> String {
     let mut parts = block.split('.');
     let first = parts.next().unwrap_or_default();
@@ -209,12 +290,18 @@ fn stage(block: &str) -> String {
 /// What a block adds to its residual, if its last node is that sum.
 fn branch(graph: &Graph, block: BlockId) -> Option<ValueId> {
     let block_data = graph.block(block);
-    let Def::Node(node, _) = graph.value(block_data.output).def else { return None };
+    let Def::Node(node, _) = graph.value(block_data.output).def else {
+        return None;
+    };
     let node = graph.node(node);
     let inside = |value: ValueId| matches!(graph.value(value).def, Def::Node(maker, _) if graph.node(maker).block == Some(block));
     match (&node.op, &node.inputs[..]) {
         (Op::Add, &[Operand::Value(a), Operand::Value(b)]) if node.block == Some(block) => {
-            let other = if a == block_data.input { Some(b) } else { Some(a).filter(|_| b == block_data.input) };
+            let other = if a == block_data.input {
+                Some(b)
+            } else {
+                Some(a).filter(|_| b == block_data.input)
+            };
             other.filter(|v| inside(*v) && graph.value(*v).ty == graph.value(block_data.output).ty)
         }
         _ => None,

@@ -1,9 +1,13 @@
-//! The graphs of a schedule: one for each pattern of steps, in which reused values are inputs and remembered ones outputs.
+//! The graphs of a schedule: one for each pattern of steps, in which reused values are inputs and
+//! remembered ones outputs.
 
 use std::collections::HashMap;
 
 use dlc_ir::schedule::memory;
-use dlc_ir::{BlockId, Def, Dim, Evaluation, Graph, GraphBuilder, IrError, NodeId, Op, Operand, Reuse, ValueId, ValueType, WeightTable};
+use dlc_ir::{
+    BlockId, Def, Dim, Evaluation, Graph, GraphBuilder, IrError, NodeId, Op, Operand, Reuse,
+    ValueId, ValueType, WeightTable,
+};
 
 use super::close::Step;
 use super::net::SkipNet;
@@ -15,11 +19,18 @@ pub(crate) struct Subnets {
     pub evaluations: Vec<Evaluation>,
 }
 
-/// What makes two steps run the same graph: what they read, how many earlier values of each, and what they remember.
+/// What makes two steps run the same graph: what they read, how many earlier values of each, and
+/// what they remember.
 type Pattern = (Vec<(usize, usize)>, Vec<usize>);
 
 fn pattern(step: &Step) -> Pattern {
-    (step.reads.iter().map(|r| (r.value, r.events.len())).collect(), step.remembers.clone())
+    (
+        step.reads
+            .iter()
+            .map(|r| (r.value, r.events.len()))
+            .collect(),
+        step.remembers.clone(),
+    )
 }
 
 /// How many graphs the steps need.
@@ -32,7 +43,10 @@ pub(crate) fn patterns(steps: &[Step]) -> usize {
 
 /// Builds a graph for each pattern, called `step.N` in the order in which they first run.
 pub(crate) fn build(net: &SkipNet<'_>, reuse: Reuse, steps: &[Step]) -> Result<Subnets, IrError> {
-    let mut subnets = Subnets { graphs: Vec::new(), evaluations: Vec::new() };
+    let mut subnets = Subnets {
+        graphs: Vec::new(),
+        evaluations: Vec::new(),
+    };
     let mut known: HashMap<Pattern, String> = HashMap::new();
     for (number, step) in steps.iter().enumerate() {
         let pattern = pattern(step);
@@ -44,7 +58,14 @@ pub(crate) fn build(net: &SkipNet<'_>, reuse: Reuse, steps: &[Step]) -> Result<S
             known.insert(pattern, name.clone());
             name
         };
-        let forecast = if reuse == Reuse::Hold { vec![] } else { step.reads.iter().flat_map(|r| Reuse::weights(&r.events, number)).collect() };
+        let forecast = if reuse == Reuse::Hold {
+            vec![]
+        } else {
+            step.reads
+                .iter()
+                .flat_map(|r| Reuse::weights(&r.events, number))
+                .collect()
+        };
         subnets.evaluations.push(Evaluation { graph, forecast });
     }
     Ok(subnets)
@@ -54,7 +75,9 @@ fn subnet(net: &SkipNet<'_>, reuse: Reuse, step: &Step, name: &str) -> Result<Gr
     let live = step.live(net);
     let mut copy = Copier::new(net.graph, net.weights, name);
     for (at, input) in net.graph.inputs().iter().enumerate() {
-        let read = net.graph.nodes().any(|(id, node)| live.nodes.contains(&id) && node.inputs.contains(&Operand::Value(input.value)));
+        let read = net.graph.nodes().any(|(id, node)| {
+            live.nodes.contains(&id) && node.inputs.contains(&Operand::Value(input.value))
+        });
         if read || net.graph.outputs().iter().any(|o| o.value == input.value) {
             copy.input(at)?;
         }
@@ -64,7 +87,11 @@ fn subnet(net: &SkipNet<'_>, reuse: Reuse, step: &Step, name: &str) -> Result<Gr
         let value = &net.values[read.value];
         let ty = net.graph.value(value.value).ty.clone();
         for age in 0..read.events.len() {
-            memories.push((value.value, copy.builder.input(&memory::input(&value.name, age), ty.clone(), None)?));
+            memories.push((
+                value.value,
+                copy.builder
+                    .input(&memory::input(&value.name, age), ty.clone(), None)?,
+            ));
         }
     }
     if reuse != Reuse::Hold && !memories.is_empty() {
@@ -75,25 +102,48 @@ fn subnet(net: &SkipNet<'_>, reuse: Reuse, step: &Step, name: &str) -> Result<Gr
         }
     }
     for (id, _) in net.graph.nodes().filter(|(id, _)| live.nodes.contains(id)) {
-        copy.node(id, |block| live_end(net.graph, block).is_some_and(|n| live.nodes.contains(&n)))?;
+        copy.node(id, |block| {
+            live_end(net.graph, block).is_some_and(|n| live.nodes.contains(&n))
+        })?;
     }
-    let remembered = step.remembers.iter().map(|&v| (memory::output(&net.values[v].name), net.values[v].value));
+    let remembered = step
+        .remembers
+        .iter()
+        .map(|&v| (memory::output(&net.values[v].name), net.values[v].value));
     copy.finish(remembered.collect())
 }
 
 /// The node that makes a block's output.
 pub(super) fn live_end(graph: &Graph, block: BlockId) -> Option<NodeId> {
-    if let Def::Node(node, _) = graph.value(graph.block(block).output).def { Some(node) } else { None }
+    if let Def::Node(node, _) = graph.value(graph.block(block).output).def {
+        Some(node)
+    } else {
+        None
+    }
 }
 
 /// Sums of remembered values, each times its entry of the input `forecast`.
 fn forecast(copy: &mut Copier<'_>, memories: &[(ValueId, ValueId)]) -> Result<(), IrError> {
-    let Some(&(_, first)) = memories.first() else { return Ok(()) };
-    let ty = ValueType::new(copy.builder.value_type(first).dtype, [memories.len().into()]);
+    let Some(&(_, first)) = memories.first() else {
+        return Ok(());
+    };
+    let ty = ValueType::new(
+        copy.builder.value_type(first).dtype,
+        [memories.len().into()],
+    );
     let weights = copy.builder.input(memory::FORECAST, ty, None)?;
     for (at, &(value, remembered)) in memories.iter().enumerate() {
-        let weight = copy.builder.add(Op::Slice { axis: 0, start: at, len: 1 }, [weights.into()])?;
-        let mut sum = copy.builder.add(Op::Mul, [remembered.into(), weight.into()])?;
+        let weight = copy.builder.add(
+            Op::Slice {
+                axis: 0,
+                start: at,
+                len: 1,
+            },
+            [weights.into()],
+        )?;
+        let mut sum = copy
+            .builder
+            .add(Op::Mul, [remembered.into(), weight.into()])?;
         if let Some(&Operand::Value(so_far)) = copy.made.get(&value) {
             sum = copy.builder.add(Op::Add, [so_far.into(), sum.into()])?;
         }
@@ -116,12 +166,22 @@ pub(crate) struct Copier<'m> {
 
 impl<'m> Copier<'m> {
     pub fn new(source: &'m Graph, weights: &'m WeightTable, name: &str) -> Self {
-        Self { source, builder: GraphBuilder::new(name, weights), made: HashMap::new(), prefix: String::new(), axis: None, open: None }
+        Self {
+            source,
+            builder: GraphBuilder::new(name, weights),
+            made: HashMap::new(),
+            prefix: String::new(),
+            axis: None,
+            open: None,
+        }
     }
 
     /// With `dim` in the place of every `symbol` of the source.
     pub fn with_axis(self, symbol: &str, dim: Dim) -> Self {
-        Self { axis: Some((symbol.to_owned(), dim)), ..self }
+        Self {
+            axis: Some((symbol.to_owned(), dim)),
+            ..self
+        }
     }
 
     /// What stands for a value from now on.
@@ -141,24 +201,43 @@ impl<'m> Copier<'m> {
         Ok(copy)
     }
 
-    /// Copies a node, and its block as far as the block's input is there and `is_whole` says that its output will be.
+    /// Copies a node, and its block as far as the block's input is there and `is_whole` says that
+    /// its output will be.
     pub fn node(&mut self, id: NodeId, is_whole: impl Fn(BlockId) -> bool) -> Result<(), IrError> {
         let node = self.source.node(id);
-        let block = node.block.filter(|b| self.made.contains_key(&self.source.block(*b).input) && is_whole(*b));
+        let block = node
+            .block
+            .filter(|b| self.made.contains_key(&self.source.block(*b).input) && is_whole(*b));
         if block != self.open {
             self.close_block()?;
-            if let Some(Operand::Value(input)) = block.and_then(|b| self.made.get(&self.source.block(b).input).copied()) {
+            if let Some(Operand::Value(input)) =
+                block.and_then(|b| self.made.get(&self.source.block(b).input).copied())
+            {
                 let data = block.map(|b| self.source.block(b));
-                data.map_or(Ok(()), |b| self.builder.open_block(&format!("{}{}", self.prefix, b.name), b.kind, b.layer, input))?;
+                data.map_or(Ok(()), |b| {
+                    self.builder.open_block(
+                        &format!("{}{}", self.prefix, b.name),
+                        b.kind,
+                        b.layer,
+                        input,
+                    )
+                })?;
                 self.open = block;
             }
         }
         let inputs = node.inputs.iter().map(|o| match o {
-            Operand::Value(v) => self.made.get(v).copied().ok_or_else(|| missing(self.source, *v)),
+            Operand::Value(v) => self
+                .made
+                .get(v)
+                .copied()
+                .ok_or_else(|| missing(self.source, *v)),
             weight @ Operand::Weight(_) => Ok(*weight),
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let op = self.axis.as_ref().map_or_else(|| node.op.clone(), |(symbol, dim)| node.op.substitute(symbol, dim));
+        let op = self.axis.as_ref().map_or_else(
+            || node.op.clone(),
+            |(symbol, dim)| node.op.substitute(symbol, dim),
+        );
         let outputs = self.builder.add_node(op, inputs)?;
         for (value, copy) in node.outputs.iter().zip(outputs) {
             // What stands in a value's place already, from memory, stays there.
@@ -169,7 +248,9 @@ impl<'m> Copier<'m> {
 
     /// Closes the block that the last node was in.
     pub fn close_block(&mut self) -> Result<(), IrError> {
-        let Some(block) = self.open.take() else { return Ok(()) };
+        let Some(block) = self.open.take() else {
+            return Ok(());
+        };
         let output = self.source.block(block).output;
         match self.made.get(&output) {
             Some(Operand::Value(value)) => self.builder.close_block(*value),
@@ -180,7 +261,11 @@ impl<'m> Copier<'m> {
     /// The graph with the source's outputs, and further ones for values of the source.
     pub fn finish(mut self, more: Vec<(String, ValueId)>) -> Result<Graph, IrError> {
         self.close_block()?;
-        let own = self.source.outputs().iter().map(|o| (o.name.clone(), o.value));
+        let own = self
+            .source
+            .outputs()
+            .iter()
+            .map(|o| (o.name.clone(), o.value));
         for (name, value) in own.chain(more) {
             match self.made.get(&value) {
                 Some(Operand::Value(copy)) => self.builder.output(&name, *copy, None),
@@ -192,5 +277,8 @@ impl<'m> Copier<'m> {
 }
 
 fn missing(graph: &Graph, value: ValueId) -> IrError {
-    IrError::Edit { graph: graph.name.clone(), problem: format!("%{} is read and was not made", &graph.value_names()[value]) }
+    IrError::Edit {
+        graph: graph.name.clone(),
+        problem: format!("%{} is read and was not made", &graph.value_names()[value]),
+    }
 }

@@ -1,14 +1,16 @@
-//! The whole sampler as one graph: the network once for each evaluation, the scheduler's sums between them, guidance included.
+//! The whole sampler as one graph: the network once for each evaluation, the scheduler's sums
+//! between them, guidance included.
 //!
-//! A value that is reused is an operand that an earlier evaluation made, or a sum of such; nothing is an input or output only because it is
-//! remembered. What neither the image nor the noise level changes, as keys and values of a text, is computed once.
+//! A value that is reused is an operand that an earlier evaluation made, or a sum of such; nothing
+//! is an input or output only because it is remembered. What neither the image nor the noise level
+//! changes, as keys and values of a text, is computed once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use dlc_ir::schedule::{SAMPLER_INPUT, SAMPLER_OUTPUT};
 use dlc_ir::{
-    BlockId, DType, Def, Diffusion, Dim, Expr, Graph, IrError, Node, NodeId, Op, Operand, Reuse, SamplingPlan, SamplingStep, Shape, ValueId,
-    ValueType, WeightId, WeightTable, sym,
+    BlockId, DType, Def, Diffusion, Dim, Expr, Graph, IrError, Node, NodeId, Op, Operand, Reuse,
+    SamplingPlan, SamplingStep, Shape, ValueId, ValueType, WeightId, WeightTable, sym,
 };
 
 use super::Driver;
@@ -24,9 +26,11 @@ pub(crate) const SAMPLER: &str = "sampler";
 const TIMESTEPS: &str = "sampler.timesteps";
 const BATCH: &str = "batch";
 
-/// Takes `latents [batch, channels, height, width]`, noise of unit variance, and what the target is told beside image and noise level; gives the
-/// sample, `out_latents`. With guidance every image has two rows of what it is told, first all those with it and then all those without, so that
-/// the first axis of such inputs is `batch+batch`. Returns the graph and the weights with the noise levels among them.
+/// Takes `latents [batch, channels, height, width]`, noise of unit variance, and what the target is
+/// told beside image and noise level; gives the sample, `out_latents`. With guidance every image
+/// has two rows of what it is told, first all those with it and then all those without, so that the
+/// first axis of such inputs is `batch+batch`. Returns the graph and the weights with the noise
+/// levels among them.
 pub(crate) fn unroll(
     pass: &'static str,
     net: &SkipNet<'_>,
@@ -36,14 +40,30 @@ pub(crate) fn unroll(
 ) -> Result<(Graph, WeightTable), PassError> {
     let mut weights = net.weights.clone();
     let inputs = Inputs::find(pass, net.graph)?;
-    let timesteps = timesteps(&mut weights, net.graph.value(inputs.timestep).ty.dtype, driver.plan)?;
+    let timesteps = timesteps(
+        &mut weights,
+        net.graph.value(inputs.timestep).ty.dtype,
+        driver.plan,
+    )?;
     let graph = Unroller::start(net, driver, sampler, &weights, inputs, timesteps)?.run(steps)?;
     Ok((graph, weights))
 }
 
-fn timesteps(weights: &mut WeightTable, dtype: DType, plan: &SamplingPlan) -> Result<WeightId, IrError> {
-    let bytes = plan.steps.iter().flat_map(|step| (step.timestep as f32).to_le_bytes()).collect();
-    weights.add(TIMESTEPS, &[plan.steps.len()], Expr::constant(bytes, DType::F32).cast(dtype))
+fn timesteps(
+    weights: &mut WeightTable,
+    dtype: DType,
+    plan: &SamplingPlan,
+) -> Result<WeightId, IrError> {
+    let bytes = plan
+        .steps
+        .iter()
+        .flat_map(|step| (step.timestep as f32).to_le_bytes())
+        .collect();
+    weights.add(
+        TIMESTEPS,
+        &[plan.steps.len()],
+        Expr::constant(bytes, DType::F32).cast(dtype),
+    )
 }
 
 struct Unroller<'m> {
@@ -75,41 +95,96 @@ impl<'m> Unroller<'m> {
         timesteps: WeightId,
     ) -> Result<Self, IrError> {
         let guided = is_guided(driver.guidance);
-        let rows = if guided { sym(BATCH).plus(&sym(BATCH)) } else { sym(BATCH) };
+        let rows = if guided {
+            sym(BATCH).plus(&sym(BATCH))
+        } else {
+            sym(BATCH)
+        };
         let mut copy = Copier::new(net.graph, weights, SAMPLER).with_axis(BATCH, rows);
-        let Diffusion { channels, height, width, .. } = *driver.diffusion;
-        let noise = ValueType::new(DType::F32, [sym(BATCH), channels.into(), height.into(), width.into()]);
+        let Diffusion {
+            channels,
+            height,
+            width,
+            ..
+        } = *driver.diffusion;
+        let noise = ValueType::new(
+            DType::F32,
+            [sym(BATCH), channels.into(), height.into(), width.into()],
+        );
         let noise = copy.builder.input(SAMPLER_INPUT, noise, None)?;
-        let conditions = net.graph.inputs().iter().enumerate().filter(|(_, i)| i.value != inputs.image && i.value != inputs.timestep);
+        let conditions = net
+            .graph
+            .inputs()
+            .iter()
+            .enumerate()
+            .filter(|(_, i)| i.value != inputs.image && i.value != inputs.timestep);
         for (at, _) in conditions {
             copy.input(at)?;
         }
         let latents = times(&mut copy, noise, driver.plan.initial_scale)?;
-        let doubled = if guided { copy.builder.add(Op::Concat { axis: 0 }, [noise.into(), noise.into()])? } else { noise };
-        let zeros = zeros(&mut copy, doubled, net.graph.value(inputs.timestep).ty.dtype)?;
+        let doubled = if guided {
+            copy.builder
+                .add(Op::Concat { axis: 0 }, [noise.into(), noise.into()])?
+        } else {
+            noise
+        };
+        let zeros = zeros(
+            &mut copy,
+            doubled,
+            net.graph.value(inputs.timestep).ty.dtype,
+        )?;
         let steady = copy.made.clone();
         let values = net.values.len();
-        let (latents, estimates, remembered) = ([latents].into(), VecDeque::new(), vec![VecDeque::new(); values]);
-        Ok(Self { net, driver, sampler, copy, inputs, zeros, timesteps, steady, latents, estimates, remembered })
+        let (latents, estimates, remembered) = (
+            [latents].into(),
+            VecDeque::new(),
+            vec![VecDeque::new(); values],
+        );
+        Ok(Self {
+            net,
+            driver,
+            sampler,
+            copy,
+            inputs,
+            zeros,
+            timesteps,
+            steady,
+            latents,
+            estimates,
+            remembered,
+        })
     }
 
     fn run(mut self, steps: &[Step]) -> Result<Graph, IrError> {
-        let live: Vec<HashSet<NodeId>> = steps.iter().map(|step| step.live(self.net).nodes).collect();
+        let live: Vec<HashSet<NodeId>> =
+            steps.iter().map(|step| step.live(self.net).nodes).collect();
         self.compute_steady(&live)?;
         for (number, (step, live)) in steps.iter().zip(&live).enumerate() {
             let output = self.evaluate(number, step, live)?;
             self.advance(number, output)?;
         }
-        let Some(&sample) = self.latents.front() else { return Err(broken("there is no sample")) };
+        let Some(&sample) = self.latents.front() else {
+            return Err(broken("there is no sample"));
+        };
         self.copy.builder.output(SAMPLER_OUTPUT, sample, None);
         self.copy.builder.finish()
     }
 
-    /// Copies the nodes that depend on neither image nor noise level, as far as some step needs them.
+    /// Copies the nodes that depend on neither image nor noise level, as far as some step needs
+    /// them.
     fn compute_steady(&mut self, live: &[HashSet<NodeId>]) -> Result<(), IrError> {
-        for (id, node) in self.net.graph.nodes().filter(|(id, _)| live.iter().any(|step| step.contains(id))) {
+        for (id, node) in self
+            .net
+            .graph
+            .nodes()
+            .filter(|(id, _)| live.iter().any(|step| step.contains(id)))
+        {
             let is_steady = |operand: &Operand| matches!(operand, Operand::Value(v) if self.copy.made.contains_key(v));
-            if node.inputs.iter().all(|o| matches!(o, Operand::Weight(_)) || is_steady(o)) {
+            if node
+                .inputs
+                .iter()
+                .all(|o| matches!(o, Operand::Weight(_)) || is_steady(o))
+            {
                 self.copy.node(id, |_| false)?;
             }
         }
@@ -117,8 +192,14 @@ impl<'m> Unroller<'m> {
         Ok(())
     }
 
-    /// One evaluation of the network: its guided output in single precision, without a learned variance.
-    fn evaluate(&mut self, number: usize, step: &Step, live: &HashSet<NodeId>) -> Result<ValueId, IrError> {
+    /// One evaluation of the network: its guided output in single precision, without a learned
+    /// variance.
+    fn evaluate(
+        &mut self,
+        number: usize,
+        step: &Step,
+        live: &HashSet<NodeId>,
+    ) -> Result<ValueId, IrError> {
         let net = self.net;
         self.copy.made.clone_from(&self.steady);
         self.copy.prefix = format!("step.{number}.");
@@ -129,51 +210,126 @@ impl<'m> Unroller<'m> {
             let operand = self.recall(read.value, &read.events, number)?;
             self.copy.put(net.values[read.value].value, operand);
         }
-        let open: HashSet<BlockId> = step.remembers.iter().filter_map(|&v| opened(net.graph, net.values[v].value)).collect();
-        let is_steady = |node: &Node| node.outputs.iter().any(|value| self.steady.contains_key(value));
-        for (id, _) in net.graph.nodes().filter(|(id, node)| live.contains(id) && !is_steady(node)) {
-            self.copy.node(id, |block| !open.contains(&block) && live_end(net.graph, block).is_some_and(|n| live.contains(&n)))?;
+        let open: HashSet<BlockId> = step
+            .remembers
+            .iter()
+            .filter_map(|&v| opened(net.graph, net.values[v].value))
+            .collect();
+        let is_steady = |node: &Node| {
+            node.outputs
+                .iter()
+                .any(|value| self.steady.contains_key(value))
+        };
+        for (id, _) in net
+            .graph
+            .nodes()
+            .filter(|(id, node)| live.contains(id) && !is_steady(node))
+        {
+            self.copy.node(id, |block| {
+                !open.contains(&block)
+                    && live_end(net.graph, block).is_some_and(|n| live.contains(&n))
+            })?;
         }
         self.copy.close_block()?;
         for &v in &step.remembers {
             let made = self.copy.made.get(&net.values[v].value).copied();
-            self.remembered[v].push_front(made.ok_or_else(|| broken("a value that is remembered was not made"))?);
+            self.remembered[v]
+                .push_front(made.ok_or_else(|| broken("a value that is remembered was not made"))?);
         }
-        let output = net.graph.outputs().first().and_then(|o| self.copy.made.get(&o.value).copied());
-        let Some(Operand::Value(output)) = output else { return Err(broken("the network has no output")) };
+        let output = net
+            .graph
+            .outputs()
+            .first()
+            .and_then(|o| self.copy.made.get(&o.value).copied());
+        let Some(Operand::Value(output)) = output else {
+            return Err(broken("the network has no output"));
+        };
         self.guided(output)
     }
 
     /// The latents as the network is fed them.
     fn image(&mut self, number: usize) -> Result<ValueId, IrError> {
-        let mut image = times(&mut self.copy, self.latents[0], self.driver.plan.steps[number].input_scale)?;
+        let mut image = times(
+            &mut self.copy,
+            self.latents[0],
+            self.driver.plan.steps[number].input_scale,
+        )?;
         if is_guided(self.driver.guidance) {
-            image = self.copy.builder.add(Op::Concat { axis: 0 }, [image.into(), image.into()])?;
+            image = self
+                .copy
+                .builder
+                .add(Op::Concat { axis: 0 }, [image.into(), image.into()])?;
         }
-        cast(&mut self.copy, image, self.net.graph.value(self.inputs.image).ty.dtype)
+        cast(
+            &mut self.copy,
+            image,
+            self.net.graph.value(self.inputs.image).ty.dtype,
+        )
     }
 
     /// The noise level, once for each row.
     fn timestep(&mut self, number: usize) -> Result<ValueId, IrError> {
-        let level = self.copy.builder.add(Op::Slice { axis: 0, start: number, len: 1 }, [self.timesteps.into()])?;
-        self.copy.builder.add(Op::Add, [self.zeros.into(), level.into()])
+        let level = self.copy.builder.add(
+            Op::Slice {
+                axis: 0,
+                start: number,
+                len: 1,
+            },
+            [self.timesteps.into()],
+        )?;
+        self.copy
+            .builder
+            .add(Op::Add, [self.zeros.into(), level.into()])
     }
 
-    /// What stands in for a value that isn't computed: the last one, or a forecast from the evaluations `events`.
-    fn recall(&mut self, value: usize, events: &[usize], number: usize) -> Result<Operand, IrError> {
+    /// What stands in for a value that isn't computed: the last one, or a forecast from the
+    /// evaluations `events`.
+    fn recall(
+        &mut self,
+        value: usize,
+        events: &[usize],
+        number: usize,
+    ) -> Result<Operand, IrError> {
         let before = &self.remembered[value];
         if self.sampler.reuse == Reuse::Hold {
-            return before.front().copied().ok_or_else(|| broken("a value is reused before it was made"));
+            return before
+                .front()
+                .copied()
+                .ok_or_else(|| broken("a value is reused before it was made"));
         }
-        let terms: Vec<(Operand, f64)> = before.iter().copied().zip(Reuse::weights(events, number)).collect();
-        sum(&mut self.copy, terms)?.map(Into::into).ok_or_else(|| broken("a value is forecast before it was made"))
+        let terms: Vec<(Operand, f64)> = before
+            .iter()
+            .copied()
+            .zip(Reuse::weights(events, number))
+            .collect();
+        sum(&mut self.copy, terms)?
+            .map(Into::into)
+            .ok_or_else(|| broken("a value is forecast before it was made"))
     }
 
-    /// `u + guidance * (c - u)` of the first channels, `c` being the first half of the rows and `u` the other.
+    /// `u + guidance * (c - u)` of the first channels, `c` being the first half of the rows and `u`
+    /// the other.
     fn guided(&mut self, output: ValueId) -> Result<ValueId, IrError> {
-        let Diffusion { channels, height, width, out_channels, .. } = *self.driver.diffusion;
+        let Diffusion {
+            channels,
+            height,
+            width,
+            out_channels,
+            ..
+        } = *self.driver.diffusion;
         let builder = &mut self.copy.builder;
-        let output = if out_channels > channels { builder.add(Op::Slice { axis: 1, start: 0, len: channels }, [output.into()])? } else { output };
+        let output = if out_channels > channels {
+            builder.add(
+                Op::Slice {
+                    axis: 1,
+                    start: 0,
+                    len: channels,
+                },
+                [output.into()],
+            )?
+        } else {
+            output
+        };
         let output = cast(&mut self.copy, output, DType::F32)?;
         if !is_guided(self.driver.guidance) {
             return Ok(output);
@@ -183,35 +339,73 @@ impl<'m> Unroller<'m> {
         let builder = &mut self.copy.builder;
         let halves = builder.add(Op::Reshape { shape }, [output.into()])?;
         let mut half = |start: usize| {
-            let half = builder.add(Op::Slice { axis: 0, start, len: 1 }, [halves.into()])?;
-            builder.add(Op::Reshape { shape: Shape(image.to_vec()) }, [half.into()])
+            let half = builder.add(
+                Op::Slice {
+                    axis: 0,
+                    start,
+                    len: 1,
+                },
+                [halves.into()],
+            )?;
+            builder.add(
+                Op::Reshape {
+                    shape: Shape(image.to_vec()),
+                },
+                [half.into()],
+            )
         };
         let (with, without) = (half(0)?, half(1)?);
         let less = builder.add(Op::Scale { factor: -1.0 }, [without.into()])?;
         let difference = builder.add(Op::Add, [with.into(), less.into()])?;
         let guidance = times(&mut self.copy, difference, self.driver.guidance)?;
-        self.copy.builder.add(Op::Add, [without.into(), guidance.into()])
+        self.copy
+            .builder
+            .add(Op::Add, [without.into(), guidance.into()])
     }
 
     /// The latents behind an evaluation, see [`SamplingStep`].
     fn advance(&mut self, number: usize, output: ValueId) -> Result<(), IrError> {
         let plan = self.driver.plan;
         let step = &plan.steps[number];
-        let estimate = if is_estimate_read(plan, number) { Some(self.estimate(step, output)?) } else { None };
+        let estimate = if is_estimate_read(plan, number) {
+            Some(self.estimate(step, output)?)
+        } else {
+            None
+        };
         self.estimates.push_front(estimate);
-        let latents = self.latents.iter().map(|v| Operand::from(*v)).zip(step.latents.iter().copied());
-        let estimates = self.estimates.iter().zip(step.estimates.iter().copied()).filter_map(|(v, c)| Some((Operand::from((*v)?), c)));
-        let terms = latents.chain(estimates).chain([(output.into(), step.output)]).collect();
+        let latents = self
+            .latents
+            .iter()
+            .map(|v| Operand::from(*v))
+            .zip(step.latents.iter().copied());
+        let estimates = self
+            .estimates
+            .iter()
+            .zip(step.estimates.iter().copied())
+            .filter_map(|(v, c)| Some((Operand::from((*v)?), c)));
+        let terms = latents
+            .chain(estimates)
+            .chain([(output.into(), step.output)])
+            .collect();
         let next = sum(&mut self.copy, terms)?.ok_or_else(|| broken("a step leaves nothing"))?;
         self.latents.push_front(next);
         Ok(())
     }
 
     fn estimate(&mut self, step: &SamplingStep, output: ValueId) -> Result<ValueId, IrError> {
-        let terms = vec![(self.latents[0].into(), step.estimate.latents), (output.into(), step.estimate.output)];
-        let estimate = sum(&mut self.copy, terms)?.ok_or_else(|| broken("an estimate is nothing"))?;
+        let terms = vec![
+            (self.latents[0].into(), step.estimate.latents),
+            (output.into(), step.estimate.output),
+        ];
+        let estimate =
+            sum(&mut self.copy, terms)?.ok_or_else(|| broken("an estimate is nothing"))?;
         match step.estimate.clip {
-            Some(limit) => self.copy.builder.add(Op::Clip { limit: limit as f32 }, [estimate.into()]),
+            Some(limit) => self.copy.builder.add(
+                Op::Clip {
+                    limit: limit as f32,
+                },
+                [estimate.into()],
+            ),
             None => Ok(estimate),
         }
     }
@@ -219,13 +413,22 @@ impl<'m> Unroller<'m> {
 
 /// Whether this step's estimate, or a later step's look back, counts.
 fn is_estimate_read(plan: &SamplingPlan, number: usize) -> bool {
-    plan.steps[number..].iter().enumerate().any(|(ago, step)| step.estimates.get(ago).is_some_and(|c| *c != 0.0))
+    plan.steps[number..]
+        .iter()
+        .enumerate()
+        .any(|(ago, step)| step.estimates.get(ago).is_some_and(|c| *c != 0.0))
 }
 
-/// The block that stops being one when a later evaluation reads `value`, which is made inside it and isn't its output.
+/// The block that stops being one when a later evaluation reads `value`, which is made inside it
+/// and isn't its output.
 fn opened(graph: &Graph, value: ValueId) -> Option<BlockId> {
-    let Def::Node(node, _) = graph.value(value).def else { return None };
-    graph.node(node).block.filter(|block| graph.block(*block).output != value)
+    let Def::Node(node, _) = graph.value(value).def else {
+        return None;
+    };
+    graph
+        .node(node)
+        .block
+        .filter(|block| graph.block(*block).output != value)
 }
 
 /// A zero for each row of `images`, whatever numbers they hold.
@@ -233,9 +436,21 @@ fn zeros(copy: &mut Copier<'_>, images: ValueId, dtype: DType) -> Result<ValueId
     let rows = copy.builder.value_type(images).shape.0.first().cloned();
     let mut value = images;
     for axis in 1..4 {
-        value = copy.builder.add(Op::Slice { axis, start: 0, len: 1 }, [value.into()])?;
+        value = copy.builder.add(
+            Op::Slice {
+                axis,
+                start: 0,
+                len: 1,
+            },
+            [value.into()],
+        )?;
     }
-    let row = copy.builder.add(Op::Reshape { shape: Shape(rows.into_iter().collect()) }, [value.into()])?;
+    let row = copy.builder.add(
+        Op::Reshape {
+            shape: Shape(rows.into_iter().collect()),
+        },
+        [value.into()],
+    )?;
     let zeros = copy.builder.add(Op::Scale { factor: 0.0 }, [row.into()])?;
     cast(copy, zeros, dtype)
 }
@@ -244,10 +459,14 @@ fn zeros(copy: &mut Copier<'_>, images: ValueId, dtype: DType) -> Result<ValueId
 fn sum(copy: &mut Copier<'_>, terms: Vec<(Operand, f64)>) -> Result<Option<ValueId>, IrError> {
     let mut total = None;
     for (operand, coefficient) in terms.into_iter().filter(|(_, c)| *c != 0.0) {
-        let Operand::Value(value) = operand else { return Err(broken("a weight is no term")) };
+        let Operand::Value(value) = operand else {
+            return Err(broken("a weight is no term"));
+        };
         let term = times(copy, value, coefficient)?;
         total = Some(match total {
-            Some(so_far) => copy.builder.add(Op::Add, [Operand::Value(so_far), term.into()])?,
+            Some(so_far) => copy
+                .builder
+                .add(Op::Add, [Operand::Value(so_far), term.into()])?,
             None => term,
         });
     }
@@ -255,13 +474,29 @@ fn sum(copy: &mut Copier<'_>, terms: Vec<(Operand, f64)>) -> Result<Option<Value
 }
 
 fn times(copy: &mut Copier<'_>, value: ValueId, factor: f64) -> Result<ValueId, IrError> {
-    if factor.to_bits() == 1f64.to_bits() { Ok(value) } else { copy.builder.add(Op::Scale { factor: factor as f32 }, [value.into()]) }
+    if factor.to_bits() == 1f64.to_bits() {
+        Ok(value)
+    } else {
+        copy.builder.add(
+            Op::Scale {
+                factor: factor as f32,
+            },
+            [value.into()],
+        )
+    }
 }
 
 fn cast(copy: &mut Copier<'_>, value: ValueId, dtype: DType) -> Result<ValueId, IrError> {
-    if copy.builder.value_type(value).dtype == dtype { Ok(value) } else { copy.builder.add(Op::Cast { dtype }, [value.into()]) }
+    if copy.builder.value_type(value).dtype == dtype {
+        Ok(value)
+    } else {
+        copy.builder.add(Op::Cast { dtype }, [value.into()])
+    }
 }
 
 fn broken(problem: &str) -> IrError {
-    IrError::Edit { graph: SAMPLER.into(), problem: problem.into() }
+    IrError::Edit {
+        graph: SAMPLER.into(),
+        problem: problem.into(),
+    }
 }

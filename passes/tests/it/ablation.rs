@@ -14,7 +14,8 @@ fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// KL(full || without the unit) over all tokens of all samples; the unit is taken out with the IR's own edit.
+/// KL(full || without the unit) over all tokens of all samples; the unit is taken out with the IR's
+/// own edit.
 fn kl(module: &Module, unit: &Unit) -> f64 {
     let full = &module.graphs[0];
     let mut pruned = full.clone();
@@ -22,28 +23,64 @@ fn kl(module: &Module, unit: &Unit) -> f64 {
         pruned.bypass(*block).unwrap();
     }
     let rows = samples().into_iter().flat_map(|s| {
-        let (p, q) = (log_probabilities(full, &module.weights, &s), log_probabilities(&pruned, &module.weights, &s));
+        let (p, q) = (
+            log_probabilities(full, &module.weights, &s),
+            log_probabilities(&pruned, &module.weights, &s),
+        );
         p.into_iter().zip(q).collect::<Vec<_>>()
     });
-    mean(rows.map(|(p, q)| p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()))
+    mean(rows.map(|(p, q)| {
+        p.iter()
+            .zip(&q)
+            .map(|(p, q)| p.exp() * (p - q))
+            .sum::<f64>()
+    }))
 }
 
 /// 1 - cosine between the unit's first input and last output, over all tokens of all samples.
 fn one_minus_cosine(module: &Module, unit: &Unit) -> f64 {
     let graph = &module.graphs[0];
-    let [input, output] = [graph.block(unit.blocks[0]).input, graph.block(unit.blocks[unit.blocks.len() - 1]).output];
-    let all = Segment::new(graph, &module.weights, graph.nodes().map(|(id, _)| id).collect()).unwrap();
+    let [input, output] = [
+        graph.block(unit.blocks[0]).input,
+        graph.block(unit.blocks[unit.blocks.len() - 1]).output,
+    ];
+    let all = Segment::new(
+        graph,
+        &module.weights,
+        graph.nodes().map(|(id, _)| id).collect(),
+    )
+    .unwrap();
     let residuals = |tokens: &[u32]| -> BTreeMap<ValueId, Vec<f64>> {
         let fed = feeds(graph, tokens);
-        let known: Values = graph.inputs().iter().map(|i| (i.value, fed[&i.name].clone())).collect();
+        let known: Values = graph
+            .inputs()
+            .iter()
+            .map(|i| (i.value, fed[&i.name].clone()))
+            .collect();
         let values = all.forward(&known, &[input, output]).unwrap();
-        values.into_iter().map(|(id, array)| (id, array.into_f32().unwrap().into_iter().map(f64::from).collect())).collect()
+        values
+            .into_iter()
+            .map(|(id, array)| {
+                (
+                    id,
+                    array
+                        .into_f32()
+                        .unwrap()
+                        .into_iter()
+                        .map(f64::from)
+                        .collect(),
+                )
+            })
+            .collect()
     };
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     mean(samples().iter().flat_map(|s| {
         let residuals = residuals(s);
-        let rows = residuals[&input].chunks(12).zip(residuals[&output].chunks(12));
-        rows.map(|(a, b)| 1.0 - dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt())).collect::<Vec<_>>()
+        let rows = residuals[&input]
+            .chunks(12)
+            .zip(residuals[&output].chunks(12));
+        rows.map(|(a, b)| 1.0 - dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt()))
+            .collect::<Vec<_>>()
     }))
 }
 
@@ -52,10 +89,29 @@ fn check(name: &str, module: &Module) {
         let table = table(&format!("granularity: {option}, score: kl+cosine"), module);
         for (i, unit) in units(&module.graphs[0], granularity).iter().enumerate() {
             let what = format!("{name} {}", unit.name);
-            assert_close(&format!("kl of {what}"), table.columns[0].values[i], kl(module, unit), 1e-9);
-            assert_close(&format!("cosine of {what}"), table.columns[1].values[i], one_minus_cosine(module, unit), 1e-9);
+            assert_close(
+                &format!("kl of {what}"),
+                table.columns[0].values[i],
+                kl(module, unit),
+                1e-9,
+            );
+            assert_close(
+                &format!("cosine of {what}"),
+                table.columns[1].values[i],
+                one_minus_cosine(module, unit),
+                1e-9,
+            );
         }
-        assert_close(name, table.loss, mean(samples().iter().map(|s| loss(&module.graphs[0], &module.weights, s))), 1e-9);
+        assert_close(
+            name,
+            table.loss,
+            mean(
+                samples()
+                    .iter()
+                    .map(|s| loss(&module.graphs[0], &module.weights, s)),
+            ),
+            1e-9,
+        );
     }
 }
 
@@ -72,8 +128,16 @@ fn kl_and_cosine_are_those_of_direct_computation() {
     ]);
     let module = between.module();
     let table = table("score: kl, granularity: block", &module);
-    for (i, unit) in units(&module.graphs[0], Granularity::Block).iter().enumerate() {
-        assert_close(&format!("kl of {} with a node between blocks", unit.name), table.columns[0].values[i], kl(&module, unit), 1e-9);
+    for (i, unit) in units(&module.graphs[0], Granularity::Block)
+        .iter()
+        .enumerate()
+    {
+        assert_close(
+            &format!("kl of {} with a node between blocks", unit.name),
+            table.columns[0].values[i],
+            kl(&module, unit),
+            1e-9,
+        );
     }
 }
 
@@ -81,12 +145,28 @@ fn kl_and_cosine_are_those_of_direct_computation() {
 fn a_block_that_changes_nothing_scores_nothing() {
     let mut model = Model::decoder();
     model.numbers("1.down").fill(0.0);
-    let table = table("granularity: block, score: kl+cosine+fit-residual", &model.module());
+    let table = table(
+        "granularity: block, score: kl+cosine+fit-residual",
+        &model.module(),
+    );
     for column in &table.columns {
-        assert!(column.values[3].abs() < 1e-15, "{} is {}", column.name, column.values[3]);
+        assert!(
+            column.values[3].abs() < 1e-15,
+            "{} is {}",
+            column.name,
+            column.values[3]
+        );
     }
-    let runs = fit_prune("granularity: block, drop: 1, score: kl", &mut model.module(), samples()).unwrap();
-    assert_eq!(runs[0].report.scores.as_ref().unwrap().dropped, [false, false, false, true, false, false]);
+    let runs = fit_prune(
+        "granularity: block, drop: 1, score: kl",
+        &mut model.module(),
+        samples(),
+    )
+    .unwrap();
+    assert_eq!(
+        runs[0].report.scores.as_ref().unwrap().dropped,
+        [false, false, false, true, false, false]
+    );
 }
 
 #[test]
@@ -94,5 +174,11 @@ fn an_embedding_of_zeros_has_a_cosine() {
     let mut model = Model::decoder();
     model.numbers("embed")[7 * 12..8 * 12].fill(0.0);
     let table = table("granularity: block, score: cosine", &model.module());
-    assert!(table.columns[0].values.iter().all(|v| (0.0..=2.0).contains(v)), "{table:?}");
+    assert!(
+        table.columns[0]
+            .values
+            .iter()
+            .all(|v| (0.0..=2.0).contains(v)),
+        "{table:?}"
+    );
 }

@@ -6,7 +6,10 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use dlc_ir::Module;
-use dlc_passes::{Calibration, Machine, PassContext, PassError, PassRun, Progress, Samplers, ScoreCache, ScoreTable, Silent, registry, run_passes};
+use dlc_passes::{
+    Calibration, Machine, PassContext, PassError, PassRun, Progress, Samplers, ScoreCache,
+    ScoreTable, Silent, registry, run_passes,
+};
 
 use super::model::samples;
 
@@ -21,14 +24,27 @@ pub struct Given {
 
 impl Given {
     pub fn new(samples: Vec<Vec<u32>>) -> Self {
-        Self { samples, asked: Cell::new((0, 0)) }
+        Self {
+            samples,
+            asked: Cell::new((0, 0)),
+        }
     }
 }
 
 impl Calibration for Given {
-    fn samples(&self, _file: Option<&Path>, samples: usize, length: usize) -> Result<Vec<Vec<u32>>, PassError> {
+    fn samples(
+        &self,
+        _file: Option<&Path>,
+        samples: usize,
+        length: usize,
+    ) -> Result<Vec<Vec<u32>>, PassError> {
         self.asked.set((samples, length));
-        Ok(self.samples.iter().take(samples).map(|s| s.iter().copied().take(length).collect()).collect())
+        Ok(self
+            .samples
+            .iter()
+            .take(samples)
+            .map(|s| s.iter().copied().take(length).collect())
+            .collect())
     }
 
     fn basic_tokens(&self) -> Result<Vec<u32>, PassError> {
@@ -45,11 +61,15 @@ pub struct Watcher {
 
 impl Progress for Watcher {
     fn update(&self, what: &str, done: usize, total: usize) {
-        self.updates.lock().unwrap().push((what.to_owned(), done, total));
+        self.updates
+            .lock()
+            .unwrap()
+            .push((what.to_owned(), done, total));
     }
 
     fn interrupted(&self) -> bool {
-        self.patience.is_some_and(|patience| self.updates.lock().unwrap().len() >= patience)
+        self.patience
+            .is_some_and(|patience| self.updates.lock().unwrap().len() >= patience)
     }
 }
 
@@ -59,7 +79,8 @@ pub struct Memory(pub Mutex<BTreeMap<String, Vec<u8>>>);
 
 impl ScoreCache for Memory {
     fn get(&self, key: &str) -> Option<String> {
-        self.get_bytes(key).and_then(|bytes| String::from_utf8(bytes).ok())
+        self.get_bytes(key)
+            .and_then(|bytes| String::from_utf8(bytes).ok())
     }
 
     fn put(&self, key: &str, text: &str) {
@@ -71,7 +92,10 @@ impl ScoreCache for Memory {
     }
 
     fn put_bytes(&self, key: &str, bytes: &[u8]) {
-        self.0.lock().unwrap().insert(key.to_owned(), bytes.to_owned());
+        self.0
+            .lock()
+            .unwrap()
+            .insert(key.to_owned(), bytes.to_owned());
     }
 
     fn remove(&self, key: &str) {
@@ -90,10 +114,22 @@ pub struct Outside<'a> {
     pub threads: usize,
 }
 
-/// Runs a pass with options as in YAML's flow form, `drop: 1, score: kl`, and the clean-up passes behind it.
-pub fn run_with(pass: &str, options: &str, module: &mut Module, outside: &Outside<'_>) -> Result<Vec<PassRun>, PassError> {
-    let passes = registry::build(pass, &serde_yaml::from_str(&format!("{{{options}}}")).unwrap())?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(outside.threads).build().unwrap();
+/// Runs a pass with options as in YAML's flow form, `drop: 1, score: kl`, and the clean-up passes
+/// behind it.
+pub fn run_with(
+    pass: &str,
+    options: &str,
+    module: &mut Module,
+    outside: &Outside<'_>,
+) -> Result<Vec<PassRun>, PassError> {
+    let passes = registry::build(
+        pass,
+        &serde_yaml::from_str(&format!("{{{options}}}")).unwrap(),
+    )?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(outside.threads)
+        .build()
+        .unwrap();
     let mut cx = PassContext {
         adapters: &[],
         machine: outside.machine,
@@ -108,20 +144,40 @@ pub fn run_with(pass: &str, options: &str, module: &mut Module, outside: &Outsid
 }
 
 /// Runs fit-prune on these samples, without a cache.
-pub fn fit_prune(options: &str, module: &mut Module, samples: Vec<Vec<u32>>) -> Result<Vec<PassRun>, PassError> {
+pub fn fit_prune(
+    options: &str,
+    module: &mut Module,
+    samples: Vec<Vec<u32>>,
+) -> Result<Vec<PassRun>, PassError> {
     let calibration = Given::new(samples);
     run_with(
         "fit-prune",
         options,
         module,
-        &Outside { calibration: &calibration, machine: None, samplers: None, progress: &Silent, cache: None, key: "", threads: 1 },
+        &Outside {
+            calibration: &calibration,
+            machine: None,
+            samplers: None,
+            progress: &Silent,
+            cache: None,
+            key: "",
+            threads: 1,
+        },
     )
 }
 
 /// Runs passes one after the other, each a name and its options, on the usual samples.
 pub fn run_all(passes: &[(&str, &str)], module: &mut Module) -> Result<Vec<PassRun>, PassError> {
     let calibration = Given::new(samples());
-    let outside = Outside { calibration: &calibration, machine: None, samplers: None, progress: &Silent, cache: None, key: "", threads: 2 };
+    let outside = Outside {
+        calibration: &calibration,
+        machine: None,
+        samplers: None,
+        progress: &Silent,
+        cache: None,
+        key: "",
+        threads: 2,
+    };
     let mut runs = Vec::new();
     for (pass, options) in passes {
         runs.extend(run_with(pass, options, module, &outside)?);
@@ -137,5 +193,10 @@ pub fn table(options: &str, module: &Module) -> ScoreTable {
 
 /// The value of a fact of the first pass.
 pub fn fact<'r>(runs: &'r [PassRun], name: &str) -> Option<&'r str> {
-    runs[0].report.facts.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    runs[0]
+        .report
+        .facts
+        .iter()
+        .find(|(n, _)| n == name)
+        .map(|(_, value)| value.as_str())
 }

@@ -1,4 +1,5 @@
-//! The passes on a small decoder in text form. What needs a real checkpoint is tested in the root package.
+//! The passes on a small decoder in text form. What needs a real checkpoint is tested in the root
+//! package.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod ablation;

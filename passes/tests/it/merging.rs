@@ -1,4 +1,5 @@
-//! merge-adapter: the merged matrix does what base and adapter do apart, for any shape, rank and type.
+//! merge-adapter: the merged matrix does what base and adapter do apart, for any shape, rank and
+//! type.
 
 use std::sync::Arc;
 
@@ -28,11 +29,27 @@ fn cases() -> impl Strategy<Value = Case> {
     let floats = || prop_oneof![Just(DType::F32), Just(DType::F16), Just(DType::Bf16)];
     let kind = prop_oneof![Just("lora"), Just("rslora"), Just("dora"), Just("dual")];
     let sizes = ([1usize..9, 1usize..9], [1usize..5, 1usize..5]);
-    let case = |(kind, sizes, base, adapter, transposed, strength): (_, ([usize; 2], [usize; 2]), _, _, _, f64)| {
+    let case = |(kind, sizes, base, adapter, transposed, strength): (
+        _,
+        ([usize; 2], [usize; 2]),
+        _,
+        _,
+        _,
+        f64,
+    )| {
         let numbers = proptest::collection::vec(-2f32..2.0, 400);
         let strength = if kind == "dora" { 1.0 } else { strength };
         let (shape, ranks) = sizes;
-        numbers.prop_map(move |numbers| Case { kind, shape, ranks, base, adapter, transposed, strength, numbers })
+        numbers.prop_map(move |numbers| Case {
+            kind,
+            shape,
+            ranks,
+            base,
+            adapter,
+            transposed,
+            strength,
+            numbers,
+        })
     };
     (kind, sizes, floats(), floats(), any::<bool>(), -2.0..2.0).prop_flat_map(case)
 }
@@ -40,17 +57,33 @@ fn cases() -> impl Strategy<Value = Case> {
 /// A file's bytes.
 fn mapped(bytes: Vec<u8>, dtype: DType) -> Expr {
     let length = bytes.len();
-    Expr::Mapped { blob: Blob::new(Arc::new(bytes), 0..length).unwrap(), dtype }
+    Expr::Mapped {
+        blob: Blob::new(Arc::new(bytes), 0..length).unwrap(),
+        dtype,
+    }
 }
 
 /// Numbers in a file of type `dtype`, and what they are there.
 fn stored(numbers: &[f32], dtype: DType) -> (Expr, Vec<f64>) {
-    let wide = mapped(numbers.iter().flat_map(|x| x.to_le_bytes()).collect(), DType::F32);
+    let wide = mapped(
+        numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DType::F32,
+    );
     let mut table = WeightTable::default();
-    let id = table.add("numbers", &[numbers.len()], wide.cast(dtype)).unwrap();
+    let id = table
+        .add("numbers", &[numbers.len()], wide.cast(dtype))
+        .unwrap();
     let mut bytes = vec![0; table[id].bytes()];
     table[id].write_bytes(0, &mut bytes).unwrap();
-    (mapped(bytes, dtype), table[id].to_f32().unwrap().into_iter().map(f64::from).collect())
+    (
+        mapped(bytes, dtype),
+        table[id]
+            .to_f32()
+            .unwrap()
+            .into_iter()
+            .map(f64::from)
+            .collect(),
+    )
 }
 
 impl Case {
@@ -59,13 +92,23 @@ impl Case {
         let n = shape[0] * shape[1];
         let (data, numbers) = stored(&self.numbers[*at..*at + n], self.adapter);
         *at += n;
-        (AdapterTensor { shape: shape.to_vec(), data }, numbers)
+        (
+            AdapterTensor {
+                shape: shape.to_vec(),
+                data,
+            },
+            numbers,
+        )
     }
 
     fn config(&self) -> serde_json::Map<String, serde_json::Value> {
         let config = match self.kind {
-            "dual" => json!({"peft_type": "DUAL_LORA", "r_magnitude": self.ranks[0], "r_direction": self.ranks[1], "lora_alpha": 3}),
-            kind => json!({"peft_type": "LORA", "r": self.ranks[0], "lora_alpha": 3, "use_rslora": kind == "rslora", "use_dora": kind == "dora"}),
+            "dual" => {
+                json!({"peft_type": "DUAL_LORA", "r_magnitude": self.ranks[0], "r_direction": self.ranks[1], "lora_alpha": 3})
+            }
+            kind => {
+                json!({"peft_type": "LORA", "r": self.ranks[0], "lora_alpha": 3, "use_rslora": kind == "rslora", "use_dora": kind == "dora"})
+            }
         };
         config.as_object().unwrap().clone()
     }
@@ -73,20 +116,39 @@ impl Case {
     /// The matrices A, B, C, D and DoRA's norms.
     fn parts(&self) -> [(AdapterTensor, Vec<f64>); 5] {
         let ([out, inner], [r1, r2], mut at) = (self.shape, self.ranks, 100);
-        [[r1, inner], [out, r1], [r2, inner], [out, r2], [out, 1]].map(|shape| self.tensor(&mut at, shape))
+        [[r1, inner], [out, r1], [r2, inner], [out, r2], [out, 1]]
+            .map(|shape| self.tensor(&mut at, shape))
     }
 
     fn adapter(&self) -> Adapter {
         let [a, b, c, d, m] = self.parts().map(|(tensor, _)| tensor);
         let names: Vec<(&str, AdapterTensor)> = match self.kind {
             "dual" => {
-                vec![("lora_magnitude_A.weight", a), ("lora_magnitude_B.weight", b), ("lora_direction_A.weight", c), ("lora_direction_B.weight", d)]
+                vec![
+                    ("lora_magnitude_A.weight", a),
+                    ("lora_magnitude_B.weight", b),
+                    ("lora_direction_A.weight", c),
+                    ("lora_direction_B.weight", d),
+                ]
             }
-            "dora" => vec![("lora_A.weight", a), ("lora_B.weight", b), ("lora_magnitude_vector", m)],
+            "dora" => vec![
+                ("lora_A.weight", a),
+                ("lora_B.weight", b),
+                ("lora_magnitude_vector", m),
+            ],
             _ => vec![("lora_A.weight", a), ("lora_B.weight", b)],
         };
-        let tensors = names.into_iter().map(|(n, t)| (format!("base_model.model.proj.{n}"), t)).collect();
-        Adapter { name: "tuned".into(), weight: self.strength, config: self.config(), alphas: None, tensors }
+        let tensors = names
+            .into_iter()
+            .map(|(n, t)| (format!("base_model.model.proj.{n}"), t))
+            .collect();
+        Adapter {
+            name: "tuned".into(),
+            weight: self.strength,
+            config: self.config(),
+            alphas: None,
+            tensors,
+        }
     }
 
     /// s, the adapter's strength in it.
@@ -105,21 +167,47 @@ impl Case {
         let ([out, inner], [r1, r2], s) = (self.shape, self.ranks, self.factor());
         let [a, b, c, d, m] = self.parts().map(|(_, numbers)| numbers);
         let plain = product(w, [out, inner], x);
-        let entry = |u: &[f64], v: &[f64], r: usize, i: usize, j: usize| -> f64 { (0..r).map(|k| u[i * r + k] * v[k * inner + j]).sum() };
+        let entry = |u: &[f64], v: &[f64], r: usize, i: usize, j: usize| -> f64 {
+            (0..r).map(|k| u[i * r + k] * v[k * inner + j]).sum()
+        };
         if self.kind == "dual" {
-            let sign = |i, j| if entry(&d, &c, r2, i, j) > 0.0 { 1.0 } else { -1.0 };
+            let sign = |i, j| {
+                if entry(&d, &c, r2, i, j) > 0.0 {
+                    1.0
+                } else {
+                    -1.0
+                }
+            };
             let change = |i, j| s * entry(&b, &a, r1, i, j).max(0.0) * sign(i, j);
-            return (0..out).map(|i| plain[i] + (0..inner).map(|j| change(i, j) * x[j]).sum::<f64>()).collect();
+            return (0..out)
+                .map(|i| plain[i] + (0..inner).map(|j| change(i, j) * x[j]).sum::<f64>())
+                .collect();
         }
         // Two thin products, as PEFT computes an adapter that isn't merged.
         let thin = product(&b, [out, r1], &product(&a, [r1, inner], x));
-        let norm = |i: usize| (0..inner).map(|j| (w[i * inner + j] + s * entry(&b, &a, r1, i, j)).powi(2)).sum::<f64>().sqrt();
-        (0..out).map(|i| (plain[i] + s * thin[i]) * if self.kind == "dora" { m[i] / norm(i) } else { 1.0 }).collect()
+        let norm = |i: usize| {
+            (0..inner)
+                .map(|j| (w[i * inner + j] + s * entry(&b, &a, r1, i, j)).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        };
+        (0..out)
+            .map(|i| {
+                (plain[i] + s * thin[i])
+                    * if self.kind == "dora" {
+                        m[i] / norm(i)
+                    } else {
+                        1.0
+                    }
+            })
+            .collect()
     }
 }
 
 fn product(matrix: &[f64], [rows, columns]: [usize; 2], x: &[f64]) -> Vec<f64> {
-    (0..rows).map(|i| (0..columns).map(|j| matrix[i * columns + j] * x[j]).sum()).collect()
+    (0..rows)
+        .map(|i| (0..columns).map(|j| matrix[i * columns + j] * x[j]).sum())
+        .collect()
 }
 
 /// A module with one weight `proj.weight`.
@@ -127,9 +215,22 @@ fn module(case: &Case) -> (Module, Vec<f64>) {
     let [out, inner] = case.shape;
     let (data, numbers) = stored(&case.numbers[..out * inner], case.base);
     let mut module = Model::decoder().module();
-    let storage = if case.transposed { Storage::Transposed } else { Storage::Plain };
-    module.weights.add_stored("proj.weight", &case.shape, case.base, data, storage).unwrap();
-    let seen = (0..out * inner).map(|at| if case.transposed { numbers[at % inner * out + at / inner] } else { numbers[at] });
+    let storage = if case.transposed {
+        Storage::Transposed
+    } else {
+        Storage::Plain
+    };
+    module
+        .weights
+        .add_stored("proj.weight", &case.shape, case.base, data, storage)
+        .unwrap();
+    let seen = (0..out * inner).map(|at| {
+        if case.transposed {
+            numbers[at % inner * out + at / inner]
+        } else {
+            numbers[at]
+        }
+    });
     (module, seen.collect())
 }
 
@@ -137,8 +238,18 @@ fn merge(module: &mut Module, adapter: Adapter) {
     try_merge(module, adapter, MergeAdapterOptions::default()).unwrap();
 }
 
-fn try_merge(module: &mut Module, adapter: Adapter, options: MergeAdapterOptions) -> Result<(), PassError> {
-    let (calibration, pool) = (Given::new(vec![]), rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap());
+fn try_merge(
+    module: &mut Module,
+    adapter: Adapter,
+    options: MergeAdapterOptions,
+) -> Result<(), PassError> {
+    let (calibration, pool) = (
+        Given::new(vec![]),
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap(),
+    );
     let adapters = [adapter];
     let mut cx = PassContext {
         adapters: &adapters,
@@ -150,7 +261,10 @@ fn try_merge(module: &mut Module, adapter: Adapter, options: MergeAdapterOptions
         module_key: String::new(),
         pool: &pool,
     };
-    MergeAdapter::new(options).unwrap().run(module, &mut cx).map(|_| ())
+    MergeAdapter::new(options)
+        .unwrap()
+        .run(module, &mut cx)
+        .map(|_| ())
 }
 
 #[test]
@@ -166,13 +280,35 @@ fn merged_weights_that_no_number_can_stand_for_are_refused_unless_they_are_asked
         for transposed in [false, true] {
             let numbers = vec![number; 400];
             let (shape, ranks, adapter) = ([3, 2], [1, 1], DType::F32);
-            let case = Case { kind, shape, ranks, base, adapter, transposed, strength: 1.0, numbers };
-            let error = try_merge(&mut module(&case).0, case.adapter(), MergeAdapterOptions::default()).unwrap_err();
+            let case = Case {
+                kind,
+                shape,
+                ranks,
+                base,
+                adapter,
+                transposed,
+                strength: 1.0,
+                numbers,
+            };
+            let error = try_merge(
+                &mut module(&case).0,
+                case.adapter(),
+                MergeAdapterOptions::default(),
+            )
+            .unwrap_err();
             assert_eq!(error.fault(), Fault::BadInput);
             if !transposed {
                 messages.push(error.to_string());
             }
-            try_merge(&mut module(&case).0, case.adapter(), MergeAdapterOptions { allow_nan: true, ..MergeAdapterOptions::default() }).unwrap();
+            try_merge(
+                &mut module(&case).0,
+                case.adapter(),
+                MergeAdapterOptions {
+                    allow_nan: true,
+                    ..MergeAdapterOptions::default()
+                },
+            )
+            .unwrap();
         }
     }
     insta::assert_snapshot!(messages.join("\n"));
@@ -194,7 +330,8 @@ proptest! {
         let unit = match case.base { DType::F32 => 1e-6, DType::F16 => 0.5f64.powi(11), _ => 0.5f64.powi(8) };
         for i in 0..out {
             let allowed = 1e-5 + (unit + 1e-5) * (0..inner).map(|j| (merged[i * inner + j] * x[j]).abs()).sum::<f64>();
-            // Dual LoRA jumps where D C passes 0, and DoRA where a row vanishes: single precision may fall on the other side.
+            // Dual LoRA jumps where D C passes 0, and DoRA where a row vanishes: single precision
+            // may fall on the other side.
             let error = (together[i] - expected[i]).abs();
             prop_assert!(error <= allowed, "row {i}: {} merged, {} apart, {error:e} > {allowed:e}", together[i], expected[i]);
         }

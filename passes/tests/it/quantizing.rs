@@ -13,29 +13,66 @@ const FORMAT: BlockFormat = BlockFormat { bits: 4, block: 32 };
 
 /// What the parts of a quantised weight stand for, by hand.
 fn dequantized(weights: &WeightTable, name: &str, format: BlockFormat, columns: usize) -> Vec<f32> {
-    let part = |suffix: &str| weights.find(&format!("{name}.int{}x{}.{suffix}", format.bits, format.block)).map(|id| weights[id].to_f32().unwrap());
-    let (codes, scales, zeros) = (part("codes").unwrap(), part("scales").unwrap(), part("zero_points"));
-    let code = |bytes: &[f32], i: usize| if format.bits == 4 { (bytes[i / 2] as u32 >> (4 * (i % 2)) & 15) as f32 } else { bytes[i] };
-    let (blocks, middle) = (columns.div_ceil(format.block), if format.bits == 4 { 8.0 } else { 128.0 });
-    let (row_codes, row_zeros) = (blocks * format.block * format.bits / 8, (blocks * format.bits).div_ceil(8));
+    let part = |suffix: &str| {
+        weights
+            .find(&format!(
+                "{name}.int{}x{}.{suffix}",
+                format.bits, format.block
+            ))
+            .map(|id| weights[id].to_f32().unwrap())
+    };
+    let (codes, scales, zeros) = (
+        part("codes").unwrap(),
+        part("scales").unwrap(),
+        part("zero_points"),
+    );
+    let code = |bytes: &[f32], i: usize| {
+        if format.bits == 4 {
+            (bytes[i / 2] as u32 >> (4 * (i % 2)) & 15) as f32
+        } else {
+            bytes[i]
+        }
+    };
+    let (blocks, middle) = (
+        columns.div_ceil(format.block),
+        if format.bits == 4 { 8.0 } else { 128.0 },
+    );
+    let (row_codes, row_zeros) = (
+        blocks * format.block * format.bits / 8,
+        (blocks * format.bits).div_ceil(8),
+    );
     let entry = |row: usize, column: usize| {
         let block = column / format.block;
-        let zero = zeros.as_ref().map_or(middle, |zeros| code(&zeros[row * row_zeros..], block));
+        let zero = zeros
+            .as_ref()
+            .map_or(middle, |zeros| code(&zeros[row * row_zeros..], block));
         (code(&codes[row * row_codes..], column) - zero) * scales[row * blocks + block]
     };
     let rows = scales.len() / blocks;
-    (0..rows * columns).map(|i| entry(i / columns, i % columns)).collect()
+    (0..rows * columns)
+        .map(|i| entry(i / columns, i % columns))
+        .collect()
 }
 
 fn quantized_nodes(graph: &Graph) -> Vec<String> {
-    let name = |node: &dlc_ir::Node| node.block.map_or("head".to_owned(), |b| graph.block(b).name.clone());
-    let mut names: Vec<String> = graph.nodes().filter(|(_, n)| matches!(n.op, Op::QuantizedLinear(_))).map(|(_, n)| name(n)).collect();
+    let name = |node: &dlc_ir::Node| {
+        node.block
+            .map_or("head".to_owned(), |b| graph.block(b).name.clone())
+    };
+    let mut names: Vec<String> = graph
+        .nodes()
+        .filter(|(_, n)| matches!(n.op, Op::QuantizedLinear(_)))
+        .map(|(_, n)| name(n))
+        .collect();
     names.dedup();
     names
 }
 
 fn logits(graph: &Graph, weights: &WeightTable, tokens: &[u32]) -> Vec<f32> {
-    run(graph, weights, &feeds(graph, tokens)).unwrap()["logits"].as_f32().unwrap().to_vec()
+    run(graph, weights, &feeds(graph, tokens)).unwrap()["logits"]
+        .as_f32()
+        .unwrap()
+        .to_vec()
 }
 
 #[test]
@@ -45,80 +82,198 @@ fn without_a_draft_a_copy_of_the_target_is_quantised() {
     let runs = run_all(&[("quantize-draft", "")], &mut module).unwrap();
     let names: Vec<&str> = module.graphs.iter().map(|g| g.name.as_str()).collect();
     assert_eq!(names, ["target", "draft"]);
-    assert_eq!(module.graphs[0].to_text(&module.weights), before.graphs[0].to_text(&before.weights));
+    assert_eq!(
+        module.graphs[0].to_text(&module.weights),
+        before.graphs[0].to_text(&before.weights)
+    );
     let draft = &module.graphs[1];
     assert_eq!(verify::verify(draft, &module.weights), []);
     insta::assert_snapshot!("quantised_draft", draft.to_text(&module.weights));
-    let facts: Vec<String> = runs[0].report.facts.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    insta::assert_snapshot!("quantised_report", format!("{}\n\n{}", facts.join("\n"), runs[0].report.diff.as_ref().unwrap().summary()));
+    let facts: Vec<String> = runs[0]
+        .report
+        .facts
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    insta::assert_snapshot!(
+        "quantised_report",
+        format!(
+            "{}\n\n{}",
+            facts.join("\n"),
+            runs[0].report.diff.as_ref().unwrap().summary()
+        )
+    );
 }
 
 #[test]
 fn the_draft_computes_what_its_codes_stand_for() {
-    for options in ["", "bits: 8", "symmetric: false", "bits: 8, symmetric: false, refine: none", "block: 64"] {
+    for options in [
+        "",
+        "bits: 8",
+        "symmetric: false",
+        "bits: 8, symmetric: false, refine: none",
+        "block: 64",
+    ] {
         let mut module = Model::decoder().module();
-        run_all(&[("quantize-draft", &format!("head: false{}{options}", if options.is_empty() { "" } else { ", " }))], &mut module).unwrap();
-        let format = BlockFormat { bits: if options.contains("bits: 8") { 8 } else { 4 }, block: if options.contains("64") { 64 } else { 32 } };
+        run_all(
+            &[(
+                "quantize-draft",
+                &format!(
+                    "head: false{}{options}",
+                    if options.is_empty() { "" } else { ", " }
+                ),
+            )],
+            &mut module,
+        )
+        .unwrap();
+        let format = BlockFormat {
+            bits: if options.contains("bits: 8") { 8 } else { 4 },
+            block: if options.contains("64") { 64 } else { 32 },
+        };
         let mut by_hand = Model::decoder();
-        for matrix in matrices(&module.graphs[0], &module.weights).into_iter().filter(|m| !m.is_head) {
+        for matrix in matrices(&module.graphs[0], &module.weights)
+            .into_iter()
+            .filter(|m| !m.is_head)
+        {
             let weight = &module.weights[matrix.weight];
-            *by_hand.numbers(&weight.name) = dequantized(&module.weights, &weight.name, format, weight.shape[1]);
+            *by_hand.numbers(&weight.name) =
+                dequantized(&module.weights, &weight.name, format, weight.shape[1]);
         }
         let expected = by_hand.module();
         for tokens in samples() {
-            let (a, b) = (logits(&module.graphs[1], &module.weights, &tokens), logits(&expected.graphs[0], &expected.weights, &tokens));
-            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4), "{options}");
+            let (a, b) = (
+                logits(&module.graphs[1], &module.weights, &tokens),
+                logits(&expected.graphs[0], &expected.weights, &tokens),
+            );
+            assert!(
+                a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-4),
+                "{options}"
+            );
         }
     }
 }
 
 #[test]
 fn a_pruned_draft_is_quantised_in_its_place_and_blocks_may_be_chosen() {
-    let prune = ("fit-prune", "drop: 1, score: kl, protect_first: 1, protect_last: 1");
-    let all = ["layers.0.attn", "layers.0.mlp", "layers.2.attn", "layers.2.mlp", "head"];
+    let prune = (
+        "fit-prune",
+        "drop: 1, score: kl, protect_first: 1, protect_last: 1",
+    );
+    let all = [
+        "layers.0.attn",
+        "layers.0.mlp",
+        "layers.2.attn",
+        "layers.2.mlp",
+        "head",
+    ];
     let cases: [(&str, &[&str]); 4] = [
         ("", &all),
         ("head: false", &all[..4]),
-        ("blocks: layers.0", &["layers.0.attn", "layers.0.mlp", "head"]),
-        ("blocks: layers.2.mlp+layers.0.attn, head: false", &["layers.0.attn", "layers.2.mlp"]),
+        (
+            "blocks: layers.0",
+            &["layers.0.attn", "layers.0.mlp", "head"],
+        ),
+        (
+            "blocks: layers.2.mlp+layers.0.attn, head: false",
+            &["layers.0.attn", "layers.2.mlp"],
+        ),
     ];
     for (options, quantised) in cases {
         let mut module = Model::decoder().module();
         run_all(&[prune, ("quantize-draft", options)], &mut module).unwrap();
         assert_eq!(module.graphs.len(), 2, "{options}");
-        assert_eq!(quantized_nodes(module.graph("draft").unwrap()), quantised, "{options}");
+        assert_eq!(
+            quantized_nodes(module.graph("draft").unwrap()),
+            quantised,
+            "{options}"
+        );
     }
     // What one pass leaves, another may quantise in its own way.
     let mut module = Model::decoder().module();
-    let runs = run_all(&[prune, ("quantize-draft", "blocks: layers.0, head: false"), ("quantize-draft", "bits: 8")], &mut module).unwrap();
+    let runs = run_all(
+        &[
+            prune,
+            ("quantize-draft", "blocks: layers.0, head: false"),
+            ("quantize-draft", "bits: 8"),
+        ],
+        &mut module,
+    )
+    .unwrap();
     let draft = module.graph("draft").unwrap();
     assert_eq!(quantized_nodes(draft), all);
-    let bits = |wanted| draft.nodes().filter(|(_, n)| matches!(n.op, Op::QuantizedLinear(f) if f.bits == wanted)).count();
+    let bits = |wanted| {
+        draft
+            .nodes()
+            .filter(|(_, n)| matches!(n.op, Op::QuantizedLinear(f) if f.bits == wanted))
+            .count()
+    };
     assert_eq!((bits(4), bits(8)), (7, 8));
     assert_eq!(fact(&runs[6..], "matrices"), Some("8"));
 }
 
 #[test]
 fn perturbations_are_what_quantising_does_and_blocks_are_quantised_one_by_one() {
-    let Module { mut graphs, mut weights, .. } = Model::decoder().module();
+    let Module {
+        mut graphs,
+        mut weights,
+        ..
+    } = Model::decoder().module();
     for quantizer in [
-        Quantizer { format: FORMAT, symmetric: true, refinement: Refinement::Hqq },
-        Quantizer { format: BlockFormat { bits: 8, ..FORMAT }, symmetric: false, refinement: Refinement::None },
+        Quantizer {
+            format: FORMAT,
+            symmetric: true,
+            refinement: Refinement::Hqq,
+        },
+        Quantizer {
+            format: BlockFormat { bits: 8, ..FORMAT },
+            symmetric: false,
+            refinement: Refinement::None,
+        },
     ] {
-        let block = graphs[0].find_block(if quantizer.symmetric { "layers.1.attn" } else { "layers.0.mlp" }).unwrap();
-        let touched: Vec<_> = matrices(&graphs[0], &weights).into_iter().filter(|m| m.block == Some(block)).collect();
-        let said: BTreeMap<_, _> = touched.iter().map(|m| (m.weight, perturbation(&weights[m.weight], &quantizer).unwrap())).collect();
+        let block = graphs[0]
+            .find_block(if quantizer.symmetric {
+                "layers.1.attn"
+            } else {
+                "layers.0.mlp"
+            })
+            .unwrap();
+        let touched: Vec<_> = matrices(&graphs[0], &weights)
+            .into_iter()
+            .filter(|m| m.block == Some(block))
+            .collect();
+        let said: BTreeMap<_, _> = touched
+            .iter()
+            .map(|m| {
+                (
+                    m.weight,
+                    perturbation(&weights[m.weight], &quantizer).unwrap(),
+                )
+            })
+            .collect();
         quantize_block(&mut graphs[0], &mut weights, block, &quantizer).unwrap();
         assert_eq!(verify::verify(&graphs[0], &weights), []);
         for (id, said) in said {
             let weight = &weights[id];
             let made = dequantized(&weights, &weight.name, quantizer.format, weight.shape[1]);
-            let squares = made.iter().zip(weight.to_f32().unwrap()).map(|(a, b)| f64::from(a - b).powi(2));
-            assert_close(&weight.name, said.mean_square, squares.sum::<f64>() / made.len() as f64, 1e-3);
-            assert!(said.mean_square <= said.mean_square_nearest && (0.0..=1.0).contains(&said.refined));
+            let squares = made
+                .iter()
+                .zip(weight.to_f32().unwrap())
+                .map(|(a, b)| f64::from(a - b).powi(2));
+            assert_close(
+                &weight.name,
+                said.mean_square,
+                squares.sum::<f64>() / made.len() as f64,
+                1e-3,
+            );
+            assert!(
+                said.mean_square <= said.mean_square_nearest && (0.0..=1.0).contains(&said.refined)
+            );
         }
     }
-    assert_eq!(quantized_nodes(&graphs[0]), ["layers.0.mlp", "layers.1.attn"]);
+    assert_eq!(
+        quantized_nodes(&graphs[0]),
+        ["layers.0.mlp", "layers.1.attn"]
+    );
 }
 
 #[test]
@@ -147,7 +302,11 @@ fn what_can_not_be_quantised_is_rejected() {
     let mut report = Vec::new();
     for (options, module) in cases {
         let mut after = module.clone();
-        let given = if options.starts_with('#') { "" } else { options };
+        let given = if options.starts_with('#') {
+            ""
+        } else {
+            options
+        };
         let error = run_all(&[("quantize-draft", given)], &mut after).expect_err(options);
         assert_eq!(after.graphs, module.graphs, "{options}");
         report.push(format!("{options}\n    {:?}: {error}", error.fault()));

@@ -49,18 +49,28 @@ fn options_that_do_not_fit_are_rejected() {
         "7: 1",
         "xyzzy: 1",
     ];
-    let report: Vec<String> = cases.iter().map(|options| line(options, &rejection(options, &module, samples()))).collect();
+    let report: Vec<String> = cases
+        .iter()
+        .map(|options| line(options, &rejection(options, &module, samples())))
+        .collect();
     insta::assert_snapshot!(report.join("\n"));
 }
 
 #[test]
 fn calibration_data_that_can_not_be_scored_is_rejected() {
     let module = Model::decoder().module();
-    let cases = [("no samples", vec![]), ("a sample of one token", vec![vec![1, 2], vec![3]]), ("a token beyond the vocabulary", vec![vec![1, 23]])];
+    let cases = [
+        ("no samples", vec![]),
+        ("a sample of one token", vec![vec![1, 2], vec![3]]),
+        ("a token beyond the vocabulary", vec![vec![1, 23]]),
+    ];
     let mut report = Vec::new();
     for (what, samples) in cases {
         for score in ["fit", "cosine"] {
-            report.push(line(&format!("{what}, {score}"), &rejection(&format!("score: {score}"), &module, samples.clone())));
+            report.push(line(
+                &format!("{what}, {score}"),
+                &rejection(&format!("score: {score}"), &module, samples.clone()),
+            ));
         }
     }
     insta::assert_snapshot!(report.join("\n"));
@@ -73,19 +83,37 @@ fn edited(edits: &[(&str, &str)]) -> Module {
 
 #[test]
 fn modules_that_are_no_chain_of_blocks_are_rejected() {
-    let skip = [("add %layers.0.mlp.6, %layers.1.attn.9", "add %layers.0.attn.10, %layers.1.attn.9")];
-    let stale = [("(attn layer=1) from %layers.0.mlp.6", "(attn layer=1) from %layers.0.attn.10")];
+    let skip = [(
+        "add %layers.0.mlp.6, %layers.1.attn.9",
+        "add %layers.0.attn.10, %layers.1.attn.9",
+    )];
+    let stale = [(
+        "(attn layer=1) from %layers.0.mlp.6",
+        "(attn layer=1) from %layers.0.attn.10",
+    )];
     let early = [
         ("  output logits = %2", "  output logits = %0"),
-        ("gather @embed, %input_ids : f32[batch, seq, 12]", "gather @embed, %input_ids : f32[batch, seq, 12]"),
+        (
+            "gather @embed, %input_ids : f32[batch, seq, 12]",
+            "gather @embed, %input_ids : f32[batch, seq, 12]",
+        ),
     ];
     let in_block = [
         ("  output logits = %2", "  output logits = %layers.2.mlp.6"),
-        ("  %1 = rms_norm %layers.2.mlp.6, @norm eps=1e-5 : f32[batch, seq, 12]\n  %2 = linear %1, @embed : f32[batch, seq, 23]\n", ""),
+        (
+            "  %1 = rms_norm %layers.2.mlp.6, @norm eps=1e-5 : f32[batch, seq, 12]\n  %2 = linear %1, @embed : f32[batch, seq, 23]\n",
+            "",
+        ),
     ];
-    let unknown = [("  input position_ids", "  input token_types: i64[batch, seq]\n  input position_ids")];
+    let unknown = [(
+        "  input position_ids",
+        "  input token_types: i64[batch, seq]\n  input position_ids",
+    )];
     let bare = "graph target {\n  input input_ids: i64[batch, seq]\n  %0 = gather @embed, %input_ids : f32[batch, seq, 23]\n  output logits = %0\n}\nweight @embed: f32[23, 23]\n";
-    let silent = [("add %layers.1.attn.10, %layers.1.mlp.5", "mul %layers.1.attn.10, %layers.1.mlp.5")];
+    let silent = [(
+        "add %layers.1.attn.10, %layers.1.mlp.5",
+        "mul %layers.1.attn.10, %layers.1.mlp.5",
+    )];
     let mut renamed = Model::decoder().module();
     renamed.graphs[0].name = "encoder".into();
     let mut short = Model::decoder().module();
@@ -96,16 +124,31 @@ fn modules_that_are_no_chain_of_blocks_are_rejected() {
         ("a second fit-prune", "drop: 1", again),
         ("no target", "", renamed),
         ("no blocks", "", Model::of(bare).module()),
-        ("no logits", "", edited(&[("output logits", "output scores")])),
+        (
+            "no logits",
+            "",
+            edited(&[("output logits", "output scores")]),
+        ),
         ("logits from before the blocks", "", edited(&early)),
         ("logits from within the last block", "", edited(&in_block)),
         ("a connection that skips a block", "", edited(&skip)),
-        ("a block whose residual isn't what it reads", "", edited(&stale)),
+        (
+            "a block whose residual isn't what it reads",
+            "",
+            edited(&stale),
+        ),
         ("an input of an unknown kind", "", edited(&unknown)),
         ("a context of one token", "", short),
-        ("no matrix that writes into the residual", "score: fit-residual, granularity: block", edited(&silent)),
+        (
+            "no matrix that writes into the residual",
+            "score: fit-residual, granularity: block",
+            edited(&silent),
+        ),
     ];
-    let report: Vec<String> = cases.iter().map(|(what, options, module)| line(what, &rejection(options, module, samples()))).collect();
+    let report: Vec<String> = cases
+        .iter()
+        .map(|(what, options, module)| line(what, &rejection(options, module, samples())))
+        .collect();
     insta::assert_snapshot!(report.join("\n"));
 }
 
@@ -115,19 +158,34 @@ fn a_draft_without_attention_is_rejected() {
     for layer in 0..3 {
         model.numbers(&format!("{layer}.o")).fill(0.0);
     }
-    let error = rejection("granularity: block, drop: 3, score: kl", &model.module(), samples());
+    let error = rejection(
+        "granularity: block, drop: 3, score: kl",
+        &model.module(),
+        samples(),
+    );
     insta::assert_snapshot!(error, @"pass fit-prune: the draft would have no attention left; drop fewer blocks, or use granularity=layer");
 }
 
 #[test]
 fn scores_that_are_not_finite_are_rejected() {
-    let cases = [("1.q", f32::NAN), ("1.down", f32::INFINITY), ("0.norm2", f32::NAN), ("1.up", 3e38), ("norm", f32::NAN), ("2.o", f32::NEG_INFINITY)];
+    let cases = [
+        ("1.q", f32::NAN),
+        ("1.down", f32::INFINITY),
+        ("0.norm2", f32::NAN),
+        ("1.up", 3e38),
+        ("norm", f32::NAN),
+        ("2.o", f32::NEG_INFINITY),
+    ];
     let mut report = Vec::new();
     for (weight, number) in cases {
         let mut model = Model::decoder();
         model.numbers(weight)[3] = number;
         for score in ["fit", "trace", "cosine", "kl"] {
-            let error = rejection(&format!("granularity: block, score: {score}"), &model.module(), samples());
+            let error = rejection(
+                &format!("granularity: block, score: {score}"),
+                &model.module(),
+                samples(),
+            );
             assert_eq!(error.fault(), Fault::BadInput);
             assert!(matches!(error, PassError::NotFinite { .. }) || weight == "norm");
             report.push(line(&format!("{number:e} in {weight}, {score}"), &error));

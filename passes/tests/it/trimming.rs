@@ -11,7 +11,12 @@ const TRIM: (&str, &str) = ("trim-head", "tokens: 6");
 
 fn logits(graph: &Graph, weights: &WeightTable) -> Vec<Vec<f32>> {
     let outputs = run(graph, weights, &feeds(graph, &samples()[0])).unwrap();
-    outputs["logits"].as_f32().unwrap().chunks(VOCAB).map(<[f32]>::to_vec).collect()
+    outputs["logits"]
+        .as_f32()
+        .unwrap()
+        .chunks(VOCAB)
+        .map(<[f32]>::to_vec)
+        .collect()
 }
 
 fn made(passes: &[(&str, &str)], model: &Model) -> Module {
@@ -42,11 +47,21 @@ fn the_draft_scores_frequent_and_basic_tokens_as_before_and_no_others() {
     let whole = made(&[PRUNE], &model);
     let mut module = whole.clone();
     let runs = run_all(&[TRIM], &mut module).unwrap();
-    assert_eq!(fact(&runs, "tokens"), Some("6 of 23, 2 of them special or single bytes"));
+    assert_eq!(
+        fact(&runs, "tokens"),
+        Some("6 of 23, 2 of them special or single bytes")
+    );
     assert_eq!(fact(&runs, "of the calibration text"), Some("40.00%"));
     let draft = module.graph("draft").unwrap();
-    check_trimmed(draft, &module.weights, &logits(whole.graph("draft").unwrap(), &whole.weights));
-    assert_eq!(logits(&module.graphs[0], &module.weights), logits(&whole.graphs[0], &whole.weights));
+    check_trimmed(
+        draft,
+        &module.weights,
+        &logits(whole.graph("draft").unwrap(), &whole.weights),
+    );
+    assert_eq!(
+        logits(&module.graphs[0], &module.weights),
+        logits(&whole.graphs[0], &whole.weights)
+    );
     assert!(BASIC_TOKENS.iter().all(|t| KEPT.contains(&(*t as usize))));
     insta::assert_snapshot!("trimmed_report", runs[0].report.diff.as_ref().unwrap());
 }
@@ -55,11 +70,21 @@ fn the_draft_scores_frequent_and_basic_tokens_as_before_and_no_others() {
 fn heads_that_bend_their_logits_or_have_biases_are_trimmed_too() {
     let bent = "  %2 = linear %1, @head, @head.bias : f32[batch, seq, 23]\n  %3 = scale %2 factor=0.1 : f32[batch, seq, 23]\n  %4 = tanh %3 : f32[batch, seq, 23]\n  output logits = %4";
     let model = Model::edited(&[
-        ("  %2 = linear %1, @embed : f32[batch, seq, 23]\n  output logits = %2", bent),
-        ("weight @norm: f32[12]", "weight @norm: f32[12]\nweight @head: f32[23, 12]\nweight @head.bias: f32[23]"),
+        (
+            "  %2 = linear %1, @embed : f32[batch, seq, 23]\n  output logits = %2",
+            bent,
+        ),
+        (
+            "weight @norm: f32[12]",
+            "weight @norm: f32[12]\nweight @head: f32[23, 12]\nweight @head.bias: f32[23]",
+        ),
     ]);
     let (whole, trimmed) = (made(&[PRUNE], &model), made(&[PRUNE, TRIM], &model));
-    check_trimmed(trimmed.graph("draft").unwrap(), &trimmed.weights, &logits(whole.graph("draft").unwrap(), &whole.weights));
+    check_trimmed(
+        trimmed.graph("draft").unwrap(),
+        &trimmed.weights,
+        &logits(whole.graph("draft").unwrap(), &whole.weights),
+    );
 }
 
 #[test]
@@ -79,7 +104,10 @@ fn trimming_and_quantising_may_come_in_any_order() {
 #[test]
 fn what_can_not_be_trimmed_is_rejected() {
     let draft = || made(&[PRUNE], &Model::decoder());
-    let norm = [("  output logits = %2", "  %3 = layer_norm %2 eps=1e-5 : f32[batch, seq, 23]\n  output logits = %3")];
+    let norm = [(
+        "  output logits = %2",
+        "  %3 = layer_norm %2 eps=1e-5 : f32[batch, seq, 23]\n  output logits = %3",
+    )];
     let cases = [
         ("tokens: 0", draft()),
         ("tokens: 1", draft()),
@@ -89,12 +117,19 @@ fn what_can_not_be_trimmed_is_rejected() {
         ("token: 5", draft()),
         ("tokens: 6 # no draft", Model::decoder().module()),
         ("tokens: 6 # twice", made(&[PRUNE, TRIM], &Model::decoder())),
-        ("tokens: 6 # no product", made(&[("quantize-draft", "")], &Model::edited(&norm))),
+        (
+            "tokens: 6 # no product",
+            made(&[("quantize-draft", "")], &Model::edited(&norm)),
+        ),
     ];
     let mut report = Vec::new();
     for (options, module) in cases {
         let mut after = module.clone();
-        let error = run_all(&[("trim-head", options.split(" #").next().unwrap())], &mut after).expect_err(options);
+        let error = run_all(
+            &[("trim-head", options.split(" #").next().unwrap())],
+            &mut after,
+        )
+        .expect_err(options);
         assert_eq!(after.graphs, module.graphs, "{options}");
         report.push(format!("{options}\n    {:?}: {error}", error.fault()));
     }

@@ -6,12 +6,16 @@ use serde_json::{Map, Value};
 use crate::checkpoint::SideKeys;
 use crate::checkpoint::error::shown;
 
-/// Flags of older versions, and what they stand for, in the order in which several results stand one after another.
+/// Flags of older versions, and what they stand for, in the order in which several results stand
+/// one after another.
 const FLAGS: [(&str, Pooling); 6] = [
     ("pooling_mode_cls_token", Pooling::Cls),
     ("pooling_mode_max_tokens", Pooling::Max),
     ("pooling_mode_mean_tokens", Pooling::Mean),
-    ("pooling_mode_mean_sqrt_len_tokens", Pooling::MeanSqrtLenTokens),
+    (
+        "pooling_mode_mean_sqrt_len_tokens",
+        Pooling::MeanSqrtLenTokens,
+    ),
     ("pooling_mode_weightedmean_tokens", Pooling::WeightedMean),
     ("pooling_mode_lasttoken", Pooling::LastToken),
 ];
@@ -32,16 +36,25 @@ pub(super) const KEYS: SideKeys = SideKeys {
     neutral: &[],
 };
 
-/// Takes over what `config` says. `pooling_mode` decides over the flags; where no flag is set, it is the mean.
+/// Takes over what `config` says. `pooling_mode` decides over the flags; where no flag is set, it
+/// is the mean.
 pub(super) fn read(config: &Map<String, Value>, sentence: &mut Sentence) {
     let set = |key: &str| config.get(key) == Some(&Value::Bool(true));
     sentence.pooling = match config.get("pooling_mode") {
-        None | Some(Value::Null) => FLAGS.iter().filter(|(flag, _)| set(flag)).map(|(_, pooling)| pooling.clone()).collect(),
+        None | Some(Value::Null) => FLAGS
+            .iter()
+            .filter(|(flag, _)| set(flag))
+            .map(|(_, pooling)| pooling.clone())
+            .collect(),
         Some(Value::Array(modes)) => modes.iter().map(mode).collect(),
         Some(one) => vec![mode(one)],
     };
-    let unknown = config.keys().filter(|key| key.starts_with("pooling_mode_") && set(key) && !KEYS.heeded.contains(&key.as_str()));
-    sentence.pooling.extend(unknown.map(|key| Pooling::Other(format!("`{}`", shown(key)))));
+    let unknown = config.keys().filter(|key| {
+        key.starts_with("pooling_mode_") && set(key) && !KEYS.heeded.contains(&key.as_str())
+    });
+    sentence
+        .pooling
+        .extend(unknown.map(|key| Pooling::Other(format!("`{}`", shown(key)))));
     if sentence.pooling.is_empty() {
         sentence.pooling.push(Pooling::Mean);
     }
@@ -49,6 +62,10 @@ pub(super) fn read(config: &Map<String, Value>, sentence: &mut Sentence) {
 }
 
 fn mode(value: &Value) -> Pooling {
-    let known = Pooling::ALL.into_iter().find(|pooling| value.as_str() == Some(pooling.name()));
-    known.unwrap_or_else(|| Pooling::Other(format!("the `pooling_mode` {}", shown(&value.to_string()))))
+    let known = Pooling::ALL
+        .into_iter()
+        .find(|pooling| value.as_str() == Some(pooling.name()));
+    known.unwrap_or_else(|| {
+        Pooling::Other(format!("the `pooling_mode` {}", shown(&value.to_string())))
+    })
 }

@@ -1,5 +1,5 @@
-//! Every key of every golden's configuration, deleted and null, is read as transformers and diffusers read it: `fixtures/configurations.json`, which
-//! `make_configurations.py` recorded.
+//! Every key of every golden's configuration, deleted and null, is read as transformers and
+//! diffusers read it: `fixtures/configurations.json`, which `make_configurations.py` recorded.
 
 use std::fs;
 
@@ -44,9 +44,16 @@ struct Answer {
 }
 
 /// The graph and the facts, or the error.
-fn read(folder: Folder, config: &Map<String, Value>) -> (Folder, Result<(String, ModelInfo), ImportError>) {
-    let folder = folder.with("config.json", Value::from(config.clone()).to_string().as_bytes());
-    let module = import_folder(&folder).map(|module| (module.graphs[0].to_text(&module.weights), module.model));
+fn read(
+    folder: Folder,
+    config: &Map<String, Value>,
+) -> (Folder, Result<(String, ModelInfo), ImportError>) {
+    let folder = folder.with(
+        "config.json",
+        Value::from(config.clone()).to_string().as_bytes(),
+    );
+    let module = import_folder(&folder)
+        .map(|module| (module.graphs[0].to_text(&module.weights), module.model));
     (folder, module)
 }
 
@@ -61,8 +68,13 @@ fn every_key_deleted_and_null_is_read_as_the_library_reads_it() {
         if answer.golden != name {
             name.clone_from(&answer.golden);
             // Beside generation_config.json the classes' own tokens don't count.
-            folder = Folder::patched(&format!("goldens/{name}"), &json!({})).with("generation_config.json", b"{}").without("generation_config.json");
-            config = serde_json::from_slice(&fs::read(folder.path().join("config.json")).expect("fixture")).expect("JSON");
+            folder = Folder::patched(&format!("goldens/{name}"), &json!({}))
+                .with("generation_config.json", b"{}")
+                .without("generation_config.json");
+            config = serde_json::from_slice(
+                &fs::read(folder.path().join("config.json")).expect("fixture"),
+            )
+            .expect("JSON");
         }
         let (mut changed, mut explicit) = (config.clone(), config.clone());
         changed.remove(&answer.key);
@@ -74,25 +86,46 @@ fn every_key_deleted_and_null_is_read_as_the_library_reads_it() {
         (folder, found) = read(folder, &changed);
         (folder, expected) = read(folder, &explicit);
         let fits = match (&found, &expected) {
-            (Ok(found), Ok(expected)) => found == expected && (answer.error.is_none() || UNREAD.contains(&answer.key.as_str())),
+            (Ok(found), Ok(expected)) => {
+                found == expected
+                    && (answer.error.is_none() || UNREAD.contains(&answer.key.as_str()))
+            }
             (Err(_), Err(_)) => true,
             (Err(error), Ok(_)) => answer.error.is_some() && error.fault() == Fault::BadInput,
             (Ok(_), Err(_)) => false,
         };
         if !fits {
-            let [found, expected] = [found, expected].map(|outcome| outcome.map_or_else(|error| error.to_string(), |(graph, _)| graph));
+            let [found, expected] = [found, expected]
+                .map(|outcome| outcome.map_or_else(|error| error.to_string(), |(graph, _)| graph));
             let first = found.lines().zip(expected.lines()).find(|(a, b)| a != b);
             wrong.push(format!("{answer:?}: {first:?}"));
         }
     }
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), answers.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {}:\n{}",
+        wrong.len(),
+        answers.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn other_names_of_keys_are_read_as_transformers_reads_them() {
-    let config = json!({"n_embd": null, "hidden_size": 48, "n_head": null, "num_attention_heads": 4});
-    let [plain, other] = [json!({}), config].map(|patch| import_folder(&Folder::patched("goldens/gpt2", &patch)).expect("imports").graphs.remove(0));
+    let config =
+        json!({"n_embd": null, "hidden_size": 48, "n_head": null, "num_attention_heads": 4});
+    let [plain, other] = [json!({}), config].map(|patch| {
+        import_folder(&Folder::patched("goldens/gpt2", &patch))
+            .expect("imports")
+            .graphs
+            .remove(0)
+    });
     assert_eq!(plain, other);
     let clash = Folder::patched("goldens/gpt2", &json!({"hidden_size": 64}));
-    super::refuses("two widths", &clash, Fault::BadInput, &["`hidden_size` is 64, but `n_embd`, which it stands for, is 48"]);
+    super::refuses(
+        "two widths",
+        &clash,
+        Fault::BadInput,
+        &["`hidden_size` is 64, but `n_embd`, which it stands for, is 48"],
+    );
 }

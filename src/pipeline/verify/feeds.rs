@@ -24,14 +24,26 @@ pub(super) struct Feeds {
 
 impl Feeds {
     pub fn prefix(graph: &Graph, batch: usize, length: usize, ids: &[i64]) -> Self {
-        let caches = graph.inputs().iter().filter(|i| i.cache.is_some()).map(|i| {
-            let dims = &graph.value(i.value).ty.shape.0;
-            let width = |axis: usize| dims.get(axis).and_then(dlc_ir::Dim::known).unwrap_or(0);
-            (i.name.clone(), (vec![batch, width(1), 0, width(3)], vec![]))
-        });
+        let caches = graph
+            .inputs()
+            .iter()
+            .filter(|i| i.cache.is_some())
+            .map(|i| {
+                let dims = &graph.value(i.value).ty.shape.0;
+                let width = |axis: usize| dims.get(axis).and_then(dlc_ir::Dim::known).unwrap_or(0);
+                (i.name.clone(), (vec![batch, width(1), 0, width(3)], vec![]))
+            });
         let positions = (0..batch).flat_map(|_| 0..length as i64).collect();
         let (mask, segments) = (vec![1; batch * length], vec![0; batch * length]);
-        Self { batch, length, ids: ids.to_vec(), mask, positions, segments, caches: caches.collect() }
+        Self {
+            batch,
+            length,
+            ids: ids.to_vec(),
+            mask,
+            positions,
+            segments,
+            caches: caches.collect(),
+        }
     }
 
     /// Makes some places of a sequence padding.
@@ -57,14 +69,35 @@ impl Feeds {
     pub fn continued(&self, graph: &Graph, made: &BTreeMap<String, Array>, ids: &[i64]) -> Self {
         let mut caches = BTreeMap::new();
         for input in graph.inputs() {
-            let output = graph.outputs().iter().find(|o| o.cache.is_some() && o.cache == input.cache);
+            let output = graph
+                .outputs()
+                .iter()
+                .find(|o| o.cache.is_some() && o.cache == input.cache);
             if let Some(array) = output.and_then(|o| made.get(&o.name)) {
-                caches.insert(input.name.clone(), (array.shape().to_vec(), array.as_f32().unwrap_or_default().to_vec()));
+                caches.insert(
+                    input.name.clone(),
+                    (
+                        array.shape().to_vec(),
+                        array.as_f32().unwrap_or_default().to_vec(),
+                    ),
+                );
             }
         }
         let length = ids.len() / self.batch;
-        let mask = self.mask.chunks(self.length).flat_map(|row| [row, &vec![1; length]].concat()).collect();
-        let mut feeds = Self { batch: self.batch, length, ids: ids.to_vec(), mask, positions: vec![], segments: vec![0; ids.len()], caches };
+        let mask = self
+            .mask
+            .chunks(self.length)
+            .flat_map(|row| [row, &vec![1; length]].concat())
+            .collect();
+        let mut feeds = Self {
+            batch: self.batch,
+            length,
+            ids: ids.to_vec(),
+            mask,
+            positions: vec![],
+            segments: vec![0; ids.len()],
+            caches,
+        };
         feeds.positions = feeds.counted();
         feeds
     }
@@ -74,7 +107,10 @@ impl Feeds {
         let mut feeds = self.clone();
         for port in &record.inputs {
             let present = port.name.replace("past_key_values.", "present.");
-            if let (Some(cache), Some((_, tensor))) = (feeds.caches.get_mut(&port.name), made.iter().find(|(name, _)| *name == present)) {
+            if let (Some(cache), Some((_, tensor))) = (
+                feeds.caches.get_mut(&port.name),
+                made.iter().find(|(name, _)| *name == present),
+            ) {
                 *cache = (tensor.shape.clone(), tensor.to_f32().unwrap_or_default());
             }
         }
@@ -82,26 +118,43 @@ impl Feeds {
     }
 
     /// What a backend makes of them.
-    pub fn run(&self, session: &mut Session, record: &GraphRecord) -> Result<Vec<(String, HostTensor)>, PipelineError> {
+    pub fn run(
+        &self,
+        session: &mut Session,
+        record: &GraphRecord,
+    ) -> Result<Vec<(String, HostTensor)>, PipelineError> {
         let ports = self.tensors(record);
-        let inputs: Vec<(&str, HostTensor)> = ports.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
+        let inputs: Vec<(&str, HostTensor)> =
+            ports.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
         Ok(session.run_host(&inputs)?)
     }
 
     pub fn integers(&self) -> [(&'static str, Vec<usize>, &Vec<i64>); 4] {
         let total = self.mask.len() / self.batch;
         [
-            ("token_type_ids", vec![self.batch, self.length], &self.segments),
+            (
+                "token_type_ids",
+                vec![self.batch, self.length],
+                &self.segments,
+            ),
             ("input_ids", vec![self.batch, self.length], &self.ids),
             ("attention_mask", vec![self.batch, total], &self.mask),
-            ("position_ids", vec![self.batch, self.length], &self.positions),
+            (
+                "position_ids",
+                vec![self.batch, self.length],
+                &self.positions,
+            ),
         ]
     }
 
     /// The inputs that the graph has.
     pub fn arrays(&self, graph: &Graph) -> Result<BTreeMap<String, Array>, PipelineError> {
         let mut arrays = BTreeMap::new();
-        for (name, shape, data) in self.integers().into_iter().filter(|(name, ..)| graph.find_input(name).is_some()) {
+        for (name, shape, data) in self
+            .integers()
+            .into_iter()
+            .filter(|(name, ..)| graph.find_input(name).is_some())
+        {
             arrays.insert(name.to_owned(), Array::i64(shape, data.clone())?);
         }
         for (name, (shape, data)) in &self.caches {
@@ -114,10 +167,17 @@ impl Feeds {
     pub fn tensors(&self, record: &GraphRecord) -> Vec<(String, HostTensor)> {
         let mut tensors = Vec::new();
         for port in &record.inputs {
-            if let Some((_, shape, data)) = self.integers().into_iter().find(|(name, ..)| *name == port.name) {
+            if let Some((_, shape, data)) = self
+                .integers()
+                .into_iter()
+                .find(|(name, ..)| *name == port.name)
+            {
                 tensors.push((port.name.clone(), HostTensor::i64(shape, data.clone())));
             } else if let Some((shape, data)) = self.caches.get(&port.name) {
-                tensors.push((port.name.clone(), HostTensor::floats(&port.dtype, shape.clone(), data)));
+                tensors.push((
+                    port.name.clone(),
+                    HostTensor::floats(&port.dtype, shape.clone(), data),
+                ));
             }
         }
         tensors

@@ -1,4 +1,5 @@
-//! What any graph can be fed: seeded numbers in the ranges that it takes, found in how it reads its inputs.
+//! What any graph can be fed: seeded numbers in the ranges that it takes, found in how it reads its
+//! inputs.
 
 use std::collections::BTreeMap;
 
@@ -25,36 +26,72 @@ pub(in crate::pipeline) fn random_feeds(
     let sizes = sizes(graph);
     let mut feeds = BTreeMap::new();
     for input in graph.inputs() {
-        feeds.insert(input.name.clone(), feed(graph, weights, input, &sizes, rng)?);
+        feeds.insert(
+            input.name.clone(),
+            feed(graph, weights, input, &sizes, rng)?,
+        );
     }
     Ok(feeds)
 }
 
-fn feed(graph: &Graph, weights: &WeightTable, input: &Input, sizes: &BTreeMap<String, usize>, rng: &mut ChaCha8Rng) -> Result<Array, PipelineError> {
+fn feed(
+    graph: &Graph,
+    weights: &WeightTable,
+    input: &Input,
+    sizes: &BTreeMap<String, usize>,
+    rng: &mut ChaCha8Rng,
+) -> Result<Array, PipelineError> {
     let ty = &graph.value(input.value).ty;
-    let length = |dim: &Dim| dim.constant() + dim.symbols().iter().filter_map(|s| sizes.get(&**s)).sum::<usize>();
+    let length = |dim: &Dim| {
+        dim.constant()
+            + dim
+                .symbols()
+                .iter()
+                .filter_map(|s| sizes.get(&**s))
+                .sum::<usize>()
+    };
     let shape: Vec<usize> = ty.shape.0.iter().map(length).collect();
     let n: usize = shape.iter().product();
-    let reads = |op: fn(&Op) -> bool, at: usize| graph.nodes().any(|(_, n)| op(&n.op) && n.inputs.get(at) == Some(&Operand::Value(input.value)));
+    let reads = |op: fn(&Op) -> bool, at: usize| {
+        graph
+            .nodes()
+            .any(|(_, n)| op(&n.op) && n.inputs.get(at) == Some(&Operand::Value(input.value)))
+    };
     if ty.dtype.is_float() {
         let is_level = reads(|op| matches!(op, Op::TimestepEmbedding(_)), 0);
         let range = if is_level { 0.0..LEVELS } else { -2.0..2.0 };
-        return Ok(Array::f32(shape, (0..n).map(|_| rng.random_range(range.clone())).collect())?);
+        return Ok(Array::f32(
+            shape,
+            (0..n).map(|_| rng.random_range(range.clone())).collect(),
+        )?);
     }
     if reads(|op| matches!(op, Op::Attention(_)), 3) {
         // All tokens, but for the end of the last row.
         let padding = shape.last().copied().unwrap_or(1) / 4;
-        return Ok(Array::i64(shape, (0..n).map(|i| i64::from(i + padding < n)).collect())?);
+        return Ok(Array::i64(
+            shape,
+            (0..n).map(|i| i64::from(i + padding < n)).collect(),
+        )?);
     }
     let rows = rows(graph, weights, input.value);
-    Ok(Array::i64(shape, (0..n).map(|_| rng.random_range(0..rows)).collect())?)
+    Ok(Array::i64(
+        shape,
+        (0..n).map(|_| rng.random_range(0..rows)).collect(),
+    )?)
 }
 
 /// How long each named axis is.
 fn sizes(graph: &Graph) -> BTreeMap<String, usize> {
     let mut sizes = BTreeMap::from([("batch".to_owned(), BATCH)]);
     for input in graph.inputs() {
-        for symbol in graph.value(input.value).ty.shape.0.iter().flat_map(Dim::symbols) {
+        for symbol in graph
+            .value(input.value)
+            .ty
+            .shape
+            .0
+            .iter()
+            .flat_map(Dim::symbols)
+        {
             let next = LONGEST.saturating_sub(2 * (sizes.len() - 1)).max(1);
             sizes.entry(symbol.to_string()).or_insert(next);
         }
@@ -69,6 +106,12 @@ fn rows(graph: &Graph, weights: &WeightTable, value: ValueId) -> i64 {
         Some(Operand::Value(table)) => graph.value(*table).ty.shape.0.first().and_then(Dim::known),
         None => None,
     };
-    let choosing = graph.nodes().filter(|(_, n)| n.op == Op::Gather && n.inputs.get(1) == Some(&Operand::Value(value)));
-    choosing.filter_map(|(_, node)| rows(node)).min().unwrap_or(2).max(1) as i64
+    let choosing = graph
+        .nodes()
+        .filter(|(_, n)| n.op == Op::Gather && n.inputs.get(1) == Some(&Operand::Value(value)));
+    choosing
+        .filter_map(|(_, node)| rows(node))
+        .min()
+        .unwrap_or(2)
+        .max(1) as i64
 }

@@ -13,21 +13,42 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// 1e-4 absolute in f32 (plus 1e-5 of the largest output, for models with large logits); half types round every activation: 1e-2 and
-    /// 0.2% of the largest output in f16 (11 bits), 0.1 and 10% in bf16 (8 bits).
+    /// 1e-4 absolute in f32 (plus 1e-5 of the largest output, for models with large logits); half
+    /// types round every activation: 1e-2 and 0.2% of the largest output in f16 (11 bits), 0.1 and
+    /// 10% in bf16 (8 bits).
     pub fn of_dtype(dtype: &str) -> Self {
         match dtype {
-            "f16" => Self { absolute: 1e-2, relative: 2e-3 },
-            "bf16" => Self { absolute: 1e-1, relative: 1e-1 },
-            _ => Self { absolute: 1e-4, relative: 1e-5 },
+            "f16" => Self {
+                absolute: 1e-2,
+                relative: 2e-3,
+            },
+            "bf16" => Self {
+                absolute: 1e-1,
+                relative: 1e-1,
+            },
+            _ => Self {
+                absolute: 1e-4,
+                relative: 1e-5,
+            },
         }
     }
 
-    /// That of the bundle's element type; 20% of the largest output for a graph that ONNX Runtime multiplies with quantised matrices, since
-    /// `MatMulNBits` rounds activations to 8 bits. This finds a graph that is wrong, not one that is a little off; each product by itself is
-    /// tested more closely. Such a graph is a draft, so what it is off by costs acceptance and never changes the text.
+    /// That of the bundle's element type; 20% of the largest output for a graph that ONNX Runtime
+    /// multiplies with quantised matrices, since `MatMulNBits` rounds activations to 8 bits. This
+    /// finds a graph that is wrong, not one that is a little off; each product by itself is tested
+    /// more closely. Such a graph is a draft, so what it is off by costs acceptance and never
+    /// changes the text.
     pub fn of_graph(graph: &Graph, manifest: &Manifest) -> Self {
-        let quantized = graph.nodes().any(|(_, node)| matches!(node.op, Op::QuantizedLinear(_)));
-        if quantized && manifest.profile == Profile::Ort { Self { absolute: 1e-2, relative: 0.2 } } else { Self::of_dtype(&manifest.dtype) }
+        let quantized = graph
+            .nodes()
+            .any(|(_, node)| matches!(node.op, Op::QuantizedLinear(_)));
+        if quantized && manifest.profile == Profile::Ort {
+            Self {
+                absolute: 1e-2,
+                relative: 0.2,
+            }
+        } else {
+            Self::of_dtype(&manifest.dtype)
+        }
     }
 }

@@ -21,7 +21,8 @@ pub struct BackendSearch {
     pub force: Option<BackendKind>,
     /// Demands ONNX Runtime: no falling back on tract.
     pub require_ort: bool,
-    /// Threads of one pool for all sessions that ask for as many; None gives each session threads of its own.
+    /// Threads of one pool for all sessions that ask for as many; None gives each session threads
+    /// of its own.
     pub threads: Option<usize>,
 }
 
@@ -70,21 +71,38 @@ pub struct Candidate {
 }
 
 impl BackendSearch {
-    /// All places in order; in a folder the newest version first. Places without a library are listed as not found.
+    /// All places in order; in a folder the newest version first. Places without a library are
+    /// listed as not found.
     pub fn find(&self) -> Vec<Candidate> {
         let named = [(Origin::Explicit, &self.explicit), (Origin::Env, &self.env)];
         let mut candidates: Vec<Candidate> = named
             .into_iter()
-            .filter_map(|(origin, path)| path.as_ref().map(|path| Candidate { origin, path: path.clone(), found: path.is_file() }))
+            .filter_map(|(origin, path)| {
+                path.as_ref().map(|path| Candidate {
+                    origin,
+                    path: path.clone(),
+                    found: path.is_file(),
+                })
+            })
             .collect();
         if let Some(folder) = &self.beside {
             look_into(Origin::Beside, folder, &[""], &mut candidates);
         }
         if let Some(folder) = &self.data_dir {
-            look_into(Origin::DataDir, folder, &["", "lib", "capi"], &mut candidates);
+            look_into(
+                Origin::DataDir,
+                folder,
+                &["", "lib", "capi"],
+                &mut candidates,
+            );
         }
         for folder in &self.python_path {
-            look_into(Origin::Python, folder, &["onnxruntime/capi"], &mut candidates);
+            look_into(
+                Origin::Python,
+                folder,
+                &["onnxruntime/capi"],
+                &mut candidates,
+            );
         }
         candidates
     }
@@ -93,26 +111,54 @@ impl BackendSearch {
 fn look_into(origin: Origin, folder: &Path, inside: &[&str], candidates: &mut Vec<Candidate>) {
     let before = candidates.len();
     for sub in inside {
-        let entries = std::fs::read_dir(folder.join(sub)).into_iter().flatten().flatten();
-        let mut libraries: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_library(path) && path.is_file()).collect();
+        let entries = std::fs::read_dir(folder.join(sub))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut libraries: Vec<PathBuf> = entries
+            .map(|entry| entry.path())
+            .filter(|path| is_library(path) && path.is_file())
+            .collect();
         libraries.sort_by_key(|path| std::cmp::Reverse((version_key(path), path.clone())));
-        candidates.extend(libraries.into_iter().map(|path| Candidate { origin, path, found: true }));
+        candidates.extend(libraries.into_iter().map(|path| Candidate {
+            origin,
+            path,
+            found: true,
+        }));
     }
     if candidates.len() == before {
-        candidates.push(Candidate { origin, path: folder.to_path_buf(), found: false });
+        candidates.push(Candidate {
+            origin,
+            path: folder.to_path_buf(),
+            found: false,
+        });
     }
 }
 
-/// `libonnxruntime.so`, `libonnxruntime.so.1.31.1`, `libonnxruntime.1.31.1.dylib`, `onnxruntime.dll`.
+/// `libonnxruntime.so`, `libonnxruntime.so.1.31.1`, `libonnxruntime.1.31.1.dylib`,
+/// `onnxruntime.dll`.
 fn is_library(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let Some(rest) = name.strip_prefix("libonnxruntime").or_else(|| name.strip_prefix("onnxruntime")) else { return false };
+    let Some(rest) = name
+        .strip_prefix("libonnxruntime")
+        .or_else(|| name.strip_prefix("onnxruntime"))
+    else {
+        return false;
+    };
     let rest: String = rest.chars().filter(|c| !c.is_ascii_digit()).collect();
-    matches!(rest.trim_matches('.'), "so" | "so.." | "dylib" | "..dylib" | "dll") && !rest.is_empty()
+    matches!(
+        rest.trim_matches('.'),
+        "so" | "so.." | "dylib" | "..dylib" | "dll"
+    ) && !rest.is_empty()
 }
 
 fn version_key(path: &Path) -> Vec<u32> {
-    path.file_name().unwrap_or_default().to_string_lossy().split('.').filter_map(|part| part.parse().ok()).collect()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .split('.')
+        .filter_map(|part| part.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -127,8 +173,12 @@ mod tests {
         for directory in [&capi, &at("data/lib"), &at("bin")] {
             std::fs::create_dir_all(directory).unwrap();
         }
-        let libraries =
-            ["libonnxruntime.so.1.9.0", "libonnxruntime.so.1.31.1", "libonnxruntime_providers_shared.so", "onnxruntime_pybind11_state.so"];
+        let libraries = [
+            "libonnxruntime.so.1.9.0",
+            "libonnxruntime.so.1.31.1",
+            "libonnxruntime_providers_shared.so",
+            "onnxruntime_pybind11_state.so",
+        ];
         for file in libraries {
             std::fs::write(capi.join(file), "").unwrap();
         }
@@ -147,17 +197,36 @@ mod tests {
             (Origin::Python, capi.join("libonnxruntime.so.1.31.1"), true),
             (Origin::Python, capi.join("libonnxruntime.so.1.9.0"), true),
         ];
-        let found: Vec<_> = search.find().into_iter().map(|c| (c.origin, c.path, c.found)).collect();
+        let found: Vec<_> = search
+            .find()
+            .into_iter()
+            .map(|c| (c.origin, c.path, c.found))
+            .collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn library_names_of_all_systems_are_known() {
-        for name in ["libonnxruntime.so", "libonnxruntime.so.1.31.1", "libonnxruntime.1.31.1.dylib", "libonnxruntime.dylib", "onnxruntime.dll"] {
+        for name in [
+            "libonnxruntime.so",
+            "libonnxruntime.so.1.31.1",
+            "libonnxruntime.1.31.1.dylib",
+            "libonnxruntime.dylib",
+            "onnxruntime.dll",
+        ] {
             assert!(is_library(Path::new(name)), "{name}");
         }
-        for name in ["libonnxruntime_providers_cuda.so", "onnxruntime", "libonnxruntime.so.old", "libonnxruntime.so.1"] {
-            assert_eq!(is_library(Path::new(name)), name == "libonnxruntime.so.1", "{name}");
+        for name in [
+            "libonnxruntime_providers_cuda.so",
+            "onnxruntime",
+            "libonnxruntime.so.old",
+            "libonnxruntime.so.1",
+        ] {
+            assert_eq!(
+                is_library(Path::new(name)),
+                name == "libonnxruntime.so.1",
+                "{name}"
+            );
         }
     }
 }

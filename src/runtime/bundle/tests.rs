@@ -12,7 +12,11 @@ fn open(edit: impl Fn(String) -> String) -> Result<Bundle> {
 fn write(folder: &Path, edit: impl Fn(String) -> String) {
     let record = |name: &str, content: &str| {
         fs::write(folder.join(name), content).unwrap();
-        format!("  {name}: {{bytes: {}, sha256: {}}}\n", content.len(), FileRecord::of_file(&folder.join(name)).unwrap().sha256)
+        format!(
+            "  {name}: {{bytes: {}, sha256: {}}}\n",
+            content.len(),
+            FileRecord::of_file(&folder.join(name)).unwrap().sha256
+        )
     };
     let files = record("model.onnx", "graph") + &record(WEIGHTS_FILE, "0123456789abcdef");
     let text = format!(
@@ -29,9 +33,20 @@ fn a_whole_bundle_opens_and_its_hashes_hold() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), |text| text);
     let bundle = Bundle::open(folder.path()).unwrap();
-    assert_eq!(bundle.graph_path(bundle.graph("target").unwrap()), folder.path().join("model.onnx"));
-    assert!(bundle.graph("draft").unwrap_err().to_string().contains("target"));
-    assert!(bundle.side_file("model.onnx").is_some() && bundle.side_file("../model.onnx").is_none());
+    assert_eq!(
+        bundle.graph_path(bundle.graph("target").unwrap()),
+        folder.path().join("model.onnx")
+    );
+    assert!(
+        bundle
+            .graph("draft")
+            .unwrap_err()
+            .to_string()
+            .contains("target")
+    );
+    assert!(
+        bundle.side_file("model.onnx").is_some() && bundle.side_file("../model.onnx").is_none()
+    );
 }
 
 #[test]
@@ -42,7 +57,10 @@ fn a_file_with_other_content_is_refused_by_its_name() {
         let cache = folder.path().join("cache");
         Bundle::open_cached(folder.path(), Some(&cache)).unwrap();
         fs::write(folder.path().join(name), content).unwrap();
-        for opened in [Bundle::open(folder.path()), Bundle::open_cached(folder.path(), Some(&cache))] {
+        for opened in [
+            Bundle::open(folder.path()),
+            Bundle::open_cached(folder.path(), Some(&cache)),
+        ] {
             let error = opened.unwrap_err().to_string();
             assert_eq!(
                 [WEIGHTS_FILE, "model.onnx"].map(|file| error.contains(file)),
@@ -56,15 +74,32 @@ fn a_file_with_other_content_is_refused_by_its_name() {
 #[test]
 fn files_that_are_not_listed_are_strays_and_no_side_files() {
     let folder = tempfile::tempdir().unwrap();
-    let listed = |name: &str| format!("  {name}: {{bytes: 2, sha256: 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a}}\n");
-    for name in ["1_Pooling/config.json", "1_Pooling/other.json", "2_Dense/config.json", "chat_template.jinja"] {
+    let listed = |name: &str| {
+        format!(
+            "  {name}: {{bytes: 2, sha256: 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a}}\n"
+        )
+    };
+    for name in [
+        "1_Pooling/config.json",
+        "1_Pooling/other.json",
+        "2_Dense/config.json",
+        "chat_template.jinja",
+    ] {
         fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
         fs::write(folder.path().join(name), "{}").unwrap();
     }
-    write(folder.path(), |text| text + &listed("1_Pooling/config.json"));
+    write(folder.path(), |text| {
+        text + &listed("1_Pooling/config.json")
+    });
     let bundle = Bundle::open(folder.path()).unwrap();
-    assert!(bundle.side_file("chat_template.jinja").is_none() && bundle.side_file("1_Pooling/config.json").unwrap().is_file());
-    assert_eq!(bundle.strays().unwrap(), ["1_Pooling/other.json", "2_Dense/", "chat_template.jinja"]);
+    assert!(
+        bundle.side_file("chat_template.jinja").is_none()
+            && bundle.side_file("1_Pooling/config.json").unwrap().is_file()
+    );
+    assert_eq!(
+        bundle.strays().unwrap(),
+        ["1_Pooling/other.json", "2_Dense/", "chat_template.jinja"]
+    );
 }
 
 #[test]
@@ -73,26 +108,67 @@ fn broken_manifests_are_refused_with_the_reason() {
         ("format: 2", "format: 3", "version 3"),
         ("model.onnx:", "../model.onnx:", "isn't a plain file name"),
         ("model.onnx:", "/etc/passwd:", "isn't a plain file name"),
-        ("model.onnx:", "a/../../model.onnx:", "isn't a plain file name"),
+        (
+            "model.onnx:",
+            "a/../../model.onnx:",
+            "isn't a plain file name",
+        ),
         ("model.onnx:", "a//model.onnx:", "isn't a plain file name"),
-        ("  model.onnx:", "  weights.bin: {bytes: 1, sha256: x}\n  model.onnx:", "the key `weights.bin` stands twice"),
-        ("bytes: 16, graphs", "bytes: 12, graphs", "can't have 12 bytes"),
-        ("shape: [4]", "shape: [18446744073709551615, 4]", "can't have 16 bytes"),
-        ("{name: w, dtype: f32", "{name: w, dtype: f16", "can't have 16 bytes"),
-        ("outputs: []", "outputs: [{name: logits, dtype: f32, shape: [batch, seq, '7']}]", "a vocabulary of 8 doesn't fit `logits`, which has 7"),
-        ("caches: []}", "caches: [{slot: 0, layer: 0, heads: 9, head_dim: 2}]}", "a number of heads of 9 doesn't fit `past_key_values.0.key`"),
-        ("caches: []}", "caches: [{slot: 0, layer: 0, heads: 1, head_dim: 9}]}", "a width of heads of 9 doesn't fit `past_key_values.0.key`"),
+        (
+            "  model.onnx:",
+            "  weights.bin: {bytes: 1, sha256: x}\n  model.onnx:",
+            "the key `weights.bin` stands twice",
+        ),
+        (
+            "bytes: 16, graphs",
+            "bytes: 12, graphs",
+            "can't have 12 bytes",
+        ),
+        (
+            "shape: [4]",
+            "shape: [18446744073709551615, 4]",
+            "can't have 16 bytes",
+        ),
+        (
+            "{name: w, dtype: f32",
+            "{name: w, dtype: f16",
+            "can't have 16 bytes",
+        ),
+        (
+            "outputs: []",
+            "outputs: [{name: logits, dtype: f32, shape: [batch, seq, '7']}]",
+            "a vocabulary of 8 doesn't fit `logits`, which has 7",
+        ),
+        (
+            "caches: []}",
+            "caches: [{slot: 0, layer: 0, heads: 9, head_dim: 2}]}",
+            "a number of heads of 9 doesn't fit `past_key_values.0.key`",
+        ),
+        (
+            "caches: []}",
+            "caches: [{slot: 0, layer: 0, heads: 1, head_dim: 9}]}",
+            "a width of heads of 9 doesn't fit `past_key_values.0.key`",
+        ),
         ("model.onnx:", "gone.onnx:", "gone.onnx"),
         ("bytes: 5", "bytes: 6", "instead of 6"),
         ("offset: 0", "offset: 8", "ends after"),
         ("offset: 0", "offset: 18446744073709551615", "ends after"),
         ("graphs: [target]", "graphs: [other]", "other"),
-        ("profile: portable", "profile: portable\ncolour: red", "colour"),
+        (
+            "profile: portable",
+            "profile: portable\ncolour: red",
+            "colour",
+        ),
         ("dlc: 0.1.0", "dlc: [", "manifest"),
     ];
     for (from, to, reason) in cases {
-        let error = open(|text| text.replacen(from, to, 1)).unwrap_err().to_string();
-        assert!(error.contains(MANIFEST_FILE) && error.contains(reason), "{to}: {error}");
+        let error = open(|text| text.replacen(from, to, 1))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(MANIFEST_FILE) && error.contains(reason),
+            "{to}: {error}"
+        );
     }
 }
 
@@ -101,18 +177,37 @@ fn broken_manifests_are_refused_with_the_reason() {
 fn a_link_out_of_the_folder_is_refused() {
     let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write(folder.path(), |text| text);
-    fs::rename(folder.path().join("model.onnx"), outside.path().join("model.onnx")).unwrap();
-    std::os::unix::fs::symlink(outside.path().join("model.onnx"), folder.path().join("model.onnx")).unwrap();
-    assert!(Bundle::open(folder.path()).unwrap_err().to_string().contains("isn't a file of the bundle's folder"));
+    fs::rename(
+        folder.path().join("model.onnx"),
+        outside.path().join("model.onnx"),
+    )
+    .unwrap();
+    std::os::unix::fs::symlink(
+        outside.path().join("model.onnx"),
+        folder.path().join("model.onnx"),
+    )
+    .unwrap();
+    assert!(
+        Bundle::open(folder.path())
+            .unwrap_err()
+            .to_string()
+            .contains("isn't a file of the bundle's folder")
+    );
 }
 
 #[test]
 fn a_folder_without_a_manifest_is_no_bundle() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(Bundle::open(folder.path()).unwrap_err().to_string().contains(MANIFEST_FILE));
+    assert!(
+        Bundle::open(folder.path())
+            .unwrap_err()
+            .to_string()
+            .contains(MANIFEST_FILE)
+    );
 }
 
-/// A diffusion bundle of two evaluations: the first remembers `a`, the second takes it. Then `edit`.
+/// A diffusion bundle of two evaluations: the first remembers `a`, the second takes it. Then
+/// `edit`.
 fn open_sampled(edit: impl Fn(String) -> String) -> Result<Bundle> {
     let diffusion = "diffusion: {channels: 1, height: 2, width: 2, out_channels: 1, classes: {count: 10, unconditional: 10}}";
     let sampling = "sampling:\n  scheduler: ddim\n  steps: 2\n  guidance: 1.5\n  macs: 0.5\n\
@@ -120,13 +215,26 @@ fn open_sampled(edit: impl Fn(String) -> String) -> Result<Bundle> {
                     \x20 evaluations: [{graph: target}, {graph: again, forecast: [1.0]}]\n";
     let port = |name: &str| format!("{{name: {name}, dtype: f32, shape: []}}");
     let graph = |name: &str, inputs: &str, outputs: &str| {
-        format!("- {{name: {name}, file: model.onnx, parameters: 4, inputs: [{inputs}], outputs: [{outputs}], caches: []}}\n")
+        format!(
+            "- {{name: {name}, file: model.onnx, parameters: 4, inputs: [{inputs}], outputs: [{outputs}], caches: []}}\n"
+        )
     };
-    let graphs = graph("target", "", &port("remember.a")) + &graph("again", &[port("memory.a.0"), port("forecast")].join(", "), "");
+    let graphs = graph("target", "", &port("remember.a"))
+        + &graph(
+            "again",
+            &[port("memory.a.0"), port("forecast")].join(", "),
+            "",
+        );
     open(|text| {
         let (head, tail) = text.split_once("graphs:\n").unwrap();
-        let head = head.replace("task: text-generation", &format!("task: image-generation, {diffusion}"));
-        edit(format!("{head}{sampling}graphs:\n{graphs}weights:{}", tail.split_once("weights:").unwrap().1))
+        let head = head.replace(
+            "task: text-generation",
+            &format!("task: image-generation, {diffusion}"),
+        );
+        edit(format!(
+            "{head}{sampling}graphs:\n{graphs}weights:{}",
+            tail.split_once("weights:").unwrap().1
+        ))
     })
 }
 
@@ -134,29 +242,73 @@ fn open_sampled(edit: impl Fn(String) -> String) -> Result<Bundle> {
 fn schedules_that_cannot_run_are_refused_with_the_evaluation() {
     open_sampled(|text| text).unwrap();
     let cases = [
-        ("graph: again,", "graph: step.9,", "evaluation 1, graph `step.9`: there is no such graph"),
+        (
+            "graph: again,",
+            "graph: step.9,",
+            "evaluation 1, graph `step.9`: there is no such graph",
+        ),
         (
             "evaluations: [{graph: target}, ",
             "evaluations: [{graph: again, forecast: [1.0]}, ",
             "evaluation 0, graph `again`: it takes value 0 of `a`, of which 0",
         ),
-        ("memory.a.0", "memory.a.1", "it takes value 1 of `a`, of which 1"),
+        (
+            "memory.a.0",
+            "memory.a.1",
+            "it takes value 1 of `a`, of which 1",
+        ),
         ("memory.a.0", "memory.a.18446744073709551615", "of which 1"),
-        ("forecast: [1.0]", "forecast: [1.0, 2.0]", "its forecast has 2 weights instead of 1"),
-        ("forecast: [1.0]", "forecast: []", "its forecast has 0 weights instead of 1"),
-        ("forecast: [1.0]", "forecast: [.nan]", "its forecast has the weight NaN"),
-        ("macs: 0.5", "macs: 0.5\n  unrolled: sampler", "graph `sampler`, which is to be the whole sampler, isn't there"),
-        ("macs: 0.5", "macs: 0.5\n  unrolled: target", "doesn't take `latents` and give `out_latents`"),
-        ("{graph: target}, ", "", "the schedule has 2 rows for 1 evaluations"),
-        ("['#', '.']", "['#', '.', '#']", "the schedule has 3 rows for 2 evaluations"),
+        (
+            "forecast: [1.0]",
+            "forecast: [1.0, 2.0]",
+            "its forecast has 2 weights instead of 1",
+        ),
+        (
+            "forecast: [1.0]",
+            "forecast: []",
+            "its forecast has 0 weights instead of 1",
+        ),
+        (
+            "forecast: [1.0]",
+            "forecast: [.nan]",
+            "its forecast has the weight NaN",
+        ),
+        (
+            "macs: 0.5",
+            "macs: 0.5\n  unrolled: sampler",
+            "graph `sampler`, which is to be the whole sampler, isn't there",
+        ),
+        (
+            "macs: 0.5",
+            "macs: 0.5\n  unrolled: target",
+            "doesn't take `latents` and give `out_latents`",
+        ),
+        (
+            "{graph: target}, ",
+            "",
+            "the schedule has 2 rows for 1 evaluations",
+        ),
+        (
+            "['#', '.']",
+            "['#', '.', '#']",
+            "the schedule has 3 rows for 2 evaluations",
+        ),
         ("['#', '.']", "['#', '?']", "step 1 is `?`"),
         ("['#', '.']", "['#', '..']", "step 1 has 2 cells"),
         ("steps: 2", "steps: 0", "0 steps are absurd"),
         ("guidance: 1.5", "guidance: .inf", "guidance inf"),
         ("macs: 0.5", "macs: -1", "share of -1"),
-        ("task: image-generation, diffusion", "task: fill-mask, diffusion", "isn't sampled"),
+        (
+            "task: image-generation, diffusion",
+            "task: fill-mask, diffusion",
+            "isn't sampled",
+        ),
         ("height: 2", "height: 0", "a height of 0 is absurd"),
-        ("height: 2, width: 2", "height: 268435456, width: 268435456", "are absurd"),
+        (
+            "height: 2, width: 2",
+            "height: 268435456, width: 268435456",
+            "are absurd",
+        ),
         ("count: 10", "count: 0", "0 classes are absurd"),
     ];
     for (from, to, reason) in cases {
@@ -165,6 +317,9 @@ fn schedules_that_cannot_run_are_refused_with_the_evaluation() {
             text.replacen(from, to, 1)
         });
         let error = error.unwrap_err().to_string();
-        assert!(error.contains(MANIFEST_FILE) && error.contains(reason), "{to}: {error}");
+        assert!(
+            error.contains(MANIFEST_FILE) && error.contains(reason),
+            "{to}: {error}"
+        );
     }
 }

@@ -15,8 +15,29 @@ pub(super) fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.to_owned()))
 }
 
-const MONTHS: [&str; 12] = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
-const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+const DAYS: [&str; 7] = [
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+];
 
 /// Python's `strftime` in UTC; `%-d` leaves out leading zeros.
 pub(super) fn strftime(format: &str, time: SystemTime) -> Result<String, Error> {
@@ -54,23 +75,44 @@ struct Date {
 
 impl Date {
     fn new(time: SystemTime) -> Self {
-        let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let seconds = time
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         let (days, second) = (seconds / 86_400, seconds % 86_400);
         let (year, month, day) = civil(days);
-        Self { days, second, year, month, day }
+        Self {
+            days,
+            second,
+            year,
+            month,
+            day,
+        }
     }
 
     fn part(&self, directive: char) -> Result<String, Error> {
-        let Self { days, second, year, month, day } = *self;
+        let Self {
+            days,
+            second,
+            year,
+            month,
+            day,
+        } = *self;
         let (hour, minute) = (second / 3600, second / 60 % 60);
         let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
         // From Monday.
         let weekday = (days + 3) % 7;
         let combined = |directives: &str| {
-            directives.split(' ').try_fold(String::new(), |mut text, part| {
-                let _ = write!(text, "{}{}", self.part(part.chars().next().unwrap_or('%'))?, &part[1..]);
-                Ok::<_, Error>(text)
-            })
+            directives
+                .split(' ')
+                .try_fold(String::new(), |mut text, part| {
+                    let _ = write!(
+                        text,
+                        "{}{}",
+                        self.part(part.chars().next().unwrap_or('%'))?,
+                        &part[1..]
+                    );
+                    Ok::<_, Error>(text)
+                })
         };
         Ok(match directive {
             'Y' => format!("{year:04}"),
@@ -98,12 +140,23 @@ impl Date {
             'T' | 'X' => combined("H: M: S")?,
             'R' => combined("H: M")?,
             'D' | 'x' => combined("m/ d/ y")?,
-            'c' => format!("{} {} {} {} {year:04}", self.part('a')?, self.part('b')?, self.part('e')?, self.part('T')?),
+            'c' => format!(
+                "{} {} {} {} {year:04}",
+                self.part('a')?,
+                self.part('b')?,
+                self.part('e')?,
+                self.part('T')?
+            ),
             's' => (days * 86_400 + second).to_string(),
             'n' => "\n".to_owned(),
             't' => "\t".to_owned(),
             '%' => "%".to_owned(),
-            other => return Err(Error::new(ErrorKind::InvalidOperation, format!("strftime_now doesn't know %{other}"))),
+            other => {
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("strftime_now doesn't know %{other}"),
+                ));
+            }
         })
     }
 }
@@ -118,11 +171,20 @@ fn days_before(year: u64) -> u64 {
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day_of_year - (153 * shifted_month + 2) / 5 + 1)
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    (
+        year_of_era + era * 400 + u64::from(month <= 2),
+        month,
+        day_of_year - (153 * shifted_month + 2) / 5 + 1,
+    )
 }
 
 #[cfg(test)]
@@ -139,10 +201,16 @@ mod tests {
             (1_735_689_599, "Tue 31 Dec 2024, 11:59 PM, 366 2"),
         ] {
             let time = UNIX_EPOCH + Duration::from_secs(seconds);
-            assert_eq!(strftime("%a %d %b %Y, %I:%M %p, %j %w", time).unwrap(), expected);
+            assert_eq!(
+                strftime("%a %d %b %Y, %I:%M %p, %j %w", time).unwrap(),
+                expected
+            );
         }
         let time = UNIX_EPOCH + Duration::from_secs(951_782_465);
-        assert_eq!(strftime("%F %T %D|%-d.%-m.%y|%c", time).unwrap(), "2000-02-29 00:01:05 02/29/00|29.2.00|Tue Feb 29 00:01:05 2000");
+        assert_eq!(
+            strftime("%F %T %D|%-d.%-m.%y|%c", time).unwrap(),
+            "2000-02-29 00:01:05 02/29/00|29.2.00|Tue Feb 29 00:01:05 2000"
+        );
         assert!(strftime("%Q", UNIX_EPOCH).is_err());
     }
 }

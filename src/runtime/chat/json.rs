@@ -11,10 +11,17 @@ use super::limits::too_much;
 const MOST_BYTES: usize = 32 << 20;
 const WIDEST: usize = 64;
 
-/// JSON with `", "` and `": "`, and nothing escaped for HTML; takes Python's `ensure_ascii`, `indent`, `separators` and `sort_keys`.
-#[expect(clippy::needless_pass_by_value, reason = "minijinja's filters take their keywords so")]
+/// JSON with `", "` and `": "`, and nothing escaped for HTML; takes Python's `ensure_ascii`,
+/// `indent`, `separators` and `sort_keys`.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "minijinja's filters take their keywords so"
+)]
 pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let indent = match options.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none()) {
+    let indent = match options
+        .get::<Option<Value>>("indent")?
+        .filter(|indent| !indent.is_none())
+    {
         None => None,
         Some(indent) => match (indent.as_str(), usize::try_from(indent.clone())) {
             (Some(text), _) if text.len() <= WIDEST => Some(text.to_owned()),
@@ -22,10 +29,22 @@ pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
             _ => return Err(too_much("very wide JSON")),
         },
     };
-    let default = if indent.is_some() { [",", ": "] } else { [", ", ": "] }.map(str::to_owned);
-    let separators = match options.get::<Option<Value>>("separators")?.filter(|pair| !pair.is_none()) {
+    let default = if indent.is_some() {
+        [",", ": "]
+    } else {
+        [", ", ": "]
+    }
+    .map(str::to_owned);
+    let separators = match options
+        .get::<Option<Value>>("separators")?
+        .filter(|pair| !pair.is_none())
+    {
         None => default,
-        Some(pair) => [0, 1].map(|i| pair.get_item_by_index(i).map(|part| part.to_string()).unwrap_or_default()),
+        Some(pair) => [0, 1].map(|i| {
+            pair.get_item_by_index(i)
+                .map(|part| part.to_string())
+                .unwrap_or_default()
+        }),
     };
     if separators.iter().any(|separator| separator.len() > WIDEST) {
         return Err(too_much("very wide JSON"));
@@ -36,7 +55,9 @@ pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
         indent,
         item,
         key,
-        ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        ascii: options
+            .get::<Option<bool>>("ensure_ascii")?
+            .unwrap_or(false),
         sorted: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
     };
     options.assert_all_used()?;
@@ -61,12 +82,19 @@ impl Writer {
         }
         match value.kind() {
             ValueKind::None => self.text.push_str("null"),
-            ValueKind::Bool => self.text.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Bool => self
+                .text
+                .push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.text.push_str(&number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => self.list(value, depth)?,
             ValueKind::Map => self.dict(value, depth)?,
-            other => return Err(Error::new(ErrorKind::BadSerialization, format!("{other} can't be written as JSON"))),
+            other => {
+                return Err(Error::new(
+                    ErrorKind::BadSerialization,
+                    format!("{other} can't be written as JSON"),
+                ));
+            }
         }
         Ok(())
     }
@@ -94,7 +122,12 @@ impl Writer {
                 ValueKind::None => self.text.push_str("\"null\""),
                 ValueKind::Bool => self.string(if key.is_true() { "true" } else { "false" }),
                 ValueKind::Number => self.string(&number(&key)),
-                other => return Err(Error::new(ErrorKind::BadSerialization, format!("{other} can't be a key of JSON"))),
+                other => {
+                    return Err(Error::new(
+                        ErrorKind::BadSerialization,
+                        format!("{other} can't be a key of JSON"),
+                    ));
+                }
             }
             self.text.push_str(&self.key);
             self.value(&value.get_item(&key)?, depth + 1)?;
@@ -155,10 +188,15 @@ impl Writer {
 }
 
 fn number(value: &Value) -> String {
-    if value.is_integer() { value.to_string() } else { f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float) }
+    if value.is_integer() {
+        value.to_string()
+    } else {
+        f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float)
+    }
 }
 
-/// A float as Python's `repr` and `str` write it: the shortest digits that read back the same, with an exponent where it's below -4 or above 15.
+/// A float as Python's `repr` and `str` write it: the shortest digits that read back the same, with
+/// an exponent where it's below -4 or above 15.
 pub(super) fn float(x: f64) -> String {
     if x.is_nan() {
         return "nan".to_owned();
@@ -174,5 +212,9 @@ pub(super) fn float(x: f64) -> String {
         return format!("{mantissa}e{sign}{:02}", exponent.unsigned_abs());
     }
     let plain = x.to_string();
-    if plain.contains('.') { plain } else { plain + ".0" }
+    if plain.contains('.') {
+        plain
+    } else {
+        plain + ".0"
+    }
 }

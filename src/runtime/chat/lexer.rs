@@ -1,4 +1,5 @@
-//! Splits a template into what it prints as it is and its tags, and a tag into tokens. Knows nothing of what they mean.
+//! Splits a template into what it prints as it is and its tags, and a tag into tokens. Knows
+//! nothing of what they mean.
 
 /// A part of a template.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,13 +76,22 @@ pub(super) fn parts(source: &str) -> Result<Vec<Part<'_>>, usize> {
 }
 
 fn next_tag(text: &str) -> Option<usize> {
-    text.as_bytes().windows(2).position(|pair| pair[0] == b'{' && matches!(pair[1], b'{' | b'%' | b'#'))
+    text.as_bytes()
+        .windows(2)
+        .position(|pair| pair[0] == b'{' && matches!(pair[1], b'{' | b'%' | b'#'))
 }
 
 /// The name of a statement at the beginning of `text`.
 fn statement_name(text: &str) -> Option<&str> {
-    let inner = text.strip_prefix("{%")?.trim_start_matches(['-', '+']).trim_start();
-    Some(&inner[..inner.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inner.len())])
+    let inner = text
+        .strip_prefix("{%")?
+        .trim_start_matches(['-', '+'])
+        .trim_start();
+    Some(
+        &inner[..inner
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .unwrap_or(inner.len())],
+    )
 }
 
 /// The tag that `text` begins with, and its length.
@@ -96,9 +106,19 @@ fn tag(text: &str) -> Option<(Tag<'_>, usize)> {
         let space = &rest[..rest.len() - trimmed.len()];
         if depth == 0 {
             let signed = trimmed.strip_prefix(['-', '+']).unwrap_or(trimmed);
-            if let Some(after) = [trimmed, signed].iter().find_map(|t| t.strip_prefix(ending)) {
+            if let Some(after) = [trimmed, signed]
+                .iter()
+                .find_map(|t| t.strip_prefix(ending))
+            {
                 let end = text.len() - after.len();
-                return Some((Tag { open: &text[..start], tokens, close: &text[at..end] }, end));
+                return Some((
+                    Tag {
+                        open: &text[..start],
+                        tokens,
+                        close: &text[at..end],
+                    },
+                    end,
+                ));
             }
         }
         let (length, kind) = token(trimmed)?;
@@ -107,7 +127,11 @@ fn tag(text: &str) -> Option<(Tag<'_>, usize)> {
             Kind::Close => depth = depth.checked_sub(1)?,
             _ => {}
         }
-        tokens.push(Token { space, text: &trimmed[..length], kind });
+        tokens.push(Token {
+            space,
+            text: &trimmed[..length],
+            kind,
+        });
         at += space.len() + length;
     }
 }
@@ -123,7 +147,9 @@ fn token(text: &str) -> Option<(usize, Kind)> {
         '(' | '[' | '{' => (1, Kind::Open),
         ')' | ']' | '}' => (1, Kind::Close),
         _ => {
-            let double = ["==", "!=", "<=", ">=", "//", "**"].iter().any(|sign| text.starts_with(sign));
+            let double = ["==", "!=", "<=", ">=", "//", "**"]
+                .iter()
+                .any(|sign| text.starts_with(sign));
             (if double { 2 } else { first.len_utf8() }, Kind::Sign)
         }
     })
@@ -146,7 +172,10 @@ fn number_length(text: &str) -> usize {
     let bytes = text.as_bytes();
     let mut end = 0;
     while let Some(&byte) = bytes.get(end) {
-        let exponent_sign = matches!(byte, b'+' | b'-') && end > 0 && matches!(bytes[end - 1], b'e' | b'E') && !text.starts_with("0x");
+        let exponent_sign = matches!(byte, b'+' | b'-')
+            && end > 0
+            && matches!(bytes[end - 1], b'e' | b'E')
+            && !text.starts_with("0x");
         // `1.foo` and `1..2` aren't numbers with a point.
         let point = byte == b'.' && bytes.get(end + 1).is_some_and(u8::is_ascii_digit);
         if !(byte.is_ascii_alphanumeric() || byte == b'_' || exponent_sign || point) {
@@ -163,18 +192,39 @@ mod tests {
 
     fn texts(source: &str) -> Vec<Vec<&str>> {
         let parts = parts(source).unwrap();
-        parts.iter().filter_map(|part| if let Part::Tag(tag) = part { Some(tag.tokens.iter().map(|t| t.text).collect()) } else { None }).collect()
+        parts
+            .iter()
+            .filter_map(|part| {
+                if let Part::Tag(tag) = part {
+                    Some(tag.tokens.iter().map(|t| t.text).collect())
+                } else {
+                    None
+                }
+            })
+            .collect()
     }
 
     #[test]
     fn tags_end_where_their_brackets_do() {
-        assert_eq!(texts("a{{ {'x': {}} }}b{%- if '%}' == \"}}\" -%}"), [vec!["{", "'x'", ":", "{", "}", "}"], vec!["if", "'%}'", "==", "\"}}\""]]);
-        assert_eq!(texts("{{ -1.5e-3//x.y**2 }}"), [vec!["-", "1.5e-3", "//", "x", ".", "y", "**", "2"]]);
+        assert_eq!(
+            texts("a{{ {'x': {}} }}b{%- if '%}' == \"}}\" -%}"),
+            [
+                vec!["{", "'x'", ":", "{", "}", "}"],
+                vec!["if", "'%}'", "==", "\"}}\""]
+            ]
+        );
+        assert_eq!(
+            texts("{{ -1.5e-3//x.y**2 }}"),
+            [vec!["-", "1.5e-3", "//", "x", ".", "y", "**", "2"]]
+        );
     }
 
     #[test]
     fn comments_and_raw_blocks_have_no_tags() {
-        assert_eq!(texts("{# {{ a }} #}{% raw %}{{ b }}{% if %}{% endraw %}{{ c }}"), [vec!["raw"], vec!["endraw"], vec!["c"]]);
+        assert_eq!(
+            texts("{# {{ a }} #}{% raw %}{{ b }}{% if %}{% endraw %}{{ c }}"),
+            [vec!["raw"], vec!["endraw"], vec!["c"]]
+        );
     }
 
     #[test]

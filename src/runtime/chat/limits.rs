@@ -1,11 +1,14 @@
-//! What keeps templates from growing beyond their means: every value that a template makes is measured, and its size paid for in fuel.
+//! What keeps templates from growing beyond their means: every value that a template makes is
+//! measured, and its size paid for in fuel.
 //!
-//! So no value is deeper or larger than printing, comparing or copying it can bear. A namespace can't hold a namespace, itself least of all.
+//! So no value is deeper or larger than printing, comparing or copying it can bear. A namespace
+//! can't hold a namespace, itself least of all.
 
 use minijinja::value::{Kwargs, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, State, Value};
 
-/// How deep lists and dicts may lie in each other, and how many values and bytes one may hold in all, shared ones counted wherever they stand.
+/// How deep lists and dicts may lie in each other, and how many values and bytes one may hold in
+/// all, shared ones counted wherever they stand.
 const MOST_NESTED: usize = 64;
 const MOST_VALUES: usize = 200_000;
 const MOST_BYTES: usize = 32 << 20;
@@ -14,7 +17,8 @@ const VALUES_PER_FUEL: usize = 2;
 /// Marks a namespace; no template can spell it as an attribute.
 const NAMESPACE: &str = " namespace";
 
-/// Refuses values that are too deep or too large, and pays for looking at them. What would be made when it is used is made at once.
+/// Refuses values that are too deep or too large, and pays for looking at them. What would be made
+/// when it is used is made at once.
 pub(super) fn checked(state: &State, value: Value) -> Result<Value, Error> {
     let value = made(value)?;
     measure(state, &value, false).map(|()| value)
@@ -31,10 +35,12 @@ pub(super) fn pay_for(state: &State, value: &Value) -> Result<(), Error> {
     measure(state, value, false)
 }
 
-/// A list instead of something that can be iterated over: a slice of a slice of a slice would take longer and longer.
+/// A list instead of something that can be iterated over: a slice of a slice of a slice would take
+/// longer and longer.
 fn made(value: Value) -> Result<Value, Error> {
-    let lazy =
-        matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) && !value.is_tuple() && value.downcast_object_ref::<Vec<Value>>().is_none();
+    let lazy = matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
+        && !value.is_tuple()
+        && value.downcast_object_ref::<Vec<Value>>().is_none();
     if !lazy {
         return Ok(value);
     }
@@ -49,7 +55,11 @@ fn made(value: Value) -> Result<Value, Error> {
 }
 
 /// `namespace(...)`.
-pub(super) fn namespace(state: &State, initial: Option<Value>, attributes: &Kwargs) -> Result<Value, Error> {
+pub(super) fn namespace(
+    state: &State,
+    initial: Option<Value>,
+    attributes: &Kwargs,
+) -> Result<Value, Error> {
     let mut pairs = Vec::new();
     if let Some(initial) = initial {
         pairs.extend(pairs_of(&initial)?);
@@ -68,20 +78,30 @@ pub(super) fn namespace(state: &State, initial: Option<Value>, attributes: &Kwar
 pub(super) fn pairs_of(value: &Value) -> Result<Vec<(Value, Value)>, Error> {
     let keys = value.try_iter()?;
     if value.kind() == ValueKind::Map {
-        return keys.map(|key| value.get_item(&key).map(|value| (key, value))).collect();
+        return keys
+            .map(|key| value.get_item(&key).map(|value| (key, value)))
+            .collect();
     }
-    keys.map(|pair| Ok((pair.get_item_by_index(0)?, pair.get_item_by_index(1)?))).collect()
+    keys.map(|pair| Ok((pair.get_item_by_index(0)?, pair.get_item_by_index(1)?)))
+        .collect()
 }
 
 /// An error of a template that wants too much.
 pub(super) fn too_much(what: &str) -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("the template makes {what}, which no chat needs"))
+    Error::new(
+        ErrorKind::InvalidOperation,
+        format!("the template makes {what}, which no chat needs"),
+    )
 }
 
 fn measure(state: &State, value: &Value, kept: bool) -> Result<(), Error> {
     let mut size = Size::default();
     size.add(value, 0, kept)?;
-    if size.values > VALUES_PER_FUEL { state.consume_fuel((size.values / VALUES_PER_FUEL) as u64) } else { Ok(()) }
+    if size.values > VALUES_PER_FUEL {
+        state.consume_fuel((size.values / VALUES_PER_FUEL) as u64)
+    } else {
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -93,7 +113,9 @@ struct Size {
 impl Size {
     fn add(&mut self, value: &Value, depth: usize, kept: bool) -> Result<(), Error> {
         self.values += 1;
-        self.bytes = self.bytes.saturating_add(value.as_str().map_or(0, str::len));
+        self.bytes = self
+            .bytes
+            .saturating_add(value.as_str().map_or(0, str::len));
         if self.values > MOST_VALUES || self.bytes > MOST_BYTES && depth > 0 {
             return Err(too_much("too large a list"));
         }
@@ -108,10 +130,17 @@ impl Size {
             return Err(too_much("too long a list"));
         }
         let pairs = kind == ValueKind::Map;
-        if pairs && (kept || depth > 0) && value.get_attr(NAMESPACE).is_ok_and(|mark| !mark.is_undefined()) {
+        if pairs
+            && (kept || depth > 0)
+            && value
+                .get_attr(NAMESPACE)
+                .is_ok_and(|mark| !mark.is_undefined())
+        {
             return Err(too_much("a namespace in another value"));
         }
-        let Some(object) = value.as_object() else { return Ok(()) };
+        let Some(object) = value.as_object() else {
+            return Ok(());
+        };
         if pairs {
             for (key, value) in object.try_iter_pairs().into_iter().flatten() {
                 self.add(&key, depth + 1, kept)?;

@@ -1,7 +1,9 @@
-//! Prepares a template's source for the engine: Hugging Face's `{% generation %}`, Python's `%` between texts, and limits.
+//! Prepares a template's source for the engine: Hugging Face's `{% generation %}`, Python's `%`
+//! between texts, and limits.
 //!
-//! Every list, dict, sum, product and filtered value passes through `__checked`, and what is compared with something else than a constant too,
-//! so that no value grows beyond what its use can cost, see [`super::limits`]. Line numbers stay.
+//! Every list, dict, sum, product and filtered value passes through `__checked`, and what is
+//! compared with something else than a constant too, so that no value grows beyond what its use can
+//! cost, see [`super::limits`]. Line numbers stay.
 
 use super::lexer::{Kind, Part, Tag, Token, parts};
 
@@ -20,9 +22,13 @@ pub(super) const MODULO: &str = "__modulo";
 /// The source that the engine gets, or what is too much of the template.
 pub(super) fn prepare(source: &str) -> Result<String, String> {
     if source.len() > SOURCE_CAP {
-        return Err(format!("is {} bytes long, more than the {SOURCE_CAP} that dlc reads", source.len()));
+        return Err(format!(
+            "is {} bytes long, more than the {SOURCE_CAP} that dlc reads",
+            source.len()
+        ));
     }
-    let parts = parts(source).map_err(|line| format!("has a tag that doesn't end (line {line})"))?;
+    let parts =
+        parts(source).map_err(|line| format!("has a tag that doesn't end (line {line})"))?;
     let mut text = String::with_capacity(source.len() * 2);
     let (mut tags, mut branches, mut blocks) = (0, 0, 0_usize);
     for part in parts {
@@ -34,7 +40,8 @@ pub(super) fn prepare(source: &str) -> Result<String, String> {
                 check_count(tag.tokens.len(), MOST_TOKENS, "tokens in one tag")?;
                 check_count(deepest(&tag.tokens), MOST_NESTED, "brackets in brackets")?;
                 if tag.is_statement() {
-                    blocks = (blocks + usize::from(opens_block(&tag))).saturating_sub(usize::from(closes_block(&tag)));
+                    blocks = (blocks + usize::from(opens_block(&tag)))
+                        .saturating_sub(usize::from(closes_block(&tag)));
                     check_count(blocks, MOST_NESTED, "blocks in blocks")?;
                     // Each lies in the `else` of the one before.
                     branches += usize::from(name(&tag) == "elif");
@@ -48,7 +55,13 @@ pub(super) fn prepare(source: &str) -> Result<String, String> {
 }
 
 fn check_count(found: usize, most: usize, what: &str) -> Result<(), String> {
-    if found > most { Err(format!("has more than {most} {what}, which no chat template needs")) } else { Ok(()) }
+    if found > most {
+        Err(format!(
+            "has more than {most} {what}, which no chat template needs"
+        ))
+    } else {
+        Ok(())
+    }
 }
 
 fn deepest(tokens: &[Token]) -> usize {
@@ -71,7 +84,8 @@ fn name<'s>(tag: &Tag<'s>) -> &'s str {
 fn opens_block(tag: &Tag) -> bool {
     match name(tag) {
         "set" => equals(&tag.tokens).is_none(),
-        "if" | "for" | "macro" | "call" | "filter" | "with" | "block" | "autoescape" | "generation" => true,
+        "if" | "for" | "macro" | "call" | "filter" | "with" | "block" | "autoescape"
+        | "generation" => true,
         _ => false,
     }
 }
@@ -119,9 +133,12 @@ fn emit_statement(tokens: &[Token], text: &mut String) {
     });
     let verbatim = match first.text {
         "set" => equals(rest).map_or(rest.len(), |at| at + 1),
-        "for" => outside(rest).find(|&at| rest[at].text == "in").map_or(0, |at| at + 1),
+        "for" => outside(rest)
+            .find(|&at| rest[at].text == "in")
+            .map_or(0, |at| at + 1),
         "call" if rest.first().is_some_and(|token| token.text == "(") => group(rest, 0),
-        "if" | "elif" | "with" | "call" | "macro" | "filter" | "print" | "do" | "autoescape" | "include" | "import" | "extends" => 0,
+        "if" | "elif" | "with" | "call" | "macro" | "filter" | "print" | "do" | "autoescape"
+        | "include" | "import" | "extends" => 0,
         _ => rest.len(),
     };
     let (verbatim, rest) = rest.split_at(verbatim);
@@ -133,7 +150,11 @@ fn emit_statement(tokens: &[Token], text: &mut String) {
     emit_expression(rest, &mut value);
     // Without brackets around it, too, `a, b` is a tuple.
     let tuple = outside(rest).any(|at| rest[at].text == ",");
-    let function = if verbatim.iter().any(|token| token.text == ".") { KEPT } else { CHECKED };
+    let function = if verbatim.iter().any(|token| token.text == ".") {
+        KEPT
+    } else {
+        CHECKED
+    };
     match (tuple, function) {
         (true, _) => text.push_str(&format!(" {function}(({value}))")),
         (false, KEPT) => text.push_str(&format!(" {KEPT}({value})")),
@@ -172,8 +193,10 @@ fn separates(tokens: &[Token], at: usize) -> bool {
     }
     match token.kind {
         Kind::Name => {
-            matches!(token.text, "if" | "else" | "and" | "or" | "in" | "recursive")
-                || (token.text == "not" && (at == 0 || tokens[at - 1].text != "is"))
+            matches!(
+                token.text,
+                "if" | "else" | "and" | "or" | "in" | "recursive"
+            ) || (token.text == "not" && (at == 0 || tokens[at - 1].text != "is"))
         }
         Kind::Sign => matches!(token.text, "," | ":" | "=") || compares(token),
         _ => false,
@@ -187,7 +210,8 @@ fn compares(token: &Token) -> bool {
 /// Whether the word at `at` is the name of a test, after `is` or `is not`.
 fn is_test_name(tokens: &[Token], at: usize) -> bool {
     let before = |n: usize| at.checked_sub(n).map(|at| tokens[at].text);
-    (before(1) == Some("is") && tokens[at].text != "not") || (before(1) == Some("not") && before(2) == Some("is"))
+    (before(1) == Some("is") && tokens[at].text != "not")
+        || (before(1) == Some("not") && before(2) == Some("is"))
 }
 
 fn emit_expression(tokens: &[Token], text: &mut String) {
@@ -205,7 +229,8 @@ fn emit_expression(tokens: &[Token], text: &mut String) {
         let operand = &tokens[at..end];
         let constant = is_constant(operand);
         let next = tokens.get(end);
-        let compares_next = next.is_some_and(|token| compares(token) || token.text == "not") && !(constant || is_constant_after(tokens, end));
+        let compares_next = next.is_some_and(|token| compares(token) || token.text == "not")
+            && !(constant || is_constant_after(tokens, end));
         let compared_before = compared == Some(false) && !constant;
         let mut value = String::new();
         emit_sum(operand, &mut value);
@@ -214,7 +239,9 @@ fn emit_expression(tokens: &[Token], text: &mut String) {
         } else {
             text.push_str(&value);
         }
-        compared = next.is_some_and(|token| compares(token) || token.text == "not").then_some(constant);
+        compared = next
+            .is_some_and(|token| compares(token) || token.text == "not")
+            .then_some(constant);
         at = end;
     }
 }
@@ -232,7 +259,11 @@ fn is_constant_after(tokens: &[Token], at: usize) -> bool {
 fn operand_end(tokens: &[Token], start: usize) -> usize {
     let mut at = start;
     while at < tokens.len() && tokens[at].kind != Kind::Close && !separates(tokens, at) {
-        at = if tokens[at].kind == Kind::Open { group(tokens, at) } else { at + 1 };
+        at = if tokens[at].kind == Kind::Open {
+            group(tokens, at)
+        } else {
+            at + 1
+        };
     }
     at.max(start + 1)
 }
@@ -245,11 +276,17 @@ fn wrap(function: &str, value: &str, text: &mut String) {
 }
 
 /// Operands with the signs between them.
-fn split<'t, 's>(tokens: &'t [Token<'s>], signs: &[&str]) -> (Vec<&'t [Token<'s>]>, Vec<&'t Token<'s>>) {
+fn split<'t, 's>(
+    tokens: &'t [Token<'s>],
+    signs: &[&str],
+) -> (Vec<&'t [Token<'s>]>, Vec<&'t Token<'s>>) {
     let (mut operands, mut between, mut start) = (Vec::new(), Vec::new(), 0);
     let places: Vec<usize> = outside(tokens).collect();
     for at in places {
-        let binary = at > start && tokens[at].kind == Kind::Sign && signs.contains(&tokens[at].text) && ends_operand(&tokens[at - 1]);
+        let binary = at > start
+            && tokens[at].kind == Kind::Sign
+            && signs.contains(&tokens[at].text)
+            && ends_operand(&tokens[at - 1]);
         if binary {
             operands.push(&tokens[start..at]);
             between.push(&tokens[at]);
@@ -279,7 +316,11 @@ fn emit_sum(tokens: &[Token], text: &mut String) {
             emit_product(part, &mut sum);
         }
     }
-    if signs.iter().any(|sign| sign.text == "+") { wrap(CHECKED, &sum, text) } else { text.push_str(&sum) }
+    if signs.iter().any(|sign| sign.text == "+") {
+        wrap(CHECKED, &sum, text)
+    } else {
+        text.push_str(&sum)
+    }
 }
 
 fn emit_product(tokens: &[Token], text: &mut String) {
@@ -301,7 +342,11 @@ fn emit_product(tokens: &[Token], text: &mut String) {
             }
         }
     }
-    if signs.iter().any(|sign| sign.text == "*") { wrap(CHECKED, &product, text) } else { text.push_str(&product) }
+    if signs.iter().any(|sign| sign.text == "*") {
+        wrap(CHECKED, &product, text)
+    } else {
+        text.push_str(&product)
+    }
 }
 
 /// A value with its attributes, calls, filters and tests.
@@ -316,9 +361,11 @@ fn emit_operand(tokens: &[Token], text: &mut String) {
         }
         let end = group(tokens, at);
         let (open, inner, close) = (&tokens[at], &tokens[at + 1..end - 1], &tokens[end - 1]);
-        // After a value, brackets call or index it; after the name of a test they hold what it compares with.
+        // After a value, brackets call or index it; after the name of a test they hold what it
+        // compares with.
         let literal = at == 0 || !ends_operand(&tokens[at - 1]);
-        let tuple = open.text == "(" && (inner.is_empty() || outside(inner).any(|i| inner[i].text == ","));
+        let tuple =
+            open.text == "(" && (inner.is_empty() || outside(inner).any(|i| inner[i].text == ","));
         let mut part = String::new();
         copy(std::slice::from_ref(open), &mut part);
         emit_expression(inner, &mut part);
@@ -331,7 +378,11 @@ fn emit_operand(tokens: &[Token], text: &mut String) {
         at = end;
     }
     let filtered = outside(tokens).any(|at| tokens[at].text == "|");
-    if filtered { wrap(CHECKED, &value, text) } else { text.push_str(&value) }
+    if filtered {
+        wrap(CHECKED, &value, text)
+    } else {
+        text.push_str(&value)
+    }
 }
 
 #[cfg(test)]

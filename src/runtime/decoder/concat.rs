@@ -1,8 +1,10 @@
-//! Caches of the profiles `portable` and `onnx`: each step returns past and new entries in a new tensor, which is fed back as it is.
+//! Caches of the profiles `portable` and `onnx`: each step returns past and new entries in a new
+//! tensor, which is fed back as it is.
 //!
-//! Forgetting copies nothing: a rejected entry stays where it is and gets a 0 in `attention_mask`. The graphs count positions and
-//! windows over the mask's ones, so such holes are harmless; `position_ids` count likewise. Only when holes outnumber half of the
-//! live entries are they squeezed out.
+//! Forgetting copies nothing: a rejected entry stays where it is and gets a 0 in `attention_mask`.
+//! The graphs count positions and windows over the mask's ones, so such holes are harmless;
+//! `position_ids` count likewise. Only when holes outnumber half of the live entries are they
+//! squeezed out.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +22,8 @@ const FREE_HOLES: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct ConcatCache {
     entries: Entries,
-    /// What another graph holds: where it leaves its entries, and by cache port which of its values to take.
+    /// What another graph holds: where it leaves its entries, and by cache port which of its values
+    /// to take.
     source: Option<(Arc<Mutex<Entries>>, Vec<usize>)>,
     /// Where this one leaves its entries for others.
     published: Arc<Mutex<Entries>>,
@@ -52,7 +55,10 @@ impl Entries {
     }
 
     fn squeeze(&mut self, session: &Session, ports: &Ports) -> ort::Result<()> {
-        let squeezed = ports.caches.iter().zip(&self.values).map(|(port, value)| values::select(session, port, value, &self.live, self.live.len()));
+        let squeezed =
+            ports.caches.iter().zip(&self.values).map(|(port, value)| {
+                values::select(session, port, value, &self.live, self.live.len())
+            });
         self.values = squeezed.collect::<ort::Result<_>>()?;
         self.mask = vec![1; self.live.len()];
         self.live = (0..self.mask.len()).collect();
@@ -61,8 +67,15 @@ impl Entries {
 
     /// Other handles on the values of these numbers, with the same mask.
     fn shared(&self, slots: impl Iterator<Item = usize>) -> Result<Self> {
-        let values = slots.filter_map(|slot| self.values.get(slot)).map(share).collect::<Result<_>>()?;
-        Ok(Self { values, mask: self.mask.clone(), live: self.live.clone() })
+        let values = slots
+            .filter_map(|slot| self.values.get(slot))
+            .map(share)
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            values,
+            mask: self.mask.clone(),
+            live: self.live.clone(),
+        })
     }
 }
 
@@ -88,35 +101,65 @@ impl ConcatCache {
 
     pub fn adopt(&mut self, len: usize) -> Result<()> {
         if let Some((source, slots)) = &self.source {
-            self.entries = source.lock().unwrap_or_else(PoisonError::into_inner).shared(slots.iter().copied())?;
+            self.entries = source
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .shared(slots.iter().copied())?;
             self.entries.rollback(len);
         }
         Ok(())
     }
 
-    pub fn extend(&mut self, session: &mut Session, ports: &Ports, ids: Vec<i64>, want: usize) -> Result<Logits> {
+    pub fn extend(
+        &mut self,
+        session: &mut Session,
+        ports: &Ports,
+        ids: Vec<i64>,
+        want: usize,
+    ) -> Result<Logits> {
         let count = ids.len();
         let entries = &mut self.entries;
         if entries.values.is_empty() {
-            entries.values = ports.caches.iter().map(values::empty).collect::<ort::Result<_>>().map_err(|error| session.failed(&error))?;
+            entries.values = ports
+                .caches
+                .iter()
+                .map(values::empty)
+                .collect::<ort::Result<_>>()
+                .map_err(|error| session.failed(&error))?;
         }
         if entries.has_too_many_holes() {
-            entries.squeeze(session, ports).map_err(|error| session.failed(&error))?;
+            entries
+                .squeeze(session, ports)
+                .map_err(|error| session.failed(&error))?;
         }
-        let mask: Vec<i64> = entries.mask.iter().copied().chain(std::iter::repeat_n(1, count)).collect();
+        let mask: Vec<i64> = entries
+            .mask
+            .iter()
+            .copied()
+            .chain(std::iter::repeat_n(1, count))
+            .collect();
         let mut inputs = ports.inputs(ids, mask, entries.live.len())?;
         for (port, value) in ports.caches.iter().zip(&entries.values) {
             inputs.push((Cow::Borrowed(&port.past), share(value)?.into()));
         }
-        let presents: Vec<&str> = ports.caches.iter().map(|port| port.present.as_str()).collect();
+        let presents: Vec<&str> = ports
+            .caches
+            .iter()
+            .map(|port| port.present.as_str())
+            .collect();
         let (logits, present) = session.run_keeping(inputs, LOGITS, &presents)?;
         entries.values = present;
-        entries.live.extend(entries.mask.len()..entries.mask.len() + count);
+        entries
+            .live
+            .extend(entries.mask.len()..entries.mask.len() + count);
         entries.mask.resize(entries.mask.len() + count, 1);
         // Somebody reads it if there is a second handle.
         if Arc::strong_count(&self.published) > 1 {
             let all = 0..entries.values.len();
-            *self.published.lock().unwrap_or_else(PoisonError::into_inner) = entries.shared(all)?;
+            *self
+                .published
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = entries.shared(all)?;
         }
         ports.logits(&logits, count, want)
     }
@@ -128,14 +171,21 @@ mod tests {
 
     fn cache(mask: &[i64]) -> Entries {
         let live = (0..mask.len()).filter(|&i| mask[i] == 1).collect();
-        Entries { values: Vec::new(), mask: mask.to_vec(), live }
+        Entries {
+            values: Vec::new(),
+            mask: mask.to_vec(),
+            live,
+        }
     }
 
     #[test]
     fn forgetting_leaves_holes_where_entries_were() {
         let mut cache = cache(&[1, 1, 0, 1, 1]);
         cache.rollback(3);
-        assert_eq!((cache.live.len(), cache.mask.as_slice()), (3, &[1, 1, 0, 1, 0][..]));
+        assert_eq!(
+            (cache.live.len(), cache.mask.as_slice()),
+            (3, &[1, 1, 0, 1, 0][..])
+        );
         cache.rollback(9);
         assert_eq!(cache.live.len(), 3);
         cache.rollback(0);

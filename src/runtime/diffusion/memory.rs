@@ -1,4 +1,5 @@
-//! What blocks gave at earlier evaluations: values of the backend, which stay where they were computed.
+//! What blocks gave at earlier evaluations: values of the backend, which stay where they were
+//! computed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -34,12 +35,20 @@ impl Memory {
 
     /// Another handle on the `age`-th last value of `block`, from 0: nothing is copied.
     pub fn recall(&self, block: &str, age: usize) -> Result<DynValue> {
-        let value = self.blocks.get(block).and_then(|history| history.values.get(age));
-        let missing = || RuntimeError::Bug(format!("`{block}` has no value {age} to remember, although the manifest was checked"));
+        let value = self
+            .blocks
+            .get(block)
+            .and_then(|history| history.values.get(age));
+        let missing = || {
+            RuntimeError::Bug(format!(
+                "`{block}` has no value {age} to remember, although the manifest was checked"
+            ))
+        };
         share(value.ok_or_else(missing)?)
     }
 
-    /// Puts a value in front of the earlier ones, and drops one that no graph looks back at any more.
+    /// Puts a value in front of the earlier ones, and drops one that no graph looks back at any
+    /// more.
     pub fn remember(&mut self, block: &str, value: DynValue) {
         if let Some(history) = self.blocks.get_mut(block) {
             history.values.truncate(history.depth.saturating_sub(1));

@@ -5,8 +5,8 @@ use std::f64::consts::TAU;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// `n` draws from the standard normal distribution, the same ones for the same seed: `ChaCha8`, and Box and Muller's transform in double
-/// precision.
+/// `n` draws from the standard normal distribution, the same ones for the same seed: `ChaCha8`, and
+/// Box and Muller's transform in double precision.
 pub fn noise(seed: u64, n: usize) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut pair = move || {
@@ -15,7 +15,10 @@ pub fn noise(seed: u64, n: usize) -> Vec<f32> {
         let radius = (-2.0 * radius.ln()).sqrt();
         [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
     };
-    std::iter::repeat_with(&mut pair).flatten().take(n).collect()
+    std::iter::repeat_with(&mut pair)
+        .flatten()
+        .take(n)
+        .collect()
 }
 
 #[cfg(test)]
@@ -28,7 +31,11 @@ mod tests {
         let draws = noise(5, n);
         let moment = |k: i32| draws.iter().map(|x| f64::from(*x).powi(k)).sum::<f64>() / n as f64;
         for (k, expected) in [(1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)] {
-            assert!((moment(k) - expected).abs() < 0.05, "moment {k}: {}", moment(k));
+            assert!(
+                (moment(k) - expected).abs() < 0.05,
+                "moment {k}: {}",
+                moment(k)
+            );
         }
         assert_eq!(noise(5, 7), draws[..7]);
         assert_ne!(noise(6, 7), draws[..7]);

@@ -1,4 +1,5 @@
-//! Floats from safetensors files: embeddings of texts, classifiers, statistics. Files may come from anyone.
+//! Floats from safetensors files: embeddings of texts, classifiers, statistics. Files may come from
+//! anyone.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,20 +26,38 @@ pub struct FloatTensor {
 /// Every tensor of a file, by name.
 ///
 /// # Errors
-/// [`RuntimeError::File`] for a file that is no safetensors, or larger than a gigabyte, or holds other numbers than floats and integers.
+/// [`RuntimeError::File`] for a file that is no safetensors, or larger than a gigabyte, or holds
+/// other numbers than floats and integers.
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, FloatTensor>> {
     let bytes = read_input(path, CAP)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| RuntimeError::file(path, format!("isn't a safetensors file: {error}")))?;
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|error| RuntimeError::file(path, format!("isn't a safetensors file: {error}")))?;
     let convert = |(name, view): (String, TensorView<'_>)| {
-        let data = floats(&view).ok_or_else(|| RuntimeError::file(path, format!("`{name}` holds {:?}; floats are read", view.dtype())))?;
-        Ok((name, FloatTensor { shape: view.shape().to_vec(), data }))
+        let data = floats(&view).ok_or_else(|| {
+            RuntimeError::file(
+                path,
+                format!("`{name}` holds {:?}; floats are read", view.dtype()),
+            )
+        })?;
+        Ok((
+            name,
+            FloatTensor {
+                shape: view.shape().to_vec(),
+                data,
+            },
+        ))
     };
     file.tensors().into_iter().map(convert).collect()
 }
 
 fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
     fn each<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-        bytes.as_chunks::<N>().0.iter().map(|chunk| read(*chunk)).collect()
+        bytes
+            .as_chunks::<N>()
+            .0
+            .iter()
+            .map(|chunk| read(*chunk))
+            .collect()
     }
     let bytes = view.data();
     Some(match view.dtype() {

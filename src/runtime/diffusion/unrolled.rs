@@ -1,4 +1,5 @@
-//! A sampler that is one graph: noise in, sample out. Scheduler, guidance and what is reused are in the graph.
+//! A sampler that is one graph: noise in, sample out. Scheduler, guidance and what is reused are in
+//! the graph.
 
 use std::ops::ControlFlow;
 
@@ -10,7 +11,8 @@ use super::{DiffusionSession, SampleRequest};
 use crate::runtime::{Result, RuntimeError};
 
 impl DiffusionSession {
-    /// What the graph `name` makes of the noise `start`: one call of the backend, so that `progress` is called once, before it.
+    /// What the graph `name` makes of the noise `start`: one call of the backend, so that
+    /// `progress` is called once, before it.
     pub(super) fn sample_unrolled(
         &mut self,
         name: &str,
@@ -22,7 +24,10 @@ impl DiffusionSession {
             return Ok(None);
         }
         let mut memory = Memory::default();
-        let step = self.steps.get_mut(name).ok_or_else(|| RuntimeError::Bug(format!("graph `{name}` isn't loaded")))?;
+        let step = self
+            .steps
+            .get_mut(name)
+            .ok_or_else(|| RuntimeError::Bug(format!("graph `{name}` isn't loaded")))?;
         let inputs = feeds.inputs(&step.ports, start, 0.0, &[], &memory)?;
         let data = step.run(inputs, &mut memory)?;
         if data.len() != start.len() || !data.iter().all(|x| x.is_finite()) {

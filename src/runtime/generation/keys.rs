@@ -35,8 +35,9 @@ pub(super) const READ: [&str; 29] = [
     "typical_p",
 ];
 
-/// Keys that change no text of a decoder whatever they say: bookkeeping, caches, outputs, how drafts guess, settings of searches that are named by
-/// other keys, and logits scaled after the last decision.
+/// Keys that change no text of a decoder whatever they say: bookkeeping, caches, outputs, how
+/// drafts guess, settings of searches that are named by other keys, and logits scaled after the
+/// last decision.
 const HARMLESS: [&str; 33] = [
     "_commit_hash",
     "_from_model_config",
@@ -93,11 +94,16 @@ const UNHEEDED: [(&str, &[&str], &str); 13] = [
 /// What a file asks for and dlc doesn't do, a phrase for each key.
 pub(super) fn unheeded(values: &Map<String, Value>) -> Vec<String> {
     let mut phrases = Vec::new();
-    for (key, value) in values.iter().filter(|(key, value)| !value.is_null() && !READ.contains(&key.as_str()) && !HARMLESS.contains(&key.as_str())) {
+    for (key, value) in values.iter().filter(|(key, value)| {
+        !value.is_null() && !READ.contains(&key.as_str()) && !HARMLESS.contains(&key.as_str())
+    }) {
         match UNHEEDED.iter().find(|(name, ..)| name == key) {
             Some((_, neutral, _)) if neutral.contains(&value.to_string().as_str()) => {}
             Some((_, _, what)) => phrases.push(format!("`{key}` ({what})")),
-            None => phrases.push(format!("`{}` (unknown to dlc)", key.escape_debug().take(60).collect::<String>())),
+            None => phrases.push(format!(
+                "`{}` (unknown to dlc)",
+                key.escape_debug().take(60).collect::<String>()
+            )),
         }
     }
     phrases

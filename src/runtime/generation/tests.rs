@@ -5,17 +5,27 @@ use serde_json::json;
 use super::*;
 
 fn parse(values: &Value) -> Result<GenerationConfig> {
-    GenerationConfig::parse(Path::new("generation_config.json"), values.as_object().unwrap(), 100)
+    GenerationConfig::parse(
+        Path::new("generation_config.json"),
+        values.as_object().unwrap(),
+        100,
+    )
 }
 
 #[test]
 fn null_and_absent_are_what_transformers_does_without_a_value() {
     let keys = keys_read();
-    let nulls: Map<String, Value> = keys.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
+    let nulls: Map<String, Value> = keys
+        .iter()
+        .map(|key| ((*key).to_owned(), Value::Null))
+        .collect();
     assert_eq!(parse(&nulls.into()).unwrap(), GenerationConfig::default());
     assert_eq!(parse(&json!({})).unwrap(), GenerationConfig::default());
     let sampling = GenerationConfig::default().sampling.options;
-    assert_eq!((sampling.top_k, sampling.temperature, sampling.top_p), (50, 1.0, 1.0));
+    assert_eq!(
+        (sampling.top_k, sampling.temperature, sampling.top_p),
+        (50, 1.0, 1.0)
+    );
 }
 
 fn keys_read() -> Vec<&'static str> {
@@ -50,7 +60,15 @@ fn values_are_read() {
         begin_suppress_tokens: vec![9],
     };
     assert_eq!(config.processors, expected);
-    assert_eq!((config.max_length, config.max_new_tokens, config.stop_strings, config.unheeded), (Some(60), Some(30), vec!["END".into()], vec![]));
+    assert_eq!(
+        (
+            config.max_length,
+            config.max_new_tokens,
+            config.stop_strings,
+            config.unheeded
+        ),
+        (Some(60), Some(30), vec!["END".into()], vec![])
+    );
     let options = SamplingOptions {
         temperature: 0.5,
         top_h: Some(0.5),
@@ -62,7 +80,13 @@ fn values_are_read() {
         eta_cutoff: 0.5,
         seed: 0,
     };
-    assert_eq!(config.sampling, SamplingDefaults { do_sample: true, options });
+    assert_eq!(
+        config.sampling,
+        SamplingDefaults {
+            do_sample: true,
+            options
+        }
+    );
 }
 
 #[test]
@@ -78,7 +102,10 @@ fn what_is_out_of_range_is_refused_with_file_and_key() {
         ("bad_words_ids", json!([5])),
         ("bad_words_ids", json!([[]])),
         ("bad_words_ids", json!([[-5]])),
-        ("bad_words_ids", json!(long.iter().map(|&id| [id]).collect::<Vec<_>>())),
+        (
+            "bad_words_ids",
+            json!(long.iter().map(|&id| [id]).collect::<Vec<_>>()),
+        ),
         ("suppress_tokens", json!(long)),
         ("suppress_tokens", json!([1.5])),
         ("suppress_tokens", json!([5_000_000_000u64])),
@@ -97,16 +124,34 @@ fn what_is_out_of_range_is_refused_with_file_and_key() {
         ("min_p", json!(2)),
         ("stop_strings", json!([""])),
     ] {
-        let error = parse(&json!({key: value})).map(|_| key).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("generation_config.json: `{key}` is ")) && error.len() < 300, "{error}");
+        let error = parse(&json!({key: value}))
+            .map(|_| key)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with(&format!("generation_config.json: `{key}` is ")) && error.len() < 300,
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn what_is_not_heeded_is_named_and_nothing_else() {
     let named = |values: Value| parse(&values).unwrap().unheeded;
-    assert_eq!(named(json!({"num_beams": 4, "penalty_alpha": 0.6})), ["`num_beams` (beam search)", "`penalty_alpha` (contrastive search)"]);
-    assert_eq!(named(json!({"chat_format": "chatml\u{1b}", "\u{1b}[2J": 1})), ["`chat_format` (unknown to dlc)", "`\\u{1b}[2J` (unknown to dlc)"]);
+    assert_eq!(
+        named(json!({"num_beams": 4, "penalty_alpha": 0.6})),
+        [
+            "`num_beams` (beam search)",
+            "`penalty_alpha` (contrastive search)"
+        ]
+    );
+    assert_eq!(
+        named(json!({"chat_format": "chatml\u{1b}", "\u{1b}[2J": 1})),
+        [
+            "`chat_format` (unknown to dlc)",
+            "`\\u{1b}[2J` (unknown to dlc)"
+        ]
+    );
     let neutral = json!({
         "num_beams": 1, "guidance_scale": 1.0, "penalty_alpha": 0.0, "use_cache": true, "transformers_version": "5", "length_penalty": 2.0,
         "watermarking_config": null, "bos_token_id": 1, "eos_token_id": [2], "pad_token_id": 0, "renormalize_logits": true
@@ -114,5 +159,10 @@ fn what_is_not_heeded_is_named_and_nothing_else() {
     assert_eq!(named(neutral), Vec::<String>::new());
     let foreign = parse(&json!({"bad_words_ids": [[100], [7]], "suppress_tokens": [100]})).unwrap();
     assert_eq!(foreign.processors.bad_words_ids, [[7]]);
-    assert!(foreign.unheeded.len() == 1 && foreign.unheeded[0].starts_with("1 of the sequences of bad_words_ids"), "{:?}", foreign.unheeded);
+    assert!(
+        foreign.unheeded.len() == 1
+            && foreign.unheeded[0].starts_with("1 of the sequences of bad_words_ids"),
+        "{:?}",
+        foreign.unheeded
+    );
 }

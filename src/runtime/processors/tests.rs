@@ -1,4 +1,5 @@
-//! The processors against transformers' own arithmetic (`generation/logits_process.py`, 5.24), written again row by row as it stands there.
+//! The processors against transformers' own arithmetic (`generation/logits_process.py`, 5.24),
+//! written again row by row as it stands there.
 
 use proptest::prelude::*;
 
@@ -7,7 +8,8 @@ use super::*;
 const VOCAB: usize = 7;
 const INF: f32 = f32::INFINITY;
 
-/// What transformers' processors do, one function each, in its words: `ids` is the row of `input_ids`, `scores` that of the scores.
+/// What transformers' processors do, one function each, in its words: `ids` is the row of
+/// `input_ids`, `scores` that of the scores.
 mod reference {
     use super::{INF, VOCAB};
 
@@ -31,7 +33,11 @@ mod reference {
         let before = scores.to_vec();
         for &id in ids {
             let score = before[id as usize];
-            scores[id as usize] = if score < 0.0 { score * penalty } else { score / penalty };
+            scores[id as usize] = if score < 0.0 {
+                score * penalty
+            } else {
+                score / penalty
+            };
         }
     }
 
@@ -50,7 +56,11 @@ mod reference {
     }
 
     pub fn bad_words(ids: &[u32], scores: &mut [f32], words: &[Vec<u32>], eos: &[u32]) {
-        let words: Vec<(Vec<u32>, f32)> = words.iter().filter(|word| eos.iter().all(|i| word[..] != [*i])).map(|word| (word.clone(), -INF)).collect();
+        let words: Vec<(Vec<u32>, f32)> = words
+            .iter()
+            .filter(|word| eos.iter().all(|i| word[..] != [*i]))
+            .map(|word| (word.clone(), -INF))
+            .collect();
         sequence_bias(ids, scores, &words);
     }
 
@@ -64,11 +74,21 @@ mod reference {
 
     pub fn force(scores: &mut [f32], tokens: &[u32]) {
         for (id, score) in scores.iter_mut().enumerate() {
-            *score = if tokens.contains(&(id as u32)) { 0.0 } else { -INF };
+            *score = if tokens.contains(&(id as u32)) {
+                0.0
+            } else {
+                -INF
+            };
         }
     }
 
-    pub fn exponential_decay(ids: &[u32], scores: &mut [f32], (start, factor): (usize, f64), eos: &[u32], prompt: usize) {
+    pub fn exponential_decay(
+        ids: &[u32],
+        scores: &mut [f32],
+        (start, factor): (usize, f64),
+        eos: &[u32],
+        prompt: usize,
+    ) {
         let regulation_start = start + prompt;
         if ids.len() > regulation_start {
             let index = (ids.len() - regulation_start) as f64;
@@ -96,18 +116,31 @@ mod reference {
 
 /// `_get_logits_processor` and `_prepare_generated_length`, for one row.
 fn transformers(p: &LogitsProcessors, logits: &[f32], place: Place<'_>) -> Vec<f32> {
-    let Place { text: ids, prompt, most } = place;
+    let Place {
+        text: ids,
+        prompt,
+        most,
+    } = place;
     let mut scores = logits.to_vec();
     if !p.sequence_bias.is_empty() {
         reference::sequence_bias(ids, &mut scores, &p.sequence_bias);
     }
-    reference::repetition_penalty(&ids[..prompt], &mut scores, 1.0 / p.encoder_repetition_penalty);
+    reference::repetition_penalty(
+        &ids[..prompt],
+        &mut scores,
+        1.0 / p.encoder_repetition_penalty,
+    );
     reference::repetition_penalty(ids, &mut scores, p.repetition_penalty);
     if p.no_repeat_ngram_size > 0 {
         reference::no_repeat_ngram(ids, ids, &mut scores, p.no_repeat_ngram_size);
     }
     if p.encoder_no_repeat_ngram_size > 0 {
-        reference::no_repeat_ngram(&ids[..prompt], ids, &mut scores, p.encoder_no_repeat_ngram_size);
+        reference::no_repeat_ngram(
+            &ids[..prompt],
+            ids,
+            &mut scores,
+            p.encoder_no_repeat_ngram_size,
+        );
     }
     reference::bad_words(ids, &mut scores, &p.bad_words_ids, &p.ends);
     let min_length = p.min_new_tokens.map_or(p.min_length, |n| n + prompt);
@@ -127,7 +160,11 @@ fn transformers(p: &LogitsProcessors, logits: &[f32], place: Place<'_>) -> Vec<f
         reference::exponential_decay(ids, &mut scores, decay, &p.ends, prompt);
     }
     reference::mask(&mut scores, &p.suppress_tokens);
-    let begin = if prompt > 1 || p.forced_bos_token_id.is_none() { prompt } else { prompt + 1 };
+    let begin = if prompt > 1 || p.forced_bos_token_id.is_none() {
+        prompt
+    } else {
+        prompt + 1
+    };
     if ids.len() == begin {
         reference::mask(&mut scores, &p.begin_suppress_tokens);
     }
@@ -147,7 +184,11 @@ pub(in crate::runtime) fn processors() -> impl Strategy<Value = LogitsProcessors
     let penalty = || prop_oneof![Just(1.0f32), 0.5f32..2.0];
     let sequence = || prop::collection::vec(token(), 1..4);
     let first = (
-        prop_oneof![Just(vec![]), prop::collection::btree_map(sequence(), -2.0f32..2.0, 0..4).prop_map(|map| map.into_iter().collect())],
+        prop_oneof![
+            Just(vec![]),
+            prop::collection::btree_map(sequence(), -2.0f32..2.0, 0..4)
+                .prop_map(|map| map.into_iter().collect())
+        ],
         penalty(),
         penalty(),
         0usize..5,
@@ -205,28 +246,62 @@ proptest! {
 }
 
 fn place(text: &[u32], prompt: usize) -> Place<'_> {
-    Place { text, prompt, most: 100 }
+    Place {
+        text,
+        prompt,
+        most: 100,
+    }
 }
 
 #[test]
 fn the_penalty_counts_each_token_of_prompt_and_text_once() {
-    let p = LogitsProcessors { repetition_penalty: 2.0, ..LogitsProcessors::default() };
-    assert_eq!(*p.process(&[4.0, -4.0, 1.0, 3.0], place(&[0, 0, 1, 3], 3)), [2.0, -8.0, 1.0, 1.5]);
+    let p = LogitsProcessors {
+        repetition_penalty: 2.0,
+        ..LogitsProcessors::default()
+    };
+    assert_eq!(
+        *p.process(&[4.0, -4.0, 1.0, 3.0], place(&[0, 0, 1, 3], 3)),
+        [2.0, -8.0, 1.0, 1.5]
+    );
 }
 
 #[test]
 fn a_text_is_not_ended_before_its_least_length() {
     let ends = vec![0];
-    let of_all = LogitsProcessors { min_length: 4, ends: ends.clone(), ..LogitsProcessors::default() };
-    let of_new = LogitsProcessors { min_new_tokens: Some(1), min_length: 9, ends, ..LogitsProcessors::default() };
-    let ended = |p: &LogitsProcessors, text: &[u32]| p.process(&[1.0, 0.0], place(text, 3))[0] > -INF;
-    assert_eq!((ended(&of_all, &[1; 3]), ended(&of_all, &[1; 4])), (false, true));
-    assert_eq!((ended(&of_new, &[1; 3]), ended(&of_new, &[1; 4])), (false, true));
+    let of_all = LogitsProcessors {
+        min_length: 4,
+        ends: ends.clone(),
+        ..LogitsProcessors::default()
+    };
+    let of_new = LogitsProcessors {
+        min_new_tokens: Some(1),
+        min_length: 9,
+        ends,
+        ..LogitsProcessors::default()
+    };
+    let ended =
+        |p: &LogitsProcessors, text: &[u32]| p.process(&[1.0, 0.0], place(text, 3))[0] > -INF;
+    assert_eq!(
+        (ended(&of_all, &[1; 3]), ended(&of_all, &[1; 4])),
+        (false, true)
+    );
+    assert_eq!(
+        (ended(&of_new, &[1; 3]), ended(&of_new, &[1; 4])),
+        (false, true)
+    );
 }
 
 #[test]
 fn logits_that_overflow_stay_numbers_and_invalid_ones_are_replaced_on_demand() {
     let decay = Some((0, 1e6));
-    let p = LogitsProcessors { exponential_decay_length_penalty: decay, ends: vec![0], remove_invalid_values: true, ..LogitsProcessors::default() };
-    assert_eq!(*p.process(&[3.0, f32::NAN, INF, -INF], place(&[1; 90], 1)), [f32::MAX, 0.0, f32::MAX, f32::MIN]);
+    let p = LogitsProcessors {
+        exponential_decay_length_penalty: decay,
+        ends: vec![0],
+        remove_invalid_values: true,
+        ..LogitsProcessors::default()
+    };
+    assert_eq!(
+        *p.process(&[3.0, f32::NAN, INF, -INF], place(&[1; 90], 1)),
+        [f32::MAX, 0.0, f32::MAX, f32::MIN]
+    );
 }

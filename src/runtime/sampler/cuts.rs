@@ -1,4 +1,5 @@
-//! Which tokens may be drawn at all, as transformers' warpers decide it. At least the most likely one always may.
+//! Which tokens may be drawn at all, as transformers' warpers decide it. At least the most likely
+//! one always may.
 
 use std::collections::BTreeSet;
 
@@ -13,13 +14,18 @@ pub(super) fn kth_largest(logits: &[f32], k: usize) -> f32 {
         return f32::NEG_INFINITY;
     }
     let mut sorted = logits.to_vec();
-    *sorted.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
+    *sorted
+        .select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a))
+        .1
 }
 
-/// The most likely tokens, as long as their entropies add up to no more than `share` of that of all that are looked at (Potraghloo et al., *Top-H
-/// Decoding*, 2025).
+/// The most likely tokens, as long as their entropies add up to no more than `share` of that of all
+/// that are looked at (Potraghloo et al., *Top-H Decoding*, 2025).
 pub(super) fn top_h(shares: &[f32], share: f64) -> BTreeSet<u32> {
-    let mut entries: Vec<(u32, f64)> = (0..).zip(shares).map(|(id, &x)| (id, f64::from(x))).collect();
+    let mut entries: Vec<(u32, f64)> = (0..)
+        .zip(shares)
+        .map(|(id, &x)| (id, f64::from(x)))
+        .collect();
     if entries.len() > LIKELIEST {
         entries.select_nth_unstable_by(LIKELIEST - 1, by_probability);
         entries.truncate(LIKELIEST);
@@ -38,7 +44,8 @@ pub(super) fn top_h(shares: &[f32], share: f64) -> BTreeSet<u32> {
 }
 
 impl Distribution {
-    /// The smallest set of most likely tokens that has at least the probability `mass`, at least one, by falling probability.
+    /// The smallest set of most likely tokens that has at least the probability `mass`, at least
+    /// one, by falling probability.
     pub(super) fn most_likely(mut self, mass: f64) -> Self {
         // All that are less likely than this together make up half of what may be left out.
         let least = (1.0 - mass) / (2.0 * self.entries.len() as f64);
@@ -68,12 +75,13 @@ impl Distribution {
         self.normalized()
     }
 
-    /// The tokens whose surprise is nearest to the expected one, until they have at least the probability `mass` (Meister et al., *Locally Typical
-    /// Sampling*, 2022).
+    /// The tokens whose surprise is nearest to the expected one, until they have at least the
+    /// probability `mass` (Meister et al., *Locally Typical Sampling*, 2022).
     pub(super) fn typical(mut self, mass: f64) -> Self {
         let entropy = self.entropy();
         let distance = |entry: &(u32, f64)| (-entry.1.ln() - entropy).abs();
-        self.entries.sort_by(|a, b| distance(a).total_cmp(&distance(b)));
+        self.entries
+            .sort_by(|a, b| distance(a).total_cmp(&distance(b)));
         let mut sum = 0.0;
         let before = self.entries.iter().take_while(|entry| {
             sum += entry.1;
@@ -82,19 +90,25 @@ impl Distribution {
         let last = before.count().min(self.entries.len() - 1);
         let farthest = distance(&self.entries[last]);
         let first = self.entries[0].0;
-        self.entries.retain(|entry| entry.0 == first || distance(entry) <= farthest);
+        self.entries
+            .retain(|entry| entry.0 == first || distance(entry) <= farthest);
         self.normalized()
     }
 
-    /// Tokens of at least the probability `epsilon`, or less where the entropy is high (Hewitt et al., *Truncation Sampling as Language Model
-    /// Desmoothing*, 2022).
+    /// Tokens of at least the probability `epsilon`, or less where the entropy is high (Hewitt et
+    /// al., *Truncation Sampling as Language Model Desmoothing*, 2022).
     pub(super) fn eta(self, epsilon: f64) -> Self {
         let least = epsilon.min(epsilon.sqrt() * (-self.entropy()).exp());
         self.at_least(least)
     }
 
     fn entropy(&self) -> f64 {
-        -self.entries.iter().filter(|entry| entry.1 > 0.0).map(|(_, p)| p * p.ln()).sum::<f64>()
+        -self
+            .entries
+            .iter()
+            .filter(|entry| entry.1 > 0.0)
+            .map(|(_, p)| p * p.ln())
+            .sum::<f64>()
     }
 
     fn largest(&self) -> f64 {

@@ -1,4 +1,5 @@
-//! What one row of logits says, in loops without branches over lanes, which compile to vector instructions.
+//! What one row of logits says, in loops without branches over lanes, which compile to vector
+//! instructions.
 
 use super::super::{Result, RuntimeError};
 
@@ -14,20 +15,40 @@ pub(in crate::runtime) fn argmax(logits: &[f32], position: usize) -> Result<(u32
             broken[lane] |= chunk[lane].is_nan();
         }
     }
-    let max = largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = largest
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
     if broken.contains(&true) || rest.iter().any(|x| x.is_nan()) {
-        return Err(RuntimeError::Logits { position, found: "NaN" });
+        return Err(RuntimeError::Logits {
+            position,
+            found: "NaN",
+        });
     }
     match logits.iter().position(|&x| x >= max) {
         Some(best) if max.is_finite() => Ok((best as u32, max)),
-        _ => Err(RuntimeError::Logits { position, found: if max == f32::INFINITY { "+inf" } else { "no finite value" } }),
+        _ => Err(RuntimeError::Logits {
+            position,
+            found: if max == f32::INFINITY {
+                "+inf"
+            } else {
+                "no finite value"
+            },
+        }),
     }
 }
 
-/// Whether just one token is more likely than this one, the lower of equal ids being the more likely.
+/// Whether just one token is more likely than this one, the lower of equal ids being the more
+/// likely.
 pub(in crate::runtime) fn is_runner_up(logits: &[f32], token: u32) -> bool {
-    let Some(&score) = logits.get(token as usize) else { return false };
-    let ahead = (0..).zip(logits).filter(|(id, x)| score.total_cmp(x).then(id.cmp(&token)).is_lt()).count();
+    let Some(&score) = logits.get(token as usize) else {
+        return false;
+    };
+    let ahead = (0..)
+        .zip(logits)
+        .filter(|(id, x)| score.total_cmp(x).then(id.cmp(&token)).is_lt())
+        .count();
     score.is_finite() && ahead == 1
 }
 
@@ -45,12 +66,17 @@ pub(in crate::runtime) fn top_probability(logits: &[f32], position: usize) -> Re
     Ok(1.0 / (sums.iter().sum::<f32>() + rest))
 }
 
-/// `e^((x - max) * inverse_temperature)` of each logit: the shares of a softmax before they are divided by their sum. `max` is the largest logit.
+/// `e^((x - max) * inverse_temperature)` of each logit: the shares of a softmax before they are
+/// divided by their sum. `max` is the largest logit.
 pub(super) fn shares(logits: &[f32], max: f32, inverse_temperature: f32) -> Vec<f32> {
-    logits.iter().map(|x| exp((x - max) * inverse_temperature)).collect()
+    logits
+        .iter()
+        .map(|x| exp((x - max) * inverse_temperature))
+        .collect()
 }
 
-/// `e^x` for `x` up to 0, within 3e-7 of it relatively; 0 below -87, where it is less than the smallest normal number.
+/// `e^x` for `x` up to 0, within 3e-7 of it relatively; 0 below -87, where it is less than the
+/// smallest normal number.
 ///
 /// `x = n ln 2 + r` with an integer n: a polynomial gives `e^r`, and n goes into the exponent.
 #[inline]
@@ -61,7 +87,15 @@ fn exp(x: f32) -> f32 {
     /// ln 2 in two parts, the first with so few bits that its multiples are exact.
     const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
     /// 1 / k! for k = 6 down to 0.
-    const FACTORS: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    const FACTORS: [f32; 7] = [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ];
     let rounded = x.max(SMALLEST) * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
     let r = (x.max(SMALLEST) - n * LN_2.0) - n * LN_2.1;
@@ -87,10 +121,17 @@ mod tests {
 
     #[test]
     fn the_runner_up_is_the_second_of_all() {
-        let second = |logits: &[f32]| (0..5).filter(|&token| is_runner_up(logits, token)).collect::<Vec<_>>();
+        let second = |logits: &[f32]| {
+            (0..5)
+                .filter(|&token| is_runner_up(logits, token))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(second(&[1.0, 3.0, 2.0, 0.0]), [2]);
         assert_eq!(second(&[1.0, 3.0, 3.0, 3.0]), [2]);
-        assert_eq!(second(&[f32::NEG_INFINITY, 3.0, f32::NEG_INFINITY]), [0u32; 0]);
+        assert_eq!(
+            second(&[f32::NEG_INFINITY, 3.0, f32::NEG_INFINITY]),
+            [0u32; 0]
+        );
     }
 
     #[test]
@@ -98,8 +139,15 @@ mod tests {
         for i in 0..=870_000u32 {
             let x = -(i as f32) / 1e4;
             let exact = f64::from(x).exp();
-            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 3e-7, "e^{x} = {exact}, not {}", exp(x));
+            assert!(
+                (f64::from(exp(x)) / exact - 1.0).abs() < 3e-7,
+                "e^{x} = {exact}, not {}",
+                exp(x)
+            );
         }
-        assert_eq!([0.0, -87.1, f32::NEG_INFINITY].map(|x| exp(x).to_bits()), [1.0, 0.0, 0.0].map(f32::to_bits));
+        assert_eq!(
+            [0.0, -87.1, f32::NEG_INFINITY].map(|x| exp(x).to_bits()),
+            [1.0, 0.0, 0.0].map(f32::to_bits)
+        );
     }
 }

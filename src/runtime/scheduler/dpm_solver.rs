@@ -1,8 +1,8 @@
-//! DPM-Solver++, multistep, of first and second order (Lu et al., *DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic
-//! Models*, algorithm 2 and appendix A).
+//! DPM-Solver++, multistep, of first and second order (Lu et al., *DPM-Solver++: Fast Solver for
+//! Guided Sampling of Diffusion Probabilistic Models*, algorithm 2 and appendix A).
 //!
-//! Integrates the predicted sample over `lambda`, the logarithm of signal over noise. A noise level `sigma` is noise over signal here, so
-//! that `lambda = -ln(sigma)`.
+//! Integrates the predicted sample over `lambda`, the logarithm of signal over noise. A noise level
+//! `sigma` is noise over signal here, so that `lambda = -ln(sigma)`.
 
 use dlc_ir::{Estimate, SamplingPlan, SamplingStep};
 
@@ -35,14 +35,29 @@ struct DpmSolver {
 pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Scheduler> {
     let noise = NoiseSchedule::read(config, Terminal::Tiny);
     config.refuse("thresholding", "clips each sample at a quantile of its own");
-    config.refuse("use_exponential_sigmas", "spaces the noise levels exponentially");
-    config.refuse("use_beta_sigmas", "spaces the noise levels by a beta distribution");
+    config.refuse(
+        "use_exponential_sigmas",
+        "spaces the noise levels exponentially",
+    );
+    config.refuse(
+        "use_beta_sigmas",
+        "spaces the noise levels by a beta distribution",
+    );
     config.refuse("use_lu_lambdas", "spaces the noise levels evenly in lambda");
     config.refuse("use_flow_sigmas", "is for models trained by flow matching");
-    config.refuse("use_dynamic_shifting", "is for models trained by flow matching");
+    config.refuse(
+        "use_dynamic_shifting",
+        "is for models trained by flow matching",
+    );
     // Names of related schedulers, which diffusers takes for these.
     config.choice("algorithm_type", &[("dpmsolver++", ()), ("deis", ())], ());
-    let types = [("midpoint", false), ("heun", true), ("logrho", false), ("bh1", false), ("bh2", false)];
+    let types = [
+        ("midpoint", false),
+        ("heun", true),
+        ("logrho", false),
+        ("bh1", false),
+        ("bh2", false),
+    ];
     let order = config.count("solver_order", 1, 3, 2);
     if order == 3 {
         config.unsupported("solver_order", "is 3; dlc can do 1 and 2".into());
@@ -52,7 +67,9 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
         prediction: Prediction::read(config, &Prediction::NAMES),
         spacing: Spacing::read(config, Spread::Linspace, steps + 1, noise.len()),
         karras: Range::read(config),
-        rounds: config.get("beta_schedule").is_none_or(|name| name != "squaredcos_cap_v2"),
+        rounds: config
+            .get("beta_schedule")
+            .is_none_or(|name| name != "squaredcos_cap_v2"),
         ends: End::read(config),
         least_lambda,
         second_order: order == 2,
@@ -66,14 +83,22 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
 /// `lambda_min_clipped`, which Python writes as `-Infinity` where nothing is clipped.
 fn least_lambda(config: &mut ConfigReader<'_>, noise: &NoiseSchedule) -> f64 {
     const KEY: &str = "lambda_min_clipped";
-    let Some(value) = config.get(KEY) else { return f64::NEG_INFINITY };
+    let Some(value) = config.get(KEY) else {
+        return f64::NEG_INFINITY;
+    };
     if value == "-Infinity" {
         return f64::NEG_INFINITY;
     }
     let most = noise.sigmas().first().map_or(0.0, |sigma| -sigma.ln());
     let number = value.as_f64().filter(|x| *x <= most);
     if number.is_none() {
-        config.bad(KEY, format!("is {}; it must be -Infinity, or a number that leaves timesteps: at most {most:.3}", show(value)));
+        config.bad(
+            KEY,
+            format!(
+                "is {}; it must be -Infinity, or a number that leaves timesteps: at most {most:.3}",
+                show(value)
+            ),
+        );
     }
     number.unwrap_or(f64::NEG_INFINITY)
 }
@@ -84,24 +109,44 @@ impl Scheduler for DpmSolver {
         let mut timesteps = self.timesteps(&all, steps);
         let mut sigmas = sigmas_at(&timesteps, &all);
         if let Some(range) = self.karras {
-            sigmas = karras(range.min.unwrap_or(all[0]), range.max.unwrap_or(all[all.len() - 1]), steps);
-            let round = |t: f64| if self.rounds { t.round_ties_even() } else { t.trunc() };
-            timesteps = sigmas.iter().map(|sigma| round(timestep_of(*sigma, &all))).collect();
+            sigmas = karras(
+                range.min.unwrap_or(all[0]),
+                range.max.unwrap_or(all[all.len() - 1]),
+                steps,
+            );
+            let round = |t: f64| {
+                if self.rounds {
+                    t.round_ties_even()
+                } else {
+                    t.trunc()
+                }
+            };
+            timesteps = sigmas
+                .iter()
+                .map(|sigma| round(timestep_of(*sigma, &all)))
+                .collect();
         }
         sigmas.push(self.ends.sigma(&all));
         let count = timesteps.len();
         let step = |(index, t): (usize, &f64)| {
-            let before = (self.second_order && index > 0 && !(index + 1 == count && self.ends_in_first_order(count))).then(|| sigmas[index - 1]);
+            let before = (self.second_order
+                && index > 0
+                && !(index + 1 == count && self.ends_in_first_order(count)))
+            .then(|| sigmas[index - 1]);
             self.step(*t, before, sigmas[index], sigmas[index + 1])
         };
-        SamplingPlan { initial_scale: 1.0, steps: timesteps.iter().enumerate().map(step).collect() }
+        SamplingPlan {
+            initial_scale: 1.0,
+            steps: timesteps.iter().enumerate().map(step).collect(),
+        }
     }
 }
 
 impl DpmSolver {
     /// The timesteps that are visited: one more than asked is spaced, and the last left out.
     fn timesteps(&self, sigmas: &[f64], steps: usize) -> Vec<f64> {
-        // Timesteps whose lambda is large enough: those before the first one whose noise is too much.
+        // Timesteps whose lambda is large enough: those before the first one whose noise is too
+        // much.
         let end = sigmas.partition_point(|sigma| -sigma.ln() >= self.least_lambda);
         if self.spacing.spread == Spread::Trailing {
             return trailing(end, sigmas.len() as f64 / steps as f64, steps);
@@ -126,7 +171,11 @@ impl DpmSolver {
             || vec![first],
             |before| {
                 let (h, h_before) = ((from / to).ln(), (before / from).ln());
-                let second = if self.heun { target_signal * (1.0 - (1.0 - shrink) / h) } else { 0.5 * first };
+                let second = if self.heun {
+                    target_signal * (1.0 - (1.0 - shrink) / h)
+                } else {
+                    0.5 * first
+                };
                 let slope = second * h / h_before;
                 vec![first + slope, -slope]
             },
@@ -134,7 +183,11 @@ impl DpmSolver {
         SamplingStep {
             timestep,
             input_scale: 1.0,
-            estimate: Estimate { latents: denoised.0, output: denoised.1, clip: None },
+            estimate: Estimate {
+                latents: denoised.0,
+                output: denoised.1,
+                clip: None,
+            },
             latents: vec![to * target_signal / (from * signal)],
             estimates,
             output: 0.0,

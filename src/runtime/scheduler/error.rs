@@ -9,12 +9,15 @@ use dlc_ir::{Fault, IrError};
 #[non_exhaustive]
 pub enum SchedulerError {
     /// The file isn't a JSON object.
-    #[error("scheduler_config.json: {0}. It must be an object as diffusers' `save_pretrained` writes it")]
+    #[error(
+        "scheduler_config.json: {0}. It must be an object as diffusers' `save_pretrained` writes it"
+    )]
     Json(String),
     /// The scheduler is unknown, or none of those that dlc samples with.
     #[error("{0}")]
     Class(String),
-    /// Keys of the configuration, or a number of steps, that are wrong or ask for something dlc can't do.
+    /// Keys of the configuration, or a number of steps, that are wrong or ask for something dlc
+    /// can't do.
     #[error("scheduler_config.json, read as {class}: {}", list(problems))]
     Config {
         /// diffusers' name of the scheduler.
@@ -45,7 +48,13 @@ impl SchedulerError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Class(_) => Fault::Unsupported,
-            Self::Config { problems, .. } if problems.iter().all(|problem| problem.fault == Fault::Unsupported) => Fault::Unsupported,
+            Self::Config { problems, .. }
+                if problems
+                    .iter()
+                    .all(|problem| problem.fault == Fault::Unsupported) =>
+            {
+                Fault::Unsupported
+            }
             Self::Json(_) | Self::Config { .. } | Self::Degenerate { .. } => Fault::BadInput,
         }
     }

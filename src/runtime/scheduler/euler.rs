@@ -1,7 +1,8 @@
-//! Euler's method on the probability flow (Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models*, algorithm 2
-//! without churn).
+//! Euler's method on the probability flow (Karras et al., *Elucidating the Design Space of
+//! Diffusion-Based Generative Models*, algorithm 2 without churn).
 //!
-//! The latents are `x_0 + sigma * epsilon`: the noise grows, the signal stays. The network sees them scaled back to unit variance.
+//! The latents are `x_0 + sigma * epsilon`: the noise grows, the signal stays. The network sees
+//! them scaled back to unit variance.
 
 use dlc_ir::{Estimate, SamplingPlan, SamplingStep};
 
@@ -31,7 +32,10 @@ impl Range {
     /// Reads the range of Karras' noise levels, if they are asked for.
     pub(super) fn read(config: &mut ConfigReader<'_>) -> Option<Self> {
         let mut positive = |key| config.number(key, "above 0", |x| x > 0.0);
-        let range = Self { min: positive("sigma_min"), max: positive("sigma_max") };
+        let range = Self {
+            min: positive("sigma_min"),
+            max: positive("sigma_max"),
+        };
         config.flag("use_karras_sigmas", false).then_some(range)
     }
 }
@@ -48,7 +52,11 @@ pub(super) enum End {
 impl End {
     /// Reads `final_sigmas_type`.
     pub(super) fn read(config: &mut ConfigReader<'_>) -> Self {
-        config.choice("final_sigmas_type", &[("zero", Self::Zero), ("sigma_min", Self::SigmaMin)], Self::Zero)
+        config.choice(
+            "final_sigmas_type",
+            &[("zero", Self::Zero), ("sigma_min", Self::SigmaMin)],
+            Self::Zero,
+        )
     }
 
     /// The level itself.
@@ -63,13 +71,30 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
     let prediction = Prediction::read(config, &Prediction::NAMES);
     let spacing = Spacing::read(config, Spread::Linspace, steps, noise.len());
     config.choice("interpolation_type", &[("linear", ())], ());
-    config.refuse("use_exponential_sigmas", "spaces the noise levels exponentially");
-    config.refuse("use_beta_sigmas", "spaces the noise levels by a beta distribution");
+    config.refuse(
+        "use_exponential_sigmas",
+        "spaces the noise levels exponentially",
+    );
+    config.refuse(
+        "use_beta_sigmas",
+        "spaces the noise levels by a beta distribution",
+    );
     let karras = Range::read(config);
     // diffusers heeds it for this prediction only.
-    let continuous = config.choice("timestep_type", &[("discrete", false), ("continuous", true)], false) && prediction == Prediction::Velocity;
+    let continuous = config.choice(
+        "timestep_type",
+        &[("discrete", false), ("continuous", true)],
+        false,
+    ) && prediction == Prediction::Velocity;
     let ends = End::read(config);
-    Box::new(Euler { noise, prediction, spacing, karras, continuous, ends })
+    Box::new(Euler {
+        noise,
+        prediction,
+        spacing,
+        karras,
+        continuous,
+        ends,
+    })
 }
 
 impl Scheduler for Euler {
@@ -78,17 +103,35 @@ impl Scheduler for Euler {
         let mut timesteps = self.spacing.timesteps(steps, all.len());
         let mut sigmas = sigmas_at(&timesteps, &all);
         if let Some(range) = self.karras {
-            sigmas = karras(range.min.unwrap_or(sigmas[steps - 1]), range.max.unwrap_or(sigmas[0]), steps);
-            timesteps = sigmas.iter().map(|sigma| timestep_of(*sigma, &all)).collect();
+            sigmas = karras(
+                range.min.unwrap_or(sigmas[steps - 1]),
+                range.max.unwrap_or(sigmas[0]),
+                steps,
+            );
+            timesteps = sigmas
+                .iter()
+                .map(|sigma| timestep_of(*sigma, &all))
+                .collect();
         }
         if self.continuous {
             timesteps = sigmas.iter().map(|sigma| 0.25 * sigma.ln()).collect();
         }
         let largest = sigmas[0];
         sigmas.push(self.ends.sigma(&all));
-        let initial_scale = if self.spacing.spread == Spread::Leading { largest.hypot(1.0) } else { largest };
-        let steps = timesteps.iter().zip(sigmas.windows(2)).map(|(t, ends)| self.step(*t, ends[0], ends[1])).collect();
-        SamplingPlan { initial_scale, steps }
+        let initial_scale = if self.spacing.spread == Spread::Leading {
+            largest.hypot(1.0)
+        } else {
+            largest
+        };
+        let steps = timesteps
+            .iter()
+            .zip(sigmas.windows(2))
+            .map(|(t, ends)| self.step(*t, ends[0], ends[1]))
+            .collect();
+        SamplingPlan {
+            initial_scale,
+            steps,
+        }
     }
 }
 
@@ -101,7 +144,11 @@ impl Euler {
             // diffusers keeps timesteps in single precision.
             timestep: f64::from(timestep as f32),
             input_scale: signal,
-            estimate: Estimate { latents: epsilon.0 * signal, output: epsilon.1, clip: None },
+            estimate: Estimate {
+                latents: epsilon.0 * signal,
+                output: epsilon.1,
+                clip: None,
+            },
             latents: vec![1.0],
             estimates: vec![to - from],
             output: 0.0,

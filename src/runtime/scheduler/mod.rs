@@ -1,7 +1,9 @@
-//! Schedulers: diffusers' `scheduler_config.json` becomes a [`SamplingPlan`], a table that any part of dlc can run.
+//! Schedulers: diffusers' `scheduler_config.json` becomes a [`SamplingPlan`], a table that any part
+//! of dlc can run.
 //!
-//! One file for each scheduler, which reads its own keys and makes its own rows; what they share is the noise schedule (`noise.rs`) and the
-//! choice of timesteps (`spacing.rs`). Deterministic sampling only. What a configuration asks for beyond that is refused by name.
+//! One file for each scheduler, which reads its own keys and makes its own rows; what they share is
+//! the noise schedule (`noise.rs`) and the choice of timesteps (`spacing.rs`). Deterministic
+//! sampling only. What a configuration asks for beyond that is refused by name.
 
 mod ddim;
 mod dpm_solver;
@@ -68,18 +70,32 @@ impl SchedulerKind {
         }
     }
 
-    /// The scheduler that a user names, by dlc's name or by diffusers'. The error lists what there is.
+    /// The scheduler that a user names, by dlc's name or by diffusers'. The error lists what there
+    /// is.
     pub fn from_name(name: &str) -> Result<Self> {
         let known = |kind: &Self| kind.name() == name || kind.class() == name;
         Self::ALL.into_iter().find(known).ok_or_else(|| {
-            let near = nearest(name, Self::ALL.iter().flat_map(|kind| [kind.name(), kind.class()]));
-            let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
-            SchedulerError::Class(format!("there is no scheduler `{}`{near}. dlc samples with {}", shown(name), names())).into()
+            let near = nearest(
+                name,
+                Self::ALL
+                    .iter()
+                    .flat_map(|kind| [kind.name(), kind.class()]),
+            );
+            let near = near
+                .map(|near| format!(" (did you mean {near}?)"))
+                .unwrap_or_default();
+            SchedulerError::Class(format!(
+                "there is no scheduler `{}`{near}. dlc samples with {}",
+                shown(name),
+                names()
+            ))
+            .into()
         })
     }
 }
 
-/// Schedulers of diffusers that dlc doesn't sample with, but whose noise schedule it reads; the reason goes on from "it ...".
+/// Schedulers of diffusers that dlc doesn't sample with, but whose noise schedule it reads; the
+/// reason goes on from "it ...".
 const COMPATIBLE: [(&str, &str); 10] = [
     ("DDPMScheduler", NOISY),
     ("EulerAncestralDiscreteScheduler", NOISY),
@@ -101,15 +117,24 @@ trait Scheduler {
     fn plan(&self, steps: usize) -> SamplingPlan;
 }
 
-/// The plan for `steps` steps of the scheduler that a configuration describes, or of another one on the same noise schedule, as
-/// diffusers' `from_config` makes it: keys that both have keep their values, others take the default of the one that samples.
+/// The plan for `steps` steps of the scheduler that a configuration describes, or of another one on
+/// the same noise schedule, as diffusers' `from_config` makes it: keys that both have keep their
+/// values, others take the default of the one that samples.
 ///
-/// A plan may have more evaluations than steps (PNDM repeats its first, or evaluates several times in a step), or fewer, where
-/// `lambda_min_clipped` leaves fewer timesteps. Errors list everything that is wrong.
-pub fn sampling_plan(config: &Map<String, Value>, scheduler: Option<SchedulerKind>, steps: usize) -> Result<SamplingPlan> {
+/// A plan may have more evaluations than steps (PNDM repeats its first, or evaluates several times
+/// in a step), or fewer, where `lambda_min_clipped` leaves fewer timesteps. Errors list everything
+/// that is wrong.
+pub fn sampling_plan(
+    config: &Map<String, Value>,
+    scheduler: Option<SchedulerKind>,
+    steps: usize,
+) -> Result<SamplingPlan> {
     let own = own_scheduler(config, scheduler.is_some())?;
     let Some(kind) = scheduler.or(own) else {
-        let text = format!("scheduler_config.json names no `_class_name`. Say which scheduler is meant: {}", names());
+        let text = format!(
+            "scheduler_config.json names no `_class_name`. Say which scheduler is meant: {}",
+            names()
+        );
         return Err(SchedulerError::Class(text).into());
     };
     let mut reader = ConfigReader::new(config);
@@ -126,47 +151,83 @@ pub fn sampling_plan(config: &Map<String, Value>, scheduler: Option<SchedulerKin
     match plan.check() {
         Ok(()) => Ok(plan),
         Err(reason) => {
-            let index = if let IrError::Sampling { step, .. } = &reason { *step } else { 0 };
+            let index = if let IrError::Sampling { step, .. } = &reason {
+                *step
+            } else {
+                0
+            };
             let timestep = plan.steps.get(index).map_or(f64::NAN, |step| step.timestep);
-            Err(SchedulerError::Degenerate { class: kind.class(), steps, timestep, reason }.into())
+            Err(SchedulerError::Degenerate {
+                class: kind.class(),
+                steps,
+                timestep,
+                reason,
+            }
+            .into())
         }
     }
 }
 
-/// A `scheduler_config.json`, in which Python may have written `NaN`, `Infinity` and `-Infinity`, which JSON doesn't have: they become
-/// strings.
+/// A `scheduler_config.json`, in which Python may have written `NaN`, `Infinity` and `-Infinity`,
+/// which JSON doesn't have: they become strings.
 pub fn parse_scheduler_config(text: &str) -> Result<Map<String, Value>> {
-    serde_json::from_str(&quote_constants(text)).map_err(|error| SchedulerError::Json(error.to_string()).into())
+    serde_json::from_str(&quote_constants(text))
+        .map_err(|error| SchedulerError::Json(error.to_string()).into())
 }
 
-/// The scheduler that a configuration names, if it names one and dlc has it. Others are refused, except compatible ones if `replaced`.
-fn own_scheduler(config: &Map<String, Value>, replaced: bool) -> Result<Option<SchedulerKind>, SchedulerError> {
-    let Some(value) = config.get("_class_name").filter(|value| !value.is_null()) else { return Ok(None) };
-    let Some(class) = value.as_str() else {
-        return Err(SchedulerError::Class(format!("scheduler_config.json: `_class_name` is {}; it must be a string", reader::show(value))));
+/// The scheduler that a configuration names, if it names one and dlc has it. Others are refused,
+/// except compatible ones if `replaced`.
+fn own_scheduler(
+    config: &Map<String, Value>,
+    replaced: bool,
+) -> Result<Option<SchedulerKind>, SchedulerError> {
+    let Some(value) = config.get("_class_name").filter(|value| !value.is_null()) else {
+        return Ok(None);
     };
-    if let Some(kind) = SchedulerKind::ALL.into_iter().find(|kind| kind.class() == class) {
+    let Some(class) = value.as_str() else {
+        return Err(SchedulerError::Class(format!(
+            "scheduler_config.json: `_class_name` is {}; it must be a string",
+            reader::show(value)
+        )));
+    };
+    if let Some(kind) = SchedulerKind::ALL
+        .into_iter()
+        .find(|kind| kind.class() == class)
+    {
         return Ok(Some(kind));
     }
     match COMPATIBLE.iter().find(|known| known.0 == class) {
         Some(_) if replaced => Ok(None),
         Some((class, reason)) => {
-            let text = format!("scheduler_config.json is for {class}: it {reason}. Choose one that is, on the same noise schedule: {}", names());
+            let text = format!(
+                "scheduler_config.json is for {class}: it {reason}. Choose one that is, on the same noise schedule: {}",
+                names()
+            );
             Err(SchedulerError::Class(text))
         }
         None => {
-            let known = SchedulerKind::ALL.iter().map(|kind| kind.class()).chain(COMPATIBLE.iter().map(|known| known.0));
-            let near = nearest(class, known).map(|near| format!(" (the nearest that it knows is {near})")).unwrap_or_default();
+            let known = SchedulerKind::ALL
+                .iter()
+                .map(|kind| kind.class())
+                .chain(COMPATIBLE.iter().map(|known| known.0));
+            let near = nearest(class, known)
+                .map(|near| format!(" (the nearest that it knows is {near})"))
+                .unwrap_or_default();
             let classes: Vec<_> = SchedulerKind::ALL.iter().map(|kind| kind.class()).collect();
             let (class, classes) = (shown(class), classes.join(", "));
-            Err(SchedulerError::Class(format!("scheduler_config.json is for `{class}`, which dlc doesn't know{near}. It samples with {classes}")))
+            Err(SchedulerError::Class(format!(
+                "scheduler_config.json is for `{class}`, which dlc doesn't know{near}. It samples with {classes}"
+            )))
         }
     }
 }
 
 /// The number of steps, or 1 with a report where there can't be so many.
 fn checked_steps(reader: &mut ConfigReader<'_>, steps: usize) -> usize {
-    let train = reader.get("num_train_timesteps").and_then(Value::as_u64).map_or(1000, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let train = reader
+        .get("num_train_timesteps")
+        .and_then(Value::as_u64)
+        .map_or(1000, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let most = train.clamp(1, MOST_STEPS);
     if (1..=most).contains(&steps) {
         return steps;
@@ -182,7 +243,9 @@ fn quote_constants(text: &str) -> String {
     let mut rest = text;
     let (mut in_string, mut escaped) = (false, false);
     while let Some(c) = rest.chars().next() {
-        let constant = CONSTANTS.into_iter().find(|constant| !in_string && rest.starts_with(constant));
+        let constant = CONSTANTS
+            .into_iter()
+            .find(|constant| !in_string && rest.starts_with(constant));
         let length = constant.map_or(c.len_utf8(), str::len);
         if let Some(constant) = constant {
             quoted.extend(['"'].into_iter().chain(constant.chars()).chain(['"']));
@@ -204,6 +267,10 @@ fn names() -> String {
 fn nearest(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     const ALIKE: f64 = 0.9;
     let word: String = word.chars().take(64).collect();
-    let scored = names.map(|name| (strsim::jaro_winkler(&word, name), name)).filter(|(score, _)| *score >= ALIKE);
-    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+    let scored = names
+        .map(|name| (strsim::jaro_winkler(&word, name), name))
+        .filter(|(score, _)| *score >= ALIKE);
+    scored
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
 }

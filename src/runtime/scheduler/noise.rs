@@ -1,8 +1,10 @@
-//! The noise schedule of a diffusion model: how much signal is left at each timestep of the training, and what a network predicts there.
+//! The noise schedule of a diffusion model: how much signal is left at each timestep of the
+//! training, and what a network predicts there.
 //!
-//! `x_t = sqrt(alpha_bar_t) * x_0 + sqrt(1 - alpha_bar_t) * epsilon` with `alpha_bar_t` the product of `1 - beta` up to `t` (Ho, Jain and
-//! Abbeel, *Denoising Diffusion Probabilistic Models*, equation 4). The betas and their products are rounded to single precision where
-//! diffusers does so, as that is what models were trained with; everything else is computed in double precision.
+//! `x_t = sqrt(alpha_bar_t) * x_0 + sqrt(1 - alpha_bar_t) * epsilon` with `alpha_bar_t` the product
+//! of `1 - beta` up to `t` (Ho, Jain and Abbeel, *Denoising Diffusion Probabilistic Models*,
+//! equation 4). The betas and their products are rounded to single precision where diffusers does
+//! so, as that is what models were trained with; everything else is computed in double precision.
 
 use std::f64::consts::FRAC_PI_2;
 
@@ -29,7 +31,8 @@ pub(super) struct NoiseSchedule {
 }
 
 impl NoiseSchedule {
-    /// Reads the betas: `num_train_timesteps`, `beta_schedule`, `beta_start`, `beta_end`, `trained_betas`, `rescale_betas_zero_snr`.
+    /// Reads the betas: `num_train_timesteps`, `beta_schedule`, `beta_start`, `beta_end`,
+    /// `trained_betas`, `rescale_betas_zero_snr`.
     pub(super) fn read(config: &mut ConfigReader<'_>, terminal: Terminal) -> Self {
         let betas = betas(config);
         let rescale = config.flag("rescale_betas_zero_snr", false);
@@ -37,7 +40,11 @@ impl NoiseSchedule {
             let what = "changes the noise that the model was trained with, which this scheduler can't follow; take ddim, euler or dpm-solver++";
             config.unsupported("rescale_betas_zero_snr", format!("is true, which {what}"));
         }
-        let mut alpha_bars = products(&if rescale { zero_terminal_snr(&betas) } else { betas });
+        let mut alpha_bars = products(&if rescale {
+            zero_terminal_snr(&betas)
+        } else {
+            betas
+        });
         if let (true, Terminal::Tiny, Some(last)) = (rescale, terminal, alpha_bars.last_mut()) {
             *last = (-24f64).exp2();
         }
@@ -54,10 +61,14 @@ impl NoiseSchedule {
         self.alpha_bars.get(timestep).copied().unwrap_or(f64::NAN)
     }
 
-    /// Noise relative to signal, `sqrt((1 - alpha_bar) / alpha_bar)`, at every timestep, in single precision; it grows.
+    /// Noise relative to signal, `sqrt((1 - alpha_bar) / alpha_bar)`, at every timestep, in single
+    /// precision; it grows.
     pub(super) fn sigmas(&self) -> Vec<f64> {
         let sigma = |a: f32| ((1.0 - a) / a).sqrt();
-        self.alpha_bars.iter().map(|a| f64::from(sigma(*a as f32))).collect()
+        self.alpha_bars
+            .iter()
+            .map(|a| f64::from(sigma(*a as f32)))
+            .collect()
     }
 }
 
@@ -69,18 +80,29 @@ fn betas(config: &mut ConfigReader<'_>) -> Vec<f32> {
         ScaledLinear,
         Cosine,
     }
-    let shapes = [("linear", Shape::Linear), ("scaled_linear", Shape::ScaledLinear), ("squaredcos_cap_v2", Shape::Cosine)];
+    let shapes = [
+        ("linear", Shape::Linear),
+        ("scaled_linear", Shape::ScaledLinear),
+        ("squaredcos_cap_v2", Shape::Cosine),
+    ];
     let timesteps = config.count("num_train_timesteps", 2, MOST_TIMESTEPS, 1000);
     let between = |x: f64| x > 0.0 && x < 1.0;
-    let start = config.number("beta_start", "between 0 and 1", between).unwrap_or(0.0001);
-    let end = config.number("beta_end", "between 0 and 1", between).unwrap_or(0.02);
+    let start = config
+        .number("beta_start", "between 0 and 1", between)
+        .unwrap_or(0.0001);
+    let end = config
+        .number("beta_end", "between 0 and 1", between)
+        .unwrap_or(0.02);
     let shape = config.choice("beta_schedule", &shapes, Shape::Linear);
     if let Some(betas) = trained_betas(config, timesteps) {
         return betas;
     }
     match shape {
         Shape::Linear => linspace(start as f32, end as f32, timesteps),
-        Shape::ScaledLinear => linspace(start.sqrt() as f32, end.sqrt() as f32, timesteps).into_iter().map(|x| x * x).collect(),
+        Shape::ScaledLinear => linspace(start.sqrt() as f32, end.sqrt() as f32, timesteps)
+            .into_iter()
+            .map(|x| x * x)
+            .collect(),
         Shape::Cosine => cosine(timesteps),
     }
 }
@@ -90,25 +112,58 @@ fn trained_betas(config: &mut ConfigReader<'_>, timesteps: usize) -> Option<Vec<
     const KEY: &str = "trained_betas";
     let value = config.get(KEY)?;
     let Some(list) = value.as_array().filter(|list| list.len() == timesteps) else {
-        config.bad(KEY, format!("is {}; it must be a list of `num_train_timesteps` ({timesteps}) numbers", show(value)));
+        config.bad(
+            KEY,
+            format!(
+                "is {}; it must be a list of `num_train_timesteps` ({timesteps}) numbers",
+                show(value)
+            ),
+        );
         return None;
     };
     let is_beta = |x: &f64| *x > 0.0 && *x <= 1.0;
-    let read: Result<Vec<f32>, usize> = list.iter().enumerate().map(|(i, x)| x.as_f64().filter(is_beta).map(|x| x as f32).ok_or(i)).collect();
-    read.map_err(|i| config.bad(KEY, format!("has {} at index {i}; each must be a number above 0 and at most 1", show(&list[i])))).ok()
+    let read: Result<Vec<f32>, usize> = list
+        .iter()
+        .enumerate()
+        .map(|(i, x)| x.as_f64().filter(is_beta).map(|x| x as f32).ok_or(i))
+        .collect();
+    read.map_err(|i| {
+        config.bad(
+            KEY,
+            format!(
+                "has {} at index {i}; each must be a number above 0 and at most 1",
+                show(&list[i])
+            ),
+        )
+    })
+    .ok()
 }
 
-/// `torch.linspace` in single precision: from each end up to the middle, with one rounding for each entry.
+/// `torch.linspace` in single precision: from each end up to the middle, with one rounding for each
+/// entry.
 fn linspace(start: f32, end: f32, n: usize) -> Vec<f32> {
     let step = (end - start) / (n - 1) as f32;
-    let entry = |i: usize| if i < n / 2 { step.mul_add(i as f32, start) } else { (-step).mul_add((n - 1 - i) as f32, end) };
+    let entry = |i: usize| {
+        if i < n / 2 {
+            step.mul_add(i as f32, start)
+        } else {
+            (-step).mul_add((n - 1 - i) as f32, end)
+        }
+    };
     (0..n).map(entry).collect()
 }
 
-/// The cosine schedule, capped at 0.999 (Nichol and Dhariwal, *Improved Denoising Diffusion Probabilistic Models*, equation 17).
+/// The cosine schedule, capped at 0.999 (Nichol and Dhariwal, *Improved Denoising Diffusion
+/// Probabilistic Models*, equation 17).
 fn cosine(timesteps: usize) -> Vec<f32> {
-    let alpha_bar = |i: usize| ((i as f64 / timesteps as f64 + 0.008) / 1.008 * FRAC_PI_2).cos().powi(2);
-    (0..timesteps).map(|i| (1.0 - alpha_bar(i + 1) / alpha_bar(i)).min(0.999) as f32).collect()
+    let alpha_bar = |i: usize| {
+        ((i as f64 / timesteps as f64 + 0.008) / 1.008 * FRAC_PI_2)
+            .cos()
+            .powi(2)
+    };
+    (0..timesteps)
+        .map(|i| (1.0 - alpha_bar(i + 1) / alpha_bar(i)).min(0.999) as f32)
+        .collect()
 }
 
 /// The products of `1 - beta`, each rounded to single precision.
@@ -120,15 +175,28 @@ fn products(betas: &[f32]) -> Vec<f64> {
     running.collect()
 }
 
-/// Betas that leave no signal at the last timestep and as much as before at the first (Lin et al., *Common Diffusion Noise Schedules and
-/// Sample Steps are Flawed*, algorithm 1).
+/// Betas that leave no signal at the last timestep and as much as before at the first (Lin et al., *Common
+/// Diffusion Noise Schedules and Sample Steps are Flawed*, algorithm 1).
 fn zero_terminal_snr(betas: &[f32]) -> Vec<f32> {
-    let roots: Vec<f32> = products(betas).into_iter().map(|a| (a as f32).sqrt()).collect();
-    let (first, last) = (roots.first().copied().unwrap_or(1.0), roots.last().copied().unwrap_or(0.0));
+    let roots: Vec<f32> = products(betas)
+        .into_iter()
+        .map(|a| (a as f32).sqrt())
+        .collect();
+    let (first, last) = (
+        roots.first().copied().unwrap_or(1.0),
+        roots.last().copied().unwrap_or(0.0),
+    );
     let scale = first / (first - last);
-    let alpha_bars: Vec<f32> = roots.iter().map(|root| ((root - last) * scale).powi(2)).collect();
+    let alpha_bars: Vec<f32> = roots
+        .iter()
+        .map(|root| ((root - last) * scale).powi(2))
+        .collect();
     let before = [1.0].into_iter().chain(alpha_bars.iter().copied());
-    alpha_bars.iter().zip(before).map(|(now, before)| 1.0 - now / before).collect()
+    alpha_bars
+        .iter()
+        .zip(before)
+        .map(|(now, before)| 1.0 - now / before)
+        .collect()
 }
 
 /// What the network's output is.
@@ -138,13 +206,18 @@ pub(super) enum Prediction {
     Epsilon,
     /// The denoised latents.
     Sample,
-    /// `sqrt(alpha_bar) * epsilon - sqrt(1 - alpha_bar) * x_0` (Salimans and Ho, *Progressive Distillation*, section 4).
+    /// `sqrt(alpha_bar) * epsilon - sqrt(1 - alpha_bar) * x_0` (Salimans and Ho, *Progressive
+    /// Distillation*, section 4).
     Velocity,
 }
 
 impl Prediction {
     /// The names in `prediction_type`.
-    pub(super) const NAMES: [(&'static str, Self); 3] = [("epsilon", Self::Epsilon), ("v_prediction", Self::Velocity), ("sample", Self::Sample)];
+    pub(super) const NAMES: [(&'static str, Self); 3] = [
+        ("epsilon", Self::Epsilon),
+        ("v_prediction", Self::Velocity),
+        ("sample", Self::Sample),
+    ];
 
     /// Reads `prediction_type`, which must be one of `names`, and its forerunner `predict_epsilon`.
     pub(super) fn read(config: &mut ConfigReader<'_>, names: &[(&'static str, Self)]) -> Self {
@@ -154,7 +227,8 @@ impl Prediction {
         config.choice("prediction_type", names, Self::Epsilon)
     }
 
-    /// Coefficients of latents and output in the denoised latents, where the latents are `signal * x_0 + noise * epsilon`.
+    /// Coefficients of latents and output in the denoised latents, where the latents are
+    /// `signal * x_0 + noise * epsilon`.
     pub(super) fn denoised(self, signal: f64, noise: f64) -> (f64, f64) {
         match self {
             Self::Epsilon => (1.0 / signal, -noise / signal),
@@ -163,7 +237,8 @@ impl Prediction {
         }
     }
 
-    /// Coefficients of latents and output in the noise, where the latents are `signal * x_0 + noise * epsilon`.
+    /// Coefficients of latents and output in the noise, where the latents are
+    /// `signal * x_0 + noise * epsilon`.
     pub(super) fn epsilon(self, signal: f64, noise: f64) -> (f64, f64) {
         match self {
             Self::Epsilon => (0.0, 1.0),

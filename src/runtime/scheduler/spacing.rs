@@ -1,5 +1,6 @@
-//! Which timesteps a run of a sampler visits: the three spacings of Lin et al., *Common Diffusion Noise Schedules and Sample Steps are
-//! Flawed* (table 2), and the noise levels of Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models* (equation 5).
+//! Which timesteps a run of a sampler visits: the three spacings of Lin et al., *Common Diffusion
+//! Noise Schedules and Sample Steps are Flawed* (table 2), and the noise levels of Karras et al., *Elucidating
+//! the Design Space of Diffusion-Based Generative Models* (equation 5).
 //!
 //! Rounds as numpy does, half to even, so that timesteps equal diffusers'.
 
@@ -26,14 +27,27 @@ pub(super) struct Spacing {
 }
 
 impl Spacing {
-    /// Reads the spacing of `points` timesteps over a training of `train`; `default` is the scheduler's own.
-    pub(super) fn read(config: &mut ConfigReader<'_>, default: Spread, points: usize, train: usize) -> Self {
-        let spreads = [("leading", Spread::Leading), ("trailing", Spread::Trailing), ("linspace", Spread::Linspace)];
+    /// Reads the spacing of `points` timesteps over a training of `train`; `default` is the
+    /// scheduler's own.
+    pub(super) fn read(
+        config: &mut ConfigReader<'_>,
+        default: Spread,
+        points: usize,
+        train: usize,
+    ) -> Self {
+        let spreads = [
+            ("leading", Spread::Leading),
+            ("trailing", Spread::Trailing),
+            ("linspace", Spread::Linspace),
+        ];
         let spread = config.choice("timestep_spacing", &spreads, default);
         let offset = config.count("steps_offset", 0, train - 1, 0);
         let first = (points - 1) * (train / points) + offset;
         if config.is_clean() && spread == Spread::Leading && first >= train {
-            let beyond = format!("is {offset}, with which the first timestep would be {first}; the training has none after {}", train - 1);
+            let beyond = format!(
+                "is {offset}, with which the first timestep would be {first}; the training has none after {}",
+                train - 1
+            );
             config.bad("steps_offset", beyond);
         }
         Self { spread, offset }
@@ -42,12 +56,28 @@ impl Spacing {
     /// `points` timesteps out of `0..train`, descending. Evenly spread ones may be fractions.
     pub(super) fn timesteps(self, points: usize, train: usize) -> Vec<f64> {
         match self.spread {
-            Spread::Leading => (0..points).rev().map(|i| (i * (train / points) + self.offset) as f64).collect(),
+            Spread::Leading => (0..points)
+                .rev()
+                .map(|i| (i * (train / points) + self.offset) as f64)
+                .collect(),
             Spread::Trailing => trailing(train, train as f64 / points as f64, points),
             Spread::Linspace => {
                 let last = (train - 1) as f64;
-                let step = if points > 1 { last / (points - 1) as f64 } else { 0.0 };
-                (0..points).rev().map(|i| if i > 0 && i == points - 1 { last } else { i as f64 * step }).collect()
+                let step = if points > 1 {
+                    last / (points - 1) as f64
+                } else {
+                    0.0
+                };
+                (0..points)
+                    .rev()
+                    .map(|i| {
+                        if i > 0 && i == points - 1 {
+                            last
+                        } else {
+                            i as f64 * step
+                        }
+                    })
+                    .collect()
             }
         }
     }
@@ -58,7 +88,9 @@ pub(super) fn trailing(from: usize, stride: f64, most: usize) -> Vec<f64> {
     let from = from as f64;
     // `numpy.arange`'s own stride, the difference of its first two entries.
     let stride = (from - stride) - from;
-    let points = (0..most).map(|i| from + i as f64 * stride).take_while(|t| *t > 0.0);
+    let points = (0..most)
+        .map(|i| from + i as f64 * stride)
+        .take_while(|t| *t > 0.0);
     points.map(|t| t.round_ties_even() - 1.0).collect()
 }
 
@@ -66,8 +98,14 @@ pub(super) fn trailing(from: usize, stride: f64, most: usize) -> Vec<f64> {
 pub(super) fn karras(min: f64, max: f64, points: usize) -> Vec<f64> {
     const RHO: f64 = 7.0;
     let (min, max) = (min.powf(1.0 / RHO), max.powf(1.0 / RHO));
-    let step = if points > 1 { 1.0 / (points - 1) as f64 } else { 0.0 };
-    (0..points).map(|i| (max + i as f64 * step * (min - max)).powf(RHO)).collect()
+    let step = if points > 1 {
+        1.0 / (points - 1) as f64
+    } else {
+        0.0
+    };
+    (0..points)
+        .map(|i| (max + i as f64 * step * (min - max)).powf(RHO))
+        .collect()
 }
 
 /// The noise levels at these timesteps, interpolated between those of the training.
@@ -81,12 +119,17 @@ pub(super) fn sigmas_at(timesteps: &[f64], sigmas: &[f64]) -> Vec<f64> {
     timesteps.iter().map(|t| at(*t)).collect()
 }
 
-/// The timestep with this noise level, interpolated between the logarithms of the training's levels; within the training in any case.
+/// The timestep with this noise level, interpolated between the logarithms of the training's
+/// levels; within the training in any case.
 pub(super) fn timestep_of(sigma: f64, sigmas: &[f64]) -> f64 {
     let log = sigma.max(1e-10).ln();
-    // In single precision, as diffusers has them: where timesteps are cut off, the last bit decides.
+    // In single precision, as diffusers has them: where timesteps are cut off, the last bit
+    // decides.
     let level = |sigma: f64| f64::from((sigma as f32).ln());
-    let low = sigmas.partition_point(|sigma| level(*sigma) <= log).saturating_sub(1).min(sigmas.len() - 2);
+    let low = sigmas
+        .partition_point(|sigma| level(*sigma) <= log)
+        .saturating_sub(1)
+        .min(sigmas.len() - 2);
     let (below, above) = (level(sigmas[low]), level(sigmas[low + 1]));
     let weight = ((below - log) / (below - above)).clamp(0.0, 1.0);
     (1.0 - weight) * low as f64 + weight * (low + 1) as f64

@@ -1,10 +1,12 @@
-//! Runs a [`SamplingPlan`] on latents in memory, a step at a time, around whatever evaluates the network.
+//! Runs a [`SamplingPlan`] on latents in memory, a step at a time, around whatever evaluates the
+//! network.
 
 use dlc_ir::{SamplingPlan, SamplingStep};
 
 use super::super::{Result, RuntimeError};
 
-/// A run of a sampler: the latents, and as much of their history as the plan looks at. Allocates nothing after it was made.
+/// A run of a sampler: the latents, and as much of their history as the plan looks at. Allocates
+/// nothing after it was made.
 ///
 /// ```
 /// # use dlc::runtime::{SamplerState, parse_scheduler_config, sampling_plan};
@@ -24,7 +26,8 @@ use super::super::{Result, RuntimeError};
 pub struct SamplerState<'a> {
     plan: &'a SamplingPlan,
     taken: usize,
-    /// The latents, the current ones first; one more than the plan looks at, to compute the next into.
+    /// The latents, the current ones first; one more than the plan looks at, to compute the next
+    /// into.
     latents: Vec<Vec<f32>>,
     /// The estimates, the last one first.
     estimates: Vec<Vec<f32>>,
@@ -33,12 +36,18 @@ pub struct SamplerState<'a> {
 impl<'a> SamplerState<'a> {
     /// Starts from `noise` of unit variance. Refuses a plan that [can't run](SamplingPlan::check).
     pub fn new(plan: &'a SamplingPlan, noise: &[f32]) -> Result<Self> {
-        plan.check().map_err(|error| RuntimeError::Input(error.to_string()))?;
+        plan.check()
+            .map_err(|error| RuntimeError::Input(error.to_string()))?;
         let mut latents = vec![vec![0.0; noise.len()]; plan.latent_history() + 1];
         if let Some(first) = latents.first_mut() {
             add(first, plan.initial_scale, noise);
         }
-        Ok(Self { plan, taken: 0, latents, estimates: vec![vec![0.0; noise.len()]; plan.estimate_history()] })
+        Ok(Self {
+            plan,
+            taken: 0,
+            latents,
+            estimates: vec![vec![0.0; noise.len()]; plan.estimate_history()],
+        })
     }
 
     /// The step that is due, or nothing after the last.
@@ -56,26 +65,34 @@ impl<'a> SamplerState<'a> {
         self.latents.first().map_or(&[], Vec::as_slice)
     }
 
-    /// Fills `input` with what the network is given at the step that is due, and returns what it is told: the timestep. Nothing after the
-    /// last step.
+    /// Fills `input` with what the network is given at the step that is due, and returns what it is
+    /// told: the timestep. Nothing after the last step.
     pub fn model_input(&self, input: &mut [f32]) -> Result<Option<f64>> {
-        let Some(step) = self.step() else { return Ok(None) };
+        let Some(step) = self.step() else {
+            return Ok(None);
+        };
         self.check_length("the network's input", input.len())?;
         input.fill(0.0);
         add(input, step.input_scale, self.latents());
         Ok(Some(step.timestep))
     }
 
-    /// Takes the step that is due, with what the network returned for [`model_input`](Self::model_input): as many numbers as latents, so
-    /// without a learned variance.
+    /// Takes the step that is due, with what the network returned for
+    /// [`model_input`](Self::model_input): as many numbers as latents, so without a learned
+    /// variance.
     pub fn advance(&mut self, output: &[f32]) -> Result<()> {
         let Some(step) = self.step() else {
-            return Err(RuntimeError::Bug(format!("a sampler of {} steps was advanced after the last", self.plan.steps.len())));
+            return Err(RuntimeError::Bug(format!(
+                "a sampler of {} steps was advanced after the last",
+                self.plan.steps.len()
+            )));
         };
         self.check_length("the network's output", output.len())?;
         self.estimate(step, output);
         self.latents.rotate_right(1);
-        let Some((next, before)) = self.latents.split_first_mut() else { return Ok(()) };
+        let Some((next, before)) = self.latents.split_first_mut() else {
+            return Ok(());
+        };
         next.fill(0.0);
         for (coefficient, latents) in step.latents.iter().zip(before.iter()) {
             add(next, *coefficient, latents);
@@ -91,7 +108,9 @@ impl<'a> SamplerState<'a> {
     /// Puts this step's estimate in front of the earlier ones.
     fn estimate(&mut self, step: &SamplingStep, output: &[f32]) {
         // None is kept where no step of the plan looks at one.
-        let Some(mut estimate) = self.estimates.pop() else { return };
+        let Some(mut estimate) = self.estimates.pop() else {
+            return;
+        };
         estimate.fill(0.0);
         add(&mut estimate, step.estimate.latents, self.latents());
         add(&mut estimate, step.estimate.output, output);
@@ -109,7 +128,9 @@ impl<'a> SamplerState<'a> {
         if length == expected {
             return Ok(());
         }
-        Err(RuntimeError::Input(format!("{what} has {length} numbers, but there are {expected} latents")))
+        Err(RuntimeError::Input(format!(
+            "{what} has {length} numbers, but there are {expected} latents"
+        )))
     }
 }
 
@@ -117,6 +138,8 @@ impl<'a> SamplerState<'a> {
 fn add(sum: &mut [f32], coefficient: f64, term: &[f32]) {
     if coefficient != 0.0 {
         let coefficient = coefficient as f32;
-        sum.iter_mut().zip(term).for_each(|(sum, x)| *sum += coefficient * x);
+        sum.iter_mut()
+            .zip(term)
+            .for_each(|(sum, x)| *sum += coefficient * x);
     }
 }

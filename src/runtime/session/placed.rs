@@ -24,7 +24,8 @@ pub(in crate::runtime) fn device(provider: Provider) -> (AllocationDevice<'stati
 }
 
 impl Session {
-    /// Runs the graph. Returns the output `read` in host memory, and the outputs `kept`, in this order, where the session computes.
+    /// Runs the graph. Returns the output `read` in host memory, and the outputs `kept`, in this
+    /// order, where the session computes.
     pub(in crate::runtime) fn run_keeping(
         &mut self,
         inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)>,
@@ -32,11 +33,14 @@ impl Session {
         kept: &[&str],
     ) -> Result<(DynValue, Vec<DynValue>)> {
         let graph = self.graph.clone();
-        let missing = |name: &str| RuntimeError::port(&graph, name, "the session returned no such output");
+        let missing =
+            |name: &str| RuntimeError::port(&graph, name, "the session returned no such output");
         if self.provider == Provider::Cpu {
             let mut outputs = self.run(inputs)?;
             let value = outputs.remove(read).ok_or_else(|| missing(read))?;
-            let kept = kept.iter().map(|name| outputs.remove(name).ok_or_else(|| missing(name)));
+            let kept = kept
+                .iter()
+                .map(|name| outputs.remove(name).ok_or_else(|| missing(name)));
             return Ok((value, kept.collect::<Result<_>>()?));
         }
         // Without a binding every output would be copied to host memory and back.
@@ -50,8 +54,17 @@ impl Session {
                 binding.bind_output_to_device(*name, &memory(self.provider)?)?;
             }
             let mut outputs = self.inner.run_binding(&binding)?;
-            let mut take = |name: &str| outputs.remove(name).ok_or_else(|| ort::Error::new(format!("no output `{name}`")));
-            Ok((take(read)?, kept.iter().map(|name| take(name)).collect::<ort::Result<_>>()?))
+            let mut take = |name: &str| {
+                outputs
+                    .remove(name)
+                    .ok_or_else(|| ort::Error::new(format!("no output `{name}`")))
+            };
+            Ok((
+                take(read)?,
+                kept.iter()
+                    .map(|name| take(name))
+                    .collect::<ort::Result<_>>()?,
+            ))
         })();
         bound.map_err(|error: ort::Error| self.failed(&error))
     }

@@ -19,7 +19,12 @@ impl<'o> History<'o> {
     /// At the end of `text`, whose first `prompt` tokens are the prompt.
     pub fn new(options: &'o DecodeOptions, prompt: usize, text: &[u32]) -> Self {
         let neutral = options.processors.is_neutral();
-        Self { options, prompt, text: if neutral { Vec::new() } else { text.to_vec() }, neutral }
+        Self {
+            options,
+            prompt,
+            text: if neutral { Vec::new() } else { text.to_vec() },
+            neutral,
+        }
     }
 
     /// The text goes on with `token`.
@@ -29,12 +34,17 @@ impl<'o> History<'o> {
         }
     }
 
-    /// The logits behind the text as a token is chosen by them; None if the processors leave none of those that there are.
+    /// The logits behind the text as a token is chosen by them; None if the processors leave none
+    /// of those that there are.
     pub fn process<'l>(&self, logits: &'l [f32]) -> Option<Cow<'l, [f32]>> {
         if self.neutral {
             return Some(Cow::Borrowed(logits));
         }
-        let place = Place { text: &self.text, prompt: self.prompt, most: self.options.longest(self.prompt) };
+        let place = Place {
+            text: &self.text,
+            prompt: self.prompt,
+            most: self.options.longest(self.prompt),
+        };
         let row = self.options.processors.process(logits, place);
         let left = |row: &[f32]| row.iter().any(|x| *x > f32::NEG_INFINITY || x.is_nan());
         (left(&row) || !left(logits)).then_some(row)

@@ -1,10 +1,13 @@
-//! How many tokens to propose: fixed, or what pays by the acceptance measured so far and the draft's own confidence.
+//! How many tokens to propose: fixed, or what pays by the acceptance measured so far and the
+//! draft's own confidence.
 //!
-//! A round that proposes k tokens costs `k c + v(k + 1)` target steps by the [`CostTable`] and yields `1 + a + a^2 + .. + a^k` tokens; the k
-//! with the best quotient is taken, and none if no quotient beats 1, which is plain decoding. While drafting, a token is proposed, and another
-//! one drafted, as long as the expected gain is worth its cost at that quotient. What doesn't pay is tried again now and then, out of a
-//! budget of a few hundredths of the decoding itself. Nothing here reads a clock, and nothing looks at a token drawn in the same round: the
-//! prefix and earlier rounds decide, so the output's distribution stays the target's.
+//! A round that proposes k tokens costs `k c + v(k + 1)` target steps by the [`CostTable`] and
+//! yields `1 + a + a^2 + .. + a^k` tokens; the k with the best quotient is taken, and none if no
+//! quotient beats 1, which is plain decoding. While drafting, a token is proposed, and another one
+//! drafted, as long as the expected gain is worth its cost at that quotient. What doesn't pay is
+//! tried again now and then, out of a budget of a few hundredths of the decoding itself. Nothing
+//! here reads a clock, and nothing looks at a token drawn in the same round: the prefix and earlier
+//! rounds decide, so the output's distribution stays the target's.
 
 use dlc_ir::speculation::{CostTable, best_gamma};
 
@@ -20,10 +23,24 @@ const TRIAL_SHARE: f64 = 0.02;
 const CATCH_UP_ROUNDS: f64 = 8.0;
 /// Acceptance that is assumed of a draft of which nothing is known.
 pub(super) const DRAFT_ACCEPTANCE: f64 = 0.8;
-/// Upper ends of the classes of confidence, with the acceptance assumed at the start of a draft of which nothing is known.
-const CONFIDENCE: [(f32, f64); 6] = [(0.3, 0.25), (0.5, 0.4), (0.7, 0.6), (0.85, 0.75), (0.95, 0.9), (f32::INFINITY, 0.97)];
+/// Upper ends of the classes of confidence, with the acceptance assumed at the start of a draft of
+/// which nothing is known.
+const CONFIDENCE: [(f32, f64); 6] = [
+    (0.3, 0.25),
+    (0.5, 0.4),
+    (0.7, 0.6),
+    (0.85, 0.75),
+    (0.95, 0.9),
+    (f32::INFINITY, 0.97),
+];
 /// Longest matches of the classes of lookups, likewise.
-const MATCHES: [(usize, f64); 5] = [(2, 0.35), (3, 0.45), (6, 0.6), (12, 0.75), (usize::MAX, 0.85)];
+const MATCHES: [(usize, f64); 5] = [
+    (2, 0.35),
+    (3, 0.45),
+    (6, 0.6),
+    (12, 0.75),
+    (usize::MAX, 0.85),
+];
 
 /// How many tokens a round may propose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +60,10 @@ struct Acceptance {
 
 impl Acceptance {
     fn assumed(share: f64) -> Self {
-        Self { accepted: share * TRUST, judged: TRUST }
+        Self {
+            accepted: share * TRUST,
+            judged: TRUST,
+        }
     }
 
     fn learn(&mut self, accepted: bool) {
@@ -83,7 +103,8 @@ impl Planner {
             length,
             costs,
             draft: Acceptance::assumed(acceptance),
-            confidence: CONFIDENCE.map(|class| Acceptance::assumed((1.0 - misses * (1.0 - class.1)).max(0.0))),
+            confidence: CONFIDENCE
+                .map(|class| Acceptance::assumed((1.0 - misses * (1.0 - class.1)).max(0.0))),
             lookup: MATCHES.map(|class| Acceptance::assumed(class.1)),
             draft_budget: 0.0,
             lookup_budget: 0.0,
@@ -100,7 +121,8 @@ impl Planner {
         self.plan(self.lookup[match_class(length)].share(), most, 0.0, 0.0)
     }
 
-    /// How many of at most `most` tokens to draft, where the draft has `pending` tokens to read first.
+    /// How many of at most `most` tokens to draft, where the draft has `pending` tokens to read
+    /// first.
     pub fn draft_plan(&self, pending: usize, most: usize) -> Plan {
         let catch_up = self.costs.draft * (self.costs.pass(pending) - 1.0) / CATCH_UP_ROUNDS;
         self.plan(self.draft.share(), most, self.costs.draft, catch_up)
@@ -109,9 +131,17 @@ impl Planner {
     /// The best plan where a token costs `step` and the round `once` on top.
     fn plan(&self, acceptance: f64, most: usize, step: f64, once: f64) -> Plan {
         if let DraftLength::Fixed(tokens) = self.length {
-            return Plan { tokens: tokens.min(most), pace: 0.0 };
+            return Plan {
+                tokens: tokens.min(most),
+                pace: 0.0,
+            };
         }
-        let (tokens, pace) = best_gamma(acceptance, step, |k| once + self.costs.pass(k), most.min(MOST));
+        let (tokens, pace) = best_gamma(
+            acceptance,
+            step,
+            |k| once + self.costs.pass(k),
+            most.min(MOST),
+        );
         Plan { tokens, pace }
     }
 
@@ -123,14 +153,33 @@ impl Planner {
     /// Tokens of a draft that doesn't seem to pay, if the budget allows them.
     pub fn try_draft(&mut self, pending: usize, most: usize) -> usize {
         const TRIED: usize = 2;
-        let tokens = if self.is_adaptive() { TRIED.min(most) } else { 0 };
+        let tokens = if self.is_adaptive() {
+            TRIED.min(most)
+        } else {
+            0
+        };
         let drafting = self.costs.draft * (self.costs.pass(pending) + tokens as f64 - 1.0);
-        if tokens > 0 && spend(&mut self.draft_budget, drafting + self.costs.pass(tokens + 1) - 1.0) { tokens } else { 0 }
+        if tokens > 0
+            && spend(
+                &mut self.draft_budget,
+                drafting + self.costs.pass(tokens + 1) - 1.0,
+            )
+        {
+            tokens
+        } else {
+            0
+        }
     }
 
-    /// Whether token number `proposed` of a round is worth judging, and another one worth drafting. `reach` is the chance that it is judged
-    /// at all, and is multiplied by that of its acceptance.
-    pub fn go_on(&self, plan: Plan, proposed: usize, confidence: f32, reach: &mut f64) -> (bool, bool) {
+    /// Whether token number `proposed` of a round is worth judging, and another one worth drafting.
+    /// `reach` is the chance that it is judged at all, and is multiplied by that of its acceptance.
+    pub fn go_on(
+        &self,
+        plan: Plan,
+        proposed: usize,
+        confidence: f32,
+        reach: &mut f64,
+    ) -> (bool, bool) {
         let step = |k: usize| self.costs.pass(k + 1) - self.costs.pass(k);
         let gain = *reach * self.confidence[confidence_class(confidence)].share();
         if gain < plan.pace * step(proposed + 1) {
@@ -138,7 +187,10 @@ impl Planner {
         }
         *reach = gain;
         let next = gain * self.draft.share();
-        (true, next >= plan.pace * (self.costs.draft + step(proposed + 2)))
+        (
+            true,
+            next >= plan.pace * (self.costs.draft + step(proposed + 2)),
+        )
     }
 
     /// Whether proposals stop by themselves.
@@ -155,11 +207,16 @@ impl Planner {
         self.lookup[match_class(length)].learn(accepted);
     }
 
-    /// What a round cost by the table: a draft that read `pending` tokens and made `steps` steps, and the pass over `proposed` and one more.
+    /// What a round cost by the table: a draft that read `pending` tokens and made `steps` steps,
+    /// and the pass over `proposed` and one more.
     pub fn count(&mut self, pending: usize, steps: usize, proposed: usize) -> f64 {
         self.draft_budget += TRIAL_SHARE;
         self.lookup_budget += TRIAL_SHARE;
-        let drafting = if steps > 0 { self.costs.draft * (self.costs.pass(pending) + steps as f64 - 1.0) } else { 0.0 };
+        let drafting = if steps > 0 {
+            self.costs.draft * (self.costs.pass(pending) + steps as f64 - 1.0)
+        } else {
+            0.0
+        };
         drafting + self.costs.pass(proposed + 1)
     }
 
@@ -178,9 +235,15 @@ fn spend(budget: &mut f64, cost: f64) -> bool {
 }
 
 fn confidence_class(confidence: f32) -> usize {
-    CONFIDENCE.iter().position(|class| confidence < class.0).unwrap_or(CONFIDENCE.len() - 1)
+    CONFIDENCE
+        .iter()
+        .position(|class| confidence < class.0)
+        .unwrap_or(CONFIDENCE.len() - 1)
 }
 
 fn match_class(length: usize) -> usize {
-    MATCHES.iter().position(|class| length <= class.0).unwrap_or(MATCHES.len() - 1)
+    MATCHES
+        .iter()
+        .position(|class| length <= class.0)
+        .unwrap_or(MATCHES.len() - 1)
 }

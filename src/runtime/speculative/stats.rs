@@ -13,7 +13,8 @@ pub struct SourceStats {
     pub tested: usize,
     /// Proposals that were accepted.
     pub accepted: usize,
-    /// Rejected proposals of a draft whose second choice was the target's token; counted in greedy decoding.
+    /// Rejected proposals of a draft whose second choice was the target's token; counted in greedy
+    /// decoding.
     pub runner_up: usize,
 }
 
@@ -56,42 +57,54 @@ impl Stats {
         self.draft.accepted + self.lookup.accepted
     }
 
-    /// Share of the judged proposals that were accepted: the estimate of Leviathan et al.'s alpha, which
-    /// [`dlc_ir::speculation::expected_tokens`] takes. 0 without proposals.
+    /// Share of the judged proposals that were accepted: the estimate of Leviathan et al.'s alpha,
+    /// which [`dlc_ir::speculation::expected_tokens`] takes. 0 without proposals.
     pub fn acceptance(&self) -> f64 {
         ratio(self.accepted(), self.tested())
     }
 
-    /// The speedup over plain decoding that the cost table expects of these rounds; 0 without rounds.
+    /// The speedup over plain decoding that the cost table expects of these rounds; 0 without
+    /// rounds.
     pub fn predicted_speedup(&self) -> f64 {
-        if self.cost > 0.0 { self.tokens as f64 / self.cost } else { 0.0 }
+        if self.cost > 0.0 {
+            self.tokens as f64 / self.cost
+        } else {
+            0.0
+        }
     }
 
-    /// The most that a tree of drafts could gain over the chain that was run, as a quotient of speeds, the greedy draft's second choice standing
-    /// beside each of its proposals as a leaf and judged in the same pass (token trees: Miao et al. 2024):
+    /// The most that a tree of drafts could gain over the chain that was run, as a quotient of
+    /// speeds, the greedy draft's second choice standing beside each of its proposals as a leaf and
+    /// judged in the same pass (token trees: Miao et al. 2024):
     ///
     /// ```text
     /// (1 + H / R) * C / C_tree     H: runner-ups, R: rounds, C: cost, C_tree: the same with v(2k + 1) for v(k + 1) where k tokens were drafted
     /// ```
     ///
-    /// A hit decides one token more, what the target says behind the leaf, and so saves at most one round: what a greedy draft proposes follows
-    /// from the text, hence a round that begins later never ends earlier, and the round that is left out decides that token at least. R rounds
+    /// A hit decides one token more, what the target says behind the leaf, and so saves at most one
+    /// round: what a greedy draft proposes follows from the text, hence a round that begins later
+    /// never ends earlier, and the round that is left out decides that token at least. R rounds
     /// with H / R hits each become no fewer than R / (1 + H / R).
     ///
-    /// Assumed: the tree hits as often in a round as the chain would have, and drafts as many tokens. Left out, all at the tree's expense: a mask
-    /// and positions for each token, and moving a leaf's keys and values to where they belong. 1 where nothing was drafted.
+    /// Assumed: the tree hits as often in a round as the chain would have, and drafts as many
+    /// tokens. Left out, all at the tree's expense: a mask and positions for each token, and moving
+    /// a leaf's keys and values to where they belong. 1 where nothing was drafted.
     pub fn tree_gain_at_most(&self) -> f64 {
         self.tree_gain(self.rounds)
     }
 
-    /// What that tree should gain if a round behind a hit decides as many tokens as any other: [`Self::tree_gain_at_most`] with `1 + H / T`,
-    /// T being the tokens written.
+    /// What that tree should gain if a round behind a hit decides as many tokens as any other:
+    /// [`Self::tree_gain_at_most`] with `1 + H / T`, T being the tokens written.
     pub fn tree_gain_expected(&self) -> f64 {
         self.tree_gain(self.tokens)
     }
 
     fn tree_gain(&self, whole: usize) -> f64 {
-        if self.tree_cost > 0.0 { (1.0 + ratio(self.draft.runner_up, whole)) * self.cost / self.tree_cost } else { 1.0 }
+        if self.tree_cost > 0.0 {
+            (1.0 + ratio(self.draft.runner_up, whole)) * self.cost / self.tree_cost
+        } else {
+            1.0
+        }
     }
 
     /// Tokens written per pass of the target; 1 is plain decoding.
@@ -102,7 +115,11 @@ impl Stats {
     /// Tokens written per second of drafting and verifying.
     pub fn tokens_per_second(&self) -> f64 {
         let seconds = (self.draft_time + self.verify_time).as_secs_f64();
-        if seconds > 0.0 { self.tokens as f64 / seconds } else { 0.0 }
+        if seconds > 0.0 {
+            self.tokens as f64 / seconds
+        } else {
+            0.0
+        }
     }
 
     /// Adds the counts and times of another continuation.
@@ -135,5 +152,9 @@ impl SourceStats {
 }
 
 fn ratio(part: usize, whole: usize) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
 }

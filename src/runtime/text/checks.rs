@@ -1,5 +1,5 @@
-//! What is wrong with a `tokenizer.json` that the `tokenizers` crate would read and then fail on, or let grow without end: known traps, and how
-//! much longer its steps can make a text.
+//! What is wrong with a `tokenizer.json` that the `tokenizers` crate would read and then fail on,
+//! or let grow without end: known traps, and how much longer its steps can make a text.
 
 use std::fmt;
 
@@ -14,13 +14,14 @@ const MOST_ADDED: usize = 100_000;
 const LONGEST_ADDED: usize = 1024;
 /// The bytes of all added tokens, which the crate builds an automaton of.
 const MOST_ADDED_BYTES: usize = 1 << 20;
-/// The longest piece of a Unigram model and the bytes of all, of which the crate makes a tree with a node for each byte. The vocabularies of 250 000
-/// pieces in use have some 2 MB.
+/// The longest piece of a Unigram model and the bytes of all, of which the crate makes a tree with
+/// a node for each byte. The vocabularies of 250 000 pieces in use have some 2 MB.
 const LONGEST_UNIGRAM: usize = 1024;
 const MOST_UNIGRAM_BYTES: usize = 4 << 20;
 /// Pieces of a template around a text.
 const MOST_PIECES: usize = 64;
-/// The longest pattern, and the longest word of a `WordPiece` model, which looks at it in square time.
+/// The longest pattern, and the longest word of a `WordPiece` model, which looks at it in square
+/// time.
 const LONGEST_PATTERN: usize = 8192;
 const LONGEST_WORD: u64 = 1000;
 /// The table of a sentencepiece normalizer, in bytes.
@@ -112,23 +113,47 @@ pub(super) struct Growth {
 /// Checks a file whose shape has been checked, and returns its growth, or what is wrong.
 pub(super) fn check(file: &File) -> Result<Growth, String> {
     if file.added_tokens.len() > MOST_ADDED {
-        return Err(format!("it adds {} tokens, more than {MOST_ADDED}", file.added_tokens.len()));
+        return Err(format!(
+            "it adds {} tokens, more than {MOST_ADDED}",
+            file.added_tokens.len()
+        ));
     }
-    if let Some(token) = file.added_tokens.iter().find(|token| token.content.len() > LONGEST_ADDED) {
+    if let Some(token) = file
+        .added_tokens
+        .iter()
+        .find(|token| token.content.len() > LONGEST_ADDED)
+    {
         return Err(format!("it adds a token of {} bytes", token.content.len()));
     }
-    let added: usize = file.added_tokens.iter().map(|token| token.content.len()).sum();
+    let added: usize = file
+        .added_tokens
+        .iter()
+        .map(|token| token.content.len())
+        .sum();
     if added > MOST_ADDED_BYTES {
-        return Err(format!("its added tokens have {added} bytes, more than {MOST_ADDED_BYTES}"));
+        return Err(format!(
+            "its added tokens have {added} bytes, more than {MOST_ADDED_BYTES}"
+        ));
     }
     let Pieces { longest, bytes } = file.model.vocab;
     if longest > LONGEST_UNIGRAM || bytes > MOST_UNIGRAM_BYTES {
-        return Err(format!("its pieces have {bytes} bytes, the longest {longest}, more than {MOST_UNIGRAM_BYTES} or {LONGEST_UNIGRAM}"));
+        return Err(format!(
+            "its pieces have {bytes} bytes, the longest {longest}, more than {MOST_UNIGRAM_BYTES} or {LONGEST_UNIGRAM}"
+        ));
     }
-    if file.model.max_input_chars_per_word.is_some_and(|most| most > LONGEST_WORD) {
-        return Err(format!("its words may have more than {LONGEST_WORD} characters"));
+    if file
+        .model
+        .max_input_chars_per_word
+        .is_some_and(|most| most > LONGEST_WORD)
+    {
+        return Err(format!(
+            "its words may have more than {LONGEST_WORD} characters"
+        ));
     }
-    for (what, text) in [("prefix", &file.model.continuing_subword_prefix), ("suffix", &file.model.end_of_word_suffix)] {
+    for (what, text) in [
+        ("prefix", &file.model.continuing_subword_prefix),
+        ("suffix", &file.model.end_of_word_suffix),
+    ] {
         if text.as_ref().is_some_and(|text| text.len() > MOST_PIECES) {
             return Err(format!("its {what} of subwords is too long"));
         }
@@ -139,7 +164,10 @@ pub(super) fn check(file: &File) -> Result<Growth, String> {
     encoding.add(&file.post_processor)?;
     let mut decoding = Steps::default();
     decoding.add(&file.decoder)?;
-    Ok(Growth { encoding: encoding.growth, decoding: decoding.growth })
+    Ok(Growth {
+        encoding: encoding.growth,
+        decoding: decoding.growth,
+    })
 }
 
 struct Steps {
@@ -149,13 +177,18 @@ struct Steps {
 
 impl Default for Steps {
     fn default() -> Self {
-        Self { count: 0, growth: 1 }
+        Self {
+            count: 0,
+            growth: 1,
+        }
     }
 }
 
 impl Steps {
     fn add(&mut self, step: &Value) -> Result<(), String> {
-        let Some(kind) = step.get("type").and_then(Value::as_str) else { return Ok(()) };
+        let Some(kind) = step.get("type").and_then(Value::as_str) else {
+            return Ok(());
+        };
         self.count += 1;
         if self.count > MOST_STEPS {
             return Err(format!("it has more than {MOST_STEPS} steps"));
@@ -163,7 +196,12 @@ impl Steps {
         match kind {
             "Sequence" => {
                 for key in ["normalizers", "pretokenizers", "processors", "decoders"] {
-                    for inner in step.get(key).and_then(Value::as_array).into_iter().flatten() {
+                    for inner in step
+                        .get(key)
+                        .and_then(Value::as_array)
+                        .into_iter()
+                        .flatten()
+                    {
                         self.add(inner)?;
                     }
                 }
@@ -184,7 +222,9 @@ impl Steps {
                 let longest = table(text(step, "precompiled_charsmap"))?;
                 self.grow(longest)
             }
-            "FixedLength" if step.get("length").and_then(Value::as_u64) == Some(0) => Err("its FixedLength pieces have no length".to_owned()),
+            "FixedLength" if step.get("length").and_then(Value::as_u64) == Some(0) => {
+                Err("its FixedLength pieces have no length".to_owned())
+            }
             "TemplateProcessing" => template(step),
             _ => Ok(()),
         }
@@ -192,7 +232,13 @@ impl Steps {
 
     fn grow(&mut self, factor: usize) -> Result<(), String> {
         self.growth = self.growth.saturating_mul(factor.max(1));
-        if self.growth > MOST_GROWTH { Err(format!("its steps can make a text more than {MOST_GROWTH} times as long")) } else { Ok(()) }
+        if self.growth > MOST_GROWTH {
+            Err(format!(
+                "its steps can make a text more than {MOST_GROWTH} times as long"
+            ))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -221,7 +267,8 @@ fn pattern(step: &Value) -> Result<Pattern<'_>, String> {
     Ok(found)
 }
 
-/// The longest text in the table of a sentencepiece normalizer: the length of a trie, the trie, and texts that end in NUL.
+/// The longest text in the table of a sentencepiece normalizer: the length of a trie, the trie, and
+/// texts that end in NUL.
 fn table(base64: &str) -> Result<usize, String> {
     let damaged = || "the table of its Precompiled normalizer is damaged".to_owned();
     if base64.len() > LARGEST_TABLE {
@@ -243,9 +290,13 @@ fn table(base64: &str) -> Result<usize, String> {
     Ok(texts.split('\0').map(str::len).max().unwrap_or(1))
 }
 
-/// Every unit that a search can reach lies in the array, and every value at the beginning of a character of the texts.
+/// Every unit that a search can reach lies in the array, and every value at the beginning of a
+/// character of the texts.
 fn check_trie(trie: &[u8], texts: &str) -> Option<()> {
-    let units: Vec<usize> = trie.chunks_exact(4).map(|unit| u32::from_le_bytes([unit[0], unit[1], unit[2], unit[3]]) as usize).collect();
+    let units: Vec<usize> = trie
+        .chunks_exact(4)
+        .map(|unit| u32::from_le_bytes([unit[0], unit[1], unit[2], unit[3]]) as usize)
+        .collect();
     let offset = |unit: usize| (unit >> 10) << ((unit & (1 << 9)) >> 6);
     let mut seen = vec![false; units.len()];
     let mut pending = vec![offset(units[0])];
@@ -296,17 +347,30 @@ fn decode(text: &str) -> Option<Vec<u8>> {
 fn template(step: &Value) -> Result<(), String> {
     let tokens = step.get("special_tokens").and_then(Value::as_object);
     for key in ["single", "pair"] {
-        let pieces = step.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let pieces = step
+            .get(key)
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         if pieces.len() > MOST_PIECES {
             return Err(format!("its template has {} pieces", pieces.len()));
         }
-        let sequences: Vec<&str> = pieces.iter().filter_map(|piece| piece.get("Sequence")).map(|sequence| text(sequence, "id")).collect();
+        let sequences: Vec<&str> = pieces
+            .iter()
+            .filter_map(|piece| piece.get("Sequence"))
+            .map(|sequence| text(sequence, "id"))
+            .collect();
         if key == "single" && sequences != ["A"] {
             return Err("its template for a single text doesn't hold the text once".to_owned());
         }
-        for token in pieces.iter().filter_map(|piece| piece.get("SpecialToken")).map(|token| text(token, "id")) {
-            let known =
-                tokens.and_then(|tokens| tokens.get(token)).ok_or_else(|| format!("its template has a token `{token}` that it doesn't define"))?;
+        for token in pieces
+            .iter()
+            .filter_map(|piece| piece.get("SpecialToken"))
+            .map(|token| text(token, "id"))
+        {
+            let known = tokens.and_then(|tokens| tokens.get(token)).ok_or_else(|| {
+                format!("its template has a token `{token}` that it doesn't define")
+            })?;
             let count = |key: &str| known.get(key).and_then(Value::as_array).map_or(0, Vec::len);
             if count("ids") != count("tokens") || count("ids") > MOST_PIECES {
                 return Err(format!("the token `{token}` of its template is damaged"));

@@ -1,4 +1,5 @@
-//! Regular expressions that take very long: each is tried on the texts that are hard for expressions of its letters.
+//! Regular expressions that take very long: each is tried on the texts that are hard for
+//! expressions of its letters.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,13 @@ const REPEATED: usize = 400;
 
 /// Refuses expressions that aren't ones or that take too long.
 pub(super) fn check(pattern: &str) -> Result<(), String> {
-    let regex = Regex::new(pattern).map_err(|error| format!("it has a regular expression that can't be read: {error}"))?;
-    let mut letters: Vec<char> = pattern.chars().filter(|c| c.is_alphanumeric()).chain([' ', 'a', 'A', '1', '.', '\n', 'é', '中']).collect();
+    let regex = Regex::new(pattern)
+        .map_err(|error| format!("it has a regular expression that can't be read: {error}"))?;
+    let mut letters: Vec<char> = pattern
+        .chars()
+        .filter(|c| c.is_alphanumeric())
+        .chain([' ', 'a', 'A', '1', '.', '\n', 'é', '中'])
+        .collect();
     letters.sort_unstable();
     letters.dedup();
     for letter in letters.into_iter().take(MOST_LETTERS) {

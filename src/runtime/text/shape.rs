@@ -1,12 +1,15 @@
-//! How large a `tokenizer.json` is in what its parser has to build: counted while it is read, nothing is kept.
+//! How large a `tokenizer.json` is in what its parser has to build: counted while it is read,
+//! nothing is kept.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// Values of a file, keys included: those of 260 000 tokens with as many merges in pairs have 2 million.
+/// Values of a file, keys included: those of 260 000 tokens with as many merges in pairs have 2
+/// million.
 const MOST_VALUES: usize = 3_000_000;
-/// The longest text: tokens and patterns have some hundred bytes, the table of a sentencepiece normalizer a few hundred thousand.
+/// The longest text: tokens and patterns have some hundred bytes, the table of a sentencepiece
+/// normalizer a few hundred thousand.
 const LONGEST_TEXT: usize = 8 << 20;
 /// The longest key, which in a vocabulary is a token.
 const LONGEST_KEY: usize = 8192;
@@ -14,7 +17,11 @@ const LONGEST_KEY: usize = 8192;
 /// Checks the size of a file, and that it is JSON.
 pub(super) fn check(bytes: &[u8]) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    Shape { values: &mut 0, key: false }.deserialize(&mut deserializer)?;
+    Shape {
+        values: &mut 0,
+        key: false,
+    }
+    .deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
@@ -25,7 +32,10 @@ struct Shape<'c> {
 
 impl Shape<'_> {
     fn inner(&mut self, key: bool) -> Shape<'_> {
-        Shape { values: self.values, key }
+        Shape {
+            values: self.values,
+            key,
+        }
     }
 }
 
@@ -35,7 +45,9 @@ impl<'de> DeserializeSeed<'de> for Shape<'_> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         *self.values += 1;
         if *self.values > MOST_VALUES {
-            return Err(D::Error::custom(format!("it holds more than {MOST_VALUES} values, which no tokenizer needs")));
+            return Err(D::Error::custom(format!(
+                "it holds more than {MOST_VALUES} values, which no tokenizer needs"
+            )));
         }
         deserializer.deserialize_any(self)
     }
@@ -71,7 +83,10 @@ impl<'de> Visitor<'de> for Shape<'_> {
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         let most = if self.key { LONGEST_KEY } else { LONGEST_TEXT };
         if text.len() > most {
-            return Err(E::custom(format!("it holds a text of {} bytes, more than the {most} that a tokenizer needs", text.len())));
+            return Err(E::custom(format!(
+                "it holds a text of {} bytes, more than the {most} that a tokenizer needs",
+                text.len()
+            )));
         }
         Ok(())
     }

@@ -26,8 +26,11 @@ fn load_beside(file: &str, files: &[(&str, &Value)]) -> Result<TextTokenizer> {
 
 /// A small tokenizer of bytes with a step of each kind that nothing depends on.
 fn base() -> Value {
-    let vocab: serde_json::Map<String, Value> =
-        ["a", "b", "ab", "Ġ", "h", "i", "<s>", "</s>"].iter().zip(0..).map(|(token, id)| ((*token).to_owned(), json!(id))).collect();
+    let vocab: serde_json::Map<String, Value> = ["a", "b", "ab", "Ġ", "h", "i", "<s>", "</s>"]
+        .iter()
+        .zip(0..)
+        .map(|(token, id)| ((*token).to_owned(), json!(id)))
+        .collect();
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     json!({
         "version": "1.0", "truncation": null, "padding": null,
@@ -49,18 +52,24 @@ fn with(pointer: &str, value: Value) -> String {
 
 #[test]
 fn traps_are_refused_by_the_files_name() {
-    let replace = |content: &str| json!({"type": "Replace", "pattern": {"String": "a"}, "content": content});
+    let replace =
+        |content: &str| json!({"type": "Replace", "pattern": {"String": "a"}, "content": content});
     let bomb = json!({"type": "Sequence", "normalizers": vec![replace(&"a".repeat(1000)); 10]});
-    let nested = (0..200).fold(json!({"type": "NFC"}), |inner, _| json!({"type": "Sequence", "normalizers": [inner]}));
+    let nested = (0..200).fold(
+        json!({"type": "NFC"}),
+        |inner, _| json!({"type": "Sequence", "normalizers": [inner]}),
+    );
     let a = json!({"Sequence": {"id": "A", "type_id": 0}});
     let template = |single: Value| json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}});
     let table = |base64: &str| json!({"type": "Precompiled", "precompiled_charsmap": base64});
     let split = |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
-    let added =
-        json!({"id": 8, "content": "x".repeat(5000), "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let added = json!({"id": 8, "content": "x".repeat(5000), "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
     let pieces = |count: usize, length: usize| {
         let piece = |i: usize| json!([format!("{i:08}{}", "x".repeat(length - 8)), -1.0]);
-        let vocab: Vec<Value> = [json!(["<unk>", 0.0])].into_iter().chain((0..count).map(piece)).collect();
+        let vocab: Vec<Value> = [json!(["<unk>", 0.0])]
+            .into_iter()
+            .chain((0..count).map(piece))
+            .collect();
         json!({"type": "Unigram", "unk_id": 0, "vocab": vocab})
     };
     let added_of = |length: usize| {
@@ -71,9 +80,15 @@ fn traps_are_refused_by_the_files_name() {
         }
     };
     for (what, file) in [
-        ("a piece that is deep as a tree", with("/model", pieces(1, 300_000))),
+        (
+            "a piece that is deep as a tree",
+            with("/model", pieces(1, 300_000)),
+        ),
         ("pieces of many bytes", with("/model", pieces(8000, 1000))),
-        ("added tokens of many bytes", with("/added_tokens", (0..3000).map(added_of(1000)).collect())),
+        (
+            "added tokens of many bytes",
+            with("/added_tokens", (0..3000).map(added_of(1000)).collect()),
+        ),
         ("no JSON", "{".to_owned()),
         ("no tokenizer", "{}".to_owned()),
         ("another kind of JSON", "[]".to_owned()),
@@ -86,29 +101,95 @@ fn traps_are_refused_by_the_files_name() {
                 json!({"type": "Sequence", "normalizers": vec![json!({"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaaaaaa"}); 12]}),
             ),
         ),
-        ("a bomb in the decoder", with("/decoder", json!({"type": "Sequence", "decoders": vec![replace(&"a".repeat(1000)); 4]}))),
+        (
+            "a bomb in the decoder",
+            with(
+                "/decoder",
+                json!({"type": "Sequence", "decoders": vec![replace(&"a".repeat(1000)); 4]}),
+            ),
+        ),
         (
             "a bomb of prefixes",
-            with("/normalizer", json!({"type": "Sequence", "normalizers": vec![json!({"type": "Prepend", "prepend": "a".repeat(1000)}); 100]})),
+            with(
+                "/normalizer",
+                json!({"type": "Sequence", "normalizers": vec![json!({"type": "Prepend", "prepend": "a".repeat(1000)}); 100]}),
+            ),
         ),
         ("steps in steps", with("/normalizer", nested)),
-        ("many steps", with("/normalizer", json!({"type": "Sequence", "normalizers": vec![json!({"type": "NFC"}); 10_000]}))),
-        ("an empty pattern", with("/normalizer", json!({"type": "Replace", "pattern": {"String": ""}, "content": "abc"}))),
+        (
+            "many steps",
+            with(
+                "/normalizer",
+                json!({"type": "Sequence", "normalizers": vec![json!({"type": "NFC"}); 10_000]}),
+            ),
+        ),
+        (
+            "an empty pattern",
+            with(
+                "/normalizer",
+                json!({"type": "Replace", "pattern": {"String": ""}, "content": "abc"}),
+            ),
+        ),
         ("a table too short", with("/normalizer", table("AAAA"))),
-        ("a table that claims 4 GB", with("/normalizer", table("/////wAAAAA="))),
-        ("a table that leads nowhere", with("/normalizer", table("CAAAAP//////////YWJj"))),
-        ("no length", with("/pre_tokenizer", json!({"type": "FixedLength", "length": 0}))),
-        ("the text twice", with("/post_processor", template(json!([a, a])))),
-        ("the text often", with("/post_processor", template(json!(vec![a.clone(); 10_000])))),
+        (
+            "a table that claims 4 GB",
+            with("/normalizer", table("/////wAAAAA=")),
+        ),
+        (
+            "a table that leads nowhere",
+            with("/normalizer", table("CAAAAP//////////YWJj")),
+        ),
+        (
+            "no length",
+            with(
+                "/pre_tokenizer",
+                json!({"type": "FixedLength", "length": 0}),
+            ),
+        ),
+        (
+            "the text twice",
+            with("/post_processor", template(json!([a, a]))),
+        ),
+        (
+            "the text often",
+            with("/post_processor", template(json!(vec![a.clone(); 10_000]))),
+        ),
         ("no text", with("/post_processor", template(json!([])))),
-        ("a second text", with("/post_processor", template(json!([{"Sequence": {"id": "B", "type_id": 0}}])))),
-        ("a token from nowhere", with("/post_processor", template(json!([{"SpecialToken": {"id": "q", "type_id": 0}}, a])))),
-        ("a slow pattern", with("/pre_tokenizer", split("(?:(?=a)a|(?=a)a)*c"))),
-        ("a slow pattern of blanks", with("/pre_tokenizer", split("(?:(?= )\\s|(?= )\\s)*x"))),
-        ("a slow pattern that looks ahead", with("/pre_tokenizer", split("(?:(?=.).|(?=.).)*!!"))),
+        (
+            "a second text",
+            with(
+                "/post_processor",
+                template(json!([{"Sequence": {"id": "B", "type_id": 0}}])),
+            ),
+        ),
+        (
+            "a token from nowhere",
+            with(
+                "/post_processor",
+                template(json!([{"SpecialToken": {"id": "q", "type_id": 0}}, a])),
+            ),
+        ),
+        (
+            "a slow pattern",
+            with("/pre_tokenizer", split("(?:(?=a)a|(?=a)a)*c")),
+        ),
+        (
+            "a slow pattern of blanks",
+            with("/pre_tokenizer", split("(?:(?= )\\s|(?= )\\s)*x")),
+        ),
+        (
+            "a slow pattern that looks ahead",
+            with("/pre_tokenizer", split("(?:(?=.).|(?=.).)*!!")),
+        ),
         ("no pattern", with("/pre_tokenizer", split("("))),
-        ("a pattern without end", with("/pre_tokenizer", split(&"a".repeat(10_000)))),
-        ("a prefix that tokens lack", with("/model/continuing_subword_prefix", json!("####"))),
+        (
+            "a pattern without end",
+            with("/pre_tokenizer", split(&"a".repeat(10_000))),
+        ),
+        (
+            "a prefix that tokens lack",
+            with("/model/continuing_subword_prefix", json!("####")),
+        ),
         ("a merge of nothing", with("/model/merges", json!(["q r"]))),
         (
             "long words",
@@ -117,13 +198,28 @@ fn traps_are_refused_by_the_files_name() {
                 json!({"type": "WordPiece", "unk_token": "a", "continuing_subword_prefix": "##", "max_input_chars_per_word": 4_000_000_000_u64, "vocab": {"a": 0}}),
             ),
         ),
-        ("an unknown token out of range", with("/model", json!({"type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]], "byte_fallback": false}))),
+        (
+            "an unknown token out of range",
+            with(
+                "/model",
+                json!({"type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]], "byte_fallback": false}),
+            ),
+        ),
         ("a long token", with("/added_tokens", json!([added]))),
     ] {
         let start = Instant::now();
-        let Err(error) = load(&file) else { panic!("{what} is taken") };
-        assert!(error.to_string().contains(TOKENIZER_FILE) && error.fault() == dlc_ir::Fault::BadInput, "{what}: {error}");
-        assert!(start.elapsed() < Duration::from_secs(20), "{what} takes {:?}", start.elapsed());
+        let Err(error) = load(&file) else {
+            panic!("{what} is taken")
+        };
+        assert!(
+            error.to_string().contains(TOKENIZER_FILE) && error.fault() == dlc_ir::Fault::BadInput,
+            "{what}: {error}"
+        );
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "{what} takes {:?}",
+            start.elapsed()
+        );
     }
 }
 
@@ -146,27 +242,60 @@ fn a_plain_tokenizer_is_taken() {
 fn tokens_that_only_other_files_call_special_are_not_split() {
     let file = base().to_string();
     let text = "ab</s>";
-    assert_ne!(load(&file).unwrap().encode(text, false).unwrap().last(), Some(&7));
+    assert_ne!(
+        load(&file).unwrap().encode(text, false).unwrap().last(),
+        Some(&7)
+    );
     for (name, content) in [
         ("tokenizer_config.json", json!({"eos_token": "</s>"})),
-        ("special_tokens_map.json", json!({"eos_token": {"content": "</s>"}})),
-        ("tokenizer_config.json", json!({"extra_special_tokens": ["</s>"]})),
-        ("tokenizer_config.json", json!({"added_tokens_decoder": {"7": {"content": "</s>", "special": true}}})),
+        (
+            "special_tokens_map.json",
+            json!({"eos_token": {"content": "</s>"}}),
+        ),
+        (
+            "tokenizer_config.json",
+            json!({"extra_special_tokens": ["</s>"]}),
+        ),
+        (
+            "tokenizer_config.json",
+            json!({"added_tokens_decoder": {"7": {"content": "</s>", "special": true}}}),
+        ),
     ] {
         let tokenizer = load_beside(&file, &[(name, &content)]).unwrap();
-        assert_eq!(tokenizer.encode(text, false).unwrap().last(), Some(&7), "{content}");
+        assert_eq!(
+            tokenizer.encode(text, false).unwrap().last(),
+            Some(&7),
+            "{content}"
+        );
     }
     // One that the vocabulary lacks would have an id that the model lacks.
-    let tokenizer = load_beside(&file, &[("tokenizer_config.json", &json!({"pad_token": "[PAD]"}))]).unwrap();
+    let tokenizer = load_beside(
+        &file,
+        &[("tokenizer_config.json", &json!({"pad_token": "[PAD]"}))],
+    )
+    .unwrap();
     assert_eq!(tokenizer.token_id("[PAD]"), None);
 }
 
 #[test]
 fn settings_that_are_not_heeded_are_named() {
-    let unheeded = |config: Value| load_beside(&base().to_string(), &[("tokenizer_config.json", &config)]).unwrap().unheeded_settings().join("\n");
-    for (key, value) in [("add_bos_token", false), ("add_eos_token", true), ("add_prefix_space", true), ("fix_mistral_regex", true)] {
+    let unheeded = |config: Value| {
+        load_beside(&base().to_string(), &[("tokenizer_config.json", &config)])
+            .unwrap()
+            .unheeded_settings()
+            .join("\n")
+    };
+    for (key, value) in [
+        ("add_bos_token", false),
+        ("add_eos_token", true),
+        ("add_prefix_space", true),
+        ("fix_mistral_regex", true),
+    ] {
         let found = unheeded(json!({"bos_token": "<s>", "eos_token": "</s>", key: value}));
-        assert!(found.contains(&format!("`{key}: {value}` isn't heeded")) && found.lines().count() == 1, "{found}");
+        assert!(
+            found.contains(&format!("`{key}: {value}` isn't heeded")) && found.lines().count() == 1,
+            "{found}"
+        );
     }
     let agreeing = json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true, "add_eos_token": false, "add_prefix_space": false, "clean_up_tokenization_spaces": true, "model_max_length": 512});
     assert_eq!(unheeded(agreeing), "");
@@ -181,7 +310,12 @@ fn mutate(value: &mut Value, at: &mut usize, change: &Change) {
             Change::Repeat(times) => {
                 *value = match &*value {
                     Value::String(text) => json!(text.repeat(*times)),
-                    Value::Array(items) => items.iter().cycle().take(items.len() * times).cloned().collect(),
+                    Value::Array(items) => items
+                        .iter()
+                        .cycle()
+                        .take(items.len() * times)
+                        .cloned()
+                        .collect(),
                     other => json!(vec![other.clone(); *times]),
                 }
             }
@@ -190,7 +324,9 @@ fn mutate(value: &mut Value, at: &mut usize, change: &Change) {
     *at = at.wrapping_sub(1);
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| mutate(item, at, change)),
-        Value::Object(object) => object.values_mut().for_each(|item| mutate(item, at, change)),
+        Value::Object(object) => object
+            .values_mut()
+            .for_each(|item| mutate(item, at, change)),
         _ => {}
     }
 }
@@ -248,17 +384,34 @@ fn changes() -> impl Strategy<Value = Change> {
         values.push(json!(kind));
         values.push(json!({"type": kind, "length": 1, "delimiter": "a", "replacement": "▁", "prepend_scheme": "always", "split": true, "sep": ["</s>", 7], "cls": ["<s>", 6], "trim_offsets": true, "add_prefix_space": true, "use_regex": true, "prefix": "##", "cleanup": true, "suffix": "</w>", "pad_token": "a", "word_delimiter_token": "b", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true, "behavior": "Isolated", "vocab": {"a": 0, "": 1}, "unk_token": "a", "unk_id": 0, "max_input_chars_per_word": 100, "continuing_subword_prefix": "a"}));
     }
-    for pointer in ["/normalizer", "/pre_tokenizer", "/post_processor", "/decoder", "/model", "/model/vocab"] {
+    for pointer in [
+        "/normalizer",
+        "/pre_tokenizer",
+        "/post_processor",
+        "/decoder",
+        "/model",
+        "/model/vocab",
+    ] {
         values.push(base.pointer(pointer).unwrap().clone());
     }
-    prop_oneof![prop::sample::select(values).prop_map(Change::Set), Just(Change::Remove), (2_usize..300).prop_map(Change::Repeat)]
+    prop_oneof![
+        prop::sample::select(values).prop_map(Change::Set),
+        Just(Change::Remove),
+        (2_usize..300).prop_map(Change::Repeat)
+    ]
 }
 
 /// Some changed files; the fuzz target `tokenizer` tries many more.
 #[test]
 fn mutated_files_are_refused_or_work() {
-    let runner = Config { cases: 300, failure_persistence: None, max_shrink_iters: 64, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(runner, TestRng::from_seed(RngAlgorithm::ChaCha, &[11; 32]));
+    let runner = Config {
+        cases: 300,
+        failure_persistence: None,
+        max_shrink_iters: 64,
+        ..Config::default()
+    };
+    let mut runner =
+        TestRunner::new_with_rng(runner, TestRng::from_seed(RngAlgorithm::ChaCha, &[11; 32]));
     let mutations = prop::collection::vec((0_usize..140, changes()), 1..4);
     let outcome = runner.run(&mutations, |mutations| {
         let mut file = base();
@@ -269,7 +422,12 @@ fn mutated_files_are_refused_or_work() {
         match load(&file.to_string()) {
             Err(error) => prop_assert!(error.to_string().contains(TOKENIZER_FILE), "{}", error),
             Ok(tokenizer) => {
-                for text in ["aaaa hi", "", "ab\n\n  é中 12345 <s></s>", "ﬁ\u{301}\u{0}xq"] {
+                for text in [
+                    "aaaa hi",
+                    "",
+                    "ab\n\n  é中 12345 <s></s>",
+                    "ﬁ\u{301}\u{0}xq",
+                ] {
                     if let Ok(tokens) = tokenizer.encode(text, true) {
                         let mut stream = tokenizer.stream();
                         let _ = stream.push(&tokens);
@@ -279,7 +437,11 @@ fn mutated_files_are_refused_or_work() {
                 let _ = tokenizer.basic_tokens();
             }
         }
-        prop_assert!(start.elapsed() < Duration::from_secs(10), "took {:?}", start.elapsed());
+        prop_assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "took {:?}",
+            start.elapsed()
+        );
         Ok(())
     });
     assert!(outcome.is_ok(), "{}", outcome.unwrap_err());

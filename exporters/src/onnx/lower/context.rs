@@ -1,4 +1,5 @@
-//! What the lowering of a graph's nodes shares: names of values, their forms, and things that are made once.
+//! What the lowering of a graph's nodes shares: names of values, their forms, and things that are
+//! made once.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -42,7 +43,8 @@ impl<'a> Context<'a> {
     /// Fails if two values that must keep their names have the same.
     pub fn new(graph: &'a Graph, target: Target<'a>) -> Result<Self, ExportError> {
         let mut b = Builder::default();
-        let clash = |name: &str| ExportError::module(&graph.name, format!("two tensors are named {name}"));
+        let clash =
+            |name: &str| ExportError::module(&graph.name, format!("two tensors are named {name}"));
         let mut weights = HashMap::new();
         for id in graph.weights() {
             let name = Name::from(target.weights[id].name.as_str());
@@ -52,7 +54,12 @@ impl<'a> Context<'a> {
             weights.insert(id, name);
         }
         let mut full_names = HashMap::new();
-        for (value, name) in graph.inputs().iter().map(|i| (i.value, &i.name)).chain(graph.outputs().iter().map(|o| (o.value, &o.name))) {
+        for (value, name) in graph
+            .inputs()
+            .iter()
+            .map(|i| (i.value, &i.name))
+            .chain(graph.outputs().iter().map(|o| (o.value, &o.name)))
+        {
             let name = Name::from(name.as_str());
             if !b.reserve(&name) {
                 return Err(clash(&name));
@@ -62,7 +69,9 @@ impl<'a> Context<'a> {
         let mut places = HashMap::new();
         let names = graph.value_names();
         for (id, value) in graph.values() {
-            let Def::Node(node, slot) = value.def else { continue };
+            let Def::Node(node, slot) = value.def else {
+                continue;
+            };
             let name = &names[id];
             if slot == 0 {
                 places.insert(node, place(graph, node, name));
@@ -75,13 +84,30 @@ impl<'a> Context<'a> {
                 free.insert(name);
             }
         }
-        let forms = graph.inputs().iter().map(|i| ((i.value, Form::Full), Name::from(i.name.as_str()))).collect();
-        Ok(Self { graph, target, b, full_names, places, forms, weights, memo: HashMap::new(), levels: noise_levels(graph) })
+        let forms = graph
+            .inputs()
+            .iter()
+            .map(|i| ((i.value, Form::Full), Name::from(i.name.as_str())))
+            .collect();
+        Ok(Self {
+            graph,
+            target,
+            b,
+            full_names,
+            places,
+            forms,
+            weights,
+            memo: HashMap::new(),
+            levels: noise_levels(graph),
+        })
     }
 
     /// Where a node stands: `layers.3.attn/5.linear`.
     pub fn place(&self, node: NodeId) -> String {
-        self.places.get(&node).cloned().unwrap_or_else(|| node.to_string())
+        self.places
+            .get(&node)
+            .cloned()
+            .unwrap_or_else(|| node.to_string())
     }
 
     /// Names nodes after `node` from now on; returns the scope to go back to.
@@ -91,7 +117,11 @@ impl<'a> Context<'a> {
     }
 
     /// Makes something once; `make` runs in the scope `key`.
-    pub fn once(&mut self, key: &str, make: impl FnOnce(&mut Self) -> Result<Name, ExportError>) -> Result<Name, ExportError> {
+    pub fn once(
+        &mut self,
+        key: &str,
+        make: impl FnOnce(&mut Self) -> Result<Name, ExportError>,
+    ) -> Result<Name, ExportError> {
         if let Some(known) = self.memo.get(key) {
             return Ok(known.clone());
         }
@@ -111,16 +141,23 @@ impl<'a> Context<'a> {
     pub fn value_at(&self, node: &Node, at: usize) -> Result<ValueId, ExportError> {
         match node.inputs.get(at) {
             Some(Operand::Value(value)) => Ok(*value),
-            Some(Operand::Weight(w)) => {
-                Err(ExportError::module("", format!("input {at} is the weight {}, not a value", self.target.weights[*w].name)))
-            }
+            Some(Operand::Weight(w)) => Err(ExportError::module(
+                "",
+                format!(
+                    "input {at} is the weight {}, not a value",
+                    self.target.weights[*w].name
+                ),
+            )),
             None => Err(ExportError::module("", format!("input {at} is missing"))),
         }
     }
 
     /// The value that a node makes at `at`.
     pub fn output_at(node: &Node, at: usize) -> Result<ValueId, ExportError> {
-        node.outputs.get(at).copied().ok_or_else(|| ExportError::module("", format!("output {at} is missing")))
+        node.outputs
+            .get(at)
+            .copied()
+            .ok_or_else(|| ExportError::module("", format!("output {at} is missing")))
     }
 
     /// What a node reads at `at`, a weight as well as a value, with its own shape.
@@ -134,21 +171,32 @@ impl<'a> Context<'a> {
 
     fn weight(&mut self, id: WeightId) -> Name {
         let weight = &self.target.weights[id];
-        let name = self.weights.get(&id).cloned().unwrap_or_else(|| Name::from(weight.name.as_str()));
+        let name = self
+            .weights
+            .get(&id)
+            .cloned()
+            .unwrap_or_else(|| Name::from(weight.name.as_str()));
         self.store(Stored::Weight(id), &name, weight.dtype, &weight.shape);
         name
     }
 
     /// A tensor of the weight file.
     pub fn store(&mut self, stored: Stored, name: &Name, dtype: dlc_ir::DType, shape: &[usize]) {
-        if self.memo.insert(format!("stored {name}"), name.clone()).is_none() {
+        if self
+            .memo
+            .insert(format!("stored {name}"), name.clone())
+            .is_none()
+        {
             self.b.stored(stored, name, dtype, shape);
         }
     }
 
     /// The name under which `value` stands with its own shape.
     pub fn full_name(&self, value: ValueId) -> Name {
-        self.full_names.get(&value).cloned().unwrap_or_else(|| Name::from(value.to_string()))
+        self.full_names
+            .get(&value)
+            .cloned()
+            .unwrap_or_else(|| Name::from(value.to_string()))
     }
 
     /// Records that `value` stands in the graph in `form`.
@@ -156,21 +204,30 @@ impl<'a> Context<'a> {
         self.forms.insert((value, form), name);
     }
 
-    /// Lets `name`, with the value's own shape, stand for `value` from now on; returns the forms that it had.
+    /// Lets `name`, with the value's own shape, stand for `value` from now on; returns the forms
+    /// that it had.
     pub fn stand_in(&mut self, value: ValueId, name: Name) -> Vec<(Form, Name)> {
-        let forms = self.forms.extract_if(forms_of(value), |_, _| true).map(|((_, form), name)| (form, name)).collect();
+        let forms = self
+            .forms
+            .extract_if(forms_of(value), |_, _| true)
+            .map(|((_, form), name)| (form, name))
+            .collect();
         self.define(value, Form::Full, name);
         forms
     }
 
     /// Undoes [`stand_in`](Self::stand_in).
     pub fn put_back(&mut self, value: ValueId, forms: Vec<(Form, Name)>) {
-        self.forms.extract_if(forms_of(value), |_, _| true).for_each(drop);
-        self.forms.extend(forms.into_iter().map(|(form, name)| ((value, form), name)));
+        self.forms
+            .extract_if(forms_of(value), |_, _| true)
+            .for_each(drop);
+        self.forms
+            .extend(forms.into_iter().map(|(form, name)| ((value, form), name)));
     }
 
     pub fn has(&self, value: ValueId, form: Form) -> bool {
-        self.forms.contains_key(&(value, form)) || form == Form::Flat && self.ty(value).shape.rank() == 2
+        self.forms.contains_key(&(value, form))
+            || form == Form::Flat && self.ty(value).shape.rank() == 2
     }
 
     pub fn full(&mut self, value: ValueId) -> Result<Name, ExportError> {
@@ -211,7 +268,12 @@ impl<'a> Context<'a> {
     }
 
     /// `value` in `form`, by a `Reshape` to the shape that `shape` makes.
-    fn reshaped(&mut self, value: ValueId, form: Form, shape: impl FnOnce(&mut Self) -> Result<Name, ExportError>) -> Result<Name, ExportError> {
+    fn reshaped(
+        &mut self,
+        value: ValueId,
+        form: Form,
+        shape: impl FnOnce(&mut Self) -> Result<Name, ExportError>,
+    ) -> Result<Name, ExportError> {
         if let Some(name) = self.forms.get(&(value, form)) {
             return Ok(name.clone());
         }
@@ -232,14 +294,24 @@ impl<'a> Context<'a> {
     /// The known width of the last axis.
     pub fn width(&self, value: ValueId) -> Result<usize, ExportError> {
         let width = self.ty(value).shape.last().and_then(Dim::known);
-        width.ok_or_else(|| ExportError::module("", format!("the last axis of {} is not a number", self.ty(value))))
+        width.ok_or_else(|| {
+            ExportError::module(
+                "",
+                format!("the last axis of {} is not a number", self.ty(value)),
+            )
+        })
     }
 
-    /// A vector with the numbers of `shape` for a `Reshape`: a constant if at most one axis has a symbol, which is then -1.
+    /// A vector with the numbers of `shape` for a `Reshape`: a constant if at most one axis has a
+    /// symbol, which is then -1.
     pub fn shape_tensor(&mut self, shape: &Shape) -> Result<Name, ExportError> {
         let symbolic = shape.0.iter().filter(|d| d.known().is_none()).count();
         if symbolic <= 1 {
-            let numbers: Vec<i64> = shape.0.iter().map(|d| d.known().map_or(-1, |n| n as i64)).collect();
+            let numbers: Vec<i64> = shape
+                .0
+                .iter()
+                .map(|d| d.known().map_or(-1, |n| n as i64))
+                .collect();
             return Ok(self.b.ints(&numbers));
         }
         self.exact_shape(shape)
@@ -255,14 +327,26 @@ impl<'a> Context<'a> {
                     None => cx.axis(dim)?,
                 });
             }
-            Ok(cx.b.op("Concat", &parts.iter().collect::<Vec<_>>()).int("axis", 0).out())
+            Ok(cx
+                .b
+                .op("Concat", &parts.iter().collect::<Vec<_>>())
+                .int("axis", 0)
+                .out())
         })
     }
 
     /// A vector with the one number that `dim` stands for, read off an input that has such an axis.
     pub fn axis(&mut self, dim: &Dim) -> Result<Name, ExportError> {
         self.once(&format!("shape/{dim}"), |cx| {
-            let has_axis = |value: ValueId| cx.graph.value(value).ty.shape.0.iter().position(|d| d == dim);
+            let has_axis = |value: ValueId| {
+                cx.graph
+                    .value(value)
+                    .ty
+                    .shape
+                    .0
+                    .iter()
+                    .position(|d| d == dim)
+            };
             let found = cx
                 .graph
                 .inputs()
@@ -270,19 +354,30 @@ impl<'a> Context<'a> {
                 .filter(|i| !cx.levels.contains(&i.value))
                 .find_map(|i| has_axis(i.value).map(|axis| (i.name.as_str(), axis as i64)));
             let Some((input, axis)) = found else {
-                return Err(ExportError::module("", format!("no input has an axis {dim}, so its length isn't known at run time")));
+                return Err(ExportError::module(
+                    "",
+                    format!("no input has an axis {dim}, so its length isn't known at run time"),
+                ));
             };
-            Ok(cx.b.op("Shape", &[&Name::from(input)]).int("start", axis).int("end", axis + 1).out())
+            Ok(cx
+                .b
+                .op("Shape", &[&Name::from(input)])
+                .int("start", axis)
+                .int("end", axis + 1)
+                .out())
         })
     }
 
-    /// Gives every output its name. Values that are inputs too, or stand for several outputs, are copied.
+    /// Gives every output its name. Values that are inputs too, or stand for several outputs, are
+    /// copied.
     pub fn finish_outputs(&mut self) -> Result<(), ExportError> {
         let outer = self.b.enter("outputs".to_owned());
         for output in self.graph.outputs() {
             let name = self.full(output.value)?;
             if *name != *output.name {
-                self.b.op("Identity", &[&name]).into(&[&Name::from(output.name.as_str())]);
+                self.b
+                    .op("Identity", &[&name])
+                    .into(&[&Name::from(output.name.as_str())]);
             }
         }
         self.b.enter(outer);
@@ -291,30 +386,52 @@ impl<'a> Context<'a> {
 
     /// Names of the inputs that the ONNX graph reads; folding may have made some superfluous.
     pub fn used_inputs(&self) -> BTreeSet<String> {
-        self.b.nodes.iter().flat_map(|n| n.input.iter().cloned()).collect()
+        self.b
+            .nodes
+            .iter()
+            .flat_map(|n| n.input.iter().cloned())
+            .collect()
     }
 
     /// The ONNX type of a boundary value.
     pub fn value_info(&self, value: ValueId) -> TypeProto {
         let ty = self.ty(value);
         let own = |_| DimensionValue::Name(LEVELS.to_owned());
-        let dims = if self.levels.contains(&value) { ty.shape.0.iter().map(own).collect() } else { ty.shape.0.iter().map(dimension).collect() };
+        let dims = if self.levels.contains(&value) {
+            ty.shape.0.iter().map(own).collect()
+        } else {
+            ty.shape.0.iter().map(dimension).collect()
+        };
         tensor_type(ty.dtype, dims)
     }
 
-    /// The ONNX types of values between the boundary's, for graphs without caches. ONNX Runtime loses a symbolic axis at every `Reshape`, and its
-    /// memory planner compares each value of an unknown size with all that came before: a sampler of 50 steps took a minute to load.
+    /// The ONNX types of values between the boundary's, for graphs without caches. ONNX Runtime
+    /// loses a symbolic axis at every `Reshape`, and its memory planner compares each value of an
+    /// unknown size with all that came before: a sampler of 50 steps took a minute to load.
     pub fn inner_types(&self) -> Vec<ValueInfoProto> {
-        if self.graph.inputs().iter().any(|input| input.cache.is_some()) {
+        if self
+            .graph
+            .inputs()
+            .iter()
+            .any(|input| input.cache.is_some())
+        {
             return vec![];
         }
-        let boundary = self.graph.inputs().iter().map(|i| i.name.as_str()).chain(self.graph.outputs().iter().map(|o| o.name.as_str()));
+        let boundary = self
+            .graph
+            .inputs()
+            .iter()
+            .map(|i| i.name.as_str())
+            .chain(self.graph.outputs().iter().map(|o| o.name.as_str()));
         let mut known: HashSet<&str> = boundary.collect();
         let mut types = Vec::new();
         for (&(value, form), name) in self.forms.iter().filter(|(_, name)| !name.is_empty()) {
             if known.insert(name) {
                 let ty = self.ty(value);
-                types.push(ValueInfoProto { name: name.to_string(), r#type: Some(tensor_type(ty.dtype, dimensions(&ty.shape, form))) });
+                types.push(ValueInfoProto {
+                    name: name.to_string(),
+                    r#type: Some(tensor_type(ty.dtype, dimensions(&ty.shape, form))),
+                });
             }
         }
         types
@@ -328,13 +445,22 @@ fn forms_of(value: ValueId) -> RangeInclusive<(ValueId, Form)> {
 
 /// The axes of a value that stands in the graph in a form.
 fn dimensions(shape: &Shape, form: Form) -> Vec<DimensionValue> {
-    let Some((last, leading)) = shape.0.split_last() else { return vec![] };
+    let Some((last, leading)) = shape.0.split_last() else {
+        return vec![];
+    };
     let all = leading.iter().map(dimension);
-    let split = |heads: usize| last.known().map_or_else(|| dimension(last), |width| DimensionValue::Number((width / heads.max(1)) as i64));
+    let split = |heads: usize| {
+        last.known().map_or_else(
+            || dimension(last),
+            |width| DimensionValue::Number((width / heads.max(1)) as i64),
+        )
+    };
     match form {
         Form::Full => all.chain([dimension(last)]).collect(),
         Form::Flat => vec![product(all), dimension(last)],
-        Form::Heads(heads) => all.chain([DimensionValue::Number(heads as i64), split(heads)]).collect(),
+        Form::Heads(heads) => all
+            .chain([DimensionValue::Number(heads as i64), split(heads)])
+            .collect(),
     }
 }
 
@@ -357,7 +483,9 @@ fn product(dims: impl Iterator<Item = DimensionValue>) -> DimensionValue {
 
 /// An axis as Optimum and onnxruntime-genai name it.
 fn dimension(dim: &Dim) -> DimensionValue {
-    let (Some(sum), times) = dim.factors() else { return DimensionValue::Number(dim.constant() as i64) };
+    let (Some(sum), times) = dim.factors() else {
+        return DimensionValue::Number(dim.constant() as i64);
+    };
     let text = sum.to_string();
     let name = match text.as_str() {
         "batch" => "batch_size",
@@ -366,13 +494,20 @@ fn dimension(dim: &Dim) -> DimensionValue {
         "past+seq" => "total_sequence_length",
         other => other,
     };
-    DimensionValue::Name(if times == 1 { name.to_owned() } else { format!("{times}*{name}") })
+    DimensionValue::Name(if times == 1 {
+        name.to_owned()
+    } else {
+        format!("{times}*{name}")
+    })
 }
 
 /// The place of a node whose first value is named `value`.
 fn place(graph: &Graph, node: NodeId, value: &str) -> String {
     let node = graph.node(node);
-    match (node.block.map(|b| &graph.block(b).name), value.rsplit_once('.')) {
+    match (
+        node.block.map(|b| &graph.block(b).name),
+        value.rsplit_once('.'),
+    ) {
         (Some(block), Some((_, number))) => format!("{block}/{number}.{}", node.op.name()),
         _ => format!("{value}.{}", node.op.name()),
     }

@@ -10,36 +10,60 @@ use crate::error::ExportError;
 use crate::manifest::Profile;
 
 /// A sum or product; its second operand may broadcast to the first.
-pub(super) fn binary(cx: &mut Context<'_>, node: &Node, op: &'static str) -> Result<(), ExportError> {
+pub(super) fn binary(
+    cx: &mut Context<'_>,
+    node: &Node,
+    op: &'static str,
+) -> Result<(), ExportError> {
     let form = broadcast_form(cx, node)?;
     let inputs = [input_in(cx, node, 0, form)?, input_in(cx, node, 1, form)?];
-    define_like(cx, node, form, |cx, out| finish_call(cx.b.op(op, &[&inputs[0], &inputs[1]]), out))
+    define_like(cx, node, form, |cx, out| {
+        finish_call(cx.b.op(op, &[&inputs[0], &inputs[1]]), out)
+    })
 }
 
 /// `x * (1 + scale) + shift`.
 pub(super) fn modulate(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportError> {
     let form = broadcast_form(cx, node)?;
     let dtype = cx.ty(Context::output_at(node, 0)?).dtype;
-    let [x, scale, shift] = [input_in(cx, node, 0, form)?, input_in(cx, node, 1, form)?, input_in(cx, node, 2, form)?];
+    let [x, scale, shift] = [
+        input_in(cx, node, 0, form)?,
+        input_in(cx, node, 1, form)?,
+        input_in(cx, node, 2, form)?,
+    ];
     let one = cx.b.float(dtype, 1.0);
     let factor = cx.b.op("Add", &[&scale, &one]).out();
     let scaled = cx.b.op("Mul", &[&x, &factor]).out();
-    define_like(cx, node, form, |cx, out| finish_call(cx.b.op("Add", &[&scaled, &shift]), out))
+    define_like(cx, node, form, |cx, out| {
+        finish_call(cx.b.op("Add", &[&scaled, &shift]), out)
+    })
 }
 
-/// The common form of a node's values, which is their own shape if one of them broadcasts along other axes than the first ones.
+/// The common form of a node's values, which is their own shape if one of them broadcasts along
+/// other axes than the first ones.
 fn broadcast_form(cx: &Context<'_>, node: &Node) -> Result<Form, ExportError> {
     let shape = &cx.ty(Context::output_at(node, 0)?).shape;
     let fits = |other: &Shape| other == shape || other.rank() == 1 && other.last() == shape.last();
     let alike = node.inputs.iter().all(|operand| match operand {
         Operand::Value(value) => fits(&cx.ty(*value).shape),
-        Operand::Weight(weight) => cx.target.weights[*weight].shape.len() == 1 && fits(&cx.target.weights[*weight].ty().shape),
+        Operand::Weight(weight) => {
+            cx.target.weights[*weight].shape.len() == 1
+                && fits(&cx.target.weights[*weight].ty().shape)
+        }
     });
-    if alike { common_form(cx, node) } else { Ok(Form::Full) }
+    if alike {
+        common_form(cx, node)
+    } else {
+        Ok(Form::Full)
+    }
 }
 
 /// An operator of one input.
-pub(super) fn unary(cx: &mut Context<'_>, node: &Node, op: &'static str) -> Result<(), ExportError> {
+pub(super) fn unary(
+    cx: &mut Context<'_>,
+    node: &Node,
+    op: &'static str,
+) -> Result<(), ExportError> {
     with_last(cx, node, |_, x| Ok((op, vec![x.clone()])))
 }
 
@@ -69,10 +93,17 @@ pub(super) fn clip(cx: &mut Context<'_>, node: &Node, limit: f32) -> Result<(), 
 pub(super) fn cast(cx: &mut Context<'_>, node: &Node, dtype: DType) -> Result<(), ExportError> {
     let form = common_form(cx, node)?;
     let x = input_in(cx, node, 0, form)?;
-    define_like(cx, node, form, |cx, out| finish_call(cx.b.op("Cast", &[&x]).int("to", i64::from(data_type(dtype))), out))
+    define_like(cx, node, form, |cx, out| {
+        finish_call(
+            cx.b.op("Cast", &[&x])
+                .int("to", i64::from(data_type(dtype))),
+            out,
+        )
+    })
 }
 
-/// ai.onnx has `Gelu` from opset 20 on. Primitives compute in single precision whatever the graph's element type, in the order that runtimes fuse.
+/// ai.onnx has `Gelu` from opset 20 on. Primitives compute in single precision whatever the graph's
+/// element type, in the order that runtimes fuse.
 pub(super) fn gelu(cx: &mut Context<'_>, node: &Node, tanh: bool) -> Result<(), ExportError> {
     let dtype = cx.ty(Context::output_at(node, 0)?).dtype;
     let form = common_form(cx, node)?;
@@ -80,14 +111,22 @@ pub(super) fn gelu(cx: &mut Context<'_>, node: &Node, tanh: bool) -> Result<(), 
     let x = to_f32(cx, &x, dtype);
     if cx.target.profile != Profile::Portable && dtype == DType::F32 {
         let approximate = if tanh { "tanh" } else { "none" };
-        return define_like(cx, node, form, |cx, out| finish_call(cx.b.op("Gelu", &[&x]).text("approximate", approximate), out));
+        return define_like(cx, node, form, |cx, out| {
+            finish_call(cx.b.op("Gelu", &[&x]).text("approximate", approximate), out)
+        });
     }
     let (one, half) = (cx.b.float(DType::F32, 1.0), cx.b.float(DType::F32, 0.5));
-    let bent = if tanh { by_tanh(cx, &x) } else { by_erf(cx, &x) };
+    let bent = if tanh {
+        by_tanh(cx, &x)
+    } else {
+        by_erf(cx, &x)
+    };
     let sum = cx.b.op("Add", &[&bent, &one]).out();
     if dtype == DType::F32 {
         let product = cx.b.op("Mul", &[&x, &sum]).out();
-        return define_like(cx, node, form, |cx, out| finish_call(cx.b.op("Mul", &[&product, &half]), out));
+        return define_like(cx, node, form, |cx, out| {
+            finish_call(cx.b.op("Mul", &[&product, &half]), out)
+        });
     }
     let product = cx.b.op("Mul", &[&x, &sum]).out();
     let product = cx.b.op("Mul", &[&product, &half]).out();
@@ -105,7 +144,8 @@ fn by_erf(cx: &mut Context<'_>, x: &Name) -> Name {
 
 /// `tanh(sqrt(2 / pi) (x + 0.044715 x^3))`.
 fn by_tanh(cx: &mut Context<'_>, x: &Name) -> Name {
-    let [cubic, root] = [0.044_715, (2.0 / std::f32::consts::PI).sqrt()].map(|c| cx.b.float(DType::F32, c));
+    let [cubic, root] =
+        [0.044_715, (2.0 / std::f32::consts::PI).sqrt()].map(|c| cx.b.float(DType::F32, c));
     let three = cx.b.float(DType::F32, 3.0);
     let cube = cx.b.op("Pow", &[x, &three]).out();
     let cube = cx.b.op("Mul", &[&cube, &cubic]).out();
@@ -114,7 +154,8 @@ fn by_tanh(cx: &mut Context<'_>, x: &Name) -> Name {
     cx.b.op("Tanh", &[&scaled]).out()
 }
 
-/// Lowers a node of one input to an operator that `last` chooses after it has added what comes before; takes and gives any form.
+/// Lowers a node of one input to an operator that `last` chooses after it has added what comes
+/// before; takes and gives any form.
 fn with_last(
     cx: &mut Context<'_>,
     node: &Node,
@@ -123,5 +164,7 @@ fn with_last(
     let form = common_form(cx, node)?;
     let x = input_in(cx, node, 0, form)?;
     let (op, inputs) = last(cx, &x)?;
-    define_like(cx, node, form, |cx, out| finish_call(cx.b.op(op, &inputs.iter().collect::<Vec<_>>()), out))
+    define_like(cx, node, form, |cx, out| {
+        finish_call(cx.b.op(op, &inputs.iter().collect::<Vec<_>>()), out)
+    })
 }

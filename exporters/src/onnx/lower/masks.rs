@@ -1,4 +1,5 @@
-//! Masks: what attention adds to the scores of keys that a query doesn't see. Computed once for all layers.
+//! Masks: what attention adds to the scores of keys that a query doesn't see. Computed once for all
+//! layers.
 
 use dlc_ir::{DType, Dim, ValueId};
 
@@ -7,14 +8,21 @@ use super::super::proto::BOOL;
 use super::context::Context;
 use crate::error::ExportError;
 
-/// What is added to the scores of keys that a token doesn't see. Finite, so that a row that sees nothing stays finite.
+/// What is added to the scores of keys that a token doesn't see. Finite, so that a row that sees
+/// nothing stays finite.
 fn hidden_score(dtype: DType) -> f32 {
     if dtype == DType::F16 { -1e4 } else { -1e9 }
 }
 
-/// The mask that attention adds to its scores, `[batch, 1, seq, total]`: 0 where a token sees a key, else a large negative number.
-/// Computed once for all layers with the same window.
-pub(super) fn additive_mask(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, window: Option<usize>, dtype: DType) -> Result<Name, ExportError> {
+/// The mask that attention adds to its scores, `[batch, 1, seq, total]`: 0 where a token sees a
+/// key, else a large negative number. Computed once for all layers with the same window.
+pub(super) fn additive_mask(
+    cx: &mut Context<'_>,
+    mask: ValueId,
+    seq: &Dim,
+    window: Option<usize>,
+    dtype: DType,
+) -> Result<Name, ExportError> {
     let window_name = window.map(|w| format!(".window{w}")).unwrap_or_default();
     let scope = format!("{}/hidden{window_name}.{seq}.{dtype}", cx.full_name(mask));
     cx.once(&scope, |cx| {
@@ -24,7 +32,10 @@ pub(super) fn additive_mask(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, wind
             let near = near(cx, mask, seq, &rows, window)?;
             visible = cx.b.op("And", &[&visible, &near]).out();
         }
-        let (zero, hidden) = (cx.b.float(dtype, 0.0), cx.b.float(dtype, hidden_score(dtype)));
+        let (zero, hidden) = (
+            cx.b.float(dtype, 0.0),
+            cx.b.float(dtype, hidden_score(dtype)),
+        );
         Ok(cx.b.op("Where", &[&visible, &zero, &hidden]).out())
     })
 }
@@ -42,7 +53,12 @@ fn rows(cx: &mut Context<'_>, mask: ValueId, seq: &Dim) -> Result<Name, ExportEr
 
 /// How many tokens there are, past ones included.
 fn total(cx: &Context<'_>, mask: ValueId) -> Dim {
-    cx.ty(mask).shape.0.get(1).cloned().unwrap_or_else(|| Dim::from(0))
+    cx.ty(mask)
+        .shape
+        .0
+        .get(1)
+        .cloned()
+        .unwrap_or_else(|| Dim::from(0))
 }
 
 /// The number that `dim` stands for, without axes.
@@ -58,7 +74,12 @@ pub(super) fn length(cx: &mut Context<'_>, dim: &Dim) -> Result<Name, ExportErro
 }
 
 /// Which keys are tokens (mask 1) and not ahead of the row, `bool [batch, 1, seq, total]`.
-fn visible(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, rows: &Name) -> Result<Name, ExportError> {
+fn visible(
+    cx: &mut Context<'_>,
+    mask: ValueId,
+    seq: &Dim,
+    rows: &Name,
+) -> Result<Name, ExportError> {
     let total = length(cx, &total(cx, mask))?;
     cx.once(&format!("{}/visible.{seq}", cx.full_name(mask)), |cx| {
         let (zero, one) = (cx.b.int(0), cx.b.int(1));
@@ -71,8 +92,15 @@ fn visible(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, rows: &Name) -> Resul
     })
 }
 
-/// Which keys lie within `window` tokens of the row, counted over tokens whose mask is 1, `bool [batch, 1, seq, total]`.
-fn near(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, rows: &Name, window: usize) -> Result<Name, ExportError> {
+/// Which keys lie within `window` tokens of the row, counted over tokens whose mask is 1,
+/// `bool [batch, 1, seq, total]`.
+fn near(
+    cx: &mut Context<'_>,
+    mask: ValueId,
+    seq: &Dim,
+    rows: &Name,
+    window: usize,
+) -> Result<Name, ExportError> {
     let distance = cx.once(&format!("{}/distance.{seq}", cx.full_name(mask)), |cx| {
         let mask = cx.full(mask)?;
         let axis = cx.b.int(1);
@@ -87,11 +115,19 @@ fn near(cx: &mut Context<'_>, mask: ValueId, seq: &Dim, rows: &Name, window: usi
     Ok(cx.b.op("Less", &[&distance, &window]).out())
 }
 
-/// The mask of attention in both directions, `[batch, 1, 1, keys]`: 0 where a key is a token, else a large negative number.
-pub(super) fn key_mask(cx: &mut Context<'_>, mask: ValueId, dtype: DType) -> Result<Name, ExportError> {
+/// The mask of attention in both directions, `[batch, 1, 1, keys]`: 0 where a key is a token, else
+/// a large negative number.
+pub(super) fn key_mask(
+    cx: &mut Context<'_>,
+    mask: ValueId,
+    dtype: DType,
+) -> Result<Name, ExportError> {
     cx.once(&format!("{}/hidden.{dtype}", cx.full_name(mask)), |cx| {
         let live = live(cx, mask)?;
-        let (zero, hidden) = (cx.b.float(dtype, 0.0), cx.b.float(dtype, hidden_score(dtype)));
+        let (zero, hidden) = (
+            cx.b.float(dtype, 0.0),
+            cx.b.float(dtype, hidden_score(dtype)),
+        );
         Ok(cx.b.op("Where", &[&live, &zero, &hidden]).out())
     })
 }

@@ -1,8 +1,9 @@
 //! Lowering: one graph of the IR to one ONNX model, with the operators of a profile.
 //!
-//! The IR's ops are lowered one by one, by free functions `lower(cx, node)`. A value may stand in the ONNX graph in several *forms*
-//! ([`Form`]); whoever reads it asks for the form that suits, and conversions are made once. No weight is touched: initializers are
-//! references, see [`crate::weights`].
+//! The IR's ops are lowered one by one, by free functions `lower(cx, node)`. A value may stand in
+//! the ONNX graph in several *forms* ([`Form`]); whoever reads it asks for the form that suits, and
+//! conversions are made once. No weight is touched: initializers are references, see
+//! [`crate::weights`].
 
 mod context;
 mod entrywise;
@@ -21,8 +22,8 @@ use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};
 use self::context::Context;
 pub(crate) use self::image::noise_levels;
 use super::proto::{
-    DataLocation, DimensionProto, DimensionValue, GraphProto, ModelProto, OperatorSetIdProto, TensorShapeProto, TensorTypeProto, TypeProto,
-    ValueInfoProto, data_type, entry,
+    DataLocation, DimensionProto, DimensionValue, GraphProto, ModelProto, OperatorSetIdProto,
+    TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, data_type, entry,
 };
 use crate::error::ExportError;
 use crate::manifest::{CacheLayout, Profile, WEIGHTS_FILE};
@@ -59,15 +60,31 @@ pub(crate) struct Lowered {
 /// A graph with the operators of a profile.
 pub(crate) fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
     let mut cx = Context::new(graph, target)?;
-    let folds = if target.profile == Profile::Ort { ort::Folds::find(graph, target.caches) } else { ort::Folds::default() };
+    let folds = if target.profile == Profile::Ort {
+        ort::Folds::find(graph, target.caches)
+    } else {
+        ort::Folds::default()
+    };
     image::spread_noise_levels(&mut cx)?;
-    let rows = if target.caches == CacheLayout::InPlace { padding::Rows::find(graph) } else { None };
+    let rows = if target.caches == CacheLayout::InPlace {
+        padding::Rows::find(graph)
+    } else {
+        None
+    };
     if let Some(rows) = &rows {
         let lowered = graph.nodes().filter(|(id, _)| !folds.rope_is_fused(*id));
-        rows.order(&mut cx, &lowered.flat_map(|(_, node)| &node.inputs).copied().collect())?;
+        rows.order(
+            &mut cx,
+            &lowered
+                .flat_map(|(_, node)| &node.inputs)
+                .copied()
+                .collect(),
+        )?;
     }
     for (id, node) in graph.nodes() {
-        let restored = rows.as_ref().map_or(Ok(None), |rows| rows.restored(&mut cx, id, node))?;
+        let restored = rows
+            .as_ref()
+            .map_or(Ok(None), |rows| rows.restored(&mut cx, id, node))?;
         let given = restored.map(|(value, name)| (value, cx.stand_in(value, name)));
         let outer = cx.enter_node(id);
         lower_node(&mut cx, &folds, id, node).map_err(|error| locate(error, &cx, id, node))?;
@@ -80,26 +97,42 @@ pub(crate) fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, Export
     Ok(finish(cx))
 }
 
-/// How the caches of a bundle pass from run to run: in place if the profile, the width of every head and the way of its tokens allow it.
+/// How the caches of a bundle pass from run to run: in place if the profile, the width of every
+/// head and the way of its tokens allow it.
 pub(crate) fn cache_layout(graphs: &[Graph], profile: Profile) -> CacheLayout {
     let fits = |graph| ort::takes_grouped_attention(graph) && padding::Rows::find(graph).is_some();
-    if profile == Profile::Ort && graphs.iter().all(fits) { CacheLayout::InPlace } else { CacheLayout::Appended }
+    if profile == Profile::Ort && graphs.iter().all(fits) {
+        CacheLayout::InPlace
+    } else {
+        CacheLayout::Appended
+    }
 }
 
-/// Whether attention keeps its scores in single precision whatever the graph computes in: `GroupQueryAttention` and `MultiHeadAttention` do, the
-/// operators of ai.onnx don't.
+/// Whether attention keeps its scores in single precision whatever the graph computes in:
+/// `GroupQueryAttention` and `MultiHeadAttention` do, the operators of ai.onnx don't.
 pub fn keeps_scores_single(graph: &Graph, profile: Profile) -> bool {
-    let is_causal = graph.nodes().any(|(_, node)| matches!(&node.op, Op::Attention(attention) if attention.causal));
-    profile == Profile::Ort && (!is_causal || cache_layout(std::slice::from_ref(graph), profile) == CacheLayout::InPlace)
+    let is_causal = graph
+        .nodes()
+        .any(|(_, node)| matches!(&node.op, Op::Attention(attention) if attention.causal));
+    profile == Profile::Ort
+        && (!is_causal
+            || cache_layout(std::slice::from_ref(graph), profile) == CacheLayout::InPlace)
 }
 
-fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node) -> Result<(), ExportError> {
+fn lower_node(
+    cx: &mut Context<'_>,
+    folds: &ort::Folds,
+    id: NodeId,
+    node: &Node,
+) -> Result<(), ExportError> {
     let profile = cx.target.profile;
     match &node.op {
         Op::Gather => shared::gather(cx, node),
         Op::Linear if profile == Profile::Ort => ort::linear(cx, node),
         Op::Linear => shared::linear(cx, node),
-        Op::QuantizedLinear(format) if profile == Profile::Ort => quantized::by_matmul_nbits(cx, node, *format),
+        Op::QuantizedLinear(format) if profile == Profile::Ort => {
+            quantized::by_matmul_nbits(cx, node, *format)
+        }
         Op::QuantizedLinear(format) => quantized::by_primitives(cx, node, *format),
         Op::GatherColumns => quantized::gather_columns(cx, node),
         Op::RmsNorm { .. } | Op::LayerNorm { .. } if folds.norm_is_fused(id) => Ok(()),
@@ -114,13 +147,19 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
         },
         Op::Attention(attention) if attention.causal => match profile {
             Profile::Portable => portable::attend_causally(cx, node, attention),
-            Profile::Ort if cx.target.caches == CacheLayout::InPlace => ort::attend_causally(cx, node, attention, folds.rope_of(id)),
-            Profile::Onnx | Profile::Ort if attention.softcap.is_some() => portable::attend_causally(cx, node, attention),
+            Profile::Ort if cx.target.caches == CacheLayout::InPlace => {
+                ort::attend_causally(cx, node, attention, folds.rope_of(id))
+            }
+            Profile::Onnx | Profile::Ort if attention.softcap.is_some() => {
+                portable::attend_causally(cx, node, attention)
+            }
             Profile::Onnx | Profile::Ort => onnx23::attend_causally(cx, node, attention),
         },
         Op::Attention(attention) => match profile {
             Profile::Portable => portable::attend_both_ways(cx, node, attention),
-            Profile::Ort if attention.heads == attention.kv_heads => ort::attend_both_ways(cx, node, attention),
+            Profile::Ort if attention.heads == attention.kv_heads => {
+                ort::attend_both_ways(cx, node, attention)
+            }
             Profile::Onnx | Profile::Ort => onnx23::attend_both_ways(cx, node, attention),
         },
         Op::DisentangledBias(bias) => relative::disentangled_bias(cx, node, bias),
@@ -153,7 +192,12 @@ fn lower_node(cx: &mut Context<'_>, folds: &ort::Folds, id: NodeId, node: &Node)
 /// Puts the node's place into an error that has none.
 fn locate(error: ExportError, cx: &Context<'_>, id: NodeId, node: &Node) -> ExportError {
     match error {
-        ExportError::Module { problem, .. } => ExportError::Node { graph: cx.graph.name.clone(), node: cx.place(id), op: node.op.name(), problem },
+        ExportError::Module { problem, .. } => ExportError::Node {
+            graph: cx.graph.name.clone(),
+            node: cx.place(id),
+            op: node.op.name(),
+            problem,
+        },
         other => other,
     }
 }
@@ -161,47 +205,102 @@ fn locate(error: ExportError, cx: &Context<'_>, id: NodeId, node: &Node) -> Expo
 fn finish(cx: Context<'_>) -> Lowered {
     let (graph, target) = (cx.graph, cx.target);
     let used = cx.used_inputs();
-    let ports = |name: &str, value| ValueInfoProto { name: name.to_owned(), r#type: Some(cx.value_info(value)) };
-    let input = graph.inputs().iter().filter(|i| used.contains(&i.name)).map(|i| ports(&i.name, i.value)).collect();
-    let output = graph.outputs().iter().map(|o| ports(&o.name, o.value)).collect();
+    let ports = |name: &str, value| ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(cx.value_info(value)),
+    };
+    let input = graph
+        .inputs()
+        .iter()
+        .filter(|i| used.contains(&i.name))
+        .map(|i| ports(&i.name, i.value))
+        .collect();
+    let output = graph
+        .outputs()
+        .iter()
+        .map(|o| ports(&o.name, o.value))
+        .collect();
     let (ir_version, opset) = match target.profile {
         Profile::Portable => (8, 17),
         Profile::Onnx | Profile::Ort => (11, 23),
     };
-    let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version: opset }];
-    opset_import.extend(cx.b.domains.iter().map(|domain| OperatorSetIdProto { domain: (*domain).to_owned(), version: 1 }));
+    let mut opset_import = vec![OperatorSetIdProto {
+        domain: String::new(),
+        version: opset,
+    }];
+    opset_import.extend(cx.b.domains.iter().map(|domain| OperatorSetIdProto {
+        domain: (*domain).to_owned(),
+        version: 1,
+    }));
     let value_info = cx.inner_types();
-    let body = GraphProto { node: cx.b.nodes, name: graph.name.clone(), initializer: cx.b.initializers, input, output, value_info };
+    let body = GraphProto {
+        node: cx.b.nodes,
+        name: graph.name.clone(),
+        initializer: cx.b.initializers,
+        input,
+        output,
+        value_info,
+    };
     let model = ModelProto {
         ir_version,
         producer_name: "dlc".to_owned(),
         producer_version: target.version.to_owned(),
         graph: Some(body),
         opset_import,
-        metadata_props: vec![entry(GRAPH_KEY, graph.to_text(target.weights)), entry(VERSION_KEY, target.version)],
+        metadata_props: vec![
+            entry(GRAPH_KEY, graph.to_text(target.weights)),
+            entry(VERSION_KEY, target.version),
+        ],
     };
-    Lowered { model, stored: cx.b.stored }
+    Lowered {
+        model,
+        stored: cx.b.stored,
+    }
 }
 
 /// The type of a boundary value, axes named as Optimum and onnxruntime-genai name them.
 fn tensor_type(dtype: DType, dims: Vec<DimensionValue>) -> TypeProto {
-    let dim = dims.into_iter().map(|value| DimensionProto { value: Some(value) }).collect();
-    TypeProto { tensor_type: Some(TensorTypeProto { elem_type: data_type(dtype), shape: Some(TensorShapeProto { dim }) }) }
+    let dim = dims
+        .into_iter()
+        .map(|value| DimensionProto { value: Some(value) })
+        .collect();
+    TypeProto {
+        tensor_type: Some(TensorTypeProto {
+            elem_type: data_type(dtype),
+            shape: Some(TensorShapeProto { dim }),
+        }),
+    }
 }
 
 impl Lowered {
     /// The inputs of the ONNX graph, in order.
     pub fn input_names(&self) -> Vec<String> {
-        self.model.graph.iter().flat_map(|graph| &graph.input).map(|input| input.name.clone()).collect()
+        self.model
+            .graph
+            .iter()
+            .flat_map(|graph| &graph.input)
+            .map(|input| input.name.clone())
+            .collect()
     }
 
     /// Says where in the weight file each stored initializer lies.
     pub fn place(&mut self, plan: &WeightPlan) -> Result<(), ExportError> {
-        let initializers = self.model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
-        for tensor in initializers.filter(|t| t.data_location == Some(DataLocation::External as i32)) {
-            let record = plan.record(&tensor.name).ok_or_else(|| ExportError::module(&tensor.name, "has no place in the weight file"))?;
-            tensor.external_data =
-                vec![entry("location", WEIGHTS_FILE), entry("offset", record.offset.to_string()), entry("length", record.bytes.to_string())];
+        let initializers = self
+            .model
+            .graph
+            .iter_mut()
+            .flat_map(|graph| &mut graph.initializer);
+        for tensor in
+            initializers.filter(|t| t.data_location == Some(DataLocation::External as i32))
+        {
+            let record = plan.record(&tensor.name).ok_or_else(|| {
+                ExportError::module(&tensor.name, "has no place in the weight file")
+            })?;
+            tensor.external_data = vec![
+                entry("location", WEIGHTS_FILE),
+                entry("offset", record.offset.to_string()),
+                entry("length", record.bytes.to_string()),
+            ];
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Profile `onnx`: ai.onnx opset 23, with its `Attention`, `RMSNormalization` and `RotaryEmbedding`.
+//! Profile `onnx`: ai.onnx opset 23, with its `Attention`, `RMSNormalization` and
+//! `RotaryEmbedding`.
 
 use dlc_ir::{Attention, DType, Node, Rope, Shape};
 
@@ -10,7 +11,14 @@ use crate::error::ExportError;
 pub(super) fn rms_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<(), ExportError> {
     let form = common_form(cx, node)?;
     let (x, scale) = (input_in(cx, node, 0, form)?, cx.operand(node, 1)?);
-    define_like(cx, node, form, |cx, out| finish_call(cx.b.op("RMSNormalization", &[&x, &scale]).int("axis", -1).float("epsilon", eps), out))
+    define_like(cx, node, form, |cx, out| {
+        finish_call(
+            cx.b.op("RMSNormalization", &[&x, &scale])
+                .int("axis", -1)
+                .float("epsilon", eps),
+            out,
+        )
+    })
 }
 
 /// With angles of this run's positions, so without `position_ids`.
@@ -21,7 +29,9 @@ pub(super) fn rope(cx: &mut Context<'_>, node: &Node, rope: &Rope) -> Result<(),
     let [cos, sin] = rotations(cx, rope, rotated, positions, dtype)?;
     let x = cx.full(x)?;
     define_full(cx, node, |cx, out| {
-        let mut call = cx.b.op("RotaryEmbedding", &[&x, &cos, &sin]).int("num_heads", rope.heads as i64);
+        let mut call =
+            cx.b.op("RotaryEmbedding", &[&x, &cos, &sin])
+                .int("num_heads", rope.heads as i64);
         if rotated < head_dim {
             call = call.int("rotary_embedding_dim", rotated as i64);
         }
@@ -29,15 +39,28 @@ pub(super) fn rope(cx: &mut Context<'_>, node: &Node, rope: &Rope) -> Result<(),
     })
 }
 
-/// The mask says everything that is hidden, so the operator's own causal mask (which forgets the past) stays off. Capped scores are left to
-/// primitives: opset 23 caps them after the mask is added, which shows what is hidden.
-pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
+/// The mask says everything that is hidden, so the operator's own causal mask (which forgets the
+/// past) stays off. Capped scores are left to primitives: opset 23 caps them after the mask is
+/// added, which shows what is hidden.
+pub(super) fn attend_causally(
+    cx: &mut Context<'_>,
+    node: &Node,
+    attention: &Attention,
+) -> Result<(), ExportError> {
     let (q, mask) = (cx.value_at(node, 0)?, cx.value_at(node, 3)?);
     let (dtype, seq) = (cx.ty(q).dtype, cx.ty(q).shape.0[1].clone());
     let mask = additive_mask(cx, mask, &seq, attention.window, dtype)?;
-    let [q, k, v] = [cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(node, 2)?];
+    let [q, k, v] = [
+        cx.operand(node, 0)?,
+        cx.operand(node, 1)?,
+        cx.operand(node, 2)?,
+    ];
     let [past_key, past_value] = [cx.operand(node, 4)?, cx.operand(node, 5)?];
-    let values = [Context::output_at(node, 0)?, Context::output_at(node, 1)?, Context::output_at(node, 2)?];
+    let values = [
+        Context::output_at(node, 0)?,
+        Context::output_at(node, 1)?,
+        Context::output_at(node, 2)?,
+    ];
     let names = values.map(|value| cx.full_name(value));
     let mut call =
         cx.b.op("Attention", &[&q, &k, &v, &mask, &past_key, &past_value])
@@ -55,10 +78,18 @@ pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Att
     Ok(())
 }
 
-pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
+pub(super) fn attend_both_ways(
+    cx: &mut Context<'_>,
+    node: &Node,
+    attention: &Attention,
+) -> Result<(), ExportError> {
     let q = cx.value_at(node, 0)?;
     let (dtype, seq) = (cx.ty(q).dtype, cx.ty(q).shape.0[1].clone());
-    let mut inputs = vec![cx.operand(node, 0)?, cx.operand(node, 1)?, cx.operand(node, 2)?];
+    let mut inputs = vec![
+        cx.operand(node, 0)?,
+        cx.operand(node, 1)?,
+        cx.operand(node, 2)?,
+    ];
     if node.inputs.len() > 3 {
         let mut mask = key_mask(cx, cx.value_at(node, 3)?, dtype)?;
         if node.inputs.len() > 4 {
@@ -67,7 +98,9 @@ pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &At
         } else {
             // tract wants a row for every query.
             let shape = cx.exact_shape(&Shape(vec![1.into(), 1.into(), seq, 1.into()]))?;
-            mask = cx.once(&format!("{mask}/rows"), |cx| Ok(cx.b.op("Expand", &[&mask, &shape]).out()))?;
+            mask = cx.once(&format!("{mask}/rows"), |cx| {
+                Ok(cx.b.op("Expand", &[&mask, &shape]).out())
+            })?;
         }
         inputs.push(mask);
     }

@@ -1,8 +1,10 @@
-//! Padding, where `GroupQueryAttention` keeps the caches: it takes the first entries of a row as its tokens, and counts positions over them.
+//! Padding, where `GroupQueryAttention` keeps the caches: it takes the first entries of a row as
+//! its tokens, and counts positions over them.
 //!
-//! So each run puts its tokens before its padding, on whichever side that was, and puts the states back before the last products. Caches then
-//! hold a row's tokens without gaps, and windows and rotations count tokens alone. It holds as long as the mask of past tokens stays what it was when they
-//! were read: a caller may add to it, or cut both it and the cache short.
+//! So each run puts its tokens before its padding, on whichever side that was, and puts the states
+//! back before the last products. Caches then hold a row's tokens without gaps, and windows and
+//! rotations count tokens alone. It holds as long as the mask of past tokens stays what it was when
+//! they were read: a caller may add to it, or cut both it and the cache short.
 
 use std::collections::HashSet;
 
@@ -28,17 +30,34 @@ pub(super) struct Rows {
 impl Rows {
     /// None for a graph of another kind, whose rows can't be put in order.
     pub fn find(graph: &Graph) -> Option<Self> {
-        let mut masks = graph.nodes().filter(|(_, n)| matches!(n.op, Op::Attention(_))).map(|(_, n)| n.inputs.get(3));
-        let Some(Some(Operand::Value(mask))) = masks.next() else { return None };
-        if masks.any(|other| other != Some(&Operand::Value(*mask))) || !graph.inputs().iter().any(|i| i.value == *mask) {
+        let mut masks = graph
+            .nodes()
+            .filter(|(_, n)| matches!(n.op, Op::Attention(_)))
+            .map(|(_, n)| n.inputs.get(3));
+        let Some(Some(Operand::Value(mask))) = masks.next() else {
+            return None;
+        };
+        if masks.any(|other| other != Some(&Operand::Value(*mask)))
+            || !graph.inputs().iter().any(|i| i.value == *mask)
+        {
             return None;
         }
-        let tokens = graph.inputs().iter().find(|i| i.value != *mask && i.cache.is_none() && graph.value(i.value).ty.dtype == DType::I64)?;
+        let tokens = graph.inputs().iter().find(|i| {
+            i.value != *mask && i.cache.is_none() && graph.value(i.value).ty.dtype == DType::I64
+        })?;
         let Shape(dims) = &graph.value(tokens.value).ty.shape;
-        let [_, seq] = dims.as_slice() else { return None };
-        let rows = Self { mask: *mask, seq: seq.clone(), last: HashSet::new() };
+        let [_, seq] = dims.as_slice() else {
+            return None;
+        };
+        let rows = Self {
+            mask: *mask,
+            seq: seq.clone(),
+            last: HashSet::new(),
+        };
         let answers = graph.outputs().iter().filter(|o| o.cache.is_none());
-        let last = answers.map(|o| rows.last_product(graph, o.value)).collect::<Option<_>>()?;
+        let last = answers
+            .map(|o| rows.last_product(graph, o.value))
+            .collect::<Option<_>>()?;
         Some(Self { last, ..rows })
     }
 
@@ -46,11 +65,15 @@ impl Rows {
     fn last_product(&self, graph: &Graph, value: ValueId) -> Option<NodeId> {
         let (node, _) = maker(graph, Operand::Value(value))?;
         let Node { op, inputs, .. } = graph.node(node);
-        let Some(Operand::Value(input)) = inputs.first() else { return None };
+        let Some(Operand::Value(input)) = inputs.first() else {
+            return None;
+        };
         match op {
             _ if readers(graph, value) > 1 => None,
             Op::Linear | Op::QuantizedLinear(_) => self.by_token(graph, *input).then_some(node),
-            Op::Scale { .. } | Op::Clip { .. } | Op::Tanh | Op::Cast { .. } | Op::GatherColumns => self.last_product(graph, *input),
+            Op::Scale { .. } | Op::Clip { .. } | Op::Tanh | Op::Cast { .. } | Op::GatherColumns => {
+                self.last_product(graph, *input)
+            }
             _ => None,
         }
     }
@@ -62,22 +85,41 @@ impl Rows {
 
     /// Puts tokens before padding in every input that is `read` and has one number for each.
     pub fn order(&self, cx: &mut Context<'_>, read: &HashSet<Operand>) -> Result<(), ExportError> {
-        let takes =
-            |i: &&Input| i.cache.is_none() && i.value != self.mask && read.contains(&Operand::Value(i.value)) && self.by_token(cx.graph, i.value);
-        let inputs: Vec<ValueId> = cx.graph.inputs().iter().filter(takes).map(|i| i.value).collect();
+        let takes = |i: &&Input| {
+            i.cache.is_none()
+                && i.value != self.mask
+                && read.contains(&Operand::Value(i.value))
+                && self.by_token(cx.graph, i.value)
+        };
+        let inputs: Vec<ValueId> = cx
+            .graph
+            .inputs()
+            .iter()
+            .filter(takes)
+            .map(|i| i.value)
+            .collect();
         for input in inputs {
             let places = self.places(cx)?;
             let outer = cx.b.enter(format!("{}/tokens_first", cx.full_name(input)));
             let given = cx.full(input)?;
-            let ordered = cx.b.op("ScatterElements", &[&given, &places, &given]).int("axis", 1).out();
+            let ordered =
+                cx.b.op("ScatterElements", &[&given, &places, &given])
+                    .int("axis", 1)
+                    .out();
             cx.b.enter(outer);
             cx.stand_in(input, ordered);
         }
         Ok(())
     }
 
-    /// What `node` is to read in place of its first operand, if it is one of the last products: the same states, in the caller's order.
-    pub fn restored(&self, cx: &mut Context<'_>, id: NodeId, node: &Node) -> Result<Option<(ValueId, Name)>, ExportError> {
+    /// What `node` is to read in place of its first operand, if it is one of the last products: the
+    /// same states, in the caller's order.
+    pub fn restored(
+        &self,
+        cx: &mut Context<'_>,
+        id: NodeId,
+        node: &Node,
+    ) -> Result<Option<(ValueId, Name)>, ExportError> {
         if !self.last.contains(&id) {
             return Ok(None);
         }
@@ -86,34 +128,51 @@ impl Rows {
         let restored = cx.once(&format!("{}/given_order", cx.full_name(value)), |cx| {
             let axis = cx.b.ints(&[2]);
             let places = cx.b.op("Unsqueeze", &[&places, &axis]).out();
-            Ok(cx.b.op("GatherND", &[&states, &places]).int("batch_dims", 1).out())
+            Ok(cx
+                .b
+                .op("GatherND", &[&states, &places])
+                .int("batch_dims", 1)
+                .out())
         })?;
         Ok(Some((value, restored)))
     }
 
-    /// Where each of this run's tokens goes, `[batch, seq]`: behind the tokens before it; padding to the other end, the last of it first.
+    /// Where each of this run's tokens goes, `[batch, seq]`: behind the tokens before it; padding
+    /// to the other end, the last of it first.
     fn places(&self, cx: &mut Context<'_>) -> Result<Name, ExportError> {
         let (start, end) = (start(cx, &self.seq)?, last_index(cx, &self.seq)?);
-        cx.once(&format!("{}/places.{}", cx.full_name(self.mask), self.seq), |cx| {
-            let (mask, axes, open) = (cx.full(self.mask)?, cx.b.ints(&[1]), cx.b.ints(&[i64::MAX]));
-            let (zero, one, down) = (cx.b.int(0), cx.b.int(1), cx.b.int(-1));
-            let fresh = cx.b.op("Slice", &[&mask, &start, &open, &axes]).out();
-            let before = cx.b.op("CumSum", &[&fresh, &one]).int("exclusive", 1).out();
-            let is_token = cx.b.op("Cast", &[&fresh]).int("to", BOOL).out();
-            let behind = cx.b.op("Range", &[&end, &down, &down]).out();
-            let further = cx.b.op("Where", &[&is_token, &zero, &behind]).out();
-            Ok(cx.b.op("Add", &[&before, &further]).out())
-        })
+        cx.once(
+            &format!("{}/places.{}", cx.full_name(self.mask), self.seq),
+            |cx| {
+                let (mask, axes, open) =
+                    (cx.full(self.mask)?, cx.b.ints(&[1]), cx.b.ints(&[i64::MAX]));
+                let (zero, one, down) = (cx.b.int(0), cx.b.int(1), cx.b.int(-1));
+                let fresh = cx.b.op("Slice", &[&mask, &start, &open, &axes]).out();
+                let before = cx.b.op("CumSum", &[&fresh, &one]).int("exclusive", 1).out();
+                let is_token = cx.b.op("Cast", &[&fresh]).int("to", BOOL).out();
+                let behind = cx.b.op("Range", &[&end, &down, &down]).out();
+                let further = cx.b.op("Where", &[&is_token, &zero, &behind]).out();
+                Ok(cx.b.op("Add", &[&before, &further]).out())
+            },
+        )
     }
 }
 
-/// For each row, the index in the cache of the last entry that this run writes, `i32 [batch]`: past tokens, then all of this run's.
-pub(super) fn last_entry(cx: &mut Context<'_>, mask: ValueId, seq: &Dim) -> Result<Name, ExportError> {
+/// For each row, the index in the cache of the last entry that this run writes, `i32 [batch]`: past
+/// tokens, then all of this run's.
+pub(super) fn last_entry(
+    cx: &mut Context<'_>,
+    mask: ValueId,
+    seq: &Dim,
+) -> Result<Name, ExportError> {
     let (start, last) = (start(cx, seq)?, last_index(cx, seq)?);
     cx.once(&format!("{}/last", cx.full_name(mask)), |cx| {
         let (mask, zero, axis) = (cx.full(mask)?, cx.b.ints(&[0]), cx.b.ints(&[1]));
         let past = cx.b.op("Slice", &[&mask, &zero, &start, &axis]).out();
-        let count = cx.b.op("ReduceSum", &[&past, &axis]).int("keepdims", 0).out();
+        let count =
+            cx.b.op("ReduceSum", &[&past, &axis])
+                .int("keepdims", 0)
+                .out();
         let last = cx.b.op("Add", &[&count, &last]).out();
         Ok(cx.b.op("Cast", &[&last]).int("to", INT32).out())
     })
@@ -125,7 +184,9 @@ fn start(cx: &mut Context<'_>, seq: &Dim) -> Result<Name, ExportError> {
         return Ok(cx.b.ints(&[-(n as i64)]));
     }
     let count = cx.axis(seq)?;
-    cx.once(&format!("shape/-{seq}"), |cx| Ok(cx.b.op("Neg", &[&count]).out()))
+    cx.once(&format!("shape/-{seq}"), |cx| {
+        Ok(cx.b.op("Neg", &[&count]).out())
+    })
 }
 
 /// `seq - 1`, without axes.

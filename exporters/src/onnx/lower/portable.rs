@@ -5,10 +5,13 @@ use dlc_ir::{Attention, DType, Node, Rope};
 use super::super::builder::Name;
 use super::context::{Context, Form};
 use super::masks::{additive_mask, key_mask};
-use super::shared::{common_form, define_like, finish_call, from_f32, input_in, rope_name, rotations, to_f32};
+use super::shared::{
+    common_form, define_like, finish_call, from_f32, input_in, rope_name, rotations, to_f32,
+};
 use crate::error::ExportError;
 
-/// In single precision whatever the graph's element type, as Hugging Face's norms are. `Pow` with 2 is the pattern that runtimes fuse.
+/// In single precision whatever the graph's element type, as Hugging Face's norms are. `Pow` with 2
+/// is the pattern that runtimes fuse.
 pub(super) fn rms_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<(), ExportError> {
     let dtype = cx.ty(Context::output_at(node, 0)?).dtype;
     let form = common_form(cx, node)?;
@@ -16,15 +19,22 @@ pub(super) fn rms_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<()
     let x = to_f32(cx, &x, dtype);
     let (two, eps) = (cx.b.float(DType::F32, 2.0), cx.b.float(DType::F32, eps));
     let square = cx.b.op("Pow", &[&x, &two]).out();
-    let mean = cx.b.op("ReduceMean", &[&square]).ints("axes", &[-1]).int("keepdims", 1).out();
+    let mean =
+        cx.b.op("ReduceMean", &[&square])
+            .ints("axes", &[-1])
+            .int("keepdims", 1)
+            .out();
     let mean = cx.b.op("Add", &[&mean, &eps]).out();
     let root = cx.b.op("Sqrt", &[&mean]).out();
     let x = cx.b.op("Div", &[&x, &root]).out();
     let x = from_f32(cx, x, dtype);
-    define_like(cx, node, form, |cx, out| finish_call(cx.b.op("Mul", &[&x, &scale]), out))
+    define_like(cx, node, form, |cx, out| {
+        finish_call(cx.b.op("Mul", &[&x, &scale]), out)
+    })
 }
 
-/// `x * cos + rotate_half(x) * sin`, with the sign of `rotate_half` moved into the sines; what isn't rotated goes beside it.
+/// `x * cos + rotate_half(x) * sin`, with the sign of `rotate_half` moved into the sines; what
+/// isn't rotated goes beside it.
 pub(super) fn rope(cx: &mut Context<'_>, node: &Node, rope: &Rope) -> Result<(), ExportError> {
     let (x, positions) = (cx.value_at(node, 0)?, cx.value_at(node, 1)?);
     let (dtype, head_dim) = (cx.ty(x).dtype, cx.width(x)? / rope.heads);
@@ -51,32 +61,65 @@ pub(super) fn rope(cx: &mut Context<'_>, node: &Node, rope: &Rope) -> Result<(),
 }
 
 /// `[cos, cos]` and `[-sin, sin]`, `[batch, seq, 1, rotated]`.
-fn widened(cx: &mut Context<'_>, rope: &Rope, rotated: usize, positions: dlc_ir::ValueId, dtype: DType) -> Result<[Name; 2], ExportError> {
+fn widened(
+    cx: &mut Context<'_>,
+    rope: &Rope,
+    rotated: usize,
+    positions: dlc_ir::ValueId,
+    dtype: DType,
+) -> Result<[Name; 2], ExportError> {
     let [cos, sin] = rotations(cx, rope, rotated, positions, dtype)?;
     let scope = format!("{}/{}", cx.full_name(positions), rope_name(rope, rotated));
     let mut widen = |half: &Name, negate: bool| {
-        cx.once(&format!("{scope}/{}.{dtype}", if negate { "signed_sin" } else { "cos" }), |cx| {
-            let axis = cx.b.ints(&[2]);
-            let half = cx.b.op("Unsqueeze", &[half, &axis]).out();
-            let first = if negate { cx.b.op("Neg", &[&half]).out() } else { half.clone() };
-            Ok(cx.b.op("Concat", &[&first, &half]).int("axis", 3).out())
-        })
+        cx.once(
+            &format!(
+                "{scope}/{}.{dtype}",
+                if negate { "signed_sin" } else { "cos" }
+            ),
+            |cx| {
+                let axis = cx.b.ints(&[2]);
+                let half = cx.b.op("Unsqueeze", &[half, &axis]).out();
+                let first = if negate {
+                    cx.b.op("Neg", &[&half]).out()
+                } else {
+                    half.clone()
+                };
+                Ok(cx.b.op("Concat", &[&first, &half]).int("axis", 3).out())
+            },
+        )
     };
     Ok([widen(&cos, false)?, widen(&sin, true)?])
 }
 
 /// Attention over past and new keys.
-pub(super) fn attend_causally(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
+pub(super) fn attend_causally(
+    cx: &mut Context<'_>,
+    node: &Node,
+    attention: &Attention,
+) -> Result<(), ExportError> {
     let seq = cx.ty(cx.value_at(node, 0)?).shape.0[1].clone();
     let keys = extend_cache(cx, node, 1, attention.kv_heads)?;
     let values = extend_cache(cx, node, 2, attention.kv_heads)?;
-    let mask = additive_mask(cx, cx.value_at(node, 3)?, &seq, attention.window, DType::F32)?;
+    let mask = additive_mask(
+        cx,
+        cx.value_at(node, 3)?,
+        &seq,
+        attention.window,
+        DType::F32,
+    )?;
     attend(cx, node, attention, [keys, values], &[mask])
 }
 
 /// Attention in both directions.
-pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &Attention) -> Result<(), ExportError> {
-    let sides = [heads_first(cx, node, 1, attention.kv_heads)?, heads_first(cx, node, 2, attention.kv_heads)?];
+pub(super) fn attend_both_ways(
+    cx: &mut Context<'_>,
+    node: &Node,
+    attention: &Attention,
+) -> Result<(), ExportError> {
+    let sides = [
+        heads_first(cx, node, 1, attention.kv_heads)?,
+        heads_first(cx, node, 2, attention.kv_heads)?,
+    ];
     let mut addends = Vec::new();
     if node.inputs.len() > 3 {
         addends.push(key_mask(cx, cx.value_at(node, 3)?, DType::F32)?);
@@ -88,18 +131,35 @@ pub(super) fn attend_both_ways(cx: &mut Context<'_>, node: &Node, attention: &At
     attend(cx, node, attention, sides, &addends)
 }
 
-/// Keys and values that several query heads share are repeated, as Hugging Face's exports do it: runtimes that look for attention know that
-/// form, and OpenVINO's paged attention misreads others. Scores, what is added to them and softmax are in single precision whatever the graph's
-/// element type.
-fn attend(cx: &mut Context<'_>, node: &Node, attention: &Attention, [keys, values]: [Name; 2], addends: &[Name]) -> Result<(), ExportError> {
-    let Attention { heads, kv_heads, scale, softcap, .. } = *attention;
+/// Keys and values that several query heads share are repeated, as Hugging Face's exports do it:
+/// runtimes that look for attention know that form, and OpenVINO's paged attention misreads others.
+/// Scores, what is added to them and softmax are in single precision whatever the graph's element
+/// type.
+fn attend(
+    cx: &mut Context<'_>,
+    node: &Node,
+    attention: &Attention,
+    [keys, values]: [Name; 2],
+    addends: &[Name],
+) -> Result<(), ExportError> {
+    let Attention {
+        heads,
+        kv_heads,
+        scale,
+        softcap,
+        ..
+    } = *attention;
     let q = cx.value_at(node, 0)?;
     let (dtype, head_dim) = (cx.ty(q).dtype, cx.width(q)? / heads);
     let q = heads_first(cx, node, 0, heads)?;
-    let [keys, values] = [keys, values].map(|shared| repeated(cx, shared, heads, heads / kv_heads, head_dim));
+    let [keys, values] =
+        [keys, values].map(|shared| repeated(cx, shared, heads, heads / kv_heads, head_dim));
     let scale = cx.b.float(dtype, scale);
     let q = cx.b.op("Mul", &[&q, &scale]).out();
-    let keys = cx.b.op("Transpose", &[&keys]).ints("perm", &[0, 1, 3, 2]).out();
+    let keys =
+        cx.b.op("Transpose", &[&keys])
+            .ints("perm", &[0, 1, 3, 2])
+            .out();
     let scores = cx.b.op("MatMul", &[&q, &keys]).out();
     let mut scores = to_f32(cx, &scores, dtype);
     if let Some(cap) = softcap {
@@ -114,31 +174,57 @@ fn attend(cx: &mut Context<'_>, node: &Node, attention: &Attention, [keys, value
     let probabilities = cx.b.op("Softmax", &[&scores]).int("axis", -1).out();
     let probabilities = from_f32(cx, probabilities, dtype);
     let mixed = cx.b.op("MatMul", &[&probabilities, &values]).out();
-    let mixed = cx.b.op("Transpose", &[&mixed]).ints("perm", &[0, 2, 1, 3]).out();
+    let mixed =
+        cx.b.op("Transpose", &[&mixed])
+            .ints("perm", &[0, 2, 1, 3])
+            .out();
     cx.define(Context::output_at(node, 0)?, Form::Heads(heads), mixed);
     Ok(())
 }
 
 /// What a node reads at `at`, as `[batch, heads, seq, head_dim]`.
-pub(super) fn heads_first(cx: &mut Context<'_>, node: &Node, at: usize, heads: usize) -> Result<Name, ExportError> {
+pub(super) fn heads_first(
+    cx: &mut Context<'_>,
+    node: &Node,
+    at: usize,
+    heads: usize,
+) -> Result<Name, ExportError> {
     let x = cx.value_at(node, at)?;
     let x = cx.heads(x, heads)?;
-    Ok(cx.b.op("Transpose", &[&x]).ints("perm", &[0, 2, 1, 3]).out())
+    Ok(cx
+        .b
+        .op("Transpose", &[&x])
+        .ints("perm", &[0, 2, 1, 3])
+        .out())
 }
 
 /// Past and new keys (`part` 1) or values (`part` 2), `[batch, kv_heads, total, head_dim]`.
-fn extend_cache(cx: &mut Context<'_>, node: &Node, part: usize, kv_heads: usize) -> Result<Name, ExportError> {
+fn extend_cache(
+    cx: &mut Context<'_>,
+    node: &Node,
+    part: usize,
+    kv_heads: usize,
+) -> Result<Name, ExportError> {
     let past = cx.operand(node, part + 3)?;
     let new = heads_first(cx, node, part, kv_heads)?;
     let value = Context::output_at(node, part)?;
     let present = cx.full_name(value);
-    cx.b.op("Concat", &[&past, &new]).int("axis", 2).into(&[&present]);
+    cx.b.op("Concat", &[&past, &new])
+        .int("axis", 2)
+        .into(&[&present]);
     cx.define(value, Form::Full, present.clone());
     Ok(present)
 }
 
-/// Keys or values, each for the `group` query heads that share it: `[batch, heads, total, head_dim]`.
-fn repeated(cx: &mut Context<'_>, shared: Name, heads: usize, group: usize, head_dim: usize) -> Name {
+/// Keys or values, each for the `group` query heads that share it:
+/// `[batch, heads, total, head_dim]`.
+fn repeated(
+    cx: &mut Context<'_>,
+    shared: Name,
+    heads: usize,
+    group: usize,
+    head_dim: usize,
+) -> Name {
     if group == 1 {
         return shared;
     }

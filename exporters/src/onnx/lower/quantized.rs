@@ -1,8 +1,10 @@
 //! Products with quantised matrices, and columns of logits.
 //!
-//! Profile `ort` has `MatMulNBits`, which rounds activations to 8 bits inside (`accuracy_level` 4; level 0 takes two to three times as long for several tokens). The
-//! others unpack codes by arithmetic on floats that every runtime does exactly: no `DequantizeLinear`, which ONNX Runtime runs with rounded
-//! activations and tract not at all with 4 bits. The file stays small; a runtime that folds constants holds the matrix in single precision.
+//! Profile `ort` has `MatMulNBits`, which rounds activations to 8 bits inside (`accuracy_level` 4;
+//! level 0 takes two to three times as long for several tokens). The others unpack codes by
+//! arithmetic on floats that every runtime does exactly: no `DequantizeLinear`, which ONNX Runtime
+//! runs with rounded activations and tract not at all with 4 bits. The file stays small; a runtime
+//! that folds constants holds the matrix in single precision.
 
 use dlc_ir::{BlockFormat, DType, Node, Operand};
 
@@ -31,12 +33,23 @@ impl Operands {
             None => false,
         };
         let bias_at = if is_bytes(cx, 3) { 4 } else { 3 };
-        let [out, inner] = [cx.width(Context::output_at(node, 0)?)?, cx.width(cx.value_at(node, 0)?)?];
+        let [out, inner] = [
+            cx.width(Context::output_at(node, 0)?)?,
+            cx.width(cx.value_at(node, 0)?)?,
+        ];
         Ok(Self {
             codes: cx.operand(node, 1)?,
             scales: cx.operand(node, 2)?,
-            zero_points: if bias_at == 4 { Some(cx.operand(node, 3)?) } else { None },
-            bias: if node.inputs.len() > bias_at { Some(cx.operand(node, bias_at)?) } else { None },
+            zero_points: if bias_at == 4 {
+                Some(cx.operand(node, 3)?)
+            } else {
+                None
+            },
+            bias: if node.inputs.len() > bias_at {
+                Some(cx.operand(node, bias_at)?)
+            } else {
+                None
+            },
             out,
             inner,
         })
@@ -44,7 +57,11 @@ impl Operands {
 }
 
 /// `MatMulNBits` of ONNX Runtime's own domain, which takes inputs of any rank.
-pub(super) fn by_matmul_nbits(cx: &mut Context<'_>, node: &Node, format: BlockFormat) -> Result<(), ExportError> {
+pub(super) fn by_matmul_nbits(
+    cx: &mut Context<'_>,
+    node: &Node,
+    format: BlockFormat,
+) -> Result<(), ExportError> {
     let (x, operands) = (cx.operand(node, 0)?, Operands::of(cx, node)?);
     let mut inputs = vec![x, operands.codes, operands.scales];
     let none = Name::from("");
@@ -55,35 +72,65 @@ pub(super) fn by_matmul_nbits(cx: &mut Context<'_>, node: &Node, format: BlockFo
         inputs.extend([none, bias]);
     }
     define_full(cx, node, |cx, out| {
-        let call = cx.b.microsoft("MatMulNBits", &inputs.iter().collect::<Vec<_>>());
-        let call = call.int("K", operands.inner as i64).int("N", operands.out as i64);
-        call.int("bits", format.bits as i64).int("block_size", format.block as i64).int("accuracy_level", 4).into(&[out]);
+        let call =
+            cx.b.microsoft("MatMulNBits", &inputs.iter().collect::<Vec<_>>());
+        let call = call
+            .int("K", operands.inner as i64)
+            .int("N", operands.out as i64);
+        call.int("bits", format.bits as i64)
+            .int("block_size", format.block as i64)
+            .int("accuracy_level", 4)
+            .into(&[out]);
     })
 }
 
 /// The matrix by `Cast`, sums and products, and a `Gemm` on rows.
-pub(super) fn by_primitives(cx: &mut Context<'_>, node: &Node, format: BlockFormat) -> Result<(), ExportError> {
+pub(super) fn by_primitives(
+    cx: &mut Context<'_>,
+    node: &Node,
+    format: BlockFormat,
+) -> Result<(), ExportError> {
     let x = cx.value_at(node, 0)?;
     let dtype = cx.ty(x).dtype;
     if dtype != DType::F32 {
-        return Err(ExportError::module("", format!("quantised matrices are multiplied in f32 outside of profile ort, not in {dtype}")));
+        return Err(ExportError::module(
+            "",
+            format!(
+                "quantised matrices are multiplied in f32 outside of profile ort, not in {dtype}"
+            ),
+        ));
     }
     let (x, operands) = (cx.flat(x)?, Operands::of(cx, node)?);
-    let weight = cx.once(&format!("{}/dequantized", operands.codes), |cx| Ok(dequantized(cx, &operands, format)))?;
+    let weight = cx.once(&format!("{}/dequantized", operands.codes), |cx| {
+        Ok(dequantized(cx, &operands, format))
+    })?;
     let inputs = [Some(x), Some(weight), operands.bias];
-    define_like(cx, node, Form::Flat, |cx, out| finish_call(cx.b.op("Gemm", &inputs.iter().flatten().collect::<Vec<_>>()).int("transB", 1), out))
+    define_like(cx, node, Form::Flat, |cx, out| {
+        finish_call(
+            cx.b.op("Gemm", &inputs.iter().flatten().collect::<Vec<_>>())
+                .int("transB", 1),
+            out,
+        )
+    })
 }
 
 /// `(code - zero_point) * scale`, `[out, in]`, exactly as the evaluator computes it.
 fn dequantized(cx: &mut Context<'_>, operands: &Operands, format: BlockFormat) -> Name {
-    let [out, blocks, block] = [operands.out, format.blocks(operands.inner), format.block].map(|n| n as i64);
+    let [out, blocks, block] =
+        [operands.out, format.blocks(operands.inner), format.block].map(|n| n as i64);
     let codes = unpacked(cx, &operands.codes, format, &[out, blocks, block]);
     let zero = match &operands.zero_points {
-        None => cx.b.float(DType::F32, f32::from(format.default_zero_point())),
+        None => {
+            cx.b.float(DType::F32, f32::from(format.default_zero_point()))
+        }
         Some(packed) => {
             let row = (format.zero_point_bytes(operands.inner) * format.codes_in_byte()) as i64;
             let zeros = unpacked(cx, packed, format, &[out, row]);
-            let zeros = if row == blocks { zeros } else { first_columns(cx, &zeros, blocks) };
+            let zeros = if row == blocks {
+                zeros
+            } else {
+                first_columns(cx, &zeros, blocks)
+            };
             let shape = cx.b.ints(&[out, blocks, 1]);
             cx.b.op("Reshape", &[&zeros, &shape]).out()
         }
@@ -94,7 +141,11 @@ fn dequantized(cx: &mut Context<'_>, operands: &Operands, format: BlockFormat) -
     let entries = cx.b.op("Mul", &[&steps, &scales]).out();
     let shape = cx.b.ints(&[out, blocks * block]);
     let matrix = cx.b.op("Reshape", &[&entries, &shape]).out();
-    if blocks * block == operands.inner as i64 { matrix } else { first_columns(cx, &matrix, operands.inner as i64) }
+    if blocks * block == operands.inner as i64 {
+        matrix
+    } else {
+        first_columns(cx, &matrix, operands.inner as i64)
+    }
 }
 
 fn first_columns(cx: &mut Context<'_>, matrix: &Name, columns: i64) -> Name {
@@ -102,21 +153,31 @@ fn first_columns(cx: &mut Context<'_>, matrix: &Name, columns: i64) -> Name {
     cx.b.op("Slice", &[matrix, &start, &end, &axis]).out()
 }
 
-/// Packed bytes as codes in single precision, in this shape. A byte is `16 high + low`, all small whole numbers.
+/// Packed bytes as codes in single precision, in this shape. A byte is `16 high + low`, all small
+/// whole numbers.
 fn unpacked(cx: &mut Context<'_>, packed: &Name, format: BlockFormat, shape: &[i64]) -> Name {
-    let bytes = cx.b.op("Cast", &[packed]).int("to", i64::from(data_type(DType::F32))).out();
+    let bytes =
+        cx.b.op("Cast", &[packed])
+            .int("to", i64::from(data_type(DType::F32)))
+            .out();
     if format.codes_in_byte() == 1 {
         let shape = cx.b.ints(shape);
         return cx.b.op("Reshape", &[&bytes, &shape]).out();
     }
-    let (sixteenth, sixteen) = (cx.b.float(DType::F32, 1.0 / 16.0), cx.b.float(DType::F32, 16.0));
+    let (sixteenth, sixteen) = (
+        cx.b.float(DType::F32, 1.0 / 16.0),
+        cx.b.float(DType::F32, 16.0),
+    );
     let high = cx.b.op("Mul", &[&bytes, &sixteenth]).out();
     let high = cx.b.op("Floor", &[&high]).out();
     let upper = cx.b.op("Mul", &[&high, &sixteen]).out();
     let low = cx.b.op("Sub", &[&bytes, &upper]).out();
     let (axis, shape) = (cx.b.ints(&[-1]), cx.b.ints(shape));
     let pair = [low, high].map(|half| cx.b.op("Unsqueeze", &[&half, &axis]).out());
-    let pairs = cx.b.op("Concat", &[&pair[0], &pair[1]]).int("axis", -1).out();
+    let pairs =
+        cx.b.op("Concat", &[&pair[0], &pair[1]])
+            .int("axis", -1)
+            .out();
     cx.b.op("Reshape", &[&pairs, &shape]).out()
 }
 
@@ -125,10 +186,26 @@ pub(super) fn gather_columns(cx: &mut Context<'_>, node: &Node) -> Result<(), Ex
     let form = common_form(cx, node)?;
     let (x, columns) = (input_in(cx, node, 0, form)?, cx.operand(node, 1)?);
     let value = cx.value_at(node, 0)?;
-    let rank = if form == Form::Flat { 2 } else { cx.ty(value).shape.rank() };
+    let rank = if form == Form::Flat {
+        2
+    } else {
+        cx.ty(value).shape.rank()
+    };
     let mut pads = vec![0; 2 * rank];
     pads[2 * rank - 1] = 1;
-    let (pads, none) = (cx.b.ints(&pads), cx.b.float(cx.ty(value).dtype, f32::NEG_INFINITY));
-    let padded = cx.b.op("Pad", &[&x, &pads, &none]).text("mode", "constant").out();
-    define_like(cx, node, form, |cx, out| finish_call(cx.b.op("Gather", &[&padded, &columns]).int("axis", rank as i64 - 1), out))
+    let (pads, none) = (
+        cx.b.ints(&pads),
+        cx.b.float(cx.ty(value).dtype, f32::NEG_INFINITY),
+    );
+    let padded =
+        cx.b.op("Pad", &[&x, &pads, &none])
+            .text("mode", "constant")
+            .out();
+    define_like(cx, node, form, |cx, out| {
+        finish_call(
+            cx.b.op("Gather", &[&padded, &columns])
+                .int("axis", rank as i64 - 1),
+            out,
+        )
+    })
 }

@@ -11,38 +11,68 @@ use super::shared::define_full;
 use crate::error::ExportError;
 
 /// `0, 1, 2 ...` in every row, or `RoBERTa`'s count that leaves padding out.
-pub(super) fn positions(cx: &mut Context<'_>, node: &Node, padding: Option<u32>) -> Result<(), ExportError> {
+pub(super) fn positions(
+    cx: &mut Context<'_>,
+    node: &Node,
+    padding: Option<u32>,
+) -> Result<(), ExportError> {
     let ids = cx.value_at(node, 0)?;
     let shape = cx.ty(ids).shape.clone();
     let Some(padding) = padding else {
         let (zero, one, seq) = (cx.b.int(0), cx.b.int(1), length(cx, &shape.0[1])?);
         let shape = cx.exact_shape(&shape)?;
         let row = cx.b.op("Range", &[&zero, &seq, &one]).out();
-        return define_full(cx, node, |cx, out| cx.b.op("Expand", &[&row, &shape]).into(&[out]));
+        return define_full(cx, node, |cx, out| {
+            cx.b.op("Expand", &[&row, &shape]).into(&[out])
+        });
     };
     let (ids, padding, axis) = (cx.full(ids)?, cx.b.int(i64::from(padding)), cx.b.int(1));
     let is_padding = cx.b.op("Equal", &[&ids, &padding]).out();
     let is_token = cx.b.op("Not", &[&is_padding]).out();
-    // Counted in single precision, which is exact far beyond any context: tract's CumSum doesn't take integers made by a Cast.
-    let is_token = cx.b.op("Cast", &[&is_token]).int("to", i64::from(data_type(DType::F32))).out();
+    // Counted in single precision, which is exact far beyond any context: tract's CumSum doesn't
+    // take integers made by a Cast.
+    let is_token =
+        cx.b.op("Cast", &[&is_token])
+            .int("to", i64::from(data_type(DType::F32)))
+            .out();
     let count = cx.b.op("CumSum", &[&is_token, &axis]).out();
     let count = cx.b.op("Mul", &[&count, &is_token]).out();
-    let count = cx.b.op("Cast", &[&count]).int("to", i64::from(data_type(DType::I64))).out();
-    define_full(cx, node, |cx, out| cx.b.op("Add", &[&count, &padding]).into(&[out]))
+    let count =
+        cx.b.op("Cast", &[&count])
+            .int("to", i64::from(data_type(DType::I64)))
+            .out();
+    define_full(cx, node, |cx, out| {
+        cx.b.op("Add", &[&count, &padding]).into(&[out])
+    })
 }
 
 /// Scores of all rows of a table, of which each pair of tokens takes the one of its distance.
-pub(super) fn disentangled_bias(cx: &mut Context<'_>, node: &Node, bias: &DisentangledBias) -> Result<(), ExportError> {
+pub(super) fn disentangled_bias(
+    cx: &mut Context<'_>,
+    node: &Node,
+    bias: &DisentangledBias,
+) -> Result<(), ExportError> {
     let q = cx.value_at(node, 0)?;
     let (dtype, seq) = (cx.ty(q).dtype, cx.ty(q).shape.0[1].clone());
     let rows = rows(cx, bias, &seq)?;
-    let shape = cx.exact_shape(&Shape(vec![cx.ty(q).shape.0[0].clone(), bias.heads.into(), seq.clone(), seq]))?;
+    let shape = cx.exact_shape(&Shape(vec![
+        cx.ty(q).shape.0[0].clone(),
+        bias.heads.into(),
+        seq.clone(),
+        seq,
+    ]))?;
     let mut tables = 2..;
     let mut parts = Vec::new();
     if bias.c2p {
         let scores = scores(cx, node, 0, tables.next().unwrap_or_default(), bias.heads)?;
-        let rows = cx.once(&format!("{rows}/expanded.{}", bias.heads), |cx| Ok(cx.b.op("Expand", &[&rows, &shape]).out()))?;
-        parts.push(cx.b.op("GatherElements", &[&scores, &rows]).int("axis", 3).out());
+        let rows = cx.once(&format!("{rows}/expanded.{}", bias.heads), |cx| {
+            Ok(cx.b.op("Expand", &[&rows, &shape]).out())
+        })?;
+        parts.push(
+            cx.b.op("GatherElements", &[&scores, &rows])
+                .int("axis", 3)
+                .out(),
+        );
     }
     if bias.p2c {
         let scores = scores(cx, node, 1, tables.next().unwrap_or_default(), bias.heads)?;
@@ -51,27 +81,49 @@ pub(super) fn disentangled_bias(cx: &mut Context<'_>, node: &Node, bias: &Disent
             let turned = cx.b.op("Transpose", &[&rows]).ints("perm", &[1, 0]).out();
             Ok(cx.b.op("Expand", &[&turned, &shape]).out())
         })?;
-        let looked = cx.b.op("GatherElements", &[&scores, &rows]).int("axis", 3).out();
-        parts.push(cx.b.op("Transpose", &[&looked]).ints("perm", &[0, 1, 3, 2]).out());
+        let looked =
+            cx.b.op("GatherElements", &[&scores, &rows])
+                .int("axis", 3)
+                .out();
+        parts.push(
+            cx.b.op("Transpose", &[&looked])
+                .ints("perm", &[0, 1, 3, 2])
+                .out(),
+        );
     }
     let sum = match &parts[..] {
         [a, b] => cx.b.op("Add", &[a, b]).out(),
         [one] => one.clone(),
-        _ => return Err(ExportError::module("", "neither content nor positions look")),
+        _ => {
+            return Err(ExportError::module(
+                "",
+                "neither content nor positions look",
+            ));
+        }
     };
     let scale = cx.b.float(dtype, bias.scale);
-    define_full(cx, node, |cx, out| cx.b.op("Mul", &[&sum, &scale]).into(&[out]))
+    define_full(cx, node, |cx, out| {
+        cx.b.op("Mul", &[&sum, &scale]).into(&[out])
+    })
 }
 
 /// The row of the tables for each query and key, `i64 [seq, seq]`, computed once for all layers.
 fn rows(cx: &mut Context<'_>, bias: &DisentangledBias, seq: &Dim) -> Result<Name, ExportError> {
     let reach = bias.reach() as i64;
-    let scope = format!("distance.{seq}.span{}.{}", bias.span, bias.log_until.map_or_else(|| "linear".to_owned(), |until| format!("log{until}")));
+    let scope = format!(
+        "distance.{seq}.span{}.{}",
+        bias.span,
+        bias.log_until
+            .map_or_else(|| "linear".to_owned(), |until| format!("log{until}"))
+    );
     let seq = length(cx, seq)?;
     cx.once(&scope.clone(), |cx| {
-        let table: Vec<i64> = (-reach..=reach).map(|distance| bias.row(distance) as i64).collect();
+        let table: Vec<i64> = (-reach..=reach)
+            .map(|distance| bias.row(distance) as i64)
+            .collect();
         let bytes = table.iter().flat_map(|row| row.to_le_bytes()).collect();
-        let table = cx.b.constant(&format!("{scope}.rows"), DType::I64, &[table.len()], bytes);
+        let table =
+            cx.b.constant(&format!("{scope}.rows"), DType::I64, &[table.len()], bytes);
         let (zero, one, axis) = (cx.b.int(0), cx.b.int(1), cx.b.ints(&[1]));
         let (least, most) = (cx.b.int(-reach), cx.b.int(reach));
         let keys = cx.b.op("Range", &[&zero, &seq, &one]).out();
@@ -84,13 +136,23 @@ fn rows(cx: &mut Context<'_>, bias: &DisentangledBias, seq: &Dim) -> Result<Name
     })
 }
 
-/// Queries or keys (the operand `content`) on every row of the operand `table`: `[batch, heads, seq, 2 span]`.
-fn scores(cx: &mut Context<'_>, node: &Node, content: usize, table: usize, heads: usize) -> Result<Name, ExportError> {
+/// Queries or keys (the operand `content`) on every row of the operand `table`:
+/// `[batch, heads, seq, 2 span]`.
+fn scores(
+    cx: &mut Context<'_>,
+    node: &Node,
+    content: usize,
+    table: usize,
+    heads: usize,
+) -> Result<Name, ExportError> {
     let width = cx.width(cx.value_at(node, content)?)?;
     let content = heads_first(cx, node, content, heads)?;
     let table = cx.operand(node, table)?;
     let shape = cx.b.ints(&[-1, heads as i64, (width / heads) as i64]);
     let table = cx.b.op("Reshape", &[&table, &shape]).out();
-    let table = cx.b.op("Transpose", &[&table]).ints("perm", &[1, 2, 0]).out();
+    let table =
+        cx.b.op("Transpose", &[&table])
+            .ints("perm", &[1, 2, 0])
+            .out();
     Ok(cx.b.op("MatMul", &[&content, &table]).out())
 }

@@ -9,10 +9,15 @@ use crate::error::ExportError;
 
 pub(super) fn gather(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportError> {
     let (table, ids) = (cx.operand(node, 0)?, cx.operand(node, 1)?);
-    define_full(cx, node, |cx, out| cx.b.op("Gather", &[&table, &ids]).int("axis", 0).into(&[out]))
+    define_full(cx, node, |cx, out| {
+        cx.b.op("Gather", &[&table, &ids])
+            .int("axis", 0)
+            .into(&[out])
+    })
 }
 
-/// `Gemm` on rows: it takes weights in the checkpoint's `[out, in]` layout, where `MatMul` would want a transposed copy.
+/// `Gemm` on rows: it takes weights in the checkpoint's `[out, in]` layout, where `MatMul` would
+/// want a transposed copy.
 pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportError> {
     let (x, dtype) = if let Some(Operand::Weight(table)) = node.inputs.first() {
         // A table that every run multiplies alike; runtimes fold it.
@@ -22,12 +27,18 @@ pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
         (cx.flat(value)?, cx.ty(value).dtype)
     };
     let mut inputs = vec![x, cx.operand(node, 1)?];
-    let bias = if node.inputs.len() > 2 { Some(cx.operand(node, 2)?) } else { None };
+    let bias = if node.inputs.len() > 2 {
+        Some(cx.operand(node, 2)?)
+    } else {
+        None
+    };
     // tract multiplies a bias by Gemm's f32 `beta`, and so takes none of another type.
     let apart = bias.clone().filter(|_| dtype != DType::F32);
     inputs.extend(bias.filter(|_| apart.is_none()));
     define_like(cx, node, Form::Flat, |cx, out| {
-        let call = cx.b.op("Gemm", &inputs.iter().collect::<Vec<_>>()).int("transB", 1);
+        let call =
+            cx.b.op("Gemm", &inputs.iter().collect::<Vec<_>>())
+                .int("transB", 1);
         match apart {
             None => finish_call(call, out),
             Some(bias) => {
@@ -41,7 +52,9 @@ pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
 /// The common form of a node's values: rows if one of them is rows already, else their own shape.
 pub(super) fn common_form(cx: &Context<'_>, node: &Node) -> Result<Form, ExportError> {
     for at in 0..node.inputs.len() {
-        if matches!(node.inputs[at], Operand::Value(_)) && !cx.has(cx.value_at(node, at)?, Form::Full) {
+        if matches!(node.inputs[at], Operand::Value(_))
+            && !cx.has(cx.value_at(node, at)?, Form::Full)
+        {
             return Ok(Form::Flat);
         }
     }
@@ -49,32 +62,58 @@ pub(super) fn common_form(cx: &Context<'_>, node: &Node) -> Result<Form, ExportE
 }
 
 /// The value that `node` reads at `at`, in `form`.
-pub(super) fn input_in(cx: &mut Context<'_>, node: &Node, at: usize, form: Form) -> Result<Name, ExportError> {
+pub(super) fn input_in(
+    cx: &mut Context<'_>,
+    node: &Node,
+    at: usize,
+    form: Form,
+) -> Result<Name, ExportError> {
     match node.inputs.get(at) {
         Some(Operand::Value(value)) if form == Form::Flat => cx.flat(*value),
         _ => cx.operand(node, at),
     }
 }
 
-pub(super) fn slice(cx: &mut Context<'_>, node: &Node, axis: usize, start: usize, len: usize) -> Result<(), ExportError> {
+pub(super) fn slice(
+    cx: &mut Context<'_>,
+    node: &Node,
+    axis: usize,
+    start: usize,
+    len: usize,
+) -> Result<(), ExportError> {
     let x = cx.operand(node, 0)?;
     let [start, end, axis] = [start, start + len, axis].map(|n| cx.b.ints(&[n as i64]));
-    define_full(cx, node, |cx, out| cx.b.op("Slice", &[&x, &start, &end, &axis]).into(&[out]))
+    define_full(cx, node, |cx, out| {
+        cx.b.op("Slice", &[&x, &start, &end, &axis]).into(&[out])
+    })
 }
 
 pub(super) fn concat(cx: &mut Context<'_>, node: &Node, axis: usize) -> Result<(), ExportError> {
-    let parts = (0..node.inputs.len()).map(|at| cx.operand(node, at)).collect::<Result<Vec<_>, _>>()?;
-    define_full(cx, node, |cx, out| cx.b.op("Concat", &parts.iter().collect::<Vec<_>>()).int("axis", axis as i64).into(&[out]))
+    let parts = (0..node.inputs.len())
+        .map(|at| cx.operand(node, at))
+        .collect::<Result<Vec<_>, _>>()?;
+    define_full(cx, node, |cx, out| {
+        cx.b.op("Concat", &parts.iter().collect::<Vec<_>>())
+            .int("axis", axis as i64)
+            .into(&[out])
+    })
 }
 
-pub(super) fn transpose(cx: &mut Context<'_>, node: &Node, axes: &[usize]) -> Result<(), ExportError> {
+pub(super) fn transpose(
+    cx: &mut Context<'_>,
+    node: &Node,
+    axes: &[usize],
+) -> Result<(), ExportError> {
     let x = cx.operand(node, 0)?;
     let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
-    define_full(cx, node, |cx, out| cx.b.op("Transpose", &[&x]).ints("perm", &axes).into(&[out]))
+    define_full(cx, node, |cx, out| {
+        cx.b.op("Transpose", &[&x]).ints("perm", &axes).into(&[out])
+    })
 }
 
-/// In opset 17 and later alike. Sums are in single precision whatever the graph's element type (`stash_type`). The operator has no form without
-/// a scale, so a norm without parameters is scaled by ones.
+/// In opset 17 and later alike. Sums are in single precision whatever the graph's element type
+/// (`stash_type`). The operator has no form without a scale, so a norm without parameters is scaled
+/// by ones.
 pub(super) fn layer_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<(), ExportError> {
     let form = common_form(cx, node)?;
     let mut inputs = vec![input_in(cx, node, 0, form)?];
@@ -86,12 +125,16 @@ pub(super) fn layer_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<
         inputs.push(cx.operand(node, at)?);
     }
     define_like(cx, node, form, |cx, out| {
-        let call = cx.b.op("LayerNormalization", &inputs.iter().collect::<Vec<_>>()).int("axis", -1).float("epsilon", eps);
+        let call =
+            cx.b.op("LayerNormalization", &inputs.iter().collect::<Vec<_>>())
+                .int("axis", -1)
+                .float("epsilon", eps);
         finish_call(call, out)
     })
 }
 
-/// Splitting off heads, and merging them again, are forms of a value; everything else is a `Reshape`.
+/// Splitting off heads, and merging them again, are forms of a value; everything else is a
+/// `Reshape`.
 pub(super) fn reshape(cx: &mut Context<'_>, node: &Node, shape: &Shape) -> Result<(), ExportError> {
     let (from, to) = (cx.value_at(node, 0)?, Context::output_at(node, 0)?);
     let heads = |split: &Shape, merged: &Shape| match (split.0.as_slice(), merged.0.as_slice()) {
@@ -111,13 +154,28 @@ pub(super) fn reshape(cx: &mut Context<'_>, node: &Node, shape: &Shape) -> Resul
     let form = common_form(cx, node)?;
     let x = input_in(cx, node, 0, form)?;
     let shape = reshape_target(cx, node, form, shape)?;
-    define_full(cx, node, |cx, out| cx.b.op("Reshape", &[&x, &shape]).into(&[out]))
+    define_full(cx, node, |cx, out| {
+        cx.b.op("Reshape", &[&x, &shape]).into(&[out])
+    })
 }
 
 /// A constant where axes at the front stay (0) and at most one further axis has a symbol (-1).
-fn reshape_target(cx: &mut Context<'_>, node: &Node, form: Form, shape: &Shape) -> Result<Name, ExportError> {
+fn reshape_target(
+    cx: &mut Context<'_>,
+    node: &Node,
+    form: Form,
+    shape: &Shape,
+) -> Result<Name, ExportError> {
     let from = &cx.ty(cx.value_at(node, 0)?).shape;
-    let kept = if form == Form::Full { from.0.iter().zip(&shape.0).take_while(|(a, b)| a == b).count() } else { 0 };
+    let kept = if form == Form::Full {
+        from.0
+            .iter()
+            .zip(&shape.0)
+            .take_while(|(a, b)| a == b)
+            .count()
+    } else {
+        0
+    };
     let rest = &shape.0[kept..];
     if rest.iter().filter(|d| d.known().is_none()).count() > 1 {
         return cx.shape_tensor(shape);
@@ -128,7 +186,11 @@ fn reshape_target(cx: &mut Context<'_>, node: &Node, form: Form, shape: &Shape) 
 }
 
 /// Adds the last operator of a node whose value has its own shape.
-pub(super) fn define_full(cx: &mut Context<'_>, node: &Node, add: impl FnOnce(&mut Context<'_>, &Name)) -> Result<(), ExportError> {
+pub(super) fn define_full(
+    cx: &mut Context<'_>,
+    node: &Node,
+    add: impl FnOnce(&mut Context<'_>, &Name),
+) -> Result<(), ExportError> {
     let value = Context::output_at(node, 0)?;
     let name = cx.full_name(value);
     add(cx, &name);
@@ -136,7 +198,8 @@ pub(super) fn define_full(cx: &mut Context<'_>, node: &Node, add: impl FnOnce(&m
     Ok(())
 }
 
-/// Adds the last operator of a node whose value is in `form`. A form that isn't the value's own shape is named after its operator.
+/// Adds the last operator of a node whose value is in `form`. A form that isn't the value's own
+/// shape is named after its operator.
 pub(super) fn define_like(
     cx: &mut Context<'_>,
     node: &Node,
@@ -162,17 +225,42 @@ pub(super) fn finish_call(call: Call<'_>, name: Option<&Name>) -> Name {
     }
 }
 
-/// Cosines and sines of the rotation angles, `[batch, seq, rotated / 2]` each, computed once for all layers of one spec.
-pub(super) fn rotations(cx: &mut Context<'_>, rope: &Rope, rotated: usize, positions: ValueId, dtype: DType) -> Result<[Name; 2], ExportError> {
+/// Cosines and sines of the rotation angles, `[batch, seq, rotated / 2]` each, computed once for
+/// all layers of one spec.
+pub(super) fn rotations(
+    cx: &mut Context<'_>,
+    rope: &Rope,
+    rotated: usize,
+    positions: ValueId,
+    dtype: DType,
+) -> Result<[Name; 2], ExportError> {
     let name = rope_name(rope, rotated);
     let spec = format!("{}/{name}", cx.full_name(positions));
     let angles = cx.once(&spec, |cx| {
         let positions = cx.full(positions)?;
-        let bytes = rope.frequencies(rotated).into_iter().flat_map(f32::to_le_bytes).collect();
-        let mut frequencies = cx.b.constant(&format!("{name}.frequencies"), DType::F32, &[rotated / 2], bytes);
-        let positions = cx.b.op("Cast", &[&positions]).int("to", i64::from(data_type(DType::F32))).out();
+        let bytes = rope
+            .frequencies(rotated)
+            .into_iter()
+            .flat_map(f32::to_le_bytes)
+            .collect();
+        let mut frequencies = cx.b.constant(
+            &format!("{name}.frequencies"),
+            DType::F32,
+            &[rotated / 2],
+            bytes,
+        );
+        let positions =
+            cx.b.op("Cast", &[&positions])
+                .int("to", i64::from(data_type(DType::F32)))
+                .out();
         if let RopeScaling::Dynamic { factor, original } = rope.scaling {
-            frequencies = stretched(cx, rope, rotated, [&positions, &frequencies], [factor, original as f64]);
+            frequencies = stretched(
+                cx,
+                rope,
+                rotated,
+                [&positions, &frequencies],
+                [factor, original as f64],
+            );
         }
         let axis = cx.b.ints(&[2]);
         let column = cx.b.op("Unsqueeze", &[&positions, &axis]).out();
@@ -187,11 +275,23 @@ pub(super) fn rotations(cx: &mut Context<'_>, rope: &Rope, rotated: usize, posit
     Ok([table("Cos")?, table("Sin")?])
 }
 
-/// `frequencies` as [`Rope::frequencies_at`] makes them for the length that `positions`, in single precision, tell.
-fn stretched(cx: &mut Context<'_>, rope: &Rope, rotated: usize, [positions, frequencies]: [&Name; 2], [factor, original]: [f64; 2]) -> Name {
+/// `frequencies` as [`Rope::frequencies_at`] makes them for the length that `positions`, in single
+/// precision, tell.
+fn stretched(
+    cx: &mut Context<'_>,
+    rope: &Rope,
+    rotated: usize,
+    [positions, frequencies]: [&Name; 2],
+    [factor, original]: [f64; 2],
+) -> Name {
     let number = |cx: &mut Context<'_>, what: &str, numbers: &[f32]| {
         let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-        cx.b.constant(&format!("{}.{what}", rope_name(rope, rotated)), DType::F32, &[numbers.len()], bytes)
+        cx.b.constant(
+            &format!("{}.{what}", rope_name(rope, rotated)),
+            DType::F32,
+            &[numbers.len()],
+            bytes,
+        )
     };
     // factor * (last + 1) / original - (factor - 1), at least 1.
     let slope = number(cx, "slope", &[(factor / original) as f32]);
@@ -212,17 +312,38 @@ pub(super) fn rope_name(rope: &Rope, rotated: usize) -> String {
         RopeScaling::None => String::new(),
         RopeScaling::Linear { factor } => format!(".linear{factor:?}"),
         RopeScaling::Dynamic { factor, original } => format!(".dynamic{factor:?}-{original}"),
-        RopeScaling::Llama3 { factor, low, high, original } => format!(".llama3-{factor:?}-{low:?}-{high:?}-{original}"),
+        RopeScaling::Llama3 {
+            factor,
+            low,
+            high,
+            original,
+        } => format!(".llama3-{factor:?}-{low:?}-{high:?}-{original}"),
     };
-    format!("rope.theta{:?}.dim{}{scaling}", rope.theta, rope.rotary_dim.unwrap_or(rotated))
+    format!(
+        "rope.theta{:?}.dim{}{scaling}",
+        rope.theta,
+        rope.rotary_dim.unwrap_or(rotated)
+    )
 }
 
 /// `name`, single precision, in the element type of the graph.
 pub(super) fn from_f32(cx: &mut Context<'_>, name: Name, dtype: DType) -> Name {
-    if dtype == DType::F32 { name } else { cx.b.op("Cast", &[&name]).int("to", i64::from(data_type(dtype))).out() }
+    if dtype == DType::F32 {
+        name
+    } else {
+        cx.b.op("Cast", &[&name])
+            .int("to", i64::from(data_type(dtype)))
+            .out()
+    }
 }
 
 /// `name`, of the element type of the graph, in single precision.
 pub(super) fn to_f32(cx: &mut Context<'_>, name: &Name, dtype: DType) -> Name {
-    if dtype == DType::F32 { name.clone() } else { cx.b.op("Cast", &[name]).int("to", i64::from(data_type(DType::F32))).out() }
+    if dtype == DType::F32 {
+        name.clone()
+    } else {
+        cx.b.op("Cast", &[name])
+            .int("to", i64::from(data_type(DType::F32)))
+            .out()
+    }
 }

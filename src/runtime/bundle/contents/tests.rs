@@ -20,24 +20,48 @@ fn a_file_that_changed_just_now_is_not_remembered() {
     assert!(!state(&path).is_settled());
     hash(&path, Some(&cache)).unwrap();
     assert!(!cache.exists());
-    let long_ago = State { modified: (7, 0), changed: (7, 0), ..state(&path) };
+    let long_ago = State {
+        modified: (7, 0),
+        changed: (7, 0),
+        ..state(&path)
+    };
     assert!(long_ago.is_settled());
-    assert!(!State { modified: (i64::MAX, 0), ..long_ago }.is_settled());
+    assert!(
+        !State {
+            modified: (i64::MAX, 0),
+            ..long_ago
+        }
+        .is_settled()
+    );
 }
 
 #[test]
 fn what_is_remembered_holds_until_the_file_changes() {
     let folder = tempfile::tempdir().unwrap();
     let (path, cache) = (old_file(folder.path()), folder.path().join("cache"));
-    let remembered = FileRecord { bytes: 16, sha256: "remembered".into() };
+    let remembered = FileRecord {
+        bytes: 16,
+        sha256: "remembered".into(),
+    };
     state(&path).keep(&cache, &remembered);
     assert_eq!(hash(&path, Some(&cache)).unwrap(), remembered);
-    assert_eq!(hash(&path, None).unwrap(), FileRecord::of_file(&path).unwrap());
+    assert_eq!(
+        hash(&path, None).unwrap(),
+        FileRecord::of_file(&path).unwrap()
+    );
     // Times that are set back are a change too.
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
     fs::write(&path, "X123456789abcdef").unwrap();
-    File::options().append(true).open(&path).unwrap().set_modified(modified).unwrap();
-    assert_eq!(hash(&path, Some(&cache)).unwrap(), FileRecord::of_file(&path).unwrap());
+    File::options()
+        .append(true)
+        .open(&path)
+        .unwrap()
+        .set_modified(modified)
+        .unwrap();
+    assert_eq!(
+        hash(&path, Some(&cache)).unwrap(),
+        FileRecord::of_file(&path).unwrap()
+    );
 }
 
 #[test]
@@ -47,6 +71,9 @@ fn broken_entries_are_no_entries() {
     fs::create_dir(&cache).unwrap();
     for text in ["", "{", "{\"state\": null}"] {
         fs::write(state(&path).entry(&cache), text).unwrap();
-        assert_eq!(hash(&path, Some(&cache)).unwrap(), FileRecord::of_file(&path).unwrap());
+        assert_eq!(
+            hash(&path, Some(&cache)).unwrap(),
+            FileRecord::of_file(&path).unwrap()
+        );
     }
 }

@@ -3,7 +3,11 @@
 use super::*;
 
 fn prepared(source: &str) -> String {
-    prepare(source).unwrap().replace(CHECKED, "C").replace(KEPT, "K").replace(MODULO, "M")
+    prepare(source)
+        .unwrap()
+        .replace(CHECKED, "C")
+        .replace(KEPT, "K")
+        .replace(MODULO, "M")
 }
 
 #[test]
@@ -24,12 +28,18 @@ fn what_grows_is_checked() {
     for (source, expected) in [
         ("{{ a + b - c }}", "{{ C(a + b - c) }}"),
         ("{{ -a - b }}", "{{ -a - b }}"),
-        ("{% set x = [a, {'b': (c, d)}] %}", "{% set x = C([a, C({'b': C((c, d))})]) %}"),
+        (
+            "{% set x = [a, {'b': (c, d)}] %}",
+            "{% set x = C([a, C({'b': C((c, d))})]) %}",
+        ),
         ("{% set n.x = y %}", "{% set n.x = K( y) %}"),
         ("{% set a = b, c %}", "{% set a = C(( b, c)) %}"),
         ("{{ x | list }}", "{{ C(x | list) }}"),
         ("{{ 2 * x[1 + 1] }}", "{{ C(2 * x[C(1 + 1)]) }}"),
-        ("{{ a == b }}{{ a == 'b' }}{{ a not in b }}", "{{ C(a) == C(b) }}{{ a == 'b' }}{{ C(a) not in C(b) }}"),
+        (
+            "{{ a == b }}{{ a == 'b' }}{{ a not in b }}",
+            "{{ C(a) == C(b) }}{{ a == 'b' }}{{ C(a) not in C(b) }}",
+        ),
     ] {
         assert_eq!(prepared(source), expected);
     }
@@ -40,7 +50,10 @@ fn remainders_are_pythons() {
     for (source, expected) in [
         ("{{ '%s' % x }}", "{{ M('%s', x) }}"),
         ("{{ a - b % c ~ d }}", "{{ a - M(b, c) ~ d }}"),
-        ("{% if loop.index % 2 == 0 %}", "{% if M(loop.index, 2) == 0 %}"),
+        (
+            "{% if loop.index % 2 == 0 %}",
+            "{% if M(loop.index, 2) == 0 %}",
+        ),
         ("{{ 2 * a % b % c }}", "{{ C(M(M(2 * a, b), c)) }}"),
         ("{{ f(a % b, '%') }}", "{{ f(M(a, b), '%') }}"),
     ] {
@@ -50,7 +63,10 @@ fn remainders_are_pythons() {
 
 #[test]
 fn generation_tags_are_conditions_that_hold() {
-    assert_eq!(prepared("{%- generation -%}a{%- endgeneration +%}{{ '{% generation %}' }}"), "{%- if true -%}a{%- endif +%}{{ '{% generation %}' }}");
+    assert_eq!(
+        prepared("{%- generation -%}a{%- endgeneration +%}{{ '{% generation %}' }}"),
+        "{%- if true -%}a{%- endif +%}{{ '{% generation %}' }}"
+    );
 }
 
 #[test]

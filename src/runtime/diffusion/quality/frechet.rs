@@ -1,5 +1,5 @@
-//! The Fréchet distance between two sets of vectors, taken as normal distributions (Heusel et al., *GANs Trained by a Two Time-Scale Update Rule
-//! Converge to a Local Nash Equilibrium*, equation 6).
+//! The Fréchet distance between two sets of vectors, taken as normal distributions (Heusel et al., *GANs
+//! Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium*, equation 6).
 
 use std::path::Path;
 
@@ -18,7 +18,8 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Statistics of vectors of `width` numbers; of two or more, for the covariance is that of a sample, divided by one less than their count.
+    /// Statistics of vectors of `width` numbers; of two or more, for the covariance is that of a
+    /// sample, divided by one less than their count.
     ///
     /// # Errors
     /// [`RuntimeError::Input`] for fewer vectors, and for longer ones than can be worked with.
@@ -31,13 +32,21 @@ impl Statistics {
         }
         let mut mean = vec![0.0; width];
         for vector in vectors.clone() {
-            mean.iter_mut().zip(vector).for_each(|(sum, x)| *sum += f64::from(*x) / count as f64);
+            mean.iter_mut()
+                .zip(vector)
+                .for_each(|(sum, x)| *sum += f64::from(*x) / count as f64);
         }
         let mut covariance = vec![0.0; width * width];
         for vector in vectors {
-            let centred: Vec<f64> = vector.iter().zip(&mean).map(|(x, mean)| f64::from(*x) - mean).collect();
+            let centred: Vec<f64> = vector
+                .iter()
+                .zip(&mean)
+                .map(|(x, mean)| f64::from(*x) - mean)
+                .collect();
             for (row, x) in covariance.chunks_exact_mut(width).zip(&centred) {
-                row.iter_mut().zip(&centred).for_each(|(sum, y)| *sum += x * y / (count - 1) as f64);
+                row.iter_mut()
+                    .zip(&centred)
+                    .for_each(|(sum, y)| *sum += x * y / (count - 1) as f64);
             }
         }
         Ok(Self { mean, covariance })
@@ -52,9 +61,13 @@ impl Statistics {
                 && mean.data.iter().chain(&covariance.data).all(|x| x.is_finite())
         });
         let wide = |data: Vec<f32>| data.into_iter().map(f64::from).collect();
-        let problem = format!("doesn't hold finite `mean [d]` and `covariance [d, d]`, d at most {LONGEST}");
-        fits.map(|(mean, covariance)| Self { mean: wide(mean.data), covariance: wide(covariance.data) })
-            .ok_or_else(|| RuntimeError::file(path, problem))
+        let problem =
+            format!("doesn't hold finite `mean [d]` and `covariance [d, d]`, d at most {LONGEST}");
+        fits.map(|(mean, covariance)| Self {
+            mean: wide(mean.data),
+            covariance: wide(covariance.data),
+        })
+        .ok_or_else(|| RuntimeError::file(path, problem))
     }
 
     /// How many numbers a vector has.
@@ -62,17 +75,30 @@ impl Statistics {
         self.mean.len()
     }
 
-    /// The squared distance `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)`; none of statistics of other widths.
+    /// The squared distance `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)`; none of
+    /// statistics of other widths.
     pub fn distance(&self, other: &Self) -> Option<f64> {
         let n = self.width();
         if other.width() != n {
             return None;
         }
-        let means: f64 = self.mean.iter().zip(&other.mean).map(|(a, b)| (a - b).powi(2)).sum();
+        let means: f64 = self
+            .mean
+            .iter()
+            .zip(&other.mean)
+            .map(|(a, b)| (a - b).powi(2))
+            .sum();
         let root = square_root(&self.covariance, n);
         let product = multiply(&multiply(&root, &other.covariance, n), &root, n);
-        let mixed: f64 = eigen(&product, n).0.iter().map(|lambda| lambda.max(0.0).sqrt()).sum();
-        Some((means + trace(&self.covariance, n) + trace(&other.covariance, n) - 2.0 * mixed).max(0.0))
+        let mixed: f64 = eigen(&product, n)
+            .0
+            .iter()
+            .map(|lambda| lambda.max(0.0).sqrt())
+            .sum();
+        Some(
+            (means + trace(&self.covariance, n) + trace(&other.covariance, n) - 2.0 * mixed)
+                .max(0.0),
+        )
     }
 }
 
@@ -90,7 +116,8 @@ fn multiply(a: &[f64], b: &[f64], n: usize) -> Vec<f64> {
     product
 }
 
-/// The square root of a symmetric matrix; negative eigenvalues, which rounding leaves of zeros, count as 0.
+/// The square root of a symmetric matrix; negative eigenvalues, which rounding leaves of zeros,
+/// count as 0.
 fn square_root(matrix: &[f64], n: usize) -> Vec<f64> {
     let (values, vectors) = eigen(matrix, n);
     let mut scaled = vec![0.0; n * n];
@@ -104,15 +131,21 @@ fn square_root(matrix: &[f64], n: usize) -> Vec<f64> {
     multiply(&scaled, &transposed, n)
 }
 
-/// Eigenvalues of a symmetric matrix, and its eigenvectors as columns: Jacobi's rotations, over all pairs until nothing is left beside the
-/// diagonal (Golub and Van Loan, *Matrix Computations*, section 8.5).
+/// Eigenvalues of a symmetric matrix, and its eigenvectors as columns: Jacobi's rotations, over all
+/// pairs until nothing is left beside the diagonal (Golub and Van Loan, *Matrix Computations*,
+/// section 8.5).
 fn eigen(matrix: &[f64], n: usize) -> (Vec<f64>, Vec<f64>) {
     const SWEEPS: usize = 60;
     let mut a = matrix.to_vec();
-    let mut vectors: Vec<f64> = (0..n * n).map(|at| f64::from(u8::from(at / n == at % n))).collect();
+    let mut vectors: Vec<f64> = (0..n * n)
+        .map(|at| f64::from(u8::from(at / n == at % n)))
+        .collect();
     let scale: f64 = a.iter().map(|x| x * x).sum();
     for _ in 0..SWEEPS {
-        let beside: f64 = (0..n * n).filter(|at| at / n != at % n).map(|at| a[at] * a[at]).sum();
+        let beside: f64 = (0..n * n)
+            .filter(|at| at / n != at % n)
+            .map(|at| a[at] * a[at])
+            .sum();
         if beside <= scale * 1e-28 {
             break;
         }
@@ -141,7 +174,8 @@ fn rotate(a: &mut [f64], vectors: &mut [f64], n: usize, [p, q]: [usize; 2]) {
     }
     for row in 0..n {
         (a[row * n + p], a[row * n + q]) = turn(a[row * n + p], a[row * n + q]);
-        (vectors[row * n + p], vectors[row * n + q]) = turn(vectors[row * n + p], vectors[row * n + q]);
+        (vectors[row * n + p], vectors[row * n + q]) =
+            turn(vectors[row * n + p], vectors[row * n + q]);
     }
 }
 
@@ -151,13 +185,27 @@ mod tests {
 
     fn diagonal(mean: &[f64], deviations: &[f64]) -> Statistics {
         let n = mean.len();
-        let covariance = (0..n * n).map(|at| if at / n == at % n { deviations[at / n].powi(2) } else { 0.0 }).collect();
-        Statistics { mean: mean.to_vec(), covariance }
+        let covariance = (0..n * n)
+            .map(|at| {
+                if at / n == at % n {
+                    deviations[at / n].powi(2)
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        Statistics {
+            mean: mean.to_vec(),
+            covariance,
+        }
     }
 
     #[test]
     fn distances_of_independent_numbers_are_those_of_means_and_deviations() {
-        let (a, b) = (diagonal(&[1.0, 0.0, 2.0], &[1.0, 3.0, 0.0]), diagonal(&[0.0, 0.0, 4.0], &[2.0, 3.0, 0.5]));
+        let (a, b) = (
+            diagonal(&[1.0, 0.0, 2.0], &[1.0, 3.0, 0.0]),
+            diagonal(&[0.0, 0.0, 4.0], &[2.0, 3.0, 0.5]),
+        );
         // 1 + 4, and 1 + 0 + 0.25.
         assert!((a.distance(&b).unwrap() - 6.25).abs() < 1e-9);
         assert!(a.distance(&a).unwrap() < 1e-9);
@@ -168,8 +216,18 @@ mod tests {
     fn distances_do_not_depend_on_the_axes() {
         // Both turned by the same rotation, so that neither is diagonal.
         let (c, s) = (0.6, 0.8);
-        let turned = |x: f64, y: f64| vec![c * c * x + s * s * y, c * s * (x - y), c * s * (x - y), s * s * x + c * c * y];
-        let of = |x: f64, y: f64| Statistics { mean: vec![0.0; 2], covariance: turned(x, y) };
+        let turned = |x: f64, y: f64| {
+            vec![
+                c * c * x + s * s * y,
+                c * s * (x - y),
+                c * s * (x - y),
+                s * s * x + c * c * y,
+            ]
+        };
+        let of = |x: f64, y: f64| Statistics {
+            mean: vec![0.0; 2],
+            covariance: turned(x, y),
+        };
         // (1 - 2)^2 + (3 - 5)^2 of the deviations.
         assert!((of(1.0, 9.0).distance(&of(4.0, 25.0)).unwrap() - 5.0).abs() < 1e-9);
     }
@@ -178,22 +236,37 @@ mod tests {
     fn eigenvectors_take_a_matrix_apart() {
         let n = 24;
         let noise = crate::runtime::noise(1, n * n);
-        let matrix: Vec<f64> = (0..n * n).map(|at| f64::from(noise[at] + noise[(at % n) * n + at / n])).collect();
+        let matrix: Vec<f64> = (0..n * n)
+            .map(|at| f64::from(noise[at] + noise[(at % n) * n + at / n]))
+            .collect();
         let (values, vectors) = eigen(&matrix, n);
-        let transposed: Vec<f64> = (0..n * n).map(|at| vectors[(at % n) * n + at / n]).collect();
+        let transposed: Vec<f64> = (0..n * n)
+            .map(|at| vectors[(at % n) * n + at / n])
+            .collect();
         let scaled: Vec<f64> = (0..n * n).map(|at| vectors[at] * values[at % n]).collect();
         let back = multiply(&scaled, &transposed, n);
         assert!(back.iter().zip(&matrix).all(|(a, b)| (a - b).abs() < 1e-9));
         let positive = multiply(&matrix, &matrix, n);
         let root = square_root(&positive, n);
-        assert!(multiply(&root, &root, n).iter().zip(&positive).all(|(a, b)| (a - b).abs() < 1e-8));
+        assert!(
+            multiply(&root, &root, n)
+                .iter()
+                .zip(&positive)
+                .all(|(a, b)| (a - b).abs() < 1e-8)
+        );
     }
 
     #[test]
     fn statistics_are_those_of_the_sample() {
         let vectors = [[1.0f32, 0.0], [3.0, 2.0], [2.0, 4.0]];
         let found = Statistics::of(vectors.iter().map(<[f32; 2]>::as_slice), 2).unwrap();
-        assert_eq!(found, Statistics { mean: vec![2.0, 2.0], covariance: vec![1.0, 1.0, 1.0, 4.0] });
+        assert_eq!(
+            found,
+            Statistics {
+                mean: vec![2.0, 2.0],
+                covariance: vec![1.0, 1.0, 1.0, 4.0]
+            }
+        );
         assert!(Statistics::of(vectors[..1].iter().map(<[f32; 2]>::as_slice), 2).is_err());
     }
 }

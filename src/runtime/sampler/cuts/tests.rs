@@ -1,4 +1,5 @@
-//! The cuts against transformers' warpers (`generation/logits_process.py`, 5.24), written again on full rows of scores as it stands there.
+//! The cuts against transformers' warpers (`generation/logits_process.py`, 5.24), written again on
+//! full rows of scores as it stands there.
 
 use proptest::prelude::*;
 
@@ -14,7 +15,10 @@ fn softmax(scores: &[f64]) -> Vec<f64> {
 }
 
 fn entropy(p: &[f64]) -> f64 {
-    -p.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>()
+    -p.iter()
+        .filter(|p| **p > 0.0)
+        .map(|p| p * p.ln())
+        .sum::<f64>()
 }
 
 /// Ids by falling score.
@@ -25,12 +29,19 @@ fn order(scores: &[f64]) -> Vec<usize> {
 }
 
 fn remove(scores: &mut [f64], removed: impl Fn(usize) -> bool) {
-    (0..scores.len()).filter(|&id| removed(id)).collect::<Vec<_>>().into_iter().for_each(|id| scores[id] = CUT);
+    (0..scores.len())
+        .filter(|&id| removed(id))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .for_each(|id| scores[id] = CUT);
 }
 
 /// The warpers of `_get_logits_processor`, in its order, with `min_tokens_to_keep` = 1.
 fn transformers(logits: &[f32], o: &SamplingOptions) -> Vec<f64> {
-    let mut scores: Vec<f64> = logits.iter().map(|x| f64::from(*x) / f64::from(o.temperature)).collect();
+    let mut scores: Vec<f64> = logits
+        .iter()
+        .map(|x| f64::from(*x) / f64::from(o.temperature))
+        .collect();
     if let Some(top_h) = o.top_h {
         let top: Vec<usize> = order(&scores).into_iter().take(100).collect();
         let p = softmax(&top.iter().map(|&id| scores[id]).collect::<Vec<_>>());
@@ -70,7 +81,10 @@ fn transformers(logits: &[f32], o: &SamplingOptions) -> Vec<f64> {
     }
     if o.typical_p < 1.0 {
         let p = softmax(&scores);
-        let shifted: Vec<f64> = p.iter().map(|p| (-p.ln() - entropy(&softmax(&scores))).abs()).collect();
+        let shifted: Vec<f64> = p
+            .iter()
+            .map(|p| (-p.ln() - entropy(&softmax(&scores))).abs())
+            .collect();
         let mut ids: Vec<usize> = (0..scores.len()).collect();
         ids.sort_by(|&a, &b| shifted[a].total_cmp(&shifted[b]));
         let mut sum = 0.0;
@@ -79,13 +93,19 @@ fn transformers(logits: &[f32], o: &SamplingOptions) -> Vec<f64> {
             sum < f64::from(o.typical_p)
         });
         let last = below.count().min(ids.len() - 1);
-        remove(&mut scores, |id| shifted[id] > shifted[ids[last]] && id != ids[0]);
+        remove(&mut scores, |id| {
+            shifted[id] > shifted[ids[last]] && id != ids[0]
+        });
     }
     for (cutoff, eta) in [(o.epsilon_cutoff, false), (o.eta_cutoff, true)] {
         if cutoff > 0.0 {
             let p = softmax(&scores);
             let cutoff = f64::from(cutoff);
-            let least = if eta { cutoff.min(cutoff.sqrt() * (-entropy(&p)).exp()) } else { cutoff };
+            let least = if eta {
+                cutoff.min(cutoff.sqrt() * (-entropy(&p)).exp())
+            } else {
+                cutoff
+            };
             let top = scores.iter().copied().fold(CUT, f64::max);
             let before = scores.clone();
             remove(&mut scores, |id| p[id] < least && before[id] < top);

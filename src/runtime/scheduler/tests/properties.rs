@@ -1,4 +1,5 @@
-//! What must hold for every configuration: exactness on data that the samplers solve exactly, and equality with the textbook.
+//! What must hold for every configuration: exactness on data that the samplers solve exactly, and
+//! equality with the textbook.
 
 use proptest::prelude::*;
 
@@ -7,12 +8,21 @@ use super::*;
 /// `alpha_bar` of a linear schedule, straight from its definition.
 fn alpha_bars() -> Vec<f64> {
     let beta = |i: usize| 0.0001 + (0.02 - 0.0001) * i as f64 / 999.0;
-    (0..1000).scan(1.0, |product, i| Some(*product).map(|p| *product = p * (1.0 - beta(i))).map(|()| *product)).collect()
+    (0..1000)
+        .scan(1.0, |product, i| {
+            Some(*product)
+                .map(|p| *product = p * (1.0 - beta(i)))
+                .map(|()| *product)
+        })
+        .collect()
 }
 
 /// A smooth stand-in for a network.
 fn network(input: &[f32], timestep: f64) -> Vec<f32> {
-    input.iter().map(|x| 0.8 * x + 0.3 * (2.0 * x + 0.01 * timestep as f32).sin()).collect()
+    input
+        .iter()
+        .map(|x| 0.8 * x + 0.3 * (2.0 * x + 0.01 * timestep as f32).sin())
+        .collect()
 }
 
 /// DDIM as the paper writes it, equation 12 with sigma 0, in double precision.
@@ -22,7 +32,11 @@ fn textbook_ddim(noise: &[f32], steps: usize) -> Vec<f64> {
     for index in (0..steps).rev() {
         let t = index * (1000 / steps);
         let here = alpha_bars[t];
-        let there = if index == 0 { 1.0 } else { alpha_bars[t - 1000 / steps] };
+        let there = if index == 0 {
+            1.0
+        } else {
+            alpha_bars[t - 1000 / steps]
+        };
         let input: Vec<f32> = x.iter().map(|x| *x as f32).collect();
         let epsilon = network(&input, t as f64);
         for (x, epsilon) in x.iter_mut().zip(epsilon) {
@@ -40,7 +54,9 @@ fn latents() -> impl Strategy<Value = Vec<f32>> {
 
 /// Betas as they are, and betas as they may be.
 fn beta() -> impl Strategy<Value = f64> {
-    prop::sample::select(vec![1e-300, 1e-30, 1e-9, 1e-4, 0.02, 0.5, 0.999_999, 1.0, 0.0, -1.0])
+    prop::sample::select(vec![
+        1e-300, 1e-30, 1e-9, 1e-4, 0.02, 0.5, 0.999_999, 1.0, 0.0, -1.0,
+    ])
 }
 
 fn config(class: &str, prediction: &str, spacing: &str) -> Map<String, Value> {
@@ -83,13 +99,15 @@ proptest! {
         prediction in prop::sample::select(vec!["epsilon", "v_prediction", "sample"]),
     ) {
         prop_assume!(class != "PNDMScheduler" || prediction == "epsilon");
-        // Evenly spread timesteps aren't a whole stride apart, which diffusers' DDIM and PNDM take them to be.
+        // Evenly spread timesteps aren't a whole stride apart, which diffusers' DDIM and PNDM take
+        // them to be.
         let spacing = if class == "PNDMScheduler" || class == "DDIMScheduler" { "leading" } else { "trailing" };
         let config = config(class, prediction, spacing);
         let plan = sampling_plan(&config, None, steps).unwrap();
         let noise_schedule = noise::NoiseSchedule::read(&mut reader::ConfigReader::new(&config), noise::Terminal::Zero);
         let alpha_bar = |t: f64| noise_schedule.alpha_bar(t as usize);
-        // The latents that a run starts from: sample and noise at the first timestep, in the units of the network's input.
+        // The latents that a run starts from: sample and noise at the first timestep, in the units
+        // of the network's input.
         let start = alpha_bar(plan.steps[0].timestep);
         let scale = plan.steps[0].input_scale * plan.initial_scale;
         let first: Vec<f32> = x0.iter().zip(&noise).map(|(x0, e)| (start.sqrt() as f32 * x0 + (1.0 - start).sqrt() as f32 * e) / scale as f32).collect();

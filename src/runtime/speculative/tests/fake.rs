@@ -21,7 +21,17 @@ pub(super) struct Fake {
 
 impl Fake {
     pub fn new(seed: u64) -> Self {
-        Self { vocab: 6, context: 64, seed, near: None, blind: 0, sharpness: 1.0, cache: Vec::new(), passes: Vec::new(), adoptions: 0 }
+        Self {
+            vocab: 6,
+            context: 64,
+            seed,
+            near: None,
+            blind: 0,
+            sharpness: 1.0,
+            cache: Vec::new(),
+            passes: Vec::new(),
+            adoptions: 0,
+        }
     }
 
     pub fn like(mut self, other: u64, share: f32) -> Self {
@@ -32,14 +42,22 @@ impl Fake {
     pub fn scores(&self, prefix: &[u32]) -> Vec<f32> {
         let of = |seed: u64, id: usize| {
             let fold = |h: u64, x: u64| (h ^ x).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
-            let hash = prefix.iter().fold(fold(seed, 77), |h, &token| fold(h, u64::from(token) + 1));
+            let hash = prefix
+                .iter()
+                .fold(fold(seed, 77), |h, &token| fold(h, u64::from(token) + 1));
             (fold(fold(hash, id as u64 + 1), 3) >> 40) as f32 / (1 << 22) as f32
         };
         let score = |id| match self.near {
             Some((other, share)) => share * of(other, id) + (1.0 - share) * of(self.seed, id),
             None => of(self.seed, id),
         };
-        let seen = |id: usize| if self.blind >> id & 1 == 1 { f32::NEG_INFINITY } else { self.sharpness * score(id) };
+        let seen = |id: usize| {
+            if self.blind >> id & 1 == 1 {
+                f32::NEG_INFINITY
+            } else {
+                self.sharpness * score(id)
+            }
+        };
         (0..self.vocab).map(seen).collect()
     }
 }
@@ -58,7 +76,10 @@ impl TokenModel for Fake {
     }
 
     fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits> {
-        assert!(!tokens.is_empty() && want <= tokens.len(), "{want} of {tokens:?}");
+        assert!(
+            !tokens.is_empty() && want <= tokens.len(),
+            "{want} of {tokens:?}"
+        );
         self.passes.push(tokens.len());
         let mut data = Vec::new();
         for (i, &token) in tokens.iter().enumerate() {
