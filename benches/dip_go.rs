@@ -17,12 +17,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use dlc::pipeline::{CompileRequest, compile, parse_pass_flag};
-use dlc::runtime::{
+use dlc_bundle::Profile;
+use dlc_methods::diffusion::{SchedulerKind, parse_scheduler_config, sampling_plan};
+use dlc_runtime::{
     Backend, BackendSearch, Bundle, Classifier, DiffusionSession, SampleRequest, Samples,
-    SchedulerKind, SessionOptions, Statistics, mean_psnr, parse_scheduler_config, sampling_plan,
-    start,
+    SessionOptions, Statistics, mean_psnr, start,
 };
-use dlc_exporters::manifest::Profile;
 
 const SHARES: [f64; 5] = [0.60, 0.45, 0.35, 0.25, 0.15];
 const IMAGES: usize = 200;

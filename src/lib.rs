@@ -12,12 +12,6 @@
 
 pub mod checkpoint;
 pub mod cli;
-mod files;
-mod guard;
 pub mod import;
-mod mapped;
 pub mod pipeline;
-mod printable;
 pub mod report;
-pub mod runtime;
-mod yaml;

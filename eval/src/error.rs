@@ -1,6 +1,7 @@
 //! What can go wrong when a graph is run.
 
-use dlc_ir::{Fault, Graph, IrError, NodeId};
+use dlc_errors::{Fault, Faulty};
+use dlc_ir::{Graph, IrError, NodeId};
 use thiserror::Error;
 
 /// An error of the evaluator, with the place where it stands.
@@ -61,17 +62,6 @@ pub enum EvalError {
 }
 
 impl EvalError {
-    /// Whose fault the error is. Data comes from outside; segments are put together by dlc's own
-    /// code.
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Array { .. } | Self::Boundary { .. } | Self::Loss { .. } => Fault::BadInput,
-            Self::Node { fault, .. } => *fault,
-            Self::Segment { .. } => Fault::Bug,
-            Self::Weight { source, .. } => source.fault(),
-        }
-    }
-
     pub(crate) fn segment(graph: &Graph, problem: impl Into<String>) -> Self {
         Self::Segment {
             graph: graph.name.clone(),
@@ -84,6 +74,19 @@ impl EvalError {
             graph: graph.name.clone(),
             name: name.to_owned(),
             problem: problem.into(),
+        }
+    }
+}
+
+impl Faulty for EvalError {
+    /// Whose fault the error is. Data comes from outside; segments are put together by dlc's own
+    /// code.
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Array { .. } | Self::Boundary { .. } | Self::Loss { .. } => Fault::BadInput,
+            Self::Node { fault, .. } => *fault,
+            Self::Segment { .. } => Fault::Bug,
+            Self::Weight { source, .. } => source.fault(),
         }
     }
 }

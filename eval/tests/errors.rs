@@ -5,8 +5,9 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Case, PAST};
+use dlc_errors::{Fault, Faulty};
 use dlc_eval::{Array, EvalError, Segment, Wanted, run};
-use dlc_ir::{Fault, NodeId, WeightTable, parse_graph};
+use dlc_ir::{NodeId, WeightTable, parse_graph};
 use proptest::prelude::*;
 
 fn i64s(shape: &[usize], x: i64) -> Array {

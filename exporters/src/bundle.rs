@@ -7,19 +7,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use dlc_bundle::{
+    CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, PassRecord,
+    PortRecord, Profile, Source, WEIGHTS_FILE,
+};
+use dlc_files::FileStamp;
 use dlc_ir::{CachePart, Dim, Graph, Input, IrError, Module, Task, ValueType, cost};
 use prost::Message;
 
 use crate::error::ExportError;
 use crate::genai::{GENAI_FILE, GraphFile, genai_config};
-use crate::manifest::{
-    CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest,
-    ModelRecord, PassRecord, PortRecord, Profile, Source, WEIGHTS_FILE,
-};
 use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
 use crate::progress::Progress;
 use crate::staging::Staging;
-use crate::stamp::FileStamp;
 use crate::weights::WeightPlan;
 
 /// What a bundle is made with, besides the module.
@@ -98,7 +98,7 @@ pub struct SpeculativeDefaults {
 /// # Errors
 /// Any error leaves `out` as it was and nothing beside it: an op without a form in the profile, a
 /// weight without data, an output that exists (see [`BundleRequest::force`]), a file that can't be
-/// read or written, or [`ExportError::Cancelled`].
+/// read or written, or [`ExportError::Interrupted`].
 pub fn write_bundle(
     module: &Module,
     request: &BundleRequest,
@@ -182,7 +182,7 @@ pub fn write_bundle_of(
         .map_err(|e| ExportError::module(MANIFEST_FILE, e.to_string()))?;
     staging.write(MANIFEST_FILE, text.as_bytes())?;
     if progress.cancelled() {
-        return Err(ExportError::Cancelled);
+        return Err(ExportError::Interrupted);
     }
     inputs.iter().try_for_each(FileStamp::check)?;
     staging.commit()?;
@@ -291,27 +291,13 @@ fn manifest(
     plan: WeightPlan,
     files: BTreeMap<String, FileRecord>,
 ) -> Manifest {
-    let model = &module.model;
     Manifest {
         format: FORMAT,
         dlc: request.version.clone(),
         source: request.source.clone(),
         profile: request.profile,
-        dtype: model.dtype.name().to_owned(),
         caches,
-        model: ModelRecord {
-            family: model.family.clone(),
-            task: model.task,
-            labels: model.labels.clone(),
-            scores: model.scores,
-            sentence: model.sentence.clone(),
-            diffusion: model.diffusion.clone(),
-            vocab_size: model.vocab_size,
-            context_length: model.context_length,
-            bos_token_id: model.bos_token_id,
-            eos_token_ids: model.eos_token_ids.clone(),
-            pad_token_id: model.pad_token_id,
-        },
+        model: module.model.clone(),
         passes: request.passes.clone(),
         sampling: module.sampling.clone(),
         draft_acceptance: request.draft.and_then(|draft| draft.acceptance),
@@ -329,7 +315,7 @@ fn graph_record(
     let used = lowered.input_names();
     let port = |name: &str, ty: &ValueType| PortRecord {
         name: name.to_owned(),
-        dtype: ty.dtype.name().to_owned(),
+        dtype: ty.dtype,
         shape: ty.shape.0.iter().map(Dim::to_string).collect(),
     };
     let ty = |value| &graph.value(value).ty;

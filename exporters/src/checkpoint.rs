@@ -6,14 +6,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use dlc_files::{FileStamp, open_regular};
 use dlc_ir::{WeightId, WeightTable};
 use rayon::prelude::*;
 
 use crate::error::ExportError;
-use crate::input::open_regular;
 use crate::progress::Progress;
 use crate::staging::Staging;
-use crate::stamp::FileStamp;
 use crate::weights::{TILE, write_all_at};
 
 /// A file of the new checkpoint.
@@ -55,7 +54,7 @@ pub struct Patch {
 ///
 /// # Errors
 /// Any error leaves `out` as it was and nothing beside it: an output that exists, a file that can't
-/// be read or written, a weight without data, an input that changed, or [`ExportError::Cancelled`].
+/// be read or written, a weight without data, an input that changed, or [`ExportError::Interrupted`].
 pub fn write_checkpoint(
     files: &[CopiedFile],
     weights: &WeightTable,
@@ -103,7 +102,7 @@ pub fn write_checkpoint(
                     .map_err(ExportError::io("write", &path))?;
                 progress.advance(buffer.len() as u64);
                 if progress.cancelled() {
-                    Err(ExportError::Cancelled)
+                    Err(ExportError::Interrupted)
                 } else {
                     Ok(())
                 }

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use dlc_ir::{Fault, IrError};
+use dlc_errors::{Fault, Faulty};
+use dlc_files::{ChangedError, InputError, IoError};
+use dlc_ir::IrError;
 use thiserror::Error;
-
-use crate::input::InputError;
 
 /// An error of the exporters, with the file, node or tensor where it stands.
 #[derive(Debug, Error)]
@@ -32,15 +32,8 @@ pub enum ExportError {
         problem: String,
     },
     /// A file can't be made, read or written.
-    #[error("can't {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A file that can't be an input.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -55,42 +48,18 @@ pub enum ExportError {
         /// Why it is left alone.
         problem: String,
     },
-    /// A file that should be ONNX is not.
-    #[error("{} is not a readable ONNX file: {problem}", path.display())]
-    Onnx {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
     /// An input isn't what it was when it was opened.
-    #[error("{} changed while it was read, so nothing was written; run the command again once nothing writes to the file any more", .0.display())]
-    Changed(PathBuf),
+    #[error(transparent)]
+    Changed(#[from] ChangedError),
     /// The caller asked to stop.
     #[error("stopped; nothing was left behind")]
-    Cancelled,
+    Interrupted,
     /// An error of the IR: a weight without data, for one.
     #[error(transparent)]
     Ir(#[from] IrError),
 }
 
 impl ExportError {
-    /// Whose fault the error is.
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Node { .. } => Fault::Unsupported,
-            Self::Module { .. }
-            | Self::Io { .. }
-            | Self::Input(_)
-            | Self::Exists(_)
-            | Self::NotReplaced { .. }
-            | Self::Onnx { .. }
-            | Self::Changed(_)
-            | Self::Cancelled => Fault::BadInput,
-            Self::Ir(error) => error.fault(),
-        }
-    }
-
     pub(crate) fn module(subject: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Module {
             subject: subject.into(),
@@ -100,10 +69,23 @@ impl ExportError {
 
     /// For `map_err`: an I/O error with what was tried on which path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
+        let of = IoError::of(action, path);
+        move |source| of(source).into()
+    }
+}
+
+impl Faulty for ExportError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Node { .. } => Fault::Unsupported,
+            Self::Module { .. }
+            | Self::Io(_)
+            | Self::Input(_)
+            | Self::Exists(_)
+            | Self::NotReplaced { .. }
+            | Self::Changed(_) => Fault::BadInput,
+            Self::Interrupted => Fault::Interrupted,
+            Self::Ir(error) => error.fault(),
         }
     }
 }

@@ -1,12 +1,11 @@
 //! `genai_config.json`, by which onnxruntime-genai runs a decoder's bundle; with a draft it decodes
 //! speculatively.
 
+use dlc_bundle::CacheLayout;
+use dlc_ir::{Graph, ModelInfo};
 use serde_json::{Value, json};
 
-use dlc_ir::{Graph, ModelInfo};
-
 use crate::bundle::{SearchDefaults, SpeculativeDefaults};
-use crate::manifest::CacheLayout;
 
 /// The families that onnxruntime-genai knows by name; any other graph of this boundary is a
 /// `decoder` to it.

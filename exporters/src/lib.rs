@@ -2,7 +2,7 @@
 //! and what consumers expect. Also checkpoints whose tensors have other values than those of the
 //! one they were copied from.
 //!
-//! Protobuf types never leave [`onnx`]. This crate transforms no graph, reads no checkpoint and
+//! This crate transforms no graph, reads no checkpoint and
 //! never prints.
 
 #![warn(missing_docs)]
@@ -11,15 +11,10 @@ mod bundle;
 mod checkpoint;
 mod error;
 mod genai;
-pub mod input;
-pub mod manifest;
 pub mod onnx;
 mod progress;
 mod staging;
-mod stamp;
-pub mod temporary;
 mod weights;
-pub mod yaml;
 
 pub use bundle::{
     BundleRequest, SearchDefaults, SpeculativeDefaults, write_bundle, write_bundle_of,
@@ -28,4 +23,3 @@ pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};
 pub use error::ExportError;
 pub use progress::Progress;
 pub use staging::check_replaceable;
-pub use stamp::FileStamp;

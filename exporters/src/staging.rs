@@ -4,13 +4,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use dlc_bundle::{FileRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest};
+use dlc_files::temporary::Temporary;
+use dlc_files::{open_input, read_text, yaml};
 use sha2::{Digest, Sha256};
 
 use crate::error::ExportError;
-use crate::input::{open_input, read_text};
-use crate::manifest::{FileRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest};
-use crate::temporary::Temporary;
-use crate::yaml;
 
 /// A folder being written. Dropping it without [`commit`](Self::commit) removes it.
 #[derive(Debug)]
@@ -114,7 +113,7 @@ impl Staging {
         if !replaces && out.exists() {
             fs::remove_dir(&out).map_err(ExportError::io("replace", &out))?;
         }
-        place.rename(&out, replaces)
+        Ok(place.rename(&out, replaces)?)
     }
 }
 

@@ -9,12 +9,12 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use dlc_bundle::{FileRecord, WeightRecord};
 use dlc_ir::{DType, IrError, WeightId, WeightTable};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::ExportError;
-use crate::manifest::{FileRecord, WeightRecord};
 use crate::onnx::builder::encode;
 use crate::progress::Progress;
 
@@ -160,7 +160,7 @@ impl WeightPlan {
         self.total = offset + bytes;
         let record = WeightRecord {
             name: name.clone(),
-            dtype: dtype.name().to_owned(),
+            dtype,
             shape,
             offset,
             bytes,
@@ -205,7 +205,7 @@ impl WeightPlan {
                         .map_err(ExportError::io("write", path))?;
                     progress.advance(buffer.len() as u64);
                     if progress.cancelled() {
-                        Err(ExportError::Cancelled)
+                        Err(ExportError::Interrupted)
                     } else {
                         Ok(())
                     }
@@ -234,7 +234,7 @@ impl WeightPlan {
         let mut end = 0;
         for (entry, (tensor, record)) in self.entries.iter().enumerate() {
             let size = match tensor {
-                Stored::Weight(_) => DType::from_name(&record.dtype).map_or(1, DType::size),
+                Stored::Weight(_) => record.dtype.size(),
                 Stored::Table(table) => table.dtype.size(),
             };
             for start in (0..record.bytes).step_by(TILE) {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{DRAFT, TARGET, module, request};
-use dlc_exporters::manifest::{FileRecord, MANIFEST_FILE, Manifest, Profile, WEIGHTS_FILE};
+use dlc_bundle::{FileRecord, MANIFEST_FILE, Manifest, Profile, WEIGHTS_FILE};
 use dlc_exporters::{BundleRequest, ExportError, Progress, SearchDefaults, write_bundle};
 use dlc_ir::{Module, SideFile};
 use sha2::{Digest, Sha256};
@@ -322,7 +322,7 @@ fn a_failed_or_stopped_run_leaves_nothing() {
             &StopAfter(bytes, AtomicU64::new(0)),
         );
         assert!(
-            matches!(stopped, Err(ExportError::Cancelled)),
+            matches!(stopped, Err(ExportError::Interrupted)),
             "{stopped:?}"
         );
         assert_eq!(names(folder.path()), [""; 0]);

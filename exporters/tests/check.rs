@@ -7,9 +7,9 @@ mod protobuf;
 use std::fs;
 
 use common::{DRAFT, TARGET, module, request};
-use dlc_exporters::manifest::{Manifest, PortRecord, Profile};
-use dlc_exporters::onnx::check_graph;
+use dlc_bundle::{Manifest, PortRecord, Profile, check_graph};
 use dlc_exporters::write_bundle;
+use dlc_ir::DType;
 use protobuf::field;
 use tempfile::TempDir;
 
@@ -74,7 +74,7 @@ fn a_manifest_that_says_something_else_is_refused_with_what_differs() {
         &format!("{of_weight} is f"),
     );
     refused(
-        &|m| m.weights[0].dtype = "i64".into(),
+        &|m| m.weights[0].dtype = DType::I64,
         &format!("{of_weight} is f"),
     );
     refused(
@@ -105,7 +105,7 @@ fn a_manifest_that_says_something_else_is_refused_with_what_differs() {
         "output `logits` is f32[batch_size",
     );
     refused(
-        &|m| m.graphs[0].inputs[0].dtype = "f32".into(),
+        &|m| m.graphs[0].inputs[0].dtype = DType::F32,
         "input `input_ids` is i64[",
     );
     refused(

@@ -4,15 +4,15 @@
 mod common;
 
 use common::{TARGET, module, request};
-use dlc_exporters::manifest::Profile;
-use dlc_exporters::onnx::{OnnxSummary, read_onnx};
+use dlc_bundle::Profile;
 use dlc_exporters::{ExportError, write_bundle};
+use dlc_onnx::{OnnxSummary, read_onnx};
 
 fn export(text: &str, profile: Profile) -> Result<OnnxSummary, ExportError> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
     write_bundle(&module(&[text]), &request(profile), &out, &())?;
-    read_onnx(&out.join("model.onnx"))
+    Ok(read_onnx(&out.join("model.onnx")).unwrap())
 }
 
 /// The target in another element type, as text.

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use common::{TARGET, module, request};
-use dlc_exporters::manifest::Profile;
-use dlc_exporters::onnx::{OnnxSummary, read_onnx};
-use dlc_exporters::{ExportError, write_bundle};
+use dlc_bundle::Profile;
+use dlc_exporters::write_bundle;
+use dlc_onnx::{OnnxError, OnnxSummary, read_onnx};
 use proptest::prelude::*;
 use protobuf::field;
 
@@ -25,7 +25,7 @@ fn valid() -> &'static [u8] {
     })
 }
 
-fn read(bytes: &[u8]) -> Result<OnnxSummary, ExportError> {
+fn read(bytes: &[u8]) -> Result<OnnxSummary, OnnxError> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), bytes).unwrap();
     read_onnx(file.path())
@@ -58,11 +58,11 @@ fn what_is_no_onnx_file_is_said_to_be_none() {
         &[0xff; 64],
     ] {
         let error = read(bytes).unwrap_err();
-        assert!(matches!(error, ExportError::Onnx { .. }), "{error}");
+        assert!(matches!(error, OnnxError::Damaged { .. }), "{error}");
     }
     assert!(matches!(
         read_onnx(Path::new("/no/such/file.onnx")),
-        Err(ExportError::Input(_))
+        Err(OnnxError::Input(_))
     ));
 }
 

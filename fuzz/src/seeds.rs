@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
 use dlc::pipeline::{CompileRequest, Monitor, compile, parse_pass_flag};
-use dlc::runtime::BackendSearch;
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_runtime::BackendSearch;
 
 /// A file or folder in `fixtures/`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -67,7 +67,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "graph" => texts(),
         "schedule" => {
             let schedule = |manifest: &Vec<u8>| {
-                let manifest: dlc_exporters::manifest::Manifest = serde_yaml::from_slice(manifest).unwrap();
+                let manifest: dlc_bundle::Manifest = serde_yaml::from_slice(manifest).unwrap();
                 manifest.sampling.map(|sampling| serde_yaml::to_string(&sampling.schedule).unwrap().into_bytes())
             };
             bundles(&["dlc.yaml"]).iter().filter_map(schedule).chain([SCHEDULE.into()]).collect()

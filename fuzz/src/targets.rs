@@ -10,11 +10,11 @@ use std::time::UNIX_EPOCH;
 use dlc::checkpoint::{AdapterFiles, Checkpoint};
 use dlc::import::{ImportOptions, import};
 use dlc::pipeline::{PipelineConfig, TextCalibration, module_of_bundle, read_onnx};
-use dlc::runtime::{Bundle, ChatMessage, ChatTemplate, TextTokenizer};
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
 use dlc_ir::{Module, SkipSchedule, parse_graph, verify};
 use dlc_passes::merge_adapter::{Adapter, AdapterTensor, MergeAdapter, MergeAdapterOptions};
 use dlc_passes::{Pass, PassContext, Silent};
+use dlc_runtime::{Bundle, ChatMessage, ChatTemplate, TextTokenizer};
 
 use crate::seeds::{compile_fixture, fixture};
 

@@ -1,17 +1,7 @@
 //! What can go wrong in the IR.
 
+use dlc_errors::{Fault, Faulty};
 use thiserror::Error;
-
-/// Whose fault an error is; decides the exit code of the command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The user's input or usage is wrong.
-    BadInput,
-    /// The input is fine, but dlc can't do it.
-    Unsupported,
-    /// A bug in dlc.
-    Bug,
-}
 
 /// An error of the IR, with the place where it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -54,26 +44,15 @@ pub enum IrError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A sampling plan that can't run.
-    #[error("sampling step {step}: {problem}")]
-    Sampling {
-        /// The step, from 0.
-        step: usize,
-        /// What is wrong with it.
-        problem: String,
-    },
 }
 
-impl IrError {
+impl Faulty for IrError {
     /// Whose fault the error is: text, weights and sampling plans come from outside, the rest from
     /// dlc's own code.
-    pub fn fault(&self) -> Fault {
+    fn fault(&self) -> Fault {
         match self {
             Self::Type { .. } | Self::Edit { .. } => Fault::Bug,
-            Self::Parse { .. }
-            | Self::Weight { .. }
-            | Self::Schedule { .. }
-            | Self::Sampling { .. } => Fault::BadInput,
+            Self::Parse { .. } | Self::Weight { .. } | Self::Schedule { .. } => Fault::BadInput,
         }
     }
 }

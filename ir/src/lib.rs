@@ -20,17 +20,15 @@ mod infer;
 mod module;
 mod op;
 mod parse;
-mod sampling;
 pub mod schedule;
 mod sentence;
-pub mod speculation;
 mod text;
 mod types;
 pub mod verify;
 mod weight;
 
 pub use block::{Block, BlockKind};
-pub use error::{Fault, IrError};
+pub use error::IrError;
 pub use expr::{Blob, Expr, QuantizedPart, Quantizer, Refinement};
 pub use graph::{
     CachePart, CacheRole, Def, Graph, GraphBuilder, Input, Node, Operand, Output, Value,
@@ -39,7 +37,6 @@ pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 pub use module::{Classes, Diffusion, ModelInfo, Module, Scores, SideFile, Task};
 pub use op::{Attention, BlockFormat, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding};
 pub use parse::{parse_graph, parse_graph_over};
-pub use sampling::{Estimate, SamplingPlan, SamplingStep};
 pub use schedule::{Evaluation, Reuse, Sampling, SkipGranularity, SkipSchedule};
 pub use sentence::{Pooling, Sentence, Similarity};
 pub use types::{DType, Dim, Shape, ValueType, sym};

@@ -83,23 +83,28 @@ impl Task {
     }
 }
 
-/// Facts about a model that consumers of its graphs ask for.
-#[derive(Debug, Clone, PartialEq)]
+/// Facts about a model that consumers of its graphs ask for. A bundle's manifest records them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelInfo {
     /// `model_type` of the configuration, for diffusers `_class_name`: `llama`, `bert`,
     /// `DiTTransformer2DModel` ...
     pub family: String,
     /// What it is for.
     pub task: Task,
-    /// Names of the classes, for tasks that classify.
-    pub labels: Vec<String>,
-    /// What the scores of these classes mean.
-    pub scores: Scores,
-    /// How the vector of a whole text is made, if the checkpoint says it.
-    pub sentence: Option<Sentence>,
     /// Element type of weights and activations.
     pub dtype: DType,
+    /// Names of the classes, for tasks that classify: the last axis of `logits`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// What the scores of these classes mean.
+    #[serde(default, skip_serializing_if = "Scores::is_default")]
+    pub scores: Scores,
+    /// How the vector of a whole text is made, if the checkpoint says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentence: Option<Sentence>,
     /// What sampling images takes; none for models of text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<Diffusion>,
     /// Number of entries of the vocabulary.
     pub vocab_size: usize,
@@ -111,13 +116,13 @@ pub struct ModelInfo {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Longest sequence, in tokens.
+    /// The longest sequence, in tokens, that the model takes.
     pub context_length: usize,
-    /// Token put before a text.
+    /// Token put before a text, if the checkpoint names one.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
-    /// Token for padding.
+    /// Token for padding, if the checkpoint names one.
     pub pad_token_id: Option<u32>,
 }
 

@@ -5,8 +5,9 @@ use std::fmt;
 use std::path::Path;
 
 use dlc_eval::Array;
-use dlc_ir::speculation::StepCosts;
-use dlc_ir::{DType, Module, SamplingPlan, SkipSchedule};
+use dlc_ir::{DType, Module, SkipSchedule};
+use dlc_methods::diffusion::SamplingPlan;
+use dlc_methods::speculation::StepCosts;
 
 use crate::auto_draft::DraftCosts;
 use crate::error::PassError;

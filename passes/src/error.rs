@@ -1,7 +1,8 @@
 //! What can go wrong in a pass.
 
+use dlc_errors::{Fault, Faulty};
 use dlc_eval::EvalError;
-use dlc_ir::{Fault, IrError};
+use dlc_ir::IrError;
 use thiserror::Error;
 
 /// An error of a pass, with the way out.
@@ -114,16 +115,16 @@ impl PassError {
             other => other,
         }
     }
+}
 
-    /// Whose fault the error is.
-    pub fn fault(&self) -> Fault {
+impl Faulty for PassError {
+    fn fault(&self) -> Fault {
         match self {
             Self::UnknownPass { .. }
             | Self::Options { .. }
             | Self::Calibration { .. }
             | Self::Costs { .. }
             | Self::NotFinite { .. }
-            | Self::Interrupted
             | Self::Adapter {
                 unsupported: false, ..
             }
@@ -138,6 +139,7 @@ impl PassError {
                 unsupported: true, ..
             } => Fault::Unsupported,
             Self::Broken { .. } => Fault::Bug,
+            Self::Interrupted => Fault::Interrupted,
             Self::Eval(error) => error.fault(),
             Self::Ir(error) => error.fault(),
         }

@@ -4,10 +4,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use dlc_ir::Fault;
+use dlc_errors::{Fault, Faulty};
 use thiserror::Error;
 
-pub(crate) use crate::printable::shown;
+pub(crate) use dlc_errors::printable::shown;
 
 /// A checkpoint that can't be opened.
 #[derive(Debug, Error)]
@@ -50,14 +50,6 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
-    /// Whose fault the error is.
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Read { .. } | Self::File { .. } | Self::Tensor { .. } => Fault::BadInput,
-            Self::Format { .. } => Fault::Unsupported,
-        }
-    }
-
     pub(super) fn read(path: &Path, reason: io::Error) -> Self {
         Self::Read {
             path: path.to_owned(),
@@ -77,6 +69,15 @@ impl CheckpointError {
             path: path.to_owned(),
             tensor: shown(tensor),
             problem: problem.into(),
+        }
+    }
+}
+
+impl Faulty for CheckpointError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Read { .. } | Self::File { .. } | Self::Tensor { .. } => Fault::BadInput,
+            Self::Format { .. } => Fault::Unsupported,
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::fs::{self, File};
 use std::path::Path;
 
+use dlc_files::{InputError, InputProblem, open_input, read_input};
 use serde_json::{Map, Value};
 
 use super::error::CheckpointError;
-use crate::files::{InputError, InputProblem, open_input, read_input};
 
 /// Opens a regular file and returns its size.
 pub(super) fn open(path: &Path) -> Result<(File, u64), CheckpointError> {

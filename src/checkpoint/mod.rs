@@ -25,10 +25,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dlc_files::FileStamp;
 use dlc_ir::{Sentence, SideFile, Task};
 use serde_json::{Map, Value};
-
-use crate::files::FileStamp;
 
 pub use adapter::AdapterFiles;
 pub use error::CheckpointError;

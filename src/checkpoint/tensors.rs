@@ -6,13 +6,13 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use dlc_files::mapped;
 use dlc_ir::{Blob, DType, Expr};
 use safetensors::tensor::{Metadata, SafeTensors, TensorInfo};
 
 use super::error::CheckpointError;
 use super::files::open;
 use super::header;
-use crate::mapped;
 
 /// The longest header that is parsed: room for some 250 000 tensors.
 const HEADER_CAP: u64 = 32 << 20;

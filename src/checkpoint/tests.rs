@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use dlc_ir::{DType, Fault, Task};
+use dlc_errors::{Fault, Faulty};
+use dlc_ir::{DType, Task};
 use proptest::prelude::*;
 
 use super::fixture::{Folder, fixture, safetensors};

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::ValueEnum;
+use dlc_runtime::{Backend, BackendKind, BackendSearch, Provider, SessionOptions};
 
 use super::environment;
-use crate::runtime::{self, Backend, BackendKind, BackendSearch, Provider, SessionOptions};
+use super::failure::Result;
 
 /// Flags of every command that runs a bundle.
 #[derive(Debug, Clone, clap::Args)]
@@ -65,7 +65,7 @@ impl BackendArgs {
 
     /// Starts the backend.
     pub fn start(&self) -> Result<Backend> {
-        Ok(runtime::start(&self.search())?)
+        Ok(dlc_runtime::start(&self.search())?)
     }
 
     /// How sessions are loaded.

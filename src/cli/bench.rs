@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
 use dlc_ir::Task;
 
 use super::backend::BackendArgs;
 use super::bench_diffusion::SideName;
 use super::diffusion::SamplerArgs;
 use super::drafting::DraftingArgs;
+use super::failure::Result;
 use super::flags::Given;
 use super::output::warn;
 use super::{bench_decoder, bench_diffusion, bench_encoder, environment, open, prompts};

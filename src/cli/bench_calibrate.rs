@@ -3,7 +3,6 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
 use dlc_ir::{DType, Module};
 use dlc_passes::auto_draft::{DraftCosts, costs_key, draft_costs};
 use dlc_passes::{Machine, ScoreCache};
@@ -12,11 +11,11 @@ use serde_json::json;
 use super::backend::describe;
 use super::bench::Args;
 use super::drafting::{measure_costs, store_costs};
-use super::environment;
+use super::failure::{Context, Failure, Result};
 use super::models::Models;
 use super::output::{Output, note};
-use super::phases;
 use super::progress::Bar;
+use super::{environment, phases};
 use crate::pipeline::{BundleMachine, DiskCache, module_of_bundle};
 
 /// Turns of all passes.
@@ -39,7 +38,8 @@ pub(super) fn run(args: &Args, models: &mut Models) -> Result<ExitCode> {
     };
     let text = parts
         .as_ref()
-        .map_or_else(|| serde_yaml::to_string(&costs), serde_yaml::to_string)?;
+        .map_or_else(|| serde_yaml::to_string(&costs), serde_yaml::to_string)
+        .map_err(Failure::bug)?;
     let draft = models
         .draft
         .as_ref()
@@ -74,7 +74,7 @@ fn parts(args: &Args, models: &Models, module: &Module) -> Result<DraftCosts> {
     if let (Some(folder), Some(target)) = (environment::cache_folder(), module.graph("target")) {
         DiskCache::new(folder).put(
             &costs_key(module, target, &machine.name()?),
-            &serde_json::to_string(&costs)?,
+            &serde_json::to_string(&costs).map_err(Failure::bug)?,
         );
     }
     Ok(costs)

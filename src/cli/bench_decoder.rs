@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use dlc_ir::speculation::CostTable;
+use dlc_methods::speculation::{CostTable, DecodeOptions, SourceStats, Stats, TokenModel};
+use dlc_runtime::{Equality, PromptMeasurement, measure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use super::bench::{Args, load_average, prompts};
 use super::destination::{self, Destination, check_stdout};
 use super::drafting::{measure_costs, measured_costs};
 use super::exit::{CHECK_FAILED, INTERRUPTED};
+use super::failure::{Failure, Result, bail};
 use super::generation::GenerationArgs;
 use super::models::Models;
 use super::output::{Output, note};
@@ -20,9 +21,6 @@ use super::progress::Bar;
 use super::signals::interruption;
 use super::write::sourced;
 use crate::report::{Table, ranged, speedup_plot};
-use crate::runtime::{
-    DecodeOptions, Equality, PromptMeasurement, SourceStats, Stats, TokenModel, measure,
-};
 
 /// A prompt, and what it is a case of.
 #[derive(Debug, Deserialize)]
@@ -80,7 +78,7 @@ fn cases(args: &Args) -> Result<Vec<Case>> {
     if args.suite {
         let lines = include_str!("bench_suite.jsonl").lines();
         return lines
-            .map(|line| serde_json::from_str(line).context("the built-in prompts"))
+            .map(|line| serde_json::from_str(line).map_err(Failure::bug))
             .collect();
     }
     Ok(prompts(args)?

@@ -4,20 +4,19 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
 use dlc_passes::Progress;
+use dlc_runtime::{Bundle, Classifier, SamplerChoice, Samples, Statistics, Timing, mean_psnr};
 use serde_json::{Value, json};
 
 use super::backend::describe;
 use super::bench::{Args, load_average};
 use super::diffusion::{DiffusionModel, Wanted, sample};
 use super::exit::INTERRUPTED;
-use super::memory;
+use super::failure::{Result, bail};
 use super::output::{Output, note};
-use super::phases;
 use super::progress::Bar;
+use super::{memory, phases};
 use crate::report::{Table, ranged};
-use crate::runtime::{Bundle, Classifier, SamplerChoice, Samples, Statistics, Timing, mean_psnr};
 
 /// What images are judged by, where it was given.
 struct Judges {

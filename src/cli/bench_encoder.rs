@@ -2,20 +2,20 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
 use dlc_ir::{Similarity, Task};
+use dlc_runtime::{
+    Bundle, EncoderSession, Rows, Timing, choices, latencies, sentence_vector, similarity,
+};
 use serde_json::{Value, json};
 
 use super::backend::describe;
 use super::bench::{Args, load_average, prompts};
+use super::failure::Result;
 use super::models::EncoderModel;
 use super::output::{Output, note};
 use super::phases;
 use super::progress::Bar;
 use crate::report::{Table, ranged};
-use crate::runtime::{
-    Bundle, EncoderSession, Rows, Timing, choices, latencies, sentence_vector, similarity,
-};
 
 /// Runs for one of `--repeats`: an encoder's run is short.
 const RUNS: usize = 10;

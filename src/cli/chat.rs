@@ -4,9 +4,11 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::Result;
+use dlc_methods::speculation::{DecodeOptions, Decoder, TokenModel};
+use dlc_runtime::{ChatMessage, ChatTemplate, TextTokenizer};
 
 use super::exit::INTERRUPTED;
+use super::failure::Result;
 use super::input::{Line, line};
 use super::models::Models;
 use super::output::note;
@@ -15,9 +17,6 @@ use super::records::{RecordArgs, Records};
 use super::run::decoder;
 use super::signals::{converses, resume, set_idle};
 use super::write::{Ending, Writer, Written};
-use crate::runtime::{
-    ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel,
-};
 
 /// Of the context, the share that an answer should find free.
 const ANSWER_SHARE: usize = 4;

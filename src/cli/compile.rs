@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
 use clap::ValueEnum;
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
 use dlc_ir::{DType, Task};
 use dlc_passes::ScoreCache;
+use dlc_runtime::unrunnable;
 use serde_json::json;
 
+use super::failure::{Context, Failure, Result};
 use super::open::KeyArgs;
 use super::output::{Output, note, warn};
 use super::phases::{self, PhaseCost};
@@ -23,7 +24,6 @@ use crate::pipeline::{
     parse_pass_flag,
 };
 use crate::report::{bundle_summary, pass_summary};
-use crate::runtime::unrunnable;
 
 /// Compile a checkpoint into a bundle of ONNX files
 #[derive(Debug, clap::Args)]
@@ -315,7 +315,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
         .threads
         .map(environment::check_threads)
         .transpose()
-        .map_err(anyhow::Error::msg)
+        .map_err(Failure::usage)
         .context("the pipeline file")?;
     let mut passes = config.pass_specs()?;
     if !args.passes.is_empty() {
@@ -382,7 +382,7 @@ fn summary(
     json!({
         "output": request.output,
         "profile": manifest.profile,
-        "dtype": manifest.dtype,
+        "dtype": manifest.model.dtype,
         "graphs": manifest.graphs.iter().map(|g| json!({"name": g.name, "file": g.file, "parameters": g.parameters})).collect::<Vec<_>>(),
         "phases": phases,
         "passes": runs.iter().map(|r| json!({"name": r.name, "options": r.options, "report": r.report.to_value()})).collect::<Vec<_>>(),

@@ -3,8 +3,9 @@
 use std::io;
 use std::process::ExitCode;
 
-use anyhow::Result;
 use clap_complete::{Shell, generate};
+
+use super::failure::Result;
 
 /// Print completions for a shell
 #[derive(Debug, clap::Args)]

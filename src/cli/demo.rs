@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result, bail};
-use dlc_exporters::manifest::Profile;
-use dlc_ir::speculation::CostTable;
+use dlc_bundle::Profile;
+use dlc_methods::speculation::{CostTable, DecodeOptions, SourceStats, TokenModel};
 use dlc_passes::ScoreCache;
+use dlc_runtime::{Backend, BackendKind, Bundle, Equality, PromptMeasurement, measure};
 
 use super::backend::{BackendArgs, describe};
 use super::drafting::{DraftingArgs, measure_costs};
 use super::environment;
 use super::exit::{CHECK_FAILED, INTERRUPTED};
+use super::failure::{Context, Result, bail};
 use super::generation::GenerationArgs;
 use super::models::Models;
 use super::output::Output;
@@ -22,10 +23,6 @@ use crate::pipeline::{
     Check, CompileRequest, compile, module_of_bundle, parse_pass_flag, verify_bundle,
 };
 use crate::report::{checks_table, pass_summary};
-use crate::runtime::{
-    Backend, BackendKind, Bundle, DecodeOptions, Equality, PromptMeasurement, SourceStats,
-    TokenModel, measure,
-};
 
 /// Compile a small trained checkpoint with fit-prune, verify it, and decode plainly and
 /// speculatively

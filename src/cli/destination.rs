@@ -3,9 +3,9 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use dlc_files::{StagedFile, check_output};
 
-use crate::files::{StagedFile, check_output};
+use super::failure::{Result, bail};
 
 /// Names of stdout. Written through its own handle, so that what a shell redirected goes on where
 /// it is.

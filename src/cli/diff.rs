@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
 use dlc_ir::diff::{GraphDiff, diff};
 use dlc_ir::{Graph, Module, WeightTable};
 use serde_json::json;
 use similar::TextDiff;
 
 use super::exit::CHECK_FAILED;
+use super::failure::{Context, Result, bail};
 use super::open::{Opened, open};
 use super::output::Output;
 use crate::pipeline::{ConstantDifference, Constants, WeightDifference, compare_weights};

@@ -4,15 +4,15 @@ use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
-use dlc_ir::SamplingPlan;
-
-use super::backend::BackendArgs;
-use super::progress::Bar;
-use crate::runtime::{
+use dlc_methods::diffusion::SamplingPlan;
+use dlc_runtime::{
     Backend, Bundle, Conditions, DiffusionSession, SampleRequest, SamplerChoice, SamplerWishes,
     Samples, SessionOptions, SharedWeights, choose_sampler,
 };
+
+use super::backend::BackendArgs;
+use super::failure::Result;
+use super::progress::Bar;
 
 /// Flags of a sampler.
 #[derive(Debug, Clone, clap::Args)]

@@ -2,15 +2,15 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use dlc_runtime::telemetry_variable;
 use serde_json::json;
 
 use super::backend::{BackendArgs, describe};
+use super::failure::Result;
 use super::output::Output;
 use super::{environment, exit};
 use crate::import::FAMILIES;
 use crate::report::Table;
-use crate::runtime::telemetry_variable;
 
 /// Show which backend runs, why, and what can be compiled and run here
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let backend = match args.backend.start() {
         Ok(backend) => backend,
         Err(error) => {
-            output.json(&json!({"error": error.to_string()}))?;
+            output.json(&json!({"error": error.message()}))?;
             return Ok(exit::report(&error));
         }
     };

@@ -1,16 +1,14 @@
 //! Flags that say how tokens are guessed, for every command that decodes.
 
-use anyhow::Result;
 use clap::ValueEnum;
-use dlc_ir::speculation::CostTable;
+use dlc_methods::speculation::{CostTable, DecodeOptions, DraftLength, TokenModel};
 use dlc_passes::ScoreCache;
+use dlc_runtime::{Bundle, calibrate, calibration_prompt, cost_key};
 
 use super::environment;
+use super::failure::{Failure, Result};
 use super::models::Models;
 use crate::pipeline::DiskCache;
-use crate::runtime::{
-    Bundle, DecodeOptions, DraftLength, TokenModel, calibrate, calibration_prompt, cost_key,
-};
 
 /// How tokens are guessed.
 #[derive(Debug, Clone, clap::Args)]
@@ -112,7 +110,7 @@ pub(super) fn store_costs(
     if let Some(cache) = cost_cache() {
         cache.put(
             &cost_key(bundle.manifest(), backend, threads),
-            &serde_json::to_string(costs)?,
+            &serde_json::to_string(costs).map_err(Failure::bug)?,
         );
     }
     Ok(())

@@ -2,20 +2,19 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use dlc_exporters::manifest::ModelRecord;
-use dlc_ir::{Pooling, Scores, Sentence, Task};
+use dlc_ir::{ModelInfo, Pooling, Scores, Sentence, Task};
+use dlc_runtime::{
+    Bundle, Choice, Rows, RuntimeError, TextTokenizer, TokenizedText, choices, sentence_vector,
+    similarity,
+};
 use serde_json::{Value, json};
 
+use super::failure::{Context, Result, bail};
 use super::models::EncoderModel;
 use super::output::note;
 use super::records::Records;
 use super::run::Args;
 use crate::report::Table;
-use crate::runtime::{
-    Bundle, Choice, Rows, RuntimeError, TextTokenizer, TokenizedText, choices, sentence_vector,
-    similarity,
-};
 
 /// Numbers of a vector that are shown.
 const SHOWN: usize = 6;
@@ -191,7 +190,7 @@ impl Limits {
 struct Reader<'a> {
     args: &'a Args,
     tokenizer: &'a TextTokenizer,
-    model: &'a ModelRecord,
+    model: &'a ModelInfo,
     sentence: Sentence,
     prompt: Prompt,
     /// Tokens of the prompt at the start of each text.

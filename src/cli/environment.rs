@@ -4,10 +4,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use dlc_exporters::ExportError;
-use dlc_exporters::temporary::Temporary;
-
-use crate::runtime::BackendSearch;
+use dlc_files::IoError;
+use dlc_files::temporary::Temporary;
+use dlc_runtime::BackendSearch;
 
 /// How many threads this machine runs at once.
 pub(super) fn cores() -> usize {
@@ -42,7 +41,7 @@ pub(super) fn hash_folder() -> Option<PathBuf> {
 }
 
 /// A folder below `$TMPDIR` for bundles that nobody keeps.
-pub(super) fn scratch(purpose: &str) -> Result<Temporary, ExportError> {
+pub(super) fn scratch(purpose: &str) -> Result<Temporary, IoError> {
     Temporary::scratch(&env::temp_dir(), purpose)
 }
 

@@ -4,14 +4,12 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use dlc_exporters::{ExportError, temporary};
-use dlc_ir::{Fault, IrError};
-use dlc_passes::PassError;
+use dlc_errors::Fault;
+use dlc_errors::printable::{cut, escaped};
+use dlc_files::temporary;
 
+use super::failure::Failure;
 use super::signals;
-use crate::pipeline::PipelineError;
-use crate::printable::{cut, escaped};
-use crate::runtime::RuntimeError;
 
 /// A check failed: `verify`, `diff --exit-code`, `bench` with unequal output.
 pub(super) const CHECK_FAILED: u8 = 1;
@@ -31,21 +29,20 @@ pub(super) fn interrupted() -> ExitCode {
 }
 
 /// Prints the error and returns its exit code. A closed pipe is no error.
-pub(super) fn report(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|e| {
-        e.downcast_ref::<io::Error>()
-            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-    }) {
+pub(super) fn report(failure: &Failure) -> ExitCode {
+    if failure.pipe_closed {
         return ExitCode::SUCCESS;
     }
-    let code = code(error);
-    if code == INTERRUPTED {
-        return interrupted();
-    }
+    let code = match failure.fault {
+        Fault::Interrupted => return interrupted(),
+        Fault::Unsupported => UNSUPPORTED,
+        Fault::BadInput => BAD_INPUT,
+        Fault::Bug => BUG,
+    };
     let _ = writeln!(
         io::stderr(),
         "error: {}",
-        escaped(&cut(&message(error), LONGEST_MESSAGE))
+        escaped(&cut(&failure.message(), LONGEST_MESSAGE))
     );
     if code == BUG { bug() } else { code.into() }
 }
@@ -68,37 +65,4 @@ pub(super) fn bug() -> ExitCode {
         "This is a bug in dlc. Please report it with the command that led here."
     );
     BUG.into()
-}
-
-/// The error and its causes; a cause that a message above it quotes isn't said twice.
-fn message(error: &anyhow::Error) -> String {
-    error
-        .chain()
-        .map(ToString::to_string)
-        .fold(String::new(), |text, cause| match text {
-            text if text.is_empty() => cause,
-            text if text.contains(&cause) => text,
-            text => format!("{text}: {cause}"),
-        })
-}
-
-fn code(error: &anyhow::Error) -> u8 {
-    if error
-        .downcast_ref::<PipelineError>()
-        .is_some_and(PipelineError::is_interruption)
-    {
-        return INTERRUPTED;
-    }
-    let fault = error.chain().find_map(|e| {
-        (e.downcast_ref::<PipelineError>().map(PipelineError::fault))
-            .or_else(|| e.downcast_ref::<RuntimeError>().map(RuntimeError::fault))
-            .or_else(|| e.downcast_ref::<PassError>().map(PassError::fault))
-            .or_else(|| e.downcast_ref::<ExportError>().map(ExportError::fault))
-            .or_else(|| e.downcast_ref::<IrError>().map(IrError::fault))
-    });
-    match fault {
-        Some(Fault::Unsupported) => UNSUPPORTED,
-        Some(Fault::Bug) => BUG,
-        Some(Fault::BadInput) | None => BAD_INPUT,
-    }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use dlc_exporters::manifest::ModelRecord;
-use dlc_ir::Task;
+use dlc_ir::{ModelInfo, Task};
+
+use super::failure::{Result, bail};
 
 /// Flags of `dlc run` for models that continue texts.
 const RUN_DECODER: &[&str] = &[
@@ -96,7 +96,7 @@ impl Given {
     }
 
     /// Refuses flags of `dlc run` that are for other models than this.
-    pub fn check_run(&self, model: &ModelRecord) -> Result<()> {
+    pub fn check_run(&self, model: &ModelInfo) -> Result<()> {
         self.check(
             model,
             &[(Kind::Decoder, RUN_DECODER), (Kind::Encoder, RUN_ENCODER)],
@@ -104,7 +104,7 @@ impl Given {
     }
 
     /// Refuses flags of `dlc bench` that are for other models than this.
-    pub fn check_bench(&self, model: &ModelRecord) -> Result<()> {
+    pub fn check_bench(&self, model: &ModelInfo) -> Result<()> {
         self.check(
             model,
             &[
@@ -115,7 +115,7 @@ impl Given {
         )
     }
 
-    fn check(&self, model: &ModelRecord, flags: &[(Kind, &[&str])]) -> Result<()> {
+    fn check(&self, model: &ModelInfo, flags: &[(Kind, &[&str])]) -> Result<()> {
         let kind = match model.task {
             Task::TextGeneration => Kind::Decoder,
             Task::ImageGeneration => Kind::Diffusion,

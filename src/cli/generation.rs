@@ -1,8 +1,9 @@
 //! Flags that say how tokens are chosen, over what the model's `generation_config.json` says.
 
-use anyhow::{Result, bail};
+use dlc_methods::speculation::{DecodeOptions, SamplingOptions};
+use dlc_runtime::{Bundle, GenerationConfig};
 
-use crate::runtime::{Bundle, DecodeOptions, GenerationConfig, SamplingOptions};
+use super::failure::{Result, bail};
 
 /// Tokens written unless flags or the file say how many.
 const MAX_TOKENS: usize = 256;

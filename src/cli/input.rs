@@ -3,9 +3,9 @@
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use dlc_files::{read_text, without_mark};
 
-use crate::files::{read_text, without_mark};
+use super::failure::{Context, Result, bail};
 
 /// The largest text that is read: far more than any context takes.
 const TEXT_CAP: u64 = 16 << 20;

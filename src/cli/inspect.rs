@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
 use dlc_ir::Module;
 use dlc_ir::cost::{cost, quantized_matrices};
 use serde_json::{Value, json};
 
+use super::failure::Result;
 use super::open::{KeyArgs, Opened, open_with};
 use super::output::Output;
 use crate::import::non_finite_weights;

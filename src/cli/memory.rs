@@ -1,11 +1,10 @@
 //! The most memory that a process held: this one, and one of its own for a part of a benchmark,
 //! which other parts leave nothing in.
 
-use std::env;
-use std::fs;
 use std::process::{Command, Stdio};
+use std::{env, fs};
 
-use anyhow::{Context, Result};
+use super::failure::{Context, Result};
 
 /// The physical memory that this process held at most, mapped files included, in bytes; none where
 /// the system doesn't say so, as only Linux does.

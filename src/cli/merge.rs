@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
 use dlc_passes::merge_adapter::MergeAdapterOptions;
 use serde_json::json;
 
+use super::failure::Result;
 use super::output::{Output, note, warn};
 use super::progress::Bar;
 use super::{environment, open};

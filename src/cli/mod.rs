@@ -21,6 +21,7 @@ mod drafting;
 mod encode;
 mod environment;
 mod exit;
+mod failure;
 mod flags;
 mod generation;
 mod input;
@@ -45,11 +46,10 @@ mod write;
 use std::process::ExitCode;
 
 use clap::{FromArgMatches, Parser, Subcommand};
+use dlc_files::guard::hush_contained_panics;
 
 use self::flags::Given;
 use self::phases::LogLevel;
-use crate::guard::hush_contained_panics;
-use crate::runtime;
 
 /// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still
 /// say the same.
@@ -117,8 +117,8 @@ enum Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // While there is one thread.
-    runtime::disable_telemetry();
-    crate::mapped::name_cut_files();
+    dlc_runtime::disable_telemetry();
+    dlc_files::mapped::name_cut_files();
     signals::listen();
     let definition = command();
     let matches = definition
@@ -140,7 +140,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command, given: &Given) -> anyhow::Result<ExitCode> {
+fn run(command: &Command, given: &Given) -> failure::Result<ExitCode> {
     match command {
         Command::Compile(args) => compile::run(args),
         Command::Merge(args) => merge::run(args),

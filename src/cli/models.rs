@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
 use dlc_ir::Task;
-
-use super::backend::BackendArgs;
-use super::drafting::DraftCache;
-use super::phases;
-use crate::runtime::{
+use dlc_runtime::{
     Backend, Bundle, DecoderOptions, DecoderSession, EncoderSession, RuntimeError, SharedWeights,
     TextTokenizer,
 };
+
+use super::backend::BackendArgs;
+use super::drafting::DraftCache;
+use super::failure::{Result, bail};
+use super::phases;
 
 /// A bundle ready to decode.
 #[derive(Debug)]

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
-use dlc_exporters::manifest::{MANIFEST_FILE, WEIGHTS_FILE};
+use dlc_bundle::{MANIFEST_FILE, WEIGHTS_FILE};
 use dlc_ir::{DType, Module, Task};
+use dlc_runtime::{Bundle, RuntimeError};
 
+use super::failure::{Result, bail};
 use super::output::warn;
 use super::{environment, phases};
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import_with_sources};
 use crate::pipeline::{self, OnnxModule, PipelineError, module_of_bundle};
-use crate::runtime::{Bundle, RuntimeError};
 
 /// Something that holds graphs.
 #[derive(Debug)]

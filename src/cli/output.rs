@@ -2,11 +2,11 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use anyhow::Result;
+use dlc_errors::printable::{escaped, escaped_json};
 use serde::Serialize;
 
+use super::failure::{Failure, Result};
 use super::phases::{self, LogLevel};
-use crate::printable::{escaped, escaped_json};
 
 /// Where a command's words go. With `--json`, stdout gets one JSON document and nothing else.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ impl Output {
     /// A result for machines; left out without `--json`.
     pub fn json(self, value: &impl Serialize) -> Result<()> {
         if self.json {
-            let text = serde_json::to_string_pretty(value)?;
+            let text = serde_json::to_string_pretty(value).map_err(Failure::bug)?;
             phases::beside_bar(|| write_to(io::stdout().lock(), &escaped_json(&text)))?;
         }
         Ok(())

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
 use dlc_passes::registry::PASSES;
 use serde_json::json;
 
+use super::failure::Result;
 use super::output::Output;
 
 /// List the passes and their options

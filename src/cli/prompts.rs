@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use dlc_files::read_text;
 use serde::Deserialize;
 
+use super::failure::{Failure, Result, bail};
 use super::input;
-use crate::files::read_text;
 
 /// Largest file of prompts.
 const CAP: u64 = 64 << 20;
@@ -35,12 +35,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<String>> {
             return Ok(line.to_owned());
         }
         let record = serde_json::from_str::<Record>(line);
-        record.map(|r| r.prompt).with_context(|| {
-            format!(
-                "{}, line {}: lines are {{\"prompt\": ...}}",
-                path.display(),
-                i + 1
-            )
+        record.map(|record| record.prompt).map_err(|error| {
+            let (path, line) = (path.display(), i + 1);
+            Failure::usage(format!(
+                "{path}, line {line}: lines are {{\"prompt\": ...}}: {error}"
+            ))
         })
     });
     let prompts: Vec<String> = prompts.collect::<Result<_>>()?;

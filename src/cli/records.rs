@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use anyhow::Result;
+use dlc_errors::printable::escaped_json;
 use serde_json::Value;
 
+use super::failure::Result;
 use super::output::Output;
-use crate::printable::escaped_json;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, clap::Args)]

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::{Result, bail};
 use dlc_ir::Task;
+use dlc_methods::speculation::{DecodeOptions, Decoder, TokenModel};
+use dlc_runtime::{Bundle, ChatMessage, ChatTemplate, TextTokenizer, assumed_costs};
 
 use super::backend::{BackendArgs, describe};
 use super::drafting::{DraftingArgs, measured_costs};
 use super::exit::INTERRUPTED;
+use super::failure::{Result, bail};
 use super::flags::Given;
 use super::generation::{GenerationArgs, Rules};
 use super::models::Models;
@@ -18,10 +20,6 @@ use super::records::{RecordArgs, Records};
 use super::signals::interruption;
 use super::write::{Ending, Writer, show_reading};
 use super::{chat, encode, input, open, prompts};
-use crate::runtime::{
-    Bundle, ChatMessage, ChatTemplate, DecodeOptions, Decoder, TextTokenizer, TokenModel,
-    assumed_costs,
-};
 
 /// Continue texts, chat, or let an encoder read texts
 #[derive(Debug, clap::Args)]

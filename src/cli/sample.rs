@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use dlc_runtime::Samples;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 use serde_json::json;
@@ -13,12 +13,11 @@ use super::backend::BackendArgs;
 use super::destination::{self, Destination, check_stdout};
 use super::diffusion::{DiffusionModel, SamplerArgs, Wanted, sample};
 use super::exit::INTERRUPTED;
-use super::open;
+use super::failure::{Context, Failure, Result, bail};
 use super::output::{Output, note};
-use super::phases;
 use super::progress::Bar;
+use super::{open, phases};
 use crate::report::{Layout, Picture};
-use crate::runtime::Samples;
 
 /// The most images of one command.
 const MOST_IMAGES: usize = 1 << 16;
@@ -178,13 +177,14 @@ fn latents(wanted: &Wanted, samples: &Samples) -> Result<Vec<u8>> {
         .collect();
     let mut tensors = vec![(
         "latents",
-        TensorView::new(Dtype::F32, samples.shape.to_vec(), &data)?,
+        TensorView::new(Dtype::F32, samples.shape.to_vec(), &data).map_err(Failure::bug)?,
     )];
     if !wanted.classes.is_empty() {
         tensors.push((
             "class_labels",
-            TensorView::new(Dtype::I64, vec![wanted.classes.len()], &classes)?,
+            TensorView::new(Dtype::I64, vec![wanted.classes.len()], &classes)
+                .map_err(Failure::bug)?,
         ));
     }
-    Ok(serialize(tensors, None)?)
+    serialize(tensors, None).map_err(Failure::bug)
 }

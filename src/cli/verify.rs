@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
 use serde_json::json;
 
 use super::backend::{BackendArgs, describe};
 use super::exit::CHECK_FAILED;
-use super::open;
+use super::failure::Result;
 use super::output::{Output, note};
-use super::phases;
+use super::{open, phases};
 use crate::pipeline::{Check, Tolerance, compare_with_source, module_of_bundle, verify_bundle};
 use crate::report::checks_table;
 

@@ -2,11 +2,12 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::Result;
+use dlc_methods::speculation::{Decoder, Generation, SourceStats, StopReason};
+use dlc_runtime::{StopStrings, TextTokenizer};
 use serde_json::{Value, json};
 
+use super::failure::{Failure, Result};
 use super::{output, phases};
-use crate::runtime::{Decoder, Generation, SourceStats, StopReason, StopStrings, TextTokenizer};
 
 /// Shows texts while they are written.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ impl Ending {
 const READING: &str = "reading the prompt";
 
 /// Shows how much of a prompt is read; for
-/// [`DecodeOptions::on_prompt`](crate::runtime::DecodeOptions::on_prompt).
+/// [`DecodeOptions::on_prompt`](dlc_methods::speculation::DecodeOptions::on_prompt).
 pub(super) fn show_reading(done: usize, total: usize) {
     phases::step(READING, done as u64, total as u64);
 }
@@ -96,7 +97,7 @@ impl Writer<'_> {
             self.show(before.take().unwrap_or_default())?;
             self.show(&piece)?;
             text.push_str(&piece);
-            Ok::<bool, anyhow::Error>(stops.found())
+            Ok::<bool, Failure>(stops.found())
         };
         let mut generation = decoder.generate(tokens, &mut |new| {
             for &token in new {
@@ -151,7 +152,7 @@ fn ending(stop: StopReason) -> Ending {
         StopReason::StopToken(token) => Ending::EndOfText(token),
         StopReason::MaxTokens => Ending::MaxTokens,
         StopReason::ContextFull => Ending::ContextFull,
-        StopReason::Caller | StopReason::Cancelled => Ending::Interrupted,
+        StopReason::Caller | StopReason::Interrupted => Ending::Interrupted,
     }
 }
 

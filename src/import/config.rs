@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use dlc_ir::Fault;
+use dlc_errors::Fault;
 use serde_json::{Map, Value};
 
 use super::defaults::{self, Key, Resolved};

@@ -4,7 +4,8 @@
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
-use dlc_ir::{DType, Fault, IrError};
+use dlc_errors::{Fault, Faulty};
+use dlc_ir::{DType, IrError};
 use thiserror::Error;
 
 /// How many lines a list in a message has at most.
@@ -48,9 +49,9 @@ pub enum ImportError {
     Ir(#[from] IrError),
 }
 
-impl ImportError {
+impl Faulty for ImportError {
     /// Whose fault the error is: the input's, if any part of it is wrong.
-    pub fn fault(&self) -> Fault {
+    fn fault(&self) -> Fault {
         match self {
             Self::Architecture { .. } => Fault::Unsupported,
             Self::Config { problems, .. }

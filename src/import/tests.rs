@@ -6,7 +6,8 @@ mod goldens;
 mod resolved;
 mod tensors;
 
-use dlc_ir::{BlockKind, DType, Fault, Module, Op, Operand, verify};
+use dlc_errors::{Fault, Faulty};
+use dlc_ir::{BlockKind, DType, Module, Op, Operand, verify};
 
 use super::{FAMILIES, ImportError, ImportOptions, import, non_finite_weights};
 use crate::checkpoint::Checkpoint;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use dlc_exporters::manifest::Source;
+use dlc_bundle::Source;
 use dlc_ir::Module;
 use dlc_passes::PassError;
 use dlc_passes::merge_adapter::{Adapter, AdapterTensor};

@@ -8,18 +8,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dlc_exporters::manifest::WeightRecord;
-use dlc_exporters::onnx::{self, OnnxSummary};
-use dlc_ir::{
-    Blob, DType, Dim, Expr, Graph, IrError, ModelInfo, Module, Op, Shape, WeightTable, parse_graph,
-    parse_graph_over,
-};
+use dlc_bundle::WeightRecord;
+use dlc_files::guard::contain_panics;
+use dlc_files::{mapped, open_regular};
+use dlc_ir::{Blob, Expr, Graph, IrError, Module, WeightTable, parse_graph, parse_graph_over};
+use dlc_onnx::OnnxSummary;
+use dlc_runtime::Bundle;
 
 use super::error::PipelineError;
-use crate::files::open_regular;
-use crate::guard::contain_panics;
-use crate::mapped;
-use crate::runtime::Bundle;
 
 /// An ONNX file, and the graph that it was lowered from if dlc wrote it.
 #[derive(Debug)]
@@ -55,7 +51,7 @@ fn read_summary(path: &Path) -> Result<OnnxSummary, PipelineError> {
         place: path.display().to_string(),
         problem,
     };
-    Ok(contain_panics("the ONNX reader", || onnx::read_onnx(path)).map_err(refused)??)
+    Ok(contain_panics("the ONNX reader", || dlc_onnx::read_onnx(path)).map_err(refused)??)
 }
 
 /// The module that `bundle` was written from; its weights are mapped. It has no side files.
@@ -79,62 +75,13 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
             })?;
         graphs.push(parse_graph_over(&text, &weights).map_err(|error| in_file(&path, &error))?);
     }
-    let attention = graphs.iter().flat_map(Graph::nodes).find_map(|(_, n)| {
-        if let Op::Attention(a) = n.op {
-            Some(a)
-        } else {
-            None
-        }
-    });
-    let (heads, kv_heads) = attention.map_or((0, 0), |a| (a.heads, a.kv_heads));
-    let model = &manifest.model;
-    let model = ModelInfo {
-        family: model.family.clone(),
-        task: model.task,
-        labels: model.labels.clone(),
-        scores: model.scores,
-        sentence: model.sentence.clone(),
-        diffusion: model.diffusion.clone(),
-        dtype: DType::from_name(&manifest.dtype).unwrap_or(DType::F32),
-        vocab_size: model.vocab_size,
-        hidden_size: hidden_size(&graphs),
-        heads,
-        kv_heads,
-        head_dim: manifest
-            .graphs
-            .iter()
-            .flat_map(|g| &g.caches)
-            .map(|c| c.head_dim)
-            .next()
-            .unwrap_or(0),
-        context_length: model.context_length,
-        bos_token_id: model.bos_token_id,
-        eos_token_ids: model.eos_token_ids.clone(),
-        pad_token_id: model.pad_token_id,
-    };
     Ok(Module {
         graphs,
         weights,
-        model,
+        model: manifest.model.clone(),
         sampling: manifest.sampling.clone(),
         side_files: vec![],
     })
-}
-
-/// The width of the residual stream: the last axis, of images the channels.
-fn hidden_size(graphs: &[Graph]) -> usize {
-    let block = graphs
-        .iter()
-        .find_map(|g| g.blocks().next().map(|(_, b)| (g, b)));
-    let shape = block.map(|(g, b)| &g.value(b.input).ty.shape);
-    let width = |shape: &Shape| {
-        if shape.rank() == 4 {
-            shape.0.get(1).and_then(Dim::known)
-        } else {
-            shape.last().and_then(Dim::known)
-        }
-    };
-    shape.and_then(width).unwrap_or(0)
 }
 
 fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {
@@ -164,6 +111,6 @@ fn expression(record: &WeightRecord, map: &Arc<dyn AsRef<[u8]> + Send + Sync>) -
     let end = start.checked_add(usize::try_from(record.bytes).ok()?)?;
     Some(Expr::Mapped {
         blob: Blob::new(Arc::clone(map), start..end)?,
-        dtype: DType::from_name(&record.dtype)?,
+        dtype: record.dtype,
     })
 }

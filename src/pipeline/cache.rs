@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use dlc_exporters::temporary::Temporary;
+use dlc_files::temporary::Temporary;
 use dlc_passes::ScoreCache;
 use sha2::{Digest, Sha256};
 

@@ -5,11 +5,10 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use dlc_files::{InputProblem, read_text};
 use dlc_passes::{Calibration, PassError};
+use dlc_runtime::TextTokenizer;
 use serde::Deserialize;
-
-use crate::files::{InputProblem, read_text};
-use crate::runtime::TextTokenizer;
 
 /// Text that is always at hand: the King James Bible (public domain), Psalms 23 to 24 and 1
 /// Corinthians 13, and Lincoln's Gettysburg address.

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
-use dlc_exporters::{
-    BundleRequest, FileStamp, SpeculativeDefaults, check_replaceable, write_bundle_of,
-};
+use dlc_bundle::{Manifest, PassRecord, Profile, Source};
+use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle_of};
+use dlc_files::FileStamp;
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::{
     Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, largest_weight, registry,
     run_passes,
 };
+use dlc_runtime::BackendSearch;
 use rayon::ThreadPool;
 use serde_yaml::Mapping;
 
@@ -27,7 +27,6 @@ use super::source::source_record;
 use super::warnings::warnings;
 use crate::checkpoint::{AdapterFiles, Checkpoint};
 use crate::import::{ImportOptions, import_with_sources, non_finite_weights};
-use crate::runtime::BackendSearch;
 
 /// Draft length written into bundles unless a pass found a better one: what onnxruntime-genai uses.
 const MAX_DRAFT_TOKENS: usize = 4;

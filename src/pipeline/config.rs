@@ -11,15 +11,14 @@
 
 use std::path::{Path, PathBuf};
 
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_files::{read_document, yaml};
 use dlc_ir::DType;
 use dlc_passes::hint;
 use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
 use super::error::PipelineError;
-use crate::files::read_document;
-use crate::yaml;
 
 /// Largest pipeline file.
 const CAP: u64 = 1 << 20;

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use dlc_exporters::onnx::{OnnxConstant, hash_constants};
 use dlc_ir::{IrError, Module, Weight};
+use dlc_onnx::{OnnxConstant, hash_constants};
 use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};

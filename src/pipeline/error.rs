@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 
+use dlc_errors::{Fault, Faulty};
 use dlc_eval::EvalError;
 use dlc_exporters::ExportError;
-use dlc_ir::{Fault, IrError};
+use dlc_files::{InputError, IoError};
+use dlc_ir::IrError;
+use dlc_onnx::OnnxError;
 use dlc_passes::PassError;
+use dlc_runtime::RuntimeError;
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
-use crate::files::InputError;
 use crate::import::ImportError;
-use crate::runtime::RuntimeError;
 
 /// An error of any stage.
 #[derive(Debug, Error)]
@@ -25,9 +27,15 @@ pub enum PipelineError {
     /// A pass.
     #[error(transparent)]
     Pass(#[from] PassError),
-    /// Writing the bundle, or reading ONNX.
+    /// Writing the bundle.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// Reading ONNX.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// Writing a file.
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// Running the bundle.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -69,7 +77,7 @@ pub enum PipelineError {
         /// Where it was to be.
         folder: PathBuf,
         /// What stands against it.
-        source: ExportError,
+        source: IoError,
     },
     /// The threads can't be started.
     #[error("can't start {threads} threads: {problem}; ask for fewer with --threads")]
@@ -93,14 +101,15 @@ fn shown(weights: &[(String, usize)]) -> String {
     list.join(", ")
 }
 
-impl PipelineError {
-    /// Whose fault the error is.
-    pub fn fault(&self) -> Fault {
+impl Faulty for PipelineError {
+    fn fault(&self) -> Fault {
         match self {
             Self::Checkpoint(e) => e.fault(),
             Self::Import(e) => e.fault(),
             Self::Pass(e) => e.fault(),
             Self::Export(e) => e.fault(),
+            Self::Onnx(e) => e.fault(),
+            Self::Io(e) => e.fault(),
             Self::Runtime(e) => e.fault(),
             Self::Eval(e) => e.fault(),
             Self::Ir(e) => e.fault(),
@@ -112,13 +121,5 @@ impl PipelineError {
             | Self::Scratch { .. }
             | Self::Threads { .. } => Fault::BadInput,
         }
-    }
-
-    /// Whether it is the user's wish to stop that ended the work.
-    pub fn is_interruption(&self) -> bool {
-        matches!(
-            self,
-            Self::Pass(PassError::Interrupted) | Self::Export(ExportError::Cancelled)
-        )
     }
 }

@@ -3,10 +3,11 @@
 
 use dlc_exporters::SearchDefaults;
 use dlc_ir::{ModelInfo, Task};
+use dlc_methods::speculation::{LogitsProcessors, SamplingOptions};
+use dlc_runtime::GenerationConfig;
 
 use super::error::PipelineError;
 use crate::checkpoint::Checkpoint;
-use crate::runtime::{GenerationConfig, LogitsProcessors, SamplingOptions};
 
 /// What a checkpoint's `generation_config.json` says.
 #[derive(Debug, Default)]

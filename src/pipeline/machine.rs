@@ -4,22 +4,21 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dlc_exporters::manifest::{Profile, Source};
-use dlc_exporters::temporary::Temporary;
+use dlc_bundle::{Profile, Source};
 use dlc_exporters::{BundleRequest, write_bundle};
+use dlc_files::temporary::Temporary;
+use dlc_files::{read_document, yaml};
 use dlc_ir::Module;
-use dlc_ir::speculation::StepCosts;
+use dlc_methods::speculation::{StepCosts, TokenModel};
 use dlc_passes::auto_draft::DraftCosts;
 use dlc_passes::{Machine, PassError};
+use dlc_runtime::{
+    BackendSearch, Bundle, DecoderOptions, DecoderSession, SessionOptions, SharedWeights,
+    calibration_prompt, start, time_passes,
+};
 
 use super::compile::Monitor;
 use super::error::PipelineError;
-use crate::files::read_document;
-use crate::runtime::{
-    BackendSearch, Bundle, DecoderOptions, DecoderSession, SessionOptions, SharedWeights,
-    TokenModel, calibration_prompt, start, time_passes,
-};
-use crate::yaml;
 
 /// Largest file with costs.
 const CAP: u64 = 1 << 20;

@@ -10,13 +10,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use dlc_files::{read_document, yaml};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::error::PipelineError;
-use crate::files::read_document;
-use crate::yaml;
 
 /// Clashes that are printed; more are counted.
 const SHOWN: usize = 4;

@@ -4,8 +4,8 @@
 //! Backends on a CPU compute f16 in f32 and show nothing of it, so the evaluator's own numbers
 //! decide.
 
+use dlc_bundle::Profile;
 use dlc_eval::{Peaks, run_noting_peaks};
-use dlc_exporters::manifest::Profile;
 use dlc_exporters::onnx::keeps_scores_single;
 use dlc_ir::cost::macs_per_image;
 use dlc_ir::{DType, Graph, Module, NodeId, Op, Task};

@@ -6,17 +6,16 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use dlc_bundle::{MANIFEST_CAP, Manifest};
+use dlc_errors::{Fault, Faulty};
 use dlc_eval::Array;
-use dlc_exporters::manifest::{MANIFEST_CAP, Manifest};
-use dlc_ir::{DType, Fault, SamplingPlan, SkipSchedule};
+use dlc_files::{read_document, yaml};
+use dlc_ir::{DType, SkipSchedule};
+use dlc_methods::MethodError;
+use dlc_methods::diffusion::{SamplingPlan, SchedulerKind, parse_scheduler_config, sampling_plan};
 use dlc_passes::{PassError, Prompt, Samplers};
+use dlc_runtime::{Conditions, FloatTensor, RuntimeError};
 use serde_json::{Map, Value};
-
-use crate::files::read_document;
-use crate::runtime::{
-    Conditions, FloatTensor, RuntimeError, SchedulerKind, parse_scheduler_config, sampling_plan,
-};
-use crate::yaml;
 
 /// Largest configuration of a scheduler.
 const CONFIG_CAP: u64 = 1 << 20;
@@ -160,6 +159,6 @@ fn sampler_error(place: &str, problem: &dyn Display, unsupported: bool) -> PassE
     }
 }
 
-fn scheduler_error(place: &str, error: &RuntimeError) -> PassError {
+fn scheduler_error(place: &str, error: &MethodError) -> PassError {
     sampler_error(place, error, error.fault() == Fault::Unsupported)
 }

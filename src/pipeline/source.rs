@@ -1,6 +1,6 @@
 //! What a checkpoint is made of, for the manifest: files with size and hash.
 
-use dlc_exporters::manifest::{FileRecord, Source};
+use dlc_bundle::{FileRecord, Source};
 use rayon::prelude::*;
 
 use super::error::PipelineError;

@@ -11,8 +11,8 @@ mod tolerance;
 
 use std::collections::BTreeMap;
 
+use dlc_bundle::GraphRecord;
 use dlc_eval::{Array, ArrayData, Peaks, run_noting_peaks};
-use dlc_exporters::manifest::GraphRecord;
 use dlc_ir::diff::diff;
 use dlc_ir::{DType, Graph, Module, Task};
 use rand::{Rng, SeedableRng};
@@ -21,9 +21,10 @@ use rand_chacha::ChaCha8Rng;
 use self::feeds::Feeds;
 pub(super) use self::random::random_feeds;
 pub use self::tolerance::Tolerance;
+use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
+
 use super::error::PipelineError;
 use super::range::{self, Reach};
-use crate::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
 /// Prefix length of the cached case, and length of the others.
 const PREFIX: usize = 7;
@@ -260,12 +261,12 @@ fn compare(
         .inputs
         .iter()
         .filter_map(|port| Some((port, arrays.get(&port.name)?)));
-    let tensor = |dtype: &str, array: &Array| match array.data() {
+    let tensor = |dtype: DType, array: &Array| match array.data() {
         ArrayData::I64(data) => HostTensor::i64(array.shape(), data.clone()),
         ArrayData::F32(data) => HostTensor::floats(dtype, array.shape(), data),
     };
     let inputs: Vec<(&str, HostTensor)> = ports
-        .map(|(port, array)| (port.name.as_str(), tensor(&port.dtype, array)))
+        .map(|(port, array)| (port.name.as_str(), tensor(port.dtype, array)))
         .collect();
     let actual = session.run_host(&inputs)?;
     Ok(deviation(&expected, &actual, None, tolerance))

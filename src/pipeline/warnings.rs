@@ -6,12 +6,13 @@
 
 use std::time::UNIX_EPOCH;
 
-use dlc_ir::{Fault, Module, Task};
+use dlc_errors::{Fault, Faulty};
+use dlc_ir::{Module, Task};
 use dlc_passes::Samplers;
+use dlc_runtime::{ChatMessage, ChatTemplate, TextTokenizer};
 
 use super::samplers::DiffusionSamplers;
 use crate::checkpoint::Checkpoint;
-use crate::runtime::{ChatMessage, ChatTemplate, TextTokenizer};
 
 /// One kind of warning: none, one or several sentences.
 type Check = fn(&Checkpoint, &Module) -> Vec<String>;

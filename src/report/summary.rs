@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use dlc_exporters::manifest::Manifest;
-use dlc_exporters::onnx::OnnxSummary;
+use dlc_bundle::Manifest;
 use dlc_ir::cost::{TEXT_TOKENS, cost, macs_per_image, quantized_matrices};
 use dlc_ir::{BlockFormat, Diffusion, Graph, Module, Op, Operand, Sampling, WeightTable};
+use dlc_onnx::OnnxSummary;
 use dlc_passes::{DraftCandidate, PassRun, WeightChange};
 
 use super::chart::score_chart;
@@ -151,7 +151,7 @@ pub fn bundle_summary(manifest: &Manifest) -> String {
         manifest.source.name,
         manifest.model.family,
         manifest.profile.name(),
-        manifest.dtype,
+        manifest.model.dtype,
         manifest.dlc
     );
     let mut graphs = Table::new(&[

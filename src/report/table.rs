@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::printable::cut;
+use dlc_errors::printable::cut;
 
 /// Characters of a cell that are printed.
 const LONGEST: usize = 400;

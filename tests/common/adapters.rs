@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dlc::pipeline::{PipelineError, module_of_bundle, parse_adapter_flag};
-use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
+use dlc_bundle::Profile;
 use dlc_eval::Array;
-use dlc_exporters::manifest::Profile;
 use dlc_ir::{Dim, Graph};
+use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
 
 use super::decoding::{compile_quietly, compile_request};
 use super::fixture;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use dlc::pipeline::{CompileOutcome, CompileRequest, PipelineError, compile, parse_pass_flag};
-use dlc::runtime::{
-    Backend, BackendSearch, Bundle, DecodeOptions, DecoderOptions, DecoderSession, DraftLength,
-    Equality, LogitsProcessors, SamplingOptions, SharedWeights, TextTokenizer, decode, measure,
+use dlc_bundle::Profile;
+use dlc_methods::speculation::{DecodeOptions, DraftLength, LogitsProcessors, SamplingOptions};
+use dlc_runtime::{
+    Backend, BackendSearch, Bundle, DecoderOptions, DecoderSession, Equality, SharedWeights,
+    TextTokenizer, decode, measure,
 };
-use dlc_exporters::manifest::Profile;
 
 use super::fixture;
 

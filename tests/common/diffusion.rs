@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
+use dlc_bundle::Profile;
 use dlc_eval::{Array, ArrayData};
-use dlc_exporters::manifest::Profile;
 use dlc_ir::DType;
+use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
 
 use super::fixture;
 use super::golden::{module, recorded};

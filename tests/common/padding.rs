@@ -1,9 +1,9 @@
 //! Batches of unequal sequences, padded on either side and then continued, as other people's
 //! runtimes run them.
 
-use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
 use dlc_ir::DType;
+use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
 use super::golden::{Feed, Golden, TOLERANCE};
 use super::session::{export, run_once};

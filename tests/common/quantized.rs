@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dlc::pipeline::{Check, module_of_bundle, verify_bundle};
-use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
 use dlc_ir::{
     Blob, BlockFormat, DType, Expr, ModelInfo, Module, QuantizedPart, Quantizer, Refinement,
     Scores, Task, WeightTable, parse_graph_over,
 };
+use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
 
 use super::decoding::{Pair, compile_quietly, compile_request};
 use super::fixture;

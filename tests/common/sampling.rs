@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use dlc::runtime::{
-    Backend, Bundle, DiffusionSession, SampleRequest, SessionOptions, SharedWeights, noise,
-};
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
 use dlc_ir::{
-    DType, Diffusion, Estimate, Evaluation, ModelInfo, Module, Reuse, Sampling, SamplingPlan,
-    SamplingStep, Scores, SkipGranularity, SkipSchedule, Task, WeightTable, parse_graph_over,
+    DType, Diffusion, Evaluation, ModelInfo, Module, Reuse, Sampling, Scores, SkipGranularity,
+    SkipSchedule, Task, WeightTable, parse_graph_over,
+};
+use dlc_methods::diffusion::{Estimate, SamplingPlan, SamplingStep, noise};
+use dlc_runtime::{
+    Backend, Bundle, DiffusionSession, SampleRequest, SessionOptions, SharedWeights,
 };
 
 use super::session::export;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use dlc::runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
-use dlc_exporters::manifest::{CacheLayout, Manifest, Profile, Source};
+use dlc_bundle::{CacheLayout, Manifest, Profile, Source};
 use dlc_exporters::{BundleRequest, SearchDefaults, write_bundle};
 use dlc_ir::{DType, Module};
+use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
 use super::golden::{Case, EncoderGolden, Feed, Golden, module};
 
@@ -154,7 +154,7 @@ pub fn run_once(
         inputs.push((
             port.name.clone(),
             cache.unwrap_or_else(|| {
-                HostTensor::floats(&port.dtype, [feed.shape[0], heads, 0, width], &[])
+                HostTensor::floats(port.dtype, [feed.shape[0], heads, 0, width], &[])
             }),
         ));
     }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use dlc::pipeline::{Check, module_of_bundle, verify_bundle};
-use dlc::runtime::{Backend, Bundle, DecoderOptions, DecoderSession, SessionOptions, TokenModel};
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_methods::speculation::TokenModel;
+use dlc_runtime::{Backend, Bundle, DecoderOptions, DecoderSession, SessionOptions};
 use safetensors::tensor::{TensorView, serialize_to_file};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};

@@ -5,9 +5,9 @@ use std::path::Path;
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
 use dlc::pipeline::{module_of_bundle, parse_pass_flag};
-use dlc::runtime::{BackendKind, BackendSearch, Bundle, start};
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
 use dlc_ir::Module;
+use dlc_runtime::{BackendKind, BackendSearch, Bundle, start};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 

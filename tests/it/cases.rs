@@ -7,10 +7,8 @@
 use std::fs;
 use std::path::Path;
 
-use dlc::runtime::{
-    BackendKind, BackendSearch, Bundle, HostTensor, Session, SessionOptions, start,
-};
 use dlc_eval::Array;
+use dlc_runtime::{BackendKind, BackendSearch, Bundle, HostTensor, Session, SessionOptions, start};
 use serde_json::Value;
 
 use crate::command::{Outcome, Shell};

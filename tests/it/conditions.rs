@@ -6,10 +6,11 @@ use std::fs;
 
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
-use dlc::runtime::{Bundle, noise, parse_scheduler_config, read_tensors, sampling_plan};
 use dlc_eval::{Array, ArrayData};
+use dlc_methods::diffusion::{noise, parse_scheduler_config, sampling_plan};
 use dlc_passes::Prompt;
 use dlc_passes::dip_go::supernet_sample;
+use dlc_runtime::{Bundle, read_tensors};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 

@@ -1,7 +1,7 @@
 //! Speculative decoding on the built-in tract is lossless.
 
-use dlc::runtime::{BackendKind, BackendSearch, start};
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_runtime::{BackendKind, BackendSearch, start};
 
 use crate::common::decoding::Pair;
 use crate::common::variants::{VARIANTS, check_against_evaluator, check_forgetting};

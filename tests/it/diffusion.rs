@@ -3,7 +3,7 @@
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
 use dlc::pipeline::module_of_bundle;
-use dlc::runtime::Bundle;
+use dlc_runtime::Bundle;
 
 use crate::command::{Shell, snapshot};
 use crate::common::diffusion::DIFFUSION;

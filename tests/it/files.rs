@@ -397,7 +397,7 @@ fn plots_are_written_like_images() {
 
 #[test]
 fn graphs_with_weights_outside_of_the_bundles_files_are_not_given_to_a_backend() {
-    use dlc_exporters::manifest::FileRecord;
+    use dlc_bundle::FileRecord;
     let shell = Shell::new();
     shell.copy(&bundles().path("golden"), "bundle");
     let model = shell.path("bundle/model.onnx");

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use dlc::runtime::{BackendKind, BackendSearch, start};
+use dlc_bundle::Profile;
 use dlc_eval::Array;
-use dlc_exporters::manifest::Profile;
 use dlc_ir::{DType, Dim, Module};
+use dlc_runtime::{BackendKind, BackendSearch, start};
 
 use crate::common::diffusion::{DIFFUSION, DiffusionGolden, check_diffusion};
 use crate::common::golden::{

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use dlc_exporters::manifest::Manifest;
+use dlc_bundle::Manifest;
 
 use crate::command::{Shell, bundles};
 

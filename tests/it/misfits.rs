@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use dlc::pipeline::{PipelineError, module_of_bundle};
-use dlc::runtime::Bundle;
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_errors::Faulty;
+use dlc_runtime::Bundle;
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Quantised products and drafts on the built-in tract, and what the command says of them.
 
-use dlc::runtime::{Backend, BackendKind, BackendSearch, start};
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_runtime::{Backend, BackendKind, BackendSearch, start};
 
 use crate::command::{Shell, assert_same_files};
 use crate::common::quantized::{CHEAP, check_cheap_draft, check_products};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dlc::import::FAMILIES;
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
 use dlc_passes::registry::PASSES;
 
 use crate::common::adapters::ADAPTERS;

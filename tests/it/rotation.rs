@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
-use dlc::runtime::{
-    BackendKind, BackendSearch, Bundle, HostTensor, Session, SessionOptions, start,
-};
 use dlc_eval::{Array, run};
 use dlc_ir::Module;
+use dlc_runtime::{BackendKind, BackendSearch, Bundle, HostTensor, Session, SessionOptions, start};
 
 use crate::command::Shell;
 use crate::common::fixture;

@@ -7,13 +7,13 @@ use std::path::Path;
 
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
-use dlc::runtime::{
-    Backend, BackendKind, BackendSearch, OutputLayout, SampleRequest, SamplerState, noise,
-    parse_scheduler_config, read_tensors, sampling_plan, start,
-};
+use dlc_bundle::{MANIFEST_FILE, Profile};
 use dlc_eval::Array;
-use dlc_exporters::manifest::{MANIFEST_FILE, Profile};
-use dlc_ir::{DType, Module, SamplingPlan, SideFile};
+use dlc_ir::{DType, Module, SideFile};
+use dlc_methods::diffusion::{
+    OutputLayout, SamplerState, SamplingPlan, noise, parse_scheduler_config, sampling_plan,
+};
+use dlc_runtime::{Backend, BackendKind, BackendSearch, SampleRequest, read_tensors, start};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 

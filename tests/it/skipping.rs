@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
 use dlc::pipeline::parse_pass_flag;
-use dlc::runtime::{
-    Backend, BackendKind, BackendSearch, Bundle, DiffusionSession, SampleRequest, SessionOptions,
-    noise, parse_scheduler_config, sampling_plan, start,
-};
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_methods::diffusion::{noise, parse_scheduler_config, sampling_plan};
 use dlc_passes::dip_go::supernet_sample;
+use dlc_runtime::{
+    Backend, BackendKind, BackendSearch, Bundle, DiffusionSession, SampleRequest, SessionOptions,
+    start,
+};
 
 use crate::command::{Shell, assert_same_files};
 use crate::common::decoding::{compile_quietly, compile_request};

@@ -1,7 +1,7 @@
 //! Merged adapters on ONNX Runtime, in each profile.
 
-use dlc::runtime::Backend;
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
 use crate::common::adapters::{ADAPTERS, check_adapter};

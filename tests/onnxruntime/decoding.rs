@@ -1,7 +1,7 @@
 //! Speculative decoding on ONNX Runtime is lossless: 24 prompts of 64 tokens in each profile.
 
-use dlc::runtime::Backend;
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
 use crate::common::decoding::Pair;

@@ -15,7 +15,7 @@ mod variants;
 
 use std::path::PathBuf;
 
-use dlc::runtime::{Backend, BackendKind, BackendSearch, start};
+use dlc_runtime::{Backend, BackendKind, BackendSearch, start};
 use libtest_mimic::{Arguments, Trial};
 
 /// The backend, if it is ONNX Runtime.

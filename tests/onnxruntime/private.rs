@@ -6,7 +6,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use dlc::runtime::Backend;
+use dlc_runtime::Backend;
 use libtest_mimic::{Failed, Trial};
 
 use crate::common::fixture;

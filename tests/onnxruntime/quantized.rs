@@ -1,8 +1,8 @@
 //! Quantised products and drafts on ONNX Runtime, in each profile; profile `ort` runs its own
 //! `MatMulNBits`.
 
-use dlc::runtime::Backend;
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
 use crate::common::quantized::{check_cheap_draft, check_products};

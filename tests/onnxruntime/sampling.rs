@@ -1,8 +1,8 @@
 //! What blocks remember between evaluations, on ONNX Runtime, in each profile.
 
-use dlc::runtime::Backend;
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
 use dlc_ir::DType;
+use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
 use crate::common::sampling::check_memory;

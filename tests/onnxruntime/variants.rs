@@ -1,8 +1,8 @@
 //! Heads wide enough for `GroupQueryAttention`: windows, scaled rotations and biases against the
 //! evaluator, and forgetting in caches.
 
-use dlc::runtime::Backend;
-use dlc_exporters::manifest::Profile;
+use dlc_bundle::Profile;
+use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
 use crate::common::variants::{VARIANTS, check_against_evaluator, check_forgetting};

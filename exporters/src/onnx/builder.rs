@@ -5,11 +5,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use dlc_ir::DType;
-use half::{bf16, f16};
-
-use super::proto::{
+use dlc_onnx::proto::{
     AttributeProto, AttributeType, DataLocation, NodeProto, TensorProto, data_type,
 };
+use half::{bf16, f16};
+
 use crate::weights::Stored;
 
 /// The name of a value of the ONNX graph; empty for an optional input that is left out.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dlc_exporters::manifest::{Profile, Source};
+use dlc_bundle::{Profile, Source};
 use dlc_exporters::{BundleRequest, SpeculativeDefaults};
 use dlc_ir::{Blob, DType, Expr, ModelInfo, Module, Scores, Task, WeightTable, parse_graph};
 

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dlc_ir::speculation::are_pass_costs;
 use dlc_ir::{BlockKind, Graph, Module};
+use dlc_methods::speculation::are_pass_costs;
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{Action, Format, Recipe, vocabulary};

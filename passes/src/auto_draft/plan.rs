@@ -5,8 +5,8 @@
 //! `exp(-sqrt(sum of s^2 FIT))` where s gauges an action: bits and removal lie differently far from
 //! the small perturbations that FIT is exact for, and the gauges are measured.
 
-use dlc_ir::speculation::{CostTable, best_gamma};
 use dlc_ir::{Graph, WeightTable};
+use dlc_methods::speculation::{CostTable, best_gamma};
 
 use super::costs::DraftCosts;
 use super::recipe::{Action, Recipe};

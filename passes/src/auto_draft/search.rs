@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dlc_ir::Module;
-use dlc_ir::speculation::StepCosts;
+use dlc_methods::speculation::StepCosts;
 
 use super::plan::{Outlook, Planner};
 use super::recipe::{Action, Format, Recipe};

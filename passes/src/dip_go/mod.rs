@@ -13,17 +13,18 @@ mod supernet;
 #[cfg(test)]
 mod tests;
 
-use dlc_ir::{DType, Graph, Module, SamplingPlan, SkipSchedule};
+use dlc_ir::{DType, Graph, Module, SkipSchedule};
+use dlc_methods::diffusion::SamplingPlan;
+use gates::Training;
+use loss::Loss;
+use rollout::{Sampler, Start, hard};
+use supernet::SuperNet;
 
 use crate::context::{Pass, PassContext, Prompt};
 use crate::error::PassError;
 use crate::needs::{self, Needs};
 use crate::report::PassReport;
 use crate::skip::{Driver, Inputs, SkipNet, apply, close, denoiser, finish, is_guided};
-use gates::Training;
-use loss::Loss;
-use rollout::{Sampler, Start, hard};
-use supernet::SuperNet;
 
 pub use loss::LossKind;
 pub use options::DipGoOptions;

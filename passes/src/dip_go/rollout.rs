@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use dlc_eval::{Array, Segment};
-use dlc_ir::{Diffusion, Reuse, SamplingPlan, SamplingStep};
+use dlc_ir::{Diffusion, Reuse};
+use dlc_methods::diffusion::{SamplingPlan, SamplingStep};
 
 use super::supernet::{Feed, Made, SuperNet};
 use crate::context::Prompt;

@@ -1,9 +1,10 @@
 //! Gradients of the gates against finite differences, through whole samplers.
 
 use dlc_ir::{
-    Classes, DType, Diffusion, Estimate, Expr, Graph, Reuse, SamplingPlan, SamplingStep,
-    SkipGranularity, WeightTable, parse_graph, parse_graph_over,
+    Classes, DType, Diffusion, Expr, Graph, Reuse, SkipGranularity, WeightTable, parse_graph,
+    parse_graph_over,
 };
+use dlc_methods::diffusion::{Estimate, SamplingPlan, SamplingStep};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -13,9 +13,8 @@ mod options;
 mod subnet;
 mod unroll;
 
-use dlc_ir::{
-    Diffusion, Graph, Module, Sampling, SamplingPlan, SkipGranularity, SkipSchedule, WeightTable,
-};
+use dlc_ir::{Diffusion, Graph, Module, Sampling, SkipGranularity, SkipSchedule, WeightTable};
+use dlc_methods::diffusion::SamplingPlan;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

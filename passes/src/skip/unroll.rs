@@ -10,8 +10,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use dlc_ir::schedule::{SAMPLER_INPUT, SAMPLER_OUTPUT};
 use dlc_ir::{
     BlockId, DType, Def, Diffusion, Dim, Expr, Graph, IrError, Node, NodeId, Op, Operand, Reuse,
-    SamplingPlan, SamplingStep, Shape, ValueId, ValueType, WeightId, WeightTable, sym,
+    Shape, ValueId, ValueType, WeightId, WeightTable, sym,
 };
+use dlc_methods::diffusion::{SamplingPlan, SamplingStep};
 
 use super::Driver;
 use super::close::Step;

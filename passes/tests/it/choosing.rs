@@ -5,8 +5,8 @@ use std::cell::Cell;
 use std::path::Path;
 
 use dlc_ir::cost::cost;
-use dlc_ir::speculation::StepCosts;
 use dlc_ir::{Module, Task};
+use dlc_methods::speculation::StepCosts;
 use dlc_passes::auto_draft::{DraftCosts, draft_costs};
 use dlc_passes::{Machine, PassError, PassRun, Silent};
 

@@ -1,5 +1,6 @@
 //! The passes that take away what nothing uses.
 
+use dlc_errors::Faulty;
 use dlc_ir::{Module, verify};
 use dlc_passes::{Silent, registry};
 

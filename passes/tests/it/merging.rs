@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use dlc_ir::{Blob, DType, Expr, Fault, Module, Storage, WeightTable};
+use dlc_errors::{Fault, Faulty};
+use dlc_ir::{Blob, DType, Expr, Module, Storage, WeightTable};
 use dlc_passes::merge_adapter::{Adapter, AdapterTensor, MergeAdapter, MergeAdapterOptions};
 use dlc_passes::{Pass, PassContext, PassError, Silent};
 use proptest::prelude::*;

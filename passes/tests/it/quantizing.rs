@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dlc_errors::Faulty;
 use dlc_eval::run;
 use dlc_ir::{BlockFormat, Graph, Module, Op, Quantizer, Refinement, Task, WeightTable, verify};
 use dlc_passes::quantize_draft::{matrices, perturbation, quantize_block};

@@ -1,6 +1,7 @@
 //! What fit-prune refuses, word for word.
 
-use dlc_ir::{Fault, Module};
+use dlc_errors::{Fault, Faulty};
+use dlc_ir::Module;
 use dlc_passes::PassError;
 
 use super::fakes::fit_prune;

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use dlc_errors::Faulty;
 use dlc_eval::Array;
 use dlc_ir::schedule::memory;
 use dlc_ir::{
-    Classes, DType, Diffusion, Estimate, Expr, Module, Reuse, SamplingPlan, SamplingStep,
-    SkipGranularity, SkipSchedule, Task, WeightTable, parse_graph, parse_graph_over,
+    Classes, DType, Diffusion, Expr, Module, Reuse, SkipGranularity, SkipSchedule, Task,
+    WeightTable, parse_graph, parse_graph_over,
 };
+use dlc_methods::diffusion::{Estimate, SamplingPlan, SamplingStep};
 use dlc_passes::dip_go::supernet_sample;
 use dlc_passes::{PassError, PassRun, Prompt, Samplers, Silent};
 use proptest::prelude::*;

@@ -1,5 +1,6 @@
 //! What trim-head leaves in the draft, and what it refuses.
 
+use dlc_errors::Faulty;
 use dlc_eval::run;
 use dlc_ir::{Graph, Module, WeightTable, verify};
 

@@ -1,6 +1,7 @@
 //! What configurations may say, and what they are refused for.
 
-use dlc_ir::{Fault, ModelInfo, Op, Rope, RopeScaling};
+use dlc_errors::Fault;
+use dlc_ir::{ModelInfo, Op, Rope, RopeScaling};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,7 +1,8 @@
 //! Diffusion models: boundaries, blocks, facts, and what configurations are refused for.
 
+use dlc_errors::Fault;
 use dlc_ir::cost::{Sizes, graph_macs, macs};
-use dlc_ir::{BlockKind, Classes, DType, Diffusion, Fault, Graph, Op, Operand, parse_graph_over};
+use dlc_ir::{BlockKind, Classes, DType, Diffusion, Graph, Op, Operand, parse_graph_over};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

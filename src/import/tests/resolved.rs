@@ -3,7 +3,8 @@
 
 use std::fs;
 
-use dlc_ir::{Fault, ModelInfo};
+use dlc_errors::{Fault, Faulty};
+use dlc_ir::ModelInfo;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 

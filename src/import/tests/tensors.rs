@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dlc_ir::Fault;
+use dlc_errors::Fault;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use dlc_bundle::GraphRecord;
 use dlc_eval::Array;
-use dlc_exporters::manifest::GraphRecord;
 use dlc_ir::Graph;
+use dlc_runtime::{HostTensor, Session};
 
 use super::super::error::PipelineError;
-use crate::runtime::{HostTensor, Session};
 
 /// The inputs of one run of a model of text.
 #[derive(Debug, Clone)]
@@ -176,7 +176,7 @@ impl Feeds {
             } else if let Some((shape, data)) = self.caches.get(&port.name) {
                 tensors.push((
                     port.name.clone(),
-                    HostTensor::floats(&port.dtype, shape.clone(), data),
+                    HostTensor::floats(port.dtype, shape.clone(), data),
                 ));
             }
         }

@@ -1,7 +1,7 @@
 //! How far a backend may be from the evaluator.
 
-use dlc_exporters::manifest::{Manifest, Profile};
-use dlc_ir::{Graph, Op};
+use dlc_bundle::{Manifest, Profile};
+use dlc_ir::{DType, Graph, Op};
 
 /// How far a backend may be from the evaluator.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,17 +16,17 @@ impl Tolerance {
     /// 1e-4 absolute in f32 (plus 1e-5 of the largest output, for models with large logits); half
     /// types round every activation: 1e-2 and 0.2% of the largest output in f16 (11 bits), 0.1 and
     /// 10% in bf16 (8 bits).
-    pub fn of_dtype(dtype: &str) -> Self {
+    pub fn of_dtype(dtype: DType) -> Self {
         match dtype {
-            "f16" => Self {
+            DType::F16 => Self {
                 absolute: 1e-2,
                 relative: 2e-3,
             },
-            "bf16" => Self {
+            DType::Bf16 => Self {
                 absolute: 1e-1,
                 relative: 1e-1,
             },
-            _ => Self {
+            DType::F32 | DType::I64 | DType::U8 => Self {
                 absolute: 1e-4,
                 relative: 1e-5,
             },
@@ -48,7 +48,7 @@ impl Tolerance {
                 relative: 0.2,
             }
         } else {
-            Self::of_dtype(&manifest.dtype)
+            Self::of_dtype(manifest.model.dtype)
         }
     }
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, WeightId};
+use dlc_onnx::proto::{DimensionValue, TypeProto, ValueInfoProto};
 
 use super::super::builder::{Builder, Name};
-use super::super::proto::{DimensionValue, TypeProto, ValueInfoProto};
 use super::image::noise_levels;
 use super::{LEVELS, Target, tensor_type};
 use crate::error::ExportError;

@@ -1,13 +1,13 @@
 //! Ops on each entry by itself: sums, products, activations.
 
+use dlc_bundle::Profile;
 use dlc_ir::{DType, Node, Operand, Shape};
+use dlc_onnx::proto::data_type;
 
 use super::super::builder::Name;
-use super::super::proto::data_type;
 use super::context::{Context, Form};
 use super::shared::{common_form, define_like, finish_call, from_f32, input_in, to_f32};
 use crate::error::ExportError;
-use crate::manifest::Profile;
 
 /// A sum or product; its second operand may broadcast to the first.
 pub(super) fn binary(

@@ -1,9 +1,9 @@
 //! What works on images, and the embedding of noise levels; alike in every profile.
 
 use dlc_ir::{DType, Dim, Graph, Node, Op, Operand, TimestepEmbedding, ValueId};
+use dlc_onnx::proto::INT32;
 
 use super::super::builder::Name;
-use super::super::proto::INT32;
 use super::context::Context;
 use super::shared::{define_full, from_f32, to_f32};
 use crate::error::ExportError;

@@ -2,9 +2,9 @@
 //! layers.
 
 use dlc_ir::{DType, Dim, ValueId};
+use dlc_onnx::proto::BOOL;
 
 use super::super::builder::Name;
-use super::super::proto::BOOL;
 use super::context::Context;
 use crate::error::ExportError;
 

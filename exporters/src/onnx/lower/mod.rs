@@ -21,12 +21,13 @@ use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};
 
 use self::context::Context;
 pub(crate) use self::image::noise_levels;
-use super::proto::{
+use dlc_bundle::{CacheLayout, Profile, WEIGHTS_FILE};
+use dlc_onnx::proto::{
     DataLocation, DimensionProto, DimensionValue, GraphProto, ModelProto, OperatorSetIdProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, data_type, entry,
 };
+
 use crate::error::ExportError;
-use crate::manifest::{CacheLayout, Profile, WEIGHTS_FILE};
 use crate::weights::{Stored, WeightPlan};
 
 /// Key of the text form of the graph in an ONNX file's metadata.

@@ -11,15 +11,15 @@
 
 use std::collections::HashMap;
 
+use dlc_bundle::CacheLayout;
 use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, RopeScaling, ValueId};
+use dlc_onnx::proto::INT32;
 
 use super::super::builder::Name;
-use super::super::proto::INT32;
 use super::context::{Context, Form};
 use super::padding::last_entry;
 use super::shared::{define_full, rope_name};
 use crate::error::ExportError;
-use crate::manifest::CacheLayout;
 use crate::weights::{RopeTable, Stored, Wave};
 
 /// Longest table of cosines that is written: no model comes near, a hostile configuration could

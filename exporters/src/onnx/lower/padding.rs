@@ -9,9 +9,9 @@
 use std::collections::HashSet;
 
 use dlc_ir::{DType, Dim, Graph, Input, Node, NodeId, Op, Operand, Shape, ValueId};
+use dlc_onnx::proto::{BOOL, INT32};
 
 use super::super::builder::Name;
-use super::super::proto::{BOOL, INT32};
 use super::context::Context;
 use super::masks::length;
 use super::ort::{maker, readers};

@@ -7,9 +7,9 @@
 //! that folds constants holds the matrix in single precision.
 
 use dlc_ir::{BlockFormat, DType, Node, Operand};
+use dlc_onnx::proto::data_type;
 
 use super::super::builder::Name;
-use super::super::proto::data_type;
 use super::context::{Context, Form};
 use super::shared::{common_form, define_full, define_like, finish_call, input_in};
 use crate::error::ExportError;

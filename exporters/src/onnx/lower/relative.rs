@@ -1,9 +1,9 @@
 //! Positions: the rows of learned tables, and `DeBERTa`'s relative ones.
 
 use dlc_ir::{DType, Dim, DisentangledBias, Node, Shape};
+use dlc_onnx::proto::data_type;
 
 use super::super::builder::Name;
-use super::super::proto::data_type;
 use super::context::Context;
 use super::masks::length;
 use super::portable::heads_first;

@@ -1,9 +1,9 @@
 //! Lowerings that several profiles share, and the rotary tables that all layers share.
 
 use dlc_ir::{DType, Node, Operand, Rope, RopeScaling, Shape, ValueId};
+use dlc_onnx::proto::data_type;
 
 use super::super::builder::{Call, Name};
-use super::super::proto::data_type;
 use super::context::{Context, Form};
 use crate::error::ExportError;
 

@@ -1,0 +1,84 @@
+//! DDIM (Song, Meng and Ermon, *Denoising Diffusion Implicit Models*, equation 12 with sigma 0).
+
+use super::Scheduler;
+use super::noise::{NoiseSchedule, Prediction, Terminal};
+use super::reader::ConfigReader;
+use super::spacing::{Spacing, Spread};
+use crate::diffusion::{Estimate, SamplingPlan, SamplingStep};
+
+struct Ddim {
+    noise: NoiseSchedule,
+    prediction: Prediction,
+    spacing: Spacing,
+    clip: Option<f64>,
+    final_alpha_bar: f64,
+}
+
+/// Reads what diffusers' `DDIMScheduler` reads.
+pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Scheduler> {
+    let noise = NoiseSchedule::read(config, Terminal::Zero);
+    let prediction = Prediction::read(config, &Prediction::NAMES);
+    let spacing = Spacing::read(config, Spread::Leading, steps, noise.len());
+    let range = config
+        .number("clip_sample_range", "above 0", |x| x > 0.0)
+        .unwrap_or(1.0);
+    let clip = config.flag("clip_sample", true).then_some(range);
+    config.refuse("thresholding", "clips each sample at a quantile of its own");
+    let final_alpha_bar = if config.flag("set_alpha_to_one", true) {
+        1.0
+    } else {
+        noise.alpha_bar(0)
+    };
+    Box::new(Ddim {
+        noise,
+        prediction,
+        spacing,
+        clip,
+        final_alpha_bar,
+    })
+}
+
+impl Scheduler for Ddim {
+    fn plan(&self, steps: usize) -> SamplingPlan {
+        // diffusers steps back by a whole stride whatever the spacing, even where the next timestep
+        // is another.
+        let stride = self.noise.len() / steps;
+        let timesteps = self
+            .spacing
+            .timesteps(steps, self.noise.len())
+            .into_iter()
+            .map(|t| t.round_ties_even() as usize);
+        SamplingPlan {
+            initial_scale: 1.0,
+            steps: timesteps
+                .map(|t| self.step(t, t.checked_sub(stride)))
+                .collect(),
+        }
+    }
+}
+
+impl Ddim {
+    /// The step from one timestep to another, or to the sample.
+    fn step(&self, from: usize, to: Option<usize>) -> SamplingStep {
+        let here = self.noise.alpha_bar(from);
+        let there = to.map_or(self.final_alpha_bar, |t| self.noise.alpha_bar(t));
+        let (signal, noise) = (here.sqrt(), (1.0 - here).sqrt());
+        let denoised = self.prediction.denoised(signal, noise);
+        // The noise that is put back is the network's own, not what is left beside the clipped
+        // sample.
+        let epsilon = self.prediction.epsilon(signal, noise);
+        let back = (1.0 - there).sqrt();
+        SamplingStep {
+            timestep: from as f64,
+            input_scale: 1.0,
+            estimate: Estimate {
+                latents: denoised.0,
+                output: denoised.1,
+                clip: self.clip,
+            },
+            latents: vec![back * epsilon.0],
+            estimates: vec![there.sqrt()],
+            output: back * epsilon.1,
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Schedulers: diffusers' `scheduler_config.json` becomes a [`SamplingPlan`], a table that any part
+//! of dlc can run.
+//!
+//! One file for each scheduler, which reads its own keys and makes its own rows; what they share is
+//! the noise schedule (`noise.rs`) and the choice of timesteps (`spacing.rs`). Deterministic
+//! sampling only. What a configuration asks for beyond that is refused by name.
+
+mod ddim;
+mod dpm_solver;
+mod error;
+mod euler;
+mod noise;
+mod pndm;
+mod reader;
+mod spacing;
+
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Map, Value};
+
+use crate::diffusion::SamplingPlan;
+
+pub use error::{SchedulerError, SchedulerProblem};
+
+use dlc_errors::printable::shown;
+use reader::ConfigReader;
+
+use crate::Result;
+
+/// The most steps that a plan is made for.
+const MOST_STEPS: usize = 10_000;
+
+/// A scheduler that dlc samples with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchedulerKind {
+    /// DDIM with eta 0.
+    Ddim,
+    /// PNDM: PLMS after a warm-up.
+    Pndm,
+    /// Euler's method without churn.
+    Euler,
+    /// DPM-Solver++, multistep, of order 1 or 2.
+    DpmSolverPlusPlus,
+}
+
+impl SchedulerKind {
+    /// Every scheduler.
+    pub const ALL: [Self; 4] = [Self::Ddim, Self::Pndm, Self::Euler, Self::DpmSolverPlusPlus];
+
+    /// The name in commands and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ddim => "ddim",
+            Self::Pndm => "pndm",
+            Self::Euler => "euler",
+            Self::DpmSolverPlusPlus => "dpm-solver++",
+        }
+    }
+
+    /// diffusers' name, as in `_class_name`.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Ddim => "DDIMScheduler",
+            Self::Pndm => "PNDMScheduler",
+            Self::Euler => "EulerDiscreteScheduler",
+            Self::DpmSolverPlusPlus => "DPMSolverMultistepScheduler",
+        }
+    }
+
+    /// The scheduler that a user names, by dlc's name or by diffusers'. The error lists what there
+    /// is.
+    pub fn from_name(name: &str) -> Result<Self> {
+        let known = |kind: &Self| kind.name() == name || kind.class() == name;
+        Self::ALL.into_iter().find(known).ok_or_else(|| {
+            let near = nearest(
+                name,
+                Self::ALL
+                    .iter()
+                    .flat_map(|kind| [kind.name(), kind.class()]),
+            );
+            let near = near
+                .map(|near| format!(" (did you mean {near}?)"))
+                .unwrap_or_default();
+            SchedulerError::Class(format!(
+                "there is no scheduler `{}`{near}. dlc samples with {}",
+                shown(name),
+                names()
+            ))
+            .into()
+        })
+    }
+}
+
+/// Schedulers of diffusers that dlc doesn't sample with, but whose noise schedule it reads; the
+/// reason goes on from "it ...".
+const COMPATIBLE: [(&str, &str); 10] = [
+    ("DDPMScheduler", NOISY),
+    ("EulerAncestralDiscreteScheduler", NOISY),
+    ("KDPM2AncestralDiscreteScheduler", NOISY),
+    ("DPMSolverSDEScheduler", NOISY),
+    ("LMSDiscreteScheduler", OTHER),
+    ("HeunDiscreteScheduler", OTHER),
+    ("DPMSolverSinglestepScheduler", OTHER),
+    ("KDPM2DiscreteScheduler", OTHER),
+    ("DEISMultistepScheduler", OTHER),
+    ("UniPCMultistepScheduler", OTHER),
+];
+const NOISY: &str = "draws new noise at every step, and dlc's samplers are deterministic";
+const OTHER: &str = "is none of dlc's samplers";
+
+/// What a configuration says of a scheduler, read and checked.
+trait Scheduler {
+    /// The table for this many steps, the number that the configuration was read for.
+    fn plan(&self, steps: usize) -> SamplingPlan;
+}
+
+/// The plan for `steps` steps of the scheduler that a configuration describes, or of another one on
+/// the same noise schedule, as diffusers' `from_config` makes it: keys that both have keep their
+/// values, others take the default of the one that samples.
+///
+/// A plan may have more evaluations than steps (PNDM repeats its first, or evaluates several times
+/// in a step), or fewer, where `lambda_min_clipped` leaves fewer timesteps. Errors list everything
+/// that is wrong.
+pub fn sampling_plan(
+    config: &Map<String, Value>,
+    scheduler: Option<SchedulerKind>,
+    steps: usize,
+) -> Result<SamplingPlan> {
+    let own = own_scheduler(config, scheduler.is_some())?;
+    let Some(kind) = scheduler.or(own) else {
+        let text = format!(
+            "scheduler_config.json names no `_class_name`. Say which scheduler is meant: {}",
+            names()
+        );
+        return Err(SchedulerError::Class(text).into());
+    };
+    let mut reader = ConfigReader::new(config);
+    let taken = checked_steps(&mut reader, steps);
+    let read = match kind {
+        SchedulerKind::Ddim => ddim::read,
+        SchedulerKind::Pndm => pndm::read,
+        SchedulerKind::Euler => euler::read,
+        SchedulerKind::DpmSolverPlusPlus => dpm_solver::read,
+    };
+    let sampler = read(&mut reader, taken);
+    reader.finish(kind.class())?;
+    let plan = sampler.plan(steps);
+    match plan.check() {
+        Ok(()) => Ok(plan),
+        Err(reason) => {
+            let timestep = plan
+                .steps
+                .get(reason.step)
+                .map_or(f64::NAN, |step| step.timestep);
+            Err(SchedulerError::Degenerate {
+                class: kind.class(),
+                steps,
+                timestep,
+                reason,
+            }
+            .into())
+        }
+    }
+}
+
+/// A `scheduler_config.json`, in which Python may have written `NaN`, `Infinity` and `-Infinity`,
+/// which JSON doesn't have: they become strings.
+pub fn parse_scheduler_config(text: &str) -> Result<Map<String, Value>> {
+    serde_json::from_str(&quote_constants(text))
+        .map_err(|error| SchedulerError::Json(error.to_string()).into())
+}
+
+/// The scheduler that a configuration names, if it names one and dlc has it. Others are refused,
+/// except compatible ones if `replaced`.
+fn own_scheduler(
+    config: &Map<String, Value>,
+    replaced: bool,
+) -> Result<Option<SchedulerKind>, SchedulerError> {
+    let Some(value) = config.get("_class_name").filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    let Some(class) = value.as_str() else {
+        return Err(SchedulerError::Class(format!(
+            "scheduler_config.json: `_class_name` is {}; it must be a string",
+            reader::show(value)
+        )));
+    };
+    if let Some(kind) = SchedulerKind::ALL
+        .into_iter()
+        .find(|kind| kind.class() == class)
+    {
+        return Ok(Some(kind));
+    }
+    match COMPATIBLE.iter().find(|known| known.0 == class) {
+        Some(_) if replaced => Ok(None),
+        Some((class, reason)) => {
+            let text = format!(
+                "scheduler_config.json is for {class}: it {reason}. Choose one that is, on the same noise schedule: {}",
+                names()
+            );
+            Err(SchedulerError::Class(text))
+        }
+        None => {
+            let known = SchedulerKind::ALL
+                .iter()
+                .map(|kind| kind.class())
+                .chain(COMPATIBLE.iter().map(|known| known.0));
+            let near = nearest(class, known)
+                .map(|near| format!(" (the nearest that it knows is {near})"))
+                .unwrap_or_default();
+            let classes: Vec<_> = SchedulerKind::ALL.iter().map(|kind| kind.class()).collect();
+            let (class, classes) = (shown(class), classes.join(", "));
+            Err(SchedulerError::Class(format!(
+                "scheduler_config.json is for `{class}`, which dlc doesn't know{near}. It samples with {classes}"
+            )))
+        }
+    }
+}
+
+/// The number of steps, or 1 with a report where there can't be so many.
+fn checked_steps(reader: &mut ConfigReader<'_>, steps: usize) -> usize {
+    let train = reader
+        .get("num_train_timesteps")
+        .and_then(Value::as_u64)
+        .map_or(1000, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let most = train.clamp(1, MOST_STEPS);
+    if (1..=most).contains(&steps) {
+        return steps;
+    }
+    reader.bad("steps", format!("is {steps}; it must be a whole number from 1 to {most} (`num_train_timesteps` is {train})"));
+    1
+}
+
+/// Puts the constants that only Python's JSON has into quotes, where they don't stand in a string.
+fn quote_constants(text: &str) -> String {
+    const CONSTANTS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+    let mut quoted = String::with_capacity(text.len());
+    let mut rest = text;
+    let (mut in_string, mut escaped) = (false, false);
+    while let Some(c) = rest.chars().next() {
+        let constant = CONSTANTS
+            .into_iter()
+            .find(|constant| !in_string && rest.starts_with(constant));
+        let length = constant.map_or(c.len_utf8(), str::len);
+        if let Some(constant) = constant {
+            quoted.extend(['"'].into_iter().chain(constant.chars()).chain(['"']));
+        } else {
+            quoted.push(c);
+        }
+        in_string ^= c == '"' && !escaped;
+        escaped = in_string && c == '\\' && !escaped;
+        rest = &rest[length..];
+    }
+    quoted
+}
+
+fn names() -> String {
+    SchedulerKind::ALL.map(SchedulerKind::name).join(", ")
+}
+
+/// The name that is most like `word`, if any is much like it.
+fn nearest(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    const ALIKE: f64 = 0.9;
+    let word: String = word.chars().take(64).collect();
+    let scored = names
+        .map(|name| (strsim::jaro_winkler(&word, name), name))
+        .filter(|(score, _)| *score >= ALIKE);
+    scored
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}

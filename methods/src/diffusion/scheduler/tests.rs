@@ -1,0 +1,177 @@
+//! Plans against diffusers' own runs, against the textbook, and what is refused.
+
+mod properties;
+mod refusals;
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::diffusion::{SamplerState, SamplingPlan};
+
+/// The largest distance to diffusers, relative where numbers are larger than 1. Nearly all runs
+/// stay below 1e-5; those that begin where almost no signal is left, and take few steps from there,
+/// multiply rounding errors of single precision (diffusers' and ours) by the noise.
+const TOLERANCE: f64 = 5e-5;
+/// The same for fractional timesteps, which diffusers finds from logarithms in single precision.
+/// Whole ones are equal.
+const TIMESTEP_TOLERANCE: f64 = 5e-4;
+
+fn object(value: Value) -> Map<String, Value> {
+    if let Value::Object(object) = value {
+        object
+    } else {
+        panic!("{value} is no object")
+    }
+}
+
+fn plan(config: Value, steps: usize) -> SamplingPlan {
+    sampling_plan(&object(config), None, steps).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The latents after each step, if the network answers `network(input, timestep)`.
+fn run(
+    plan: &SamplingPlan,
+    noise: &[f32],
+    mut network: impl FnMut(&[f32], f64) -> Vec<f32>,
+) -> Vec<Vec<f32>> {
+    let mut state = SamplerState::new(plan, noise).unwrap();
+    let mut input = vec![0.0; noise.len()];
+    let mut latents = Vec::new();
+    while let Some(timestep) = state.model_input(&mut input).unwrap() {
+        state.advance(&network(&input, timestep)).unwrap();
+        latents.push(state.latents().to_vec());
+    }
+    latents
+}
+
+fn numbers(value: &Value) -> Vec<f32> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap() as f32)
+        .collect()
+}
+
+/// The largest distance of `found` from `expected`, relative where numbers are larger than 1.
+fn distance(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let distances = found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| f64::from((a - b).abs() / b.abs().max(1.0)));
+    distances.fold(0.0, f64::max)
+}
+
+#[test]
+fn every_run_of_diffusers_is_followed_step_by_step() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/schedulers.json");
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut far = Vec::new();
+    for case in file["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let scheduler = case["scheduler"]
+            .as_str()
+            .map(|name| SchedulerKind::from_name(name).unwrap());
+        let steps = case["steps"].as_u64().unwrap() as usize;
+        let plan = sampling_plan(case["config"].as_object().unwrap(), scheduler, steps)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let rows = case["rows"].as_array().unwrap();
+        assert_eq!(plan.steps.len(), rows.len(), "{name}");
+        assert!(
+            distance(
+                &[plan.initial_scale as f32],
+                &[case["initial_scale"].as_f64().unwrap() as f32]
+            ) < TOLERANCE,
+            "{name}"
+        );
+        let mut index = 0;
+        let mut check = |what: &str, row: usize, found: &[f32], expected: &[f32]| {
+            let distance = distance(found, expected);
+            if distance >= TOLERANCE {
+                far.push(format!("{name}: {what} of step {row} is off by {distance:e}: {found:?} for {expected:?}"));
+            }
+        };
+        let latents = run(&plan, &numbers(&case["noise"]), |input, timestep| {
+            let row = &rows[index];
+            let expected = row["timestep"].as_f64().unwrap();
+            let exact = expected.fract() == 0.0;
+            let apart = (timestep - expected).abs();
+            assert!(
+                apart == 0.0 || (!exact && apart < TIMESTEP_TOLERANCE),
+                "{name}: timestep {timestep} for {expected} in step {index}"
+            );
+            check("the input", index, input, &numbers(&row["input"]));
+            index += 1;
+            numbers(&row["output"])
+        });
+        for (index, (row, latents)) in rows.iter().zip(&latents).enumerate() {
+            check("the result", index, latents, &numbers(&row["latents"]));
+        }
+    }
+    assert!(far.is_empty(), "\n{}", far.join("\n"));
+}
+
+#[test]
+fn a_plan_survives_its_file_form() {
+    let plan = plan(
+        json!({"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}),
+        7,
+    );
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<SamplingPlan>(&text).unwrap(), plan);
+}
+
+#[test]
+fn plans_look_back_no_further_than_their_method() {
+    let configs = [
+        (json!({"_class_name": "DDIMScheduler"}), (1, 1)),
+        (json!({"_class_name": "EulerDiscreteScheduler"}), (1, 1)),
+        (
+            json!({"_class_name": "DPMSolverMultistepScheduler"}),
+            (1, 2),
+        ),
+        (
+            json!({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 1}),
+            (1, 1),
+        ),
+        (
+            json!({"_class_name": "PNDMScheduler", "skip_prk_steps": true}),
+            (2, 5),
+        ),
+        (json!({"_class_name": "PNDMScheduler"}), (4, 13)),
+    ];
+    for (config, expected) in configs {
+        let plan = plan(config.clone(), 20);
+        assert_eq!(
+            (plan.latent_history(), plan.estimate_history()),
+            expected,
+            "{config}"
+        );
+    }
+}
+
+#[test]
+fn defaults_of_another_scheduler_are_not_taken_over() {
+    let own = json!({"_class_name": "DDPMScheduler", "timestep_spacing": "leading", "_use_default_values": ["timestep_spacing"]});
+    let plan = sampling_plan(&object(own), Some(SchedulerKind::DpmSolverPlusPlus), 10).unwrap();
+    // Evenly spread, this scheduler's own default, reaches the last timestep of the training.
+    assert_eq!(plan.steps[0].timestep as u32, 999);
+}
+
+#[test]
+fn python_constants_are_read_outside_of_strings_only() {
+    let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity, "note": "NaN \" Infinity", "b": [NaN,Infinity]}"#;
+    let config = parse_scheduler_config(text).unwrap();
+    assert_eq!(Value::Object(config)["b"], json!(["NaN", "Infinity"]));
+    let config = parse_scheduler_config(
+        &text
+            .replace(r#""b""#, r#""_b""#)
+            .replace(r#""note""#, r#""_note""#),
+    )
+    .unwrap();
+    assert_eq!(config["_note"], "NaN \" Infinity");
+    assert!(sampling_plan(&config, None, 10).is_ok());
+}

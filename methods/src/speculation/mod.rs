@@ -1,0 +1,17 @@
+//! Speculative decoding: costs and expected gain, token sampling, and the decoding loop.
+
+mod costs;
+mod decoder;
+mod processors;
+mod sampler;
+mod token_model;
+
+pub use costs::{
+    CostTable, StepCosts, are_pass_costs, best_gamma, expected_tokens, predicted_speedup,
+};
+pub use decoder::{
+    DecodeOptions, Decoder, DraftLength, Generation, History, SourceStats, Stats, StopReason,
+};
+pub use processors::LogitsProcessors;
+pub use sampler::{Distribution, Sampler, SamplingOptions};
+pub use token_model::{Logits, TokenModel};

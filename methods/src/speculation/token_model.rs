@@ -1,0 +1,74 @@
+//! The small face that the decoding loop is written against: a model that scores tokens and can
+//! forget them again.
+//!
+//! Never knows what a session, a cache layout or a backend is.
+
+use crate::Result;
+
+/// A causal language model with a cache, one sequence at a time.
+pub trait TokenModel {
+    /// Number of entries of the vocabulary.
+    fn vocab_size(&self) -> usize;
+
+    /// The longest sequence that the model takes, in tokens.
+    fn context_length(&self) -> usize;
+
+    /// Tokens that the cache holds.
+    fn len(&self) -> usize;
+
+    /// Whether the cache holds nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends `tokens` to the cached sequence and returns the logits of the last `want` of them:
+    /// row `i` scores what follows token `tokens.len() - want + i`. Errors leave the cache in an
+    /// unknown state; [`Self::rollback`] to 0 makes it usable.
+    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits>;
+
+    /// Forgets everything after the first `len` tokens. Does nothing if no more than that are
+    /// cached.
+    fn rollback(&mut self, len: usize);
+
+    /// Holds, from now on, what the model whose cache it reads holds of the first `len` tokens.
+    /// Does nothing where the cache is its own.
+    fn adopt(&mut self, len: usize) -> Result<()> {
+        let _ = len;
+        Ok(())
+    }
+
+    /// Tokens that the cache would hold after [`Self::adopt`] of `len`.
+    fn len_after_adopting(&self, len: usize) -> usize {
+        let _ = len;
+        self.len()
+    }
+}
+
+/// Scores of the vocabulary at a few positions, row-major `[rows, vocab]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    vocab: usize,
+    data: Vec<f32>,
+}
+
+impl Logits {
+    /// Rows of `vocab` scores each; an incomplete last row is cut off.
+    pub fn new(vocab: usize, mut data: Vec<f32>) -> Self {
+        let rows = data.len().checked_div(vocab).unwrap_or(0);
+        data.truncate(rows * vocab);
+        Self { vocab, data }
+    }
+
+    /// Number of positions.
+    pub fn rows(&self) -> usize {
+        self.data.len().checked_div(self.vocab).unwrap_or(0)
+    }
+
+    /// The scores at position `i`, or an empty slice past the end.
+    pub fn row(&self, i: usize) -> &[f32] {
+        let start = i.saturating_mul(self.vocab);
+        self.data
+            .get(start..start.saturating_add(self.vocab))
+            .unwrap_or_default()
+    }
+}

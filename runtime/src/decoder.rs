@@ -1,0 +1,163 @@
+//! A decoder graph as a [`TokenModel`]: one sequence, its key/value caches, and forgetting without
+//! copying.
+//!
+//! How caches are kept follows from the manifest: [`in_place`] or [`concat`]. Never samples, and
+//! never knows whether it is the target or the draft.
+
+mod concat;
+mod in_place;
+mod ports;
+mod values;
+
+use std::sync::Arc;
+
+use dlc_bundle::CacheLayout;
+use dlc_methods::MethodError;
+use dlc_methods::speculation::{Logits, TokenModel};
+
+use self::concat::ConcatCache;
+use self::in_place::InPlaceCache;
+use self::ports::Ports;
+use super::{Backend, Bundle, Result, Session, SessionOptions, SharedWeights};
+
+/// How a decoder is loaded.
+#[derive(Debug, Clone, Default)]
+pub struct DecoderOptions {
+    /// How its session is loaded.
+    pub session: SessionOptions,
+    /// Tokens to allocate caches for at the start, where caches have a capacity (those kept in
+    /// place); it doubles as needed.
+    pub capacity: Option<usize>,
+}
+
+/// A loaded decoder graph and the caches of one sequence.
+#[derive(Debug)]
+pub struct DecoderSession {
+    session: Session,
+    ports: Ports,
+    vocab: usize,
+    context: usize,
+    cache: Cache,
+}
+
+#[derive(Debug)]
+enum Cache {
+    InPlace(InPlaceCache),
+    Concat(ConcatCache),
+}
+
+impl DecoderSession {
+    /// Loads the graph `name`. Refuses a graph whose boundary isn't a decoder's.
+    pub fn open(
+        backend: &Backend,
+        bundle: &Bundle,
+        name: &str,
+        weights: Option<&Arc<SharedWeights>>,
+        options: &DecoderOptions,
+    ) -> Result<Self> {
+        let model = &bundle.manifest().model;
+        let ports = Ports::read(bundle.graph(name)?, model.vocab_size)?;
+        let session = Session::load(backend, bundle, name, weights, &options.session)?;
+        let (vocab, context) = (model.vocab_size, model.context_length);
+        let cache = match bundle.manifest().caches {
+            CacheLayout::InPlace => {
+                Cache::InPlace(InPlaceCache::new(&ports.caches, options.capacity, context))
+            }
+            CacheLayout::Appended => Cache::Concat(ConcatCache::default()),
+        };
+        Ok(Self {
+            session,
+            ports,
+            vocab,
+            context,
+            cache,
+        })
+    }
+
+    /// Reads the cache of `target` from now on instead of one of its own: keys and values of
+    /// decided tokens are then the target's, and its own stand behind them until the target's next
+    /// pass. False, and nothing changes, where its layers aren't the target's.
+    ///
+    /// So a draft needs no pass over the prompt and no second cache (Zhang et al., *Draft &
+    /// Verify*, 2023). What it says of the text changes a little, since behind the first dropped
+    /// block its own keys would differ; what is decided doesn't.
+    pub fn share_cache(&mut self, target: &Self) -> bool {
+        let Some(slots) = self.ports.among(&target.ports.caches) else {
+            return false;
+        };
+        match (&mut self.cache, &target.cache) {
+            (Cache::InPlace(cache), Cache::InPlace(other)) => cache.share(other, slots),
+            (Cache::Concat(cache), Cache::Concat(other)) => cache.share(other, slots),
+            _ => return false,
+        }
+        true
+    }
+}
+
+impl TokenModel for DecoderSession {
+    fn vocab_size(&self) -> usize {
+        self.vocab
+    }
+
+    fn context_length(&self) -> usize {
+        self.context
+    }
+
+    fn len(&self) -> usize {
+        match &self.cache {
+            Cache::InPlace(cache) => cache.len(),
+            Cache::Concat(cache) => cache.len(),
+        }
+    }
+
+    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits, MethodError> {
+        if tokens.is_empty() || want > tokens.len() {
+            return Err(MethodError::Bug(format!(
+                "logits of {want} of {} tokens were asked for",
+                tokens.len()
+            )));
+        }
+        if self.len() + tokens.len() > self.context {
+            return Err(MethodError::Input(format!(
+                "{} tokens don't fit the context of {}: shorten the text",
+                self.len() + tokens.len(),
+                self.context
+            )));
+        }
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocab) {
+            return Err(MethodError::Input(format!(
+                "token {token} is outside the vocabulary of {}: use this model's tokenizer",
+                self.vocab
+            )));
+        }
+        let ids = tokens.iter().map(|&token| i64::from(token)).collect();
+        match &mut self.cache {
+            Cache::InPlace(cache) => cache.extend(&mut self.session, &self.ports, ids, want),
+            Cache::Concat(cache) => cache.extend(&mut self.session, &self.ports, ids, want),
+        }
+        .map_err(MethodError::model)
+    }
+
+    fn rollback(&mut self, len: usize) {
+        match &mut self.cache {
+            Cache::InPlace(cache) => cache.rollback(len),
+            Cache::Concat(cache) => cache.rollback(len),
+        }
+    }
+
+    fn adopt(&mut self, len: usize) -> Result<(), MethodError> {
+        match &mut self.cache {
+            Cache::InPlace(cache) => cache.adopt(len),
+            Cache::Concat(cache) => cache.adopt(len).map_err(MethodError::model)?,
+        }
+        Ok(())
+    }
+
+    fn len_after_adopting(&self, len: usize) -> usize {
+        let shares = match &self.cache {
+            Cache::InPlace(cache) => cache.shares(),
+            Cache::Concat(cache) => cache.shares(),
+        };
+        if shares { len } else { self.len() }
+    }
+}

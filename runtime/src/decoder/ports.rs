@@ -1,0 +1,325 @@
+//! What a decoder graph's boundary is called and typed, read from its manifest record and checked
+//! once.
+
+use std::borrow::Cow;
+
+use dlc_bundle::{GraphRecord, PortRecord};
+use dlc_ir::DType;
+use dlc_methods::speculation::Logits;
+use ort::session::SessionInputValue;
+use ort::value::{DynValue, Tensor, TensorElementType};
+
+use crate::weights::element_type;
+use crate::{Result, RuntimeError};
+
+/// Inputs of one run.
+pub(super) type Inputs<'p> = Vec<(Cow<'p, str>, SessionInputValue<'static>)>;
+
+/// The boundary of a decoder graph.
+#[derive(Debug)]
+pub(super) struct Ports {
+    pub graph: String,
+    pub vocab: usize,
+    pub position_ids: bool,
+    pub logits_element: TensorElementType,
+    /// Keys and values of all slots, in the order of the graph's inputs.
+    pub caches: Vec<CachePort>,
+}
+
+/// One cached tensor, `[1, heads, length, head_dim]`.
+#[derive(Debug, Clone)]
+pub(super) struct CachePort {
+    pub past: String,
+    pub present: String,
+    /// The checkpoint's layer that it belongs to.
+    pub layer: u32,
+    pub is_key: bool,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub element: TensorElementType,
+}
+
+const IDS: &str = "input_ids";
+const MASK: &str = "attention_mask";
+const POSITIONS: &str = "position_ids";
+pub(super) const LOGITS: &str = "logits";
+
+impl Ports {
+    pub fn read(graph: &GraphRecord, vocab: usize) -> Result<Self> {
+        let fail = |port: &str, problem: String| RuntimeError::port(&graph.name, port, problem);
+        let missing = |port: &str| {
+            fail(
+                port,
+                "the graph has no such port, so it isn't a decoder that dlc can run".to_owned(),
+            )
+        };
+        let output = |name: &str| {
+            graph
+                .outputs
+                .iter()
+                .find(|port| port.name == name)
+                .ok_or_else(|| missing(name))
+        };
+        for name in [IDS, MASK] {
+            if !graph.inputs.iter().any(|port| port.name == name) {
+                return Err(missing(name));
+            }
+        }
+        let logits = output(LOGITS)?;
+        let logits_element = float_element(logits)
+            .ok_or_else(|| fail(LOGITS, format!("logits can't be {}", logits.dtype)))?;
+        let mut ports = Self {
+            graph: graph.name.clone(),
+            vocab,
+            position_ids: false,
+            logits_element,
+            caches: Vec::new(),
+        };
+        for port in &graph.inputs {
+            if let Some(rest) = port.name.strip_prefix("past_key_values.") {
+                let (slot, kind) = rest.split_once('.').unwrap_or_default();
+                let record = graph.caches.iter().find(|cache| {
+                    cache.slot.to_string() == slot && matches!(kind, "key" | "value")
+                });
+                let record = record.ok_or_else(|| {
+                    fail(
+                        &port.name,
+                        "the manifest lists no cache of this slot".to_owned(),
+                    )
+                })?;
+                let present = format!("present.{rest}");
+                if output(&present)?.dtype != port.dtype {
+                    return Err(fail(
+                        &present,
+                        format!("isn't {} as {} is", port.dtype, port.name),
+                    ));
+                }
+                let element = float_element(port)
+                    .ok_or_else(|| fail(&port.name, format!("a cache can't be {}", port.dtype)))?;
+                let (layer, heads, head_dim) = (record.layer, record.heads, record.head_dim);
+                ports.caches.push(CachePort {
+                    past: port.name.clone(),
+                    present,
+                    layer,
+                    is_key: kind == "key",
+                    heads,
+                    head_dim,
+                    element,
+                });
+            } else if matches!(port.name.as_str(), IDS | MASK | POSITIONS) {
+                if port.dtype != DType::I64 {
+                    return Err(fail(&port.name, format!("must be i64, not {}", port.dtype)));
+                }
+                ports.position_ids |= port.name == POSITIONS;
+            } else {
+                return Err(fail(
+                    &port.name,
+                    "dlc doesn't know what to put here".to_owned(),
+                ));
+            }
+        }
+        if ports.caches.len() != 2 * graph.caches.len() {
+            return Err(fail(
+                "past_key_values",
+                format!(
+                    "{} ports for {} caches",
+                    ports.caches.len(),
+                    graph.caches.len()
+                ),
+            ));
+        }
+        Ok(ports)
+    }
+
+    /// For each cache its number among `others`, if all of them are there: the same layers, widths
+    /// and types.
+    pub fn among(&self, others: &[CachePort]) -> Option<Vec<usize>> {
+        let what = |port: &CachePort| {
+            (
+                port.layer,
+                port.is_key,
+                port.heads,
+                port.head_dim,
+                port.element,
+            )
+        };
+        self.caches
+            .iter()
+            .map(|port| others.iter().position(|other| what(other) == what(port)))
+            .collect()
+    }
+
+    /// Everything but the caches.
+    pub fn inputs(
+        &self,
+        ids: Vec<i64>,
+        mask: Vec<i64>,
+        first_position: usize,
+    ) -> Result<Inputs<'_>> {
+        let count = ids.len();
+        let mut inputs: Inputs<'_> = Vec::with_capacity(3 + self.caches.len());
+        let mut push = |name: &'static str, data: Vec<i64>| {
+            let value = Tensor::from_array(([1, data.len()], data))
+                .map_err(|error| RuntimeError::port(&self.graph, name, error.message()))?;
+            inputs.push((Cow::Borrowed(name), value.into_dyn().into()));
+            Ok::<(), RuntimeError>(())
+        };
+        push(IDS, ids)?;
+        push(MASK, mask)?;
+        if self.position_ids {
+            push(
+                POSITIONS,
+                (first_position as i64..(first_position + count) as i64).collect(),
+            )?;
+        }
+        Ok(inputs)
+    }
+
+    /// The last `want` rows of logits `[1, count, vocab]`, as 32-bit floats.
+    pub fn logits(&self, value: &DynValue, count: usize, want: usize) -> Result<Logits> {
+        let fail = |problem: String| RuntimeError::port(&self.graph, LOGITS, problem);
+        let backend = |error: ort::Error| fail(error.message().to_owned());
+        let tensor = value
+            .downcast_ref::<ort::value::DynTensorValueType>()
+            .map_err(backend)?;
+        let expected = [1, count as i64, self.vocab as i64];
+        if tensor.shape()[..] != expected {
+            return Err(fail(format!(
+                "has the shape {:?} instead of {expected:?}",
+                tensor.shape()
+            )));
+        }
+        let from = (count - want) * self.vocab;
+        let data = match tensor.data_type() {
+            TensorElementType::Float32 => {
+                value.try_extract_tensor::<f32>().map_err(backend)?.1[from..].to_vec()
+            }
+            TensorElementType::Float16 => {
+                value.try_extract_tensor::<half::f16>().map_err(backend)?.1[from..]
+                    .iter()
+                    .map(|x| x.to_f32())
+                    .collect()
+            }
+            TensorElementType::Bfloat16 => {
+                value.try_extract_tensor::<half::bf16>().map_err(backend)?.1[from..]
+                    .iter()
+                    .map(|x| x.to_f32())
+                    .collect()
+            }
+            other => return Err(fail(format!("logits can't be {other}"))),
+        };
+        Ok(Logits::new(self.vocab, data))
+    }
+}
+
+fn float_element(port: &PortRecord) -> Option<TensorElementType> {
+    port.dtype.is_float().then(|| element_type(port.dtype))
+}
+
+#[cfg(test)]
+mod tests {
+    use dlc_bundle::CacheRecord;
+
+    use super::*;
+
+    fn graph(inputs: &[(&str, &str)], outputs: &[(&str, &str)]) -> GraphRecord {
+        let ports = |list: &[(&str, &str)]| {
+            list.iter()
+                .map(|(name, dtype)| PortRecord {
+                    name: (*name).to_owned(),
+                    dtype: DType::from_name(dtype).unwrap(),
+                    shape: Vec::new(),
+                })
+                .collect()
+        };
+        let caches = vec![CacheRecord {
+            slot: 0,
+            layer: 3,
+            heads: 2,
+            head_dim: 4,
+        }];
+        GraphRecord {
+            name: "draft".to_owned(),
+            file: "draft.onnx".to_owned(),
+            parameters: 0,
+            inputs: ports(inputs),
+            outputs: ports(outputs),
+            caches,
+        }
+    }
+
+    const INPUTS: [(&str, &str); 4] = [
+        ("input_ids", "i64"),
+        ("attention_mask", "i64"),
+        ("past_key_values.0.key", "f16"),
+        ("past_key_values.0.value", "f16"),
+    ];
+    const OUTPUTS: [(&str, &str); 3] = [
+        ("logits", "f32"),
+        ("present.0.key", "f16"),
+        ("present.0.value", "f16"),
+    ];
+
+    #[test]
+    fn a_decoders_boundary_is_read() {
+        let ports = Ports::read(&graph(&INPUTS, &OUTPUTS), 8).unwrap();
+        assert!(!ports.position_ids && ports.caches.len() == 2);
+        assert_eq!(
+            ports.among(&[ports.caches[1].clone(), ports.caches[0].clone()]),
+            Some(vec![1, 0])
+        );
+        assert_eq!(
+            ports.among(&[
+                CachePort {
+                    layer: 2,
+                    ..ports.caches[0].clone()
+                },
+                ports.caches[1].clone()
+            ]),
+            None
+        );
+        assert_eq!(
+            (
+                ports.caches[1].present.as_str(),
+                ports.caches[1].heads,
+                ports.caches[1].element
+            ),
+            ("present.0.value", 2, TensorElementType::Float16)
+        );
+    }
+
+    #[test]
+    fn other_boundaries_are_refused_with_the_port() {
+        let with = |extra| [&INPUTS[..], &[extra]].concat();
+        let cases = [
+            (INPUTS[1..].to_vec(), OUTPUTS.to_vec(), "input_ids"),
+            (
+                with(("pixel_values", "f32")),
+                OUTPUTS.to_vec(),
+                "pixel_values",
+            ),
+            (
+                with(("past_key_values.1.key", "f16")),
+                OUTPUTS.to_vec(),
+                "past_key_values.1.key",
+            ),
+            (INPUTS[..3].to_vec(), OUTPUTS.to_vec(), "past_key_values"),
+            (INPUTS.to_vec(), OUTPUTS[1..].to_vec(), "logits"),
+            (INPUTS.to_vec(), OUTPUTS[..2].to_vec(), "present.0.value"),
+            (
+                with(("position_ids", "f32")),
+                OUTPUTS.to_vec(),
+                "position_ids",
+            ),
+        ];
+        for (inputs, outputs, port) in cases {
+            let error = Ports::read(&graph(&inputs, &outputs), 8)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("`draft`") && error.contains(port),
+                "{port}: {error}"
+            );
+        }
+    }
+}

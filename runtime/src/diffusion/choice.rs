@@ -1,0 +1,132 @@
+//! Which sampler a bundle is run with: what was asked for, else what its schedule was made for,
+//! else diffusers' customs.
+
+use dlc_files::read_document;
+use dlc_ir::Diffusion;
+use dlc_methods::diffusion::{SamplingPlan, SchedulerKind, parse_scheduler_config, sampling_plan};
+
+use crate::{Bundle, Result, RuntimeError};
+
+const CONFIG: &str = "scheduler_config.json";
+/// The largest configuration that is read: `trained_betas` of some thousand steps fit.
+const CONFIG_CAP: u64 = 1 << 20;
+const DEFAULT_STEPS: usize = 50;
+/// For models that were trained without their class as well.
+const DEFAULT_GUIDANCE: f64 = 1.5;
+
+/// What was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct SamplerWishes {
+    /// Steps of the sampler.
+    pub steps: Option<usize>,
+    /// The scheduler, by dlc's name or by diffusers'.
+    pub scheduler: Option<String>,
+    /// The strength of classifier-free guidance.
+    pub guidance: Option<f64>,
+    /// Whether to run the whole model at every step.
+    pub no_prune: bool,
+}
+
+/// A sampler for a bundle.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplerChoice {
+    /// Its table.
+    pub plan: SamplingPlan,
+    /// The scheduler's name.
+    pub scheduler: &'static str,
+    /// The steps that it was asked for.
+    pub steps: usize,
+    /// The strength of classifier-free guidance.
+    pub guidance: f64,
+    /// Whether the bundle's schedule says what is computed when.
+    pub prune: bool,
+    /// What the user should know.
+    pub note: Option<String>,
+}
+
+/// The sampler for `bundle`. A pruned one is bound to the steps and the scheduler that it was
+/// pruned for.
+///
+/// # Errors
+/// [`RuntimeError::Input`] for wishes that the schedule doesn't fit, [`RuntimeError::Unsupported`]
+/// for a bundle without a `scheduler_config.json`, [`RuntimeError::Method`] for a scheduler that
+/// dlc doesn't have.
+pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<SamplerChoice> {
+    let manifest = bundle.manifest();
+    let Some(model) = &manifest.model.diffusion else {
+        let (family, task) = (&manifest.model.family, manifest.model.task.name());
+        return Err(RuntimeError::Input(format!(
+            "the bundle is a {family} for {task}, which makes no images"
+        )));
+    };
+    let made_for = manifest.sampling.as_ref();
+    let name = wishes
+        .scheduler
+        .as_deref()
+        .or(made_for.map(|sampling| sampling.scheduler.as_str()));
+    let kind = name.map(SchedulerKind::from_name).transpose()?;
+    let steps = wishes
+        .steps
+        .or(made_for.map(|sampling| sampling.steps))
+        .unwrap_or(DEFAULT_STEPS);
+    let schedule = made_for.filter(|_| !wishes.no_prune);
+    if let Some(sampling) = schedule
+        && (sampling.steps != steps || SchedulerKind::from_name(&sampling.scheduler).ok() != kind)
+    {
+        let asked = kind.map_or("another scheduler", SchedulerKind::name);
+        return Err(RuntimeError::Input(format!(
+            "the bundle is pruned for {} steps of {}, not for {steps} of {asked}: leave --steps and --scheduler out, sample the whole model with \
+             `dlc sample --no-prune`, or compile it again",
+            sampling.steps, sampling.scheduler
+        )));
+    }
+    let (plan, scheduler) = plan(bundle, kind, steps)?;
+    let guidance = wishes
+        .guidance
+        .or(made_for.map(|sampling| sampling.guidance))
+        .unwrap_or_else(|| default_guidance(model));
+    let note = schedule.filter(|sampling| sampling.unrolled.is_none() && sampling.guidance.to_bits() != guidance.to_bits()).map(|sampling| {
+        format!("the bundle is pruned for guidance {}; with {guidance} its images may differ more from the whole model's", sampling.guidance)
+    });
+    Ok(SamplerChoice {
+        plan,
+        scheduler,
+        steps,
+        guidance,
+        prune: schedule.is_some(),
+        note,
+    })
+}
+
+fn plan(
+    bundle: &Bundle,
+    kind: Option<SchedulerKind>,
+    steps: usize,
+) -> Result<(SamplingPlan, &'static str)> {
+    let missing = || {
+        let reason = format!("the bundle has no {CONFIG}, so its noise schedule isn't known");
+        let fix = "Compile the pipeline's folder, with `scheduler/` in it, instead of the component alone";
+        RuntimeError::unsupported(bundle.folder().display().to_string(), reason, fix)
+    };
+    let path = bundle.side_file(CONFIG).ok_or_else(missing)?;
+    let config = parse_scheduler_config(&read_document(&path, CONFIG_CAP)?)?;
+    let plan = sampling_plan(&config, kind, steps)?;
+    // A plan is there, so the configuration names a scheduler that dlc has, unless one was asked
+    // for.
+    let own = || {
+        config
+            .get("_class_name")
+            .and_then(|class| SchedulerKind::from_name(class.as_str()?).ok())
+    };
+    Ok((
+        plan,
+        kind.or_else(own).map_or("unknown", SchedulerKind::name),
+    ))
+}
+
+fn default_guidance(model: &Diffusion) -> f64 {
+    let trained_for = model
+        .classes
+        .is_some_and(|classes| classes.unconditional.is_some());
+    if trained_for { DEFAULT_GUIDANCE } else { 1.0 }
+}

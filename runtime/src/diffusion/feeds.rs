@@ -1,0 +1,291 @@
+//! What the network is fed: the images, and what they should show. With guidance every image stands
+//! there twice: with its class or text, and without.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use dlc_ir::{DType, Diffusion};
+use ort::session::SessionInputValue;
+use ort::value::DynValue;
+
+use super::SampleRequest;
+use super::memory::Memory;
+use super::ports::{Feed, StepInput, StepPorts};
+use super::tensors::{FloatTensor, read_tensors};
+use crate::session::float_value;
+use crate::{HostTensor, Result, RuntimeError};
+
+/// What stands before the name of a tensor for images without a text.
+const NEGATIVE: &str = "negative_";
+/// Which tokens of a text count: all, where nothing else is said.
+const MASK: &str = "encoder_attention_mask";
+const TEXT: &str = "encoder_hidden_states";
+
+/// What images are told beside a class, by the graph's input: `encoder_hidden_states`,
+/// `text_embeds` ...; and behind `negative_`, what stands in their place for images without a text.
+/// One row for each image, or one for all.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Conditions {
+    tensors: BTreeMap<String, FloatTensor>,
+}
+
+impl Conditions {
+    /// Reads a safetensors file.
+    pub fn read(path: &Path) -> Result<Self> {
+        Ok(Self {
+            tensors: read_tensors(path)?,
+        })
+    }
+
+    /// The rows of some of `total` images.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Input`] for a tensor with neither one row nor one for each image.
+    pub fn of(&self, images: Range<usize>, total: usize) -> Result<Self> {
+        let part = |(name, tensor): (&String, &FloatTensor)| {
+            let rows = tensor.shape.first().copied().unwrap_or(0);
+            if rows == 1 {
+                return Ok((name.clone(), tensor.clone()));
+            }
+            if rows != total {
+                return Err(RuntimeError::Input(format!(
+                    "`{name}` has {rows} rows for {total} images: give it one, or one for each image"
+                )));
+            }
+            let row = tensor.data.len() / total.max(1);
+            let shape = [&[images.len()], tensor.shape.get(1..).unwrap_or_default()].concat();
+            let data = tensor.data.get(images.start * row..images.end * row);
+            let outside =
+                || RuntimeError::Bug(format!("images {images:?} of {total} were asked for"));
+            Ok((
+                name.clone(),
+                FloatTensor {
+                    shape,
+                    data: data.ok_or_else(outside)?.to_vec(),
+                },
+            ))
+        };
+        Ok(Self {
+            tensors: self.tensors.iter().map(part).collect::<Result<_>>()?,
+        })
+    }
+
+    /// How many images it is for, unless for any number.
+    pub fn images(&self) -> usize {
+        self.tensors
+            .values()
+            .filter_map(|tensor| tensor.shape.first().copied())
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The rows for the input `name` of the graph `graph`, of `images` images and, if `guided`, of
+    /// as many without a text.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unsupported`] for what isn't there, [`RuntimeError::Input`] for what doesn't
+    /// fit.
+    pub fn rows(
+        &self,
+        graph: &str,
+        name: &str,
+        images: usize,
+        guided: bool,
+    ) -> Result<FloatTensor> {
+        let given = self.tensors.get(name);
+        let all_tokens = || {
+            let text = self.tensors.get(TEXT).filter(|_| name == MASK)?;
+            let shape = text.shape.get(..2)?.to_vec();
+            Some(FloatTensor {
+                data: vec![1.0; shape.iter().product()],
+                shape,
+            })
+        };
+        let with = given.cloned().or_else(all_tokens).ok_or_else(|| {
+            let fix = "Give a safetensors file that holds it with `--embeddings FILE`";
+            RuntimeError::unsupported(
+                format!("graph `{graph}`, input `{name}`"),
+                "dlc has no text encoder to make it with",
+                fix,
+            )
+        })?;
+        let mut halves = vec![with];
+        if guided {
+            let negative = self.tensors.get(&format!("{NEGATIVE}{name}"));
+            // What isn't the text itself is the same for images without one, as diffusers has it.
+            let negative = negative
+                .or_else(|| halves.first().filter(|_| name != TEXT))
+                .cloned();
+            let missing = || {
+                RuntimeError::Input(format!(
+                    "guidance needs `{NEGATIVE}{name}` beside `{name}`: add it to the file, or take guidance 1, which is none"
+                ))
+            };
+            halves.push(negative.ok_or_else(missing)?);
+        }
+        let tail = halves[0].shape.get(1..).unwrap_or_default().to_vec();
+        let mut data = Vec::new();
+        for half in &halves {
+            let rows = half.shape.first().copied().unwrap_or(0);
+            if half.shape.get(1..) != Some(tail.as_slice()) || (rows != 1 && rows != images) {
+                return Err(RuntimeError::Input(format!(
+                    "`{name}` has the shape {:?} for {images} images, with rows of {tail:?}",
+                    half.shape
+                )));
+            }
+            (0..images / rows).for_each(|_| data.extend_from_slice(&half.data));
+        }
+        Ok(FloatTensor {
+            shape: [&[images * halves.len()], tail.as_slice()].concat(),
+            data,
+        })
+    }
+}
+
+/// What stays the same over all evaluations of a run.
+#[derive(Debug)]
+pub(super) struct Feeds<'r> {
+    request: &'r SampleRequest<'r>,
+    /// The shape of the network's image input: with guidance twice as many as images.
+    shape: [usize; 4],
+    /// The class of each row.
+    classes: Vec<i64>,
+}
+
+impl<'r> Feeds<'r> {
+    /// Checks classes and guidance against the model.
+    pub fn new(request: &'r SampleRequest<'r>, model: &Diffusion) -> Result<Self> {
+        let (images, guided) = (request.seeds.len(), request.is_guided());
+        if images == 0 {
+            return Err(RuntimeError::Input("no image is asked for".to_owned()));
+        }
+        if !request.guidance.is_finite() {
+            return Err(RuntimeError::Input(format!(
+                "guidance {} isn't a number to guide by",
+                request.guidance
+            )));
+        }
+        let classes = classes(request, model, guided)?;
+        if guided && model.classes.is_none() && model.text_width.is_none() {
+            let problem = "is told neither class nor text, so there is nothing to guide it to: take `--guidance 1`";
+            return Err(RuntimeError::Input(format!("the model {problem}")));
+        }
+        let rows = if guided { 2 * images } else { images };
+        Ok(Self {
+            request,
+            shape: [rows, model.channels, model.height, model.width],
+            classes,
+        })
+    }
+
+    /// The inputs of one evaluation: `images` is what
+    /// [`model_input`](crate::SamplerState::model_input) filled.
+    pub fn inputs(
+        &self,
+        ports: &StepPorts,
+        images: &[f32],
+        timestep: f64,
+        forecast: &[f64],
+        memory: &Memory,
+    ) -> Result<Vec<(Cow<'static, str>, SessionInputValue<'static>)>> {
+        let rows = self.shape[0];
+        let value = |input: &StepInput| -> Result<DynValue> {
+            let floats = |shape: Vec<usize>, data: &[f32]| {
+                float_value(input.dtype, shape, data)
+                    .map_err(|problem| RuntimeError::port(&ports.graph, &input.name, problem))
+            };
+            match &input.feed {
+                Feed::Image if self.request.is_guided() => {
+                    floats(self.shape.to_vec(), &[images, images].concat())
+                }
+                Feed::Image => floats(self.shape.to_vec(), images),
+                Feed::Noise => floats(
+                    [&[self.request.seeds.len()], &self.shape[1..]].concat(),
+                    images,
+                ),
+                Feed::Timestep => floats(vec![rows], &vec![timestep as f32; rows]),
+                Feed::Class => {
+                    integers(ports, input, &HostTensor::i64([rows], self.classes.clone()))
+                }
+                Feed::Memory { block, age } => memory.recall(block, *age),
+                Feed::Forecast => floats(
+                    vec![forecast.len()],
+                    &forecast.iter().map(|&w| w as f32).collect::<Vec<_>>(),
+                ),
+                Feed::Condition => {
+                    let none = Conditions::default();
+                    let conditions = self.request.conditions.unwrap_or(&none);
+                    let tensor = conditions.rows(
+                        &ports.graph,
+                        &input.name,
+                        self.request.seeds.len(),
+                        self.request.is_guided(),
+                    )?;
+                    if input.dtype == DType::I64 {
+                        return integers(
+                            ports,
+                            input,
+                            &HostTensor::i64(
+                                tensor.shape,
+                                tensor.data.iter().map(|&x| x as i64).collect(),
+                            ),
+                        );
+                    }
+                    floats(tensor.shape, &tensor.data)
+                }
+            }
+        };
+        ports
+            .inputs
+            .iter()
+            .map(|input| Ok((Cow::Owned(input.name.clone()), value(input)?.into())))
+            .collect()
+    }
+}
+
+fn integers(ports: &StepPorts, input: &StepInput, tensor: &HostTensor) -> Result<DynValue> {
+    tensor
+        .to_value()
+        .map_err(|problem| RuntimeError::port(&ports.graph, &input.name, problem))
+}
+
+/// The class of each row: of each image, and with guidance as many times "no class".
+fn classes(request: &SampleRequest<'_>, model: &Diffusion, guided: bool) -> Result<Vec<i64>> {
+    let fail = |problem: String| Err(RuntimeError::Input(problem));
+    let Some(known) = model.classes else {
+        let given = !request.classes.is_empty();
+        return if given {
+            fail("the model is told no class: leave --class out".to_owned())
+        } else {
+            Ok(vec![])
+        };
+    };
+    if let Some(class) = request.classes.iter().find(|class| **class >= known.count) {
+        return fail(format!(
+            "there is no class {class}: the model's are 0 to {}",
+            known.count.saturating_sub(1)
+        ));
+    }
+    let (images, given) = (request.seeds.len(), request.classes.len());
+    if images != given {
+        return fail(format!(
+            "{given} classes for {images} images: the model is told one for each"
+        ));
+    }
+    let without = match (guided, known.unconditional) {
+        (false, _) => vec![],
+        (true, Some(id)) => vec![id as i64; images],
+        (true, None) => return fail(
+            "the model wasn't trained without a class, which guidance needs: take `--guidance 1`"
+                .to_owned(),
+        ),
+    };
+    Ok(request
+        .classes
+        .iter()
+        .map(|class| *class as i64)
+        .chain(without)
+        .collect())
+}

@@ -1,0 +1,52 @@
+//! Runs a bundle: the backend, sessions over its graphs, lossless speculative decoding, encoders,
+//! diffusion models and their schedulers.
+//!
+//! Reads bundles through their manifest alone and knows nothing of importers or passes. Never
+//! prints, and never reads the environment: callers hand over what they found in it. `ort` types
+//! don't leave this module.
+
+mod answers;
+mod backend;
+mod bundle;
+mod chat;
+mod costs;
+mod decoder;
+mod diffusion;
+mod encoder;
+mod error;
+mod generation;
+mod measure;
+mod session;
+mod special_tokens;
+mod stops;
+mod text;
+mod timing;
+mod weights;
+
+pub use answers::{Choice, choices, sentence_vector, similarity};
+pub use backend::{
+    Backend, BackendKind, BackendSearch, Candidate, Origin, Provider, disable_telemetry, start,
+    telemetry_variable, unrunnable,
+};
+pub use bundle::Bundle;
+pub use chat::{ChatMessage, ChatTemplate};
+pub use costs::{assumed_costs, cost_key};
+pub use decoder::{DecoderOptions, DecoderSession};
+pub use diffusion::{
+    Classifier, Conditions, DiffusionSession, FloatTensor, SampleRequest, SamplerChoice,
+    SamplerWishes, Samples, Statistics, choose_sampler, mean_psnr, psnr, read_tensors,
+};
+/// What decodes and samples: the loop, the samplers, the schedulers.
+pub use dlc_methods as methods;
+pub use encoder::{EncoderSession, Rows};
+pub use error::{Result, RuntimeError};
+pub use generation::{GenerationConfig, SamplingDefaults};
+pub use measure::{
+    Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies,
+    measure, time_passes,
+};
+pub use session::{HostData, HostTensor, Session, SessionOptions};
+pub use stops::StopStrings;
+pub use text::{TextStream, TextTokenizer, TokenizedText};
+pub use timing::Timing;
+pub use weights::SharedWeights;

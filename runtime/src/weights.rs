@@ -1,0 +1,164 @@
+//! One mapped copy of `weights.bin` for all sessions of a bundle, and one packed copy.
+//!
+//! ONNX Runtime packs weights into private memory for each session unless both hold: the sessions
+//! are given the *same* values (`AddInitializer`) and one container for the packed form. Only
+//! there, and only on the CPU: tract reads the external data by itself, and a GPU has its own copy
+//! anyway. Never copies a weight.
+
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use dlc_bundle::WeightRecord;
+use dlc_files::mapped::{self, Mapped};
+use dlc_files::open_regular;
+use dlc_ir::DType;
+use ort::AsPointer;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::builder::{PrepackedWeights, SessionBuilder};
+use ort::value::{DynValue, TensorElementType};
+
+use super::{Backend, BackendKind, Bundle, Result, RuntimeError};
+
+/// The mapped weights of a bundle. Sessions made with it keep it alive.
+#[derive(Debug)]
+pub struct SharedWeights {
+    /// Values over [`Self::map`], by the graphs that use them. Declared first: dropped before the
+    /// map.
+    values: BTreeMap<String, Vec<(String, Arc<DynValue>)>>,
+    packed: PrepackedWeights,
+    map: Mapped,
+}
+
+impl SharedWeights {
+    /// Maps the bundle's weights; None where sharing isn't possible or there is nothing to share.
+    pub fn open(bundle: &Bundle, backend: &Backend) -> Result<Option<Arc<Self>>> {
+        let records = &bundle.manifest().weights;
+        if backend.kind() != BackendKind::OnnxRuntime || records.is_empty() {
+            return Ok(None);
+        }
+        let path = bundle.weights_path();
+        let (file, _) = open_regular(&path)?;
+        let map = mapped::map(&file, &path)
+            .map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
+        let mut values: BTreeMap<String, Vec<(String, Arc<DynValue>)>> = BTreeMap::new();
+        // Vectors are left to each session: they are small, and not every kernel that packs one (a
+        // half-precision norm) takes it shared.
+        for record in records.iter().filter(|r| r.shape.len() >= 2) {
+            let bytes = bytes_of(&map, record).ok_or_else(|| {
+                RuntimeError::file(&path, format!("ends before weight `{}`", record.name))
+            })?;
+            let count = record
+                .shape
+                .iter()
+                .try_fold(1usize, |n, &dim| n.checked_mul(dim));
+            if count.and_then(|n| n.checked_mul(record.dtype.size())) != Some(bytes.len()) {
+                return Err(RuntimeError::file(
+                    &path,
+                    format!(
+                        "weight `{}` of {} {:?} can't have {} bytes",
+                        record.name,
+                        record.dtype,
+                        record.shape,
+                        bytes.len()
+                    ),
+                ));
+            }
+            // Left to ONNX Runtime, which copies what it can't use in place.
+            if bytes.is_empty() || bytes.as_ptr().align_offset(record.dtype.size()) != 0 {
+                continue;
+            }
+            let value = borrowed_value(bytes, &record.shape, element_type(record.dtype)).map_err(
+                |error| RuntimeError::file(&path, format!("weight `{}`: {error}", record.name)),
+            )?;
+            let value = Arc::new(value);
+            for graph in &record.graphs {
+                values
+                    .entry(graph.clone())
+                    .or_default()
+                    .push((record.name.clone(), Arc::clone(&value)));
+            }
+        }
+        Ok(Some(Arc::new(Self {
+            values,
+            packed: PrepackedWeights::new(),
+            map,
+        })))
+    }
+
+    /// Gives a session that is being built for `graph` the shared values. The session must keep
+    /// `self` alive.
+    pub(super) fn attach(
+        &self,
+        graph: &str,
+        mut builder: SessionBuilder,
+    ) -> ort::Result<SessionBuilder> {
+        for (name, value) in self.values.get(graph).into_iter().flatten() {
+            builder = builder.with_initializer(name, Arc::clone(value))?;
+        }
+        Ok(builder.with_prepacked_weights(&self.packed)?)
+    }
+
+    /// Lets the system drop the mapped pages that sessions have packed by now; what is still read
+    /// is mapped in again.
+    pub fn release_pages(&self) {
+        self.map.release_pages();
+    }
+}
+
+fn bytes_of<'m>(map: &'m Mapped, record: &WeightRecord) -> Option<&'m [u8]> {
+    let start = usize::try_from(record.offset).ok()?;
+    map.get(start..start.checked_add(usize::try_from(record.bytes).ok()?)?)
+}
+
+/// A tensor value that borrows `bytes`; the caller keeps them alive and in place for as long as the
+/// value lives.
+fn borrowed_value(
+    bytes: &[u8],
+    shape: &[usize],
+    element: TensorElementType,
+) -> ort::Result<DynValue> {
+    let shape: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
+    let memory = MemoryInfo::new(
+        AllocationDevice::CPU,
+        0,
+        AllocatorType::Device,
+        MemoryType::Default,
+    )?;
+    let mut value = std::ptr::null_mut();
+    #[expect(
+        unsafe_code,
+        reason = "a value over mapped memory, which `ort` offers for owned memory only"
+    )]
+    // SAFETY: `bytes` is aligned for the element type and as long as the shape asks (checked by the
+    // caller). ONNX Runtime takes the pointer as mutable but never writes to an initializer. The
+    // map behind `bytes` outlives the value: `SharedWeights` drops its values first, and each
+    // session holds the `SharedWeights` whose values it was given and is dropped before it.
+    unsafe {
+        let call = ort::api().CreateTensorWithDataAsOrtValue;
+        let status = call(
+            memory.ptr(),
+            bytes.as_ptr().cast_mut().cast(),
+            bytes.len(),
+            shape.as_ptr(),
+            shape.len(),
+            element.into(),
+            &raw mut value,
+        );
+        ort::Error::result_from_status(status)?;
+        let value = NonNull::new(value).ok_or_else(|| ort::Error::new("no value was made"))?;
+        Ok(DynValue::from_ptr(value, Some(&Allocator::default())))
+    }
+}
+
+/// The element type and its width in bytes; None for one that isn't shared.
+/// ONNX Runtime's name of an element type.
+pub(crate) fn element_type(dtype: DType) -> TensorElementType {
+    match dtype {
+        DType::F32 => TensorElementType::Float32,
+        DType::F16 => TensorElementType::Float16,
+        DType::Bf16 => TensorElementType::Bfloat16,
+        DType::I64 => TensorElementType::Int64,
+        DType::U8 => TensorElementType::Uint8,
+    }
+}
