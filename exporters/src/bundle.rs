@@ -35,8 +35,6 @@ pub struct BundleRequest {
     pub force: bool,
     /// Side files that are written with another content than the file's, by name.
     pub rewritten: BTreeMap<String, Vec<u8>>,
-    /// How consumers of the draft should use it by default.
-    pub draft: Option<SpeculativeDefaults>,
     /// How consumers should choose tokens by default.
     pub search: SearchDefaults,
     /// The version of dlc.
@@ -82,15 +80,6 @@ impl Default for SearchDefaults {
             min_length: 0,
         }
     }
-}
-
-/// Defaults for speculative decoding.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SpeculativeDefaults {
-    /// How many tokens the draft guesses before the target checks them.
-    pub max_draft_tokens: usize,
-    /// How often its guesses should be right, if that was measured.
-    pub acceptance: Option<f64>,
 }
 
 /// Writes `module` as the bundle `out`, and returns its manifest.
@@ -270,14 +259,12 @@ fn write_genai_config(
     let Some(target) = part("target") else {
         return Ok(());
     };
-    let draft = part("draft")
-        .zip(request.draft)
-        .filter(|_| request.search.allows_speculation());
+    let draft = part("draft").filter(|_| request.search.allows_speculation());
     files.insert(
         GENAI_FILE.to_owned(),
         staging.write(
             GENAI_FILE,
-            genai_config(&module.model, caches, &request.search, target, draft).as_bytes(),
+            genai_config(module, caches, &request.search, target, draft).as_bytes(),
         )?,
     );
     Ok(())
@@ -300,7 +287,7 @@ fn manifest(
         model: module.model.clone(),
         passes: request.passes.clone(),
         sampling: module.sampling.clone(),
-        draft_acceptance: request.draft.and_then(|draft| draft.acceptance),
+        draft_acceptance: module.drafting.map(|drafting| drafting.acceptance),
         graphs,
         weights: plan.into_records(),
         files,

@@ -2,14 +2,18 @@
 //! speculatively.
 
 use dlc_bundle::CacheLayout;
-use dlc_ir::{Graph, ModelInfo};
+use dlc_ir::{Graph, ModelInfo, Module};
 use serde_json::{Value, json};
 
-use crate::bundle::{SearchDefaults, SpeculativeDefaults};
+use crate::bundle::SearchDefaults;
 
 /// The families that onnxruntime-genai knows by name; any other graph of this boundary is a
 /// `decoder` to it.
 const KNOWN: [&str; 6] = ["gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3"];
+
+/// How many tokens a draft guesses where no pass measured what is best: what onnxruntime-genai
+/// uses.
+const DRAFT_TOKENS: usize = 4;
 
 /// The file's name in a bundle.
 pub(crate) const GENAI_FILE: &str = "genai_config.json";
@@ -24,17 +28,18 @@ pub(crate) struct GraphFile<'a> {
 
 /// The configuration, ready to be written.
 pub(crate) fn genai_config(
-    model: &ModelInfo,
+    module: &Module,
     caches: CacheLayout,
     search: &SearchDefaults,
     target: GraphFile<'_>,
-    draft: Option<(GraphFile<'_>, SpeculativeDefaults)>,
+    draft: Option<GraphFile<'_>>,
 ) -> String {
+    let model = &module.model;
     let mut config = json!({ "model": model_block(model, target), "search": search_block(model, caches, search) });
-    if let Some((draft, defaults)) = draft {
+    if let Some(draft) = draft {
         config["model"]["draft"] = decoder_block(model, draft);
         config["speculative"] = json!({
-            "max_draft_tokens": defaults.max_draft_tokens,
+            "max_draft_tokens": module.drafting.map_or(DRAFT_TOKENS, |drafting| drafting.draft_tokens),
             "min_adaptive_k": 0,
             "ngram_size": 0,
             "cooldown": false,

@@ -16,9 +16,7 @@ mod progress;
 mod staging;
 mod weights;
 
-pub use bundle::{
-    BundleRequest, SearchDefaults, SpeculativeDefaults, write_bundle, write_bundle_of,
-};
+pub use bundle::{BundleRequest, SearchDefaults, write_bundle, write_bundle_of};
 pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};
 pub use error::ExportError;
 pub use progress::Progress;

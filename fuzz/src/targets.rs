@@ -12,8 +12,8 @@ use dlc::import::{ImportOptions, import};
 use dlc::pipeline::{PipelineConfig, TextCalibration, module_of_bundle, read_onnx};
 use dlc_bundle::Profile;
 use dlc_ir::{Module, SkipSchedule, parse_graph, verify};
-use dlc_passes::merge_adapter::{Adapter, AdapterTensor, MergeAdapter, MergeAdapterOptions};
-use dlc_passes::{Pass, PassContext, Silent};
+use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
+use dlc_passes::{Adapter, AdapterTensor, Pass, PassContext, Silent, Sources};
 use dlc_runtime::{Bundle, ChatMessage, ChatTemplate, TextTokenizer};
 
 use crate::seeds::{compile_fixture, fixture};
@@ -222,18 +222,17 @@ fn adapter(bytes: &[u8]) {
         alphas: None,
         tensors,
     });
-    let calibration = TextCalibration::new(None, BASE.model.vocab_size);
+    let sources = Sources {
+        adapters: adapters.as_slice(),
+        ..Sources::NONE
+    };
     let mut cx = PassContext {
         progress: &Silent,
-        calibration: &calibration,
-        adapters: adapters.as_slice(),
-        machine: None,
-        samplers: None,
         cache: None,
         module_key: String::new(),
         pool: &POOL,
     };
-    if let Ok(pass) = MergeAdapter::new(MergeAdapterOptions::default()) {
+    if let Ok(pass) = MergeAdapter::new(MergeAdapterOptions::default(), &sources) {
         let _ = pass.run(&mut BASE.clone(), &mut cx);
     }
 }

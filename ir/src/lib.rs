@@ -34,7 +34,7 @@ pub use graph::{
     CachePart, CacheRole, Def, Graph, GraphBuilder, Input, Node, Operand, Output, Value,
 };
 pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
-pub use module::{Classes, Diffusion, ModelInfo, Module, Scores, SideFile, Task};
+pub use module::{Classes, Diffusion, Drafting, ModelInfo, Module, Scores, SideFile, Task};
 pub use op::{Attention, BlockFormat, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding};
 pub use parse::{parse_graph, parse_graph_over};
 pub use schedule::{Evaluation, Reuse, Sampling, SkipGranularity, SkipSchedule};

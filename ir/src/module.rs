@@ -23,8 +23,19 @@ pub struct Module {
     pub model: ModelInfo,
     /// How the graphs `step.N` make up a sampler, once a pass has made some.
     pub sampling: Option<Sampling>,
+    /// How the draft is used best, if the pass that chose it measured that.
+    pub drafting: Option<Drafting>,
     /// Files of the checkpoint that a bundle takes over unchanged.
     pub side_files: Vec<SideFile>,
+}
+
+/// How a draft is used best.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drafting {
+    /// How many tokens it should guess before the target checks them.
+    pub draft_tokens: usize,
+    /// How often its guesses should be right, from 0 to 1.
+    pub acceptance: f64,
 }
 
 /// What a model is for, under the names of Hugging Face's pipelines.

@@ -1,17 +1,12 @@
-//! What a pass is, and what it gets from outside.
+//! What a pass is, and what it runs in.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 
-use dlc_eval::Array;
-use dlc_ir::{DType, Module, SkipSchedule};
-use dlc_methods::diffusion::SamplingPlan;
-use dlc_methods::speculation::StepCosts;
+use dlc_ir::Module;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::auto_draft::DraftCosts;
 use crate::error::PassError;
-use crate::merge_adapter::Adapter;
 use crate::needs::Needs;
 use crate::report::PassReport;
 
@@ -37,18 +32,10 @@ pub trait Pass: fmt::Debug {
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError>;
 }
 
-/// What passes get from outside.
+/// What passes run in.
 pub struct PassContext<'a> {
     /// Told how far a pass is.
     pub progress: &'a dyn Progress,
-    /// Where calibration samples come from.
-    pub calibration: &'a dyn Calibration,
-    /// The adapters to merge, in order.
-    pub adapters: &'a [Adapter],
-    /// The machine that the bundle is made for, if a bundle is.
-    pub machine: Option<&'a dyn Machine>,
-    /// How the model is sampled, if it is a diffusion model.
-    pub samplers: Option<&'a dyn Samplers>,
     /// Scores of earlier runs, if they may be used.
     pub cache: Option<&'a dyn ScoreCache>,
     /// Identifies the module as it is before the pass: hashes of the checkpoint and of what passes
@@ -59,16 +46,36 @@ pub struct PassContext<'a> {
 }
 
 impl PassContext<'_> {
-    /// How the model is sampled.
-    ///
-    /// # Errors
-    /// [`PassError::Unsupported`] for a model that isn't sampled in steps.
-    pub(crate) fn samplers(&self, pass: &'static str) -> Result<&dyn Samplers, PassError> {
-        let problem = "the model is no diffusion model, so it has no steps to skip blocks at";
-        self.samplers.ok_or_else(|| PassError::Unsupported {
-            pass,
-            problem: problem.into(),
-        })
+    /// What was stored under `key`, which may be anything, if it is `sound`.
+    pub(crate) fn stored<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        sound: impl Fn(&T) -> bool,
+    ) -> Option<T> {
+        let text = self.cache?.get(key)?;
+        serde_json::from_str(&text).ok().filter(sound)
+    }
+
+    /// Stores a value under `key`, if there is a cache.
+    pub(crate) fn store(&self, key: &str, value: &impl Serialize) {
+        if let (Some(cache), Ok(text)) = (self.cache, serde_json::to_string(value)) {
+            cache.put(key, &text);
+        }
+    }
+
+    /// What is stored under `key` and `sound`; or what `compute` finds, which is stored.
+    pub(crate) fn cached<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &str,
+        sound: impl Fn(&T) -> bool,
+        compute: impl FnOnce() -> Result<T, PassError>,
+    ) -> Result<T, PassError> {
+        if let Some(found) = self.stored(key, sound) {
+            return Ok(found);
+        }
+        let found = compute()?;
+        self.store(key, &found);
+        Ok(found)
     }
 }
 
@@ -108,86 +115,6 @@ pub struct Silent;
 impl Progress for Silent {
     fn update(&self, _what: &str, _done: usize, _total: usize) {}
 }
-
-/// Gives tokenised samples of text.
-pub trait Calibration {
-    /// Up to `samples` sequences of 2 to `length` tokens from `file` (the built-in text if there is
-    /// none).
-    ///
-    /// # Errors
-    /// [`PassError::Calibration`] if the file can't be read or holds no sequence of 2 tokens, or
-    /// the model has no tokenizer.
-    fn samples(
-        &self,
-        file: Option<&Path>,
-        samples: usize,
-        length: usize,
-    ) -> Result<Vec<Vec<u32>>, PassError>;
-
-    /// The tokens that any text may need: special ones and single bytes, in order; none if the
-    /// model has no tokenizer.
-    ///
-    /// # Errors
-    /// [`PassError::Calibration`] if the tokenizer can't be read.
-    fn basic_tokens(&self) -> Result<Vec<u32>, PassError>;
-}
-
-/// The machine that a bundle is made for.
-pub trait Machine {
-    /// What would be timed: operators, runtime and threads. Costs are kept under it.
-    ///
-    /// # Errors
-    /// [`PassError::Costs`] if nothing here can run the bundle.
-    fn name(&self) -> Result<String, PassError>;
-
-    /// Times a pass over one token of each graph behind the first, which is the target.
-    ///
-    /// # Errors
-    /// [`PassError::Costs`] if they can't be run here.
-    fn step_costs(&self, probes: &Module) -> Result<StepCosts, PassError>;
-
-    /// The costs in a file, of this machine or of another.
-    ///
-    /// # Errors
-    /// [`PassError::Costs`] for a file that can't be read or holds none.
-    fn read_costs(&self, file: &Path) -> Result<DraftCosts, PassError>;
-}
-
-/// Knows how a diffusion model is sampled.
-pub trait Samplers {
-    /// The name of the scheduler (the checkpoint's if `scheduler` names none) and what it does in
-    /// so many steps.
-    ///
-    /// # Errors
-    /// [`PassError::Sampler`] for a scheduler that isn't known, or that the checkpoint's
-    /// configuration doesn't allow.
-    fn plan(
-        &self,
-        scheduler: Option<&str>,
-        steps: usize,
-    ) -> Result<(String, SamplingPlan), PassError>;
-
-    /// The schedule in a file: by itself, or in a bundle's manifest.
-    ///
-    /// # Errors
-    /// [`PassError::Sampler`] for a file that can't be read or holds none.
-    fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError>;
-
-    /// The prompts in a safetensors file, for these inputs of the denoiser.
-    ///
-    /// # Errors
-    /// [`PassError::Sampler`] for a file that can't be read, or lacks what an input takes.
-    fn prompts(
-        &self,
-        file: &Path,
-        inputs: &[(&str, DType)],
-        guided: bool,
-    ) -> Result<Vec<Prompt>, PassError>;
-}
-
-/// What an image is told beside its class, by the denoiser's input: one row, and with guidance a
-/// second one for an image without it.
-pub type Prompt = BTreeMap<String, Array>;
 
 /// Keeps scores from one run to the next, and what stopped runs have found so far.
 pub trait ScoreCache: Sync {

@@ -20,15 +20,16 @@ mod options;
 pub mod quantize_draft;
 pub mod registry;
 mod report;
+pub mod scoring;
 pub mod skip;
+mod sources;
 pub mod trim_head;
 
 pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
-pub use context::{
-    Calibration, Machine, Pass, PassContext, Progress, Prompt, Samplers, ScoreCache, Silent,
-};
+pub use context::{Pass, PassContext, Progress, ScoreCache, Silent};
 pub use error::PassError;
 pub use manager::{PassRun, run_passes};
 pub use needs::{Needs, largest_weight};
 pub use options::{hint, parse_options};
 pub use report::{DraftCandidate, PassReport, ScoreColumn, ScoreTable, WeightChange};
+pub use sources::{Adapter, AdapterTensor, Calibration, Machine, Prompt, Samplers, Sources};

@@ -23,13 +23,15 @@ pub struct PassRun {
 /// The first error of a pass, or [`PassError::Broken`] if one leaves a graph that doesn't verify.
 pub fn run_passes(
     module: &mut Module,
-    passes: &[Box<dyn Pass>],
+    passes: &[Box<dyn Pass + '_>],
     cx: &mut PassContext<'_>,
 ) -> Result<Vec<PassRun>, PassError> {
     let mut runs = Vec::new();
     for pass in passes {
         cx.progress.phase(pass.name());
-        let report = pass.run(module, cx)?;
+        let report = pass
+            .run(module, cx)
+            .map_err(|error| error.within(pass.name()))?;
         for graph in &module.graphs {
             verify::check(graph, &module.weights).map_err(|source| PassError::Broken {
                 pass: pass.name(),

@@ -12,6 +12,7 @@ use crate::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use crate::options::{hint, parse_options};
 use crate::quantize_draft::{QuantizeDraft, QuantizeDraftOptions};
 use crate::skip::{Skip, SkipOptions};
+use crate::sources::Sources;
 use crate::trim_head::{TrimHead, TrimHeadOptions};
 
 /// A pass that can be asked for by name.
@@ -25,8 +26,14 @@ pub struct PassInfo {
     pub options: &'static [(&'static str, &'static str)],
     /// Passes that run after it, so that what it left behind goes.
     pub then: &'static [&'static str],
-    /// Makes the pass from its options.
-    pub build: fn(&Mapping) -> Result<Box<dyn Pass>, PassError>,
+    /// Whether it runs first if nobody asked for it.
+    pub implied: fn(&Sources<'_>) -> bool,
+    /// Makes the pass from its options and the sources that it takes.
+    pub build: for<'a> fn(&Mapping, Sources<'a>) -> Result<Box<dyn Pass + 'a>, PassError>,
+}
+
+fn never(_: &Sources<'_>) -> bool {
+    false
 }
 
 const CLEAN_UP: &[&str] = &["remove-dead-nodes", "remove-unused", "renumber-caches"];
@@ -38,18 +45,21 @@ pub const PASSES: &[PassInfo] = &[
         summary: "adds a draft (of an encoder, a pruned model): the target without its least important layers by Fisher information (SDFP, arXiv 2602.05499)",
         options: FitPruneOptions::DOCS,
         then: CLEAN_UP,
-        build: |given| Ok(Box::new(FitPrune::new(parse_options("fit-prune", given)?)?)),
+        implied: never,
+        build: |given, sources| {
+            let options = parse_options("fit-prune", given)?;
+            Ok(Box::new(FitPrune::new(options, sources)?))
+        },
     },
     PassInfo {
         name: "auto-draft",
         summary: "adds the draft that should decode fastest here, each block whole, quantised or dropped by FIT and measured costs; none if none pays",
         options: AutoDraftOptions::DOCS,
         then: CLEAN_UP,
-        build: |given| {
-            Ok(Box::new(AutoDraft::new(parse_options(
-                "auto-draft",
-                given,
-            )?)?))
+        implied: never,
+        build: |given, sources| {
+            let options = parse_options("auto-draft", given)?;
+            Ok(Box::new(AutoDraft::new(options, sources)?))
         },
     },
     PassInfo {
@@ -57,11 +67,10 @@ pub const PASSES: &[PassInfo] = &[
         summary: "quantises the matrices of the draft, or of a copy of the target, to 4 or 8 bits in blocks (refined by HQQ, Badri and Shaji 2023)",
         options: QuantizeDraftOptions::DOCS,
         then: &["remove-unused"],
-        build: |given| {
-            Ok(Box::new(QuantizeDraft::new(parse_options(
-                "quantize-draft",
-                given,
-            )?)?))
+        implied: never,
+        build: |given, _| {
+            let options = parse_options("quantize-draft", given)?;
+            Ok(Box::new(QuantizeDraft::new(options)?))
         },
     },
     PassInfo {
@@ -69,18 +78,21 @@ pub const PASSES: &[PassInfo] = &[
         summary: "lets the draft propose only the tokens most frequent in the calibration text; the target still chooses among all",
         options: TrimHeadOptions::DOCS,
         then: &["remove-unused"],
-        build: |given| Ok(Box::new(TrimHead::new(parse_options("trim-head", given)?)?)),
+        implied: never,
+        build: |given, sources| {
+            let options = parse_options("trim-head", given)?;
+            Ok(Box::new(TrimHead::new(options, sources)?))
+        },
     },
     PassInfo {
         name: "merge-adapter",
         summary: "merges the adapters given with --adapter (LoRA, rsLoRA, DoRA, Dual LoRA) into the weights that they were trained for",
         options: MergeAdapterOptions::DOCS,
         then: &[],
-        build: |given| {
-            Ok(Box::new(MergeAdapter::new(parse_options(
-                "merge-adapter",
-                given,
-            )?)?))
+        implied: |sources| !sources.adapters.is_empty(),
+        build: |given, sources| {
+            let options = parse_options("merge-adapter", given)?;
+            Ok(Box::new(MergeAdapter::new(options, &sources)?))
         },
     },
     PassInfo {
@@ -88,7 +100,8 @@ pub const PASSES: &[PassInfo] = &[
         summary: "drops nodes that no output depends on",
         options: &[],
         then: &[],
-        build: |given| {
+        implied: never,
+        build: |given, _| {
             parse_options::<NoOptions>("remove-dead-nodes", given)
                 .map(|_| Box::new(RemoveDeadNodes) as _)
         },
@@ -98,7 +111,8 @@ pub const PASSES: &[PassInfo] = &[
         summary: "drops inputs that no node reads, and weights that no graph uses",
         options: &[],
         then: &[],
-        build: |given| {
+        implied: never,
+        build: |given, _| {
             parse_options::<NoOptions>("remove-unused", given).map(|_| Box::new(RemoveUnused) as _)
         },
     },
@@ -107,7 +121,8 @@ pub const PASSES: &[PassInfo] = &[
         summary: "numbers the caches of every graph from 0, keeping the map to the checkpoint's layers",
         options: &[],
         then: &[],
-        build: |given| {
+        implied: never,
+        build: |given, _| {
             parse_options::<NoOptions>("renumber-caches", given)
                 .map(|_| Box::new(RenumberCaches) as _)
         },
@@ -117,14 +132,22 @@ pub const PASSES: &[PassInfo] = &[
         summary: "learns by gradients through the sampler which blocks of a diffusion model to compute at which step (DiP-GO, arXiv 2410.16942)",
         options: DipGoOptions::DOCS,
         then: &[],
-        build: |given| Ok(Box::new(DipGo::new(parse_options("dip-go", given)?)?)),
+        implied: never,
+        build: |given, sources| {
+            let options = parse_options("dip-go", given)?;
+            Ok(Box::new(DipGo::new(options, sources)?))
+        },
     },
     PassInfo {
         name: "skip",
         summary: "adds step graphs of a diffusion model in which blocks are skipped by a schedule, their values taken from earlier steps",
         options: SkipOptions::DOCS,
         then: &[],
-        build: |given| Ok(Box::new(Skip::new(parse_options("skip", given)?)?)),
+        implied: never,
+        build: |given, sources| {
+            let options = parse_options("skip", given)?;
+            Ok(Box::new(Skip::new(options, sources)?))
+        },
     },
 ];
 
@@ -143,15 +166,50 @@ pub fn find(name: &str) -> Result<&'static PassInfo, PassError> {
     })
 }
 
-/// The pass called `name` with these options, and the clean-up passes that belong behind it.
+/// A pass that was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PassSpec {
+    /// Its name.
+    pub name: String,
+    /// Its options.
+    pub options: Mapping,
+}
+
+/// The pass called `name` with these options, and the clean-up passes that belong after it.
 ///
 /// # Errors
 /// [`PassError::UnknownPass`] and [`PassError::Options`].
-pub fn build(name: &str, options: &Mapping) -> Result<Vec<Box<dyn Pass>>, PassError> {
+pub fn build<'a>(
+    name: &str,
+    options: &Mapping,
+    sources: Sources<'a>,
+) -> Result<Vec<Box<dyn Pass + 'a>>, PassError> {
     let info = find(name)?;
-    let mut passes = vec![(info.build)(options)?];
+    let mut passes = vec![(info.build)(options, sources)?];
     for next in info.then {
-        passes.push((find(next)?.build)(&Mapping::new())?);
+        passes.push((find(next)?.build)(&Mapping::new(), sources)?);
+    }
+    Ok(passes)
+}
+
+/// The passes that were asked for, each with those that belong after it, and before all of them
+/// those that the sources imply.
+///
+/// # Errors
+/// As for [`build`].
+pub fn build_all<'a>(
+    specs: &[PassSpec],
+    sources: Sources<'a>,
+) -> Result<Vec<Box<dyn Pass + 'a>>, PassError> {
+    let asked = |info: &PassInfo| specs.iter().any(|spec| spec.name == info.name);
+    let mut passes = Vec::new();
+    for info in PASSES {
+        if (info.implied)(&sources) && !asked(info) {
+            passes.extend(build(info.name, &Mapping::new(), sources)?);
+        }
+    }
+    for spec in specs {
+        passes.extend(build(&spec.name, &spec.options, sources)?);
     }
     Ok(passes)
 }

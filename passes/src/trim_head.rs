@@ -16,6 +16,7 @@ use crate::context::{Pass, PassContext};
 use crate::draft::{head, replace_draft};
 use crate::error::PassError;
 use crate::report::PassReport;
+use crate::sources::{Calibration, Sources};
 
 const NAME: &str = "trim-head";
 /// Most samples that tokens are counted in, and their length.
@@ -57,22 +58,23 @@ impl TrimHeadOptions {
 
 /// The pass.
 #[derive(Debug)]
-pub struct TrimHead {
+pub struct TrimHead<'a> {
+    sources: Sources<'a>,
     options: TrimHeadOptions,
 }
 
-impl TrimHead {
+impl<'a> TrimHead<'a> {
     /// The pass with these options.
     ///
     /// # Errors
     /// [`PassError::Options`] if no token is asked for.
-    pub fn new(options: TrimHeadOptions) -> Result<Self, PassError> {
+    pub fn new(options: TrimHeadOptions, sources: Sources<'a>) -> Result<Self, PassError> {
         if options.tokens == 0 {
             Err(options_error(
                 "tokens=0 leaves nothing to propose; ask for tokens=1 or more".into(),
             ))
         } else {
-            Ok(Self { options })
+            Ok(Self { sources, options })
         }
     }
 
@@ -126,7 +128,7 @@ pub(crate) fn frequencies(samples: &[Vec<u32>], vocab: usize) -> Vec<u64> {
 pub(crate) fn basic_tokens(
     module: &Module,
     vocab: usize,
-    cx: &PassContext<'_>,
+    calibration: &dyn Calibration,
 ) -> Result<BTreeSet<u32>, PassError> {
     let model = &module.model;
     let named = model
@@ -134,8 +136,7 @@ pub(crate) fn basic_tokens(
         .into_iter()
         .chain(model.pad_token_id)
         .chain(model.eos_token_ids.iter().copied());
-    Ok(cx
-        .calibration
+    Ok(calibration
         .basic_tokens()?
         .into_iter()
         .chain(named)
@@ -157,7 +158,7 @@ fn unsupported(problem: &str) -> PassError {
     }
 }
 
-impl Pass for TrimHead {
+impl Pass for TrimHead<'_> {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -166,7 +167,7 @@ impl Pass for TrimHead {
         serde_json::to_value(&self.options).unwrap_or_default()
     }
 
-    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+    fn run(&self, module: &mut Module, _cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let no_draft = || {
             unsupported(
                 "the module has no draft to trim; put fit-prune or quantize-draft before it",
@@ -187,7 +188,7 @@ impl Pass for TrimHead {
             .first()
             .and_then(|v| before.value(*v).ty.shape.last().and_then(Dim::known));
         let vocab = vocab.ok_or_else(|| unsupported("the draft's vocabulary has no known size"))?;
-        let (basic, counts) = self.count(module, vocab, cx)?;
+        let (basic, counts) = self.count(module, vocab)?;
         let kept = self.kept(&basic, &counts)?;
         let mut draft = before.clone();
         trim(&mut draft, &mut module.weights, node, &kept, vocab)?;
@@ -209,19 +210,16 @@ impl Pass for TrimHead {
     }
 }
 
-impl TrimHead {
+impl<'a> TrimHead<'a> {
     /// The tokens that are kept whatever their count, and how often each token stands in the
     /// calibration text.
-    fn count(
-        &self,
-        module: &Module,
-        vocab: usize,
-        cx: &PassContext<'_>,
-    ) -> Result<(BTreeSet<u32>, Vec<u64>), PassError> {
-        let basic = basic_tokens(module, vocab, cx)?;
-        let samples =
-            cx.calibration
-                .samples(self.options.calibration.as_deref(), SAMPLES, LENGTH)?;
+    fn count(&self, module: &Module, vocab: usize) -> Result<(BTreeSet<u32>, Vec<u64>), PassError> {
+        let basic = basic_tokens(module, vocab, self.sources.calibration)?;
+        let samples = self.sources.calibration.samples(
+            self.options.calibration.as_deref(),
+            SAMPLES,
+            LENGTH,
+        )?;
         Ok((basic, frequencies(&samples, vocab)))
     }
 }

@@ -4,7 +4,8 @@
 use std::process::ExitCode;
 
 use dlc_ir::{DType, Module};
-use dlc_passes::auto_draft::{DraftCosts, costs_key, draft_costs};
+use dlc_methods::speculation::DraftCosts;
+use dlc_passes::auto_draft::{costs_key, draft_costs};
 use dlc_passes::{Machine, ScoreCache};
 use serde_json::json;
 

@@ -55,10 +55,11 @@ use serde_json::{Map, Value};
 pub use error::{ConfigProblem, ImportError};
 pub use net::Sources;
 
-use crate::checkpoint::{Checkpoint, shown};
 use config::ConfigReader;
 use defaults::{Aliases, Key, Resolved};
 use net::Net;
+
+use crate::checkpoint::{Checkpoint, shown};
 
 /// A family of architectures that can be imported.
 #[derive(Clone, Copy)]
@@ -232,6 +233,7 @@ pub fn import_with_sources(
         weights,
         model,
         sampling: None,
+        drafting: None,
         side_files: checkpoint.side_files(),
     };
     Ok(Imported {

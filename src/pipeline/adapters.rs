@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dlc_bundle::Source;
 use dlc_ir::Module;
-use dlc_passes::PassError;
-use dlc_passes::merge_adapter::{Adapter, AdapterTensor};
+use dlc_passes::{Adapter, AdapterTensor, PassError};
 
 use super::error::PipelineError;
 use super::lora_names::{self, Translated};

@@ -80,6 +80,7 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
         weights,
         model: manifest.model.clone(),
         sampling: manifest.sampling.clone(),
+        drafting: None,
         side_files: vec![],
     })
 }

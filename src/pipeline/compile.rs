@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dlc_bundle::{Manifest, PassRecord, Profile, Source};
-use dlc_exporters::{BundleRequest, SpeculativeDefaults, check_replaceable, write_bundle_of};
+use dlc_exporters::{BundleRequest, check_replaceable, write_bundle_of};
 use dlc_files::FileStamp;
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
+use dlc_passes::registry::{self, PassSpec};
 use dlc_passes::{
-    Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, largest_weight, registry,
+    Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, Sources, largest_weight,
     run_passes,
 };
 use dlc_runtime::BackendSearch;
 use rayon::ThreadPool;
-use serde_yaml::Mapping;
 
 use super::adapters::{self, AdapterSpec};
 use super::calibration::TextCalibration;
-use super::config::PassSpec;
 use super::error::PipelineError;
 use super::generation::generation;
 use super::machine::BundleMachine;
@@ -28,13 +27,8 @@ use super::warnings::warnings;
 use crate::checkpoint::{AdapterFiles, Checkpoint};
 use crate::import::{ImportOptions, import_with_sources, non_finite_weights};
 
-/// Draft length written into bundles unless a pass found a better one: what onnxruntime-genai uses.
-const MAX_DRAFT_TOKENS: usize = 4;
-
 /// Bytes of memory that the program itself takes, with its libraries.
 const PROGRAM: u64 = 25_000_000;
-
-const MERGE_ADAPTER: &str = "merge-adapter";
 
 /// What to compile, and how.
 #[derive(Debug, Clone)]
@@ -94,7 +88,7 @@ pub fn compile(
     cache: Option<&dyn ScoreCache>,
     monitor: &dyn Monitor,
 ) -> Result<CompileOutcome, PipelineError> {
-    let passes = passes(request)?;
+    let unfed = registry::build_all(&request.passes, Sources::NONE)?;
     check_replaceable(&request.output, request.force)?;
     let pool = pool(request.threads)?;
 
@@ -113,7 +107,7 @@ pub fn compile(
         },
     )?;
     let (mut module, mut sources) = (imported.module, imported.sources);
-    monitor.needs(needs_of(&module, &passes, request.threads));
+    monitor.needs(needs_of(&module, &unfed, request.threads));
     monitor.phase("hashing and checking weights");
     let inputs = stamps(&checkpoint, &opened, &module.side_files)?;
     let (source, suspects) = pool.install(|| {
@@ -172,16 +166,22 @@ pub fn compile(
             .to_owned(),
         monitor,
     };
+    let passes = registry::build_all(
+        &request.passes,
+        Sources {
+            calibration: &calibration,
+            adapters: &adapters,
+            allow_nan: request.allow_nan,
+            machine: Some(&machine),
+            samplers: module
+                .model
+                .diffusion
+                .is_some()
+                .then_some(&samplers as &dyn Samplers),
+        },
+    )?;
     let mut cx = PassContext {
         progress: monitor,
-        calibration: &calibration,
-        adapters: &adapters,
-        machine: Some(&machine),
-        samplers: module
-            .model
-            .diffusion
-            .is_some()
-            .then_some(&samplers as &dyn Samplers),
         cache,
         module_key: identity(&source, &module),
         pool: &pool,
@@ -211,7 +211,6 @@ pub fn compile(
         passes: runs.iter().map(pass_record).collect(),
         force: request.force,
         rewritten: rewritten(&checkpoint),
-        draft: module.graph("draft").map(|_| defaults(&runs)),
         search: generation.search,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -241,7 +240,7 @@ fn rewritten(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u8>> {
 /// # Errors
 /// What [`compile`] says of the output, of the checkpoint and of the passes' options.
 pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
-    let passes = passes(request)?;
+    let unfed = registry::build_all(&request.passes, Sources::NONE)?;
     check_replaceable(&request.output, request.force)?;
     let mut checkpoint = Checkpoint::open(&request.model)?;
     adapters::open(
@@ -257,10 +256,10 @@ pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
         },
     )?
     .module;
-    Ok(needs_of(&module, &passes, request.threads))
+    Ok(needs_of(&module, &unfed, request.threads))
 }
 
-fn needs_of(module: &Module, passes: &[Box<dyn Pass>], threads: usize) -> Needs {
+fn needs_of(module: &Module, passes: &[Box<dyn Pass + '_>], threads: usize) -> Needs {
     let weights = module.used_weights();
     // Each thread that writes holds a few tensors.
     let written = PROGRAM + 3 * threads as u64 * largest_weight(module);
@@ -279,29 +278,6 @@ fn needs_of(module: &Module, passes: &[Box<dyn Pass>], threads: usize) -> Needs 
         };
     }
     needs
-}
-
-/// The passes that were asked for, each with those that belong after it.
-fn passes(request: &CompileRequest) -> Result<Vec<Box<dyn Pass>>, PipelineError> {
-    let mut passes: Vec<Box<dyn Pass>> = Vec::new();
-    if !request.adapters.is_empty() && !request.passes.iter().any(|p| p.name == MERGE_ADAPTER) {
-        passes.extend(registry::build(
-            MERGE_ADAPTER,
-            &with_nan(request, &Mapping::new()),
-        )?);
-    }
-    for spec in &request.passes {
-        let merges = spec.name == MERGE_ADAPTER;
-        passes.extend(registry::build(
-            &spec.name,
-            &if merges {
-                with_nan(request, &spec.options)
-            } else {
-                spec.options.clone()
-            },
-        )?);
-    }
-    Ok(passes)
 }
 
 /// The files of a checkpoint and of its adapters as they were when they were opened, and those
@@ -325,27 +301,6 @@ pub(super) fn stamps(
         .map(|file| Ok(file.stamp.clone()))
         .chain(beside.iter().map(of))
         .collect()
-}
-
-/// How the draft is used best, as far as the pass that chose it knows.
-fn defaults(runs: &[PassRun]) -> SpeculativeDefaults {
-    let chosen = runs
-        .iter()
-        .find_map(|run| run.report.candidates.first())
-        .filter(|best| best.draft_tokens > 0);
-    SpeculativeDefaults {
-        max_draft_tokens: chosen.map_or(MAX_DRAFT_TOKENS, |c| c.draft_tokens),
-        acceptance: chosen.map(|c| c.acceptance),
-    }
-}
-
-/// The options of `merge-adapter`, which takes what isn't finite if the whole compilation does.
-fn with_nan(request: &CompileRequest, options: &Mapping) -> Mapping {
-    let mut options = options.clone();
-    if request.allow_nan {
-        options.insert("allow_nan".into(), true.into());
-    }
-    options
 }
 
 /// A pool of so many threads.

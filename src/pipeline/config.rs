@@ -15,6 +15,7 @@ use dlc_bundle::Profile;
 use dlc_files::{read_document, yaml};
 use dlc_ir::DType;
 use dlc_passes::hint;
+use dlc_passes::registry::PassSpec;
 use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
@@ -22,15 +23,6 @@ use super::error::PipelineError;
 
 /// Largest pipeline file.
 const CAP: u64 = 1 << 20;
-
-/// A pass as a user asks for it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PassSpec {
-    /// Its name.
-    pub name: String,
-    /// The options given.
-    pub options: Mapping,
-}
 
 /// What a pipeline file may say; flags decide over it.
 #[derive(Debug, Clone, Default, Deserialize)]

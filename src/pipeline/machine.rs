@@ -9,8 +9,7 @@ use dlc_exporters::{BundleRequest, write_bundle};
 use dlc_files::temporary::Temporary;
 use dlc_files::{read_document, yaml};
 use dlc_ir::Module;
-use dlc_methods::speculation::{StepCosts, TokenModel};
-use dlc_passes::auto_draft::DraftCosts;
+use dlc_methods::speculation::{DraftCosts, StepCosts, TokenModel};
 use dlc_passes::{Machine, PassError};
 use dlc_runtime::{
     BackendSearch, Bundle, DecoderOptions, DecoderSession, SessionOptions, SharedWeights,

@@ -11,7 +11,6 @@ use dlc_passes::{Pass, PassContext, PassRun, run_passes};
 use rayon::ThreadPool;
 
 use super::adapters::{self, AdapterSpec};
-use super::calibration::TextCalibration;
 use super::compile::{Monitor, check_finite, pool, stamps};
 use super::error::PipelineError;
 use super::relayout;
@@ -57,7 +56,7 @@ pub struct MergeOutcome {
 /// # Errors
 /// The first error of any stage; then nothing is left at the output.
 pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutcome, PipelineError> {
-    let pass: Box<dyn Pass> = Box::new(MergeAdapter::new(request.options.clone())?);
+    MergeAdapter::new(request.options.clone(), &dlc_passes::Sources::NONE)?;
     check_replaceable(&request.output, false)?;
     let pool = pool(request.threads)?;
     monitor.phase("reading the checkpoint");
@@ -97,20 +96,26 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
         &mut unread,
     )?;
     warnings.extend(of_adapters);
-    let calibration = TextCalibration::new(None, module.model.vocab_size);
+    let pass = MergeAdapter::new(
+        request.options.clone(),
+        &dlc_passes::Sources {
+            adapters: &adapters,
+            ..dlc_passes::Sources::NONE
+        },
+    )?;
     let mut cx = PassContext {
         progress: monitor,
-        calibration: &calibration,
-        adapters: &adapters,
-        machine: None,
-        samplers: None,
         cache: None,
         module_key: String::new(),
         pool: &pool,
     };
-    let run = run_passes(&mut module, &[pass], &mut cx)?
-        .pop()
-        .ok_or_else(|| bug("the pass left no report"))?;
+    let run = run_passes(
+        &mut module,
+        &[Box::new(pass) as Box<dyn Pass + '_>],
+        &mut cx,
+    )?
+    .pop()
+    .ok_or_else(|| bug("the pass left no report"))?;
 
     monitor.phase("writing the checkpoint");
     let changed: BTreeSet<&str> = run

@@ -123,6 +123,7 @@ fn product(
             weights,
             model: info(),
             sampling: None,
+            drafting: None,
             side_files: vec![],
         },
         parts,

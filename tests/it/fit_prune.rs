@@ -10,7 +10,8 @@ use dlc::pipeline::TextCalibration;
 use dlc_eval::{Array, Segment, Values, Wanted, cross_entropy};
 use dlc_ir::{DType, Dim, Graph, Module, Task, WeightId, verify};
 use dlc_passes::{
-    Calibration, PassContext, PassError, PassReport, ScoreTable, Silent, registry, run_passes,
+    Calibration, PassContext, PassError, PassReport, ScoreTable, Silent, Sources, registry,
+    run_passes,
 };
 
 use crate::common::fixture;
@@ -47,6 +48,10 @@ fn fit_prune(
     let passes = registry::build(
         "fit-prune",
         &serde_yaml::from_str(&format!("{{{options}}}")).unwrap(),
+        Sources {
+            calibration,
+            ..Sources::NONE
+        },
     )
     .unwrap();
     let pool = rayon::ThreadPoolBuilder::new()
@@ -55,10 +60,6 @@ fn fit_prune(
         .unwrap();
     let mut cx = PassContext {
         progress: &Silent,
-        calibration,
-        adapters: &[],
-        machine: None,
-        samplers: None,
         cache: None,
         module_key: String::new(),
         pool: &pool,

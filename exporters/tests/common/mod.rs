@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dlc_bundle::{Profile, Source};
-use dlc_exporters::{BundleRequest, SpeculativeDefaults};
+use dlc_exporters::BundleRequest;
 use dlc_ir::{Blob, DType, Expr, ModelInfo, Module, Scores, Task, WeightTable, parse_graph};
 
 pub const TARGET: &str = include_str!("../graphs/target.dlc");
@@ -40,6 +40,7 @@ pub fn module(texts: &[&str]) -> Module {
         weights,
         model: model(),
         sampling: None,
+        drafting: None,
         side_files: Vec::new(),
     }
 }
@@ -75,10 +76,6 @@ pub fn request(profile: Profile) -> BundleRequest {
         passes: Vec::new(),
         force: false,
         rewritten: std::collections::BTreeMap::new(),
-        draft: Some(SpeculativeDefaults {
-            max_draft_tokens: 4,
-            acceptance: None,
-        }),
         search: dlc_exporters::SearchDefaults::default(),
         version: "0.0.0".into(),
     }

@@ -6,6 +6,8 @@
 //! with the verification's own cost kept: on a CPU a pass over several tokens isn't free. Never
 //! measures anything.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// What passes cost, in units of one target pass over one token.
@@ -52,6 +54,54 @@ impl CostTable {
             (None, Some(&(_, v))) => v,
             _ => 1.0,
         }
+    }
+}
+
+/// Costs of the parts of a draft's step on one machine, in target steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DraftCosts {
+    /// A block of each kind.
+    pub blocks: BTreeMap<String, ByFormat>,
+    /// The head over the whole vocabulary; over fewer tokens in proportion.
+    pub head: ByFormat,
+    /// What is left without layers and head.
+    pub fixed: f64,
+    /// v(k): a target pass over k tokens, as (k, v(k)) by ascending k, the first being (1, 1).
+    pub verify: Vec<(usize, f64)>,
+}
+
+/// A number for each format of a matrix.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ByFormat {
+    /// Whole numbers.
+    pub f32: f64,
+    /// 8 bits.
+    pub int8: f64,
+    /// 4 bits.
+    pub int4: f64,
+}
+
+impl ByFormat {
+    /// The numbers of all formats.
+    pub fn all(&self) -> [f64; 3] {
+        [self.f32, self.int8, self.int4]
+    }
+}
+
+impl DraftCosts {
+    /// Whether the numbers can be costs at all: a file may hold anything.
+    pub fn is_sound(&self) -> bool {
+        let parts = self
+            .blocks
+            .values()
+            .chain([&self.head])
+            .flat_map(ByFormat::all)
+            .chain([self.fixed]);
+        parts.clone().all(|x| x.is_finite() && x >= 0.0)
+            && parts.sum::<f64>() > 0.0
+            && are_pass_costs(&self.verify)
     }
 }
 

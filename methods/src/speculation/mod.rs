@@ -7,7 +7,8 @@ mod sampler;
 mod token_model;
 
 pub use costs::{
-    CostTable, StepCosts, are_pass_costs, best_gamma, expected_tokens, predicted_speedup,
+    ByFormat, CostTable, DraftCosts, StepCosts, are_pass_costs, best_gamma, expected_tokens,
+    predicted_speedup,
 };
 pub use decoder::{
     DecodeOptions, Decoder, DraftLength, Generation, History, SourceStats, Stats, StopReason,

@@ -4,85 +4,38 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dlc_ir::{BlockKind, Graph, Module};
-use dlc_methods::speculation::are_pass_costs;
-use serde::{Deserialize, Serialize};
+use dlc_methods::speculation::{ByFormat, DraftCosts};
 
 use super::recipe::{Action, Format, Recipe, vocabulary};
 use super::search::time;
 use super::unsupported;
-use crate::context::Machine;
 use crate::error::PassError;
+use crate::sources::Machine;
 
-/// Costs of the parts of a draft's step on one machine, in target steps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DraftCosts {
-    /// A block of each kind.
-    pub blocks: BTreeMap<String, ByFormat>,
-    /// The head over the whole vocabulary; over fewer tokens in proportion.
-    pub head: ByFormat,
-    /// What is left without layers and head.
-    pub fixed: f64,
-    /// v(k): a target pass over k tokens, as (k, v(k)) by ascending k, the first being (1, 1).
-    pub verify: Vec<(usize, f64)>,
-}
-
-/// A number for each format of a matrix.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ByFormat {
-    /// Whole numbers.
-    pub f32: f64,
-    /// 8 bits.
-    pub int8: f64,
-    /// 4 bits.
-    pub int4: f64,
-}
-
-impl ByFormat {
-    /// The number for what an action leaves; 0 for nothing.
-    pub(super) fn of(&self, action: Action) -> f64 {
-        match action {
-            Action::Keep => self.f32,
-            Action::Int8 => self.int8,
-            Action::Int4 => self.int4,
-            Action::Drop => 0.0,
-        }
-    }
-
-    fn at(&mut self, action: Action) -> &mut f64 {
-        match action {
-            Action::Int8 => &mut self.int8,
-            Action::Int4 => &mut self.int4,
-            Action::Keep | Action::Drop => &mut self.f32,
-        }
-    }
-
-    fn all(&self) -> [f64; 3] {
-        [self.f32, self.int8, self.int4]
+/// The number for what an action leaves; 0 for nothing.
+pub(super) fn cost_of(costs: &ByFormat, action: Action) -> f64 {
+    match action {
+        Action::Keep => costs.f32,
+        Action::Int8 => costs.int8,
+        Action::Int4 => costs.int4,
+        Action::Drop => 0.0,
     }
 }
 
-impl DraftCosts {
-    /// Whether the numbers can be costs at all: a file may hold anything.
-    pub fn is_sound(&self) -> bool {
-        let parts = self
-            .blocks
-            .values()
-            .chain([&self.head])
-            .flat_map(ByFormat::all)
-            .chain([self.fixed]);
-        parts.clone().all(|x| x.is_finite() && x >= 0.0)
-            && parts.sum::<f64>() > 0.0
-            && are_pass_costs(&self.verify)
+fn cost_at(costs: &mut ByFormat, action: Action) -> &mut f64 {
+    match action {
+        Action::Int8 => &mut costs.int8,
+        Action::Int4 => &mut costs.int4,
+        Action::Keep | Action::Drop => &mut costs.f32,
     }
+}
 
-    /// What an action leaves of a block's cost.
-    pub(super) fn block(&self, kind: BlockKind, action: Action) -> f64 {
-        self.blocks
-            .get(kind.name())
-            .map_or(0.0, |costs| costs.of(action))
-    }
+/// What an action leaves of a block's cost.
+pub(super) fn block_cost(costs: &DraftCosts, kind: BlockKind, action: Action) -> f64 {
+    costs
+        .blocks
+        .get(kind.name())
+        .map_or(0.0, |costs| cost_of(costs, action))
 }
 
 /// Share of the vocabulary that the probe with a trimmed head keeps.
@@ -211,10 +164,10 @@ impl Probes {
             // Timing noise may make the parts larger than the whole.
             let share = if sum > all { all / sum } else { 1.0 };
             for (block, part) in blocks.iter_mut().zip(parts) {
-                *block.at(action) = part * share;
+                *cost_at(block, action) = part * share;
             }
-            *whole.at(action) = all;
-            *rest.at(action) = (all - sum * share).max(0.0);
+            *cost_at(&mut whole, action) = all;
+            *cost_at(&mut rest, action) = (all - sum * share).max(0.0);
         }
         let head = ((whole.int8 - next()) / (1.0 - TRIMMED)).clamp(0.0, rest.int8);
         let fixed = (rest.int8 - head).min(rest.f32).min(rest.int4);

@@ -19,17 +19,7 @@ mod trial;
 use std::collections::BTreeSet;
 
 use dlc_ir::diff::diff;
-use dlc_ir::{DType, Graph, Module, Task};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::context::{Machine, Pass, PassContext};
-use crate::error::PassError;
-use crate::fit_prune::most_links;
-use crate::kept::Kept;
-use crate::needs::{self, Needs};
-use crate::report::PassReport;
-use crate::trim_head::{basic_tokens, frequencies, most_frequent};
+use dlc_ir::{DType, Drafting, Graph, Module, Task};
 use plan::Planner;
 use recipe::{Format, vocabulary};
 use search::{Judged, Search};
@@ -37,7 +27,17 @@ use sensitivity::{Sensitivity, sensitivity};
 use text::{Pen, write};
 use trial::Trial;
 
-pub use costs::{ByFormat, DraftCosts, draft_costs};
+use crate::context::{Pass, PassContext};
+use crate::error::PassError;
+use crate::kept::Kept;
+use crate::needs::{self, Needs};
+use crate::report::PassReport;
+use crate::scoring::most_links;
+use crate::sources::{Calibration, Machine, Sources};
+use crate::trim_head::{basic_tokens, frequencies, most_frequent};
+
+pub use costs::draft_costs;
+use dlc_methods::speculation::DraftCosts;
 pub use options::AutoDraftOptions;
 
 const NAME: &str = "auto-draft";
@@ -48,7 +48,8 @@ const HEAD_PARTS: [usize; 4] = [2, 4, 8, 16];
 
 /// The pass.
 #[derive(Debug)]
-pub struct AutoDraft {
+pub struct AutoDraft<'a> {
+    sources: Sources<'a>,
     options: AutoDraftOptions,
 }
 
@@ -61,14 +62,14 @@ struct Texts {
     origin: &'static str,
 }
 
-impl AutoDraft {
+impl<'a> AutoDraft<'a> {
     /// The pass with these options.
     ///
     /// # Errors
     /// [`PassError::Options`] for values out of range.
-    pub fn new(options: AutoDraftOptions) -> Result<Self, PassError> {
+    pub fn new(options: AutoDraftOptions, sources: Sources<'a>) -> Result<Self, PassError> {
         options.check()?;
-        Ok(Self { options })
+        Ok(Self { sources, options })
     }
 
     fn texts(
@@ -77,12 +78,15 @@ impl AutoDraft {
         target: &Graph,
         cx: &PassContext<'_>,
     ) -> Result<Texts, PassError> {
-        let Self { options } = self;
+        let Self { options, .. } = self;
         let length = options.length.min(module.model.context_length);
         let (all, prompt, origin) = if options.calibration.is_some() {
             (
-                cx.calibration
-                    .samples(options.calibration.as_deref(), options.samples, length)?,
+                self.sources.calibration.samples(
+                    options.calibration.as_deref(),
+                    options.samples,
+                    length,
+                )?,
                 1,
                 "the calibration file",
             )
@@ -127,7 +131,7 @@ impl AutoDraft {
             temperature,
             ..
         } = self.options;
-        let mut starts = cx.calibration.samples(None, samples, prompt)?;
+        let mut starts = self.sources.calibration.samples(None, samples, prompt)?;
         starts.retain(|start| start.len() == prompt);
         if starts.is_empty() {
             let problem = format!(
@@ -156,7 +160,7 @@ impl AutoDraft {
             cx.module_key
         );
         let so_far = Kept::new(cx.cache, &so_far);
-        let texts = kept(cx, &key, whole, || {
+        let texts = cx.cached(&key, whole, || {
             cx.pool
                 .install(|| write(module, target, &starts, &pen, so_far, progress))
         });
@@ -190,8 +194,7 @@ impl AutoDraft {
         }
         let name = machine.name()?;
         let costs = timing(cx, || {
-            kept(
-                cx,
+            cx.cached(
                 &costs_key(module, target, &name),
                 DraftCosts::is_sound,
                 || draft_costs(module, machine),
@@ -222,7 +225,7 @@ impl AutoDraft {
             cx.module_key, self.options.block, texts.scored
         );
         let so_far = Kept::new(cx.cache, &so_far);
-        let table = kept(cx, &key, whole, || {
+        let table = cx.cached(&key, whole, || {
             cx.pool
                 .install(|| sensitivity(module, target, format, &texts.scored, so_far, progress))
         });
@@ -238,10 +241,10 @@ fn heads(
     module: &Module,
     target: &Graph,
     texts: &Texts,
-    cx: &PassContext<'_>,
+    calibration: &dyn Calibration,
 ) -> Result<Vec<Option<Vec<u32>>>, PassError> {
     let vocabulary = vocabulary(target)?;
-    let basic: BTreeSet<u32> = basic_tokens(module, vocabulary, cx)?;
+    let basic: BTreeSet<u32> = basic_tokens(module, vocabulary, calibration)?;
     let counts = frequencies(&texts.scored, vocabulary);
     let sizes = HEAD_PARTS
         .iter()
@@ -268,29 +271,6 @@ pub fn costs_key(module: &Module, target: &Graph, machine: &str) -> String {
     )
 }
 
-/// What was stored under `key`, which may be anything, if it is `sound`; or what `compute` finds,
-/// which is stored.
-fn kept<T: Serialize + DeserializeOwned>(
-    cx: &PassContext<'_>,
-    key: &str,
-    sound: impl Fn(&T) -> bool,
-    compute: impl FnOnce() -> Result<T, PassError>,
-) -> Result<T, PassError> {
-    if let Some(found) = cx
-        .cache
-        .and_then(|cache| cache.get(key))
-        .and_then(|text| serde_json::from_str(&text).ok())
-        .filter(sound)
-    {
-        return Ok(found);
-    }
-    let found = compute()?;
-    if let (Some(cache), Ok(text)) = (cx.cache, serde_json::to_string(&found)) {
-        cache.put(key, &text);
-    }
-    Ok(found)
-}
-
 fn options_error(problem: String) -> PassError {
     PassError::Options {
         pass: NAME,
@@ -305,7 +285,7 @@ fn unsupported(problem: impl Into<String>) -> PassError {
     }
 }
 
-impl Pass for AutoDraft {
+impl Pass for AutoDraft<'_> {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -340,10 +320,10 @@ impl Pass for AutoDraft {
     }
 }
 
-impl AutoDraft {
+impl<'a> AutoDraft<'a> {
     fn choose(&self, module: &mut Module, cx: &PassContext<'_>) -> Result<PassReport, PassError> {
         let target = check(module)?.clone();
-        let machine = cx.machine.ok_or_else(|| {
+        let machine = self.sources.machine.ok_or_else(|| {
             unsupported("no bundle is made, so there is no machine that decodes it")
         })?;
         let format = Format {
@@ -353,7 +333,7 @@ impl AutoDraft {
         let (costs, origin) = self.costs(module, &target, machine, cx)?;
         let texts = self.texts(module, &target, cx)?;
         let sensitivity = self.sensitivity(module, &target, &format, &texts, cx)?;
-        let heads = heads(module, &target, &texts, cx)?;
+        let heads = heads(module, &target, &texts, self.sources.calibration)?;
         let key = format!(
             "{NAME} trial 1 {} {} {} {:?} {heads:?}",
             cx.module_key, self.options.block, texts.prompt, texts.held_back
@@ -435,6 +415,10 @@ impl AutoDraft {
             report.fact("draft", "none: no draft beats plain decoding; a step of each costs too much for how often its guesses are right");
             return Ok(());
         }
+        module.drafting = Some(Drafting {
+            draft_tokens: best.outlook.draft_tokens,
+            acceptance: best.acceptance,
+        });
         let mut draft = best.recipe.draft(
             "draft",
             target,

@@ -6,9 +6,9 @@
 //! the small perturbations that FIT is exact for, and the gauges are measured.
 
 use dlc_ir::{Graph, WeightTable};
-use dlc_methods::speculation::{CostTable, best_gamma};
+use dlc_methods::speculation::{CostTable, DraftCosts, best_gamma};
 
-use super::costs::DraftCosts;
+use super::costs::{block_cost, cost_of};
 use super::recipe::{Action, Recipe};
 use super::sensitivity::Sensitivity;
 use crate::quantize_draft::matrices;
@@ -80,7 +80,7 @@ impl<'a> Planner<'a> {
         let head = numbers(&|m| m.is_head);
         let steps = target
             .blocks()
-            .map(|(_, block)| Action::ALL.map(|action| costs.block(block.kind, action)));
+            .map(|(_, block)| Action::ALL.map(|action| block_cost(costs, block.kind, action)));
         let bytes = |n: &f64| {
             Action::ALL.map(|action| {
                 action
@@ -96,7 +96,7 @@ impl<'a> Planner<'a> {
             sensitivity,
             costs,
             steps: steps
-                .chain([Action::ALL.map(|action| costs.head.of(action))])
+                .chain([Action::ALL.map(|action| cost_of(&costs.head, action))])
                 .collect(),
             bytes: blocks.iter().chain([&head]).map(bytes).collect(),
             attention: target

@@ -8,10 +8,11 @@ use dlc_methods::speculation::StepCosts;
 use super::plan::{Outlook, Planner};
 use super::recipe::{Action, Format, Recipe};
 use super::trial::{Agreement, Trial};
-use super::{AutoDraftOptions, kept, unsupported};
-use crate::context::{Machine, PassContext};
+use super::{AutoDraftOptions, unsupported};
+use crate::context::PassContext;
 use crate::error::PassError;
 use crate::report::DraftCandidate;
+use crate::sources::Machine;
 
 /// Two drafts are alike, so that one is measured, when they treat fewer blocks than this part of
 /// all differently.
@@ -147,7 +148,7 @@ impl Search<'_> {
             steps,
             verify,
             spreads,
-        } = kept(cx, &key, whole, || time(self.drafts(&judged)?, machine))?;
+        } = cx.cached(&key, whole, || time(self.drafts(&judged)?, machine))?;
         let spreads = spreads.into_iter().chain(std::iter::repeat(None));
         for ((judged, cost), spread) in judged.iter_mut().zip(steps).zip(spreads) {
             judged.spread = spread;

@@ -13,10 +13,10 @@ use super::NAME;
 use super::recipe::{Action, Format};
 use crate::context::Progress;
 use crate::error::PassError;
-use crate::fit_prune::steps::Steps;
-use crate::fit_prune::{FisherScores, Objective, score};
 use crate::kept::Kept;
 use crate::quantize_draft::{Matrix, matrices, perturbation};
+use crate::scoring::steps::Steps;
+use crate::scoring::{FisherScores, Objective, fisher};
 
 /// FIT of each action, in the order of [`Action::ALL`], on each block and, last, on the head, which
 /// can't be dropped.
@@ -31,12 +31,12 @@ pub(super) fn sensitivity(
     kept: Kept<'_>,
     progress: &dyn Progress,
 ) -> Result<Sensitivity, PassError> {
-    let fisher = score::scores(
+    let fisher = fisher::scores(
         target,
         &module.weights,
         Objective::NextToken,
         texts,
-        score::Head::of(target),
+        fisher::Head::of(target),
         kept,
         progress,
     )?;
@@ -99,7 +99,7 @@ const ROUNDING: &str = "rounding";
 /// Forgets what stopped runs have kept.
 pub(super) fn forget(kept: Kept<'_>, links: usize) {
     kept.remove(ROUNDING);
-    score::forget(kept, links);
+    fisher::forget(kept, links);
 }
 
 /// Mean square of what each action does to a number of the matrix.

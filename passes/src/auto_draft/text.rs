@@ -13,10 +13,10 @@ use rand_chacha::ChaCha8Rng;
 use super::unsupported;
 use crate::context::Progress;
 use crate::error::PassError;
-use crate::fit_prune::chain::{NO_HEAD, feeds};
-use crate::fit_prune::objective::largest;
-use crate::fit_prune::steps::Steps;
 use crate::kept::Kept;
+use crate::scoring::chain::{NO_HEAD, feeds};
+use crate::scoring::objective::largest;
+use crate::scoring::steps::Steps;
 
 /// How texts are written.
 pub(super) struct Pen {

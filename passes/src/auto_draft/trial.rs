@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::recipe::{Action, Format, Recipe};
 use crate::context::{PassContext, Progress};
 use crate::error::PassError;
-use crate::fit_prune::chain::{Chain, Link};
-use crate::fit_prune::objective::row_slices;
-use crate::fit_prune::steps::Steps;
 use crate::kept::Kept;
+use crate::scoring::chain::{Chain, Link};
+use crate::scoring::objective::row_slices;
+use crate::scoring::steps::Steps;
 
 /// Texts, and what is counted on them.
 pub(super) struct Trial<'a> {
@@ -65,10 +65,9 @@ impl Trial<'_> {
     ) -> Result<Vec<Agreement>, PassError> {
         let key = |recipe: &Recipe| format!("{} {recipe:?}", self.key);
         let stored = |recipe: &Recipe| {
-            let found = cx.cache.and_then(|cache| cache.get(&key(recipe)));
-            found
-                .and_then(|text| serde_json::from_str::<Agreement>(&text).ok())
-                .filter(|a| a.right.len() == self.heads.len())
+            cx.stored(&key(recipe), |a: &Agreement| {
+                a.right.len() == self.heads.len()
+            })
         };
         let known: Vec<Option<Agreement>> = recipes.iter().map(stored).collect();
         let missing: Vec<Recipe> = recipes
@@ -92,9 +91,7 @@ impl Trial<'_> {
             let Some(agreement) = agreement.or_else(|| computed.next()) else {
                 continue;
             };
-            if let (Some(cache), Ok(text)) = (cx.cache, serde_json::to_string(&agreement)) {
-                cache.put(&key(recipe), &text);
-            }
+            cx.store(&key(recipe), &agreement);
             agreements.push(agreement);
         }
         Ok(agreements)

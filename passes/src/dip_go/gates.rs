@@ -23,9 +23,10 @@ use super::NAME;
 use super::loss::Loss;
 use super::options::DipGoOptions;
 use super::rollout::{Sampler, Start, hard};
-use crate::context::{PassContext, Prompt};
+use crate::context::PassContext;
 use crate::error::PassError;
 use crate::skip::{Fit, SkipNet, TOLERANCE, close, macs_share, regular_for, threshold};
+use crate::sources::Prompt;
 
 /// Images that tables are compared on.
 const JUDGES: usize = 12;
@@ -88,19 +89,11 @@ impl Training<'_> {
             cx.module_key,
             fingerprint(self.sampler.prompts)
         );
-        let stored = cx
-            .cache
-            .and_then(|c| c.get(&key))
-            .and_then(|text| serde_json::from_str::<State>(&text).ok());
         let steps = self.sampler.plan.steps.len();
-        let mut state = stored
-            .filter(|s| s.weights.len() == steps)
+        let mut state = cx
+            .stored(&key, |state: &State| state.weights.len() == steps)
             .unwrap_or_default();
-        let keep = |state: &State| {
-            if let (Some(cache), Ok(text)) = (cx.cache, serde_json::to_string(state)) {
-                cache.put(&key, &text);
-            }
-        };
+        let keep = |state: &State| cx.store(&key, state);
         cx.progress.update("sampling with everything", 0, 1);
         let judges = self.judges()?;
         self.rounds(cx, &mut state, &judges, &keep)?;

@@ -20,11 +20,12 @@ use loss::Loss;
 use rollout::{Sampler, Start, hard};
 use supernet::SuperNet;
 
-use crate::context::{Pass, PassContext, Prompt};
+use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::needs::{self, Needs};
 use crate::report::PassReport;
 use crate::skip::{Driver, Inputs, SkipNet, apply, close, denoiser, finish, is_guided};
+use crate::sources::{Prompt, Sources};
 
 pub use loss::LossKind;
 pub use options::DipGoOptions;
@@ -33,27 +34,23 @@ const NAME: &str = "dip-go";
 
 /// The pass.
 #[derive(Debug)]
-pub struct DipGo {
+pub struct DipGo<'a> {
+    sources: Sources<'a>,
     options: DipGoOptions,
 }
 
-impl DipGo {
+impl<'a> DipGo<'a> {
     /// The pass with these options.
     ///
     /// # Errors
     /// [`PassError::Options`] for options that contradict each other or are out of range.
-    pub fn new(options: DipGoOptions) -> Result<Self, PassError> {
+    pub fn new(options: DipGoOptions, sources: Sources<'a>) -> Result<Self, PassError> {
         options.check()?;
-        Ok(Self { options })
+        Ok(Self { sources, options })
     }
 
     /// What images are told beside a class.
-    fn prompts(
-        &self,
-        target: &Graph,
-        guidance: f64,
-        cx: &PassContext<'_>,
-    ) -> Result<Vec<Prompt>, PassError> {
+    fn prompts(&self, target: &Graph, guidance: f64) -> Result<Vec<Prompt>, PassError> {
         let told = Inputs::find(NAME, target)?.told;
         let inputs: Vec<(&str, DType)> = told
             .iter()
@@ -75,7 +72,8 @@ impl DipGo {
             Some(_) if inputs.is_empty() => {
                 fail("the model is told no text: leave embeddings out".into())
             }
-            Some(file) => cx
+            Some(file) => self
+                .sources
                 .samplers(NAME)?
                 .prompts(file, &inputs, is_guided(guidance)),
         }
@@ -133,7 +131,7 @@ pub fn supernet_sample(
     Ok(rollout.sample().to_vec())
 }
 
-impl Pass for DipGo {
+impl Pass for DipGo<'_> {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -151,7 +149,8 @@ impl Pass for DipGo {
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let sampler = &self.options.sampler;
-        let (scheduler, plan) = cx
+        let (scheduler, plan) = self
+            .sources
             .samplers(NAME)?
             .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
@@ -159,7 +158,7 @@ impl Pass for DipGo {
         let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
         let segment = supernet.load(weights)?;
-        let prompts = self.prompts(target, guidance, cx)?;
+        let prompts = self.prompts(target, guidance)?;
         let sampling = Sampler {
             net: &supernet,
             segment: &segment,

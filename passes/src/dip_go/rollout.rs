@@ -11,9 +11,9 @@ use dlc_ir::{Diffusion, Reuse};
 use dlc_methods::diffusion::{SamplingPlan, SamplingStep};
 
 use super::supernet::{Feed, Made, SuperNet};
-use crate::context::Prompt;
 use crate::error::PassError;
 use crate::skip::is_guided;
+use crate::sources::Prompt;
 
 /// What is sampled: the model, how, and with what guidance.
 #[derive(Debug)]

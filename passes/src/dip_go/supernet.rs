@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use dlc_eval::{Array, Gradients, Segment, Values, Wanted};
 use dlc_ir::{DType, Diffusion, Dim, Graph, IrError, Op, ValueId, ValueType, WeightTable};
 
-use crate::context::Prompt;
 use crate::error::PassError;
 use crate::skip::{Copier, Inputs, SkipNet};
+use crate::sources::Prompt;
 
 /// The graph of one evaluation with its gates.
 #[derive(Debug)]

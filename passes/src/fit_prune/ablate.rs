@@ -4,13 +4,13 @@
 use dlc_eval::{Array, Values};
 use serde::{Deserialize, Serialize};
 
-use super::chain::{Chain, Link};
-use super::objective::{Objective, rows};
-use super::steps::Steps;
 use super::units::Unit;
 use crate::context::Progress;
 use crate::error::PassError;
 use crate::kept::Kept;
+use crate::scoring::chain::{Chain, Link};
+use crate::scoring::objective::{Objective, rows};
+use crate::scoring::steps::Steps;
 
 /// Scores by bypassing.
 pub(super) struct Ablation {

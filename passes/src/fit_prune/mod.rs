@@ -2,34 +2,28 @@
 //! smaller model of its own.
 //!
 //! SDFP: *Speculative Decoding with FIT-Pruned Models* (arXiv 2602.05499); FIT: *A Metric for Model
-//! Sensitivity*, Zandonati et al. (ICLR 2023). `score.rs` runs the model backwards block by block,
-//! `ablate.rs` holds the scores that need no gradient, `objective.rs` what both are about;
-//! `select.rs` chooses what to drop, `agreement.rs` says what that does to an encoder. The target
-//! is never changed.
+//! Sensitivity*, Zandonati et al. (ICLR 2023). The scoring engine runs the model backwards block by
+//! block, `ablate.rs` holds the scores that need no gradient, `select.rs` chooses what to drop. The
+//! target is never changed.
 
 mod ablate;
-mod agreement;
-pub(crate) mod chain;
-pub(crate) mod objective;
 mod options;
-pub(crate) mod score;
 mod select;
-pub(crate) mod steps;
 mod units;
 
 use dlc_ir::diff::diff;
 use dlc_ir::{Block, Graph, Module, Scores, Task};
+use options::Score;
 
 use crate::context::{Pass, PassContext, Progress};
 use crate::error::PassError;
 use crate::kept::Kept;
 use crate::needs::{self, Needs};
 use crate::report::{PassReport, ScoreColumn, ScoreTable};
-use options::Score;
+use crate::scoring::{self, Objective, TensorFisher, chain, most_links};
+use crate::sources::Sources;
 
-pub use objective::Objective;
 pub use options::FitPruneOptions;
-pub use score::{FisherScores, TensorFisher, fisher_scores, fisher_scores_with_head};
 pub use select::select;
 pub use units::{Granularity, Unit, units};
 
@@ -37,17 +31,18 @@ const NAME: &str = "fit-prune";
 
 /// The pass.
 #[derive(Debug)]
-pub struct FitPrune {
+pub struct FitPrune<'a> {
+    sources: Sources<'a>,
     options: FitPruneOptions,
     scores: Vec<Score>,
 }
 
-impl FitPrune {
+impl<'a> FitPrune<'a> {
     /// The pass with these options.
     ///
     /// # Errors
     /// [`PassError::Options`] for values out of range.
-    pub fn new(options: FitPruneOptions) -> Result<Self, PassError> {
+    pub fn new(options: FitPruneOptions, sources: Sources<'a>) -> Result<Self, PassError> {
         let scores = Score::parse_list(&options.score)?;
         if !(options.keep > 0.0 && options.keep <= 1.0) {
             return Err(options_error(format!(
@@ -60,7 +55,11 @@ impl FitPrune {
                 "samples must be 1 or more, and length 2 or more".into(),
             ));
         }
-        Ok(Self { options, scores })
+        Ok(Self {
+            sources,
+            options,
+            scores,
+        })
     }
 
     /// Longest sample, in tokens: never beyond what the model was made for.
@@ -68,14 +67,14 @@ impl FitPrune {
         self.options.length.min(module.model.context_length)
     }
 
-    fn samples(&self, module: &Module, cx: &PassContext<'_>) -> Result<Vec<Vec<u32>>, PassError> {
+    fn samples(&self, module: &Module) -> Result<Vec<Vec<u32>>, PassError> {
         let length = self.length(module);
         if length < 2 {
             return Err(unsupported(
                 "a context of less than 2 tokens is too short to predict a token in",
             ));
         }
-        cx.calibration.samples(
+        self.sources.calibration.samples(
             self.options.calibration.as_deref(),
             self.options.samples,
             length,
@@ -95,16 +94,13 @@ impl FitPrune {
             "{NAME} 1 {} {:?} {} {samples:?}",
             cx.module_key, self.options.granularity, self.options.score
         );
-        let stored = cx
-            .cache
-            .and_then(|c| c.get(&key))
-            .and_then(|text| serde_json::from_str::<ScoreTable>(&text).ok());
-        if let Some(table) = stored.filter(|t| {
-            t.fits(
+        let fits = |table: &ScoreTable| {
+            table.fits(
                 units.iter().map(|u| u.name.as_str()),
                 self.scores.iter().map(|s| s.name()),
             )
-        }) {
+        };
+        if let Some(table) = cx.stored(&key, fits) {
             return Ok((table, true));
         }
         let gradients = format!("{NAME} gradients 1 {} {samples:?}", cx.module_key);
@@ -115,137 +111,125 @@ impl FitPrune {
             self.scores.contains(&Score::Kl)
         );
         let kept = [&gradients, &removal].map(|key| Kept::new(cx.cache, key));
-        let progress = cx.progress;
+        let (scores, progress) = (self.scores.as_slice(), cx.progress);
         let table = cx
             .pool
-            .install(|| self.compute(module, target, units, samples, kept, progress));
-        if let (Some(cache), Some(text)) = (
-            cx.cache,
-            table
-                .as_ref()
-                .ok()
-                .and_then(|table| serde_json::to_string(table).ok()),
-        ) {
-            cache.put(&key, &text);
+            .install(|| compute(scores, module, target, units, samples, kept, progress));
+        if let Ok(table) = &table {
+            cx.store(&key, table);
         }
         if !matches!(table, Err(PassError::Interrupted)) {
             let links = most_links(target);
-            score::forget(kept[0], links);
+            scoring::fisher::forget(kept[0], links);
             ablate::forget(kept[1], links);
         }
         Ok((table?, false))
     }
+}
 
-    /// What stopped runs have found so far is kept: of the way back, and of scoring by removal.
-    fn compute(
-        &self,
-        module: &Module,
-        target: &Graph,
-        units: &[Unit],
-        samples: &[Vec<u32>],
-        [gradients, removal]: [Kept<'_>; 2],
-        progress: &dyn Progress,
-    ) -> Result<ScoreTable, PassError> {
-        let objective = objective(module)?;
-        let chain = chain::Chain::new(target, &module.weights)?;
-        let (mut fisher, mut ablation) = (None, None);
-        if self.scores.iter().any(|s| s.needs_gradient()) {
-            fisher = Some(score::scores(
-                target,
-                &module.weights,
-                objective,
-                samples,
-                None,
-                gradients,
-                progress,
-            )?);
+/// What stopped runs have found so far is kept: of the way back, and of scoring by removal.
+fn compute(
+    scores: &[Score],
+    module: &Module,
+    target: &Graph,
+    units: &[Unit],
+    samples: &[Vec<u32>],
+    [gradients, removal]: [Kept<'_>; 2],
+    progress: &dyn Progress,
+) -> Result<ScoreTable, PassError> {
+    let objective = objective(module)?;
+    let chain = chain::Chain::new(target, &module.weights)?;
+    let (mut fisher, mut ablation) = (None, None);
+    if scores.iter().any(|s| s.needs_gradient()) {
+        fisher = Some(scoring::fisher::scores(
+            target,
+            &module.weights,
+            objective,
+            samples,
+            None,
+            gradients,
+            progress,
+        )?);
+    }
+    if scores.iter().any(|s| !s.needs_gradient()) {
+        let kl = scores.contains(&Score::Kl);
+        ablation = Some(ablate::ablate(
+            &chain, units, objective, samples, kl, removal, progress,
+        )?);
+    }
+    if let (Some(f), true) = (&fisher, scores.contains(&Score::FitResidual)) {
+        let silent = |unit: &&Unit| {
+            !unit
+                .blocks
+                .iter()
+                .filter_map(|b| f.blocks.get(b))
+                .flatten()
+                .any(|t| t.writes_residual)
+        };
+        if let Some(unit) = units.iter().find(silent) {
+            let problem = format!(
+                "no matrix of {} writes into the residual, so fit-residual can't score it",
+                unit.name
+            );
+            return Err(unsupported(&problem));
         }
-        if self.scores.iter().any(|s| !s.needs_gradient()) {
-            let kl = self.scores.contains(&Score::Kl);
-            ablation = Some(ablate::ablate(
-                &chain, units, objective, samples, kl, removal, progress,
-            )?);
-        }
-        if let (Some(f), true) = (&fisher, self.scores.contains(&Score::FitResidual)) {
-            let silent = |unit: &&Unit| {
-                !unit
+    }
+    let mut columns = Vec::new();
+    for &score in scores {
+        let values = units
+            .iter()
+            .enumerate()
+            .map(|(i, unit)| match (score, &fisher, &ablation) {
+                (Score::Cosine, _, Some(a)) => a.cosine[i],
+                (Score::Kl, _, Some(a)) => a.kl[i],
+                (_, Some(f), _) => unit
                     .blocks
                     .iter()
                     .filter_map(|b| f.blocks.get(b))
                     .flatten()
-                    .any(|t| t.writes_residual)
-            };
-            if let Some(unit) = units.iter().find(silent) {
-                let problem = format!(
-                    "no matrix of {} writes into the residual, so fit-residual can't score it",
-                    unit.name
-                );
-                return Err(unsupported(&problem));
-            }
-        }
-        let mut columns = Vec::new();
-        for &score in &self.scores {
-            let values =
-                units
-                    .iter()
-                    .enumerate()
-                    .map(|(i, unit)| match (score, &fisher, &ablation) {
-                        (Score::Cosine, _, Some(a)) => a.cosine[i],
-                        (Score::Kl, _, Some(a)) => a.kl[i],
-                        (_, Some(f), _) => unit
-                            .blocks
-                            .iter()
-                            .filter_map(|b| f.blocks.get(b))
-                            .flatten()
-                            .map(|t| tensor_score(score, t))
-                            .sum(),
-                        _ => f64::NAN,
-                    });
-            columns.push(ScoreColumn {
-                name: score.name().into(),
-                values: values.collect(),
+                    .map(|t| tensor_score(score, t))
+                    .sum(),
+                _ => f64::NAN,
             });
-        }
-        let loss = fisher
-            .map(|f| f.loss)
-            .or(ablation.map(|a| a.loss))
-            .unwrap_or(f64::NAN);
-        let table = ScoreTable {
-            units: units.iter().map(|u| u.name.clone()).collect(),
-            columns,
-            dropped: vec![false; units.len()],
-            loss,
-        };
-        self.check_finite(&table)?;
-        Ok(table)
+        columns.push(ScoreColumn {
+            name: score.name().into(),
+            values: values.collect(),
+        });
     }
-
-    fn check_finite(&self, table: &ScoreTable) -> Result<(), PassError> {
-        for (score, column) in self.scores.iter().zip(&table.columns) {
-            if let Some(i) = column.values.iter().position(|v| !v.is_finite()) {
-                let (unit, value) = (table.units[i].clone(), column.values[i]);
-                return Err(PassError::NotFinite {
-                    pass: NAME,
-                    score: score.name(),
-                    unit,
-                    value,
-                });
-            }
-        }
-        if !table.loss.is_finite() {
-            let problem = format!(
-                "the model's loss on the samples is {}; some weight is NaN or infinite, or so large that the model overflows",
-                table.loss
-            );
-            return Err(PassError::Calibration { problem });
-        }
-        Ok(())
-    }
+    let loss = fisher
+        .map(|f| f.loss)
+        .or(ablation.map(|a| a.loss))
+        .unwrap_or(f64::NAN);
+    let table = ScoreTable {
+        units: units.iter().map(|u| u.name.clone()).collect(),
+        columns,
+        dropped: vec![false; units.len()],
+        loss,
+    };
+    check_finite(scores, &table)?;
+    Ok(table)
 }
 
-/// As many links as a chain of the graph may have.
-pub(crate) fn most_links(graph: &Graph) -> usize {
-    2 * graph.blocks().count() + 2
+fn check_finite(scores: &[Score], table: &ScoreTable) -> Result<(), PassError> {
+    for (score, column) in scores.iter().zip(&table.columns) {
+        if let Some(i) = column.values.iter().position(|v| !v.is_finite()) {
+            let (unit, value) = (table.units[i].clone(), column.values[i]);
+            return Err(PassError::NotFinite {
+                pass: NAME,
+                score: score.name(),
+                unit,
+                value,
+            });
+        }
+    }
+    if !table.loss.is_finite() {
+        let problem = format!(
+            "the model's loss on the samples is {}; some weight is NaN or infinite, or so large that the model overflows",
+            table.loss
+        );
+        return Err(PassError::Calibration { problem });
+    }
+    Ok(())
 }
 
 fn tensor_score(score: Score, tensor: &TensorFisher) -> f64 {
@@ -289,7 +273,7 @@ fn options_error(problem: String) -> PassError {
     }
 }
 
-impl Pass for FitPrune {
+impl Pass for FitPrune<'_> {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -322,7 +306,7 @@ impl Pass for FitPrune {
         }
         objective(module)?;
         let (drop, candidates) = self.quota(target, &units, result)?;
-        let samples = self.samples(module, cx)?;
+        let samples = self.samples(module)?;
         let (mut table, reused) = self.score(module, target, &units, &samples, cx)?;
         let dropped = select(&table.columns[0].values, &candidates, drop);
         table.dropped = (0..units.len()).map(|i| dropped.contains(&i)).collect();
@@ -355,7 +339,13 @@ impl Pass for FitPrune {
         small.remove_unused_inputs();
         if result == Outcome::Pruned {
             let agreed = cx.pool.install(|| {
-                agreement::agreement(target, &small, &module.weights, &samples, cx.progress)
+                scoring::agreement::agreement(
+                    target,
+                    &small,
+                    &module.weights,
+                    &samples,
+                    cx.progress,
+                )
             })?;
             let share = 100.0 * agreed.same as f64 / agreed.answers.max(1) as f64;
             report.fact(
@@ -406,7 +396,7 @@ impl Outcome {
     }
 }
 
-impl FitPrune {
+impl<'a> FitPrune<'a> {
     /// How many units go, and which may.
     fn quota(
         &self,

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::pattern::{Pattern, too_many};
+use super::refuse;
 use super::targets::{Targets, is_end};
-use super::{Adapter, refuse};
 use crate::error::PassError;
+use crate::sources::Adapter;
 
 /// How an adapter changes a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

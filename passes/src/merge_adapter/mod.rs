@@ -13,42 +13,16 @@ mod parts;
 mod pattern;
 mod targets;
 
-use std::collections::BTreeMap;
-
-use dlc_ir::{Expr, Module};
+use dlc_ir::Module;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::report::PassReport;
+use crate::sources::{Adapter, Sources};
 
 const NAME: &str = "merge-adapter";
-
-/// An adapter as it was read.
-#[derive(Debug, Clone)]
-pub struct Adapter {
-    /// Name of its folder.
-    pub name: String,
-    /// How strongly it is merged; 1 as it was trained.
-    pub weight: f64,
-    /// `adapter_config.json`.
-    pub config: serde_json::Map<String, serde_json::Value>,
-    /// Where the configuration says nothing of scaling: alpha by module; that of others is their
-    /// rank.
-    pub alphas: Option<BTreeMap<String, f64>>,
-    /// Its tensors by name.
-    pub tensors: BTreeMap<String, AdapterTensor>,
-}
-
-/// A tensor of an adapter.
-#[derive(Debug, Clone)]
-pub struct AdapterTensor {
-    /// Axes, outermost first.
-    pub shape: Vec<usize>,
-    /// Its elements, as many as the shape says.
-    pub data: Expr,
-}
 
 /// Options of `merge-adapter`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,23 +59,28 @@ impl MergeAdapterOptions {
 
 /// The pass.
 #[derive(Debug)]
-pub struct MergeAdapter {
+pub struct MergeAdapter<'a> {
     options: MergeAdapterOptions,
+    adapters: &'a [Adapter],
 }
 
-impl MergeAdapter {
+impl<'a> MergeAdapter<'a> {
     /// The pass with these options.
     ///
     /// # Errors
     /// [`PassError::Options`] for a scale that is no number.
-    pub fn new(options: MergeAdapterOptions) -> Result<Self, PassError> {
+    pub fn new(mut options: MergeAdapterOptions, sources: &Sources<'a>) -> Result<Self, PassError> {
         if !options.scale.is_finite() {
             return Err(PassError::Options {
                 pass: NAME,
                 problem: format!("scale={} is not a number to multiply with", options.scale),
             });
         }
-        Ok(Self { options })
+        options.allow_nan |= sources.allow_nan;
+        Ok(Self {
+            options,
+            adapters: sources.adapters,
+        })
     }
 }
 
@@ -130,7 +109,7 @@ fn refuse(
     })
 }
 
-impl Pass for MergeAdapter {
+impl Pass for MergeAdapter<'_> {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -140,15 +119,16 @@ impl Pass for MergeAdapter {
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
-        if cx.adapters.is_empty() {
+        if self.adapters.is_empty() {
             return Err(PassError::Options {
                 pass: NAME,
                 problem: "there is no adapter to merge; name its folder with --adapter DIR".into(),
             });
         }
         let mut report = PassReport::default();
-        for (i, adapter) in cx.adapters.iter().enumerate() {
-            cx.progress.update("merging adapters", i, cx.adapters.len());
+        for (i, adapter) in self.adapters.iter().enumerate() {
+            cx.progress
+                .update("merging adapters", i, self.adapters.len());
             let config = config::read(adapter)?;
             let merges = modules::merges(
                 adapter,

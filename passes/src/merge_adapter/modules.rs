@@ -8,9 +8,10 @@ use dlc_ir::{Expr, Module, Storage, Weight, WeightId, WeightTable};
 
 use super::config::{Config, Kind};
 use super::parts::{PREFIX, Parts, check_rank, looked_up, norms, product, split};
+use super::refuse;
 use super::targets::Modules;
-use super::{Adapter, AdapterTensor, refuse};
 use crate::error::PassError;
+use crate::sources::{Adapter, AdapterTensor};
 
 /// The change of one weight: other values, something added, or both in this order.
 #[derive(Debug)]

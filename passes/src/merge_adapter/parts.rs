@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use dlc_ir::Expr;
 
-use super::AdapterTensor;
 use super::config::Kind;
+use crate::sources::AdapterTensor;
 
 /// What PEFT puts before the names of the model's own modules.
 pub(super) const PREFIX: &str = "base_model.model.";

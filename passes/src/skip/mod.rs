@@ -22,6 +22,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::report::PassReport;
+use crate::sources::Sources;
 
 pub(crate) use budget::{Fit, TOLERANCE, threshold};
 pub(crate) use close::{close, macs_share};
@@ -35,18 +36,19 @@ const NAME: &str = "skip";
 
 /// The pass.
 #[derive(Debug)]
-pub struct Skip {
+pub struct Skip<'a> {
+    sources: Sources<'a>,
     options: SkipOptions,
 }
 
-impl Skip {
+impl<'a> Skip<'a> {
     /// The pass with these options.
     ///
     /// # Errors
     /// [`PassError::Options`] for options that contradict each other or are out of range.
-    pub fn new(options: SkipOptions) -> Result<Self, PassError> {
+    pub fn new(options: SkipOptions, sources: Sources<'a>) -> Result<Self, PassError> {
         options.check(NAME)?;
-        Ok(Self { options })
+        Ok(Self { sources, options })
     }
 
     /// The table that the options ask for.
@@ -110,7 +112,7 @@ pub(crate) fn regular_for(
     })
 }
 
-impl Pass for Skip {
+impl Pass for Skip<'_> {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -119,18 +121,19 @@ impl Pass for Skip {
         serde_json::to_value(&self.options).unwrap_or_default()
     }
 
-    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+    fn run(&self, module: &mut Module, _cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let given = self
             .options
             .schedule
             .as_ref()
-            .map(|file| cx.samplers(NAME)?.schedule(file))
+            .map(|file| self.sources.samplers(NAME)?.schedule(file))
             .transpose()?;
         let mut sampler = self.options.sampler.clone();
         if let Some(schedule) = &given {
             (sampler.granularity, sampler.reuse) = (schedule.granularity, schedule.reuse);
         }
-        let (scheduler, plan) = cx
+        let (scheduler, plan) = self
+            .sources
             .samplers(NAME)?
             .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;

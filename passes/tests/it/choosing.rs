@@ -6,8 +6,8 @@ use std::path::Path;
 
 use dlc_ir::cost::cost;
 use dlc_ir::{Module, Task};
-use dlc_methods::speculation::StepCosts;
-use dlc_passes::auto_draft::{DraftCosts, draft_costs};
+use dlc_methods::speculation::{DraftCosts, StepCosts};
+use dlc_passes::auto_draft::draft_costs;
 use dlc_passes::{Machine, PassError, PassRun, Silent};
 
 use super::fakes::{Given, Memory, Outside, Watcher, fact, run_with};

@@ -2,7 +2,7 @@
 
 use dlc_errors::Faulty;
 use dlc_ir::{Module, verify};
-use dlc_passes::{Silent, registry};
+use dlc_passes::{Silent, Sources, registry};
 
 use super::fakes::{Given, Outside, run_with};
 use super::model::Model;
@@ -138,7 +138,9 @@ fn weights_go_once_no_graph_uses_them() {
 fn passes_are_found_by_name_and_take_only_their_options() {
     for info in registry::PASSES {
         assert_eq!(
-            (info.build)(&serde_yaml::Mapping::new()).unwrap().name(),
+            (info.build)(&serde_yaml::Mapping::new(), Sources::NONE)
+                .unwrap()
+                .name(),
             info.name
         );
         assert!(
@@ -146,7 +148,9 @@ fn passes_are_found_by_name_and_take_only_their_options() {
             "{}",
             info.name
         );
-        let options = (info.build)(&serde_yaml::Mapping::new()).unwrap().options();
+        let options = (info.build)(&serde_yaml::Mapping::new(), Sources::NONE)
+            .unwrap()
+            .options();
         let known: Vec<&str> = options
             .as_object()
             .unwrap()
@@ -170,7 +174,12 @@ fn passes_are_found_by_name_and_take_only_their_options() {
         registry::find("fit-prun").unwrap_err(),
         registry::find("dead-nodes").unwrap_err(),
         registry::find("q").unwrap_err(),
-        registry::build("remove-unused", &serde_yaml::from_str("{drop: 1}").unwrap()).unwrap_err(),
+        registry::build(
+            "remove-unused",
+            &serde_yaml::from_str("{drop: 1}").unwrap(),
+            Sources::NONE,
+        )
+        .unwrap_err(),
     ];
     let report: Vec<String> = problems
         .iter()

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use dlc_ir::Module;
 use dlc_passes::{
     Calibration, Machine, PassContext, PassError, PassRun, Progress, Samplers, ScoreCache,
-    ScoreTable, Silent, registry, run_passes,
+    ScoreTable, Silent, Sources, registry, run_passes,
 };
 
 use super::model::samples;
@@ -122,20 +122,23 @@ pub fn run_with(
     module: &mut Module,
     outside: &Outside<'_>,
 ) -> Result<Vec<PassRun>, PassError> {
+    let sources = Sources {
+        calibration: outside.calibration,
+        machine: outside.machine,
+        samplers: outside.samplers,
+        ..Sources::NONE
+    };
     let passes = registry::build(
         pass,
         &serde_yaml::from_str(&format!("{{{options}}}")).unwrap(),
+        sources,
     )?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(outside.threads)
         .build()
         .unwrap();
     let mut cx = PassContext {
-        adapters: &[],
-        machine: outside.machine,
-        samplers: outside.samplers,
         progress: outside.progress,
-        calibration: outside.calibration,
         cache: outside.cache.map(|c| c as &dyn ScoreCache),
         module_key: outside.key.to_owned(),
         pool: &pool,

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use dlc_errors::{Fault, Faulty};
 use dlc_ir::{Blob, DType, Expr, Module, Storage, WeightTable};
-use dlc_passes::merge_adapter::{Adapter, AdapterTensor, MergeAdapter, MergeAdapterOptions};
-use dlc_passes::{Pass, PassContext, PassError, Silent};
+use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
+use dlc_passes::{Adapter, AdapterTensor, Pass, PassContext, PassError, Silent, Sources};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::fakes::Given;
 use super::model::Model;
 
 /// A matrix product with shapes, types and numbers to choose.
@@ -244,25 +243,21 @@ fn try_merge(
     adapter: Adapter,
     options: MergeAdapterOptions,
 ) -> Result<(), PassError> {
-    let (calibration, pool) = (
-        Given::new(vec![]),
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(1)
-            .build()
-            .unwrap(),
-    );
-    let adapters = [adapter];
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap();
+    let sources = Sources {
+        adapters: &[adapter],
+        ..Sources::NONE
+    };
     let mut cx = PassContext {
-        adapters: &adapters,
-        machine: None,
-        samplers: None,
         progress: &Silent,
-        calibration: &calibration,
         cache: None,
         module_key: String::new(),
         pool: &pool,
     };
-    MergeAdapter::new(options)
+    MergeAdapter::new(options, &sources)
         .unwrap()
         .run(module, &mut cx)
         .map(|_| ())

@@ -104,6 +104,7 @@ impl Model {
             weights,
             model: info(),
             sampling: None,
+            drafting: None,
             side_files: vec![],
         }
     }

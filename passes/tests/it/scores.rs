@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use dlc_eval::{Segment, Values, Wanted, cross_entropy};
 use dlc_ir::{Module, WeightId};
-use dlc_passes::fit_prune::{
-    FisherScores, Granularity, Objective, TensorFisher, fisher_scores, fisher_scores_with_head,
-    units,
+use dlc_passes::fit_prune::{Granularity, units};
+use dlc_passes::scoring::{
+    FisherScores, Objective, TensorFisher, fisher_scores, fisher_scores_with_head,
 };
 use dlc_passes::{PassError, Silent};
 

@@ -29,7 +29,7 @@ impl Objective {
 
     /// The right answers to the first rows of scores, a row for each position or one for the whole
     /// text.
-    pub(super) fn targets(self, rows: &[Vec<f64>], tokens: &[u32]) -> Vec<u32> {
+    pub(crate) fn targets(self, rows: &[Vec<f64>], tokens: &[u32]) -> Vec<u32> {
         match self {
             Self::NextToken => tokens.get(1..).unwrap_or_default().to_vec(),
             Self::OwnAnswer => rows.iter().map(|row| largest(row)).collect(),
@@ -38,7 +38,7 @@ impl Objective {
 
     /// Mean cross-entropy of the right answers in nats, and its gradient with respect to all
     /// logits; rows without an answer get 0.
-    pub(super) fn loss(self, logits: &Array, tokens: &[u32]) -> Result<(f32, Array), PassError> {
+    pub(crate) fn loss(self, logits: &Array, tokens: &[u32]) -> Result<(f32, Array), PassError> {
         let answers = if self == Self::OwnAnswer {
             rows(logits)
         } else {
@@ -67,7 +67,7 @@ pub(crate) fn row_slices(array: &Array) -> impl Iterator<Item = &[f32]> {
 }
 
 /// The same in double precision.
-pub(super) fn rows(array: &Array) -> Vec<Vec<f64>> {
+pub(crate) fn rows(array: &Array) -> Vec<Vec<f64>> {
     row_slices(array)
         .map(|row| row.iter().map(|&x| f64::from(x)).collect())
         .collect()

@@ -11,13 +11,13 @@ use crate::error::PassError;
 
 /// How many answers there were, and how many were the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Agreement {
+pub(crate) struct Agreement {
     pub same: usize,
     pub answers: usize,
 }
 
 /// Compares the most likely answers of two graphs, a link at a time in memory.
-pub(super) fn agreement(
+pub(crate) fn agreement(
     full: &Graph,
     pruned: &Graph,
     weights: &WeightTable,

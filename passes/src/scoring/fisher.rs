@@ -384,10 +384,7 @@ impl Head {
 }
 
 fn no_links() -> PassError {
-    PassError::Unsupported {
-        pass: super::NAME,
-        problem: "the target has no nodes".into(),
-    }
+    super::unsupported("the target has no nodes")
 }
 
 type WeightGradients = BTreeMap<WeightId, Array>;

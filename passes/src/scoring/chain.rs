@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use dlc_eval::{Array, Segment, Values};
 use dlc_ir::{BlockId, CacheRole, Def, Dim, Graph, NodeId, Op, Operand, ValueId, WeightTable};
 
-use super::NAME;
+use super::unsupported;
 use crate::error::PassError;
 
 /// Why a model without logits can't be scored.
@@ -35,13 +35,9 @@ pub(crate) struct Link {
 
 impl<'m> Chain<'m> {
     pub fn new(graph: &'m Graph, weights: &'m WeightTable) -> Result<Self, PassError> {
-        let unsupported = |problem: String| PassError::Unsupported {
-            pass: NAME,
-            problem,
-        };
         let logits = graph
             .find_output("logits")
-            .ok_or_else(|| unsupported(NO_HEAD.into()))?
+            .ok_or_else(|| unsupported(NO_HEAD))?
             .value;
         let mut runs: Vec<(Option<BlockId>, Vec<NodeId>)> = Vec::new();
         for (id, node) in graph.nodes() {
@@ -89,9 +85,7 @@ impl<'m> Chain<'m> {
             .last()
             .is_none_or(|last| last.block.is_some() || !made_by(graph, logits, &last.nodes))
         {
-            return Err(unsupported(
-                "the logits are not made behind the last block".into(),
-            ));
+            return Err(unsupported("the logits are not made behind the last block"));
         }
         Ok(Self {
             graph,
@@ -156,10 +150,7 @@ impl<'m> Chain<'m> {
         let known = Self::known(link, feeds, residual);
         let mut made = segment.forward(&known, &[link.makes])?;
         made.remove(&link.makes)
-            .ok_or_else(|| PassError::Unsupported {
-                pass: NAME,
-                problem: format!("{} was not made", link.makes),
-            })
+            .ok_or_else(|| unsupported(format!("{} was not made", link.makes)))
     }
 
     /// The values that a link may read.
@@ -206,10 +197,7 @@ pub(crate) fn feeds(
             },
             (name, _) => {
                 let problem = format!("it doesn't know how to feed input {name} of type {ty}");
-                return Err(PassError::Unsupported {
-                    pass: NAME,
-                    problem,
-                });
+                return Err(unsupported(problem));
             }
         };
         feeds.insert(input.value, array);
