@@ -38,8 +38,8 @@ pub(super) struct Args {
     /// sd-scripts, `PATH` or `PATH=WEIGHT`; may be given several times
     #[arg(long = "adapter", value_name = "PATH[=WEIGHT]")]
     adapters: Vec<String>,
-    /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see the
-    /// README
+    /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see
+    /// docs/adapters.md
     #[arg(long, value_name = "FILE")]
     adapter_names: Option<PathBuf>,
     #[command(flatten)]

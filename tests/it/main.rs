@@ -15,6 +15,7 @@ mod compile;
 mod conditions;
 mod diffing;
 mod diffusion;
+mod documents;
 mod encoders;
 mod errors;
 mod files;

@@ -1,5 +1,7 @@
-//! The README's tables say what the code says.
+//! The tables of the documents say what the code says.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
 use dlc::import::FAMILIES;
@@ -10,14 +12,10 @@ use crate::common::adapters::ADAPTERS;
 use crate::common::diffusion::DIFFUSION;
 use crate::common::fixture;
 use crate::common::golden::{ENCODERS, all_decoders};
+use crate::documents::{Document, workspace_members};
 
-fn readme() -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
-}
-
-/// Fails with the rows that the README lacks, ready to be pasted.
-fn check_rows(rows: &[String]) {
-    let text = readme();
+/// Fails with the rows that `text`, a part of a document, lacks, ready to be pasted.
+fn check_rows(document: &str, text: &str, rows: &[String]) {
     let missing: Vec<&str> = rows
         .iter()
         .map(String::as_str)
@@ -25,12 +23,12 @@ fn check_rows(rows: &[String]) {
         .collect();
     assert!(
         missing.is_empty(),
-        "README.md lacks:\n{}",
+        "{document} lacks:\n{}",
         missing.join("\n")
     );
 }
 
-/// Names as the README writes them.
+/// Names as documents write them.
 fn quoted(names: &[&str]) -> String {
     names
         .iter()
@@ -64,7 +62,11 @@ fn every_family_stands_in_the_table_with_what_it_is_tested_on() {
             )
         })
         .collect();
-    check_rows(&rows);
+    check_rows(
+        "docs/models.md",
+        &Document::read("docs/models.md").text,
+        &rows,
+    );
 }
 
 fn family_of(golden: &str) -> String {
@@ -80,83 +82,88 @@ fn family_of(golden: &str) -> String {
 
 #[test]
 fn every_adapter_golden_stands_in_the_table() {
-    let text = readme();
-    let table = &text[text.find("### Adapters").unwrap()..text.find("## The code").unwrap()];
+    let table = Document::read("docs/adapters.md").text;
     let missing: Vec<&&str> = ADAPTERS
         .iter()
         .filter(|golden| !table.contains(&format!("`{golden}`")))
         .collect();
-    assert!(missing.is_empty(), "README.md lacks {missing:?}");
+    assert!(missing.is_empty(), "docs/adapters.md lacks {missing:?}");
     let named = table
         .lines()
         .filter(|l| l.starts_with('|'))
         .flat_map(|l| l.split('`'))
         .filter(|word| word.ends_with("-llama") || word.ends_with("-gpt2"));
     let gone: Vec<&str> = named.filter(|golden| !ADAPTERS.contains(golden)).collect();
-    assert!(gone.is_empty(), "{gone:?} are in the README alone");
+    assert!(gone.is_empty(), "{gone:?} are in docs/adapters.md alone");
 }
 
 #[test]
-fn every_pass_stands_in_the_table() {
+fn every_pass_stands_in_the_table_with_its_options_below() {
+    const PAGE: &str = "docs/passes.md";
+    let page = Document::read(PAGE);
     let rows: Vec<String> = PASSES
         .iter()
         .map(|p| format!("| `{}` | {} |", p.name, p.summary))
         .collect();
-    check_rows(&rows);
+    check_rows(PAGE, &page.text, &rows);
+    for pass in PASSES.iter().filter(|p| !p.options.is_empty()) {
+        let section = page.section(pass.name);
+        let rows: Vec<String> = pass
+            .options
+            .iter()
+            .map(|(name, meaning)| format!("| `{name}` | {meaning} |"))
+            .collect();
+        check_rows(PAGE, &section, &rows);
+        let table = section.lines().skip_while(|l| !l.starts_with("| option |"));
+        let written: Vec<&str> = table.skip(2).take_while(|l| l.starts_with('|')).collect();
+        assert_eq!(written, rows, "{}", pass.name);
+    }
 }
 
 #[test]
 fn every_profile_and_command_is_named() {
-    let text = readme();
+    let profiles = Document::read("docs/bundle-format.md").text;
     for profile in Profile::ALL {
-        assert!(
-            text.contains(&format!("| `{}` |", profile.name())),
-            "{}",
-            profile.name()
-        );
+        let row = format!("| `{}` |", profile.name());
+        assert!(profiles.contains(&row), "{row}");
     }
+    let commands = Document::read("docs/commands.md").text;
     for command in dlc::cli::command().get_subcommands() {
+        let name = command.get_name();
+        let row = format!("| `dlc {name}");
         assert!(
-            text.contains(&format!("dlc {}", command.get_name())),
-            "{}",
-            command.get_name()
+            commands.contains(&row),
+            "docs/commands.md lacks a row {row}"
         );
     }
 }
 
 #[test]
-fn every_folder_of_the_code_map_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = readme();
-    let rows = text
-        .lines()
-        .filter(|l| l.starts_with("| `") && l.contains("/` | `dlc"));
-    let folders: Vec<String> = rows
-        .flat_map(|l| {
-            l.split('`')
-                .filter(|t| t.ends_with('/'))
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        })
+fn the_readme_names_all_that_is_supported() {
+    let readme = Document::read("README.md").text;
+    let families = FAMILIES.iter().map(|family| family.model_type);
+    let passes = PASSES.iter().map(|pass| pass.name);
+    let profiles = Profile::ALL.into_iter().map(Profile::name);
+    let names: Vec<&str> = families.chain(passes).chain(profiles).collect();
+    let missing: Vec<&&str> = names
+        .iter()
+        .filter(|name| !readme.contains(&format!("`{name}`")))
         .collect();
-    assert!(folders.len() >= 7, "{folders:?}");
-    for folder in folders.iter().filter(|f| !f.is_empty()) {
-        assert!(
-            root.join(folder).is_dir() || folder.starts_with("src/"),
-            "{folder}"
-        );
-    }
-    for part in [
-        "checkpoint",
-        "import",
-        "pipeline",
-        "runtime",
-        "report",
-        "cli",
-    ] {
-        assert!(
-            root.join("src").join(part).is_dir() && text.contains(&format!("src/{part}/")),
-            "src/{part}"
-        );
-    }
+    assert!(missing.is_empty(), "README.md lacks {missing:?}");
+}
+
+#[test]
+fn the_code_map_has_every_crate_and_every_part_of_the_command() {
+    let section = Document::read("CONTRIBUTING.md").section("the-code");
+    let rows = section.lines().filter_map(|l| l.strip_prefix("| `"));
+    let written: BTreeSet<String> = rows
+        .filter_map(|row| row.split_once("/` |"))
+        .map(|(folder, _)| folder.to_owned())
+        .collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let parts = fs::read_dir(root.join("src")).unwrap().map(Result::unwrap);
+    let parts = parts.filter(|entry| entry.path().is_dir());
+    let names = parts.map(|entry| format!("src/{}", entry.file_name().to_str().unwrap()));
+    let there: BTreeSet<String> = names.chain(workspace_members()).collect();
+    assert_eq!(written, there);
 }
