@@ -163,21 +163,16 @@ impl Bench<'_> {
     fn bundle(&self, pass: Option<&str>) -> (tempfile::TempDir, Bundle) {
         let folder = tempfile::tempdir().expect("there is room");
         let request = CompileRequest {
-            model: self.root.join("fixtures/digits-dit"),
-            adapters: vec![],
-            adapter_names: None,
-            ignore_keys: vec![],
             passes: pass
                 .map(|p| parse_pass_flag(p).expect("a pass"))
                 .into_iter()
                 .collect(),
             profile: Profile::Onnx,
-            dtype: None,
-            output: folder.path().join("bundle"),
-            force: false,
-            allow_nan: false,
-            backend: BackendSearch::default(),
             threads: 2,
+            ..CompileRequest::new(
+                self.root.join("fixtures/digits-dit"),
+                folder.path().join("bundle"),
+            )
         };
         compile(&request, None, &Quiet).expect("compiles");
         let bundle = Bundle::open(&request.output).expect("opens");

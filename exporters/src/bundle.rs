@@ -15,8 +15,8 @@ use dlc_files::FileStamp;
 use dlc_ir::{CachePart, Dim, Graph, Input, IrError, Module, Task, ValueType, cost};
 use prost::Message;
 
+use crate::deploy::{DeploymentTarget, GraphFile, TARGETS, WrittenBundle};
 use crate::error::ExportError;
-use crate::genai::{GENAI_FILE, GraphFile, genai_config};
 use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
 use crate::progress::Progress;
 use crate::staging::Staging;
@@ -27,6 +27,8 @@ use crate::weights::WeightPlan;
 pub struct BundleRequest {
     /// The operators to use.
     pub profile: Profile,
+    /// The runtime that it is written for, if one was named.
+    pub deploy: Option<&'static DeploymentTarget>,
     /// Where the module came from.
     pub source: Source,
     /// The passes that made it, in order.
@@ -165,7 +167,19 @@ pub fn write_bundle_of(
         };
         files.insert(side.name.clone(), record);
     }
-    write_genai_config(module, request, caches, &lowered, &staging, &mut files)?;
+    let bundle = WrittenBundle {
+        module,
+        graphs: (module.graphs.iter().zip(&lowered))
+            .map(|(graph, lowered)| GraphFile {
+                graph,
+                file: file_name(&graph.name),
+                inputs: lowered.input_names(),
+            })
+            .collect(),
+        caches,
+        search: &request.search,
+    };
+    write_targets_files(&bundle, request.deploy, &staging, &mut files)?;
     let manifest = manifest(module, request, caches, graphs, plan, files);
     let text = serde_yaml::to_string(&manifest)
         .map_err(|e| ExportError::module(MANIFEST_FILE, e.to_string()))?;
@@ -196,9 +210,12 @@ fn check_names(module: &Module) -> Result<(), ExportError> {
             "its first graph is not `target`",
         ));
     }
-    let mut taken: BTreeSet<String> = [MANIFEST_FILE, WEIGHTS_FILE, GENAI_FILE]
-        .map(str::to_owned)
-        .into();
+    let of_targets = TARGETS.iter().flat_map(|target| target.writes);
+    let mut taken: BTreeSet<String> = [MANIFEST_FILE, WEIGHTS_FILE]
+        .iter()
+        .chain(of_targets)
+        .map(|name| (*name).to_owned())
+        .collect();
     let plain = |name: &str| {
         !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
     };
@@ -231,42 +248,22 @@ fn check_names(module: &Module) -> Result<(), ExportError> {
     }
 }
 
-fn write_genai_config(
-    module: &Module,
-    request: &BundleRequest,
-    caches: CacheLayout,
-    lowered: &[Lowered],
+/// Writes what runtimes read beside the graphs: those that always find their files, and the one
+/// that the bundle is for.
+fn write_targets_files(
+    bundle: &WrittenBundle<'_>,
+    deploy: Option<&DeploymentTarget>,
     staging: &Staging,
     files: &mut BTreeMap<String, FileRecord>,
 ) -> Result<(), ExportError> {
-    if module.model.task != Task::TextGeneration {
-        return Ok(());
+    let wanted = |target: &&DeploymentTarget| {
+        target.always || deploy.is_some_and(|deploy| deploy.name == target.name)
+    };
+    for target in TARGETS.iter().filter(wanted) {
+        for (name, content) in (target.files)(bundle) {
+            files.insert(name.to_owned(), staging.write(name, &content)?);
+        }
     }
-    let parts: Vec<(&Graph, String, Vec<String>)> = module
-        .graphs
-        .iter()
-        .zip(lowered)
-        .map(|(g, l)| (g, file_name(&g.name), l.input_names()))
-        .collect();
-    let part = |name: &str| {
-        let found = parts.iter().find(|(g, ..)| g.name == name);
-        found.map(|(graph, file, inputs)| GraphFile {
-            graph,
-            file,
-            inputs,
-        })
-    };
-    let Some(target) = part("target") else {
-        return Ok(());
-    };
-    let draft = part("draft").filter(|_| request.search.allows_speculation());
-    files.insert(
-        GENAI_FILE.to_owned(),
-        staging.write(
-            GENAI_FILE,
-            genai_config(module, caches, &request.search, target, draft).as_bytes(),
-        )?,
-    );
     Ok(())
 }
 

@@ -30,21 +30,13 @@ const _: &dyn Monitor = &Unwatched;
 /// Compiles a checkpoint of `fixtures/` into the empty folder `out`.
 pub(crate) fn compile_fixture(name: &str, pass: Option<&str>, profile: Profile, out: &Path) {
     let request = CompileRequest {
-        model: fixture(name),
-        adapters: vec![],
-        adapter_names: None,
-        ignore_keys: vec![],
         passes: pass
             .into_iter()
             .map(|pass| parse_pass_flag(pass).unwrap())
             .collect(),
         profile,
-        dtype: None,
-        output: out.to_owned(),
-        force: false,
-        allow_nan: false,
-        backend: BackendSearch::default(),
         threads: 1,
+        ..CompileRequest::new(fixture(name), out)
     };
     compile(&request, None, &Unwatched).unwrap();
 }

@@ -13,7 +13,7 @@ use dlc::pipeline::{PipelineConfig, TextCalibration, module_of_bundle, read_onnx
 use dlc_bundle::Profile;
 use dlc_ir::{Module, SkipSchedule, parse_graph, verify};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
-use dlc_passes::{Adapter, AdapterTensor, Pass, PassContext, Silent, Sources};
+use dlc_passes::{Adapter, AdapterTensor, Pass, PassContext, Sources};
 use dlc_runtime::{Bundle, ChatMessage, ChatTemplate, TextTokenizer};
 
 use crate::seeds::{compile_fixture, fixture};
@@ -227,7 +227,7 @@ fn adapter(bytes: &[u8]) {
         ..Sources::NONE
     };
     let mut cx = PassContext {
-        progress: &Silent,
+        progress: &(),
         cache: None,
         module_key: String::new(),
         pool: &POOL,

@@ -109,10 +109,7 @@ pub trait Progress: Sync {
 }
 
 /// Shows nothing and never stops.
-#[derive(Debug, Clone, Copy)]
-pub struct Silent;
-
-impl Progress for Silent {
+impl Progress for () {
     fn update(&self, _what: &str, _done: usize, _total: usize) {}
 }
 

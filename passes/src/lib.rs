@@ -26,7 +26,7 @@ mod sources;
 pub mod trim_head;
 
 pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
-pub use context::{Pass, PassContext, Progress, ScoreCache, Silent};
+pub use context::{Pass, PassContext, Progress, ScoreCache};
 pub use error::PassError;
 pub use manager::{PassRun, run_passes};
 pub use needs::{Needs, largest_weight};

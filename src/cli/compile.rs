@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use dlc_bundle::Profile;
+use dlc_exporters::{DeploymentTarget, TARGETS, find_target};
 use dlc_ir::{DType, Task};
 use dlc_passes::ScoreCache;
 use dlc_runtime::unrunnable;
@@ -55,8 +57,8 @@ pub(super) struct Args {
     #[arg(long, value_enum, conflicts_with = "deploy")]
     profile: Option<ProfileArg>,
     /// The runtime to compile for; implies the profile
-    #[arg(long, value_enum)]
-    deploy: Option<Deploy>,
+    #[arg(long, value_name = "TARGET", value_parser = target_parser())]
+    deploy: Option<&'static DeploymentTarget>,
     /// Element type of weights and activations [default: f32]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
@@ -108,23 +110,13 @@ impl From<ProfileArg> for Profile {
     }
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Deploy {
-    Onnxruntime,
-    Genai,
-    Tensorrt,
-    Openvino,
-    Tract,
-}
-
-impl Deploy {
-    fn profile(self) -> Profile {
-        match self {
-            Self::Onnxruntime | Self::Genai => Profile::Ort,
-            Self::Tensorrt | Self::Openvino => Profile::Portable,
-            Self::Tract => Profile::Onnx,
-        }
-    }
+/// The names of the deployment targets, and the target that one means.
+fn target_parser() -> impl TypedValueParser<Value = &'static DeploymentTarget> {
+    let values = TARGETS
+        .iter()
+        .map(|target| PossibleValue::new(target.name).help(target.summary));
+    PossibleValuesParser::new(values)
+        .try_map(|name| find_target(&name).ok_or("no deployment target has this name"))
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -331,10 +323,15 @@ fn request(args: &Args) -> Result<CompileRequest> {
         .or(config.model)
         .context("no checkpoint is given; name its folder or its .safetensors file")?;
     let output = args.output.clone().or(config.output);
+    // A profile that is asked for decides over the file's target, as flags do over the file.
+    let deploy = match (args.deploy, args.profile) {
+        (None, None) => config.target()?,
+        (given, _) => given,
+    };
     let profile = args
         .profile
         .map(Profile::from)
-        .or(args.deploy.map(Deploy::profile))
+        .or(deploy.map(|target| target.profile))
         .or(config.profile);
     let adapters = if args.adapters.is_empty() {
         &config.adapters
@@ -357,6 +354,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
         model,
         passes,
         profile: profile.unwrap_or(Profile::Portable),
+        deploy,
         dtype: args.dtype.map(DType::from).or(config.dtype),
         force: args.force || config.force.unwrap_or(false),
         allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),

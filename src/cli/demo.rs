@@ -103,18 +103,12 @@ fn compile_bundle(args: &Args, output: Output, backend: &Backend, bundle: &Path)
         profile.name()
     ))?;
     let request = CompileRequest {
-        adapters: vec![],
-        adapter_names: None,
-        ignore_keys: vec![],
-        model,
         passes: vec![parse_pass_flag(&format!("fit-prune:drop={}", args.drop))?],
         profile,
-        dtype: None,
-        output: bundle.to_path_buf(),
         force: true,
-        allow_nan: false,
         backend: args.backend.search(),
         threads: environment::cores(),
+        ..CompileRequest::new(model, bundle)
     };
     let bar = Bar::new();
     let outcome = compile(&request, None::<&dyn ScoreCache>, &bar)?;

@@ -1,10 +1,11 @@
 //! `dlc compile`: checkpoint -> module -> passes -> bundle.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use dlc_bundle::{Manifest, PassRecord, Profile, Source};
-use dlc_exporters::{BundleRequest, check_replaceable, write_bundle_of};
+use dlc_exporters::{BundleRequest, DeploymentTarget, check_replaceable, write_bundle_of};
 use dlc_files::FileStamp;
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::registry::{self, PassSpec};
@@ -44,6 +45,8 @@ pub struct CompileRequest {
     pub passes: Vec<PassSpec>,
     /// The operators to restrict the graphs to.
     pub profile: Profile,
+    /// The runtime that the bundle is written for, if one was named.
+    pub deploy: Option<&'static DeploymentTarget>,
     /// Element type of weights and activations; f32 if absent.
     pub dtype: Option<DType>,
     /// The bundle's folder.
@@ -58,6 +61,28 @@ pub struct CompileRequest {
     pub backend: BackendSearch,
     /// How many threads to use.
     pub threads: usize,
+}
+
+impl CompileRequest {
+    /// Without adapters and passes, in f32 and profile `portable`, on every core; a bundle that
+    /// exists isn't replaced.
+    pub fn new(model: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            adapters: vec![],
+            adapter_names: None,
+            passes: vec![],
+            profile: Profile::Portable,
+            deploy: None,
+            dtype: None,
+            output: output.into(),
+            ignore_keys: vec![],
+            force: false,
+            allow_nan: false,
+            backend: BackendSearch::default(),
+            threads: std::thread::available_parallelism().map_or(1, NonZero::get),
+        }
+    }
 }
 
 /// What was compiled.
@@ -206,6 +231,7 @@ pub fn compile(
     warnings.extend(generation.warnings);
     monitor.phase("writing the bundle");
     let bundle = BundleRequest {
+        deploy: request.deploy,
         profile: request.profile,
         source,
         passes: runs.iter().map(pass_record).collect(),

@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 
 use dlc_bundle::Profile;
+use dlc_exporters::{DeploymentTarget, TARGETS, find_target};
 use dlc_files::{read_document, yaml};
 use dlc_ir::DType;
 use dlc_passes::hint;
@@ -40,6 +41,8 @@ pub struct PipelineConfig {
     pub passes: Vec<PassEntry>,
     /// The operators to restrict the graphs to.
     pub profile: Option<Profile>,
+    /// The runtime to compile for; implies the profile.
+    pub deploy: Option<String>,
     /// Element type of weights and activations.
     pub dtype: Option<DType>,
     /// The bundle's folder.
@@ -53,7 +56,7 @@ pub struct PipelineConfig {
 }
 
 /// What a key must be, for the message if it isn't.
-const KEYS: [(&str, &str); 11] = [
+const KEYS: [(&str, &str); 12] = [
     ("model", "the path of a checkpoint"),
     (
         "adapters",
@@ -66,6 +69,7 @@ const KEYS: [(&str, &str); 11] = [
         "a list of pass names, each with `: {key: value}` if it has options",
     ),
     ("profile", "portable, onnx or ort"),
+    ("deploy", "the name of a deployment target"),
     ("dtype", "f32, f16 or bf16"),
     ("output", "the path of a folder"),
     ("force", "true or false"),
@@ -132,6 +136,33 @@ impl PipelineConfig {
     fn fits(&self) -> bool {
         self.threads.is_none_or(|n| (1..=1024).contains(&n))
             && self.dtype.is_none_or(DType::is_float)
+    }
+
+    /// The deployment target that the file names.
+    ///
+    /// # Errors
+    /// [`PipelineError::Config`] for one that there isn't, and beside another profile than its own.
+    pub fn target(&self) -> Result<Option<&'static DeploymentTarget>, PipelineError> {
+        let Some(name) = &self.deploy else {
+            return Ok(None);
+        };
+        let names = || TARGETS.iter().map(|target| target.name);
+        let fail = |problem: String| PipelineError::Config {
+            place: "the pipeline file".to_owned(),
+            problem,
+        };
+        let target = find_target(name).ok_or_else(|| {
+            let (known, hint) = (names().collect::<Vec<_>>().join(", "), hint(name, names()));
+            fail(format!("`deploy` is `{name}`{hint}; there are {known}"))
+        })?;
+        match self.profile {
+            Some(profile) if profile != target.profile => Err(fail(format!(
+                "`deploy: {name}` takes profile {}, not {}: leave `profile` out",
+                target.profile.name(),
+                profile.name()
+            ))),
+            _ => Ok(Some(target)),
+        }
     }
 
     /// The passes that the file asks for.

@@ -59,6 +59,7 @@ impl BundleMachine<'_> {
         })?;
         let place = folder.path().join("bundle");
         let request = BundleRequest {
+            deploy: None,
             profile: self.profile,
             source: Source::default(),
             passes: vec![],

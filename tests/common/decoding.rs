@@ -12,34 +12,18 @@ use dlc_runtime::{
 
 use super::fixture;
 
-/// Watches nothing.
-struct Quiet;
-impl dlc_passes::Progress for Quiet {
-    fn update(&self, _: &str, _: usize, _: usize) {}
-}
-impl dlc_exporters::Progress for Quiet {}
-
 /// A request without passes, in f32, on one thread.
 pub fn compile_request(model: PathBuf, profile: Profile, output: PathBuf) -> CompileRequest {
     CompileRequest {
-        model,
-        adapters: vec![],
-        adapter_names: None,
-        ignore_keys: vec![],
-        passes: vec![],
         profile,
-        dtype: None,
-        output,
-        force: false,
-        allow_nan: false,
-        backend: BackendSearch::default(),
         threads: 1,
+        ..CompileRequest::new(model, output)
     }
 }
 
 /// Compiles and shows nothing.
 pub fn compile_quietly(request: &CompileRequest) -> Result<CompileOutcome, PipelineError> {
-    compile(request, None, &Quiet)
+    compile(request, None, &())
 }
 
 /// Costs of a machine.

@@ -16,6 +16,7 @@ pub fn export(module: &Module, profile: Profile, out: &Path) -> Manifest {
         files: std::collections::BTreeMap::new(),
     };
     let request = BundleRequest {
+        deploy: None,
         profile,
         source,
         passes: vec![],

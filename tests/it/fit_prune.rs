@@ -10,8 +10,7 @@ use dlc::pipeline::TextCalibration;
 use dlc_eval::{Array, Segment, Values, Wanted, cross_entropy};
 use dlc_ir::{DType, Dim, Graph, Module, Task, WeightId, verify};
 use dlc_passes::{
-    Calibration, PassContext, PassError, PassReport, ScoreTable, Silent, Sources, registry,
-    run_passes,
+    Calibration, PassContext, PassError, PassReport, ScoreTable, Sources, registry, run_passes,
 };
 
 use crate::common::fixture;
@@ -59,7 +58,7 @@ fn fit_prune(
         .build()
         .unwrap();
     let mut cx = PassContext {
-        progress: &Silent,
+        progress: &(),
         cache: None,
         module_key: String::new(),
         pool: &pool,

@@ -18,6 +18,7 @@ mod diffusion;
 mod documents;
 mod encoders;
 mod errors;
+mod examples;
 mod files;
 mod fit_prune;
 mod goldens;

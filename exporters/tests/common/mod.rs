@@ -68,6 +68,7 @@ fn model() -> ModelInfo {
 
 pub fn request(profile: Profile) -> BundleRequest {
     BundleRequest {
+        deploy: None,
         profile,
         source: Source {
             name: "tiny".into(),

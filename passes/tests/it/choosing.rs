@@ -8,7 +8,7 @@ use dlc_ir::cost::cost;
 use dlc_ir::{Module, Task};
 use dlc_methods::speculation::{DraftCosts, StepCosts};
 use dlc_passes::auto_draft::draft_costs;
-use dlc_passes::{Machine, PassError, PassRun, Silent};
+use dlc_passes::{Machine, PassError, PassRun};
 
 use super::fakes::{Given, Memory, Outside, Watcher, fact, run_with};
 use super::model::{Model, log_probabilities, samples};
@@ -88,7 +88,7 @@ fn choose(
     module: &mut Module,
     machine: &ByBytes,
 ) -> Result<Vec<PassRun>, PassError> {
-    choose_with(options, module, machine, &Silent, None)
+    choose_with(options, module, machine, &(), None)
 }
 
 /// A decoder of which the layers past the first do next to nothing.
@@ -240,7 +240,7 @@ fn the_target_writes_what_it_finds_likeliest_without_its_end() {
         &format!("{QUICK}, temperature: 0"),
         &mut module,
         &ByBytes::new(1.0),
-        &Silent,
+        &(),
         Some(&cache),
     )
     .unwrap();
@@ -266,7 +266,7 @@ fn texts_go_by_their_seed() {
             &format!("{QUICK}, {options}"),
             &mut lazy(),
             &ByBytes::new(1.0),
-            &Silent,
+            &(),
             Some(&cache),
         )
         .unwrap();
@@ -286,7 +286,7 @@ fn a_run_that_was_stopped_goes_on_and_ends_alike() {
         QUICK,
         &mut lazy(),
         &ByBytes::new(1.0),
-        &Silent,
+        &(),
         Some(&whole_cache),
     )
     .unwrap();
@@ -346,7 +346,7 @@ fn a_run_that_was_stopped_goes_on_and_ends_alike() {
 #[test]
 fn nothing_is_computed_twice() {
     let (cache, machine) = (Memory::default(), ByBytes::new(1.0));
-    choose_with(QUICK, &mut lazy(), &machine, &Silent, Some(&cache)).unwrap();
+    choose_with(QUICK, &mut lazy(), &machine, &(), Some(&cache)).unwrap();
     let progress = Watcher::default();
     choose_with(QUICK, &mut lazy(), &machine, &progress, Some(&cache)).unwrap();
     assert_eq!(machine.timed.get(), 2, "parts once, candidates once");

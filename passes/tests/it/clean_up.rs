@@ -2,7 +2,7 @@
 
 use dlc_errors::Faulty;
 use dlc_ir::{Module, verify};
-use dlc_passes::{Silent, Sources, registry};
+use dlc_passes::{Sources, registry};
 
 use super::fakes::{Given, Outside, run_with};
 use super::model::Model;
@@ -30,7 +30,7 @@ fn run(pass: &str, module: &mut Module) -> Vec<String> {
         calibration: &calibration,
         machine: None,
         samplers: None,
-        progress: &Silent,
+        progress: &(),
         cache: None,
         key: "",
         threads: 1,

@@ -2,7 +2,6 @@
 
 use dlc_eval::run;
 use dlc_ir::{Graph, Module, verify};
-use dlc_passes::Silent;
 
 use super::fakes::{Given, Outside, fact, fit_prune, run_with};
 use super::model::{CONTEXT, Model, feeds, samples};
@@ -307,7 +306,7 @@ fn samples_are_never_longer_than_the_context() {
             calibration: &calibration,
             machine: None,
             samplers: None,
-            progress: &Silent,
+            progress: &(),
             cache: None,
             key: "",
             threads: 1,

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use dlc_ir::Module;
 use dlc_passes::{
     Calibration, Machine, PassContext, PassError, PassRun, Progress, Samplers, ScoreCache,
-    ScoreTable, Silent, Sources, registry, run_passes,
+    ScoreTable, Sources, registry, run_passes,
 };
 
 use super::model::samples;
@@ -161,7 +161,7 @@ pub fn fit_prune(
             calibration: &calibration,
             machine: None,
             samplers: None,
-            progress: &Silent,
+            progress: &(),
             cache: None,
             key: "",
             threads: 1,
@@ -176,7 +176,7 @@ pub fn run_all(passes: &[(&str, &str)], module: &mut Module) -> Result<Vec<PassR
         calibration: &calibration,
         machine: None,
         samplers: None,
-        progress: &Silent,
+        progress: &(),
         cache: None,
         key: "",
         threads: 2,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dlc_errors::{Fault, Faulty};
 use dlc_ir::{Blob, DType, Expr, Module, Storage, WeightTable};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
-use dlc_passes::{Adapter, AdapterTensor, Pass, PassContext, PassError, Silent, Sources};
+use dlc_passes::{Adapter, AdapterTensor, Pass, PassContext, PassError, Sources};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -252,7 +252,7 @@ fn try_merge(
         ..Sources::NONE
     };
     let mut cx = PassContext {
-        progress: &Silent,
+        progress: &(),
         cache: None,
         module_key: String::new(),
         pool: &pool,

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use dlc_eval::{Segment, Values, Wanted, cross_entropy};
 use dlc_ir::{Module, WeightId};
+use dlc_passes::PassError;
 use dlc_passes::fit_prune::{Granularity, units};
 use dlc_passes::scoring::{
     FisherScores, Objective, TensorFisher, fisher_scores, fisher_scores_with_head,
 };
-use dlc_passes::{PassError, Silent};
 
 use super::fakes::table;
 use super::model::{Model, VOCAB, assert_close, feeds, loss, samples};
@@ -20,7 +20,7 @@ fn scores(module: &Module, samples: &[Vec<u32>]) -> FisherScores {
         &module.weights,
         Objective::NextToken,
         samples,
-        &Silent,
+        &(),
     )
     .unwrap()
 }
@@ -380,7 +380,7 @@ fn samples_that_nothing_can_be_learned_from_are_refused() {
             &module.weights,
             Objective::NextToken,
             &samples,
-            &Silent,
+            &(),
         )
         .unwrap_err();
         assert!(matches!(error, PassError::Calibration { .. }));

@@ -13,7 +13,7 @@ use dlc_ir::{
 };
 use dlc_methods::diffusion::{Estimate, SamplingPlan, SamplingStep};
 use dlc_passes::dip_go::supernet_sample;
-use dlc_passes::{PassError, PassRun, Prompt, Samplers, Silent};
+use dlc_passes::{PassError, PassRun, Prompt, Samplers};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -138,7 +138,7 @@ fn skip(options: &str, module: &mut Module, samplers: &Fixed) -> Result<Vec<Pass
         calibration: &calibration,
         machine: None,
         samplers: Some(samplers),
-        progress: &Silent,
+        progress: &(),
         cache: None,
         key: "",
         threads: 1,

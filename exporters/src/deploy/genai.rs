@@ -1,10 +1,11 @@
 //! `genai_config.json`, by which onnxruntime-genai runs a decoder's bundle; with a draft it decodes
 //! speculatively.
 
-use dlc_bundle::CacheLayout;
-use dlc_ir::{Graph, ModelInfo, Module};
+use dlc_bundle::{CacheLayout, Profile};
+use dlc_ir::{ModelInfo, Task};
 use serde_json::{Value, json};
 
+use super::{DeploymentTarget, GraphFile, WrittenBundle};
 use crate::bundle::SearchDefaults;
 
 /// The families that onnxruntime-genai knows by name; any other graph of this boundary is a
@@ -15,28 +16,41 @@ const KNOWN: [&str; 6] = ["gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3"
 /// uses.
 const DRAFT_TOKENS: usize = 4;
 
-/// The file's name in a bundle.
-pub(crate) const GENAI_FILE: &str = "genai_config.json";
+const FILE: &str = "genai_config.json";
 
-/// A graph, and the ONNX file with the inputs that this really has.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct GraphFile<'a> {
-    pub graph: &'a Graph,
-    pub file: &'a str,
-    pub inputs: &'a [String],
-}
+/// Its file stands in every decoder's bundle: it names no operator.
+pub(super) const TARGET: DeploymentTarget = DeploymentTarget {
+    name: "genai",
+    summary: "onnxruntime-genai",
+    profile: Profile::Ort,
+    always: true,
+    writes: &[FILE],
+    files: |bundle| {
+        configuration(bundle)
+            .map(|config| (FILE, config.into_bytes()))
+            .into_iter()
+            .collect()
+    },
+};
 
-/// The configuration, ready to be written.
-pub(crate) fn genai_config(
-    module: &Module,
-    caches: CacheLayout,
-    search: &SearchDefaults,
-    target: GraphFile<'_>,
-    draft: Option<GraphFile<'_>>,
-) -> String {
+/// The configuration, for decoders.
+fn configuration(bundle: &WrittenBundle<'_>) -> Option<String> {
+    let WrittenBundle {
+        module,
+        caches,
+        search,
+        ..
+    } = bundle;
     let model = &module.model;
-    let mut config = json!({ "model": model_block(model, target), "search": search_block(model, caches, search) });
-    if let Some(draft) = draft {
+    if model.task != Task::TextGeneration {
+        return None;
+    }
+    let target = bundle.graph("target")?;
+    let mut config = json!({ "model": model_block(model, target), "search": search_block(model, *caches, search) });
+    if let Some(draft) = bundle
+        .graph("draft")
+        .filter(|_| search.allows_speculation())
+    {
         config["model"]["draft"] = decoder_block(model, draft);
         config["speculative"] = json!({
             "max_draft_tokens": module.drafting.map_or(DRAFT_TOKENS, |drafting| drafting.draft_tokens),
@@ -45,7 +59,7 @@ pub(crate) fn genai_config(
             "cooldown": false,
         });
     }
-    format!("{config:#}\n")
+    Some(format!("{config:#}\n"))
 }
 
 /// Tokens that onnxruntime-genai takes: it refuses ids outside the vocabulary.
@@ -55,7 +69,7 @@ fn known(model: &ModelInfo, ids: impl IntoIterator<Item = u32>) -> Vec<u32> {
         .collect()
 }
 
-fn model_block(model: &ModelInfo, target: GraphFile<'_>) -> Value {
+fn model_block(model: &ModelInfo, target: &GraphFile<'_>) -> Value {
     let eos = known(model, model.eos_token_ids.iter().copied());
     let or_end = |id: Option<u32>| known(model, id).first().or(eos.first()).copied();
     let mut block = json!({
@@ -73,7 +87,7 @@ fn model_block(model: &ModelInfo, target: GraphFile<'_>) -> Value {
     block
 }
 
-fn decoder_block(model: &ModelInfo, graph: GraphFile<'_>) -> Value {
+fn decoder_block(model: &ModelInfo, graph: &GraphFile<'_>) -> Value {
     let mut inputs = serde_json::Map::new();
     for name in ["input_ids", "attention_mask", "position_ids"] {
         if graph.inputs.iter().any(|input| input == name) {
