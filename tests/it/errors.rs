@@ -498,7 +498,7 @@ fn damaged_bundles_are_refused() {
     );
     shell.write(
         "later-format/dlc.yaml",
-        manifest.replacen("format: 2", "format: 99", 1),
+        manifest.replacen("format: 3", "format: 99", 1),
     );
     shell.write(
         "escaping/dlc.yaml",

@@ -21,7 +21,7 @@ pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
     }
     for graph in &manifest.graphs {
         let found = [
-            caches(graph),
+            caches(manifest, graph),
             answers(manifest, graph),
             images(manifest, graph),
         ];
@@ -59,9 +59,17 @@ fn differs(what: &str, said: usize, found: Option<usize>, port: &str) -> Option<
         .map(|found| format!("a {what} of {said} doesn't fit `{port}`, which has {found}"))
 }
 
-fn caches(graph: &GraphRecord) -> Vec<String> {
+fn caches(manifest: &Manifest, graph: &GraphRecord) -> Vec<String> {
+    let model = &manifest.model;
     let mut problems = Vec::new();
     for cache in &graph.caches {
+        let name = format!("cache {}", cache.slot);
+        for (what, said, found) in [
+            ("number of key/value heads", model.kv_heads, cache.heads),
+            ("width of heads", model.head_dim, cache.head_dim),
+        ] {
+            problems.extend(differs(what, said, Some(found), &name));
+        }
         let past = ["key", "value"].map(|part| {
             (
                 &graph.inputs,

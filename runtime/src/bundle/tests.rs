@@ -20,8 +20,8 @@ fn write(folder: &Path, edit: impl Fn(String) -> String) {
     };
     let files = record("model.onnx", "graph") + &record(WEIGHTS_FILE, "0123456789abcdef");
     let text = format!(
-        "format: 2\ndlc: 0.1.0\nsource: {{name: tiny, files: {{}}}}\nprofile: portable\ndtype: f32\ncaches: appended\n\
-         model: {{family: llama, task: text-generation, vocab_size: 8, context_length: 16, bos_token_id: null, eos_token_ids: [], pad_token_id: null}}\n\
+        "format: 3\ndlc: 0.1.0\nsource: {{name: tiny, files: {{}}}}\nprofile: portable\ncaches: appended\n\
+         model: {{family: llama, task: text-generation, dtype: f32, vocab_size: 8, hidden_size: 2, heads: 1, kv_heads: 1, head_dim: 2, context_length: 16, bos_token_id: null, eos_token_ids: [], pad_token_id: null}}\n\
          passes: []\ngraphs:\n- {{name: target, file: model.onnx, parameters: 4, inputs: [{{name: past_key_values.0.key, dtype: f32, shape: [batch, '1', past, '2']}}], outputs: [], caches: []}}\n\
          weights:\n- {{name: w, dtype: f32, shape: [4], offset: 0, bytes: 16, graphs: [target]}}\nfiles:\n{files}"
     );
@@ -105,7 +105,7 @@ fn files_that_are_not_listed_are_strays_and_no_side_files() {
 #[test]
 fn broken_manifests_are_refused_with_the_reason() {
     let cases = [
-        ("format: 2", "format: 3", "version 3"),
+        ("format: 3", "format: 4", "version 4"),
         ("model.onnx:", "../model.onnx:", "isn't a plain file name"),
         ("model.onnx:", "/etc/passwd:", "isn't a plain file name"),
         (
