@@ -20,6 +20,7 @@ mod error;
 mod gemma2;
 mod gpt2;
 mod gpt_neox;
+mod granite;
 mod heads;
 mod keys;
 mod llama;
@@ -86,6 +87,7 @@ pub const FAMILIES: &[Family] = &[
     qwen3::FAMILY,
     phi3::FAMILY,
     gemma2::FAMILY,
+    granite::FAMILY,
     gpt2::FAMILY,
     gpt_neox::FAMILY,
     bert::FAMILY,
