@@ -26,6 +26,7 @@ mod keys;
 mod llama;
 mod mistral;
 mod net;
+mod olmo2;
 mod patches;
 mod phi3;
 mod pixart;
@@ -88,6 +89,7 @@ pub const FAMILIES: &[Family] = &[
     phi3::FAMILY,
     gemma2::FAMILY,
     granite::FAMILY,
+    olmo2::FAMILY,
     gpt2::FAMILY,
     gpt_neox::FAMILY,
     bert::FAMILY,
