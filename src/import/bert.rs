@@ -4,7 +4,8 @@ use dlc_ir::Task;
 
 use super::activation::Activation;
 use super::config::ConfigReader;
-use super::defaults::BERT;
+use super::defaults::Absent::{Flag, Real, Text, Whole};
+use super::defaults::{Key, key, optional};
 use super::encoder::{EncoderSpec, Separate, Types};
 use super::heads::{Head, MaskedLm, labels};
 use super::{Architecture, Family};
@@ -19,10 +20,27 @@ pub(super) const FAMILY: Family = Family {
         ("BertForTokenClassification", Task::TokenClassification),
     ],
     summary: "BERT, MiniLM and all-MiniLM, BGE, E5",
-    keys: |_| BERT,
+    keys: |_| KEYS,
     aliases: &[],
     read,
 };
+
+/// The keys of its class that are read here.
+const KEYS: &[Key] = &[
+    key("vocab_size", Whole(30_522)),
+    key("hidden_size", Whole(768)),
+    key("intermediate_size", Whole(3072)),
+    key("num_hidden_layers", Whole(12)),
+    key("num_attention_heads", Whole(12)),
+    key("hidden_act", Text("gelu")),
+    key("max_position_embeddings", Whole(512)),
+    key("type_vocab_size", Whole(2)),
+    key("layer_norm_eps", Real(1e-12)),
+    optional("pad_token_id", Whole(0)),
+    key("is_decoder", Flag(false)),
+    key("add_cross_attention", Flag(false)),
+    key("tie_word_embeddings", Flag(true)),
+];
 
 fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
     let activation = Activation::read(config, "hidden_act");

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::activation::Activation;
 use super::config::{ConfigReader, show};
-use super::defaults::DEBERTA;
+use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
+use super::defaults::{Key, key, optional};
 use super::encoder::{EncoderSpec, Positions, Projections, Types};
 use super::gpt_neox::deinterleaved;
 use super::heads::{Head, MaskedLm, labels};
@@ -21,10 +22,33 @@ pub(super) const FAMILY: Family = Family {
         ("DebertaForTokenClassification", Task::TokenClassification),
     ],
     summary: "DeBERTa base to xlarge",
-    keys: |_| DEBERTA,
+    keys: |_| KEYS,
     aliases: &[],
     read,
 };
+
+/// The keys of its class that are read here.
+const KEYS: &[Key] = &[
+    key("vocab_size", Whole(50_265)),
+    key("hidden_size", Whole(768)),
+    key("intermediate_size", Whole(3072)),
+    key("num_hidden_layers", Whole(12)),
+    key("num_attention_heads", Whole(12)),
+    key("hidden_act", Text("gelu")),
+    key("max_position_embeddings", Whole(512)),
+    key("type_vocab_size", Whole(0)),
+    key("layer_norm_eps", Real(1e-7)),
+    key("relative_attention", Flag(false)),
+    key("max_relative_positions", Real(-1.0)),
+    optional("pad_token_id", Whole(0)),
+    key("position_biased_input", Flag(true)),
+    optional("pos_att_type", Nothing),
+    key("pooler_hidden_act", Text("gelu")),
+    optional("pooler_hidden_size", Nothing),
+    key("embedding_size", Nothing),
+    key("legacy", Flag(true)),
+    key("tie_word_embeddings", Flag(true)),
+];
 
 /// Which part looks at which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

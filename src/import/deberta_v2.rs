@@ -5,7 +5,8 @@ use dlc_ir::{DisentangledBias, IrError, Op, Operand, Task, ValueId};
 
 use super::config::ConfigReader;
 use super::deberta::read_common;
-use super::defaults::DEBERTA_V2;
+use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
+use super::defaults::{Key, key, optional};
 use super::encoder::{EncoderSpec, Projections};
 use super::net::Net;
 use super::{Architecture, Family};
@@ -22,10 +23,36 @@ pub(super) const FAMILY: Family = Family {
         ("DebertaV2ForTokenClassification", Task::TokenClassification),
     ],
     summary: "DeBERTa v2 without convolution, DeBERTa v3",
-    keys: |_| DEBERTA_V2,
+    keys: |_| KEYS,
     aliases: &[],
     read,
 };
+
+/// The keys of its class that are read here.
+const KEYS: &[Key] = &[
+    key("vocab_size", Whole(128_100)),
+    key("hidden_size", Whole(1536)),
+    key("intermediate_size", Whole(6144)),
+    key("num_hidden_layers", Whole(24)),
+    key("num_attention_heads", Whole(24)),
+    key("hidden_act", Text("gelu")),
+    key("max_position_embeddings", Whole(512)),
+    key("type_vocab_size", Whole(0)),
+    key("layer_norm_eps", Real(1e-7)),
+    key("relative_attention", Flag(false)),
+    key("max_relative_positions", Real(-1.0)),
+    optional("pad_token_id", Whole(0)),
+    key("position_biased_input", Flag(true)),
+    optional("pos_att_type", Nothing),
+    key("pooler_hidden_act", Text("gelu")),
+    optional("pooler_hidden_size", Nothing),
+    key("embedding_size", Nothing),
+    key("legacy", Flag(true)),
+    key("tie_word_embeddings", Flag(true)),
+    key("position_buckets", Real(-1.0)),
+    key("norm_rel_ebd", Text("none")),
+    key("conv_kernel_size", Whole(0)),
+];
 
 fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
     if config

@@ -5,7 +5,7 @@ use dlc_ir::{Attention, BlockKind, IrError, Op, Shape, ValueId, sym};
 
 use super::causal::Causal;
 use super::net::Net;
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, QkNorm};
 use super::{Architecture, Facts};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -30,9 +30,7 @@ impl Architecture for DecoderSpec {
         let mut residual = net
             .graph
             .add(Op::Gather, [table, causal.input_ids.into()])?;
-        if let Some(factor) = self.embedding_scale {
-            residual = net.graph.add(Op::Scale { factor }, [residual.into()])?;
-        }
+        residual = multiply(net, residual, self.multipliers.embedding)?;
         for layer in 0..self.layers {
             residual = self.attention(net, &mut causal, layer, residual)?;
             residual = self.mlp(net, layer, residual)?;
@@ -44,13 +42,12 @@ impl Architecture for DecoderSpec {
             [self.vocab_size, self.hidden_size],
             self.tied,
         )?;
-        let mut logits = net.graph.add(Op::Linear, [normed.into(), head])?;
+        let logits = net.graph.add(Op::Linear, [normed.into(), head])?;
+        let mut logits = multiply(net, logits, self.multipliers.logits)?;
         if let Some(cap) = self.softcaps[1] {
-            logits = net
-                .graph
-                .add(Op::Scale { factor: 1.0 / cap }, [logits.into()])?;
+            logits = multiply(net, logits, Some(1.0 / cap))?;
             logits = net.graph.add(Op::Tanh, [logits.into()])?;
-            logits = net.graph.add(Op::Scale { factor: cap }, [logits.into()])?;
+            logits = multiply(net, logits, Some(cap))?;
         }
         causal.close(net, logits)
     }
@@ -72,17 +69,11 @@ impl DecoderSpec {
             layer as u32,
             residual,
         )?;
-        let x = self.rms_norm(
-            net,
-            residual,
-            &format!("{prefix}.input_layernorm"),
-            self.hidden_size,
-        )?;
-        let [mut q, mut k, v] = self.projections(net, x, &format!("{prefix}.self_attn"))?;
-        if self.qk_norm {
-            q = self.head_norm(net, q, self.heads, &format!("{prefix}.self_attn.q_norm"))?;
-            k = self.head_norm(net, k, self.kv_heads, &format!("{prefix}.self_attn.k_norm"))?;
-        }
+        let [before, after] = self.norms.placement.around_attention();
+        let x = self.block_norm(net, residual, &prefix, before)?;
+        let [q, k, v] = self.projections(net, x, &format!("{prefix}.self_attn"))?;
+        let q = self.qk_norm(net, q, self.heads, &format!("{prefix}.self_attn.q_norm"))?;
+        let k = self.qk_norm(net, k, self.kv_heads, &format!("{prefix}.self_attn.k_norm"))?;
         let q = net.graph.add(
             Op::Rope(self.rotary.rope(self.heads)),
             [q.into(), causal.positions.into()],
@@ -94,30 +85,21 @@ impl DecoderSpec {
         let attention = Attention {
             heads: self.heads,
             kv_heads: self.kv_heads,
-            scale: self.attention_scale,
+            scale: self.multipliers.attention,
             window: self.windows.get(layer).copied().flatten(),
             softcap: self.softcaps[0],
             causal: true,
         };
         let mixed = causal.attend(net, attention, [q, k, v])?;
         let shape = [self.hidden_size, self.heads * self.head_dim];
-        let mut projected = net.linear(
+        let projected = net.linear(
             mixed,
             &format!("{prefix}.self_attn.o_proj"),
             shape,
             self.bias.output,
         )?;
-        if self.sandwich {
-            projected = self.rms_norm(
-                net,
-                projected,
-                &format!("{prefix}.post_attention_layernorm"),
-                self.hidden_size,
-            )?;
-        }
-        let output = net.add(residual, projected)?;
-        net.graph.close_block(output)?;
-        Ok(output)
+        let projected = self.block_norm(net, projected, &prefix, after)?;
+        self.close_block(net, residual, projected)
     }
 
     /// Queries, keys and values.
@@ -170,12 +152,8 @@ impl DecoderSpec {
             layer as u32,
             residual,
         )?;
-        let norm = if self.sandwich {
-            "pre_feedforward_layernorm"
-        } else {
-            "post_attention_layernorm"
-        };
-        let x = self.rms_norm(net, residual, &format!("{prefix}.{norm}"), hidden)?;
+        let [before, after] = self.norms.placement.around_mlp();
+        let x = self.block_norm(net, residual, &prefix, before)?;
         let (gate, up) = if self.fused {
             let both = net.linear(
                 x,
@@ -196,23 +174,41 @@ impl DecoderSpec {
             )
         };
         let gated = net.graph.add(Op::Mul, [gate.into(), up.into()])?;
-        let mut down = net.linear(
+        let down = net.linear(
             gated,
             &format!("{prefix}.mlp.down_proj"),
             [hidden, width],
             bias,
         )?;
-        if self.sandwich {
-            down = self.rms_norm(
-                net,
-                down,
-                &format!("{prefix}.post_feedforward_layernorm"),
-                hidden,
-            )?;
-        }
-        let output = net.add(residual, down)?;
+        let down = self.block_norm(net, down, &prefix, after)?;
+        self.close_block(net, residual, down)
+    }
+
+    /// Adds what the open block has computed to its residual, and closes it.
+    fn close_block(
+        &self,
+        net: &mut Net<'_>,
+        residual: ValueId,
+        branch: ValueId,
+    ) -> Result<ValueId, IrError> {
+        let branch = multiply(net, branch, self.multipliers.residual)?;
+        let output = net.add(residual, branch)?;
         net.graph.close_block(output)?;
         Ok(output)
+    }
+
+    /// The norm `{prefix}.{name}`; `x` itself where there is none.
+    fn block_norm(
+        &self,
+        net: &mut Net<'_>,
+        x: ValueId,
+        prefix: &str,
+        name: Option<&str>,
+    ) -> Result<ValueId, IrError> {
+        match name {
+            Some(name) => self.rms_norm(net, x, &format!("{prefix}.{name}"), self.hidden_size),
+            None => Ok(x),
+        }
     }
 
     fn rms_norm(
@@ -222,9 +218,24 @@ impl DecoderSpec {
         name: &str,
         width: usize,
     ) -> Result<ValueId, IrError> {
-        let scale = net.stored_weight(&format!("{name}.weight"), &[width], self.norms)?;
-        net.graph
-            .add(Op::RmsNorm { eps: self.eps }, [x.into(), scale])
+        let scale = net.stored_weight(&format!("{name}.weight"), &[width], self.norms.storage)?;
+        let eps = self.norms.eps;
+        net.graph.add(Op::RmsNorm { eps }, [x.into(), scale])
+    }
+
+    /// The norm of queries or keys, which have `heads` heads.
+    fn qk_norm(
+        &self,
+        net: &mut Net<'_>,
+        x: ValueId,
+        heads: usize,
+        name: &str,
+    ) -> Result<ValueId, IrError> {
+        match self.qk_norm {
+            QkNorm::None => Ok(x),
+            QkNorm::PerHead => self.head_norm(net, x, heads, name),
+            QkNorm::WholeWidth => self.rms_norm(net, x, name, heads * self.head_dim),
+        }
     }
 
     /// RMS norm over each head by itself.
@@ -245,5 +256,13 @@ impl DecoderSpec {
         let x = net.graph.add(Op::Reshape { shape: split }, [x.into()])?;
         let x = self.rms_norm(net, x, name, self.head_dim)?;
         net.graph.add(Op::Reshape { shape: joined }, [x.into()])
+    }
+}
+
+/// `x` times `factor`, where there is one.
+fn multiply(net: &mut Net<'_>, x: ValueId, factor: Option<f32>) -> Result<ValueId, IrError> {
+    match factor {
+        Some(factor) => net.graph.add(Op::Scale { factor }, [x.into()]),
+        None => Ok(x),
     }
 }

@@ -4,18 +4,9 @@
 //! `fixtures/configurations.json` holds the libraries' own answers, with which tests compare these
 //! tables.
 
-mod diffusers;
-mod transformers;
-
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
-
-pub(super) use diffusers::{DIT, PIXART, TRANSFORMER_2D, UNET_2D, UNET_2D_CONDITION};
-pub(super) use transformers::{
-    BERT, DEBERTA, DEBERTA_V2, GEMMA2, GPT_NEOX, GPT2, LLAMA, MISTRAL, PHI3, QWEN2, QWEN3, ROBERTA,
-    ROPE,
-};
 
 /// A key of a configuration's class.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +19,7 @@ pub(super) struct Key {
 
 /// What stands for a key that isn't there.
 #[derive(Debug, Clone, Copy)]
-enum Absent {
+pub(super) enum Absent {
     /// Nothing, or what depends on other keys.
     Nothing,
     Flag(bool),
@@ -53,7 +44,7 @@ impl Absent {
     }
 }
 
-const fn key(name: &'static str, absent: Absent) -> Key {
+pub(super) const fn key(name: &'static str, absent: Absent) -> Key {
     Key {
         name,
         absent,
@@ -62,13 +53,23 @@ const fn key(name: &'static str, absent: Absent) -> Key {
 }
 
 /// A key that may be null.
-const fn optional(name: &'static str, absent: Absent) -> Key {
+pub(super) const fn optional(name: &'static str, absent: Absent) -> Key {
     Key {
         name,
         absent,
         nullable: true,
     }
 }
+
+/// What is in the objects that describe rotations.
+pub(super) const ROPE: &[Key] = &[
+    key("rope_type", Absent::Nothing),
+    key("rope_theta", Absent::Nothing),
+    key("factor", Absent::Nothing),
+    key("low_freq_factor", Absent::Nothing),
+    key("high_freq_factor", Absent::Nothing),
+    key("original_max_position_embeddings", Absent::Nothing),
+];
 
 /// Other names that a class takes for keys, and the keys.
 pub(super) type Aliases = &'static [(&'static str, &'static str)];

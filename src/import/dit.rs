@@ -3,7 +3,8 @@
 use dlc_ir::{BlockKind, Classes, Diffusion, IrError, Op, Task, TimestepEmbedding, ValueId};
 
 use super::config::ConfigReader;
-use super::defaults::DIT;
+use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
+use super::defaults::{Key, key, optional};
 use super::diffusers::{embed, float_input, id_input, ignore_training, lowered, require_text};
 use super::net::Net;
 use super::patches::{PatchSpec, batched};
@@ -15,10 +16,27 @@ pub(super) const FAMILY: Family = Family {
     model_type: "DiTTransformer2DModel",
     architectures: &[("DiTTransformer2DModel", Task::ImageGeneration)],
     summary: "DiT of all sizes",
-    keys: |_| DIT,
+    keys: |_| KEYS,
     aliases: &[],
     read,
 };
+
+/// The keys of its class that are read here.
+pub(super) const KEYS: &[Key] = &[
+    key("num_attention_heads", Whole(16)),
+    key("attention_head_dim", Whole(72)),
+    key("in_channels", Whole(4)),
+    optional("out_channels", Nothing),
+    key("num_layers", Whole(28)),
+    optional("attention_bias", Flag(true)),
+    key("sample_size", Whole(32)),
+    key("patch_size", Whole(2)),
+    key("activation_fn", Text("gelu-approximate")),
+    key("num_embeds_ada_norm", Whole(1000)),
+    key("norm_type", Text("ada_norm_zero")),
+    optional("norm_elementwise_affine", Flag(false)),
+    key("norm_eps", Real(1e-5)),
+];
 
 /// How wide the sinusoids of the noise level are.
 const SINUSOIDS: usize = 256;

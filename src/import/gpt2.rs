@@ -6,7 +6,8 @@ use dlc_ir::{Attention, BlockKind, IrError, Op, Storage, Task, ValueId};
 use super::activation::Activation;
 use super::causal::Causal;
 use super::config::ConfigReader;
-use super::defaults::GPT2;
+use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
+use super::defaults::{Key, key, optional};
 use super::net::Net;
 use super::spec::{
     LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim,
@@ -19,7 +20,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "gpt2",
     architectures: &[("GPT2LMHeadModel", Task::TextGeneration)],
     summary: "GPT-2 of all sizes, DistilGPT2",
-    keys: |_| GPT2,
+    keys: |_| KEYS,
     aliases: &[
         ("hidden_size", "n_embd"),
         ("max_position_embeddings", "n_positions"),
@@ -28,6 +29,24 @@ pub(super) const FAMILY: Family = Family {
     ],
     read,
 };
+
+/// The keys of its class that are read here.
+const KEYS: &[Key] = &[
+    key("vocab_size", Whole(50_257)),
+    key("n_embd", Whole(768)),
+    key("n_layer", Whole(12)),
+    key("n_head", Whole(12)),
+    key("n_positions", Whole(1024)),
+    optional("n_inner", Nothing),
+    key("activation_function", Text("gelu_new")),
+    key("layer_norm_epsilon", Real(1e-5)),
+    key("scale_attn_weights", Flag(true)),
+    key("scale_attn_by_inverse_layer_idx", Flag(false)),
+    key("add_cross_attention", Flag(false)),
+    optional("bos_token_id", Whole(50_256)),
+    optional("eos_token_id", Whole(50_256)),
+    key("tie_word_embeddings", Flag(true)),
+];
 
 struct Gpt2 {
     vocab_size: usize,

@@ -6,26 +6,46 @@ use dlc_ir::{Attention, BlockKind, IrError, Op, Shape, Task, ValueId};
 use super::activation::Activation;
 use super::causal::Causal;
 use super::config::ConfigReader;
-use super::defaults::GPT_NEOX;
+use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
+use super::defaults::{Key, key, optional};
 use super::net::Net;
-use super::rope::{self, Rotary};
+use super::rope::{self, Rotary, Share};
 use super::spec::{
     LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim,
 };
 use super::{Architecture, Facts, Family};
 
 /// Share of each head that is rotated where the configuration names none.
-const ROTARY_SHARE: f64 = 0.25;
+const ROTARY_SHARE: Share = Share::Partial { default: 0.25 };
 const EMBEDDING: &str = "gpt_neox.embed_in.weight";
 
 pub(super) const FAMILY: Family = Family {
     model_type: "gpt_neox",
     architectures: &[("GPTNeoXForCausalLM", Task::TextGeneration)],
     summary: "GPT-NeoX-20B, Pythia, Dolly 2",
-    keys: |_| GPT_NEOX,
+    keys: |_| KEYS,
     aliases: &[],
     read,
 };
+
+/// The keys of its class that are read here.
+const KEYS: &[Key] = &[
+    key("vocab_size", Whole(50_432)),
+    key("hidden_size", Whole(6144)),
+    key("intermediate_size", Whole(24_576)),
+    key("num_hidden_layers", Whole(44)),
+    key("num_attention_heads", Whole(64)),
+    key("hidden_act", Text("gelu")),
+    key("max_position_embeddings", Whole(2048)),
+    key("layer_norm_eps", Real(1e-5)),
+    key("rotary_pct", Nothing),
+    key("rotary_emb_base", Nothing),
+    optional("bos_token_id", Whole(0)),
+    optional("eos_token_id", Whole(2)),
+    key("tie_word_embeddings", Flag(false)),
+    key("use_parallel_residual", Flag(true)),
+    key("attention_bias", Flag(true)),
+];
 
 struct GptNeoX {
     vocab_size: usize,
@@ -48,7 +68,7 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let hidden_size = config.required_size("hidden_size", WIDEST);
     let heads = config.required_size("num_attention_heads", MOST_HEADS);
     let head_dim = head_dim(config, "hidden_size", hidden_size, heads);
-    let rotary = rope::read_partial(config, head_dim, Some(ROTARY_SHARE));
+    let rotary = rope::read(config, head_dim, ROTARY_SHARE);
     // Dropout of a head that isn't here.
     config.get("classifier_dropout");
     Box::new(GptNeoX {

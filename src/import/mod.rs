@@ -20,11 +20,13 @@ mod error;
 mod gemma2;
 mod gpt2;
 mod gpt_neox;
+mod granite;
 mod heads;
 mod keys;
 mod llama;
 mod mistral;
 mod net;
+mod olmo2;
 mod patches;
 mod phi3;
 mod pixart;
@@ -87,6 +89,8 @@ pub const FAMILIES: &[Family] = &[
     qwen3::FAMILY,
     phi3::FAMILY,
     gemma2::FAMILY,
+    granite::FAMILY,
+    olmo2::FAMILY,
     gpt2::FAMILY,
     gpt_neox::FAMILY,
     bert::FAMILY,

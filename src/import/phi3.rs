@@ -3,8 +3,9 @@
 use dlc_ir::{RopeScaling, Task};
 
 use super::config::ConfigReader;
-use super::defaults::PHI3;
-use super::rope;
+use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
+use super::defaults::{Key, key, optional};
+use super::rope::Share;
 use super::spec::{DecoderSpec, window};
 use super::{Architecture, Family};
 
@@ -12,17 +13,36 @@ pub(super) const FAMILY: Family = Family {
     model_type: "phi3",
     architectures: &[("Phi3ForCausalLM", Task::TextGeneration)],
     summary: "Phi-3 mini and medium with 4k context, Phi-4",
-    keys: |_| PHI3,
+    keys: |_| KEYS,
     aliases: &[],
     read,
 };
 
+/// The keys of its class that are read here.
+const KEYS: &[Key] = &[
+    key("vocab_size", Whole(32_064)),
+    key("hidden_size", Whole(3072)),
+    key("intermediate_size", Whole(8192)),
+    key("num_hidden_layers", Whole(32)),
+    key("num_attention_heads", Whole(32)),
+    optional("num_key_value_heads", Nothing),
+    key("head_dim", Nothing),
+    key("hidden_act", Text("silu")),
+    key("max_position_embeddings", Whole(4096)),
+    key("original_max_position_embeddings", Whole(4096)),
+    key("rms_norm_eps", Real(1e-5)),
+    key("rope_theta", Nothing),
+    optional("bos_token_id", Whole(1)),
+    optional("eos_token_id", Whole(32_000)),
+    optional("pad_token_id", Whole(32_000)),
+    key("tie_word_embeddings", Flag(false)),
+    optional("sliding_window", Nothing),
+];
+
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     // Only `longrope` reads it, which is refused.
     config.get("original_max_position_embeddings");
-    let spec = DecoderSpec::read_with(config, |config, head_dim| {
-        rope::read_partial(config, head_dim, Some(1.0))
-    });
+    let spec = DecoderSpec::read(config, Share::Partial { default: 1.0 });
     if spec.rotary.scaling != RopeScaling::None {
         config.bad(
             "rope_scaling",

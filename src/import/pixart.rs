@@ -5,7 +5,8 @@ use dlc_ir::{
 };
 
 use super::config::ConfigReader;
-use super::defaults::PIXART;
+use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
+use super::defaults::{Key, key, optional};
 use super::diffusers::{embed, float_input, ignore_training, lowered, require_text};
 use super::dit::{close_gated, modulate, modulated_mlp};
 use super::net::Net;
@@ -18,10 +19,31 @@ pub(super) const FAMILY: Family = Family {
     model_type: "PixArtTransformer2DModel",
     architectures: &[("PixArtTransformer2DModel", Task::ImageGeneration)],
     summary: "PixArt-alpha and PixArt-sigma",
-    keys: |_| PIXART,
+    keys: |_| KEYS,
     aliases: &[],
     read,
 };
+
+/// The keys of its class that are read here.
+pub(super) const KEYS: &[Key] = &[
+    key("num_attention_heads", Whole(16)),
+    key("attention_head_dim", Whole(72)),
+    key("in_channels", Whole(4)),
+    optional("out_channels", Whole(8)),
+    key("num_layers", Whole(28)),
+    key("cross_attention_dim", Whole(1152)),
+    optional("attention_bias", Flag(true)),
+    key("sample_size", Whole(128)),
+    key("patch_size", Whole(2)),
+    key("activation_fn", Text("gelu-approximate")),
+    key("norm_type", Text("ada_norm_single")),
+    optional("norm_elementwise_affine", Flag(false)),
+    key("norm_eps", Real(1e-6)),
+    optional("interpolation_scale", Nothing),
+    optional("use_additional_conditions", Nothing),
+    optional("caption_channels", Nothing),
+    optional("attention_type", Text("default")),
+];
 
 const SINUSOIDS: TimestepEmbedding = TimestepEmbedding {
     dim: 256,

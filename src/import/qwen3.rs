@@ -4,21 +4,44 @@
 use dlc_ir::Task;
 
 use super::config::ConfigReader;
-use super::defaults::QWEN3;
-use super::spec::{Biases, DecoderSpec, qwen_windows};
+use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
+use super::defaults::{Key, key, optional};
+use super::rope::Share;
+use super::spec::{Biases, DecoderSpec, QkNorm, qwen_windows};
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3",
     architectures: &[("Qwen3ForCausalLM", Task::TextGeneration)],
     summary: "Qwen 3, dense",
-    keys: |_| QWEN3,
+    keys: |_| KEYS,
     aliases: &[],
     read,
 };
 
+/// The keys of its class that are read here.
+const KEYS: &[Key] = &[
+    key("vocab_size", Whole(151_936)),
+    key("hidden_size", Whole(4096)),
+    key("intermediate_size", Whole(22_016)),
+    key("num_hidden_layers", Whole(32)),
+    key("num_attention_heads", Whole(32)),
+    optional("num_key_value_heads", Whole(32)),
+    key("head_dim", Whole(128)),
+    key("hidden_act", Text("silu")),
+    key("max_position_embeddings", Whole(32_768)),
+    key("rms_norm_eps", Real(1e-6)),
+    key("rope_theta", Nothing),
+    key("tie_word_embeddings", Flag(false)),
+    key("attention_bias", Flag(false)),
+    key("use_sliding_window", Flag(false)),
+    optional("sliding_window", Whole(4096)),
+    key("max_window_layers", Whole(28)),
+    optional("layer_types", Nothing),
+];
+
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config);
+    let spec = DecoderSpec::read(config, Share::Whole);
     let attention = config.flag("attention_bias");
     let bias = Biases {
         qkv: attention,
@@ -27,7 +50,7 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     };
     Box::new(DecoderSpec {
         bias,
-        qk_norm: true,
+        qk_norm: QkNorm::PerHead,
         windows: qwen_windows(config, spec.layers),
         ..spec
     })

@@ -30,24 +30,28 @@ impl Rotary {
     }
 }
 
-/// The rotation of heads `head_dim` wide. Both spellings may be there if they agree.
-pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize) -> Rotary {
-    read_partial(config, head_dim, None)
+/// How much of each head a family rotates.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Share {
+    Whole,
+    /// What the configuration says, else `default`.
+    Partial {
+        default: f64,
+    },
 }
 
-/// As [`read`], where the configuration may say, or `default` says, that a share of each head is
-/// rotated.
-pub(super) fn read_partial(
-    config: &mut ConfigReader<'_>,
-    head_dim: usize,
-    default: Option<f64>,
-) -> Rotary {
+/// The rotation of heads `head_dim` wide. Both spellings may be there if they agree.
+pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize, share: Share) -> Rotary {
+    let default = match share {
+        Share::Whole => None,
+        Share::Partial { default } => Some(default),
+    };
     let old_keys = [
         config.factor("rope_theta"),
         config.factor("rotary_emb_base"),
     ];
-    let old_shares =
-        ["partial_rotary_factor", "rotary_pct"].map(|key| default.and_then(|_| share(config, key)));
+    let old_shares = ["partial_rotary_factor", "rotary_pct"]
+        .map(|key| default.and_then(|_| read_share(config, key)));
     let new = spelling(config, "rope_parameters", default.is_some());
     let old = spelling(config, "rope_scaling", default.is_some());
     if let (Some(new), Some(old)) = (new, old)
@@ -94,7 +98,7 @@ pub(super) fn read_partial(
 }
 
 /// The share of a head that `key` says is rotated.
-fn share(config: &mut ConfigReader<'_>, key: &'static str) -> Option<f64> {
+fn read_share(config: &mut ConfigReader<'_>, key: &'static str) -> Option<f64> {
     config.number(key, "above 0, at most 1", |x| x > 0.0 && x <= 1.0)
 }
 
@@ -131,7 +135,7 @@ fn spelling(config: &mut ConfigReader<'_>, key: &'static str, partial: bool) -> 
     let context = config.size("max_position_embeddings", LONGEST_CONTEXT);
     let mut rope = config.object(key)?;
     let share = if partial {
-        share(&mut rope, "partial_rotary_factor")
+        read_share(&mut rope, "partial_rotary_factor")
     } else {
         None
     };

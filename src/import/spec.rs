@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::activation::Activation;
 use super::config::{ConfigReader, show};
-use super::rope::{self, Rotary};
+use super::rope::{self, Rotary, Share};
 
 pub(super) const MOST_LAYERS: usize = 1024;
 pub(super) const MOST_HEADS: usize = 1 << 14;
@@ -16,7 +16,7 @@ const WIDEST_HEAD: usize = 1 << 14;
 pub(super) const LARGEST_VOCABULARY: usize = 1 << 24;
 pub(super) const LONGEST_CONTEXT: usize = 1 << 30;
 
-/// A decoder: embedding, layers of attention and gated MLP with RMS norms before each, norm, head.
+/// A decoder: embedding, layers of attention and gated MLP with RMS norms around each, norm, head.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct DecoderSpec {
     pub(super) activation: Activation,
@@ -28,27 +28,83 @@ pub(super) struct DecoderSpec {
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
     pub(super) context_length: usize,
-    pub(super) eps: f32,
     pub(super) rotary: Rotary,
-    /// Factor on attention's dot products.
-    pub(super) attention_scale: f32,
+    pub(super) multipliers: Multipliers,
     /// Cap of attention's scores, and of the logits.
     pub(super) softcaps: [Option<f32>; 2],
-    /// Factor on the embedding.
-    pub(super) embedding_scale: Option<f32>,
     /// Whether queries, keys and values are one projection, and gate and up another.
     pub(super) fused: bool,
-    /// Whether what attention and MLP give is normed before it is added (Gemma 2).
-    pub(super) sandwich: bool,
-    /// How the norms' weights are stored.
-    pub(super) norms: Storage,
+    pub(super) norms: Norms,
+    pub(super) qk_norm: QkNorm,
     pub(super) bias: Biases,
-    /// Whether queries and keys are normed head by head.
-    pub(super) qk_norm: bool,
     /// The window of each layer.
     pub(super) windows: Vec<Option<usize>>,
     /// Whether the head is the embedding.
     pub(super) tied: bool,
+}
+
+/// Constant factors; `None` is 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Multipliers {
+    /// On the embedding.
+    pub(super) embedding: Option<f32>,
+    /// On attention's dot products.
+    pub(super) attention: f32,
+    /// On the outputs of attention and MLP, before they are added to the residual.
+    pub(super) residual: Option<f32>,
+    /// On the logits, before their cap.
+    pub(super) logits: Option<f32>,
+}
+
+/// The RMS norms over the hidden width.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Norms {
+    pub(super) placement: Placement,
+    pub(super) eps: f32,
+    /// How their weights are stored.
+    pub(super) storage: Storage,
+}
+
+/// Where norms stand in a block: before attention or MLP, or after it, before its output is added
+/// to the residual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Placement {
+    Before,
+    After,
+    Both,
+}
+
+impl Placement {
+    /// Names of the norms before and after attention.
+    pub(super) fn around_attention(self) -> [Option<&'static str>; 2] {
+        match self {
+            Self::Before => [Some("input_layernorm"), None],
+            Self::After => [None, Some("post_attention_layernorm")],
+            Self::Both => [Some("input_layernorm"), Some("post_attention_layernorm")],
+        }
+    }
+
+    /// Names of the norms before and after the MLP.
+    pub(super) fn around_mlp(self) -> [Option<&'static str>; 2] {
+        match self {
+            Self::Before => [Some("post_attention_layernorm"), None],
+            Self::After => [None, Some("post_feedforward_layernorm")],
+            Self::Both => [
+                Some("pre_feedforward_layernorm"),
+                Some("post_feedforward_layernorm"),
+            ],
+        }
+    }
+}
+
+/// How queries and keys are normed before their rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum QkNorm {
+    None,
+    /// Each head by itself, all with the same weight.
+    PerHead,
+    /// All heads as one vector.
+    WholeWidth,
 }
 
 /// Which projections have a bias.
@@ -63,16 +119,10 @@ pub(super) struct Biases {
 }
 
 impl DecoderSpec {
-    /// What all families spell alike: no biases, no windows, no norms of queries and keys.
-    pub(super) fn read(config: &mut ConfigReader<'_>) -> Self {
-        Self::read_with(config, rope::read)
-    }
-
-    /// As [`read`](Self::read), the rotation of heads of a width read by `rotary`.
-    pub(super) fn read_with(
-        config: &mut ConfigReader<'_>,
-        rotary: fn(&mut ConfigReader<'_>, usize) -> Rotary,
-    ) -> Self {
+    /// What all families spell alike: no biases, no windows, no norms of queries and keys, norms
+    /// before attention and MLP, no multipliers but that of scaled dot products. `share` of each
+    /// head is rotated.
+    pub(super) fn read(config: &mut ConfigReader<'_>, share: Share) -> Self {
         let hidden_size = config.required_size("hidden_size", WIDEST);
         let layers = config.required_size("num_hidden_layers", MOST_LAYERS);
         let heads = config.required_size("num_attention_heads", MOST_HEADS);
@@ -96,13 +146,15 @@ impl DecoderSpec {
         }
         Self {
             activation: Activation::read(config, "hidden_act"),
-            rotary: rotary(config, head_dim),
-            attention_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+            rotary: rope::read(config, head_dim, share),
+            multipliers: Multipliers {
+                embedding: None,
+                attention: (1.0 / (head_dim as f64).sqrt()) as f32,
+                residual: None,
+                logits: None,
+            },
             softcaps: [None; 2],
-            embedding_scale: None,
             fused: false,
-            sandwich: false,
-            norms: Storage::Plain,
             vocab_size: config.required_size("vocab_size", LARGEST_VOCABULARY),
             hidden_size,
             mlp_size: config.required_size("intermediate_size", WIDEST_MLP),
@@ -111,9 +163,13 @@ impl DecoderSpec {
             kv_heads,
             head_dim,
             context_length: config.required_size("max_position_embeddings", LONGEST_CONTEXT),
-            eps: eps(config, "rms_norm_eps"),
+            norms: Norms {
+                placement: Placement::Before,
+                eps: eps(config, "rms_norm_eps"),
+                storage: Storage::Plain,
+            },
             bias: Biases::default(),
-            qk_norm: false,
+            qk_norm: QkNorm::None,
             windows: vec![None; layers],
             tied: config.flag("tie_word_embeddings"),
         }

@@ -4,7 +4,8 @@ use dlc_ir::Task;
 use serde_json::{Map, Value};
 
 use super::config::ConfigReader;
-use super::defaults::{DIT, Key, PIXART, TRANSFORMER_2D};
+use super::defaults::Absent::Text;
+use super::defaults::{Key, key};
 use super::{Architecture, Family, dit, pixart};
 
 pub(super) const FAMILY: Family = Family {
@@ -16,12 +17,15 @@ pub(super) const FAMILY: Family = Family {
     read,
 };
 
+/// Of models that diffusers takes for neither of these.
+const KEYS: &[Key] = &[key("norm_type", Text("layer_norm"))];
+
 /// diffusers takes a model for the class that the kind of norm tells, with that class's defaults.
 fn keys(config: &Map<String, Value>) -> &'static [Key] {
     match config.get("norm_type").and_then(Value::as_str) {
-        Some("ada_norm_single") => PIXART,
-        Some("ada_norm_zero") => DIT,
-        _ => TRANSFORMER_2D,
+        Some("ada_norm_single") => pixart::KEYS,
+        Some("ada_norm_zero") => dit::KEYS,
+        _ => KEYS,
     }
 }
 

@@ -3,7 +3,8 @@
 use dlc_ir::{Classes, Diffusion, Task};
 
 use super::config::ConfigReader;
-use super::defaults::UNET_2D;
+use super::defaults::Absent::{Flag, Nothing, Real, Text, Texts, Whole, Wholes};
+use super::defaults::{Key, key, optional};
 use super::diffusers::{MOST_CHANNELS, require_text};
 use super::spec::LARGEST_VOCABULARY;
 use super::unet::{Mixer, UnetSpec};
@@ -14,10 +15,56 @@ pub(super) const FAMILY: Family = Family {
     model_type: "UNet2DModel",
     architectures: &[("UNet2DModel", Task::ImageGeneration)],
     summary: "DDPM and other U-Nets without a text",
-    keys: |_| UNET_2D,
+    keys: |_| KEYS,
     aliases: &[],
     read,
 };
+
+/// The keys of its class that are read here.
+const KEYS: &[Key] = &[
+    optional("sample_size", Nothing),
+    key("in_channels", Whole(3)),
+    key("out_channels", Whole(3)),
+    optional("center_input_sample", Flag(false)),
+    key("time_embedding_type", Text("positional")),
+    optional("time_embedding_dim", Nothing),
+    key("freq_shift", Whole(0)),
+    optional("flip_sin_to_cos", Flag(true)),
+    key(
+        "down_block_types",
+        Texts(&[
+            "DownBlock2D",
+            "AttnDownBlock2D",
+            "AttnDownBlock2D",
+            "AttnDownBlock2D",
+        ]),
+    ),
+    optional("mid_block_type", Text("UNetMidBlock2D")),
+    key(
+        "up_block_types",
+        Texts(&[
+            "AttnUpBlock2D",
+            "AttnUpBlock2D",
+            "AttnUpBlock2D",
+            "UpBlock2D",
+        ]),
+    ),
+    key("block_out_channels", Wholes(&[224, 448, 672, 896])),
+    key("layers_per_block", Whole(2)),
+    key("mid_block_scale_factor", Whole(1)),
+    key("downsample_padding", Whole(1)),
+    optional("downsample_type", Text("conv")),
+    optional("upsample_type", Text("conv")),
+    key("act_fn", Text("silu")),
+    optional("attention_head_dim", Whole(8)),
+    key("norm_num_groups", Whole(32)),
+    optional("attn_norm_num_groups", Nothing),
+    key("norm_eps", Real(1e-5)),
+    key("resnet_time_scale_shift", Text("default")),
+    optional("add_attention", Flag(true)),
+    optional("class_embed_type", Nothing),
+    optional("num_class_embeds", Nothing),
+];
 
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let common = Common::read(config);

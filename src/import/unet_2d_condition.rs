@@ -4,7 +4,8 @@
 use dlc_ir::{Classes, Diffusion, Task, TimestepEmbedding};
 
 use super::config::{ConfigReader, show};
-use super::defaults::UNET_2D_CONDITION;
+use super::defaults::Absent::{Flag, Nothing, Real, Text, Texts, Whole, Wholes};
+use super::defaults::{Key, key, optional};
 use super::diffusers::require_text;
 use super::spec::{LARGEST_VOCABULARY, MOST_HEADS, WIDEST};
 use super::unet::{Mixer, TextTime, UnetSpec};
@@ -18,10 +19,66 @@ pub(super) const FAMILY: Family = Family {
     model_type: "UNet2DConditionModel",
     architectures: &[("UNet2DConditionModel", Task::ImageGeneration)],
     summary: "Stable Diffusion 1, 2 and XL",
-    keys: |_| UNET_2D_CONDITION,
+    keys: |_| KEYS,
     aliases: &[],
     read,
 };
+
+/// The keys of its class that are read here.
+const KEYS: &[Key] = &[
+    optional("sample_size", Nothing),
+    key("in_channels", Whole(4)),
+    key("out_channels", Whole(4)),
+    optional("center_input_sample", Flag(false)),
+    optional("flip_sin_to_cos", Flag(true)),
+    key("freq_shift", Whole(0)),
+    key(
+        "down_block_types",
+        Texts(&[
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "DownBlock2D",
+        ]),
+    ),
+    optional("mid_block_type", Text("UNetMidBlock2DCrossAttn")),
+    key(
+        "up_block_types",
+        Texts(&[
+            "UpBlock2D",
+            "CrossAttnUpBlock2D",
+            "CrossAttnUpBlock2D",
+            "CrossAttnUpBlock2D",
+        ]),
+    ),
+    key("only_cross_attention", Flag(false)),
+    key("block_out_channels", Wholes(&[320, 640, 1280, 1280])),
+    key("layers_per_block", Whole(2)),
+    key("downsample_padding", Whole(1)),
+    key("mid_block_scale_factor", Whole(1)),
+    key("act_fn", Text("silu")),
+    key("norm_num_groups", Whole(32)),
+    key("norm_eps", Real(1e-5)),
+    key("cross_attention_dim", Whole(1280)),
+    key("transformer_layers_per_block", Whole(1)),
+    key("attention_head_dim", Whole(8)),
+    optional("dual_cross_attention", Flag(false)),
+    optional("use_linear_projection", Flag(false)),
+    optional("class_embed_type", Nothing),
+    optional("addition_embed_type", Nothing),
+    optional("addition_time_embed_dim", Nothing),
+    optional("num_class_embeds", Nothing),
+    key("resnet_time_scale_shift", Text("default")),
+    optional("resnet_skip_time_act", Flag(false)),
+    key("resnet_out_scale_factor", Whole(1)),
+    key("time_embedding_type", Text("positional")),
+    optional("time_embedding_dim", Nothing),
+    key("conv_in_kernel", Whole(3)),
+    key("conv_out_kernel", Whole(3)),
+    optional("attention_type", Text("default")),
+    optional("class_embeddings_concat", Flag(false)),
+    optional("mid_block_only_cross_attention", Nothing),
+];
 
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let common = Common::read(config);

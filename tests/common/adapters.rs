@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use dlc::pipeline::{PipelineError, module_of_bundle, parse_adapter_flag};
 use dlc_bundle::Profile;
@@ -10,28 +11,19 @@ use dlc_ir::{Dim, Graph};
 use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
 
 use super::decoding::{compile_quietly, compile_request};
-use super::fixture;
 use super::golden::{TOLERANCE, recorded};
+use super::{fixture, folders};
 
 /// Every adapter golden: kind of adapter and family, see `fixtures/README.md`.
-pub const ADAPTERS: &[&str] = &[
-    "lora-llama",
-    "rslora-llama",
-    "dora-llama",
-    "dual-llama",
-    "lora-gpt2",
-    "dora-gpt2",
-    "dual-gpt2",
-    "lora-phi3",
-    "lora-bert",
-    "layers-llama",
-    "patterns-llama",
-    "lorabias-llama",
-    "bias-gpt2",
-    "embedding-llama",
-    "embedding-gpt2",
-    "two-llama",
-];
+pub fn all_adapters() -> impl Iterator<Item = &'static str> {
+    static ADAPTERS: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let mut names = folders("adapters");
+        assert!(names.len() >= 16, "{names:?}");
+        names.sort();
+        names
+    });
+    ADAPTERS.iter().map(String::as_str)
+}
 
 pub fn folder(golden: &str) -> PathBuf {
     fixture(&format!("adapters/{golden}"))

@@ -3,38 +3,47 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use dlc::checkpoint::Checkpoint;
-use dlc::import::{ImportOptions, import};
+use dlc::import::{FAMILIES, ImportOptions, import};
 pub use dlc::pipeline::Case;
 use dlc_eval::{Array, ArrayData};
-use dlc_ir::{DType, Module};
+use dlc_ir::{DType, Module, Task};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::fixture;
+use super::{fixture, folders};
 
-/// The goldens of decoders.
-pub const DECODERS: &[&str] = &[
-    "llama", "llama3", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt2", "gpt_neox",
-];
-
-/// Goldens of decoders with settings that those leave alone, and heads 16 wide.
-pub const DECODER_VARIANTS: &[&str] = &[
-    "gpt2-wide",
-    "gpt_neox-wide",
-    "gpt_neox-sequential",
-    "gemma2-wide",
-    "phi3-wide",
-];
+/// The goldens of decoders: every folder whose configuration names one.
+static DECODERS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let is_decoder = |name: &String| {
+        let config = std::fs::read(fixture(&format!("goldens/{name}/config.json"))).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        FAMILIES
+            .iter()
+            .filter(|family| config["model_type"] == family.model_type)
+            .any(|family| family.architectures[0].1 == Task::TextGeneration)
+    };
+    let mut names: Vec<String> = folders("goldens").into_iter().filter(is_decoder).collect();
+    assert!(names.len() >= 14, "{names:?}");
+    names.sort();
+    names
+});
 
 /// What every golden has: two whole sequences of 13 tokens; the same with 4 of padding on the left
 /// of the first; tokens 7 and 8 behind 0 to 6.
 pub const CASES: [Case; 3] = [Case::Sequence, Case::LeftPadded, Case::Cached];
 
-/// Both.
+/// The goldens of decoders.
 pub fn all_decoders() -> impl Iterator<Item = &'static str> {
-    DECODERS.iter().chain(DECODER_VARIANTS).copied()
+    DECODERS.iter().map(String::as_str)
+}
+
+/// Those with the usual settings of their families. The others' names have a second word; most have
+/// heads 16 wide.
+pub fn plain_decoders() -> impl Iterator<Item = &'static str> {
+    all_decoders().filter(|name| !name.contains('-'))
 }
 
 /// The goldens of encoders: two sequences, of which the second ends in padding.

@@ -4,6 +4,7 @@
 pub mod adapters;
 pub mod decoding;
 pub mod diffusion;
+pub mod drafts;
 pub mod golden;
 pub mod padding;
 pub mod quantized;
@@ -18,4 +19,13 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fixtures")
         .join(name)
+}
+
+/// Names of the folders in a folder of `fixtures/`.
+pub fn folders(name: &str) -> Vec<String> {
+    let entries = fixture(name).read_dir().unwrap().map(Result::unwrap);
+    entries
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect()
 }

@@ -13,7 +13,8 @@ use safetensors::tensor::{TensorView, serialize_to_file};
 
 use crate::command::{Shell, assert_same_files};
 use crate::common::adapters::{
-    ADAPTERS, adapter, adapters, check_adapter, compile_with, folder, inputs, largest_error, logits,
+    adapter, adapters, all_adapters, check_adapter, compile_with, folder, inputs, largest_error,
+    logits,
 };
 use crate::common::decoding::{compile_quietly, compile_request};
 use crate::common::golden::TOLERANCE;
@@ -36,7 +37,7 @@ fn evaluated(golden: &str, module: &Module) -> Vec<f32> {
 
 #[test]
 fn merged_logits_are_those_of_the_reference() {
-    for &golden in ADAPTERS {
+    for golden in all_adapters() {
         let out = tempfile::tempdir().unwrap();
         let (_, module) = merged(golden, &adapters(golden), out.path()).unwrap();
         let error = largest_error(
@@ -62,7 +63,7 @@ fn merged_bundles_run_on_tract() {
         ..BackendSearch::default()
     })
     .unwrap();
-    for &golden in ADAPTERS {
+    for golden in all_adapters() {
         for profile in [Profile::Portable, Profile::Onnx] {
             check_adapter(&backend, golden, profile).unwrap();
         }
@@ -398,7 +399,7 @@ fn names_of_files(folder: &Path) -> Vec<String> {
 
 #[test]
 fn merge_writes_a_checkpoint_that_compiles_to_what_the_adapter_compiles_to() {
-    for &golden in ADAPTERS {
+    for golden in all_adapters() {
         let shell = Shell::new();
         let base = format!("fixtures/adapters/{golden}");
         let flags: Vec<String> = adapters(golden)

@@ -4,6 +4,8 @@ use dlc_bundle::Profile;
 use dlc_runtime::{BackendKind, BackendSearch, start};
 
 use crate::common::decoding::Pair;
+use crate::common::drafts::check_draft;
+use crate::common::golden::plain_decoders;
 use crate::common::variants::{VARIANTS, check_against_evaluator, check_forgetting};
 
 #[test]
@@ -24,6 +26,19 @@ fn greedy_speculative_text_equals_plain_text_on_tract() {
         pair.check_processed(3).unwrap();
         pair.check_seeds().unwrap();
     }
+}
+
+#[test]
+fn drafts_of_every_family_of_decoders_are_lossless_on_tract() {
+    let search = BackendSearch {
+        force: Some(BackendKind::Tract),
+        ..BackendSearch::default()
+    };
+    let backend = start(&search).unwrap();
+    let failures: Vec<String> = plain_decoders()
+        .filter_map(|name| check_draft(&backend, name, Profile::Portable).err())
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]

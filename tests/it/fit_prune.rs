@@ -14,7 +14,7 @@ use dlc_passes::{
 };
 
 use crate::common::fixture;
-use crate::common::golden::{EncoderGolden, Golden, module};
+use crate::common::golden::{EncoderGolden, Golden, module, plain_decoders};
 
 /// How far scores may be from those of the whole-model backward, relative to them. Measured: 5e-14
 /// at most.
@@ -182,15 +182,17 @@ fn formulas(module: &Module, weight: WeightId, squares: &[f64]) -> [f64; 4] {
     [fit, elementwise, if residual { fit } else { 0.0 }, trace]
 }
 
-/// Which unit a weight belongs to, by its name in the checkpoint.
-fn unit_of(name: &str, granularity: &str) -> Option<String> {
+/// Which unit a weight belongs to, by its name in the checkpoint. With `norm_after` the norm called
+/// `post_attention_layernorm` is the attention's.
+fn unit_of(name: &str, granularity: &str, norm_after: bool) -> Option<String> {
     let (_, rest) = name
         .split_once("layers.")
         .or_else(|| name.split_once("encoder.layer."))?;
     let (layer, part) = rest.split_once('.')?;
     let attention = ["self_attn", "input_layernorm", "attention"]
         .iter()
-        .any(|start| part.starts_with(start));
+        .any(|start| part.starts_with(start))
+        || norm_after && part.starts_with("post_attention_layernorm");
     Some(if granularity == "layer" {
         format!("layers.{layer}")
     } else {
@@ -200,10 +202,14 @@ fn unit_of(name: &str, granularity: &str) -> Option<String> {
 
 fn check(name: &str, module: &Module, samples: &[Vec<u32>]) {
     let squares = whole_model(module, samples);
+    let norm_after = module
+        .weights
+        .find("model.layers.0.post_feedforward_layernorm.weight")
+        .is_some();
     for granularity in ["layer", "block"] {
         let mut expected: BTreeMap<String, [f64; 4]> = BTreeMap::new();
         for (weight, squares) in &squares {
-            if let Some(unit) = unit_of(&module.weights[*weight].name, granularity) {
+            if let Some(unit) = unit_of(&module.weights[*weight].name, granularity, norm_after) {
                 let sums = expected.entry(unit).or_default();
                 sums.iter_mut()
                     .zip(formulas(module, *weight, squares))
@@ -251,14 +257,16 @@ fn tiny_llama() -> (Module, TextCalibration) {
 
 #[test]
 fn scores_are_those_of_a_backward_through_the_whole_model() {
-    for (name, dtype) in [
-        ("llama", DType::F32),
-        ("qwen3", DType::F32),
-        ("qwen2", DType::F16),
-    ] {
+    for name in plain_decoders() {
         let golden = Golden::read(name);
-        check(name, &golden.module(dtype), &sequences(&golden));
+        let module = golden.module(DType::F32);
+        let of_llamas_kind = "model.layers.0.self_attn.o_proj.weight";
+        if module.weights.find(of_llamas_kind).is_some() {
+            check(name, &module, &sequences(&golden));
+        }
     }
+    let golden = Golden::read("qwen2");
+    check("qwen2", &golden.module(DType::F16), &sequences(&golden));
 }
 
 #[test]

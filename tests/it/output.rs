@@ -2,7 +2,7 @@
 //! that dlc makes: a change needs a review.
 
 use crate::command::{PRUNE_GOLDEN, PRUNE_TINY, Shell, bundles, snapshot};
-use crate::common::golden::DECODERS;
+use crate::common::golden::plain_decoders;
 
 const COMMANDS: [&str; 12] = [
     "compile",
@@ -89,7 +89,7 @@ fn compile_reports_scores_and_what_was_written() {
 #[test]
 fn diff_shows_what_the_draft_lacks() {
     let shell = Shell::new();
-    for golden in DECODERS {
+    for golden in plain_decoders() {
         shell.ok(&[
             "compile",
             &format!("fixtures/goldens/{golden}"),

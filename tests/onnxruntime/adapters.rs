@@ -4,12 +4,10 @@ use dlc_bundle::Profile;
 use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
-use crate::common::adapters::{ADAPTERS, check_adapter};
+use crate::common::adapters::{all_adapters, check_adapter};
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
-    let pairs = ADAPTERS
-        .iter()
-        .flat_map(|&golden| Profile::ALL.map(|profile| (golden, profile)));
+    let pairs = all_adapters().flat_map(|golden| Profile::ALL.map(|profile| (golden, profile)));
     let trial = |(golden, profile): (&'static str, Profile)| {
         let backend = backend.cloned();
         Trial::test(

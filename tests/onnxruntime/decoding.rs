@@ -5,6 +5,8 @@ use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
 use crate::common::decoding::Pair;
+use crate::common::drafts::check_draft;
+use crate::common::golden::all_decoders;
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     let trial = |(profile, shared): (Profile, bool)| {
@@ -42,9 +44,25 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
             },
         )
     };
+    let of_golden = |(name, profile): (&'static str, Profile)| {
+        let backend = backend.cloned();
+        Trial::test(
+            format!(
+                "decoding::the_draft_of_{name}_is_lossless_{}",
+                profile.name()
+            ),
+            move || Ok(check_draft(&backend.expect("not ignored"), name, profile)?),
+        )
+    };
+    let goldens = all_decoders()
+        .flat_map(|name| Profile::ALL.map(|profile| (name, profile)))
+        .map(of_golden);
     let fixed = Profile::ALL
         .into_iter()
         .flat_map(|profile| [(profile, true), (profile, false)])
         .map(trial);
-    fixed.chain(Profile::ALL.into_iter().map(chosen)).collect()
+    fixed
+        .chain(Profile::ALL.into_iter().map(chosen))
+        .chain(goldens)
+        .collect()
 }

@@ -436,9 +436,10 @@ fn tensors(
     Ok(tensors)
 }
 
-/// The matrix of the `linear` whose output is added to the block's residual, norms between aside.
+/// The matrix of the `linear` whose output is added to the block's residual, norms and constant
+/// factors between them aside.
 fn residual_writer(graph: &Graph, block: BlockId) -> Option<WeightId> {
-    let sum = behind_norms(graph, graph.block(block).output).filter(|n| n.op == Op::Add)?;
+    let sum = before_norms(graph, graph.block(block).output).filter(|n| n.op == Op::Add)?;
     let values = sum.inputs.iter().filter_map(|o| {
         if let Operand::Value(v) = o {
             Some(*v)
@@ -447,7 +448,7 @@ fn residual_writer(graph: &Graph, block: BlockId) -> Option<WeightId> {
         }
     });
     let linear = values
-        .filter_map(|v| behind_norms(graph, v))
+        .filter_map(|v| before_norms(graph, v))
         .find(|n| n.block == Some(block) && n.op == Op::Linear)?;
     linear.inputs.get(1).and_then(|o| {
         if let Operand::Weight(w) = o {
@@ -458,15 +459,15 @@ fn residual_writer(graph: &Graph, block: BlockId) -> Option<WeightId> {
     })
 }
 
-/// What makes `value`, or what a norm that makes it reads.
-fn behind_norms(graph: &Graph, value: ValueId) -> Option<&Node> {
+/// The node that makes `value`, before norms and constant factors.
+fn before_norms(graph: &Graph, value: ValueId) -> Option<&Node> {
     let Def::Node(node, _) = graph.value(value).def else {
         return None;
     };
     let node = graph.node(node);
     match (&node.op, node.inputs.first()) {
-        (Op::LayerNorm { .. } | Op::RmsNorm { .. }, Some(Operand::Value(v))) => {
-            behind_norms(graph, *v)
+        (Op::LayerNorm { .. } | Op::RmsNorm { .. } | Op::Scale { .. }, Some(Operand::Value(v))) => {
+            before_norms(graph, *v)
         }
         _ => Some(node),
     }

@@ -156,6 +156,18 @@ const UNTIED: [(&str, &str); 2] = [
     ),
 ];
 
+/// A factor and a norm between a block's last product and its residual.
+const AFTER: [(&str, &str); 2] = [
+    (
+        "  %layers.0.mlp.6 = add %layers.0.attn.10, %layers.0.mlp.5 :",
+        "  %layers.0.mlp.9 = scale %layers.0.mlp.5 factor=0.5 : f32[batch, seq, 12]\n  %layers.0.mlp.6 = add %layers.0.attn.10, %layers.0.mlp.9 :",
+    ),
+    (
+        "  %layers.1.attn.10 = add %layers.0.mlp.6, %layers.1.attn.9 :",
+        "  %layers.1.attn.19 = rms_norm %layers.1.attn.9, @1.norm1 eps=1e-5 : f32[batch, seq, 12]\n  %layers.1.attn.10 = add %layers.0.mlp.6, %layers.1.attn.19 :",
+    ),
+];
+
 /// Everything in half precision; logits cast back as importers do.
 const HALF: [(&str, &str); 2] = [
     ("f32[", "f16["),
@@ -171,6 +183,7 @@ fn scores_are_those_of_a_backward_through_the_whole_graph() {
     check_against_whole_model("decoder", &Model::decoder());
     check_against_whole_model("a node between blocks", &Model::edited(&BETWEEN));
     check_against_whole_model("a head of its own", &Model::edited(&UNTIED));
+    check_against_whole_model("a factor and a norm after", &Model::edited(&AFTER));
     check_against_whole_model("half precision", &Model::edited(&HALF));
 }
 

@@ -7,7 +7,7 @@ use dlc_eval::{Array, run};
 use dlc_ir::{DType, Module};
 use safetensors::SafeTensors;
 
-use super::{DECODERS, fixture, import_fixture};
+use super::{decoders, fixture, import_fixture};
 
 /// Largest difference of a logit; logits are of the size of 1.
 const TOLERANCE: f32 = 2e-5;
@@ -112,7 +112,7 @@ fn compare(case: &str, outputs: &Arrays, golden: &Array, mask: Option<&Array>, t
 
 #[test]
 fn logits_equal_those_of_transformers() {
-    for name in DECODERS {
+    for name in decoders() {
         let (module, golden) = (
             import_fixture(&format!("goldens/{name}"), None),
             read_golden(name),
