@@ -1,11 +1,12 @@
 //! Pruned and quantised drafts of the goldens' decoders on a backend.
 
 use dlc::pipeline::{Check, module_of_bundle, parse_pass_flag, verify_bundle};
-use dlc::runtime::{
-    Backend, Bundle, DecodeOptions, DecoderOptions, DecoderSession, Equality, SessionOptions,
-    SharedWeights, measure,
+use dlc_bundle::Profile;
+use dlc_methods::speculation::DecodeOptions;
+use dlc_runtime::{
+    Backend, Bundle, DecoderOptions, DecoderSession, Equality, SessionOptions, SharedWeights,
+    measure,
 };
-use dlc_exporters::manifest::Profile;
 
 use super::decoding::{compile_quietly, compile_request};
 use super::fixture;
