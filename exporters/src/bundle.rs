@@ -12,7 +12,7 @@ use dlc_bundle::{
     PortRecord, Profile, Source, WEIGHTS_FILE,
 };
 use dlc_files::FileStamp;
-use dlc_ir::{CachePart, Dim, Graph, Input, IrError, Module, Task, ValueType, cost};
+use dlc_ir::{CachePart, Dim, Graph, Input, IrError, Module, ValueType, cost};
 use prost::Message;
 
 use crate::deploy::{DeploymentTarget, GraphFile, TARGETS, WrittenBundle};

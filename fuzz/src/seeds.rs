@@ -7,7 +7,6 @@ use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
 use dlc::pipeline::{CompileRequest, Monitor, compile, parse_pass_flag};
 use dlc_bundle::Profile;
-use dlc_runtime::BackendSearch;
 
 /// A file or folder in `fixtures/`.
 pub(crate) fn fixture(name: &str) -> PathBuf {

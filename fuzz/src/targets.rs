@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use dlc::checkpoint::{AdapterFiles, Checkpoint};
 use dlc::import::{ImportOptions, import};
-use dlc::pipeline::{PipelineConfig, TextCalibration, module_of_bundle, read_onnx};
+use dlc::pipeline::{PipelineConfig, module_of_bundle, read_onnx};
 use dlc_bundle::Profile;
 use dlc_ir::{Module, SkipSchedule, parse_graph, verify};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};

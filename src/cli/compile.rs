@@ -309,6 +309,11 @@ fn request(args: &Args) -> Result<CompileRequest> {
         .transpose()
         .map_err(Failure::usage)
         .context("the pipeline file")?;
+    // A profile that is asked for decides over the file's target, as flags do over the file.
+    let deploy = match (args.deploy, args.profile) {
+        (None, None) => config.target()?,
+        (given, _) => given,
+    };
     let mut passes = config.pass_specs()?;
     if !args.passes.is_empty() {
         passes = args
@@ -323,11 +328,6 @@ fn request(args: &Args) -> Result<CompileRequest> {
         .or(config.model)
         .context("no checkpoint is given; name its folder or its .safetensors file")?;
     let output = args.output.clone().or(config.output);
-    // A profile that is asked for decides over the file's target, as flags do over the file.
-    let deploy = match (args.deploy, args.profile) {
-        (None, None) => config.target()?,
-        (given, _) => given,
-    };
     let profile = args
         .profile
         .map(Profile::from)

@@ -65,7 +65,6 @@ impl BundleMachine<'_> {
             passes: vec![],
             force: false,
             rewritten: std::collections::BTreeMap::new(),
-            draft: None,
             search: dlc_exporters::SearchDefaults::default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };

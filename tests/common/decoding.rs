@@ -6,8 +6,8 @@ use dlc::pipeline::{CompileOutcome, CompileRequest, PipelineError, compile, pars
 use dlc_bundle::Profile;
 use dlc_methods::speculation::{DecodeOptions, DraftLength, LogitsProcessors, SamplingOptions};
 use dlc_runtime::{
-    Backend, BackendSearch, Bundle, DecoderOptions, DecoderSession, Equality, SharedWeights,
-    TextTokenizer, decode, measure,
+    Backend, Bundle, DecoderOptions, DecoderSession, Equality, SharedWeights, TextTokenizer,
+    decode, measure,
 };
 
 use super::fixture;

@@ -142,6 +142,7 @@ pub fn remembering(kept: DType) -> Module {
         weights,
         model,
         sampling: Some(sampling),
+        drafting: None,
         side_files: vec![],
     }
 }

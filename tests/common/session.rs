@@ -22,7 +22,6 @@ pub fn export(module: &Module, profile: Profile, out: &Path) -> Manifest {
         passes: vec![],
         force: false,
         rewritten: std::collections::BTreeMap::new(),
-        draft: None,
         search: SearchDefaults::default(),
         version: "test".into(),
     };
