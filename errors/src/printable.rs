@@ -23,7 +23,7 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
 pub fn escaped_json(json: &str) -> Cow<'_, str> {
     // All of these have 4 digits at most.
     escape(json, |c, escaped| {
-        escaped.push_str(&format!("\\u{:04x}", u32::from(c)))
+        escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
     })
 }
 
@@ -35,9 +35,9 @@ fn escape(text: &str, put: impl Fn(char, &mut String)) -> Cow<'_, str> {
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         if is_plain(c) {
-            escaped.push(c)
+            escaped.push(c);
         } else {
-            put(c, &mut escaped)
+            put(c, &mut escaped);
         }
     }
     Cow::Owned(escaped)
@@ -56,9 +56,9 @@ pub fn shown(text: &str) -> String {
     let mut shown = String::new();
     for c in cut(text, LONGEST).chars() {
         if matches!(c, '"' | '\'' | '\\') {
-            shown.push(c)
+            shown.push(c);
         } else {
-            shown.extend(c.escape_debug())
+            shown.extend(c.escape_debug());
         }
     }
     shown

@@ -54,7 +54,7 @@ impl<'m> Segment<'m> {
             for operand in &node.inputs {
                 match *operand {
                     Operand::Value(v) if !made.contains(&v) && read.insert(v) => {
-                        segment.reads.push(v)
+                        segment.reads.push(v);
                     }
                     Operand::Weight(w) if !segment.loaded.contains_key(&w) => {
                         segment.loaded.insert(w, load(graph, weights, w)?);

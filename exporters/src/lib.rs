@@ -18,7 +18,7 @@ mod weights;
 
 pub use bundle::{BundleRequest, SearchDefaults, write_bundle, write_bundle_of};
 pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};
-pub use deploy::{DeploymentTarget, TARGETS, WrittenBundle, find_target};
+pub use deploy::{DeploymentTarget, TARGETS, TargetFiles, WrittenBundle, find_target};
 pub use error::ExportError;
 pub use progress::Progress;
 pub use staging::check_replaceable;

@@ -213,7 +213,9 @@ impl WeightPlan {
             };
             let previous = &hashed[..filled];
             let (result, ()) = rayon::join(make, || {
-                previous.iter().for_each(|buffer| hash.update(buffer))
+                for buffer in previous {
+                    hash.update(buffer);
+                }
             });
             result?;
             std::mem::swap(&mut made, &mut hashed);

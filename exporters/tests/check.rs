@@ -100,7 +100,7 @@ fn a_manifest_that_says_something_else_is_refused_with_what_differs() {
                 .outputs
                 .iter_mut()
                 .filter(|port| port.name == "logits")
-                .for_each(vocabulary)
+                .for_each(vocabulary);
         },
         "output `logits` is f32[batch_size",
     );

@@ -212,7 +212,7 @@ mod tests {
 
     fn refused(text: &str) -> String {
         let start = Instant::now();
-        let error = read::<Value>(text).unwrap_err().to_string();
+        let error = read::<Value>(text).unwrap_err().clone();
         assert!(
             start.elapsed() < Duration::from_secs(2),
             "{:?}: {error}",
@@ -294,7 +294,7 @@ mod tests {
         }
         let error = read::<std::collections::BTreeMap<String, u64>>("b: 1\nb: 2\n")
             .unwrap_err()
-            .to_string();
+            .clone();
         assert!(error.contains("the key `b` stands twice"), "{error}");
     }
 }

@@ -126,7 +126,7 @@ fn config(bytes: &[u8]) {
             copy(
                 "goldens/llama/model.safetensors",
                 &path.join("model.safetensors"),
-            )
+            );
         })
     });
     read_checkpoint(FOLDER.with("config.json", bytes));
@@ -185,7 +185,7 @@ fn adapter(bytes: &[u8]) {
             copy(
                 "adapters/lora-llama/adapter/adapter_model.safetensors",
                 &path.join("adapter_model.safetensors"),
-            )
+            );
         })
     });
     static BASE: LazyLock<Module> = LazyLock::new(|| {
@@ -275,7 +275,7 @@ fn template(bytes: &[u8]) {
             copy(
                 "tiny-llama/tokenizer_config.json",
                 &path.join("tokenizer_config.json"),
-            )
+            );
         })
     });
     let Ok(template) = ChatTemplate::load(FOLDER.with("chat_template.jinja", bytes)) else {

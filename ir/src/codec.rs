@@ -23,7 +23,7 @@ pub(crate) fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
             .iter_mut()
             .zip(bytes.chunks_exact(8))
             .for_each(|(o, b)| {
-                *o = i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32
+                *o = i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32;
             }),
         DType::U8 => out
             .iter_mut()

@@ -147,7 +147,7 @@ fn attributes<'a>(
             match field? {
                 (5 | 10, Payload::Bytes(bytes)) => add(next(), tensor(bytes)?.1, found)?,
                 (6 | 11, Payload::Bytes(graph)) => {
-                    walk(graph, &format!("{}.", next()), depth + 1, found)?
+                    walk(graph, &format!("{}.", next()), depth + 1, found)?;
                 }
                 _ => {}
             }
@@ -172,7 +172,7 @@ fn tensor(bytes: &[u8]) -> Result<(String, Tensor<'_>), String> {
             (13, Payload::Bytes(entry)) => {
                 tensor
                     .external
-                    .push(decode("an external location", entry, MAX_SMALL)?)
+                    .push(decode("an external location", entry, MAX_SMALL)?);
             }
             (14, Payload::Number(n)) => tensor.is_external = n == DataLocation::External as u64,
             (tag @ (4..=7 | 9..=11), payload) => tensor.values.push((tag, payload)),

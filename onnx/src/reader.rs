@@ -275,7 +275,7 @@ pub fn initializer_head(bytes: &[u8]) -> Result<TensorProto, String> {
             (13, Payload::Bytes(entry)) => {
                 tensor
                     .external_data
-                    .push(decode("an external location", entry, MAX_SMALL)?)
+                    .push(decode("an external location", entry, MAX_SMALL)?);
             }
             (14, Payload::Number(n)) => tensor.data_location = Some(n as i32),
             _ => {}

@@ -15,6 +15,9 @@ use crate::skip::{Skip, SkipOptions};
 use crate::sources::Sources;
 use crate::trim_head::{TrimHead, TrimHeadOptions};
 
+/// Makes a pass from its options and the sources that it takes.
+pub type Build = for<'a> fn(&Mapping, Sources<'a>) -> Result<Box<dyn Pass + 'a>, PassError>;
+
 /// A pass that can be asked for by name.
 #[derive(Debug)]
 pub struct PassInfo {
@@ -29,7 +32,7 @@ pub struct PassInfo {
     /// Whether it runs first if nobody asked for it.
     pub implied: fn(&Sources<'_>) -> bool,
     /// Makes the pass from its options and the sources that it takes.
-    pub build: for<'a> fn(&Mapping, Sources<'a>) -> Result<Box<dyn Pass + 'a>, PassError>,
+    pub build: Build,
 }
 
 fn never(_: &Sources<'_>) -> bool {

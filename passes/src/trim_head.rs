@@ -210,7 +210,7 @@ impl Pass for TrimHead<'_> {
     }
 }
 
-impl<'a> TrimHead<'a> {
+impl TrimHead<'_> {
     /// The tokens that are kept whatever their count, and how often each token stands in the
     /// calibration text.
     fn count(&self, module: &Module, vocab: usize) -> Result<(BTreeSet<u32>, Vec<u64>), PassError> {

@@ -131,7 +131,7 @@ impl SentenceModules {
                 return self.read_pooling(folder, name, sentence);
             }
             "Normalize" if own && pooled => {
-                sentence.normalize = self.normalizes(folder, name, sentence)?
+                sentence.normalize = self.normalizes(folder, name, sentence)?;
             }
             // It drops nothing but while training.
             "Dropout" if own => {}

@@ -30,6 +30,7 @@ fn refuses(case: &str, path: &Path, fault: Fault, parts: &[&str]) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn hostile_weight_files_are_refused_with_file_and_tensor() {
     let record = |dtype: &str, shape: &str, offsets: &str| {
         format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)

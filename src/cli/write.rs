@@ -87,9 +87,9 @@ impl Writer<'_> {
         let mut take = |token: u32| {
             if taken == 0 {
                 if self.shows {
-                    phases::pause()
+                    phases::pause();
                 } else {
-                    phases::begin("writing text")
+                    phases::begin("writing text");
                 }
             }
             taken += 1;

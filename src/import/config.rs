@@ -316,7 +316,7 @@ impl<'a> ConfigReader<'a> {
                 }
                 Verdict::Harmless | Verdict::Null => {}
                 Verdict::Refused(reason) => {
-                    self.refuse(key, &format!("is {}, {reason}", show(value)))
+                    self.refuse(key, &format!("is {}, {reason}", show(value)));
                 }
             }
         }

@@ -10,8 +10,8 @@ use dlc_files::FileStamp;
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::registry::{self, PassSpec};
 use dlc_passes::{
-    Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, Sources, largest_weight,
-    run_passes,
+    Adapter, Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, Sources,
+    largest_weight, run_passes,
 };
 use dlc_runtime::BackendSearch;
 use rayon::ThreadPool;
@@ -116,117 +116,16 @@ pub fn compile(
     let unfed = registry::build_all(&request.passes, Sources::NONE)?;
     check_replaceable(&request.output, request.force)?;
     let pool = pool(request.threads)?;
-
-    monitor.phase("reading the checkpoint");
-    let mut checkpoint = Checkpoint::open(&request.model)?;
-    let (opened, adopted) = adapters::open(
-        &request.adapters,
-        request.adapter_names.as_deref(),
-        &mut checkpoint,
-    )?;
-    let imported = import_with_sources(
-        &checkpoint,
-        &ImportOptions {
-            dtype: request.dtype,
-            ignore_keys: request.ignore_keys.clone(),
-        },
-    )?;
-    let (mut module, mut sources) = (imported.module, imported.sources);
-    monitor.needs(needs_of(&module, &unfed, request.threads));
-    monitor.phase("hashing and checking weights");
-    let inputs = stamps(&checkpoint, &opened, &module.side_files)?;
-    let (source, suspects) = pool.install(|| {
-        rayon::join(
-            || source_record(&checkpoint),
-            || non_finite_weights(&module),
-        )
-    });
-    let (mut source, suspects) = (source?, suspects?);
-    check_finite(suspects, request.allow_nan)?;
-    // What is out of range is told before the passes, ids that a merged adapter adds are known
-    // after them.
-    generation(
-        &checkpoint,
-        &ModelInfo {
-            vocab_size: usize::MAX,
-            ..module.model.clone()
-        },
-        false,
-    )?;
-    module.take_side_files(adopted.tokenizer);
-    let mut warnings = [
-        adopted.notes,
-        imported.warnings,
-        warnings(&checkpoint, &module),
-    ]
-    .concat();
-
-    if !request.adapters.is_empty() {
-        adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
-    }
-    let (adapters, of_adapters) = adapters::read(
-        &request.adapters,
-        opened,
-        request.adapter_names.as_deref(),
-        &module,
-        &mut source,
-    )?;
-    warnings.extend(of_adapters);
-    let tokenizer = module
-        .side_files
-        .iter()
-        .find(|f| f.name == "tokenizer.json")
-        .map(|f| f.path.clone());
-    let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
-    let samplers = DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned));
-    let machine = BundleMachine {
-        profile: request.profile,
-        backend: &request.backend,
-        threads: request.threads,
-        scratch: request
-            .output
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."))
-            .to_owned(),
-        monitor,
-    };
-    let passes = registry::build_all(
-        &request.passes,
-        Sources {
-            calibration: &calibration,
-            adapters: &adapters,
-            allow_nan: request.allow_nan,
-            machine: Some(&machine),
-            samplers: module
-                .model
-                .diffusion
-                .is_some()
-                .then_some(&samplers as &dyn Samplers),
-        },
-    )?;
-    let mut cx = PassContext {
-        progress: monitor,
-        cache,
-        module_key: identity(&source, &module),
-        pool: &pool,
-    };
-    let mut runs = run_passes(&mut module, &passes, &mut cx)?;
-    warnings.extend([calibration.warnings(), samplers.warnings()].concat());
-    if !request.adapters.is_empty() {
-        module.remove_unused_weights();
-        for run in &mut runs {
-            run.report
-                .changes
-                .retain(|change| module.weights.find(&change.weight).is_some());
-        }
-    }
-
-    if module.model.dtype == DType::F16 {
-        monitor.phase("checking the range of f16");
-        warnings.extend(pool.install(|| range::warning(&module, request.profile, &calibration)));
-    }
-
+    let mut opened = open(request, &unfed, &pool, monitor)?;
+    let runs = transform(request, &mut opened, cache, &pool, monitor)?;
+    let Opened {
+        checkpoint,
+        module,
+        source,
+        inputs,
+        mut warnings,
+        ..
+    } = opened;
     let generation = generation(&checkpoint, &module.model, module.graph("draft").is_some())?;
     warnings.extend(generation.warnings);
     monitor.phase("writing the bundle");
@@ -248,6 +147,148 @@ pub fn compile(
         module,
         warnings,
     })
+}
+
+/// A checkpoint and its adapters, imported and checked.
+struct Opened {
+    checkpoint: Checkpoint,
+    module: Module,
+    source: Source,
+    inputs: Vec<FileStamp>,
+    adapters: Vec<Adapter>,
+    warnings: Vec<String>,
+}
+
+/// Opens all that is read; `unfed` are the passes that will run, for what they need.
+fn open(
+    request: &CompileRequest,
+    unfed: &[Box<dyn Pass + '_>],
+    pool: &ThreadPool,
+    monitor: &dyn Monitor,
+) -> Result<Opened, PipelineError> {
+    monitor.phase("reading the checkpoint");
+    let mut checkpoint = Checkpoint::open(&request.model)?;
+    let names = request.adapter_names.as_deref();
+    let (opened, adopted) = adapters::open(&request.adapters, names, &mut checkpoint)?;
+    let imported = import_with_sources(
+        &checkpoint,
+        &ImportOptions {
+            dtype: request.dtype,
+            ignore_keys: request.ignore_keys.clone(),
+        },
+    )?;
+    let (mut module, mut sources) = (imported.module, imported.sources);
+    monitor.needs(needs_of(&module, unfed, request.threads));
+    monitor.phase("hashing and checking weights");
+    let inputs = stamps(&checkpoint, &opened, &module.side_files)?;
+    let (source, suspects) = pool.install(|| {
+        rayon::join(
+            || source_record(&checkpoint),
+            || non_finite_weights(&module),
+        )
+    });
+    let (mut source, suspects) = (source?, suspects?);
+    check_finite(suspects, request.allow_nan)?;
+    check_generation(&checkpoint, &module.model)?;
+    module.take_side_files(adopted.tokenizer);
+    let mut warnings = [
+        adopted.notes,
+        imported.warnings,
+        warnings(&checkpoint, &module),
+    ]
+    .concat();
+    if !request.adapters.is_empty() {
+        adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
+    }
+    let (adapters, of_adapters) =
+        adapters::read(&request.adapters, opened, names, &module, &mut source)?;
+    warnings.extend(of_adapters);
+    Ok(Opened {
+        checkpoint,
+        module,
+        source,
+        inputs,
+        adapters,
+        warnings,
+    })
+}
+
+/// Refuses what is out of range in generation_config.json before the passes run; ids that a merged
+/// adapter adds are known after them.
+fn check_generation(checkpoint: &Checkpoint, model: &ModelInfo) -> Result<(), PipelineError> {
+    let any_token = ModelInfo {
+        vocab_size: usize::MAX,
+        ..model.clone()
+    };
+    generation(checkpoint, &any_token, false).map(drop)
+}
+
+/// Runs the passes, and warns of what they met.
+fn transform(
+    request: &CompileRequest,
+    opened: &mut Opened,
+    cache: Option<&dyn ScoreCache>,
+    pool: &ThreadPool,
+    monitor: &dyn Monitor,
+) -> Result<Vec<PassRun>, PipelineError> {
+    let Opened {
+        checkpoint,
+        module,
+        source,
+        adapters,
+        warnings,
+        ..
+    } = opened;
+    let tokenizer = module
+        .side_files
+        .iter()
+        .find(|f| f.name == "tokenizer.json")
+        .map(|f| f.path.clone());
+    let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
+    let samplers = DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned));
+    let beside = request
+        .output
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty());
+    let machine = BundleMachine {
+        profile: request.profile,
+        backend: &request.backend,
+        threads: request.threads,
+        scratch: beside.unwrap_or(Path::new(".")).to_owned(),
+        monitor,
+    };
+    let is_sampled = module.model.diffusion.is_some();
+    let passes = registry::build_all(
+        &request.passes,
+        Sources {
+            calibration: &calibration,
+            adapters,
+            allow_nan: request.allow_nan,
+            machine: Some(&machine),
+            samplers: is_sampled.then_some(&samplers as &dyn Samplers),
+        },
+    )?;
+    let mut cx = PassContext {
+        progress: monitor,
+        cache,
+        module_key: identity(source, module),
+        pool,
+    };
+    let mut runs = run_passes(module, &passes, &mut cx)?;
+    warnings.extend([calibration.warnings(), samplers.warnings()].concat());
+    if !request.adapters.is_empty() {
+        module.remove_unused_weights();
+        for run in &mut runs {
+            run.report
+                .changes
+                .retain(|change| module.weights.find(&change.weight).is_some());
+        }
+    }
+    if module.model.dtype == DType::F16 {
+        monitor.phase("checking the range of f16");
+        warnings.extend(pool.install(|| range::warning(module, request.profile, &calibration)));
+    }
+    Ok(runs)
 }
 
 /// The configuration, where it is not that of the file.

@@ -131,7 +131,7 @@ pub fn verify_bundle(
                 graph: record.name.clone(),
                 case,
                 outcome,
-            })
+            });
         };
         if module.model.task == Task::ImageGeneration {
             let feeds = random_feeds(graph, &module.weights, &mut ChaCha8Rng::seed_from_u64(SEED))?;

@@ -159,7 +159,7 @@ impl Pair {
             match measured.equality {
                 Equality::Equal => {}
                 Equality::Tie { at, gap } => {
-                    eprintln!("prompt {i}: tie at token {at}, logits differ by {gap:e}")
+                    eprintln!("prompt {i}: tie at token {at}, logits differ by {gap:e}");
                 }
                 Equality::Different { at, gap } => {
                     return Err(format!(

@@ -129,7 +129,7 @@ fn damaged_weights_are_refused_with_file_and_tensor() {
     damaged(&shell, "truncated", |b| b.truncate(b.len() - 100));
     damaged(&shell, "tiny", |b| b.truncate(5));
     damaged(&shell, "header-too-long", |b| {
-        b[..8].copy_from_slice(&u64::MAX.to_le_bytes())
+        b[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     });
     damaged(&shell, "header-past-end", |b| {
         let past = b.len() as u64;
@@ -138,29 +138,29 @@ fn damaged_weights_are_refused_with_file_and_tensor() {
     damaged(&shell, "no-json", |b| b[8..12].copy_from_slice(b"!!!!"));
     damaged(&shell, "out-of-range", |b| {
         with_header(b, |h| {
-            h[norm]["data_offsets"] = [1_000_000_000u64, 1_000_000_192].into()
-        })
+            h[norm]["data_offsets"] = [1_000_000_000u64, 1_000_000_192].into();
+        });
     });
     damaged(&shell, "overlapping", |b| {
-        with_header(b, |h| h[norm]["data_offsets"] = [0, 192].into())
+        with_header(b, |h| h[norm]["data_offsets"] = [0, 192].into());
     });
     damaged(&shell, "backwards", |b| {
-        with_header(b, |h| h[norm]["data_offsets"] = [192, 0].into())
+        with_header(b, |h| h[norm]["data_offsets"] = [192, 0].into());
     });
     damaged(&shell, "wrong-dtype", |b| {
-        with_header(b, |h| h[norm]["dtype"] = "F64".into())
+        with_header(b, |h| h[norm]["dtype"] = "F64".into());
     });
     damaged(&shell, "unknown-dtype", |b| {
-        with_header(b, |h| h[norm]["dtype"] = "Q4_K".into())
+        with_header(b, |h| h[norm]["dtype"] = "Q4_K".into());
     });
     damaged(&shell, "integers", |b| {
-        with_header(b, |h| h[norm]["dtype"] = "I32".into())
+        with_header(b, |h| h[norm]["dtype"] = "I32".into());
     });
     damaged(&shell, "absurd-shape", |b| {
-        with_header(b, |h| h[norm]["shape"] = [u64::MAX, u64::MAX].into())
+        with_header(b, |h| h[norm]["shape"] = [u64::MAX, u64::MAX].into());
     });
     damaged(&shell, "wrong-shape", |b| {
-        with_header(b, |h| h[norm]["shape"] = [24, 2].into())
+        with_header(b, |h| h[norm]["shape"] = [24, 2].into());
     });
     damaged(&shell, "missing", |b| {
         with_header(b, |h| {

@@ -32,7 +32,7 @@ fn a_checkpoint_is_compiled_and_decoded_with_its_draft() {
 fn an_image_is_sampled() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
-    let request = CompileRequest::new(&fixture("digits-dit"), &bundle);
+    let request = CompileRequest::new(fixture("digits-dit"), &bundle);
     dlc::pipeline::compile(&request, None, &()).unwrap();
     let samples = sample::sample(&bundle, 7).unwrap();
     assert_eq!(samples.shape, [1, 1, 8, 8]);

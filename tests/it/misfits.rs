@@ -208,6 +208,7 @@ fn configurations_that_dlc_can_not_follow_are_refused() {
 type Edit = fn(&mut Tensors);
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn tensors_that_dlc_can_not_place_are_refused() {
     let q = "model.layers.0.self_attn.q_proj";
     let cases: [(&str, &str, Value, Edit); 9] = [

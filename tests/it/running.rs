@@ -143,6 +143,7 @@ fn run_in_json_has_one_record_for_each_prompt() {
 type Check = fn(&Value) -> bool;
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn json_is_all_that_stdout_holds() {
     let shell = bundles();
     let own = Shell::new();

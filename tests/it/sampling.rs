@@ -459,6 +459,7 @@ fn remembered() -> Shell {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn a_text_comes_in_a_file_of_embeddings() {
     let shell = Shell::new();
     let name = "scheduler_config.json".to_owned();

@@ -424,6 +424,7 @@ fn a_model_of_sentence_transformers_is_run_without_its_head() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn steps_that_dlc_can_not_do_are_refused_by_name() {
     let mut messages = String::new();
     for (kinds, files) in [

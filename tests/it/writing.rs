@@ -711,7 +711,7 @@ fn an_interrupted_answer_leaves_the_conversation_going() {
                 .status()
                 .unwrap()
                 .success()
-        )
+        );
     };
     stdin.write_all(b"hello\n").unwrap();
     stdout.read_exact(&mut [0; 8]).unwrap();

@@ -22,8 +22,11 @@ pub struct DeploymentTarget {
     /// The names of the files that [`files`](Self::files) may give.
     pub writes: &'static [&'static str],
     /// The further files that it reads, by name.
-    pub files: fn(&WrittenBundle<'_>) -> Vec<(&'static str, Vec<u8>)>,
+    pub files: fn(&WrittenBundle<'_>) -> TargetFiles,
 }
+
+/// Files by name.
+pub type TargetFiles = Vec<(&'static str, Vec<u8>)>;
 
 /// Every target.
 pub const TARGETS: &[DeploymentTarget] = &[

@@ -29,10 +29,10 @@ type Damage = fn(&mut Graph);
 fn every_invariant_is_found_broken_by_its_number() {
     let cases: &[(u8, &str, Damage)] = &[
         (1, "node0", |g| {
-            g.nodes[NodeId::from_index(0)].inputs[1] = Operand::Value(ValueId::from_index(9999))
+            g.nodes[NodeId::from_index(0)].inputs[1] = Operand::Value(ValueId::from_index(9999));
         }),
         (1, "node0", |g| {
-            g.nodes[NodeId::from_index(0)].inputs[0] = Operand::Weight(WeightId::from_index(9999))
+            g.nodes[NodeId::from_index(0)].inputs[0] = Operand::Weight(WeightId::from_index(9999));
         }),
         (1, "node0", |g| {
             let later = g.nodes[NodeId::from_index(3)].outputs[0];
@@ -53,7 +53,7 @@ fn every_invariant_is_found_broken_by_its_number() {
             g.outputs.push(first);
         }),
         (5, "logits", |g| {
-            g.outputs[0].value = ValueId::from_index(9999)
+            g.outputs[0].value = ValueId::from_index(9999);
         }),
         (6, "layers.0.mlp", |g| {
             let id = g.find_block("layers.0.mlp").expect("there");
@@ -85,7 +85,7 @@ fn every_invariant_is_found_broken_by_its_number() {
             g.outputs.push(again);
         }),
         (9, "layers.0.attn", |g| {
-            g.blocks[BlockId::from_index(1)].name = "layers.0.attn".into()
+            g.blocks[BlockId::from_index(1)].name = "layers.0.attn".into();
         }),
         (9, "layers.0.attn", |g| {
             let inside = node(g, "layers.0.attn.5");

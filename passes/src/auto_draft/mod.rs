@@ -320,7 +320,7 @@ impl Pass for AutoDraft<'_> {
     }
 }
 
-impl<'a> AutoDraft<'a> {
+impl AutoDraft<'_> {
     fn choose(&self, module: &mut Module, cx: &PassContext<'_>) -> Result<PassReport, PassError> {
         let target = check(module)?.clone();
         let machine = self.sources.machine.ok_or_else(|| {

@@ -195,13 +195,13 @@ impl Loss {
         let mut lines = vec![0.0; height * columns];
         for (row, column) in places(rows, columns) {
             self.window.iter().enumerate().for_each(|(k, w)| {
-                lines[(row + k) * columns + column] += w * means[row * columns + column]
+                lines[(row + k) * columns + column] += w * means[row * columns + column];
             });
         }
         let mut plane = vec![0.0; height * width];
         for (row, column) in places(height, columns) {
             self.window.iter().enumerate().for_each(|(k, w)| {
-                plane[row * width + column + k] += w * lines[row * columns + column]
+                plane[row * width + column + k] += w * lines[row * columns + column];
             });
         }
         plane

@@ -396,7 +396,7 @@ impl Outcome {
     }
 }
 
-impl<'a> FitPrune<'a> {
+impl FitPrune<'_> {
     /// How many units go, and which may.
     fn quota(
         &self,

@@ -40,7 +40,7 @@ pub fn units(graph: &Graph, granularity: Granularity) -> Vec<Unit> {
     for (id, block) in graph.blocks() {
         match units.last_mut() {
             Some(last) if granularity == Granularity::Layer && last.layer == block.layer => {
-                last.blocks.push(id)
+                last.blocks.push(id);
             }
             _ => {
                 let name = match granularity {

@@ -255,7 +255,7 @@ fn units(graph: &Graph, granularity: SkipGranularity) -> Vec<SkipUnit> {
             Some((layer, unit))
                 if granularity == SkipGranularity::Block && *layer == block.layer =>
             {
-                unit.blocks.push(id)
+                unit.blocks.push(id);
             }
             _ => {
                 let name = if granularity == SkipGranularity::Block {

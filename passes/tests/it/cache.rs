@@ -87,23 +87,23 @@ fn a_cache_entry_that_is_no_table_of_these_units_is_ignored() {
     let edits: [(&str, Edit<'_>); 10] = [
         ("no columns", &|t| t["columns"] = serde_json::json!([])),
         ("a column less", &|t| {
-            drop(t["columns"].as_array_mut().unwrap().pop())
+            drop(t["columns"].as_array_mut().unwrap().pop());
         }),
         ("columns swapped", &|t| {
-            t["columns"].as_array_mut().unwrap().reverse()
+            t["columns"].as_array_mut().unwrap().reverse();
         }),
         ("a value less", &|t| {
-            drop(t["columns"][0]["values"].as_array_mut().unwrap().pop())
+            drop(t["columns"][0]["values"].as_array_mut().unwrap().pop());
         }),
         ("a value that is none", &|t| {
-            t["columns"][1]["values"][2] = serde_json::Value::Null
+            t["columns"][1]["values"][2] = serde_json::Value::Null;
         }),
         ("another unit", &|t| t["units"][1] = "layers.7".into()),
         ("a unit less", &|t| {
-            drop(t["units"].as_array_mut().unwrap().pop())
+            drop(t["units"].as_array_mut().unwrap().pop());
         }),
         ("no loss", &|t| {
-            drop(t.as_object_mut().unwrap().remove("loss"))
+            drop(t.as_object_mut().unwrap().remove("loss"));
         }),
         ("loss is null", &|t| t["loss"] = serde_json::Value::Null),
         ("text", &|t| *t = "scores".into()),

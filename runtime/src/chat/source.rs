@@ -317,9 +317,9 @@ fn emit_sum(tokens: &[Token], text: &mut String) {
         }
     }
     if signs.iter().any(|sign| sign.text == "+") {
-        wrap(CHECKED, &sum, text)
+        wrap(CHECKED, &sum, text);
     } else {
-        text.push_str(&sum)
+        text.push_str(&sum);
     }
 }
 
@@ -343,9 +343,9 @@ fn emit_product(tokens: &[Token], text: &mut String) {
         }
     }
     if signs.iter().any(|sign| sign.text == "*") {
-        wrap(CHECKED, &product, text)
+        wrap(CHECKED, &product, text);
     } else {
-        text.push_str(&product)
+        text.push_str(&product);
     }
 }
 
@@ -379,9 +379,9 @@ fn emit_operand(tokens: &[Token], text: &mut String) {
     }
     let filtered = outside(tokens).any(|at| tokens[at].text == "|");
     if filtered {
-        wrap(CHECKED, &value, text)
+        wrap(CHECKED, &value, text);
     } else {
-        text.push_str(&value)
+        text.push_str(&value);
     }
 }
 

@@ -52,6 +52,7 @@ fn with(pointer: &str, value: Value) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn traps_are_refused_by_the_files_name() {
     let replace =
         |content: &str| json!({"type": "Replace", "pattern": {"String": "a"}, "content": content});

@@ -543,6 +543,7 @@ fn contradictions_are_bad_input() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_dlc_cannot_do_is_refused_by_name_all_at_once() {
     let cases = [
         (

@@ -82,7 +82,7 @@ fn every_tensor_at_fault_is_listed_at_once() {
 #[test]
 fn long_lists_are_cut() {
     let folder = edited("llama", &json!({}), |t| {
-        t.retain(|name, _| !name.contains(".layers."))
+        t.retain(|name, _| !name.contains(".layers."));
     });
     refuses(
         "no layers",
@@ -104,14 +104,14 @@ fn faults_with_a_likely_reason_say_it() {
             edited("llama", &json!({}), |t| {
                 rename(t, |name| {
                     name.strip_prefix("model.").unwrap_or(name).to_owned()
-                })
+                });
             }),
             "lack the prefix `model.`",
         ),
         (
             "another prefix",
             edited("llama", &json!({}), |t| {
-                rename(t, |name| format!("language_model.{name}"))
+                rename(t, |name| format!("language_model.{name}"));
             }),
             "begin with `language_model.`",
         ),
@@ -123,7 +123,7 @@ fn faults_with_a_likely_reason_say_it() {
         (
             "biases that the configuration doesn't know",
             edited("llama", &json!({}), |t| {
-                _ = t.insert("model.layers.0.self_attn.q_proj.bias".into(), filled(&[48]))
+                _ = t.insert("model.layers.0.self_attn.q_proj.bias".into(), filled(&[48]));
             }),
             "of different models",
         ),
@@ -133,7 +133,7 @@ fn faults_with_a_likely_reason_say_it() {
                 _ = t.insert(
                     "model.layers.0.self_attn.q_proj.lora_A.weight".into(),
                     filled(&[4, 48]),
-                )
+                );
             }),
             "has an adapter inside",
         ),
@@ -211,7 +211,7 @@ fn known_parts_beside_a_model_are_left_out_with_a_warning() {
     let wanted = "tensors that are no part of the model are left out: *.rotary_emb.inv_freq (2), score.weight, v_head.summary.weight";
     assert_eq!(warnings(&folder), [wanted]);
     let folder = edited("bert", &json!({}), |t| {
-        _ = t.insert("classifier.weight".into(), filled(&[2, 48]))
+        _ = t.insert("classifier.weight".into(), filled(&[2, 48]));
     });
     assert_eq!(
         warnings(&folder),

@@ -62,7 +62,7 @@ pub(super) fn group_norm(
     let (scale, bias) = (column(cx, 1)?, column(cx, 2)?);
     let scaled = cx.b.op("Mul", &[&x, &scale]).out();
     define_full(cx, node, |cx, out| {
-        cx.b.op("Add", &[&scaled, &bias]).into(&[out])
+        cx.b.op("Add", &[&scaled, &bias]).into(&[out]);
     })
 }
 
@@ -183,6 +183,6 @@ pub(super) fn timestep_embedding(
     define_full(cx, node, |cx, out| {
         cx.b.op("Concat", &waves.each_ref())
             .int("axis", -1)
-            .into(&[out])
+            .into(&[out]);
     })
 }

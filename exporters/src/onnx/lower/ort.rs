@@ -43,7 +43,7 @@ impl Folds {
         for (id, node) in graph.nodes() {
             match node.op {
                 Op::Attention(_) if caches == CacheLayout::InPlace => {
-                    folds.fold_rope(graph, id, node)
+                    folds.fold_rope(graph, id, node);
                 }
                 Op::RmsNorm { .. } | Op::LayerNorm { .. } => folds.fold_norm(graph, id, node),
                 _ => {}
@@ -159,7 +159,7 @@ pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
         return define_full(cx, node, |cx, out| {
             cx.b.microsoft("FusedMatMul", &[&x, &weight])
                 .int("transB", 1)
-                .into(&[out])
+                .into(&[out]);
         });
     }
     let bias = cx.operand(node, 2)?;
@@ -168,7 +168,7 @@ pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
             .int("transB", 1)
             .out();
     define_full(cx, node, |cx, out| {
-        cx.b.op("Add", &[&product, &bias]).into(&[out])
+        cx.b.op("Add", &[&product, &bias]).into(&[out]);
     })
 }
 

@@ -23,7 +23,7 @@ pub(super) fn positions(
         let shape = cx.exact_shape(&shape)?;
         let row = cx.b.op("Range", &[&zero, &seq, &one]).out();
         return define_full(cx, node, |cx, out| {
-            cx.b.op("Expand", &[&row, &shape]).into(&[out])
+            cx.b.op("Expand", &[&row, &shape]).into(&[out]);
         });
     };
     let (ids, padding, axis) = (cx.full(ids)?, cx.b.int(i64::from(padding)), cx.b.int(1));
@@ -42,7 +42,7 @@ pub(super) fn positions(
             .int("to", i64::from(data_type(DType::I64)))
             .out();
     define_full(cx, node, |cx, out| {
-        cx.b.op("Add", &[&count, &padding]).into(&[out])
+        cx.b.op("Add", &[&count, &padding]).into(&[out]);
     })
 }
 
@@ -103,7 +103,7 @@ pub(super) fn disentangled_bias(
     };
     let scale = cx.b.float(dtype, bias.scale);
     define_full(cx, node, |cx, out| {
-        cx.b.op("Mul", &[&sum, &scale]).into(&[out])
+        cx.b.op("Mul", &[&sum, &scale]).into(&[out]);
     })
 }
 

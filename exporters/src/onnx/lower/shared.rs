@@ -12,7 +12,7 @@ pub(super) fn gather(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
     define_full(cx, node, |cx, out| {
         cx.b.op("Gather", &[&table, &ids])
             .int("axis", 0)
-            .into(&[out])
+            .into(&[out]);
     })
 }
 
@@ -84,7 +84,7 @@ pub(super) fn slice(
     let x = cx.operand(node, 0)?;
     let [start, end, axis] = [start, start + len, axis].map(|n| cx.b.ints(&[n as i64]));
     define_full(cx, node, |cx, out| {
-        cx.b.op("Slice", &[&x, &start, &end, &axis]).into(&[out])
+        cx.b.op("Slice", &[&x, &start, &end, &axis]).into(&[out]);
     })
 }
 
@@ -95,7 +95,7 @@ pub(super) fn concat(cx: &mut Context<'_>, node: &Node, axis: usize) -> Result<(
     define_full(cx, node, |cx, out| {
         cx.b.op("Concat", &parts.iter().collect::<Vec<_>>())
             .int("axis", axis as i64)
-            .into(&[out])
+            .into(&[out]);
     })
 }
 
@@ -107,7 +107,7 @@ pub(super) fn transpose(
     let x = cx.operand(node, 0)?;
     let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
     define_full(cx, node, |cx, out| {
-        cx.b.op("Transpose", &[&x]).ints("perm", &axes).into(&[out])
+        cx.b.op("Transpose", &[&x]).ints("perm", &axes).into(&[out]);
     })
 }
 
@@ -155,7 +155,7 @@ pub(super) fn reshape(cx: &mut Context<'_>, node: &Node, shape: &Shape) -> Resul
     let x = input_in(cx, node, 0, form)?;
     let shape = reshape_target(cx, node, form, shape)?;
     define_full(cx, node, |cx, out| {
-        cx.b.op("Reshape", &[&x, &shape]).into(&[out])
+        cx.b.op("Reshape", &[&x, &shape]).into(&[out]);
     })
 }
 

@@ -134,7 +134,7 @@ fn trained_betas(config: &mut ConfigReader<'_>, timesteps: usize) -> Option<Vec<
                 "has {} at index {i}; each must be a number above 0 and at most 1",
                 show(&list[i])
             ),
-        )
+        );
     })
     .ok()
 }

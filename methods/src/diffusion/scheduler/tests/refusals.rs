@@ -6,6 +6,7 @@ use super::*;
 use crate::diffusion::SamplerState;
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn every_refusal_names_what_is_wrong_and_what_there_is() {
     let dpm = |key: &str, value: Value| {
         let mut config = object(json!({"_class_name": "DPMSolverMultistepScheduler"}));
