@@ -163,7 +163,7 @@ pub enum CacheLayout {
     Appended,
     /// `past` and `present` may be one buffer, longer than what it holds (`GroupQueryAttention`).
     /// The mask only says how many entries it holds, so there is no padding on the left, and
-    /// several tokens behind a past are for one sequence only.
+    /// several tokens after a past are for one sequence only.
     InPlace,
 }
 

@@ -28,12 +28,12 @@ pub(crate) fn seen(
     x: &Tensor,
     weight: &Tensor,
     stride: usize,
-    [before, behind]: [usize; 2],
+    [before, after]: [usize; 2],
 ) -> candle_core::Result<Tensor> {
     let mut seen = x.clone();
     for axis in [2, 3] {
-        let (length, kernel) = (x.dim(axis)? + before + behind, weight.dim(axis)?);
-        seen = seen.pad_with_zeros(axis, before, behind)?.narrow(
+        let (length, kernel) = (x.dim(axis)? + before + after, weight.dim(axis)?);
+        seen = seen.pad_with_zeros(axis, before, after)?.narrow(
             axis,
             0,
             length - (length - kernel) % stride,

@@ -2,13 +2,13 @@
 //! byte each.
 
 use candle_core::{D, Device, Tensor};
-use dlc_ir::BlockFormat;
+use dlc_ir::GroupFormat;
 
 use crate::error::OpError;
 use crate::ops::{linear, row_numbers};
 
 /// Dequantises in single precision and multiplies: what the graph means, activations unrounded.
-pub(crate) fn quantized_linear(format: BlockFormat, inputs: &[Tensor]) -> Result<Tensor, OpError> {
+pub(crate) fn quantized_linear(format: GroupFormat, inputs: &[Tensor]) -> Result<Tensor, OpError> {
     let [x, codes, scales, more @ ..] = inputs else {
         return Err(OpError::Bug(format!("{} operands", inputs.len())));
     };
@@ -24,32 +24,33 @@ pub(crate) fn quantized_linear(format: BlockFormat, inputs: &[Tensor]) -> Result
 }
 
 fn dequantized(
-    format: BlockFormat,
+    format: GroupFormat,
     inner: usize,
     [codes, scales]: [&Tensor; 2],
     zero_points: Option<&Tensor>,
 ) -> Result<Tensor, OpError> {
     let out = codes.dim(0)?;
-    let (blocks, row_bytes, zero_bytes) = (
-        format.blocks(inner),
-        format.blocks(inner) * format.code_bytes(),
+    let (groups, row_bytes, zero_bytes) = (
+        format.groups(inner),
+        format.groups(inner) * format.code_bytes(),
         format.zero_point_bytes(inner),
     );
     let (codes, scales) = (bytes(codes)?, scales.flatten_all()?.to_vec1::<f32>()?);
     let zero_points = zero_points.map(bytes).transpose()?;
     let mut weight = Vec::with_capacity(out * inner);
     let (mut row_codes, mut zeros) = (
-        vec![0; blocks * format.block],
-        vec![format.default_zero_point(); blocks],
+        vec![0; groups * format.group_size],
+        vec![format.default_zero_point(); groups],
     );
     for row in 0..out {
         format.unpack(&codes[row * row_bytes..][..row_bytes], &mut row_codes);
         if let Some(packed) = &zero_points {
             format.unpack(&packed[row * zero_bytes..][..zero_bytes], &mut zeros);
         }
-        let scales = &scales[row * blocks..][..blocks];
+        let scales = &scales[row * groups..][..groups];
         let entry = |(i, code): (usize, &u8)| {
-            (f32::from(*code) - f32::from(zeros[i / format.block])) * scales[i / format.block]
+            (f32::from(*code) - f32::from(zeros[i / format.group_size]))
+                * scales[i / format.group_size]
         };
         weight.extend(row_codes.iter().enumerate().take(inner).map(entry));
     }

@@ -7,7 +7,7 @@ use dlc_ir::{Dim, Shape, ValueType};
 
 use crate::array::Array;
 
-/// The numbers behind `batch`, `seq`, `past`, and behind sums whose parts aren't known.
+/// The numbers after `batch`, `seq`, `past`, and after sums whose parts aren't known.
 #[derive(Debug, Default)]
 pub(crate) struct Symbols {
     single: BTreeMap<Arc<str>, usize>,

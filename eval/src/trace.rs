@@ -169,7 +169,7 @@ impl<'t> Backward<'t> {
             .collect();
         let mut upstream = Vec::new();
         for value in &node.outputs {
-            // The nodes behind have all been passed: the gradient is complete.
+            // The nodes after have all been passed: the gradient is complete.
             upstream.push(if self.wanted_values.contains(value) {
                 self.values.get(value).cloned()
             } else {

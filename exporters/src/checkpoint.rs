@@ -32,7 +32,7 @@ pub enum Origin {
     /// A copy of this file.
     File(PathBuf),
     /// New, of so many bytes, some of them these; the patches fill the rest.
-    Made {
+    Assembled {
         /// Its size.
         size: u64,
         /// Where bytes stand, and which.
@@ -78,7 +78,7 @@ pub fn write_checkpoint(
                 let (mut source, _) = open_regular(from)?;
                 io::copy(&mut source, &mut copy).map_err(ExportError::io("write", &path))?;
             }
-            Origin::Made { size, pieces } => {
+            Origin::Assembled { size, pieces } => {
                 copy.set_len(*size)
                     .map_err(ExportError::io("write", &path))?;
                 for (offset, bytes) in pieces {

@@ -155,7 +155,7 @@ pub fn remaining() -> Vec<PathBuf> {
     live().iter().cloned().collect()
 }
 
-/// `path` with `suffix` behind its name.
+/// `path` with `suffix` after its name.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

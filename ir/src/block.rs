@@ -67,7 +67,7 @@ impl BlockKind {
 /// Most are `output = input + f(input)`, in post-norm models with the norm of the sum. Of a U-Net,
 /// [`BlockKind::Resnet`] is that only where it keeps the number of channels, and
 /// [`BlockKind::Sampling`] never is. A block may read other values too: the embedding of the noise
-/// level, a text, and on a U-Net's way up an output of the way down, which its nodes put behind the
+/// level, a text, and on a U-Net's way up an output of the way down, which its nodes put after the
 /// residual.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {

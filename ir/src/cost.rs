@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::graph::{Graph, Node, Operand};
 use crate::index::WeightId;
-use crate::op::{BlockFormat, Op};
+use crate::op::{GroupFormat, Op};
 use crate::types::{DType, Dim, Shape, ValueType};
 use crate::weight::WeightTable;
 
@@ -83,7 +83,7 @@ fn total(numbers: impl Iterator<Item = u64>) -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuantizedMatrix {
     /// Its layout.
-    pub format: BlockFormat,
+    pub format: GroupFormat,
     /// Its codes.
     pub codes: WeightId,
     /// Its scales.
@@ -186,7 +186,7 @@ pub fn graph_macs(graph: &Graph, weights: &WeightTable, sizes: &Sizes) -> Option
 /// Tokens of text that the arithmetic of models of images is counted with: as many as CLIP gives.
 pub const TEXT_TOKENS: u64 = 77;
 
-/// Multiply-adds for one image, told [`TEXT_TOKENS`] tokens if the model takes a text; nothing for
+/// Multiply-adds for one image, with [`TEXT_TOKENS`] tokens if the model takes a text; nothing for
 /// graphs that don't work on images.
 pub fn macs_per_image(graph: &Graph, weights: &WeightTable) -> Option<u64> {
     let on_images = graph

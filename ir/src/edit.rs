@@ -124,7 +124,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Adds a node behind all others; returns what it makes.
+    /// Adds a node after all others; returns what it makes.
     pub(crate) fn append(
         &mut self,
         weights: &WeightTable,

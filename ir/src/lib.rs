@@ -35,9 +35,9 @@ pub use graph::{
 };
 pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 pub use module::{Classes, Diffusion, Drafting, ModelInfo, Module, Scores, SideFile, Task};
-pub use op::{Attention, BlockFormat, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding};
+pub use op::{Attention, DisentangledBias, GroupFormat, Op, Rope, RopeScaling, TimestepEmbedding};
 pub use parse::{parse_graph, parse_graph_over};
-pub use schedule::{Evaluation, Reuse, Sampling, SkipGranularity, SkipSchedule};
+pub use schedule::{Evaluation, Granularity, Reuse, Sampling, SkipSchedule};
 pub use sentence::{Pooling, Sentence, Similarity};
 pub use types::{DType, Dim, Shape, ValueType, sym};
 pub use weight::{Storage, Weight, WeightTable};

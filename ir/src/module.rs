@@ -170,10 +170,10 @@ pub struct Diffusion {
     pub width: usize,
     /// Channels of the output, see [`Diffusion::learns_variance`].
     pub out_channels: usize,
-    /// The classes, if the model is told one.
+    /// The classes, if the model takes one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Classes>,
-    /// Width of the text's hidden states, if the model is told a text.
+    /// Width of the text's hidden states, if the model takes a text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_width: Option<usize>,
 }

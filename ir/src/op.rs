@@ -5,7 +5,7 @@ mod relative;
 mod rope;
 mod timestep;
 
-pub use quantized::BlockFormat;
+pub use quantized::GroupFormat;
 pub use relative::DisentangledBias;
 pub use rope::{Rope, RopeScaling};
 pub use timestep::TimestepEmbedding;
@@ -23,9 +23,9 @@ pub enum Op {
     Linear,
     /// `x [..., in]`, `codes u8[out, blocks, bytes]`, `scales [out, blocks]`, optional
     /// `zero_points u8[out, bytes]`, optional `bias [out]` -> `x weight' + bias`, `[..., out]`, the
-    /// weight being quantised in blocks: see [`BlockFormat`]. Zero points and bias are told apart
+    /// weight being quantised in blocks: see [`GroupFormat`]. Zero points and bias are distinguished
     /// by type.
-    QuantizedLinear(BlockFormat),
+    QuantizedLinear(GroupFormat),
     /// `x [..., n]`, `columns i64[m]` -> `[..., m]`: entry `columns[j]` of the last axis, minus
     /// infinity where `columns[j]` is `n`.
     GatherColumns,
@@ -57,7 +57,7 @@ pub enum Op {
     Conv2d {
         /// How far apart the outputs lie, on both axes; 1 or more.
         stride: usize,
-        /// Zeros put before and behind, on both axes.
+        /// Zeros put before and after, on both axes.
         padding: [usize; 2],
     },
     /// `x [batch, channels, height, width]` ->
@@ -112,7 +112,7 @@ pub enum Op {
     Mul,
     /// Sum, entry by entry, of `a` with `b`, which broadcasts as in [`Op::Mul`].
     Add,
-    /// Two or more values one behind the other, alike but for the length of one axis.
+    /// Two or more values one after the other, alike but for the length of one axis.
     Concat {
         /// The axis, from 0.
         axis: usize,

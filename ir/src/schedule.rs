@@ -5,17 +5,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::IrError;
 
-/// What is computed or reused as one.
+/// What passes score, drop, compute or reuse as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum SkipGranularity {
-    /// Whole layers of a transformer, whole stages of a U-Net (DiP-GO, arXiv 2410.16942): their
-    /// outputs are remembered.
-    Block,
-    /// Attention and feed-forward apart, and every part of a U-Net: what a branch adds to its
-    /// residual is remembered.
+pub enum Granularity {
+    /// Whole layers of a transformer, whole stages of a U-Net.
+    Layer,
+    /// The branches of a layer apart: attention and feed-forward, and every part of a U-Net.
     #[default]
     Branch,
+}
+
+impl Granularity {
+    /// The name in options and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Layer => "layer",
+            Self::Branch => "branch",
+        }
+    }
 }
 
 /// What stands in for a value that isn't computed.
@@ -71,7 +79,7 @@ impl Reuse {
 #[serde(deny_unknown_fields)]
 pub struct SkipSchedule {
     /// What the units are.
-    pub granularity: SkipGranularity,
+    pub granularity: Granularity,
     /// What stands in for units that are reused.
     pub reuse: Reuse,
     /// Names of the units, in the order of the graph.
@@ -84,7 +92,7 @@ pub struct SkipSchedule {
 impl SkipSchedule {
     /// A schedule from its table, `computed[step][unit]`.
     pub fn new(
-        granularity: SkipGranularity,
+        granularity: Granularity,
         reuse: Reuse,
         units: Vec<String>,
         computed: &[Vec<bool>],
@@ -226,7 +234,7 @@ mod tests {
     fn tables_survive_the_text() {
         let computed = vec![vec![true, true], vec![false, true]];
         let schedule = SkipSchedule::new(
-            SkipGranularity::Branch,
+            Granularity::Branch,
             Reuse::Linear,
             vec!["a".into(), "b".into()],
             &computed,

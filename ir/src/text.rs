@@ -167,7 +167,7 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
         | Op::Cast { .. } => vec![],
         Op::QuantizedLinear(format) => vec![
             ("bits", format.bits.to_string()),
-            ("block", format.block.to_string()),
+            ("group_size", format.group_size.to_string()),
         ],
         Op::RmsNorm { eps } | Op::LayerNorm { eps } => vec![("eps", format!("{eps:?}"))],
         Op::GroupNorm { groups, eps } => {

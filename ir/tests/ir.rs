@@ -249,7 +249,7 @@ fn ops_on_images_are_refused_where_their_inputs_do_not_fit() {
 
 const QUANTIZED: &str = "graph target {
   input x: f32[batch, 40]
-  %0 = quantized_linear %x, @codes, @scales, @zeros, @bias bits=4 block=16 : f32[batch, 6]
+  %0 = quantized_linear %x, @codes, @scales, @zeros, @bias bits=4 group_size=16 : f32[batch, 6]
   %1 = gather_columns %0, @columns : f32[batch, 9]
   output y = %1
 }
@@ -276,8 +276,8 @@ fn quantised_products_are_printed_parsed_and_counted() {
 fn quantised_products_are_refused_where_their_parts_do_not_fit() {
     let cases = [
         ("bits=4", "bits=3"),
-        ("block=16", "block=48"),
-        ("block=16", "block=32"),
+        ("group_size=16", "group_size=48"),
+        ("group_size=16", "group_size=32"),
         ("u8[6, 3, 8]", "u8[6, 3, 16]"),
         ("u8[6, 3, 8]", "f32[6, 3, 8]"),
         ("f32[6, 3]", "f16[6, 3]"),

@@ -33,7 +33,7 @@ pub struct OnnxConstant {
 }
 
 /// Every constant of a file by its name: initializers, tensors in attributes as `OUTPUT.ATTRIBUTE`
-/// of their node, and those of graphs in attributes behind the like. Runs on rayon's current pool.
+/// of their node, and those of graphs in attributes after the like. Runs on rayon's current pool.
 ///
 /// # Errors
 /// [`OnnxError::Input`] for a file that can't be read, one with values beside it too, and

@@ -94,7 +94,7 @@ pub trait Progress: Sync {
         let _ = name;
     }
 
-    /// What the work will need, about; told before it begins.
+    /// What the work will need, about; said before it begins.
     fn needs(&self, needs: Needs) {
         let _ = needs;
     }

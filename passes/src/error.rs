@@ -50,7 +50,7 @@ pub enum PassError {
         /// Whether dlc lacks something.
         unsupported: bool,
     },
-    /// What passes cost can't be told.
+    /// What passes cost isn't known.
     #[error("{place}: {problem}")]
     Costs {
         /// The runtime, or the file with costs.
@@ -99,7 +99,7 @@ pub enum PassError {
     Ir(#[from] IrError),
 }
 
-/// One problem behind the colon, several on lines of their own.
+/// One problem after the colon, several on lines of their own.
 fn listed(problems: &[String]) -> String {
     match problems {
         [only] => only.clone(),

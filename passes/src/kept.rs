@@ -78,15 +78,15 @@ fn encode(array: &Array, into: &mut Vec<u8>) {
 fn decode(rest: &mut &[u8]) -> Option<Array> {
     const MOST_AXES: usize = 8;
     let mut size = || {
-        let (bytes, behind) = rest.split_first_chunk::<8>()?;
-        *rest = behind;
+        let (bytes, after) = rest.split_first_chunk::<8>()?;
+        *rest = after;
         usize::try_from(u64::from_le_bytes(*bytes)).ok()
     };
     let axes = size().filter(|axes| *axes <= MOST_AXES)?;
     let shape: Vec<usize> = (0..axes).map(|_| size()).collect::<Option<_>>()?;
     let length = shape.iter().try_fold(4usize, |n, &d| n.checked_mul(d))?;
-    let (numbers, behind) = rest.split_at_checked(length)?;
-    *rest = behind;
+    let (numbers, after) = rest.split_at_checked(length)?;
+    *rest = after;
     let (numbers, _) = numbers.as_chunks::<4>();
     Array::f32(
         shape,

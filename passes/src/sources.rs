@@ -117,7 +117,7 @@ pub trait Machine {
     /// [`PassError::Costs`] if nothing here can run the bundle.
     fn name(&self) -> Result<String, PassError>;
 
-    /// Times a pass over one token of each graph behind the first, which is the target.
+    /// Times a pass over one token of each graph after the first, which is the target.
     ///
     /// # Errors
     /// [`PassError::Costs`] if they can't be run here.
@@ -162,7 +162,7 @@ pub trait Samplers {
     ) -> Result<Vec<Prompt>, PassError>;
 }
 
-/// What an image is told beside its class, by the denoiser's input: one row, and with guidance a
+/// What an image is conditioned on beside its class, by the denoiser's input: one row, and with guidance a
 /// second one for an image without it.
 pub type Prompt = BTreeMap<String, Array>;
 

@@ -75,11 +75,11 @@ impl DecoderSession {
     }
 
     /// Reads the cache of `target` from now on instead of one of its own: keys and values of
-    /// decided tokens are then the target's, and its own stand behind them until the target's next
+    /// decided tokens are then the target's, and its own stand after them until the target's next
     /// pass. False, and nothing changes, where its layers aren't the target's.
     ///
     /// So a draft needs no pass over the prompt and no second cache (Zhang et al., *Draft &
-    /// Verify*, 2023). What it says of the text changes a little, since behind the first dropped
+    /// Verify*, 2023). What it says of the text changes a little, since after the first dropped
     /// block its own keys would differ; what is decided doesn't.
     pub fn share_cache(&mut self, target: &Self) -> bool {
         let Some(slots) = self.ports.among(&target.ports.caches) else {

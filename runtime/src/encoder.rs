@@ -25,7 +25,7 @@ pub struct EncoderSession {
 pub struct Rows {
     /// Numbers in a row.
     pub width: usize,
-    /// The rows, one behind the other.
+    /// The rows, one after the other.
     pub data: Vec<f32>,
 }
 

@@ -1,7 +1,7 @@
 //! `generation_config.json`: how a model wants its texts written, as transformers' `generate` reads
 //! it.
 //!
-//! null and absent are one. What dlc doesn't heed is told, never passed over; what is out of range
+//! null and absent are one. What dlc doesn't heed is named, never passed over; what is out of range
 //! is refused with the file's name.
 
 mod keys;

@@ -160,7 +160,7 @@ const STEPS: usize = 3;
 /// Tokens of the passes that [`time_passes`] times.
 const PASSES: [usize; 7] = [1, 2, 4, 6, 8, 12, 16];
 
-/// What passes cost behind `prompt`, see [`time_passes`]. Without a draft its cost is 1.
+/// What passes cost after `prompt`, see [`time_passes`]. Without a draft its cost is 1.
 pub fn calibrate(
     target: &mut dyn TokenModel,
     draft: Option<&mut dyn TokenModel>,
@@ -176,7 +176,7 @@ pub fn calibrate(
     })
 }
 
-/// Tokens behind which passes are timed: as many as are typical, or as the context takes.
+/// Tokens after which passes are timed: as many as are typical, or as the context takes.
 pub fn calibration_prompt(model: &ModelInfo) -> Vec<u32> {
     const PAST: usize = 128;
     let past = PAST.min(model.context_length / 2).max(1);
@@ -185,7 +185,7 @@ pub fn calibration_prompt(model: &ModelInfo) -> Vec<u32> {
         .collect()
 }
 
-/// Times passes behind `prompt`, all kinds in turn, `repeats` times and for the time `least`: the
+/// Times passes after `prompt`, all kinds in turn, `repeats` times and for the time `least`: the
 /// fastest counts, since everything but the pass only adds. What a step of each draft costs, and a
 /// target pass over k tokens as (k, v(k)), in target steps.
 pub fn time_passes(
@@ -207,7 +207,7 @@ pub fn time_passes(
     }
     let started = Instant::now();
     let mut turn = 0;
-    // A pass finds its weights as near as they get only behind another of the same model.
+    // A pass finds its weights as near as they get only after another of the same model.
     while turn < repeats.max(1) || started.elapsed() < least {
         turn += 1;
         pass_time(target, prompt, 1)?;
@@ -240,7 +240,7 @@ fn read(model: &mut dyn TokenModel, prompt: &[u32]) -> Result<Logits> {
     Ok(model.extend(prompt, 1)?)
 }
 
-/// The time of one pass over `size` tokens behind `prompt`, which is cached.
+/// The time of one pass over `size` tokens after `prompt`, which is cached.
 fn pass_time(model: &mut dyn TokenModel, prompt: &[u32], size: usize) -> Result<Duration> {
     let run: Vec<u32> = prompt.iter().copied().cycle().take(size).collect();
     let start = Instant::now();

@@ -132,7 +132,7 @@ fn borrowed_value(
     )]
     // SAFETY: `bytes` is aligned for the element type and as long as the shape asks (checked by the
     // caller). ONNX Runtime takes the pointer as mutable but never writes to an initializer. The
-    // map behind `bytes` outlives the value: `SharedWeights` drops its values first, and each
+    // map after `bytes` outlives the value: `SharedWeights` drops its values first, and each
     // session holds the `SharedWeights` whose values it was given and is dropped before it.
     unsafe {
         let call = ort::api().CreateTensorWithDataAsOrtValue;

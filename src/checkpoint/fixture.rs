@@ -13,7 +13,7 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A safetensors file with any header and any data behind it.
+/// A safetensors file with any header and any data after it.
 pub(crate) fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
     [
         &(header.len() as u64).to_le_bytes(),

@@ -14,7 +14,7 @@ use super::files::{open, read_object};
 /// The largest shard index that is read: room for some 250 000 tensors.
 const INDEX_CAP: u64 = 32 << 20;
 const WHOLE: &str = "model.safetensors";
-/// What weight files are called, and their index behind `.index.json`: by transformers, by
+/// What weight files are called, and their index after `.index.json`: by transformers, by
 /// diffusers.
 const WEIGHTS: [&str; 2] = [WHOLE, "diffusion_pytorch_model.safetensors"];
 /// What every bundle has and no checkpoint.

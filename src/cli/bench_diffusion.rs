@@ -50,7 +50,7 @@ struct Side {
     /// The images of the last run.
     samples: Option<Samples>,
     /// The most bytes that a process holds which makes one batch by this side alone; none where
-    /// that can't be told.
+    /// that isn't known.
     peak_memory: Option<u64>,
 }
 
@@ -275,7 +275,7 @@ impl Judges {
         }
         if self.classifier.is_some() && wanted.classes.is_empty() {
             bail!(
-                "the model is told no class, so its images can't be classified as asked: leave --classifier out"
+                "the model takes no class, so its images can't be classified as asked: leave --classifier out"
             );
         }
         let right = |classifier: &Classifier| {

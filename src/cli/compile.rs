@@ -31,7 +31,7 @@ use crate::report::{bundle_summary, pass_summary};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   dlc compile --pass fit-prune model.safetensors
-  dlc compile checkpoint/ --pass fit-prune:drop=4,granularity=block --profile ort -o out/
+  dlc compile checkpoint/ --pass fit-prune:drop=4,granularity=branch --profile ort -o out/
   dlc compile --config pipeline.yaml")]
 pub(super) struct Args {
     /// A Hugging Face folder, or a .safetensors file with config.json beside it
@@ -75,9 +75,9 @@ pub(super) struct Args {
     #[arg(long)]
     no_cache: bool,
     /// Folder that keeps scores, and how far learning got, instead of the user's cache; a run that
-    /// was stopped goes on from there
+    /// was interrupted continues from there
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
-    checkpoint: Option<PathBuf>,
+    state: Option<PathBuf>,
     /// Threads for scoring and writing [default: all cores]
     #[arg(long, value_name = "N", value_parser = environment::threads)]
     threads: Option<usize>,
@@ -146,12 +146,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         output.json(&room)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(folder) = &args.checkpoint {
+    if let Some(folder) = &args.state {
         fs::create_dir_all(folder)
             .with_context(|| format!("can't keep scores in {}", folder.display()))?;
     }
     let folder = args
-        .checkpoint
+        .state
         .clone()
         .or_else(environment::cache_folder)
         .filter(|_| !args.no_cache);

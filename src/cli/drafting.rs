@@ -90,7 +90,7 @@ pub(super) fn measured_costs(
         .filter(CostTable::is_sound)
 }
 
-/// Measures what passes cost here behind 128 tokens, or as many as half the context takes.
+/// Measures what passes cost here after 128 tokens, or as many as half the context takes.
 pub(super) fn measure_costs(models: &mut Models, repeats: usize) -> Result<CostTable> {
     let prompt = calibration_prompt(&models.bundle.manifest().model);
     let draft = models

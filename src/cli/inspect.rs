@@ -88,7 +88,7 @@ fn module_json(module: &Module) -> Value {
     let graphs = module.graphs.iter().map(|g| {
         let blocks: Vec<&str> = g.blocks().map(|(_, b)| b.name.as_str()).collect();
         let quantized: Vec<Value> = quantized_matrices(g, &module.weights)
-            .map(|m| json!({"codes": module.weights[m.codes].name, "bits": m.format.bits, "block": m.format.block, "bytes": m.bytes}))
+            .map(|m| json!({"codes": module.weights[m.codes].name, "bits": m.format.bits, "group_size": m.format.group_size, "bytes": m.bytes}))
             .collect();
         json!({"name": g.name, "blocks": blocks, "cost": cost(g, &module.weights), "quantized": quantized})
     });

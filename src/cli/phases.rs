@@ -257,7 +257,7 @@ impl Phase {
         }
     }
 
-    /// Seconds that are left of the step, once it can be told.
+    /// Seconds that are left of the step, once it is known.
     fn seconds_left(&self) -> Option<f64> {
         let elapsed = self.step_started.elapsed();
         let known = elapsed >= ESTIMATE_AFTER && self.done > 0 && self.total > self.done;

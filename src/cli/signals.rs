@@ -94,10 +94,10 @@ pub(super) fn say_farewell(left: &[PathBuf]) {
 
 /// Writes to stderr, unless it takes nothing: an end must not wait for a reader.
 fn say(text: String) {
-    let (told, done) = mpsc::channel();
+    let (said, done) = mpsc::channel();
     let _ = std::thread::Builder::new().spawn(move || {
         let _ = io::stderr().lock().write_all(text.as_bytes());
-        let _ = told.send(());
+        let _ = said.send(());
     });
     let _ = done.recv_timeout(Duration::from_millis(200));
 }
@@ -156,7 +156,7 @@ fn end() -> ! {
     signal_hook::low_level::exit(exit_code().into())
 }
 
-/// Whether this process was started to ignore a signal. Where that can't be told, it wasn't.
+/// Whether this process was started to ignore a signal. Where that isn't known, it wasn't.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

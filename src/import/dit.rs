@@ -1,4 +1,4 @@
-//! Diffusion transformers told a class (Peebles and Xie, 2023): `DiT` of diffusers.
+//! Diffusion transformers conditioned on a class (Peebles and Xie, 2023): `DiT` of diffusers.
 
 use dlc_ir::{BlockKind, Classes, Diffusion, IrError, Op, Task, TimestepEmbedding, ValueId};
 
@@ -143,7 +143,7 @@ impl Architecture for Dit {
 }
 
 impl Dit {
-    /// What a block is told of noise level and class, `[batch, width]`.
+    /// What a block takes of noise level and class, `[batch, width]`.
     fn condition(
         &self,
         net: &mut Net<'_>,
@@ -178,8 +178,8 @@ impl Dit {
         rows: usize,
     ) -> Result<ValueId, IrError> {
         let width = self.patches.width();
-        let bent = net.graph.add(Op::Silu, [condition.into()])?;
-        let all = net.linear(bent, name, [rows * width, width], true)?;
+        let activated = net.graph.add(Op::Silu, [condition.into()])?;
+        let all = net.linear(activated, name, [rows * width, width], true)?;
         net.graph.add(
             Op::Reshape {
                 shape: batched(&[rows, width]),

@@ -1,5 +1,5 @@
 //! The graph of an encoder of the BERT kind, built from its spec: embeddings, layers of attention
-//! in both directions and an MLP with a layer norm behind each, and a head. The shared part of the
+//! in both directions and an MLP with a layer norm after each, and a head. The shared part of the
 //! families that have one.
 //!
 //! What stands at padding has no meaning, and may differ from transformers.
@@ -273,9 +273,9 @@ impl EncoderSpec {
             [self.mlp_size, hidden],
             true,
         )?;
-        let bent = net.activate(up, self.activation)?;
+        let activated = net.activate(up, self.activation)?;
         let down = net.linear(
-            bent,
+            activated,
             &format!("{prefix}.output.dense"),
             [hidden, self.mlp_size],
             true,

@@ -222,10 +222,10 @@ impl Gpt2 {
             &format!("{prefix}.mlp.c_fc"),
             [self.mlp_size, hidden],
         )?;
-        let bent = net.activate(up, self.activation)?;
+        let activated = net.activate(up, self.activation)?;
         let down = conv1d(
             net,
-            bent,
+            activated,
             &format!("{prefix}.mlp.c_proj"),
             [hidden, self.mlp_size],
         )?;

@@ -224,9 +224,9 @@ impl GptNeoX {
             [self.mlp_size, hidden],
             true,
         )?;
-        let bent = net.activate(up, self.activation)?;
+        let activated = net.activate(up, self.activation)?;
         net.linear(
-            bent,
+            activated,
             &format!("{prefix}.mlp.dense_4h_to_h"),
             [hidden, self.mlp_size],
             true,

@@ -1,4 +1,4 @@
-//! What stands behind an encoder's last layer.
+//! What stands after an encoder's last layer.
 
 use dlc_ir::{IrError, Op, Operand, Scores, Shape, Task, ValueId, sym};
 use serde_json::Value;
@@ -127,7 +127,7 @@ impl Head {
         }
     }
 
-    /// Adds the head behind `hidden [batch, seq, hidden_size]`, and the output.
+    /// Adds the head after `hidden [batch, seq, hidden_size]`, and the output.
     pub(super) fn build(
         &self,
         spec: &EncoderSpec,

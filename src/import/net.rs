@@ -299,7 +299,7 @@ impl<'a> Net<'a> {
     }
 
     /// Takes note that tensors outside of the body belong to a head that is not used here, if names
-    /// tell the body from it; the user is told.
+    /// tell the body from it; it is named to the user.
     pub(super) fn leave_out_head(&mut self) {
         let of_body = |name: &&str| !self.base.is_empty() && name.starts_with(self.base);
         if self.checkpoint.tensor_names().any(|name| of_body(&name)) {
@@ -313,7 +313,7 @@ impl<'a> Net<'a> {
     }
 
     /// Takes note that tensors whose names begin so belong to a part that the model does not have;
-    /// the user is told.
+    /// it is named to the user.
     pub(super) fn leave_out(&mut self, prefix: &str) {
         self.left_out.extend(
             self.checkpoint
@@ -428,7 +428,7 @@ impl<'a> Net<'a> {
     }
 }
 
-/// What the user is told of tensors that were left out: buffers of all layers as one.
+/// What the user reads of tensors that were left out: buffers of all layers as one.
 fn left_out(names: &[&str]) -> Option<String> {
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for name in names {

@@ -112,7 +112,7 @@ impl PatchSpec {
         }
     }
 
-    /// The axes of the noisy image behind the batch.
+    /// The axes of the noisy image after the batch.
     pub(super) fn sides(&self) -> [Dim; 3] {
         [self.channels, self.sample[0], self.sample[1]].map(Dim::from)
     }

@@ -1,4 +1,4 @@
-//! Diffusion transformers told a text (Chen et al., 2023): `PixArt`-alpha and -sigma of diffusers.
+//! Diffusion transformers conditioned on a text (Chen et al., 2023): `PixArt`-alpha and -sigma of diffusers.
 
 use dlc_ir::{
     BlockKind, DType, Diffusion, IrError, Op, Task, TimestepEmbedding, ValueId, ValueType, sym,
@@ -52,7 +52,7 @@ const SINUSOIDS: TimestepEmbedding = TimestepEmbedding {
 };
 /// What the last norm adds to the variance.
 const LAST_EPS: f32 = 1e-6;
-/// The side of the latent image from which on models are told resolution and aspect ratio unless
+/// The side of the latent image from which on models take resolution and aspect ratio unless
 /// they say otherwise.
 const TOLD_FROM: usize = 128;
 
@@ -65,7 +65,7 @@ struct PixArt {
     projected: bool,
     /// Width of the text that blocks attend to.
     context_width: usize,
-    /// Whether the model is told resolution and aspect ratio.
+    /// Whether the model takes resolution and aspect ratio.
     sizes: bool,
     /// By how much positions are divided.
     stretch: f32,
@@ -152,8 +152,8 @@ impl Architecture for PixArt {
 
         let width = self.patches.width();
         let embedded = self.level(net, timestep, &sizes)?;
-        let bent = net.graph.add(Op::Silu, [embedded.into()])?;
-        let level = net.linear(bent, "adaln_single.linear", [6 * width, width], true)?;
+        let activated = net.graph.add(Op::Silu, [embedded.into()])?;
+        let level = net.linear(activated, "adaln_single.linear", [6 * width, width], true)?;
         let level = net.graph.add(
             Op::Reshape {
                 shape: batched(&[6, width]),
@@ -213,7 +213,7 @@ impl Architecture for PixArt {
 }
 
 impl PixArt {
-    /// The noise level and, where the model is told them, resolution and aspect ratio:
+    /// The noise level and, where the model takes them, resolution and aspect ratio:
     /// `[batch, width]`.
     fn level(
         &self,

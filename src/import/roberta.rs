@@ -1,4 +1,4 @@
-//! `RoBERTa`: BERT that counts positions from behind the padding id, and knows one kind of segment.
+//! `RoBERTa`: BERT that counts positions from after the padding id, and knows one kind of segment.
 
 use dlc_ir::Task;
 
@@ -81,7 +81,7 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
     if config.is_clean() && context_length == 0 {
         config.bad(
             "max_position_embeddings",
-            format!("is {rows}, which leaves no position behind the padding id {padding}"),
+            format!("is {rows}, which leaves no position after the padding id {padding}"),
         );
     }
     Box::new(EncoderSpec {

@@ -111,7 +111,7 @@ impl FeedForward {
     ) -> Result<ValueId, IrError> {
         let inner = 4 * width;
         let first = format!("{name}.net.0.proj");
-        let bent = match self {
+        let activated = match self {
             Self::Gelu { tanh } => {
                 let up = net.linear(x, &first, [inner, width], true)?;
                 net.graph.add(Op::Gelu { tanh }, [up.into()])?
@@ -126,7 +126,7 @@ impl FeedForward {
                 net.graph.add(Op::Mul, [up.into(), gate.into()])?
             }
         };
-        net.linear(bent, &format!("{name}.net.2"), [width, inner], true)
+        net.linear(activated, &format!("{name}.net.2"), [width, inner], true)
     }
 }
 

@@ -21,12 +21,12 @@ pub(super) struct UnetSpec {
     pub(super) channels: Vec<usize>,
     /// Resnets of each stage on the way down; on the way up there is one more.
     pub(super) layers: Vec<usize>,
-    /// What stands behind each resnet of a stage on the way down, in the middle, and on the way up.
+    /// What stands after each resnet of a stage on the way down, in the middle, and on the way up.
     pub(super) down: Vec<Mixer>,
     /// Nothing where there is no middle.
     pub(super) middle: Option<Mixer>,
     pub(super) up: Vec<Mixer>,
-    /// Zeros around the image where it is halved: 1 on all sides, or 0 for one row behind and one
+    /// Zeros around the image where it is halved: 1 on all sides, or 0 for one row after and one
     /// column.
     pub(super) downsample_padding: usize,
     pub(super) groups: usize,
@@ -70,7 +70,7 @@ pub(super) struct TextTime {
 /// What blocks read besides the image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Conditions {
-    /// The embedded noise level behind `silu`, `[batch, embedding]`.
+    /// The embedded noise level after `silu`, `[batch, embedding]`.
     pub(super) level: ValueId,
     pub(super) text: Option<ValueId>,
 }
@@ -168,7 +168,7 @@ impl UnetSpec {
             let added = addition.embed(net, [text, sizes], self.embedding)?;
             level = net.add(level, added)?;
         }
-        // Every resnet wants the noise level behind this activation.
+        // Every resnet wants the noise level after this activation.
         let level = net.graph.add(Op::Silu, [level.into()])?;
         Ok((Conditions { level, text }, image))
     }

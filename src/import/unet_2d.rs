@@ -1,4 +1,4 @@
-//! U-Nets told nothing, or a class (Ho et al., 2020): `UNet2DModel` of diffusers.
+//! U-Nets without conditioning, or with a class (Ho et al., 2020): `UNet2DModel` of diffusers.
 
 use dlc_ir::{Classes, Diffusion, Task};
 

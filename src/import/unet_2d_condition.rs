@@ -1,4 +1,4 @@
-//! U-Nets told a text (Rombach et al., 2022; Podell et al., 2023): `UNet2DConditionModel` of
+//! U-Nets conditioned on a text (Rombach et al., 2022; Podell et al., 2023): `UNet2DConditionModel` of
 //! diffusers.
 
 use dlc_ir::{Classes, Diffusion, Task, TimestepEmbedding};
@@ -12,7 +12,7 @@ use super::unet::{Mixer, TextTime, UnetSpec};
 use super::unet_config::{Common, MOST_TRANSFORMER_LAYERS, kernel, per_stage, stage_kinds};
 use super::{Architecture, Family};
 
-/// How many sizes SDXL is told: of the original and of the target, and where it was cropped.
+/// How many sizes SDXL takes: of the original and of the target, and where it was cropped.
 const SIZES: usize = 6;
 
 pub(super) const FAMILY: Family = Family {

@@ -24,7 +24,7 @@ pub(super) struct Stage<'s> {
 }
 
 impl Stage<'_> {
-    /// Two convolutions, the noise level between them, the input led around. `skip` is put behind
+    /// Two convolutions, the noise level between them, the input led around. `skip` is put after
     /// the image first: a value with its channels.
     pub(super) fn resnet(
         &mut self,

@@ -60,7 +60,7 @@ const KEYS: [(&str, &str); 12] = [
     ("model", "the path of a checkpoint"),
     (
         "adapters",
-        "a list of folders, each with `=WEIGHT` behind it if it isn't 1",
+        "a list of folders, each with `=WEIGHT` after it if it isn't 1",
     ),
     ("adapter-names", "the path of a name map"),
     ("ignore-keys", "a list of keys of config.json"),
@@ -244,9 +244,9 @@ mod tests {
 
     #[test]
     fn flags_and_yaml_spell_the_same_options() {
-        let flag = parse_pass_flag("fit-prune:drop=4,granularity=block,keep=0.5").expect("parses");
+        let flag = parse_pass_flag("fit-prune:drop=4,granularity=branch,keep=0.5").expect("parses");
         let config: PipelineConfig = serde_yaml::from_str(
-            "passes:\n- fit-prune: {drop: 4, granularity: block, keep: 0.5}\n",
+            "passes:\n- fit-prune: {drop: 4, granularity: branch, keep: 0.5}\n",
         )
         .expect("parses");
         assert_eq!(config.pass_specs().expect("fits"), [flag]);

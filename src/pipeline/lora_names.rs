@@ -1,7 +1,7 @@
 //! Adapters of diffusion models as diffusers and kohya's sd-scripts name them, under PEFT's names.
 //!
-//! diffusers names modules as the model does, behind `unet.` or `transformer.`; sd-scripts write
-//! them with underscores behind `lora_unet_`, some as the model's first authors called them
+//! diffusers names modules as the model does, after `unet.` or `transformer.`; sd-scripts write
+//! them with underscores after `lora_unet_`, some as the model's first authors called them
 //! (`input_blocks_1_1_...`). What stands for other models, and what isn't LoRA, is named.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -261,7 +261,7 @@ impl<'w> Model<'w> {
     }
 
     /// The module of a name with dots; older versions of diffusers put a processor between, and
-    /// left out the number behind `to_out`.
+    /// left out the number after `to_out`.
     fn dotted(&self, module: &str) -> Option<&'w str> {
         let plain = module.replace(".processor.", ".");
         let numbered = plain

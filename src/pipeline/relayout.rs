@@ -77,7 +77,7 @@ fn text(name: String, value: &Value) -> CopiedFile {
     let bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
     CopiedFile {
         name,
-        from: Origin::Made {
+        from: Origin::Assembled {
             size: bytes.len() as u64,
             pieces: vec![(0, bytes)],
         },
@@ -135,7 +135,7 @@ fn weights(
     }
     Ok(CopiedFile {
         name,
-        from: Origin::Made { size: at, pieces },
+        from: Origin::Assembled { size: at, pieces },
         patches,
     })
 }

@@ -128,7 +128,7 @@ impl Samplers for DiffusionSamplers {
     }
 }
 
-/// What one of `total` images is told.
+/// What one of `total` images is conditioned on.
 fn prompt(
     conditions: &Conditions,
     image: usize,

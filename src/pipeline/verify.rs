@@ -2,7 +2,7 @@
 //! against its checkpoint.
 //!
 //! A graph of a model of text sees whole sequences, a batch with padding on the left, two tokens
-//! behind a cached prefix, and one behind a batch padded on either side; one of a diffusion model a
+//! after a cached prefix, and one after a batch padded on either side; one of a diffusion model a
 //! batch of random inputs.
 
 mod feeds;
@@ -38,9 +38,9 @@ pub enum Case {
     Sequence,
     /// Two sequences, the first with padding on the left.
     LeftPadded,
-    /// Two tokens behind a cached prefix.
+    /// Two tokens after a cached prefix.
     Cached,
-    /// A token behind each of two cached prefixes, padded on the left and on the right.
+    /// A token after each of two cached prefixes, padded on the left and on the right.
     CachedPadded,
     /// Numbers in the ranges that the graph takes.
     Random,

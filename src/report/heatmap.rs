@@ -95,7 +95,7 @@ fn name_width(schedule: &SkipSchedule) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use dlc_ir::{Reuse, SkipGranularity, SkipSchedule};
+    use dlc_ir::{Granularity, Reuse, SkipSchedule};
 
     use super::heat_map;
 
@@ -116,7 +116,7 @@ mod tests {
                     .collect()
             })
             .collect();
-        SkipSchedule::new(SkipGranularity::Branch, Reuse::Linear, names, &computed)
+        SkipSchedule::new(Granularity::Branch, Reuse::Linear, names, &computed)
     }
 
     #[test]

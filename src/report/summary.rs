@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use dlc_bundle::Manifest;
 use dlc_ir::cost::{TEXT_TOKENS, cost, macs_per_image, quantized_matrices};
-use dlc_ir::{BlockFormat, Diffusion, Graph, Module, Op, Operand, Sampling, WeightTable};
+use dlc_ir::{Diffusion, Graph, GroupFormat, Module, Op, Operand, Sampling, WeightTable};
 use dlc_onnx::OnnxSummary;
 use dlc_passes::{DraftCandidate, PassRun, WeightChange};
 
@@ -112,7 +112,7 @@ fn text_summary(module: &Module) -> String {
 /// tokens that it can't propose.
 fn savings(graph: &Graph, weights: &WeightTable) -> String {
     let mut text = String::new();
-    let mut formats: BTreeMap<BlockFormat, [u64; 3]> = BTreeMap::new();
+    let mut formats: BTreeMap<GroupFormat, [u64; 3]> = BTreeMap::new();
     for matrix in quantized_matrices(graph, weights) {
         let sums = formats.entry(matrix.format).or_default();
         *sums = [
@@ -122,7 +122,7 @@ fn savings(graph: &Graph, weights: &WeightTable) -> String {
         ];
     }
     for (format, [matrices, elements, bytes]) in formats {
-        let (bits, block) = (format.bits, format.block);
+        let (bits, block) = (format.bits, format.group_size);
         let _ = writeln!(
             text,
             "{}: {matrices} matrices in {bits} bits, blocks of {block}: {elements} numbers in {bytes} bytes",

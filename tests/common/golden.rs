@@ -32,7 +32,7 @@ static DECODERS: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// What every golden has: two whole sequences of 13 tokens; the same with 4 of padding on the left
-/// of the first; tokens 7 and 8 behind 0 to 6.
+/// of the first; tokens 7 and 8 after 0 to 6.
 pub const CASES: [Case; 3] = [Case::Sequence, Case::LeftPadded, Case::Cached];
 
 /// The goldens of decoders.

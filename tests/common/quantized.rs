@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dlc::pipeline::{Check, module_of_bundle, verify_bundle};
 use dlc_bundle::Profile;
 use dlc_ir::{
-    Blob, BlockFormat, DType, Expr, ModelInfo, Module, QuantizedPart, Quantizer, Refinement,
+    Blob, DType, Expr, GroupFormat, ModelInfo, Module, QuantizedPart, Quantizer, Refinement,
     Scores, Task, WeightTable, parse_graph_over,
 };
 use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
@@ -109,11 +109,11 @@ fn product(
         .unwrap();
     weights.add("bias", &[out], mapped(bias)).unwrap();
     let parts = [codes, scales, zeros].map(|id| weights[id].to_f32().unwrap());
-    let (bits, block) = (format.bits, format.block);
+    let (bits, block) = (format.bits, format.group_size);
     let zeros = if quantizer.symmetric { "" } else { ", @zeros" };
     let text = format!(
         "graph target {{\n  input input_ids: i64[batch, seq]\n  %0 = gather @x, %input_ids : f32[batch, seq, {inner}]\n  \
-         %1 = quantized_linear %0, @codes, @scales{zeros}, @bias bits={bits} block={block} : f32[batch, seq, {out}]\n  \
+         %1 = quantized_linear %0, @codes, @scales{zeros}, @bias bits={bits} group_size={block} : f32[batch, seq, {out}]\n  \
          output last_hidden_state = %1\n}}\n"
     );
     let graph = parse_graph_over(&text, &weights).unwrap();
@@ -131,7 +131,7 @@ fn product(
 }
 
 /// Entry `i` of codes that are packed by `format`.
-fn code(format: BlockFormat, bytes: &[f32], i: usize) -> f64 {
+fn code(format: GroupFormat, bytes: &[f32], i: usize) -> f64 {
     if format.bits == 4 {
         f64::from(bytes[i / 2] as u32 >> (4 * (i % 2)) & 15)
     } else {
@@ -151,7 +151,7 @@ fn by_hand(
     let format = quantizer.format;
     let (blocks, middle) = (format.blocks(inner), f64::from(format.default_zero_point()));
     let weight = |row: usize, column: usize| {
-        let block = column / format.block;
+        let block = column / format.group_size;
         let zero = if quantizer.symmetric {
             middle
         } else {
@@ -166,10 +166,10 @@ fn by_hand(
     };
     let entry = |x: &[f32], row: usize| {
         let (mut sum, mut rounding) = (f64::from(bias[row]), 0.0);
-        for (block, x) in x.chunks(format.block).enumerate() {
+        for (block, x) in x.chunks(format.group_size).enumerate() {
             let step = f64::from(x.iter().fold(0f32, |m, x| m.max(x.abs()))) / 127.0;
             for (i, &x) in x.iter().enumerate() {
-                let weight = weight(row, block * format.block + i);
+                let weight = weight(row, block * format.group_size + i);
                 sum += f64::from(x) * weight;
                 rounding += step / 2.0 * weight.abs();
             }
@@ -194,7 +194,7 @@ pub fn check_products(backend: &Backend, profile: Profile) -> Result<(), String>
             (8, 128, true),
         ] {
             let quantizer = Quantizer {
-                format: BlockFormat { bits, block },
+                format: GroupFormat { bits, block },
                 symmetric,
                 refinement: Refinement::Hqq,
             };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use dlc_bundle::Profile;
 use dlc_ir::{
-    DType, Diffusion, Evaluation, ModelInfo, Module, Reuse, Sampling, Scores, SkipGranularity,
+    DType, Diffusion, Evaluation, Granularity, ModelInfo, Module, Reuse, Sampling, Scores,
     SkipSchedule, Task, WeightTable, parse_graph_over,
 };
 use dlc_methods::diffusion::{Estimate, SamplingPlan, SamplingStep, noise};
@@ -96,7 +96,7 @@ pub fn remembering(kept: DType) -> Module {
         steps: 5,
         guidance: 1.0,
         schedule: SkipSchedule::new(
-            SkipGranularity::Branch,
+            Granularity::Branch,
             Reuse::Linear,
             vec!["a".into(), "b".into()],
             &computed,

@@ -115,7 +115,7 @@ fn run_case(
                 .to_f32()
                 .unwrap())
         };
-    // GroupQueryAttention takes several tokens behind a past for one sequence only.
+    // GroupQueryAttention takes several tokens after a past for one sequence only.
     if bundle.manifest().caches == CacheLayout::InPlace && before.is_some() {
         let rows = (0..feed.shape[0]).map(|row| {
             run(

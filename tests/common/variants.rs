@@ -96,7 +96,7 @@ fn compiled(variant: Variant, profile: Profile, folder: &Path) -> Bundle {
     Bundle::open(&request.output).unwrap()
 }
 
-/// The backend agrees with the evaluator, on whole sequences, with padding, and behind a cache.
+/// The backend agrees with the evaluator, on whole sequences, with padding, and after a cache.
 pub fn check_against_evaluator(
     backend: &Backend,
     variant: Variant,

@@ -147,7 +147,7 @@ fn guidance_of_a_model_told_nothing_is_refused() {
         "dip-go:guidance=2",
     ] {
         let refused = shell.dlc(&["compile", "model", "--pass", pass, "-o", "out"]);
-        let reason = "the model is told neither class nor text, so there is nothing to guide it to; leave guidance out";
+        let reason = "the model is conditioned on neither class nor text, so there is nothing to guide it to; leave guidance out";
         assert!(
             refused.code == Some(2) && refused.stderr.contains(reason),
             "{}",

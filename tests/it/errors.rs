@@ -358,7 +358,7 @@ fn passes_that_cannot_be_run_are_refused() {
         .map(golden),
     );
     commands.push(golden(&format!(
-        "fit-prune:granularity=block,drop=8,score=cosine,{tokens}"
+        "fit-prune:granularity=branch,drop=8,score=cosine,{tokens}"
     )));
     let mut twice = golden(PRUNE_GOLDEN);
     twice.extend(["--pass".into(), PRUNE_GOLDEN.into()]);

@@ -37,7 +37,7 @@ impl Calibration for Given {
     }
 }
 
-/// Runs fit-prune and the passes behind it, with options as in YAML's flow form.
+/// Runs fit-prune and the passes after it, with options as in YAML's flow form.
 fn fit_prune(
     module: &mut Module,
     options: &str,
@@ -206,7 +206,7 @@ fn check(name: &str, module: &Module, samples: &[Vec<u32>]) {
         .weights
         .find("model.layers.0.post_feedforward_layernorm.weight")
         .is_some();
-    for granularity in ["layer", "block"] {
+    for granularity in ["layer", "branch"] {
         let mut expected: BTreeMap<String, [f64; 4]> = BTreeMap::new();
         for (weight, squares) in &squares {
             if let Some(unit) = unit_of(&module.weights[*weight].name, granularity, norm_after) {
@@ -301,8 +301,8 @@ fn scores_do_not_depend_on_the_number_of_threads() {
     let (module, calibration) = tiny_llama();
     let samples = calibration.samples(None, 2, 64).unwrap();
     assert_eq!(
-        table(&module, &samples, "block", 1),
-        table(&module, &samples, "block", 2)
+        table(&module, &samples, "branch", 1),
+        table(&module, &samples, "branch", 2)
     );
 }
 
@@ -312,7 +312,7 @@ fn the_draft_of_a_trained_model_lacks_what_matters_least() {
     for (options, dropped, caches) in [
         ("score: kl+fit, samples: 2, length: 48", 4, 8),
         (
-            "score: fit, granularity: block, drop: 6, samples: 2, length: 48",
+            "score: fit, granularity: branch, drop: 6, samples: 2, length: 48",
             6,
             12,
         ),

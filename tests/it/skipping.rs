@@ -84,11 +84,11 @@ fn bundles_sample_what_the_supernet_samples() {
         ),
         (
             Profile::Portable,
-            "skip:macs=0.584,random=true,seed=2,granularity=block",
+            "skip:macs=0.584,random=true,seed=2,granularity=layer",
         ),
         (
             Profile::Onnx,
-            "skip:interval=1.5,reuse=linear,granularity=block,max_graphs=3",
+            "skip:interval=1.5,reuse=linear,granularity=layer,max_graphs=3",
         ),
     ] {
         check(&backend, profile, pass);
@@ -132,7 +132,7 @@ fn how_far_learning_got_is_kept_in_the_folder_that_was_named() {
             "fixtures/digits-dit",
             "--pass",
             LEARN,
-            "--checkpoint",
+            "--state",
             "kept",
             "-o",
             out,
@@ -148,7 +148,7 @@ fn how_far_learning_got_is_kept_in_the_folder_that_was_named() {
         "fixtures/digits-dit",
         "--pass",
         LEARN,
-        "--checkpoint",
+        "--state",
         "file",
         "-o",
         "c",
@@ -166,7 +166,7 @@ fn step_graphs_are_the_target_without_what_is_skipped() {
     let mut texts = Vec::new();
     for pass in [
         "skip:interval=2,steps=4",
-        "skip:interval=2,steps=4,reuse=linear,granularity=block",
+        "skip:interval=2,steps=4,reuse=linear,granularity=layer",
     ] {
         shell.ok(&[
             "compile",

@@ -365,7 +365,7 @@ fn what_was_scored_is_kept_and_the_next_run_goes_on_from_there() {
             out,
             "--pass",
             "fit-prune:samples=16",
-            "--checkpoint",
+            "--state",
             "kept",
         ]
     };

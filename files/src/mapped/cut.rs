@@ -214,7 +214,7 @@ mod maps {
         name.filter(|_| (start..end).contains(&address) && !is_written)
     }
 
-    /// The hexadecimal number that a text begins with, and what stands behind it.
+    /// The hexadecimal number that a text begins with, and what stands after it.
     fn number(text: &[u8]) -> Option<(usize, &[u8])> {
         let digits = text
             .iter()

@@ -1,4 +1,4 @@
-//! Quantising a matrix in blocks along its rows, block by block as it is read: codes, scales and
+//! Quantising a matrix in groups along its rows, group by group as it is read: codes, scales and
 //! zero points are three readings of one fit.
 //!
 //! No data but the weights themselves decide. Nothing here keeps a quantised copy.
@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use super::Expr;
 use super::read::ROWS_TILE;
-use crate::op::BlockFormat;
+use crate::op::GroupFormat;
 
-/// How scale and zero point of a block are found.
+/// How scale and zero point of a group are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refinement {
     /// From the extremes, so that none is clipped (round to nearest).
@@ -19,7 +19,7 @@ pub enum Refinement {
     /// Alternates between the residual's proximal step for the norm with `p` = 3/4 and a
     /// least-squares step for zero point and scale. Ours: residuals are measured in steps of the
     /// scale, zero points stay whole numbers, as `MatMulNBits` wants them, and of all iterates, the
-    /// start among them, the one with the smallest squared error is taken, so that no block gets
+    /// start among them, the one with the smallest squared error is taken, so that no group gets
     /// worse.
     Hqq,
 }
@@ -38,8 +38,8 @@ pub enum QuantizedPart {
 /// How a matrix is quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quantizer {
-    /// Bits and blocks.
-    pub format: BlockFormat,
+    /// Bits and groups.
+    pub format: GroupFormat,
     /// Whether every zero point is the default one.
     pub symmetric: bool,
     /// How scales and zero points are found.
@@ -54,7 +54,7 @@ const LEAST_GAIN: f32 = 1e-3;
 const BETA: f32 = 10.0;
 const KAPPA: f32 = 1.01;
 
-/// Scale and zero point of a block.
+/// Scale and zero point of a group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Fit {
     scale: f32,
@@ -62,7 +62,7 @@ struct Fit {
 }
 
 impl Quantizer {
-    /// Sum of squared errors, and of squares, of a block of weights once it is quantised.
+    /// Sum of squared errors, and of squares, of a group of weights once it is quantised.
     pub fn squared_error(&self, weights: &[f32]) -> (f64, f64) {
         let [square] = sums(weights, |w| [w * w]);
         (
@@ -118,7 +118,7 @@ impl Quantizer {
         best.0
     }
 
-    /// What a round needs to know of a block.
+    /// What a round needs to know of a group.
     fn sums(&self, weights: &[f32], fit: Fit, beta: f32) -> Sums {
         let inverse = inverse(fit.scale);
         let [steps, squares, explained, products, error] = sums(weights, |weight| {
@@ -176,8 +176,8 @@ impl Quantizer {
     /// Elements of one part in a row of `columns` weights.
     fn row_elements(&self, part: QuantizedPart, columns: usize) -> usize {
         match part {
-            QuantizedPart::Codes => self.format.blocks(columns) * self.format.code_bytes(),
-            QuantizedPart::Scales => self.format.blocks(columns),
+            QuantizedPart::Codes => self.format.groups(columns) * self.format.code_bytes(),
+            QuantizedPart::Scales => self.format.groups(columns),
             QuantizedPart::ZeroPoints => self.format.zero_point_bytes(columns),
         }
     }
@@ -187,8 +187,8 @@ impl Quantizer {
         weights / columns * self.row_elements(part, columns)
     }
 
-    /// Blocks that share an element of a part, or elements that share a block: blocks of an
-    /// element, elements of a block.
+    /// Groups that share an element of a part, or elements that share a group: groups of an
+    /// element, elements of a group.
     fn grain(&self, part: QuantizedPart) -> (usize, usize) {
         match part {
             QuantizedPart::Codes => (1, self.format.code_bytes()),
@@ -197,15 +197,15 @@ impl Quantizer {
         }
     }
 
-    /// One part of one block, as elements: its packed codes, its scale or its zero point.
-    fn block_elements(&self, part: QuantizedPart, weights: &[f32], out: &mut [f32]) {
+    /// One part of one group, as elements: its packed codes, its scale or its zero point.
+    fn group_elements(&self, part: QuantizedPart, weights: &[f32], out: &mut [f32]) {
         let fit = self.fit(weights);
         match part {
             QuantizedPart::Scales => out.fill(fit.scale),
             QuantizedPart::ZeroPoints => out.fill(fit.zero_point),
             QuantizedPart::Codes => {
                 let inverse = inverse(fit.scale);
-                let mut codes = vec![fit.zero_point as u8; self.format.block];
+                let mut codes = vec![fit.zero_point as u8; self.format.group_size];
                 codes
                     .iter_mut()
                     .zip(weights)
@@ -220,7 +220,7 @@ impl Quantizer {
     }
 }
 
-/// Sums over a block under one fit: steps (codes less zero point), their squares, what the sparse
+/// Sums over a group under one fit: steps (codes less zero point), their squares, what the sparse
 /// residual leaves of the weights in steps, their products with the steps, and squared errors.
 struct Sums {
     steps: f32,
@@ -230,7 +230,7 @@ struct Sums {
     error: f32,
 }
 
-/// Sums over a block, in lanes that the compiler can make vectors of.
+/// Sums over a group, in lanes that the compiler can make vectors of.
 fn sums<const N: usize>(weights: &[f32], terms: impl Fn(f32) -> [f32; N]) -> [f32; N] {
     const LANES: usize = 8;
     let mut lanes = [[0f32; LANES]; N];
@@ -295,43 +295,43 @@ fn row_part(
     column: usize,
     out: &mut [f32],
 ) {
-    let (blocks, elements) = quantizer.grain(part);
-    let block = quantizer.format.block;
-    let count = quantizer.format.blocks(columns);
+    let (groups, elements) = quantizer.grain(part);
+    let group = quantizer.format.group_size;
+    let count = quantizer.format.groups(columns);
     let needed =
-        column / elements * blocks..((column + out.len()).div_ceil(elements) * blocks).min(count);
-    let group = (ROWS_TILE / block).max(1);
-    for first in needed.clone().step_by(group) {
-        let read = first * block..((first + group).min(needed.end) * block).min(columns);
+        column / elements * groups..((column + out.len()).div_ceil(elements) * groups).min(count);
+    let batch = (ROWS_TILE / group).max(1);
+    for first in needed.clone().step_by(batch) {
+        let read = first * group..((first + batch).min(needed.end) * group).min(columns);
         let mut weights = vec![0.0; read.len()];
         input.read_f32(start + read.start, &mut weights);
-        for (index, weights) in (first..).zip(weights.chunks(block)) {
+        for (index, weights) in (first..).zip(weights.chunks(group)) {
             let mut made = vec![0.0; elements];
-            quantizer.block_elements(part, weights, &mut made);
-            place(&made, index, (quantizer, blocks), column, out);
+            quantizer.group_elements(part, weights, &mut made);
+            place(&made, index, (quantizer, groups), column, out);
         }
     }
 }
 
-/// Puts what the block at `index` gives where it belongs, if the range that starts at `column` has
+/// Puts what the group at `index` gives where it belongs, if the range that starts at `column` has
 /// it.
 fn place(
     made: &[f32],
     index: usize,
-    (quantizer, blocks): (&Quantizer, usize),
+    (quantizer, groups): (&Quantizer, usize),
     column: usize,
     out: &mut [f32],
 ) {
     let Range { start, end } =
-        index / blocks * made.len()..index / blocks * made.len() + made.len();
+        index / groups * made.len()..index / groups * made.len() + made.len();
     for (element, made) in (start..end).zip(made) {
         let Some(entry) = element.checked_sub(column).and_then(|i| out.get_mut(i)) else {
             continue;
         };
-        // Several blocks share a byte of zero points, the first one in its lowest bits.
+        // Several groups share a byte of zero points, the first one in its lowest bits.
         let (first, shift) = (
-            index.is_multiple_of(blocks),
-            quantizer.format.bits * (index % blocks),
+            index.is_multiple_of(groups),
+            quantizer.format.bits * (index % groups),
         );
         *entry = if first {
             *made

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use proptest::prelude::*;
 
 use super::{Blob, Expr, QuantizedPart, Quantizer, Refinement};
-use crate::op::BlockFormat;
+use crate::op::GroupFormat;
 use crate::types::DType;
 
 fn leaf(numbers: &[f32], dtype: DType) -> Arc<Expr> {
@@ -279,17 +279,17 @@ fn dequantized(matrix: &Arc<Expr>, columns: usize, quantizer: Quantizer) -> Vec<
         QuantizedPart::ZeroPoints,
     ]
     .map(part);
-    let (blocks, zero_bytes) = (format.blocks(columns), format.zero_point_bytes(columns));
+    let (groups, zero_bytes) = (format.groups(columns), format.zero_point_bytes(columns));
     let nibble = |bytes: &[f32], at: usize| match format.bits {
         4 => (bytes[at / 2] as u32 >> (4 * (at % 2)) & 15) as f32,
         _ => bytes[at],
     };
     let entry = |i: usize| {
         let (row, column) = (i / columns, i % columns);
-        let block = column / format.block;
-        let code = nibble(&codes[row * blocks * format.code_bytes()..], column);
-        let zero = nibble(&zeros[row * zero_bytes..], block);
-        (code - zero) * scales[row * blocks + block]
+        let group = column / format.group_size;
+        let code = nibble(&codes[row * groups * format.code_bytes()..], column);
+        let zero = nibble(&zeros[row * zero_bytes..], group);
+        (code - zero) * scales[row * groups + group]
     };
     (0..matrix.elements()).map(entry).collect()
 }
@@ -299,7 +299,7 @@ fn quantizer() -> impl Strategy<Value = Quantizer> {
         prop_oneof![Just(4), Just(8)],
         prop_oneof![Just(16), Just(32)],
     )
-        .prop_map(|(bits, block)| BlockFormat { bits, block });
+        .prop_map(|(bits, block)| GroupFormat { bits, block });
     let refinement = prop_oneof![Just(Refinement::None), Just(Refinement::Hqq)];
     (format, any::<bool>(), refinement).prop_map(|(format, symmetric, refinement)| Quantizer {
         format,
@@ -327,7 +327,7 @@ proptest! {
         }
         let (nearest, refined) = (error(Refinement::None), error(Refinement::Hqq));
         prop_assert!(refined <= nearest * 1.0001, "{refined} after {nearest}");
-        let said: f64 = numbers.chunks(columns).flat_map(|row| row.chunks(quantizer.format.block)).map(|b| quantizer.squared_error(b).0).sum();
+        let said: f64 = numbers.chunks(columns).flat_map(|row| row.chunks(quantizer.format.group_size)).map(|b| quantizer.squared_error(b).0).sum();
         prop_assert!((said - f64::from(error(quantizer.refinement))).abs() <= 1e-3 * said + 1e-9);
     }
 
@@ -375,12 +375,15 @@ fn replaced_rows_read_alike_in_every_range() {
 }
 
 #[test]
-fn blocks_without_a_finite_scale_are_zeros() {
+fn groups_without_a_finite_scale_are_zeros() {
     for numbers in [[0.0; 16], [1e-45; 16]] {
         for symmetric in [true, false] {
             for refinement in [Refinement::None, Refinement::Hqq] {
                 let quantizer = Quantizer {
-                    format: BlockFormat { bits: 4, block: 16 },
+                    format: GroupFormat {
+                        bits: 4,
+                        group_size: 16,
+                    },
                     symmetric,
                     refinement,
                 };

@@ -18,7 +18,7 @@ fn image(cx: &Check<'_>, x: &ValueType) -> Result<[usize; 3], IrError> {
 pub(super) fn conv2d(
     cx: &Check<'_>,
     stride: usize,
-    [before, behind]: [usize; 2],
+    [before, after]: [usize; 2],
 ) -> Result<ValueType, IrError> {
     let (x, weight, bias) = match cx.inputs {
         [x, weight] => (x, weight, None),
@@ -39,7 +39,7 @@ pub(super) fn conv2d(
         format!("the bias is not {wanted}")
     })?;
     let side = |length: usize, kernel: usize| {
-        let padded = length.checked_add(before)?.checked_add(behind)?;
+        let padded = length.checked_add(before)?.checked_add(after)?;
         Some(
             padded
                 .checked_sub(kernel)?
@@ -50,7 +50,7 @@ pub(super) fn conv2d(
     };
     match (side(height, rows), side(width, columns)) {
         (Some(height), Some(width)) => Ok(ValueType::new(x.dtype, [x.shape.0[0].clone(), out.into(), height.into(), width.into()])),
-        _ => cx.fail(format!("a kernel {weight} at every {stride} of {x}, padded by {before} and {behind}, has no place")),
+        _ => cx.fail(format!("a kernel {weight} at every {stride} of {x}, padded by {before} and {after}, has no place")),
     }
 }
 

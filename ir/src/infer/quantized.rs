@@ -2,12 +2,12 @@
 
 use super::Check;
 use crate::error::IrError;
-use crate::op::BlockFormat;
+use crate::op::GroupFormat;
 use crate::types::{DType, Dim, ValueType};
 
-pub(super) fn linear(cx: &Check<'_>, format: BlockFormat) -> Result<ValueType, IrError> {
+pub(super) fn linear(cx: &Check<'_>, format: GroupFormat) -> Result<ValueType, IrError> {
     cx.require(format.is_known(), || {
-        format!("codes of {} bits in blocks of {} are unknown: bits are 4 or 8, blocks a power of 2 from 16 to 256", format.bits, format.block)
+        format!("codes of {} bits in blocks of {} are unknown: bits are 4 or 8, blocks a power of 2 from 16 to 256", format.bits, format.group_size)
     })?;
     let [x, codes, scales, more @ ..] = cx.inputs else {
         return cx.fail(format!("takes 3 to 5 inputs, got {}", cx.inputs.len()));
@@ -31,12 +31,12 @@ pub(super) fn linear(cx: &Check<'_>, format: BlockFormat) -> Result<ValueType, I
     expect(
         codes,
         "codes",
-        &matrix(DType::U8, &[out, format.blocks(inner), format.code_bytes()]),
+        &matrix(DType::U8, &[out, format.groups(inner), format.code_bytes()]),
     )?;
     expect(
         scales,
         "scales",
-        &matrix(x.dtype, &[out, format.blocks(inner)]),
+        &matrix(x.dtype, &[out, format.groups(inner)]),
     )?;
     let zero_points = more.first().filter(|ty| ty.dtype == DType::U8);
     if let Some(zero_points) = zero_points {

@@ -1,26 +1,26 @@
 //! How quantised matrices are packed: the layout of ONNX Runtime's contrib operator `MatMulNBits`.
 
-/// A matrix `[out, in]` quantised in blocks along `in`; an entry is `(code - zero_point) * scale`
-/// of its block.
+/// A matrix `[out, in]` quantised in groups along `in`; an entry is `(code - zero_point) * scale`
+/// of its group.
 ///
-/// `codes u8[out, blocks(in), code_bytes()]`: of 4-bit codes the first of each pair is in the lower
-/// half of its byte. The last block of a row is filled up with codes that stand for 0.
-/// `scales [out, blocks(in)]`. `zero_points u8[out, zero_point_bytes(in)]` packed like codes;
+/// `codes u8[out, groups(in), code_bytes()]`: of 4-bit codes the first of each pair is in the lower
+/// half of its byte. The last group of a row is filled up with codes that stand for 0.
+/// `scales [out, groups(in)]`. `zero_points u8[out, zero_point_bytes(in)]` packed like codes;
 /// without them every zero point is [`default_zero_point`](Self::default_zero_point).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BlockFormat {
+pub struct GroupFormat {
     /// Bits of a code: 4 or 8.
     pub bits: usize,
-    /// Entries of a block: a power of 2 from 16 on.
-    pub block: usize,
+    /// Entries of a group: a power of 2 from 16 on.
+    pub group_size: usize,
 }
 
-impl BlockFormat {
+impl GroupFormat {
     /// Whether the format is one that there is.
     pub fn is_known(self) -> bool {
         matches!(self.bits, 4 | 8)
-            && (16..=256).contains(&self.block)
-            && self.block.is_power_of_two()
+            && (16..=256).contains(&self.group_size)
+            && self.group_size.is_power_of_two()
     }
 
     /// Codes in a byte.
@@ -38,19 +38,19 @@ impl BlockFormat {
         if self.bits == 4 { 8 } else { 128 }
     }
 
-    /// Blocks of a row of `inner` entries.
-    pub fn blocks(self, inner: usize) -> usize {
-        inner.div_ceil(self.block)
+    /// Groups of a row of `inner` entries.
+    pub fn groups(self, inner: usize) -> usize {
+        inner.div_ceil(self.group_size)
     }
 
-    /// Bytes of a block's codes.
+    /// Bytes of a group's codes.
     pub fn code_bytes(self) -> usize {
-        self.block / self.codes_in_byte()
+        self.group_size / self.codes_in_byte()
     }
 
     /// Bytes of the zero points of a row of `inner` entries.
     pub fn zero_point_bytes(self, inner: usize) -> usize {
-        self.blocks(inner).div_ceil(self.codes_in_byte())
+        self.groups(inner).div_ceil(self.codes_in_byte())
     }
 
     /// Packs codes into bytes, as many as fit; codes that are missing at the end are 0.
@@ -89,12 +89,12 @@ impl BlockFormat {
 mod tests {
     use proptest::prelude::*;
 
-    use super::BlockFormat;
+    use super::GroupFormat;
 
     proptest! {
         #[test]
         fn packed_codes_are_unpacked_again(bits in prop_oneof![Just(4usize), Just(8)], codes in prop::collection::vec(any::<u8>(), 0..70)) {
-            let format = BlockFormat { bits, block: 32 };
+            let format = GroupFormat { bits, group_size: 32 };
             let codes: Vec<u8> = codes.into_iter().map(|c| c & format.largest_code()).collect();
             let mut bytes = vec![0xff; codes.len().div_ceil(format.codes_in_byte())];
             format.pack(&codes, &mut bytes);
@@ -107,7 +107,11 @@ mod tests {
     #[test]
     fn the_first_of_two_codes_is_in_the_lower_half() {
         let mut bytes = [0; 2];
-        BlockFormat { bits: 4, block: 32 }.pack(&[1, 2, 3], &mut bytes);
+        GroupFormat {
+            bits: 4,
+            group_size: 32,
+        }
+        .pack(&[1, 2, 3], &mut bytes);
         assert_eq!(bytes, [0x21, 0x03]);
     }
 }

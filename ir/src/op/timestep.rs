@@ -1,4 +1,4 @@
-//! How diffusion models are told the noise level.
+//! How diffusion models take the noise level.
 
 /// Sinusoids of noise levels (Ho et al., 2020), computed in single precision as diffusers does.
 ///

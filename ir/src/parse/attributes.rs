@@ -6,11 +6,11 @@ use std::str::FromStr;
 use super::Line;
 use crate::error::IrError;
 use crate::op::{
-    Attention, BlockFormat, DisentangledBias, Op, Rope, RopeScaling, TimestepEmbedding,
+    Attention, DisentangledBias, GroupFormat, Op, Rope, RopeScaling, TimestepEmbedding,
 };
 use crate::types::ValueType;
 
-/// The words `key=value` behind an op's operands.
+/// The words `key=value` after an op's operands.
 pub(super) struct Attributes<'a> {
     pub(super) line: Line<'a>,
     pub(super) pairs: HashMap<&'a str, &'a str>,
@@ -23,9 +23,9 @@ impl Attributes<'_> {
         Ok(match name {
             "gather" => Op::Gather,
             "linear" => Op::Linear,
-            "quantized_linear" => Op::QuantizedLinear(BlockFormat {
+            "quantized_linear" => Op::QuantizedLinear(GroupFormat {
                 bits: self.get("bits")?,
-                block: self.get("block")?,
+                group_size: self.get("group_size")?,
             }),
             "gather_columns" => Op::GatherColumns,
             "rms_norm" => Op::RmsNorm {
@@ -135,7 +135,7 @@ impl Attributes<'_> {
         let numbers = self.numbers("padding")?;
         numbers.try_into().map_err(|_| {
             self.line
-                .error("`padding=` takes two numbers, before and behind")
+                .error("`padding=` takes two numbers, before and after")
         })
     }
 

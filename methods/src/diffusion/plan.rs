@@ -49,7 +49,7 @@ pub struct SamplingPlan {
 /// as absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SamplingStep {
-    /// What the network is told; a fraction for schedulers that interpolate between the timesteps
+    /// What the network takes; a fraction for schedulers that interpolate between the timesteps
     /// of the training.
     pub timestep: f64,
     /// What the latents are multiplied by before the network sees them: diffusers'

@@ -65,7 +65,7 @@ impl<'a> SamplerState<'a> {
     }
 
     /// Fills `input` with what the network is given at the step that is due, and returns what it is
-    /// told: the timestep. Nothing after the last step.
+    /// given: the timestep. Nothing after the last step.
     pub fn model_input(&self, input: &mut [f32]) -> Result<Option<f64>> {
         let Some(step) = self.step() else {
             return Ok(None);

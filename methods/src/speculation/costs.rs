@@ -120,7 +120,7 @@ pub fn are_pass_costs(verify: &[(usize, f64)]) -> bool {
 /// What passes cost, in target passes over one token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepCosts {
-    /// A pass of each graph behind the target over one token.
+    /// A pass of each graph after the target over one token.
     pub steps: Vec<f64>,
     /// v(k): a target pass over k tokens, as (k, v(k)) by ascending k, the first being (1, 1).
     pub verify: Vec<(usize, f64)>,

@@ -369,8 +369,8 @@ fn read_prompt(
             return Ok(false);
         }
         model.extend(chunk, 0)?;
-        if let Some(told) = options.on_prompt {
-            told(model.len(), end);
+        if let Some(report) = options.on_prompt {
+            report(model.len(), end);
         }
     }
     Ok(true)

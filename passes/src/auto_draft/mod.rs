@@ -7,6 +7,7 @@
 //! target wrote itself (`text.rs`). The best by measurement becomes the draft, unless plain
 //! decoding is faster than all. Every stage is kept, so that a stopped run goes on where it was.
 
+mod acceptance;
 mod costs;
 mod options;
 mod plan;
@@ -14,18 +15,17 @@ mod recipe;
 mod search;
 mod sensitivity;
 mod text;
-mod trial;
 
 use std::collections::BTreeSet;
 
+use acceptance::AcceptanceTest;
 use dlc_ir::diff::diff;
 use dlc_ir::{DType, Drafting, Graph, Module, Task};
 use plan::Planner;
 use recipe::{Format, vocabulary};
-use search::{Judged, Search};
+use search::{Candidate, Search};
 use sensitivity::{Sensitivity, sensitivity};
-use text::{Pen, write};
-use trial::Trial;
+use text::{TextOptions, write};
 
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
@@ -115,7 +115,7 @@ impl<'a> AutoDraft<'a> {
         Ok(texts)
     }
 
-    /// Texts of `length` tokens that the target writes behind the first `prompt` tokens of built-in
+    /// Texts of `length` tokens that the target writes after the first `prompt` tokens of built-in
     /// ones.
     fn written(
         &self,
@@ -147,8 +147,8 @@ impl<'a> AutoDraft<'a> {
         let whole = |texts: &Vec<Vec<u32>>| {
             texts.len() == samples && texts.iter().all(|text| text.len() == length)
         };
-        let (pen, progress) = (
-            Pen {
+        let (options, progress) = (
+            TextOptions {
                 seed,
                 temperature,
                 length,
@@ -162,7 +162,7 @@ impl<'a> AutoDraft<'a> {
         let so_far = Kept::new(cx.cache, &so_far);
         let texts = cx.cached(&key, whole, || {
             cx.pool
-                .install(|| write(module, target, &starts, &pen, so_far, progress))
+                .install(|| write(module, target, &starts, &options, so_far, progress))
         });
         if !matches!(texts, Err(PassError::Interrupted)) {
             text::forget(so_far, length);
@@ -213,7 +213,7 @@ impl<'a> AutoDraft<'a> {
     ) -> Result<Sensitivity, PassError> {
         let key = format!(
             "{NAME} fit 1 {} {} {:?}",
-            cx.module_key, self.options.block, texts.scored
+            cx.module_key, self.options.group_size, texts.scored
         );
         let progress = cx.progress;
         let whole = |table: &Sensitivity| {
@@ -222,7 +222,7 @@ impl<'a> AutoDraft<'a> {
         };
         let so_far = format!(
             "{NAME} fit so far 1 {} {} {:?}",
-            cx.module_key, self.options.block, texts.scored
+            cx.module_key, self.options.group_size, texts.scored
         );
         let so_far = Kept::new(cx.cache, &so_far);
         let table = cx.cached(&key, whole, || {
@@ -327,7 +327,7 @@ impl AutoDraft<'_> {
             unsupported("no bundle is made, so there is no machine that decodes it")
         })?;
         let format = Format {
-            block: self.options.block,
+            block: self.options.group_size,
             refined: true,
         };
         let (costs, origin) = self.costs(module, &target, machine, cx)?;
@@ -336,9 +336,9 @@ impl AutoDraft<'_> {
         let heads = heads(module, &target, &texts, self.sources.calibration)?;
         let key = format!(
             "{NAME} trial 1 {} {} {} {:?} {heads:?}",
-            cx.module_key, self.options.block, texts.prompt, texts.held_back
+            cx.module_key, self.options.group_size, texts.prompt, texts.held_back
         );
-        let trial = Trial {
+        let trial = AcceptanceTest {
             module,
             target: &target,
             format,
@@ -352,7 +352,7 @@ impl AutoDraft<'_> {
             &module.weights,
             &sensitivity,
             &costs,
-            self.options.block,
+            self.options.group_size,
         );
         let search = Search {
             options: &self.options,
@@ -396,7 +396,7 @@ impl AutoDraft<'_> {
         &self,
         module: &mut Module,
         target: &Graph,
-        best: Option<&Judged>,
+        best: Option<&Candidate>,
         heads: &[Option<Vec<u32>>],
         format: &Format,
         report: &mut PassReport,
@@ -442,7 +442,7 @@ impl AutoDraft<'_> {
     }
 }
 
-/// Tells that steps are timed, which can't be told in steps.
+/// Reports that steps are timed, which has no steps.
 fn timing<T>(
     cx: &PassContext<'_>,
     time: impl FnOnce() -> Result<T, PassError>,

@@ -28,7 +28,7 @@ pub struct AutoDraftOptions {
     /// Most bytes of target and draft together, in those of the target.
     pub memory: f64,
     /// Entries of a row that share a scale.
-    pub block: usize,
+    pub group_size: usize,
 }
 
 impl Default for AutoDraftOptions {
@@ -42,7 +42,7 @@ impl Default for AutoDraftOptions {
             costs: None,
             candidates: 4,
             memory: 1.35,
-            block: 32,
+            group_size: 32,
         }
     }
 }
@@ -80,7 +80,7 @@ impl AutoDraftOptions {
             "most bytes of target and draft together, in those of the target (default 1.35)",
         ),
         (
-            "block",
+            "group_size",
             "entries of a row that share a scale: 32 (default), 64 or 128",
         ),
     ];
@@ -100,8 +100,8 @@ impl AutoDraftOptions {
             Self { memory, .. } if !(memory.is_finite() && *memory > 1.0) => {
                 format!("memory={memory} leaves no room beside the target; ask for more than 1")
             }
-            Self { block, .. } if !matches!(block, 32 | 64 | 128) => {
-                format!("block={block} can't be run; ask for block=32, 64 or 128")
+            Self { group_size, .. } if !matches!(group_size, 32 | 64 | 128) => {
+                format!("group_size={group_size} can't be run; ask for group_size=32, 64 or 128")
             }
             _ => return Ok(()),
         };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use dlc_ir::{BlockFormat, Dim, Graph, Quantizer, Refinement, WeightTable};
+use dlc_ir::{Dim, Graph, GroupFormat, Quantizer, Refinement, WeightTable};
 use serde::{Deserialize, Serialize};
 
 use super::unsupported;
@@ -152,7 +152,7 @@ impl Format {
             Refinement::None
         };
         action.bits().map(|bits| Quantizer {
-            format: BlockFormat {
+            format: GroupFormat {
                 bits,
                 block: self.block,
             },

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use dlc_ir::Module;
 use dlc_methods::speculation::StepCosts;
 
+use super::acceptance::{AcceptanceTest, Agreement};
 use super::plan::{Outlook, Planner};
 use super::recipe::{Action, Format, Recipe};
-use super::trial::{Agreement, Trial};
 use super::{AutoDraftOptions, unsupported};
 use crate::context::PassContext;
 use crate::error::PassError;
@@ -22,13 +22,13 @@ const ALIKE: usize = 10;
 pub(super) struct Search<'a> {
     pub options: &'a AutoDraftOptions,
     pub planner: &'a Planner<'a>,
-    pub trial: &'a Trial<'a>,
+    pub trial: &'a AcceptanceTest<'a>,
     pub vocabulary: usize,
 }
 
 /// A draft with one of the heads, and what is expected and known of it.
 #[derive(Debug, Clone)]
-pub(super) struct Judged {
+pub(super) struct Candidate {
     pub recipe: Recipe,
     pub head: usize,
     /// The acceptance that FIT promised, and the one that was measured.
@@ -41,7 +41,7 @@ pub(super) struct Judged {
 
 impl Search<'_> {
     /// Drafts with their best heads, by measured acceptance, the fastest first.
-    pub fn measured(&self, cx: &PassContext<'_>) -> Result<Vec<Judged>, PassError> {
+    pub fn measured(&self, cx: &PassContext<'_>) -> Result<Vec<Candidate>, PassError> {
         let blocks = self.trial.target.blocks().count();
         let anchors = [
             Recipe::all(blocks, Action::Int8),
@@ -108,14 +108,14 @@ impl Search<'_> {
         recipes: &[Recipe],
         promise: impl Fn(&Recipe) -> f64,
         acceptance: impl Fn(&Recipe, usize) -> f64,
-    ) -> Vec<Judged> {
+    ) -> Vec<Candidate> {
         let mut judged = Vec::new();
         for recipe in recipes {
             for head in 0..self.trial.heads.len() {
                 let share = self.head_tokens(head) as f64 / self.vocabulary.max(1) as f64;
                 let acceptance = acceptance(recipe, head);
                 let outlook = self.planner.outlook(recipe, share, acceptance);
-                judged.push(Judged {
+                judged.push(Candidate {
                     recipe: recipe.clone(),
                     head,
                     predicted: promise(recipe),
@@ -133,10 +133,10 @@ impl Search<'_> {
     /// Times the drafts themselves, since parts of a step add up only nearly.
     pub fn timed(
         &self,
-        mut judged: Vec<Judged>,
+        mut judged: Vec<Candidate>,
         machine: &dyn Machine,
         cx: &PassContext<'_>,
-    ) -> Result<Vec<Judged>, PassError> {
+    ) -> Result<Vec<Candidate>, PassError> {
         let drafts: Vec<(&Recipe, usize)> = judged.iter().map(|j| (&j.recipe, j.head)).collect();
         let key = format!(
             "{} timed on {}: {drafts:?}",
@@ -158,23 +158,23 @@ impl Search<'_> {
         Ok(judged)
     }
 
-    /// The target, and behind it the drafts, without refinement, which costs no time.
-    fn drafts(&self, judged: &[Judged]) -> Result<Module, PassError> {
-        let Trial {
+    /// The target, and after it the drafts, without refinement, which costs no time.
+    fn drafts(&self, judged: &[Candidate]) -> Result<Module, PassError> {
+        let AcceptanceTest {
             module,
             target,
             heads,
             ..
         } = self.trial;
         let format = Format {
-            block: self.options.block,
+            block: self.options.group_size,
             refined: false,
         };
         let mut drafts = Module {
             graphs: vec![(*target).clone()],
             ..(*module).clone()
         };
-        for (number, Judged { recipe, head, .. }) in judged.iter().enumerate() {
+        for (number, Candidate { recipe, head, .. }) in judged.iter().enumerate() {
             let draft = recipe.draft(
                 &format!("candidate.{number}"),
                 target,
@@ -188,7 +188,7 @@ impl Search<'_> {
     }
 
     /// A draft as the report has it.
-    pub fn candidate(&self, judged: &Judged) -> DraftCandidate {
+    pub fn candidate(&self, judged: &Candidate) -> DraftCandidate {
         DraftCandidate {
             draft: judged.recipe.describe(),
             head_tokens: self.head_tokens(judged.head),
@@ -203,7 +203,7 @@ impl Search<'_> {
     }
 }
 
-/// Times a step of each graph behind the first, once what they don't use is gone.
+/// Times a step of each graph after the first, once what they don't use is gone.
 pub(super) fn time(mut drafts: Module, machine: &dyn Machine) -> Result<StepCosts, PassError> {
     for graph in &mut drafts.graphs {
         graph.remove_dead();
@@ -222,7 +222,7 @@ pub(super) fn time(mut drafts: Module, machine: &dyn Machine) -> Result<StepCost
 }
 
 /// The fastest first, of equal ones the one that is right most often.
-fn sort(judged: &mut [Judged]) {
+fn sort(judged: &mut [Candidate]) {
     judged.sort_by(|a, b| {
         b.outlook
             .speedup
@@ -232,7 +232,7 @@ fn sort(judged: &mut [Judged]) {
 }
 
 /// The most promising drafts, one of each kind.
-fn promising(judged: &[Judged], most: usize) -> Vec<Recipe> {
+fn promising(judged: &[Candidate], most: usize) -> Vec<Recipe> {
     let mut chosen: Vec<Recipe> = Vec::new();
     for candidate in judged {
         let differences = |other: &Recipe| {

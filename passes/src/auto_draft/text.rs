@@ -1,6 +1,6 @@
 //! Text that the target writes itself: what it will decode is what its draft must guess.
 //!
-//! All texts are written side by side, token by token behind a cache, by the evaluator; the model's
+//! All texts are written side by side, token by token after a cache, by the evaluator; the model's
 //! weights are in memory meanwhile.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::scoring::objective::largest;
 use crate::scoring::steps::Steps;
 
 /// How texts are written.
-pub(super) struct Pen {
+pub(super) struct TextOptions {
     pub seed: u64,
     pub temperature: f32,
     /// Tokens of a text, its prompt among them.
@@ -27,13 +27,13 @@ pub(super) struct Pen {
 }
 
 /// Continues prompts of equal length, each by sampling; tokens that end a text aren't drawn. Goes
-/// on where an earlier run was stopped: behind each token the texts are kept, and what it added to
+/// on where an earlier run was stopped: after each token the texts are kept, and what it added to
 /// the caches, until all that is [forgotten](forget).
 pub(super) fn write(
     module: &Module,
     target: &Graph,
     prompts: &[Vec<u32>],
-    pen: &Pen,
+    options: &TextOptions,
     kept: Kept<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<u32>>, PassError> {
@@ -54,26 +54,26 @@ pub(super) fn write(
         .chain([logits])
         .collect();
 
-    let mut rng = ChaCha8Rng::seed_from_u64(pen.seed);
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let written = prompts.first().map_or(0, Vec::len);
     let mut steps = Steps::start(
         progress,
         "writing text with the target",
-        pen.length.saturating_sub(written),
+        options.length.saturating_sub(written),
     )?;
     let roles: Vec<CacheRole> = caches.iter().map(|(role, _)| *role).collect();
-    let (mut texts, mut held) = known(prompts, pen.length, &roles, kept)
+    let (mut texts, mut held) = known(prompts, options.length, &roles, kept)
         .unwrap_or_else(|| (prompts.to_vec(), BTreeMap::new()));
     let so_far = texts.first().map_or(0, Vec::len);
     // The last token that was drawn isn't read yet.
     let mut past = if so_far > written { so_far - 1 } else { 0 };
     steps.skip(so_far - written);
-    if pen.temperature != 0.0 {
+    if options.temperature != 0.0 {
         for _ in 0..(so_far - written) * texts.len() {
             let _: f64 = rng.random();
         }
     }
-    for now in so_far..pen.length {
+    for now in so_far..options.length {
         let unread: Vec<&[u32]> = texts.iter().map(|text| &text[past..]).collect();
         let mut made = segment.forward(&feeds(target, &unread, past, held)?, &wanted)?;
         held = caches
@@ -90,14 +90,14 @@ pub(super) fn write(
             let last = scores.len().saturating_sub(width);
             text.push(draw(
                 &scores[last..],
-                pen.temperature,
+                options.temperature,
                 &module.model.eos_token_ids,
                 &mut rng,
             ));
         }
         let added: Option<Vec<Array>> = roles
             .iter()
-            .map(|role| behind(held.get(role)?, past, now))
+            .map(|role| after(held.get(role)?, past, now))
             .collect();
         if let Some(added) = added {
             kept.put_arrays(&caches_part(now), &added);
@@ -123,7 +123,7 @@ pub(super) fn forget(kept: Kept<'_>, length: usize) {
 
 type Written = (Vec<Vec<u32>>, BTreeMap<CacheRole, Array>);
 
-/// The texts that an earlier run kept, and the caches behind all of their tokens but the last.
+/// The texts that an earlier run kept, and the caches after all of their tokens but the last.
 fn known(
     prompts: &[Vec<u32>],
     length: usize,
@@ -158,8 +158,8 @@ fn known(
     Some((texts, held))
 }
 
-/// What a cache `[batch, heads, tokens, width]` of so many tokens holds behind the first `past`.
-fn behind(cache: &Array, past: usize, tokens: usize) -> Option<Array> {
+/// What a cache `[batch, heads, tokens, width]` of so many tokens holds after the first `past`.
+fn after(cache: &Array, past: usize, tokens: usize) -> Option<Array> {
     let &[batch, heads, length, width] = cache.shape() else {
         return None;
     };
@@ -175,7 +175,7 @@ fn behind(cache: &Array, past: usize, tokens: usize) -> Option<Array> {
     }
 }
 
-/// Parts of a cache of so many tokens, one behind the other.
+/// Parts of a cache of so many tokens, one after the other.
 fn joined(parts: &[&Array], tokens: usize) -> Option<Array> {
     let &[batch, heads, _, width] = parts.first()?.shape() else {
         return None;

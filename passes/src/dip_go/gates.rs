@@ -253,7 +253,7 @@ impl Training<'_> {
             let now = Some(loss.exp())
                 .filter(|loss| loss.is_finite())
                 .map_or_else(String::new, |loss| format!(" loss {loss:.1e},"));
-            told(
+            report_step(
                 cx,
                 &format!("weighing,{now} best {best:.1e}"),
                 state.rounds,
@@ -398,7 +398,7 @@ impl Training<'_> {
                 let _ = self.compare(state, table, judges)?;
             }
             keep(state);
-            told(
+            report_step(
                 cx,
                 &format!("loss {loss:.2e}, {:.1}% kept", 100.0 * kept),
                 self.options.rounds + state.iterations,
@@ -520,7 +520,12 @@ fn stopped(cx: &PassContext<'_>) -> PassError {
     }
 }
 
-fn told(cx: &PassContext<'_>, what: &str, done: usize, total: usize) -> Result<(), PassError> {
+fn report_step(
+    cx: &PassContext<'_>,
+    what: &str,
+    done: usize,
+    total: usize,
+) -> Result<(), PassError> {
     cx.progress.update(what, done, total);
     if cx.progress.interrupted() {
         Err(PassError::Interrupted)

@@ -49,10 +49,10 @@ impl<'a> DipGo<'a> {
         Ok(Self { sources, options })
     }
 
-    /// What images are told beside a class.
+    /// What images are conditioned on beside a class.
     fn prompts(&self, target: &Graph, guidance: f64) -> Result<Vec<Prompt>, PassError> {
-        let told = Inputs::find(NAME, target)?.told;
-        let inputs: Vec<(&str, DType)> = told
+        let conditioning = Inputs::find(NAME, target)?.conditioning;
+        let inputs: Vec<(&str, DType)> = conditioning
             .iter()
             .map(|(name, value)| (name.as_str(), target.value(*value).ty.dtype))
             .collect();
@@ -66,11 +66,11 @@ impl<'a> DipGo<'a> {
         match &self.options.embeddings {
             None if inputs.is_empty() => Ok(vec![]),
             None => fail(format!(
-                "the model is told {}: give texts to learn on with embeddings=FILE, as `dlc sample --embeddings` takes it",
+                "the model is conditioned on {}: give texts to learn on with embeddings=FILE, as `dlc sample --embeddings` takes it",
                 names.join(", ")
             )),
             Some(_) if inputs.is_empty() => {
-                fail("the model is told no text: leave embeddings out".into())
+                fail("the model takes no text: leave embeddings out".into())
             }
             Some(file) => self
                 .sources
@@ -81,7 +81,7 @@ impl<'a> DipGo<'a> {
 }
 
 /// What the SuperNet makes of `noise` (of unit variance, `[channels, height, width]`) under a
-/// schedule, its dependencies closed, for an image that is `told` a class and a prompt: the sample.
+/// schedule, its dependencies closed, for an image with this `conditioning`, a class and a prompt: the sample.
 /// The reference that the graphs of a bundle are checked against.
 ///
 /// # Errors
@@ -92,7 +92,7 @@ pub fn supernet_sample(
     guidance: f64,
     schedule: &SkipSchedule,
     noise: &[f32],
-    told: (Option<i64>, Option<Prompt>),
+    conditioning: (Option<i64>, Option<Prompt>),
 ) -> Result<Vec<f32>, PassError> {
     let unsupported = || PassError::Unsupported {
         pass: NAME,
@@ -104,7 +104,7 @@ pub fn supernet_sample(
     let net = SkipNet::new(NAME, target, &module.weights, schedule.granularity)?;
     let supernet = SuperNet::new(NAME, &net, diffusion)?;
     let segment = supernet.load(&module.weights)?;
-    let (class, prompt) = told;
+    let (class, prompt) = conditioning;
     let prompts: Vec<Prompt> = prompt.into_iter().collect();
     let guidance = guidance as f32;
     let sampler = Sampler {

@@ -19,7 +19,7 @@ pub struct DipGoOptions {
     pub speedup: Option<f64>,
     /// Rounds in which every gate is weighed, and some are exchanged.
     pub rounds: usize,
-    /// Gradient steps on the gates behind them.
+    /// Gradient steps on the gates after them.
     pub iterations: usize,
     /// Images for one gradient.
     pub batch: usize,
@@ -30,7 +30,7 @@ pub struct DipGoOptions {
     /// What is minimised between images; SSIM for pictures that its window fits, else the mean
     /// square.
     pub loss: Option<LossKind>,
-    /// What the images are told beside a class: a safetensors file, as `dlc sample --embeddings`
+    /// What the images are conditioned on beside a class: a safetensors file, as `dlc sample --embeddings`
     /// takes it.
     pub embeddings: Option<PathBuf>,
     /// Seed of noise, classes and probes.
@@ -72,7 +72,7 @@ impl DipGoOptions {
         ),
         (
             "iterations",
-            "gradient steps on the gates behind them (default 16)",
+            "gradient steps on the gates after them (default 16)",
         ),
         ("batch", "images for one gradient (default 4)"),
         ("rate", "learning rate (default 1)"),
@@ -86,7 +86,7 @@ impl DipGoOptions {
         ),
         (
             "embeddings",
-            "safetensors file with the texts to learn on, as `dlc sample --embeddings` takes it; needed by models told a text",
+            "safetensors file with the texts to learn on, as `dlc sample --embeddings` takes it; needed by models conditioned on a text",
         ),
         ("seed", "seed of noise, classes and probes (default 0)"),
     ]);

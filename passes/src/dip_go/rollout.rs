@@ -10,7 +10,7 @@ use dlc_eval::{Array, Segment};
 use dlc_ir::{Diffusion, Reuse};
 use dlc_methods::diffusion::{SamplingPlan, SamplingStep};
 
-use super::supernet::{Feed, Made, SuperNet};
+use super::supernet::{Feed, NetOutput, SuperNet};
 use crate::error::PassError;
 use crate::skip::is_guided;
 use crate::sources::Prompt;
@@ -22,13 +22,13 @@ pub(super) struct Sampler<'a> {
     pub segment: &'a Segment<'a>,
     pub plan: &'a SamplingPlan,
     pub diffusion: &'a Diffusion,
-    /// What images may be told beside a class; none for models that are told nothing else.
+    /// What images may be conditioned on beside a class; none for models that take nothing else.
     pub prompts: &'a [Prompt],
     pub reuse: Reuse,
     pub guidance: f32,
 }
 
-/// Noise, the class that the image is to be of, and which of the prompts it is told.
+/// Noise, the class that the image is to be of, and which of the prompts it is conditioned on.
 #[derive(Debug, Clone)]
 pub(super) struct Start {
     pub noise: Vec<f32>,
@@ -39,7 +39,7 @@ pub(super) struct Start {
 /// A run of the sampler.
 #[derive(Debug)]
 pub(super) struct Rollout {
-    /// The latents before each step, and behind the last one.
+    /// The latents before each step, and after the last one.
     pub latents: Vec<Vec<f32>>,
     /// What the sampler read out of each output.
     estimates: Vec<Vec<f32>>,
@@ -75,7 +75,7 @@ impl Sampler<'_> {
         self.diffusion.can_be_guided() && is_guided(f64::from(self.guidance))
     }
 
-    fn told(&self, start: &Start) -> Option<&Prompt> {
+    fn conditioning(&self, start: &Start) -> Option<&Prompt> {
         self.prompts.get(start.prompt?)
     }
 
@@ -105,7 +105,7 @@ impl Sampler<'_> {
             latents,
             timestep: step.timestep,
             labels,
-            told: self.told(start),
+            conditioning: self.conditioning(start),
             gates,
             backups: rollout.backups(i)?,
         })
@@ -161,7 +161,7 @@ impl Sampler<'_> {
         };
         for (i, step) in self.plan.steps.iter().enumerate() {
             let feed = self.feed(i, start, &labels, &gates[i], &rollout)?;
-            let Made { output, mixed } = self.net.forward(self.segment, &feed)?;
+            let NetOutput { output, mixed } = self.net.forward(self.segment, &feed)?;
             let output = self.guided(&output);
             rollout.estimate(step, i, &output);
             let next = rollout.next(step, i, &output);

@@ -17,8 +17,8 @@ pub(super) struct SuperNet {
     latents: ValueId,
     timestep: ValueId,
     labels: Option<ValueId>,
-    /// What else the image is told, by name.
-    told: Vec<(String, ValueId)>,
+    /// What else the image is conditioned on, by name.
+    conditioning: Vec<(String, ValueId)>,
     output: ValueId,
     /// For each value that may be reused: its backup, and what others read in its place.
     backups: Vec<ValueId>,
@@ -36,8 +36,8 @@ pub(super) struct Feed<'a> {
     pub latents: Array,
     pub timestep: f64,
     pub labels: &'a [i64],
-    /// What the image is told beside its class.
-    pub told: Option<&'a Prompt>,
+    /// What the image is conditioned on beside its class.
+    pub conditioning: Option<&'a Prompt>,
     /// For each unit how much of its fresh values is taken, 0 to 1.
     pub gates: &'a [f32],
     /// The backup of each value; zeros where there is none yet.
@@ -46,7 +46,7 @@ pub(super) struct Feed<'a> {
 
 /// What one evaluation gives.
 #[derive(Debug)]
-pub(super) struct Made {
+pub(super) struct NetOutput {
     pub output: Array,
     pub mixed: Vec<Array>,
 }
@@ -114,8 +114,8 @@ impl SuperNet {
             .ok_or(missing())?;
         let (latents, timestep) = (copies[&inputs.image], copies[&inputs.timestep]);
         let labels = inputs.labels.map(|value| copies[&value]);
-        let told = inputs
-            .told
+        let conditioning = inputs
+            .conditioning
             .into_iter()
             .map(|(name, value)| (name, copies[&value]))
             .collect();
@@ -136,7 +136,7 @@ impl SuperNet {
             latents,
             timestep,
             labels,
-            told,
+            conditioning,
             output,
             backups,
             mixed,
@@ -165,10 +165,10 @@ impl SuperNet {
         if let Some(labels) = self.labels {
             known.insert(labels, Array::i64([rows], feed.labels.to_vec())?);
         }
-        for (name, value) in &self.told {
+        for (name, value) in &self.conditioning {
             let array = feed
-                .told
-                .and_then(|told| told.get(name))
+                .conditioning
+                .and_then(|conditioning| conditioning.get(name))
                 .ok_or_else(|| untold(name))?;
             known.insert(*value, array.clone());
         }
@@ -195,11 +195,11 @@ impl SuperNet {
     }
 
     /// Runs one evaluation.
-    pub fn forward(&self, segment: &Segment<'_>, feed: &Feed<'_>) -> Result<Made, PassError> {
+    pub fn forward(&self, segment: &Segment<'_>, feed: &Feed<'_>) -> Result<NetOutput, PassError> {
         let wanted: Vec<ValueId> = self.mixed.iter().copied().chain([self.output]).collect();
         let mut made = segment.forward(&self.known(feed)?, &wanted)?;
         let mut take = |value: ValueId| made.remove(&value).ok_or(missing());
-        Ok(Made {
+        Ok(NetOutput {
             output: take(self.output)?,
             mixed: self
                 .mixed
@@ -267,7 +267,7 @@ fn gradient(gradients: &mut Gradients, value: ValueId) -> Result<Array, PassErro
 fn untold(name: &str) -> PassError {
     PassError::Ir(IrError::Edit {
         graph: "supernet".into(),
-        problem: format!("the image isn't told its `{name}`"),
+        problem: format!("the image has no conditioning `{name}`"),
     })
 }
 

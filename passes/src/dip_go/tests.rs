@@ -1,7 +1,7 @@
 //! Gradients of the gates against finite differences, through whole samplers.
 
 use dlc_ir::{
-    Classes, DType, Diffusion, Expr, Graph, Reuse, SkipGranularity, WeightTable, parse_graph,
+    Classes, DType, Diffusion, Expr, Granularity, Graph, Reuse, WeightTable, parse_graph,
     parse_graph_over,
 };
 use dlc_methods::diffusion::{Estimate, SamplingPlan, SamplingStep};
@@ -66,7 +66,7 @@ fn plan() -> SamplingPlan {
     }
 }
 
-fn check(text: &str, diffusion: &Diffusion, granularity: SkipGranularity, reuse: Reuse) {
+fn check(text: &str, diffusion: &Diffusion, granularity: Granularity, reuse: Reuse) {
     let (graph, weights) = model(text);
     let net = SkipNet::new(NAME, &graph, &weights, granularity).expect("has blocks");
     let supernet = SuperNet::new(NAME, &net, diffusion).expect("can be trained");
@@ -160,7 +160,7 @@ fn gate_gradients_are_those_of_finite_differences() {
         classes: None,
         text_width: None,
     };
-    for granularity in [SkipGranularity::Branch, SkipGranularity::Block] {
+    for granularity in [Granularity::Branch, Granularity::Layer] {
         for reuse in [Reuse::Hold, Reuse::Linear, Reuse::Quadratic] {
             check(DIT, &dit, granularity, reuse);
         }

@@ -64,8 +64,8 @@ pub(super) fn forget(kept: Kept<'_>, links: usize) {
 }
 
 /// Runs the full model and, with `kl`, the model without each unit, link by link, so that each link
-/// is loaded once. Goes on where an earlier run was stopped: all residuals are kept behind each
-/// link, sums behind each sample of the head.
+/// is loaded once. Goes on where an earlier run was stopped: all residuals are kept after each
+/// link, sums after each sample of the head.
 pub(super) fn ablate(
     chain: &Chain<'_>,
     units: &[Unit],
@@ -135,7 +135,7 @@ pub(super) fn ablate(
     Ok(ablation)
 }
 
-/// What is known behind some links.
+/// What is known after some links.
 struct State {
     links: usize,
     cosine: Vec<f64>,

@@ -25,7 +25,7 @@ use crate::sources::Sources;
 
 pub use options::FitPruneOptions;
 pub use select::select;
-pub use units::{Granularity, Unit, units};
+pub use units::{Unit, units};
 
 const NAME: &str = "fit-prune";
 
@@ -436,7 +436,7 @@ impl FitPrune<'_> {
     }
 }
 
-/// The target with the units at `dropped` bypassed; what they leave behind is for the clean-up
+/// The target with the units at `dropped` bypassed; what they leave after is for the clean-up
 /// passes.
 fn without(
     target: &Graph,

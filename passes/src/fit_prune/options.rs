@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
+use dlc_ir::Granularity;
 use serde::{Deserialize, Serialize};
 
 use super::options_error;
-use super::units::Granularity;
 use crate::error::PassError;
 
 /// Options of `fit-prune`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FitPruneOptions {
-    /// Whole layers, or attention and MLP blocks apart.
+    /// What is dropped as one.
     pub granularity: Granularity,
     /// How many layers or blocks to drop; decides over `keep`.
     pub drop: Option<usize>,
@@ -53,7 +53,7 @@ impl FitPruneOptions {
     pub const DOCS: &'static [(&'static str, &'static str)] = &[
         (
             "granularity",
-            "layer (default) or block: attention and MLP apart",
+            "layer (default); or branch: attention and MLP apart",
         ),
         (
             "drop",

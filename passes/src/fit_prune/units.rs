@@ -1,27 +1,6 @@
 //! The units that are scored and dropped: layers, or their blocks.
 
-use dlc_ir::{BlockId, Graph};
-use serde::{Deserialize, Serialize};
-
-/// What is dropped as one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Granularity {
-    /// Whole decoder layers, as in the paper.
-    Layer,
-    /// Attention and MLP apart.
-    Block,
-}
-
-impl Granularity {
-    /// The name in options and messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Layer => "layer",
-            Self::Block => "block",
-        }
-    }
-}
+use dlc_ir::{BlockId, Granularity, Graph};
 
 /// Blocks that are scored and dropped together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +24,7 @@ pub fn units(graph: &Graph, granularity: Granularity) -> Vec<Unit> {
             _ => {
                 let name = match granularity {
                     Granularity::Layer => format!("layers.{}", block.layer),
-                    Granularity::Block => block.name.clone(),
+                    Granularity::Branch => block.name.clone(),
                 };
                 units.push(Unit {
                     name,

@@ -396,7 +396,7 @@ pub(super) fn names(value: &Value) -> Option<Vec<String>> {
         .collect()
 }
 
-/// Whether the parameter `name` is part of a module whose name ends with `entry`, behind a dot or
+/// Whether the parameter `name` is part of a module whose name ends with `entry`, after a dot or
 /// not, as PEFT has it.
 fn is_inside(name: &str, entry: &str) -> bool {
     name.match_indices('.')

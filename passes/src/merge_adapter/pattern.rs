@@ -31,7 +31,7 @@ pub(super) struct Pattern {
 
 #[derive(Debug)]
 enum Matcher {
-    /// The end of a name behind a dot, or the whole name. A dot stands for any character.
+    /// The end of a name after a dot, or the whole name. A dot stands for any character.
     Name(Vec<char>),
     Regex(Regex),
 }
@@ -43,8 +43,8 @@ impl Pattern {
         if pattern.len() > LONGEST || repeats(pattern) > MOST_REPEATS {
             return None;
         }
-        let [before, behind] = frame;
-        let mut builder = RegexBuilder::new(&format!("{before}{pattern}{behind}"));
+        let [before, after] = frame;
+        let mut builder = RegexBuilder::new(&format!("{before}{pattern}{after}"));
         let regex = builder
             .backtrack_limit(BACKTRACKS)
             .delegate_size_limit(SIZE)
@@ -57,7 +57,7 @@ impl Pattern {
         })
     }
 
-    /// A pattern of whole names, or of their ends behind a dot.
+    /// A pattern of whole names, or of their ends after a dot.
     pub fn of_end(pattern: &str) -> Option<Self> {
         if is_name(pattern) && pattern.len() <= LONGEST {
             let matcher = Matcher::Name(pattern.chars().collect());

@@ -37,7 +37,7 @@ pub(super) struct Targets {
 /// Names of modules.
 #[derive(Debug)]
 enum Names {
-    /// Whole names, or their ends behind a dot.
+    /// Whole names, or their ends after a dot.
     Ends(Vec<String>),
     /// A pattern of whole names.
     Pattern(Pattern),
@@ -72,7 +72,7 @@ impl Names {
     }
 }
 
-/// Whether `end` is `module`, or what it ends with behind a dot.
+/// Whether `end` is `module`, or what it ends with after a dot.
 pub(super) fn is_end(module: &str, end: &str) -> bool {
     module
         .strip_suffix(end)

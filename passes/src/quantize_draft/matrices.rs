@@ -58,7 +58,7 @@ pub struct Perturbation {
     pub mean_square_nearest: f64,
     /// Mean square of the change as a share of that of the matrix; 0 for a matrix of zeros.
     pub relative: f64,
-    /// Share of the blocks that refining brought nearer.
+    /// Share of the groups that refining brought nearer.
     pub refined: f64,
 }
 
@@ -81,15 +81,15 @@ pub fn perturbation(weight: &Weight, quantizer: &Quantizer) -> Result<Perturbati
         let mut entries = vec![0.0; rows_at_once.min(weight.elements() - from)];
         weight.read_f32(from, &mut entries)?;
         let mut sums = [0.0; 4];
-        for block in entries
+        for group in entries
             .chunks(columns)
-            .flat_map(|row| row.chunks(quantizer.format.block))
+            .flat_map(|row| row.chunks(quantizer.format.group_size))
         {
-            let (plain, square) = nearest.squared_error(block);
+            let (plain, square) = nearest.squared_error(group);
             let error = if quantizer.refinement == Refinement::None {
                 plain
             } else {
-                quantizer.squared_error(block).0
+                quantizer.squared_error(group).0
             };
             sums = [
                 sums[0] + error,
@@ -105,15 +105,15 @@ pub fn perturbation(weight: &Weight, quantizer: &Quantizer) -> Result<Perturbati
     let [error, plain, square, refined] = parts
         .into_iter()
         .fold([0.0; 4], |a, b| std::array::from_fn(|i| a[i] + b[i]));
-    let (entries, blocks) = (
+    let (entries, groups) = (
         weight.elements() as f64,
-        (weight.elements() / columns * quantizer.format.blocks(columns)) as f64,
+        (weight.elements() / columns * quantizer.format.groups(columns)) as f64,
     );
     Ok(Perturbation {
         mean_square: error / entries,
         mean_square_nearest: plain / entries,
         relative: if square == 0.0 { 0.0 } else { error / square },
-        refined: refined / blocks,
+        refined: refined / groups,
     })
 }
 
@@ -173,17 +173,17 @@ fn quantized(
     let (rows, columns) = matrix_shape(weight)?;
     let input = Arc::new(weight.unrounded()?.clone().cast(weight.dtype));
     let format = quantizer.format;
-    let name = format!("{}.int{}x{}", weight.name, format.bits, format.block);
+    let name = format!("{}.int{}x{}", weight.name, format.bits, format.group_size);
     let mut parts = vec![
         (
             QuantizedPart::Codes,
             "codes",
-            vec![rows, format.blocks(columns), format.code_bytes()],
+            vec![rows, format.groups(columns), format.code_bytes()],
         ),
         (
             QuantizedPart::Scales,
             "scales",
-            vec![rows, format.blocks(columns)],
+            vec![rows, format.groups(columns)],
         ),
     ];
     if !quantizer.symmetric {

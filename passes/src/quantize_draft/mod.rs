@@ -1,7 +1,7 @@
 //! `quantize-draft`: the matrices of the draft in 4 or 8 bits; without a draft, those of a copy of
 //! the target.
 //!
-//! Weights only, in blocks along the rows (`matrices.rs`); an embedding that is the head as well is
+//! Weights only, in groups along the rows (`matrices.rs`); an embedding that is the head as well is
 //! quantised as the head alone. What a draft proposes is checked by the target, so its errors cost
 //! time and never change the text. The target is never changed.
 
@@ -36,7 +36,7 @@ impl QuantizeDraft {
     /// The pass with these options.
     ///
     /// # Errors
-    /// [`PassError::Options`] for bits and blocks that no runtime takes.
+    /// [`PassError::Options`] for bits and group sizes that no runtime takes.
     pub fn new(options: QuantizeDraftOptions) -> Result<Self, PassError> {
         let quantizer = options.quantizer()?;
         Ok(Self { options, quantizer })
@@ -148,7 +148,7 @@ impl Pass for QuantizeDraft {
             .map(|matrix| module.weights[matrix.weight].elements())
             .sum();
         // Codes, and a scale in single precision for each group.
-        let bits = self.options.bits + 32 / self.options.block.max(1) + 1;
+        let bits = self.options.bits + 32 / self.options.group_size.max(1) + 1;
         Needs {
             disk: (elements * bits / 8) as u64,
             memory: 4 * needs::largest_weight(module),
@@ -213,7 +213,7 @@ fn report_errors(report: &mut PassReport, measured: &[(String, Perturbation)], r
                 0.0
             }
         });
-        let blocks = 100.0 * mean(|p| p.refined);
-        report.fact("hqq", format!("nearer in {improved} matrices and {blocks:.0}% of their blocks, squared errors {:.1}% smaller", 100.0 * share));
+        let groups = 100.0 * mean(|p| p.refined);
+        report.fact("hqq", format!("nearer in {improved} matrices and {groups:.0}% of their groups, squared errors {:.1}% smaller", 100.0 * share));
     }
 }

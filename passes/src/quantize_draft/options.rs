@@ -1,6 +1,6 @@
 //! What `quantize-draft` can be asked for.
 
-use dlc_ir::{BlockFormat, Quantizer, Refinement};
+use dlc_ir::{GroupFormat, Quantizer, Refinement};
 use serde::{Deserialize, Serialize};
 
 use super::options_error;
@@ -10,7 +10,7 @@ use crate::error::PassError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Refine {
-    /// From the extremes of each block.
+    /// From the extremes of each group.
     None,
     /// By half-quadratic quantisation where that is nearer.
     Hqq,
@@ -23,7 +23,7 @@ pub struct QuantizeDraftOptions {
     /// Bits of a code.
     pub bits: usize,
     /// Entries that share a scale.
-    pub block: usize,
+    pub group_size: usize,
     /// Whether zero is always in the middle, so that no zero points are stored.
     pub symmetric: bool,
     /// How scales and zero points are found.
@@ -38,7 +38,7 @@ impl Default for QuantizeDraftOptions {
     fn default() -> Self {
         Self {
             bits: 4,
-            block: 32,
+            group_size: 32,
             symmetric: true,
             refine: Refine::Hqq,
             head: true,
@@ -52,16 +52,16 @@ impl QuantizeDraftOptions {
     pub const DOCS: &'static [(&'static str, &'static str)] = &[
         ("bits", "4 (default) or 8"),
         (
-            "block",
+            "group_size",
             "entries of a row that share a scale: 32 (default), 64 or 128",
         ),
         (
             "symmetric",
-            "true (default), or false: each block has a zero point of its own",
+            "true (default), or false: each group has a zero point of its own",
         ),
         (
             "refine",
-            "hqq (default): half-quadratic quantisation where it lessens the squared error of a block; none: round to nearest",
+            "hqq (default): half-quadratic quantisation where it lessens the squared error of a group; none: round to nearest",
         ),
         ("head", "whether the head is quantised too (default true)"),
         (
@@ -74,7 +74,7 @@ impl QuantizeDraftOptions {
     pub(super) fn quantizer(&self) -> Result<Quantizer, PassError> {
         let Self {
             bits,
-            block,
+            group_size,
             symmetric,
             refine,
             ..
@@ -84,9 +84,9 @@ impl QuantizeDraftOptions {
                 "bits={bits} can't be run; ask for bits=4 or bits=8"
             )));
         }
-        if !matches!(block, 32 | 64 | 128) {
+        if !matches!(group_size, 32 | 64 | 128) {
             return Err(options_error(format!(
-                "block={block} can't be run; ask for block=32, 64 or 128"
+                "group_size={group_size} can't be run; ask for group_size=32, 64 or 128"
             )));
         }
         let refinement = if refine == Refine::Hqq {
@@ -95,7 +95,7 @@ impl QuantizeDraftOptions {
             Refinement::None
         };
         Ok(Quantizer {
-            format: BlockFormat { bits, block },
+            format: GroupFormat { bits, group_size },
             symmetric,
             refinement,
         })

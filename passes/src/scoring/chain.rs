@@ -1,4 +1,4 @@
-//! A model as a chain: what stands before the first block, the blocks, what stands behind the last
+//! A model as a chain: what stands before the first block, the blocks, what stands after the last
 //! one.
 //!
 //! Each link reads one value of the link before it, the residual, so that a link at a time has to
@@ -85,7 +85,7 @@ impl<'m> Chain<'m> {
             .last()
             .is_none_or(|last| last.block.is_some() || !made_by(graph, logits, &last.nodes))
         {
-            return Err(unsupported("the logits are not made behind the last block"));
+            return Err(unsupported("the logits are not made after the last block"));
         }
         Ok(Self {
             graph,
@@ -163,7 +163,7 @@ impl<'m> Chain<'m> {
     }
 }
 
-/// What texts feed side by side, without padding: the same number of tokens of each, behind `past`
+/// What texts feed side by side, without padding: the same number of tokens of each, after `past`
 /// of which the caches `held` hold keys and values; caches that aren't held are empty.
 pub(crate) fn feeds(
     graph: &Graph,

@@ -247,7 +247,7 @@ fn border(
 /// What is known so far on the way back from the head, but for the gradients.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct WayBack {
-    /// Links behind, the head aside.
+    /// Links after, the head aside.
     links: usize,
     loss: f64,
     /// Tr(F) of the head's matrix, if it was asked for.

@@ -1,4 +1,4 @@
-//! How far scoring is: told after every sample of every link, so that a bar moves and Ctrl-C is
+//! How far scoring is: reported after every sample of every link, so that a bar moves and Ctrl-C is
 //! heard.
 
 use crate::context::Progress;

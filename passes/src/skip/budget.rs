@@ -92,7 +92,7 @@ pub(crate) fn merge_patterns(
         return close(net, reuse, table);
     };
     let freed = net.freed();
-    // What isn't needed after all isn't worth being told apart.
+    // What isn't needed after all isn't worth a distinction.
     let mut table: Vec<Vec<bool>> = close(net, reuse, table)
         .into_iter()
         .map(|s| s.computed)

@@ -13,7 +13,7 @@ mod options;
 mod subnet;
 mod unroll;
 
-use dlc_ir::{Diffusion, Graph, Module, Sampling, SkipGranularity, SkipSchedule, WeightTable};
+use dlc_ir::{Diffusion, Granularity, Graph, Module, Sampling, SkipSchedule, WeightTable};
 use dlc_methods::diffusion::SamplingPlan;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -224,9 +224,9 @@ fn fitting(
 
 /// What a pass that skips adds to a module.
 #[derive(Debug)]
-pub(crate) struct Made {
+pub(crate) struct Scheduled {
     pub graphs: Vec<Graph>,
-    /// The module's weights with further ones behind them, if the graphs need some.
+    /// The module's weights with further ones after them, if the graphs need some.
     pub weights: Option<WeightTable>,
     pub sampling: Sampling,
     pub report: PassReport,
@@ -249,7 +249,7 @@ pub(crate) fn apply(
     sampler: &SamplerOptions,
     driver: Driver<'_>,
     table: &[Vec<bool>],
-) -> Result<Made, PassError> {
+) -> Result<Scheduled, PassError> {
     let scheduler = driver.scheduler.to_owned();
     let steps = budget::merge_patterns(net, sampler.reuse, table, sampler.max_graphs);
     let (subnets, weights) = if sampler.unroll {
@@ -268,7 +268,7 @@ pub(crate) fn apply(
     let schedule = SkipSchedule::new(sampler.granularity, sampler.reuse, net.names(), &computed);
     let macs = macs_share(net, &steps);
     let mut report = PassReport::default();
-    let unit = if sampler.granularity == SkipGranularity::Block {
+    let unit = if sampler.granularity == Granularity::Layer {
         "blocks"
     } else {
         "branches"
@@ -304,7 +304,7 @@ pub(crate) fn apply(
         evaluations: subnets.evaluations,
         unrolled: sampler.unroll.then(|| unroll::SAMPLER.to_owned()),
     };
-    Ok(Made {
+    Ok(Scheduled {
         graphs: subnets.graphs,
         weights,
         sampling,
@@ -313,7 +313,7 @@ pub(crate) fn apply(
 }
 
 /// Puts the graphs into the module.
-pub(crate) fn finish(module: &mut Module, made: Made) -> PassReport {
+pub(crate) fn finish(module: &mut Module, made: Scheduled) -> PassReport {
     module.graphs.extend(made.graphs);
     if let Some(weights) = made.weights {
         module.weights = weights;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use dlc_ir::cost::{Sizes, TEXT_TOKENS, macs};
-use dlc_ir::{BlockId, Def, Graph, NodeId, Op, Operand, SkipGranularity, ValueId, WeightTable};
+use dlc_ir::{BlockId, Def, Granularity, Graph, NodeId, Op, Operand, ValueId, WeightTable};
 
 use crate::error::PassError;
 
@@ -31,8 +31,8 @@ pub(crate) struct Inputs {
     pub image: ValueId,
     pub timestep: ValueId,
     pub labels: Option<ValueId>,
-    /// What else the image is told, by name: a text, sizes.
-    pub told: Vec<(String, ValueId)>,
+    /// What else the image is conditioned on, by name: a text, sizes.
+    pub conditioning: Vec<(String, ValueId)>,
 }
 
 impl Inputs {
@@ -41,13 +41,14 @@ impl Inputs {
     /// # Errors
     /// [`PassError::Unsupported`] for a graph that is no denoiser.
     pub fn find(pass: &'static str, graph: &Graph) -> Result<Self, PassError> {
-        let (mut image, mut timestep, mut labels, mut told) = (None, None, None, Vec::new());
+        let (mut image, mut timestep, mut labels, mut conditioning) =
+            (None, None, None, Vec::new());
         for input in graph.inputs() {
             match input.name.as_str() {
                 "hidden_states" | "sample" => image = Some(input.value),
                 "timestep" => timestep = Some(input.value),
                 "class_labels" => labels = Some(input.value),
-                name => told.push((name.to_owned(), input.value)),
+                name => conditioning.push((name.to_owned(), input.value)),
             }
         }
         let problem = "the target isn't fed latents and a timestep".to_owned();
@@ -58,7 +59,7 @@ impl Inputs {
             image,
             timestep,
             labels,
-            told,
+            conditioning,
         })
     }
 }
@@ -68,7 +69,7 @@ impl Inputs {
 pub(crate) struct SkipNet<'m> {
     pub graph: &'m Graph,
     pub weights: &'m WeightTable,
-    pub granularity: SkipGranularity,
+    pub granularity: Granularity,
     pub units: Vec<SkipUnit>,
     pub values: Vec<SkipValue>,
     /// Multiply-adds of every node.
@@ -92,7 +93,7 @@ impl<'m> SkipNet<'m> {
         pass: &'static str,
         graph: &'m Graph,
         weights: &'m WeightTable,
-        granularity: SkipGranularity,
+        granularity: Granularity,
     ) -> Result<Self, PassError> {
         let units = units(graph, granularity);
         let unsupported = |problem: &str| PassError::Unsupported {
@@ -129,7 +130,7 @@ impl<'m> SkipNet<'m> {
         let mut found: Vec<(BlockId, ValueId)> = Vec::new();
         let blocks = &self.units[unit].blocks;
         for &block in blocks {
-            let branch = if self.granularity == SkipGranularity::Branch {
+            let branch = if self.granularity == Granularity::Branch {
                 branch(self.graph, block)
             } else {
                 None
@@ -248,17 +249,15 @@ impl<'m> SkipNet<'m> {
 }
 
 /// The units of a graph: its blocks, or those of a layer or stage together.
-fn units(graph: &Graph, granularity: SkipGranularity) -> Vec<SkipUnit> {
+fn units(graph: &Graph, granularity: Granularity) -> Vec<SkipUnit> {
     let mut units: Vec<(u32, SkipUnit)> = Vec::new();
     for (id, block) in graph.blocks() {
         match units.last_mut() {
-            Some((layer, unit))
-                if granularity == SkipGranularity::Block && *layer == block.layer =>
-            {
+            Some((layer, unit)) if granularity == Granularity::Layer && *layer == block.layer => {
                 unit.blocks.push(id);
             }
             _ => {
-                let name = if granularity == SkipGranularity::Block {
+                let name = if granularity == Granularity::Layer {
                     stage(&block.name)
                 } else {
                     block.name.clone()

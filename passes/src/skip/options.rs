@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dlc_ir::{Diffusion, Reuse, SkipGranularity};
+use dlc_ir::{Diffusion, Granularity, Reuse};
 use serde::{Deserialize, Serialize};
 
 use crate::error::PassError;
@@ -23,7 +23,7 @@ pub struct SamplerOptions {
     /// guided.
     pub guidance: Option<f64>,
     /// What is skipped as one.
-    pub granularity: SkipGranularity,
+    pub granularity: Granularity,
     /// What stands in for what is skipped.
     pub reuse: Reuse,
     /// Most graphs to write; steps are made alike, by computing more, until they are enough.
@@ -38,7 +38,7 @@ impl Default for SamplerOptions {
             steps: 50,
             scheduler: None,
             guidance: None,
-            granularity: SkipGranularity::Branch,
+            granularity: Granularity::Branch,
             reuse: Reuse::Hold,
             max_graphs: None,
             unroll: false,
@@ -60,7 +60,7 @@ impl SamplerOptions {
         ),
         (
             "granularity",
-            "branch (default): attention and feed-forward apart; or block: whole layers, whole stages of a U-Net",
+            "branch (default): attention and feed-forward apart; or layer: whole layers, whole stages of a U-Net",
         ),
         (
             "reuse",
@@ -92,7 +92,7 @@ impl SamplerOptions {
                 let known = if model.classes.is_some() {
                     "wasn't trained without a class, which guidance needs"
                 } else {
-                    "is told neither class nor text"
+                    "is conditioned on neither class nor text"
                 };
                 let problem = format!(
                     "guidance={guidance}: the model {known}, so there is nothing to guide it to; leave guidance out"
@@ -137,7 +137,7 @@ pub(crate) fn is_guided(guidance: f64) -> bool {
     guidance.to_bits() != NO_GUIDANCE.to_bits()
 }
 
-/// The options of a pass, and those of the sampler behind them.
+/// The options of a pass, and those of the sampler after them.
 pub(crate) const fn with_sampler<const OWN: usize, const ALL: usize>(
     own: [(&'static str, &'static str); OWN],
 ) -> [(&'static str, &'static str); ALL] {

@@ -28,8 +28,8 @@ const TIMESTEPS: &str = "sampler.timesteps";
 const BATCH: &str = "batch";
 
 /// Takes `latents [batch, channels, height, width]`, noise of unit variance, and what the target is
-/// told beside image and noise level; gives the sample, `out_latents`. With guidance every image
-/// has two rows of what it is told, first all those with it and then all those without, so that the
+/// conditioned on beside image and noise level; gives the sample, `out_latents`. With guidance every image
+/// has two rows of its conditioning, first all those with it and then all those without, so that the
 /// first axis of such inputs is `batch+batch`. Returns the graph and the weights with the noise
 /// levels among them.
 pub(crate) fn unroll(
@@ -364,7 +364,7 @@ impl<'m> Unroller<'m> {
             .add(Op::Add, [without.into(), guidance.into()])
     }
 
-    /// The latents behind an evaluation, see [`SamplingStep`].
+    /// The latents after an evaluation, see [`SamplingStep`].
     fn advance(&mut self, number: usize, output: ValueId) -> Result<(), IrError> {
         let plan = self.driver.plan;
         let step = &plan.steps[number];

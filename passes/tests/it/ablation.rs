@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use dlc_eval::{Segment, Values};
-use dlc_ir::{Module, ValueId};
-use dlc_passes::fit_prune::{Granularity, Unit, units};
+use dlc_ir::{Granularity, Module, ValueId};
+use dlc_passes::fit_prune::{Unit, units};
 
 use super::fakes::{fit_prune, table};
 use super::model::{Model, assert_close, feeds, log_probabilities, loss, samples};
@@ -85,7 +85,10 @@ fn one_minus_cosine(module: &Module, unit: &Unit) -> f64 {
 }
 
 fn check(name: &str, module: &Module) {
-    for (option, granularity) in [("layer", Granularity::Layer), ("block", Granularity::Block)] {
+    for (option, granularity) in [
+        ("layer", Granularity::Layer),
+        ("branch", Granularity::Branch),
+    ] {
         let table = table(&format!("granularity: {option}, score: kl+cosine"), module);
         for (i, unit) in units(&module.graphs[0], granularity).iter().enumerate() {
             let what = format!("{name} {}", unit.name);
@@ -127,8 +130,8 @@ fn kl_and_cosine_are_those_of_direct_computation() {
         ("add %layers.0.attn.10", "add %9"),
     ]);
     let module = between.module();
-    let table = table("score: kl, granularity: block", &module);
-    for (i, unit) in units(&module.graphs[0], Granularity::Block)
+    let table = table("score: kl, granularity: branch", &module);
+    for (i, unit) in units(&module.graphs[0], Granularity::Branch)
         .iter()
         .enumerate()
     {
@@ -146,7 +149,7 @@ fn a_block_that_changes_nothing_scores_nothing() {
     let mut model = Model::decoder();
     model.numbers("1.down").fill(0.0);
     let table = table(
-        "granularity: block, score: kl+cosine+fit-residual",
+        "granularity: branch, score: kl+cosine+fit-residual",
         &model.module(),
     );
     for column in &table.columns {
@@ -158,7 +161,7 @@ fn a_block_that_changes_nothing_scores_nothing() {
         );
     }
     let runs = fit_prune(
-        "granularity: block, drop: 1, score: kl",
+        "granularity: branch, drop: 1, score: kl",
         &mut model.module(),
         samples(),
     )
@@ -173,7 +176,7 @@ fn a_block_that_changes_nothing_scores_nothing() {
 fn an_embedding_of_zeros_has_a_cosine() {
     let mut model = Model::decoder();
     model.numbers("embed")[7 * 12..8 * 12].fill(0.0);
-    let table = table("granularity: block, score: cosine", &model.module());
+    let table = table("granularity: branch, score: cosine", &model.module());
     assert!(
         table.columns[0]
             .values

@@ -1,7 +1,6 @@
 //! Scores are computed once for the same module, data and scores.
 
 use dlc_ir::Module;
-
 use dlc_passes::ScoreCache;
 
 use super::fakes::{Given, Memory, Outside, Watcher, run_with};
@@ -54,12 +53,12 @@ fn scores_are_reused_for_the_same_module_data_and_scores_only() {
         ("drop: 1, score: fit-elementwise", samples(), "a", true),
         ("drop: 1, score: fit+kl", samples(), "a", true),
         ("drop: 1, score: kl+fit", samples(), "a", true),
-        ("drop: 1, granularity: block", samples(), "a", true),
+        ("drop: 1, granularity: branch", samples(), "a", true),
         ("drop: 1, samples: 2", samples(), "a", true),
         ("drop: 1, length: 4", samples(), "a", true),
         ("drop: 1", last, "a", true),
         ("drop: 1", samples(), "b", true),
-        ("drop: 1, granularity: block", samples(), "a", false),
+        ("drop: 1, granularity: branch", samples(), "a", false),
     ];
     for (options, samples, key, expected) in cases {
         assert_eq!(

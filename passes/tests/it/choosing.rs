@@ -415,7 +415,7 @@ fn what_cant_be_chosen_from_is_refused() {
         "candidates: 0",
         "temperature: -1",
         "memory: 0.9",
-        "block: 7",
+        "group_size: 7",
         "memroy: 2",
     ] {
         messages.push(

@@ -172,9 +172,9 @@ fn drops_the_layers_of_lowest_score_with_their_caches() {
 }
 
 #[test]
-fn granularity_block_drops_attention_and_mlp_apart() {
+fn granularity_branch_drops_attention_and_mlp_apart() {
     let all = "0.key=0 0.value=0 1.key=1 1.value=1 2.key=2 2.value=2";
-    let options = "granularity: block, drop: 2, score: kl";
+    let options = "granularity: branch, drop: 2, score: kl";
     check(
         &quiet(&["0.down", "2.down"]),
         options,
@@ -220,7 +220,7 @@ fn protected_layers_stay_whatever_their_score() {
     );
     check(
         &quiet(&["0.o", "1.o"]),
-        "granularity: block, drop: 1, score: kl, protect_first: 1",
+        "granularity: branch, drop: 1, score: kl, protect_first: 1",
         &Expected {
             dropped: "layers.1.attn",
             caches: LAYERS[1],
@@ -254,7 +254,7 @@ fn of_equal_scores_the_later_layer_goes() {
     );
     check(
         &model,
-        "granularity: block, drop: 1, score: kl",
+        "granularity: branch, drop: 1, score: kl",
         &Expected {
             dropped: "layers.2.mlp",
             caches: "0.key=0 0.value=0 1.key=1 1.value=1 2.key=2 2.value=2",

@@ -115,7 +115,7 @@ pub struct Outside<'a> {
 }
 
 /// Runs a pass with options as in YAML's flow form, `drop: 1, score: kl`, and the clean-up passes
-/// behind it.
+/// after it.
 pub fn run_with(
     pass: &str,
     options: &str,

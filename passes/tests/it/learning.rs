@@ -1,4 +1,4 @@
-//! dip-go: what was learned survives a run that is stopped, and models told a text are learned on
+//! dip-go: what was learned survives a run that is stopped, and models conditioned on a text are learned on
 //! texts.
 
 use std::collections::BTreeMap;
@@ -84,7 +84,7 @@ fn learning_that_was_stopped_goes_on_where_it_was_and_ends_alike() {
     }
 }
 
-/// A U-Net that is told a text.
+/// A U-Net conditioned on a text.
 fn told() -> Module {
     let diffusion = Diffusion {
         channels: 4,
@@ -132,7 +132,7 @@ fn models_told_a_text_are_learned_on_texts() {
             .iter()
             .any(|(name, value)| name == "consistency" && value.contains("mean square"))
     );
-    // What the image is told counts.
+    // The conditioning counts.
     let noise: Vec<f32> = (0..4 * 64).map(|i| (i as f32 * 0.7).sin()).collect();
     let sample = |first: f32| {
         supernet_sample(
@@ -150,7 +150,7 @@ fn models_told_a_text_are_learned_on_texts() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("told encoder_hidden_states") && error.contains("embeddings=FILE"),
+        error.contains("conditioned on encoder_hidden_states") && error.contains("embeddings=FILE"),
         "{error}"
     );
     let error = learn(
@@ -162,7 +162,7 @@ fn models_told_a_text_are_learned_on_texts() {
     )
     .unwrap_err()
     .to_string();
-    assert!(error.contains("told no text"), "{error}");
+    assert!(error.contains("takes no text"), "{error}");
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn a_model_told_nothing_is_learned_without_guidance() {
     .unwrap_err()
     .to_string();
     assert!(
-        error.contains("guidance=3: the model is told neither class nor text"),
+        error.contains("guidance=3: the model is conditioned on neither class nor text"),
         "{error}"
     );
 }

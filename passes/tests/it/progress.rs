@@ -76,7 +76,7 @@ fn an_interruption_ends_scoring_at_the_next_step_and_the_next_run_goes_on_from_t
         "score: cosine",
         "score: kl",
         "score: kl+trace",
-        "score: kl, granularity: block",
+        "score: kl, granularity: branch",
         "score: cosine+fit-elementwise",
     ] {
         let whole = Memory::default();

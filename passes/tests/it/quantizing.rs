@@ -4,21 +4,24 @@ use std::collections::BTreeMap;
 
 use dlc_errors::Faulty;
 use dlc_eval::run;
-use dlc_ir::{BlockFormat, Graph, Module, Op, Quantizer, Refinement, Task, WeightTable, verify};
+use dlc_ir::{Graph, GroupFormat, Module, Op, Quantizer, Refinement, Task, WeightTable, verify};
 use dlc_passes::quantize_draft::{matrices, perturbation, quantize_block};
 
 use super::fakes::{fact, run_all};
 use super::model::{Model, assert_close, feeds, samples};
 
-const FORMAT: BlockFormat = BlockFormat { bits: 4, block: 32 };
+const FORMAT: GroupFormat = GroupFormat {
+    bits: 4,
+    group_size: 32,
+};
 
 /// What the parts of a quantised weight stand for, by hand.
-fn dequantized(weights: &WeightTable, name: &str, format: BlockFormat, columns: usize) -> Vec<f32> {
+fn dequantized(weights: &WeightTable, name: &str, format: GroupFormat, columns: usize) -> Vec<f32> {
     let part = |suffix: &str| {
         weights
             .find(&format!(
                 "{name}.int{}x{}.{suffix}",
-                format.bits, format.block
+                format.bits, format.group_size
             ))
             .map(|id| weights[id].to_f32().unwrap())
     };
@@ -35,15 +38,15 @@ fn dequantized(weights: &WeightTable, name: &str, format: BlockFormat, columns: 
         }
     };
     let (blocks, middle) = (
-        columns.div_ceil(format.block),
+        columns.div_ceil(format.group_size),
         if format.bits == 4 { 8.0 } else { 128.0 },
     );
     let (row_codes, row_zeros) = (
-        blocks * format.block * format.bits / 8,
+        blocks * format.group_size * format.bits / 8,
         (blocks * format.bits).div_ceil(8),
     );
     let entry = |row: usize, column: usize| {
-        let block = column / format.block;
+        let block = column / format.group_size;
         let zero = zeros
             .as_ref()
             .map_or(middle, |zeros| code(&zeros[row * row_zeros..], block));
@@ -113,7 +116,7 @@ fn the_draft_computes_what_its_codes_stand_for() {
         "bits: 8",
         "symmetric: false",
         "bits: 8, symmetric: false, refine: none",
-        "block: 64",
+        "group_size: 64",
     ] {
         let mut module = Model::decoder().module();
         run_all(
@@ -127,7 +130,7 @@ fn the_draft_computes_what_its_codes_stand_for() {
             &mut module,
         )
         .unwrap();
-        let format = BlockFormat {
+        let format = GroupFormat {
             bits: if options.contains("bits: 8") { 8 } else { 4 },
             block: if options.contains("64") { 64 } else { 32 },
         };
@@ -226,7 +229,7 @@ fn perturbations_are_what_quantising_does_and_blocks_are_quantised_one_by_one() 
             refinement: Refinement::Hqq,
         },
         Quantizer {
-            format: BlockFormat { bits: 8, ..FORMAT },
+            format: GroupFormat { bits: 8, ..FORMAT },
             symmetric: false,
             refinement: Refinement::None,
         },
@@ -288,8 +291,8 @@ fn what_can_not_be_quantised_is_rejected() {
     broken.numbers("1.up")[5] = f32::NAN;
     let cases = [
         ("bits: 3", Model::decoder().module()),
-        ("block: 48", Model::decoder().module()),
-        ("block: 16", Model::decoder().module()),
+        ("group_size: 48", Model::decoder().module()),
+        ("group_size: 16", Model::decoder().module()),
         ("refine: gptq", Model::decoder().module()),
         ("symmetric: maybe", Model::decoder().module()),
         ("blocks: layers.0+layers.7", Model::decoder().module()),

@@ -27,7 +27,7 @@ fn options_that_do_not_fit_are_rejected() {
         "keep: 1.0",
         "drop: 3",
         "drop: 4",
-        "drop: 6, granularity: block",
+        "drop: 6, granularity: branch",
         "drop: 2, protect_first: 1, protect_last: 1",
         "drop: 1, protect_first: 2, protect_last: 2",
         "drop: 1, protect_first: 7",
@@ -142,7 +142,7 @@ fn modules_that_are_no_chain_of_blocks_are_rejected() {
         ("a context of one token", "", short),
         (
             "no matrix that writes into the residual",
-            "score: fit-residual, granularity: block",
+            "score: fit-residual, granularity: branch",
             edited(&silent),
         ),
     ];
@@ -160,7 +160,7 @@ fn a_draft_without_attention_is_rejected() {
         model.numbers(&format!("{layer}.o")).fill(0.0);
     }
     let error = rejection(
-        "granularity: block, drop: 3, score: kl",
+        "granularity: branch, drop: 3, score: kl",
         &model.module(),
         samples(),
     );
@@ -183,7 +183,7 @@ fn scores_that_are_not_finite_are_rejected() {
         model.numbers(weight)[3] = number;
         for score in ["fit", "trace", "cosine", "kl"] {
             let error = rejection(
-                &format!("granularity: block, score: {score}"),
+                &format!("granularity: branch, score: {score}"),
                 &model.module(),
                 samples(),
             );

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use dlc_eval::{Segment, Values, Wanted, cross_entropy};
-use dlc_ir::{Module, WeightId};
+use dlc_ir::{Granularity, Module, WeightId};
 use dlc_passes::PassError;
-use dlc_passes::fit_prune::{Granularity, units};
+use dlc_passes::fit_prune::units;
 use dlc_passes::scoring::{
     FisherScores, Objective, TensorFisher, fisher_scores, fisher_scores_with_head,
 };
@@ -144,7 +144,7 @@ const BETWEEN: [(&str, &str); 3] = [
     ("add %layers.0.mlp.6", "add %9"),
 ];
 
-/// A head that isn't the embedding, its logits bent afterwards.
+/// A head that isn't the embedding, its logits activated afterwards.
 const UNTIED: [(&str, &str); 2] = [
     (
         "  %2 = linear %1, @embed : f32[batch, seq, 23]",
@@ -191,7 +191,10 @@ fn scores_are_those_of_a_backward_through_the_whole_graph() {
 fn columns_are_sums_over_the_tensors_of_a_unit() {
     let module = Model::decoder().module();
     let scores = scores(&module, &samples());
-    for (option, granularity) in [("layer", Granularity::Layer), ("block", Granularity::Block)] {
+    for (option, granularity) in [
+        ("layer", Granularity::Layer),
+        ("branch", Granularity::Branch),
+    ] {
         let table = table(
             &format!("granularity: {option}, score: fit+fit-elementwise+fit-residual+trace"),
             &module,

@@ -8,8 +8,8 @@ use dlc_errors::Faulty;
 use dlc_eval::Array;
 use dlc_ir::schedule::memory;
 use dlc_ir::{
-    Classes, DType, Diffusion, Expr, Module, Reuse, SkipGranularity, SkipSchedule, Task,
-    WeightTable, parse_graph, parse_graph_over,
+    Classes, DType, Diffusion, Expr, Granularity, Module, Reuse, SkipSchedule, Task, WeightTable,
+    parse_graph, parse_graph_over,
 };
 use dlc_methods::diffusion::{Estimate, SamplingPlan, SamplingStep};
 use dlc_passes::dip_go::supernet_sample;
@@ -70,7 +70,7 @@ pub fn dit() -> Module {
     )
 }
 
-/// A U-Net that is told nothing.
+/// A U-Net without conditioning.
 pub fn unet() -> Module {
     let diffusion = Diffusion {
         channels: 1,
@@ -215,7 +215,7 @@ fn before_at(before: &[f32], i: usize) -> f32 {
 #[derive(Debug, Clone)]
 struct Case {
     denoiser: &'static str,
-    granularity: SkipGranularity,
+    granularity: Granularity,
     reuse: Reuse,
     share: f64,
     graphs: Option<usize>,
@@ -223,7 +223,7 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let granularity = prop_oneof![Just(SkipGranularity::Branch), Just(SkipGranularity::Block)];
+    let granularity = prop_oneof![Just(Granularity::Branch), Just(Granularity::Layer)];
     let reuse = prop_oneof![
         Just(Reuse::Hold),
         Just(Reuse::Linear),
@@ -320,13 +320,9 @@ fn error(expected: &[f32], found: &[f32]) -> f32 {
 }
 
 /// Names of a module's units: those of a schedule that computes everything.
-fn names(module: &Module, granularity: SkipGranularity) -> Vec<String> {
+fn names(module: &Module, granularity: Granularity) -> Vec<String> {
     let mut module = module.clone();
-    let granularity = if granularity == SkipGranularity::Block {
-        "block"
-    } else {
-        "branch"
-    };
+    let granularity = granularity.name();
     skip(
         &format!("interval: 1, steps: {STEPS}, granularity: {granularity}"),
         &mut module,
@@ -340,15 +336,15 @@ fn names(module: &Module, granularity: SkipGranularity) -> Vec<String> {
 fn units_are_branches_or_the_blocks_of_the_paper() {
     let layers = |names: &[String]| names.join(" ");
     assert_eq!(
-        layers(&names(&dit(), SkipGranularity::Block)),
+        layers(&names(&dit(), Granularity::Layer)),
         "layers.0 layers.1 layers.2 layers.3"
     );
     assert!(
-        layers(&names(&dit(), SkipGranularity::Branch))
+        layers(&names(&dit(), Granularity::Branch))
             .starts_with("layers.0.attn layers.0.mlp layers.1.attn")
     );
     assert_eq!(
-        layers(&names(&unet(), SkipGranularity::Block)),
+        layers(&names(&unet(), Granularity::Layer)),
         "down.0 down.1 mid up.0 up.1"
     );
 }
@@ -374,7 +370,7 @@ fn computing_everything_is_the_target() {
 fn budgets_are_met() {
     for options in [
         "macs: 0.5, random: true",
-        "macs: 0.5, random: true, granularity: block",
+        "macs: 0.5, random: true, granularity: layer",
         "macs: 0.5",
         "macs: 0.6, random: true, max_graphs: 4",
     ] {
@@ -409,7 +405,7 @@ fn nothing_is_computed_that_nobody_reads() {
         })
         .collect();
     let units = (0..4).map(|i| format!("layers.{i}")).collect();
-    let schedule = SkipSchedule::new(SkipGranularity::Block, Reuse::Hold, units, &table);
+    let schedule = SkipSchedule::new(Granularity::Layer, Reuse::Hold, units, &table);
     skip(
         "schedule: file, steps: 6",
         &mut module,
@@ -432,7 +428,7 @@ fn what_is_reused_is_a_connection_of_the_unrolled_sampler() {
         vec![false, false, false, true],
         vec![false; 4],
     ];
-    let schedule = SkipSchedule::new(SkipGranularity::Block, Reuse::Linear, units, &table);
+    let schedule = SkipSchedule::new(Granularity::Layer, Reuse::Linear, units, &table);
     let runs = skip(
         "schedule: file, steps: 3, unroll: true",
         &mut module,
@@ -500,7 +496,7 @@ fn guidance_is_refused_where_there_is_nothing_to_guide_to() {
     assert!(
         error
             .to_string()
-            .contains("guidance=2: the model is told neither class nor text"),
+            .contains("guidance=2: the model is conditioned on neither class nor text"),
         "{error}"
     );
     let mut classes = dit();
@@ -524,9 +520,9 @@ fn guidance_is_refused_where_there_is_nothing_to_guide_to() {
 
 #[test]
 fn schedules_and_options_that_do_not_fit_are_refused() {
-    let units: Vec<String> = names(&dit(), SkipGranularity::Block);
+    let units: Vec<String> = names(&dit(), Granularity::Layer);
     let schedule = |units: &[String], steps: &[&str]| {
-        let schedule = SkipSchedule::new(SkipGranularity::Block, Reuse::Hold, units.to_vec(), &[]);
+        let schedule = SkipSchedule::new(Granularity::Layer, Reuse::Hold, units.to_vec(), &[]);
         Some(SkipSchedule {
             steps: steps.iter().map(ToString::to_string).collect(),
             ..schedule

@@ -69,11 +69,11 @@ fn the_draft_scores_frequent_and_basic_tokens_as_before_and_no_others() {
 
 #[test]
 fn heads_that_bend_their_logits_or_have_biases_are_trimmed_too() {
-    let bent = "  %2 = linear %1, @head, @head.bias : f32[batch, seq, 23]\n  %3 = scale %2 factor=0.1 : f32[batch, seq, 23]\n  %4 = tanh %3 : f32[batch, seq, 23]\n  output logits = %4";
+    let activated = "  %2 = linear %1, @head, @head.bias : f32[batch, seq, 23]\n  %3 = scale %2 factor=0.1 : f32[batch, seq, 23]\n  %4 = tanh %3 : f32[batch, seq, 23]\n  output logits = %4";
     let model = Model::edited(&[
         (
             "  %2 = linear %1, @embed : f32[batch, seq, 23]\n  output logits = %2",
-            bent,
+            activated,
         ),
         (
             "weight @norm: f32[12]",

@@ -1,4 +1,4 @@
-//! What can't be run on this machine, told before anybody tries: by what is found, without starting
+//! What can't be run on this machine, said before anybody tries: by what is found, without starting
 //! anything.
 
 use dlc_bundle::{Manifest, Profile};

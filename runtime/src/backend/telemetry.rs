@@ -21,7 +21,7 @@ pub fn disable_telemetry() {
         reason = "the library reads its environment, and no other setting in time"
     )]
     // SAFETY: Rust's own readers of the environment are locked out while it changes. Readers in C
-    // are not: the command calls this before it starts a thread, and other programs are told to do
+    // are not: the command calls this before it starts a thread, and other programs are asked to do
     // so, or to set the variable themselves, after which nothing is changed here.
     unsafe {
         env::set_var(VARIABLE, "1");

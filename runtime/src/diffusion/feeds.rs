@@ -23,8 +23,8 @@ const NEGATIVE: &str = "negative_";
 const MASK: &str = "encoder_attention_mask";
 const TEXT: &str = "encoder_hidden_states";
 
-/// What images are told beside a class, by the graph's input: `encoder_hidden_states`,
-/// `text_embeds` ...; and behind `negative_`, what stands in their place for images without a text.
+/// What images are conditioned on beside a class, by the graph's input: `encoder_hidden_states`,
+/// `text_embeds` ...; and after `negative_`, what stands in their place for images without a text.
 /// One row for each image, or one for all.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Conditions {
@@ -169,7 +169,7 @@ impl<'r> Feeds<'r> {
         }
         let classes = classes(request, model, guided)?;
         if guided && model.classes.is_none() && model.text_width.is_none() {
-            let problem = "is told neither class nor text, so there is nothing to guide it to: take `--guidance 1`";
+            let problem = "is conditioned on neither class nor text, so there is nothing to guide it to: take `--guidance 1`";
             return Err(RuntimeError::Input(format!("the model {problem}")));
         }
         let rows = if guided { 2 * images } else { images };
@@ -257,7 +257,7 @@ fn classes(request: &SampleRequest<'_>, model: &Diffusion, guided: bool) -> Resu
     let Some(known) = model.classes else {
         let given = !request.classes.is_empty();
         return if given {
-            fail("the model is told no class: leave --class out".to_owned())
+            fail("the model takes no class: leave --class out".to_owned())
         } else {
             Ok(vec![])
         };
@@ -271,7 +271,7 @@ fn classes(request: &SampleRequest<'_>, model: &Diffusion, guided: bool) -> Resu
     let (images, given) = (request.seeds.len(), request.classes.len());
     if images != given {
         return fail(format!(
-            "{given} classes for {images} images: the model is told one for each"
+            "{given} classes for {images} images: the model takes one for each"
         ));
     }
     let without = match (guided, known.unconditional) {

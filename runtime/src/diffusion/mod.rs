@@ -63,9 +63,9 @@ pub struct SampleRequest<'a> {
     pub guidance: f64,
     /// One for each image: the seed of the [`noise`] that it starts from.
     pub seeds: &'a [u64],
-    /// What each image should show; none for models that are told no class.
+    /// What each image should show; none for models that take no class.
     pub classes: &'a [usize],
-    /// What else the images are told.
+    /// What else the images are conditioned on.
     pub conditions: Option<&'a Conditions>,
     /// Whether to run the graphs of the manifest's schedule, where there is one, instead of the
     /// whole model.

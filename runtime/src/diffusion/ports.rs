@@ -42,7 +42,7 @@ pub(super) enum Feed {
     Memory { block: String, age: usize },
     /// The weights of what is remembered.
     Forecast,
-    /// What the image is told beside its class: states of a text, sizes.
+    /// What the image is conditioned on beside its class: states of a text, sizes.
     Condition,
 }
 

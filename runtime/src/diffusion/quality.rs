@@ -127,7 +127,7 @@ impl Classifier {
     }
 }
 
-/// A layer behind `before`, if the shapes fit.
+/// A layer after `before`, if the shapes fit.
 fn layer(weight: &FloatTensor, bias: &FloatTensor, before: Option<&Layer>) -> Option<Layer> {
     let [out, width] = weight.shape[..] else {
         return None;

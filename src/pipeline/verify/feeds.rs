@@ -65,7 +65,7 @@ impl Feeds {
         counted.collect()
     }
 
-    /// What comes behind these prefixes, on the caches that they made.
+    /// What comes after these prefixes, on the caches that they made.
     pub fn continued(&self, graph: &Graph, made: &BTreeMap<String, Array>, ids: &[i64]) -> Self {
         let mut caches = BTreeMap::new();
         for input in graph.inputs() {
@@ -102,7 +102,7 @@ impl Feeds {
         feeds
     }
 
-    /// The same behind the caches that a backend made.
+    /// The same after the caches that a backend made.
     pub fn with_caches(&self, record: &GraphRecord, made: &[(String, HostTensor)]) -> Self {
         let mut feeds = self.clone();
         for port in &record.inputs {

@@ -116,12 +116,12 @@ pub(super) fn gelu(cx: &mut Context<'_>, node: &Node, tanh: bool) -> Result<(), 
         });
     }
     let (one, half) = (cx.b.float(DType::F32, 1.0), cx.b.float(DType::F32, 0.5));
-    let bent = if tanh {
+    let curve = if tanh {
         by_tanh(cx, &x)
     } else {
         by_erf(cx, &x)
     };
-    let sum = cx.b.op("Add", &[&bent, &one]).out();
+    let sum = cx.b.op("Add", &[&curve, &one]).out();
     if dtype == DType::F32 {
         let product = cx.b.op("Mul", &[&x, &sum]).out();
         return define_like(cx, node, form, |cx, out| {

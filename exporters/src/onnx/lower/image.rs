@@ -12,16 +12,16 @@ pub(super) fn conv2d(
     cx: &mut Context<'_>,
     node: &Node,
     stride: usize,
-    [before, behind]: [usize; 2],
+    [before, after]: [usize; 2],
 ) -> Result<(), ExportError> {
     let inputs = (0..node.inputs.len())
         .map(|at| cx.operand(node, at))
         .collect::<Result<Vec<_>, _>>()?;
-    let [stride, before, behind] = [stride, before, behind].map(|n| n as i64);
+    let [stride, before, after] = [stride, before, after].map(|n| n as i64);
     define_full(cx, node, |cx, out| {
         let call = cx.b.op("Conv", &inputs.iter().collect::<Vec<_>>());
         call.ints("strides", &[stride, stride])
-            .ints("pads", &[before, before, behind, behind])
+            .ints("pads", &[before, before, after, after])
             .into(&[out]);
     })
 }

@@ -137,7 +137,7 @@ impl Rows {
         Ok(Some((value, restored)))
     }
 
-    /// Where each of this run's tokens goes, `[batch, seq]`: behind the tokens before it; padding
+    /// Where each of this run's tokens goes, `[batch, seq]`: after the tokens before it; padding
     /// to the other end, the last of it first.
     fn places(&self, cx: &mut Context<'_>) -> Result<Name, ExportError> {
         let (start, end) = (start(cx, &self.seq)?, last_index(cx, &self.seq)?);
@@ -150,8 +150,8 @@ impl Rows {
                 let fresh = cx.b.op("Slice", &[&mask, &start, &open, &axes]).out();
                 let before = cx.b.op("CumSum", &[&fresh, &one]).int("exclusive", 1).out();
                 let is_token = cx.b.op("Cast", &[&fresh]).int("to", BOOL).out();
-                let behind = cx.b.op("Range", &[&end, &down, &down]).out();
-                let further = cx.b.op("Where", &[&is_token, &zero, &behind]).out();
+                let after = cx.b.op("Range", &[&end, &down, &down]).out();
+                let further = cx.b.op("Where", &[&is_token, &zero, &after]).out();
                 Ok(cx.b.op("Add", &[&before, &further]).out())
             },
         )

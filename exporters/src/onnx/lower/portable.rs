@@ -165,8 +165,8 @@ fn attend(
     if let Some(cap) = softcap {
         let cap = cx.b.float(DType::F32, cap);
         let share = cx.b.op("Div", &[&scores, &cap]).out();
-        let bent = cx.b.op("Tanh", &[&share]).out();
-        scores = cx.b.op("Mul", &[&bent, &cap]).out();
+        let squashed = cx.b.op("Tanh", &[&share]).out();
+        scores = cx.b.op("Mul", &[&squashed, &cap]).out();
     }
     for addend in addends {
         scores = cx.b.op("Add", &[&scores, addend]).out();

@@ -6,7 +6,7 @@
 //! runs with rounded activations and tract not at all with 4 bits. The file stays small; a runtime
 //! that folds constants holds the matrix in single precision.
 
-use dlc_ir::{BlockFormat, DType, Node, Operand};
+use dlc_ir::{DType, GroupFormat, Node, Operand};
 use dlc_onnx::proto::data_type;
 
 use super::super::builder::Name;
@@ -60,7 +60,7 @@ impl Operands {
 pub(super) fn by_matmul_nbits(
     cx: &mut Context<'_>,
     node: &Node,
-    format: BlockFormat,
+    format: GroupFormat,
 ) -> Result<(), ExportError> {
     let (x, operands) = (cx.operand(node, 0)?, Operands::of(cx, node)?);
     let mut inputs = vec![x, operands.codes, operands.scales];
@@ -78,7 +78,7 @@ pub(super) fn by_matmul_nbits(
             .int("K", operands.inner as i64)
             .int("N", operands.out as i64);
         call.int("bits", format.bits as i64)
-            .int("block_size", format.block as i64)
+            .int("block_size", format.group_size as i64)
             .int("accuracy_level", 4)
             .into(&[out]);
     })
@@ -88,7 +88,7 @@ pub(super) fn by_matmul_nbits(
 pub(super) fn by_primitives(
     cx: &mut Context<'_>,
     node: &Node,
-    format: BlockFormat,
+    format: GroupFormat,
 ) -> Result<(), ExportError> {
     let x = cx.value_at(node, 0)?;
     let dtype = cx.ty(x).dtype;
@@ -115,10 +115,14 @@ pub(super) fn by_primitives(
 }
 
 /// `(code - zero_point) * scale`, `[out, in]`, exactly as the evaluator computes it.
-fn dequantized(cx: &mut Context<'_>, operands: &Operands, format: BlockFormat) -> Name {
-    let [out, blocks, block] =
-        [operands.out, format.blocks(operands.inner), format.block].map(|n| n as i64);
-    let codes = unpacked(cx, &operands.codes, format, &[out, blocks, block]);
+fn dequantized(cx: &mut Context<'_>, operands: &Operands, format: GroupFormat) -> Name {
+    let [out, groups, group] = [
+        operands.out,
+        format.groups(operands.inner),
+        format.group_size,
+    ]
+    .map(|n| n as i64);
+    let codes = unpacked(cx, &operands.codes, format, &[out, groups, group]);
     let zero = match &operands.zero_points {
         None => {
             cx.b.float(DType::F32, f32::from(format.default_zero_point()))
@@ -126,22 +130,22 @@ fn dequantized(cx: &mut Context<'_>, operands: &Operands, format: BlockFormat) -
         Some(packed) => {
             let row = (format.zero_point_bytes(operands.inner) * format.codes_in_byte()) as i64;
             let zeros = unpacked(cx, packed, format, &[out, row]);
-            let zeros = if row == blocks {
+            let zeros = if row == groups {
                 zeros
             } else {
-                first_columns(cx, &zeros, blocks)
+                first_columns(cx, &zeros, groups)
             };
-            let shape = cx.b.ints(&[out, blocks, 1]);
+            let shape = cx.b.ints(&[out, groups, 1]);
             cx.b.op("Reshape", &[&zeros, &shape]).out()
         }
     };
-    let shape = cx.b.ints(&[out, blocks, 1]);
+    let shape = cx.b.ints(&[out, groups, 1]);
     let scales = cx.b.op("Reshape", &[&operands.scales, &shape]).out();
     let steps = cx.b.op("Sub", &[&codes, &zero]).out();
     let entries = cx.b.op("Mul", &[&steps, &scales]).out();
-    let shape = cx.b.ints(&[out, blocks * block]);
+    let shape = cx.b.ints(&[out, groups * group]);
     let matrix = cx.b.op("Reshape", &[&entries, &shape]).out();
-    if blocks * block == operands.inner as i64 {
+    if groups * group == operands.inner as i64 {
         matrix
     } else {
         first_columns(cx, &matrix, operands.inner as i64)
@@ -155,7 +159,7 @@ fn first_columns(cx: &mut Context<'_>, matrix: &Name, columns: i64) -> Name {
 
 /// Packed bytes as codes in single precision, in this shape. A byte is `16 high + low`, all small
 /// whole numbers.
-fn unpacked(cx: &mut Context<'_>, packed: &Name, format: BlockFormat, shape: &[i64]) -> Name {
+fn unpacked(cx: &mut Context<'_>, packed: &Name, format: GroupFormat, shape: &[i64]) -> Name {
     let bytes =
         cx.b.op("Cast", &[packed])
             .int("to", i64::from(data_type(DType::F32)))

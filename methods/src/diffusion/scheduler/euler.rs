@@ -15,7 +15,7 @@ struct Euler {
     prediction: Prediction,
     spacing: Spacing,
     karras: Option<Range>,
-    /// The network is told a quarter of the logarithm of the noise level instead of a timestep.
+    /// The network takes a quarter of the logarithm of the noise level instead of a timestep.
     continuous: bool,
     ends: End,
 }

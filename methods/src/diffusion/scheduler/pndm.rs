@@ -62,8 +62,8 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
 
 /// A step between two timesteps, as a combination of predictions.
 struct Move {
-    /// The timestep that the network is told.
-    told: i64,
+    /// The timestep that the network takes.
+    timestep: i64,
     from: i64,
     to: i64,
     /// How many evaluations ago the latents were those that the step starts from.
@@ -117,7 +117,7 @@ impl Pndm {
             estimates[*ago] += shift * epsilon.1 * weight;
         }
         SamplingStep {
-            timestep: step.told as f64,
+            timestep: step.timestep as f64,
             input_scale: 1.0,
             estimate: Estimate::OUTPUT,
             latents,
@@ -136,7 +136,7 @@ fn with_repetition(timesteps: &[i64], stride: i64) -> Vec<Move> {
         moves.push(multistep(&mut history, moves.len(), *t, stride));
         if let (0, Some(next)) = (index, timesteps.get(1)) {
             moves.push(Move {
-                told: *next,
+                timestep: *next,
                 from: next + stride,
                 to: *next,
                 anchor: 1,
@@ -162,28 +162,28 @@ fn with_runge_kutta(timesteps: &[i64], stride: i64) -> Vec<Move> {
             (0, 1.0 / 6.0),
         ];
         moves.push(Move {
-            told: from,
+            timestep: from,
             from,
             to: from - half,
             anchor: 0,
             weights: vec![(0, 1.0)],
         });
         moves.push(Move {
-            told: to + half,
+            timestep: to + half,
             from,
             to: to + half,
             anchor: 1,
             weights: vec![(0, 1.0)],
         });
         moves.push(Move {
-            told: to + half,
+            timestep: to + half,
             from,
             to,
             anchor: 2,
             weights: vec![(0, 1.0)],
         });
         moves.push(Move {
-            told: to,
+            timestep: to,
             from,
             to,
             anchor: EVALUATIONS - 1,
@@ -208,7 +208,7 @@ fn multistep(history: &mut Vec<usize>, index: usize, timestep: i64, stride: i64)
         .map(|(made, weight)| (index - made, *weight))
         .collect();
     Move {
-        told: timestep,
+        timestep: timestep,
         from: timestep,
         to: timestep - stride,
         anchor: 0,

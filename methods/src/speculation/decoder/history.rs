@@ -34,7 +34,7 @@ impl<'o> History<'o> {
         }
     }
 
-    /// The logits behind the text as a token is chosen by them; None if the processors leave none
+    /// The logits after the text as a token is chosen by them; None if the processors leave none
     /// of those that there are.
     pub fn process<'l>(&self, logits: &'l [f32]) -> Option<Cow<'l, [f32]>> {
         if self.neutral {

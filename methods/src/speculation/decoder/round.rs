@@ -244,7 +244,7 @@ fn nothing_left(position: usize) -> MethodError {
     ))
 }
 
-/// Reads `tokens`, some at a time, and returns the logits behind the last; None without tokens.
+/// Reads `tokens`, some at a time, and returns the logits after the last; None without tokens.
 fn read(model: &mut dyn TokenModel, tokens: &[u32], chunk: usize) -> Result<Option<Logits>> {
     let chunks = tokens.chunks(chunk.max(1));
     let last = chunks.len().saturating_sub(1);

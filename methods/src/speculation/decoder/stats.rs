@@ -81,7 +81,7 @@ impl Stats {
     /// (1 + H / R) * C / C_tree     H: runner-ups, R: rounds, C: cost, C_tree: the same with v(2k + 1) for v(k + 1) where k tokens were drafted
     /// ```
     ///
-    /// A hit decides one token more, what the target says behind the leaf, and so saves at most one
+    /// A hit decides one token more, what the target says after the leaf, and so saves at most one
     /// round: what a greedy draft proposes follows from the text, hence a round that begins later
     /// never ends earlier, and the round that is left out decides that token at least. R rounds
     /// with H / R hits each become no fewer than R / (1 + H / R).
@@ -93,7 +93,7 @@ impl Stats {
         self.tree_gain(self.rounds)
     }
 
-    /// What that tree should gain if a round behind a hit decides as many tokens as any other:
+    /// What that tree should gain if a round after a hit decides as many tokens as any other:
     /// [`Self::tree_gain_at_most`] with `1 + H / T`, T being the tokens written.
     pub fn tree_gain_expected(&self) -> f64 {
         self.tree_gain(self.tokens)

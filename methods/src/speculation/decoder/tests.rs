@@ -48,7 +48,7 @@ fn costs(draft: f64) -> CostTable {
     }
 }
 
-/// The scores behind `sequence` as a token is chosen by them.
+/// The scores after `sequence` as a token is chosen by them.
 fn processed(target: &Fake, sequence: &[u32], prompt: usize, options: &DecodeOptions) -> Vec<f32> {
     let scores = target.scores(sequence);
     let place = Place {

@@ -14,7 +14,7 @@ use crate::scoring::objective::row_slices;
 use crate::scoring::steps::Steps;
 
 /// Texts, and what is counted on them.
-pub(super) struct Trial<'a> {
+pub(super) struct AcceptanceTest<'a> {
     pub module: &'a Module,
     pub target: &'a Graph,
     pub format: Format,
@@ -44,7 +44,7 @@ impl Agreement {
     }
 }
 
-const BEHIND: &str = "links behind";
+const BEHIND: &str = "links after";
 
 fn residuals_part(links: usize) -> String {
     format!("residuals {links}")
@@ -56,7 +56,7 @@ struct Runner {
     residuals: Vec<Option<Array>>,
 }
 
-impl Trial<'_> {
+impl AcceptanceTest<'_> {
     /// The agreement of each recipe's draft; what earlier runs found is taken from the cache.
     pub fn agreements(
         &self,
@@ -97,7 +97,7 @@ impl Trial<'_> {
         Ok(agreements)
     }
 
-    /// Goes on where an earlier run was stopped: all residuals are kept behind each link.
+    /// Goes on where an earlier run was stopped: all residuals are kept after each link.
     fn run(
         &self,
         recipes: &[Recipe],
@@ -147,18 +147,18 @@ impl Trial<'_> {
             "measuring drafts",
             runners.iter().map(passes).sum(),
         )?;
-        let behind = self.known(&mut runners, links, kept).unwrap_or_default();
+        let after = self.known(&mut runners, links, kept).unwrap_or_default();
         let advanced = |runner: &Runner| {
             chains[0]
                 .links
                 .iter()
-                .take(behind)
+                .take(after)
                 .enumerate()
                 .filter(|(at, link)| runner.action(link, *at, links) != Action::Drop)
                 .count()
         };
         steps.skip(runners.iter().map(advanced).sum());
-        for at in behind..links {
+        for at in after..links {
             for (chain, (feeds, action)) in chains.iter().zip(feeds.iter().zip(Action::FORMATS)) {
                 let link = &chain.links[at];
                 let members = runners
@@ -184,17 +184,17 @@ impl Trial<'_> {
         Ok(self.count(&runners))
     }
 
-    /// Gives runners the residuals that an earlier run kept, and says behind how many links they
+    /// Gives runners the residuals that an earlier run kept, and says after how many links they
     /// are.
     fn known(&self, runners: &mut [Runner], links: usize, kept: Kept<'_>) -> Option<usize> {
-        let behind: usize = kept.get(BEHIND).filter(|behind| *behind < links)?;
+        let after: usize = kept.get(BEHIND).filter(|after| *after < links)?;
         let mut known = kept
-            .arrays(&residuals_part(behind), runners.len() * self.texts.len())?
+            .arrays(&residuals_part(after), runners.len() * self.texts.len())?
             .into_iter();
         for residual in runners.iter_mut().flat_map(|runner| &mut runner.residuals) {
             *residual = known.next();
         }
-        Some(behind)
+        Some(after)
     }
 
     /// Compares the likeliest tokens; the residuals have become logits.
@@ -230,7 +230,7 @@ impl Trial<'_> {
         drafts.iter().map(agreement).collect()
     }
 
-    /// The scores at the positions behind which the target chose.
+    /// The scores at the positions after which the target chose.
     fn rows<'l>(&self, logits: Option<&'l Array>) -> impl Iterator<Item = &'l [f32]> + use<'l> {
         logits
             .into_iter()
