@@ -3,6 +3,7 @@
 use dlc_errors::{Fault, Faulty};
 use dlc_eval::EvalError;
 use dlc_ir::IrError;
+use dlc_methods::MethodError;
 use thiserror::Error;
 
 /// An error of a pass, with the way out.
@@ -94,6 +95,9 @@ pub enum PassError {
     /// Evaluating the graph failed.
     #[error(transparent)]
     Eval(#[from] EvalError),
+    /// A method refused its input: logits that are NaN, for one.
+    #[error(transparent)]
+    Method(#[from] MethodError),
     /// An edit failed.
     #[error(transparent)]
     Ir(#[from] IrError),
@@ -141,6 +145,7 @@ impl Faulty for PassError {
             Self::Broken { .. } => Fault::Bug,
             Self::Interrupted => Fault::Interrupted,
             Self::Eval(error) => error.fault(),
+            Self::Method(error) => error.fault(),
             Self::Ir(error) => error.fault(),
         }
     }

@@ -7,7 +7,7 @@ mod scheduler;
 mod state;
 
 pub use guidance::OutputLayout;
-pub use noise::noise;
+pub use noise::{noise, normal_pair};
 pub use plan::{Estimate, PlanError, SamplingPlan, SamplingStep};
 pub use scheduler::{
     SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan,

@@ -5,17 +5,20 @@ use std::f64::consts::TAU;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+/// Two independent numbers from the standard normal distribution (Box and Muller, *A Note on the
+/// Generation of Random Normal Deviates*, 1958).
+pub fn normal_pair(random: &mut impl Rng) -> [f32; 2] {
+    // In (0, 1], so that its logarithm is finite.
+    let (radius, angle) = (1.0 - random.random::<f64>(), TAU * random.random::<f64>());
+    let radius = (-2.0 * radius.ln()).sqrt();
+    [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
+}
+
 /// `n` draws from the standard normal distribution, the same ones for the same seed: `ChaCha8`, and
 /// Box and Muller's transform in double precision.
 pub fn noise(seed: u64, n: usize) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut pair = move || {
-        // In (0, 1], so that its logarithm is finite.
-        let (radius, angle) = (1.0 - rng.random::<f64>(), TAU * rng.random::<f64>());
-        let radius = (-2.0 * radius.ln()).sqrt();
-        [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
-    };
-    std::iter::repeat_with(&mut pair)
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    std::iter::repeat_with(|| normal_pair(&mut random))
         .flatten()
         .take(n)
         .collect()

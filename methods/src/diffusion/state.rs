@@ -105,14 +105,29 @@ impl<'a> SamplerState<'a> {
     }
 
     /// Puts this step's estimate in front of the earlier ones.
+    /// Which entries of the estimate for `output` the step clips.
+    pub fn clipped(&self, output: &[f32]) -> Vec<bool> {
+        let Some(step) = self.step() else {
+            return vec![];
+        };
+        let clip = step.estimate.clip.map_or(f32::INFINITY, |clip| clip as f32);
+        let mut estimate = vec![0.0; output.len()];
+        self.unclipped(step, output, &mut estimate);
+        estimate.iter().map(|x| x.abs() > clip).collect()
+    }
+
+    fn unclipped(&self, step: &SamplingStep, output: &[f32], estimate: &mut [f32]) {
+        estimate.fill(0.0);
+        add(estimate, step.estimate.latents, self.latents());
+        add(estimate, step.estimate.output, output);
+    }
+
     fn estimate(&mut self, step: &SamplingStep, output: &[f32]) {
         // None is kept where no step of the plan looks at one.
         let Some(mut estimate) = self.estimates.pop() else {
             return;
         };
-        estimate.fill(0.0);
-        add(&mut estimate, step.estimate.latents, self.latents());
-        add(&mut estimate, step.estimate.output, output);
+        self.unclipped(step, output, &mut estimate);
         if let Some(clip) = step.estimate.clip {
             let clip = clip as f32;
             for x in &mut estimate {

@@ -96,6 +96,20 @@ impl Distribution {
         }
     }
 
+    /// The token at which the probabilities, summed up in order, exceed `uniform` in `[0, 1)`: a
+    /// draw, if that number is one.
+    pub fn token_at(&self, uniform: f64) -> u32 {
+        let mut rest = uniform;
+        for &(token, p) in &self.entries {
+            rest -= p;
+            if rest < 0.0 {
+                return token;
+            }
+        }
+        // Rounding left a sliver above the last entry.
+        self.entries.last().map_or(0, |entry| entry.0)
+    }
+
     fn normalized(mut self) -> Self {
         let total: f64 = self.entries.iter().map(|entry| entry.1).sum();
         for entry in &mut self.entries {
@@ -244,18 +258,10 @@ impl Sampler {
 
     /// Draws one token.
     pub fn draw(&mut self, distribution: &Distribution) -> u32 {
-        if let [(only, _)] = distribution.entries[..] {
-            return only;
+        match distribution.entries[..] {
+            [(only, _)] => only,
+            _ => distribution.token_at(self.uniform()),
         }
-        let mut rest = self.uniform();
-        for &(token, p) in &distribution.entries {
-            rest -= p;
-            if rest < 0.0 {
-                return token;
-            }
-        }
-        // Rounding left a sliver above the last entry.
-        distribution.entries.last().map_or(0, |entry| entry.0)
     }
 
     /// A number in `[0, 1)`.

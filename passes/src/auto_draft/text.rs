@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use dlc_eval::{Array, Segment};
 use dlc_ir::{CacheRole, Graph, Module, NodeId, ValueId};
+use dlc_methods::speculation::{Sampler, SamplingOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -15,7 +16,6 @@ use crate::context::Progress;
 use crate::error::PassError;
 use crate::kept::Kept;
 use crate::scoring::chain::{NO_HEAD, feeds};
-use crate::scoring::objective::largest;
 use crate::scoring::steps::Steps;
 
 /// How texts are written.
@@ -54,6 +54,10 @@ pub(super) fn write(
         .chain([logits])
         .collect();
 
+    let sampler = Sampler::new(SamplingOptions {
+        temperature: options.temperature,
+        ..SamplingOptions::default()
+    })?;
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let written = prompts.first().map_or(0, Vec::len);
     let mut steps = Steps::start(
@@ -88,12 +92,18 @@ pub(super) fn write(
         let width = module.model.vocab_size.clamp(1, row.max(1));
         for (text, scores) in texts.iter_mut().zip(scores.chunks(row.max(1))) {
             let last = scores.len().saturating_sub(width);
-            text.push(draw(
+            let uniform = if options.temperature == 0.0 {
+                0.0
+            } else {
+                rng.random()
+            };
+            text.push(next_token(
+                &sampler,
                 &scores[last..],
-                options.temperature,
+                now,
                 &module.model.eos_token_ids,
-                &mut rng,
-            ));
+                uniform,
+            )?);
         }
         let added: Option<Vec<Array>> = roles
             .iter()
@@ -195,33 +205,20 @@ fn joined(parts: &[&Array], tokens: usize) -> Option<Array> {
     Array::f32([batch, heads, tokens, width], data).ok()
 }
 
-/// A token drawn from the scores at this temperature; the likeliest at 0.
-fn draw(scores: &[f32], temperature: f32, ends: &[u32], rng: &mut ChaCha8Rng) -> u32 {
-    let open = |token: usize| !ends.contains(&(token as u32));
-    let scores: Vec<f64> = scores
-        .iter()
-        .enumerate()
-        .map(|(i, &x)| {
-            if open(i) {
-                f64::from(x)
-            } else {
-                f64::NEG_INFINITY
-            }
-        })
-        .collect();
-    let best = largest(&scores);
-    if temperature == 0.0 {
-        return best;
+/// The token that follows: the likeliest, or the one at `uniform` of the sampler's distribution;
+/// none that ends a text.
+fn next_token(
+    sampler: &Sampler,
+    scores: &[f32],
+    position: usize,
+    ends: &[u32],
+    uniform: f64,
+) -> Result<u32, PassError> {
+    let mut scores = scores.to_vec();
+    for end in ends {
+        if let Some(score) = scores.get_mut(*end as usize) {
+            *score = f32::NEG_INFINITY;
+        }
     }
-    let most = scores.get(best as usize).copied().unwrap_or_default();
-    let weights: Vec<f64> = scores
-        .iter()
-        .map(|x| ((x - most) / f64::from(temperature)).exp())
-        .collect();
-    let mut left = rng.random::<f64>() * weights.iter().sum::<f64>();
-    let drawn = weights.iter().position(|weight| {
-        left -= weight;
-        left < 0.0
-    });
-    drawn.map_or(best, |token| token as u32)
+    Ok(sampler.distribution(&scores, position)?.token_at(uniform))
 }

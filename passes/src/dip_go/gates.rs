@@ -14,6 +14,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use dlc_methods::diffusion::normal_pair;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -144,7 +145,7 @@ impl Training<'_> {
         let prompts = self.sampler.prompts.len();
         let prompt = (prompts > 0).then(|| rng.random_range(0..prompts));
         Start {
-            noise: (0..n).map(|_| normal(rng)).collect(),
+            noise: (0..n).map(|_| normal_pair(rng)[0]).collect(),
             class,
             prompt,
         }
@@ -532,10 +533,4 @@ fn report_step(
     } else {
         Ok(())
     }
-}
-
-/// A number from the standard normal distribution (Box and Muller, 1958).
-fn normal(rng: &mut ChaCha8Rng) -> f32 {
-    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
-    ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
 }

@@ -2,13 +2,13 @@
 //!
 //! Forward keeps the latents of every step and what was really computed; backward runs every
 //! evaluation again, so that the activations of one step are in memory at a time. The sampler
-//! itself is a table of sums ([`SamplingPlan`]), and so is its transpose.
+//! itself is [`SamplerState`], a table of sums, and so is its transpose.
 
 use std::sync::Arc;
 
 use dlc_eval::{Array, Segment};
 use dlc_ir::{Diffusion, Reuse};
-use dlc_methods::diffusion::{SamplingPlan, SamplingStep};
+use dlc_methods::diffusion::{OutputLayout, SamplerState, SamplingPlan};
 
 use super::supernet::{Feed, NetOutput, SuperNet};
 use crate::error::PassError;
@@ -41,9 +41,8 @@ pub(super) struct Start {
 pub(super) struct Rollout {
     /// The latents before each step, and after the last one.
     pub latents: Vec<Vec<f32>>,
-    /// What the sampler read out of each output.
-    estimates: Vec<Vec<f32>>,
-    /// Which of these numbers were clipped, and so move no more.
+    /// Which of the numbers that the sampler read out of each output were clipped, and so move no
+    /// more.
     clipped: Vec<Vec<bool>>,
     /// What stood for each value at each step; equal arrays where it was reused.
     mixed: Vec<Vec<Arc<Array>>>,
@@ -111,20 +110,19 @@ impl Sampler<'_> {
         })
     }
 
-    /// The model's answer for the image, without a learned variance: `u + g (c - u)`.
-    fn guided(&self, output: &Array) -> Vec<f32> {
-        let numbers = output.as_f32().unwrap_or_default();
-        let n = self.diffusion.channels * self.diffusion.height * self.diffusion.width;
-        let row = numbers.len() / output.shape()[0].max(1);
-        let conditional = &numbers[..n.min(row)];
-        match numbers.get(row..row + n) {
-            Some(free) if self.is_guided() => conditional
-                .iter()
-                .zip(free)
-                .map(|(c, u)| u + self.guidance * (c - u))
-                .collect(),
-            _ => conditional.to_vec(),
+    /// The model's answer for the image, guided and without a learned variance.
+    fn guided(&self, output: &Array) -> Result<Vec<f32>, PassError> {
+        let mut rows = output.as_f32().unwrap_or_default().to_vec();
+        let layout = OutputLayout {
+            channels: self.diffusion.out_channels,
+            latent_channels: self.diffusion.channels,
+            plane: self.diffusion.height * self.diffusion.width,
+        };
+        if self.is_guided() {
+            let unconditional = rows.split_off(rows.len() / 2);
+            layout.guide(&mut rows, &unconditional, self.guidance)?;
         }
+        Ok(layout.without_variance(&mut rows)?.to_vec())
     }
 
     /// The transpose of [`guided`](Self::guided).
@@ -147,26 +145,21 @@ impl Sampler<'_> {
     /// Runs the sampler; `gates[step][unit]` from 0 to 1, the first step of which is 1 everywhere.
     pub fn run(&self, start: &Start, gates: &[Vec<f32>]) -> Result<Rollout, PassError> {
         let labels = self.labels(start);
-        let first: Vec<f32> = start
-            .noise
-            .iter()
-            .map(|x| x * self.plan.initial_scale as f32)
-            .collect();
+        let mut state = SamplerState::new(self.plan, &start.noise)?;
         let mut rollout = Rollout {
-            latents: vec![first],
-            estimates: vec![],
+            latents: vec![state.latents().to_vec()],
             clipped: vec![],
             mixed: vec![],
             sources: sources(gates, self.net.unit_of(), self.reuse),
         };
-        for (i, step) in self.plan.steps.iter().enumerate() {
-            let feed = self.feed(i, start, &labels, &gates[i], &rollout)?;
+        for (i, gates) in gates.iter().enumerate().take(self.plan.steps.len()) {
+            let feed = self.feed(i, start, &labels, gates, &rollout)?;
             let NetOutput { output, mixed } = self.net.forward(self.segment, &feed)?;
-            let output = self.guided(&output);
-            rollout.estimate(step, i, &output);
-            let next = rollout.next(step, i, &output);
-            rollout.latents.push(next);
-            rollout.remember(mixed, &gates[i], self.net.unit_of());
+            let output = self.guided(&output)?;
+            rollout.clipped.push(state.clipped(&output));
+            state.advance(&output)?;
+            rollout.latents.push(state.latents().to_vec());
+            rollout.remember(mixed, gates, self.net.unit_of());
         }
         Ok(rollout)
     }
@@ -259,31 +252,6 @@ impl Rollout {
             }
         };
         self.sources[step].iter().enumerate().map(backup).collect()
-    }
-
-    /// What the sampler reads out of an output.
-    fn estimate(&mut self, step: &SamplingStep, i: usize, output: &[f32]) {
-        let clip = step.estimate.clip.map_or(f32::INFINITY, |c| c as f32);
-        let raw = self.latents[i]
-            .iter()
-            .zip(output)
-            .map(|(x, o)| step.estimate.latents as f32 * x + step.estimate.output as f32 * o);
-        let raw: Vec<f32> = raw.collect();
-        self.clipped
-            .push(raw.iter().map(|d| d.abs() > clip).collect());
-        self.estimates
-            .push(raw.into_iter().map(|d| d.clamp(-clip, clip)).collect());
-    }
-
-    fn next(&self, step: &SamplingStep, i: usize, output: &[f32]) -> Vec<f32> {
-        let mut next: Vec<f32> = output.iter().map(|o| o * step.output as f32).collect();
-        for (k, c) in step.latents.iter().enumerate() {
-            accumulate(&mut next, &self.latents[i - k], *c as f32);
-        }
-        for (j, c) in step.estimates.iter().enumerate() {
-            accumulate(&mut next, &self.estimates[i - j], *c as f32);
-        }
-        next
     }
 
     /// Keeps what was computed; what was reused is the same array again.
