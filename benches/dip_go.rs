@@ -17,11 +17,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use dlc::pipeline::{CompileRequest, compile, parse_pass_flag};
+use dlc::quality::{Classifier, Statistics, mean_psnr};
 use dlc_bundle::Profile;
 use dlc_methods::diffusion::{SchedulerKind, parse_scheduler_config, sampling_plan};
 use dlc_runtime::{
-    Backend, BackendSearch, Bundle, Classifier, DiffusionSession, SampleRequest, Samples,
-    SessionOptions, Statistics, mean_psnr, start,
+    Backend, BackendSearch, Bundle, DiffusionSession, SampleRequest, Samples, SessionOptions, start,
 };
 
 const SHARES: [f64; 5] = [0.60, 0.45, 0.35, 0.25, 0.15];

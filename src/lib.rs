@@ -14,4 +14,5 @@ pub mod checkpoint;
 pub mod cli;
 pub mod import;
 pub mod pipeline;
+pub mod quality;
 pub mod report;

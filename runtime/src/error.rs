@@ -74,7 +74,8 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
-    pub(crate) fn file(path: &Path, problem: impl Into<String>) -> Self {
+    /// What is wrong with a file, and what to do.
+    pub fn file(path: &Path, problem: impl Into<String>) -> Self {
         Self::File {
             path: path.to_path_buf(),
             problem: problem.into(),

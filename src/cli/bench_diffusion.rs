@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use dlc_passes::Progress;
-use dlc_runtime::{Bundle, Classifier, SamplerChoice, Samples, Statistics, Timing, mean_psnr};
+use dlc_runtime::{Bundle, SamplerChoice, Samples, Timing};
 use serde_json::{Value, json};
 
 use super::backend::describe;
@@ -16,6 +16,7 @@ use super::failure::{Result, bail};
 use super::output::{Output, note};
 use super::progress::Bar;
 use super::{memory, phases};
+use crate::quality::{Classifier, Statistics, mean_psnr};
 use crate::report::{Table, ranged};
 
 /// What images are judged by, where it was given.

@@ -10,7 +10,6 @@ mod choice;
 mod feeds;
 mod memory;
 mod ports;
-mod quality;
 mod tensors;
 mod unrolled;
 
@@ -23,7 +22,6 @@ use dlc_methods::diffusion::SamplingPlan;
 
 pub use self::choice::{SamplerChoice, SamplerWishes, choose_sampler};
 pub use self::feeds::Conditions;
-pub use self::quality::{Classifier, Statistics, mean_psnr, psnr};
 pub use self::tensors::{FloatTensor, read_tensors};
 use dlc_methods::diffusion::{OutputLayout, SamplerState, noise};
 

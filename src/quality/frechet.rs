@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use super::super::tensors::read_tensors;
-use crate::{Result, RuntimeError};
+use dlc_runtime::{Result, RuntimeError, read_tensors};
 
 /// The longest vectors whose distance is computed: the work grows with the third power.
 const LONGEST: usize = 4096;

@@ -6,8 +6,7 @@ mod frechet;
 use std::path::Path;
 
 pub use self::frechet::Statistics;
-use super::tensors::{FloatTensor, read_tensors};
-use crate::{Result, RuntimeError};
+use dlc_runtime::{FloatTensor, Result, RuntimeError, read_tensors};
 
 /// The peak signal-to-noise ratio in decibels, of numbers from -1 to 1: infinite for equal ones.
 pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
