@@ -14,9 +14,11 @@ use super::flags::Given;
 use super::output::warn;
 use super::{bench_decoder, bench_diffusion, bench_encoder, environment, open, prompts};
 
-/// Measure plain against speculative decoding, in alternation in one run, with acceptance and
-/// equality of the output; of an encoder the latency, and the pruned one beside the whole; of a
-/// diffusion model, time, memory and quality of the images, likewise
+/// Measure a bundle: speed, acceptance, equality of the output, memory
+///
+/// Plain and speculative decoding run in alternation. An encoder's latency is measured, and the
+/// pruned one's beside the whole one's. A diffusion model's time, memory and quality of the images
+/// are measured likewise.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The bundle

@@ -24,8 +24,7 @@ use crate::pipeline::{
 };
 use crate::report::{checks_table, pass_summary};
 
-/// Compile a small trained checkpoint with fit-prune, verify it, and decode plainly and
-/// speculatively
+/// Compile, verify and decode a small trained model
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Another checkpoint than the small one that comes with dlc

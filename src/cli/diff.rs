@@ -15,8 +15,9 @@ use super::output::Output;
 use crate::pipeline::{ConstantDifference, Constants, WeightDifference, compare_weights};
 use crate::report::{Table, percent};
 
-/// Compare the graphs and weights of two checkpoints, bundles or ONNX files; or a bundle's target
-/// with its draft
+/// Compare two checkpoints, bundles or ONNX files
+///
+/// Graphs and weights are compared. One bundle alone: its target with its draft.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A checkpoint, a bundle or an .onnx file

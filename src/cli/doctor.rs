@@ -12,7 +12,7 @@ use super::{environment, exit};
 use crate::import::FAMILIES;
 use crate::report::Table;
 
-/// Show which backend runs, why, and what can be compiled and run here
+/// Show which backend runs here, and why
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]

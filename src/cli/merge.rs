@@ -14,8 +14,9 @@ use super::{environment, open};
 use crate::pipeline::{MergeOutcome, MergeRequest, merge, parse_adapter_flag};
 use crate::report::pass_summary;
 
-/// Merge adapters into a checkpoint and write a plain Hugging Face checkpoint, laid out like the
-/// one read
+/// Merge adapters into a checkpoint and write a checkpoint
+///
+/// The new checkpoint is laid out like the one that was read.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   dlc merge base/ --adapter tuned/ -o merged/

@@ -22,7 +22,7 @@ use crate::report::{Layout, Picture};
 /// The most images of one command.
 const MOST_IMAGES: usize = 1 << 16;
 
-/// Make images with a diffusion model's bundle, step by step as it was pruned
+/// Sample images from a diffusion model's bundle
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   dlc sample out/ --class 3 -o three.png

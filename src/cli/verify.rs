@@ -13,7 +13,7 @@ use super::{open, phases};
 use crate::pipeline::{Check, Tolerance, compare_with_source, module_of_bundle, verify_bundle};
 use crate::report::checks_table;
 
-/// Check every graph of a bundle against the evaluator, and its files against their hashes
+/// Check a bundle's graphs against the evaluator, its files against their hashes
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The bundle

@@ -30,6 +30,17 @@ fn help_describes_every_command() {
         "{}",
         own.stdout
     );
+    let long = |command: &&clap::Command| {
+        let about = command.get_about().unwrap_or_default().to_string();
+        about.split_whitespace().count() > 12
+    };
+    let command = dlc::cli::command();
+    let long: Vec<&str> = command
+        .get_subcommands()
+        .filter(long)
+        .map(clap::Command::get_name)
+        .collect();
+    assert!(long.is_empty(), "more than 12 words: {long:?}");
     snapshot!("help", own.stdout);
     for command in COMMANDS {
         snapshot!(
