@@ -113,10 +113,11 @@ fn summary(text: &str) -> String {
     let without_numbers =
         |text: &str| -> String { text.chars().filter(|c| !c.is_ascii_digit()).collect() };
     let ops = |block: &[&str]| -> String {
-        let op = |line: &&str| {
-            line.split_once(" = ")
-                .map(|(_, rest)| rest.split(' ').next())
+        let op = |line: &&str| -> Option<String> {
+            Some(line.split_once(" = ")?.1.split(' ').next()?.to_owned())
         };
+        block.iter().filter_map(op).collect::<Vec<_>>().join(" ")
+    };
         format!("{:?}", block.iter().filter_map(op).collect::<Vec<_>>())
     };
     let mut seen: BTreeMap<String, String> = BTreeMap::new();

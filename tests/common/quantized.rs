@@ -89,14 +89,14 @@ fn product(
     let codes = weights
         .add(
             "codes",
-            &[out, format.blocks(inner), format.code_bytes()],
+            &[out, format.groups(inner), format.code_bytes()],
             part(QuantizedPart::Codes),
         )
         .unwrap();
     let scales = weights
         .add(
             "scales",
-            &[out, format.blocks(inner)],
+            &[out, format.groups(inner)],
             part(QuantizedPart::Scales),
         )
         .unwrap();
@@ -149,7 +149,7 @@ fn by_hand(
     bias: &[f32],
 ) -> Vec<(f64, f64)> {
     let format = quantizer.format;
-    let (blocks, middle) = (format.blocks(inner), f64::from(format.default_zero_point()));
+    let (groups, middle) = (format.groups(inner), f64::from(format.default_zero_point()));
     let weight = |row: usize, column: usize| {
         let block = column / format.group_size;
         let zero = if quantizer.symmetric {
@@ -161,8 +161,8 @@ fn by_hand(
                 block,
             )
         };
-        (code(format, &codes[row * blocks * format.code_bytes()..], column) - zero)
-            * f64::from(scales[row * blocks + block])
+        (code(format, &codes[row * groups * format.code_bytes()..], column) - zero)
+            * f64::from(scales[row * groups + block])
     };
     let entry = |x: &[f32], row: usize| {
         let (mut sum, mut rounding) = (f64::from(bias[row]), 0.0);
@@ -194,7 +194,10 @@ pub fn check_products(backend: &Backend, profile: Profile) -> Result<(), String>
             (8, 128, true),
         ] {
             let quantizer = Quantizer {
-                format: GroupFormat { bits, block },
+                format: GroupFormat {
+                    bits,
+                    group_size: block,
+                },
                 symmetric,
                 refinement: Refinement::Hqq,
             };

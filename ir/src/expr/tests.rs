@@ -299,7 +299,7 @@ fn quantizer() -> impl Strategy<Value = Quantizer> {
         prop_oneof![Just(4), Just(8)],
         prop_oneof![Just(16), Just(32)],
     )
-        .prop_map(|(bits, block)| GroupFormat { bits, block });
+        .prop_map(|(bits, group_size)| GroupFormat { bits, group_size });
     let refinement = prop_oneof![Just(Refinement::None), Just(Refinement::Hqq)];
     (format, any::<bool>(), refinement).prop_map(|(format, symmetric, refinement)| Quantizer {
         format,

@@ -95,7 +95,7 @@ impl Probes {
     /// one with a smaller head.
     fn module(&self, module: &Module, target: &Graph) -> Result<Module, PassError> {
         let format = Format {
-            block: 32,
+            group_size: 32,
             refined: false,
         };
         let mut probes = Module {

@@ -327,7 +327,7 @@ impl AutoDraft<'_> {
             unsupported("no bundle is made, so there is no machine that decodes it")
         })?;
         let format = Format {
-            block: self.options.group_size,
+            group_size: self.options.group_size,
             refined: true,
         };
         let (costs, origin) = self.costs(module, &target, machine, cx)?;

@@ -63,7 +63,7 @@ impl<'a> Planner<'a> {
         weights: &WeightTable,
         sensitivity: &'a Sensitivity,
         costs: &'a DraftCosts,
-        block: usize,
+        group_size: usize,
     ) -> Self {
         let matrices = matrices(target, weights);
         let numbers = |of: &dyn Fn(&crate::quantize_draft::Matrix) -> bool| -> f64 {
@@ -83,9 +83,9 @@ impl<'a> Planner<'a> {
             .map(|(_, block)| Action::ALL.map(|action| block_cost(costs, block.kind, action)));
         let bytes = |n: &f64| {
             Action::ALL.map(|action| {
-                action
-                    .bits()
-                    .map_or(0.0, |bits| n * (bits as f64 / 8.0 + 4.0 / block as f64))
+                action.bits().map_or(0.0, |bits| {
+                    n * (bits as f64 / 8.0 + 4.0 / group_size as f64)
+                })
             })
         };
         let used = target

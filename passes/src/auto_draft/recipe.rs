@@ -138,7 +138,7 @@ impl Recipe {
 /// How matrices are quantised.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Format {
-    pub block: usize,
+    pub group_size: usize,
     /// Whether 4 bits are refined: what isn't run but timed needn't be.
     pub refined: bool,
 }
@@ -154,7 +154,7 @@ impl Format {
         action.bits().map(|bits| Quantizer {
             format: GroupFormat {
                 bits,
-                block: self.block,
+                group_size: self.group_size,
             },
             symmetric: true,
             refinement,

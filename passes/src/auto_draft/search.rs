@@ -167,7 +167,7 @@ impl Search<'_> {
             ..
         } = self.trial;
         let format = Format {
-            block: self.options.group_size,
+            group_size: self.options.group_size,
             refined: false,
         };
         let mut drafts = Module {

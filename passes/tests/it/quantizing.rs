@@ -132,7 +132,7 @@ fn the_draft_computes_what_its_codes_stand_for() {
         .unwrap();
         let format = GroupFormat {
             bits: if options.contains("bits: 8") { 8 } else { 4 },
-            block: if options.contains("64") { 64 } else { 32 },
+            group_size: if options.contains("64") { 64 } else { 32 },
         };
         let mut by_hand = Model::decoder();
         for matrix in matrices(&module.graphs[0], &module.weights)
