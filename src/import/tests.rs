@@ -118,8 +118,6 @@ fn summary(text: &str) -> String {
         };
         block.iter().filter_map(op).collect::<Vec<_>>().join(" ")
     };
-        format!("{:?}", block.iter().filter_map(op).collect::<Vec<_>>())
-    };
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let mut ports = BTreeSet::new();
     let (mut summary, lines) = (String::new(), text.lines().collect::<Vec<_>>());
