@@ -3,6 +3,7 @@
 use std::fmt;
 
 use dlc_errors::printable::cut;
+use unicode_width::UnicodeWidthStr;
 
 /// Characters of a cell that are printed.
 const LONGEST: usize = 400;
@@ -52,7 +53,7 @@ impl fmt::Display for Table {
                 .map(move |row| row.get(column).map_or("", String::as_str))
         };
         let widths: Vec<usize> = (0..columns)
-            .map(|c| cells(c).map(|t| t.chars().count()).max().unwrap_or(0))
+            .map(|c| cells(c).map(|t| t.width()).max().unwrap_or(0))
             .collect();
         let right: Vec<bool> = (0..columns)
             .map(|c| cells(c).skip(1).all(is_number))
@@ -84,9 +85,7 @@ mod tests {
         table.row(["two\nlines", "2"]);
         let text = table.to_string();
         assert_eq!(
-            text.lines()
-                .map(|line| line.chars().count())
-                .collect::<Vec<_>>(),
+            text.lines().map(|line| line.width()).collect::<Vec<_>>(),
             [LONGEST + 13; 3]
         );
         assert!(
