@@ -75,6 +75,11 @@ pub enum ExportError {
 }
 
 impl ExportError {
+    /// Whether it is the user's wish to stop that ended the work.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Self::Cancelled)
+    }
+
     /// Whose fault the error is.
     pub fn fault(&self) -> Fault {
         match self {

@@ -29,6 +29,16 @@ pub trait Pass: fmt::Debug {
         Needs::default()
     }
 
+    /// Refuses what [`run`](Self::run) would refuse by the options and the shape of `module` alone,
+    /// and adds graphs that stand in for those that it would add. Looks at no number.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    fn rehearse(&self, module: &mut Module, cx: &Rehearsal<'_>) -> Result<(), PassError> {
+        let _ = (module, cx);
+        Ok(())
+    }
+
     /// Changes the module, and reports what was done.
     ///
     /// # Errors
@@ -57,17 +67,44 @@ pub struct PassContext<'a> {
     pub pool: &'a rayon::ThreadPool,
 }
 
-impl PassContext<'_> {
+/// What a rehearsal gets from outside.
+#[derive(Clone, Copy)]
+pub struct Rehearsal<'a> {
+    /// The adapters to merge, in order.
+    pub adapters: &'a [Adapter],
+    /// How the model is sampled, if it is a diffusion model.
+    pub samplers: Option<&'a dyn Samplers>,
+}
+
+impl<'a> PassContext<'a> {
+    /// What a rehearsal gets of it.
+    pub(crate) fn rehearsal(&self) -> Rehearsal<'a> {
+        Rehearsal {
+            adapters: self.adapters,
+            samplers: self.samplers,
+        }
+    }
+}
+
+impl<'a> Rehearsal<'a> {
     /// How the model is sampled.
     ///
     /// # Errors
     /// [`PassError::Unsupported`] for a model that isn't sampled in steps.
-    pub(crate) fn samplers(&self, pass: &'static str) -> Result<&dyn Samplers, PassError> {
+    pub(crate) fn samplers(&self, pass: &'static str) -> Result<&'a dyn Samplers, PassError> {
         let problem = "the model is no diffusion model, so it has no steps to skip blocks at";
         self.samplers.ok_or_else(|| PassError::Unsupported {
             pass,
             problem: problem.into(),
         })
+    }
+}
+
+impl fmt::Debug for Rehearsal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rehearsal")
+            .field("adapters", &self.adapters.len())
+            .finish_non_exhaustive()
     }
 }
 

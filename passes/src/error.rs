@@ -26,7 +26,7 @@ pub enum PassError {
     /// An adapter can't be merged; everything that stands against it.
     #[error("adapter {adapter}: {}", listed(.problems))]
     Adapter {
-        /// The adapter's name.
+        /// The adapter's file.
         adapter: String,
         /// Whether dlc lacks something, rather than the adapter.
         unsupported: bool,
@@ -113,6 +113,11 @@ impl PassError {
             Self::Unsupported { problem, .. } => Self::Unsupported { pass, problem },
             other => other,
         }
+    }
+
+    /// Whether it is the user's wish to stop that ended the work.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Self::Interrupted)
     }
 
     /// Whose fault the error is.

@@ -2,7 +2,7 @@
 
 use dlc_ir::{Module, verify};
 
-use crate::context::{Pass, PassContext};
+use crate::context::{Pass, PassContext, Rehearsal};
 use crate::error::PassError;
 use crate::report::PassReport;
 
@@ -15,6 +15,21 @@ pub struct PassRun {
     pub options: serde_json::Value,
     /// Its report.
     pub report: PassReport,
+}
+
+/// Refuses what [`run_passes`] would refuse by the passes' options and the shape of `module` alone.
+///
+/// # Errors
+/// The first error of a pass.
+pub fn rehearse_passes(
+    module: &Module,
+    passes: &[Box<dyn Pass>],
+    cx: &Rehearsal<'_>,
+) -> Result<(), PassError> {
+    let mut module = module.clone();
+    passes
+        .iter()
+        .try_for_each(|pass| pass.rehearse(&mut module, cx))
 }
 
 /// Runs `passes` on `module`.

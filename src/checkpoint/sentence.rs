@@ -31,6 +31,14 @@ const MOST: usize = 64;
 /// Largest file in the folder of a step: weights of a layer after the pooling.
 const STEP_FILE_CAP: u64 = 1 << 30;
 
+/// Keys of an entry of `modules.json`.
+const MODULE_KEYS: SideKeys = SideKeys {
+    heeded: &["path", "type"],
+    // The order is that of the list.
+    harmless: &["idx", "name"],
+    neutral: &[],
+};
+
 /// Keys of a `Normalize` step.
 const NORMALIZE_KEYS: SideKeys = SideKeys {
     heeded: &["module_input_name", "module_output_name"],
@@ -90,7 +98,12 @@ impl SentenceModules {
             normalize: false,
             ..Sentence::default()
         };
-        for module in list {
+        for (number, module) in (1..).zip(list) {
+            let place = format!("{MODULES}, module {number}");
+            let unheeded = module
+                .as_object()
+                .and_then(|m| MODULE_KEYS.warning(&place, m));
+            self.warnings.extend(unheeded);
             let text = |key: &str| {
                 module
                     .get(key)

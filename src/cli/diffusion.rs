@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use dlc_ir::SamplingPlan;
 
 use super::backend::BackendArgs;
@@ -98,6 +98,11 @@ impl SamplerArgs {
             .as_deref()
             .map(Conditions::read)
             .transpose()?;
+        if conditions.is_some() && !takes_conditions(bundle)? {
+            bail!(
+                "the model is told nothing but a class, so --embeddings has no effect; leave it out"
+            );
+        }
         Ok(Wanted {
             seeds,
             classes,
@@ -105,6 +110,15 @@ impl SamplerArgs {
             batch: usize::from(self.batch),
         })
     }
+}
+
+/// Whether the model takes more than images, their noise levels and classes.
+fn takes_conditions(bundle: &Bundle) -> Result<bool> {
+    const OTHERS: [&str; 4] = ["hidden_states", "sample", "timestep", "class_labels"];
+    let inputs = &bundle.graph("target")?.inputs;
+    Ok(inputs
+        .iter()
+        .any(|port| !OTHERS.contains(&port.name.as_str())))
 }
 
 impl Wanted {

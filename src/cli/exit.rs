@@ -83,10 +83,7 @@ fn message(error: &anyhow::Error) -> String {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    if error
-        .downcast_ref::<PipelineError>()
-        .is_some_and(PipelineError::is_interruption)
-    {
+    if error.chain().any(is_interruption) {
         return INTERRUPTED;
     }
     let fault = error.chain().find_map(|e| {
@@ -100,5 +97,34 @@ fn code(error: &anyhow::Error) -> u8 {
         Some(Fault::Unsupported) => UNSUPPORTED,
         Some(Fault::Bug) => BUG,
         Some(Fault::BadInput) | None => BAD_INPUT,
+    }
+}
+
+/// Whether it is the user's wish to stop that ended the work.
+fn is_interruption(error: &(dyn std::error::Error + 'static)) -> bool {
+    (error.downcast_ref().map(PipelineError::is_interruption))
+        .or_else(|| error.downcast_ref().map(PassError::is_interruption))
+        .or_else(|| error.downcast_ref().map(ExportError::is_interruption))
+        .unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_was_stopped_ends_alike_whichever_part_says_so() {
+        let stopped = [
+            anyhow::Error::from(PassError::Interrupted),
+            ExportError::Cancelled.into(),
+            PipelineError::from(PassError::Interrupted).into(),
+            PipelineError::from(ExportError::Cancelled).into(),
+        ];
+        for error in stopped {
+            assert_eq!(code(&error), INTERRUPTED, "{error:?}");
+            assert_eq!(code(&error.context("timing drafts")), INTERRUPTED);
+        }
+        let other = anyhow::Error::from(ExportError::Exists("out".into()));
+        assert_eq!(code(&other), BAD_INPUT);
     }
 }

@@ -8,6 +8,7 @@ use anyhow::Result;
 use dlc_passes::merge_adapter::MergeAdapterOptions;
 use serde_json::json;
 
+use super::destination::Destination;
 use super::output::{Output, note, warn};
 use super::progress::Bar;
 use super::{environment, open};
@@ -78,6 +79,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         allow_nan: args.allow_nan,
         threads: args.threads.unwrap_or_else(environment::cores),
     };
+    Destination::check_folder(&request.output)?;
     let (bar, start) = (Bar::new(), Instant::now());
     let MergeOutcome { run, warnings } = merge(&request, &bar)?;
     bar.finish();

@@ -1,6 +1,6 @@
 //! `dlc compile`: checkpoint -> module -> passes -> bundle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use dlc_exporters::manifest::{Manifest, PassRecord, Profile, Source};
@@ -9,8 +9,8 @@ use dlc_exporters::{
 };
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::{
-    Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, largest_weight, registry,
-    run_passes,
+    Needs, Pass, PassContext, PassError, PassRun, Progress, Samplers, ScoreCache, largest_weight,
+    registry, run_passes,
 };
 use rayon::ThreadPool;
 use serde_yaml::Mapping;
@@ -24,7 +24,7 @@ use super::machine::BundleMachine;
 use super::range;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
-use super::warnings::warnings;
+use super::warnings::{Use, findings};
 use crate::checkpoint::{AdapterFiles, Checkpoint};
 use crate::import::{ImportOptions, import_with_sources, non_finite_weights};
 use crate::runtime::BackendSearch;
@@ -79,6 +79,8 @@ pub struct CompileOutcome {
     /// What the user should know although the bundle is good: a sentence or two each, without a
     /// full stop at the end.
     pub warnings: Vec<String>,
+    /// What the bundle can be used for, on a machine that runs it.
+    pub uses: BTreeSet<Use>,
 }
 
 /// Watches a compilation: the steps of passes, and the bytes of weights written.
@@ -136,22 +138,18 @@ pub fn compile(
         false,
     )?;
     module.take_side_files(adopted.tokenizer);
-    let mut warnings = [
-        adopted.notes,
-        imported.warnings,
-        warnings(&checkpoint, &module),
-    ]
-    .concat();
+    let findings = findings(&checkpoint, &module);
+    let mut warnings = [adopted.notes, imported.warnings, findings.warnings].concat();
 
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
     }
+    adapters::record(&request.adapters, &opened, &mut source)?;
     let (adapters, of_adapters) = adapters::read(
         &request.adapters,
         opened,
         request.adapter_names.as_deref(),
         &module,
-        &mut source,
     )?;
     warnings.extend(of_adapters);
     let tokenizer = module
@@ -160,7 +158,7 @@ pub fn compile(
         .find(|f| f.name == "tokenizer.json")
         .map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
-    let samplers = DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned));
+    let samplers = samplers(&checkpoint);
     let machine = BundleMachine {
         profile: request.profile,
         backend: &request.backend,
@@ -178,16 +176,12 @@ pub fn compile(
         calibration: &calibration,
         adapters: &adapters,
         machine: Some(&machine),
-        samplers: module
-            .model
-            .diffusion
-            .is_some()
-            .then_some(&samplers as &dyn Samplers),
+        samplers: steps_of(&module, &samplers),
         cache,
         module_key: identity(&source, &module),
         pool: &pool,
     };
-    let mut runs = run_passes(&mut module, &passes, &mut cx)?;
+    let mut runs = run_passes(&mut module, &passes, &mut cx).map_err(|e| located(request, e))?;
     warnings.extend([calibration.warnings(), samplers.warnings()].concat());
     if !request.adapters.is_empty() {
         module.remove_unused_weights();
@@ -223,6 +217,7 @@ pub fn compile(
         runs,
         module,
         warnings,
+        uses: findings.uses,
     })
 }
 
@@ -236,32 +231,7 @@ fn rewritten(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights
-/// alone.
-///
-/// # Errors
-/// What [`compile`] says of the output, of the checkpoint and of the passes' options.
-pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
-    let passes = passes(request)?;
-    check_replaceable(&request.output, request.force)?;
-    let mut checkpoint = Checkpoint::open(&request.model)?;
-    adapters::open(
-        &request.adapters,
-        request.adapter_names.as_deref(),
-        &mut checkpoint,
-    )?;
-    let module = import_with_sources(
-        &checkpoint,
-        &ImportOptions {
-            dtype: request.dtype,
-            ignore_keys: request.ignore_keys.clone(),
-        },
-    )?
-    .module;
-    Ok(needs_of(&module, &passes, request.threads))
-}
-
-fn needs_of(module: &Module, passes: &[Box<dyn Pass>], threads: usize) -> Needs {
+pub(super) fn needs_of(module: &Module, passes: &[Box<dyn Pass>], threads: usize) -> Needs {
     let weights = module.used_weights();
     // Each thread that writes holds a few tensors.
     let written = PROGRAM + 3 * threads as u64 * largest_weight(module);
@@ -282,8 +252,41 @@ fn needs_of(module: &Module, passes: &[Box<dyn Pass>], threads: usize) -> Needs 
     needs
 }
 
+pub(super) fn samplers(checkpoint: &Checkpoint) -> DiffusionSamplers {
+    DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned))
+}
+
+/// The samplers, if the model is sampled in steps.
+pub(super) fn steps_of<'s>(
+    module: &Module,
+    samplers: &'s DiffusionSamplers,
+) -> Option<&'s dyn Samplers> {
+    module.model.diffusion.as_ref().map(|_| samplers as _)
+}
+
+/// An error of a pass, with the pipeline file that asks for the pass where it is about that.
+pub(super) fn located(request: &CompileRequest, error: PassError) -> PipelineError {
+    let pass = match &error {
+        PassError::UnknownPass { name, .. } => name.as_str(),
+        PassError::Options { pass, .. } => pass,
+        _ => return error.into(),
+    };
+    let file = request
+        .passes
+        .iter()
+        .find(|spec| spec.name == pass)
+        .and_then(|spec| spec.file.as_ref());
+    match file {
+        Some(file) => PipelineError::Config {
+            place: file.display().to_string(),
+            problem: error.to_string(),
+        },
+        None => error.into(),
+    }
+}
+
 /// The passes that were asked for, each with those that belong after it.
-fn passes(request: &CompileRequest) -> Result<Vec<Box<dyn Pass>>, PipelineError> {
+pub(super) fn passes(request: &CompileRequest) -> Result<Vec<Box<dyn Pass>>, PipelineError> {
     let mut passes: Vec<Box<dyn Pass>> = Vec::new();
     if !request.adapters.is_empty() && !request.passes.iter().any(|p| p.name == MERGE_ADAPTER) {
         passes.extend(registry::build(
@@ -293,14 +296,13 @@ fn passes(request: &CompileRequest) -> Result<Vec<Box<dyn Pass>>, PipelineError>
     }
     for spec in &request.passes {
         let merges = spec.name == MERGE_ADAPTER;
-        passes.extend(registry::build(
-            &spec.name,
-            &if merges {
-                with_nan(request, &spec.options)
-            } else {
-                spec.options.clone()
-            },
-        )?);
+        let options = if merges {
+            with_nan(request, &spec.options)
+        } else {
+            spec.options.clone()
+        };
+        let built = registry::build(&spec.name, &options);
+        passes.extend(built.map_err(|e| located(request, e))?);
     }
     Ok(passes)
 }

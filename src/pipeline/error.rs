@@ -116,9 +116,10 @@ impl PipelineError {
 
     /// Whether it is the user's wish to stop that ended the work.
     pub fn is_interruption(&self) -> bool {
-        matches!(
-            self,
-            Self::Pass(PassError::Interrupted) | Self::Export(ExportError::Cancelled)
-        )
+        match self {
+            Self::Pass(error) => error.is_interruption(),
+            Self::Export(error) => error.is_interruption(),
+            _ => false,
+        }
     }
 }

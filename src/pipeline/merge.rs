@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use dlc_exporters::manifest::Source;
 use dlc_exporters::{CopiedFile, Origin, Patch, check_replaceable, write_checkpoint};
 use dlc_ir::{Module, SideFile, WeightTable};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
@@ -85,8 +84,6 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     )?;
     adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
 
-    // Nobody asks where a checkpoint came from.
-    let mut unread = Source::default();
     let companions = checkpoint.companions()?;
     let inputs = stamps(&checkpoint, &opened, &companions)?;
     let (adapters, of_adapters) = adapters::read(
@@ -94,7 +91,6 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
         opened,
         request.adapter_names.as_deref(),
         &module,
-        &mut unread,
     )?;
     warnings.extend(of_adapters);
     let calibration = TextCalibration::new(None, module.model.vocab_size);

@@ -23,7 +23,7 @@ use dlc_ir::{DType, Graph, Module, Task};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::context::{Machine, Pass, PassContext};
+use crate::context::{Machine, Pass, PassContext, Rehearsal};
 use crate::error::PassError;
 use crate::fit_prune::most_links;
 use crate::kept::Kept;
@@ -333,6 +333,18 @@ impl Pass for AutoDraft {
             disk: (whole as f64 * (memory - 1.0).max(0.0)) as u64,
             memory: scoring.max((whole as f64 * (1.0 + 2.0 * memory)) as u64),
         }
+    }
+
+    fn rehearse(&self, module: &mut Module, _: &Rehearsal<'_>) -> Result<(), PassError> {
+        let target = check(module)?;
+        if self.options.costs.is_none() {
+            costs::check(target).map_err(|e| e.within(NAME))?;
+        }
+        vocabulary(target)?;
+        let mut whole = target.clone();
+        whole.name = "draft".into();
+        module.graphs.push(whole);
+        Ok(())
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {

@@ -13,9 +13,10 @@ mod supernet;
 #[cfg(test)]
 mod tests;
 
-use dlc_ir::{DType, Graph, Module, SamplingPlan, SkipSchedule};
+use dlc_eval::Array;
+use dlc_ir::{DType, Diffusion, Graph, Module, SamplingPlan, SkipSchedule, ValueId};
 
-use crate::context::{Pass, PassContext, Prompt};
+use crate::context::{Pass, PassContext, Prompt, Rehearsal};
 use crate::error::PassError;
 use crate::needs::{self, Needs};
 use crate::report::PassReport;
@@ -46,12 +47,21 @@ impl DipGo {
         Ok(Self { options })
     }
 
+    fn loss(&self, diffusion: &Diffusion) -> Result<Loss, PassError> {
+        let shape = [diffusion.channels, diffusion.height, diffusion.width];
+        let too_small = || PassError::Options {
+            pass: NAME,
+            problem: "loss=ssim needs images of 11 pixels or more; leave it out".into(),
+        };
+        Loss::new(self.options.loss, shape).ok_or_else(too_small)
+    }
+
     /// What images are told beside a class.
     fn prompts(
         &self,
         target: &Graph,
         guidance: f64,
-        cx: &PassContext<'_>,
+        cx: &Rehearsal<'_>,
     ) -> Result<Vec<Prompt>, PassError> {
         let told = Inputs::find(NAME, target)?.told;
         let inputs: Vec<(&str, DType)> = told
@@ -74,11 +84,36 @@ impl DipGo {
             Some(_) if inputs.is_empty() => {
                 fail("the model is told no text: leave embeddings out".into())
             }
-            Some(file) => cx
-                .samplers(NAME)?
-                .prompts(file, &inputs, is_guided(guidance)),
+            Some(file) => {
+                let prompts = cx
+                    .samplers(NAME)?
+                    .prompts(file, &inputs, is_guided(guidance))?;
+                let mut arrays = prompts.iter().flatten();
+                let misfit = arrays.find(|(name, array)| {
+                    told.iter()
+                        .any(|(told, value)| told == *name && !fits(array, target, *value))
+                });
+                let Some((name, array)) = misfit else {
+                    return Ok(prompts);
+                };
+                Err(PassError::Sampler {
+                    place: file.display().to_string(),
+                    problem: format!(
+                        "`{name}` has rows of the shape {:?}, which the model doesn't take",
+                        array.shape().get(1..).unwrap_or_default()
+                    ),
+                    unsupported: false,
+                })
+            }
         }
     }
+}
+
+/// Whether the rows of an array have the axes of a graph's input.
+fn fits(array: &Array, graph: &Graph, input: ValueId) -> bool {
+    let (given, wanted) = (array.shape(), &graph.value(input).ty.shape.0);
+    let mut rows = given.iter().zip(wanted).skip(1);
+    given.len() == wanted.len() && rows.all(|(n, dim)| dim.known().is_none_or(|dim| dim == *n))
 }
 
 /// What the SuperNet makes of `noise` (of unit variance, `[channels, height, width]`) under a
@@ -148,7 +183,7 @@ impl Pass for DipGo {
         }
     }
 
-    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+    fn rehearse(&self, module: &mut Module, cx: &Rehearsal<'_>) -> Result<(), PassError> {
         let sampler = &self.options.sampler;
         let (scheduler, plan) = cx
             .samplers(NAME)?
@@ -156,9 +191,34 @@ impl Pass for DipGo {
         let (target, weights, diffusion) = denoiser(NAME, module)?;
         let guidance = sampler.guidance_for(NAME, diffusion)?;
         let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
+        SuperNet::new(NAME, &net, diffusion)?;
+        self.prompts(target, guidance, cx)?;
+        self.loss(diffusion)?;
+        let driver = Driver {
+            scheduler: &scheduler,
+            plan: &plan,
+            diffusion,
+            guidance,
+        };
+        // Which blocks are skipped is learned.
+        let whole = vec![vec![true; net.units.len()]; plan.steps.len()];
+        let made = apply(NAME, &net, sampler, driver, &whole)?;
+        finish(module, made);
+        Ok(())
+    }
+
+    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+        let sampler = &self.options.sampler;
+        let (scheduler, plan) = cx
+            .rehearsal()
+            .samplers(NAME)?
+            .plan(sampler.scheduler.as_deref(), sampler.steps)?;
+        let (target, weights, diffusion) = denoiser(NAME, module)?;
+        let guidance = sampler.guidance_for(NAME, diffusion)?;
+        let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
         let segment = supernet.load(weights)?;
-        let prompts = self.prompts(target, guidance, cx)?;
+        let prompts = self.prompts(target, guidance, &cx.rehearsal())?;
         let sampling = Sampler {
             net: &supernet,
             segment: &segment,
@@ -168,12 +228,7 @@ impl Pass for DipGo {
             reuse: sampler.reuse,
             guidance: guidance as f32,
         };
-        let shape = [diffusion.channels, diffusion.height, diffusion.width];
-        let too_small = || PassError::Options {
-            pass: NAME,
-            problem: "loss=ssim needs images of 11 pixels or more; leave it out".into(),
-        };
-        let loss = Loss::new(self.options.loss, shape).ok_or_else(too_small)?;
+        let loss = self.loss(diffusion)?;
         let learned = Training {
             net: &net,
             sampler: &sampling,

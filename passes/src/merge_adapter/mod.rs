@@ -19,9 +19,11 @@ use dlc_ir::{Expr, Module};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::context::{Pass, PassContext};
+use crate::context::{Pass, PassContext, Rehearsal};
 use crate::error::PassError;
 use crate::report::PassReport;
+use config::Config;
+use modules::Merge;
 
 const NAME: &str = "merge-adapter";
 
@@ -30,6 +32,10 @@ const NAME: &str = "merge-adapter";
 pub struct Adapter {
     /// Name of its folder.
     pub name: String,
+    /// The file that `config` is from, for messages.
+    pub config_file: String,
+    /// The file that `tensors` are from, for messages.
+    pub tensors_file: String,
     /// How strongly it is merged; 1 as it was trained.
     pub weight: f64,
     /// `adapter_config.json`.
@@ -103,18 +109,38 @@ impl MergeAdapter {
         }
         Ok(Self { options })
     }
+
+    /// What the adapter says of itself, and its changes of weights.
+    fn merges(
+        &self,
+        adapter: &Adapter,
+        module: &Module,
+    ) -> Result<(Config, Vec<Merge>), PassError> {
+        let config = config::read(adapter)?;
+        let strength = adapter.weight * self.options.scale;
+        let merges = modules::merges(adapter, &config, strength, module)?;
+        Ok((config, merges))
+    }
+}
+
+/// The adapters, if there are any.
+fn some(adapters: &[Adapter]) -> Result<&[Adapter], PassError> {
+    if adapters.is_empty() {
+        Err(PassError::Options {
+            pass: NAME,
+            problem: "there is no adapter to merge; name its folder with --adapter DIR".into(),
+        })
+    } else {
+        Ok(adapters)
+    }
 }
 
 /// Problems that are printed; more are counted.
 const SHOWN: usize = 24;
 
-/// Refuses `adapter` if there are problems; `unsupported` says whether all are things that dlc
-/// lacks.
-fn refuse(
-    adapter: &Adapter,
-    mut problems: Vec<String>,
-    unsupported: bool,
-) -> Result<(), PassError> {
+/// Refuses an adapter if there are problems with its `file`; `unsupported` says whether all are
+/// things that dlc lacks.
+fn refuse(file: &str, mut problems: Vec<String>, unsupported: bool) -> Result<(), PassError> {
     if problems.is_empty() {
         return Ok(());
     }
@@ -124,7 +150,7 @@ fn refuse(
         problems.push(format!("and {more} more"));
     }
     Err(PassError::Adapter {
-        adapter: adapter.name.clone(),
+        adapter: file.to_owned(),
         unsupported,
         problems,
     })
@@ -139,23 +165,18 @@ impl Pass for MergeAdapter {
         serde_json::to_value(&self.options).unwrap_or_default()
     }
 
-    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
-        if cx.adapters.is_empty() {
-            return Err(PassError::Options {
-                pass: NAME,
-                problem: "there is no adapter to merge; name its folder with --adapter DIR".into(),
-            });
+    fn rehearse(&self, module: &mut Module, cx: &Rehearsal<'_>) -> Result<(), PassError> {
+        for adapter in some(cx.adapters)? {
+            self.merges(adapter, module)?;
         }
+        Ok(())
+    }
+
+    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let mut report = PassReport::default();
-        for (i, adapter) in cx.adapters.iter().enumerate() {
+        for (i, adapter) in some(cx.adapters)?.iter().enumerate() {
             cx.progress.update("merging adapters", i, cx.adapters.len());
-            let config = config::read(adapter)?;
-            let merges = modules::merges(
-                adapter,
-                &config,
-                adapter.weight * self.options.scale,
-                module,
-            )?;
+            let (config, merges) = self.merges(adapter, module)?;
             report.fact(
                 &format!("adapter {}", adapter.name),
                 format!("{} in {} weights", config.kind.describe(), merges.len()),
@@ -173,7 +194,7 @@ impl Pass for MergeAdapter {
                     .zip(&merges)
                     .filter_map(|(m, merge)| m.problem(merge, &module.weights))
                     .collect();
-                refuse(adapter, problems, false)?;
+                refuse(&adapter.tensors_file, problems, false)?;
             }
             let used = module.used_weights();
             let unused: Vec<&str> = merges

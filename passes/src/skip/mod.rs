@@ -20,7 +20,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::context::{Pass, PassContext};
+use crate::context::{Pass, PassContext, Rehearsal};
 use crate::error::PassError;
 use crate::report::PassReport;
 
@@ -120,7 +120,18 @@ impl Pass for Skip {
         serde_json::to_value(&self.options).unwrap_or_default()
     }
 
+    fn rehearse(&self, module: &mut Module, cx: &Rehearsal<'_>) -> Result<(), PassError> {
+        // No number is looked at anyway.
+        self.skip(module, cx).map(drop)
+    }
+
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+        self.skip(module, &cx.rehearsal())
+    }
+}
+
+impl Skip {
+    fn skip(&self, module: &mut Module, cx: &Rehearsal<'_>) -> Result<PassReport, PassError> {
         let given = self
             .options
             .schedule

@@ -1,7 +1,7 @@
 //! Which sampler a bundle is run with: what was asked for, else what its schedule was made for,
 //! else diffusers' customs.
 
-use dlc_ir::{Diffusion, SamplingPlan};
+use dlc_ir::SamplingPlan;
 
 use crate::files::read_document;
 use crate::runtime::{
@@ -12,8 +12,6 @@ const CONFIG: &str = "scheduler_config.json";
 /// The largest configuration that is read: `trained_betas` of some thousand steps fit.
 const CONFIG_CAP: u64 = 1 << 20;
 const DEFAULT_STEPS: usize = 50;
-/// For models that were trained without their class as well.
-const DEFAULT_GUIDANCE: f64 = 1.5;
 
 /// What was asked for.
 #[derive(Debug, Clone, Default)]
@@ -85,7 +83,7 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
     let guidance = wishes
         .guidance
         .or(made_for.map(|sampling| sampling.guidance))
-        .unwrap_or_else(|| default_guidance(model));
+        .unwrap_or_else(|| model.default_guidance());
     let note = schedule.filter(|sampling| sampling.unrolled.is_none() && sampling.guidance.to_bits() != guidance.to_bits()).map(|sampling| {
         format!("the bundle is pruned for guidance {}; with {guidance} its images may differ more from the whole model's", sampling.guidance)
     });
@@ -123,11 +121,4 @@ fn plan(
         plan,
         kind.or_else(own).map_or("unknown", SchedulerKind::name),
     ))
-}
-
-fn default_guidance(model: &Diffusion) -> f64 {
-    let trained_for = model
-        .classes
-        .is_some_and(|classes| classes.unconditional.is_some());
-    if trained_for { DEFAULT_GUIDANCE } else { 1.0 }
 }
