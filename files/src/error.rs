@@ -12,7 +12,8 @@ use thiserror::Error;
 pub struct IoError {
     action: &'static str,
     path: PathBuf,
-    source: io::Error,
+    /// What the system says.
+    pub source: io::Error,
 }
 
 impl IoError {

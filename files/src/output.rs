@@ -1,16 +1,18 @@
 //! Writes files that users name: the one place where dlc does.
 //!
 //! A regular or new file appears whole or not at all: it is written aside, in the same folder, and
-//! renamed. Links are followed, and stay. Devices, pipes and whatever else takes bytes are written
-//! through.
+//! renamed; what a run that was killed left there, the next one in that folder removes. Links are
+//! followed, and stay. Devices, pipes and whatever else takes bytes are written through.
 
-use std::fs::{self, Metadata, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use dlc_errors::{Fault, Faulty};
-use tempfile::NamedTempFile;
 use thiserror::Error;
+
+use crate::IoError;
+use crate::temporary::Temporary;
 
 /// Links that are followed before they count as a circle.
 const MOST_LINKS: usize = 40;
@@ -29,10 +31,17 @@ impl Faulty for OutputError {
     }
 }
 
+impl From<IoError> for OutputProblem {
+    /// What the system says, without the name of the file beside.
+    fn from(error: IoError) -> Self {
+        Self::System(error.source)
+    }
+}
+
 #[derive(Debug, Error)]
 enum OutputProblem {
     #[error("{0}")]
-    System(io::Error),
+    System(#[from] io::Error),
     #[error("it is a folder; name a file to write")]
     Folder,
     #[error("it is a socket; name a file or a pipe")]
@@ -62,7 +71,7 @@ pub struct StagedFile<'b> {
 
 #[derive(Debug)]
 enum Staged<'b> {
-    Aside(NamedTempFile, PathBuf),
+    Aside(Temporary, PathBuf),
     Through(PathBuf, &'b [u8]),
 }
 
@@ -93,10 +102,9 @@ pub fn check_output(path: &Path, extensions: &[&str]) -> Result<(), OutputError>
             let writable = metadata.map_or(Ok(()), |_| {
                 OpenOptions::new().write(true).open(&file).map(drop)
             });
+            let writable = writable.map_err(OutputProblem::from);
             let staged = writable.and_then(|()| aside(&file, None, &[]));
-            staged
-                .map(drop)
-                .map_err(|error| fails(OutputProblem::System(error)))
+            staged.map(drop).map_err(fails)
         }
     }
 }
@@ -112,10 +120,7 @@ impl<'b> StagedFile<'b> {
             Target::Through(file) => Staged::Through(file, bytes),
             Target::Regular(file, metadata) => {
                 let aside = aside(&file, metadata.map(|m| m.permissions()), bytes);
-                Staged::Aside(
-                    aside.map_err(|error| fails(OutputProblem::System(error)))?,
-                    file,
-                )
+                Staged::Aside(aside.map_err(fails)?, file)
             }
         };
         Ok(Self {
@@ -127,18 +132,16 @@ impl<'b> StagedFile<'b> {
     /// Gives the bytes their place.
     pub fn commit(self) -> Result<(), OutputError> {
         let written = match self.state {
-            Staged::Aside(aside, file) => aside
-                .persist(file)
-                .map(drop)
-                .map_err(|failure| failure.error),
+            Staged::Aside(aside, file) => aside.rename(&file, false).map_err(OutputProblem::from),
             Staged::Through(file, bytes) => OpenOptions::new()
                 .write(true)
                 .open(file)
-                .and_then(|mut file| file.write_all(bytes)),
+                .and_then(|mut file| file.write_all(bytes))
+                .map_err(OutputProblem::from),
         };
-        written.map_err(|error| OutputError {
+        written.map_err(|problem| OutputError {
             path: self.path,
-            problem: OutputProblem::System(error),
+            problem,
         })
     }
 }
@@ -207,16 +210,18 @@ fn folder(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// A hidden file beside `path`, which goes away unless it is given that name.
-fn aside(path: &Path, permissions: Option<Permissions>, bytes: &[u8]) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".dlc-tmp-");
-    #[cfg(unix)]
-    builder.permissions(<Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
-    let mut aside = builder.tempfile_in(folder(path))?;
-    aside.write_all(bytes)?;
+/// A hidden file beside `path`, which goes away unless it is given that name. Its own name doesn't
+/// hold that one, which may be as long as a name can be.
+fn aside(
+    path: &Path,
+    permissions: Option<Permissions>,
+    bytes: &[u8],
+) -> Result<Temporary, OutputProblem> {
+    let aside = Temporary::place(folder(path), "dlc-output")?;
+    let mut file = File::create_new(aside.path())?;
+    file.write_all(bytes)?;
     if let Some(permissions) = permissions {
-        aside.as_file().set_permissions(permissions)?;
+        file.set_permissions(permissions)?;
     }
     Ok(aside)
 }
@@ -324,6 +329,35 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("socket")
+        );
+    }
+
+    #[test]
+    fn what_killed_runs_left_is_removed_by_the_next_one_in_the_folder_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for file in [
+            ".dlc-output.dlc-tmp-1-0",
+            ".dlc-output.dlc-tmp-1-0.lock",
+            ".dlc-output.dlc-tmp-mine",
+            "other.png",
+        ] {
+            fs::write(at(file), "half").unwrap();
+        }
+        let path = at(&format!("{}.png", "n".repeat(250)));
+        let staged = StagedFile::new(&path, b"whole").unwrap();
+        // Another process, which this one is to be here, lets it be.
+        check_output(&at("b.png"), &["png"]).unwrap();
+        staged.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(
+            names(folder.path()),
+            [
+                ".dlc-output.dlc-tmp-mine".to_owned(),
+                name,
+                "other.png".to_owned()
+            ]
         );
     }
 

@@ -217,6 +217,8 @@ fn adapter(bytes: &[u8]) {
         .collect();
     let adapters = tensors.map(|tensors| Adapter {
         name,
+        config_file: "adapter_config.json".into(),
+        tensors_file: "adapter_model.safetensors".into(),
         weight: 1.0,
         config,
         alphas: None,

@@ -189,6 +189,11 @@ pub struct Classes {
     pub unconditional: Option<usize>,
 }
 
+/// Classifier-free guidance of models that can be guided, unless something else is asked for.
+const GUIDANCE: f64 = 1.5;
+/// Guidance that changes nothing.
+const NO_GUIDANCE: f64 = 1.0;
+
 impl Diffusion {
     /// Whether the second half of the output's channels is a learned variance, which samplers of
     /// diffusers drop.
@@ -202,6 +207,16 @@ impl Diffusion {
         self.classes.map_or(self.text_width.is_some(), |classes| {
             classes.unconditional.is_some()
         })
+    }
+
+    /// The strength of classifier-free guidance where none is asked for: 1.5 for models that can be
+    /// guided, else 1, which is none.
+    pub fn default_guidance(&self) -> f64 {
+        if self.can_be_guided() {
+            GUIDANCE
+        } else {
+            NO_GUIDANCE
+        }
     }
 }
 

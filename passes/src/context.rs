@@ -25,6 +25,16 @@ pub trait Pass: fmt::Debug {
         Needs::default()
     }
 
+    /// Refuses what [`run`](Self::run) would refuse by the options and the shape of `module` alone,
+    /// and adds graphs that stand in for those that it would add. Looks at no number.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
+        let _ = module;
+        Ok(())
+    }
+
     /// Changes the module, and reports what was done.
     ///
     /// # Errors
@@ -76,6 +86,14 @@ impl PassContext<'_> {
         let found = compute()?;
         self.store(key, &found);
         Ok(found)
+    }
+}
+
+impl fmt::Debug for Rehearsal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rehearsal")
+            .field("adapters", &self.adapters.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -28,7 +28,7 @@ pub enum PassError {
     /// An adapter can't be merged; everything that stands against it.
     #[error("adapter {adapter}: {}", listed(.problems))]
     Adapter {
-        /// The adapter's name.
+        /// The adapter's file.
         adapter: String,
         /// Whether dlc lacks something, rather than the adapter.
         unsupported: bool,

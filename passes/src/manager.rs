@@ -17,6 +17,18 @@ pub struct PassRun {
     pub report: PassReport,
 }
 
+/// Refuses what [`run_passes`] would refuse by the passes' options and the shape of `module` alone.
+///
+/// # Errors
+/// The first error of a pass.
+pub fn rehearse_passes(module: &Module, passes: &[Box<dyn Pass + '_>]) -> Result<(), PassError> {
+    let mut module = module.clone();
+    passes.iter().try_for_each(|pass| {
+        pass.rehearse(&mut module)
+            .map_err(|error| error.within(pass.name()))
+    })
+}
+
 /// Runs `passes` on `module`.
 ///
 /// # Errors

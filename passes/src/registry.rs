@@ -1,5 +1,7 @@
 //! The list of passes: what `--pass` and YAML may name.
 
+use std::path::PathBuf;
+
 use serde_yaml::Mapping;
 
 use crate::auto_draft::{AutoDraft, AutoDraftOptions};
@@ -176,6 +178,19 @@ pub struct PassSpec {
     pub name: String,
     /// Its options.
     pub options: Mapping,
+    /// The pipeline file that asks for it, if one does.
+    pub file: Option<PathBuf>,
+}
+
+impl PassSpec {
+    /// Asked for by a flag.
+    pub fn new(name: &str, options: Mapping) -> Self {
+        Self {
+            name: name.to_owned(),
+            options,
+            file: None,
+        }
+    }
 }
 
 /// The pass called `name` with these options, and the clean-up passes that belong after it.

@@ -66,6 +66,10 @@ impl fmt::Debug for Sources<'_> {
 pub struct Adapter {
     /// Name of its folder.
     pub name: String,
+    /// The file that `config` is from, for messages.
+    pub config_file: String,
+    /// The file that `tensors` are from, for messages.
+    pub tensors_file: String,
     /// How strongly it is merged; 1 as it was trained.
     pub weight: f64,
     /// `adapter_config.json`.

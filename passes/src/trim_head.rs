@@ -80,13 +80,7 @@ impl<'a> TrimHead<'a> {
 
     /// The tokens to keep, in order.
     fn kept(&self, basic: &BTreeSet<u32>, counts: &[u64]) -> Result<Vec<u32>, PassError> {
-        let (tokens, vocab) = (self.options.tokens, counts.len());
-        if tokens >= vocab {
-            let problem = format!(
-                "tokens={tokens} trims nothing from a vocabulary of {vocab}; ask for less, or leave the pass out"
-            );
-            return Err(options_error(problem));
-        }
+        let tokens = self.options.tokens;
         if tokens < basic.len() {
             let least = basic.len();
             return Err(options_error(format!(
@@ -167,27 +161,18 @@ impl Pass for TrimHead<'_> {
         serde_json::to_value(&self.options).unwrap_or_default()
     }
 
-    fn run(&self, module: &mut Module, _cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
-        let no_draft = || {
-            unsupported(
-                "the module has no draft to trim; put fit-prune or quantize-draft before it",
-            )
-        };
-        let before = module.graph("draft").ok_or_else(no_draft)?.clone();
-        let (node, trimmed) = head(&before).ok_or_else(|| {
-            unsupported("the draft's logits don't come from a product with a matrix")
-        })?;
-        if trimmed {
-            return Err(unsupported(
-                "the draft's head is trimmed already; ask for this pass once",
-            ));
-        }
-        let vocab = before
-            .node(node)
-            .outputs
-            .first()
-            .and_then(|v| before.value(*v).ty.shape.last().and_then(Dim::known));
-        let vocab = vocab.ok_or_else(|| unsupported("the draft's vocabulary has no known size"))?;
+    fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
+        let (before, node, vocab) = self.plan(module)?;
+        let mut draft = before.clone();
+        // Which tokens are frequent isn't known yet.
+        let some: Vec<u32> = (0..self.options.tokens as u32).collect();
+        trim(&mut draft, &mut module.weights, node, &some, vocab)?;
+        replace_draft(module, &mut PassReport::default(), &before, draft);
+        Ok(())
+    }
+
+    fn run(&self, module: &mut Module, _: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+        let (before, node, vocab) = self.plan(module)?;
         let (basic, counts) = self.count(module, vocab)?;
         let kept = self.kept(&basic, &counts)?;
         let mut draft = before.clone();
@@ -211,6 +196,38 @@ impl Pass for TrimHead<'_> {
 }
 
 impl TrimHead<'_> {
+    /// The draft, its head and how many tokens that has.
+    fn plan(&self, module: &Module) -> Result<(Graph, NodeId, usize), PassError> {
+        let no_draft = || {
+            unsupported(
+                "the module has no draft to trim; put fit-prune or quantize-draft before it",
+            )
+        };
+        let draft = module.graph("draft").ok_or_else(no_draft)?;
+        let (node, trimmed) = head(draft).ok_or_else(|| {
+            unsupported("the draft's logits don't come from a product with a matrix")
+        })?;
+        if trimmed {
+            return Err(unsupported(
+                "the draft's head is trimmed already; ask for this pass once",
+            ));
+        }
+        let vocab = draft
+            .node(node)
+            .outputs
+            .first()
+            .and_then(|v| draft.value(*v).ty.shape.last().and_then(Dim::known));
+        let vocab = vocab.ok_or_else(|| unsupported("the draft's vocabulary has no known size"))?;
+        let tokens = self.options.tokens;
+        if tokens >= vocab {
+            let problem = format!(
+                "tokens={tokens} trims nothing from a vocabulary of {vocab}; ask for less, or leave the pass out"
+            );
+            return Err(options_error(problem));
+        }
+        Ok((draft.clone(), node, vocab))
+    }
+
     /// The tokens that are kept whatever their count, and how often each token stands in the
     /// calibration text.
     fn count(&self, module: &Module, vocab: usize) -> Result<(BTreeSet<u32>, Vec<u64>), PassError> {

@@ -24,6 +24,8 @@ pub use self::search::{BackendSearch, Candidate, Origin};
 pub use self::telemetry::{disable_telemetry, telemetry_variable};
 use super::{Result, RuntimeError};
 
+/// The tract that is compiled in, as Cargo.lock has it: costs are kept under it.
+const TRACT_VERSION: &str = "0.23.9";
 /// The oldest ONNX Runtime that can be used: the API version that `ort` is built for.
 const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
 const FETCH: &str = "run `scripts/fetch_onnxruntime.sh`";
@@ -188,7 +190,7 @@ fn start_tract(skipped: Vec<(Candidate, String)>) -> Result<Backend> {
         .map_err(|error| RuntimeError::Bug(format!("tract doesn't start: {error}")))?;
     let inner = Inner {
         kind: BackendKind::Tract,
-        version: "0.23".to_owned(),
+        version: TRACT_VERSION.to_owned(),
         library: None,
         environment,
         cuda: false,

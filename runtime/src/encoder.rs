@@ -13,6 +13,7 @@ use super::{
 #[derive(Debug)]
 pub struct EncoderSession {
     session: Session,
+    graph: String,
     inputs: Vec<String>,
     output: String,
     /// What padding holds.
@@ -72,6 +73,7 @@ impl EncoderSession {
         let pad = i64::from(model.pad_token_id.unwrap_or(0));
         Ok(Self {
             session,
+            graph: name.to_owned(),
             inputs,
             output: output.to_owned(),
             pad,
@@ -140,7 +142,7 @@ impl EncoderSession {
             .find(|(name, _)| *name == self.output)
             .and_then(|(_, tensor)| Some((tensor.shape.clone(), tensor.to_f32()?)));
         let (shape, data) = found.ok_or_else(|| {
-            RuntimeError::port("target", &self.output, "the backend gave no numbers")
+            RuntimeError::port(&self.graph, &self.output, "the backend gave no numbers")
         })?;
         let width = shape.last().copied().unwrap_or(1);
         let per_text = data.len() / texts.len();

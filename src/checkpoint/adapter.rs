@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::CheckpointFile;
 use super::error::CheckpointError;
-use super::files;
 use super::tensors::{self, FileMetadata, TensorFile, TensorRecord};
+use super::{CheckpointFile, files, repeated};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -35,6 +34,8 @@ pub struct AdapterFiles {
     pub metadata: FileMetadata,
     /// The files that were read.
     pub files: Vec<CheckpointFile>,
+    /// What is to be said of them.
+    pub notes: Vec<String>,
 }
 
 impl AdapterFiles {
@@ -59,8 +60,9 @@ impl AdapterFiles {
         }
         let mut files = Vec::new();
         let config = if of_peft {
-            let (config, file) =
-                CheckpointFile::read(config_path, |path| files::read_object(path, CONFIG_CAP))?;
+            let (config, file) = CheckpointFile::read(config_path.clone(), |path| {
+                files::read_object(path, CONFIG_CAP)
+            })?;
             files.push(file);
             Some(config)
         } else {
@@ -76,6 +78,9 @@ impl AdapterFiles {
             tensors: tensors.into_iter().collect(),
             metadata,
             files,
+            notes: repeated::warning(CONFIG, &config_path)
+                .into_iter()
+                .collect(),
         })
     }
 }

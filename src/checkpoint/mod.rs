@@ -11,6 +11,7 @@ mod files;
 mod header;
 mod locate;
 mod model_index;
+mod repeated;
 mod sentence;
 mod side_keys;
 mod tensors;
@@ -247,9 +248,30 @@ impl Checkpoint {
         self.notes
             .iter()
             .cloned()
+            .chain(repeated::warnings(self.named_files()))
             .chain(tokenizer_keys::warnings(&self.folder))
             .chain(self.sentence.warnings(task))
             .collect()
+    }
+
+    /// A line that names the tokens of `added_tokens.json` that the tokenizer, which tells the id of
+    /// a token, doesn't have under their ids.
+    pub fn foreign_tokens(&self, id: impl Fn(&str) -> Option<u32>) -> Option<String> {
+        tokenizer_keys::foreign_tokens(&self.folder, id)
+    }
+
+    /// All files but weights that something is read from, each once.
+    fn named_files(&self) -> impl Iterator<Item = SideFile> {
+        let index = self.pipeline.iter().map(|folder| folder.join(MODEL_INDEX));
+        let opened = self.files.iter().map(|file| file.path.clone());
+        let named = opened.chain(index).filter_map(|path| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            Some(SideFile { name, path })
+        });
+        let mut seen = BTreeSet::new();
+        let all: Vec<SideFile> = named.chain(self.side_files()).collect();
+        all.into_iter()
+            .filter(move |file| seen.insert(file.path.clone()))
     }
 
     /// The tensor with this name.

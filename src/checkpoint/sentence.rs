@@ -14,11 +14,10 @@ use std::path::Path;
 use dlc_ir::{Pooling, Sentence, SideFile, Task};
 use serde_json::Value;
 
-use super::CONFIG;
-use super::SideKeys;
 use super::error::{CheckpointError, shown};
 use super::files::{is_there, read_json, read_object};
 use super::locate::is_plain_name;
+use super::{CONFIG, SideKeys};
 
 pub(super) use settings::{SETTINGS, TRANSFORMER_CONFIGS};
 
@@ -30,6 +29,14 @@ const CAP: u64 = 1 << 20;
 const MOST: usize = 64;
 /// Largest file in the folder of a step: weights of a layer after the pooling.
 const STEP_FILE_CAP: u64 = 1 << 30;
+
+/// Keys of an entry of `modules.json`.
+const MODULE_KEYS: SideKeys = SideKeys {
+    heeded: &["path", "type"],
+    // The order is that of the list.
+    harmless: &["idx", "name"],
+    neutral: &[],
+};
 
 /// Keys of a `Normalize` step.
 const NORMALIZE_KEYS: SideKeys = SideKeys {
@@ -90,7 +97,12 @@ impl SentenceModules {
             normalize: false,
             ..Sentence::default()
         };
-        for module in list {
+        for (number, module) in (1..).zip(list) {
+            let place = format!("{MODULES}, module {number}");
+            let unheeded = module
+                .as_object()
+                .and_then(|m| MODULE_KEYS.warning(&place, m));
+            self.warnings.extend(unheeded);
             let text = |key: &str| {
                 module
                     .get(key)

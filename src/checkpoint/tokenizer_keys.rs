@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::error::shown;
 use super::files::{is_there, read_object};
 use super::side_keys::SideKeys;
 
@@ -85,6 +86,42 @@ const MAP: (&str, SideKeys) = (
     },
 );
 
+const ADDED: &str = "added_tokens.json";
+/// Most tokens that a warning names.
+const MOST_NAMED: usize = 12;
+
+/// A line that names the tokens of `added_tokens.json` that the tokenizer doesn't have under their
+/// ids. transformers adds them to it.
+pub(super) fn foreign_tokens(folder: &Path, id: impl Fn(&str) -> Option<u32>) -> Option<String> {
+    let path = folder.join(ADDED);
+    let object = if is_there(&path) {
+        read_object(&path, CAP).ok()?.0
+    } else {
+        return None;
+    };
+    let foreign: Vec<&String> = object
+        .iter()
+        .filter(|(token, wanted)| {
+            wanted.as_u64().is_none() || id(token).map(u64::from) != wanted.as_u64()
+        })
+        .map(|(token, _)| token)
+        .collect();
+    let mut named: Vec<String> = foreign
+        .iter()
+        .take(MOST_NAMED)
+        .map(|token| format!("`{}`", shown(token)))
+        .collect();
+    if foreign.len() > named.len() {
+        named.push(format!("{} more", foreign.len() - named.len()));
+    }
+    (!named.is_empty()).then(|| {
+        format!(
+            "{ADDED}: not heeded, as tokenizer.json decides and doesn't have them so: {}",
+            named.join(", ")
+        )
+    })
+}
+
 /// A line for each file in `folder` that says something else. Files that can't be read are other
 /// warnings.
 pub(super) fn warnings(folder: &Path) -> Vec<String> {
@@ -109,6 +146,24 @@ pub(super) fn warnings(folder: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn added_tokens_that_the_tokenizer_has_otherwise_or_not_at_all_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let known = |token: &str| {
+            [("<a>", 3), ("<b>", 4)]
+                .iter()
+                .find(|t| t.0 == token)
+                .map(|t| t.1)
+        };
+        assert_eq!(foreign_tokens(folder.path(), known), None);
+        let write = |text: &str| std::fs::write(folder.path().join(ADDED), text).unwrap();
+        write(r#"{"<a>": 3, "<b>": 4}"#);
+        assert_eq!(foreign_tokens(folder.path(), known), None);
+        write(r#"{"<a>": 3, "<b>": 5, "<c>": 6}"#);
+        let warning = foreign_tokens(folder.path(), known).unwrap();
+        assert!(warning.ends_with(": `<b>`, `<c>`"), "{warning}");
+    }
 
     #[test]
     fn keys_that_nobody_reads_are_named_and_special_tokens_are_not() {

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use dlc_runtime::{Backend, BackendKind, BackendSearch, Provider, SessionOptions};
 
 use super::environment;
-use super::failure::Result;
+use super::failure::{Result, bail};
 
 /// Flags of every command that runs a bundle.
 #[derive(Debug, Clone, clap::Args)]
@@ -21,9 +21,9 @@ pub(super) struct BackendArgs {
     /// Where to compute
     #[arg(long, value_enum, default_value_t = Device::Cpu, help_heading = "Backend")]
     provider: Device,
-    /// Number of the CUDA device
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Backend")]
-    device: i32,
+    /// Number of the CUDA device [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Backend")]
+    device: Option<i32>,
     /// Threads within an operator [default: all cores]
     #[arg(long, value_name = "N", value_parser = environment::threads, help_heading = "Backend")]
     threads: Option<usize>,
@@ -65,6 +65,9 @@ impl BackendArgs {
 
     /// Starts the backend.
     pub fn start(&self) -> Result<Backend> {
+        if self.device.is_some() && self.provider == Device::Cpu {
+            bail!("--device has no effect on the CPU; add --provider cuda, or leave it out");
+        }
         Ok(dlc_runtime::start(&self.search())?)
     }
 
@@ -72,7 +75,7 @@ impl BackendArgs {
     pub fn session(&self) -> SessionOptions {
         let provider = match self.provider {
             Device::Cpu => Provider::Cpu,
-            Device::Cuda => Provider::Cuda(self.device),
+            Device::Cuda => Provider::Cuda(self.device.unwrap_or(0)),
         };
         SessionOptions {
             threads: Some(self.threads.unwrap_or_else(environment::cores)),
@@ -81,7 +84,7 @@ impl BackendArgs {
     }
 }
 
-/// `ONNX Runtime 1.31.1 (/path)`, `tract 0.23 (built in)`.
+/// `ONNX Runtime 1.31.1 (/path)`, `tract 0.23.9 (built in)`.
 pub(super) fn describe(backend: &Backend) -> String {
     let place = backend
         .library()

@@ -11,6 +11,7 @@ use super::diffusion::SamplerArgs;
 use super::drafting::DraftingArgs;
 use super::failure::Result;
 use super::flags::Given;
+use super::input::Text;
 use super::output::warn;
 use super::{bench_decoder, bench_diffusion, bench_encoder, environment, open, prompts};
 
@@ -40,7 +41,7 @@ pub(super) struct Args {
     pub(super) suite: bool,
     /// Measure what passes cost on this machine, keep it for later runs of this bundle, and print
     /// it
-    #[arg(long, conflicts_with_all = ["prompts", "suite", "plot"])]
+    #[arg(long, conflicts_with_all = ["prompts", "suite", "plot", "max_tokens", "no_generation_config", "repeats", "draft_tokens", "lookup", "no_lookup", "draft_confidence"])]
     pub(super) calibrate: bool,
     /// Draw the speedups by task; `-` is stdout
     #[arg(long, value_name = "FILE.svg")]
@@ -94,19 +95,23 @@ pub(super) fn load_average() -> Result<Option<f64>> {
 }
 
 /// The prompts or texts asked for, else the built-in ones.
-pub(super) fn prompts(args: &Args) -> Result<Vec<String>> {
+pub(super) fn prompts(args: &Args) -> Result<Vec<Text>> {
+    let built_in = |line: &str| Text {
+        content: line.to_owned(),
+        place: "a built-in prompt".to_owned(),
+    };
     match &args.prompts {
         Some(file) => prompts::read(file),
         None => Ok(include_str!("bench_prompts.txt")
             .lines()
-            .map(str::to_owned)
+            .map(built_in)
             .collect()),
     }
 }
 
 pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     let bundle = open::bundle(&args.bundle)?;
-    given.check_bench(&bundle.manifest().model)?;
+    given.check_bench(&bundle)?;
     match bundle.manifest().model.task {
         Task::TextGeneration => bench_decoder::run(args),
         Task::ImageGeneration => bench_diffusion::run(args, bundle),

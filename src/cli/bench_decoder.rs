@@ -27,6 +27,9 @@ use crate::report::{Table, ranged, speedup_plot};
 struct Case {
     task: String,
     prompt: String,
+    /// Where the prompt is from, if that isn't here.
+    #[serde(skip)]
+    place: Option<String>,
 }
 
 /// What all prompts of a task took together.
@@ -85,7 +88,8 @@ fn cases(args: &Args) -> Result<Vec<Case>> {
         .into_iter()
         .map(|prompt| Case {
             task: "prompts".into(),
-            prompt,
+            prompt: prompt.content,
+            place: Some(prompt.place),
         })
         .collect())
 }
@@ -174,18 +178,23 @@ fn decode(
     let mut results = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         dlc_passes::Progress::update(&bar, "decoding plainly and speculatively", i, cases.len());
-        let prompt = models.tokenizer.encode(&case.prompt, true)?;
+        let place = || case.place.clone().unwrap_or_else(|| case.task.clone());
+        let prompt = models
+            .tokenizer
+            .encode(&case.prompt, true)
+            .with_context(place)?;
         let draft = models
             .draft
             .as_mut()
             .map(|draft| draft as &mut dyn TokenModel);
-        results.push(measure(
+        let measured = measure(
             &mut models.target,
             draft,
             &prompt,
             options,
             usize::from(args.repeats),
-        )?);
+        );
+        results.push(measured.with_context(place)?);
         if dlc_passes::Progress::interrupted(&bar) {
             return Ok(None);
         }

@@ -56,12 +56,6 @@ struct Side {
 }
 
 pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
-    if args.prompts.is_some() {
-        bail!(
-            "the bundle is a {}, which makes images and reads no prompts: leave --prompts out",
-            bundle.manifest().model.family
-        );
-    }
     let output = Output::new(args.json);
     let macs = bundle
         .manifest()

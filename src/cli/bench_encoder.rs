@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::backend::describe;
 use super::bench::{Args, load_average, prompts};
-use super::failure::Result;
+use super::failure::{Context, Result, bail};
+use super::input::Text;
 use super::models::EncoderModel;
 use super::output::{Output, note};
 use super::phases;
@@ -49,6 +50,9 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
         .copied()
         .filter(|n| *n <= most)
         .collect();
+    if lengths.is_empty() {
+        bail!("the encoder takes {most} tokens, and all --lengths are longer; give shorter ones");
+    }
     for (i, &tokens) in lengths.iter().enumerate() {
         dlc_passes::Progress::update(&bar, "encoding", i, lengths.len());
         let mut sessions: Vec<&mut EncoderSession> = [&mut model.session]
@@ -129,7 +133,7 @@ fn table(measured: &[Latency]) -> Table {
 fn agreement(
     model: &mut EncoderModel,
     pruned: &mut EncoderSession,
-    texts: &[String],
+    texts: &[Text],
 ) -> Result<Option<(String, Value)>> {
     let Some(tokenizer) = &model.tokenizer else {
         note("the bundle has no tokenizer.json, so the pruned encoder isn't compared on texts")?;
@@ -144,9 +148,10 @@ fn agreement(
         .unwrap_or_default();
     let vector = |rows: &Rows| sentence_vector(rows, &sentence, 0);
     let (mut same, mut answers, mut cosines) = (0u32, 0u32, 0.0);
-    for text in texts {
+    for Text { content, place } in texts {
         let batch = [tokenizer
-            .analyse_cut(text, model.session.context_length(), false)?
+            .analyse_cut(content, model.session.context_length(), false)
+            .with_context(|| place.clone())?
             .0];
         let [a, b]: [Vec<Rows>; 2] = [model.session.run(&batch)?, pruned.run(&batch)?];
         for (a, b) in a.iter().zip(&b) {

@@ -14,7 +14,9 @@ use dlc_passes::ScoreCache;
 use dlc_runtime::unrunnable;
 use serde_json::json;
 
-use super::failure::{Context, Failure, Result};
+use super::destination::Destination;
+use super::failure::{Context, Failure, Result, bail};
+use super::next_step::next_step;
 use super::open::KeyArgs;
 use super::output::{Output, note, warn};
 use super::phases::{self, PhaseCost};
@@ -22,8 +24,8 @@ use super::progress::Bar;
 use super::room::{Room, size};
 use super::{environment, open, signals};
 use crate::pipeline::{
-    CompileOutcome, CompileRequest, DiskCache, PipelineConfig, compile, needs, parse_adapter_flag,
-    parse_pass_flag,
+    CompileOutcome, CompileRequest, DiskCache, PipelineConfig, PipelineError, compile, needs,
+    parse_adapter_flag, parse_pass_flag,
 };
 use crate::report::{bundle_summary, pass_summary};
 
@@ -139,6 +141,9 @@ impl From<DTypeArg> for DType {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let request = request(args)?;
+    for folder in [&request.output].into_iter().chain(&args.checkpoint) {
+        Destination::check_folder(folder)?;
+    }
     if args.dry_run {
         phases::begin("reading the checkpoint");
         let room = Room::new(needs(&request)?, &request.output);
@@ -163,9 +168,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     let load = environment::load_average();
     let mut outcome = compile(&request, cache.as_ref().map(|c| c as &dyn ScoreCache), &bar)?;
-    outcome
-        .warnings
-        .extend(machine_warnings(&request, &outcome, load));
+    let obstacle = unrunnable_here(&request, &outcome);
+    let runs_here = obstacle.is_none();
+    let busy = busy_warning(&outcome, load);
+    outcome.warnings.extend(obstacle.into_iter().chain(busy));
     bar.finish();
     let phases = phases::costs();
     for run in outcome.runs.iter().filter(|r| r.report.is_worth_showing()) {
@@ -175,29 +181,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for warning in &outcome.warnings {
         warn(warning)?;
     }
-    let bundle = quoted(&request.output);
-    // Without a tokenizer there is no text to run on, and without a noise schedule no image to
-    // sample.
-    let next = if outcome.manifest.files.contains_key("scheduler_config.json") {
-        // What a text says comes in a file.
-        let text = outcome
-            .manifest
-            .model
-            .diffusion
-            .as_ref()
-            .and_then(|model| model.text_width)
-            .map_or("", |_| " --embeddings FILE");
-        format!("try it: dlc sample {bundle}{text} -o image.png")
-    } else if outcome.manifest.files.contains_key("tokenizer.json") {
-        let flag = if outcome.manifest.model.task == Task::TextGeneration {
-            "--prompt"
-        } else {
-            "--text"
-        };
-        format!("try it: dlc run {bundle} {flag} \"...\"")
-    } else {
-        format!("check it: dlc verify {bundle}")
-    };
+    let next = next_step(&request.output, &outcome, runs_here);
     note(&format!(
         "\ncompiled in {:.1} s{}; {next}",
         start.elapsed().as_secs_f64(),
@@ -258,42 +242,26 @@ impl ScoreCache for Keeping {
     }
 }
 
-/// What stands against running the bundle here, and against timings that chose a draft while the
-/// machine was under `load`.
-fn machine_warnings(
-    request: &CompileRequest,
-    outcome: &CompileOutcome,
-    load: Option<f64>,
-) -> Vec<String> {
+/// What stands against running the bundle here.
+fn unrunnable_here(request: &CompileRequest, outcome: &CompileOutcome) -> Option<String> {
     let library = request
         .backend
         .find()
         .iter()
         .any(|candidate| candidate.found);
-    let unrunnable = unrunnable(&outcome.manifest, library, environment::has_gpu());
+    unrunnable(&outcome.manifest, library, environment::has_gpu())
+}
+
+/// What stands against timings that chose a draft while the machine was under `load`.
+fn busy_warning(outcome: &CompileOutcome, load: Option<f64>) -> Option<String> {
     let timed = outcome.runs.iter().any(|run| {
         run.report
             .candidates
             .iter()
             .any(|draft| draft.spread.is_some())
     });
-    let busy = load
-        .filter(|_| timed)
-        .and_then(|load| environment::busy(load, environment::cores()));
-    unrunnable.into_iter().chain(busy).collect()
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = text
-        .chars()
-        .all(|c| c.is_alphanumeric() || "/._-+,:@".contains(c));
-    if plain {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
+    load.filter(|_| timed)
+        .and_then(|load| environment::busy(load, environment::cores()))
 }
 
 fn request(args: &Args) -> Result<CompileRequest> {
@@ -303,12 +271,16 @@ fn request(args: &Args) -> Result<CompileRequest> {
         .map(PipelineConfig::read)
         .transpose()?
         .unwrap_or_default();
+    let file = || {
+        let file = args.config.as_deref().unwrap_or(Path::new("-"));
+        file.display().to_string()
+    };
     let config_threads = config
         .threads
         .map(environment::check_threads)
         .transpose()
         .map_err(Failure::usage)
-        .context("the pipeline file")?;
+        .with_context(file)?;
     // A profile that is asked for decides over the file's target, as flags do over the file.
     let deploy = match (args.deploy, args.profile) {
         (None, None) => config.target()?,
@@ -333,17 +305,23 @@ fn request(args: &Args) -> Result<CompileRequest> {
         .map(Profile::from)
         .or(deploy.map(|target| target.profile))
         .or(config.profile);
-    let adapters = if args.adapters.is_empty() {
-        &config.adapters
+    let parsed = |list: &[String]| list.iter().map(|a| parse_adapter_flag(a)).collect();
+    let adapters: Vec<_> = if args.adapters.is_empty() {
+        let listed: Result<_, PipelineError> = parsed(&config.adapters);
+        listed.with_context(file)?
     } else {
-        &args.adapters
+        parsed(&args.adapters)?
     };
+    let adapter_names = args.adapter_names.clone().or(config.adapter_names);
+    if let (Some(names), []) = (&adapter_names, adapters.as_slice()) {
+        bail!(
+            "the name map {} has no effect without an adapter; name one with --adapter PATH",
+            names.display()
+        );
+    }
     Ok(CompileRequest {
-        adapters: adapters
-            .iter()
-            .map(|a| parse_adapter_flag(a))
-            .collect::<Result<_, _>>()?,
-        adapter_names: args.adapter_names.clone().or(config.adapter_names),
+        adapters,
+        adapter_names,
         ignore_keys: if args.keys.ignore_keys.is_empty() {
             config.ignore_keys
         } else {

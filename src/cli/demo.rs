@@ -10,6 +10,7 @@ use dlc_passes::ScoreCache;
 use dlc_runtime::{Backend, BackendKind, Bundle, Equality, PromptMeasurement, measure};
 
 use super::backend::{BackendArgs, describe};
+use super::destination::Destination;
 use super::drafting::{DraftingArgs, measure_costs};
 use super::environment;
 use super::exit::{CHECK_FAILED, INTERRUPTED};
@@ -54,6 +55,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(false);
+    args.output
+        .as_deref()
+        .map_or(Ok(()), Destination::check_folder)?;
     let backend = args.backend.start()?;
     let temporary = match &args.output {
         Some(_) => None,

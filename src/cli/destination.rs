@@ -19,10 +19,21 @@ pub(super) enum Destination {
 }
 
 impl Destination {
+    /// Refuses stdout for a folder.
+    pub fn check_folder(path: &Path) -> Result<()> {
+        if is_stdout(path) {
+            bail!(
+                "{} is stdout, where no folder can go; name a folder (./- if that is its name)",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
     /// What `path` means. Refuses what can't be written in the end: see [`check_output`], and a
     /// terminal.
     pub fn check(path: &Path, extensions: &[&str]) -> Result<Self> {
-        if !STDOUT.iter().any(|name| path.as_os_str() == *name) {
+        if !is_stdout(path) {
             check_output(path, extensions)?;
             return Ok(Self::File(path.to_owned()));
         }
@@ -38,6 +49,10 @@ impl Destination {
     pub fn is_stdout(&self) -> bool {
         matches!(self, Self::Stdout)
     }
+}
+
+fn is_stdout(path: &Path) -> bool {
+    STDOUT.iter().any(|name| path.as_os_str() == *name)
 }
 
 /// Refuses two results on stdout.

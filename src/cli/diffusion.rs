@@ -11,7 +11,7 @@ use dlc_runtime::{
 };
 
 use super::backend::BackendArgs;
-use super::failure::Result;
+use super::failure::{Result, bail};
 use super::progress::Bar;
 
 /// Flags of a sampler.
@@ -98,6 +98,11 @@ impl SamplerArgs {
             .as_deref()
             .map(Conditions::read)
             .transpose()?;
+        if conditions.is_some() && !takes_conditions(bundle)? {
+            bail!(
+                "the model is told nothing but a class, so --embeddings has no effect; leave it out"
+            );
+        }
         Ok(Wanted {
             seeds,
             classes,
@@ -105,6 +110,15 @@ impl SamplerArgs {
             batch: usize::from(self.batch),
         })
     }
+}
+
+/// Whether the model takes more than images, their noise levels and classes.
+fn takes_conditions(bundle: &Bundle) -> Result<bool> {
+    const OTHERS: [&str; 4] = ["hidden_states", "sample", "timestep", "class_labels"];
+    let inputs = &bundle.graph("target")?.inputs;
+    Ok(inputs
+        .iter()
+        .any(|port| !OTHERS.contains(&port.name.as_str())))
 }
 
 impl Wanted {

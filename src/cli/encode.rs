@@ -10,6 +10,7 @@ use dlc_runtime::{
 use serde_json::{Value, json};
 
 use super::failure::{Context, Result, bail};
+use super::input::Text;
 use super::models::EncoderModel;
 use super::output::note;
 use super::records::Records;
@@ -21,17 +22,8 @@ const SHOWN: usize = 6;
 /// Most texts that are compared with each other.
 const MOST_COMPARED: usize = 16;
 
-pub(super) fn run(args: &Args, bundle: Bundle, texts: &[String]) -> Result<ExitCode> {
+pub(super) fn run(args: &Args, bundle: Bundle, texts: &[Text]) -> Result<ExitCode> {
     let mut records = Records::new(args.records);
-    if texts.is_empty() {
-        let (task, family) = (
-            bundle.manifest().model.task.name(),
-            &bundle.manifest().model.family,
-        );
-        bail!(
-            "the bundle is a {family} for {task}, which continues no text: give it --text TEXT or --texts FILE"
-        );
-    }
     let sentence = bundle.manifest().model.sentence.clone();
     if let Some(step) = sentence.as_ref().and_then(Sentence::unsupported) {
         let known: Vec<&str> = Pooling::ALL.iter().map(Pooling::name).collect();
@@ -65,7 +57,9 @@ pub(super) fn run(args: &Args, bundle: Bundle, texts: &[String]) -> Result<ExitC
     for (((text, tokens), rows), truncated) in
         texts.iter().zip(&tokenized).zip(&rows).zip(truncated)
     {
-        let (shown, mut value) = reader.read(text, tokens, rows)?;
+        let (shown, mut value) = reader
+            .read(&text.content, tokens, rows)
+            .with_context(|| text.place.clone())?;
         value["truncated"] = truncated.into();
         records.text(&shown)?;
         records.push(value)?;
@@ -152,19 +146,23 @@ impl Limits {
         &self,
         tokenizer: &TextTokenizer,
         prompt: &str,
-        texts: &[String],
+        texts: &[Text],
     ) -> Result<(Vec<TokenizedText>, Vec<bool>)> {
         let (most, mut tokenized, mut truncated) = (self.most, Vec::new(), Vec::new());
-        for (number, text) in (1..).zip(texts) {
-            let (tokens, n) =
-                tokenizer.analyse_cut(&format!("{prompt}{text}"), most, self.at_start)?;
+        for Text { content, place } in texts {
+            let (tokens, n) = tokenizer
+                .analyse_cut(&format!("{prompt}{content}"), most, self.at_start)
+                .with_context(|| place.clone())?;
+            if n == 0 {
+                bail!("{place} has no token, so there is nothing to read");
+            }
             if n > most && !self.cuts {
                 bail!(
-                    "text {number} has {n} tokens, and the model takes {most}; shorten it, or let --truncate cut it"
+                    "{place} has {n} tokens, and the model takes {most}; shorten it, or let --truncate cut it"
                 );
             }
             if n > most {
-                note(&format!("text {number} is cut from {n} tokens to {most}"))?;
+                note(&format!("{place} is cut from {n} tokens to {most}"))?;
             }
             tokenized.push(tokens);
             truncated.push(n > most);

@@ -94,12 +94,18 @@ impl GenerationArgs {
             .then(|| suggestion(&file));
         let max_tokens = self.max_tokens.or(config.max_new_tokens);
         let max_length = config.max_length.filter(|_| max_tokens.is_none());
+        let max_tokens = max_tokens.unwrap_or(if max_length.is_some() {
+            usize::MAX
+        } else {
+            MAX_TOKENS
+        });
+        if let Some(least) = self.min_tokens.filter(|least| *least > max_tokens) {
+            bail!(
+                "--min-tokens {least} is more than the {max_tokens} tokens that are written at most; add --max-tokens {least} or more"
+            );
+        }
         let options = DecodeOptions {
-            max_tokens: max_tokens.unwrap_or(if max_length.is_some() {
-                usize::MAX
-            } else {
-                MAX_TOKENS
-            }),
+            max_tokens,
             max_length,
             stop_tokens,
             processors,

@@ -12,6 +12,14 @@ const TEXT_CAP: u64 = 16 << 20;
 /// The longest line of a conversation, in bytes.
 const LINE_CAP: usize = 1 << 20;
 
+/// A text, and where it is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Text {
+    pub content: String,
+    /// For messages: a file and line, or what text of the command line it is.
+    pub place: String,
+}
+
 /// Whether text can be waited for on stdin, nobody typing it.
 pub(super) fn is_piped() -> bool {
     !io::stdin().is_terminal()
@@ -39,8 +47,26 @@ pub(super) fn stdin(cap: u64) -> Result<String> {
         .context("stdin isn't UTF-8 text")
 }
 
+/// What messages call a file, or stdin.
+pub(super) fn place(path: &Path) -> String {
+    if is_stdin(path) {
+        "stdin".to_owned()
+    } else {
+        path.display().to_string()
+    }
+}
+
+/// What a flag says: the text itself, or `-` for that of stdin. `place` is what messages call it.
+pub(super) fn given(content: &str, place: String) -> Result<Text> {
+    if content == "-" {
+        return text(Path::new(content));
+    }
+    let content = content.to_owned();
+    Ok(Text { content, place })
+}
+
 /// The text of a file, or of stdin for `-`, without the line break at its end.
-pub(super) fn text(path: &Path) -> Result<String> {
+pub(super) fn text(path: &Path) -> Result<Text> {
     let mut text = if is_stdin(path) {
         stdin(TEXT_CAP)?
     } else {
@@ -50,17 +76,14 @@ pub(super) fn text(path: &Path) -> Result<String> {
         .strip_suffix('\n')
         .map(|text| text.strip_suffix('\r').unwrap_or(text).len());
     text.truncate(whole.unwrap_or(text.len()));
+    let place = place(path);
     if text.is_empty() {
-        bail!(
-            "{} holds no text",
-            if is_stdin(path) {
-                "stdin".to_owned()
-            } else {
-                path.display().to_string()
-            }
-        );
+        bail!("{place} holds no text");
     }
-    Ok(text)
+    Ok(Text {
+        content: text,
+        place,
+    })
 }
 
 /// What somebody said.

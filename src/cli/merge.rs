@@ -7,6 +7,7 @@ use std::time::Instant;
 use dlc_passes::merge_adapter::MergeAdapterOptions;
 use serde_json::json;
 
+use super::destination::Destination;
 use super::failure::Result;
 use super::output::{Output, note, warn};
 use super::progress::Bar;
@@ -79,6 +80,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         allow_nan: args.allow_nan,
         threads: args.threads.unwrap_or_else(environment::cores),
     };
+    Destination::check_folder(&request.output)?;
     let (bar, start) = (Bar::new(), Instant::now());
     let MergeOutcome { run, warnings } = merge(&request, &bar)?;
     bar.finish();

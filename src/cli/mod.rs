@@ -29,6 +29,7 @@ mod inspect;
 mod memory;
 mod merge;
 mod models;
+mod next_step;
 mod open;
 mod output;
 mod passes;

@@ -30,6 +30,17 @@ pub(super) struct KeyArgs {
     pub ignore_keys: Vec<String>,
 }
 
+impl KeyArgs {
+    /// Refuses keys where no configuration is read.
+    pub fn check_unused(&self, instead: &str) -> Result<()> {
+        if self.ignore_keys.is_empty() {
+            Ok(())
+        } else {
+            bail!("--ignore-key is for a checkpoint's config.json, and {instead}; leave it out")
+        }
+    }
+}
+
 /// Opens whatever `path` is: `*.onnx`, a folder with a manifest, else a checkpoint.
 pub(super) fn open(path: &Path) -> Result<Opened> {
     open_with(path, &KeyArgs::default())
@@ -38,9 +49,11 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
 /// As [`open`], of a checkpoint leaving out `keys`; what is to be known of it is noted.
 pub(super) fn open_with(path: &Path, keys: &KeyArgs) -> Result<Opened> {
     if path.extension().is_some_and(|e| e == "onnx") {
+        keys.check_unused("an ONNX file has none")?;
         return Ok(Opened::Onnx(Box::new(pipeline::read_onnx(path)?)));
     }
     if path.join(MANIFEST_FILE).exists() || path.join(WEIGHTS_FILE).exists() {
+        keys.check_unused("a bundle is compiled already")?;
         let bundle = bundle(path)?;
         let module = module_of_bundle(&bundle)?;
         return Ok(Opened::Bundle(Box::new((bundle, module))));

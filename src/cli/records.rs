@@ -1,12 +1,14 @@
 //! Results for machines: an array at the end, or a line each as they are ready.
 
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dlc_errors::printable::escaped_json;
 use serde_json::Value;
 
 use super::failure::Result;
 use super::output::Output;
+use super::signals;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -30,14 +32,15 @@ impl RecordArgs {
 #[derive(Debug)]
 pub(super) struct Records {
     args: RecordArgs,
-    all: Vec<Value>,
+    /// Of the array; also for whoever ends this process before it is done.
+    all: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Records {
     pub fn new(args: RecordArgs) -> Self {
         Self {
             args,
-            all: Vec::new(),
+            all: Arc::default(),
         }
     }
 
@@ -53,13 +56,28 @@ impl Records {
             writeln!(stdout, "{}", escaped_json(&value.to_string()))?;
             stdout.flush()?;
         } else if self.args.json {
-            self.all.push(value);
+            self.collect(value);
         }
         Ok(())
     }
 
+    fn collect(&mut self, value: Value) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(value);
+        if let [_first] = all.as_slice() {
+            let all = Arc::clone(&self.all);
+            signals::print_at_end(move || {
+                let all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                Output::new(true).json(&*all)
+            });
+        }
+    }
+
     /// Prints what is to be printed at the end.
     pub fn finish(self) -> Result<()> {
-        Output::new(self.args.json).json(&self.all)
+        if !signals::settle()? {
+            Output::new(self.args.json).json(&[(); 0])?;
+        }
+        Ok(())
     }
 }

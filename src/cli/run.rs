@@ -14,6 +14,7 @@ use super::exit::INTERRUPTED;
 use super::failure::{Result, bail};
 use super::flags::Given;
 use super::generation::{GenerationArgs, Rules};
+use super::input::Text;
 use super::models::Models;
 use super::output::note;
 use super::records::{RecordArgs, Records};
@@ -107,25 +108,24 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
         bail!(nothing);
     }
     let bundle = open::text_bundle(&args.bundle)?;
-    given.check_run(&bundle.manifest().model)?;
+    given.check_run(&bundle)?;
     let continues = bundle.manifest().model.task == Task::TextGeneration;
-    if has_text && continues {
-        bail!("the bundle continues texts: give it --prompt TEXT, --prompts FILE or --chat");
-    }
     let piped = if reads_stdin {
         Some(input::text("-".as_ref())?)
     } else {
         None
     };
-    if piped.as_ref().is_some_and(|text| text.trim().is_empty()) {
+    if piped
+        .as_ref()
+        .is_some_and(|text| text.content.trim().is_empty())
+    {
         bail!(nothing);
     }
     if !continues {
         return encode::run(args, bundle, &texts(args, piped)?);
     }
     let prompts = match (&args.prompt, &args.prompt_file, &args.prompts) {
-        (Some(prompt), ..) if prompt == "-" => vec![input::text("-".as_ref())?],
-        (Some(prompt), ..) => vec![prompt.clone()],
+        (Some(prompt), ..) => vec![input::given(prompt, "--prompt".into())?],
         (_, Some(file), _) => vec![input::text(file)?],
         (.., Some(file)) => prompts::read(file)?,
         _ => piped.into_iter().collect(),
@@ -161,19 +161,12 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
 }
 
 /// What an encoder reads.
-fn texts(args: &Args, piped: Option<String>) -> Result<Vec<String>> {
+fn texts(args: &Args, piped: Option<Text>) -> Result<Vec<Text>> {
     match &args.texts {
         Some(file) => prompts::read(file),
-        None => args
-            .text
-            .iter()
-            .map(|text| {
-                if text == "-" {
-                    input::text("-".as_ref())
-                } else {
-                    Ok(text.clone())
-                }
-            })
+        None => (1..)
+            .zip(&args.text)
+            .map(|(number, text)| input::given(text, format!("text {number}")))
             .chain(piped.map(Ok))
             .collect(),
     }
@@ -184,7 +177,7 @@ fn continue_all(
     models: &mut Models,
     template: Option<&ChatTemplate>,
     rules: &Rules,
-    prompts: &[String],
+    prompts: &[Text],
 ) -> Result<ExitCode> {
     let tokenizer = models.tokenizer.clone();
     let mut records = Records::new(args.records);
@@ -193,23 +186,23 @@ fn continue_all(
         stops: &rules.stop_strings,
         shows: args.records.are_for_people(),
     };
-    for (number, prompt) in (1..).zip(prompts) {
-        let tokens = match tokens_of(args, models, template, prompt) {
-            Ok(tokens) => tokens,
-            // What is done is printed all the same.
-            Err(error) => {
-                return records
-                    .finish()
-                    .and(Err(error.context(format!("prompt {number}"))));
-            }
-        };
+    for Text { content, place } in prompts {
+        let prompt = content.as_str();
         let options = options(args, models, rules);
         let echo = if args.chat || args.no_echo {
             ""
         } else {
             prompt
         };
-        let written = writer.write(&mut decoder(models, options)?, echo, &tokens)?;
+        let written = tokens_of(args, models, template, prompt).and_then(|tokens| {
+            let mut decoder = decoder(models, options)?;
+            Ok((writer.write(&mut decoder, echo, &tokens)?, tokens))
+        });
+        let (written, tokens) = match written {
+            Ok(both) => both,
+            // What is done is printed all the same.
+            Err(error) => return records.finish().and(Err(error.context(place.clone()))),
+        };
         records.text(&format!("\n{}", if prompts.len() > 1 { "\n" } else { "" }))?;
         if writer.shows {
             note(&written.summary())?;

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use dlc_files::temporary;
 
+use super::failure::Result;
+
 /// How long work may take to end by itself.
 #[cfg(unix)]
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -30,6 +32,10 @@ static CONVERSES: AtomicBool = AtomicBool::new(false);
 static SIGNAL: AtomicU8 = AtomicU8::new(0);
 /// Where work is kept that a later run goes on from.
 static KEPT: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// Prints results that no reader has seen yet.
+static COLLECTED: Mutex<Option<Print>> = Mutex::new(None);
+
+type Print = Box<dyn FnOnce() -> Result<()> + Send>;
 
 /// Set by a signal. Who asks for it looks at it often.
 pub(super) fn interruption() -> Arc<AtomicBool> {
@@ -62,6 +68,20 @@ pub(super) fn keep(folder: &Path) {
     *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_owned());
 }
 
+/// Notes how what was collected so far is printed if this process is ended before [`settle`].
+pub(super) fn print_at_end(print: impl FnOnce() -> Result<()> + Send + 'static) {
+    *COLLECTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(print));
+}
+
+/// Prints what was collected, once; false if there is nothing.
+pub(super) fn settle() -> Result<bool> {
+    // Held while it is printed: an end waits for it.
+    let mut collected = COLLECTED.lock().unwrap_or_else(PoisonError::into_inner);
+    collected
+        .take()
+        .map_or(Ok(false), |print| print().map(|()| true))
+}
+
 /// What shells show for a program that was ended by the signal that came: 130 after Ctrl-C.
 pub(super) fn exit_code() -> u8 {
     let signal = SIGNAL.load(Ordering::SeqCst);
@@ -92,14 +112,22 @@ pub(super) fn say_farewell(left: &[PathBuf]) {
     say(format!("interrupted; {left}{}\n", kept.unwrap_or_default()));
 }
 
-/// Writes to stderr, unless it takes nothing: an end must not wait for a reader.
+/// Writes to stderr, unless it takes nothing.
 fn say(text: String) {
+    attempt(Duration::from_millis(200), move || {
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+    });
+}
+
+/// Does something that may block, and waits no longer than `patience`: an end must not wait for a
+/// reader.
+fn attempt(patience: Duration, work: impl FnOnce() + Send + 'static) {
     let (said, done) = mpsc::channel();
     let _ = std::thread::Builder::new().spawn(move || {
-        let _ = io::stderr().lock().write_all(text.as_bytes());
+        work();
         let _ = said.send(());
     });
-    let _ = done.recv_timeout(Duration::from_millis(200));
+    let _ = done.recv_timeout(patience);
 }
 
 /// Begins to wait for signals. Where that fails, they end the process as they always do.
@@ -152,6 +180,7 @@ fn wait(mut signals: signal_hook::iterator::Signals) {
 /// Ends the process from whatever it does.
 #[cfg(unix)]
 fn end() -> ! {
+    attempt(PATIENCE, || _ = settle());
     say_farewell(&temporary::remove_all());
     signal_hook::low_level::exit(exit_code().into())
 }

@@ -43,6 +43,10 @@ fn tolerance(text: &str) -> Result<f32, String> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
+    if args.source.is_none() {
+        args.keys
+            .check_unused("none is read without --source MODEL")?;
+    }
     let bundle = open::bundle_hashed_anew(&args.bundle)?;
     phases::begin("reading graphs");
     let (documents, strays): (Vec<_>, Vec<_>) = bundle

@@ -262,6 +262,17 @@ impl<'a> ConfigReader<'a> {
         ignored: &[String],
     ) -> Result<Vec<String>, ImportError> {
         self.judge_unasked(true);
+        let absent = |name: &&String| {
+            let top = name.split('.').next().unwrap_or_default();
+            !has(self.values, name) || !self.is_written(name) && !self.is_written(top)
+        };
+        let absent: Vec<&String> = ignored.iter().filter(absent).collect();
+        for name in absent {
+            self.bad(
+                name,
+                "is to be ignored, and isn't there. Write it as the configuration does".into(),
+            );
+        }
         let known = |key: &str| ignored.iter().any(|name| name == key);
         let idle: Vec<String> = ignored
             .iter()
@@ -321,6 +332,18 @@ impl<'a> ConfigReader<'a> {
             }
         }
     }
+}
+
+/// Whether a configuration has a key; `a.b` is key `b` of the object `a`.
+fn has(values: &Map<String, Value>, name: &str) -> bool {
+    let inner = |(outer, inner): (&str, &str)| {
+        let object = values.get(outer).and_then(Value::as_object);
+        object.is_some_and(|object| has(object, inner))
+    };
+    values.contains_key(name)
+        || name
+            .match_indices('.')
+            .any(|(at, _)| inner((&name[..at], &name[at + 1..])))
 }
 
 /// A value as messages show it.

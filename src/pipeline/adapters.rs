@@ -12,7 +12,7 @@ use super::lora_names::{self, Translated};
 use super::name_map::NameMap;
 use super::outgrown::{self, Adopted};
 use super::source;
-use crate::checkpoint::{AdapterFiles, Checkpoint};
+use crate::checkpoint::{AdapterFiles, Checkpoint, CheckpointFile};
 use crate::import::Sources;
 
 /// An adapter as a user asks for it.
@@ -98,48 +98,63 @@ pub(super) fn open(
     let (mut files, mut all) = (Vec::new(), Adopted::default());
     for spec in specs {
         let adapter = AdapterFiles::open(&spec.folder)?;
+        let mut notes = adapter.notes.clone();
         if names.is_none() {
             let adopted = outgrown::adopt(checkpoint, &adapter);
-            all.notes.extend(
-                adopted
-                    .notes
-                    .into_iter()
-                    .map(|note| format!("adapter {}: {note}", adapter.name)),
-            );
+            notes.extend(adopted.notes);
             all.tokenizer.extend(adopted.tokenizer);
         }
+        let named = notes
+            .iter()
+            .map(|n| format!("adapter {}: {n}", adapter.name));
+        all.notes.extend(named);
         files.push(adapter);
     }
     Ok((files, all))
 }
 
+/// Adds the adapters' files to those that `into` names.
+pub(super) fn record(
+    specs: &[AdapterSpec],
+    opened: &[AdapterFiles],
+    into: &mut Source,
+) -> Result<(), PipelineError> {
+    for (i, (spec, adapter)) in specs.iter().zip(opened).enumerate() {
+        for file in &adapter.files {
+            let (name, record) = source::record(file)?;
+            into.files.insert(
+                format!("adapter {i}, {} x {}: {name}", spec.weight, adapter.name),
+                record,
+            );
+        }
+    }
+    Ok(())
+}
+
 /// The opened adapters of `model` as passes want them, with what the user should know of them.
-/// Their names are those of the name map `names` where there is one; their files are added to those
-/// `into` names.
+/// Their names are those of the name map `names` where there is one.
 pub(super) fn read(
     specs: &[AdapterSpec],
     opened: Vec<AdapterFiles>,
     names: Option<&Path>,
     model: &Module,
-    into: &mut Source,
 ) -> Result<(Vec<Adapter>, Vec<String>), PipelineError> {
     let names = names.map(NameMap::read).transpose()?;
     let (mut adapters, mut warnings) = (Vec::new(), Vec::new());
-    for (i, (spec, files)) in specs.iter().zip(opened).enumerate() {
-        for file in &files.files {
-            let (name, record) = source::record(file)?;
-            into.files.insert(
-                format!("adapter {i}, {} x {}: {name}", spec.weight, files.name),
-                record,
-            );
-        }
+    for (spec, files) in specs.iter().zip(opened) {
         let AdapterFiles {
             name: adapter,
             config,
             tensors,
             metadata,
+            files,
             ..
         } = files;
+        // The configuration, where there is one, is read first.
+        let file_name = |file: Option<&CheckpointFile>| {
+            file.map_or_else(String::new, |file| file.path.display().to_string())
+        };
+        let (config_file, tensors_file) = (file_name(files.first()), file_name(files.last()));
         let translated = match (config, &names) {
             (Some(config), None) => Translated {
                 config,
@@ -158,7 +173,7 @@ pub(super) fn read(
             }
             (None, None) if model.model.diffusion.is_some() => {
                 let fail = |problems| PassError::Adapter {
-                    adapter: adapter.clone(),
+                    adapter: tensors_file.clone(),
                     unsupported: false,
                     problems,
                 };
@@ -181,7 +196,7 @@ pub(super) fn read(
         let mut tensors = std::collections::BTreeMap::new();
         for (name, record) in translated.tensors {
             let data = record.expr().ok_or_else(|| PipelineError::Config {
-                place: spec.folder.display().to_string(),
+                place: tensors_file.clone(),
                 problem: format!("tensor {name} is {}, not f32, f16 or bf16", record.dtype),
             })?;
             tensors.insert(
@@ -194,6 +209,8 @@ pub(super) fn read(
         }
         adapters.push(Adapter {
             name: adapter,
+            config_file,
+            tensors_file,
             weight: spec.weight,
             config: translated.config,
             alphas: translated.alphas,

@@ -55,18 +55,25 @@ impl TextCalibration {
             .collect()
     }
 
-    /// Takes note of a file that gives less than any choice can rest on.
+    /// Takes note of samples that are less than any choice can rest on.
     fn note_scarce(&self, file: Option<&Path>, wanted: usize, found: &[Vec<u32>]) {
-        if let (Some(file), [only], 2..) = (file, found, wanted) {
-            let (name, n) = (file.display(), only.len());
-            let warning = format!(
-                "{name} holds one sample, of {n} tokens: what passes choose by it is chance; give a file with more text"
-            );
-            self.warnings
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(warning);
-        }
+        let [only] = found else { return };
+        let n = only.len();
+        let (source, way_out) = match file {
+            _ if wanted == 1 => ("samples=1 asks for".to_owned(), "ask for more"),
+            Some(file) => (
+                format!("{} holds", file.display()),
+                "give a file with more text",
+            ),
+            None => return,
+        };
+        let warning = format!(
+            "{source} one sample, of {n} tokens: what passes choose by it is chance; {way_out}"
+        );
+        self.warnings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(warning);
     }
 
     fn tokens(

@@ -1,6 +1,6 @@
 //! `dlc compile`: checkpoint -> module -> passes -> bundle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use dlc_files::FileStamp;
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::registry::{self, PassSpec};
 use dlc_passes::{
-    Adapter, Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, Sources,
+    Adapter, Needs, Pass, PassContext, PassError, PassRun, Progress, Samplers, ScoreCache, Sources,
     largest_weight, run_passes,
 };
 use dlc_runtime::BackendSearch;
@@ -24,7 +24,7 @@ use super::machine::BundleMachine;
 use super::range;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
-use super::warnings::warnings;
+use super::warnings::{Use, findings};
 use crate::checkpoint::{AdapterFiles, Checkpoint};
 use crate::import::{ImportOptions, import_with_sources, non_finite_weights};
 
@@ -97,6 +97,8 @@ pub struct CompileOutcome {
     /// What the user should know although the bundle is good: a sentence or two each, without a
     /// full stop at the end.
     pub warnings: Vec<String>,
+    /// What the bundle can be used for, on a machine that runs it.
+    pub uses: BTreeSet<Use>,
 }
 
 /// Watches a compilation: the steps of passes, and the bytes of weights written.
@@ -113,7 +115,7 @@ pub fn compile(
     cache: Option<&dyn ScoreCache>,
     monitor: &dyn Monitor,
 ) -> Result<CompileOutcome, PipelineError> {
-    let unfed = registry::build_all(&request.passes, Sources::NONE)?;
+    let unfed = passes(request, Sources::NONE)?;
     check_replaceable(&request.output, request.force)?;
     let pool = pool(request.threads)?;
     let mut opened = open(request, &unfed, &pool, monitor)?;
@@ -124,6 +126,7 @@ pub fn compile(
         source,
         inputs,
         mut warnings,
+        uses,
         ..
     } = opened;
     let generation = generation(&checkpoint, &module.model, module.graph("draft").is_some())?;
@@ -146,6 +149,7 @@ pub fn compile(
         runs,
         module,
         warnings,
+        uses,
     })
 }
 
@@ -157,6 +161,7 @@ struct Opened {
     inputs: Vec<FileStamp>,
     adapters: Vec<Adapter>,
     warnings: Vec<String>,
+    uses: BTreeSet<Use>,
 }
 
 /// Opens all that is read; `unfed` are the passes that will run, for what they need.
@@ -191,17 +196,13 @@ fn open(
     check_finite(suspects, request.allow_nan)?;
     check_generation(&checkpoint, &module.model)?;
     module.take_side_files(adopted.tokenizer);
-    let mut warnings = [
-        adopted.notes,
-        imported.warnings,
-        warnings(&checkpoint, &module),
-    ]
-    .concat();
+    let findings = findings(&checkpoint, &module);
+    let mut warnings = [adopted.notes, imported.warnings, findings.warnings].concat();
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
     }
-    let (adapters, of_adapters) =
-        adapters::read(&request.adapters, opened, names, &module, &mut source)?;
+    adapters::record(&request.adapters, &opened, &mut source)?;
+    let (adapters, of_adapters) = adapters::read(&request.adapters, opened, names, &module)?;
     warnings.extend(of_adapters);
     Ok(Opened {
         checkpoint,
@@ -210,10 +211,11 @@ fn open(
         inputs,
         adapters,
         warnings,
+        uses: findings.uses,
     })
 }
 
-/// Refuses what is out of range in generation_config.json before the passes run; ids that a merged
+/// Refuses what is out of range in `generation_config.json` before the passes run; ids that a merged
 /// adapter adds are known after them.
 fn check_generation(checkpoint: &Checkpoint, model: &ModelInfo) -> Result<(), PipelineError> {
     let any_token = ModelInfo {
@@ -245,7 +247,7 @@ fn transform(
         .find(|f| f.name == "tokenizer.json")
         .map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
-    let samplers = DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned));
+    let samplers = samplers(checkpoint);
     let beside = request
         .output
         .parent()
@@ -257,15 +259,14 @@ fn transform(
         scratch: beside.unwrap_or(Path::new(".")).to_owned(),
         monitor,
     };
-    let is_sampled = module.model.diffusion.is_some();
-    let passes = registry::build_all(
-        &request.passes,
+    let passes = passes(
+        request,
         Sources {
             calibration: &calibration,
             adapters,
             allow_nan: request.allow_nan,
             machine: Some(&machine),
-            samplers: is_sampled.then_some(&samplers as &dyn Samplers),
+            samplers: steps_of(module, &samplers),
         },
     )?;
     let mut cx = PassContext {
@@ -274,7 +275,7 @@ fn transform(
         module_key: identity(source, module),
         pool,
     };
-    let mut runs = run_passes(module, &passes, &mut cx)?;
+    let mut runs = run_passes(module, &passes, &mut cx).map_err(|e| located(request, e))?;
     warnings.extend([calibration.warnings(), samplers.warnings()].concat());
     if !request.adapters.is_empty() {
         module.remove_unused_weights();
@@ -301,32 +302,7 @@ fn rewritten(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights
-/// alone.
-///
-/// # Errors
-/// What [`compile`] says of the output, of the checkpoint and of the passes' options.
-pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
-    let unfed = registry::build_all(&request.passes, Sources::NONE)?;
-    check_replaceable(&request.output, request.force)?;
-    let mut checkpoint = Checkpoint::open(&request.model)?;
-    adapters::open(
-        &request.adapters,
-        request.adapter_names.as_deref(),
-        &mut checkpoint,
-    )?;
-    let module = import_with_sources(
-        &checkpoint,
-        &ImportOptions {
-            dtype: request.dtype,
-            ignore_keys: request.ignore_keys.clone(),
-        },
-    )?
-    .module;
-    Ok(needs_of(&module, &unfed, request.threads))
-}
-
-fn needs_of(module: &Module, passes: &[Box<dyn Pass + '_>], threads: usize) -> Needs {
+pub(super) fn needs_of(module: &Module, passes: &[Box<dyn Pass + '_>], threads: usize) -> Needs {
     let weights = module.used_weights();
     // Each thread that writes holds a few tensors.
     let written = PROGRAM + 3 * threads as u64 * largest_weight(module);
@@ -345,6 +321,47 @@ fn needs_of(module: &Module, passes: &[Box<dyn Pass + '_>], threads: usize) -> N
         };
     }
     needs
+}
+
+/// The passes that were asked for and implied, made of these sources.
+pub(super) fn passes<'a>(
+    request: &CompileRequest,
+    sources: Sources<'a>,
+) -> Result<Vec<Box<dyn Pass + 'a>>, PipelineError> {
+    registry::build_all(&request.passes, sources).map_err(|e| located(request, e))
+}
+
+pub(super) fn samplers(checkpoint: &Checkpoint) -> DiffusionSamplers {
+    DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned))
+}
+
+/// The samplers, if the model is sampled in steps.
+pub(super) fn steps_of<'s>(
+    module: &Module,
+    samplers: &'s DiffusionSamplers,
+) -> Option<&'s dyn Samplers> {
+    module.model.diffusion.as_ref().map(|_| samplers as _)
+}
+
+/// An error of a pass, with the pipeline file that asks for the pass where it is about that.
+pub(super) fn located(request: &CompileRequest, error: PassError) -> PipelineError {
+    let pass = match &error {
+        PassError::UnknownPass { name, .. } => name.as_str(),
+        PassError::Options { pass, .. } => pass,
+        _ => return error.into(),
+    };
+    let file = request
+        .passes
+        .iter()
+        .find(|spec| spec.name == pass)
+        .and_then(|spec| spec.file.as_ref());
+    match file {
+        Some(file) => PipelineError::Config {
+            place: file.display().to_string(),
+            problem: error.to_string(),
+        },
+        None => error.into(),
+    }
 }
 
 /// The files of a checkpoint and of its adapters as they were when they were opened, and those

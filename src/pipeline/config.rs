@@ -53,6 +53,9 @@ pub struct PipelineConfig {
     pub allow_nan: Option<bool>,
     /// How many threads to use.
     pub threads: Option<usize>,
+    /// The file itself.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 /// What a key must be, for the message if it isn't.
@@ -129,7 +132,10 @@ impl PipelineConfig {
         }
         let config: Self = serde_yaml::from_value(value).map_err(|e| fail(e.to_string()))?;
         config.pass_specs().map_err(|e| fail(e.to_string()))?;
-        Ok(config)
+        Ok(Self {
+            file: Some(path.to_owned()),
+            ..config
+        })
     }
 
     /// What the types of the fields don't say.
@@ -170,7 +176,15 @@ impl PipelineConfig {
     /// # Errors
     /// [`PipelineError::Config`] for an entry that is neither a name nor one name with options.
     pub fn pass_specs(&self) -> Result<Vec<PassSpec>, PipelineError> {
-        self.passes.iter().map(spec).collect()
+        let specs = self.passes.iter().map(spec);
+        specs
+            .map(|spec| {
+                Ok(PassSpec {
+                    file: self.file.clone(),
+                    ..spec?
+                })
+            })
+            .collect()
     }
 }
 
@@ -180,12 +194,7 @@ fn spec(entry: &PassEntry) -> Result<PassSpec, PipelineError> {
         problem: problem.into(),
     };
     let map = match entry {
-        PassEntry::Name(name) => {
-            return Ok(PassSpec {
-                name: name.clone(),
-                options: Mapping::new(),
-            });
-        }
+        PassEntry::Name(name) => return Ok(PassSpec::new(name, Mapping::new())),
         PassEntry::WithOptions(map) => map,
     };
     let mut entries = map.iter();
@@ -195,14 +204,8 @@ fn spec(entry: &PassEntry) -> Result<PassSpec, PipelineError> {
         ));
     };
     match options {
-        Value::Null => Ok(PassSpec {
-            name: name.clone(),
-            options: Mapping::new(),
-        }),
-        Value::Mapping(options) => Ok(PassSpec {
-            name: name.clone(),
-            options: options.clone(),
-        }),
+        Value::Null => Ok(PassSpec::new(name, Mapping::new())),
+        Value::Mapping(options) => Ok(PassSpec::new(name, options.clone())),
         _ => Err(fail(&format!(
             "the options of {name} are not `{{key: value}}`"
         ))),
@@ -232,10 +235,7 @@ pub fn parse_pass_flag(flag: &str) -> Result<PassSpec, PipelineError> {
             });
         }
     }
-    Ok(PassSpec {
-        name: name.to_owned(),
-        options,
-    })
+    Ok(PassSpec::new(name, options))
 }
 
 #[cfg(test)]

@@ -84,8 +84,6 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     )?;
     adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
 
-    // Nobody asks where a checkpoint came from.
-    let mut unread = Source::default();
     let companions = checkpoint.companions()?;
     let inputs = stamps(&checkpoint, &opened, &companions)?;
     let (adapters, of_adapters) = adapters::read(
@@ -93,7 +91,6 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
         opened,
         request.adapter_names.as_deref(),
         &module,
-        &mut unread,
     )?;
     warnings.extend(of_adapters);
     let pass = MergeAdapter::new(

@@ -107,15 +107,14 @@ impl Samplers for DiffusionSamplers {
         inputs: &[(&str, DType)],
         guided: bool,
     ) -> Result<Vec<Prompt>, PassError> {
-        let place = file.display().to_string();
-        let conditions =
-            Conditions::read(file).map_err(|e| sampler_error("embeddings", &e, false))?;
+        // The errors name the file.
+        let fails = |error: RuntimeError| sampler_error("embeddings", &error, false);
+        let conditions = Conditions::read(file).map_err(fails)?;
         let prompts =
             (0..conditions.images().max(1)).map(|image| prompt(&conditions, image, inputs, guided));
-        let prompts: Vec<Prompt> = prompts
-            .collect::<Result<_, _>>()
-            .map_err(|e| sampler_error(&place, &e, false))?;
+        let prompts: Vec<Prompt> = prompts.collect::<Result<_, _>>().map_err(fails)?;
         if prompts.len() == 1 {
+            let place = file.display();
             let warning = format!(
                 "{place} holds one text: what passes choose by it is for that text alone; give a file with more texts"
             );

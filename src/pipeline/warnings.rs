@@ -4,35 +4,62 @@
 //! Each check reads the checkpoint and the module and says what won't work and how to mend it, one
 //! sentence or two each. Never an error.
 
+use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
 use dlc_errors::{Fault, Faulty};
-use dlc_ir::{Module, Task};
+use dlc_ir::{Fault, Module, Sentence, Task};
 use dlc_passes::Samplers;
 use dlc_runtime::{ChatMessage, ChatTemplate, TextTokenizer};
 
 use super::samplers::DiffusionSamplers;
 use crate::checkpoint::Checkpoint;
 
-/// One kind of warning: none, one or several sentences.
-type Check = fn(&Checkpoint, &Module) -> Vec<String>;
+/// What `dlc` can do with a bundle beside checking it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Use {
+    /// Continue or read texts.
+    Run,
+    /// Talk.
+    Chat,
+    /// Make images.
+    Sample,
+}
 
-/// In the order in which they are shown.
+/// What the checks found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// A sentence or two each.
+    pub warnings: Vec<String>,
+    pub uses: BTreeSet<Use>,
+}
+
+/// One kind of check: none, one or several warnings, and what the bundle can be used for.
+type Check = fn(&Checkpoint, &Module, &mut Findings);
+
+/// In the order in which their warnings are shown.
 const CHECKS: &[Check] = &[tokenizer, chat_template, unheeded_keys, scheduler];
 
 /// What the checks say of a checkpoint and the module that was imported from it, before its passes.
-pub(super) fn warnings(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
-    CHECKS
-        .iter()
-        .flat_map(|check| check(checkpoint, module))
-        .collect()
+pub(super) fn findings(checkpoint: &Checkpoint, module: &Module) -> Findings {
+    let mut findings = Findings::default();
+    for check in CHECKS {
+        check(checkpoint, module, &mut findings);
+    }
+    findings
+}
+
+impl Findings {
+    fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
 }
 
 /// The tokenizer is loaded and tried as `dlc run` does it.
-fn tokenizer(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
+fn tokenizer(checkpoint: &Checkpoint, module: &Module, findings: &mut Findings) {
     let model = &module.model;
     if model.diffusion.is_some() {
-        return vec![];
+        return;
     }
     let lost = if model.task == Task::TextGeneration {
         "`dlc run` and calibration with text won't work"
@@ -41,59 +68,75 @@ fn tokenizer(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
     };
     let path = checkpoint.folder().join("tokenizer.json");
     if !path.exists() {
-        return vec![format!(
+        return findings.warn(format!(
             "no tokenizer.json: {lost}; put it beside config.json"
-        )];
+        ));
     }
     match TextTokenizer::load(&path) {
-        Ok(tokenizer) => tokenizer.unheeded_settings().to_vec(),
-        Err(error) => vec![format!("{error}: {lost}; put the model's own file there")],
+        Ok(tokenizer) => {
+            findings
+                .warnings
+                .extend_from_slice(tokenizer.unheeded_settings());
+            findings
+                .warnings
+                .extend(checkpoint.foreign_tokens(|token| tokenizer.token_id(token)));
+            if model
+                .sentence
+                .as_ref()
+                .and_then(Sentence::unsupported)
+                .is_none()
+            {
+                findings.uses.insert(Use::Run);
+            }
+        }
+        Err(error) => findings.warn(format!("{error}: {lost}; put the model's own file there")),
     }
 }
 
 /// The chat template writes two conversations, with the question and the answer's beginning that
 /// `dlc run --chat` has.
-fn chat_template(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
+fn chat_template(checkpoint: &Checkpoint, module: &Module, findings: &mut Findings) {
     if module.model.task != Task::TextGeneration {
-        return vec![];
+        return;
     }
-    let lost = "`dlc run --chat` won't work";
     let template = match ChatTemplate::load(checkpoint.folder()) {
         Ok(template) => template,
         // A model without a template isn't made for conversations.
-        Err(error) if error.fault() == Fault::Unsupported => return vec![],
-        Err(error) => return vec![format!("{error}: {lost}")],
+        Err(error) if error.fault() == Fault::Unsupported => return,
+        Err(error) => return findings.warn(format!("{error}: `dlc run --chat` won't work")),
     };
     let turns = [("user", "Hello"), ("assistant", "Hi"), ("user", "Bye")]
         .map(|(role, content)| ChatMessage::new(role, content));
-    let mut warnings = template.unheeded().to_vec();
-    for (turns, lost) in [
-        (&turns[..1], lost),
-        (&turns[..], "`dlc run --chat` answers only once"),
-    ] {
-        if let Err(error) = template.render(turns, true, UNIX_EPOCH) {
-            warnings.push(format!("{error}: {lost}"));
-            break;
-        }
+    findings.warnings.extend_from_slice(template.unheeded());
+    if let Err(error) = template.render(&turns[..1], true, UNIX_EPOCH) {
+        return findings.warn(format!("{error}: `dlc run --chat` won't work"));
     }
-    warnings
+    if findings.uses.contains(&Use::Run) {
+        findings.uses.insert(Use::Chat);
+    }
+    if let Err(error) = template.render(&turns, true, UNIX_EPOCH) {
+        findings.warn(format!("{error}: `dlc run --chat` answers only once"));
+    }
 }
 
 /// What side files say and nobody heeds.
-fn unheeded_keys(checkpoint: &Checkpoint, module: &Module) -> Vec<String> {
-    checkpoint.warnings(module.model.task)
+fn unheeded_keys(checkpoint: &Checkpoint, module: &Module, findings: &mut Findings) {
+    findings
+        .warnings
+        .extend(checkpoint.warnings(module.model.task));
 }
 
 /// A scheduler that images can't be sampled with.
-fn scheduler(checkpoint: &Checkpoint, _: &Module) -> Vec<String> {
+fn scheduler(checkpoint: &Checkpoint, _: &Module, findings: &mut Findings) {
     /// A number of steps that every scheduler can do.
     const STEPS: usize = 10;
     let Some(path) = checkpoint.scheduler() else {
-        return vec![];
+        return;
     };
-    let plan = DiffusionSamplers::new(Some(path.to_owned())).plan(None, STEPS);
-    plan.err()
-        .map(|error| format!("`dlc sample` can't follow the scheduler as it is: {error}"))
-        .into_iter()
-        .collect()
+    match DiffusionSamplers::new(Some(path.to_owned())).plan(None, STEPS) {
+        Ok(_) => _ = findings.uses.insert(Use::Sample),
+        Err(error) => findings.warn(format!(
+            "`dlc sample` can't follow the scheduler as it is: {error}"
+        )),
+    }
 }

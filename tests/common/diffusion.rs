@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dlc_bundle::Profile;
 use dlc_eval::{Array, ArrayData};
 use dlc_ir::DType;
-use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions};
+use dlc_runtime::{Backend, BackendKind, Bundle, HostData, HostTensor, Session, SessionOptions};
 
 use super::fixture;
 use super::golden::{module, recorded};
@@ -125,7 +125,60 @@ pub fn check_diffusion(
         &found.1.to_f32().ok_or("the sample is no floats")?,
         tolerance,
     )?;
-    check_one_level(&mut session, name, inputs)
+    check_one_level(&mut session, name, inputs.clone())?;
+    // tract ends the whole process instead.
+    if backend.kind() == BackendKind::OnnxRuntime {
+        check_other_levels(&mut session, name, &inputs)?;
+    }
+    Ok(())
+}
+
+/// Fails unless the graph refuses numbers of noise levels that are neither one nor that of the
+/// images, of all images and of one alone.
+fn check_other_levels(
+    session: &mut Session,
+    name: &str,
+    inputs: &[(&str, HostTensor)],
+) -> Result<(), String> {
+    let images = inputs
+        .iter()
+        .find(|(n, _)| *n == "sample" || *n == "hidden_states")
+        .map_or(0, |(_, sample)| sample.shape[0]);
+    for few in [images, 1] {
+        let mut fed: Vec<(&str, HostTensor)> = inputs
+            .iter()
+            .map(|(n, tensor)| (*n, first_rows(tensor, images, few)))
+            .collect();
+        for levels in (0..=images + 2).filter(|levels| *levels != 1 && *levels != few) {
+            for (n, tensor) in &mut fed {
+                if *n == "timestep" {
+                    *tensor = HostTensor::f32([levels], vec![321.0; levels]);
+                }
+            }
+            if session.run_host(&fed).is_ok() {
+                return Err(format!(
+                    "{name}: {levels} noise levels of {few} images are taken"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first `few` rows of a tensor with one row for each of `images` images.
+fn first_rows(tensor: &HostTensor, images: usize, few: usize) -> HostTensor {
+    let mut shape = tensor.shape.clone();
+    if shape.first() != Some(&images) {
+        return tensor.clone();
+    }
+    shape[0] = few;
+    let n = shape.iter().product();
+    let data = match &tensor.data {
+        HostData::F32(data) => HostData::F32(data[..n].to_vec()),
+        HostData::F16(data) => HostData::F16(data[..n].to_vec()),
+        HostData::I64(data) => HostData::I64(data[..n].to_vec()),
+    };
+    HostTensor { shape, data }
 }
 
 /// Fails unless one noise level for all images is as good as the same for each.

@@ -313,3 +313,20 @@ fn crates_depend_only_on_what_is_below_them() {
         }
     }
 }
+
+/// Costs that were measured on tract are kept under its version.
+#[test]
+fn the_built_in_tract_says_the_version_that_is_locked() {
+    use dlc_runtime::{BackendKind, BackendSearch, start};
+
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let (_, after) = lock
+        .split_once("name = \"tract-core\"\nversion = \"")
+        .unwrap();
+    let (version, _) = after.split_once('"').unwrap();
+    let backend = start(&BackendSearch {
+        force: Some(BackendKind::Tract),
+        ..BackendSearch::default()
+    });
+    assert_eq!(backend.unwrap().version(), version);
+}

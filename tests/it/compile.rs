@@ -1,6 +1,8 @@
 //! `dlc compile`: the same input gives the same bytes, however it is asked for; scores are reused;
 //! names are found.
 
+use std::fs;
+
 use crate::command::{PRUNE_GOLDEN, PRUNE_TINY, Shell, assert_same_files};
 use crate::common::fixture;
 
@@ -321,4 +323,133 @@ fn calibration_on_a_single_sample_is_warned_of() {
             outcome.transcript()
         );
     }
+}
+
+#[test]
+fn calibration_that_is_asked_to_be_a_single_sample_is_warned_of() {
+    let shell = Shell::new();
+    for (pass, warned) in [
+        ("fit-prune:drop=2,samples=1", true),
+        ("fit-prune:drop=2,samples=2,length=16", false),
+    ] {
+        let outcome = shell.ok(&[
+            "compile",
+            "fixtures/tiny-llama",
+            "--pass",
+            pass,
+            "--force",
+            "-o",
+            "out",
+        ]);
+        assert_eq!(
+            outcome
+                .stderr
+                .contains("samples=1 asks for one sample, of "),
+            warned,
+            "{}",
+            outcome.transcript()
+        );
+    }
+}
+
+#[test]
+fn a_folder_does_not_go_to_stdout() {
+    let shell = Shell::new();
+    shell.write(
+        "pipeline.yaml",
+        "model: fixtures/goldens/llama\noutput: '-'\n",
+    );
+    let model = "fixtures/goldens/llama";
+    let commands: [&[&str]; 6] = [
+        &["compile", model, "-o", "-"],
+        &["compile", model, "-o", "/dev/stdout"],
+        &["compile", "--config", "pipeline.yaml"],
+        &["compile", model, "-o", "out", "--checkpoint", "-"],
+        &[
+            "merge",
+            model,
+            "--adapter",
+            "fixtures/adapters/lora-llama/adapter",
+            "-o",
+            "-",
+        ],
+        &["demo", "-o", "-"],
+    ];
+    for args in commands {
+        let outcome = shell.dlc(args);
+        assert!(
+            outcome.code == Some(2) && outcome.stderr.contains("is stdout, where no folder can go"),
+            "{}",
+            outcome.transcript()
+        );
+    }
+    assert_eq!(shell.listing(), ["pipeline.yaml"]);
+    shell.ok(&["compile", model, "-o", "./-"]);
+    shell.ok(&["verify", "./-", "--backend", "tract"]);
+}
+
+#[test]
+fn the_next_step_that_is_offered_works() {
+    let shell = Shell::new();
+    let next = |args: &[&str]| {
+        let outcome = shell.ok(&[&["compile", "model", "--force", "-o", "out"], args].concat());
+        let last = outcome.stderr.lines().last().unwrap_or_default();
+        last.rsplit("; ").next().unwrap_or_default().to_owned()
+    };
+    shell.copy(&fixture("tiny-llama"), "model");
+    assert_eq!(next(&[]), "try it: dlc run out --prompt \"...\"");
+    // Nothing in this shell runs these.
+    assert_eq!(next(&["--profile", "ort"]), "look at it: dlc inspect out");
+    assert_eq!(next(&["--dtype", "bf16"]), "look at it: dlc inspect out");
+    let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    shell.write("model/chat_template.jinja", template);
+    assert_eq!(next(&[]), "try it: dlc run out --chat");
+    shell.write("model/chat_template.jinja", "{{ raise_exception('no') }}");
+    assert_eq!(next(&[]), "try it: dlc run out --prompt \"...\"");
+    shell.write("model/chat_template.jinja", template);
+    shell.write("model/tokenizer.json", "{}");
+    assert_eq!(next(&[]), "check it: dlc verify out");
+}
+
+#[test]
+fn what_json_files_say_twice_and_what_nobody_heeds_is_named() {
+    const KEY: &str = "truncation";
+    let shell = Shell::new();
+    shell.copy(&fixture("tiny-llama"), "model");
+    for file in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        let path = shell.path(&format!("model/{file}"));
+        let text = fs::read_to_string(&path).unwrap_or_else(|_| "{\"a\": 1}".into());
+        let text = text.trim_end().strip_suffix('}').unwrap().to_owned();
+        shell.write(
+            &format!("model/{file}"),
+            format!("{text}, \"{KEY}\": null, \"{KEY}\": null}}"),
+        );
+    }
+    shell.write("model/added_tokens.json", "{\"<frob>\": 99999}");
+    let outcome = shell.dlc(&["compile", "model", "-o", "out"]);
+    for file in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        let warning = format!(
+            "warning: {file}: keys that stand there more than once, of which the last counts: `{KEY}`"
+        );
+        assert!(
+            outcome.stderr.contains(&warning),
+            "{file}\n{}",
+            outcome.transcript()
+        );
+    }
+    assert!(
+        outcome.stderr.contains("added_tokens.json: not heeded, as tokenizer.json decides and doesn't have them so: `<frob>`"),
+        "{}",
+        outcome.transcript()
+    );
 }

@@ -352,3 +352,16 @@ fn learning_without_texts_says_what_is_missing() {
         1.0
     );
 }
+
+#[test]
+fn a_model_is_guided_by_default_whether_it_is_pruned_or_not() {
+    let shell = pipeline("pixart", "transformer");
+    let told = told(&DiffusionGolden::read("pixart"));
+    shell.write("texts.safetensors", embeddings(&told));
+    shell.ok(&["compile", "model", "-o", "whole"]);
+    compile(&shell, "skip:interval=2,steps=4", "pruned");
+    for bundle in ["whole", "pruned"] {
+        let args = [bundle, "--steps", "4", "--embeddings", "texts.safetensors"];
+        assert_eq!(sample(&shell, &args).0["guidance"], 1.5, "{bundle}");
+    }
+}

@@ -82,6 +82,13 @@ fn compiled(
     (bundle, out)
 }
 
+/// An error without the temporary folder's name, after whose fault it is.
+fn shown(error: &PipelineError, folder: &TempDir) -> String {
+    let text = error.to_string();
+    let text = text.replace(&folder.path().display().to_string(), "[TMP]");
+    format!("{:?}: {text}", error.fault())
+}
+
 #[test]
 fn configurations_that_say_the_same_merge_the_same() {
     let targets = json!(["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]);
@@ -196,11 +203,9 @@ fn configurations_that_dlc_can_not_follow_are_refused() {
     ];
     let mut messages = String::new();
     for (golden, keys) in cases {
-        let error = compiled(golden, &keys, |_| ())
-            .0
-            .map(|_| ())
-            .expect_err(&keys.to_string());
-        messages += &format!("{keys}\n{:?}: {error}\n", error.fault());
+        let (bundle, out) = compiled(golden, &keys, |_| ());
+        let error = bundle.map(|_| ()).expect_err(&keys.to_string());
+        messages += &format!("{keys}\n{}\n", shown(&error, &out));
     }
     insta::assert_snapshot!(messages);
 }
@@ -302,8 +307,9 @@ fn tensors_that_dlc_can_not_place_are_refused() {
     ];
     let mut messages = String::new();
     for (case, golden, keys, edit) in cases {
-        let error = compiled(golden, &keys, edit).0.map(|_| ()).expect_err(case);
-        messages += &format!("{case}\n{:?}: {error}\n", error.fault());
+        let (bundle, out) = compiled(golden, &keys, edit);
+        let error = bundle.map(|_| ()).expect_err(case);
+        messages += &format!("{case}\n{}\n", shown(&error, &out));
     }
     insta::assert_snapshot!(messages);
     // The same numbers twice are no question.

@@ -424,6 +424,25 @@ fn a_model_of_sentence_transformers_is_run_without_its_head() {
 }
 
 #[test]
+fn keys_of_modules_that_nobody_heeds_are_named() {
+    let mut list = modules(&USUAL);
+    list[1]["kwargs"] = json!(["task"]);
+    list[2]["frob"] = json!(1);
+    let shell = shell(&USUAL, &[("modules.json", list)]);
+    let outcome = shell.ok(&["compile", "model", "-o", "bundle"]);
+    for expected in [
+        "modules.json, module 2: not heeded: `kwargs`",
+        "modules.json, module 3: not heeded: `frob`",
+    ] {
+        assert!(
+            outcome.stderr.contains(expected),
+            "{}",
+            outcome.transcript()
+        );
+    }
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn steps_that_dlc_can_not_do_are_refused_by_name() {
     let mut messages = String::new();

@@ -401,3 +401,31 @@ fn what_was_scored_is_kept_and_the_next_run_goes_on_from_there() {
     ]);
     assert_same_files(&shell.path("work/out"), &shell.path("work/whole"));
 }
+
+#[test]
+fn costs_that_are_not_measured_to_the_end_are_no_error() {
+    let shell = Shell::new();
+    let args = ["bench", "out", "--calibrate", "--backend", "tract"];
+    shell.ok(&[
+        "compile",
+        "fixtures/tiny-llama",
+        "--profile",
+        "onnx",
+        "-o",
+        "out",
+    ]);
+    let mut child = shell.start(&args);
+    let temporary = shell.path(".env");
+    assert!(
+        wait_for(&mut child, || holds(&temporary, ".dlc-calibration")),
+        "never seen timing drafts"
+    );
+    let outcome = stop(&shell, &args, "INT", child);
+    assert_eq!(outcome.code, Some(130), "{}", outcome.transcript());
+    assert!(
+        outcome.stderr.ends_with(FAREWELL) && !outcome.stderr.contains("error"),
+        "{}",
+        outcome.transcript()
+    );
+    assert_eq!(temporaries(&shell), [""; 0]);
+}

@@ -227,7 +227,7 @@ fn flags_without_effect_are_refused_with_what_would_give_them_one() {
         ),
         (
             &vec!["run", "plain", "--text", "x"],
-            "the bundle continues texts: give it --prompt",
+            "--text is for encoders, and has no effect on a llama for text-generation: give it --prompt",
         ),
     ] {
         let outcome = shell.dlc(args);
@@ -723,4 +723,48 @@ fn an_interrupted_answer_leaves_the_conversation_going() {
     }
     drop(stdin);
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn an_array_of_answers_is_printed_when_ctrl_c_ends_the_conversation() {
+    let shell = talker(512);
+    let mut args = vec!["run", "out", "--backend", "tract", "--chat", "--json"];
+    args.extend(["--max-tokens", "6"]);
+    let mut child = shell
+        .command(&args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    for said in ["hello", "again"] {
+        writeln!(stdin, "{said}").unwrap();
+        let mut line = String::new();
+        while !line.contains("(cut at 6 tokens") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended");
+        }
+    }
+    // It waits for the next line, or is about to.
+    let kill = format!("kill -INT {}", child.id());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let outcome = shell.outcome(&args, &child.wait_with_output().unwrap());
+    assert_eq!(outcome.code, Some(130), "{}", outcome.transcript());
+    let said: Vec<Value> = outcome
+        .json()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["prompt"].clone())
+        .collect();
+    assert_eq!(said, ["hello", "again"], "{}", outcome.transcript());
+    drop(stdin);
 }

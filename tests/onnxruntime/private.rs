@@ -71,7 +71,7 @@ fn check_commands(library: &Path) -> Result<(), Failed> {
         ],
         &["verify", "text"],
         &["bench", "text", "--max-tokens", "4", "--repeats", "1"],
-        &["bench", "text", "--calibrate", "--repeats", "1"],
+        &["bench", "text", "--calibrate"],
         &["compile", digits, "--profile", "onnx", "-o", "digits"],
         &["sample", "digits", "--steps", "1", "-o", "one.png"],
         &["demo", "--drop", "4", "--max-tokens", "4"],

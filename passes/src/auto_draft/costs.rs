@@ -56,6 +56,11 @@ pub fn draft_costs(module: &Module, machine: &dyn Machine) -> Result<DraftCosts,
     Ok(probes.solve(&measured.steps, measured.verify))
 }
 
+/// Refuses a target whose drafts can't be timed.
+pub(super) fn check(target: &Graph) -> Result<(), PassError> {
+    Probes::of(target).map(drop)
+}
+
 /// The kinds of blocks, and which blocks of each kind a probe lacks.
 struct Probes {
     blocks: usize,

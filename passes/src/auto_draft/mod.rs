@@ -315,6 +315,18 @@ impl Pass for AutoDraft<'_> {
         }
     }
 
+    fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
+        let target = check(module)?;
+        if self.options.costs.is_none() {
+            costs::check(target).map_err(|e| e.within(NAME))?;
+        }
+        vocabulary(target)?;
+        let mut whole = target.clone();
+        whole.name = "draft".into();
+        module.graphs.push(whole);
+        Ok(())
+    }
+
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         self.choose(module, cx).map_err(|e| e.within(NAME))
     }

@@ -13,7 +13,8 @@ mod supernet;
 #[cfg(test)]
 mod tests;
 
-use dlc_ir::{DType, Graph, Module, SkipSchedule};
+use dlc_eval::Array;
+use dlc_ir::{DType, Diffusion, Graph, Module, SamplingPlan, SkipSchedule, ValueId};
 use dlc_methods::diffusion::SamplingPlan;
 use gates::Training;
 use loss::Loss;
@@ -49,6 +50,15 @@ impl<'a> DipGo<'a> {
         Ok(Self { sources, options })
     }
 
+    fn loss(&self, diffusion: &Diffusion) -> Result<Loss, PassError> {
+        let shape = [diffusion.channels, diffusion.height, diffusion.width];
+        let too_small = || PassError::Options {
+            pass: NAME,
+            problem: "loss=ssim needs images of 11 pixels or more; leave it out".into(),
+        };
+        Loss::new(self.options.loss, shape).ok_or_else(too_small)
+    }
+
     /// What images are conditioned on beside a class.
     fn prompts(&self, target: &Graph, guidance: f64) -> Result<Vec<Prompt>, PassError> {
         let conditioning = Inputs::find(NAME, target)?.conditioning;
@@ -72,12 +82,38 @@ impl<'a> DipGo<'a> {
             Some(_) if inputs.is_empty() => {
                 fail("the model takes no text: leave embeddings out".into())
             }
-            Some(file) => self
-                .sources
-                .samplers(NAME)?
-                .prompts(file, &inputs, is_guided(guidance)),
+            Some(file) => {
+                let prompts =
+                    self.sources
+                        .samplers(NAME)?
+                        .prompts(file, &inputs, is_guided(guidance))?;
+                let mut arrays = prompts.iter().flatten();
+                let misfit = arrays.find(|(name, array)| {
+                    conditioning
+                        .iter()
+                        .any(|(known, value)| known == *name && !fits(array, target, *value))
+                });
+                let Some((name, array)) = misfit else {
+                    return Ok(prompts);
+                };
+                Err(PassError::Sampler {
+                    place: file.display().to_string(),
+                    problem: format!(
+                        "`{name}` has rows of the shape {:?}, which the model doesn't take",
+                        array.shape().get(1..).unwrap_or_default()
+                    ),
+                    unsupported: false,
+                })
+            }
         }
     }
+}
+
+/// Whether the rows of an array have the axes of a graph's input.
+fn fits(array: &Array, graph: &Graph, input: ValueId) -> bool {
+    let (given, wanted) = (array.shape(), &graph.value(input).ty.shape.0);
+    let mut rows = given.iter().zip(wanted).skip(1);
+    given.len() == wanted.len() && rows.all(|(n, dim)| dim.known().is_none_or(|dim| dim == *n))
 }
 
 /// What the SuperNet makes of `noise` (of unit variance, `[channels, height, width]`) under a
@@ -147,6 +183,31 @@ impl Pass for DipGo<'_> {
         }
     }
 
+    fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
+        let sampler = &self.options.sampler;
+        let (scheduler, plan) = self
+            .sources
+            .samplers(NAME)?
+            .plan(sampler.scheduler.as_deref(), sampler.steps)?;
+        let (target, weights, diffusion) = denoiser(NAME, module)?;
+        let guidance = sampler.guidance_for(NAME, diffusion)?;
+        let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
+        SuperNet::new(NAME, &net, diffusion)?;
+        self.prompts(target, guidance)?;
+        self.loss(diffusion)?;
+        let driver = Driver {
+            scheduler: &scheduler,
+            plan: &plan,
+            diffusion,
+            guidance,
+        };
+        // Which blocks are skipped is learned.
+        let whole = vec![vec![true; net.units.len()]; plan.steps.len()];
+        let made = apply(NAME, &net, sampler, driver, &whole)?;
+        finish(module, made);
+        Ok(())
+    }
+
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let sampler = &self.options.sampler;
         let (scheduler, plan) = self
@@ -168,12 +229,7 @@ impl Pass for DipGo<'_> {
             reuse: sampler.reuse,
             guidance: guidance as f32,
         };
-        let shape = [diffusion.channels, diffusion.height, diffusion.width];
-        let too_small = || PassError::Options {
-            pass: NAME,
-            problem: "loss=ssim needs images of 11 pixels or more; leave it out".into(),
-        };
-        let loss = Loss::new(self.options.loss, shape).ok_or_else(too_small)?;
+        let loss = self.loss(diffusion)?;
         let learned = Training {
             net: &net,
             sampler: &sampling,

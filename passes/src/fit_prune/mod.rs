@@ -68,16 +68,10 @@ impl<'a> FitPrune<'a> {
     }
 
     fn samples(&self, module: &Module) -> Result<Vec<Vec<u32>>, PassError> {
-        let length = self.length(module);
-        if length < 2 {
-            return Err(unsupported(
-                "a context of less than 2 tokens is too short to predict a token in",
-            ));
-        }
         self.sources.calibration.samples(
             self.options.calibration.as_deref(),
             self.options.samples,
-            length,
+            self.length(module),
         )
     }
 
@@ -289,23 +283,23 @@ impl Pass for FitPrune<'_> {
         Needs { disk: 0, memory }
     }
 
+    fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
+        let Plan { target, result, .. } = self.plan(module)?;
+        // Which blocks go is known when they are scored.
+        let mut whole = target.clone();
+        whole.name = result.graph().into();
+        module.graphs.push(whole);
+        Ok(())
+    }
+
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
-        let target = module
-            .graph("target")
-            .ok_or_else(|| unsupported("the module has no graph `target`"))?;
-        let result = Outcome::of(module);
-        if module.graph(result.graph()).is_some() {
-            return Err(unsupported(&format!(
-                "the module has a {} already; ask for this pass once",
-                result.noun()
-            )));
-        }
-        let units = units(target, self.options.granularity);
-        if units.is_empty() {
-            return Err(unsupported("the target has no blocks to drop"));
-        }
-        objective(module)?;
-        let (drop, candidates) = self.quota(target, &units, result)?;
+        let Plan {
+            target,
+            result,
+            units,
+            drop,
+            candidates,
+        } = self.plan(module)?;
         let samples = self.samples(module)?;
         let (mut table, reused) = self.score(module, target, &units, &samples, cx)?;
         let dropped = select(&table.columns[0].values, &candidates, drop);
@@ -396,7 +390,49 @@ impl Outcome {
     }
 }
 
+/// What is to be done, as far as it is known before anything is scored.
+struct Plan<'m> {
+    target: &'m Graph,
+    result: Outcome,
+    units: Vec<Unit>,
+    /// How many units go.
+    drop: usize,
+    /// Which may.
+    candidates: Vec<usize>,
+}
+
 impl FitPrune<'_> {
+    fn plan<'m>(&self, module: &'m Module) -> Result<Plan<'m>, PassError> {
+        let target = module
+            .graph("target")
+            .ok_or_else(|| unsupported("the module has no graph `target`"))?;
+        let result = Outcome::of(module);
+        if module.graph(result.graph()).is_some() {
+            return Err(unsupported(&format!(
+                "the module has a {} already; ask for this pass once",
+                result.noun()
+            )));
+        }
+        let units = units(target, self.options.granularity);
+        if units.is_empty() {
+            return Err(unsupported("the target has no blocks to drop"));
+        }
+        objective(module)?;
+        let (drop, candidates) = self.quota(target, &units, result)?;
+        if self.length(module) < 2 {
+            return Err(unsupported(
+                "a context of less than 2 tokens is too short to predict a token in",
+            ));
+        }
+        Ok(Plan {
+            target,
+            result,
+            units,
+            drop,
+            candidates,
+        })
+    }
+
     /// How many units go, and which may.
     fn quota(
         &self,

@@ -166,7 +166,7 @@ pub(super) fn read(adapter: &Adapter) -> Result<Config, PassError> {
         unsupported: true,
     };
     let config = reader.read();
-    refuse(adapter, reader.problems, reader.unsupported).map(|()| config)
+    refuse(&adapter.config_file, reader.problems, reader.unsupported).map(|()| config)
 }
 
 struct Reader<'a> {

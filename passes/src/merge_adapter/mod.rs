@@ -13,7 +13,9 @@ mod parts;
 mod pattern;
 mod targets;
 
+use config::Config;
 use dlc_ir::Module;
+use modules::Merge;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -82,18 +84,38 @@ impl<'a> MergeAdapter<'a> {
             adapters: sources.adapters,
         })
     }
+
+    /// What the adapter says of itself, and its changes of weights.
+    fn merges(
+        &self,
+        adapter: &Adapter,
+        module: &Module,
+    ) -> Result<(Config, Vec<Merge>), PassError> {
+        let config = config::read(adapter)?;
+        let strength = adapter.weight * self.options.scale;
+        let merges = modules::merges(adapter, &config, strength, module)?;
+        Ok((config, merges))
+    }
+}
+
+/// The adapters, if there are any.
+fn some(adapters: &[Adapter]) -> Result<&[Adapter], PassError> {
+    if adapters.is_empty() {
+        Err(PassError::Options {
+            pass: NAME,
+            problem: "there is no adapter to merge; name its folder with --adapter DIR".into(),
+        })
+    } else {
+        Ok(adapters)
+    }
 }
 
 /// Problems that are printed; more are counted.
 const SHOWN: usize = 24;
 
-/// Refuses `adapter` if there are problems; `unsupported` says whether all are things that dlc
-/// lacks.
-fn refuse(
-    adapter: &Adapter,
-    mut problems: Vec<String>,
-    unsupported: bool,
-) -> Result<(), PassError> {
+/// Refuses an adapter if there are problems with its `file`; `unsupported` says whether all are
+/// things that dlc lacks.
+fn refuse(file: &str, mut problems: Vec<String>, unsupported: bool) -> Result<(), PassError> {
     if problems.is_empty() {
         return Ok(());
     }
@@ -103,7 +125,7 @@ fn refuse(
         problems.push(format!("and {more} more"));
     }
     Err(PassError::Adapter {
-        adapter: adapter.name.clone(),
+        adapter: file.to_owned(),
         unsupported,
         problems,
     })
@@ -118,24 +140,19 @@ impl Pass for MergeAdapter<'_> {
         serde_json::to_value(&self.options).unwrap_or_default()
     }
 
-    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
-        if self.adapters.is_empty() {
-            return Err(PassError::Options {
-                pass: NAME,
-                problem: "there is no adapter to merge; name its folder with --adapter DIR".into(),
-            });
+    fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
+        for adapter in some(self.adapters)? {
+            self.merges(adapter, module)?;
         }
+        Ok(())
+    }
+
+    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let mut report = PassReport::default();
-        for (i, adapter) in self.adapters.iter().enumerate() {
+        for (i, adapter) in some(self.adapters)?.iter().enumerate() {
             cx.progress
                 .update("merging adapters", i, self.adapters.len());
-            let config = config::read(adapter)?;
-            let merges = modules::merges(
-                adapter,
-                &config,
-                adapter.weight * self.options.scale,
-                module,
-            )?;
+            let (config, merges) = self.merges(adapter, module)?;
             report.fact(
                 &format!("adapter {}", adapter.name),
                 format!("{} in {} weights", config.kind.describe(), merges.len()),
@@ -153,7 +170,7 @@ impl Pass for MergeAdapter<'_> {
                     .zip(&merges)
                     .filter_map(|(m, merge)| m.problem(merge, &module.weights))
                     .collect();
-                refuse(adapter, problems, false)?;
+                refuse(&adapter.tensors_file, problems, false)?;
             }
             let used = module.used_weights();
             let unused: Vec<&str> = merges

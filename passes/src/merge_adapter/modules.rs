@@ -154,7 +154,7 @@ pub(super) fn merges(
         ..
     } = builder;
     let unsupported = lacks == problems.len();
-    refuse(adapter, problems, unsupported).map(|()| merges.into_values().collect())
+    refuse(&adapter.tensors_file, problems, unsupported).map(|()| merges.into_values().collect())
 }
 
 struct Builder<'a> {

@@ -155,7 +155,31 @@ impl Pass for QuantizeDraft {
         }
     }
 
+    fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
+        let plan = self.plan(module)?;
+        self.quantize(module, plan, &mut PassReport::default())
+    }
+
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+        let plan = self.plan(module)?;
+        let measured = self.measure(module, &plan.chosen, cx)?;
+        let mut report = PassReport::default();
+        report.fact("matrices", measured.len());
+        self.quantize(module, plan, &mut report)?;
+        report_errors(&mut report, &measured, self.options.refine);
+        Ok(report)
+    }
+}
+
+/// What is quantised.
+struct Plan {
+    /// The draft, or the target if there is none.
+    before: Graph,
+    chosen: Vec<Matrix>,
+}
+
+impl QuantizeDraft {
+    fn plan(&self, module: &Module) -> Result<Plan, PassError> {
         if module.model.task != Task::TextGeneration {
             return Err(unsupported(format!(
                 "a model for {} has no draft: nothing checks its answers",
@@ -166,18 +190,23 @@ impl Pass for QuantizeDraft {
             .graph("target")
             .ok_or_else(|| unsupported("the module has no graph `target`"))?;
         let before = module.graph("draft").unwrap_or(target).clone();
+        let chosen = self.chosen(&before, &module.weights)?;
+        Ok(Plan { before, chosen })
+    }
+
+    fn quantize(
+        &self,
+        module: &mut Module,
+        plan: Plan,
+        report: &mut PassReport,
+    ) -> Result<(), PassError> {
+        let Plan { before, chosen } = plan;
         let mut draft = before.clone();
         draft.name = "draft".into();
-        let chosen = self.chosen(&draft, &module.weights)?;
-        let measured = self.measure(module, &chosen, cx)?;
         let nodes: BTreeSet<_> = chosen.iter().map(|m| m.node).collect();
         quantize_nodes(&mut draft, &mut module.weights, &nodes, &self.quantizer)?;
-
-        let mut report = PassReport::default();
-        report.fact("matrices", measured.len());
-        replace_draft(module, &mut report, &before, draft);
-        report_errors(&mut report, &measured, self.options.refine);
-        Ok(report)
+        replace_draft(module, report, &before, draft);
+        Ok(())
     }
 }
 

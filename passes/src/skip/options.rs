@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::PassError;
 
-/// Guidance of models that can be guided, unless something else is asked for.
-const GUIDANCE: f64 = 1.5;
+/// Guidance that changes nothing.
 const NO_GUIDANCE: f64 = 1.0;
 
 /// How a model is sampled, and what of it is skipped.
@@ -86,8 +85,7 @@ impl SamplerOptions {
         model: &Diffusion,
     ) -> Result<f64, PassError> {
         match self.guidance {
-            None if model.can_be_guided() => Ok(GUIDANCE),
-            None => Ok(NO_GUIDANCE),
+            None => Ok(model.default_guidance()),
             Some(guidance) if is_guided(guidance) && !model.can_be_guided() => {
                 let known = if model.classes.is_some() {
                     "wasn't trained without a class, which guidance needs"

@@ -144,6 +144,8 @@ impl Case {
             .collect();
         Adapter {
             name: "tuned".into(),
+            config_file: "tuned/adapter_config.json".into(),
+            tensors_file: "tuned/adapter_model.safetensors".into(),
             weight: self.strength,
             config: self.config(),
             alphas: None,

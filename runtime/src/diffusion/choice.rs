@@ -2,7 +2,7 @@
 //! else diffusers' customs.
 
 use dlc_files::read_document;
-use dlc_ir::Diffusion;
+use dlc_ir::{Diffusion, SamplingPlan};
 use dlc_methods::diffusion::{SamplingPlan, SchedulerKind, parse_scheduler_config, sampling_plan};
 
 use crate::{Bundle, Result, RuntimeError};
@@ -11,8 +11,6 @@ const CONFIG: &str = "scheduler_config.json";
 /// The largest configuration that is read: `trained_betas` of some thousand steps fit.
 const CONFIG_CAP: u64 = 1 << 20;
 const DEFAULT_STEPS: usize = 50;
-/// For models that were trained without their class as well.
-const DEFAULT_GUIDANCE: f64 = 1.5;
 
 /// What was asked for.
 #[derive(Debug, Clone, Default)]
@@ -84,7 +82,7 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
     let guidance = wishes
         .guidance
         .or(made_for.map(|sampling| sampling.guidance))
-        .unwrap_or_else(|| default_guidance(model));
+        .unwrap_or_else(|| model.default_guidance());
     let note = schedule.filter(|sampling| sampling.unrolled.is_none() && sampling.guidance.to_bits() != guidance.to_bits()).map(|sampling| {
         format!("the bundle is pruned for guidance {}; with {guidance} its images may differ more from the whole model's", sampling.guidance)
     });
@@ -122,11 +120,4 @@ fn plan(
         plan,
         kind.or_else(own).map_or("unknown", SchedulerKind::name),
     ))
-}
-
-fn default_guidance(model: &Diffusion) -> f64 {
-    let trained_for = model
-        .classes
-        .is_some_and(|classes| classes.unconditional.is_some());
-    if trained_for { DEFAULT_GUIDANCE } else { 1.0 }
 }

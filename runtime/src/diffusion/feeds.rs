@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dlc_ir::{DType, Diffusion};
 use ort::session::SessionInputValue;
@@ -28,6 +28,8 @@ const TEXT: &str = "encoder_hidden_states";
 /// One row for each image, or one for all.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Conditions {
+    /// Where they are from.
+    file: PathBuf,
     tensors: BTreeMap<String, FloatTensor>,
 }
 
@@ -35,6 +37,7 @@ impl Conditions {
     /// Reads a safetensors file.
     pub fn read(path: &Path) -> Result<Self> {
         Ok(Self {
+            file: path.to_owned(),
             tensors: read_tensors(path)?,
         })
     }
@@ -42,7 +45,7 @@ impl Conditions {
     /// The rows of some of `total` images.
     ///
     /// # Errors
-    /// [`RuntimeError::Input`] for a tensor with neither one row nor one for each image.
+    /// [`RuntimeError::File`] for a tensor with neither one row nor one for each image.
     pub fn of(&self, images: Range<usize>, total: usize) -> Result<Self> {
         let part = |(name, tensor): (&String, &FloatTensor)| {
             let rows = tensor.shape.first().copied().unwrap_or(0);
@@ -50,7 +53,7 @@ impl Conditions {
                 return Ok((name.clone(), tensor.clone()));
             }
             if rows != total {
-                return Err(RuntimeError::Input(format!(
+                return Err(self.bad(format!(
                     "`{name}` has {rows} rows for {total} images: give it one, or one for each image"
                 )));
             }
@@ -68,8 +71,27 @@ impl Conditions {
             ))
         };
         Ok(Self {
+            file: self.file.clone(),
             tensors: self.tensors.iter().map(part).collect::<Result<_>>()?,
         })
+    }
+
+    fn bad(&self, problem: impl Into<String>) -> RuntimeError {
+        RuntimeError::file(&self.file, problem)
+    }
+
+    /// Refuses what has other axes than `input`.
+    fn check(&self, tensor: &FloatTensor, input: &StepInput) -> Result<()> {
+        let fixed = |(n, dim): (&usize, &String)| dim.parse().is_ok_and(|dim: usize| dim != *n);
+        let mut axes = tensor.shape.iter().zip(&input.shape);
+        if tensor.shape.len() == input.shape.len() && !axes.any(fixed) {
+            return Ok(());
+        }
+        let wanted = input.shape.join(", ");
+        Err(self.bad(format!(
+            "`{}` has the shape {:?}, and the model takes [{wanted}]",
+            input.name, tensor.shape
+        )))
     }
 
     /// How many images it is for, unless for any number.
@@ -85,8 +107,8 @@ impl Conditions {
     /// as many without a text.
     ///
     /// # Errors
-    /// [`RuntimeError::Unsupported`] for what isn't there, [`RuntimeError::Input`] for what doesn't
-    /// fit.
+    /// [`RuntimeError::Unsupported`] where there is nothing, [`RuntimeError::File`] for what the file
+    /// lacks and what doesn't fit.
     pub fn rows(
         &self,
         graph: &str,
@@ -104,6 +126,9 @@ impl Conditions {
             })
         };
         let with = given.cloned().or_else(all_tokens).ok_or_else(|| {
+            if !self.tensors.is_empty() {
+                return self.bad(format!("holds no `{name}`, which graph `{graph}` takes"));
+            }
             let fix = "Give a safetensors file that holds it with `--embeddings FILE`";
             RuntimeError::unsupported(
                 format!("graph `{graph}`, input `{name}`"),
@@ -119,7 +144,7 @@ impl Conditions {
                 .or_else(|| halves.first().filter(|_| name != TEXT))
                 .cloned();
             let missing = || {
-                RuntimeError::Input(format!(
+                self.bad(format!(
                     "guidance needs `{NEGATIVE}{name}` beside `{name}`: add it to the file, or take guidance 1, which is none"
                 ))
             };
@@ -130,7 +155,7 @@ impl Conditions {
         for half in &halves {
             let rows = half.shape.first().copied().unwrap_or(0);
             if half.shape.get(1..) != Some(tail.as_slice()) || (rows != 1 && rows != images) {
-                return Err(RuntimeError::Input(format!(
+                return Err(self.bad(format!(
                     "`{name}` has the shape {:?} for {images} images, with rows of {tail:?}",
                     half.shape
                 )));
@@ -223,6 +248,7 @@ impl<'r> Feeds<'r> {
                         self.request.seeds.len(),
                         self.request.is_guided(),
                     )?;
+                    conditions.check(&tensor, input)?;
                     if input.dtype == DType::I64 {
                         return integers(
                             ports,

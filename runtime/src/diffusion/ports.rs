@@ -24,6 +24,8 @@ pub(super) struct StepInput {
     pub name: String,
     /// Its element type, by the manifest's name.
     pub dtype: DType,
+    /// Its axes: numbers, and names of what isn't fixed.
+    pub shape: Vec<String>,
     pub feed: Feed,
 }
 
@@ -76,6 +78,7 @@ impl StepPorts {
             Ok(StepInput {
                 name: port.name.clone(),
                 dtype: port.dtype,
+                shape: port.shape.clone(),
                 feed,
             })
         });
