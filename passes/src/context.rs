@@ -89,14 +89,6 @@ impl PassContext<'_> {
     }
 }
 
-impl fmt::Debug for Rehearsal<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rehearsal")
-            .field("adapters", &self.adapters.len())
-            .finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for PassContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PassContext")

@@ -12,7 +12,7 @@ use super::bench::{Args, load_average, prompts};
 use super::destination::{self, Destination, check_stdout};
 use super::drafting::{measure_costs, measured_costs};
 use super::exit::{CHECK_FAILED, INTERRUPTED};
-use super::failure::{Failure, Result, bail};
+use super::failure::{Context, Failure, Result, bail};
 use super::generation::GenerationArgs;
 use super::models::Models;
 use super::output::{Output, note};

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use dlc_bundle::Profile;
 use dlc_exporters::{DeploymentTarget, TARGETS, find_target};
-use dlc_ir::{DType, Task};
+use dlc_ir::DType;
 use dlc_passes::ScoreCache;
 use dlc_runtime::unrunnable;
 use serde_json::json;
@@ -141,7 +141,7 @@ impl From<DTypeArg> for DType {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let request = request(args)?;
-    for folder in [&request.output].into_iter().chain(&args.checkpoint) {
+    for folder in [&request.output].into_iter().chain(&args.state) {
         Destination::check_folder(folder)?;
     }
     if args.dry_run {

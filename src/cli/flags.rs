@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use dlc_bundle::ModelRecord;
 use dlc_ir::{ModelInfo, Scores, Task};
 use dlc_runtime::Bundle;
 
@@ -24,7 +23,7 @@ struct Row {
 
 /// What decides which flags have an effect.
 struct Facts<'a> {
-    model: &'a ModelRecord,
+    model: &'a ModelInfo,
     /// Whether a draft proposes tokens.
     drafts: bool,
     /// Whether tokens are proposed that followed the same ones before.

@@ -6,7 +6,6 @@ use dlc_files::read_text;
 use serde::Deserialize;
 
 use super::failure::{Failure, Result, bail};
-use super::input;
 use super::input::{self, Text};
 
 /// Largest file of prompts.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use dlc_bundle::Source;
 use dlc_exporters::{CopiedFile, Origin, Patch, check_replaceable, write_checkpoint};
 use dlc_ir::{Module, SideFile, WeightTable};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};

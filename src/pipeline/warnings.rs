@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
 use dlc_errors::{Fault, Faulty};
-use dlc_ir::{Fault, Module, Sentence, Task};
+use dlc_ir::{Module, Sentence, Task};
 use dlc_passes::Samplers;
 use dlc_runtime::{ChatMessage, ChatTemplate, TextTokenizer};
 

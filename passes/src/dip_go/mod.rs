@@ -14,7 +14,7 @@ mod supernet;
 mod tests;
 
 use dlc_eval::Array;
-use dlc_ir::{DType, Diffusion, Graph, Module, SamplingPlan, SkipSchedule, ValueId};
+use dlc_ir::{DType, Diffusion, Graph, Module, SkipSchedule, ValueId};
 use dlc_methods::diffusion::SamplingPlan;
 use gates::Training;
 use loss::Loss;

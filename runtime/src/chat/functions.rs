@@ -47,7 +47,7 @@ pub(super) fn strftime(format: &str, time: SystemTime) -> Result<String, Error> 
         .collect();
     let now = Timestamp::try_from(time)
         .map_err(refused)?
-        .to_zoned(TimeZone::UTC);
+        .to_zoned_datetime(TimeZone::UTC);
     strtime::format(parts.join("%%"), &now).map_err(refused)
 }
 

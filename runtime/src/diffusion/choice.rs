@@ -2,7 +2,6 @@
 //! else diffusers' customs.
 
 use dlc_files::read_document;
-use dlc_ir::{Diffusion, SamplingPlan};
 use dlc_methods::diffusion::{SamplingPlan, SchedulerKind, parse_scheduler_config, sampling_plan};
 
 use crate::{Bundle, Result, RuntimeError};
