@@ -6,6 +6,7 @@
 //! is read, except to compare a head with the embedding it is tied to.
 
 mod activation;
+mod auto_map;
 mod bert;
 mod causal;
 mod config;
@@ -44,6 +45,7 @@ mod unet_2d;
 mod unet_2d_condition;
 mod unet_blocks;
 mod unet_config;
+mod unet_spec;
 
 #[cfg(test)]
 mod tests;
@@ -192,7 +194,7 @@ pub fn import_with_sources(
     );
     let mut config = ConfigReader::whole(&resolved);
     let architecture = (family.read)(&mut config, task);
-    keys::read_auto_map(&mut config, family);
+    auto_map::read_auto_map(&mut config, family);
     let mut generation = checkpoint
         .generation_config()
         .map(|values| ConfigReader::new(values, "generation_config.json: ", &[]));

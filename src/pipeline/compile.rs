@@ -10,8 +10,8 @@ use dlc_files::FileStamp;
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::registry::{self, PassSpec};
 use dlc_passes::{
-    Adapter, Needs, Pass, PassContext, PassRun, Progress, Samplers, ScoreCache, Sources,
-    largest_weight, run_passes,
+    Adapter, Needs, Pass, PassContext, PassRun, Samplers, ScoreCache, Sources, largest_weight,
+    run_passes,
 };
 use dlc_runtime::BackendSearch;
 use rayon::ThreadPool;
@@ -21,6 +21,7 @@ use super::calibration::TextCalibration;
 use super::error::PipelineError;
 use super::generation::generation;
 use super::machine::BundleMachine;
+use super::monitor::Monitor;
 use super::range;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
@@ -98,11 +99,6 @@ pub struct CompileOutcome {
     /// full stop at the end.
     pub warnings: Vec<String>,
 }
-
-/// Watches a compilation: the steps of passes, and the bytes of weights written.
-pub trait Monitor: Progress + dlc_exporters::Progress {}
-
-impl<T: Progress + dlc_exporters::Progress> Monitor for T {}
 
 /// Compiles.
 ///
@@ -213,7 +209,7 @@ fn open(
     })
 }
 
-/// Refuses what is out of range in generation_config.json before the passes run; ids that a merged
+/// Refuses what is out of range in `generation_config.json` before the passes run; ids that a merged
 /// adapter adds are known after them.
 fn check_generation(checkpoint: &Checkpoint, model: &ModelInfo) -> Result<(), PipelineError> {
     let any_token = ModelInfo {

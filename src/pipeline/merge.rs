@@ -11,8 +11,9 @@ use dlc_passes::{Pass, PassContext, PassRun, run_passes};
 use rayon::ThreadPool;
 
 use super::adapters::{self, AdapterSpec};
-use super::compile::{Monitor, check_finite, pool, stamps};
+use super::compile::{check_finite, pool, stamps};
 use super::error::PipelineError;
+use super::monitor::Monitor;
 use super::relayout;
 use crate::checkpoint::{Checkpoint, StoredType, TensorRecord};
 use crate::import::{ImportOptions, Sources, import_with_sources, non_finite_weights};

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use dlc_ir::Module;
 use dlc_methods::speculation::StepCosts;
 
+use super::AutoDraftOptions;
+use super::costs::time;
 use super::plan::{Outlook, Planner};
 use super::recipe::{Action, Format, Recipe};
 use super::trial::{Agreement, Trial};
-use super::{AutoDraftOptions, unsupported};
 use crate::context::PassContext;
 use crate::error::PassError;
 use crate::report::DraftCandidate;
@@ -200,24 +201,6 @@ impl Search<'_> {
             draft_tokens: judged.outlook.draft_tokens,
             speedup: judged.outlook.speedup,
         }
-    }
-}
-
-/// Times a step of each graph behind the first, once what they don't use is gone.
-pub(super) fn time(mut drafts: Module, machine: &dyn Machine) -> Result<StepCosts, PassError> {
-    for graph in &mut drafts.graphs {
-        graph.remove_dead();
-        graph.remove_unused_inputs();
-        graph.renumber_caches();
-    }
-    drafts.remove_unused_weights();
-    let measured = machine.step_costs(&drafts)?;
-    if measured.steps.len() + 1 == drafts.graphs.len() && measured.is_sound() {
-        Ok(measured)
-    } else {
-        Err(unsupported(
-            "the machine timed other graphs than it was given",
-        ))
     }
 }
 

@@ -7,6 +7,7 @@
 //! the matrices and builds the expressions, `measure.rs` says what comes out.
 
 mod config;
+mod entries;
 mod measure;
 mod modules;
 mod parts;

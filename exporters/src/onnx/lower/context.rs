@@ -9,7 +9,7 @@ use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, 
 use dlc_onnx::proto::{DimensionValue, TypeProto, ValueInfoProto};
 
 use super::super::builder::{Builder, Name};
-use super::image::noise_levels;
+use super::queries::noise_levels;
 use super::{LEVELS, Target, tensor_type};
 use crate::error::ExportError;
 use crate::weights::Stored;

@@ -8,14 +8,14 @@ use dlc_passes::Progress;
 use dlc_runtime::{Bundle, Classifier, SamplerChoice, Samples, Statistics, Timing, mean_psnr};
 use serde_json::{Value, json};
 
-use super::backend::describe;
-use super::bench::{Args, load_average};
-use super::diffusion::{DiffusionModel, Wanted, sample};
-use super::exit::INTERRUPTED;
-use super::failure::{Result, bail};
-use super::output::{Output, note};
-use super::progress::Bar;
-use super::{memory, phases};
+use super::{Args, load_average};
+use crate::cli::backend::describe;
+use crate::cli::diffusion::{DiffusionModel, Wanted, sample};
+use crate::cli::exit::INTERRUPTED;
+use crate::cli::failure::{Result, bail};
+use crate::cli::output::{Output, note};
+use crate::cli::progress::Bar;
+use crate::cli::{memory, phases};
 use crate::report::{Table, ranged};
 
 /// What images are judged by, where it was given.

@@ -8,13 +8,13 @@ use dlc_runtime::{
 };
 use serde_json::{Value, json};
 
-use super::backend::describe;
-use super::bench::{Args, load_average, prompts};
-use super::failure::Result;
-use super::models::EncoderModel;
-use super::output::{Output, note};
-use super::phases;
-use super::progress::Bar;
+use super::{Args, load_average, prompts};
+use crate::cli::backend::describe;
+use crate::cli::failure::Result;
+use crate::cli::models::EncoderModel;
+use crate::cli::output::{Output, note};
+use crate::cli::phases;
+use crate::cli::progress::Bar;
 use crate::report::{Table, ranged};
 
 /// Runs for one of `--repeats`: an encoder's run is short.
@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
             pruned: timings.next(),
         });
         if dlc_passes::Progress::interrupted(&bar) {
-            return Ok(super::exit::INTERRUPTED.into());
+            return Ok(crate::cli::exit::INTERRUPTED.into());
         }
     }
     bar.finish();
