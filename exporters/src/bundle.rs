@@ -12,7 +12,7 @@ use dlc_bundle::{
     PortRecord, Profile, Source, WEIGHTS_FILE,
 };
 use dlc_files::FileStamp;
-use dlc_ir::{CachePart, Dim, Graph, Input, IrError, Module, ValueType, cost};
+use dlc_ir::{CachePart, Dim, Graph, Input, Module, ValueType, cost};
 use prost::Message;
 
 use crate::deploy::{DeploymentTarget, GraphFile, TARGETS, WrittenBundle};
@@ -308,13 +308,13 @@ fn caches(graph: &Graph) -> Result<Vec<CacheRecord>, ExportError> {
         let expected = format!("past_key_values.{slot}.key");
         if input.name != expected {
             let problem = format!(
-                "the cache of layer {layer} is named {}, not {expected}: its caches aren't numbered",
+                "the cache of layer {layer} is named {}, not {expected}; number its caches with `Graph::renumber_caches`",
                 input.name
             );
-            return Err(ExportError::Ir(IrError::Edit {
-                graph: graph.name.clone(),
+            return Err(ExportError::module(
+                format!("graph {}", graph.name),
                 problem,
-            }));
+            ));
         }
         let dims = &graph.value(input.value).ty.shape.0;
         let known = |axis: usize| dims.get(axis).and_then(Dim::known).unwrap_or_default();

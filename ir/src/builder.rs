@@ -43,6 +43,9 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
     }
 
     /// Adds an input. All inputs come before the first node.
+    ///
+    /// # Errors
+    /// [`IrError::Build`] after the first node, and for a name that another input has.
     pub fn input(
         &mut self,
         name: &str,
@@ -50,7 +53,9 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
         cache: Option<CacheRole>,
     ) -> Result<ValueId, IrError> {
         if !self.graph.nodes.is_empty() {
-            return Err(self.fail(format!("input {name} comes after the first node")));
+            return Err(self.fail(format!(
+                "input {name} comes after the first node; add all inputs before it"
+            )));
         }
         if !self.names[0].insert(name.to_owned()) {
             return Err(self.fail(format!("input {name} is defined twice")));
@@ -68,19 +73,26 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
     }
 
     /// Adds a node with one output.
+    ///
+    /// # Errors
+    /// As [`add_node`](Self::add_node); and [`IrError::Missing`] for an op without outputs.
     pub fn add<const N: usize>(
         &mut self,
         op: Op,
         inputs: [Operand; N],
     ) -> Result<ValueId, IrError> {
         let outputs = self.add_node(op, inputs.to_vec())?;
-        outputs
-            .first()
-            .copied()
-            .ok_or_else(|| self.fail("a node without outputs".into()))
+        outputs.first().copied().ok_or_else(|| {
+            self.graph
+                .missing("the output of a node that has none".into())
+        })
     }
 
     /// Adds a node and returns all its outputs.
+    ///
+    /// # Errors
+    /// [`IrError::Type`] for operands that don't fit the op; [`IrError::Missing`] for one that
+    /// isn't defined.
     pub fn add_node(&mut self, op: Op, inputs: Vec<Operand>) -> Result<Vec<ValueId>, IrError> {
         self.graph
             .append(self.weights.borrow(), op, inputs, self.open)
@@ -92,6 +104,9 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
     }
 
     /// Opens a block; nodes added until [`close_block`](Self::close_block) belong to it.
+    ///
+    /// # Errors
+    /// [`IrError::Build`] inside another block, and for a name that another block has.
     pub fn open_block(
         &mut self,
         name: &str,
@@ -99,10 +114,14 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
         layer: u32,
         input: ValueId,
     ) -> Result<(), IrError> {
-        if self.open.is_some() || !self.names[1].insert(name.to_owned()) {
+        if let Some(open) = self.open {
+            let open = &self.graph.blocks[open].name;
             return Err(self.fail(format!(
-                "block {name} stands inside another or is defined twice"
+                "block {name} stands inside another, {open}; close that first"
             )));
+        }
+        if !self.names[1].insert(name.to_owned()) {
+            return Err(self.fail(format!("block {name} is defined twice")));
         }
         let block = Block {
             name: name.to_owned(),
@@ -116,9 +135,12 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
     }
 
     /// Closes the open block, whose residual output is `output`.
+    ///
+    /// # Errors
+    /// [`IrError::Build`] if no block is open.
     pub fn close_block(&mut self, output: ValueId) -> Result<(), IrError> {
         let Some(id) = self.open.take() else {
-            return Err(self.fail("no block is open".into()));
+            return Err(self.fail("no block is open, so none can be closed".into()));
         };
         self.graph.blocks[id].output = output;
         Ok(())
@@ -134,21 +156,29 @@ impl<W: Borrow<WeightTable>> GraphBuilder<W> {
     }
 
     /// The finished graph; every invariant of [`verify`](crate::verify) is checked.
+    ///
+    /// # Errors
+    /// As [`finish_with_weights`](Self::finish_with_weights).
     pub fn finish(self) -> Result<Graph, IrError> {
         self.finish_with_weights().map(|(graph, _)| graph)
     }
 
     /// The finished graph as [`finish`](Self::finish) gives it, and its weights.
+    ///
+    /// # Errors
+    /// [`IrError::Build`] if a block is open; [`IrError::Invalid`] for a graph that breaks an
+    /// invariant.
     pub fn finish_with_weights(self) -> Result<(Graph, W), IrError> {
-        if self.open.is_some() {
-            return Err(self.fail("a block is still open".into()));
+        if let Some(open) = self.open {
+            let open = &self.graph.blocks[open].name;
+            return Err(self.fail(format!("block {open} is still open; close it first")));
         }
         verify::check(&self.graph, self.weights.borrow())?;
         Ok((self.graph, self.weights))
     }
 
     fn fail(&self, problem: String) -> IrError {
-        IrError::Edit {
+        IrError::Build {
             graph: self.graph.name.clone(),
             problem,
         }

@@ -7,7 +7,7 @@ use dlc_bundle::Source;
 use dlc_exporters::{CopiedFile, Origin, Patch, check_replaceable, write_checkpoint};
 use dlc_ir::{Module, SideFile, WeightTable};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
-use dlc_passes::{Pass, PassContext, PassRun, run_passes};
+use dlc_passes::{PassContext, PassRun, run_pass};
 use rayon::ThreadPool;
 
 use super::adapters::{self, AdapterSpec};
@@ -110,13 +110,7 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
         module_key: String::new(),
         pool: &pool,
     };
-    let run = run_passes(
-        &mut module,
-        &[Box::new(pass) as Box<dyn Pass + '_>],
-        &mut cx,
-    )?
-    .pop()
-    .ok_or_else(|| bug("the pass left no report"))?;
+    let run = run_pass(&mut module, &pass, &mut cx)?;
 
     monitor.phase("writing the checkpoint");
     let changed: BTreeSet<&str> = run
@@ -241,11 +235,4 @@ fn files(
         patches: vec![],
     }));
     files
-}
-
-fn bug(problem: &str) -> PipelineError {
-    PipelineError::Ir(dlc_ir::IrError::Edit {
-        graph: "target".into(),
-        problem: problem.into(),
-    })
 }

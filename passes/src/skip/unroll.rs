@@ -165,7 +165,7 @@ impl<'m> Unroller<'m> {
             self.advance(number, output)?;
         }
         let Some(&sample) = self.latents.front() else {
-            return Err(broken("there is no sample"));
+            return Err(missing("the sample after the last step"));
         };
         self.copy.builder.output(SAMPLER_OUTPUT, sample, None);
         self.copy.builder.finish()
@@ -234,8 +234,7 @@ impl<'m> Unroller<'m> {
         self.copy.close_block()?;
         for &v in &step.remembers {
             let made = self.copy.made.get(&net.values[v].value).copied();
-            self.remembered[v]
-                .push_front(made.ok_or_else(|| broken("a value that is remembered was not made"))?);
+            self.remembered[v].push_front(made.ok_or_else(|| missing("a value to remember"))?);
         }
         let output = net
             .graph
@@ -243,7 +242,7 @@ impl<'m> Unroller<'m> {
             .first()
             .and_then(|o| self.copy.made.get(&o.value).copied());
         let Some(Operand::Value(output)) = output else {
-            return Err(broken("the network has no output"));
+            return Err(missing("the network's output"));
         };
         self.guided(output)
     }
@@ -296,7 +295,7 @@ impl<'m> Unroller<'m> {
             return before
                 .front()
                 .copied()
-                .ok_or_else(|| broken("a value is reused before it was made"));
+                .ok_or_else(|| missing("a value to reuse"));
         }
         let terms: Vec<(Operand, f64)> = before
             .iter()
@@ -305,7 +304,7 @@ impl<'m> Unroller<'m> {
             .collect();
         sum(&mut self.copy, terms)?
             .map(Into::into)
-            .ok_or_else(|| broken("a value is forecast before it was made"))
+            .ok_or_else(|| missing("a value to forecast from"))
     }
 
     /// `u + guidance * (c - u)` of the first channels, `c` being the first half of the rows and `u`
@@ -388,7 +387,8 @@ impl<'m> Unroller<'m> {
             .chain(estimates)
             .chain([(output.into(), step.output)])
             .collect();
-        let next = sum(&mut self.copy, terms)?.ok_or_else(|| broken("a step leaves nothing"))?;
+        let next = sum(&mut self.copy, terms)?
+            .ok_or_else(|| missing("the latents after a step, whose coefficients are all 0,"))?;
         self.latents.push_front(next);
         Ok(())
     }
@@ -398,8 +398,8 @@ impl<'m> Unroller<'m> {
             (self.latents[0].into(), step.estimate.latents),
             (output.into(), step.estimate.output),
         ];
-        let estimate =
-            sum(&mut self.copy, terms)?.ok_or_else(|| broken("an estimate is nothing"))?;
+        let estimate = sum(&mut self.copy, terms)?
+            .ok_or_else(|| missing("an estimate, whose coefficients are both 0,"))?;
         match step.estimate.clip {
             Some(limit) => self.copy.builder.add(
                 Op::Clip {
@@ -461,7 +461,7 @@ fn sum(copy: &mut Copier<'_>, terms: Vec<(Operand, f64)>) -> Result<Option<Value
     let mut total = None;
     for (operand, coefficient) in terms.into_iter().filter(|(_, c)| *c != 0.0) {
         let Operand::Value(value) = operand else {
-            return Err(broken("a weight is no term"));
+            return Err(missing("a term of a sum, a weight instead of a value,"));
         };
         let term = times(copy, value, coefficient)?;
         total = Some(match total {
@@ -495,9 +495,9 @@ fn cast(copy: &mut Copier<'_>, value: ValueId, dtype: DType) -> Result<ValueId, 
     }
 }
 
-fn broken(problem: &str) -> IrError {
-    IrError::Edit {
+fn missing(value: &str) -> IrError {
+    IrError::Missing {
         graph: SAMPLER.into(),
-        problem: problem.into(),
+        value: value.into(),
     }
 }
