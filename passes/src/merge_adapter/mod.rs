@@ -9,6 +9,7 @@
 mod config;
 mod entries;
 mod measure;
+mod merge;
 mod modules;
 mod parts;
 mod pattern;

@@ -7,6 +7,7 @@
 
 mod context;
 mod entrywise;
+mod forms;
 mod image;
 mod masks;
 mod onnx23;

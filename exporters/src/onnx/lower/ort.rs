@@ -16,7 +16,8 @@ use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, RopeSc
 use dlc_onnx::proto::INT32;
 
 use super::super::builder::Name;
-use super::context::{Context, Form};
+use super::context::Context;
+use super::forms::Form;
 use super::padding::last_entry;
 use super::queries::{maker, readers};
 use super::shared::{define_full, rope_name};
