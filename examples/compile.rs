@@ -9,6 +9,10 @@ use std::path::Path;
 use dlc::pipeline::{CompileRequest, compile, parse_pass_flag};
 use dlc_bundle::{Manifest, Profile};
 
+/// Compiles a decoder with a draft.
+///
+/// # Errors
+/// What is wrong with the model or the output.
 pub fn with_draft(model: &Path, out: &Path) -> Result<Manifest, Box<dyn Error>> {
     let request = CompileRequest {
         passes: vec![parse_pass_flag("fit-prune:drop=6")?],

@@ -41,6 +41,9 @@ impl Pass for DropBlock {
 }
 
 /// How many nodes the target has before and after.
+///
+/// # Errors
+/// What is wrong with the model, and a block that isn't there.
 pub fn drop_block(model: &Path, block: &str) -> Result<[usize; 2], Box<dyn Error>> {
     let mut module = import(&Checkpoint::open(model)?, &ImportOptions::default())?;
     let before = module.graphs[0].nodes().count();

@@ -30,7 +30,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime_genai as og
 
-SUITE = pathlib.Path(__file__).resolve().parent.parent / "src/cli/bench_suite.jsonl"
+SUITE = pathlib.Path(__file__).resolve().parent.parent / "src/cli/bench/suite.jsonl"
 DLC = {
     "plain": ["--no-draft", "--no-lookup"],
     "lookup": ["--no-draft", "--lookup", "2"],

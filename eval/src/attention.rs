@@ -5,7 +5,6 @@ use candle_core::{D, Device, Tensor};
 use dlc_ir::{Attention, DisentangledBias};
 
 use crate::error::OpError;
-use crate::peaks::magnitude;
 
 /// The score of a key that a query doesn't see. Finite, so that a query that sees nothing (padding)
 /// gives the mean of all values, not NaN; everywhere else its exponential is 0 exactly. It takes
@@ -107,12 +106,12 @@ fn attend(
     Ok(output.transpose(1, 2)?.reshape((batch, seq, width))?)
 }
 
-/// The largest magnitude of a scaled dot product of a query and a key, seen or not.
-pub(crate) fn largest_score(
+/// The dot products of every query with every key, not scaled, seen or not.
+pub(crate) fn products(
     op: &Attention,
     inputs: &[Tensor],
     outputs: &[Tensor],
-) -> Result<f32, OpError> {
+) -> Result<Tensor, OpError> {
     let [q, k, ..] = inputs else {
         return Err(OpError::Bug(format!("{} operands", inputs.len())));
     };
@@ -127,8 +126,7 @@ pub(crate) fn largest_score(
         op.heads / op.kv_heads * seq,
         width / op.heads,
     ))?;
-    let (largest, _) = magnitude(&q.matmul(&keys.t()?)?)?;
-    Ok(largest * op.scale.abs())
+    Ok(q.matmul(&keys.t()?)?)
 }
 
 /// See [`DisentangledBias`].

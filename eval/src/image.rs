@@ -4,7 +4,7 @@ use candle_core::{D, Device, Tensor};
 use dlc_ir::TimestepEmbedding;
 
 use crate::error::OpError;
-use crate::ops::normed;
+use crate::rows::normed;
 
 /// See [`dlc_ir::Op::GroupNorm`].
 pub(crate) fn group_norm(

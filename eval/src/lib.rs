@@ -28,6 +28,7 @@ mod ops;
 mod peaks;
 mod pullback;
 mod quantized;
+mod rows;
 mod run;
 mod segment;
 mod symbols;

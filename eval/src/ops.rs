@@ -8,6 +8,7 @@ use crate::attention::{attend_both_ways, attend_causally, disentangled_bias};
 use crate::error::OpError;
 use crate::image::{conv2d, group_norm, timestep_embedding, upsample};
 use crate::quantized::{gather_columns, quantized_linear};
+use crate::rows::{linear, normed, row_numbers};
 use crate::symbols::Symbols;
 
 /// The outputs of `op`. Operands have the types that the graph says; floats are `f32`.
@@ -123,54 +124,9 @@ fn gather(table: &Tensor, ids: &Tensor) -> Result<Tensor, OpError> {
     Ok(table.index_select(&ids.flatten_all()?, 0)?.reshape(shape)?)
 }
 
-/// The ids as row numbers of a table of `rows` rows.
-pub(crate) fn row_numbers(ids: &Tensor, rows: usize) -> Result<Vec<usize>, OpError> {
-    let row = |id: i64| usize::try_from(id).ok().filter(|r| *r < rows);
-    let ids = ids.flatten_all()?.to_vec1::<i64>()?;
-    ids.into_iter()
-        .map(|id| {
-            row(id).ok_or_else(|| {
-                OpError::Data(format!("id {id} is outside of the table's {rows} rows"))
-            })
-        })
-        .collect()
-}
-
-pub(crate) fn linear(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-) -> Result<Tensor, OpError> {
-    let mut shape = x.dims().to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = weight.dim(0)?;
-    }
-    // The transpose is a view; the matrix product reads it with strides.
-    let y = as_rows(x)?.matmul(&weight.t()?)?;
-    let y = match bias {
-        Some(bias) => y.broadcast_add(bias)?,
-        None => y,
-    };
-    Ok(y.reshape(shape)?)
-}
-
-/// `x [..., width]` as `[rows, width]`.
-pub(crate) fn as_rows(x: &Tensor) -> Result<Tensor, OpError> {
-    let width = x.dim(D::Minus1)?;
-    let rows: usize = x.dims().iter().take(x.rank() - 1).product();
-    Ok(x.reshape((rows, width))?)
-}
-
 fn rms_norm(x: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor, OpError> {
     let root = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     Ok(x.broadcast_div(&root)?.broadcast_mul(scale)?)
-}
-
-/// `x` less its mean, divided by its deviation, along the last axis.
-pub(crate) fn normed(x: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let root = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    centred.broadcast_div(&root)
 }
 
 fn positions(ids: &Tensor, padding: Option<u32>) -> Result<Tensor, OpError> {

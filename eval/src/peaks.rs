@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use dlc_ir::{Node, NodeId, Op};
 
-use crate::attention::largest_score;
+use crate::attention::products;
 use crate::error::OpError;
 
 /// Largest magnitudes, by the node that made them. Infinite where a node made what isn't finite of
@@ -54,15 +54,15 @@ impl Peaks {
         }
         self.outputs.insert(id, peak);
         if let Op::Attention(attention) = &node.op {
-            self.scores
-                .insert(id, largest_score(attention, inputs, outputs)?);
+            let (largest, _) = magnitude(&products(attention, inputs, outputs)?)?;
+            self.scores.insert(id, largest * attention.scale.abs());
         }
         Ok(())
     }
 }
 
 /// The largest finite magnitude, and whether all are finite; integers have none.
-pub(crate) fn magnitude(tensor: &Tensor) -> Result<(f32, bool), OpError> {
+fn magnitude(tensor: &Tensor) -> Result<(f32, bool), OpError> {
     if tensor.dtype().is_int() {
         return Ok((0.0, true));
     }

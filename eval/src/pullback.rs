@@ -9,7 +9,8 @@ use dlc_ir::Op;
 
 use crate::error::OpError;
 use crate::image::seen;
-use crate::ops::{apply, as_rows, operands, row_numbers};
+use crate::ops::{apply, operands};
+use crate::rows::{as_rows, row_numbers};
 use crate::symbols::Symbols;
 
 /// Gradients with respect to the inputs for which `needed` holds, from those with respect to the

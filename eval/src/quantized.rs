@@ -5,7 +5,7 @@ use candle_core::{D, Device, Tensor};
 use dlc_ir::GroupFormat;
 
 use crate::error::OpError;
-use crate::ops::{linear, row_numbers};
+use crate::rows::{linear, row_numbers};
 
 /// Dequantises in single precision and multiplies: what the graph means, activations unrounded.
 pub(crate) fn quantized_linear(format: GroupFormat, inputs: &[Tensor]) -> Result<Tensor, OpError> {

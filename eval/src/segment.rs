@@ -9,7 +9,6 @@ use crate::array::{Array, Values};
 use crate::error::{EvalError, first_line};
 use crate::execute::{Tensors, execute, has_node, has_value, load};
 use crate::symbols::Symbols;
-use crate::trace::{Gradients, Trace, Wanted};
 
 /// Nodes that run together: a block, what stands before the first block or after the last, or a
 /// whole graph.
@@ -112,38 +111,8 @@ impl<'m> Segment<'m> {
             .collect()
     }
 
-    /// As [`forward`](Self::forward), but keeps every value for [`Trace::vjp`].
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn trace(&self, known: &Values) -> Result<Trace<'_>, EvalError> {
-        let (mut values, symbols) = self.start(known)?;
-        execute(
-            self.graph,
-            &self.nodes,
-            &mut values,
-            &|w| self.weight(w),
-            &symbols,
-            None,
-            None,
-        )?;
-        Ok(Trace::new(self, values, symbols))
-    }
-
-    /// Runs forward, then [`Trace::vjp`].
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward) and [`Trace::vjp`].
-    pub fn vjp(
-        &self,
-        known: &Values,
-        seeds: &[(ValueId, Array)],
-        wanted: &Wanted,
-    ) -> Result<Gradients, EvalError> {
-        self.trace(known)?.vjp(seeds, wanted)
-    }
-
-    fn start(&self, known: &Values) -> Result<(Tensors, Symbols), EvalError> {
+    /// The known values that it reads, checked, and what their symbols stand for.
+    pub(crate) fn start(&self, known: &Values) -> Result<(Tensors, Symbols), EvalError> {
         let mut arrays = Vec::new();
         for value in &self.reads {
             let array = known

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::Tensor;
 use dlc_ir::{NodeId, Operand, ValueId, WeightId};
 
-use crate::array::Array;
+use crate::array::{Array, Values};
 use crate::error::EvalError;
-use crate::execute::{Tensors, fetch};
+use crate::execute::{Tensors, execute, fetch};
 use crate::pullback::pullback;
 use crate::segment::Segment;
 use crate::symbols::Symbols;
@@ -40,15 +40,44 @@ pub struct Trace<'s> {
     symbols: Symbols,
 }
 
-impl<'s> Trace<'s> {
-    pub(crate) fn new(segment: &'s Segment<'s>, values: Tensors, symbols: Symbols) -> Self {
-        Self {
-            segment,
+impl Segment<'_> {
+    /// As [`forward`](Self::forward), but keeps every value for [`Trace::vjp`].
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn trace(&self, known: &Values) -> Result<Trace<'_>, EvalError> {
+        let (mut values, symbols) = self.start(known)?;
+        execute(
+            self.graph,
+            &self.nodes,
+            &mut values,
+            &|w| self.weight(w),
+            &symbols,
+            None,
+            None,
+        )?;
+        Ok(Trace {
+            segment: self,
             values,
             symbols,
-        }
+        })
     }
 
+    /// Runs forward, then [`Trace::vjp`].
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward) and [`Trace::vjp`].
+    pub fn vjp(
+        &self,
+        known: &Values,
+        seeds: &[(ValueId, Array)],
+        wanted: &Wanted,
+    ) -> Result<Gradients, EvalError> {
+        self.trace(known)?.vjp(seeds, wanted)
+    }
+}
+
+impl Trace<'_> {
     /// A value that the segment reads or makes.
     ///
     /// # Errors

@@ -12,13 +12,14 @@ use dlc_bundle::{
     PortRecord, Profile, Source, WEIGHTS_FILE,
 };
 use dlc_files::FileStamp;
-use dlc_ir::{CachePart, Dim, Graph, Input, IrError, Module, ValueType, cost};
+use dlc_ir::{CachePart, Dim, Graph, Input, Module, ValueType, cost};
 use prost::Message;
 
 use crate::deploy::{DeploymentTarget, GraphFile, TARGETS, WrittenBundle};
 use crate::error::ExportError;
 use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
 use crate::progress::Progress;
+use crate::search::SearchDefaults;
 use crate::staging::Staging;
 use crate::weights::WeightPlan;
 
@@ -41,47 +42,6 @@ pub struct BundleRequest {
     pub search: SearchDefaults,
     /// The version of dlc.
     pub version: String,
-}
-
-/// Defaults for choosing tokens; [`Default`] is transformers'.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SearchDefaults {
-    /// Whether tokens are drawn, not the most likely one taken.
-    pub do_sample: bool,
-    /// Divides the logits where tokens are drawn.
-    pub temperature: f32,
-    /// Tokens are drawn from so many most likely ones; 0 is all.
-    pub top_k: usize,
-    /// Tokens are drawn from the most likely ones that make up this probability.
-    pub top_p: f32,
-    /// Makes tokens of the text less likely; 1 doesn't.
-    pub repetition_penalty: f32,
-    /// No so many tokens in a row are repeated; 0 allows all.
-    pub no_repeat_ngram_size: usize,
-    /// Tokens of prompt and text before which no text ends.
-    pub min_length: usize,
-}
-
-impl SearchDefaults {
-    /// Whether onnxruntime-genai decodes with a draft under these: 0.18 refuses to where n-grams
-    /// mustn't be repeated.
-    pub fn allows_speculation(&self) -> bool {
-        self.no_repeat_ngram_size == 0
-    }
-}
-
-impl Default for SearchDefaults {
-    fn default() -> Self {
-        Self {
-            do_sample: false,
-            temperature: 1.0,
-            top_k: 50,
-            top_p: 1.0,
-            repetition_penalty: 1.0,
-            no_repeat_ngram_size: 0,
-            min_length: 0,
-        }
-    }
 }
 
 /// Writes `module` as the bundle `out`, and returns its manifest.
@@ -348,13 +308,13 @@ fn caches(graph: &Graph) -> Result<Vec<CacheRecord>, ExportError> {
         let expected = format!("past_key_values.{slot}.key");
         if input.name != expected {
             let problem = format!(
-                "the cache of layer {layer} is named {}, not {expected}: its caches aren't numbered",
+                "the cache of layer {layer} is named {}, not {expected}; number its caches with `Graph::renumber_caches`",
                 input.name
             );
-            return Err(ExportError::Ir(IrError::Edit {
-                graph: graph.name.clone(),
+            return Err(ExportError::module(
+                format!("graph {}", graph.name),
                 problem,
-            }));
+            ));
         }
         let dims = &graph.value(input.value).ty.shape.0;
         let known = |axis: usize| dims.get(axis).and_then(Dim::known).unwrap_or_default();

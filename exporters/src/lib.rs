@@ -10,15 +10,18 @@
 mod bundle;
 mod checkpoint;
 mod deploy;
+mod encode;
 mod error;
 pub mod onnx;
 mod progress;
+mod search;
 mod staging;
 mod weights;
 
-pub use bundle::{BundleRequest, SearchDefaults, write_bundle, write_bundle_of};
+pub use bundle::{BundleRequest, write_bundle, write_bundle_of};
 pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};
 pub use deploy::{DeploymentTarget, TARGETS, TargetFiles, WrittenBundle, find_target};
 pub use error::ExportError;
 pub use progress::Progress;
+pub use search::SearchDefaults;
 pub use staging::check_replaceable;

@@ -14,8 +14,8 @@ use dlc_ir::{DType, IrError, WeightId, WeightTable};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::encode::encode;
 use crate::error::ExportError;
-use crate::onnx::builder::encode;
 use crate::progress::Progress;
 
 /// Every tensor starts at a multiple of this.

@@ -78,6 +78,9 @@ enum Staged<'b> {
 /// Refuses what can't be written in the end, before anything is computed: a folder, one that is
 /// missing, a file that the system protects, and a name without one of `extensions`, unless it is
 /// the name of a device or pipe.
+///
+/// # Errors
+/// [`OutputError`] for each of these.
 pub fn check_output(path: &Path, extensions: &[&str]) -> Result<(), OutputError> {
     let fails = |problem| OutputError {
         path: path.to_owned(),
@@ -111,6 +114,10 @@ pub fn check_output(path: &Path, extensions: &[&str]) -> Result<(), OutputError>
 
 impl<'b> StagedFile<'b> {
     /// Puts `bytes` aside for `path`.
+    ///
+    /// # Errors
+    /// [`OutputError`] for a folder, a socket, a file in a folder that isn't there, and what the
+    /// system refuses to write.
     pub fn new(path: &Path, bytes: &'b [u8]) -> Result<Self, OutputError> {
         let fails = |problem| OutputError {
             path: path.to_owned(),
@@ -130,6 +137,10 @@ impl<'b> StagedFile<'b> {
     }
 
     /// Gives the bytes their place.
+    ///
+    /// # Errors
+    /// [`OutputError`] with what the system says; then the file is what it was, unless it is a
+    /// device or pipe that took some bytes.
     pub fn commit(self) -> Result<(), OutputError> {
         let written = match self.state {
             Staged::Aside(aside, file) => aside.rename(&file, false).map_err(OutputProblem::from),

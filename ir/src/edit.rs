@@ -16,9 +16,11 @@ impl Graph {
     /// Reconnects everybody who reads the block's output to its residual input, and drops the
     /// block's cache outputs.
     ///
-    /// The block's nodes stay, dead, until [`remove_dead`](Self::remove_dead). Errors if another
-    /// output of the graph stands inside the block, or if its output is of another type than its
-    /// residual input.
+    /// The block's nodes stay, dead, until [`remove_dead`](Self::remove_dead).
+    ///
+    /// # Errors
+    /// [`IrError::Edit`] if another output of the graph stands inside the block, or if its output
+    /// is of another type than its residual input.
     pub fn bypass(&mut self, block: BlockId) -> Result<(), IrError> {
         let Block {
             name,
@@ -29,7 +31,7 @@ impl Graph {
         let (from, to) = (&self.values[input].ty, &self.values[output].ty);
         if from != to {
             return Err(self.edit_error(format!(
-                "block {name} can't be bypassed: it makes {to} of {from}"
+                "block {name} can't be bypassed: it makes {to} of {from}, and only a block that keeps its type can"
             )));
         }
         let inside = |graph: &Self, value: ValueId| matches!(graph.values[value].def, Def::Node(n, _) if graph.nodes[n].block == Some(block));
@@ -39,7 +41,7 @@ impl Graph {
             .find(|o| o.cache.is_none() && o.value != output && inside(self, o.value));
         if let Some(held) = held {
             return Err(self.edit_error(format!(
-                "block {name} can't be bypassed: output {} is made inside it",
+                "block {name} can't be bypassed: output {} is made inside it, and would be left without a value",
                 held.name
             )));
         }
@@ -72,8 +74,12 @@ impl Graph {
     }
 
     /// Puts other ops or operands in place of those of some nodes; all types are inferred anew.
-    /// `replace` gets each node and returns what stands there instead, with as many outputs. Errors
-    /// if the new graph doesn't verify.
+    /// `replace` gets each node and returns what stands there instead, with as many outputs.
+    ///
+    /// # Errors
+    /// [`IrError::Type`] for operands that don't fit their op; [`IrError::Missing`] for one that
+    /// isn't defined; [`IrError::Edit`] where something else comes out than before;
+    /// [`IrError::Invalid`] for a graph that breaks an invariant.
     pub fn replace_nodes(
         &mut self,
         weights: &WeightTable,
@@ -92,7 +98,7 @@ impl Graph {
                 replace(id, old).unwrap_or_else(|| (old.op.clone(), old.inputs.clone()));
             if made.append(weights, op, inputs, old.block)? != old.outputs {
                 return Err(self.edit_error(format!(
-                    "{} makes other values than what stands in its place",
+                    "node {id} ({}) makes other values than what takes its place; replace it by a node of as many outputs",
                     old.op.name()
                 )));
             }
@@ -103,6 +109,10 @@ impl Graph {
     }
 
     /// Makes the output `name` what `op` makes of its value and of the operands in `more`.
+    ///
+    /// # Errors
+    /// [`IrError::Edit`] if there is no such output; else as
+    /// [`replace_nodes`](Self::replace_nodes).
     pub fn extend_output(
         &mut self,
         weights: &WeightTable,
@@ -111,14 +121,18 @@ impl Graph {
         more: &[Operand],
     ) -> Result<(), IrError> {
         let Some(at) = self.outputs.iter().position(|o| o.name == name) else {
-            return Err(self.edit_error(format!("there is no output {name}")));
+            let names: Vec<&str> = self.outputs.iter().map(|o| o.name.as_str()).collect();
+            return Err(self.edit_error(format!(
+                "there is no output {name}, but {}",
+                names.join(", ")
+            )));
         };
         let mut made = self.clone();
         let inputs = [&[Operand::Value(self.outputs[at].value)], more].concat();
         let outputs = made.append(weights, op, inputs, None)?;
         made.outputs[at].value = *outputs
             .first()
-            .ok_or_else(|| self.edit_error("a node without outputs".into()))?;
+            .ok_or_else(|| self.missing(format!("what output {name} is to be")))?;
         verify::check(&made, weights)?;
         *self = made;
         Ok(())
@@ -136,11 +150,12 @@ impl Graph {
             Operand::Value(v) => self.values.get(*v).map(|v| v.ty.clone()),
             Operand::Weight(w) => weights.get(*w).map(Weight::ty),
         };
+        let missing = |at: usize| self.missing(format!("operand {at} of {}", op.name()));
         let types = inputs
             .iter()
-            .map(ty)
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| self.edit_error("an operand isn't defined".into()))?;
+            .enumerate()
+            .map(|(at, operand)| ty(operand).ok_or_else(|| missing(at)))
+            .collect::<Result<Vec<_>, _>>()?;
         let node = self.nodes.next_id();
         let made = infer(&op, &types)?.into_iter().enumerate();
         let outputs: Vec<ValueId> = made
@@ -326,6 +341,13 @@ impl Graph {
             outputs,
             block,
         });
+    }
+
+    pub(crate) fn missing(&self, value: String) -> IrError {
+        IrError::Missing {
+            graph: self.name.clone(),
+            value,
+        }
     }
 
     fn edit_error(&self, problem: String) -> IrError {

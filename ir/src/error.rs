@@ -14,13 +14,37 @@ pub enum IrError {
         /// What doesn't fit.
         problem: String,
     },
-    /// An edit would break the graph.
+    /// A step of building a graph that doesn't fit those before it.
+    #[error("graph {graph}: {problem}")]
+    Build {
+        /// The graph's name.
+        graph: String,
+        /// The input or block in question, and what to do first.
+        problem: String,
+    },
+    /// An edit that the graph doesn't allow; it is as it was.
     #[error("graph {graph}: {problem}")]
     Edit {
         /// The graph's name.
         graph: String,
-        /// What the edit would break.
+        /// The block, node or output in question, and what the edit needs.
         problem: String,
+    },
+    /// A value is read, or asked for, that nothing makes.
+    #[error("graph {graph}: {value} is missing: nothing before makes it")]
+    Missing {
+        /// The graph's name.
+        graph: String,
+        /// The value, and who wants it.
+        value: String,
+    },
+    /// A graph that breaks invariants of [`verify`](mod@crate::verify).
+    #[error("graph {graph}: {}", listed(violations))]
+    Invalid {
+        /// The graph's name.
+        graph: String,
+        /// Every violation, with its place.
+        violations: Vec<String>,
     },
     /// The text form doesn't parse.
     #[error("line {line}: {problem}")]
@@ -46,12 +70,27 @@ pub enum IrError {
     },
 }
 
+/// Violations that a message shows; more are counted.
+const SHOWN: usize = 24;
+
+fn listed(violations: &[String]) -> String {
+    let shown = violations[..violations.len().min(SHOWN)].join("; ");
+    match violations.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
+}
+
 impl Faulty for IrError {
     /// Whose fault the error is: text, weights and sampling plans come from outside, the rest from
     /// dlc's own code.
     fn fault(&self) -> Fault {
         match self {
-            Self::Type { .. } | Self::Edit { .. } => Fault::Bug,
+            Self::Type { .. }
+            | Self::Build { .. }
+            | Self::Edit { .. }
+            | Self::Missing { .. }
+            | Self::Invalid { .. } => Fault::Bug,
             Self::Parse { .. } | Self::Weight { .. } | Self::Schedule { .. } => Fault::BadInput,
         }
     }

@@ -1,18 +1,15 @@
 //! Graphs: typed values made by nodes, grouped into blocks, between named inputs and outputs.
 //!
 //! Nodes stand in the order in which they run. The arenas are private: a graph is made by
-//! [`GraphBuilder`] and changed by checked edits.
+//! [`GraphBuilder`](crate::GraphBuilder) and changed by checked edits.
 
-use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use crate::block::{Block, BlockKind};
-use crate::error::IrError;
+use crate::block::Block;
 use crate::index::{BlockId, IndexVec, NodeId, ValueId, WeightId};
 use crate::op::Op;
 use crate::types::ValueType;
-use crate::weight::WeightTable;
 
 /// What a node reads: a value of the graph or a weight of the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -243,156 +240,6 @@ impl std::ops::Index<ValueId> for ValueNames {
     type Output = str;
     fn index(&self, id: ValueId) -> &str {
         self.0.get(id).map_or("?", String::as_str)
-    }
-}
-
-/// Makes a graph node by node over a table of weights, borrowed or owned. Every node is typed as it
-/// is added.
-#[derive(Debug)]
-pub struct GraphBuilder<W> {
-    graph: Graph,
-    weights: W,
-    open: Option<BlockId>,
-    /// Names of inputs and of blocks.
-    names: [HashSet<String>; 2],
-}
-
-impl<W: Borrow<WeightTable>> GraphBuilder<W> {
-    /// Starts a graph over the weights of `weights`.
-    pub fn new(name: &str, weights: W) -> Self {
-        let graph = Graph {
-            name: name.to_owned(),
-            nodes: IndexVec::new(),
-            values: IndexVec::new(),
-            blocks: IndexVec::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-        };
-        Self {
-            graph,
-            weights,
-            open: None,
-            names: Default::default(),
-        }
-    }
-
-    /// Adds an input. All inputs come before the first node.
-    pub fn input(
-        &mut self,
-        name: &str,
-        ty: ValueType,
-        cache: Option<CacheRole>,
-    ) -> Result<ValueId, IrError> {
-        if !self.graph.nodes.is_empty() {
-            return Err(self.fail(format!("input {name} comes after the first node")));
-        }
-        if !self.names[0].insert(name.to_owned()) {
-            return Err(self.fail(format!("input {name} is defined twice")));
-        }
-        let value = self.graph.values.push(Value {
-            ty,
-            def: Def::Input(self.graph.inputs.len()),
-        });
-        self.graph.inputs.push(Input {
-            name: name.to_owned(),
-            value,
-            cache,
-        });
-        Ok(value)
-    }
-
-    /// Adds a node with one output.
-    pub fn add<const N: usize>(
-        &mut self,
-        op: Op,
-        inputs: [Operand; N],
-    ) -> Result<ValueId, IrError> {
-        let outputs = self.add_node(op, inputs.to_vec())?;
-        outputs
-            .first()
-            .copied()
-            .ok_or_else(|| self.fail("a node without outputs".into()))
-    }
-
-    /// Adds a node and returns all its outputs.
-    pub fn add_node(&mut self, op: Op, inputs: Vec<Operand>) -> Result<Vec<ValueId>, IrError> {
-        self.graph
-            .append(self.weights.borrow(), op, inputs, self.open)
-    }
-
-    /// The type of a value made so far.
-    pub fn value_type(&self, value: ValueId) -> &ValueType {
-        &self.graph.values[value].ty
-    }
-
-    /// Opens a block; nodes added until [`close_block`](Self::close_block) belong to it.
-    pub fn open_block(
-        &mut self,
-        name: &str,
-        kind: BlockKind,
-        layer: u32,
-        input: ValueId,
-    ) -> Result<(), IrError> {
-        if self.open.is_some() || !self.names[1].insert(name.to_owned()) {
-            return Err(self.fail(format!(
-                "block {name} stands inside another or is defined twice"
-            )));
-        }
-        let block = Block {
-            name: name.to_owned(),
-            kind,
-            layer,
-            input,
-            output: input,
-        };
-        self.open = Some(self.graph.blocks.push(block));
-        Ok(())
-    }
-
-    /// Closes the open block, whose residual output is `output`.
-    pub fn close_block(&mut self, output: ValueId) -> Result<(), IrError> {
-        let Some(id) = self.open.take() else {
-            return Err(self.fail("no block is open".into()));
-        };
-        self.graph.blocks[id].output = output;
-        Ok(())
-    }
-
-    /// Adds an output.
-    pub fn output(&mut self, name: &str, value: ValueId, cache: Option<CacheRole>) {
-        self.graph.outputs.push(Output {
-            name: name.to_owned(),
-            value,
-            cache,
-        });
-    }
-
-    /// The finished graph; every invariant of [`verify`](crate::verify) is checked.
-    pub fn finish(self) -> Result<Graph, IrError> {
-        self.finish_with_weights().map(|(graph, _)| graph)
-    }
-
-    /// The finished graph as [`finish`](Self::finish) gives it, and its weights.
-    pub fn finish_with_weights(self) -> Result<(Graph, W), IrError> {
-        if self.open.is_some() {
-            return Err(self.fail("a block is still open".into()));
-        }
-        crate::verify::check(&self.graph, self.weights.borrow())?;
-        Ok((self.graph, self.weights))
-    }
-
-    fn fail(&self, problem: String) -> IrError {
-        IrError::Edit {
-            graph: self.graph.name.clone(),
-            problem,
-        }
-    }
-}
-
-impl GraphBuilder<WeightTable> {
-    /// The weights, to add some that nodes then may read.
-    pub fn weights_mut(&mut self) -> &mut WeightTable {
-        &mut self.weights
     }
 }
 

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod block;
+mod builder;
 mod codec;
 pub mod cost;
 pub mod diff;
@@ -28,11 +29,10 @@ pub mod verify;
 mod weight;
 
 pub use block::{Block, BlockKind};
+pub use builder::GraphBuilder;
 pub use error::IrError;
 pub use expr::{Blob, Expr, QuantizedPart, Quantizer, Refinement};
-pub use graph::{
-    CachePart, CacheRole, Def, Graph, GraphBuilder, Input, Node, Operand, Output, Value,
-};
+pub use graph::{CachePart, CacheRole, Def, Graph, Input, Node, Operand, Output, Value};
 pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 pub use module::{Classes, Diffusion, Drafting, ModelInfo, Module, Scores, SideFile, Task};
 pub use op::{Attention, DisentangledBias, GroupFormat, Op, Rope, RopeScaling, TimestepEmbedding};

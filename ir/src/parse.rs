@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use self::attributes::Attributes;
-
 use crate::block::BlockKind;
+use crate::builder::GraphBuilder;
 use crate::error::IrError;
-use crate::graph::{CachePart, CacheRole, Graph, GraphBuilder, Operand};
+use crate::graph::{CachePart, CacheRole, Graph, Operand};
 use crate::index::ValueId;
 use crate::types::{DType, Dim, Shape, ValueType, sym};
 use crate::weight::WeightTable;

@@ -63,26 +63,18 @@ pub fn verify(graph: &Graph, weights: &WeightTable) -> Vec<Violation> {
     cx.violations
 }
 
-/// Violations that an error lists; more are counted.
-const SHOWN: usize = 24;
-
 /// [`verify`] as an error that lists every violation.
+///
+/// # Errors
+/// [`IrError::Invalid`].
 pub fn check(graph: &Graph, weights: &WeightTable) -> Result<(), IrError> {
     let violations = verify(graph, weights);
     if violations.is_empty() {
         return Ok(());
     }
-    let mut list: Vec<String> = violations
-        .iter()
-        .take(SHOWN)
-        .map(ToString::to_string)
-        .collect();
-    if violations.len() > SHOWN {
-        list.push(format!("and {} more", violations.len() - SHOWN));
-    }
-    Err(IrError::Edit {
+    Err(IrError::Invalid {
         graph: graph.name.clone(),
-        problem: list.join("; "),
+        violations: violations.iter().map(ToString::to_string).collect(),
     })
 }
 

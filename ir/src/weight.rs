@@ -81,12 +81,18 @@ impl Weight {
     }
 
     /// Elements `from .. from + out.len()` as single-precision numbers.
+    ///
+    /// # Errors
+    /// [`IrError::Weight`] for a weight without data, and for elements past its end.
     pub fn read_f32(&self, from: usize, out: &mut [f32]) -> Result<(), IrError> {
         self.checked(from, out.len())?.read_f32(from, out);
         Ok(())
     }
 
     /// Every element as a single-precision number.
+    ///
+    /// # Errors
+    /// [`IrError::Weight`] for a weight without data.
     pub fn to_f32(&self) -> Result<Vec<f32>, IrError> {
         let mut out = vec![0.0; self.elements()];
         self.read_f32(0, &mut out)?;
@@ -94,6 +100,9 @@ impl Weight {
     }
 
     /// Little-endian bytes of the elements from `from` on, as many as fit into `out`.
+    ///
+    /// # Errors
+    /// [`IrError::Weight`] for a weight without data, and for elements past its end.
     pub fn write_bytes(&self, from: usize, out: &mut [u8]) -> Result<(), IrError> {
         self.checked(from, out.len() / self.dtype.size())?
             .write_bytes(from, out);
@@ -101,6 +110,9 @@ impl Weight {
     }
 
     /// Index of the first element that is NaN or infinite.
+    ///
+    /// # Errors
+    /// [`IrError::Weight`] for a weight without data.
     pub fn first_non_finite(&self) -> Result<Option<usize>, IrError> {
         Ok(self.checked(0, self.elements())?.first_non_finite())
     }
@@ -111,6 +123,9 @@ impl Weight {
     }
 
     /// The elements before they are rounded to the weight's type.
+    ///
+    /// # Errors
+    /// [`IrError::Weight`] for a weight without data.
     pub fn unrounded(&self) -> Result<&Expr, IrError> {
         Ok(self.checked(0, 0)?.unrounded())
     }
@@ -151,8 +166,11 @@ pub struct WeightTable {
 }
 
 impl WeightTable {
-    /// Adds a weight, or returns the one with the same data and shape. A name that stands for other
-    /// data already is an error, and so is an expression whose length isn't that of the shape.
+    /// Adds a weight, or returns the one with the same data and shape.
+    ///
+    /// # Errors
+    /// [`IrError::Weight`] for a name that stands for other data already, and for an expression
+    /// whose length isn't that of the shape.
     pub fn add(&mut self, name: &str, shape: &[usize], data: Expr) -> Result<WeightId, IrError> {
         let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         if elements != Some(data.elements()) {
@@ -182,6 +200,9 @@ impl WeightTable {
 
     /// Adds a weight of `dtype` from the tensor that a checkpoint stores for it, as
     /// [`add`](Self::add) does.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
     pub fn add_stored(
         &mut self,
         name: &str,
@@ -197,6 +218,9 @@ impl WeightTable {
 
     /// Adds a weight of which only name and type are known; graphs that use it can be printed and
     /// compared, not run.
+    ///
+    /// # Errors
+    /// [`IrError::Weight`] for a name that is taken.
     pub fn declare(
         &mut self,
         name: &str,
@@ -222,8 +246,11 @@ impl WeightTable {
     }
 
     /// Gives a weight other data of the same length, made from the data that it has. What `make`
-    /// gets is not yet rounded to the weight's type, and what it returns is rounded once. An error
-    /// leaves the weight as it was.
+    /// gets is not yet rounded to the weight's type, and what it returns is rounded once.
+    ///
+    /// # Errors
+    /// [`IrError::Weight`] for a weight without data, and for one that would get another length; it
+    /// then stays as it was.
     pub fn rewrite(
         &mut self,
         id: WeightId,

@@ -4,7 +4,8 @@
 use dlc_ir::cost::cost;
 use dlc_ir::diff::diff;
 use dlc_ir::{
-    BlockKind, Graph, Node, Op, Operand, WeightTable, parse_graph, parse_graph_over, verify,
+    BlockKind, DType, EntityId, Graph, GraphBuilder, IrError, Node, Op, Operand, ValueId,
+    ValueType, WeightTable, parse_graph, parse_graph_over, verify,
 };
 use proptest::prelude::*;
 
@@ -355,4 +356,50 @@ proptest! {
             prop_assert_eq!(again, graph);
         }
     }
+}
+
+#[test]
+fn errors_tell_building_editing_missing_values_and_invalid_graphs_apart() {
+    let mut builder = GraphBuilder::new("g", WeightTable::default());
+    let vector = ValueType::new(DType::F32, [4.into()]);
+    let x = builder.input("x", vector.clone(), None).unwrap();
+    let nowhere = ValueId::from_index(9);
+    let missing = builder.add(Op::Silu, [nowhere.into()]).unwrap_err();
+    assert!(matches!(missing, IrError::Missing { .. }));
+    assert_eq!(
+        missing.to_string(),
+        "graph g: operand 0 of silu is missing: nothing before makes it"
+    );
+    builder.open_block("a", BlockKind::Mlp, 0, x).unwrap();
+    let nested = builder.open_block("b", BlockKind::Mlp, 0, x).unwrap_err();
+    assert!(matches!(nested, IrError::Build { .. }));
+    assert_eq!(
+        nested.to_string(),
+        "graph g: block b stands inside another, a; close that first"
+    );
+    let y = builder.add(Op::Silu, [x.into()]).unwrap();
+    let late = builder.input("z", vector, None).unwrap_err();
+    assert!(matches!(late, IrError::Build { .. }));
+    builder.close_block(y).unwrap();
+    for _ in 0..30 {
+        builder.output("y", y, None);
+    }
+    let invalid = builder.finish().unwrap_err();
+    let IrError::Invalid { violations, .. } = &invalid else {
+        panic!("{invalid}");
+    };
+    assert_eq!(violations.len(), 29);
+    assert!(invalid.to_string().ends_with("; and 5 more"), "{invalid}");
+
+    let (mut graph, weights) = decoder();
+    let before = graph.clone();
+    let edit = graph.extend_output(&weights, "scores", Op::Silu, &[]);
+    let edit = edit.unwrap_err();
+    assert!(matches!(edit, IrError::Edit { .. }));
+    assert!(
+        edit.to_string()
+            .starts_with("graph target: there is no output scores, but logits, "),
+        "{edit}"
+    );
+    assert_eq!(graph, before);
 }

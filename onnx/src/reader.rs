@@ -130,6 +130,9 @@ pub fn read_onnx(path: &Path) -> Result<OnnxSummary, OnnxError> {
 }
 
 /// The bytes of an ONNX file.
+///
+/// # Errors
+/// [`OnnxError::Input`] for a file that can't be read, or is too large.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>, OnnxError> {
     Ok(read_input(path, MAX_FILE)?)
 }
@@ -259,6 +262,9 @@ impl OnnxSummary {
 }
 
 /// A tensor without its data.
+///
+/// # Errors
+/// What is wrong: bytes that are no tensor, or too many axes or locations.
 pub fn initializer_head(bytes: &[u8]) -> Result<TensorProto, String> {
     let mut tensor = TensorProto::default();
     for field in Fields::new(bytes) {
@@ -312,6 +318,9 @@ pub(super) fn text(bytes: &[u8]) -> Result<String, String> {
 }
 
 /// A value on the boundary.
+///
+/// # Errors
+/// What is wrong: bytes that are no value, or too many axes.
 pub fn port(bytes: &[u8]) -> Result<OnnxPort, String> {
     let info: ValueInfoProto = decode("an input or output", bytes, MAX_SMALL)?;
     let Some(tensor) = info.r#type.and_then(|t| t.tensor_type) else {

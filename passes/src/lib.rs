@@ -28,7 +28,7 @@ pub mod trim_head;
 pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};
 pub use context::{Pass, PassContext, Progress, ScoreCache};
 pub use error::PassError;
-pub use manager::{PassRun, rehearse_passes, run_passes};
+pub use manager::{PassRun, rehearse_passes, run_pass, run_passes};
 pub use needs::{Needs, largest_weight};
 pub use options::{hint, parse_options};
 pub use report::{DraftCandidate, PassReport, ScoreColumn, ScoreTable, WeightChange};

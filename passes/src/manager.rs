@@ -38,24 +38,35 @@ pub fn run_passes(
     passes: &[Box<dyn Pass + '_>],
     cx: &mut PassContext<'_>,
 ) -> Result<Vec<PassRun>, PassError> {
-    let mut runs = Vec::new();
-    for pass in passes {
-        cx.progress.phase(pass.name());
-        let report = pass
-            .run(module, cx)
-            .map_err(|error| error.within(pass.name()))?;
-        for graph in &module.graphs {
-            verify::check(graph, &module.weights).map_err(|source| PassError::Broken {
-                pass: pass.name(),
-                source,
-            })?;
-        }
-        cx.module_key = format!("{} > {} {}", cx.module_key, pass.name(), pass.options());
-        runs.push(PassRun {
-            name: pass.name(),
-            options: pass.options(),
-            report,
-        });
+    passes
+        .iter()
+        .map(|pass| run_pass(module, &**pass, cx))
+        .collect()
+}
+
+/// Runs one pass on `module`.
+///
+/// # Errors
+/// As [`run_passes`].
+pub fn run_pass(
+    module: &mut Module,
+    pass: &dyn Pass,
+    cx: &mut PassContext<'_>,
+) -> Result<PassRun, PassError> {
+    cx.progress.phase(pass.name());
+    let report = pass
+        .run(module, cx)
+        .map_err(|error| error.within(pass.name()))?;
+    for graph in &module.graphs {
+        verify::check(graph, &module.weights).map_err(|source| PassError::Broken {
+            pass: pass.name(),
+            source,
+        })?;
     }
-    Ok(runs)
+    cx.module_key = format!("{} > {} {}", cx.module_key, pass.name(), pass.options());
+    Ok(PassRun {
+        name: pass.name(),
+        options: pass.options(),
+        report,
+    })
 }

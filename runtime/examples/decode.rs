@@ -12,6 +12,10 @@ use dlc_runtime::{
     BackendSearch, Bundle, DecoderOptions, DecoderSession, SharedWeights, TextTokenizer, start,
 };
 
+/// Continues a prompt with the bundle's draft.
+///
+/// # Errors
+/// What is wrong with the bundle, the backend or the prompt.
 pub fn decode(folder: &Path, prompt: &str) -> Result<String, Box<dyn Error>> {
     let bundle = Bundle::open(folder)?;
     let backend = start(&BackendSearch::default())?;

@@ -12,6 +12,10 @@ use dlc_runtime::{
     SharedWeights, choose_sampler, start,
 };
 
+/// Samples an image of a class.
+///
+/// # Errors
+/// What is wrong with the bundle or the backend, and a class that isn't there.
 pub fn sample(folder: &Path, class: usize) -> Result<Samples, Box<dyn Error>> {
     let bundle = Bundle::open(folder)?;
     let backend = start(&BackendSearch::default())?;

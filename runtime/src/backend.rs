@@ -86,8 +86,11 @@ static STARTED: Mutex<Option<Backend>> = Mutex::new(None);
 ///
 /// ONNX Runtime's telemetry is switched off, see [`disable_telemetry`].
 ///
-/// A library that the user named and that is missing, broken or too old is an error, never a
-/// fallback; one that was only found is skipped, and [`Backend::skipped`] says why.
+/// # Errors
+/// [`RuntimeError::File`] for a library that the user named and that is missing, broken or too old:
+/// none takes its place, while one that was only found is skipped, and [`Backend::skipped`] says
+/// why. [`RuntimeError::NoLibrary`] if one is demanded and there is none; [`RuntimeError::Input`]
+/// for demands that contradict each other or the backend that runs already.
 pub fn start(search: &BackendSearch) -> Result<Backend> {
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(backend) = &*started {
@@ -241,7 +244,10 @@ impl Backend {
         &self.inner.skipped
     }
 
-    /// Refuses a bundle that can't run here, with the reason and the command that would fix it.
+    /// Refuses a bundle that can't run here.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unsupported`] with the reason and the command that would fix it.
     pub fn check(&self, manifest: &Manifest, provider: Provider) -> Result<()> {
         self.check_provider(provider)?;
         let what = format!(

@@ -36,12 +36,19 @@ pub struct Bundle {
 
 impl Bundle {
     /// Opens the folder and checks its manifest against its files, their contents included.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a manifest that can't be read or contradicts itself, and for
+    /// files that are missing or aren't what it says.
     pub fn open(folder: &Path) -> Result<Self> {
         Self::open_cached(folder, None)
     }
 
     /// As [`Self::open`], but weights aren't read that the folder `cache` has the hash of, unless
     /// they changed since.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
     pub fn open_cached(folder: &Path, cache: Option<&Path>) -> Result<Self> {
         let path = folder.join(MANIFEST_FILE);
         let text = read_document(&path, MANIFEST_CAP)?;
@@ -85,7 +92,10 @@ impl Bundle {
         &self.manifest
     }
 
-    /// The graph of this name; the error lists the names there are.
+    /// The graph of this name.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`], which lists the names there are.
     pub fn graph(&self, name: &str) -> Result<&GraphRecord> {
         self.manifest
             .graphs
@@ -112,6 +122,10 @@ impl Bundle {
 
     /// Checks that the ONNX file of a graph has the boundary and the weights that the manifest
     /// lists, and takes nothing from other files.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Check`] for what differs and for a file that can't be read;
+    /// [`RuntimeError::File`] for one that the reader fails on.
     pub fn check_graph(&self, graph: &GraphRecord) -> Result<()> {
         let path = self.graph_path(graph);
         let checked = contain_panics("the ONNX reader", || {
@@ -135,6 +149,9 @@ impl Bundle {
     }
 
     /// What lies in the folder and isn't listed, see [`Manifest::strays`].
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a folder that can't be read.
     pub fn strays(&self) -> Result<Vec<String>> {
         let unreadable = |error: std::io::Error| {
             RuntimeError::file(&self.folder, format!("can't be read: {error}"))

@@ -80,11 +80,18 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// Reads the template of a bundle: `chat_template.jinja`, the one in `tokenizer_config.json`,
     /// or `chat_template.json`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unsupported`] if there is none; [`RuntimeError::File`] for a file that can't
+    /// be read, and for a template that can't.
     pub fn of_bundle(bundle: &Bundle) -> Result<Self> {
         Self::read(bundle.folder(), |name| bundle.side_file(name))
     }
 
     /// Reads the template of a checkpoint, as [`Self::of_bundle`].
+    ///
+    /// # Errors
+    /// As [`Self::of_bundle`].
     pub fn load(folder: &Path) -> Result<Self> {
         Self::read(folder, |name| {
             Some(folder.join(name)).filter(|path| path.is_file())
@@ -137,6 +144,10 @@ impl ChatTemplate {
 
     /// The text of a conversation. `reply` adds the beginning of the assistant's next turn; `now`
     /// is the time that templates may put into the system's turn (UTC).
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a template that refuses the conversation, fails, or takes too
+    /// long or too much room.
     pub fn render(&self, messages: &[ChatMessage], reply: bool, now: SystemTime) -> Result<String> {
         let (source, context) = (self.source.clone(), self.context(messages, reply));
         let text = self.on_its_own_stack("refuses this conversation", move || {

@@ -47,7 +47,11 @@ enum Cache {
 }
 
 impl DecoderSession {
-    /// Loads the graph `name`. Refuses a graph whose boundary isn't a decoder's.
+    /// Loads the graph `name`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Port`](crate::RuntimeError::Port) for a boundary that isn't a decoder's; else as
+    /// [`Session::load`].
     pub fn open(
         backend: &Backend,
         bundle: &Bundle,

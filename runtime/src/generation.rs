@@ -67,6 +67,9 @@ impl Default for SamplingDefaults {
 
 impl GenerationConfig {
     /// What a bundle's file says; the default if it has none.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
     pub fn of_bundle(bundle: &Bundle) -> Result<Self> {
         let Some(path) = bundle.side_file(FILE) else {
             return Ok(Self::default());
@@ -75,6 +78,9 @@ impl GenerationConfig {
     }
 
     /// Reads a file. Tokens that have to be written must be among `vocab`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a file that can't be read, and for values that are out of range.
     pub fn read(path: &Path, vocab: usize) -> Result<Self> {
         let value = serde_json::from_slice(&read_input(path, FILE_CAP)?);
         match value.map_err(|error| RuntimeError::file(path, format!("isn't JSON: {error}")))? {

@@ -64,6 +64,9 @@ pub struct PromptMeasurement {
 }
 
 /// Continues `prompt` from empty caches.
+///
+/// # Errors
+/// As [`Decoder::new`] and [`Decoder::generate`].
 pub fn decode<'m>(
     target: &'m mut dyn TokenModel,
     draft: Option<&'m mut dyn TokenModel>,
@@ -76,6 +79,9 @@ pub fn decode<'m>(
 
 /// Decodes `prompt` plainly and speculatively in alternation, `repeats` times each. Without a
 /// draft, what is looked up in the text is all that speculates.
+///
+/// # Errors
+/// As [`decode`].
 pub fn measure(
     target: &mut dyn TokenModel,
     mut draft: Option<&mut dyn TokenModel>,
@@ -123,6 +129,9 @@ impl PromptMeasurement {
 
 /// Compares two greedy continuations of `prompt`; where they part, asks `target` by how much the
 /// two tokens differ, as they are chosen.
+///
+/// # Errors
+/// [`RuntimeError::Method`](super::RuntimeError::Method) for what `target` says.
 pub fn compare(
     target: &mut dyn TokenModel,
     prompt: &[u32],
@@ -161,6 +170,9 @@ const STEPS: usize = 3;
 const PASSES: [usize; 7] = [1, 2, 4, 6, 8, 12, 16];
 
 /// What passes cost after `prompt`, see [`time_passes`]. Without a draft its cost is 1.
+///
+/// # Errors
+/// As [`time_passes`].
 pub fn calibrate(
     target: &mut dyn TokenModel,
     draft: Option<&mut dyn TokenModel>,
@@ -188,6 +200,10 @@ pub fn calibration_prompt(model: &ModelInfo) -> Vec<u32> {
 /// Times passes after `prompt`, all kinds in turn, `repeats` times and for the time `least`: the
 /// fastest counts, since everything but the pass only adds. What a step of each draft costs, and a
 /// target pass over k tokens as (k, v(k)), in target steps.
+///
+/// # Errors
+/// [`RuntimeError::Method`](super::RuntimeError::Method) for what the models say, of a prompt that
+/// is empty or too long, for one.
 pub fn time_passes(
     target: &mut dyn TokenModel,
     drafts: &mut [&mut dyn TokenModel],
@@ -251,6 +267,9 @@ fn pass_time(model: &mut dyn TokenModel, prompt: &[u32], size: usize) -> Result<
 }
 
 /// What each encoder takes for one text of `length` random tokens, in alternation.
+///
+/// # Errors
+/// As [`EncoderSession::run`].
 pub fn latencies(
     sessions: &mut [&mut EncoderSession],
     length: usize,

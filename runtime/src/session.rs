@@ -43,6 +43,10 @@ pub struct Session {
 impl Session {
     /// Loads the graph `name` of a bundle, after checking that the backend runs it. `weights` are
     /// the shared ones of this bundle.
+    ///
+    /// # Errors
+    /// As [`Backend::check`], [`Bundle::graph`] and [`Bundle::check_graph`]; and
+    /// [`RuntimeError::Graph`] if the backend refuses the graph.
     pub fn load(
         backend: &Backend,
         bundle: &Bundle,
@@ -88,6 +92,10 @@ impl Session {
     }
 
     /// Runs the graph on tensors in host memory and copies all outputs there.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Port`] for inputs that are missing, unknown or unfit, and for outputs that
+    /// can't be copied; [`RuntimeError::Graph`] if the backend fails.
     pub fn run_host(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Vec<(String, HostTensor)>> {
         let known = self.input_names();
         if let Some((name, _)) = inputs.iter().find(|(name, _)| !known.contains(name)) {

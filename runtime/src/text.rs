@@ -41,6 +41,9 @@ pub struct TextTokenizer {
 
 impl TextTokenizer {
     /// The tokenizer of a bundle, if it has one.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
     pub fn of_bundle(bundle: &Bundle) -> Result<Option<Self>> {
         let find = |name: &str| bundle.side_file(name);
         find(TOKENIZER_FILE)
@@ -50,6 +53,9 @@ impl TextTokenizer {
 
     /// The tokenizer of a checkpoint: its `tokenizer.json`, and beside it the files that name
     /// special tokens. Truncation and padding that it may ask for are switched off.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a file that can't be read, is no tokenizer, or fails on a trial.
     pub fn load(path: &Path) -> Result<Self> {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         Self::read(path, |name| {
@@ -118,6 +124,9 @@ impl TextTokenizer {
 
     /// The tokens of `text`; `special` adds what the tokenizer puts around a text, such as a bos
     /// token. A rendered chat has them already.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a tokenizer that fails on the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         Ok(self.encoding(text, special)?.get_ids().to_vec())
     }
@@ -147,6 +156,9 @@ impl TextTokenizer {
     }
 
     /// The tokens of `text` with all that encoders and their readers want to know of them.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a tokenizer that fails on the text.
     pub fn analyse(&self, text: &str) -> Result<TokenizedText> {
         Ok(TokenizedText::of(&self.encoding(text, true)?))
     }
@@ -154,6 +166,9 @@ impl TextTokenizer {
     /// As [`analyse`](Self::analyse), with the tokens at the end, or at the start, left out that
     /// make it longer than `most` tokens, those that the tokenizer puts around a text included; and
     /// how many tokens the whole text has.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a tokenizer that fails on the text.
     pub fn analyse_cut(
         &self,
         text: &str,
@@ -187,6 +202,9 @@ impl TextTokenizer {
 
     /// Reads texts in lower case from now on; tokens that the tokenizer finds in texts as they are
     /// stay as they are.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Input`] for a tokenizer that can't.
     pub fn lower_case(&mut self) -> Result<()> {
         let lower = NormalizerWrapper::Lowercase(Lowercase);
         let old = self.tokenizer.get_normalizer().cloned();
@@ -222,6 +240,9 @@ impl TextTokenizer {
     }
 
     /// The text of `tokens`, without special tokens.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a tokenizer that fails on the tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         let text = trial::decode(&self.tokenizer, tokens);
         text.map_err(|problem| {
@@ -343,6 +364,9 @@ pub struct TextStream<'t> {
 
 impl TextStream<'_> {
     /// Takes further tokens and returns the text that is certain by now; possibly none.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::decode`].
     pub fn push(&mut self, tokens: &[u32]) -> Result<String> {
         let mut text = String::new();
         for &token in tokens {
@@ -359,6 +383,9 @@ impl TextStream<'_> {
     }
 
     /// The rest: what was held back as unfinished.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::decode`].
     pub fn finish(mut self) -> Result<String> {
         let rest = self.pending()?;
         self.tokens.clear();

@@ -32,6 +32,10 @@ pub struct SharedWeights {
 
 impl SharedWeights {
     /// Maps the bundle's weights; None where sharing isn't possible or there is nothing to share.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a weight file that can't be mapped, or in which a weight doesn't
+    /// fit.
     pub fn open(bundle: &Bundle, backend: &Backend) -> Result<Option<Arc<Self>>> {
         let records = &bundle.manifest().weights;
         if backend.kind() != BackendKind::OnnxRuntime || records.is_empty() {

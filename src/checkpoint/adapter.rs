@@ -39,8 +39,10 @@ pub struct AdapterFiles {
 }
 
 impl AdapterFiles {
-    /// Opens an adapter: its folder, or its `.safetensors` file. Errors name the file, and the
-    /// tensor in it, that is missing or damaged.
+    /// Opens an adapter: its folder, or its `.safetensors` file.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] with the file, and the tensor in it, that is missing or damaged.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let folder = if path.is_dir() {
             path

@@ -131,8 +131,9 @@ impl Checkpoint {
     /// read. Of diffusers, a folder with `config.json` and `diffusion_pytorch_model.safetensors`,
     /// or a pipeline's with such a folder in it, called `transformer` or `unet`.
     ///
-    /// Errors name the first file, and the tensor in it, that is missing, damaged or of another
-    /// format.
+    /// # Errors
+    /// [`CheckpointError`] with the first file, and the tensor in it, that is missing, damaged or
+    /// of another format.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let location = locate::locate(path)?;
         let mut files = Vec::new();
@@ -352,6 +353,9 @@ impl Checkpoint {
     /// The files beside those that were read, hidden ones and weights in other formats aside:
     /// tokenizer, model card, licence ..., and what is in the folders of Sentence Transformers,
     /// under names with a slash.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Read`] for a folder that can't be read.
     pub fn companions(&self) -> Result<Vec<SideFile>, CheckpointError> {
         let entries =
             fs::read_dir(&self.folder).map_err(|e| CheckpointError::read(&self.folder, e))?;

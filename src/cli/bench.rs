@@ -1,19 +1,24 @@
 //! `dlc bench`.
 
+mod calibrate;
+mod decoder;
+mod diffusion;
+mod encoder;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use dlc_ir::Task;
 
+use self::diffusion::SideName;
 use super::backend::BackendArgs;
-use super::bench_diffusion::SideName;
 use super::diffusion::SamplerArgs;
 use super::drafting::DraftingArgs;
 use super::failure::Result;
 use super::flags::Given;
 use super::input::Text;
 use super::output::warn;
-use super::{bench_decoder, bench_diffusion, bench_encoder, environment, open, prompts};
+use super::{environment, open, prompts};
 
 /// Measure a bundle: speed, acceptance, equality of the output, memory
 ///
@@ -23,59 +28,59 @@ use super::{bench_decoder, bench_diffusion, bench_encoder, environment, open, pr
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The bundle
-    pub(super) bundle: PathBuf,
+    bundle: PathBuf,
     /// File of prompts (for an encoder, texts), one a line, or .jsonl with `prompt` [default: 8
     /// built-in ones]
     #[arg(long, value_name = "FILE")]
-    pub(super) prompts: Option<PathBuf>,
+    prompts: Option<PathBuf>,
     /// Tokens to write for each prompt
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) max_tokens: u32,
+    max_tokens: u32,
     /// Leave the model's `generation_config.json` alone
     #[arg(long)]
-    pub(super) no_generation_config: bool,
+    no_generation_config: bool,
     #[command(flatten)]
-    pub(super) drafting: DraftingArgs,
+    drafting: DraftingArgs,
     /// Decode the built-in prompts of several tasks: code, chat, continuation, summary
     #[arg(long, conflicts_with = "prompts")]
-    pub(super) suite: bool,
+    suite: bool,
     /// Measure what passes cost on this machine, keep it for later runs of this bundle, and print
     /// it
     #[arg(long, conflicts_with_all = ["prompts", "suite", "plot", "max_tokens", "no_generation_config", "repeats", "draft_tokens", "lookup", "no_lookup", "draft_confidence"])]
-    pub(super) calibrate: bool,
+    calibrate: bool,
     /// Draw the speedups by task; `-` is stdout
     #[arg(long, value_name = "FILE.svg")]
-    pub(super) plot: Option<PathBuf>,
+    plot: Option<PathBuf>,
     /// Runs of each kind for each prompt; the median counts. Ten times as many for an encoder; for
     /// a diffusion model, runs of all images
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
-    pub(super) repeats: u8,
+    repeats: u8,
     /// Lengths of the texts that an encoder reads, in tokens; longer ones than it takes are left
     /// out
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [16, 64, 128, 256], value_parser = length)]
-    pub(super) lengths: Vec<usize>,
+    lengths: Vec<usize>,
     /// Images that a diffusion model makes, of its classes in turn
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(super) count: u16,
+    count: u16,
     /// Tells the classes of images apart: a .safetensors file of linear layers, `layers.N.weight`
     /// and `layers.N.bias`
     #[arg(long, value_name = "FILE")]
-    pub(super) classifier: Option<PathBuf>,
+    classifier: Option<PathBuf>,
     /// What images should be like: a .safetensors file with `mean` and `covariance` of their
     /// numbers
     #[arg(long, value_name = "FILE")]
-    pub(super) statistics: Option<PathBuf>,
+    statistics: Option<PathBuf>,
     /// Make one batch of images by one side alone, and print the most bytes of memory that this
     /// took: how bench measures memory
     #[arg(long, hide = true)]
-    pub(super) memory_of: Option<SideName>,
+    memory_of: Option<SideName>,
     #[command(flatten)]
-    pub(super) sampler: SamplerArgs,
+    sampler: SamplerArgs,
     #[command(flatten)]
-    pub(super) backend: BackendArgs,
+    backend: BackendArgs,
     /// Print the result as JSON
     #[arg(long)]
-    pub(super) json: bool,
+    json: bool,
 }
 
 fn length(text: &str) -> Result<usize, String> {
@@ -102,7 +107,7 @@ pub(super) fn prompts(args: &Args) -> Result<Vec<Text>> {
     };
     match &args.prompts {
         Some(file) => prompts::read(file),
-        None => Ok(include_str!("bench_prompts.txt")
+        None => Ok(include_str!("bench/prompts.txt")
             .lines()
             .map(built_in)
             .collect()),
@@ -113,8 +118,8 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     let bundle = open::bundle(&args.bundle)?;
     given.check_bench(&bundle)?;
     match bundle.manifest().model.task {
-        Task::TextGeneration => bench_decoder::run(args),
-        Task::ImageGeneration => bench_diffusion::run(args, bundle),
-        _ => bench_encoder::run(args, bundle),
+        Task::TextGeneration => decoder::run(args),
+        Task::ImageGeneration => diffusion::run(args, bundle),
+        _ => encoder::run(args, bundle),
     }
 }

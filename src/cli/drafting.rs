@@ -1,13 +1,12 @@
 //! Flags that say how tokens are guessed, for every command that decodes.
 
-use clap::ValueEnum;
 use dlc_methods::speculation::{CostTable, DecodeOptions, DraftLength, TokenModel};
 use dlc_passes::ScoreCache;
 use dlc_runtime::{Bundle, calibrate, calibration_prompt, cost_key};
 
 use super::environment;
 use super::failure::{Failure, Result};
-use super::models::Models;
+use super::models::{DraftCache, Models};
 use crate::pipeline::DiskCache;
 
 /// How tokens are guessed.
@@ -29,13 +28,6 @@ pub(super) struct DraftingArgs {
     /// same, or one of its own
     #[arg(long, value_enum, default_value_t = DraftCache::Shared)]
     draft_cache: DraftCache,
-}
-
-/// Where a draft keeps keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum DraftCache {
-    Shared,
-    Own,
 }
 
 impl DraftingArgs {

@@ -5,11 +5,6 @@
 
 mod backend;
 mod bench;
-mod bench_calibrate;
-mod bench_decoder;
-mod bench_diffusion;
-mod bench_encoder;
-mod chat;
 mod compile;
 mod completions;
 mod demo;
@@ -18,7 +13,6 @@ mod diff;
 mod diffusion;
 mod doctor;
 mod drafting;
-mod encode;
 mod environment;
 mod exit;
 mod failure;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use dlc_ir::Task;
 use dlc_runtime::{
     Backend, Bundle, DecoderOptions, DecoderSession, EncoderSession, RuntimeError, SharedWeights,
@@ -10,9 +11,15 @@ use dlc_runtime::{
 };
 
 use super::backend::BackendArgs;
-use super::drafting::DraftCache;
 use super::failure::{Result, bail};
 use super::phases;
+
+/// Where a draft keeps keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DraftCache {
+    Shared,
+    Own,
+}
 
 /// A bundle ready to decode.
 #[derive(Debug)]

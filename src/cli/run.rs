@@ -1,5 +1,8 @@
 //! `dlc run`.
 
+mod chat;
+mod encode;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -20,7 +23,7 @@ use super::output::note;
 use super::records::{RecordArgs, Records};
 use super::signals::interruption;
 use super::write::{Ending, Writer, show_reading};
-use super::{chat, encode, input, open, prompts};
+use super::{input, open, prompts};
 
 /// Continue texts, chat, or let an encoder read texts
 #[derive(Debug, clap::Args)]
@@ -54,18 +57,18 @@ pub(super) struct Args {
     texts: Option<PathBuf>,
     /// Classes or fillings to show, the likeliest first
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = top)]
-    pub(super) top: usize,
+    top: usize,
     /// Put this prompt of the checkpoint's before each text of --text, instead of its default one;
     /// '' for none
     #[arg(long, value_name = "NAME", conflicts_with_all = ["prompt", "prompts", "chat"])]
-    pub(super) prompt_name: Option<String>,
+    prompt_name: Option<String>,
     /// Cut texts that are longer than the encoder takes; those of Sentence Transformers are cut
     /// anyway, where it cuts them
     #[arg(long)]
-    pub(super) truncate: bool,
+    truncate: bool,
     /// Run the pruned encoder that fit-prune made
     #[arg(long)]
-    pub(super) pruned: bool,
+    pruned: bool,
     /// Use the model's chat template; without a prompt, talk
     #[arg(long)]
     chat: bool,
@@ -86,9 +89,9 @@ pub(super) struct Args {
     #[command(flatten)]
     drafting: DraftingArgs,
     #[command(flatten)]
-    pub(super) backend: BackendArgs,
+    backend: BackendArgs,
     #[command(flatten)]
-    pub(super) records: RecordArgs,
+    records: RecordArgs,
 }
 
 fn top(text: &str) -> Result<usize, String> {

@@ -8,7 +8,7 @@ use dlc_ir::{Attention, BlockKind, DType, IrError, Op, Operand, Task, ValueId, V
 
 use super::activation::Activation;
 use super::config::{ConfigReader, show};
-use super::heads::Head;
+use super::heads::{Body, Head};
 use super::net::Net;
 use super::spec::{
     LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim,
@@ -321,6 +321,12 @@ impl Architecture for EncoderSpec {
         for layer in 0..self.layers {
             residual = self.layer(net, layer, residual, mask)?;
         }
-        self.head.build(self, net, residual)
+        let body = Body {
+            prefix: self.body,
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            eps: self.eps,
+        };
+        self.head.build(&body, net, residual)
     }
 }

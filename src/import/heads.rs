@@ -5,11 +5,19 @@ use serde_json::Value;
 
 use super::activation::Activation;
 use super::config::{ConfigReader, show};
-use super::encoder::EncoderSpec;
 use super::net::Net;
 
 /// Most classes.
 const MOST_LABELS: usize = 1 << 16;
+
+/// What a head stands behind.
+pub(super) struct Body<'a> {
+    /// What names of its tensors begin with.
+    pub(super) prefix: &'a str,
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
+    pub(super) eps: f32,
+}
 
 /// A head.
 pub(super) enum Head {
@@ -130,11 +138,11 @@ impl Head {
     /// Adds the head after `hidden [batch, seq, hidden_size]`, and the output.
     pub(super) fn build(
         &self,
-        spec: &EncoderSpec,
+        body: &Body<'_>,
         net: &mut Net<'_>,
         hidden: ValueId,
     ) -> Result<(), IrError> {
-        let width = spec.hidden_size;
+        let width = body.hidden_size;
         match self {
             Self::Bare => {
                 // Tasks take the hidden states; the pooler was trained for another.
@@ -142,9 +150,9 @@ impl Head {
                 net.output(Task::FeatureExtraction.output(), hidden)
             }
             Self::MaskedLm(head) => {
-                net.ignore(&format!("{}pooler.", spec.body));
+                net.ignore(&format!("{}pooler.", body.prefix));
                 net.ignore("cls.seq_relationship.");
-                let logits = head.build(spec, net, hidden)?;
+                let logits = head.build(body, net, hidden)?;
                 net.output("logits", logits)
             }
             Self::Text {
@@ -174,7 +182,7 @@ impl Head {
                 net.output("logits", logits)
             }
             Self::Tokens { labels } => {
-                net.ignore(&format!("{}pooler.", spec.body));
+                net.ignore(&format!("{}pooler.", body.prefix));
                 let logits = net.linear(hidden, "classifier", [labels.len(), width], true)?;
                 net.output("logits", logits)
             }
@@ -185,15 +193,15 @@ impl Head {
 impl MaskedLm {
     fn build(
         &self,
-        spec: &EncoderSpec,
+        body: &Body<'_>,
         net: &mut Net<'_>,
         hidden: ValueId,
     ) -> Result<ValueId, IrError> {
-        let (width, vocab) = (spec.hidden_size, spec.vocab_size);
+        let (width, vocab) = (body.hidden_size, body.vocab_size);
         let x = net.linear(hidden, self.dense, [width, width], true)?;
         let x = net.activate(x, self.activation)?;
-        let x = net.layer_norm(x, self.norm, width, spec.eps)?;
-        let embedding = format!("{}embeddings.word_embeddings.weight", spec.body);
+        let x = net.layer_norm(x, self.norm, width, body.eps)?;
+        let embedding = format!("{}embeddings.word_embeddings.weight", body.prefix);
         let table = net.head(
             &format!("{}.weight", self.decoder),
             &embedding,

@@ -6,6 +6,7 @@
 //! is read, except to compare a head with the embedding it is tied to.
 
 mod activation;
+mod auto_map;
 mod bert;
 mod causal;
 mod config;
@@ -44,6 +45,7 @@ mod unet_2d;
 mod unet_2d_condition;
 mod unet_blocks;
 mod unet_config;
+mod unet_spec;
 
 #[cfg(test)]
 mod tests;
@@ -171,11 +173,18 @@ pub struct ImportOptions {
 }
 
 /// The checkpoint as a module with one graph, `target`, that verifies.
+///
+/// # Errors
+/// [`ImportError`] with everything that is wrong: an architecture that isn't one of [`FAMILIES`],
+/// keys or tensors that are missing, unfit or unknown, or a type that holds no floats.
 pub fn import(checkpoint: &Checkpoint, options: &ImportOptions) -> Result<Module, ImportError> {
     import_with_sources(checkpoint, options).map(|imported| imported.module)
 }
 
 /// As [`import`], with where the weights came from.
+///
+/// # Errors
+/// As [`import`].
 pub fn import_with_sources(
     checkpoint: &Checkpoint,
     options: &ImportOptions,
@@ -192,7 +201,7 @@ pub fn import_with_sources(
     );
     let mut config = ConfigReader::whole(&resolved);
     let architecture = (family.read)(&mut config, task);
-    keys::read_auto_map(&mut config, family);
+    auto_map::read_auto_map(&mut config, family);
     let mut generation = checkpoint
         .generation_config()
         .map(|values| ConfigReader::new(values, "generation_config.json: ", &[]));
@@ -251,6 +260,9 @@ pub fn import_with_sources(
 /// the module's order.
 ///
 /// Reads every weight once, in parallel on rayon's current thread pool.
+///
+/// # Errors
+/// [`ImportError::Ir`] for a weight without data.
 pub fn non_finite_weights(module: &Module) -> Result<Vec<(String, usize)>, ImportError> {
     let ids: Vec<WeightId> = (0..module.weights.len())
         .map(WeightId::from_index)

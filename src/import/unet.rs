@@ -5,75 +5,14 @@
 //! A stage's blocks are `down.I.resnet.J`, `down.I.attn.J` and `down.I.sample`, in the middle
 //! `mid.resnet.J` and `mid.attn.J`. Layers count stages.
 
-use dlc_ir::{Diffusion, Dim, IrError, Op, Task, TimestepEmbedding, ValueId, sym};
+use dlc_ir::{Diffusion, Dim, IrError, Op, Task, ValueId, sym};
 
 use super::diffusers::{embed, float_input, id_input, lowered};
 use super::net::Net;
 use super::patches::batched;
-use super::unet_blocks::{Stage, group_norm};
+use super::unet_blocks::{Conditions, Stage, conv2d, group_norm};
+use super::unet_spec::{TextTime, UnetSpec};
 use super::{Architecture, Facts};
-
-/// A U-Net.
-#[derive(Debug, Clone)]
-pub(super) struct UnetSpec {
-    pub(super) diffusion: Diffusion,
-    /// Channels of each stage on the way down.
-    pub(super) channels: Vec<usize>,
-    /// Resnets of each stage on the way down; on the way up there is one more.
-    pub(super) layers: Vec<usize>,
-    /// What stands after each resnet of a stage on the way down, in the middle, and on the way up.
-    pub(super) down: Vec<Mixer>,
-    /// Nothing where there is no middle.
-    pub(super) middle: Option<Mixer>,
-    pub(super) up: Vec<Mixer>,
-    /// Zeros around the image where it is halved: 1 on all sides, or 0 for one row after and one
-    /// column.
-    pub(super) downsample_padding: usize,
-    pub(super) groups: usize,
-    /// Groups of the norm before attention in the middle, if that has another number.
-    pub(super) middle_groups: usize,
-    pub(super) eps: f32,
-    /// Sides of the first and the last kernel; odd.
-    pub(super) kernels: [usize; 2],
-    pub(super) sinusoids: TimestepEmbedding,
-    /// Width of the embedded noise level.
-    pub(super) embedding: usize,
-    pub(super) addition: Option<TextTime>,
-}
-
-/// What mixes places of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mixer {
-    /// Nothing does.
-    None,
-    /// One layer of attention to the image itself.
-    Attention { heads: usize },
-    /// Transformer layers that attend to the image and to the text.
-    Transformer {
-        heads: usize,
-        layers: usize,
-        text_width: usize,
-        linear: bool,
-    },
-}
-
-/// What SDXL adds to the noise level: a vector for the whole text, and sizes (Podell et al., 2023, 2.2).
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TextTime {
-    /// Width of the text's vector.
-    pub(super) text: usize,
-    /// How many sizes.
-    pub(super) sizes: usize,
-    pub(super) sinusoids: TimestepEmbedding,
-}
-
-/// What blocks read besides the image.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Conditions {
-    /// The embedded noise level after `silu`, `[batch, embedding]`.
-    pub(super) level: ValueId,
-    pub(super) text: Option<ValueId>,
-}
 
 impl Architecture for UnetSpec {
     fn facts(&self) -> Facts {
@@ -292,19 +231,4 @@ impl TextTime {
         let both = lowered(net, both)?;
         embed(net, both, "add_embedding", [self.inner(), width])
     }
-}
-
-/// A convolution with the tensors `{name}.weight [out, in, side, side]` and `{name}.bias`.
-pub(super) fn conv2d(
-    net: &mut Net<'_>,
-    x: ValueId,
-    name: &str,
-    [out, inner, side]: [usize; 3],
-    stride: usize,
-    padding: [usize; 2],
-) -> Result<ValueId, IrError> {
-    let weight = net.weight(&format!("{name}.weight"), &[out, inner, side, side])?;
-    let bias = net.weight(&format!("{name}.bias"), &[out])?;
-    net.graph
-        .add(Op::Conv2d { stride, padding }, [x.into(), weight, bias])
 }

@@ -7,8 +7,8 @@ use super::defaults::Absent::{Flag, Nothing, Real, Text, Texts, Whole, Wholes};
 use super::defaults::{Key, key, optional};
 use super::diffusers::{MOST_CHANNELS, require_text};
 use super::spec::LARGEST_VOCABULARY;
-use super::unet::{Mixer, UnetSpec};
 use super::unet_config::{Common, stage_kinds};
+use super::unet_spec::{Mixer, UnetSpec};
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {

@@ -8,8 +8,8 @@ use super::defaults::Absent::{Flag, Nothing, Real, Text, Texts, Whole, Wholes};
 use super::defaults::{Key, key, optional};
 use super::diffusers::require_text;
 use super::spec::{LARGEST_VOCABULARY, MOST_HEADS, WIDEST};
-use super::unet::{Mixer, TextTime, UnetSpec};
 use super::unet_config::{Common, MOST_TRANSFORMER_LAYERS, kernel, per_stage, stage_kinds};
+use super::unet_spec::{Mixer, TextTime, UnetSpec};
 use super::{Architecture, Family};
 
 /// How many sizes SDXL takes: of the original and of the target, and where it was cropped.

@@ -5,11 +5,19 @@ use dlc_ir::{BlockKind, Dim, IrError, Op, ValueId};
 use super::net::Net;
 use super::patches::{batched, to_image, to_sequence};
 use super::transformer::{AttentionSpec, FeedForward};
-use super::unet::{Conditions, Mixer, UnetSpec, conv2d};
+use super::unet_spec::{Mixer, UnetSpec};
 
 /// What the norm before a transformer, and those inside it, add to the variance.
 const TRANSFORMER_EPS: f32 = 1e-6;
 const LAYER_EPS: f32 = 1e-5;
+
+/// What blocks read besides the image.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conditions {
+    /// The embedded noise level behind `silu`, `[batch, embedding]`.
+    pub(super) level: ValueId,
+    pub(super) text: Option<ValueId>,
+}
 
 /// A U-Net on the way through its stages.
 pub(super) struct Stage<'s> {
@@ -295,4 +303,19 @@ pub(super) fn group_norm(
     let bias = net.weight(&format!("{name}.bias"), &[width])?;
     net.graph
         .add(Op::GroupNorm { groups, eps }, [x.into(), scale, bias])
+}
+
+/// A convolution with the tensors `{name}.weight [out, in, side, side]` and `{name}.bias`.
+pub(super) fn conv2d(
+    net: &mut Net<'_>,
+    x: ValueId,
+    name: &str,
+    [out, inner, side]: [usize; 3],
+    stride: usize,
+    padding: [usize; 2],
+) -> Result<ValueId, IrError> {
+    let weight = net.weight(&format!("{name}.weight"), &[out, inner, side, side])?;
+    let bias = net.weight(&format!("{name}.bias"), &[out])?;
+    net.graph
+        .add(Op::Conv2d { stride, padding }, [x.into(), weight, bias])
 }

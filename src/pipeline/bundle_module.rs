@@ -27,6 +27,10 @@ pub struct OnnxModule {
 }
 
 /// Reads an ONNX file of any origin.
+///
+/// # Errors
+/// [`PipelineError::Onnx`] for a file that can't be read as ONNX; [`PipelineError::Config`] for one
+/// that the reader fails on, or whose dlc graph doesn't parse.
 pub fn read_onnx(path: &Path) -> Result<OnnxModule, PipelineError> {
     let summary = read_summary(path)?;
     let graph = summary

@@ -10,7 +10,7 @@ use dlc_files::FileStamp;
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::registry::{self, PassSpec};
 use dlc_passes::{
-    Adapter, Needs, Pass, PassContext, PassError, PassRun, Progress, Samplers, ScoreCache, Sources,
+    Adapter, Needs, Pass, PassContext, PassError, PassRun, Samplers, ScoreCache, Sources,
     largest_weight, run_passes,
 };
 use dlc_runtime::BackendSearch;
@@ -21,6 +21,7 @@ use super::calibration::TextCalibration;
 use super::error::PipelineError;
 use super::generation::generation;
 use super::machine::BundleMachine;
+use super::monitor::Monitor;
 use super::range;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
@@ -100,11 +101,6 @@ pub struct CompileOutcome {
     /// What the bundle can be used for, on a machine that runs it.
     pub uses: BTreeSet<Use>,
 }
-
-/// Watches a compilation: the steps of passes, and the bytes of weights written.
-pub trait Monitor: Progress + dlc_exporters::Progress {}
-
-impl<T: Progress + dlc_exporters::Progress> Monitor for T {}
 
 /// Compiles.
 ///

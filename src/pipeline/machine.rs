@@ -16,8 +16,8 @@ use dlc_runtime::{
     calibration_prompt, start, time_passes,
 };
 
-use super::compile::Monitor;
 use super::error::PipelineError;
+use super::monitor::Monitor;
 
 /// Largest file with costs.
 const CAP: u64 = 1 << 20;

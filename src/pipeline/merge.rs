@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use dlc_exporters::{CopiedFile, Origin, Patch, check_replaceable, write_checkpoint};
 use dlc_ir::{Module, SideFile, WeightTable};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
-use dlc_passes::{Pass, PassContext, PassRun, run_passes};
+use dlc_passes::{PassContext, PassRun, run_pass};
 use rayon::ThreadPool;
 
 use super::adapters::{self, AdapterSpec};
-use super::compile::{Monitor, check_finite, pool, stamps};
+use super::compile::{check_finite, pool, stamps};
 use super::error::PipelineError;
+use super::monitor::Monitor;
 use super::relayout;
 use crate::checkpoint::{Checkpoint, StoredType, TensorRecord};
 use crate::import::{ImportOptions, Sources, import_with_sources, non_finite_weights};
@@ -105,13 +106,7 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
         module_key: String::new(),
         pool: &pool,
     };
-    let run = run_passes(
-        &mut module,
-        &[Box::new(pass) as Box<dyn Pass + '_>],
-        &mut cx,
-    )?
-    .pop()
-    .ok_or_else(|| bug("the pass left no report"))?;
+    let run = run_pass(&mut module, &pass, &mut cx)?;
 
     monitor.phase("writing the checkpoint");
     let changed: BTreeSet<&str> = run
@@ -236,11 +231,4 @@ fn files(
         patches: vec![],
     }));
     files
-}
-
-fn bug(problem: &str) -> PipelineError {
-    PipelineError::Ir(dlc_ir::IrError::Edit {
-        graph: "target".into(),
-        problem: problem.into(),
-    })
 }

@@ -8,6 +8,9 @@ use crate::checkpoint::{Checkpoint, CheckpointFile};
 
 /// Name and file hashes of a checkpoint. Reads every file once, in parallel on rayon's current
 /// pool.
+///
+/// # Errors
+/// [`PipelineError`] for a file that can't be read.
 pub fn source_record(checkpoint: &Checkpoint) -> Result<Source, PipelineError> {
     let files = checkpoint
         .files()

@@ -5,8 +5,6 @@
 //! after a cached prefix, and one after a batch padded on either side; one of a diffusion model a
 //! batch of random inputs.
 
-mod feeds;
-mod random;
 mod tolerance;
 
 use std::collections::BTreeMap;
@@ -18,18 +16,16 @@ use dlc_ir::{DType, Graph, Module, Task};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use self::feeds::Feeds;
-pub(super) use self::random::random_feeds;
 pub use self::tolerance::Tolerance;
 use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
 use super::error::PipelineError;
+use super::feeds::{Feeds, SEED, random_feeds};
 use super::range::{self, Reach};
 
 /// Prefix length of the cached case, and length of the others.
 const PREFIX: usize = 7;
 const LENGTH: usize = 13;
-pub(super) const SEED: u64 = 7;
 
 /// A kind of input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,14 +189,6 @@ impl Oracle<'_> {
             Ok(dlc_eval::run(self.graph, weights, feeds)?)
         }
     }
-}
-
-/// A text of one sequence on empty caches.
-pub(super) fn text_feeds(
-    graph: &Graph,
-    ids: &[i64],
-) -> Result<BTreeMap<String, Array>, PipelineError> {
-    Feeds::prefix(graph, 1, ids.len(), ids).arrays(graph)
 }
 
 fn run_case(

@@ -52,6 +52,9 @@ impl Statistics {
     }
 
     /// Reads `mean [d]` and `covariance [d, d]` from a safetensors file.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for a file that can't be read or holds none that are finite and fit.
     pub fn read(path: &Path) -> Result<Self> {
         let mut tensors = read_tensors(path)?;
         let (mean, covariance) = (tensors.remove("mean"), tensors.remove("covariance"));

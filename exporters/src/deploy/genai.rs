@@ -6,7 +6,7 @@ use dlc_ir::{ModelInfo, Task};
 use serde_json::{Value, json};
 
 use super::{DeploymentTarget, GraphFile, WrittenBundle};
-use crate::bundle::SearchDefaults;
+use crate::search::SearchDefaults;
 
 /// The families that onnxruntime-genai knows by name; any other graph of this boundary is a
 /// `decoder` to it.

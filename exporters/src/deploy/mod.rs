@@ -6,7 +6,7 @@ mod genai;
 use dlc_bundle::{CacheLayout, Profile};
 use dlc_ir::{Graph, Module};
 
-use crate::bundle::SearchDefaults;
+use crate::search::SearchDefaults;
 
 /// A runtime that bundles are written for.
 #[derive(Debug)]

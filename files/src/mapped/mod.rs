@@ -66,6 +66,10 @@ impl Mapped {
     unsafe_code,
     reason = "files are mapped, so that a model needn't fit into memory"
 )]
+/// Maps an open file; `path` is what messages call it.
+///
+/// # Errors
+/// What the system says of a file that it can't map.
 pub fn map(file: &File, path: &Path) -> io::Result<Mapped> {
     // SAFETY: the map is read-only, and dlc never writes to a file that it has mapped: outputs are
     // new files, renamed into place. Another process that changes the bytes changes numbers that

@@ -22,6 +22,10 @@ impl OutputLayout {
     /// Models with Transformers*). Scale 1 changes nothing.
     ///
     /// Both are outputs for the same latents, with the wanted class or text and without.
+    ///
+    /// # Errors
+    /// [`MethodError::Input`] for outputs that differ in length, or aren't whole images of these
+    /// channels.
     pub fn guide(&self, conditional: &mut [f32], unconditional: &[f32], scale: f32) -> Result<()> {
         let image = self.image(conditional.len())?;
         if conditional.len() != unconditional.len() {
@@ -48,6 +52,9 @@ impl OutputLayout {
 
     /// Moves the channels of the latents of every image of a batch to the front of `output` and
     /// returns them: what [`advance`](super::SamplerState::advance) takes.
+    ///
+    /// # Errors
+    /// [`MethodError::Input`] for an output that isn't whole images of these channels.
     pub fn without_variance<'a>(&self, output: &'a mut [f32]) -> Result<&'a [f32]> {
         let image = self.image(output.len())?;
         let kept = self.latent_channels * self.plane;

@@ -112,6 +112,9 @@ impl SamplingPlan {
     /// that look back beyond the first.
     ///
     /// Plans that come from a file must pass before anything runs them.
+    ///
+    /// # Errors
+    /// [`PlanError`] for the first of these, with its step.
     pub fn check(&self) -> Result<(), PlanError> {
         let fail = |step: usize, problem: &str| {
             Err(PlanError {

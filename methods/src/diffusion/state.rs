@@ -33,7 +33,10 @@ pub struct SamplerState<'a> {
 }
 
 impl<'a> SamplerState<'a> {
-    /// Starts from `noise` of unit variance. Refuses a plan that [can't run](SamplingPlan::check).
+    /// Starts from `noise` of unit variance.
+    ///
+    /// # Errors
+    /// [`MethodError::Input`] for a plan that [can't run](SamplingPlan::check).
     pub fn new(plan: &'a SamplingPlan, noise: &[f32]) -> Result<Self> {
         plan.check()
             .map_err(|error| MethodError::Input(error.to_string()))?;
@@ -66,6 +69,9 @@ impl<'a> SamplerState<'a> {
 
     /// Fills `input` with what the network is given at the step that is due, and returns what it is
     /// given: the timestep. Nothing after the last step.
+    ///
+    /// # Errors
+    /// [`MethodError::Input`] for an input of another length than the latents.
     pub fn model_input(&self, input: &mut [f32]) -> Result<Option<f64>> {
         let Some(step) = self.step() else {
             return Ok(None);
@@ -79,6 +85,10 @@ impl<'a> SamplerState<'a> {
     /// Takes the step that is due, with what the network returned for
     /// [`model_input`](Self::model_input): as many numbers as latents, so without a learned
     /// variance.
+    ///
+    /// # Errors
+    /// [`MethodError::Input`] for an output of another length than the latents;
+    /// [`MethodError::Bug`] after the last step.
     pub fn advance(&mut self, output: &[f32]) -> Result<()> {
         let Some(step) = self.step() else {
             return Err(MethodError::Bug(format!(

@@ -145,7 +145,10 @@ impl std::fmt::Debug for Decoder<'_> {
 }
 
 impl<'m> Decoder<'m> {
-    /// Takes over both models with emptied caches. Refuses a draft of another vocabulary and
+    /// Takes over both models with emptied caches.
+    ///
+    /// # Errors
+    /// [`MethodError::Vocabulary`] for a draft of another vocabulary; [`MethodError::Input`] for
     /// options out of range.
     pub fn new(
         target: &'m mut dyn TokenModel,
@@ -200,6 +203,11 @@ impl<'m> Decoder<'m> {
 
     /// Continues `prompt`. `on_tokens` sees the tokens of each round as they are decided and may
     /// break off.
+    ///
+    /// # Errors
+    /// [`MethodError::Input`] for a prompt that is empty, too long or of tokens that the model
+    /// doesn't have; [`MethodError::Logits`] for NaN and infinities; and what the models say. The
+    /// caches are then empty.
     pub fn generate(
         &mut self,
         prompt: &[u32],

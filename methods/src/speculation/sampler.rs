@@ -133,6 +133,9 @@ pub struct Sampler {
 
 impl Sampler {
     /// Refuses a temperature that is negative or not finite, and cuts that are out of range.
+    ///
+    /// # Errors
+    /// [`MethodError::Input`] for these.
     pub fn new(options: SamplingOptions) -> Result<Self> {
         if !(options.temperature.is_finite() && options.temperature >= 0.0) {
             return Err(MethodError::Input(format!(
@@ -167,8 +170,11 @@ impl Sampler {
         &self.options
     }
 
-    /// What `logits` say after temperature and cuts. `position` is named in the error if they hold
-    /// NaN or +inf.
+    /// What `logits` say after temperature and cuts. `position` is where they stand, for the
+    /// error.
+    ///
+    /// # Errors
+    /// [`MethodError::Logits`] for logits that hold NaN or +inf, or nothing finite.
     pub fn distribution(&self, logits: &[f32], position: usize) -> Result<Distribution> {
         let (best, max) = argmax(logits, position)?;
         let options = &self.options;
@@ -216,6 +222,9 @@ impl Sampler {
 
     /// Draws what follows, and tells the distribution it was drawn from; None for one that has a
     /// single entry.
+    ///
+    /// # Errors
+    /// As [`distribution`](Self::distribution).
     pub fn propose(
         &mut self,
         logits: &[f32],
@@ -231,6 +240,9 @@ impl Sampler {
     /// Judges a `proposal` that was drawn from `q`, by the target's `logits`: None accepts it, else
     /// the token that takes its place. Without `q` it was certain. The token that comes out has the
     /// target's distribution (Leviathan et al. 2023, appendix A.1).
+    ///
+    /// # Errors
+    /// As [`distribution`](Self::distribution).
     pub fn judge(
         &mut self,
         logits: &[f32],

@@ -22,8 +22,15 @@ pub trait TokenModel {
     }
 
     /// Appends `tokens` to the cached sequence and returns the logits of the last `want` of them:
-    /// row `i` scores what follows token `tokens.len() - want + i`. Errors leave the cache in an
-    /// unknown state; [`Self::rollback`] to 0 makes it usable.
+    /// row `i` scores what follows token `tokens.len() - want + i`.
+    ///
+    /// # Errors
+    /// [`MethodError::Input`] for tokens that the model doesn't have or its context has no room for;
+    /// [`MethodError::Model`] for what the model says. The cache is then in an unknown state;
+    /// [`Self::rollback`] to 0 makes it usable.
+    ///
+    /// [`MethodError::Input`]: crate::MethodError::Input
+    /// [`MethodError::Model`]: crate::MethodError::Model
     fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits>;
 
     /// Forgets everything after the first `len` tokens. Does nothing if no more than that are
@@ -32,6 +39,9 @@ pub trait TokenModel {
 
     /// Holds, from now on, what the model whose cache it reads holds of the first `len` tokens.
     /// Does nothing where the cache is its own.
+    ///
+    /// # Errors
+    /// [`MethodError::Model`](crate::MethodError::Model) for what the model says.
     fn adopt(&mut self, len: usize) -> Result<()> {
         let _ = len;
         Ok(())

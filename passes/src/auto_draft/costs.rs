@@ -4,10 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dlc_ir::{BlockKind, Graph, Module};
-use dlc_methods::speculation::{ByFormat, DraftCosts};
+use dlc_methods::speculation::{ByFormat, DraftCosts, StepCosts};
 
 use super::recipe::{Action, Format, Recipe, vocabulary};
-use super::search::time;
 use super::unsupported;
 use crate::error::PassError;
 use crate::sources::Machine;
@@ -59,6 +58,24 @@ pub fn draft_costs(module: &Module, machine: &dyn Machine) -> Result<DraftCosts,
 /// Refuses a target whose drafts can't be timed.
 pub(super) fn check(target: &Graph) -> Result<(), PassError> {
     Probes::of(target).map(drop)
+}
+
+/// Times a step of each graph after the first, once what they don't use is gone.
+pub(super) fn time(mut drafts: Module, machine: &dyn Machine) -> Result<StepCosts, PassError> {
+    for graph in &mut drafts.graphs {
+        graph.remove_dead();
+        graph.remove_unused_inputs();
+        graph.renumber_caches();
+    }
+    drafts.remove_unused_weights();
+    let measured = machine.step_costs(&drafts)?;
+    if measured.steps.len() + 1 == drafts.graphs.len() && measured.is_sound() {
+        Ok(measured)
+    } else {
+        Err(unsupported(
+            "the machine timed other graphs than it was given",
+        ))
+    }
 }
 
 /// The kinds of blocks, and which blocks of each kind a probe lacks.

@@ -6,8 +6,10 @@ use dlc_ir::Module;
 use dlc_methods::speculation::StepCosts;
 
 use super::acceptance::{AcceptanceTest, Agreement};
+use super::costs::time;
 use super::plan::{Outlook, Planner};
 use super::recipe::{Action, Format, Recipe};
+use super::trial::{Agreement, Trial};
 use super::{AutoDraftOptions, unsupported};
 use crate::context::PassContext;
 use crate::error::PassError;
@@ -200,24 +202,6 @@ impl Search<'_> {
             draft_tokens: judged.outlook.draft_tokens,
             speedup: judged.outlook.speedup,
         }
-    }
-}
-
-/// Times a step of each graph after the first, once what they don't use is gone.
-pub(super) fn time(mut drafts: Module, machine: &dyn Machine) -> Result<StepCosts, PassError> {
-    for graph in &mut drafts.graphs {
-        graph.remove_dead();
-        graph.remove_unused_inputs();
-        graph.renumber_caches();
-    }
-    drafts.remove_unused_weights();
-    let measured = machine.step_costs(&drafts)?;
-    if measured.steps.len() + 1 == drafts.graphs.len() && measured.is_sound() {
-        Ok(measured)
-    } else {
-        Err(unsupported(
-            "the machine timed other graphs than it was given",
-        ))
     }
 }
 

@@ -10,6 +10,9 @@ use crate::error::PassError;
 use crate::skip::{Copier, Inputs, SkipNet};
 use crate::sources::Prompt;
 
+/// Name of the graph.
+const SUPERNET: &str = "supernet";
+
 /// The graph of one evaluation with its gates.
 #[derive(Debug)]
 pub(super) struct SuperNet {
@@ -65,7 +68,7 @@ impl SuperNet {
         net: &SkipNet<'_>,
         diffusion: &Diffusion,
     ) -> Result<Self, PassError> {
-        let mut copy = Copier::new(net.graph, net.weights, "supernet");
+        let mut copy = Copier::new(net.graph, net.weights, SUPERNET);
         let inputs = Inputs::find(pass, net.graph)?;
         let mut copies: HashMap<ValueId, ValueId> = HashMap::new();
         for (at, input) in net.graph.inputs().iter().enumerate() {
@@ -111,7 +114,7 @@ impl SuperNet {
         let mixed = mixed
             .into_iter()
             .collect::<Option<Vec<ValueId>>>()
-            .ok_or(missing())?;
+            .ok_or_else(|| missing("a value that is reused"))?;
         let (latents, timestep) = (copies[&inputs.image], copies[&inputs.timestep]);
         let labels = inputs.labels.map(|value| copies[&value]);
         let conditioning = inputs
@@ -198,7 +201,10 @@ impl SuperNet {
     pub fn forward(&self, segment: &Segment<'_>, feed: &Feed<'_>) -> Result<NetOutput, PassError> {
         let wanted: Vec<ValueId> = self.mixed.iter().copied().chain([self.output]).collect();
         let mut made = segment.forward(&self.known(feed)?, &wanted)?;
-        let mut take = |value: ValueId| made.remove(&value).ok_or(missing());
+        let mut take = |value: ValueId| {
+            made.remove(&value)
+                .ok_or_else(|| missing(&format!("value {value}")))
+        };
         Ok(NetOutput {
             output: take(self.output)?,
             mixed: self
@@ -261,21 +267,23 @@ impl SuperNet {
 }
 
 fn gradient(gradients: &mut Gradients, value: ValueId) -> Result<Array, PassError> {
-    gradients.values.remove(&value).ok_or(missing())
+    let found = gradients.values.remove(&value);
+    Ok(found.ok_or_else(|| missing(&format!("the gradient of value {value}")))?)
 }
 
 fn untold(name: &str) -> PassError {
-    PassError::Ir(IrError::Edit {
-        graph: "supernet".into(),
-        problem: format!("the image has no conditioning `{name}`"),
-    })
+    PassError::Calibration {
+        problem: format!(
+            "a prompt has no `{name}`, which the model takes; give it with the others"
+        ),
+    }
 }
 
-fn missing() -> PassError {
-    PassError::Ir(IrError::Edit {
-        graph: "supernet".into(),
-        problem: "a value that was asked for is missing".into(),
-    })
+fn missing(value: &str) -> IrError {
+    IrError::Missing {
+        graph: SUPERNET.into(),
+        value: value.into(),
+    }
 }
 
 /// `backup + gate * (fresh - backup)`, which everybody reads instead of `fresh` from now on.
@@ -286,10 +294,7 @@ fn mix(
     gate: ValueId,
 ) -> Result<ValueId, IrError> {
     let Some(made) = copy.made.get(&fresh).copied() else {
-        return Err(IrError::Edit {
-            graph: "supernet".into(),
-            problem: "a value is mixed before it is made".into(),
-        });
+        return Err(missing("a value to mix"));
     };
     let less = copy
         .builder

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::entries::{MOST_ENTRIES, names};
 use super::pattern::{Pattern, too_many};
 use super::refuse;
 use super::targets::{Targets, is_end};
@@ -149,8 +150,6 @@ const COMMON_KEYS: [&str; 12] = [
 /// How an adapter may have begun, for the base to be the checkpoint's own. Other ways take a part
 /// out of the base, which PEFT does again whenever it loads the adapter.
 const PLAIN_STARTS: [&str; 4] = ["gaussian", "orthogonal", "eva", "mica"];
-/// Most entries of a list of modules, or of patterns of them.
-pub(super) const MOST_ENTRIES: usize = 10_000;
 const LORA_KEYS: [&str; 3] = ["r", "use_rslora", "use_dora"];
 const DUAL_KEYS: [&str; 3] = ["r_magnitude", "r_direction", "scaling"];
 
@@ -380,20 +379,6 @@ fn count(value: &Value) -> Option<usize> {
         .as_u64()
         .filter(|n| *n > 0)
         .and_then(|n| usize::try_from(n).ok())
-}
-
-/// A list of strings that aren't empty.
-pub(super) fn names(value: &Value) -> Option<Vec<String>> {
-    value
-        .as_array()
-        .filter(|list| list.len() <= MOST_ENTRIES)?
-        .iter()
-        .map(|name| {
-            name.as_str()
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned)
-        })
-        .collect()
 }
 
 /// Whether the parameter `name` is part of a module whose name ends with `entry`, after a dot or

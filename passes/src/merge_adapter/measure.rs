@@ -2,7 +2,7 @@
 
 use dlc_ir::{IrError, WeightTable};
 
-use super::modules::Merge;
+use super::merge::Merge;
 use crate::report::WeightChange;
 
 /// Elements that are read at a time.

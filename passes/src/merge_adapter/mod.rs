@@ -7,7 +7,9 @@
 //! the matrices and builds the expressions, `measure.rs` says what comes out.
 
 mod config;
+mod entries;
 mod measure;
+mod merge;
 mod modules;
 mod parts;
 mod pattern;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use dlc_ir::{Graph, Op, Operand, WeightId, WeightTable};
 use serde_json::{Map, Value};
 
-use super::config::{MOST_ENTRIES, names};
+use super::entries::{MOST_ENTRIES, names};
 use super::pattern::Pattern;
 
 /// PEFT's word for every linear layer but the head.

@@ -277,8 +277,8 @@ impl<'m> Copier<'m> {
 }
 
 fn missing(graph: &Graph, value: ValueId) -> IrError {
-    IrError::Edit {
+    IrError::Missing {
         graph: graph.name.clone(),
-        problem: format!("%{} is read and was not made", &graph.value_names()[value]),
+        value: format!("%{}", &graph.value_names()[value]),
     }
 }

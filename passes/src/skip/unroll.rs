@@ -5,6 +5,8 @@
 //! is an input or output only because it is remembered. What neither the image nor the noise level
 //! changes, as keys and values of a text, is computed once.
 
+mod terms;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use dlc_ir::schedule::{SAMPLER_INPUT, SAMPLER_OUTPUT};
@@ -14,6 +16,7 @@ use dlc_ir::{
 };
 use dlc_methods::diffusion::{SamplingPlan, SamplingStep};
 
+use self::terms::{cast, sum, times, zeros};
 use super::Driver;
 use super::close::Step;
 use super::net::{Inputs, SkipNet};
@@ -165,7 +168,7 @@ impl<'m> Unroller<'m> {
             self.advance(number, output)?;
         }
         let Some(&sample) = self.latents.front() else {
-            return Err(broken("there is no sample"));
+            return Err(missing("the sample after the last step"));
         };
         self.copy.builder.output(SAMPLER_OUTPUT, sample, None);
         self.copy.builder.finish()
@@ -234,8 +237,7 @@ impl<'m> Unroller<'m> {
         self.copy.close_block()?;
         for &v in &step.remembers {
             let made = self.copy.made.get(&net.values[v].value).copied();
-            self.remembered[v]
-                .push_front(made.ok_or_else(|| broken("a value that is remembered was not made"))?);
+            self.remembered[v].push_front(made.ok_or_else(|| missing("a value to remember"))?);
         }
         let output = net
             .graph
@@ -243,7 +245,7 @@ impl<'m> Unroller<'m> {
             .first()
             .and_then(|o| self.copy.made.get(&o.value).copied());
         let Some(Operand::Value(output)) = output else {
-            return Err(broken("the network has no output"));
+            return Err(missing("the network's output"));
         };
         self.guided(output)
     }
@@ -296,7 +298,7 @@ impl<'m> Unroller<'m> {
             return before
                 .front()
                 .copied()
-                .ok_or_else(|| broken("a value is reused before it was made"));
+                .ok_or_else(|| missing("a value to reuse"));
         }
         let terms: Vec<(Operand, f64)> = before
             .iter()
@@ -305,7 +307,7 @@ impl<'m> Unroller<'m> {
             .collect();
         sum(&mut self.copy, terms)?
             .map(Into::into)
-            .ok_or_else(|| broken("a value is forecast before it was made"))
+            .ok_or_else(|| missing("a value to forecast from"))
     }
 
     /// `u + guidance * (c - u)` of the first channels, `c` being the first half of the rows and `u`
@@ -388,7 +390,8 @@ impl<'m> Unroller<'m> {
             .chain(estimates)
             .chain([(output.into(), step.output)])
             .collect();
-        let next = sum(&mut self.copy, terms)?.ok_or_else(|| broken("a step leaves nothing"))?;
+        let next = sum(&mut self.copy, terms)?
+            .ok_or_else(|| missing("the latents after a step, whose coefficients are all 0,"))?;
         self.latents.push_front(next);
         Ok(())
     }
@@ -398,8 +401,8 @@ impl<'m> Unroller<'m> {
             (self.latents[0].into(), step.estimate.latents),
             (output.into(), step.estimate.output),
         ];
-        let estimate =
-            sum(&mut self.copy, terms)?.ok_or_else(|| broken("an estimate is nothing"))?;
+        let estimate = sum(&mut self.copy, terms)?
+            .ok_or_else(|| missing("an estimate, whose coefficients are both 0,"))?;
         match step.estimate.clip {
             Some(limit) => self.copy.builder.add(
                 Op::Clip {
@@ -432,72 +435,9 @@ fn opened(graph: &Graph, value: ValueId) -> Option<BlockId> {
         .filter(|block| graph.block(*block).output != value)
 }
 
-/// A zero for each row of `images`, whatever numbers they hold.
-fn zeros(copy: &mut Copier<'_>, images: ValueId, dtype: DType) -> Result<ValueId, IrError> {
-    let rows = copy.builder.value_type(images).shape.0.first().cloned();
-    let mut value = images;
-    for axis in 1..4 {
-        value = copy.builder.add(
-            Op::Slice {
-                axis,
-                start: 0,
-                len: 1,
-            },
-            [value.into()],
-        )?;
-    }
-    let row = copy.builder.add(
-        Op::Reshape {
-            shape: Shape(rows.into_iter().collect()),
-        },
-        [value.into()],
-    )?;
-    let zeros = copy.builder.add(Op::Scale { factor: 0.0 }, [row.into()])?;
-    cast(copy, zeros, dtype)
-}
-
-/// The sum of terms with coefficients, those with 0 aside; none if there are none.
-fn sum(copy: &mut Copier<'_>, terms: Vec<(Operand, f64)>) -> Result<Option<ValueId>, IrError> {
-    let mut total = None;
-    for (operand, coefficient) in terms.into_iter().filter(|(_, c)| *c != 0.0) {
-        let Operand::Value(value) = operand else {
-            return Err(broken("a weight is no term"));
-        };
-        let term = times(copy, value, coefficient)?;
-        total = Some(match total {
-            Some(so_far) => copy
-                .builder
-                .add(Op::Add, [Operand::Value(so_far), term.into()])?,
-            None => term,
-        });
-    }
-    Ok(total)
-}
-
-fn times(copy: &mut Copier<'_>, value: ValueId, factor: f64) -> Result<ValueId, IrError> {
-    if factor.to_bits() == 1f64.to_bits() {
-        Ok(value)
-    } else {
-        copy.builder.add(
-            Op::Scale {
-                factor: factor as f32,
-            },
-            [value.into()],
-        )
-    }
-}
-
-fn cast(copy: &mut Copier<'_>, value: ValueId, dtype: DType) -> Result<ValueId, IrError> {
-    if copy.builder.value_type(value).dtype == dtype {
-        Ok(value)
-    } else {
-        copy.builder.add(Op::Cast { dtype }, [value.into()])
-    }
-}
-
-fn broken(problem: &str) -> IrError {
-    IrError::Edit {
+fn missing(value: &str) -> IrError {
+    IrError::Missing {
         graph: SAMPLER.into(),
-        problem: problem.into(),
+        value: value.into(),
     }
 }

@@ -35,6 +35,9 @@ pub struct Conditions {
 
 impl Conditions {
     /// Reads a safetensors file.
+    ///
+    /// # Errors
+    /// As [`read_tensors`].
     pub fn read(path: &Path) -> Result<Self> {
         Ok(Self {
             file: path.to_owned(),

@@ -131,6 +131,9 @@ impl DiffusionSession {
     }
 
     /// Loads the graphs that sampling needs; [`sample`](Self::sample) does so itself.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Port`] for a boundary that isn't a denoiser's; else as [`Session::load`].
     pub fn load(&mut self, prune: bool) -> Result<()> {
         let graphs = match self.schedule(prune) {
             None => vec![TARGET.to_owned()],

@@ -3,27 +3,16 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ops::RangeInclusive;
 
 use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, WeightId};
 use dlc_onnx::proto::{DimensionValue, TypeProto, ValueInfoProto};
 
 use super::super::builder::{Builder, Name};
-use super::image::noise_levels;
+use super::forms::{Form, dimension, dimensions, forms_of};
+use super::queries::noise_levels;
 use super::{LEVELS, Target, tensor_type};
 use crate::error::ExportError;
 use crate::weights::Stored;
-
-/// How a value of the IR stands in the ONNX graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Form {
-    /// With the shape that it has in the IR.
-    Full,
-    /// `[rows, width]`: all axes but the last are one.
-    Flat,
-    /// The last axis split: `[batch, seq, heads, head_dim]`.
-    Heads(usize),
-}
 
 /// The state of lowering one graph.
 pub(super) struct Context<'a> {
@@ -436,69 +425,6 @@ impl<'a> Context<'a> {
         }
         types
     }
-}
-
-/// The keys of all forms of `value`.
-fn forms_of(value: ValueId) -> RangeInclusive<(ValueId, Form)> {
-    (value, Form::Full)..=(value, Form::Heads(usize::MAX))
-}
-
-/// The axes of a value that stands in the graph in a form.
-fn dimensions(shape: &Shape, form: Form) -> Vec<DimensionValue> {
-    let Some((last, leading)) = shape.0.split_last() else {
-        return vec![];
-    };
-    let all = leading.iter().map(dimension);
-    let split = |heads: usize| {
-        last.known().map_or_else(
-            || dimension(last),
-            |width| DimensionValue::Number((width / heads.max(1)) as i64),
-        )
-    };
-    match form {
-        Form::Full => all.chain([dimension(last)]).collect(),
-        Form::Flat => vec![product(all), dimension(last)],
-        Form::Heads(heads) => all
-            .chain([DimensionValue::Number(heads as i64), split(heads)])
-            .collect(),
-    }
-}
-
-/// Several axes as one; equal names stand for equal lengths.
-fn product(dims: impl Iterator<Item = DimensionValue>) -> DimensionValue {
-    let (mut number, mut names) = (1i64, Vec::new());
-    for dim in dims {
-        match dim {
-            DimensionValue::Number(n) => number = number.saturating_mul(n),
-            DimensionValue::Name(name) => names.push(name),
-        }
-    }
-    names.sort();
-    match (names.is_empty(), number) {
-        (true, n) => DimensionValue::Number(n),
-        (false, 1) => DimensionValue::Name(names.join("*")),
-        (false, n) => DimensionValue::Name(format!("{n}*{}", names.join("*"))),
-    }
-}
-
-/// An axis as Optimum and onnxruntime-genai name it.
-fn dimension(dim: &Dim) -> DimensionValue {
-    let (Some(sum), times) = dim.factors() else {
-        return DimensionValue::Number(dim.constant() as i64);
-    };
-    let text = sum.to_string();
-    let name = match text.as_str() {
-        "batch" => "batch_size",
-        "seq" => "sequence_length",
-        "past" => "past_sequence_length",
-        "past+seq" => "total_sequence_length",
-        other => other,
-    };
-    DimensionValue::Name(if times == 1 {
-        name.to_owned()
-    } else {
-        format!("{times}*{name}")
-    })
 }
 
 /// The place of a node whose first value is named `value`.

@@ -5,7 +5,8 @@ use dlc_ir::{DType, Node, Operand, Shape};
 use dlc_onnx::proto::data_type;
 
 use super::super::builder::Name;
-use super::context::{Context, Form};
+use super::context::Context;
+use super::forms::Form;
 use super::shared::{common_form, define_like, finish_call, from_f32, input_in, to_f32};
 use crate::error::ExportError;
 

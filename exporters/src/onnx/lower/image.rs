@@ -1,10 +1,11 @@
 //! What works on images, and the embedding of noise levels; alike in every profile.
 
-use dlc_ir::{DType, Dim, Graph, Node, Op, Operand, TimestepEmbedding, ValueId};
+use dlc_ir::{DType, Node, TimestepEmbedding};
 use dlc_onnx::proto::INT32;
 
 use super::super::builder::Name;
 use super::context::Context;
+use super::queries::noise_levels;
 use super::shared::{define_full, from_f32, to_f32};
 use crate::error::ExportError;
 
@@ -90,34 +91,6 @@ pub(super) fn upsample(
             .text("nearest_mode", "floor")
             .into(&[out]);
     })
-}
-
-/// The inputs that say how noisy each image is. Callers give one number for all as well as one for
-/// each, so their axis has a name of its own.
-pub(crate) fn noise_levels(graph: &Graph) -> Vec<ValueId> {
-    let embedded = |value| {
-        graph.nodes().any(|(_, n)| {
-            matches!(n.op, Op::TimestepEmbedding(_))
-                && n.inputs.first() == Some(&Operand::Value(value))
-        })
-    };
-    let dims = |value: ValueId| graph.value(value).ty.shape.0.as_slice();
-    let has_images = |dim: &Dim| {
-        graph
-            .inputs()
-            .iter()
-            .any(|i| dims(i.value).len() > 1 && dims(i.value)[0] == *dim)
-    };
-    let is_level = |value: &ValueId| {
-        matches!(dims(*value), [dim] if dim.known().is_none() && has_images(dim))
-            && embedded(*value)
-    };
-    graph
-        .inputs()
-        .iter()
-        .map(|i| i.value)
-        .filter(is_level)
-        .collect()
 }
 
 /// Gives every image its noise level: the only one, or its own. By a gather, since tract spreads no

@@ -7,6 +7,7 @@
 
 mod context;
 mod entrywise;
+mod forms;
 mod image;
 mod masks;
 mod onnx23;
@@ -14,13 +15,14 @@ mod ort;
 mod padding;
 mod portable;
 mod quantized;
+mod queries;
 mod relative;
 mod shared;
 
 use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};
 
 use self::context::Context;
-pub(crate) use self::image::noise_levels;
+pub(crate) use self::queries::noise_levels;
 use dlc_bundle::{CacheLayout, Profile, WEIGHTS_FILE};
 use dlc_onnx::proto::{
     DataLocation, DimensionProto, DimensionValue, GraphProto, ModelProto, OperatorSetIdProto,

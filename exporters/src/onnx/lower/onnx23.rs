@@ -3,7 +3,8 @@
 
 use dlc_ir::{Attention, DType, Node, Rope, Shape};
 
-use super::context::{Context, Form};
+use super::context::Context;
+use super::forms::Form;
 use super::masks::{additive_mask, key_mask};
 use super::shared::{common_form, define_full, define_like, finish_call, input_in, rotations};
 use crate::error::ExportError;

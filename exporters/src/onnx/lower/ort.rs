@@ -16,8 +16,10 @@ use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, RopeSc
 use dlc_onnx::proto::INT32;
 
 use super::super::builder::Name;
-use super::context::{Context, Form};
+use super::context::Context;
+use super::forms::Form;
 use super::padding::last_entry;
+use super::queries::{maker, readers};
 use super::shared::{define_full, rope_name};
 use crate::error::ExportError;
 use crate::weights::{RopeTable, Stored, Wave};
@@ -129,27 +131,6 @@ impl Folds {
             self.norm_nodes.push(id);
         }
     }
-}
-
-/// The node that makes `operand`, and the value.
-pub(super) fn maker(graph: &Graph, operand: Operand) -> Option<(NodeId, ValueId)> {
-    let Operand::Value(value) = operand else {
-        return None;
-    };
-    match graph.value(value).def {
-        Def::Node(node, _) => Some((node, value)),
-        Def::Input(_) => None,
-    }
-}
-
-/// How often a value is read, outputs included.
-pub(super) fn readers(graph: &Graph, value: ValueId) -> usize {
-    let by_nodes = graph
-        .nodes()
-        .flat_map(|(_, n)| &n.inputs)
-        .filter(|i| **i == Operand::Value(value))
-        .count();
-    by_nodes + graph.outputs().iter().filter(|o| o.value == value).count()
 }
 
 /// `FusedMatMul` takes weights in the checkpoint's `[out, in]` layout, and inputs of any rank.

@@ -14,7 +14,7 @@ use dlc_onnx::proto::{BOOL, INT32};
 use super::super::builder::Name;
 use super::context::Context;
 use super::masks::length;
-use super::ort::{maker, readers};
+use super::queries::{maker, readers};
 use crate::error::ExportError;
 
 /// Where a graph takes tokens, and where it gives an answer for each.

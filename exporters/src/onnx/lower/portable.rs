@@ -3,7 +3,8 @@
 use dlc_ir::{Attention, DType, Node, Rope};
 
 use super::super::builder::Name;
-use super::context::{Context, Form};
+use super::context::Context;
+use super::forms::Form;
 use super::masks::{additive_mask, key_mask};
 use super::shared::{
     common_form, define_like, finish_call, from_f32, input_in, rope_name, rotations, to_f32,

@@ -10,7 +10,8 @@ use dlc_ir::{DType, GroupFormat, Node, Operand};
 use dlc_onnx::proto::data_type;
 
 use super::super::builder::Name;
-use super::context::{Context, Form};
+use super::context::Context;
+use super::forms::Form;
 use super::shared::{common_form, define_full, define_like, finish_call, input_in};
 use crate::error::ExportError;
 

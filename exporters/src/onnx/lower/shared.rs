@@ -4,7 +4,8 @@ use dlc_ir::{DType, Node, Operand, Rope, RopeScaling, Shape, ValueId};
 use dlc_onnx::proto::data_type;
 
 use super::super::builder::{Call, Name};
-use super::context::{Context, Form};
+use super::context::Context;
+use super::forms::Form;
 use crate::error::ExportError;
 
 pub(super) fn gather(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportError> {

@@ -68,8 +68,10 @@ impl SchedulerKind {
         }
     }
 
-    /// The scheduler that a user names, by dlc's name or by diffusers'. The error lists what there
-    /// is.
+    /// The scheduler that a user names, by dlc's name or by diffusers'.
+    ///
+    /// # Errors
+    /// [`SchedulerError::Class`], which lists what there is.
     pub fn from_name(name: &str) -> Result<Self> {
         let known = |kind: &Self| kind.name() == name || kind.class() == name;
         Self::ALL.into_iter().find(known).ok_or_else(|| {
@@ -120,8 +122,12 @@ trait Scheduler {
 /// values, others take the default of the one that samples.
 ///
 /// A plan may have more evaluations than steps (PNDM repeats its first, or evaluates several times
-/// in a step), or fewer, where `lambda_min_clipped` leaves fewer timesteps. Errors list everything
-/// that is wrong.
+/// in a step), or fewer, where `lambda_min_clipped` leaves fewer timesteps.
+///
+/// # Errors
+/// [`SchedulerError::Class`] for a scheduler that isn't named or isn't known;
+/// [`SchedulerError::Config`] with every key, and the number of steps, that is wrong or that dlc
+/// can't follow; [`SchedulerError::Degenerate`] where the numbers give no sampler together.
 pub fn sampling_plan(
     config: &Map<String, Value>,
     scheduler: Option<SchedulerKind>,
@@ -166,6 +172,9 @@ pub fn sampling_plan(
 
 /// A `scheduler_config.json`, in which Python may have written `NaN`, `Infinity` and `-Infinity`,
 /// which JSON doesn't have: they become strings.
+///
+/// # Errors
+/// [`SchedulerError::Json`] for text that is no JSON object.
 pub fn parse_scheduler_config(text: &str) -> Result<Map<String, Value>> {
     serde_json::from_str(&quote_constants(text))
         .map_err(|error| SchedulerError::Json(error.to_string()).into())

@@ -1,4 +1,7 @@
-//! What a graph of a model of text is fed: tokens, their places, and caches.
+//! What a graph is fed: of a model of text tokens, their places, and caches; of any other random
+//! numbers.
+
+mod random;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,7 +11,11 @@ use dlc_eval::Array;
 use dlc_ir::Graph;
 use dlc_runtime::{HostTensor, Session};
 
-use super::super::error::PipelineError;
+pub(super) use self::random::random_feeds;
+use super::error::PipelineError;
+
+/// Where random feeds begin.
+pub(super) const SEED: u64 = 7;
 
 /// The inputs of one run of a model of text.
 #[derive(Debug, Clone)]
@@ -189,4 +196,12 @@ impl Feeds {
         let (sequence, position) = (row / self.length, row % self.length);
         self.mask[sequence * total + total - self.length + position] == 1
     }
+}
+
+/// A text of one sequence on empty caches.
+pub(super) fn text_feeds(
+    graph: &Graph,
+    ids: &[i64],
+) -> Result<BTreeMap<String, Array>, PipelineError> {
+    Feeds::prefix(graph, 1, ids.len(), ids).arrays(graph)
 }

@@ -7,16 +7,16 @@ use std::time::SystemTime;
 use dlc_methods::speculation::{DecodeOptions, Decoder, TokenModel};
 use dlc_runtime::{ChatMessage, ChatTemplate, TextTokenizer};
 
-use super::exit::INTERRUPTED;
-use super::failure::Result;
-use super::input::{Line, line};
-use super::models::Models;
-use super::output::note;
-use super::phases;
-use super::records::{RecordArgs, Records};
-use super::run::decoder;
-use super::signals::{converses, resume, set_idle};
-use super::write::{Ending, Writer, Written};
+use super::decoder;
+use crate::cli::exit::INTERRUPTED;
+use crate::cli::failure::Result;
+use crate::cli::input::{Line, line};
+use crate::cli::models::Models;
+use crate::cli::output::note;
+use crate::cli::phases;
+use crate::cli::records::{RecordArgs, Records};
+use crate::cli::signals::{converses, resume, set_idle};
+use crate::cli::write::{Ending, Writer, Written};
 
 /// Of the context, the share that an answer should find free.
 const ANSWER_SHARE: usize = 4;

@@ -15,7 +15,14 @@ use super::exit::INTERRUPTED;
 use super::failure::{Result, bail};
 use super::output::{Output, note};
 use super::progress::Bar;
-use super::{memory, phases};
+use super::{Args, load_average, memory, phases};
+use crate::cli::backend::describe;
+use crate::cli::diffusion::{DiffusionModel, Wanted, sample};
+use crate::cli::exit::INTERRUPTED;
+use crate::cli::failure::{Result, bail};
+use crate::cli::output::{Output, note};
+use crate::cli::progress::Bar;
+use crate::cli::{memory, phases};
 use crate::quality::{Classifier, Statistics, mean_psnr};
 use crate::report::{Table, ranged};
 

@@ -9,14 +9,14 @@ use dlc_passes::auto_draft::{costs_key, draft_costs};
 use dlc_passes::{Machine, ScoreCache};
 use serde_json::json;
 
-use super::backend::describe;
-use super::bench::Args;
-use super::drafting::{measure_costs, store_costs};
-use super::failure::{Context, Failure, Result};
-use super::models::Models;
-use super::output::{Output, note};
-use super::progress::Bar;
-use super::{environment, phases};
+use super::Args;
+use crate::cli::backend::describe;
+use crate::cli::drafting::{measure_costs, store_costs};
+use crate::cli::failure::{Context, Failure, Result};
+use crate::cli::models::Models;
+use crate::cli::output::{Output, note};
+use crate::cli::progress::Bar;
+use crate::cli::{environment, phases};
 use crate::pipeline::{BundleMachine, DiskCache, module_of_bundle};
 
 /// Turns of all passes.

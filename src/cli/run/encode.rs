@@ -9,12 +9,17 @@ use dlc_runtime::{
 };
 use serde_json::{Value, json};
 
+use super::Args;
 use super::failure::{Context, Result, bail};
 use super::input::Text;
 use super::models::EncoderModel;
 use super::output::note;
 use super::records::Records;
 use super::run::Args;
+use crate::cli::failure::{Context, Result, bail};
+use crate::cli::models::EncoderModel;
+use crate::cli::output::note;
+use crate::cli::records::Records;
 use crate::report::Table;
 
 /// Numbers of a vector that are shown.

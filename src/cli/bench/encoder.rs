@@ -14,8 +14,14 @@ use super::failure::{Context, Result, bail};
 use super::input::Text;
 use super::models::EncoderModel;
 use super::output::{Output, note};
-use super::phases;
 use super::progress::Bar;
+use super::{Args, load_average, phases, prompts};
+use crate::cli::backend::describe;
+use crate::cli::failure::Result;
+use crate::cli::models::EncoderModel;
+use crate::cli::output::{Output, note};
+use crate::cli::phases;
+use crate::cli::progress::Bar;
 use crate::report::{Table, ranged};
 
 /// Runs for one of `--repeats`: an encoder's run is short.
@@ -73,7 +79,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
             pruned: timings.next(),
         });
         if dlc_passes::Progress::interrupted(&bar) {
-            return Ok(super::exit::INTERRUPTED.into());
+            return Ok(crate::cli::exit::INTERRUPTED.into());
         }
     }
     bar.finish();

@@ -16,10 +16,22 @@ use super::failure::{Context, Failure, Result, bail};
 use super::generation::GenerationArgs;
 use super::models::Models;
 use super::output::{Output, note};
-use super::phases;
 use super::progress::Bar;
 use super::signals::interruption;
 use super::write::sourced;
+use super::{Args, load_average, phases, prompts};
+use crate::cli::backend::describe;
+use crate::cli::destination::{self, Destination, check_stdout};
+use crate::cli::drafting::{measure_costs, measured_costs};
+use crate::cli::exit::{CHECK_FAILED, INTERRUPTED};
+use crate::cli::failure::{Failure, Result, bail};
+use crate::cli::generation::GenerationArgs;
+use crate::cli::models::Models;
+use crate::cli::output::{Output, note};
+use crate::cli::phases;
+use crate::cli::progress::Bar;
+use crate::cli::signals::interruption;
+use crate::cli::write::sourced;
 use crate::report::{Table, ranged, speedup_plot};
 
 /// A prompt, and what it is a case of.
@@ -79,7 +91,7 @@ impl Totals {
 
 fn cases(args: &Args) -> Result<Vec<Case>> {
     if args.suite {
-        let lines = include_str!("bench_suite.jsonl").lines();
+        let lines = include_str!("suite.jsonl").lines();
         return lines
             .map(|line| serde_json::from_str(line).map_err(Failure::bug))
             .collect();
@@ -126,7 +138,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     note(&format!("running on {backend}"))?;
     let load = load_average()?;
     if args.calibrate {
-        return super::bench_calibrate::run(args, &mut models);
+        return super::calibrate::run(args, &mut models);
     }
     let cases = cases(args)?;
     let (costs, measured) = if let Some(costs) = measured_costs(&models.bundle, &backend, threads) {
