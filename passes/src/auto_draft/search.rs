@@ -9,8 +9,8 @@ use super::acceptance::{AcceptanceTest, Agreement};
 use super::costs::time;
 use super::plan::{Outlook, Planner};
 use super::recipe::{Action, Format, Recipe};
-use super::trial::{Agreement, Trial};
-use super::{AutoDraftOptions, unsupported};
+
+use super::AutoDraftOptions;
 use crate::context::PassContext;
 use crate::error::PassError;
 use crate::report::DraftCandidate;

@@ -17,7 +17,7 @@ mod targets;
 
 use config::Config;
 use dlc_ir::Module;
-use modules::Merge;
+use merge::Merge;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 

@@ -8,14 +8,7 @@ use dlc_passes::Progress;
 use dlc_runtime::{Bundle, SamplerChoice, Samples, Timing};
 use serde_json::{Value, json};
 
-use super::backend::describe;
-use super::bench::{Args, load_average};
-use super::diffusion::{DiffusionModel, Wanted, sample};
-use super::exit::INTERRUPTED;
-use super::failure::{Result, bail};
-use super::output::{Output, note};
-use super::progress::Bar;
-use super::{Args, load_average, memory, phases};
+use super::{Args, load_average};
 use crate::cli::backend::describe;
 use crate::cli::diffusion::{DiffusionModel, Wanted, sample};
 use crate::cli::exit::INTERRUPTED;

@@ -8,16 +8,10 @@ use dlc_runtime::{
 };
 use serde_json::{Value, json};
 
-use super::backend::describe;
-use super::bench::{Args, load_average, prompts};
-use super::failure::{Context, Result, bail};
-use super::input::Text;
-use super::models::EncoderModel;
-use super::output::{Output, note};
-use super::progress::Bar;
-use super::{Args, load_average, phases, prompts};
+use super::{Args, load_average, prompts};
 use crate::cli::backend::describe;
-use crate::cli::failure::Result;
+use crate::cli::failure::{Context, Result, bail};
+use crate::cli::input::Text;
 use crate::cli::models::EncoderModel;
 use crate::cli::output::{Output, note};
 use crate::cli::phases;

@@ -10,13 +10,8 @@ use dlc_runtime::{
 use serde_json::{Value, json};
 
 use super::Args;
-use super::failure::{Context, Result, bail};
-use super::input::Text;
-use super::models::EncoderModel;
-use super::output::note;
-use super::records::Records;
-use super::run::Args;
 use crate::cli::failure::{Context, Result, bail};
+use crate::cli::input::Text;
 use crate::cli::models::EncoderModel;
 use crate::cli::output::note;
 use crate::cli::records::Records;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Judge, State, Training, biased, stopped, told};
+use super::{Judge, State, Training, biased, report_step, stopped};
 use crate::context::PassContext;
 use crate::dip_go::rollout::Start;
 use crate::error::PassError;
@@ -74,7 +74,7 @@ impl Training<'_> {
                 let _ = self.compare(state, table, judges)?;
             }
             keep(state);
-            told(
+            report_step(
                 cx,
                 &format!("loss {loss:.2e}, {:.1}% kept", 100.0 * kept),
                 self.options.rounds + state.iterations,

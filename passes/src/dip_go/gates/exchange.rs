@@ -4,7 +4,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{Judge, State, Training, biased, stopped, told};
+use super::{Judge, State, Training, biased, report_step, stopped};
 use crate::context::PassContext;
 use crate::dip_go::rollout::Start;
 use crate::error::PassError;
@@ -62,7 +62,7 @@ impl Training<'_> {
             let now = Some(loss.exp())
                 .filter(|loss| loss.is_finite())
                 .map_or_else(String::new, |loss| format!(" loss {loss:.1e},"));
-            told(
+            report_step(
                 cx,
                 &format!("weighing,{now} best {best:.1e}"),
                 state.rounds,
