@@ -11,6 +11,7 @@ mod block;
 mod codec;
 pub mod cost;
 pub mod diff;
+mod dim;
 mod edit;
 mod error;
 mod expr;
@@ -30,6 +31,7 @@ pub mod verify;
 mod weight;
 
 pub use block::{Block, BlockKind};
+pub use dim::{Dim, Factor, Rounding, sym};
 pub use error::{Fault, IrError};
 pub use expr::{Blob, Expr, QuantizedPart, Quantizer, Refinement};
 pub use graph::{
@@ -42,5 +44,5 @@ pub use parse::{parse_graph, parse_graph_over};
 pub use sampling::{Estimate, SamplingPlan, SamplingStep};
 pub use schedule::{Evaluation, Reuse, Sampling, SkipGranularity, SkipSchedule};
 pub use sentence::{Pooling, Sentence, Similarity};
-pub use types::{DType, Dim, Shape, ValueType, sym};
+pub use types::{DType, Shape, ValueType};
 pub use weight::{Storage, Weight, WeightTable};

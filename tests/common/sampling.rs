@@ -114,6 +114,7 @@ pub fn remembering(kept: DType) -> Module {
         channels: 1,
         height: 1,
         width: 2,
+        size_step: None,
         out_channels: 1,
         classes: None,
         text_width: None,
@@ -202,6 +203,7 @@ pub fn check_memory(backend: &Backend, profile: Profile, kept: DType) -> Result<
             seeds: &seeds,
             classes: &[],
             conditions: None,
+            size: None,
             prune,
         };
         let mut calls = vec![];

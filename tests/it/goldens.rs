@@ -141,17 +141,22 @@ fn the_evaluator_agrees_with_diffusers() {
     let mut failures = Vec::new();
     for &name in DIFFUSION {
         let (golden, module) = (DiffusionGolden::read(name), module(name, DType::F32));
-        let outputs = dlc_eval::run(
-            module.graph("target").unwrap(),
-            &module.weights,
-            &golden.inputs,
-        )
-        .unwrap();
-        failures.extend(
-            golden
-                .check(outputs["out_sample"].as_f32().unwrap(), TOLERANCE)
-                .err(),
-        );
+        let sizes = golden.other_sizes();
+        let free = module.model.diffusion.as_ref().unwrap().size_step.is_some();
+        assert_eq!(!sizes.is_empty(), free, "{name}");
+        for golden in [golden].into_iter().chain(sizes) {
+            let outputs = dlc_eval::run(
+                module.graph("target").unwrap(),
+                &module.weights,
+                &golden.inputs,
+            )
+            .unwrap();
+            failures.extend(
+                golden
+                    .check(outputs["out_sample"].as_f32().unwrap(), TOLERANCE)
+                    .err(),
+            );
+        }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -404,6 +404,7 @@ fn a_run_that_is_stopped_gives_nothing() {
         seeds: &[1],
         classes: &[],
         conditions: None,
+        size: None,
         prune: true,
     };
     let stop = &mut |done: usize, _: usize| {

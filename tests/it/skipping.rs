@@ -53,6 +53,7 @@ fn check(backend: &Backend, profile: Profile, pass: &str) {
         seeds: &[3],
         classes: &[7],
         conditions: None,
+        size: None,
         prune: true,
     };
     let found = session

@@ -1,9 +1,10 @@
 //! Types of quantised products and of what takes columns of logits.
 
 use super::Check;
+use crate::dim::Dim;
 use crate::error::IrError;
 use crate::op::BlockFormat;
-use crate::types::{DType, Dim, ValueType};
+use crate::types::{DType, ValueType};
 
 pub(super) fn linear(cx: &Check<'_>, format: BlockFormat) -> Result<ValueType, IrError> {
     cx.require(format.is_known(), || {

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use dlc_ir::cost::{Sizes, TEXT_TOKENS, macs};
-use dlc_ir::{BlockId, Def, Graph, NodeId, Op, Operand, SkipGranularity, ValueId, WeightTable};
+use dlc_ir::cost::{image_sizes, macs};
+use dlc_ir::{
+    BlockId, Def, Diffusion, Graph, NodeId, Op, Operand, SkipGranularity, ValueId, WeightTable,
+};
 
 use crate::error::PassError;
 
@@ -92,6 +94,7 @@ impl<'m> SkipNet<'m> {
         pass: &'static str,
         graph: &'m Graph,
         weights: &'m WeightTable,
+        diffusion: &Diffusion,
         granularity: SkipGranularity,
     ) -> Result<Self, PassError> {
         let units = units(graph, granularity);
@@ -102,7 +105,7 @@ impl<'m> SkipNet<'m> {
         if units.is_empty() {
             return Err(unsupported("the target has no blocks to skip"));
         }
-        let sizes = Sizes::from([("batch".to_owned(), 1), ("text".to_owned(), TEXT_TOKENS)]);
+        let sizes = image_sizes(Some(diffusion));
         let costs: Option<Vec<u64>> = graph
             .nodes()
             .map(|(_, node)| macs(graph, weights, node, &sizes))

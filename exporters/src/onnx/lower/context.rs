@@ -5,7 +5,9 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
 
-use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, WeightId};
+use dlc_ir::{
+    Def, Dim, Graph, Node, NodeId, Operand, Rounding, Shape, ValueId, ValueType, WeightId,
+};
 
 use super::super::builder::{Builder, Name};
 use super::super::proto::{DimensionValue, TypeProto, ValueInfoProto};
@@ -303,7 +305,7 @@ impl<'a> Context<'a> {
     }
 
     /// A vector with the numbers of `shape` for a `Reshape`: a constant if at most one axis has a
-    /// symbol, which is then -1.
+    /// symbol, which is then -1. Of several axes the first product of symbols is.
     pub fn shape_tensor(&mut self, shape: &Shape) -> Result<Name, ExportError> {
         let symbolic = shape.0.iter().filter(|d| d.known().is_none()).count();
         if symbolic <= 1 {
@@ -314,16 +316,25 @@ impl<'a> Context<'a> {
                 .collect();
             return Ok(self.b.ints(&numbers));
         }
-        self.exact_shape(shape)
+        let is_product = |dim: &Dim| dim.factors().0.len() > 1;
+        let open = shape.0.iter().position(is_product);
+        self.joined_shape(shape, open)
     }
 
-    /// A vector with the numbers of `shape`, put together from shapes of inputs.
+    /// A vector with the numbers of `shape`, put together from shapes of other values.
     pub fn exact_shape(&mut self, shape: &Shape) -> Result<Name, ExportError> {
-        self.once(&format!("shape/{shape}"), |cx| {
+        self.joined_shape(shape, None)
+    }
+
+    /// The numbers of `shape`, but -1 for the axis `open`.
+    fn joined_shape(&mut self, shape: &Shape, open: Option<usize>) -> Result<Name, ExportError> {
+        let key = open.map_or_else(String::new, |axis| format!("/{axis}"));
+        self.once(&format!("shape/{shape}{key}"), |cx| {
             let mut parts = Vec::new();
-            for dim in &shape.0 {
+            for (axis, dim) in shape.0.iter().enumerate() {
                 parts.push(match dim.known() {
                     Some(n) => cx.b.ints(&[n as i64]),
+                    None if open == Some(axis) => cx.b.ints(&[-1]),
                     None => cx.axis(dim)?,
                 });
             }
@@ -335,7 +346,8 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// A vector with the one number that `dim` stands for, read off an input that has such an axis.
+    /// A vector with the one number that `dim` stands for, read off an input that has such an axis,
+    /// else off a value that was made.
     pub fn axis(&mut self, dim: &Dim) -> Result<Name, ExportError> {
         self.once(&format!("shape/{dim}"), |cx| {
             let has_axis = |value: ValueId| {
@@ -347,21 +359,24 @@ impl<'a> Context<'a> {
                     .iter()
                     .position(|d| d == dim)
             };
-            let found = cx
-                .graph
-                .inputs()
-                .iter()
+            let inputs = cx.graph.inputs().iter();
+            let given = inputs
                 .filter(|i| !cx.levels.contains(&i.value))
-                .find_map(|i| has_axis(i.value).map(|axis| (i.name.as_str(), axis as i64)));
-            let Some((input, axis)) = found else {
+                .map(|i| (i.value, Name::from(i.name.as_str())));
+            let made = cx.forms.iter().filter(|((_, form), _)| *form == Form::Full);
+            let made = made.map(|((value, _), name)| (*value, name.clone()));
+            let found = given
+                .chain(made)
+                .find_map(|(value, name)| has_axis(value).map(|axis| (name, axis as i64)));
+            let Some((value, axis)) = found else {
                 return Err(ExportError::module(
                     "",
-                    format!("no input has an axis {dim}, so its length isn't known at run time"),
+                    format!("no value has an axis {dim}, so its length isn't known at run time"),
                 ));
             };
             Ok(cx
                 .b
-                .op("Shape", &[&Name::from(input)])
+                .op("Shape", &[&value])
                 .int("start", axis)
                 .int("end", axis + 1)
                 .out())
@@ -483,22 +498,38 @@ fn product(dims: impl Iterator<Item = DimensionValue>) -> DimensionValue {
 
 /// An axis as Optimum and onnxruntime-genai name it.
 fn dimension(dim: &Dim) -> DimensionValue {
-    let (Some(sum), times) = dim.factors() else {
-        return DimensionValue::Number(dim.constant() as i64);
-    };
-    let text = sum.to_string();
-    let name = match text.as_str() {
+    match dim.factors() {
+        (parts, times) if parts.is_empty() => DimensionValue::Number(times as i64),
+        (parts, times) => {
+            let names = parts.iter().map(|part| DimensionValue::Name(name_of(part)));
+            product(
+                [DimensionValue::Number(times as i64)]
+                    .into_iter()
+                    .chain(names),
+            )
+        }
+    }
+}
+
+/// The name of an axis that is no product. Quotients are written as ONNX's tools write them, so that
+/// what infers shapes from them agrees.
+fn name_of(dim: &Dim) -> String {
+    if let Some(factor) = dim.as_factor().filter(|factor| !factor.is_whole()) {
+        let (symbol, divisor) = (factor.symbol(), factor.divisor());
+        return match factor.rounding() {
+            Rounding::Up => format!("floor(({symbol}+{})/{divisor})", divisor - 1),
+            Rounding::Down => format!("floor({symbol}/{divisor})"),
+        };
+    }
+    let text = dim.to_string();
+    match text.as_str() {
         "batch" => "batch_size",
         "seq" => "sequence_length",
         "past" => "past_sequence_length",
         "past+seq" => "total_sequence_length",
         other => other,
-    };
-    DimensionValue::Name(if times == 1 {
-        name.to_owned()
-    } else {
-        format!("{times}*{name}")
-    })
+    }
+    .to_owned()
 }
 
 /// The place of a node whose first value is named `value`.
