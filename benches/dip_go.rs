@@ -208,6 +208,7 @@ impl Bench<'_> {
             seeds: &seeds,
             classes: &classes,
             conditions: None,
+            size: None,
             prune,
         };
         session

@@ -67,6 +67,17 @@ pub(crate) fn upsample(x: &Tensor, factor: usize) -> candle_core::Result<Tensor>
         .reshape((batch, channels, height * factor, width * factor))
 }
 
+/// The first rows and columns of `x`, as many as `like` has.
+pub(crate) fn cut_to(x: &Tensor, like: &Tensor) -> Result<Tensor, OpError> {
+    let ((_, _, rows, columns), (_, _, height, width)) = (x.dims4()?, like.dims4()?);
+    if rows < height || columns < width {
+        return Err(OpError::Data(format!(
+            "an image of {height} by {width} was halved to one that gives {rows} by {columns}: its sides aren't the multiples that the model wants"
+        )));
+    }
+    Ok(x.narrow(2, 0, height)?.narrow(3, 0, width)?.contiguous()?)
+}
+
 /// See [`TimestepEmbedding`].
 pub(crate) fn timestep_embedding(
     timesteps: &Tensor,

@@ -6,7 +6,7 @@ use dlc_ir::{Op, Rope};
 
 use crate::attention::{attend_both_ways, attend_causally, disentangled_bias};
 use crate::error::OpError;
-use crate::image::{conv2d, group_norm, timestep_embedding, upsample};
+use crate::image::{conv2d, cut_to, group_norm, timestep_embedding, upsample};
 use crate::quantized::{gather_columns, quantized_linear};
 use crate::rows::{linear, normed, row_numbers};
 use crate::symbols::Symbols;
@@ -49,7 +49,11 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             [x, weight, bias] => conv2d(x, weight, Some(bias), *stride, *padding)?,
             _ => return Err(wrong_arity(inputs)),
         },
-        Op::Upsample { factor } => unary(inputs, |x| upsample(x, *factor))?,
+        Op::Upsample { factor } => match inputs {
+            [x] => upsample(x, *factor)?,
+            [x, like] => cut_to(&upsample(x, *factor)?, like)?,
+            _ => return Err(wrong_arity(inputs)),
+        },
         Op::TimestepEmbedding(embedding) => {
             unary(inputs, |timesteps| timestep_embedding(timesteps, embedding))?
         }

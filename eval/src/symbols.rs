@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dlc_ir::{Dim, Shape, ValueType};
+use dlc_ir::{Dim, Factor, Shape, ValueType};
 
 use crate::array::Array;
 
@@ -12,6 +12,8 @@ use crate::array::Array;
 pub(crate) struct Symbols {
     single: BTreeMap<Arc<str>, usize>,
     sums: BTreeMap<Dim, usize>,
+    /// Parts of symbols that aren't known.
+    parts: BTreeMap<Factor, usize>,
 }
 
 /// An axis that doesn't fit: which array it belongs to, and what is wrong.
@@ -53,41 +55,44 @@ impl Symbols {
         }
     }
 
-    /// Checks or learns one axis; false if more than one of its symbols is unknown.
+    /// Checks or learns one axis; false if it takes more than is known to learn from it.
     fn place(&mut self, axis: &Axis<'_>) -> Result<bool, Misfit> {
-        let unknown: Vec<&Arc<str>> = axis
-            .dim
-            .symbols()
-            .iter()
-            .filter(|s| !self.single.contains_key(*s))
-            .collect();
-        let Some(symbol) = unknown.first() else {
+        let is_unknown = |factor: &&Factor| !self.single.contains_key(factor.symbol());
+        let Some(unknown) = axis.dim.terms().flat_map(|(f, _)| f).find(is_unknown) else {
             return self
                 .value(axis.dim)
                 .filter(|n| *n == axis.size)
                 .map(|_| true)
                 .ok_or_else(|| axis.misfit(self.value(axis.dim)));
         };
-        if unknown.iter().any(|s| s != symbol) {
-            return Ok(false);
+        let (mut known, mut often) = (Some(axis.dim.constant()), 0);
+        for (factors, times) in axis.dim.terms() {
+            if factors == [unknown.clone()] && unknown.is_whole() {
+                often = times;
+            } else if factors.iter().any(|f| is_unknown(&f)) {
+                return Ok(false);
+            } else {
+                let term = factors.iter().try_fold(times, |product, factor| {
+                    product.checked_mul(self.factor(factor)?)
+                });
+                known = known.zip(term).and_then(|(sum, n)| sum.checked_add(n));
+            }
         }
-        let known = axis
-            .dim
-            .symbols()
-            .iter()
-            .filter_map(|s| self.single.get(s))
-            .try_fold(axis.dim.constant(), |n, s| n.checked_add(*s));
         let rest = known
             .and_then(|known| axis.size.checked_sub(known))
-            .filter(|rest| rest % unknown.len() == 0);
+            .filter(|rest| rest.is_multiple_of(often));
         let rest = rest.ok_or_else(|| axis.misfit(None))?;
-        self.single.insert(Arc::clone(symbol), rest / unknown.len());
+        self.single
+            .insert(Arc::clone(unknown.symbol()), rest / often);
         Ok(true)
     }
 
     fn place_sums(&mut self, open: &[Axis<'_>]) -> Result<(), Misfit> {
         for axis in open {
             let known = *self.sums.entry(axis.dim.clone()).or_insert(axis.size);
+            if let Some(part) = axis.dim.as_factor() {
+                self.parts.insert(part.clone(), known);
+            }
             if known != axis.size {
                 return Err(axis.misfit(Some(known)));
             }
@@ -97,9 +102,18 @@ impl Symbols {
 
     /// The number that `dim` stands for, if its symbols are known.
     pub(crate) fn value(&self, dim: &Dim) -> Option<usize> {
-        let mut numbers = dim.symbols().iter().map(|s| self.single.get(s));
-        let sum = numbers.try_fold(dim.constant(), |n, s| n.checked_add(*s?));
-        sum.or_else(|| self.sums.get(dim).copied())
+        dim.evaluate(|factor| self.factor(factor))
+            .or_else(|| self.sums.get(dim).copied())
+    }
+
+    /// The number that a symbol or a part of one stands for: by the symbol, else by a part.
+    fn factor(&self, factor: &Factor) -> Option<usize> {
+        if let Some(symbol) = self.single.get(factor.symbol()) {
+            return factor.rounding().divide(*symbol, factor.divisor());
+        }
+        self.parts
+            .iter()
+            .find_map(|(part, number)| factor.follows(part, *number))
     }
 
     /// The numbers that `shape` stands for.
@@ -131,7 +145,7 @@ impl Axis<'_> {
             size,
         } = self;
         let problem = match known {
-            Some(known) if dim.symbols().is_empty() => {
+            Some(known) if dim.known().is_some() => {
                 format!("axis {number} is {size} long, not {known}")
             }
             Some(known) => {

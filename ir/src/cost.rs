@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::dim::{Dim, Factor};
 use crate::graph::{Graph, Node, Operand};
 use crate::index::WeightId;
-use crate::op::{GroupFormat, Op};
+use crate::module::Diffusion;
+use crate::op::{BlockFormat, GroupFormat, Op};
 use crate::types::{DType, Dim, Shape, ValueType};
 use crate::weight::WeightTable;
 
@@ -186,15 +188,36 @@ pub fn graph_macs(graph: &Graph, weights: &WeightTable, sizes: &Sizes) -> Option
 /// Tokens of text that the arithmetic of models of images is counted with: as many as CLIP gives.
 pub const TEXT_TOKENS: u64 = 77;
 
-/// Multiply-adds for one image, with [`TEXT_TOKENS`] tokens if the model takes a text; nothing for
-/// graphs that don't work on images.
-pub fn macs_per_image(graph: &Graph, weights: &WeightTable) -> Option<u64> {
+/// The sizes for one image with [`TEXT_TOKENS`] tokens: of a model's own height and width, if it
+/// makes images.
+pub fn image_sizes(model: Option<&Diffusion>) -> Sizes {
+    let sides = model.map(|model| {
+        [
+            (Diffusion::HEIGHT, model.height as u64),
+            (Diffusion::WIDTH, model.width as u64),
+        ]
+    });
+    let rest = [("batch", 1), ("text", TEXT_TOKENS)];
+    sides
+        .into_iter()
+        .flatten()
+        .chain(rest)
+        .map(|(symbol, size)| (symbol.to_owned(), size))
+        .collect()
+}
+
+/// Multiply-adds for one image, see [`image_sizes`]; nothing for graphs that don't work on images,
+/// and without a size where the graph takes any.
+pub fn macs_per_image(
+    graph: &Graph,
+    weights: &WeightTable,
+    model: Option<&Diffusion>,
+) -> Option<u64> {
     let on_images = graph
         .nodes()
         .any(|(_, node)| matches!(node.op, Op::Conv2d { .. }));
-    let sizes = Sizes::from([("batch".to_owned(), 1), ("text".to_owned(), TEXT_TOKENS)]);
     if on_images {
-        graph_macs(graph, weights, &sizes)
+        graph_macs(graph, weights, &image_sizes(model))
     } else {
         None
     }
@@ -215,9 +238,9 @@ fn elements(shape: &Shape, sizes: &Sizes) -> Option<u64> {
 }
 
 fn length(dim: &Dim, sizes: &Sizes) -> Option<u64> {
-    dim.symbols()
-        .iter()
-        .try_fold(dim.constant() as u64, |n, symbol| {
-            n.checked_add(*sizes.get(&**symbol)?)
-        })
+    let value = |factor: &Factor| {
+        let symbol = usize::try_from(*sizes.get(&**factor.symbol())?).ok()?;
+        factor.rounding().divide(symbol, factor.divisor())
+    };
+    dim.evaluate(value)?.try_into().ok()
 }

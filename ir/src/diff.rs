@@ -9,6 +9,7 @@ use similar::TextDiff;
 
 use crate::cost::{Cost, cost, macs_per_image};
 use crate::graph::Graph;
+use crate::module::Diffusion;
 use crate::weight::WeightTable;
 
 /// What differs between two graphs.
@@ -46,6 +47,15 @@ impl GraphDiff {
 
 /// Compares two graphs, each over its own weights; weights are compared by name and type.
 pub fn diff(before: (&Graph, &WeightTable), after: (&Graph, &WeightTable)) -> GraphDiff {
+    diff_of_images(before, after, None)
+}
+
+/// As [`diff`], of graphs that work on images of the size of `model`.
+pub fn diff_of_images(
+    before: (&Graph, &WeightTable),
+    after: (&Graph, &WeightTable),
+    model: Option<&Diffusion>,
+) -> GraphDiff {
     let (a, b) = (
         block_texts(before.0, before.1),
         block_texts(after.0, after.1),
@@ -82,7 +92,8 @@ pub fn diff(before: (&Graph, &WeightTable), after: (&Graph, &WeightTable)) -> Gr
         }),
         cost_before: cost(before.0, before.1),
         cost_after: cost(after.0, after.1),
-        macs: macs_per_image(before.0, before.1).zip(macs_per_image(after.0, after.1)),
+        macs: macs_per_image(before.0, before.1, model)
+            .zip(macs_per_image(after.0, after.1, model)),
         text,
     }
 }

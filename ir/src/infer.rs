@@ -4,9 +4,10 @@
 mod image;
 mod quantized;
 
+use crate::dim::Dim;
 use crate::error::IrError;
 use crate::op::{Attention, DisentangledBias, Op, Rope, RopeScaling};
-use crate::types::{DType, Dim, Shape, ValueType};
+use crate::types::{DType, Shape, ValueType};
 
 /// The types of the outputs of `op` applied to inputs of types `inputs` (values and weights alike).
 pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrError> {

@@ -12,6 +12,7 @@ mod builder;
 mod codec;
 pub mod cost;
 pub mod diff;
+mod dim;
 mod edit;
 mod error;
 mod expr;
@@ -30,6 +31,7 @@ mod weight;
 
 pub use block::{Block, BlockKind};
 pub use builder::GraphBuilder;
+pub use dim::{Dim, Factor, Rounding, sym};
 pub use error::IrError;
 pub use expr::{Blob, Expr, QuantizedPart, Quantizer, Refinement};
 pub use graph::{CachePart, CacheRole, Def, Graph, Input, Node, Operand, Output, Value};
@@ -39,5 +41,5 @@ pub use op::{Attention, DisentangledBias, GroupFormat, Op, Rope, RopeScaling, Ti
 pub use parse::{parse_graph, parse_graph_over};
 pub use schedule::{Evaluation, Granularity, Reuse, Sampling, SkipSchedule};
 pub use sentence::{Pooling, Sentence, Similarity};
-pub use types::{DType, Dim, Shape, ValueType, sym};
+pub use types::{DType, Shape, ValueType};
 pub use weight::{Storage, Weight, WeightTable};

@@ -164,10 +164,13 @@ impl Scores {
 pub struct Diffusion {
     /// Channels of the noisy image that goes in.
     pub channels: usize,
-    /// Its height, in entries of the latent image.
+    /// Its height, in entries of the latent image: the one that it was trained with.
     pub height: usize,
     /// Its width.
     pub width: usize,
+    /// What other heights and widths must be multiples of; none if there are no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_step: Option<usize>,
     /// Channels of the output, see [`Diffusion::learns_variance`].
     pub out_channels: usize,
     /// The classes, if the model takes one.
@@ -195,6 +198,20 @@ const GUIDANCE: f64 = 1.5;
 const NO_GUIDANCE: f64 = 1.0;
 
 impl Diffusion {
+    /// The symbols of height and width where graphs take any.
+    pub const HEIGHT: &str = "height";
+    /// See [`Diffusion::HEIGHT`].
+    pub const WIDTH: &str = "width";
+
+    /// Whether its graphs take images of this height and width.
+    pub fn takes(&self, size: [usize; 2]) -> bool {
+        let own = [self.height, self.width];
+        self.size_step.map_or(size == own, |step| {
+            size.iter()
+                .all(|side| *side > 0 && side.is_multiple_of(step))
+        })
+    }
+
     /// Whether the second half of the output's channels is a learned variance, which samplers of
     /// diffusers drop.
     pub fn learns_variance(&self) -> bool {

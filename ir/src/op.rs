@@ -10,7 +10,8 @@ pub use relative::DisentangledBias;
 pub use rope::{Rope, RopeScaling};
 pub use timestep::TimestepEmbedding;
 
-use crate::types::{DType, Dim, Shape};
+use crate::dim::Dim;
+use crate::types::{DType, Shape};
 
 /// What a node does to its inputs. Shapes are in [`Graph`](crate::Graph) notation, `...` standing
 /// for any leading axes.
@@ -61,7 +62,9 @@ pub enum Op {
         padding: [usize; 2],
     },
     /// `x [batch, channels, height, width]` ->
-    /// `[batch, channels, factor * height, factor * width]`, every entry repeated.
+    /// `[batch, channels, factor * height, factor * width]`, every entry repeated. With a second
+    /// input `like [batch, ..., height, width]`, cut to its height and width, of which those of `x`
+    /// are a `factor`th, rounded up: the nearest neighbours of diffusers' `upsample_size`.
     Upsample {
         /// How often; 1 or more.
         factor: usize,

@@ -10,15 +10,17 @@ use std::str::FromStr;
 use self::attributes::Attributes;
 use crate::block::BlockKind;
 use crate::builder::GraphBuilder;
+use crate::dim::{Dim, Rounding, sym};
 use crate::error::IrError;
 use crate::graph::{CachePart, CacheRole, Graph, Operand};
 use crate::index::ValueId;
-use crate::types::{DType, Dim, Shape, ValueType, sym};
+use crate::types::{DType, Shape, ValueType};
 use crate::weight::WeightTable;
 
-/// Most axes of a type, and most terms of an axis.
+/// Most axes of a type, most terms of an axis, and most factors of a term.
 const MOST_AXES: usize = 32;
 const MOST_TERMS: usize = 64;
+const MOST_FACTORS: usize = 8;
 /// Most operands and attributes of a node.
 const MOST_WORDS: usize = 1024;
 /// What a message quotes of a line, in characters.
@@ -208,14 +210,47 @@ impl<'a> Line<'a> {
             return self.fail(format!("an axis has more than {MOST_TERMS} terms: {text}"));
         }
         for term in text.split('+') {
-            let term = match term.chars().next() {
-                Some('0'..='9') => Dim::from(self.number::<usize>(term)?),
-                Some('a'..='z' | 'A'..='Z' | '_') => sym(term),
-                _ => return self.fail(format!("`{text}` is not an axis")),
-            };
+            let term = self.term(term, text)?;
             sum = Some(sum.map_or_else(|| term.clone(), |s| s.plus(&term)));
         }
         sum.ok_or_else(|| self.error("an axis is missing"))
+    }
+
+    /// A product of numbers, symbols and parts of symbols.
+    fn term(self, term: &str, dim: &str) -> Result<Dim, IrError> {
+        if term.split('*').nth(MOST_FACTORS).is_some() {
+            return self.fail(format!(
+                "a term has more than {MOST_FACTORS} factors: {dim}"
+            ));
+        }
+        term.split('*').try_fold(Dim::from(1), |product, factor| {
+            Ok(product.times(&self.factor(factor, dim)?))
+        })
+    }
+
+    fn factor(self, factor: &str, dim: &str) -> Result<Dim, IrError> {
+        let part = Rounding::ALL.into_iter().find_map(|rounding| {
+            let inner = factor.strip_prefix(rounding.name())?.strip_prefix('(')?;
+            Some((inner.strip_suffix(')')?.split_once('/')?, rounding))
+        });
+        let (symbol, divisor) = match part {
+            Some(((symbol, divisor), rounding)) => (symbol, Some((divisor, rounding))),
+            None => (factor, None),
+        };
+        let begins = |first: fn(char) -> bool| symbol.chars().next().is_some_and(first);
+        let symbol = if begins(|c| c.is_ascii_digit()) && divisor.is_none() {
+            Dim::from(self.number::<usize>(symbol)?)
+        } else if begins(|c| c.is_ascii_alphabetic() || c == '_') && !symbol.contains(['(', '/']) {
+            sym(symbol)
+        } else {
+            return self.fail(format!("`{dim}` is not an axis"));
+        };
+        let Some((divisor, rounding)) = divisor else {
+            return Ok(symbol);
+        };
+        symbol
+            .divided(self.number(divisor)?, rounding)
+            .ok_or_else(|| self.error(format!("`{dim}` is not an axis")))
     }
 
     /// Splits off a trailing `(cache layer=3 key)`.

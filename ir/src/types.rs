@@ -1,9 +1,10 @@
-//! Types of values: an element type, and a shape of numbers, symbols and their sums.
+//! Types of values: an element type, and a shape.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::dim::Dim;
 
 /// Element type of a value or weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -72,100 +73,6 @@ impl fmt::Display for DType {
     }
 }
 
-/// One axis: a number, a symbol, or a sum of symbols and a number (`past+seq`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Dim {
-    symbols: Vec<Arc<str>>,
-    constant: usize,
-}
-
-impl Dim {
-    /// The number, unless the axis has a symbol.
-    pub fn known(&self) -> Option<usize> {
-        self.symbols.is_empty().then_some(self.constant)
-    }
-
-    /// The symbols of the sum, sorted; empty for a number.
-    pub fn symbols(&self) -> &[Arc<str>] {
-        &self.symbols
-    }
-
-    /// The number of the sum, 0 if it has none.
-    pub fn constant(&self) -> usize {
-        self.constant
-    }
-
-    /// The sum of two axes.
-    #[must_use]
-    pub fn plus(&self, other: &Self) -> Self {
-        let mut symbols = [self.symbols.as_slice(), other.symbols.as_slice()].concat();
-        symbols.sort();
-        Self {
-            symbols,
-            constant: self.constant.saturating_add(other.constant),
-        }
-    }
-
-    /// `dim` in the place of every `symbol`.
-    #[must_use]
-    pub fn substitute(&self, symbol: &str, dim: &Self) -> Self {
-        let parts = self.symbols.iter().map(|s| {
-            if **s == *symbol {
-                dim.clone()
-            } else {
-                Self {
-                    symbols: vec![Arc::clone(s)],
-                    constant: 0,
-                }
-            }
-        });
-        parts.fold(Self::from(self.constant), |sum, part| sum.plus(&part))
-    }
-
-    /// A symbol, or another sum that is no multiple of one, and how often it counts: `batch` and 2
-    /// of `batch+batch`.
-    pub fn factors(&self) -> (Option<Self>, usize) {
-        match self.symbols.split_first() {
-            None => (None, self.constant),
-            Some((first, rest)) if self.constant == 0 && rest.iter().all(|s| s == first) => {
-                (Some(sym(first)), 1 + rest.len())
-            }
-            Some(_) => (Some(self.clone()), 1),
-        }
-    }
-}
-
-/// The axis named `name`.
-pub fn sym(name: &str) -> Dim {
-    Dim {
-        symbols: vec![Arc::from(name)],
-        constant: 0,
-    }
-}
-
-impl From<usize> for Dim {
-    fn from(constant: usize) -> Self {
-        Self {
-            symbols: Vec::new(),
-            constant,
-        }
-    }
-}
-
-impl fmt::Display for Dim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for symbol in &self.symbols {
-            write!(f, "{separator}{symbol}")?;
-            separator = "+";
-        }
-        if self.symbols.is_empty() || self.constant > 0 {
-            write!(f, "{separator}{}", self.constant)?;
-        }
-        Ok(())
-    }
-}
-
 /// The axes of a value, outermost first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Shape(pub Vec<Dim>);
@@ -200,12 +107,12 @@ impl Shape {
     /// Whether both shapes hold the same number of elements whatever the symbols stand for.
     pub fn same_elements(&self, other: &Self) -> bool {
         let factors = |shape: &Self| {
-            let (symbolic, numbers): (Vec<Option<Dim>>, Vec<usize>) =
+            let (parts, numbers): (Vec<Vec<Dim>>, Vec<usize>) =
                 shape.0.iter().map(Dim::factors).unzip();
-            let mut symbolic: Vec<Dim> = symbolic.into_iter().flatten().collect();
-            symbolic.sort();
+            let mut parts = parts.concat();
+            parts.sort();
             let known = numbers.into_iter().try_fold(1usize, usize::checked_mul);
-            (symbolic, known)
+            (parts, known)
         };
         let (a, b) = (factors(self), factors(other));
         a.1.is_some() && a == b

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 
+use crate::dim::Dim;
 use crate::error::IrError;
 use crate::expr::{Expr, ExprKey};
 use crate::index::{IndexVec, WeightId};
-use crate::types::{DType, Dim, ValueType};
+use crate::types::{DType, ValueType};
 
 /// How a checkpoint stores what graphs see as a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -49,6 +49,11 @@ fn sums_axes_and_operands_are_counted_first() {
         &graph([format!("input attention_mask: i64[batch, {sum}]")]),
         "an axis has more than 64 terms",
     );
+    let product = vec!["a"; 100_000].join("*");
+    refused(
+        &graph([format!("input x: f32[{product}]")]),
+        "a term has more than 8 factors",
+    );
     refused(
         &graph([format!("input x: f32[{}]", "a, ".repeat(100_000))]),
         "more than 32 axes",

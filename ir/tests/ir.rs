@@ -248,6 +248,78 @@ fn ops_on_images_are_refused_where_their_inputs_do_not_fit() {
     }
 }
 
+/// What parsing makes of one node over an image of any height and width, and halves of it.
+fn over_any_size(node: &str) -> Result<Graph, String> {
+    let text = format!(
+        "graph g {{
+  input x: f32[batch, 2, height, width]
+  input up: f32[batch, 2, ceil(height/2), ceil(width/2)]
+  input down: f32[batch, 2, floor(height/2), floor(width/2)]
+  %0 = {node}
+  output y = %0
+}}
+weight @k: f32[2, 2, 3, 3]
+weight @large: f32[2, 2, 5, 5]"
+    );
+    parse_graph(&text)
+        .map(|(graph, _)| graph)
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn sizes_of_images_may_be_symbols_that_are_halved_and_doubled() {
+    for node in [
+        "conv2d %x, @k stride=1 padding=1,1 : f32[batch, 2, height, width]",
+        "conv2d %x, @k stride=2 padding=1,1 : f32[batch, 2, ceil(height/2), ceil(width/2)]",
+        "conv2d %x, @k stride=2 padding=0,1 : f32[batch, 2, floor(height/2), floor(width/2)]",
+        "conv2d %up, @k stride=2 padding=1,1 : f32[batch, 2, ceil(height/4), ceil(width/4)]",
+        "upsample_nearest %x factor=2 : f32[batch, 2, 2*height, 2*width]",
+        "upsample_nearest %up, %x factor=2 : f32[batch, 2, height, width]",
+        "upsample_nearest %down, %x factor=2 : f32[batch, 2, height, width]",
+        "reshape %up : f32[batch, ceil(height/2)*ceil(width/2), 2]",
+        "reshape %x : f32[2*batch*width, height]",
+    ] {
+        over_any_size(node).unwrap_or_else(|error| panic!("{node}: {error}"));
+    }
+    for (node, part) in [
+        (
+            "conv2d %x, @large stride=1 padding=1,1 : f32[batch, 2, height, width]",
+            "no number of places",
+        ),
+        (
+            "conv2d %down, @k stride=2 padding=1,1 : f32[batch, 2, ceil(height/4), ceil(width/4)]",
+            "no number of places",
+        ),
+        (
+            "upsample_nearest %up, %x factor=4 : f32[batch, 2, height, width]",
+            "doesn't end with",
+        ),
+        (
+            "upsample_nearest %up factor=2 : f32[batch, 2, height, width]",
+            "not the types written here",
+        ),
+        (
+            "concat %x, %up axis=1 : f32[batch, 4, height, width]",
+            "inputs differ",
+        ),
+        (
+            "reshape %up : f32[batch, ceil(height/2)*ceil(height/2), 2]",
+            "as many elements",
+        ),
+        (
+            "silu %x : f32[batch, 2, ceil(height/0), width]",
+            "not an axis",
+        ),
+        (
+            "silu %x : f32[batch, 2, round(height/2), width]",
+            "not an axis",
+        ),
+    ] {
+        let error = over_any_size(node).expect_err(node);
+        assert!(error.contains(part), "{node}: {error}");
+    }
+}
+
 const QUANTIZED: &str = "graph target {
   input x: f32[batch, 40]
   %0 = quantized_linear %x, @codes, @scales, @zeros, @bias bits=4 group_size=16 : f32[batch, 6]

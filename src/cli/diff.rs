@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use dlc_ir::diff::{GraphDiff, diff};
-use dlc_ir::{Graph, Module, WeightTable};
+use dlc_ir::diff::{GraphDiff, diff, diff_of_images};
+use dlc_ir::{Diffusion, Graph, Module, WeightTable};
 use serde_json::json;
 use similar::TextDiff;
 
@@ -185,6 +185,10 @@ fn module(opened: &Opened) -> Option<&Module> {
     }
 }
 
+fn diffusion(opened: &Opened) -> Option<&Diffusion> {
+    module(opened)?.model.diffusion.as_ref()
+}
+
 fn weights_table(weights: &[WeightDifference]) -> String {
     let mut table = Table::new(&["weight", "norm of the difference", "share of its norm"]);
     for w in weights {
@@ -213,7 +217,7 @@ fn constants_table(constants: &[ConstantDifference]) -> String {
 
 fn target_and_draft(opened: &Opened) -> Result<GraphDiff> {
     match graphs(opened)[..] {
-        [target, draft] => Ok(diff(target, draft)),
+        [target, draft] => Ok(diff_of_images(target, draft, diffusion(opened))),
         _ => bail!(
             "there are not two graphs in it to compare; name a second checkpoint, bundle or ONNX file"
         ),
@@ -223,9 +227,10 @@ fn target_and_draft(opened: &Opened) -> Result<GraphDiff> {
 /// Graphs of one name are compared; where each side has one graph, whatever their names. Graphs
 /// without a partner are named in `unpaired`.
 fn by_name(a: &Opened, b: &Opened, unpaired: &mut Vec<String>) -> Result<Vec<GraphDiff>> {
+    let model = diffusion(a).or_else(|| diffusion(b));
     let (a, b) = (graphs(a), graphs(b));
     if let ([x], [y]) = (&a[..], &b[..]) {
-        return Ok(vec![diff(*x, *y)]);
+        return Ok(vec![diff_of_images(*x, *y, model)]);
     }
     let alone =
         |these: &[(&Graph, &WeightTable)], those: &[(&Graph, &WeightTable)]| -> Vec<String> {
@@ -245,7 +250,7 @@ fn by_name(a: &Opened, b: &Opened, unpaired: &mut Vec<String>) -> Result<Vec<Gra
         .filter_map(|x| {
             b.iter()
                 .find(|y| y.0.name == x.0.name)
-                .map(|y| diff(*x, *y))
+                .map(|y| diff_of_images(*x, *y, model))
         })
         .collect();
     if pairs.is_empty() {

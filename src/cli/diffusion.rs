@@ -46,6 +46,8 @@ pub(super) struct Wanted {
     /// One for each image, or none.
     pub classes: Vec<usize>,
     pub conditions: Option<Conditions>,
+    /// Height and width; none for the model's own.
+    pub size: Option<[usize; 2]>,
     pub batch: usize,
 }
 
@@ -107,6 +109,7 @@ impl SamplerArgs {
             seeds,
             classes,
             conditions,
+            size: None,
             batch: usize::from(self.batch),
         })
     }
@@ -136,6 +139,7 @@ impl Wanted {
             seeds: self.seeds[range].to_vec(),
             classes,
             conditions,
+            size: self.size,
             batch: self.batch,
         })
     }
@@ -192,6 +196,7 @@ pub(super) fn sample(
             guidance,
             seeds: &wanted.seeds[range.clone()],
             classes: wanted.classes.get(range.clone()).unwrap_or_default(),
+            size: wanted.size,
             conditions: conditions.as_ref(),
             prune,
         };

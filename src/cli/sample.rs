@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use dlc_runtime::Samples;
+use dlc_runtime::{Bundle, Samples};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 use serde_json::json;
@@ -44,6 +44,13 @@ pub(super) struct Args {
     /// Run the whole model at every step
     #[arg(long)]
     no_prune: bool,
+    /// Height of the images, in entries of what the sampler leaves: of Stable Diffusion's latents an
+    /// eighth of the picture's. U-Nets take other sizes than their own [default: the model's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    height: Option<u16>,
+    /// Width of the images, likewise
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    width: Option<u16>,
     #[command(flatten)]
     sampler: SamplerArgs,
     /// Write the numbers that the sampler leaves too, as tensor `latents` of a .safetensors file,
@@ -82,7 +89,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             args.classes.len()
         );
     }
-    let wanted = args.sampler.wanted(&bundle, &args.classes, count)?;
+    let wanted = Wanted {
+        size: args.size(&bundle),
+        ..args.sampler.wanted(&bundle, &args.classes, count)?
+    };
     let start = Instant::now();
     phases::begin("loading the model");
     let model = DiffusionModel::open(bundle, &args.backend)?;
@@ -104,6 +114,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         return Ok(INTERRUPTED.into());
     };
     let seconds = start.elapsed().as_secs_f64();
+    let [_, _, height, width] = samples.shape;
     write(args, &wanted, &samples, &picture, latents.as_ref())?;
     let evaluations = choice.plan.steps.len();
     let macs = model
@@ -126,11 +137,24 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         output.result(&args.output.display().to_string())?;
     }
     output.json(&json!({
-        "output": args.output, "latents": args.latents, "seeds": wanted.seeds, "classes": wanted.classes, "seconds": seconds,
+        "output": args.output, "latents": args.latents, "height": height, "width": width, "seeds": wanted.seeds, "classes": wanted.classes, "seconds": seconds,
         "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance, "pruned": choice.prune,
         "evaluations": evaluations, "macs": macs, "backend": model.backend.kind().name(),
     }))?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    /// Height and width, if one of them is asked for.
+    fn size(&self, bundle: &Bundle) -> Option<[usize; 2]> {
+        let model = bundle.manifest().model.diffusion.as_ref()?;
+        let side = |wanted: Option<u16>, own: usize| wanted.map_or(own, usize::from);
+        let size = [
+            side(self.height, model.height),
+            side(self.width, model.width),
+        ];
+        self.height.or(self.width).map(|_| size)
+    }
 }
 
 /// Writes the picture and, if asked for, the latents: both or none.

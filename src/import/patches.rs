@@ -106,6 +106,8 @@ impl PatchSpec {
             channels: self.channels,
             height,
             width,
+            // The table of positions is made for one size.
+            size_step: None,
             out_channels: self.out_channels,
             classes: None,
             text_width: None,
@@ -138,7 +140,7 @@ impl PatchSpec {
             },
             [image.into(), weight, bias],
         )?;
-        let x = to_sequence(net, x, [width, rows, columns])?;
+        let x = to_sequence(net, x, [width, rows, columns].map(Dim::from))?;
         let table = positions([rows, columns], width, stretch);
         let table = net.table("pos_embed.pos_embed", &[rows * columns, width], &table)?;
         net.add(x, table)
@@ -170,19 +172,18 @@ impl PatchSpec {
 
 /// The shape `[batch, sides...]`.
 pub(super) fn batched(sides: &[usize]) -> Shape {
-    Shape(
-        [sym("batch")]
-            .into_iter()
-            .chain(sides.iter().map(|&n| Dim::from(n)))
-            .collect(),
-    )
+    batched_dims(sides.iter().map(|&n| Dim::from(n)))
+}
+
+fn batched_dims(sides: impl IntoIterator<Item = Dim>) -> Shape {
+    Shape([sym("batch")].into_iter().chain(sides).collect())
 }
 
 /// `image [batch, channels, height, width]` as `[batch, height * width, channels]`.
 pub(super) fn to_sequence(
     net: &mut Net<'_>,
     image: ValueId,
-    [channels, height, width]: [usize; 3],
+    [channels, height, width]: [Dim; 3],
 ) -> Result<ValueId, IrError> {
     let x = net.graph.add(
         Op::Transpose {
@@ -192,7 +193,7 @@ pub(super) fn to_sequence(
     )?;
     net.graph.add(
         Op::Reshape {
-            shape: batched(&[height * width, channels]),
+            shape: batched_dims([height.times(&width), channels]),
         },
         [x.into()],
     )
@@ -202,11 +203,11 @@ pub(super) fn to_sequence(
 pub(super) fn to_image(
     net: &mut Net<'_>,
     x: ValueId,
-    [channels, height, width]: [usize; 3],
+    [channels, height, width]: [Dim; 3],
 ) -> Result<ValueId, IrError> {
     let x = net.graph.add(
         Op::Reshape {
-            shape: batched(&[height, width, channels]),
+            shape: batched_dims([height, width, channels]),
         },
         [x.into()],
     )?;

@@ -23,7 +23,7 @@ const ENCODERS: [&str; 5] = [
     "deberta-v3",
 ];
 
-const DIFFUSION: [&str; 8] = [
+const DIFFUSION: [&str; 9] = [
     "dit",
     "dit-geglu",
     "pixart",
@@ -32,6 +32,7 @@ const DIFFUSION: [&str; 8] = [
     "unet-ddpm-classes",
     "unet-sd15",
     "unet-sdxl",
+    "unet-stages",
 ];
 
 /// One of each family of decoders, and one whose rotation is scaled.

@@ -28,12 +28,15 @@ impl Architecture for UnetSpec {
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
         let Diffusion {
             channels,
-            height,
-            width,
             out_channels,
             ..
         } = self.diffusion;
-        let image = float_input(net, "sample", &[channels, height, width].map(Dim::from))?;
+        let sides = [
+            Dim::from(channels),
+            sym(Diffusion::HEIGHT),
+            sym(Diffusion::WIDTH),
+        ];
+        let image = float_input(net, "sample", &sides)?;
         let (conditions, image) = self.conditions(net, image)?;
         let first = self.channels.first().copied().unwrap_or(1);
         let [kernel, last_kernel] = self.kernels;
@@ -191,11 +194,12 @@ impl UnetSpec {
                     self.groups,
                 )?;
             }
-            if i + 1 < count {
+            if let Some(&(like, _)) = left.last() {
                 stage.double(
                     net,
                     &format!("{prefix}.upsamplers.0.conv"),
                     &format!("{name}.sample"),
+                    like,
                 )?;
             }
             stage.layer += 1;

@@ -142,6 +142,8 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
             channels,
             height,
             width,
+            // Of other sizes diffusers makes nothing.
+            size_step: Some(common.size_step(false)),
             out_channels,
             classes,
             text_width: None,

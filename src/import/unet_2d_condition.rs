@@ -147,6 +147,7 @@ fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
             channels,
             height,
             width,
+            size_step: Some(common.size_step(true)),
             out_channels,
             classes,
             text_width: Some(text_width),

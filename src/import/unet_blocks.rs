@@ -142,7 +142,7 @@ impl Stage<'_> {
             groups,
             self.spec.eps,
         )?;
-        let x = to_sequence(net, x, size)?;
+        let x = to_sequence(net, x, size.clone())?;
         let spec = AttentionSpec {
             width,
             context_width: width,
@@ -175,11 +175,11 @@ impl Stage<'_> {
             TRANSFORMER_EPS,
         )?;
         let mut x = if linear {
-            let x = to_sequence(net, x, size)?;
+            let x = to_sequence(net, x, size.clone())?;
             net.linear(x, &first, [width, width], true)?
         } else {
             let x = conv2d(net, x, &first, [width, width, 1], 1, [0, 0])?;
-            to_sequence(net, x, size)?
+            to_sequence(net, x, size.clone())?
         };
         for layer in 0..layers {
             x = self.transformer_layer(
@@ -250,18 +250,20 @@ impl Stage<'_> {
         self.close(net, output, self.width)
     }
 
-    /// Twice the height and width.
+    /// Twice the height and width, or one less where `like`, which comes next, was halved from an
+    /// odd one.
     pub(super) fn double(
         &mut self,
         net: &mut Net<'_>,
         tensors: &str,
         block: &str,
+        like: ValueId,
     ) -> Result<(), IrError> {
         net.graph
             .open_block(block, BlockKind::Sampling, self.layer, self.image)?;
         let larger = net
             .graph
-            .add(Op::Upsample { factor: 2 }, [self.image.into()])?;
+            .add(Op::Upsample { factor: 2 }, [self.image.into(), like.into()])?;
         let output = conv2d(net, larger, tensors, [self.width, self.width, 3], 1, [1, 1])?;
         self.close(net, output, self.width)
     }
@@ -283,10 +285,10 @@ impl Stage<'_> {
     }
 
     /// Channels, height and width of the image.
-    fn size(&self, net: &Net<'_>) -> [usize; 3] {
+    fn size(&self, net: &Net<'_>) -> [Dim; 3] {
         let dims = &net.graph.value_type(self.image).shape.0;
-        let side = |axis: usize| dims.get(axis).and_then(Dim::known).unwrap_or(1);
-        [self.width, side(2), side(3)]
+        let side = |axis: usize| dims.get(axis).cloned().unwrap_or_else(|| Dim::from(1));
+        [Dim::from(self.width), side(2), side(3)]
     }
 }
 

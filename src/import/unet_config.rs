@@ -71,8 +71,18 @@ impl Common {
         common
     }
 
+    /// What heights and widths must be multiples of. With `sized_up`, stages on the way up are told
+    /// the sizes that those on the way down had, which mends what was rounded up.
+    pub(super) fn size_step(&self, sized_up: bool) -> usize {
+        if sized_up && self.downsample_padding > 0 {
+            1
+        } else {
+            1 << (self.widths.len() - 1)
+        }
+    }
+
     fn check(&self, config: &mut ConfigReader<'_>) {
-        let multiple = 1 << (self.widths.len() - 1);
+        let multiple = self.size_step(false);
         if self
             .sample
             .iter()

@@ -15,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::error::PipelineError;
 use super::feeds::{SEED, random_feeds, text_feeds};
+use super::verify::{SEED, own_size, random_feeds, text_feeds};
 
 /// Tokens of the text that a compilation looks at.
 const TOKENS: usize = 32;
@@ -85,7 +86,9 @@ pub(super) fn warning(
     let graph = module
         .graph("target")
         .filter(|_| module.model.dtype == DType::F16)?;
-    if macs_per_image(graph, &module.weights).is_some_and(|macs| macs > MOST_MACS) {
+    if macs_per_image(graph, &module.weights, module.model.diffusion.as_ref())
+        .is_some_and(|macs| macs > MOST_MACS)
+    {
         return Some("whether activations fit f16 wasn't checked, since the model is large: `dlc verify` does it".to_owned());
     }
     let reach = match reach(module, graph, profile, calibration) {
@@ -115,7 +118,7 @@ fn reach(
 ) -> Result<Option<Reach>, PipelineError> {
     let rng = &mut ChaCha8Rng::seed_from_u64(SEED);
     let feeds = if module.model.task == Task::ImageGeneration {
-        random_feeds(graph, &module.weights, rng)?
+        random_feeds(graph, module, own_size(module), rng)?
     } else {
         let longest = TOKENS.min(module.model.context_length).max(1);
         text_feeds(graph, &text(module, longest, calibration, rng))?

@@ -3,7 +3,7 @@
 //!
 //! A graph of a model of text sees whole sequences, a batch with padding on the left, two tokens
 //! after a cached prefix, and one after a batch padded on either side; one of a diffusion model a
-//! batch of random inputs.
+//! batch of random inputs, and a smaller image that is no square where it takes such.
 
 mod tolerance;
 
@@ -16,6 +16,8 @@ use dlc_ir::{DType, Graph, Module, Task};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::feeds::Feeds;
+pub(super) use self::random::{own_size, random_feeds};
 pub use self::tolerance::Tolerance;
 use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
@@ -40,6 +42,8 @@ pub enum Case {
     CachedPadded,
     /// Numbers in the ranges that the graph takes.
     Random,
+    /// The same for images of another height and width, if the graph takes such.
+    OtherSize,
     /// Not an input of its own: the largest activation of all of them, by the evaluator, against
     /// the largest number of f16.
     Range,
@@ -62,6 +66,7 @@ impl Case {
             Self::Cached => "2 tokens after 7 cached",
             Self::CachedPadded => "1 token after padding",
             Self::Random => "random inputs",
+            Self::OtherSize => "another height and width",
             Self::Range => "largest activation",
         }
     }
@@ -130,11 +135,15 @@ pub fn verify_bundle(
             });
         };
         if module.model.task == Task::ImageGeneration {
-            let feeds = random_feeds(graph, &module.weights, &mut ChaCha8Rng::seed_from_u64(SEED))?;
-            push(
-                Case::Random,
-                compare(&mut oracle, record, &mut session, &feeds, tolerance)?,
-            );
+            let sizes = [Some((Case::Random, own_size(module))), other_size(module)];
+            for (case, size) in sizes.into_iter().flatten() {
+                let rng = &mut ChaCha8Rng::seed_from_u64(SEED);
+                let feeds = random_feeds(graph, module, size, rng)?;
+                push(
+                    case,
+                    compare(&mut oracle, record, &mut session, &feeds, tolerance)?,
+                );
+            }
         } else {
             // A graph without caches reads whole sequences only.
             for case in Case::ALL
@@ -162,6 +171,15 @@ pub fn verify_bundle(
         }
     }
     Ok(checks)
+}
+
+/// A smaller height and width than the model's own, odd ones if it takes such.
+fn other_size(module: &Module) -> Option<(Case, [usize; 2])> {
+    let model = module.model.diffusion.as_ref()?;
+    let step = model.size_step?;
+    let half = |side: usize| side / step / 2;
+    let size = [half(model.height) | 1, half(model.width) + 2];
+    Some((Case::OtherSize, size.map(|steps| steps * step)))
 }
 
 /// The evaluator on one graph, and how large its numbers have been.
@@ -214,7 +232,7 @@ fn run_case(
     let length = if case.reads_caches() { PREFIX } else { LENGTH };
     let mut prefix = Feeds::prefix(graph, batch, length, &ids(length));
     match case {
-        Case::Sequence | Case::Cached | Case::Random | Case::Range => {}
+        Case::Sequence | Case::Cached | Case::Random | Case::OtherSize | Case::Range => {}
         Case::LeftPadded => prefix.pad(0, 0..4),
         Case::CachedPadded => {
             prefix.pad(0, 0..4);

@@ -28,7 +28,7 @@ pub fn module_summary(module: &Module) -> String {
     );
     let mut table = Table::new(&["graph", "blocks", "nodes", "parameters", "MACs/image"]);
     for graph in &module.graphs {
-        let macs = macs_per_image(graph, &module.weights)
+        let macs = macs_per_image(graph, &module.weights, Some(diffusion))
             .map_or_else(|| "beyond measure".to_owned(), |n| n.to_string());
         let counts = [
             graph.blocks().count() as u64,
@@ -52,11 +52,19 @@ fn sample(diffusion: &Diffusion) -> String {
         channels,
         height,
         width,
+        size_step,
         out_channels,
         classes,
         text_width,
     } = diffusion;
     let mut text = format!("images of {channels} x {height} x {width} -> {out_channels} channels");
+    match size_step {
+        None => {}
+        Some(1) => text.push_str(", or any other height and width"),
+        Some(step) => {
+            let _ = write!(text, ", or other heights and widths that {step} divides");
+        }
+    }
     if let Some(classes) = classes {
         let _ = write!(text, ", {} classes", classes.count);
     }

@@ -21,6 +21,7 @@ pub const DIFFUSION: &[&str] = &[
     "dit-geglu",
     "pixart-sizes",
     "unet-ddpm-classes",
+    "unet-stages",
 ];
 
 /// What a model was fed, by boundary name, and the sample that it returned.
@@ -60,6 +61,31 @@ impl DiffusionGolden {
             inputs,
             sample,
         }
+    }
+
+    /// The same model fed samples of other heights and widths, if some were recorded.
+    pub fn other_sizes(&self) -> Vec<Self> {
+        let path = fixture(&format!("goldens/{}/sizes.safetensors", self.name));
+        if !path.exists() {
+            return vec![];
+        }
+        let mut recorded = recorded(&path);
+        let sizes: Vec<String> = recorded
+            .keys()
+            .filter_map(|key| key.strip_suffix(".input.sample"))
+            .map(str::to_owned)
+            .collect();
+        let mut part = |size: &str, part: &str| recorded.remove(&format!("{size}.{part}")).unwrap();
+        let golden = |size: &String| {
+            let mut inputs = self.inputs.clone();
+            inputs.insert("sample".into(), part(size, "input.sample"));
+            Self {
+                name: self.name,
+                inputs,
+                sample: part(size, "output.sample"),
+            }
+        };
+        sizes.iter().map(golden).collect()
     }
 
     /// Fails unless the sample is within `tolerance` of the reference.
@@ -107,16 +133,22 @@ pub fn check_diffusion(
     let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
     let mut session = Session::load(backend, &bundle, "target", None, &SessionOptions::default())
         .map_err(|e| e.to_string())?;
-    let tensor = |array: &Array| match array.data() {
-        ArrayData::I64(data) => HostTensor::i64(array.shape(), data.clone()),
-        ArrayData::F32(data) => HostTensor::f32(array.shape(), data.clone()),
-    };
-    let inputs: Vec<(&str, HostTensor)> = golden
-        .inputs
-        .iter()
-        .map(|(n, a)| (n.as_str(), tensor(a)))
-        .collect();
-    let outputs = session.run_host(&inputs).map_err(|e| e.to_string())?;
+    check_step(&mut session, &golden, tolerance)?;
+    for other in golden.other_sizes() {
+        let size = other.inputs["sample"].shape()[2..].to_vec();
+        check_step(&mut session, &other, tolerance).map_err(|e| format!("{size:?}: {e}"))?;
+    }
+    check_one_level(&mut session, name, tensors(&golden))
+}
+
+fn check_step(
+    session: &mut Session,
+    golden: &DiffusionGolden,
+    tolerance: f32,
+) -> Result<(), String> {
+    let outputs = session
+        .run_host(&tensors(golden))
+        .map_err(|e| e.to_string())?;
     let found = outputs
         .iter()
         .find(|(n, _)| n == "out_sample")
@@ -179,6 +211,21 @@ fn first_rows(tensor: &HostTensor, images: usize, few: usize) -> HostTensor {
         HostData::I64(data) => HostData::I64(data[..n].to_vec()),
     };
     HostTensor { shape, data }
+}
+
+    )
+}
+
+fn tensors(golden: &DiffusionGolden) -> Vec<(&str, HostTensor)> {
+    let tensor = |array: &Array| match array.data() {
+        ArrayData::I64(data) => HostTensor::i64(array.shape(), data.clone()),
+        ArrayData::F32(data) => HostTensor::f32(array.shape(), data.clone()),
+    };
+    golden
+        .inputs
+        .iter()
+        .map(|(n, a)| (n.as_str(), tensor(a)))
+        .collect()
 }
 
 /// Fails unless one noise level for all images is as good as the same for each.

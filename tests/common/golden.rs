@@ -260,7 +260,9 @@ impl Golden {
                 )
             }
             Case::Cached => (Some(self.columns(0, 7, 7)), self.columns(7, 9, 9)),
-            Case::CachedPadded | Case::Random | Case::Range => panic!("{case:?} is not recorded"),
+            Case::CachedPadded | Case::Random | Case::OtherSize | Case::Range => {
+                panic!("{case:?} is not recorded")
+            }
         }
     }
 
@@ -283,7 +285,9 @@ impl Golden {
             Case::Sequence => "output.logits",
             Case::LeftPadded => "output.left_padded_logits",
             Case::Cached => "output.logits_after_7_for_2",
-            Case::CachedPadded | Case::Random | Case::Range => panic!("{case:?} is not recorded"),
+            Case::CachedPadded | Case::Random | Case::OtherSize | Case::Range => {
+                panic!("{case:?} is not recorded")
+            }
         }];
         if logits.len() != expected.len() {
             return Err(format!(

@@ -4,14 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use dlc_bundle::Profile;
-use dlc_ir::{
-    DType, Diffusion, Evaluation, Granularity, ModelInfo, Module, Reuse, Sampling, Scores,
-    SkipSchedule, Task, WeightTable, parse_graph_over,
-};
+use dlc_ir::{DType, Diffusion, Evaluation, Granularity, ModelInfo, Module, Reuse, Sampling, Scores, SkipSchedule, Task, WeightTable, parse_graph_over};
 use dlc_methods::diffusion::{Estimate, SamplingPlan, SamplingStep, noise};
-use dlc_runtime::{
-    Backend, Bundle, DiffusionSession, SampleRequest, SessionOptions, SharedWeights,
-};
+use dlc_runtime::{Backend, Bundle, DiffusionSession, SampleRequest, SessionOptions, SharedWeights};
 
 use super::session::export;
 
@@ -115,6 +110,7 @@ pub fn remembering(kept: DType) -> Module {
         channels: 1,
         height: 1,
         width: 2,
+        size_step: None,
         out_channels: 1,
         classes: None,
         text_width: None,
@@ -204,6 +200,7 @@ pub fn check_memory(backend: &Backend, profile: Profile, kept: DType) -> Result<
             seeds: &seeds,
             classes: &[],
             conditions: None,
+            size: None,
             prune,
         };
         let mut calls = vec![];

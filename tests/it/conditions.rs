@@ -314,6 +314,82 @@ fn dip_go_learns_on_texts_and_sizes_that_stable_diffusion_xl_is_told() {
     check_told("unet-sdxl", "unet", SHARE);
 }
 
+/// Samples pruned bundles at other heights and widths than the model's, and compares the images with
+/// what the SuperNet makes of the same noise at that size.
+fn check_sizes(golden: &'static str, sizes: &[[usize; 2]]) {
+    let shell = pipeline(golden, "unet");
+    let told = told(&DiffusionGolden::read(golden));
+    shell.write("texts.safetensors", embeddings(&told));
+    let mut module = import(
+        &Checkpoint::open(&shell.path("model")).unwrap(),
+        &ImportOptions::default(),
+    )
+    .unwrap();
+    let config = fs::read_to_string(fixture("digits-dit/scheduler/scheduler_config.json")).unwrap();
+    let plan = sampling_plan(&parse_scheduler_config(&config).unwrap(), None, STEPS).unwrap();
+    for (pass, out) in [
+        ("skip:interval=2,steps=4,guidance=1.5", "steps"),
+        ("skip:interval=2,steps=4,guidance=1.5,unroll=true", "one"),
+    ] {
+        compile(&shell, pass, out);
+        let bundle = Bundle::open(&shell.path(out)).unwrap();
+        let schedule = bundle.manifest().sampling.clone().unwrap().schedule;
+        for &[height, width] in sizes {
+            let side = |side: usize| side.to_string();
+            let (rows, columns) = (side(height), side(width));
+            let size = ["--height", &rows, "--width", &columns];
+            let told_file = [out, "--embeddings", "texts.safetensors"];
+            let (report, latents) = sample(&shell, &[&told_file[..], &size].concat());
+            assert_eq!(
+                (&report["height"], &report["width"]),
+                (&height.into(), &width.into())
+            );
+            let diffusion = module.model.diffusion.as_mut().unwrap();
+            (diffusion.height, diffusion.width) = (height, width);
+            let numbers = diffusion.channels * height * width;
+            let image = |index: usize| {
+                let noise = noise(index as u64, numbers);
+                let told = (None, Some(prompt(&told, index)));
+                supernet_sample(&module, &plan, 1.5, &schedule, &noise, told).unwrap()
+            };
+            let what = format!("{golden} {out} {height} x {width}");
+            check_near(&latents, &[image(0), image(1)].concat(), &what);
+        }
+    }
+}
+
+#[test]
+fn pruned_u_nets_make_images_of_other_sizes() {
+    check_sizes("unet-sd15", &[[12, 20], [7, 9]]);
+    check_sizes("unet-stages", &[[13, 11]]);
+}
+
+#[test]
+fn sizes_that_graphs_do_not_take_are_refused() {
+    let shell = pipeline("unet-ddpm-classes", "unet");
+    shell.ok(&["compile", "model", "-o", "unet"]);
+    shell.ok(&["compile", "fixtures/digits-dit", "-o", "dit"]);
+    for (bundle, sides, reasons) in [
+        ("unet", ["9", "16"], ["of 9 x 16", "multiples of 2"]),
+        (
+            "dit",
+            ["8", "16"],
+            ["take 8 x 8 alone", "table of positions"],
+        ),
+        ("unet", ["65534", "65534"], ["of 65534 x 65534", "numbers"]),
+    ] {
+        let [height, width] = sides;
+        let size = ["--height", height, "--width", width, "--steps", "1"];
+        let common = ["sample", bundle, "--backend", "tract", "-o", "out.png"];
+        let refused = shell.dlc(&[&common[..], &size].concat());
+        assert!(
+            refused.code == Some(2) && reasons.iter().all(|r| refused.stderr.contains(r)),
+            "{}",
+            refused.transcript()
+        );
+    }
+}
+
 #[test]
 fn learning_without_texts_says_what_is_missing() {
     let shell = pipeline("pixart", "transformer");

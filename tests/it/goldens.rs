@@ -8,10 +8,7 @@ use dlc_ir::{DType, Dim, Module};
 use dlc_runtime::{BackendKind, BackendSearch, start};
 
 use crate::common::diffusion::{DIFFUSION, DiffusionGolden, check_diffusion};
-use crate::common::golden::{
-    CASES, Case, ENCODERS, EncoderGolden, Feed, Golden, HALF_TOLERANCE, TOLERANCE, all_decoders,
-    module,
-};
+use crate::common::golden::{CASES, Case, ENCODERS, EncoderGolden, Feed, Golden, HALF_TOLERANCE, TOLERANCE, all_decoders, module};
 use crate::common::padding::check_padding;
 use crate::common::session::{check_encoder, check_golden};
 
@@ -141,17 +138,22 @@ fn the_evaluator_agrees_with_diffusers() {
     let mut failures = Vec::new();
     for &name in DIFFUSION {
         let (golden, module) = (DiffusionGolden::read(name), module(name, DType::F32));
-        let outputs = dlc_eval::run(
-            module.graph("target").unwrap(),
-            &module.weights,
-            &golden.inputs,
-        )
-        .unwrap();
-        failures.extend(
-            golden
-                .check(outputs["out_sample"].as_f32().unwrap(), TOLERANCE)
-                .err(),
-        );
+        let sizes = golden.other_sizes();
+        let free = module.model.diffusion.as_ref().unwrap().size_step.is_some();
+        assert_eq!(!sizes.is_empty(), free, "{name}");
+        for golden in [golden].into_iter().chain(sizes) {
+            let outputs = dlc_eval::run(
+                module.graph("target").unwrap(),
+                &module.weights,
+                &golden.inputs,
+            )
+            .unwrap();
+            failures.extend(
+                golden
+                    .check(outputs["out_sample"].as_f32().unwrap(), TOLERANCE)
+                    .err(),
+            );
+        }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -10,9 +10,7 @@ use dlc::import::{ImportOptions, import};
 use dlc_bundle::{MANIFEST_FILE, Profile};
 use dlc_eval::Array;
 use dlc_ir::{DType, Module, SideFile};
-use dlc_methods::diffusion::{
-    OutputLayout, SamplerState, SamplingPlan, noise, parse_scheduler_config, sampling_plan,
-};
+use dlc_methods::diffusion::{OutputLayout, SamplerState, SamplingPlan, noise, parse_scheduler_config, sampling_plan};
 use dlc_runtime::{Backend, BackendKind, BackendSearch, SampleRequest, read_tensors, start};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
@@ -404,6 +402,7 @@ fn a_run_that_is_stopped_gives_nothing() {
         seeds: &[1],
         classes: &[],
         conditions: None,
+        size: None,
         prune: true,
     };
     let stop = &mut |done: usize, _: usize| {

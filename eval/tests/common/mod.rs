@@ -113,7 +113,10 @@ impl Case {
                 .shape
                 .0
                 .iter()
-                .map(|d| d.constant() + d.symbols().iter().map(|s| size(s)).sum::<usize>())
+                .map(|d| {
+                    d.evaluate(|factor| Some(size(factor.symbol())))
+                        .expect("is small")
+                })
                 .collect();
             let n = shape.iter().product();
             let array = match input.name.as_str() {

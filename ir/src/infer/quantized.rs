@@ -1,8 +1,9 @@
 //! Types of quantised products and of what takes columns of logits.
 
 use super::Check;
+use crate::dim::Dim;
 use crate::error::IrError;
-use crate::op::GroupFormat;
+use crate::op::{BlockFormat, GroupFormat};
 use crate::types::{DType, Dim, ValueType};
 
 pub(super) fn linear(cx: &Check<'_>, format: GroupFormat) -> Result<ValueType, IrError> {

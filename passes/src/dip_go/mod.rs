@@ -137,7 +137,13 @@ pub fn supernet_sample(
     let (Some(target), Some(diffusion)) = (module.graph("target"), &module.model.diffusion) else {
         return Err(unsupported());
     };
-    let net = SkipNet::new(NAME, target, &module.weights, schedule.granularity)?;
+    let net = SkipNet::new(
+        NAME,
+        target,
+        &module.weights,
+        diffusion,
+        schedule.granularity,
+    )?;
     let supernet = SuperNet::new(NAME, &net, diffusion)?;
     let segment = supernet.load(&module.weights)?;
     let (class, prompt) = conditioning;
@@ -216,7 +222,7 @@ impl Pass for DipGo<'_> {
             .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
         let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
+        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
         let segment = supernet.load(weights)?;
         let prompts = self.prompts(target, guidance)?;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use dlc_eval::{Array, Gradients, Segment, Values, Wanted};
-use dlc_ir::{DType, Diffusion, Dim, Graph, IrError, Op, ValueId, ValueType, WeightTable};
+use dlc_ir::{DType, Diffusion, Dim, Factor, Graph, IrError, Op, ValueId, ValueType, WeightTable};
 
 use crate::error::PassError;
 use crate::skip::{Copier, Inputs, SkipNet};
@@ -175,17 +175,18 @@ impl SuperNet {
                 .ok_or_else(|| untold(name))?;
             known.insert(*value, array.clone());
         }
+        let part = |factor: &Factor| {
+            let axis = [Diffusion::HEIGHT, Diffusion::WIDTH]
+                .iter()
+                .position(|symbol| **factor.symbol() == **symbol)?;
+            let side = *feed.latents.shape().get(axis + 2)?;
+            factor.rounding().divide(side, factor.divisor())
+        };
         for (value, backup) in self.backups.iter().zip(&feed.backups) {
             let zeros = || {
-                let dims = self
-                    .graph
-                    .value(*value)
-                    .ty
-                    .shape
-                    .0
-                    .iter()
-                    .map(|d| d.known().unwrap_or(rows));
-                let shape: Vec<usize> = dims.collect();
+                let dims = &self.graph.value(*value).ty.shape.0;
+                let length = |dim: &Dim| dim.evaluate(&part).unwrap_or(rows);
+                let shape: Vec<usize> = dims.iter().map(length).collect();
                 let n = shape.iter().product();
                 Array::f32(shape, vec![0.0; n])
             };

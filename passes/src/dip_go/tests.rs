@@ -68,7 +68,7 @@ fn plan() -> SamplingPlan {
 
 fn check(text: &str, diffusion: &Diffusion, granularity: Granularity, reuse: Reuse) {
     let (graph, weights) = model(text);
-    let net = SkipNet::new(NAME, &graph, &weights, granularity).expect("has blocks");
+    let net = SkipNet::new(NAME, &graph, &weights, diffusion, granularity).expect("has blocks");
     let supernet = SuperNet::new(NAME, &net, diffusion).expect("can be trained");
     let segment = supernet.load(&weights).expect("loads");
     let plan = plan();
@@ -145,6 +145,7 @@ fn gate_gradients_are_those_of_finite_differences() {
         channels: 4,
         height: 8,
         width: 8,
+        size_step: None,
         out_channels: 8,
         classes: Some(Classes {
             count: 10,
@@ -156,6 +157,7 @@ fn gate_gradients_are_those_of_finite_differences() {
         channels: 1,
         height: 16,
         width: 16,
+        size_step: None,
         out_channels: 1,
         classes: None,
         text_width: None,

@@ -149,7 +149,7 @@ impl Skip<'_> {
             .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
         let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
+        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity)?;
         let table = match &given {
             Some(schedule) => fitting(&net, schedule, plan.steps.len())?,
             None => self.table(&net, plan.steps.len())?,

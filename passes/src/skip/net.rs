@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use dlc_ir::cost::{Sizes, TEXT_TOKENS, macs};
-use dlc_ir::{BlockId, Def, Granularity, Graph, NodeId, Op, Operand, ValueId, WeightTable};
+use dlc_ir::cost::{Sizes, TEXT_TOKENS, image_sizes, macs};
+use dlc_ir::{
+    BlockId, Def, Diffusion, Granularity, Graph, NodeId, Op, Operand, SkipGranularity, ValueId,
+    WeightTable,
+};
 
 use crate::error::PassError;
 
@@ -93,6 +96,7 @@ impl<'m> SkipNet<'m> {
         pass: &'static str,
         graph: &'m Graph,
         weights: &'m WeightTable,
+        diffusion: &Diffusion,
         granularity: Granularity,
     ) -> Result<Self, PassError> {
         let units = units(graph, granularity);
@@ -103,7 +107,7 @@ impl<'m> SkipNet<'m> {
         if units.is_empty() {
             return Err(unsupported("the target has no blocks to skip"));
         }
-        let sizes = Sizes::from([("batch".to_owned(), 1), ("text".to_owned(), TEXT_TOKENS)]);
+        let sizes = image_sizes(Some(diffusion));
         let costs: Option<Vec<u64>> = graph
             .nodes()
             .map(|(_, node)| macs(graph, weights, node, &sizes))

@@ -33,7 +33,7 @@ const BATCH: &str = "batch";
 /// Takes `latents [batch, channels, height, width]`, noise of unit variance, and what the target is
 /// conditioned on beside image and noise level; gives the sample, `out_latents`. With guidance every image
 /// has two rows of its conditioning, first all those with it and then all those without, so that the
-/// first axis of such inputs is `batch+batch`. Returns the graph and the weights with the noise
+/// first axis of such inputs is `2*batch`. Returns the graph and the weights with the noise
 /// levels among them.
 pub(crate) fn unroll(
     pass: &'static str,
@@ -105,16 +105,7 @@ impl<'m> Unroller<'m> {
             sym(BATCH)
         };
         let mut copy = Copier::new(net.graph, weights, SAMPLER).with_axis(BATCH, rows);
-        let Diffusion {
-            channels,
-            height,
-            width,
-            ..
-        } = *driver.diffusion;
-        let noise = ValueType::new(
-            DType::F32,
-            [sym(BATCH), channels.into(), height.into(), width.into()],
-        );
+        let noise = ValueType::new(DType::F32, image_dims(net, &inputs));
         let noise = copy.builder.input(SAMPLER_INPUT, noise, None)?;
         let conditions = net
             .graph
@@ -315,8 +306,6 @@ impl<'m> Unroller<'m> {
     fn guided(&mut self, output: ValueId) -> Result<ValueId, IrError> {
         let Diffusion {
             channels,
-            height,
-            width,
             out_channels,
             ..
         } = *self.driver.diffusion;
@@ -337,7 +326,7 @@ impl<'m> Unroller<'m> {
         if !is_guided(self.driver.guidance) {
             return Ok(output);
         }
-        let image: [Dim; 4] = [sym(BATCH), channels.into(), height.into(), width.into()];
+        let image = image_dims(self.net, &self.inputs);
         let shape = Shape([&[2.into()], &image[..]].concat());
         let builder = &mut self.copy.builder;
         let halves = builder.add(Op::Reshape { shape }, [output.into()])?;
@@ -352,7 +341,7 @@ impl<'m> Unroller<'m> {
             )?;
             builder.add(
                 Op::Reshape {
-                    shape: Shape(image.to_vec()),
+                    shape: Shape(image.clone()),
                 },
                 [half.into()],
             )
@@ -413,6 +402,11 @@ impl<'m> Unroller<'m> {
             None => Ok(estimate),
         }
     }
+}
+
+/// The axes of the images that the network is fed: of latents, too.
+fn image_dims(net: &SkipNet<'_>, inputs: &Inputs) -> Vec<Dim> {
+    net.graph.value(inputs.image).ty.shape.0.clone()
 }
 
 /// Whether this step's estimate, or a later step's look back, counts.

@@ -90,6 +90,7 @@ fn told() -> Module {
         channels: 4,
         height: 8,
         width: 8,
+        size_step: None,
         out_channels: 4,
         classes: None,
         text_width: Some(24),

@@ -37,6 +37,12 @@ pub(super) fn model_problems(model: &Diffusion) -> Vec<String> {
             model.channels, model.height, model.width
         ));
     }
+    if model
+        .size_step
+        .is_some_and(|step| !(1..=LARGEST).contains(&step))
+    {
+        problems.push("a size step that no size is a multiple of".to_owned());
+    }
     if let Some(classes) = model.classes
         && (!(1..=LARGEST).contains(&classes.count)
             || classes.unconditional.is_some_and(|id| id > LARGEST))

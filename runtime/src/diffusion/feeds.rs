@@ -23,6 +23,9 @@ const NEGATIVE: &str = "negative_";
 const MASK: &str = "encoder_attention_mask";
 const TEXT: &str = "encoder_hidden_states";
 
+/// The most numbers of one image: those of a gigabyte.
+const LARGEST_IMAGE: usize = 1 << 28;
+
 /// What images are conditioned on beside a class, by the graph's input: `encoder_hidden_states`,
 /// `text_embeds` ...; and after `negative_`, what stands in their place for images without a text.
 /// One row for each image, or one for all.
@@ -195,6 +198,7 @@ impl<'r> Feeds<'r> {
                 request.guidance
             )));
         }
+        let [height, width] = size(request, model)?;
         let classes = classes(request, model, guided)?;
         if guided && model.classes.is_none() && model.text_width.is_none() {
             let problem = "is conditioned on neither class nor text, so there is nothing to guide it to: take `--guidance 1`";
@@ -203,9 +207,14 @@ impl<'r> Feeds<'r> {
         let rows = if guided { 2 * images } else { images };
         Ok(Self {
             request,
-            shape: [rows, model.channels, model.height, model.width],
+            shape: [rows, model.channels, height, width],
             classes,
         })
+    }
+
+    /// Height and width of the images.
+    pub fn size(&self) -> [usize; 2] {
+        [self.shape[2], self.shape[3]]
     }
 
     /// The inputs of one evaluation: `images` is what
@@ -278,6 +287,33 @@ fn integers(ports: &StepPorts, input: &StepInput, tensor: &HostTensor) -> Result
     tensor
         .to_value()
         .map_err(|problem| RuntimeError::port(&ports.graph, &input.name, problem))
+}
+
+/// Height and width of the images.
+fn size(request: &SampleRequest<'_>, model: &Diffusion) -> Result<[usize; 2]> {
+    let own = [model.height, model.width];
+    let size @ [height, width] = request.size.unwrap_or(own);
+    if model.takes(size) {
+        let numbers = height.checked_mul(width);
+        return match numbers.and_then(|n| n.checked_mul(model.channels)) {
+            Some(numbers) if numbers <= LARGEST_IMAGE => Ok(size),
+            _ => Err(RuntimeError::Input(format!(
+                "an image of {height} x {width} has more than {LARGEST_IMAGE} numbers: ask for a smaller one"
+            ))),
+        };
+    }
+    let wanted = match model.size_step {
+        Some(step) => {
+            format!("the model's stages halve images, so both must be multiples of {step}")
+        }
+        None => format!(
+            "the bundle's graphs take {} x {} alone: its model has a table of positions for that size, or it was compiled by an older dlc",
+            own[0], own[1]
+        ),
+    };
+    Err(RuntimeError::Input(format!(
+        "there are no images of {height} x {width}: {wanted}"
+    )))
 }
 
 /// The class of each row: of each image, and with guidance as many times "no class".

@@ -63,6 +63,9 @@ pub struct SampleRequest<'a> {
     pub seeds: &'a [u64],
     /// What each image should show; none for models that take no class.
     pub classes: &'a [usize],
+    /// Height and width of the images, in entries of the sampler's numbers; none for the model's
+    /// own.
+    pub size: Option<[usize; 2]>,
     /// What else the images are conditioned on.
     pub conditions: Option<&'a Conditions>,
     /// Whether to run the graphs of the manifest's schedule, where there is one, instead of the
@@ -204,11 +207,10 @@ impl DiffusionSession {
         let feeds = Feeds::new(request, &self.model)?;
         let Diffusion {
             channels,
-            height,
-            width,
             out_channels,
             ..
         } = self.model;
+        let [height, width] = feeds.size();
         let image = channels * height * width;
         let start: Vec<f32> = request
             .seeds

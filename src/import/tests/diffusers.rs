@@ -25,6 +25,7 @@ fn refuses_patch(name: &str, patch: &Value, fault: Fault, parts: &[&str]) {
 #[test]
 fn boundary_follows_diffusers() {
     let image = "f32[batch, 4, 8, 8]";
+    let any_size = "f32[batch, 4, height, width]";
     let cases: [(&str, &[(&str, &str)]); 6] = [
         (
             "dit",
@@ -57,7 +58,7 @@ fn boundary_follows_diffusers() {
         (
             "unet-ddpm-classes",
             &[
-                ("sample", "f32[batch, 3, 8, 16]"),
+                ("sample", "f32[batch, 3, height, width]"),
                 ("timestep", "f32[batch]"),
                 ("class_labels", "i64[batch]"),
             ],
@@ -65,7 +66,7 @@ fn boundary_follows_diffusers() {
         (
             "unet-sd15",
             &[
-                ("sample", image),
+                ("sample", any_size),
                 ("timestep", "f32[batch]"),
                 ("encoder_hidden_states", "f32[batch, text, 24]"),
             ],
@@ -73,7 +74,7 @@ fn boundary_follows_diffusers() {
         (
             "unet-sdxl",
             &[
-                ("sample", image),
+                ("sample", any_size),
                 ("timestep", "f32[batch]"),
                 ("encoder_hidden_states", "f32[batch, text, 24]"),
                 ("text_embeds", "f32[batch, 16]"),
@@ -186,7 +187,7 @@ fn a_block_that_changes_its_type_is_not_bypassed() {
     let error = graph.bypass(sample).expect_err("is refused").to_string();
     assert!(
         error.contains(
-            "down.0.sample can't be bypassed: it makes f32[batch, 16, 4, 4] of f32[batch, 16, 8, 8]"
+            "down.0.sample can't be bypassed: it makes f32[batch, 16, ceil(height/2), ceil(width/2)] of f32[batch, 16, height, width]"
         ),
         "{error}"
     );
@@ -205,7 +206,10 @@ fn text_is_parsed_back_and_multiply_adds_are_counted() {
             graph,
             "{name}"
         );
-        let sizes = |batch: u64| Sizes::from([("batch".to_owned(), batch), ("text".to_owned(), 7)]);
+        let sizes = |batch: u64| {
+            let sizes = [("batch", batch), ("text", 7), ("height", 8), ("width", 12)];
+            Sizes::from(sizes.map(|(symbol, size)| (symbol.to_owned(), size)))
+        };
         let [one, two] = [1, 2]
             .map(|batch| graph_macs(graph, &module.weights, &sizes(batch)).expect("is countable"));
         assert!(one > 0 && two == 2 * one, "{name}: {one}, {two}");
@@ -217,7 +221,8 @@ fn text_is_parsed_back_and_multiply_adds_are_counted() {
 fn multiply_adds_of_single_nodes_are_those_of_the_formulas() {
     let module = import_fixture("goldens/unet-sd15", None);
     let graph = &module.graphs[0];
-    let sizes = Sizes::from([("batch".to_owned(), 1), ("text".to_owned(), 5)]);
+    let sizes = [("batch", 1), ("text", 5), ("height", 8), ("width", 8)];
+    let sizes = Sizes::from(sizes.map(|(symbol, size)| (symbol.to_owned(), size)));
     let of = |op: fn(&Op) -> bool| -> Vec<u64> {
         graph
             .nodes()
@@ -244,6 +249,7 @@ fn samplers_are_told_what_they_need() {
         channels,
         height: side,
         width: side,
+        size_step: None,
         out_channels,
         classes: None,
         text_width: None,
@@ -280,16 +286,25 @@ fn samplers_are_told_what_they_need() {
         (
             "unet-sd15",
             Diffusion {
+                size_step: Some(1),
                 text_width: Some(24),
                 ..square(4, 8, 4)
             },
             false,
         ),
-        ("unet-ddpm", square(1, 16, 1), false),
+        (
+            "unet-ddpm",
+            Diffusion {
+                size_step: Some(2),
+                ..square(1, 16, 1)
+            },
+            false,
+        ),
         (
             "unet-ddpm-classes",
             Diffusion {
                 width: 16,
+                size_step: Some(2),
                 classes: Some(Classes {
                     count: 7,
                     unconditional: None,

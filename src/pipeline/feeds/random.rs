@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use dlc_eval::Array;
-use dlc_ir::{Dim, Graph, Input, Node, Op, Operand, ValueId, WeightTable};
+use dlc_ir::{
+    Diffusion, Dim, Factor, Graph, Input, Module, Node, Op, Operand, ValueId, WeightTable,
+};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -17,13 +19,20 @@ const LONGEST: usize = 13;
 /// Noise levels are below this.
 const LEVELS: f32 = 1000.0;
 
-/// One array for each input of `graph`.
+/// Height and width of the images that the model is for.
+pub(in crate::pipeline) fn own_size(module: &Module) -> [usize; 2] {
+    let model = module.model.diffusion.as_ref();
+    model.map_or([1, 1], |model| [model.height, model.width])
+}
+
+/// One array for each input of `graph`; of images where they may have any size, `size` is that.
 pub(in crate::pipeline) fn random_feeds(
     graph: &Graph,
-    weights: &WeightTable,
+    module: &Module,
+    size: [usize; 2],
     rng: &mut ChaCha8Rng,
 ) -> Result<BTreeMap<String, Array>, PipelineError> {
-    let sizes = sizes(graph);
+    let (sizes, weights) = (sizes(graph, size), &module.weights);
     let mut feeds = BTreeMap::new();
     for input in graph.inputs() {
         feeds.insert(
@@ -43,12 +52,11 @@ fn feed(
 ) -> Result<Array, PipelineError> {
     let ty = &graph.value(input.value).ty;
     let length = |dim: &Dim| {
-        dim.constant()
-            + dim
-                .symbols()
-                .iter()
-                .filter_map(|s| sizes.get(&**s))
-                .sum::<usize>()
+        let value = |factor: &Factor| {
+            let symbol = sizes.get(&**factor.symbol())?;
+            factor.rounding().divide(*symbol, factor.divisor())
+        };
+        dim.evaluate(value).unwrap_or_default()
     };
     let shape: Vec<usize> = ty.shape.0.iter().map(length).collect();
     let n: usize = shape.iter().product();
@@ -81,8 +89,9 @@ fn feed(
 }
 
 /// How long each named axis is.
-fn sizes(graph: &Graph) -> BTreeMap<String, usize> {
+fn sizes(graph: &Graph, [height, width]: [usize; 2]) -> BTreeMap<String, usize> {
     let mut sizes = BTreeMap::from([("batch".to_owned(), BATCH)]);
+    let sides = [(Diffusion::HEIGHT, height), (Diffusion::WIDTH, width)];
     for input in graph.inputs() {
         for symbol in graph
             .value(input.value)
@@ -93,7 +102,9 @@ fn sizes(graph: &Graph) -> BTreeMap<String, usize> {
             .flat_map(Dim::symbols)
         {
             let next = LONGEST.saturating_sub(2 * (sizes.len() - 1)).max(1);
-            sizes.entry(symbol.to_string()).or_insert(next);
+            let side = sides.iter().find(|(name, _)| *name == &**symbol);
+            let size = side.map_or(next, |(_, side)| *side);
+            sizes.entry(symbol.to_string()).or_insert(size);
         }
     }
     sizes

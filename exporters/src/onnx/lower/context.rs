@@ -4,7 +4,9 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, WeightId};
+use dlc_ir::{
+    Def, Dim, Graph, Node, NodeId, Operand, Rounding, Shape, ValueId, ValueType, WeightId,
+};
 use dlc_onnx::proto::{DimensionValue, TypeProto, ValueInfoProto};
 
 use super::super::builder::{Builder, Name};
@@ -292,7 +294,7 @@ impl<'a> Context<'a> {
     }
 
     /// A vector with the numbers of `shape` for a `Reshape`: a constant if at most one axis has a
-    /// symbol, which is then -1.
+    /// symbol, which is then -1. Of several axes the first product of symbols is.
     pub fn shape_tensor(&mut self, shape: &Shape) -> Result<Name, ExportError> {
         let symbolic = shape.0.iter().filter(|d| d.known().is_none()).count();
         if symbolic <= 1 {
@@ -303,16 +305,25 @@ impl<'a> Context<'a> {
                 .collect();
             return Ok(self.b.ints(&numbers));
         }
-        self.exact_shape(shape)
+        let is_product = |dim: &Dim| dim.factors().0.len() > 1;
+        let open = shape.0.iter().position(is_product);
+        self.joined_shape(shape, open)
     }
 
-    /// A vector with the numbers of `shape`, put together from shapes of inputs.
+    /// A vector with the numbers of `shape`, put together from shapes of other values.
     pub fn exact_shape(&mut self, shape: &Shape) -> Result<Name, ExportError> {
-        self.once(&format!("shape/{shape}"), |cx| {
+        self.joined_shape(shape, None)
+    }
+
+    /// The numbers of `shape`, but -1 for the axis `open`.
+    fn joined_shape(&mut self, shape: &Shape, open: Option<usize>) -> Result<Name, ExportError> {
+        let key = open.map_or_else(String::new, |axis| format!("/{axis}"));
+        self.once(&format!("shape/{shape}{key}"), |cx| {
             let mut parts = Vec::new();
-            for dim in &shape.0 {
+            for (axis, dim) in shape.0.iter().enumerate() {
                 parts.push(match dim.known() {
                     Some(n) => cx.b.ints(&[n as i64]),
+                    None if open == Some(axis) => cx.b.ints(&[-1]),
                     None => cx.axis(dim)?,
                 });
             }
@@ -324,7 +335,8 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// A vector with the one number that `dim` stands for, read off an input that has such an axis.
+    /// A vector with the one number that `dim` stands for, read off an input that has such an axis,
+    /// else off a value that was made.
     pub fn axis(&mut self, dim: &Dim) -> Result<Name, ExportError> {
         self.once(&format!("shape/{dim}"), |cx| {
             let has_axis = |value: ValueId| {
@@ -336,21 +348,24 @@ impl<'a> Context<'a> {
                     .iter()
                     .position(|d| d == dim)
             };
-            let found = cx
-                .graph
-                .inputs()
-                .iter()
+            let inputs = cx.graph.inputs().iter();
+            let given = inputs
                 .filter(|i| !cx.levels.contains(&i.value))
-                .find_map(|i| has_axis(i.value).map(|axis| (i.name.as_str(), axis as i64)));
-            let Some((input, axis)) = found else {
+                .map(|i| (i.value, Name::from(i.name.as_str())));
+            let made = cx.forms.iter().filter(|((_, form), _)| *form == Form::Full);
+            let made = made.map(|((value, _), name)| (*value, name.clone()));
+            let found = given
+                .chain(made)
+                .find_map(|(value, name)| has_axis(value).map(|axis| (name, axis as i64)));
+            let Some((value, axis)) = found else {
                 return Err(ExportError::module(
                     "",
-                    format!("no input has an axis {dim}, so its length isn't known at run time"),
+                    format!("no value has an axis {dim}, so its length isn't known at run time"),
                 ));
             };
             Ok(cx
                 .b
-                .op("Shape", &[&Name::from(input)])
+                .op("Shape", &[&value])
                 .int("start", axis)
                 .int("end", axis + 1)
                 .out())

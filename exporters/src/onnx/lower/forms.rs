@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use dlc_ir::{Dim, Shape, ValueId};
+use dlc_ir::{Dim, Rounding, Shape, ValueId};
 use dlc_onnx::proto::DimensionValue;
 
 /// How a value of the IR stands in the ONNX graph.
@@ -61,20 +61,29 @@ fn product(dims: impl Iterator<Item = DimensionValue>) -> DimensionValue {
 
 /// An axis as Optimum and onnxruntime-genai name it.
 pub(super) fn dimension(dim: &Dim) -> DimensionValue {
-    let (Some(sum), times) = dim.factors() else {
-        return DimensionValue::Number(dim.constant() as i64);
-    };
-    let text = sum.to_string();
-    let name = match text.as_str() {
+    let (parts, times) = dim.factors();
+    let number = DimensionValue::Number(times as i64);
+    let names = parts.iter().map(|part| DimensionValue::Name(name_of(part)));
+    product([number].into_iter().chain(names))
+}
+
+/// The name of an axis that is no product. Quotients are written as ONNX's tools write them, so
+/// that what infers shapes from them agrees.
+fn name_of(dim: &Dim) -> String {
+    if let Some(factor) = dim.as_factor().filter(|factor| !factor.is_whole()) {
+        let (symbol, divisor) = (factor.symbol(), factor.divisor());
+        return match factor.rounding() {
+            Rounding::Up => format!("floor(({symbol}+{})/{divisor})", divisor - 1),
+            Rounding::Down => format!("floor({symbol}/{divisor})"),
+        };
+    }
+    let text = dim.to_string();
+    match text.as_str() {
         "batch" => "batch_size",
         "seq" => "sequence_length",
         "past" => "past_sequence_length",
         "past+seq" => "total_sequence_length",
         other => other,
-    };
-    DimensionValue::Name(if times == 1 {
-        name.to_owned()
-    } else {
-        format!("{times}*{name}")
-    })
+    }
+    .to_owned()
 }

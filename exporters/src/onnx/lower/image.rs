@@ -1,13 +1,15 @@
 //! What works on images, and the embedding of noise levels; alike in every profile.
 
-use dlc_ir::{DType, Node, TimestepEmbedding};
+use dlc_ir::{DType, Dim, Graph, Node, Op, Operand, Shape, TimestepEmbedding, ValueId};
 use dlc_onnx::proto::INT32;
 
 use super::super::builder::Name;
+use super::super::proto::{INT32, data_type};
 use super::context::Context;
 use super::queries::noise_levels;
 use super::shared::{define_full, from_f32, to_f32};
 use crate::error::ExportError;
+use crate::manifest::Profile;
 
 pub(super) fn conv2d(
     cx: &mut Context<'_>,
@@ -27,9 +29,8 @@ pub(super) fn conv2d(
     })
 }
 
-/// `InstanceNormalization` of the groups, then scale and bias of the channels: `GroupNormalization`
-/// itself is of opset 21, and runtimes take it apart. In single precision whatever the graph's
-/// element type.
+/// The groups normed, then scale and bias of the channels: `GroupNormalization` itself is of opset
+/// 21, and runtimes take it apart. In single precision whatever the graph's element type.
 pub(super) fn group_norm(
     cx: &mut Context<'_>,
     node: &Node,
@@ -41,16 +42,20 @@ pub(super) fn group_norm(
     let dtype = ty.dtype;
     let x = cx.operand(node, 0)?;
     let x = to_f32(cx, &x, dtype);
-    let (ones, zeros, shape) = (
-        cx.b.filled(DType::F32, groups, 1.0),
-        cx.b.filled(DType::F32, groups, 0.0),
-        cx.b.ints(&[0, groups as i64, -1]),
-    );
+    let shape = cx.b.ints(&[0, groups as i64, -1]);
     let x = cx.b.op("Reshape", &[&x, &shape]).out();
-    let x =
+    let is_fixed = ty.shape.0.iter().skip(1).all(|dim| dim.known().is_some());
+    let x = if is_fixed || cx.target.profile == Profile::Ort {
+        let (ones, zeros) = (
+            cx.b.filled(DType::F32, groups, 1.0),
+            cx.b.filled(DType::F32, groups, 0.0),
+        );
         cx.b.op("InstanceNormalization", &[&x, &ones, &zeros])
             .float("epsilon", eps)
-            .out();
+            .out()
+    } else {
+        normed_rows(cx, &x, eps, &format!("norm/{}/{groups}", ty.shape))?
+    };
     let shape = cx.shape_tensor(&ty.shape)?;
     let x = cx.b.op("Reshape", &[&x, &shape]).out();
     let x = from_f32(cx, x, dtype);
@@ -65,6 +70,30 @@ pub(super) fn group_norm(
     define_full(cx, node, |cx, out| {
         cx.b.op("Add", &[&scaled, &bias]).into(&[out]);
     })
+}
+
+/// `x [batch, groups, n]` less its mean, divided by its deviation, along the last axis; `key` names
+/// what `n` follows from. By primitives: tract takes a mean's division by a symbolic number for a
+/// mask, and minutes to follow such masks through a graph.
+fn normed_rows(cx: &mut Context<'_>, x: &Name, eps: f32, key: &str) -> Result<Name, ExportError> {
+    let share = cx.once(key, |cx| {
+        let entries = cx.b.op("Shape", &[x]).int("start", 2).int("end", 3).out();
+        let to = i64::from(data_type(DType::F32));
+        let entries = cx.b.op("Cast", &[&entries]).int("to", to).out();
+        Ok(cx.b.op("Reciprocal", &[&entries]).out())
+    })?;
+    let (axis, eps) = (cx.b.ints(&[2]), cx.b.float(DType::F32, eps));
+    let mean = |cx: &mut Context<'_>, x: &Name| {
+        let sum = cx.b.op("ReduceSum", &[x, &axis]).int("keepdims", 1).out();
+        cx.b.op("Mul", &[&sum, &share]).out()
+    };
+    let middle = mean(cx, x);
+    let centred = cx.b.op("Sub", &[x, &middle]).out();
+    let squares = cx.b.op("Mul", &[&centred, &centred]).out();
+    let variance = mean(cx, &squares);
+    let variance = cx.b.op("Add", &[&variance, &eps]).out();
+    let deviation = cx.b.op("Sqrt", &[&variance]).out();
+    Ok(cx.b.op("Div", &[&centred, &deviation]).out())
 }
 
 pub(super) fn upsample(
@@ -83,14 +112,49 @@ pub(super) fn upsample(
         &[4],
         bytes,
     );
+    let cut = cut_off(cx, node, factor)?;
     define_full(cx, node, |cx, out| {
         let call =
             cx.b.op("Resize", &[&x, &Name::from(""), &scales])
-                .text("mode", "nearest");
-        call.text("coordinate_transformation_mode", "asymmetric")
-            .text("nearest_mode", "floor")
+                .text("mode", "nearest")
+                .text("coordinate_transformation_mode", "asymmetric")
+                .text("nearest_mode", "floor");
+        let Some([starts, ends, axes]) = cut else {
+            return call.into(&[out]);
+        };
+        let larger = call.out();
+        cx.b.op("Slice", &[&larger, &starts, &ends, &axes])
             .into(&[out]);
     })
+}
+
+/// Starts, ends and axes of what is left where the second input has less height or width than the
+/// first, enlarged; none if it is known to have as much. Not `Resize` to a size: tract wants to know
+/// it when it loads the graph.
+fn cut_off(
+    cx: &mut Context<'_>,
+    node: &Node,
+    factor: usize,
+) -> Result<Option<[Name; 3]>, ExportError> {
+    if node.inputs.len() < 2 {
+        return Ok(None);
+    }
+    let sides = |value: ValueId| cx.ty(value).shape.0.get(2..).unwrap_or_default();
+    let (before, wanted) = (sides(cx.value_at(node, 0)?), sides(cx.value_at(node, 1)?));
+    let fits = |(a, b): (&Dim, &Dim)| b.known().is_some() && a.times(&factor.into()) == *b;
+    if before.iter().zip(wanted).all(fits) {
+        return Ok(None);
+    }
+    let like = cx.operand(node, 1)?;
+    let ends = cx.once(&format!("shape/{}/sides", Shape(wanted.to_vec())), |cx| {
+        Ok(cx
+            .b
+            .op("Shape", &[&like])
+            .int("start", 2)
+            .int("end", 4)
+            .out())
+    })?;
+    Ok(Some([cx.b.ints(&[0, 0]), ends, cx.b.ints(&[2, 3])]))
 }
 
 /// Gives every image its noise level: the only one, or its own. By a gather, since tract spreads no
