@@ -8,8 +8,8 @@ use crate::dim::{Dim, Factor};
 use crate::graph::{Graph, Node, Operand};
 use crate::index::WeightId;
 use crate::module::Diffusion;
-use crate::op::{BlockFormat, GroupFormat, Op};
-use crate::types::{DType, Dim, Shape, ValueType};
+use crate::op::{GroupFormat, Op};
+use crate::types::{DType, Shape, ValueType};
 use crate::weight::WeightTable;
 
 /// What the symbols of a graph's shapes stand for.

@@ -30,6 +30,7 @@ pub fn sample(folder: &Path, class: usize) -> Result<Samples, Box<dyn Error>> {
         guidance: sampler.guidance,
         seeds: &[0],
         classes: &[class],
+        size: None,
         conditions: None,
         prune: sampler.prune,
     };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use dlc_ir::diff::{GraphDiff, diff, diff_of_images};
+use dlc_ir::diff::{GraphDiff, diff_of_images};
 use dlc_ir::{Diffusion, Graph, Module, WeightTable};
 use serde_json::json;
 use similar::TextDiff;

@@ -11,7 +11,7 @@ use dlc_eval::Array;
 use dlc_ir::Graph;
 use dlc_runtime::{HostTensor, Session};
 
-pub(super) use self::random::random_feeds;
+pub(super) use self::random::{own_size, random_feeds};
 use super::error::PipelineError;
 
 /// Where random feeds begin.

@@ -14,8 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::error::PipelineError;
-use super::feeds::{SEED, random_feeds, text_feeds};
-use super::verify::{SEED, own_size, random_feeds, text_feeds};
+use super::feeds::{SEED, own_size, random_feeds, text_feeds};
 
 /// Tokens of the text that a compilation looks at.
 const TOKENS: usize = 32;

@@ -16,13 +16,11 @@ use dlc_ir::{DType, Graph, Module, Task};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use self::feeds::Feeds;
-pub(super) use self::random::{own_size, random_feeds};
 pub use self::tolerance::Tolerance;
 use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
 use super::error::PipelineError;
-use super::feeds::{Feeds, SEED, random_feeds};
+use super::feeds::{Feeds, SEED, own_size, random_feeds};
 use super::range::{self, Reach};
 
 /// Prefix length of the cached case, and length of the others.

@@ -4,9 +4,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use dlc_bundle::Profile;
-use dlc_ir::{DType, Diffusion, Evaluation, Granularity, ModelInfo, Module, Reuse, Sampling, Scores, SkipSchedule, Task, WeightTable, parse_graph_over};
+use dlc_ir::{
+    DType, Diffusion, Evaluation, Granularity, ModelInfo, Module, Reuse, Sampling, Scores,
+    SkipSchedule, Task, WeightTable, parse_graph_over,
+};
 use dlc_methods::diffusion::{Estimate, SamplingPlan, SamplingStep, noise};
-use dlc_runtime::{Backend, Bundle, DiffusionSession, SampleRequest, SessionOptions, SharedWeights};
+use dlc_runtime::{
+    Backend, Bundle, DiffusionSession, SampleRequest, SessionOptions, SharedWeights,
+};
 
 use super::session::export;
 

@@ -8,7 +8,10 @@ use dlc_ir::{DType, Dim, Module};
 use dlc_runtime::{BackendKind, BackendSearch, start};
 
 use crate::common::diffusion::{DIFFUSION, DiffusionGolden, check_diffusion};
-use crate::common::golden::{CASES, Case, ENCODERS, EncoderGolden, Feed, Golden, HALF_TOLERANCE, TOLERANCE, all_decoders, module};
+use crate::common::golden::{
+    CASES, Case, ENCODERS, EncoderGolden, Feed, Golden, HALF_TOLERANCE, TOLERANCE, all_decoders,
+    module,
+};
 use crate::common::padding::check_padding;
 use crate::common::session::{check_encoder, check_golden};
 

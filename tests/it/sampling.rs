@@ -10,7 +10,9 @@ use dlc::import::{ImportOptions, import};
 use dlc_bundle::{MANIFEST_FILE, Profile};
 use dlc_eval::Array;
 use dlc_ir::{DType, Module, SideFile};
-use dlc_methods::diffusion::{OutputLayout, SamplerState, SamplingPlan, noise, parse_scheduler_config, sampling_plan};
+use dlc_methods::diffusion::{
+    OutputLayout, SamplerState, SamplingPlan, noise, parse_scheduler_config, sampling_plan,
+};
 use dlc_runtime::{Backend, BackendKind, BackendSearch, SampleRequest, read_tensors, start};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};

@@ -8,7 +8,10 @@ use dlc::pipeline::parse_pass_flag;
 use dlc_bundle::Profile;
 use dlc_methods::diffusion::{noise, parse_scheduler_config, sampling_plan};
 use dlc_passes::dip_go::supernet_sample;
-use dlc_runtime::{Backend, BackendKind, BackendSearch, Bundle, DiffusionSession, SampleRequest, SessionOptions, start};
+use dlc_runtime::{
+    Backend, BackendKind, BackendSearch, Bundle, DiffusionSession, SampleRequest, SessionOptions,
+    start,
+};
 
 use crate::command::{Shell, assert_same_files};
 use crate::common::decoding::{compile_quietly, compile_request};

@@ -3,8 +3,8 @@
 use super::Check;
 use crate::dim::Dim;
 use crate::error::IrError;
-use crate::op::{BlockFormat, GroupFormat};
-use crate::types::{DType, Dim, ValueType};
+use crate::op::GroupFormat;
+use crate::types::{DType, ValueType};
 
 pub(super) fn linear(cx: &Check<'_>, format: GroupFormat) -> Result<ValueType, IrError> {
     cx.require(format.is_known(), || {

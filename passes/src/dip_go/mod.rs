@@ -197,7 +197,7 @@ impl Pass for DipGo<'_> {
             .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
         let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, sampler.granularity)?;
+        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity)?;
         SuperNet::new(NAME, &net, diffusion)?;
         self.prompts(target, guidance)?;
         self.loss(diffusion)?;

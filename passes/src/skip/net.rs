@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use dlc_ir::cost::{Sizes, TEXT_TOKENS, image_sizes, macs};
+use dlc_ir::cost::{image_sizes, macs};
 use dlc_ir::{
-    BlockId, Def, Diffusion, Granularity, Graph, NodeId, Op, Operand, SkipGranularity, ValueId,
-    WeightTable,
+    BlockId, Def, Diffusion, Granularity, Graph, NodeId, Op, Operand, ValueId, WeightTable,
 };
 
 use crate::error::PassError;

@@ -4,9 +4,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use dlc_ir::{
-    Def, Dim, Graph, Node, NodeId, Operand, Rounding, Shape, ValueId, ValueType, WeightId,
-};
+use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, WeightId};
 use dlc_onnx::proto::{DimensionValue, TypeProto, ValueInfoProto};
 
 use super::super::builder::{Builder, Name};

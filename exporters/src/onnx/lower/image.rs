@@ -1,15 +1,14 @@
 //! What works on images, and the embedding of noise levels; alike in every profile.
 
-use dlc_ir::{DType, Dim, Graph, Node, Op, Operand, Shape, TimestepEmbedding, ValueId};
-use dlc_onnx::proto::INT32;
+use dlc_bundle::Profile;
+use dlc_ir::{DType, Dim, Node, Shape, TimestepEmbedding, ValueId};
+use dlc_onnx::proto::{INT32, data_type};
 
 use super::super::builder::Name;
-use super::super::proto::{INT32, data_type};
 use super::context::Context;
 use super::queries::noise_levels;
 use super::shared::{define_full, from_f32, to_f32};
 use crate::error::ExportError;
-use crate::manifest::Profile;
 
 pub(super) fn conv2d(
     cx: &mut Context<'_>,
