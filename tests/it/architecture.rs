@@ -462,3 +462,43 @@ fn paths_are_read_out_of_groups() {
         ]
     );
 }
+
+/// The packages of Cargo.lock, each with those that it depends on.
+fn locked() -> BTreeMap<String, Vec<String>> {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let quoted = |line: &str| line.split('"').nth(1).map(str::to_owned);
+    let package = |text: &str| {
+        let name = text.lines().find(|line| line.starts_with("name = "));
+        let needs = text.lines().filter(|line| line.starts_with(" \""));
+        // A second version of a package is named with its number.
+        let needs = needs.filter_map(quoted);
+        let needs = needs.map(|need| need.split(' ').next().unwrap().to_owned());
+        Some((quoted(name?)?, needs.collect()))
+    };
+    lock.split("[[package]]").filter_map(package).collect()
+}
+
+#[test]
+fn what_applications_embed_brings_neither_candle_nor_a_command_line() {
+    let locked = locked();
+    let mut seen = BTreeSet::new();
+    let mut open = vec!["dlc-runtime"];
+    while let Some(name) = open.pop() {
+        if seen.insert(name) {
+            open.extend(locked[name].iter().map(String::as_str));
+        }
+    }
+    assert!(
+        seen.contains("ort") && seen.contains("tokenizers"),
+        "{seen:?}"
+    );
+    for foreign in [
+        "candle-core",
+        "clap",
+        "dlc-passes",
+        "dlc-exporters",
+        "dlc-eval",
+    ] {
+        assert!(!seen.contains(foreign), "dlc-runtime brings {foreign}");
+    }
+}
