@@ -335,7 +335,8 @@ fn the_built_in_tract_says_the_version_that_is_locked() {
 /// A module's path in its crate, empty for the root.
 type Module = Vec<String>;
 
-/// The modules that each module of a crate imports, but for those around it and inside of it.
+/// Which modules of a crate import which. What is inside of a module counts as the module itself,
+/// but for imports of its neighbours there.
 fn imports(folder: &str) -> BTreeMap<Module, BTreeSet<Module>> {
     let sources = sources(&[folder]);
     let module = |source: &Source| {
@@ -346,11 +347,11 @@ fn imports(folder: &str) -> BTreeMap<Module, BTreeSet<Module>> {
         module
     };
     let known: BTreeSet<Module> = sources.iter().map(module).collect();
-    let imported = |source: &Source| {
+    let mut imports: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
+    for source in &sources {
         let from = module(source);
         let code = |(_, line): (usize, &str)| format!("{}\n", line.split("//").next().unwrap());
-        let text: String = source.code().map(code).collect();
-        let targets = paths(&text).into_iter().map(|path| {
+        for path in paths(&source.code().map(code).collect::<String>()) {
             let mut to = from.clone();
             for part in path {
                 match part {
@@ -363,14 +364,14 @@ fn imports(folder: &str) -> BTreeMap<Module, BTreeSet<Module>> {
             while !known.contains(&to) {
                 to.pop();
             }
-            to
-        });
-        let targets = targets
-            .filter(|to| !to.starts_with(&from) && !from.starts_with(to))
-            .collect();
-        (from, targets)
-    };
-    sources.iter().map(imported).collect()
+            let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+            if let (Some(from), Some(to)) = (from.get(..=shared), to.get(..=shared)) {
+                let imported = imports.entry(from.to_vec()).or_default();
+                imported.insert(to.to_vec());
+            }
+        }
+    }
+    imports
 }
 
 /// All paths from `crate` or `super` on.
@@ -397,7 +398,7 @@ fn read_paths<'a>(code: &'a str, prefix: &[&'a str], found: &mut Vec<Vec<&'a str
             let end = renamed.find([',', '}']).unwrap_or(renamed.len());
             match renamed[end..].strip_prefix(',') {
                 Some(next) => rest = next,
-                None => return renamed[end..].trim_start_matches('}'),
+                None => return renamed[end..].strip_prefix('}').unwrap_or_default(),
             }
         }
     }
@@ -416,7 +417,7 @@ fn cycle(start: &Module, imports: &BTreeMap<Module, BTreeSet<Module>>) -> Option
     let mut reached = BTreeSet::new();
     let mut ways = VecDeque::from([vec![start.clone()]]);
     while let Some(way) = ways.pop_front() {
-        for next in &imports[way.last()?] {
+        for next in imports.get(way.last()?).into_iter().flatten() {
             let longer = [way.clone(), vec![next.clone()]].concat();
             if next == start {
                 return Some(longer);
@@ -450,14 +451,14 @@ fn imports_of_modules_form_no_cycles() {
 
 #[test]
 fn paths_are_read_out_of_groups() {
-    let code = "use crate::{a::{b, c as d}, e::*};\nfn f() { super::super::g::<T>() } // x";
+    let code = "use crate::{a::{b::{c, d as e}}, f::*};\nfn f() { super::super::g::<T>() }";
     let read: Vec<String> = paths(code).iter().map(|path| path.join("::")).collect();
     assert_eq!(
         read,
         [
-            "crate::a::b",
-            "crate::a::c",
-            "crate::e::",
+            "crate::a::b::c",
+            "crate::a::b::d",
+            "crate::f::",
             "super::super::g::"
         ]
     );
