@@ -185,7 +185,7 @@ impl SuperNet {
         for (value, backup) in self.backups.iter().zip(&feed.backups) {
             let zeros = || {
                 let dims = &self.graph.value(*value).ty.shape.0;
-                let length = |dim: &Dim| dim.evaluate(&part).unwrap_or(rows);
+                let length = |dim: &Dim| dim.evaluate(part).unwrap_or(rows);
                 let shape: Vec<usize> = dims.iter().map(length).collect();
                 let n = shape.iter().product();
                 Array::f32(shape, vec![0.0; n])
