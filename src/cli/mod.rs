@@ -13,6 +13,7 @@ mod chat;
 mod compile;
 mod completions;
 mod demo;
+mod demo_checkpoint;
 mod destination;
 mod diff;
 mod diffusion;

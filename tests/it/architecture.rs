@@ -228,6 +228,16 @@ fn only_the_command_reads_the_environment_and_prints() {
 }
 
 #[test]
+fn the_program_needs_no_source_tree() {
+    check(&libraries(), |_, line| {
+        let found = ["CARGO_MANIFEST_DIR", "CARGO_WORKSPACE_DIR", "file!()"]
+            .iter()
+            .find(|word| line.contains(**word));
+        found.map(|word| format!("{word} is a path of the machine that builds"))
+    });
+}
+
+#[test]
 fn libraries_neither_unwrap_nor_panic() {
     check(&libraries(), |_, line| {
         let found = [".unwrap()", "panic!(", "todo!(", "unimplemented!("]
