@@ -18,6 +18,7 @@ mod destination;
 mod diff;
 mod diffusion;
 mod doctor;
+mod download;
 mod drafting;
 mod encode;
 mod environment;
@@ -27,6 +28,7 @@ mod flags;
 mod generation;
 mod input;
 mod inspect;
+mod library_folder;
 mod memory;
 mod merge;
 mod models;
@@ -40,8 +42,10 @@ mod records;
 mod room;
 mod run;
 mod sample;
+mod setup;
 mod signals;
 mod verify;
+mod wheel;
 mod write;
 
 use std::process::ExitCode;
@@ -111,6 +115,7 @@ enum Command {
     Verify(verify::Args),
     Passes(passes::Args),
     Doctor(doctor::Args),
+    Setup(setup::Args),
     Demo(demo::Args),
     Completions(completions::Args),
 }
@@ -153,6 +158,7 @@ fn run(command: &Command, given: &Given) -> failure::Result<ExitCode> {
         Command::Verify(args) => verify::run(args),
         Command::Passes(args) => passes::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Setup(args) => setup::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Completions(args) => completions::run(args),
     }
