@@ -28,7 +28,7 @@ use super::{Result, RuntimeError};
 const TRACT_VERSION: &str = "0.23.9";
 /// The oldest ONNX Runtime that can be used: the API version that `ort` is built for.
 const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
-const FETCH: &str = "run `scripts/fetch_onnxruntime.sh`";
+const SETUP: &str = "run `dlc setup onnxruntime`";
 
 /// What runs an ONNX file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,7 +261,7 @@ impl Backend {
             return Err(RuntimeError::unsupported(
                 what,
                 reason,
-                format!("Compile again with `--profile onnx`, or {FETCH}"),
+                format!("Compile again with `--profile onnx`, or {SETUP}"),
             ));
         }
         let bf16 = manifest.model.dtype == DType::Bf16
@@ -289,7 +289,7 @@ impl Backend {
             (Provider::Cuda(_), BackendKind::Tract) => Err(RuntimeError::unsupported(
                 "CUDA",
                 "the built-in tract runs on the CPU only",
-                format!("Leave CUDA out, or {FETCH} for a GPU library"),
+                "Leave CUDA out, or run `dlc setup onnxruntime --gpu`",
             )),
             (Provider::Cuda(_), BackendKind::OnnxRuntime) if !self.inner.cuda => {
                 let library = self
@@ -298,7 +298,7 @@ impl Backend {
                 Err(RuntimeError::unsupported(
                     "CUDA",
                     format!("{library} is built without it"),
-                    "Leave CUDA out, or name a library of the package onnxruntime-gpu with `--ort-lib`",
+                    "Leave CUDA out, run `dlc setup onnxruntime --gpu`, or name another library with `--ort-lib`",
                 ))
             }
             _ => Ok(()),
@@ -385,7 +385,7 @@ mod tests {
         let error = choose(&search).unwrap_err();
         assert!(
             error.to_string().contains("libonnxruntime.so")
-                && error.to_string().contains("fetch_onnxruntime.sh"),
+                && error.to_string().contains("dlc setup onnxruntime"),
             "{error}"
         );
         assert_eq!(

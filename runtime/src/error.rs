@@ -37,7 +37,7 @@ pub enum RuntimeError {
     },
     /// No usable ONNX Runtime although one was demanded.
     #[error(
-        "no usable ONNX Runtime library: {0}. Run `scripts/fetch_onnxruntime.sh`, or name one with `--ort-lib`"
+        "no usable ONNX Runtime library: {0}. Run `dlc setup onnxruntime`, or name one with `--ort-lib`"
     )]
     NoLibrary(String),
     /// A boundary value of a graph that isn't as it must be.

@@ -12,14 +12,14 @@ use dlc_runtime::{Backend, BackendKind, Bundle, Equality, PromptMeasurement, mea
 use super::backend::{BackendArgs, describe};
 use super::destination::Destination;
 use super::drafting::{DraftingArgs, measure_costs};
-use super::environment;
 use super::exit::{CHECK_FAILED, INTERRUPTED};
-use super::failure::{Context, Result, bail};
+use super::failure::{Context, Result};
 use super::generation::GenerationArgs;
 use super::models::Models;
 use super::output::Output;
 use super::progress::Bar;
 use super::signals::interruption;
+use super::{demo_checkpoint, environment};
 use crate::pipeline::{
     Check, CompileRequest, compile, module_of_bundle, parse_pass_flag, verify_bundle,
 };
@@ -59,18 +59,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .as_deref()
         .map_or(Ok(()), Destination::check_folder)?;
     let backend = args.backend.start()?;
-    let temporary = match &args.output {
-        Some(_) => None,
-        None => Some(
-            environment::scratch("demo")
-                .context("can't make a temporary folder; name one with -o")?,
-        ),
+    let temporary = environment::scratch("demo")
+        .context("can't make a temporary folder; name another by the variable TMPDIR")?;
+    let model = match &args.model {
+        Some(model) => model.clone(),
+        None => demo_checkpoint::unpack(temporary.path())?,
     };
-    let bundle = temporary.as_ref().map_or_else(
-        || args.output.clone().unwrap_or_default(),
-        |folder| folder.path().join("bundle"),
-    );
-    compile_bundle(args, output, &backend, &bundle)?;
+    let bundle = args
+        .output
+        .clone()
+        .unwrap_or_else(|| temporary.path().join("bundle"));
+    compile_bundle(args, output, &backend, &model, &bundle)?;
     let opened = Bundle::open(&bundle)?;
     let checks = verify(args, output, &backend, &opened)?;
     if interruption().load(Ordering::SeqCst) {
@@ -93,8 +92,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-fn compile_bundle(args: &Args, output: Output, backend: &Backend, bundle: &Path) -> Result<()> {
-    let model = checkpoint(args)?;
+fn compile_bundle(
+    args: &Args,
+    output: Output,
+    backend: &Backend,
+    model: &Path,
+    bundle: &Path,
+) -> Result<()> {
     let profile = if backend.kind() == BackendKind::OnnxRuntime {
         Profile::Ort
     } else {
@@ -102,7 +106,10 @@ fn compile_bundle(args: &Args, output: Output, backend: &Backend, bundle: &Path)
     };
     output.result(&format!(
         "1. compile {} with fit-prune, profile {}\n",
-        model.display(),
+        args.model.as_ref().map_or_else(
+            || demo_checkpoint::NAME.to_owned(),
+            |model| model.display().to_string()
+        ),
         profile.name()
     ))?;
     let request = CompileRequest {
@@ -138,21 +145,6 @@ fn verify(args: &Args, output: Output, backend: &Backend, bundle: &Bundle) -> Re
     let checks = verify_bundle(bundle, &module, backend, &args.backend.session(), None)?;
     output.result(&checks_table(&checks).to_string())?;
     Ok(checks)
-}
-
-/// The checkpoint asked for, or the one in `fixtures/` here or where dlc was built.
-fn checkpoint(args: &Args) -> Result<PathBuf> {
-    if let Some(model) = &args.model {
-        return Ok(model.clone());
-    }
-    let places = [Path::new("."), Path::new(env!("CARGO_MANIFEST_DIR"))]
-        .map(|root| root.join("fixtures/tiny-llama"));
-    match places.into_iter().find(|p| p.is_dir()) {
-        Some(place) => Ok(place),
-        None => bail!(
-            "the demo's checkpoint fixtures/tiny-llama isn't here; run the demo in dlc's own folder, or name a checkpoint with --model"
-        ),
-    }
 }
 
 /// The beginning of a long diff.

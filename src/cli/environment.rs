@@ -40,6 +40,17 @@ pub(super) fn hash_folder() -> Option<PathBuf> {
     cache_folder().map(|folder| folder.join("hashes"))
 }
 
+/// Where ONNX Runtime's library is looked for, and where `dlc setup` puts it; none if there is no
+/// home.
+pub(super) fn library_folder() -> Option<PathBuf> {
+    user_folder("XDG_DATA_HOME", ".local/share").map(|folder| folder.join("dlc/onnxruntime"))
+}
+
+/// The index of Python packages that pip asks here.
+pub(super) fn package_index() -> Option<String> {
+    variable("PIP_INDEX_URL")
+}
+
 /// A folder below `$TMPDIR` for bundles that nobody keeps.
 pub(super) fn scratch(purpose: &str) -> Result<Temporary, IoError> {
     Temporary::scratch(&env::temp_dir(), purpose)
@@ -52,7 +63,7 @@ pub(super) fn backend_search() -> BackendSearch {
         beside: env::current_exe()
             .ok()
             .and_then(|exe| exe.parent().map(Path::to_owned)),
-        data_dir: user_folder("XDG_DATA_HOME", ".local/share").map(|f| f.join("dlc/onnxruntime")),
+        data_dir: library_folder(),
         python_path: python_packages(),
         require_ort: variable("DLC_REQUIRE_ORT").is_some_and(|v| v != "0"),
         ..BackendSearch::default()

@@ -19,21 +19,23 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// What the user asked for doesn't work.
-    pub fn usage(message: impl Into<String>) -> Self {
+    /// With this message.
+    pub fn of(fault: Fault, message: impl Into<String>) -> Self {
         Self {
-            fault: Fault::BadInput,
+            fault,
             pipe_closed: false,
             chain: vec![message.into()],
         }
     }
 
+    /// What the user asked for doesn't work.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::of(Fault::BadInput, message)
+    }
+
     /// An error that nothing a user does should lead to.
     pub fn bug(error: impl Error) -> Self {
-        Self {
-            fault: Fault::Bug,
-            ..Self::usage(error.to_string())
-        }
+        Self::of(Fault::Bug, error.to_string())
     }
 
     /// With a message above the error's own.

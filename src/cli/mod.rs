@@ -8,10 +8,12 @@ mod bench;
 mod compile;
 mod completions;
 mod demo;
+mod demo_checkpoint;
 mod destination;
 mod diff;
 mod diffusion;
 mod doctor;
+mod download;
 mod drafting;
 mod environment;
 mod exit;
@@ -20,6 +22,7 @@ mod flags;
 mod generation;
 mod input;
 mod inspect;
+mod library_folder;
 mod memory;
 mod merge;
 mod models;
@@ -34,8 +37,10 @@ mod records;
 mod room;
 mod run;
 mod sample;
+mod setup;
 mod signals;
 mod verify;
+mod wheel;
 mod write;
 
 use std::process::ExitCode;
@@ -105,6 +110,7 @@ enum Command {
     Verify(verify::Args),
     Passes(passes::Args),
     Doctor(doctor::Args),
+    Setup(setup::Args),
     Demo(demo::Args),
     Completions(completions::Args),
 }
@@ -147,6 +153,7 @@ fn run(command: &Command, given: &Given) -> failure::Result<ExitCode> {
         Command::Verify(args) => verify::run(args),
         Command::Passes(args) => passes::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Setup(args) => setup::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Completions(args) => completions::run(args),
     }

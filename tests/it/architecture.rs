@@ -186,6 +186,10 @@ fn foreign_types_stay_where_they_are_wrapped() {
         ("memmap2::", &["files/src/mapped/mod.rs"]),
         ("clap::", &["src/cli/"]),
         ("indicatif::", &["src/cli/"]),
+        ("ureq::", &["src/cli/download.rs"]),
+        ("rustls::", &["src/cli/download.rs"]),
+        ("std::net", &["src/cli/download.rs"]),
+        ("zip::", &["src/cli/wheel.rs"]),
     ] {
         check(&libraries(), |source, line| {
             let away = !homes.iter().any(|home| source.path.starts_with(home));
@@ -226,6 +230,16 @@ fn only_the_command_reads_the_environment_and_prints() {
         found
             .filter(|_| !home)
             .map(|word| format!("{word} belongs into src/cli/"))
+    });
+}
+
+#[test]
+fn the_program_needs_no_source_tree() {
+    check(&libraries(), |_, line| {
+        let found = ["CARGO_MANIFEST_DIR", "CARGO_WORKSPACE_DIR", "file!()"]
+            .iter()
+            .find(|word| line.contains(**word));
+        found.map(|word| format!("{word} is a path of the machine that builds"))
     });
 }
 
@@ -306,6 +320,7 @@ fn crates_depend_only_on_what_is_below_them() {
             ("ort", &["runtime"]),
             ("tokenizers", &["runtime"]),
             ("clap", &[]),
+            ("ureq", &[]),
         ] {
             assert!(
                 homes.contains(&name) || !names.iter().any(|n| n == foreign),

@@ -38,6 +38,7 @@ mod rotation;
 mod running;
 mod sampling;
 mod sentence;
+mod setup;
 mod skipping;
 mod stopping;
 mod terminal;

@@ -4,7 +4,7 @@
 use crate::command::{PRUNE_GOLDEN, PRUNE_TINY, Shell, bundles, snapshot};
 use crate::common::golden::plain_decoders;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "compile",
     "merge",
     "run",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 12] = [
     "verify",
     "passes",
     "doctor",
+    "setup",
     "demo",
     "completions",
 ];
@@ -48,6 +49,10 @@ fn help_describes_every_command() {
             shell.ok(&[command, "--help"]).stdout
         );
     }
+    snapshot!(
+        "help_setup_onnxruntime",
+        shell.ok(&["setup", "onnxruntime", "--help"]).stdout
+    );
 }
 
 #[test]

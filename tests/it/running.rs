@@ -15,6 +15,8 @@ const PROMPT: &str = "In the beginning";
 #[test]
 fn demo_decodes_the_same_text_plainly_and_speculatively() {
     let shell = Shell::new();
+    // Of the repository nothing is there.
+    std::fs::remove_file(shell.path("fixtures")).unwrap();
     let outcome = shell.ok(&["demo", "--backend", "tract", "--max-tokens", "24"]);
     assert!(
         outcome
@@ -24,7 +26,8 @@ fn demo_decodes_the_same_text_plainly_and_speculatively() {
         outcome.transcript()
     );
     assert!(
-        !outcome.stdout.contains("FAILED"),
+        outcome.stdout.starts_with("1. compile tiny-llama with ")
+            && !outcome.stdout.contains("FAILED"),
         "{}",
         outcome.transcript()
     );

@@ -4,7 +4,7 @@
 use dlc_bundle::{Manifest, Profile};
 use dlc_ir::DType;
 
-use super::FETCH;
+use super::SETUP;
 
 /// Why no runtime that was found here can run a bundle, and the way out; none if one can. `library`
 /// is whether an ONNX Runtime library was found.
@@ -19,7 +19,7 @@ pub fn unrunnable(manifest: &Manifest, library: bool, gpu: bool) -> Option<Strin
     if profile == Profile::Ort && !library {
         let why = "no ONNX Runtime library is found, and the built-in tract doesn't run its own operators";
         return Some(format!(
-            "nothing here can run the bundle: {why}; {FETCH}, or compile with `--profile onnx`"
+            "nothing here can run the bundle: {why}; {SETUP}, or compile with `--profile onnx`"
         ));
     }
     None

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use libloading::Library;
 
-use super::{FETCH, OLDEST_MINOR};
+use super::{OLDEST_MINOR, SETUP};
 
 /// A library that is an ONNX Runtime of a usable version, held loaded.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(super) fn probe(path: &Path) -> Result<Probed, String> {
     };
     if api.is_null() {
         return Err(format!(
-            "it is ONNX Runtime {version}, and 1.{OLDEST_MINOR} or newer is needed: {FETCH}"
+            "it is ONNX Runtime {version}, and 1.{OLDEST_MINOR} or newer is needed: {SETUP}"
         ));
     }
     Ok(Probed {

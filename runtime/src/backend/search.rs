@@ -13,7 +13,7 @@ pub struct BackendSearch {
     pub env: Option<PathBuf>,
     /// The executable's folder.
     pub beside: Option<PathBuf>,
-    /// The folder that `scripts/fetch_onnxruntime.sh` fills.
+    /// The folder that `dlc setup onnxruntime` fills.
     pub data_dir: Option<PathBuf>,
     /// `site-packages` folders that may hold the package `onnxruntime`.
     pub python_path: Vec<PathBuf>,
