@@ -69,7 +69,7 @@ pub const PASSES: &[PassInfo] = &[
     },
     PassInfo {
         name: "quantize-draft",
-        summary: "quantises the matrices of the draft, or of a copy of the target, to 4 or 8 bits in blocks (refined by HQQ, Badri and Shaji 2023)",
+        summary: "quantises the matrices of the draft, or of a copy of the target, to 4 or 8 bits in groups (refined by HQQ, Badri and Shaji 2023)",
         options: QuantizeDraftOptions::DOCS,
         then: &["remove-unused"],
         implied: never,

@@ -364,7 +364,7 @@ fn a_folder_does_not_go_to_stdout() {
         &["compile", model, "-o", "-"],
         &["compile", model, "-o", "/dev/stdout"],
         &["compile", "--config", "pipeline.yaml"],
-        &["compile", model, "-o", "out", "--checkpoint", "-"],
+        &["compile", model, "-o", "out", "--state", "-"],
         &[
             "merge",
             model,
