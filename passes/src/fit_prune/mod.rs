@@ -16,12 +16,12 @@ use dlc_ir::diff::diff;
 use dlc_ir::{Block, Graph, Module, Scores, Task};
 use options::Score;
 
-use crate::context::{Pass, PassContext, Progress};
+use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::kept::Kept;
 use crate::needs::{self, Needs};
-use crate::report::{PassReport, ScoreColumn, ScoreTable};
-use crate::scoring::{self, Objective, TensorFisher, chain, most_links};
+use crate::report::{PassReport, ScoreTable};
+use crate::scoring::{self, Objective, chain, most_links};
 use crate::sources::Sources;
 
 pub use options::FitPruneOptions;
