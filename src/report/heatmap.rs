@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use dlc_ir::SkipSchedule;
-use unicode_width::UnicodeWidthStr;
 
 /// Columns up to which steps stand side by side, as one reads them.
 const WIDEST: usize = 120;
@@ -88,7 +87,7 @@ fn name_width(schedule: &SkipSchedule) -> usize {
     schedule
         .units
         .iter()
-        .map(|name| name.width())
+        .map(|name| name.chars().count())
         .max()
         .unwrap_or(0)
         .max(4)

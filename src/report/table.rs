@@ -53,7 +53,7 @@ impl fmt::Display for Table {
                 .map(move |row| row.get(column).map_or("", String::as_str))
         };
         let widths: Vec<usize> = (0..columns)
-            .map(|c| cells(c).map(|t| t.width()).max().unwrap_or(0))
+            .map(|c| cells(c).map(UnicodeWidthStr::width).max().unwrap_or(0))
             .collect();
         let right: Vec<bool> = (0..columns)
             .map(|c| cells(c).skip(1).all(is_number))
@@ -62,10 +62,12 @@ impl fmt::Display for Table {
             let mut line = String::new();
             for (column, &width) in widths.iter().enumerate() {
                 let cell = row.get(column).map_or("", String::as_str);
+                // Formatting pads by characters, of which some are two cells wide.
+                let padding = " ".repeat(width - cell.width());
                 line += &if right[column] {
-                    format!("  {cell:>width$}")
+                    format!("  {padding}{cell}")
                 } else {
-                    format!("  {cell:<width$}")
+                    format!("  {cell}{padding}")
                 };
             }
             writeln!(f, "{}", line.trim_end())?;
@@ -85,12 +87,23 @@ mod tests {
         table.row(["two\nlines", "2"]);
         let text = table.to_string();
         assert_eq!(
-            text.lines().map(|line| line.width()).collect::<Vec<_>>(),
+            text.lines().map(UnicodeWidthStr::width).collect::<Vec<_>>(),
             [LONGEST + 13; 3]
         );
         assert!(
             text.contains("xxx...  ") && text.contains("two lines  "),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn wide_characters_take_two_cells() {
+        let mut table = Table::new(&["name", "number"]);
+        table.row(["世界", "1"]);
+        table.row(["abcd", "2"]);
+        assert_eq!(
+            table.to_string(),
+            "  name  number\n  世界       1\n  abcd       2\n"
         );
     }
 }

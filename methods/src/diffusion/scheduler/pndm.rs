@@ -208,7 +208,7 @@ fn multistep(history: &mut Vec<usize>, index: usize, timestep: i64, stride: i64)
         .map(|(made, weight)| (index - made, *weight))
         .collect();
     Move {
-        timestep: timestep,
+        timestep,
         from: timestep,
         to: timestep - stride,
         anchor: 0,
