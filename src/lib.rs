@@ -1,12 +1,26 @@
-//! `dlc` compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they
-//! still say the same.
+//! `dlc` compiles a Hugging Face checkpoint into ONNX files that run faster, and checks that they
+//! compute the same function.
 //!
 //! ```text
 //! checkpoint --import--> module --passes--> module --export--> bundle --runtime--> text
 //! ```
 //!
-//! The graph IR, the evaluator, the passes and the exporters are crates of their own; this one
-//! reads checkpoints, runs the pipeline, runs bundles, and holds the command.
+//! ```no_run
+//! use dlc::pipeline::{CompileRequest, compile, parse_pass_flag};
+//!
+//! let request = CompileRequest {
+//!     passes: vec![parse_pass_flag("fit-prune:drop=6")?],
+//!     ..CompileRequest::new("my-llama", "my-llama-dlc")
+//! };
+//! let outcome = compile(&request, None, &())?;
+//! for graph in outcome.manifest.graphs {
+//!     println!("{}: {} parameters", graph.name, graph.parameters);
+//! }
+//! # Ok::<(), dlc::pipeline::PipelineError>(())
+//! ```
+//!
+//! The IR, the evaluator, the passes, the exporters and the runtime are crates of their own; this
+//! one reads checkpoints, runs the pipeline, and holds the command.
 
 #![warn(missing_docs)]
 

@@ -8,7 +8,7 @@ use crate::{MethodError, Result};
 /// nothing after it was made.
 ///
 /// ```
-/// # use dlc_methods::{SamplerState, parse_scheduler_config, sampling_plan};
+/// # use dlc_methods::diffusion::{SamplerState, parse_scheduler_config, sampling_plan};
 /// # let config = parse_scheduler_config(r#"{"_class_name": "DDIMScheduler"}"#)?;
 /// # let network = |x: &[f32], _timestep: f64| x.to_vec();
 /// # let noise = [0.5, -1.0];
