@@ -4,6 +4,30 @@
 //! Reads bundles through their manifest alone and knows nothing of importers or passes. Never
 //! prints, and never reads the environment: callers hand over what they found in it. `ort` types
 //! don't leave this module.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//!
+//! use dlc_runtime::methods::speculation::{DecodeOptions, Decoder};
+//! use dlc_runtime::{BackendSearch, Bundle, DecoderOptions, DecoderSession, TextTokenizer, start};
+//!
+//! let bundle = Bundle::open(Path::new("my-llama-dlc"))?;
+//! let backend = start(&BackendSearch::default())?;
+//! let options = DecoderOptions::default();
+//! let mut target = DecoderSession::open(&backend, &bundle, "target", None, &options)?;
+//! let mut draft = DecoderSession::open(&backend, &bundle, "draft", None, &options)?;
+//! draft.share_cache(&target);
+//! let mut decoder = Decoder::new(&mut target, Some(&mut draft), DecodeOptions::default())?;
+//! if let Some(tokenizer) = TextTokenizer::of_bundle(&bundle)? {
+//!     let prompt = tokenizer.encode("In the beginning", true)?;
+//!     let generation = decoder.generate(&prompt, &mut |_| ControlFlow::Continue(()))?;
+//!     println!("{}", tokenizer.decode(&generation.tokens)?);
+//! }
+//! # Ok::<(), dlc_runtime::RuntimeError>(())
+//! ```
+
+#![warn(missing_docs)]
 
 mod answers;
 mod backend;
