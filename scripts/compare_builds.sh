@@ -6,8 +6,8 @@
 #
 # OLD and NEW are `dlc` programs. Every golden, tiny-llama and digits-dit are compiled with both, in
 # three profiles, tiny-llama and digits-dit also with their passes. FOLDER keeps the bundles
-# (default: a temporary folder). A change that keeps behaviour changes no byte; where it changes the
-# manifest alone, the differences are printed and `dlc.yaml` is the only file named.
+# (default: a temporary folder). The files that differ are named; a change that keeps behaviour changes
+# none, or `dlc.yaml` alone where it changes the manifest.
 #
 # Exit code: 0 equal, 1 different.
 set -euo pipefail
@@ -31,13 +31,13 @@ both() {
     "${!build}" compile -q --force -o "$out/$build/$name" "$@" >/dev/null 2>"$out/$build-$name.log" ||
       echo "exit code $?" >>"$out/$build-$name.log"
   done
-  # A refusal must be the same one.
-  if ! diff -r "$out/old/$name" "$out/new/$name" >"$out/$name.diff" 2>&1 &&
-    { [[ -e $out/old/$name || -e $out/new/$name ]] ||
-      ! diff "$out/old-$name.log" "$out/new-$name.log" >>"$out/$name.diff"; }; then
+  # What one build doesn't know, or both refuse, is compared by what they say.
+  if [[ ! -e $out/old/$name || ! -e $out/new/$name ]]; then
+    diff -q "$out/old-$name.log" "$out/new-$name.log" >/dev/null ||
+      { different=1; echo "$name: different answers: $(tail -n 1 "$out/old-$name.log" | cut -c 1-120)"; }
+  elif ! diff -rq "$out/old/$name" "$out/new/$name" >"$out/$name.files"; then
     different=1
-    echo "$name: different"
-    head -n 20 "$out/$name.diff"
+    echo "$name: $(sed -E 's/^Files .*\/([^ ]+) and .*/\1/; s/^Only in .*: /only one has /' "$out/$name.files" | paste -sd ' ')"
   fi
 }
 
