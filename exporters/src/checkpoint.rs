@@ -54,7 +54,8 @@ pub struct Patch {
 ///
 /// # Errors
 /// Any error leaves `out` as it was and nothing beside it: an output that exists, a file that can't
-/// be read or written, a weight without data, an input that changed, or [`ExportError::Interrupted`].
+/// be read or written, a weight without data, an input that changed, or
+/// [`ExportError::Interrupted`].
 pub fn write_checkpoint(
     files: &[CopiedFile],
     weights: &WeightTable,

@@ -1,5 +1,5 @@
-//! Files that users and strangers name: one opener, one writer, and the boundaries around what other
-//! people's parsers make of them.
+//! Files that users and strangers name: one opener, one writer, and the boundaries around what
+//! other people's parsers make of them.
 //!
 //! - [`input`] opens regular files of at most a given size; [`yaml`] reads documents within limits;
 //!   [`guard`] turns panics of parsers into errors; [`mapped`] maps large files.

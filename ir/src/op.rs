@@ -24,8 +24,8 @@ pub enum Op {
     Linear,
     /// `x [..., in]`, `codes u8[out, blocks, bytes]`, `scales [out, blocks]`, optional
     /// `zero_points u8[out, bytes]`, optional `bias [out]` -> `x weight' + bias`, `[..., out]`, the
-    /// weight being quantised in blocks: see [`GroupFormat`]. Zero points and bias are distinguished
-    /// by type.
+    /// weight being quantised in blocks: see [`GroupFormat`]. Zero points and bias are
+    /// distinguished by type.
     QuantizedLinear(GroupFormat),
     /// `x [..., n]`, `columns i64[m]` -> `[..., m]`: entry `columns[j]` of the last axis, minus
     /// infinity where `columns[j]` is `n`.

@@ -62,14 +62,13 @@ impl PassContext<'_> {
         key: &str,
         sound: impl Fn(&T) -> bool,
     ) -> Option<T> {
-        let text = self.cache?.get(key)?;
-        serde_json::from_str(&text).ok().filter(sound)
+        self.cache?.read(key).filter(sound)
     }
 
     /// Stores a value under `key`, if there is a cache.
     pub(crate) fn store(&self, key: &str, value: &impl Serialize) {
-        if let (Some(cache), Ok(text)) = (self.cache, serde_json::to_string(value)) {
-            cache.put(key, &text);
+        if let Some(cache) = self.cache {
+            cache.write(key, value);
         }
     }
 
@@ -135,4 +134,18 @@ pub trait ScoreCache: Sync {
     fn put_bytes(&self, key: &str, bytes: &[u8]);
     /// Forgets what is stored under `key`.
     fn remove(&self, key: &str);
+}
+
+impl dyn ScoreCache + '_ {
+    /// The value that was stored under `key`, which may be anything.
+    pub(crate) fn read<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        serde_json::from_str(&self.get(key)?).ok()
+    }
+
+    /// Stores a value under `key`; failing to is no error.
+    pub(crate) fn write(&self, key: &str, value: &impl Serialize) {
+        if let Ok(text) = serde_json::to_string(value) {
+            self.put(key, &text);
+        }
+    }
 }

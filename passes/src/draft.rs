@@ -7,8 +7,8 @@ use dlc_ir::{Def, Graph, Module, NodeId, Op, Operand};
 
 use crate::report::PassReport;
 
-/// The head of `graph`: the product whose result, changed entry by entry at most, is its logits; and
-/// whether columns are gathered from it; none if something else makes them.
+/// The head of `graph`: the product whose result, changed entry by entry at most, is its logits;
+/// and whether columns are gathered from it; none if something else makes them.
 pub(crate) fn head(graph: &Graph) -> Option<(NodeId, bool)> {
     let mut value = graph.find_output("logits")?.value;
     let mut trimmed = false;

@@ -26,12 +26,12 @@ impl<'c> Kept<'c> {
 
     /// What an earlier run kept, which may be anything.
     pub fn get<T: DeserializeOwned>(&self, part: &str) -> Option<T> {
-        serde_json::from_str(&self.cache?.get(&self.name(part))?).ok()
+        self.cache?.read(&self.name(part))
     }
 
     pub fn put(&self, part: &str, value: &impl Serialize) {
-        if let (Some(cache), Ok(text)) = (self.cache, serde_json::to_string(value)) {
-            cache.put(&self.name(part), &text);
+        if let Some(cache) = self.cache {
+            cache.write(&self.name(part), value);
         }
     }
 

@@ -166,8 +166,8 @@ pub trait Samplers {
     ) -> Result<Vec<Prompt>, PassError>;
 }
 
-/// What an image is conditioned on beside its class, by the denoiser's input: one row, and with guidance a
-/// second one for an image without it.
+/// What an image is conditioned on beside its class, by the denoiser's input: one row, and with
+/// guidance a second one for an image without it.
 pub type Prompt = BTreeMap<String, Array>;
 
 /// No text at all.

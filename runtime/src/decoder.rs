@@ -50,8 +50,8 @@ impl DecoderSession {
     /// Loads the graph `name`.
     ///
     /// # Errors
-    /// [`RuntimeError::Port`](crate::RuntimeError::Port) for a boundary that isn't a decoder's; else as
-    /// [`Session::load`].
+    /// [`RuntimeError::Port`](crate::RuntimeError::Port) for a boundary that isn't a decoder's;
+    /// else as [`Session::load`].
     pub fn open(
         backend: &Backend,
         bundle: &Bundle,

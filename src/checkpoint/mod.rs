@@ -255,8 +255,8 @@ impl Checkpoint {
             .collect()
     }
 
-    /// A line that names the tokens of `added_tokens.json` that the tokenizer, which tells the id of
-    /// a token, doesn't have under their ids.
+    /// A line that names the tokens of `added_tokens.json` that the tokenizer, which tells the id
+    /// of a token, doesn't have under their ids.
     pub fn foreign_tokens(&self, id: impl Fn(&str) -> Option<u32>) -> Option<String> {
         tokenizer_keys::foreign_tokens(&self.folder, id)
     }

@@ -33,8 +33,8 @@ pub(super) struct SamplerArgs {
     /// Images that are computed together: more take less time and more memory
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Sampler")]
     pub batch: u16,
-    /// What the images are conditioned on beside a class: a .safetensors file with the graph's inputs, such
-    /// as `encoder_hidden_states`, and `negative_...` for guidance
+    /// What the images are conditioned on beside a class: a .safetensors file with the graph's
+    /// inputs, such as `encoder_hidden_states`, and `negative_...` for guidance
     #[arg(long, value_name = "FILE", help_heading = "Sampler")]
     embeddings: Option<PathBuf>,
 }

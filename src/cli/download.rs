@@ -1,4 +1,5 @@
-//! Downloads files of a Python package index over HTTP: the only part of dlc that opens a connection.
+//! Downloads files of a Python package index over HTTP: the only part of dlc that opens a
+//! connection.
 //!
 //! What arrives is nothing before its SHA-256 is the expected one.
 

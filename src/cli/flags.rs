@@ -1,7 +1,7 @@
 //! Which flags were given, and which of them have no effect on a bundle.
 //!
-//! One table says of each flag of `dlc run` and `dlc bench` when it has one; a test holds it against
-//! the definition of the commands.
+//! One table says of each flag of `dlc run` and `dlc bench` when it has one; a test holds it
+//! against the definition of the commands.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! The folder that holds ONNX Runtime's library, with the manifest that `scripts/fetch_onnxruntime.sh`
-//! reads and writes too.
+//! The folder that holds ONNX Runtime's library, with the manifest that
+//! `scripts/fetch_onnxruntime.sh` reads and writes too.
 //!
 //! The manifest's first line says which build lies here, the others name its files.
 
@@ -14,8 +14,8 @@ use super::wheel::is_library;
 
 const MANIFEST: &str = ".fetched";
 const LONGEST_MANIFEST: u64 = 1 << 16;
-/// Stands for the build while files are replaced: what a run leaves that is ended there is installed
-/// anew by the next one.
+/// Stands for the build while files are replaced: what a run leaves that is ended there is
+/// installed anew by the next one.
 const UNFINISHED: &str = "unfinished";
 
 /// The library's name for every version.

@@ -44,8 +44,8 @@ pub(super) struct Args {
     /// Run the whole model at every step
     #[arg(long)]
     no_prune: bool,
-    /// Height of the images, in entries of what the sampler leaves: of Stable Diffusion's latents an
-    /// eighth of the picture's. U-Nets take other sizes than their own [default: the model's]
+    /// Height of the images, in entries of what the sampler leaves: of Stable Diffusion's latents
+    /// an eighth of the picture's. U-Nets take other sizes than their own [default: the model's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     height: Option<u16>,
     /// Width of the images, likewise

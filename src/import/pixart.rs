@@ -1,4 +1,5 @@
-//! Diffusion transformers conditioned on a text (Chen et al., 2023): `PixArt`-alpha and -sigma of diffusers.
+//! Diffusion transformers conditioned on a text (Chen et al., 2023): `PixArt`-alpha and -sigma of
+//! diffusers.
 
 use dlc_ir::{
     BlockKind, DType, Diffusion, IrError, Op, Task, TimestepEmbedding, ValueId, ValueType, sym,

@@ -1,5 +1,5 @@
-//! U-Nets conditioned on a text (Rombach et al., 2022; Podell et al., 2023): `UNet2DConditionModel` of
-//! diffusers.
+//! U-Nets conditioned on a text (Rombach et al., 2022; Podell et al., 2023): `UNet2DConditionModel`
+//! of diffusers.
 
 use dlc_ir::{Classes, Diffusion, Task, TimestepEmbedding};
 

@@ -13,7 +13,7 @@ use super::name_map::NameMap;
 use super::outgrown::{self, Adopted};
 use super::source;
 use crate::checkpoint::{AdapterFiles, Checkpoint, CheckpointFile};
-use crate::import::Sources;
+use crate::import::{ImportOptions, Imported, Sources, import_with_sources};
 
 /// An adapter as a user asks for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,9 +88,35 @@ pub(super) fn add_unread(
     Ok(())
 }
 
+/// A checkpoint, with the files of its adapters, as it was imported.
+pub(super) struct Adapted {
+    pub checkpoint: Checkpoint,
+    pub adapters: Vec<AdapterFiles>,
+    pub adopted: Adopted,
+    pub imported: Imported,
+}
+
+/// Opens a checkpoint and its adapters, and imports it.
+pub(super) fn import_adapted(
+    model: &Path,
+    specs: &[AdapterSpec],
+    names: Option<&Path>,
+    options: &ImportOptions,
+) -> Result<Adapted, PipelineError> {
+    let mut checkpoint = Checkpoint::open(model)?;
+    let (adapters, adopted) = open(specs, names, &mut checkpoint)?;
+    let imported = import_with_sources(&checkpoint, options)?;
+    Ok(Adapted {
+        checkpoint,
+        adapters,
+        adopted,
+        imported,
+    })
+}
+
 /// Opens the adapters, and lets `checkpoint` have what they bring beside changes, unless a name map
 /// says what they call things.
-pub(super) fn open(
+fn open(
     specs: &[AdapterSpec],
     names: Option<&Path>,
     checkpoint: &mut Checkpoint,

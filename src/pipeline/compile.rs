@@ -16,7 +16,7 @@ use dlc_passes::{
 use dlc_runtime::BackendSearch;
 use rayon::ThreadPool;
 
-use super::adapters::{self, AdapterSpec};
+use super::adapters::{self, Adapted, AdapterSpec};
 use super::calibration::TextCalibration;
 use super::error::PipelineError;
 use super::generation::generation;
@@ -27,7 +27,7 @@ use super::samplers::DiffusionSamplers;
 use super::source::source_record;
 use super::warnings::{Use, findings};
 use crate::checkpoint::{AdapterFiles, Checkpoint};
-use crate::import::{ImportOptions, import_with_sources, non_finite_weights};
+use crate::import::{ImportOptions, non_finite_weights};
 
 /// Bytes of memory that the program itself takes, with its libraries.
 const PROGRAM: u64 = 25_000_000;
@@ -160,6 +160,16 @@ struct Opened {
     uses: BTreeSet<Use>,
 }
 
+/// The checkpoint with its adapters, imported as the request asks.
+pub(super) fn adapted(request: &CompileRequest) -> Result<Adapted, PipelineError> {
+    let options = ImportOptions {
+        dtype: request.dtype,
+        ignore_keys: request.ignore_keys.clone(),
+    };
+    let names = request.adapter_names.as_deref();
+    adapters::import_adapted(&request.model, &request.adapters, names, &options)
+}
+
 /// Opens all that is read; `unfed` are the passes that will run, for what they need.
 fn open(
     request: &CompileRequest,
@@ -168,16 +178,13 @@ fn open(
     monitor: &dyn Monitor,
 ) -> Result<Opened, PipelineError> {
     monitor.phase("reading the checkpoint");
-    let mut checkpoint = Checkpoint::open(&request.model)?;
     let names = request.adapter_names.as_deref();
-    let (opened, adopted) = adapters::open(&request.adapters, names, &mut checkpoint)?;
-    let imported = import_with_sources(
-        &checkpoint,
-        &ImportOptions {
-            dtype: request.dtype,
-            ignore_keys: request.ignore_keys.clone(),
-        },
-    )?;
+    let Adapted {
+        checkpoint,
+        adapters: opened,
+        adopted,
+        imported,
+    } = adapted(request)?;
     let (mut module, mut sources) = (imported.module, imported.sources);
     monitor.needs(needs_of(&module, unfed, request.threads));
     monitor.phase("hashing and checking weights");
@@ -211,8 +218,8 @@ fn open(
     })
 }
 
-/// Refuses what is out of range in `generation_config.json` before the passes run; ids that a merged
-/// adapter adds are known after them.
+/// Refuses what is out of range in `generation_config.json` before the passes run; ids that a
+/// merged adapter adds are known after them.
 fn check_generation(checkpoint: &Checkpoint, model: &ModelInfo) -> Result<(), PipelineError> {
     let any_token = ModelInfo {
         vocab_size: usize::MAX,

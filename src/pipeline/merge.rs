@@ -9,13 +9,13 @@ use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use dlc_passes::{PassContext, PassRun, run_pass};
 use rayon::ThreadPool;
 
-use super::adapters::{self, AdapterSpec};
+use super::adapters::{self, Adapted, AdapterSpec};
 use super::compile::{check_finite, pool, stamps};
 use super::error::PipelineError;
 use super::monitor::Monitor;
 use super::relayout;
 use crate::checkpoint::{Checkpoint, StoredType, TensorRecord};
-use crate::import::{ImportOptions, Sources, import_with_sources, non_finite_weights};
+use crate::import::{ImportOptions, Sources, non_finite_weights};
 
 /// What to merge.
 #[derive(Debug, Clone)]
@@ -60,14 +60,15 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     check_replaceable(&request.output, false)?;
     let pool = pool(request.threads)?;
     monitor.phase("reading the checkpoint");
-    let mut checkpoint = Checkpoint::open(&request.model)?;
-    let (opened, adopted) = adapters::open(
+    let Adapted {
+        checkpoint,
+        adapters: opened,
+        adopted,
+        imported,
+    } = adapters::import_adapted(
+        &request.model,
         &request.adapters,
         request.adapter_names.as_deref(),
-        &mut checkpoint,
-    )?;
-    let imported = import_with_sources(
-        &checkpoint,
         &ImportOptions {
             ignore_keys: request.ignore_keys.clone(),
             ..ImportOptions::default()

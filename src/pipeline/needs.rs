@@ -4,37 +4,26 @@
 use dlc_exporters::check_replaceable;
 use dlc_passes::{Needs, Sources, rehearse_passes};
 
-use super::adapters;
-use super::compile::{CompileRequest, located, needs_of, passes, samplers, steps_of};
+use super::adapters::{self, Adapted};
+use super::compile::{CompileRequest, adapted, located, needs_of, passes, samplers, steps_of};
 use super::error::PipelineError;
-use crate::checkpoint::Checkpoint;
-use crate::import::{ImportOptions, Imported, import_with_sources};
 
 /// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights
 /// alone.
 ///
 /// # Errors
-/// What [`compile`](super::compile::compile) says of the output, of the checkpoint and of the passes' options.
+/// What [`compile`](super::compile::compile) says of the output, of the checkpoint and of the
+/// passes' options.
 pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
     let unfed = passes(request, Sources::NONE)?;
     check_replaceable(&request.output, request.force)?;
-    let mut checkpoint = Checkpoint::open(&request.model)?;
-    let (opened, _) = adapters::open(
-        &request.adapters,
-        request.adapter_names.as_deref(),
-        &mut checkpoint,
-    )?;
-    let Imported {
-        mut module,
-        mut sources,
+    let Adapted {
+        checkpoint,
+        adapters: opened,
+        imported,
         ..
-    } = import_with_sources(
-        &checkpoint,
-        &ImportOptions {
-            dtype: request.dtype,
-            ignore_keys: request.ignore_keys.clone(),
-        },
-    )?;
+    } = adapted(request)?;
+    let (mut module, mut sources) = (imported.module, imported.sources);
     let needs = needs_of(&module, &unfed, request.threads);
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;

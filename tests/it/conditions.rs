@@ -314,8 +314,8 @@ fn dip_go_learns_on_texts_and_sizes_that_stable_diffusion_xl_is_told() {
     check_told("unet-sdxl", "unet", SHARE);
 }
 
-/// Samples pruned bundles at other heights and widths than the model's, and compares the images with
-/// what the SuperNet makes of the same noise at that size.
+/// Samples pruned bundles at other heights and widths than the model's, and compares the images
+/// with what the SuperNet makes of the same noise at that size.
 fn check_sizes(golden: &'static str, sizes: &[[usize; 2]]) {
     let shell = pipeline(golden, "unet");
     let told = told(&DiffusionGolden::read(golden));

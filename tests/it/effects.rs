@@ -1,5 +1,5 @@
-//! Flags that would have no effect are refused: of another task, of what a bundle lacks, against each
-//! other.
+//! Flags that would have no effect are refused: of another task, of what a bundle lacks, against
+//! each other.
 
 use safetensors::serialize;
 use safetensors::tensor::TensorView;

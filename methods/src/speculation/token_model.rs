@@ -25,8 +25,8 @@ pub trait TokenModel {
     /// row `i` scores what follows token `tokens.len() - want + i`.
     ///
     /// # Errors
-    /// [`MethodError::Input`] for tokens that the model doesn't have or its context has no room for;
-    /// [`MethodError::Model`] for what the model says. The cache is then in an unknown state;
+    /// [`MethodError::Input`] for tokens that the model doesn't have or its context has no room
+    /// for; [`MethodError::Model`] for what the model says. The cache is then in an unknown state;
     /// [`Self::rollback`] to 0 makes it usable.
     ///
     /// [`MethodError::Input`]: crate::MethodError::Input

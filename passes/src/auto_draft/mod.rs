@@ -318,7 +318,7 @@ impl Pass for AutoDraft<'_> {
     fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
         let target = check(module)?;
         if self.options.costs.is_none() {
-            costs::check(target).map_err(|e| e.within(NAME))?;
+            costs::check(target)?;
         }
         vocabulary(target)?;
         let mut whole = target.clone();
@@ -328,7 +328,7 @@ impl Pass for AutoDraft<'_> {
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
-        self.choose(module, cx).map_err(|e| e.within(NAME))
+        self.choose(module, cx)
     }
 }
 

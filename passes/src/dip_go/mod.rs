@@ -117,8 +117,8 @@ fn fits(array: &Array, graph: &Graph, input: ValueId) -> bool {
 }
 
 /// What the SuperNet makes of `noise` (of unit variance, `[channels, height, width]`) under a
-/// schedule, its dependencies closed, for an image with this `conditioning`, a class and a prompt: the sample.
-/// The reference that the graphs of a bundle are checked against.
+/// schedule, its dependencies closed, for an image with this `conditioning`, a class and a prompt:
+/// the sample. The reference that the graphs of a bundle are checked against.
 ///
 /// # Errors
 /// [`PassError::Unsupported`] for models that dip-go can't train on, and what evaluating says.

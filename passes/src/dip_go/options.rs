@@ -30,8 +30,8 @@ pub struct DipGoOptions {
     /// What is minimised between images; SSIM for pictures that its window fits, else the mean
     /// square.
     pub loss: Option<LossKind>,
-    /// What the images are conditioned on beside a class: a safetensors file, as `dlc sample --embeddings`
-    /// takes it.
+    /// What the images are conditioned on beside a class: a safetensors file, as
+    /// `dlc sample --embeddings` takes it.
     pub embeddings: Option<PathBuf>,
     /// Seed of noise, classes and probes.
     pub seed: u64,

@@ -31,10 +31,10 @@ const TIMESTEPS: &str = "sampler.timesteps";
 const BATCH: &str = "batch";
 
 /// Takes `latents [batch, channels, height, width]`, noise of unit variance, and what the target is
-/// conditioned on beside image and noise level; gives the sample, `out_latents`. With guidance every image
-/// has two rows of its conditioning, first all those with it and then all those without, so that the
-/// first axis of such inputs is `2*batch`. Returns the graph and the weights with the noise
-/// levels among them.
+/// conditioned on beside image and noise level; gives the sample, `out_latents`. With guidance
+/// every image has two rows of its conditioning, first all those with it and then all those
+/// without, so that the first axis of such inputs is `2*batch`. Returns the graph and the weights
+/// with the noise levels among them.
 pub(crate) fn unroll(
     pass: &'static str,
     net: &SkipNet<'_>,

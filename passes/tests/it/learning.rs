@@ -1,5 +1,5 @@
-//! dip-go: what was learned survives a run that is stopped, and models conditioned on a text are learned on
-//! texts.
+//! dip-go: what was learned survives a run that is stopped, and models conditioned on a text are
+//! learned on texts.
 
 use std::collections::BTreeMap;
 

@@ -113,8 +113,8 @@ impl Conditions {
     /// as many without a text.
     ///
     /// # Errors
-    /// [`RuntimeError::Unsupported`] where there is nothing, [`RuntimeError::File`] for what the file
-    /// lacks and what doesn't fit.
+    /// [`RuntimeError::Unsupported`] where there is nothing, [`RuntimeError::File`] for what the
+    /// file lacks and what doesn't fit.
     pub fn rows(
         &self,
         graph: &str,

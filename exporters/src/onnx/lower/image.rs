@@ -128,8 +128,8 @@ pub(super) fn upsample(
 }
 
 /// Starts, ends and axes of what is left where the second input has less height or width than the
-/// first, enlarged; none if it is known to have as much. Not `Resize` to a size: tract wants to know
-/// it when it loads the graph.
+/// first, enlarged; none if it is known to have as much. Not `Resize` to a size: tract wants to
+/// know it when it loads the graph.
 fn cut_off(
     cx: &mut Context<'_>,
     node: &Node,

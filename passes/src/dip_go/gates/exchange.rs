@@ -1,4 +1,5 @@
-//! The first stage: cells that weigh much for their multiply-adds take the place of such that don't.
+//! The first stage: cells that weigh much for their multiply-adds take the place of such that
+//! don't.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
