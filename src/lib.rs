@@ -26,6 +26,8 @@
 
 pub mod checkpoint;
 pub mod cli;
+mod http;
+mod hub;
 pub mod import;
 pub mod pipeline;
 pub mod quality;

@@ -96,7 +96,7 @@ impl Manifest {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// Last component of the checkpoint's path.
+    /// Last component of the checkpoint's path, or `ORG/NAME@REVISION` of a repository of the Hub.
     pub name: String,
     /// The files that were read, by name.
     pub files: BTreeMap<String, FileRecord>,

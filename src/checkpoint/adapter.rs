@@ -10,12 +10,14 @@ use serde_json::{Map, Value};
 
 use super::error::CheckpointError;
 use super::tensors::{self, FileMetadata, TensorFile, TensorRecord};
-use super::{CheckpointFile, files, repeated};
+use super::{CheckpointFile, files, hub_cache, repeated};
 
-const CONFIG: &str = "adapter_config.json";
+pub(super) const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// What diffusers calls the adapters that it saves.
 const DIFFUSERS_WEIGHTS: &str = "pytorch_lora_weights.safetensors";
+/// Weights that can run code.
+const PICKLES: [&str; 2] = ["adapter_model.bin", "pytorch_lora_weights.bin"];
 /// Largest `adapter_config.json`.
 const CONFIG_CAP: u64 = 1 << 20;
 
@@ -44,8 +46,9 @@ impl AdapterFiles {
     /// # Errors
     /// [`CheckpointError`] with the file, and the tensor in it, that is missing or damaged.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let path = &hub_cache::entered(path)?;
         let folder = if path.is_dir() {
-            path
+            path.as_path()
         } else {
             path.parent().unwrap_or(path)
         };
@@ -89,10 +92,6 @@ impl AdapterFiles {
 
 /// The file with the tensors.
 fn weights(path: &Path) -> Result<PathBuf, CheckpointError> {
-    let is_safetensors = |path: &Path| {
-        path.extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("safetensors"))
-    };
     if !path.is_dir() {
         if !path.exists() {
             let problem = format!(
@@ -108,38 +107,39 @@ fn weights(path: &Path) -> Result<PathBuf, CheckpointError> {
         );
         return Err(CheckpointError::file(path, problem));
     }
-    if let Some(name) = [WEIGHTS, DIFFUSERS_WEIGHTS]
-        .iter()
-        .find(|name| path.join(name).exists())
-    {
-        return Ok(path.join(name));
+    let entries = fs::read_dir(path).map_err(|e| CheckpointError::read(path, e))?;
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    among(path, &names).map(|name| path.join(name))
+}
+
+/// The name of the file with the tensors among the files with these names in a folder.
+pub(super) fn among(folder: &Path, names: &[String]) -> Result<String, CheckpointError> {
+    let is = |wanted: &str| names.iter().any(|name| name == wanted);
+    if let Some(name) = [WEIGHTS, DIFFUSERS_WEIGHTS].iter().find(|name| is(name)) {
+        return Ok((*name).to_owned());
     }
-    if path.join("adapter_model.bin").exists() || path.join("pytorch_lora_weights.bin").exists() {
+    if PICKLES.iter().any(|name| is(name)) {
         let problem = format!(
             "holds its weights as pickle, which can run code. Save the adapter again as {WEIGHTS}"
         );
-        return Err(CheckpointError::file(path, problem));
+        return Err(CheckpointError::file(folder, problem));
     }
-    let entries = fs::read_dir(path).map_err(|e| CheckpointError::read(path, e))?;
-    let mut found: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| is_safetensors(path))
-        .collect();
-    found.sort();
-    match found.as_slice() {
-        [one] if !path.join(CONFIG).exists() && !path.join("config.json").exists() => {
-            Ok(one.clone())
-        }
-        [one, ..] if !path.join(CONFIG).exists() => Err(CheckpointError::file(
-            path,
+    let mut found = names.iter().filter(|name| is_safetensors(Path::new(name)));
+    match (found.next(), found.next()) {
+        (Some(one), None) if !is(CONFIG) && !is("config.json") => Ok(one.clone()),
+        (Some(one), _) if !is(CONFIG) => Err(CheckpointError::file(
+            folder,
             format!(
                 "holds several files, or a model. Name the adapter's own, such as {}",
-                one.display()
+                folder.join(one).display()
             ),
         )),
         _ => Err(CheckpointError::file(
-            path,
+            folder,
             format!(
                 "is no adapter: it lacks {CONFIG} or {WEIGHTS}. Name the folder that holds both"
             ),
@@ -147,7 +147,15 @@ fn weights(path: &Path) -> Result<PathBuf, CheckpointError> {
     }
 }
 
+fn is_safetensors(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("safetensors"))
+}
+
 fn name(path: &Path) -> String {
+    if let Some(name) = hub_cache::snapshot_name(path) {
+        return name;
+    }
     let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let name = if path.is_dir() {
         full.file_name()

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::error::{CheckpointError, shown};
 use super::files::{open, read_object};
+use super::hub_cache;
 
 /// The largest shard index that is read: room for some 250 000 tensors.
 const INDEX_CAP: u64 = 32 << 20;
@@ -17,6 +18,7 @@ const WHOLE: &str = "model.safetensors";
 /// What weight files are called, and their index after `.index.json`: by transformers, by
 /// diffusers.
 const WEIGHTS: [&str; 2] = [WHOLE, "diffusion_pytorch_model.safetensors"];
+const DIFFUSERS_PICKLE: &str = "diffusion_pytorch_model.bin";
 /// What every bundle has and no checkpoint.
 const BUNDLE_MANIFEST: &str = "dlc.yaml";
 /// The component of a diffusers pipeline that denoises.
@@ -39,11 +41,37 @@ pub(super) enum WeightFiles {
     Sharded { index: PathBuf },
 }
 
+/// Weight files by their names in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum WeightNames {
+    One(String),
+    Sharded { index: String },
+}
+
+impl WeightNames {
+    /// The name of the file that is read first.
+    pub(super) fn file(&self) -> &str {
+        let (Self::One(file) | Self::Sharded { index: file }) = self;
+        file
+    }
+
+    fn at(self, folder: &Path) -> WeightFiles {
+        match self {
+            Self::One(name) => WeightFiles::One(folder.join(name)),
+            Self::Sharded { index } => WeightFiles::Sharded {
+                index: folder.join(index),
+            },
+        }
+    }
+}
+
 /// The files that `path` stands for; a path that stands for none is explained.
 pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
     let metadata = fs::metadata(path).map_err(|error| nothing_there(path, error))?;
     if metadata.is_dir() {
-        let folder = component(path)?.unwrap_or_else(|| path.to_owned());
+        let path = &hub_cache::entered(path)?;
+        let component = component(path, |name| path.join(name).is_file())?;
+        let folder = component.map_or_else(|| path.clone(), |name| path.join(name));
         let (weights, notes) = in_folder(&folder)?;
         return Ok(Location {
             folder,
@@ -67,7 +95,7 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
         "bin" | "onnx" | "yaml" if path.with_file_name(BUNDLE_MANIFEST).exists() => {
             Err(bundle(path, "is part of a bundle that dlc wrote"))
         }
-        "bin" | "pt" | "pth" => Err(pickle(path)),
+        "bin" | "pt" | "pth" => Err(pickle(path, false)),
         _ => Err(CheckpointError::file(
             path,
             format!(
@@ -77,70 +105,90 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
     }
 }
 
-/// The folder of the denoising component, if `folder` is a pipeline of diffusers.
-fn component(folder: &Path) -> Result<Option<PathBuf>, CheckpointError> {
-    if named_weights(folder).is_some() {
+/// The name of the folder of the denoising component, if `folder`, in which there `is` a file of
+/// each of some names, is a pipeline of diffusers.
+pub(super) fn component(
+    folder: &Path,
+    is: impl Fn(&str) -> bool,
+) -> Result<Option<&'static str>, CheckpointError> {
+    if usual_weights(&is).is_some() {
         return Ok(None);
     }
-    let found: Vec<PathBuf> = COMPONENTS
-        .iter()
-        .map(|name| folder.join(name))
-        .filter(|path| path.join("config.json").is_file())
+    let found: Vec<&str> = COMPONENTS
+        .into_iter()
+        .filter(|name| is(&format!("{name}/config.json")))
         .collect();
     match found.as_slice() {
         [] => Ok(None),
-        [one] => Ok(Some(one.clone())),
+        [one] => Ok(Some(one)),
         [one, ..] => {
             let problem = format!(
                 "holds several models: {}. Name the folder of one, such as {}",
                 COMPONENTS.join(" and "),
-                one.display()
+                folder.join(one).display()
             );
             Err(CheckpointError::file(folder, problem))
         }
     }
 }
 
-/// The weight files with one of the names that libraries give them.
-fn named_weights(folder: &Path) -> Option<WeightFiles> {
+/// The weight files with one of the names that libraries give them, where there `is` a file of each
+/// of some names.
+fn usual_weights(is: impl Fn(&str) -> bool) -> Option<WeightNames> {
     WEIGHTS.iter().find_map(|name| {
-        let (whole, index) = (folder.join(name), folder.join(format!("{name}.index.json")));
-        if whole.is_file() {
-            return Some(WeightFiles::One(whole));
+        let index = format!("{name}.index.json");
+        if is(name) {
+            return Some(WeightNames::One((*name).to_owned()));
         }
-        index.is_file().then_some(WeightFiles::Sharded { index })
+        is(&index).then_some(WeightNames::Sharded { index })
     })
 }
 
 /// The weight files of a folder, and what is to be said of the choice.
 fn in_folder(folder: &Path) -> Result<(WeightFiles, Vec<String>), CheckpointError> {
-    if let Some(weights) = named_weights(folder) {
+    // A folder may hold millions of files, which the usual names spare.
+    if let Some(weights) = usual_weights(|name| folder.join(name).is_file()) {
+        return Ok((weights.at(folder), vec![]));
+    }
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .map_err(|e| CheckpointError::read(folder, e))?
+        .flatten()
+        .filter(|entry| entry.path().is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    let (weights, notes) = among(folder, &names)?;
+    Ok((weights.at(folder), notes))
+}
+
+/// The weight files among the files with these names in a folder, and what is to be said of the
+/// choice.
+pub(super) fn among(
+    folder: &Path,
+    names: &[String],
+) -> Result<(WeightNames, Vec<String>), CheckpointError> {
+    let is = |wanted: &str| names.iter().any(|name| name == wanted);
+    if let Some(weights) = usual_weights(is) {
         return Ok((weights, vec![]));
     }
-    if folder.join(BUNDLE_MANIFEST).exists() {
+    if is(BUNDLE_MANIFEST) {
         return Err(bundle(folder, "is a bundle that dlc wrote"));
     }
-    if folder.join("adapter_config.json").is_file() {
+    if is("adapter_config.json") {
         let problem = "is an adapter, not a model. Name the model that it was trained on, and this folder with `--adapter`";
         return Err(CheckpointError::file(folder, problem));
     }
-    let mut names: Vec<PathBuf> = fs::read_dir(folder)
-        .map_err(|e| CheckpointError::read(folder, e))?
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
-    names.sort();
-    if let [variant] = variants(&names).as_slice() {
-        let (WeightFiles::One(file) | WeightFiles::Sharded { index: file }) = variant;
-        let name = shown(&file.file_name().unwrap_or_default().to_string_lossy());
-        return Ok((
-            variant.clone(),
-            vec![format!(
-                "the weights are those of {name}: there are no others"
-            )],
-        ));
+    if let [variant] = variants(names).as_slice() {
+        let note = format!(
+            "the weights are those of {}: there are no others",
+            shown(variant.file())
+        );
+        return Ok((variant.clone(), vec![note]));
     }
-    let with = |wanted: &str| names.iter().find(|path| extension(path) == wanted);
+    let with = |wanted: &str| {
+        let mut paths = names.iter().map(|name| folder.join(name));
+        paths.find(|path| extension(path) == wanted)
+    };
     if let Some(file) = with("safetensors") {
         let problem = format!(
             "holds no {WHOLE} and no {WHOLE}.index.json. Name one file, such as {}, or download the index too",
@@ -149,10 +197,10 @@ fn in_folder(folder: &Path) -> Result<(WeightFiles, Vec<String>), CheckpointErro
         return Err(CheckpointError::file(folder, problem));
     }
     if with("bin").is_some() || with("pt").is_some() || with("pth").is_some() {
-        return Err(pickle(folder));
+        return Err(pickle(folder, is(DIFFUSERS_PICKLE)));
     }
     if let Some(file) = with("gguf") {
-        return Err(gguf(file));
+        return Err(gguf(&file));
     }
     let problem = format!(
         "holds no {WHOLE}. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`"
@@ -163,15 +211,14 @@ fn in_folder(folder: &Path) -> Result<(WeightFiles, Vec<String>), CheckpointErro
 /// Weights in another precision or of another kind than the usual ones, under the names that
 /// libraries give them: `model.fp16.safetensors`, `model.safetensors.index.fp16.json`,
 /// `model.fp16.safetensors.index.json`.
-fn variants(names: &[PathBuf]) -> Vec<WeightFiles> {
+fn variants(names: &[String]) -> Vec<WeightNames> {
     let word = |variant: &str| {
         !variant.is_empty()
             && variant
                 .chars()
                 .all(|c| c.is_ascii_alphanumeric() || c == '_')
     };
-    let of = |path: &PathBuf| {
-        let name = path.file_name()?.to_str()?;
+    let of = |name: &String| {
         let stem = WEIGHTS.iter().find_map(|usual| {
             usual
                 .strip_suffix("safetensors")
@@ -179,21 +226,17 @@ fn variants(names: &[PathBuf]) -> Vec<WeightFiles> {
         })?;
         let rest = &name[stem.len()..];
         if rest.strip_suffix(".safetensors").is_some_and(word) {
-            return Some(WeightFiles::One(path.clone()));
+            return Some(WeightNames::One(name.clone()));
         }
         let new = rest
             .strip_prefix("safetensors.index.")
             .and_then(|rest| rest.strip_suffix(".json"));
         let old = rest.strip_suffix(".safetensors.index.json");
-        new.or(old).is_some_and(word).then(|| WeightFiles::Sharded {
-            index: path.clone(),
+        new.or(old).is_some_and(word).then(|| WeightNames::Sharded {
+            index: name.clone(),
         })
     };
-    names
-        .iter()
-        .filter(|path| path.is_file())
-        .filter_map(of)
-        .collect()
+    names.iter().filter_map(of).collect()
 }
 
 /// The shard of each tensor, as the index has it. Every shard is a plain file name.
@@ -249,7 +292,7 @@ fn extension(path: &Path) -> String {
 fn nothing_there(path: &Path, error: io::Error) -> CheckpointError {
     if error.kind() == io::ErrorKind::NotFound {
         let problem = "doesn't exist. Name a folder with config.json and safetensors files; \
-                       a model of the Hugging Face hub is downloaded with `hf download ID --local-dir DIR`";
+                       the command also takes a repository of the Hugging Face Hub, ORG/NAME";
         return CheckpointError::file(path, problem);
     }
     CheckpointError::read(path, error)
@@ -290,10 +333,10 @@ fn gguf(path: &Path) -> CheckpointError {
     }
 }
 
-fn pickle(path: &Path) -> CheckpointError {
+/// Weights in pickles, perhaps `of_diffusers`.
+fn pickle(path: &Path, of_diffusers: bool) -> CheckpointError {
     let problem = "has its weights in PyTorch's pickle format only; dlc reads safetensors. Convert it in Python: \
                    `AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)`, and the same with AutoTokenizer";
-    let of_diffusers = path.is_dir() && path.join("diffusion_pytorch_model.bin").exists();
     let diffusers = "has its weights in PyTorch's pickle format only; dlc reads safetensors. Convert it in Python: \
                      `DiffusionPipeline.from_pretrained(DIR).save_pretrained(OUT)`, DIR being the folder above";
     CheckpointError::Format {

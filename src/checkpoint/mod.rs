@@ -9,9 +9,11 @@ mod adapter;
 mod error;
 mod files;
 mod header;
+mod hub_cache;
 mod locate;
 mod model_index;
 mod repeated;
+mod repository;
 mod sentence;
 mod side_keys;
 mod tensors;
@@ -33,6 +35,8 @@ use serde_json::{Map, Value};
 pub use adapter::AdapterFiles;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
+pub(crate) use hub_cache::{MAIN, RepositoryFolder, is_commit, snapshot_name};
+pub(crate) use repository::{Kind, Repository, is_inside};
 pub(crate) use side_keys::SideKeys;
 pub use tensors::{FileMetadata, StoredType, TensorRecord};
 
@@ -302,14 +306,16 @@ impl Checkpoint {
         &self.folder
     }
 
-    /// The name of the checkpoint's folder, or of the pipeline's around it.
+    /// The name of the checkpoint's folder, or of the pipeline's around it; `ORG/NAME@REVISION` in
+    /// Hugging Face's cache.
     pub fn name(&self) -> String {
         let last = |path: &Path| {
             path.file_name()
                 .map(|name| name.to_string_lossy().into_owned())
         };
         let folder = self.pipeline.as_ref().unwrap_or(&self.folder);
-        last(folder)
+        hub_cache::snapshot_name(folder)
+            .or_else(|| last(folder))
             .or_else(|| last(&folder.canonicalize().ok()?))
             .unwrap_or_else(|| "model".into())
     }

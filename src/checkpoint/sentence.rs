@@ -22,7 +22,8 @@ use super::{CONFIG, SideKeys};
 pub(super) use settings::{SETTINGS, TRANSFORMER_CONFIGS};
 
 pub(super) const MODULES: &str = "modules.json";
-const POOLING: &str = "1_Pooling";
+/// The folder of the pooling where nothing lists another.
+pub(super) const POOLING: &str = "1_Pooling";
 /// Largest file of JSON.
 const CAP: u64 = 1 << 20;
 /// Most steps, and most files in the folder of one.
@@ -45,6 +46,19 @@ const NORMALIZE_KEYS: SideKeys = SideKeys {
     harmless: &["__version__"],
     neutral: &[],
 };
+
+/// The folders that the `modules.json` in `folder` names, as far as it can be read.
+pub(super) fn step_folders(folder: &Path) -> Vec<String> {
+    let list = read_json(&folder.join(MODULES), CAP).map(|(list, _)| list);
+    let modules = list.ok().and_then(|list| list.as_array().cloned());
+    modules
+        .into_iter()
+        .flatten()
+        .take(MOST)
+        .filter_map(|module| module.get("path")?.as_str().map(str::to_owned))
+        .filter(|name| is_plain_name(name))
+        .collect()
+}
 
 /// The steps after the model.
 #[derive(Debug, Default)]

@@ -399,7 +399,7 @@ fn other_formats_are_refused_with_the_way_to_convert_them() {
         "a name of the hub",
         Path::new("org/name-that-is-not-here"),
         Fault::BadInput,
-        &["doesn't exist", "hf download"],
+        &["doesn't exist", "ORG/NAME"],
     );
 }
 

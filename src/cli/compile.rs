@@ -22,10 +22,10 @@ use super::output::{Output, note, warn};
 use super::phases::{self, PhaseCost};
 use super::progress::Bar;
 use super::room::{Room, size};
-use super::{environment, open, signals};
+use super::{environment, hub, signals};
 use crate::pipeline::{
-    CompileOutcome, CompileRequest, DiskCache, PipelineConfig, PipelineError, compile, needs,
-    parse_adapter_flag, parse_pass_flag,
+    CompileOutcome, CompileRequest, DiskCache, PipelineConfig, PipelineError, check_compilation,
+    compile, needs, parse_adapter_flag, parse_pass_flag,
 };
 use crate::report::{bundle_summary, pass_summary};
 
@@ -34,12 +34,14 @@ use crate::report::{bundle_summary, pass_summary};
 #[command(after_help = "Examples:
   dlc compile --pass fit-prune model.safetensors
   dlc compile checkpoint/ --pass fit-prune:drop=4,granularity=branch --profile ort -o out/
+  dlc compile HuggingFaceTB/SmolLM2-135M@main -o smollm2/
   dlc compile --config pipeline.yaml")]
 pub(super) struct Args {
-    /// A Hugging Face folder, or a .safetensors file with config.json beside it
+    /// A Hugging Face folder, a .safetensors file with config.json beside it, or a repository of
+    /// the Hub, `ORG/NAME` or `ORG/NAME@REVISION`
     model: Option<PathBuf>,
-    /// An adapter to merge, a folder of PEFT (LoRA, DoRA, Dual LoRA) or a LoRA file of diffusers or
-    /// sd-scripts, `PATH` or `PATH=WEIGHT`; may be given several times
+    /// An adapter to merge, a folder of PEFT (LoRA, DoRA, Dual LoRA), a LoRA file of diffusers or
+    /// sd-scripts, or a repository of the Hub, `PATH` or `PATH=WEIGHT`; may be given several times
     #[arg(long = "adapter", value_name = "PATH[=WEIGHT]")]
     adapters: Vec<String>,
     /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see
@@ -140,10 +142,14 @@ impl From<DTypeArg> for DType {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    let request = request(args)?;
+    let mut request = request(args)?;
     for folder in [&request.output].into_iter().chain(&args.state) {
         Destination::check_folder(folder)?;
     }
+    check_compilation(&request)?;
+    let found = hub::checkpoint(&request.model)?;
+    (request.model, request.model_name) = (found.path, found.name);
+    hub::adapters(&mut request.adapters)?;
     if args.dry_run {
         phases::begin("reading the checkpoint");
         let room = Room::new(needs(&request)?, &request.output);
@@ -327,9 +333,9 @@ fn request(args: &Args) -> Result<CompileRequest> {
         } else {
             args.keys.ignore_keys.clone()
         },
-        output: output
-            .unwrap_or_else(|| PathBuf::from(format!("{}-dlc", open::checkpoint_name(&model)))),
+        output: output.unwrap_or_else(|| PathBuf::from(format!("{}-dlc", hub::model_name(&model)))),
         model,
+        model_name: None,
         passes,
         profile: profile.unwrap_or(Profile::Portable),
         deploy,

@@ -20,7 +20,7 @@ use crate::report::{Table, percent};
 /// Graphs and weights are compared. One bundle alone: its target with its draft.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A checkpoint, a bundle or an .onnx file
+    /// A checkpoint (also `ORG/NAME` of the Hub), a bundle or an .onnx file
     a: PathBuf,
     /// What to compare it with [default: the target of bundle A with its draft]
     b: Option<PathBuf>,

@@ -4,9 +4,15 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use dlc_files::IoError;
 use dlc_files::temporary::Temporary;
+use dlc_files::{IoError, read_text};
 use dlc_runtime::BackendSearch;
+
+use crate::http::Proxy;
+use crate::hub;
+
+/// The longest file with a token that is read.
+const LONGEST_TOKEN: u64 = 1 << 12;
 
 /// How many threads this machine runs at once.
 pub(super) fn cores() -> usize {
@@ -49,6 +55,42 @@ pub(super) fn library_folder() -> Option<PathBuf> {
 /// The index of Python packages that pip asks here.
 pub(super) fn package_index() -> Option<String> {
     variable("PIP_INDEX_URL")
+}
+
+/// How repositories of the Hub are had, by the variables of `huggingface_hub`; none if there is no
+/// home.
+pub(super) fn hub() -> Option<hub::Settings> {
+    let folder = |name: &str| variable(name).map(|path| expanded(&path));
+    let home = folder("HF_HOME")
+        .or_else(|| user_folder("XDG_CACHE_HOME", ".cache").map(|f| f.join("huggingface")));
+    let cache = folder("HF_HUB_CACHE")
+        .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
+        .or_else(|| home.as_ref().map(|home| home.join("hub")))?;
+    let token_file = folder("HF_TOKEN_PATH").or_else(|| Some(home?.join("token")));
+    let token_file = token_file.filter(|_| !is_on(&["HF_HUB_DISABLE_IMPLICIT_TOKEN"]));
+    let saved = || read_text(&token_file?, LONGEST_TOKEN).ok();
+    Some(hub::Settings {
+        cache,
+        endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| hub::ENDPOINT.to_owned()),
+        token: variable("HF_TOKEN")
+            .or_else(saved)
+            .map(|token| token.trim().to_owned())
+            .filter(|token| !token.is_empty()),
+        offline: is_on(&["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]),
+        proxy: Proxy::try_from_env(),
+    })
+}
+
+/// Whether the first of these variables that is there switches something on.
+fn is_on(names: &[&str]) -> bool {
+    let value = names.iter().find_map(|name| variable(name));
+    value.is_some_and(|v| ["1", "ON", "YES", "TRUE"].contains(&v.to_ascii_uppercase().as_str()))
+}
+
+/// A path that may begin with the user's home.
+fn expanded(path: &str) -> PathBuf {
+    let home = path.strip_prefix("~/").zip(env::home_dir());
+    home.map_or_else(|| path.into(), |(rest, home)| home.join(rest))
 }
 
 /// A folder below `$TMPDIR` for bundles that nobody keeps.

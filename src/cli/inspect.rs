@@ -17,7 +17,7 @@ use crate::report::{bundle_summary, module_summary, onnx_summary};
 /// Show what a checkpoint, bundle or ONNX file is
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A checkpoint, a bundle or an .onnx file
+    /// A checkpoint (also `ORG/NAME` of the Hub), a bundle or an .onnx file
     path: PathBuf,
     #[command(flatten)]
     keys: KeyArgs,

@@ -11,8 +11,8 @@ use super::destination::Destination;
 use super::failure::Result;
 use super::output::{Output, note, warn};
 use super::progress::Bar;
-use super::{environment, open};
-use crate::pipeline::{MergeOutcome, MergeRequest, merge, parse_adapter_flag};
+use super::{environment, hub, open};
+use crate::pipeline::{MergeOutcome, MergeRequest, check_merge, merge, parse_adapter_flag};
 use crate::report::pass_summary;
 
 /// Merge adapters into a checkpoint and write a checkpoint
@@ -24,10 +24,11 @@ use crate::report::pass_summary;
   dlc merge base/ --adapter tuned/=0.7 --adapter style/ -o merged/
 To compile without a merged checkpoint on disk: dlc compile base/ --adapter tuned/")]
 pub(super) struct Args {
-    /// A Hugging Face folder, or a .safetensors file with config.json beside it
+    /// A Hugging Face folder, a .safetensors file with config.json beside it, or a repository of
+    /// the Hub, `ORG/NAME` or `ORG/NAME@REVISION`
     model: PathBuf,
-    /// An adapter, a folder of PEFT (LoRA, rsLoRA, DoRA, Dual LoRA) or a LoRA file of diffusers or
-    /// sd-scripts, `PATH` or `PATH=WEIGHT`; may be given several times
+    /// An adapter, a folder of PEFT (LoRA, rsLoRA, DoRA, Dual LoRA), a LoRA file of diffusers or
+    /// sd-scripts, or a repository of the Hub, `PATH` or `PATH=WEIGHT`; may be given several times
     #[arg(long = "adapter", value_name = "PATH[=WEIGHT]", required = true)]
     adapters: Vec<String>,
     /// What the adapters' trainer calls keys and tensors, if it wasn't PEFT: a YAML file, see
@@ -61,7 +62,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    let request = MergeRequest {
+    let mut request = MergeRequest {
         model: args.model.clone(),
         adapters: args
             .adapters
@@ -74,13 +75,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             scale: args.scale,
             allow_nan: args.allow_nan,
         },
-        output: args.output.clone().unwrap_or_else(|| {
-            PathBuf::from(format!("{}-merged", open::checkpoint_name(&args.model)))
-        }),
+        output: args
+            .output
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(format!("{}-merged", hub::model_name(&args.model)))),
         allow_nan: args.allow_nan,
         threads: args.threads.unwrap_or_else(environment::cores),
     };
     Destination::check_folder(&request.output)?;
+    check_merge(&request)?;
+    request.model = hub::checkpoint(&request.model)?.path;
+    hub::adapters(&mut request.adapters)?;
     let (bar, start) = (Bar::new(), Instant::now());
     let MergeOutcome { run, warnings } = merge(&request, &bar)?;
     bar.finish();

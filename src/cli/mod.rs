@@ -20,6 +20,7 @@ mod exit;
 mod failure;
 mod flags;
 mod generation;
+mod hub;
 mod input;
 mod inspect;
 mod library_folder;

@@ -8,7 +8,7 @@ use dlc_runtime::{Bundle, RuntimeError};
 
 use super::failure::{Result, bail};
 use super::output::warn;
-use super::{environment, phases};
+use super::{environment, hub, phases};
 use crate::checkpoint::Checkpoint;
 use crate::import::{ImportOptions, import_with_sources};
 use crate::pipeline::{self, OnnxModule, PipelineError, module_of_bundle};
@@ -118,8 +118,9 @@ pub(super) fn text_bundle(path: &Path) -> Result<Bundle> {
 
 /// The module of a checkpoint, computing in `dtype`; what is to be known of it is noted.
 pub(super) fn checkpoint(path: &Path, dtype: DType, keys: &KeyArgs) -> Result<Module> {
+    let found = hub::checkpoint(path)?;
     phases::begin("reading the checkpoint");
-    let checkpoint = Checkpoint::open(path).map_err(PipelineError::from)?;
+    let checkpoint = Checkpoint::open(&found.path).map_err(PipelineError::from)?;
     let options = ImportOptions {
         dtype: Some(dtype),
         ignore_keys: keys.ignore_keys.clone(),
@@ -129,24 +130,4 @@ pub(super) fn checkpoint(path: &Path, dtype: DType, keys: &KeyArgs) -> Result<Mo
         warn(warning)?;
     }
     Ok(imported.module)
-}
-
-/// The name of the folder that a checkpoint lies in.
-pub(super) fn checkpoint_name(path: &Path) -> String {
-    let folder = if path.is_dir() {
-        Some(path)
-    } else {
-        path.parent()
-    };
-    let folder = folder.map(|f| {
-        if f.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            f
-        }
-    });
-    let full = folder.and_then(|f| f.canonicalize().ok());
-    full.as_deref()
-        .and_then(Path::file_name)
-        .map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
 }

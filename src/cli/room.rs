@@ -5,6 +5,7 @@ use std::path::Path;
 use dlc_passes::Needs;
 use serde::Serialize;
 
+use super::failure::{Result, bail};
 use super::{environment, memory};
 
 /// What a compilation needs, beside what there is.
@@ -47,10 +48,39 @@ impl Room {
     }
 }
 
+/// Refuses to fill a disk. What is called `option` names another folder.
+pub(super) fn check_room(folder: &Path, bytes: u64, option: &str) -> Result<()> {
+    match environment::free_disk(folder) {
+        Some(free) if free < bytes => bail!(
+            "{} has room for {}, and {} are needed; name another folder by {option}",
+            folder.display(),
+            size(free),
+            size(bytes)
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Bytes as people say them: `7.1 GB`.
 pub(super) fn size(bytes: u64) -> String {
     match bytes as f64 {
         bytes if bytes >= 1e9 => format!("{:.1} GB", bytes / 1e9),
         bytes => format!("{:.0} MB", (bytes / 1e6).max(1.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_named_with_a_way_out() {
+        let error = check_room(Path::new("."), u64::MAX, "--dest").unwrap_err();
+        let message = error.message();
+        assert!(
+            message.contains("are needed") && message.contains("--dest"),
+            "{message}"
+        );
+        check_room(Path::new("."), 1, "--dest").unwrap();
     }
 }

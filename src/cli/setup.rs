@@ -1,7 +1,7 @@
 //! `dlc setup`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use dlc_errors::Fault;
@@ -12,11 +12,11 @@ use serde_json::json;
 
 use super::download::{Index, PYPI, check_interruption};
 use super::environment;
-use super::failure::{Context, Failure, Result, bail};
+use super::failure::{Context, Failure, Result};
 use super::library_folder::LibraryFolder;
 use super::output::{Output, note};
 use super::progress::Bar;
-use super::room::size;
+use super::room::{check_room, size};
 use super::wheel::{Libraries, VERSION, Wheel, platform};
 
 /// Download ONNX Runtime, which runs bundles faster
@@ -120,19 +120,6 @@ fn fetch(
     let names = libraries.unpack(wheel, staged.path())?;
     check_interruption(progress)?;
     folder.install(&wheel.build(), staged.path(), &names)
-}
-
-/// Refuses to fill a disk. `option` names another folder.
-fn check_room(folder: &Path, bytes: u64, option: &str) -> Result<()> {
-    match environment::free_disk(folder) {
-        Some(free) if free < bytes => bail!(
-            "{} has room for {}, and {} are needed; name another folder by {option}",
-            folder.display(),
-            size(free),
-            size(bytes)
-        ),
-        _ => Ok(()),
-    }
 }
 
 /// Where a library is found that doesn't lie in dlc's data folder.

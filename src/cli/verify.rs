@@ -18,7 +18,8 @@ use crate::report::checks_table;
 pub(super) struct Args {
     /// The bundle
     bundle: PathBuf,
-    /// The checkpoint that it was compiled from: compares graph and weights too
+    /// The checkpoint that it was compiled from (also `ORG/NAME` of the Hub): compares graph and
+    /// weights too
     #[arg(long, value_name = "MODEL")]
     source: Option<PathBuf>,
     #[command(flatten)]

@@ -20,6 +20,8 @@ use crate::import::{ImportOptions, Imported, Sources, import_with_sources};
 pub struct AdapterSpec {
     /// Its folder, or its file.
     pub folder: PathBuf,
+    /// What the manifest calls it; the folder's name if absent.
+    pub name: Option<String>,
     /// How strongly it is merged; 1 as it was trained.
     pub weight: f64,
 }
@@ -33,12 +35,14 @@ pub fn parse_adapter_flag(flag: &str) -> Result<AdapterSpec, PipelineError> {
     let Some((folder, weight)) = parts else {
         return Ok(AdapterSpec {
             folder: flag.into(),
+            name: None,
             weight: 1.0,
         });
     };
     match weight.parse::<f64>() {
         Ok(weight) if weight.is_finite() => Ok(AdapterSpec {
             folder: folder.into(),
+            name: None,
             weight,
         }),
         _ => Err(PipelineError::Config {
@@ -123,7 +127,10 @@ fn open(
 ) -> Result<(Vec<AdapterFiles>, Adopted), PipelineError> {
     let (mut files, mut all) = (Vec::new(), Adopted::default());
     for spec in specs {
-        let adapter = AdapterFiles::open(&spec.folder)?;
+        let mut adapter = AdapterFiles::open(&spec.folder)?;
+        if let Some(name) = &spec.name {
+            adapter.name.clone_from(name);
+        }
         let mut notes = adapter.notes.clone();
         if names.is_none() {
             let adopted = outgrown::adopt(checkpoint, &adapter);

@@ -37,6 +37,8 @@ const PROGRAM: u64 = 25_000_000;
 pub struct CompileRequest {
     /// The checkpoint: a folder or a `.safetensors` file.
     pub model: PathBuf,
+    /// What the manifest calls the checkpoint; its folder's name if absent.
+    pub model_name: Option<String>,
     /// The adapters to merge, in order. The pass `merge-adapter` runs first unless it stands among
     /// the passes.
     pub adapters: Vec<AdapterSpec>,
@@ -70,6 +72,7 @@ impl CompileRequest {
     pub fn new(model: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
         Self {
             model: model.into(),
+            model_name: None,
             adapters: vec![],
             adapter_names: None,
             passes: vec![],
@@ -102,6 +105,22 @@ pub struct CompileOutcome {
     pub uses: BTreeSet<Use>,
 }
 
+/// Refuses what can be refused before any file is read: passes and their options, and an output
+/// that isn't to be replaced.
+///
+/// # Errors
+/// Those of [`compile`].
+pub fn check_compilation(request: &CompileRequest) -> Result<(), PipelineError> {
+    unfed(request).map(drop)
+}
+
+/// The passes without sources, for what they need, if the request can be followed so far.
+pub(super) fn unfed(request: &CompileRequest) -> Result<Vec<Box<dyn Pass + '_>>, PipelineError> {
+    let unfed = passes(request, Sources::NONE)?;
+    check_replaceable(&request.output, request.force)?;
+    Ok(unfed)
+}
+
 /// Compiles.
 ///
 /// # Errors
@@ -111,8 +130,7 @@ pub fn compile(
     cache: Option<&dyn ScoreCache>,
     monitor: &dyn Monitor,
 ) -> Result<CompileOutcome, PipelineError> {
-    let unfed = passes(request, Sources::NONE)?;
-    check_replaceable(&request.output, request.force)?;
+    let unfed = unfed(request)?;
     let pool = pool(request.threads)?;
     let mut opened = open(request, &unfed, &pool, monitor)?;
     let runs = transform(request, &mut opened, cache, &pool, monitor)?;
@@ -196,6 +214,9 @@ fn open(
         )
     });
     let (mut source, suspects) = (source?, suspects?);
+    if let Some(name) = &request.model_name {
+        source.name.clone_from(name);
+    }
     check_finite(suspects, request.allow_nan)?;
     check_generation(&checkpoint, &module.model)?;
     module.take_side_files(adopted.tokenizer);

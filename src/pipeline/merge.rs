@@ -47,6 +47,15 @@ pub struct MergeOutcome {
     pub warnings: Vec<String>,
 }
 
+/// Refuses what can be refused before any file is read: options, and an output that isn't free.
+///
+/// # Errors
+/// Those of [`merge`].
+pub fn check_merge(request: &MergeRequest) -> Result<(), PipelineError> {
+    MergeAdapter::new(request.options.clone(), &dlc_passes::Sources::NONE)?;
+    Ok(check_replaceable(&request.output, false)?)
+}
+
 /// Writes a checkpoint laid out like the one read, with the adapters in its weights; returns what
 /// the pass reports.
 ///
@@ -56,8 +65,7 @@ pub struct MergeOutcome {
 /// # Errors
 /// The first error of any stage; then nothing is left at the output.
 pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutcome, PipelineError> {
-    MergeAdapter::new(request.options.clone(), &dlc_passes::Sources::NONE)?;
-    check_replaceable(&request.output, false)?;
+    check_merge(request)?;
     let pool = pool(request.threads)?;
     monitor.phase("reading the checkpoint");
     let Adapted {

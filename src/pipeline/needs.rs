@@ -1,11 +1,10 @@
 //! What a compilation needs, without compiling; refuses what compiling would refuse by options
 //! and shapes alone.
 
-use dlc_exporters::check_replaceable;
 use dlc_passes::{Needs, Sources, rehearse_passes};
 
 use super::adapters::{self, Adapted};
-use super::compile::{CompileRequest, adapted, located, needs_of, passes, samplers, steps_of};
+use super::compile::{CompileRequest, adapted, located, needs_of, passes, samplers, steps_of, unfed};
 use super::error::PipelineError;
 
 /// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights
@@ -15,8 +14,7 @@ use super::error::PipelineError;
 /// What [`compile`](super::compile::compile) says of the output, of the checkpoint and of the
 /// passes' options.
 pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
-    let unfed = passes(request, Sources::NONE)?;
-    check_replaceable(&request.output, request.force)?;
+    let unfed = unfed(request)?;
     let Adapted {
         checkpoint,
         adapters: opened,

@@ -82,6 +82,8 @@ impl Shell {
             .env("XDG_CACHE_HOME", home.join("cache"))
             .env("XDG_DATA_HOME", home.join("data"))
             .env("TMPDIR", &home)
+            // No test asks the Hub itself.
+            .env("HF_ENDPOINT", "http://127.0.0.1:9")
             .env("DLC_PROGRESS", "never");
         command
     }

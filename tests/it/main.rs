@@ -24,6 +24,7 @@ mod files;
 mod fit_prune;
 mod goldens;
 mod hostile;
+mod hub;
 mod integrity;
 mod keys;
 mod misfits;

@@ -71,7 +71,7 @@ fn hears_hang_ups() -> bool {
     ignored.is_none_or(|m| m & 1 == 0)
 }
 
-fn send(signal: &str, child: &Child) {
+pub fn send(signal: &str, child: &Child) {
     assert!(
         Command::new("sh")
             .args(["-c", &format!("kill -{signal} {}", child.id())])

@@ -256,17 +256,6 @@ fn an_interrupted_download_leaves_nothing() {
 }
 
 #[test]
-fn a_full_disk_is_named_with_a_way_out() {
-    let error = check_room(Path::new("."), u64::MAX, "--dest").unwrap_err();
-    let message = error.message();
-    assert!(
-        message.contains("are needed") && message.contains("--dest"),
-        "{message}"
-    );
-    check_room(Path::new("."), 1, "--dest").unwrap();
-}
-
-#[test]
 fn a_platform_without_a_wheel_is_unsupported() {
     let failure = no_wheel("macos-x86_64", false);
     assert_eq!(failure.fault, Fault::Unsupported);
