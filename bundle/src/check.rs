@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::manifest::{GraphRecord, PortRecord, WEIGHTS_FILE, WeightRecord};
 
-/// Differences that are told.
+/// The most differences that are listed.
 const SHOWN: usize = 8;
 
 /// An ONNX file that can't be run as the manifest says.

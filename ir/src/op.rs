@@ -1,10 +1,12 @@
 //! The closed set of ops, at the level at which people talk about models.
 
+mod kind;
 mod quantized;
 mod relative;
 mod rope;
 mod timestep;
 
+pub use kind::OpKind;
 pub use quantized::GroupFormat;
 pub use relative::DisentangledBias;
 pub use rope::{Rope, RopeScaling};
@@ -160,36 +162,7 @@ impl Op {
 
     /// The op's name in the text form.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Gather => "gather",
-            Self::Linear => "linear",
-            Self::QuantizedLinear(_) => "quantized_linear",
-            Self::GatherColumns => "gather_columns",
-            Self::RmsNorm { .. } => "rms_norm",
-            Self::LayerNorm { .. } => "layer_norm",
-            Self::GroupNorm { .. } => "group_norm",
-            Self::Conv2d { .. } => "conv2d",
-            Self::Upsample { .. } => "upsample_nearest",
-            Self::TimestepEmbedding(_) => "timestep_embedding",
-            Self::Modulate => "modulate",
-            Self::Positions { .. } => "positions",
-            Self::Rope(_) => "rope",
-            Self::Attention(_) => "attention",
-            Self::DisentangledBias(_) => "disentangled_bias",
-            Self::Silu => "silu",
-            Self::Gelu { .. } => "gelu",
-            Self::Tanh => "tanh",
-            Self::Relu => "relu",
-            Self::Scale { .. } => "scale",
-            Self::Clip { .. } => "clip",
-            Self::Mul => "mul",
-            Self::Add => "add",
-            Self::Concat { .. } => "concat",
-            Self::Transpose { .. } => "transpose",
-            Self::Slice { .. } => "slice",
-            Self::Reshape { .. } => "reshape",
-            Self::Cast { .. } => "cast",
-        }
+        self.kind().name()
     }
 }
 

@@ -51,8 +51,8 @@ use dlc_files::guard::hush_contained_panics;
 use self::flags::Given;
 use self::phases::LogLevel;
 
-/// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still
-/// say the same.
+/// Compiles a Hugging Face checkpoint into ONNX files that run faster, and checks that they still
+/// compute the same.
 #[derive(Debug, Parser)]
 #[command(
     name = "dlc",

@@ -10,7 +10,7 @@ use super::net::Net;
 /// Most classes.
 const MOST_LABELS: usize = 1 << 16;
 
-/// What a head stands behind.
+/// What a head stands on.
 pub(super) struct Body<'a> {
     /// What names of its tensors begin with.
     pub(super) prefix: &'a str,

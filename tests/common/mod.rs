@@ -6,10 +6,12 @@ pub mod decoding;
 pub mod diffusion;
 pub mod drafts;
 pub mod golden;
+pub mod ops;
 pub mod padding;
 pub mod quantized;
 pub mod sampling;
 pub mod session;
+pub mod suite;
 pub mod variants;
 
 use std::path::{Path, PathBuf};
