@@ -221,8 +221,9 @@ fn spec_problem(spec: &PassSpec) -> Option<String> {
         Ok(info) => info,
         Err(error) => return Some(error.to_string()),
     };
+    let options = (info.options)();
     let mut keys = spec.options.keys().filter_map(|key| key.as_str());
-    keys.find(|key| !info.options.iter().any(|(name, _)| name == key))
+    keys.find(|key| !options.iter().any(|option| option.name == *key))
         .map(|key| format!("{} has no option {key}", spec.name))
 }
 
