@@ -175,8 +175,9 @@ fn rotate(x: &Tensor, positions: &Tensor, rope: &Rope) -> Result<Tensor, OpError
         .iter()
         .flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f))
         .collect();
+    let factor = rope.attention_factor();
     let table = |f: fn(f32) -> f32| {
-        Tensor::from_iter(angles.iter().map(|a| f(*a)), &Device::Cpu)?
+        Tensor::from_iter(angles.iter().map(|a| f(*a) * factor), &Device::Cpu)?
             .reshape((batch, seq, 1, half))
     };
     let (cos, sin) = (table(f32::cos)?, table(f32::sin)?);

@@ -175,10 +175,18 @@ fn rotary(cx: &Check<'_>, rope: &Rope) -> Result<ValueType, IrError> {
         (2..=head_dim).contains(&rotated) && rotated.is_multiple_of(2),
         || format!("{rotated} entries of heads {head_dim} wide can't be rotated"),
     )?;
-    if let RopeScaling::Dynamic { original, .. } = rope.scaling {
-        cx.require(original > 0 && rotated > 2, || {
-            "a dynamic base needs a length trained on, and more than one frequency".to_owned()
-        })?;
+    match &rope.scaling {
+        RopeScaling::Dynamic { original, .. } => {
+            cx.require(*original > 0 && rotated > 2, || {
+                "a dynamic base needs a length trained on, and more than one frequency".to_owned()
+            })?;
+        }
+        RopeScaling::LongRope { short, long, .. } => {
+            cx.require([short, long].iter().all(|l| l.len() == rotated / 2), || {
+                format!("`short=` and `long=` must hold {} numbers each", rotated / 2)
+            })?;
+        }
+        _ => {}
     }
     cx.require(
         positions.dtype == DType::I64 && positions.shape.0[..] == x.shape.0[..2],

@@ -1,4 +1,5 @@
-//! Phi-3 and 3.5 mini, Phi-4: Llama with fused projections, and windows in some.
+//! Phi-3 and 3.5 mini, Phi-4: Llama with fused projections, windows in some, and long contexts by
+//! `LongRoPE`.
 
 use dlc_ir::{RopeScaling, Task};
 
@@ -12,7 +13,7 @@ use super::{Architecture, Family};
 pub(super) const FAMILY: Family = Family {
     model_type: "phi3",
     architectures: &[("Phi3ForCausalLM", Task::TextGeneration)],
-    summary: "Phi-3 mini and medium with 4k context, Phi-4",
+    summary: "Phi-3 and 3.5 mini and medium with 4k or 128k context, Phi-4, Phi-4-mini",
     keys: |_| KEYS,
     aliases: &[],
     read,
@@ -40,13 +41,14 @@ const KEYS: &[Key] = &[
 ];
 
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    // Only `longrope` reads it, which is refused.
-    config.get("original_max_position_embeddings");
     let spec = DecoderSpec::read(config, Share::Partial { default: 1.0 });
-    if spec.rotary.scaling != RopeScaling::None {
+    if !matches!(
+        spec.rotary.scaling,
+        RopeScaling::None | RopeScaling::LongRope { .. }
+    ) {
         config.bad(
             "rope_scaling",
-            "has a type that transformers refuses for this architecture".into(),
+            "has a type that transformers refuses or takes for another in this architecture".into(),
         );
     }
     let window = window(config);

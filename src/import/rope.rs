@@ -11,7 +11,7 @@ const DEFAULT_THETA: f64 = 10_000.0;
 const LONGEST_CONTEXT: usize = 1 << 30;
 
 /// How queries and keys are rotated.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rotary {
     pub(super) theta: f64,
     pub(super) scaling: RopeScaling,
@@ -20,12 +20,12 @@ pub(super) struct Rotary {
 }
 
 impl Rotary {
-    pub(super) fn rope(self, heads: usize) -> Rope {
+    pub(super) fn rope(&self, heads: usize) -> Rope {
         Rope {
             heads,
             rotary_dim: self.dim,
             theta: self.theta,
-            scaling: self.scaling,
+            scaling: self.scaling.clone(),
         }
     }
 }
@@ -54,7 +54,7 @@ pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize, share: Share)
         .map(|key| default.and_then(|_| read_share(config, key)));
     let new = spelling(config, "rope_parameters", default.is_some());
     let old = spelling(config, "rope_scaling", default.is_some());
-    if let (Some(new), Some(old)) = (new, old)
+    if let (Some(new), Some(old)) = (&new, &old)
         && new.scaling != old.scaling
     {
         config.bad(
@@ -62,7 +62,7 @@ pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize, share: Share)
             "and `rope_parameters` differ. Keep the one that is right".into(),
         );
     }
-    let spellings = || [new, old].into_iter().flatten();
+    let spellings = || [&new, &old].into_iter().flatten();
     let theta = one_of(
         config,
         "rope_theta",
@@ -88,12 +88,39 @@ pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize, share: Share)
             format!("leaves none of {head_dim} entries of a head to rotate"),
         );
     }
-    let scaling = spellings().next().map_or(RopeScaling::None, |s| s.scaling);
+    check_lists(config, spellings(), rotated.div_ceil(2));
+    let scaling = spellings()
+        .next()
+        .map_or(RopeScaling::None, |s| s.scaling.clone());
     let dim = Some(rotated.max(1)).filter(|n| *n < head_dim);
     Rotary {
         theta: theta.unwrap_or(DEFAULT_THETA),
         scaling,
         dim,
+    }
+}
+
+/// Reports lists of factors that don't hold `count`, one for each frequency.
+fn check_lists<'a>(
+    config: &mut ConfigReader<'_>,
+    spellings: impl Iterator<Item = &'a Spelling>,
+    count: usize,
+) {
+    for spelling in spellings {
+        let RopeScaling::LongRope { short, long, .. } = &spelling.scaling else {
+            continue;
+        };
+        for (list, name) in [(short, "short_factor"), (long, "long_factor")] {
+            if config.is_clean() && list.len() != count {
+                config.bad(
+                    &format!("{}.{name}", spelling.key),
+                    format!(
+                        "has {} numbers; it must have {count}, one for two rotated entries of a head",
+                        list.len()
+                    ),
+                );
+            }
+        }
     }
 }
 
@@ -124,15 +151,19 @@ fn one_of(
 }
 
 /// What one of the two objects says.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Spelling {
+    key: &'static str,
     theta: Option<f64>,
     share: Option<f64>,
     scaling: RopeScaling,
 }
 
 fn spelling(config: &mut ConfigReader<'_>, key: &'static str, partial: bool) -> Option<Spelling> {
-    let context = config.size("max_position_embeddings", LONGEST_CONTEXT);
+    let lengths = Lengths {
+        context: config.size("max_position_embeddings", LONGEST_CONTEXT),
+        original: config.size(ORIGINAL, LONGEST_CONTEXT),
+    };
     let mut rope = config.object(key)?;
     let share = if partial {
         read_share(&mut rope, "partial_rotary_factor")
@@ -162,16 +193,18 @@ fn spelling(config: &mut ConfigReader<'_>, key: &'static str, partial: bool) -> 
         Some("linear") => RopeScaling::Linear {
             factor: rope.required_factor("factor"),
         },
-        Some("llama3") => llama3(&mut rope),
+        Some("llama3") => llama3(&mut rope, lengths),
         Some("dynamic") => RopeScaling::Dynamic {
             factor: rope.required_factor("factor"),
-            original: context.unwrap_or(1),
+            original: lengths.context.unwrap_or(1),
         },
+        Some("yarn") => yarn(&mut rope, lengths),
+        Some("longrope") => longrope(&mut rope, lengths),
         Some(other) => {
             rope.unsupported(
                 "rope_type",
                 format!(
-                    "is {}; dlc knows default, linear, dynamic and llama3",
+                    "is {}; dlc knows default, linear, dynamic, llama3, yarn and longrope",
                     show(&Value::from(other))
                 ),
             );
@@ -180,29 +213,63 @@ fn spelling(config: &mut ConfigReader<'_>, key: &'static str, partial: bool) -> 
             return None;
         }
     };
-    // transformers doesn't read these under the types above either.
-    for unread in [
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-        "attention_factor",
-    ] {
-        rope.get(unread);
+    // transformers doesn't read these under types that aren't theirs either.
+    for parameter in PARAMETERS {
+        rope.get(parameter);
     }
     config.absorb(rope);
     Some(Spelling {
+        key,
         theta,
         share,
         scaling,
     })
 }
 
-fn llama3(rope: &mut ConfigReader<'_>) -> RopeScaling {
+const ORIGINAL: &str = "original_max_position_embeddings";
+
+/// The parameters of all types.
+const PARAMETERS: [&str; 12] = [
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    ORIGINAL,
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+    "short_factor",
+    "long_factor",
+];
+
+/// The lengths that the configuration itself states.
+#[derive(Debug, Clone, Copy)]
+struct Lengths {
+    context: Option<usize>,
+    original: Option<usize>,
+}
+
+impl Lengths {
+    /// The length trained on, as transformers resolves it: the configuration's own word goes before
+    /// that of its object, and the context length stands for both.
+    fn original(self, rope: &mut ConfigReader<'_>) -> usize {
+        let inner = rope.size(ORIGINAL, LONGEST_CONTEXT);
+        self.original.or(inner).or(self.context).unwrap_or(1)
+    }
+
+    /// By how much the context is longer than what was trained on.
+    fn ratio(self, original: usize) -> f64 {
+        self.context.unwrap_or(original) as f64 / original as f64
+    }
+}
+
+fn llama3(rope: &mut ConfigReader<'_>, lengths: Lengths) -> RopeScaling {
     let factor = rope.required_factor("factor");
     let low = rope.required_factor("low_freq_factor");
     let high = rope.required_factor("high_freq_factor");
-    let original = rope.required_size("original_max_position_embeddings", LONGEST_CONTEXT);
+    let original = lengths.original(rope);
     if low > high {
         rope.bad(
             "low_freq_factor",
@@ -214,5 +281,55 @@ fn llama3(rope: &mut ConfigReader<'_>) -> RopeScaling {
         low,
         high,
         original,
+    }
+}
+
+/// As `_compute_yarn_parameters` of transformers reads it: 0 stands for the default.
+fn yarn(rope: &mut ConfigReader<'_>, lengths: Lengths) -> RopeScaling {
+    let original = lengths.original(rope);
+    let mut set = |key| {
+        rope.number(key, "from 0 to 1e6", |x| (0.0..=1e6).contains(&x))
+            .filter(|x| *x != 0.0)
+    };
+    let [fast, slow, scale, scale_all] = ["beta_fast", "beta_slow", "mscale", "mscale_all_dim"].map(&mut set);
+    let factor = if rope.is_written("factor") {
+        rope.factor("factor").unwrap_or_else(|| lengths.ratio(original))
+    } else {
+        rope.required_factor("factor")
+    };
+    let grown = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+    let implied = match (scale, scale_all) {
+        (Some(scale), Some(all)) => grown(scale) / grown(all),
+        _ => grown(1.0),
+    };
+    RopeScaling::Yarn {
+        factor,
+        fast: fast.unwrap_or(32.0),
+        slow: slow.unwrap_or(1.0),
+        original,
+        truncate: !rope.is_written("truncate") || rope.flag("truncate"),
+        attention: rope.factor("attention_factor").unwrap_or(implied),
+    }
+}
+
+/// As `_compute_longrope_parameters` of transformers reads it.
+fn longrope(rope: &mut ConfigReader<'_>, lengths: Lengths) -> RopeScaling {
+    let original = lengths.original(rope);
+    let factor = rope.factor("factor").unwrap_or_else(|| lengths.ratio(original));
+    let given = rope.factor("attention_factor");
+    if original == 1 && factor > 1.0 && given.is_none() {
+        rope.bad(ORIGINAL, "is 1, of which no attention factor follows".into());
+    }
+    let implied = if factor <= 1.0 {
+        1.0
+    } else {
+        (1.0 + factor.ln() / (original as f64).ln()).sqrt()
+    };
+    let [short, long] = ["short_factor", "long_factor"].map(|key| rope.factors(key).into());
+    RopeScaling::LongRope {
+        short,
+        long,
+        original,
+        attention: given.unwrap_or(implied),
     }
 }

@@ -4,6 +4,7 @@ mod configurations;
 mod diffusers;
 mod goldens;
 mod resolved;
+mod rotations;
 mod tensors;
 
 use std::collections::{BTreeMap, BTreeSet};

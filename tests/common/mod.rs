@@ -6,6 +6,7 @@ pub mod decoding;
 pub mod diffusion;
 pub mod drafts;
 pub mod golden;
+pub mod lengths;
 pub mod padding;
 pub mod quantized;
 pub mod sampling;

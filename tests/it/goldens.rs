@@ -12,6 +12,7 @@ use crate::common::golden::{
     CASES, Case, ENCODERS, EncoderGolden, Feed, Golden, HALF_TOLERANCE, TOLERANCE, all_decoders,
     module,
 };
+use crate::common::lengths::{self, check_lengths, check_lengths_on};
 use crate::common::padding::check_padding;
 use crate::common::session::{check_encoder, check_golden};
 
@@ -53,6 +54,24 @@ fn the_evaluator_agrees_with_transformers() {
                 .check(case, outputs["logits"].as_f32().unwrap(), TOLERANCE)
                 .unwrap();
         }
+    }
+}
+
+#[test]
+fn rotations_change_beyond_the_length_trained_on_as_those_of_transformers() {
+    let module = module(lengths::GOLDEN, DType::F32);
+    let run = |feed: &Feed, caches: &BTreeMap<String, Array>| {
+        let outputs = evaluate(&module, feed, caches);
+        Ok((outputs["logits"].as_f32().unwrap().to_vec(), outputs))
+    };
+    check_lengths(run).unwrap();
+    let search = BackendSearch {
+        force: Some(BackendKind::Tract),
+        ..BackendSearch::default()
+    };
+    let backend = start(&search).unwrap();
+    for profile in [Profile::Portable, Profile::Onnx] {
+        check_lengths_on(&backend, profile).unwrap_or_else(|e| panic!("{}: {e}", profile.name()));
     }
 }
 

@@ -7,6 +7,7 @@ use libtest_mimic::Trial;
 
 use crate::common::diffusion::{DIFFUSION, check_diffusion};
 use crate::common::golden::{CASES, Case, ENCODERS, HALF_TOLERANCE, TOLERANCE, all_decoders};
+use crate::common::lengths::check_lengths_on;
 use crate::common::padding::check_padding;
 use crate::common::session::{check_encoder, check_golden};
 
@@ -86,6 +87,13 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
                 )?)
             }));
         }
+    }
+    for profile in Profile::ALL {
+        let backend = backend.cloned();
+        let title = format!("goldens::lengths_{}", profile.name());
+        trials.push(Trial::test(title, move || {
+            Ok(check_lengths_on(&backend.expect("not ignored"), profile)?)
+        }));
     }
     let backend = backend.cloned();
     trials.push(Trial::test(

@@ -127,6 +127,20 @@ impl Attributes<'_> {
                 high: self.get("high")?,
                 original: self.get("original")?,
             }),
+            Some("yarn") => Ok(RopeScaling::Yarn {
+                factor: self.get("factor")?,
+                fast: self.get("fast")?,
+                slow: self.get("slow")?,
+                original: self.get("original")?,
+                truncate: self.get("truncate")?,
+                attention: self.get("attention")?,
+            }),
+            Some("longrope") => Ok(RopeScaling::LongRope {
+                short: self.numbers("short")?.into(),
+                long: self.numbers("long")?.into(),
+                original: self.get("original")?,
+                attention: self.get("attention")?,
+            }),
             Some(other) => self.line.fail(format!("`{other}` is not a rope scaling")),
         }
     }
@@ -140,7 +154,7 @@ impl Attributes<'_> {
     }
 
     /// The numbers of a key, with commas between them.
-    fn numbers(&self, key: &str) -> Result<Vec<usize>, IrError> {
+    fn numbers<T: FromStr>(&self, key: &str) -> Result<Vec<T>, IrError> {
         let text: String = self.get(key)?;
         text.split(',')
             .map(|number| self.line.number(number))

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use dlc_bundle::CacheLayout;
-use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, RopeScaling, ValueId};
+use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, ValueId};
 use dlc_onnx::proto::INT32;
 
 use super::super::builder::Name;
@@ -76,7 +76,7 @@ impl Folds {
     fn fold_rope(&mut self, graph: &Graph, id: NodeId, node: &Node) {
         let rotation = |at: usize| {
             let (maker, value) = maker(graph, *node.inputs.get(at)?)?;
-            let Op::Rope(rope) = graph.node(maker).op else {
+            let Op::Rope(rope) = &graph.node(maker).op else {
                 return None;
             };
             let positions = graph.node(maker).inputs.get(1)?;
@@ -86,14 +86,14 @@ impl Folds {
             let head_dim = graph.value(value).ty.shape.last().and_then(Dim::known)? / rope.heads;
             let fits = head_dim % 16 == 0 && rope.rotated(head_dim) % 16 == 0;
             // The operator's tables don't change with the length.
-            let fixed = !matches!(rope.scaling, RopeScaling::Dynamic { .. });
+            let fixed = !rope.changes_with_length();
             (own && fits && fixed && readers(graph, value) == 1).then_some((maker, rope))
         };
         let (Some((q_node, q)), Some((k_node, k))) = (rotation(0), rotation(1)) else {
             return;
         };
         if q.theta.to_bits() == k.theta.to_bits() && q.scaling == k.scaling {
-            self.rope_of.insert(id, q);
+            self.rope_of.insert(id, q.clone());
             self.rope_nodes.extend([q_node, k_node]);
         }
     }
@@ -331,6 +331,7 @@ fn table(
         dtype,
         positions,
         frequencies: rope.frequencies(head_dim).into(),
+        factor: rope.attention_factor(),
         wave,
     };
     let name = Name::from(name);
