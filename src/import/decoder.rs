@@ -74,14 +74,8 @@ impl DecoderSpec {
         let [q, k, v] = self.projections(net, x, &format!("{prefix}.self_attn"))?;
         let q = self.qk_norm(net, q, self.heads, &format!("{prefix}.self_attn.q_norm"))?;
         let k = self.qk_norm(net, k, self.kv_heads, &format!("{prefix}.self_attn.k_norm"))?;
-        let q = net.graph.add(
-            Op::Rope(self.rotary.rope(self.heads)),
-            [q.into(), causal.positions.into()],
-        )?;
-        let k = net.graph.add(
-            Op::Rope(self.rotary.rope(self.kv_heads)),
-            [k.into(), causal.positions.into()],
-        )?;
+        let q = self.rotate(net, causal, layer, q, self.heads)?;
+        let k = self.rotate(net, causal, layer, k, self.kv_heads)?;
         let attention = Attention {
             heads: self.heads,
             kv_heads: self.kv_heads,
@@ -100,6 +94,24 @@ impl DecoderSpec {
         )?;
         let projected = self.block_norm(net, projected, &prefix, after)?;
         self.close_block(net, residual, projected)
+    }
+
+    /// Queries or keys, which have `heads` heads, rotated as those of the layer are.
+    fn rotate(
+        &self,
+        net: &mut Net<'_>,
+        causal: &Causal,
+        layer: usize,
+        x: ValueId,
+        heads: usize,
+    ) -> Result<ValueId, IrError> {
+        match self.rotary.get(layer).and_then(Option::as_ref) {
+            Some(rotary) => net.graph.add(
+                Op::Rope(rotary.rope(heads)),
+                [x.into(), causal.positions.into()],
+            ),
+            None => Ok(x),
+        }
     }
 
     /// Queries, keys and values.

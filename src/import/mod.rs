@@ -19,6 +19,7 @@ mod dit;
 mod encoder;
 mod error;
 mod gemma2;
+mod gemma3;
 mod gpt2;
 mod gpt_neox;
 mod granite;
@@ -35,6 +36,7 @@ mod qwen2;
 mod qwen3;
 mod roberta;
 mod rope;
+mod smollm3;
 mod spec;
 mod tensors;
 mod tokens;
@@ -86,11 +88,13 @@ pub struct Family {
 /// Every family that can be imported.
 pub const FAMILIES: &[Family] = &[
     llama::FAMILY,
+    smollm3::FAMILY,
     mistral::FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
     phi3::FAMILY,
     gemma2::FAMILY,
+    gemma3::FAMILY,
     granite::FAMILY,
     olmo2::FAMILY,
     gpt2::FAMILY,

@@ -6,7 +6,7 @@ use dlc_ir::{RopeScaling, Task};
 use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
-use super::rope::Share;
+use super::rope::{Rotary, Share};
 use super::spec::{DecoderSpec, window};
 use super::{Architecture, Family};
 
@@ -42,10 +42,13 @@ const KEYS: &[Key] = &[
 
 fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
     let spec = DecoderSpec::read(config, Share::Partial { default: 1.0 });
-    if !matches!(
-        spec.rotary.scaling,
-        RopeScaling::None | RopeScaling::LongRope { .. }
-    ) {
+    let takes = |rotary: &Rotary| {
+        matches!(
+            rotary.scaling,
+            RopeScaling::None | RopeScaling::LongRope { .. }
+        )
+    };
+    if !spec.rotary.iter().flatten().all(takes) {
         config.bad(
             "rope_scaling",
             "has a type that transformers refuses or takes for another in this architecture".into(),

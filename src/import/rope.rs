@@ -46,22 +46,16 @@ pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize, share: Share)
         Share::Whole => None,
         Share::Partial { default } => Some(default),
     };
-    let old_keys = [
-        config.factor("rope_theta"),
-        config.factor("rotary_emb_base"),
-    ];
+    let old_keys = ["rope_theta", "rotary_emb_base"].map(|key| written_factor(config, key));
     let old_shares = ["partial_rotary_factor", "rotary_pct"]
         .map(|key| default.and_then(|_| read_share(config, key)));
-    let new = spelling(config, "rope_parameters", default.is_some());
-    let old = spelling(config, "rope_scaling", default.is_some());
-    if let (Some(new), Some(old)) = (&new, &old)
-        && new.scaling != old.scaling
-    {
-        config.bad(
-            "rope_scaling",
-            "and `rope_parameters` differ. Keep the one that is right".into(),
-        );
-    }
+    let lengths = Lengths {
+        context: config.size("max_position_embeddings", LONGEST_CONTEXT),
+        original: config.size(ORIGINAL, LONGEST_CONTEXT),
+    };
+    let new = spelling(config, "rope_parameters", default.is_some(), lengths);
+    let old = spelling(config, "rope_scaling", default.is_some(), lengths);
+    refuse_contradiction(config, new.as_ref(), old.as_ref());
     let spellings = || [&new, &old].into_iter().flatten();
     let theta = one_of(
         config,
@@ -92,11 +86,86 @@ pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize, share: Share)
     let scaling = spellings()
         .next()
         .map_or(RopeScaling::None, |s| s.scaling.clone());
-    let dim = Some(rotated.max(1)).filter(|n| *n < head_dim);
     Rotary {
-        theta: theta.unwrap_or(DEFAULT_THETA),
+        theta: theta
+            .or_else(|| config.factor("rope_theta"))
+            .unwrap_or(DEFAULT_THETA),
         scaling,
-        dim,
+        dim: Some(rotated.max(1)).filter(|n| *n < head_dim),
+    }
+}
+
+/// The rotations of heads `head_dim` wide in layers without a window and in those with one, where
+/// each kind has its own; `rope_scaling` is that of layers without. The bases are `thetas` where the
+/// configuration has none.
+pub(super) fn read_kinds(
+    config: &mut ConfigReader<'_>,
+    head_dim: usize,
+    thetas: [f64; 2],
+) -> [Rotary; 2] {
+    const OBJECT: &str = "rope_parameters";
+    let keys = ["rope_theta", "rope_local_base_freq"];
+    let old_keys = keys.map(|key| written_factor(config, key));
+    let lengths = Lengths {
+        context: config.size("max_position_embeddings", LONGEST_CONTEXT),
+        original: None,
+    };
+    let mut new = [None, None];
+    if let Some(mut kinds) = config.object(OBJECT) {
+        new = ["full_attention", "sliding_attention"]
+            .map(|kind| spelling(&mut kinds, kind, false, lengths));
+        check_lists(&mut kinds, new.iter().flatten(), head_dim / 2);
+        config.absorb(kinds);
+    }
+    let old = spelling(config, "rope_scaling", false, lengths);
+    if old.as_ref().is_some_and(|old| !old.by_rope_type) {
+        config.bad(
+            "rope_scaling.type",
+            "is not read by transformers for this architecture. Name it `rope_type`".into(),
+        );
+    }
+    check_lists(config, old.iter(), head_dim / 2);
+    refuse_contradiction(config, new[0].as_ref(), old.as_ref());
+    let [full, sliding] = new;
+    let mut rotary = |at: usize, spelling: Option<Spelling>| {
+        let inner = spelling.as_ref().and_then(|spelling| spelling.theta);
+        let found = one_of(config, keys[at], old_keys[at].into_iter().chain(inner));
+        let scaling = spelling.map_or(RopeScaling::None, |spelling| spelling.scaling);
+        if let RopeScaling::Yarn { truncate: false, .. } = scaling {
+            let problem = "has `truncate`, which transformers doesn't read here";
+            config.unsupported(OBJECT, problem.into());
+        }
+        Rotary {
+            theta: found.unwrap_or(thetas[at]),
+            scaling,
+            dim: None,
+        }
+    };
+    [rotary(0, full.or(old)), rotary(1, sliding)]
+}
+
+/// Reports two spellings that scale differently.
+fn refuse_contradiction(
+    config: &mut ConfigReader<'_>,
+    new: Option<&Spelling>,
+    old: Option<&Spelling>,
+) {
+    if let (Some(new), Some(old)) = (new, old)
+        && new.scaling != old.scaling
+    {
+        config.bad(
+            "rope_scaling",
+            "and `rope_parameters` differ. Keep the one that is right".into(),
+        );
+    }
+}
+
+/// The factor that the file itself gives `key`, not its class.
+fn written_factor(config: &mut ConfigReader<'_>, key: &'static str) -> Option<f64> {
+    if config.is_written(key) {
+        config.factor(key)
+    } else {
+        None
     }
 }
 
@@ -154,16 +223,19 @@ fn one_of(
 #[derive(Debug, Clone)]
 struct Spelling {
     key: &'static str,
+    /// Whether the type is called `rope_type`.
+    by_rope_type: bool,
     theta: Option<f64>,
     share: Option<f64>,
     scaling: RopeScaling,
 }
 
-fn spelling(config: &mut ConfigReader<'_>, key: &'static str, partial: bool) -> Option<Spelling> {
-    let lengths = Lengths {
-        context: config.size("max_position_embeddings", LONGEST_CONTEXT),
-        original: config.size(ORIGINAL, LONGEST_CONTEXT),
-    };
+fn spelling(
+    config: &mut ConfigReader<'_>,
+    key: &'static str,
+    partial: bool,
+    lengths: Lengths,
+) -> Option<Spelling> {
     let mut rope = config.object(key)?;
     let share = if partial {
         read_share(&mut rope, "partial_rotary_factor")
@@ -220,6 +292,7 @@ fn spelling(config: &mut ConfigReader<'_>, key: &'static str, partial: bool) -> 
     config.absorb(rope);
     Some(Spelling {
         key,
+        by_rope_type: names[0].is_some(),
         theta,
         share,
         scaling,

@@ -28,7 +28,8 @@ pub(super) struct DecoderSpec {
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
     pub(super) context_length: usize,
-    pub(super) rotary: Rotary,
+    /// How queries and keys of each layer are rotated, if they are.
+    pub(super) rotary: Vec<Option<Rotary>>,
     pub(super) multipliers: Multipliers,
     /// Cap of attention's scores, and of the logits.
     pub(super) softcaps: [Option<f32>; 2],
@@ -123,6 +124,16 @@ impl DecoderSpec {
     /// before attention and MLP, no multipliers but that of scaled dot products. `share` of each
     /// head is rotated.
     pub(super) fn read(config: &mut ConfigReader<'_>, share: Share) -> Self {
+        Self::read_rotated(config, |config, head_dim| {
+            rope::read(config, head_dim, share)
+        })
+    }
+
+    /// As [`read`](Self::read), with the rotation of heads of a width that `rotary` reads.
+    pub(super) fn read_rotated(
+        config: &mut ConfigReader<'_>,
+        rotary: impl FnOnce(&mut ConfigReader<'_>, usize) -> Rotary,
+    ) -> Self {
         let hidden_size = config.required_size("hidden_size", WIDEST);
         let layers = config.required_size("num_hidden_layers", MOST_LAYERS);
         let heads = config.required_size("num_attention_heads", MOST_HEADS);
@@ -146,7 +157,7 @@ impl DecoderSpec {
         }
         Self {
             activation: Activation::read(config, "hidden_act"),
-            rotary: rope::read(config, head_dim, share),
+            rotary: vec![Some(rotary(config, head_dim)); layers],
             multipliers: Multipliers {
                 embedding: None,
                 attention: (1.0 / (head_dim as f64).sqrt()) as f32,
@@ -256,12 +267,32 @@ pub(super) fn require_all_layers(config: &mut ConfigReader<'_>, layers: usize, s
     }
 }
 
-/// The windows of the qwen families: `use_sliding_window` decides whether there are any,
-/// `layer_types` which layers have one, and where that is absent all from `max_window_layers` on.
+/// The windows of the qwen families: [`switched_windows`], and where `layer_types` is absent all
+/// layers from `max_window_layers` on have one.
 pub(super) fn qwen_windows(config: &mut ConfigReader<'_>, layers: usize) -> Vec<Option<usize>> {
+    let first = config.get("max_window_layers").and_then(Value::as_u64);
+    let windows = switched_windows(config, layers, |layer| {
+        layer as u64 >= first.unwrap_or_default()
+    });
+    let any = windows.iter().any(Option::is_some);
+    if first.is_none() && any && config.get("layer_types").is_none() {
+        config.bad(
+            "max_window_layers",
+            "must be a whole number from 0 on".into(),
+        );
+    }
+    windows
+}
+
+/// Windows of which `use_sliding_window` decides whether there are any, and `layer_types` which
+/// layers have one, or where that is absent `sliding`.
+pub(super) fn switched_windows(
+    config: &mut ConfigReader<'_>,
+    layers: usize,
+    sliding: impl Fn(usize) -> bool,
+) -> Vec<Option<usize>> {
     let wanted = config.flag("use_sliding_window");
     let window = window(config).filter(|_| wanted);
-    let first = config.get("max_window_layers").and_then(Value::as_u64);
     let kinds = sliding_layers(config, layers);
     if kinds
         .as_ref()
@@ -273,19 +304,9 @@ pub(super) fn qwen_windows(config: &mut ConfigReader<'_>, layers: usize) -> Vec<
                 .into(),
         );
     }
-    if first.is_none() && window.is_some() && kinds.is_none() {
-        config.bad(
-            "max_window_layers",
-            "must be a whole number from 0 on".into(),
-        );
-    }
-    let first = first.unwrap_or_default();
-    let sliding = |layer: usize| {
-        kinds.as_ref().map_or(layer as u64 >= first, |kinds| {
-            kinds.get(layer) == Some(&true)
-        })
-    };
-    (0..layers)
-        .map(|layer| window.filter(|_| sliding(layer)))
+    let kinds = kinds.unwrap_or_else(|| (0..layers).map(sliding).collect());
+    kinds
+        .into_iter()
+        .map(|sliding| window.filter(|_| sliding))
         .collect()
 }
