@@ -4,7 +4,9 @@
 use candle_core::{D, Device, Tensor};
 use dlc_ir::{Op, Rope};
 
-use crate::attention::{attend_both_ways, attend_causally, disentangled_bias};
+use crate::attention::{
+    attend_both_ways, attend_causally, attend_without_cache, disentangled_bias,
+};
 use crate::error::OpError;
 use crate::image::{conv2d, cut_to, group_norm, timestep_embedding, upsample};
 use crate::quantized::{gather_columns, quantized_linear};
@@ -64,6 +66,9 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
         Op::Positions { padding } => {
             let [ids] = operands(inputs)?;
             positions(ids, *padding)?
+        }
+        Op::Attention(a) if a.causal && inputs.len() == 4 => {
+            attend_without_cache(a, operands(inputs)?)?
         }
         Op::Attention(a) if a.causal => return attend_causally(a, operands(inputs)?),
         Op::Attention(a) => match inputs {

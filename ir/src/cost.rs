@@ -169,7 +169,7 @@ pub fn macs(graph: &Graph, weights: &WeightTable, node: &Node, sizes: &Sizes) ->
         }
         Op::Attention(attention) => {
             let mut keys = length(ty(1)?.shape.0.get(1)?, sizes)?;
-            if attention.causal {
+            if attention.causal && node.inputs.len() > 4 {
                 keys = keys.checked_add(length(ty(4)?.shape.0.get(2)?, sizes)?)?;
             }
             made()?.checked_mul(keys)?.checked_mul(2)

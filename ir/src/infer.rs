@@ -24,6 +24,9 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
         Op::LayerNorm { .. } => layer_norm(&cx)?,
         Op::Positions { .. } => positions(&cx)?,
         Op::Rope(rope) => rotary(&cx, rope)?,
+        Op::Attention(attention) if attention.causal && inputs.len() == 4 => {
+            attend_without_cache(&cx, attention)?
+        }
         Op::Attention(attention) if attention.causal => return attend_causally(&cx, attention),
         Op::Attention(attention) => attend_both_ways(&cx, attention)?,
         Op::DisentangledBias(bias) => disentangled_bias(&cx, bias)?,
@@ -247,6 +250,18 @@ fn attend_causally(cx: &Check<'_>, attention: &Attention) -> Result<Vec<ValueTyp
     let wanted = ValueType::new(DType::I64, [batch.clone(), total.clone()]);
     cx.require(*mask == wanted, || format!("mask {mask} is not {wanted}"))?;
     Ok(vec![q.clone(), cache(total.clone()), cache(total)])
+}
+
+fn attend_without_cache(cx: &Check<'_>, attention: &Attention) -> Result<ValueType, IrError> {
+    let [q, k, v, mask] = cx.arity()?;
+    heads_of_attention(cx, attention, [q, k, v])?;
+    let tokens = &q.shape.0[..2];
+    cx.require([k, v].iter().all(|x| x.shape.0[..2] == *tokens), || {
+        format!("keys {k} and values {v} don't belong to queries {q}")
+    })?;
+    let wanted = ValueType::new(DType::I64, [tokens[0].clone(), tokens[1].clone()]);
+    cx.require(*mask == wanted, || format!("mask {mask} is not {wanted}"))?;
+    Ok(q.clone())
 }
 
 fn attend_both_ways(cx: &Check<'_>, attention: &Attention) -> Result<ValueType, IrError> {

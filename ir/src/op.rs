@@ -193,12 +193,13 @@ impl Op {
     }
 }
 
-/// Attention: causal over cached and new keys, or in both directions.
+/// Attention: causal over cached and new keys, causal over new ones alone, or in both directions.
 ///
 /// Causal: `q [batch, seq, heads * head_dim]`, `k` and `v [batch, seq, kv_heads * head_dim]`,
 /// `mask i64[batch, past+seq]` (1: a token, 0: padding), `past_key` and
 /// `past_value [batch, kv_heads, past, head_dim]` -> `[batch, seq, heads * head_dim]`,
-/// `present_key` and `present_value [batch, kv_heads, past+seq, head_dim]`.
+/// `present_key` and `present_value [batch, kv_heads, past+seq, head_dim]`. Without caches: `q`, `k`,
+/// `v`, `mask i64[batch, seq]` -> `[batch, seq, heads * head_dim]`.
 ///
 /// In both directions: `q` as above, `k` and `v [batch, keys, kv_heads * head_dim]`, which may come
 /// from another sequence, optionally `mask i64[batch, keys]`, optionally

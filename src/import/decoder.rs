@@ -1,11 +1,11 @@
 //! The graph of a decoder of the llama kind, built from its spec: the shared part of the families
 //! that have one.
 
-use dlc_ir::{Attention, BlockKind, IrError, Op, Shape, ValueId, sym};
+use dlc_ir::{Attention, BlockKind, IrError, Op, Shape, Task, ValueId, sym};
 
 use super::causal::Causal;
 use super::net::Net;
-use super::spec::{DecoderSpec, QkNorm};
+use super::spec::{DecoderSpec, End, QkNorm};
 use super::{Architecture, Facts};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -24,8 +24,18 @@ impl Architecture for DecoderSpec {
         }
     }
 
+    fn base(&self) -> &'static str {
+        match self.end {
+            End::NextToken => "",
+            End::Hidden => "model.",
+        }
+    }
+
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
-        let mut causal = Causal::open(net, self.layers, [self.kv_heads, self.head_dim])?;
+        let mut causal = match self.end {
+            End::NextToken => Causal::open(net, self.layers, [self.kv_heads, self.head_dim])?,
+            End::Hidden => Causal::open_text(net)?,
+        };
         let table = net.weight(EMBEDDING, &[self.vocab_size, self.hidden_size])?;
         let mut residual = net
             .graph
@@ -36,6 +46,19 @@ impl Architecture for DecoderSpec {
             residual = self.mlp(net, layer, residual)?;
         }
         let normed = self.rms_norm(net, residual, "model.norm", self.hidden_size)?;
+        match self.end {
+            End::NextToken => {
+                let logits = self.logits(net, normed)?;
+                causal.close(net, logits)
+            }
+            End::Hidden => net.output(Task::FeatureExtraction.output(), normed),
+        }
+    }
+}
+
+impl DecoderSpec {
+    /// What the head says of the states after the last norm.
+    fn logits(&self, net: &mut Net<'_>, normed: ValueId) -> Result<ValueId, IrError> {
         let head = net.head(
             HEAD,
             EMBEDDING,
@@ -49,11 +72,9 @@ impl Architecture for DecoderSpec {
             logits = net.graph.add(Op::Tanh, [logits.into()])?;
             logits = multiply(net, logits, Some(cap))?;
         }
-        causal.close(net, logits)
+        Ok(logits)
     }
-}
 
-impl DecoderSpec {
     /// The block `layers.N.attn`: its residual output.
     fn attention(
         &self,

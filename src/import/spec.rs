@@ -1,7 +1,7 @@
 //! What a decoder of the llama kind looks like: everything that differs between families, read from
 //! the configuration.
 
-use dlc_ir::Storage;
+use dlc_ir::{Storage, Task};
 use serde_json::Value;
 
 use super::activation::Activation;
@@ -42,6 +42,25 @@ pub(super) struct DecoderSpec {
     pub(super) windows: Vec<Option<usize>>,
     /// Whether the head is the embedding.
     pub(super) tied: bool,
+    pub(super) end: End,
+}
+
+/// What a decoder is read for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum End {
+    /// The logits of each next token, with caches of those before it.
+    NextToken,
+    /// The hidden states of whole texts.
+    Hidden,
+}
+
+impl End {
+    pub(super) fn of(task: Task) -> Self {
+        match task {
+            Task::FeatureExtraction => Self::Hidden,
+            _ => Self::NextToken,
+        }
+    }
 }
 
 /// Constant factors; `None` is 1.
@@ -183,6 +202,7 @@ impl DecoderSpec {
             qk_norm: QkNorm::None,
             windows: vec![None; layers],
             tied: config.flag("tie_word_embeddings"),
+            end: End::NextToken,
         }
     }
 }

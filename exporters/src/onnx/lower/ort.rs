@@ -19,7 +19,7 @@ use super::super::builder::Name;
 use super::context::Context;
 use super::forms::Form;
 use super::padding::last_entry;
-use super::queries::{maker, readers};
+use super::queries::{has_cache, maker, readers};
 use super::shared::{define_full, rope_name};
 use crate::error::ExportError;
 use crate::weights::{RopeTable, Stored, Wave};
@@ -193,7 +193,7 @@ pub(super) fn takes_grouped_attention(graph: &Graph) -> bool {
     let head_dims = graph
         .nodes()
         .filter_map(|(_, node)| match (&node.op, node.inputs.first()) {
-            (Op::Attention(a), Some(Operand::Value(q))) if a.causal => graph
+            (Op::Attention(a), Some(Operand::Value(q))) if a.causal && has_cache(node) => graph
                 .value(*q)
                 .ty
                 .shape
