@@ -67,6 +67,10 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             let [ids] = operands(inputs)?;
             positions(ids, *padding)?
         }
+        Op::LastToken { padding } => {
+            let [x, ids] = operands(inputs)?;
+            last_token(x, ids, *padding)?
+        }
         Op::Attention(a) if a.causal && inputs.len() == 4 => {
             attend_without_cache(a, operands(inputs)?)?
         }
@@ -157,6 +161,17 @@ fn positions(ids: &Tensor, padding: Option<u32>) -> Result<Tensor, OpError> {
         }
     }
     Ok(Tensor::from_vec(rows.concat(), ids.shape(), &Device::Cpu)?)
+}
+
+/// The row of each text's last token.
+fn last_token(x: &Tensor, ids: &Tensor, padding: u32) -> Result<Tensor, OpError> {
+    let last = |row: &Vec<i64>| row.iter().rposition(|id| *id != i64::from(padding));
+    let rows = ids.to_vec2::<i64>()?.iter().enumerate().map(|(text, row)| {
+        let at = last(row).unwrap_or(0);
+        x.narrow(0, text, 1)?.narrow(1, at, 1)?.squeeze(1)
+    });
+    let rows = rows.collect::<candle_core::Result<Vec<Tensor>>>()?;
+    Ok(Tensor::cat(&rows, 0)?)
 }
 
 /// Rotates the pair `(i, i + half)` of each head by `position * frequency[i]`, the angle computed

@@ -23,6 +23,7 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
         Op::RmsNorm { .. } => rms_norm(&cx)?,
         Op::LayerNorm { .. } => layer_norm(&cx)?,
         Op::Positions { .. } => positions(&cx)?,
+        Op::LastToken { .. } => last_token(&cx)?,
         Op::Rope(rope) => rotary(&cx, rope)?,
         Op::Attention(attention) if attention.causal && inputs.len() == 4 => {
             attend_without_cache(&cx, attention)?
@@ -168,6 +169,18 @@ fn positions(cx: &Check<'_>) -> Result<ValueType, IrError> {
         format!("ids {ids} are not i64[batch, seq]")
     })?;
     Ok(ids.clone())
+}
+
+fn last_token(cx: &Check<'_>) -> Result<ValueType, IrError> {
+    let [x, ids] = cx.arity()?;
+    let fits = x.shape.rank() == 3 && x.dtype.is_float();
+    cx.require(fits, || format!("{x} is not floats of [batch, seq, width]"))?;
+    cx.require(
+        ids.dtype == DType::I64 && ids.shape.0[..] == x.shape.0[..2],
+        || format!("ids {ids} don't fit {x}"),
+    )?;
+    let (batch, width) = (x.shape.0[0].clone(), x.shape.0[2].clone());
+    Ok(ValueType::new(x.dtype, [batch, width]))
 }
 
 fn rotary(cx: &Check<'_>, rope: &Rope) -> Result<ValueType, IrError> {

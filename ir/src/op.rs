@@ -81,6 +81,12 @@ pub enum Op {
         /// others are numbered from there on.
         padding: Option<u32>,
     },
+    /// `x [batch, seq, width]`, `ids i64[batch, seq]` -> `[batch, width]`, the row of the last token
+    /// of each text; of a text of padding alone the first.
+    LastToken {
+        /// The id that isn't any text's last.
+        padding: u32,
+    },
     /// `x [batch, seq, heads * head_dim]`, `positions i64[batch, seq]` -> rotated `x` (Su et al., 2021).
     Rope(Rope),
     /// Causal attention with cached keys and values, or attention in both directions, see
@@ -173,6 +179,7 @@ impl Op {
             Self::TimestepEmbedding(_) => "timestep_embedding",
             Self::Modulate => "modulate",
             Self::Positions { .. } => "positions",
+            Self::LastToken { .. } => "last_token",
             Self::Rope(_) => "rope",
             Self::Attention(_) => "attention",
             Self::DisentangledBias(_) => "disentangled_bias",

@@ -186,6 +186,7 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
                 ("shift", format!("{:?}", t.shift)),
             ]
         }
+        Op::LastToken { padding } => vec![("padding", padding.to_string())],
         Op::Positions { padding } => padding.iter().map(|p| ("padding", p.to_string())).collect(),
         Op::Gelu { tanh } => vec![("by", if *tanh { "tanh" } else { "erf" }.to_owned())],
         Op::Scale { factor } => vec![("factor", format!("{factor:?}"))],

@@ -13,6 +13,19 @@ const HEAD: &str = "lm_head.weight";
 
 impl Architecture for DecoderSpec {
     fn facts(&self) -> Facts {
+        let facts = match &self.end {
+            End::Classes {
+                labels,
+                scores,
+                padding,
+            } => Facts {
+                labels: labels.clone(),
+                scores: *scores,
+                padding: Some(*padding),
+                ..Facts::default()
+            },
+            End::NextToken | End::Hidden => Facts::default(),
+        };
         Facts {
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
@@ -20,21 +33,21 @@ impl Architecture for DecoderSpec {
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
             context_length: self.context_length,
-            ..Facts::default()
+            ..facts
         }
     }
 
     fn base(&self) -> &'static str {
         match self.end {
             End::NextToken => "",
-            End::Hidden => "model.",
+            End::Hidden | End::Classes { .. } => "model.",
         }
     }
 
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
         let mut causal = match self.end {
             End::NextToken => Causal::open(net, self.layers, [self.kv_heads, self.head_dim])?,
-            End::Hidden => Causal::open_text(net)?,
+            End::Hidden | End::Classes { .. } => Causal::open_text(net)?,
         };
         let table = net.weight(EMBEDDING, &[self.vocab_size, self.hidden_size])?;
         let mut residual = net
@@ -46,12 +59,23 @@ impl Architecture for DecoderSpec {
             residual = self.mlp(net, layer, residual)?;
         }
         let normed = self.rms_norm(net, residual, "model.norm", self.hidden_size)?;
-        match self.end {
+        match &self.end {
             End::NextToken => {
                 let logits = self.logits(net, normed)?;
                 causal.close(net, logits)
             }
             End::Hidden => net.output(Task::FeatureExtraction.output(), normed),
+            End::Classes {
+                labels, padding, ..
+            } => {
+                let last = Op::LastToken { padding: *padding };
+                let last = net
+                    .graph
+                    .add(last, [normed.into(), causal.input_ids.into()])?;
+                let shape = [labels.len(), self.hidden_size];
+                let scores = net.linear(last, "score", shape, false)?;
+                net.output("logits", scores)
+            }
         }
     }
 }

@@ -16,7 +16,10 @@ use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "gemma3_text",
-    architectures: &[("Gemma3ForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("Gemma3ForCausalLM", Task::TextGeneration),
+        ("Gemma3TextForSequenceClassification", Task::TextClassification),
+    ],
     summary: "Gemma 3 for texts, 270M and 1B",
     keys: |_| KEYS,
     aliases: &[],
@@ -54,9 +57,9 @@ const KEYS: &[Key] = &[
 /// Bases of the rotation in layers without a window and in those with one.
 const THETAS: [f64; 2] = [1e6, 1e4];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
     let mut local = None;
-    let spec = DecoderSpec::read_rotated(config, |config, head_dim| {
+    let spec = DecoderSpec::read_rotated(config, task, |config, head_dim| {
         let [global, sliding] = read_kinds(config, head_dim, THETAS);
         local = Some(sliding);
         global

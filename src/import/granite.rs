@@ -43,8 +43,8 @@ const KEYS: &[Key] = &[
     key("logits_scaling", Real(1.0)),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     require_all_layers(config, spec.layers, false);
     let attention = config.flag("attention_bias");
     let [embedding, scores, residual, logits] = [

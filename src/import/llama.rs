@@ -12,7 +12,10 @@ use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "llama",
-    architectures: &[("LlamaForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("LlamaForCausalLM", Task::TextGeneration),
+        ("LlamaForSequenceClassification", Task::TextClassification),
+    ],
     summary: "Llama 1 to 3.2, TinyLlama, SmolLM 1 and 2, Yi",
     keys: |_| KEYS,
     aliases: &[],
@@ -39,8 +42,8 @@ const KEYS: &[Key] = &[
     key("mlp_bias", Flag(false)),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     require_all_layers(config, spec.layers, false);
     let attention = config.flag("attention_bias");
     Box::new(DecoderSpec {

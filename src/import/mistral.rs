@@ -11,7 +11,10 @@ use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "mistral",
-    architectures: &[("MistralForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("MistralForCausalLM", Task::TextGeneration),
+        ("MistralForSequenceClassification", Task::TextClassification),
+    ],
     summary: "Mistral 7B and Nemo, with or without sliding window",
     keys: |_| KEYS,
     aliases: &[],
@@ -37,8 +40,8 @@ const KEYS: &[Key] = &[
     optional("sliding_window", Whole(4096)),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     let window = window(config);
     require_all_layers(config, spec.layers, window.is_some());
     Box::new(DecoderSpec {

@@ -135,6 +135,8 @@ struct Facts {
     context_length: usize,
     labels: Vec<String>,
     scores: Scores,
+    /// The token that pads texts, if the graph itself asks for it.
+    padding: Option<u32>,
     diffusion: Option<Diffusion>,
 }
 
@@ -243,7 +245,7 @@ pub fn import_with_sources(
         context_length: facts.context_length,
         bos_token_id: tokens.bos,
         eos_token_ids: tokens.eos,
-        pad_token_id: tokens.pad,
+        pad_token_id: facts.padding.or(tokens.pad),
     };
     let module = Module {
         graphs: vec![graph],

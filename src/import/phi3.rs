@@ -12,7 +12,10 @@ use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "phi3",
-    architectures: &[("Phi3ForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("Phi3ForCausalLM", Task::TextGeneration),
+        ("Phi3ForSequenceClassification", Task::TextClassification),
+    ],
     summary: "Phi-3 and 3.5 mini and medium with 4k or 128k context, Phi-4, Phi-4-mini",
     keys: |_| KEYS,
     aliases: &[],
@@ -40,8 +43,8 @@ const KEYS: &[Key] = &[
     optional("sliding_window", Nothing),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Partial { default: 1.0 });
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Partial { default: 1.0 });
     let takes = |rotary: &Rotary| {
         matches!(
             rotary.scaling,

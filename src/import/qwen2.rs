@@ -11,7 +11,10 @@ use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2",
-    architectures: &[("Qwen2ForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("Qwen2ForCausalLM", Task::TextGeneration),
+        ("Qwen2ForSequenceClassification", Task::TextClassification),
+    ],
     summary: "Qwen 1.5, 2 and 2.5, dense",
     keys: |_| KEYS,
     aliases: &[],
@@ -38,8 +41,8 @@ const KEYS: &[Key] = &[
     optional("layer_types", Nothing),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     Box::new(DecoderSpec {
         bias: Biases {
             qkv: true,

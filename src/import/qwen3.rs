@@ -7,7 +7,7 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, End, QkNorm, qwen_windows};
+use super::spec::{Biases, DecoderSpec, QkNorm, qwen_windows};
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
@@ -15,6 +15,7 @@ pub(super) const FAMILY: Family = Family {
     architectures: &[
         ("Qwen3ForCausalLM", Task::TextGeneration),
         ("Qwen3Model", Task::FeatureExtraction),
+        ("Qwen3ForSequenceClassification", Task::TextClassification),
     ],
     summary: "Qwen 3, dense, and Qwen 3 Embedding",
     keys: |_| KEYS,
@@ -44,7 +45,7 @@ const KEYS: &[Key] = &[
 ];
 
 fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     let attention = config.flag("attention_bias");
     let bias = Biases {
         qkv: attention,
@@ -53,7 +54,6 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
     };
     Box::new(DecoderSpec {
         bias,
-        end: End::of(task),
         qk_norm: QkNorm::PerHead,
         windows: qwen_windows(config, spec.layers),
         ..spec

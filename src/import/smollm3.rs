@@ -12,7 +12,10 @@ use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "smollm3",
-    architectures: &[("SmolLM3ForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("SmolLM3ForCausalLM", Task::TextGeneration),
+        ("SmolLM3ForSequenceClassification", Task::TextClassification),
+    ],
     summary: "SmolLM 3",
     keys: |_| KEYS,
     aliases: &[],
@@ -45,8 +48,8 @@ const KEYS: &[Key] = &[
     key("no_rope_layer_interval", Whole(4)),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     let rotated = rotated_layers(config, spec.layers);
     let windows = switched_windows(config, spec.layers, |layer| !rotated[layer]);
     let attention = config.flag("attention_bias");

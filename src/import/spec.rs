@@ -1,11 +1,12 @@
 //! What a decoder of the llama kind looks like: everything that differs between families, read from
 //! the configuration.
 
-use dlc_ir::{Storage, Task};
+use dlc_ir::{Scores, Storage, Task};
 use serde_json::Value;
 
 use super::activation::Activation;
 use super::config::{ConfigReader, show};
+use super::heads;
 use super::rope::{self, Rotary, Share};
 
 pub(super) const MOST_LAYERS: usize = 1024;
@@ -52,13 +53,36 @@ pub(super) enum End {
     NextToken,
     /// The hidden states of whole texts.
     Hidden,
+    /// The scores of each text's classes, made of its last token's state.
+    Classes {
+        labels: Vec<String>,
+        scores: Scores,
+        /// The token that isn't any text's last.
+        padding: u32,
+    },
 }
 
 impl End {
-    pub(super) fn of(task: Task) -> Self {
+    fn read(config: &mut ConfigReader<'_>, task: Task) -> Self {
         match task {
             Task::FeatureExtraction => Self::Hidden,
+            Task::TextClassification => Self::classes(config),
             _ => Self::NextToken,
+        }
+    }
+
+    /// The head that transformers puts on a decoder for classes.
+    fn classes(config: &mut ConfigReader<'_>) -> Self {
+        let padding = config.get("pad_token_id").and_then(Value::as_u64);
+        let padding = padding.and_then(|id| u32::try_from(id).ok());
+        if padding.is_none() {
+            config.unsupported("pad_token_id", "is no token: transformers then reads one text at a time. Write the token that pads texts".into());
+        }
+        let labels = heads::labels(config);
+        Self::Classes {
+            scores: heads::scores(config, &labels),
+            labels,
+            padding: padding.unwrap_or_default(),
         }
     }
 }
@@ -142,8 +166,8 @@ impl DecoderSpec {
     /// What all families spell alike: no biases, no windows, no norms of queries and keys, norms
     /// before attention and MLP, no multipliers but that of scaled dot products. `share` of each
     /// head is rotated.
-    pub(super) fn read(config: &mut ConfigReader<'_>, share: Share) -> Self {
-        Self::read_rotated(config, |config, head_dim| {
+    pub(super) fn read(config: &mut ConfigReader<'_>, task: Task, share: Share) -> Self {
+        Self::read_rotated(config, task, |config, head_dim| {
             rope::read(config, head_dim, share)
         })
     }
@@ -151,6 +175,7 @@ impl DecoderSpec {
     /// As [`read`](Self::read), with the rotation of heads of a width that `rotary` reads.
     pub(super) fn read_rotated(
         config: &mut ConfigReader<'_>,
+        task: Task,
         rotary: impl FnOnce(&mut ConfigReader<'_>, usize) -> Rotary,
     ) -> Self {
         let hidden_size = config.required_size("hidden_size", WIDEST);
@@ -202,7 +227,7 @@ impl DecoderSpec {
             qk_norm: QkNorm::None,
             windows: vec![None; layers],
             tied: config.flag("tie_word_embeddings"),
-            end: End::NextToken,
+            end: End::read(config, task),
         }
     }
 }

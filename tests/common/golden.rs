@@ -65,6 +65,8 @@ pub const ENCODERS: &[&str] = &[
     "deberta-v3-encoder",
     "deberta-v3-tokens",
     "qwen3-encoder",
+    "llama-classifier",
+    "gemma3_text-classifier",
 ];
 
 /// How far logits may be from the reference, absolute, in f32.

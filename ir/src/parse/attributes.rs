@@ -60,6 +60,9 @@ impl Attributes<'_> {
             "positions" => Op::Positions {
                 padding: self.find("padding")?,
             },
+            "last_token" => Op::LastToken {
+                padding: self.get("padding")?,
+            },
             "rope" => Op::Rope(Rope {
                 heads: self.get("heads")?,
                 rotary_dim: self.find("rotary_dim")?,
