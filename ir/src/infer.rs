@@ -199,7 +199,10 @@ fn rotary(cx: &Check<'_>, rope: &Rope) -> Result<ValueType, IrError> {
         }
         RopeScaling::LongRope { short, long, .. } => {
             cx.require([short, long].iter().all(|l| l.len() == rotated / 2), || {
-                format!("`short=` and `long=` must hold {} numbers each", rotated / 2)
+                format!(
+                    "`short=` and `long=` must hold {} numbers each",
+                    rotated / 2
+                )
             })?;
         }
         _ => {}

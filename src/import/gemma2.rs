@@ -8,7 +8,8 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, Multipliers, Norms, Placement, sliding_layers, window};
+use super::spec::{Biases, DecoderSpec, Multipliers, Norms, Placement};
+use super::windows::{sliding_layers, window};
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {

@@ -10,15 +10,18 @@ use super::defaults::{Key, key, optional};
 use super::rope::read_kinds;
 use super::spec::{
     Biases, DecoderSpec, MOST_LAYERS, Multipliers, Norms, Placement, QkNorm, head_dim,
-    sliding_layers, window,
 };
+use super::windows::{sliding_layers, window};
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "gemma3_text",
     architectures: &[
         ("Gemma3ForCausalLM", Task::TextGeneration),
-        ("Gemma3TextForSequenceClassification", Task::TextClassification),
+        (
+            "Gemma3TextForSequenceClassification",
+            Task::TextClassification,
+        ),
     ],
     summary: "Gemma 3 for texts, 270M and 1B",
     keys: |_| KEYS,

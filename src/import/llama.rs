@@ -7,7 +7,8 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, require_all_layers};
+use super::spec::{Biases, DecoderSpec};
+use super::windows::require_all_layers;
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {

@@ -6,7 +6,8 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{DecoderSpec, require_all_layers, window};
+use super::spec::DecoderSpec;
+use super::windows::{require_all_layers, window};
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {

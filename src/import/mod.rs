@@ -48,6 +48,7 @@ mod unet_2d_condition;
 mod unet_blocks;
 mod unet_config;
 mod unet_spec;
+mod windows;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::{Rotary, Share};
-use super::spec::{DecoderSpec, window};
+use super::spec::DecoderSpec;
+use super::windows::window;
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {

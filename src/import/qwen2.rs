@@ -6,7 +6,8 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, qwen_windows};
+use super::spec::{Biases, DecoderSpec};
+use super::windows::qwen_windows;
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {

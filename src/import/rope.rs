@@ -1,14 +1,15 @@
 //! Rotary position embedding in a configuration: `rope_parameters` (transformers 5), or
 //! `rope_theta` and `rope_scaling` (before).
 
-use dlc_ir::{Rope, RopeScaling};
-use serde_json::Value;
+mod scaling;
 
-use super::config::{ConfigReader, show};
+use dlc_ir::{Rope, RopeScaling};
+
+use super::config::ConfigReader;
+use scaling::{LONGEST_CONTEXT, Lengths, ORIGINAL, Spelling, read_share, spelling};
 
 /// What transformers takes where a configuration names no base.
 const DEFAULT_THETA: f64 = 10_000.0;
-const LONGEST_CONTEXT: usize = 1 << 30;
 
 /// How queries and keys are rotated.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,8 +51,8 @@ pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize, share: Share)
     let old_shares = ["partial_rotary_factor", "rotary_pct"]
         .map(|key| default.and_then(|_| read_share(config, key)));
     let lengths = Lengths {
-        context: config.size("max_position_embeddings", LONGEST_CONTEXT),
         original: config.size(ORIGINAL, LONGEST_CONTEXT),
+        ..Lengths::of_context(config)
     };
     let new = spelling(config, "rope_parameters", default.is_some(), lengths);
     let old = spelling(config, "rope_scaling", default.is_some(), lengths);
@@ -106,10 +107,7 @@ pub(super) fn read_kinds(
     const OBJECT: &str = "rope_parameters";
     let keys = ["rope_theta", "rope_local_base_freq"];
     let old_keys = keys.map(|key| written_factor(config, key));
-    let lengths = Lengths {
-        context: config.size("max_position_embeddings", LONGEST_CONTEXT),
-        original: None,
-    };
+    let lengths = Lengths::of_context(config);
     let mut new = [None, None];
     if let Some(mut kinds) = config.object(OBJECT) {
         new = ["full_attention", "sliding_attention"]
@@ -131,7 +129,10 @@ pub(super) fn read_kinds(
         let inner = spelling.as_ref().and_then(|spelling| spelling.theta);
         let found = one_of(config, keys[at], old_keys[at].into_iter().chain(inner));
         let scaling = spelling.map_or(RopeScaling::None, |spelling| spelling.scaling);
-        if let RopeScaling::Yarn { truncate: false, .. } = scaling {
+        if let RopeScaling::Yarn {
+            truncate: false, ..
+        } = scaling
+        {
             let problem = "has `truncate`, which transformers doesn't read here";
             config.unsupported(OBJECT, problem.into());
         }
@@ -193,11 +194,6 @@ fn check_lists<'a>(
     }
 }
 
-/// The share of a head that `key` says is rotated.
-fn read_share(config: &mut ConfigReader<'_>, key: &'static str) -> Option<f64> {
-    config.number(key, "above 0, at most 1", |x| x > 0.0 && x <= 1.0)
-}
-
 /// What all of `numbers` are; `key` is reported if they differ.
 fn one_of(
     config: &mut ConfigReader<'_>,
@@ -217,192 +213,4 @@ fn one_of(
         );
     }
     numbers.first().copied()
-}
-
-/// What one of the two objects says.
-#[derive(Debug, Clone)]
-struct Spelling {
-    key: &'static str,
-    /// Whether the type is called `rope_type`.
-    by_rope_type: bool,
-    theta: Option<f64>,
-    share: Option<f64>,
-    scaling: RopeScaling,
-}
-
-fn spelling(
-    config: &mut ConfigReader<'_>,
-    key: &'static str,
-    partial: bool,
-    lengths: Lengths,
-) -> Option<Spelling> {
-    let mut rope = config.object(key)?;
-    let share = if partial {
-        read_share(&mut rope, "partial_rotary_factor")
-    } else {
-        None
-    };
-    let theta = rope.factor("rope_theta");
-    let names = [rope.text("rope_type"), rope.text("type")];
-    if let [Some(a), Some(b)] = names
-        && a != b
-    {
-        rope.bad(
-            "type",
-            format!(
-                "is {}, but `rope_type` is {}. Keep the one that is right",
-                show(&Value::from(b)),
-                show(&Value::from(a))
-            ),
-        );
-    }
-    let scaling = match names.into_iter().flatten().next() {
-        None if key == "rope_scaling" => {
-            rope.bad("rope_type", "is missing".into());
-            RopeScaling::None
-        }
-        None | Some("default") => RopeScaling::None,
-        Some("linear") => RopeScaling::Linear {
-            factor: rope.required_factor("factor"),
-        },
-        Some("llama3") => llama3(&mut rope, lengths),
-        Some("dynamic") => RopeScaling::Dynamic {
-            factor: rope.required_factor("factor"),
-            original: lengths.context.unwrap_or(1),
-        },
-        Some("yarn") => yarn(&mut rope, lengths),
-        Some("longrope") => longrope(&mut rope, lengths),
-        Some(other) => {
-            rope.unsupported(
-                "rope_type",
-                format!(
-                    "is {}; dlc knows default, linear, dynamic, llama3, yarn and longrope",
-                    show(&Value::from(other))
-                ),
-            );
-            // Its parameters are beyond dlc as well; naming them one by one would help nobody.
-            config.absorb_reported(rope);
-            return None;
-        }
-    };
-    // transformers doesn't read these under types that aren't theirs either.
-    for parameter in PARAMETERS {
-        rope.get(parameter);
-    }
-    config.absorb(rope);
-    Some(Spelling {
-        key,
-        by_rope_type: names[0].is_some(),
-        theta,
-        share,
-        scaling,
-    })
-}
-
-const ORIGINAL: &str = "original_max_position_embeddings";
-
-/// The parameters of all types.
-const PARAMETERS: [&str; 12] = [
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    ORIGINAL,
-    "attention_factor",
-    "beta_fast",
-    "beta_slow",
-    "mscale",
-    "mscale_all_dim",
-    "truncate",
-    "short_factor",
-    "long_factor",
-];
-
-/// The lengths that the configuration itself states.
-#[derive(Debug, Clone, Copy)]
-struct Lengths {
-    context: Option<usize>,
-    original: Option<usize>,
-}
-
-impl Lengths {
-    /// The length trained on, as transformers resolves it: the configuration's own word goes before
-    /// that of its object, and the context length stands for both.
-    fn original(self, rope: &mut ConfigReader<'_>) -> usize {
-        let inner = rope.size(ORIGINAL, LONGEST_CONTEXT);
-        self.original.or(inner).or(self.context).unwrap_or(1)
-    }
-
-    /// By how much the context is longer than what was trained on.
-    fn ratio(self, original: usize) -> f64 {
-        self.context.unwrap_or(original) as f64 / original as f64
-    }
-}
-
-fn llama3(rope: &mut ConfigReader<'_>, lengths: Lengths) -> RopeScaling {
-    let factor = rope.required_factor("factor");
-    let low = rope.required_factor("low_freq_factor");
-    let high = rope.required_factor("high_freq_factor");
-    let original = lengths.original(rope);
-    if low > high {
-        rope.bad(
-            "low_freq_factor",
-            format!("is {low}, more than `high_freq_factor`, which is {high}"),
-        );
-    }
-    RopeScaling::Llama3 {
-        factor,
-        low,
-        high,
-        original,
-    }
-}
-
-/// As `_compute_yarn_parameters` of transformers reads it: 0 stands for the default.
-fn yarn(rope: &mut ConfigReader<'_>, lengths: Lengths) -> RopeScaling {
-    let original = lengths.original(rope);
-    let mut set = |key| {
-        rope.number(key, "from 0 to 1e6", |x| (0.0..=1e6).contains(&x))
-            .filter(|x| *x != 0.0)
-    };
-    let [fast, slow, scale, scale_all] = ["beta_fast", "beta_slow", "mscale", "mscale_all_dim"].map(&mut set);
-    let factor = if rope.is_written("factor") {
-        rope.factor("factor").unwrap_or_else(|| lengths.ratio(original))
-    } else {
-        rope.required_factor("factor")
-    };
-    let grown = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-    let implied = match (scale, scale_all) {
-        (Some(scale), Some(all)) => grown(scale) / grown(all),
-        _ => grown(1.0),
-    };
-    RopeScaling::Yarn {
-        factor,
-        fast: fast.unwrap_or(32.0),
-        slow: slow.unwrap_or(1.0),
-        original,
-        truncate: !rope.is_written("truncate") || rope.flag("truncate"),
-        attention: rope.factor("attention_factor").unwrap_or(implied),
-    }
-}
-
-/// As `_compute_longrope_parameters` of transformers reads it.
-fn longrope(rope: &mut ConfigReader<'_>, lengths: Lengths) -> RopeScaling {
-    let original = lengths.original(rope);
-    let factor = rope.factor("factor").unwrap_or_else(|| lengths.ratio(original));
-    let given = rope.factor("attention_factor");
-    if original == 1 && factor > 1.0 && given.is_none() {
-        rope.bad(ORIGINAL, "is 1, of which no attention factor follows".into());
-    }
-    let implied = if factor <= 1.0 {
-        1.0
-    } else {
-        (1.0 + factor.ln() / (original as f64).ln()).sqrt()
-    };
-    let [short, long] = ["short_factor", "long_factor"].map(|key| rope.factors(key).into());
-    RopeScaling::LongRope {
-        short,
-        long,
-        original,
-        attention: given.unwrap_or(implied),
-    }
 }

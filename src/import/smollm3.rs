@@ -7,7 +7,8 @@ use super::config::{ConfigReader, show};
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, MOST_LAYERS, switched_windows};
+use super::spec::{Biases, DecoderSpec, MOST_LAYERS};
+use super::windows::switched_windows;
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {

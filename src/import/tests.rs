@@ -3,6 +3,7 @@
 mod configurations;
 mod diffusers;
 mod goldens;
+mod layers;
 mod resolved;
 mod rotations;
 mod tensors;

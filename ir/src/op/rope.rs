@@ -188,9 +188,8 @@ impl Rope {
             return (0.0, 1.0);
         };
         let dim = self.dim(head_dim) as f64;
-        let at = |turns: f64| {
-            dim * (original as f64 / (turns * TAU)).ln() / (2.0 * self.theta.ln())
-        };
+        let at =
+            |turns: f64| dim * (original as f64 / (turns * TAU)).ln() / (2.0 * self.theta.ln());
         let (mut low, mut high) = (at(fast), at(slow));
         if truncate {
             (low, high) = (low.floor(), high.ceil());

@@ -17,6 +17,7 @@ mod portable;
 mod quantized;
 mod queries;
 mod relative;
+mod rotation;
 mod shared;
 
 use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};

@@ -8,7 +8,8 @@ use super::context::Context;
 use super::forms::Form;
 use super::masks::{additive_mask, key_mask};
 use super::queries::has_cache;
-use super::shared::{common_form, define_full, define_like, finish_call, input_in, rotations};
+use super::rotation::rotations;
+use super::shared::{common_form, define_full, define_like, finish_call, input_in};
 use crate::error::ExportError;
 
 pub(super) fn rms_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<(), ExportError> {

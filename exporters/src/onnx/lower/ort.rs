@@ -20,7 +20,8 @@ use super::context::Context;
 use super::forms::Form;
 use super::padding::last_entry;
 use super::queries::{has_cache, maker, readers};
-use super::shared::{define_full, rope_name};
+use super::rotation::rope_name;
+use super::shared::define_full;
 use crate::error::ExportError;
 use crate::weights::{RopeTable, Stored, Wave};
 

@@ -7,9 +7,8 @@ use super::context::Context;
 use super::forms::Form;
 use super::masks::{additive_mask, key_mask};
 use super::queries::has_cache;
-use super::shared::{
-    common_form, define_like, finish_call, from_f32, input_in, rope_name, rotations, to_f32,
-};
+use super::rotation::{rope_name, rotations};
+use super::shared::{common_form, define_like, finish_call, from_f32, input_in, to_f32};
 use crate::error::ExportError;
 
 /// In single precision whatever the graph's element type, as Hugging Face's norms are. `Pow` with 2
