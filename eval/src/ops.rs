@@ -166,7 +166,8 @@ fn positions(ids: &Tensor, padding: Option<u32>) -> Result<Tensor, OpError> {
 /// The row of each text's last token.
 fn last_token(x: &Tensor, ids: &Tensor, padding: u32) -> Result<Tensor, OpError> {
     let last = |row: &Vec<i64>| row.iter().rposition(|id| *id != i64::from(padding));
-    let rows = ids.to_vec2::<i64>()?.iter().enumerate().map(|(text, row)| {
+    let ids = ids.to_vec2::<i64>()?;
+    let rows = ids.iter().enumerate().map(|(text, row)| {
         let at = last(row).unwrap_or(0);
         x.narrow(0, text, 1)?.narrow(1, at, 1)?.squeeze(1)
     });

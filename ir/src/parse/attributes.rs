@@ -149,7 +149,7 @@ impl Attributes<'_> {
     }
 
     fn padding(&self) -> Result<[usize; 2], IrError> {
-        let numbers = self.numbers("padding")?;
+        let numbers: Vec<usize> = self.numbers("padding")?;
         numbers.try_into().map_err(|_| {
             self.line
                 .error("`padding=` takes two numbers, before and after")
