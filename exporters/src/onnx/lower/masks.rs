@@ -43,9 +43,16 @@ pub(super) fn additive_mask(
 /// Indices of this run's tokens among all tokens, `[seq]`: `past .. total`.
 fn rows(cx: &mut Context<'_>, mask: ValueId, seq: &Dim) -> Result<Name, ExportError> {
     let key = format!("{}/rows.{seq}", cx.full_name(mask));
-    let (seq, total) = (length(cx, seq)?, length(cx, &total(cx, mask))?);
+    let total = total(cx, mask);
+    // tract makes of the difference of a symbol and itself that of two symbols.
+    let has_past = total != *seq;
+    let (seq, total) = (length(cx, seq)?, length(cx, &total)?);
     cx.once(&key, |cx| {
-        let past = cx.b.op("Sub", &[&total, &seq]).out();
+        let past = if has_past {
+            cx.b.op("Sub", &[&total, &seq]).out()
+        } else {
+            cx.b.int(0)
+        };
         let one = cx.b.int(1);
         Ok(cx.b.op("Range", &[&past, &total, &one]).out())
     })
