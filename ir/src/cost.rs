@@ -168,7 +168,7 @@ pub fn macs(graph: &Graph, weights: &WeightTable, node: &Node, sizes: &Sizes) ->
         }
         Arithmetic::Scores { causal } => {
             let mut keys = length(ty(1)?.shape.0.get(1)?, sizes)?;
-            if causal {
+            if causal && node.inputs.len() > 4 {
                 keys = keys.checked_add(length(ty(4)?.shape.0.get(2)?, sizes)?)?;
             }
             made()?.checked_mul(keys)?.checked_mul(2)
@@ -208,6 +208,7 @@ fn arithmetic(op: &Op) -> Arithmetic {
         | Op::TimestepEmbedding(_)
         | Op::Modulate
         | Op::Positions { .. }
+        | Op::LastToken { .. }
         | Op::Rope(_)
         | Op::DisentangledBias(_)
         | Op::Silu

@@ -83,6 +83,12 @@ pub enum Op {
         /// others are numbered from there on.
         padding: Option<u32>,
     },
+    /// `x [batch, seq, width]`, `ids i64[batch, seq]` -> `[batch, width]`, the row of the last token
+    /// of each text; of a text of padding alone the first.
+    LastToken {
+        /// The id that isn't any text's last.
+        padding: u32,
+    },
     /// `x [batch, seq, heads * head_dim]`, `positions i64[batch, seq]` -> rotated `x` (Su et al., 2021).
     Rope(Rope),
     /// Causal attention with cached keys and values, or attention in both directions, see
@@ -166,12 +172,13 @@ impl Op {
     }
 }
 
-/// Attention: causal over cached and new keys, or in both directions.
+/// Attention: causal over cached and new keys, causal over new ones alone, or in both directions.
 ///
 /// Causal: `q [batch, seq, heads * head_dim]`, `k` and `v [batch, seq, kv_heads * head_dim]`,
 /// `mask i64[batch, past+seq]` (1: a token, 0: padding), `past_key` and
 /// `past_value [batch, kv_heads, past, head_dim]` -> `[batch, seq, heads * head_dim]`,
-/// `present_key` and `present_value [batch, kv_heads, past+seq, head_dim]`.
+/// `present_key` and `present_value [batch, kv_heads, past+seq, head_dim]`. Without caches: `q`, `k`,
+/// `v`, `mask i64[batch, seq]` -> `[batch, seq, heads * head_dim]`.
 ///
 /// In both directions: `q` as above, `k` and `v [batch, keys, kv_heads * head_dim]`, which may come
 /// from another sequence, optionally `mask i64[batch, keys]`, optionally

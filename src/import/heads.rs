@@ -79,7 +79,7 @@ pub(super) fn labels(config: &mut ConfigReader<'_>) -> Vec<String> {
 }
 
 /// What the scores of a text's `labels` mean; of one alone there is no probability to make.
-fn scores(config: &mut ConfigReader<'_>, labels: &[String]) -> Scores {
+pub(super) fn scores(config: &mut ConfigReader<'_>, labels: &[String]) -> Scores {
     match config.text("problem_type") {
         Some("multi_label_classification") => Scores::AnyClasses,
         Some("regression") => Scores::Numbers,

@@ -6,6 +6,7 @@ pub mod decoding;
 pub mod diffusion;
 pub mod drafts;
 pub mod golden;
+pub mod lengths;
 pub mod ops;
 pub mod padding;
 pub mod quantized;

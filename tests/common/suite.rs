@@ -8,6 +8,7 @@ use super::golden::{
     CASES, Case, ENCODERS, EncoderGolden, Feed, Golden, HALF_TOLERANCE, TOLERANCE, all_decoders,
     module,
 };
+use super::lengths;
 use super::padding::check_padding;
 use super::session::{Arrays, Engine, Runner};
 
@@ -39,6 +40,8 @@ pub fn comparisons(on: &str, half: Half) -> Vec<Comparison> {
             add(format!("{name}_{on}_f16"), check);
         }
     }
+    let title = format!("{}_{on}_around_the_length_trained_on", lengths::GOLDEN);
+    add(title, Box::new(lengths::check_lengths));
     let types = match half {
         Half::Compared => &[DType::F32, DType::F16][..],
         Half::LeftOut => &[DType::F32],

@@ -10,7 +10,16 @@ use crate::search::SearchDefaults;
 
 /// The families that onnxruntime-genai knows by name; any other graph of this boundary is a
 /// `decoder` to it.
-const KNOWN: [&str; 6] = ["gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3"];
+const KNOWN: [&str; 8] = [
+    "gemma2",
+    "gemma3_text",
+    "llama",
+    "mistral",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+];
 
 /// How many tokens a draft guesses where no pass measured what is best: what onnxruntime-genai
 /// uses.

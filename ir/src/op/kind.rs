@@ -48,6 +48,7 @@ kinds! {
     TimestepEmbedding(_) = "timestep_embedding",
     Modulate = "modulate",
     Positions { .. } = "positions",
+    LastToken { .. } = "last_token",
     Rope(_) = "rope",
     Attention(_) = "attention",
     DisentangledBias(_) = "disentangled_bias",

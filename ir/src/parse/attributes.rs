@@ -63,6 +63,9 @@ impl Attributes<'_> {
             OpKind::Positions => Op::Positions {
                 padding: self.find("padding")?,
             },
+            OpKind::LastToken => Op::LastToken {
+                padding: self.get("padding")?,
+            },
             OpKind::Rope => Op::Rope(Rope {
                 heads: self.get("heads")?,
                 rotary_dim: self.find("rotary_dim")?,
@@ -129,12 +132,26 @@ impl Attributes<'_> {
                 high: self.get("high")?,
                 original: self.get("original")?,
             }),
+            Some("yarn") => Ok(RopeScaling::Yarn {
+                factor: self.get("factor")?,
+                fast: self.get("fast")?,
+                slow: self.get("slow")?,
+                original: self.get("original")?,
+                truncate: self.get("truncate")?,
+                attention: self.get("attention")?,
+            }),
+            Some("longrope") => Ok(RopeScaling::LongRope {
+                short: self.numbers("short")?.into(),
+                long: self.numbers("long")?.into(),
+                original: self.get("original")?,
+                attention: self.get("attention")?,
+            }),
             Some(other) => self.line.fail(format!("`{other}` is not a rope scaling")),
         }
     }
 
     fn padding(&self) -> Result<[usize; 2], IrError> {
-        let numbers = self.numbers("padding")?;
+        let numbers: Vec<usize> = self.numbers("padding")?;
         numbers.try_into().map_err(|_| {
             self.line
                 .error("`padding=` takes two numbers, before and after")
@@ -142,7 +159,7 @@ impl Attributes<'_> {
     }
 
     /// The numbers of a key, with commas between them.
-    fn numbers(&self, key: &str) -> Result<Vec<usize>, IrError> {
+    fn numbers<T: FromStr>(&self, key: &str) -> Result<Vec<T>, IrError> {
         let text: String = self.get(key)?;
         text.split(',')
             .map(|number| self.line.number(number))

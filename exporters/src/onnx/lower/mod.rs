@@ -17,6 +17,7 @@ mod portable;
 mod quantized;
 mod queries;
 mod relative;
+mod rotation;
 mod shared;
 
 use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};
@@ -167,6 +168,7 @@ fn lower_node(
         },
         Op::DisentangledBias(bias) => relative::disentangled_bias(cx, node, bias),
         Op::Positions { padding } => relative::positions(cx, node, *padding),
+        Op::LastToken { padding } => relative::last_token(cx, node, *padding),
         Op::LayerNorm { eps } => shared::layer_norm(cx, node, *eps),
         Op::Add => match folds.norm_after(id) {
             Some(norm) => ort::add_and_norm(cx, node, norm),
