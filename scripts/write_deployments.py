@@ -50,7 +50,7 @@ def table(rows: list[dict]) -> str:
 
 
 def wrap(text: str) -> str:
-    return textwrap.fill(text, 120, subsequent_indent="   " if text[0].isdigit() else "")
+    return textwrap.fill(text, 120, subsequent_indent="   " if text[0].isdigit() else "", break_on_hyphens=False)
 
 
 def main() -> int:

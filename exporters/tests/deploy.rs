@@ -109,10 +109,9 @@ fn a_target_refuses_what_it_can_not_run_and_leaves_nothing() {
 }
 
 /// A module with this file of the checkpoint.
-fn with_file(module: Module, folder: &Path, name: &str, content: &str) -> Module {
+fn with_file(mut module: Module, folder: &Path, name: &str, content: &str) -> Module {
     let path = folder.join(name.replace('/', "-"));
     fs::write(&path, content).unwrap();
-    let mut module = module;
     let name = name.to_owned();
     module.side_files.push(SideFile { name, path });
     module

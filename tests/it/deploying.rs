@@ -65,11 +65,14 @@ fn sentence_encoders_keep_their_vectors() {
     let shell = Shell::new();
     let text = ["--text", "w0 w1 w2 w3 w4", "--json"];
     for (out, flags) in [
-        ("flat", &[][..]),
-        ("sentences", &["--deploy", "sentence-transformers"]),
-        ("triton", &["--deploy", "triton"]),
+        ("flat", [].as_slice()),
+        (
+            "sentences",
+            ["--deploy", "sentence-transformers"].as_slice(),
+        ),
+        ("triton", ["--deploy", "triton"].as_slice()),
     ] {
-        shell.ok(&[&["compile", SENTENCES, "-o", out][..], flags].concat());
+        shell.ok(&[["compile", SENTENCES, "-o", out].as_slice(), flags].concat());
     }
     let [flat, others @ ..] = ["flat", "sentences", "triton"]
         .map(|bundle| shell.ok(&[&["run", bundle][..], &text].concat()).stdout);
@@ -96,9 +99,12 @@ fn what_does_not_fit_a_target_is_refused_at_once() {
         args.push("--dry-run");
         let dry = shell.dlc(&args);
         assert_eq!((real.code, dry.code), (Some(3), Some(3)));
-        assert_eq!(real.stderr, dry.stderr);
-        let at = real.stderr.find("error: ").unwrap();
-        told += &format!("{model} {flags}\n  {}", &real.stderr[at..]);
+        let [real, dry] = [real, dry].map(|outcome| {
+            let at = outcome.stderr.find("error: ").unwrap();
+            outcome.stderr[at..].to_owned()
+        });
+        assert_eq!(real, dry);
+        told += &format!("{model} {flags}\n  {real}");
     }
     assert!(shell.listing().is_empty());
     insta::assert_snapshot!(told);
@@ -130,7 +136,13 @@ fn the_documents_name_every_target() {
         let row = format!("| `{}` | `{}` |", target.name, target.profile.name());
         assert!(page.text.contains(&row), "docs/deployment.md: {row}");
         let name = format!("`{}`", target.name);
-        let listed = readme.text.lines().find(|l| l.contains("deployment targets"));
-        assert!(listed.is_some_and(|l| l.contains(&name)), "README.md: {name}");
+        let listed = readme
+            .text
+            .lines()
+            .find(|l| l.contains("deployment targets"));
+        assert!(
+            listed.is_some_and(|l| l.contains(&name)),
+            "README.md: {name}"
+        );
     }
 }

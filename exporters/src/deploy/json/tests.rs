@@ -41,7 +41,7 @@ fn entries_of_an_object_that_is_there_are_replaced_and_added_in_place() {
 #[test]
 fn what_is_no_object_is_refused() {
     for text in ["", "[]", "{", "{\"x\" 1}", "{\"js\": 1}", "{\"js\": null}"] {
-        let error = with_entries(text, &["js"], &[]).unwrap_err();
+        let error = with_entries(text, &["js"], &[("a", "1".into())]).unwrap_err();
         assert!(error.ends_with("is no object"), "{text}: {error}");
     }
 }
