@@ -4,7 +4,7 @@
 use dlc_bundle::Profile;
 use dlc_ir::ModelInfo;
 
-use super::{DeploymentTarget, Layout, plain};
+use super::{DeploymentTarget, Layout, of_images, plain};
 
 pub(super) const TARGET: DeploymentTarget = DeploymentTarget {
     refuses,
@@ -20,12 +20,15 @@ pub(super) const TARGET: DeploymentTarget = DeploymentTarget {
 };
 
 fn refuses(model: &ModelInfo) -> Option<String> {
-    model.sentence.is_none().then(|| {
-        format!(
-            "it takes encoders with a modules.json that says how a text's vector is made, and \
-             this {} for {} has none; use --deploy optimum",
-            model.family,
-            model.task.name()
-        )
-    })
+    let no_vector = || {
+        model.sentence.is_none().then(|| {
+            format!(
+                "it takes encoders with a modules.json that says how a text's vector is made, and \
+                 this {} for {} has none; use --deploy optimum",
+                model.family,
+                model.task.name()
+            )
+        })
+    };
+    of_images(model).or_else(no_vector)
 }
