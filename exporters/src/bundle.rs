@@ -17,8 +17,8 @@ use prost::Message;
 
 use crate::deploy::{DeploymentTarget, Layout, TARGETS, WrittenBundle};
 use crate::error::ExportError;
-use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
 use crate::names::check_names;
+use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
 use crate::progress::Progress;
 use crate::search::SearchDefaults;
 use crate::staging::Staging;

@@ -189,8 +189,11 @@ fn graphs_lie_in_the_folder_of_the_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     write(folder.path(), |text| {
-        text.replace("weights:\n", "weights_file: onnx/model.onnx_data\nweights:\n")
-            .replace(WEIGHTS_FILE, "onnx/model.onnx_data")
+        text.replace(
+            "weights:\n",
+            "weights_file: onnx/model.onnx_data\nweights:\n",
+        )
+        .replace(WEIGHTS_FILE, "onnx/model.onnx_data")
     });
     fs::create_dir(path("onnx")).unwrap();
     fs::rename(path(WEIGHTS_FILE), path("onnx/model.onnx_data")).unwrap();
