@@ -160,14 +160,19 @@ struct Opened {
     uses: BTreeSet<Use>,
 }
 
-/// The checkpoint with its adapters, imported as the request asks.
+/// The checkpoint with its adapters, imported as the request asks, of a model that the deployment
+/// target runs.
 pub(super) fn adapted(request: &CompileRequest) -> Result<Adapted, PipelineError> {
     let options = ImportOptions {
         dtype: request.dtype,
         ignore_keys: request.ignore_keys.clone(),
     };
     let names = request.adapter_names.as_deref();
-    adapters::import_adapted(&request.model, &request.adapters, names, &options)
+    let adapted = adapters::import_adapted(&request.model, &request.adapters, names, &options)?;
+    if let Some(target) = request.deploy {
+        target.check(&adapted.imported.module.model)?;
+    }
+    Ok(adapted)
 }
 
 /// Opens all that is read; `unfed` are the passes that will run, for what they need.

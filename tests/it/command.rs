@@ -150,19 +150,21 @@ impl Outcome {
     }
 }
 
-/// Name and bytes of every file of a folder.
+/// Name and bytes of every file of a folder, and of the folders in it.
 pub fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let files = fs::read_dir(folder)
+    let entries = fs::read_dir(folder)
         .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
         .map(Result::unwrap);
-    let mut files: Vec<_> = files
-        .map(|e| {
-            (
-                e.file_name().into_string().unwrap(),
-                fs::read(e.path()).unwrap(),
-            )
-        })
-        .collect();
+    let mut files = Vec::new();
+    for entry in entries {
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            let inner = contents(&entry.path()).into_iter();
+            files.extend(inner.map(|(file, bytes)| (format!("{name}/{file}"), bytes)));
+        } else {
+            files.push((name, fs::read(entry.path()).unwrap()));
+        }
+    }
     files.sort();
     files
 }

@@ -13,6 +13,7 @@ mod changing;
 mod command;
 mod compile;
 mod conditions;
+mod deploying;
 mod diffing;
 mod diffusion;
 mod documents;

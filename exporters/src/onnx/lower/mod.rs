@@ -24,7 +24,7 @@ use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};
 
 use self::context::Context;
 pub(crate) use self::queries::noise_levels;
-use dlc_bundle::{CacheLayout, Profile, WEIGHTS_FILE};
+use dlc_bundle::{CacheLayout, Profile};
 use dlc_onnx::proto::{
     DataLocation, DimensionProto, DimensionValue, GraphProto, ModelProto, OperatorSetIdProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, data_type, entry,
@@ -288,8 +288,8 @@ impl Lowered {
             .collect()
     }
 
-    /// Says where in the weight file each stored initializer lies.
-    pub fn place(&mut self, plan: &WeightPlan) -> Result<(), ExportError> {
+    /// Says where in the weight file, which lies beside the ONNX file, each stored initializer lies.
+    pub fn place(&mut self, plan: &WeightPlan, weights_file: &str) -> Result<(), ExportError> {
         let initializers = self
             .model
             .graph
@@ -302,7 +302,7 @@ impl Lowered {
                 ExportError::module(&tensor.name, "has no place in the weight file")
             })?;
             tensor.external_data = vec![
-                entry("location", WEIGHTS_FILE),
+                entry("location", weights_file),
                 entry("offset", record.offset.to_string()),
                 entry("length", record.bytes.to_string()),
             ];
