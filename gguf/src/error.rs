@@ -22,7 +22,7 @@ pub enum GgufError {
         problem: String,
     },
     /// It is sound, but dlc doesn't read all that it holds.
-    #[error("{}: {}", path.display(), list(problems))]
+    #[error("{}:{}", path.display(), list(problems))]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum GgufError {
 
 fn list(problems: &[String]) -> String {
     match problems {
-        [one] => one.clone(),
+        [one] => format!(" {one}"),
         _ => problems
             .iter()
             .map(|problem| format!("\n  - {problem}"))

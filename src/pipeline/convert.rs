@@ -13,7 +13,8 @@ use serde_json::{Map, Value};
 use super::compile::pool;
 use super::error::PipelineError;
 use super::monitor::Monitor;
-use super::{off_grid, relayout};
+use super::off_grid::{self, Tensors};
+use super::relayout;
 use crate::checkpoint::{Checkpoint, StoredType};
 use crate::import::{ImportOptions, import_with_sources};
 
@@ -52,9 +53,6 @@ pub struct ConvertOutcome {
     /// What the user should know although the checkpoint is good.
     pub warnings: Vec<String>,
 }
-
-/// The tensors of a checkpoint, by name: shape and elements.
-pub(super) type Tensors = BTreeMap<String, (Vec<usize>, Expr)>;
 
 /// Writes the checkpoint that a GGUF file stands for, with a configuration, a tokenizer and weights
 /// in one type, rounded once.

@@ -4,13 +4,15 @@
 //! Norms are folded into the matrices after them, values are rotated and outputs rotated back, the
 //! rows of the up projection are scaled and the columns of the down projection scaled back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dlc_ir::{DType, Expr};
 use dlc_methods::diffusion::noise;
 use serde_json::{Map, Value};
 
-use super::convert::Tensors;
+/// The tensors of a checkpoint, by name: shape and elements.
+pub(super) type Tensors = BTreeMap<String, (Vec<usize>, Expr)>;
 
 /// Families whose attention and MLP are of the kind above.
 const FAMILIES: [&str; 3] = ["llama", "qwen2", "qwen3"];

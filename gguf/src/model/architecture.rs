@@ -1,7 +1,7 @@
 //! The architectures: what llama.cpp calls their tensors, and how it stores them.
 
 use super::config::Shape;
-use super::keys::Keys;
+use crate::keys::Keys;
 use serde_json::{Map, Value};
 
 /// A decoder that llama.cpp and transformers both know.

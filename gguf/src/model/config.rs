@@ -1,9 +1,8 @@
 //! `config.json` of the metadata: names and defaults are those of transformers' classes.
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 
-use super::architecture::Architecture;
-use super::keys::Keys;
+use crate::keys::Keys;
 use crate::metadata::Value;
 
 /// The sizes that tensors depend on.
@@ -50,16 +49,10 @@ impl Shape {
     }
 }
 
-/// The configuration, but for what the tokenizer and the tensors tell.
-pub(super) fn configuration(
-    keys: &mut Keys<'_>,
-    architecture: &Architecture,
-    shape: &Shape,
-) -> Map<String, Json> {
+/// What every configuration says, but for what the tokenizer and the tensors tell.
+pub(super) fn configuration(keys: &mut Keys<'_>, shape: &Shape) -> Map<String, Json> {
     let mut config = Map::new();
     let mut put = |key: &str, value: Json| _ = config.insert(key.to_owned(), value);
-    put("architectures", json!([architecture.class]));
-    put("model_type", architecture.name.into());
     put("hidden_size", shape.hidden.into());
     put(
         "intermediate_size",
@@ -82,7 +75,6 @@ pub(super) fn configuration(
     put("attention_dropout", 0.0.into());
     put("use_cache", true.into());
     refuse_other_functions(keys, shape);
-    (architecture.configure)(keys, shape, &mut config);
     config
 }
 

@@ -5,7 +5,6 @@
 
 mod architecture;
 mod config;
-mod keys;
 mod names;
 mod rope;
 mod tensors;
@@ -15,10 +14,10 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::error::GgufError;
 use crate::file::Gguf;
+use crate::keys::Keys;
 use crate::kind::TensorKind;
 use crate::tokenizer::{self, TokenizerFiles};
 use architecture::{ARCHITECTURES, Architecture};
-pub(crate) use keys::Keys;
 
 /// What a GGUF file holds, in the terms of transformers.
 #[derive(Debug)]
@@ -69,7 +68,12 @@ impl Model {
             return Err(unsupported(keys.problems));
         };
         let shape = config::Shape::read(&mut keys);
-        let mut config = config::configuration(&mut keys, architecture, &shape);
+        let mut config = Map::from_iter([
+            ("architectures".to_owned(), json!([architecture.class])),
+            ("model_type".to_owned(), architecture.name.into()),
+        ]);
+        config.extend(config::configuration(&mut keys, &shape));
+        (architecture.configure)(&mut keys, &shape, &mut config);
         let found = tensors::find(gguf, architecture, &shape, &mut keys);
         let (theta, scaling) = rope::read(&mut keys, &shape, found.divisors.as_deref());
         config.insert("rope_theta".into(), theta);

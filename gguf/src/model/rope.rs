@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use serde_json::{Value as Json, json};
 
 use super::config::Shape;
-use super::keys::Keys;
+use crate::keys::Keys;
 
 /// What transformers and llama.cpp take where a file names no base.
 const DEFAULT_BASE: f64 = 10_000.0;

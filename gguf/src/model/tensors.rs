@@ -10,9 +10,9 @@ use serde_json::{Map, Value as Json};
 use super::ModelTensor;
 use super::architecture::{Architecture, Bias};
 use super::config::Shape;
-use super::keys::Keys;
 use super::names::Role;
 use crate::file::{Gguf, GgufTensor};
+use crate::keys::Keys;
 use crate::kind::TensorKind;
 
 /// The most factors of a rotation that are read: half a head.

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use super::Special;
 use super::pre::Pre;
 use super::vocabulary::Vocabulary;
-use crate::model::Keys;
+use crate::keys::Keys;
 
 const MERGES: &str = "tokenizer.ggml.merges";
 

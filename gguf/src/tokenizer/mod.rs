@@ -11,7 +11,7 @@ mod vocabulary;
 use dlc_errors::printable::shown;
 use serde_json::{Map, Value as Json, json};
 
-use crate::model::Keys;
+use crate::keys::Keys;
 use vocabulary::Vocabulary;
 
 /// What a tokenizer's files say.

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::Special;
 use super::vocabulary::{TokenType, Vocabulary};
-use crate::model::Keys;
+use crate::keys::Keys;
 
 const SCORES: &str = "tokenizer.ggml.scores";
 /// What stands for a space.

@@ -6,7 +6,7 @@
 use dlc_errors::printable::shown;
 use serde_json::{Value as Json, json};
 
-use crate::model::Keys;
+use crate::keys::Keys;
 
 const KEY: &str = "tokenizer.ggml.pre";
 
