@@ -11,12 +11,12 @@ if [[ ${1:-} == --help ]]; then
 fi
 cd "$(dirname "$0")/.."
 python=${1:-$(scripts/pyenv.sh)}
-smollm2=target/models/smollm2-135m-off-grid
-[[ -f $smollm2/config.json ]] || scripts/fetch_smollm2.sh "$smollm2"
-minilm=$(PYTHON="$python" scripts/fetch_minilm.sh)
-
 cargo build --locked --workspace --tests --quiet
 dlc=target/debug/dlc
+smollm2=target/models/smollm2-135m-off-grid
+[[ -f $smollm2/config.json ]] || DLC=$dlc scripts/fetch_smollm2.sh "$smollm2"
+minilm=$(PYTHON="$python" scripts/fetch_minilm.sh)
+
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 

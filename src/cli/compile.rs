@@ -36,7 +36,7 @@ use crate::report::{bundle_summary, pass_summary};
   dlc compile checkpoint/ --pass fit-prune:drop=4,granularity=branch --profile ort -o out/
   dlc compile --config pipeline.yaml")]
 pub(super) struct Args {
-    /// A Hugging Face folder, or a .safetensors file with config.json beside it
+    /// A Hugging Face folder, a .safetensors file with config.json beside it, or a .gguf file
     model: Option<PathBuf>,
     /// An adapter to merge, a folder of PEFT (LoRA, DoRA, Dual LoRA) or a LoRA file of diffusers or
     /// sd-scripts, `PATH` or `PATH=WEIGHT`; may be given several times
@@ -121,8 +121,9 @@ fn target_parser() -> impl TypedValueParser<Value = &'static DeploymentTarget> {
         .try_map(|name| find_target(&name).ok_or("no deployment target has this name"))
 }
 
+/// Element types that weights are written in.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum DTypeArg {
+pub(super) enum DTypeArg {
     F32,
     F16,
     Bf16,
@@ -294,11 +295,9 @@ fn request(args: &Args) -> Result<CompileRequest> {
             .map(|p| parse_pass_flag(p))
             .collect::<Result<_, _>>()?;
     }
-    let model = args
-        .model
-        .clone()
-        .or(config.model)
-        .context("no checkpoint is given; name its folder or its .safetensors file")?;
+    let model = args.model.clone().or(config.model).context(
+        "no checkpoint is given; name its folder, its .safetensors file or its .gguf file",
+    )?;
     let output = args.output.clone().or(config.output);
     let profile = args
         .profile

@@ -7,6 +7,7 @@ mod backend;
 mod bench;
 mod compile;
 mod completions;
+mod convert;
 mod demo;
 mod demo_checkpoint;
 mod destination;
@@ -101,6 +102,7 @@ impl Verbosity {
 #[derive(Debug, Subcommand)]
 enum Command {
     Compile(compile::Args),
+    Convert(convert::Args),
     Merge(merge::Args),
     Run(run::Args),
     Sample(sample::Args),
@@ -144,6 +146,7 @@ pub fn main() -> ExitCode {
 fn run(command: &Command, given: &Given) -> failure::Result<ExitCode> {
     match command {
         Command::Compile(args) => compile::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Run(args) => run::run(args, given),
         Command::Sample(args) => sample::run(args),

@@ -133,6 +133,12 @@ pub(super) fn checkpoint(path: &Path, dtype: DType, keys: &KeyArgs) -> Result<Mo
 
 /// The name of the folder that a checkpoint lies in.
 pub(super) fn checkpoint_name(path: &Path) -> String {
+    if path.extension().is_some_and(|e| e == "gguf") {
+        return path.file_stem().map_or_else(
+            || "model".to_owned(),
+            |stem| stem.to_string_lossy().into_owned(),
+        );
+    }
     let folder = if path.is_dir() {
         Some(path)
     } else {

@@ -185,12 +185,14 @@ fn open(
     monitor.phase("reading the checkpoint");
     let names = request.adapter_names.as_deref();
     let Adapted {
-        checkpoint,
+        mut checkpoint,
         adapters: opened,
         adopted,
         imported,
     } = adapted(request)?;
     let (mut module, mut sources) = (imported.module, imported.sources);
+    checkpoint.write_derived(beside(request))?;
+    module.take_side_files(checkpoint.side_files());
     monitor.needs(needs_of(&module, unfed, request.threads));
     monitor.phase("hashing and checking weights");
     let inputs = stamps(&checkpoint, &opened, &module.side_files)?;
@@ -233,6 +235,14 @@ fn check_generation(checkpoint: &Checkpoint, model: &ModelInfo) -> Result<(), Pi
     generation(checkpoint, &any_token, false).map(drop)
 }
 
+/// The folder that the bundle's folder lies in, where there is room for what nobody keeps.
+fn beside(request: &CompileRequest) -> &Path {
+    let parent = request.output.parent();
+    parent
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
 /// Runs the passes, and warns of what they met.
 fn transform(
     request: &CompileRequest,
@@ -256,15 +266,11 @@ fn transform(
         .map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
     let samplers = samplers(checkpoint);
-    let beside = request
-        .output
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty());
     let machine = BundleMachine {
         profile: request.profile,
         backend: &request.backend,
         threads: request.threads,
-        scratch: beside.unwrap_or(Path::new(".")).to_owned(),
+        scratch: beside(request).to_owned(),
         monitor,
     };
     let passes = passes(

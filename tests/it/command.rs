@@ -228,6 +228,7 @@ pub fn settings() -> insta::Settings {
         (r"\d+\.\d+(e-?\d+)? nats", "[LOSS] nats"),
         (r"█+ *( +\d\.\d+e-?\d+)+", "[SCORES]"),
         (r"compiled in \d+\.\d s.*;", "compiled in [TIME] s;"),
+        (r"converted in \d+\.\d s", "converted in [TIME] s"),
         (r"\d+\.\d tokens/s", "[SPEED] tokens/s"),
         (r"(?m)(\.onnx +)\d+(  [0-9a-f]{16})$", "$1[SIZE]$2"),
         (r"(?m)(  )[0-9a-f]{16}$", "$1[SHA256]"),

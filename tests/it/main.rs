@@ -23,6 +23,7 @@ mod errors;
 mod examples;
 mod files;
 mod fit_prune;
+mod gguf;
 mod goldens;
 mod hostile;
 mod integrity;
