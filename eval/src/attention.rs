@@ -21,14 +21,33 @@ pub(crate) fn attend_causally(
         Tensor::cat(&[past, &split(new, op.kv_heads)?], 2)?.contiguous()
     };
     let (key, value) = (present(past_key, k)?, present(past_value, v)?);
+    let output = attend_back(op, q, [&key, &value], mask)?;
+    Ok(vec![output, key, value])
+}
+
+/// The attended values, of keys and values of this run alone.
+pub(crate) fn attend_without_cache(
+    op: &Attention,
+    [q, k, v, mask]: &[Tensor; 4],
+) -> Result<Tensor, OpError> {
+    let (key, value) = (split(k, op.kv_heads)?, split(v, op.kv_heads)?);
+    attend_back(op, q, [&key, &value], mask)
+}
+
+/// The attended values, where later tokens are hidden.
+fn attend_back(
+    op: &Attention,
+    q: &Tensor,
+    [key, value]: [&Tensor; 2],
+    mask: &Tensor,
+) -> Result<Tensor, OpError> {
     let (batch, seq, _) = q.dims3()?;
     let seen = Tensor::from_vec(
         seen(mask, seq, op.window)?,
         (batch, 1, seq, key.dim(2)?),
         &Device::Cpu,
     )?;
-    let output = attend(op, q, [&key, &value], Some(&seen), None)?;
-    Ok(vec![output, key, value])
+    attend(op, q, [key, value], Some(&seen), None)
 }
 
 /// The attended values.

@@ -4,7 +4,9 @@
 use candle_core::{D, Device, Tensor};
 use dlc_ir::{Op, Rope};
 
-use crate::attention::{attend_both_ways, attend_causally, disentangled_bias};
+use crate::attention::{
+    attend_both_ways, attend_causally, attend_without_cache, disentangled_bias,
+};
 use crate::error::OpError;
 use crate::image::{conv2d, cut_to, group_norm, timestep_embedding, upsample};
 use crate::quantized::{gather_columns, quantized_linear};
@@ -64,6 +66,13 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
         Op::Positions { padding } => {
             let [ids] = operands(inputs)?;
             positions(ids, *padding)?
+        }
+        Op::LastToken { padding } => {
+            let [x, ids] = operands(inputs)?;
+            last_token(x, ids, *padding)?
+        }
+        Op::Attention(a) if a.causal && inputs.len() == 4 => {
+            attend_without_cache(a, operands(inputs)?)?
         }
         Op::Attention(a) if a.causal => return attend_causally(a, operands(inputs)?),
         Op::Attention(a) => match inputs {
@@ -154,6 +163,18 @@ fn positions(ids: &Tensor, padding: Option<u32>) -> Result<Tensor, OpError> {
     Ok(Tensor::from_vec(rows.concat(), ids.shape(), &Device::Cpu)?)
 }
 
+/// The row of each text's last token.
+fn last_token(x: &Tensor, ids: &Tensor, padding: u32) -> Result<Tensor, OpError> {
+    let last = |row: &Vec<i64>| row.iter().rposition(|id| *id != i64::from(padding));
+    let ids = ids.to_vec2::<i64>()?;
+    let rows = ids.iter().enumerate().map(|(text, row)| {
+        let at = last(row).unwrap_or(0);
+        x.narrow(0, text, 1)?.narrow(1, at, 1)?.squeeze(1)
+    });
+    let rows = rows.collect::<candle_core::Result<Vec<Tensor>>>()?;
+    Ok(Tensor::cat(&rows, 0)?)
+}
+
 /// Rotates the pair `(i, i + half)` of each head by `position * frequency[i]`, the angle computed
 /// in single precision; entries from `2 half` on stay as they are.
 fn rotate(x: &Tensor, positions: &Tensor, rope: &Rope) -> Result<Tensor, OpError> {
@@ -175,8 +196,9 @@ fn rotate(x: &Tensor, positions: &Tensor, rope: &Rope) -> Result<Tensor, OpError
         .iter()
         .flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f))
         .collect();
+    let factor = rope.attention_factor();
     let table = |f: fn(f32) -> f32| {
-        Tensor::from_iter(angles.iter().map(|a| f(*a)), &Device::Cpu)?
+        Tensor::from_iter(angles.iter().map(|a| f(*a) * factor), &Device::Cpu)?
             .reshape((batch, seq, 1, half))
     };
     let (cos, sin) = (table(f32::cos)?, table(f32::sin)?);

@@ -4,24 +4,30 @@
 //! Atomic and deterministic: the folder appears when it is complete, and the same module gives the
 //! same bytes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use dlc_bundle::{
     CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, PassRecord,
-    PortRecord, Profile, Source, WEIGHTS_FILE,
+    PortRecord, Profile, Source,
 };
-use dlc_files::FileStamp;
-use dlc_ir::{CachePart, Dim, Graph, Input, Module, ValueType, cost};
+use dlc_files::{FileStamp, read_text};
+use dlc_ir::{CachePart, Dim, Graph, Input, Module, SideFile, ValueType, cost};
 use prost::Message;
 
-use crate::deploy::{DeploymentTarget, GraphFile, TARGETS, WrittenBundle};
+use crate::deploy::{DeploymentTarget, Layout, TARGETS, WrittenBundle};
 use crate::error::ExportError;
+use crate::names::check_names;
 use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
 use crate::progress::Progress;
 use crate::search::SearchDefaults;
 use crate::staging::Staging;
 use crate::weights::WeightPlan;
+
+/// The checkpoint's configuration.
+const CONFIG: &str = "config.json";
+/// The largest one that is edited.
+const CONFIG_CAP: u64 = 16 << 20;
 
 /// What a bundle is made with, besides the module.
 #[derive(Debug, Clone)]
@@ -71,7 +77,8 @@ pub fn write_bundle_of(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Manifest, ExportError> {
-    check_names(module)?;
+    let layout = layout(module, request)?;
+    check_names(module, layout)?;
     let caches = cache_layout(&module.graphs, request.profile);
     let context_length = module.model.context_length;
     let target = Target {
@@ -93,27 +100,24 @@ pub fn write_bundle_of(
         .map(|(g, l)| (g.name.as_str(), l.stored.as_slice()))
         .collect();
     let plan = WeightPlan::new(&module.weights, &stored)?;
-    lowered.iter_mut().try_for_each(|l| l.place(&plan))?;
+    lowered
+        .iter_mut()
+        .try_for_each(|l| l.place(&plan, layout.weights))?;
     let graphs = module
         .graphs
         .iter()
         .zip(&lowered)
-        .map(|(g, l)| graph_record(module, g, l))
+        .map(|(g, l)| graph_record(module, g, l, layout))
         .collect::<Result<Vec<_>, _>>()?;
 
     let staging = Staging::new(out, request.force)?;
     let mut files = BTreeMap::new();
-    let weights_file = staging.create(WEIGHTS_FILE)?;
-    files.insert(
-        WEIGHTS_FILE.to_owned(),
-        plan.write(
-            &module.weights,
-            &weights_file,
-            &staging.path(WEIGHTS_FILE),
-            progress,
-        )?,
-    );
-    drop(weights_file);
+    let weights_file = layout.weights_file();
+    let file = staging.create(&weights_file)?;
+    let path = staging.path(&weights_file);
+    let record = plan.write(&module.weights, &file, &path, progress)?;
+    files.insert(weights_file, record);
+    drop(file);
     for (record, lowered) in graphs.iter().zip(&lowered) {
         files.insert(
             record.file.clone(),
@@ -121,26 +125,19 @@ pub fn write_bundle_of(
         );
     }
     for side in &module.side_files {
-        let record = match request.rewritten.get(&side.name) {
-            Some(content) => staging.write(&side.name, content)?,
-            None => staging.copy(&side.name, &side.path)?,
-        };
-        files.insert(side.name.clone(), record);
+        files.insert(
+            side.name.clone(),
+            write_side_file(side, module, request, &staging)?,
+        );
     }
     let bundle = WrittenBundle {
         module,
-        graphs: (module.graphs.iter().zip(&lowered))
-            .map(|(graph, lowered)| GraphFile {
-                graph,
-                file: file_name(&graph.name),
-                inputs: lowered.input_names(),
-            })
-            .collect(),
+        graphs: &graphs,
         caches,
         search: &request.search,
     };
     write_targets_files(&bundle, request.deploy, &staging, &mut files)?;
-    let manifest = manifest(module, request, caches, graphs, plan, files);
+    let manifest = manifest(module, request, caches, graphs, plan, layout, files);
     let text = serde_yaml::to_string(&manifest)
         .map_err(|e| ExportError::module(MANIFEST_FILE, e.to_string()))?;
     staging.write(MANIFEST_FILE, text.as_bytes())?;
@@ -152,60 +149,40 @@ pub fn write_bundle_of(
     Ok(manifest)
 }
 
-/// `model.onnx` for the target, else the graph's name.
-fn file_name(graph: &str) -> String {
-    if graph == "target" {
-        "model.onnx".to_owned()
-    } else {
-        format!("{graph}.onnx")
-    }
+/// Where the runtime that the bundle is for looks for it, after checking that it runs the model.
+fn layout(module: &Module, request: &BundleRequest) -> Result<Layout, ExportError> {
+    let Some(target) = request.deploy else {
+        return Ok(Layout::FLAT);
+    };
+    target.check(&module.model)?;
+    Ok((target.layout)(module.model.dtype))
 }
 
-/// Every file of the bundle has a name of its own that stays inside the folder; side files may be
-/// in a folder there.
-fn check_names(module: &Module) -> Result<(), ExportError> {
-    if module.graphs.first().is_none_or(|g| g.name != "target") {
-        return Err(ExportError::module(
-            "module",
-            "its first graph is not `target`",
-        ));
-    }
-    let of_targets = TARGETS.iter().flat_map(|target| target.writes);
-    let mut taken: BTreeSet<String> = [MANIFEST_FILE, WEIGHTS_FILE]
-        .iter()
-        .chain(of_targets)
-        .map(|name| (*name).to_owned())
-        .collect();
-    let plain = |name: &str| {
-        !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
+/// A file of the checkpoint; its configuration with the keys that the bundle's runtime reads there.
+fn write_side_file(
+    side: &SideFile,
+    module: &Module,
+    request: &BundleRequest,
+    staging: &Staging,
+) -> Result<FileRecord, ExportError> {
+    let rewritten = request.rewritten.get(&side.name);
+    let edit = request
+        .deploy
+        .and_then(|target| target.config)
+        .filter(|_| side.name == CONFIG);
+    let Some(edit) = edit else {
+        return match rewritten {
+            Some(content) => staging.write(&side.name, content),
+            None => staging.copy(&side.name, &side.path),
+        };
     };
-    let graphs = module.graphs.iter().map(|g| (file_name(&g.name), false));
-    let mut folders = BTreeSet::new();
-    for (name, is_side) in graphs.chain(module.side_files.iter().map(|f| (f.name.clone(), true))) {
-        let parts: Vec<&str> = name.split('/').collect();
-        if parts.len() > if is_side { 2 } else { 1 } || !parts.iter().all(|part| plain(part)) {
-            return Err(ExportError::module(
-                name,
-                "is no file name that a bundle can hold",
-            ));
-        }
-        if let [folder, _] = parts[..] {
-            folders.insert(folder.to_lowercase());
-        }
-        if !taken.insert(name.to_lowercase()) {
-            return Err(ExportError::module(
-                name,
-                "two files of the bundle would have this name",
-            ));
-        }
-    }
-    match taken.intersection(&folders).next() {
-        Some(both) => Err(ExportError::module(
-            both,
-            "a file and a folder of the bundle would have this name",
-        )),
-        None => Ok(()),
-    }
+    let text = match rewritten {
+        Some(content) => String::from_utf8_lossy(content).into_owned(),
+        None => read_text(&side.path, CONFIG_CAP)?,
+    };
+    let text = edit(&text, module.model.dtype)
+        .map_err(|problem| ExportError::module(side.path.display().to_string(), problem))?;
+    staging.write(&side.name, text.as_bytes())
 }
 
 /// Writes what runtimes read beside the graphs: those that always find their files, and the one
@@ -233,6 +210,7 @@ fn manifest(
     caches: CacheLayout,
     graphs: Vec<GraphRecord>,
     plan: WeightPlan,
+    layout: Layout,
     files: BTreeMap<String, FileRecord>,
 ) -> Manifest {
     Manifest {
@@ -246,6 +224,7 @@ fn manifest(
         sampling: module.sampling.clone(),
         draft_acceptance: module.drafting.map(|drafting| drafting.acceptance),
         graphs,
+        weights_file: layout.weights_file(),
         weights: plan.into_records(),
         files,
     }
@@ -255,6 +234,7 @@ fn graph_record(
     module: &Module,
     graph: &Graph,
     lowered: &Lowered,
+    layout: Layout,
 ) -> Result<GraphRecord, ExportError> {
     let used = lowered.input_names();
     let port = |name: &str, ty: &ValueType| PortRecord {
@@ -277,7 +257,7 @@ fn graph_record(
     };
     Ok(GraphRecord {
         name: graph.name.clone(),
-        file: file_name(&graph.name),
+        file: layout.graph_file(&graph.name),
         parameters: cost::cost(graph, &module.weights).parameters,
         inputs: graph
             .inputs()

@@ -31,6 +31,14 @@ pub enum ExportError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A deployment target can't run the model.
+    #[error("the model can't be deployed to {target}: {problem}")]
+    Target {
+        /// The target's name.
+        target: &'static str,
+        /// Why, and the way out.
+        problem: String,
+    },
     /// A file can't be made, read or written.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -77,7 +85,7 @@ impl ExportError {
 impl Faulty for ExportError {
     fn fault(&self) -> Fault {
         match self {
-            Self::Node { .. } => Fault::Unsupported,
+            Self::Node { .. } | Self::Target { .. } => Fault::Unsupported,
             Self::Module { .. }
             | Self::Io(_)
             | Self::Input(_)

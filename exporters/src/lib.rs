@@ -12,6 +12,7 @@ mod checkpoint;
 mod deploy;
 mod encode;
 mod error;
+mod names;
 pub mod onnx;
 mod progress;
 mod search;
@@ -20,7 +21,9 @@ mod weights;
 
 pub use bundle::{BundleRequest, write_bundle, write_bundle_of};
 pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};
-pub use deploy::{DeploymentTarget, TARGETS, TargetFiles, WrittenBundle, find_target};
+pub use deploy::{
+    ConfigEdit, DeploymentTarget, Layout, TARGETS, TargetFiles, WrittenBundle, find_target,
+};
 pub use error::ExportError;
 pub use progress::Progress;
 pub use search::SearchDefaults;

@@ -52,14 +52,15 @@ impl Wave {
     }
 }
 
-/// Cosines or sines of `position * frequency`, `[positions, frequencies]`. Equal names mean equal
-/// tables.
+/// Cosines or sines of `position * frequency` times `factor`, `[positions, frequencies]`. Equal
+/// names mean equal tables.
 #[derive(Debug, Clone)]
 pub(crate) struct RopeTable {
     pub name: String,
     pub dtype: DType,
     pub positions: usize,
     pub frequencies: Arc<[f32]>,
+    pub factor: f32,
     pub wave: Wave,
 }
 
@@ -81,7 +82,7 @@ impl RopeTable {
             } else {
                 angle.sin()
             };
-            encode(self.dtype, value as f32, bytes);
+            encode(self.dtype, value as f32 * self.factor, bytes);
         }
     }
 }

@@ -33,7 +33,7 @@ fn what_was_written_is_what_the_manifest_says() {
             check_graph(
                 &folder.path().join("bundle").join(&graph.file),
                 graph,
-                &manifest.weights,
+                &manifest,
             )
             .unwrap();
         }
@@ -50,7 +50,7 @@ fn a_manifest_that_says_something_else_is_refused_with_what_differs() {
         let error = check_graph(
             &folder.path().join("bundle").join("model.onnx"),
             graph,
-            &edited.weights,
+            &edited,
         )
         .unwrap_err()
         .to_string();
@@ -128,7 +128,7 @@ fn nothing_names_another_file_than_the_weights() {
     let whole = fs::read(&path).unwrap();
     let check = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        check_graph(&path, &manifest.graphs[0], &manifest.weights)
+        check_graph(&path, &manifest.graphs[0], &manifest)
             .unwrap_err()
             .to_string()
     };

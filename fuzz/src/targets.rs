@@ -34,6 +34,10 @@ pub const TARGETS: &[Target] = &[
         run: safetensors,
     },
     Target {
+        name: "gguf",
+        run: gguf,
+    },
+    Target {
         name: "config",
         run: config,
     },
@@ -117,6 +121,12 @@ fn safetensors(bytes: &[u8]) {
         Folder::new(|path| copy("goldens/llama/config.json", &path.join("config.json")))
     });
     read_checkpoint(FOLDER.with("model.safetensors", bytes));
+}
+
+/// A GGUF file.
+fn gguf(bytes: &[u8]) {
+    static FOLDER: LazyLock<Folder> = LazyLock::new(|| Folder::new(|_| ()));
+    read_checkpoint(&FOLDER.with("model.gguf", bytes).join("model.gguf"));
 }
 
 /// `config.json` of a checkpoint.

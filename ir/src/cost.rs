@@ -9,7 +9,7 @@ use crate::graph::{Graph, Node, Operand};
 use crate::index::WeightId;
 use crate::module::Diffusion;
 use crate::op::{GroupFormat, Op};
-use crate::types::{DType, Shape, ValueType};
+use crate::types::{DType, Shape};
 use crate::weight::WeightTable;
 
 /// What the symbols of a graph's shapes stand for.
@@ -153,28 +153,77 @@ pub fn macs(graph: &Graph, weights: &WeightTable, node: &Node, sizes: &Sizes) ->
     let ty = |at: usize| {
         node.inputs
             .get(at)
-            .map(|operand| operand_type(graph, weights, *operand))
+            .map(|operand| graph.operand_type(*operand, weights))
     };
     let made = || {
         node.outputs
             .first()
             .and_then(|v| elements(&graph.value(*v).ty.shape, sizes))
     };
-    match &node.op {
-        Op::Linear => made()?.checked_mul(length(ty(1)?.shape.0.get(1)?, sizes)?),
-        Op::QuantizedLinear(_) => made()?.checked_mul(length(ty(0)?.shape.last()?, sizes)?),
-        Op::Conv2d { .. } => {
+    match arithmetic(&node.op) {
+        Arithmetic::Matrix => made()?.checked_mul(length(ty(0)?.shape.last()?, sizes)?),
+        Arithmetic::Kernel => {
             let kernel = Shape(ty(1)?.shape.0.get(1..)?.to_vec());
             made()?.checked_mul(elements(&kernel, sizes)?)
         }
-        Op::Attention(attention) => {
+        Arithmetic::Scores { causal } => {
             let mut keys = length(ty(1)?.shape.0.get(1)?, sizes)?;
-            if attention.causal {
+            if causal && node.inputs.len() > 4 {
                 keys = keys.checked_add(length(ty(4)?.shape.0.get(2)?, sizes)?)?;
             }
             made()?.checked_mul(keys)?.checked_mul(2)
         }
-        _ => Some(0),
+        Arithmetic::Uncounted => Some(0),
+    }
+}
+
+/// What of an op's arithmetic counts.
+enum Arithmetic {
+    /// The product with a matrix of weights.
+    Matrix,
+    /// The products with a convolution's kernel.
+    Kernel,
+    /// Both products of attention.
+    Scores {
+        /// Whether there are cached keys too.
+        causal: bool,
+    },
+    /// Nothing beside products.
+    Uncounted,
+}
+
+fn arithmetic(op: &Op) -> Arithmetic {
+    match op {
+        Op::Linear | Op::QuantizedLinear(_) => Arithmetic::Matrix,
+        Op::Conv2d { .. } => Arithmetic::Kernel,
+        Op::Attention(attention) => Arithmetic::Scores {
+            causal: attention.causal,
+        },
+        Op::Gather
+        | Op::GatherColumns
+        | Op::RmsNorm { .. }
+        | Op::LayerNorm { .. }
+        | Op::GroupNorm { .. }
+        | Op::Upsample { .. }
+        | Op::TimestepEmbedding(_)
+        | Op::Modulate
+        | Op::Positions { .. }
+        | Op::LastToken { .. }
+        | Op::Rope(_)
+        | Op::DisentangledBias(_)
+        | Op::Silu
+        | Op::Gelu { .. }
+        | Op::Tanh
+        | Op::Relu
+        | Op::Scale { .. }
+        | Op::Clip { .. }
+        | Op::Mul
+        | Op::Add
+        | Op::Concat { .. }
+        | Op::Transpose { .. }
+        | Op::Slice { .. }
+        | Op::Reshape { .. }
+        | Op::Cast { .. } => Arithmetic::Uncounted,
     }
 }
 
@@ -220,13 +269,6 @@ pub fn macs_per_image(
         graph_macs(graph, weights, &image_sizes(model))
     } else {
         None
-    }
-}
-
-fn operand_type(graph: &Graph, weights: &WeightTable, operand: Operand) -> ValueType {
-    match operand {
-        Operand::Value(value) => graph.value(value).ty.clone(),
-        Operand::Weight(weight) => weights[weight].ty(),
     }
 }
 

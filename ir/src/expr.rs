@@ -4,6 +4,8 @@
 //! types; a `Cast` at the root rounds once. Memory never grows with the weight: products,
 //! transposes and row norms read the few rows or columns that they need.
 
+mod key;
+mod packed;
 mod quantize;
 mod read;
 mod transpose;
@@ -15,10 +17,12 @@ use std::sync::{Arc, OnceLock};
 use crate::codec::{decode, encode, round};
 use crate::types::DType;
 use read::{
-    ROWS_TILE, apply, combine, multiply, replace_rows, scale_columns, scale_rows, select_rows,
-    transpose,
+    ROWS_TILE, apply, combine, join, multiply, repeat, replace_rows, scale_columns, scale_rows,
+    select_rows, transpose,
 };
 
+pub(crate) use key::ExprKey;
+pub use packed::Packing;
 pub use quantize::{QuantizedPart, Quantizer, Refinement};
 
 /// A byte range of a shared buffer, usually a mapped file.
@@ -80,6 +84,25 @@ pub enum Expr {
         /// Their type.
         dtype: DType,
     },
+    /// Numbers in blocks of a packed format, as they lie in a file.
+    Packed {
+        /// Where the blocks lie.
+        blob: Blob,
+        /// Their format.
+        packing: &'static Packing,
+    },
+    /// Every element some times in a row, and all of that some times over: a vector stretched to
+    /// the rows or columns of a matrix.
+    Repeat {
+        /// The elements.
+        input: Arc<Expr>,
+        /// How often each stands in a row; above 0.
+        each: usize,
+        /// How often all of them stand after each other.
+        times: usize,
+    },
+    /// Expressions after each other, in single precision.
+    Join(Vec<Arc<Expr>>),
     /// The same numbers in another float type, rounded to nearest even.
     Cast {
         /// The numbers.
@@ -182,17 +205,6 @@ pub enum Expr {
     },
 }
 
-/// Equal keys mean equal expressions, and so equal data.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum ExprKey {
-    Mapped((usize, usize, usize), DType),
-    /// An operation by number, its parameters, and its operands.
-    Computed(u8, [u64; 2], Vec<ExprKey>),
-    Rows(Arc<[u32]>, usize, Box<ExprKey>),
-    ReplaceRows(Arc<[u32]>, usize, Box<[ExprKey; 2]>),
-    Quantize(Quantizer, QuantizedPart, usize, Box<ExprKey>),
-}
-
 /// Elements that are read at a time; small enough for the first-level cache.
 const TILE: usize = 2048;
 
@@ -249,12 +261,15 @@ impl Expr {
             Self::Mapped { dtype, .. } | Self::Cast { dtype, .. } => *dtype,
             Self::Slice { input, .. }
             | Self::Transpose { input, .. }
+            | Self::Repeat { input, .. }
             | Self::Rows { input, .. } => input.dtype(),
             Self::Quantize {
                 part: QuantizedPart::Codes | QuantizedPart::ZeroPoints,
                 ..
             } => DType::U8,
-            Self::Add(..)
+            Self::Packed { .. }
+            | Self::Join(_)
+            | Self::Add(..)
             | Self::Mul(..)
             | Self::Scale(..)
             | Self::Offset(..)
@@ -275,6 +290,9 @@ impl Expr {
     pub fn elements(&self) -> usize {
         match self {
             Self::Mapped { blob, dtype } => blob.as_ref().len() / dtype.size(),
+            Self::Packed { blob, packing } => packing.elements_in(blob.as_ref().len()),
+            Self::Repeat { input, each, times } => input.elements() * each * times,
+            Self::Join(parts) => parts.iter().map(|part| part.elements()).sum(),
             Self::Cast { input, .. }
             | Self::Scale(input, _)
             | Self::Offset(input, _)
@@ -302,62 +320,6 @@ impl Expr {
         }
     }
 
-    pub(crate) fn key(&self) -> ExprKey {
-        let computed = |op: u8, parameters: [u64; 2], operands: &[&Arc<Self>]| {
-            ExprKey::Computed(op, parameters, operands.iter().map(|e| e.key()).collect())
-        };
-        match self {
-            Self::Mapped { blob, dtype } => ExprKey::Mapped(blob.key(), *dtype),
-            Self::Cast { input, dtype } => computed(0, [*dtype as u64, 0], &[input]),
-            Self::Add(a, b) => computed(1, [0; 2], &[a, b]),
-            Self::Mul(a, b) => computed(2, [0; 2], &[a, b]),
-            Self::Scale(input, factor) => computed(3, [u64::from(factor.to_bits()), 0], &[input]),
-            Self::Relu(input) => computed(4, [0; 2], &[input]),
-            Self::Sign(input) => computed(5, [0; 2], &[input]),
-            Self::MatMul {
-                left,
-                right,
-                inner,
-                columns,
-            } => computed(6, [*inner as u64, *columns as u64], &[left, right]),
-            Self::ScaleRows {
-                input,
-                magnitude,
-                columns,
-            } => computed(7, [*columns as u64, 0], &[input, magnitude]),
-            Self::Offset(input, addend) => computed(8, [u64::from(addend.to_bits()), 0], &[input]),
-            Self::Slice { input, from, len } => computed(9, [*from as u64, *len as u64], &[input]),
-            Self::Transpose { input, columns } => computed(10, [*columns as u64, 0], &[input]),
-            Self::ScaleColumns {
-                input,
-                magnitude,
-                columns,
-                ..
-            } => computed(11, [*columns as u64, 0], &[input, magnitude]),
-            Self::Rows {
-                input,
-                columns,
-                rows,
-            } => ExprKey::Rows(Arc::clone(rows), *columns, Box::new(input.key())),
-            Self::ReplaceRows {
-                input,
-                columns,
-                rows,
-                values,
-            } => ExprKey::ReplaceRows(
-                Arc::clone(rows),
-                *columns,
-                Box::new([input.key(), values.key()]),
-            ),
-            Self::Quantize {
-                input,
-                columns,
-                quantizer,
-                part,
-            } => ExprKey::Quantize(*quantizer, *part, *columns, Box::new(input.key())),
-        }
-    }
-
     /// Elements `from .. from + out.len()` as single-precision numbers; `out` stays as it is where
     /// the range passes the end.
     pub fn read_f32(&self, from: usize, out: &mut [f32]) {
@@ -367,6 +329,9 @@ impl Expr {
                 blob.as_ref().get(from * dtype.size()..).unwrap_or_default(),
                 out,
             ),
+            Self::Packed { blob, packing } => packing.read(blob.as_ref(), from, out),
+            Self::Repeat { input, each, .. } => repeat(input, *each, from, out),
+            Self::Join(parts) => join(parts, from, out),
             Self::Cast { input, dtype } => {
                 input.read_f32(from, out);
                 round(*dtype, out);
@@ -471,7 +436,7 @@ impl Expr {
     /// many short ones.
     fn reads_rows(&self) -> bool {
         match self {
-            Self::Mapped { .. } => false,
+            Self::Mapped { .. } | Self::Packed { .. } => false,
             Self::MatMul { .. }
             | Self::ScaleRows { .. }
             | Self::ScaleColumns { .. }
@@ -480,10 +445,12 @@ impl Expr {
             | Self::Scale(input, _)
             | Self::Offset(input, _)
             | Self::Slice { input, .. }
+            | Self::Repeat { input, .. }
             | Self::Rows { input, .. }
             | Self::Quantize { input, .. }
             | Self::Relu(input)
             | Self::Sign(input) => input.reads_rows(),
+            Self::Join(parts) => parts.iter().any(|part| part.reads_rows()),
             Self::Add(a, b)
             | Self::Mul(a, b)
             | Self::ReplaceRows {

@@ -10,6 +10,7 @@ use crate::block::Block;
 use crate::index::{BlockId, IndexVec, NodeId, ValueId, WeightId};
 use crate::op::Op;
 use crate::types::ValueType;
+use crate::weight::WeightTable;
 
 /// What a node reads: a value of the graph or a weight of the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,6 +145,14 @@ impl Graph {
     /// A value of this graph.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id]
+    }
+
+    /// The type of what a node reads.
+    pub fn operand_type(&self, operand: Operand, weights: &WeightTable) -> ValueType {
+        match operand {
+            Operand::Value(value) => self.values[value].ty.clone(),
+            Operand::Weight(weight) => weights[weight].ty(),
+        }
     }
 
     /// The blocks in the order in which they run.

@@ -23,7 +23,11 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
         Op::RmsNorm { .. } => rms_norm(&cx)?,
         Op::LayerNorm { .. } => layer_norm(&cx)?,
         Op::Positions { .. } => positions(&cx)?,
+        Op::LastToken { .. } => last_token(&cx)?,
         Op::Rope(rope) => rotary(&cx, rope)?,
+        Op::Attention(attention) if attention.causal && inputs.len() == 4 => {
+            attend_without_cache(&cx, attention)?
+        }
         Op::Attention(attention) if attention.causal => return attend_causally(&cx, attention),
         Op::Attention(attention) => attend_both_ways(&cx, attention)?,
         Op::DisentangledBias(bias) => disentangled_bias(&cx, bias)?,
@@ -167,6 +171,18 @@ fn positions(cx: &Check<'_>) -> Result<ValueType, IrError> {
     Ok(ids.clone())
 }
 
+fn last_token(cx: &Check<'_>) -> Result<ValueType, IrError> {
+    let [x, ids] = cx.arity()?;
+    let fits = x.shape.rank() == 3 && x.dtype.is_float();
+    cx.require(fits, || format!("{x} is not floats of [batch, seq, width]"))?;
+    cx.require(
+        ids.dtype == DType::I64 && ids.shape.0[..] == x.shape.0[..2],
+        || format!("ids {ids} don't fit {x}"),
+    )?;
+    let (batch, width) = (x.shape.0[0].clone(), x.shape.0[2].clone());
+    Ok(ValueType::new(x.dtype, [batch, width]))
+}
+
 fn rotary(cx: &Check<'_>, rope: &Rope) -> Result<ValueType, IrError> {
     let [x, positions] = cx.arity()?;
     let head_dim = cx.head_dim(x, rope.heads)?;
@@ -175,10 +191,21 @@ fn rotary(cx: &Check<'_>, rope: &Rope) -> Result<ValueType, IrError> {
         (2..=head_dim).contains(&rotated) && rotated.is_multiple_of(2),
         || format!("{rotated} entries of heads {head_dim} wide can't be rotated"),
     )?;
-    if let RopeScaling::Dynamic { original, .. } = rope.scaling {
-        cx.require(original > 0 && rotated > 2, || {
-            "a dynamic base needs a length trained on, and more than one frequency".to_owned()
-        })?;
+    match &rope.scaling {
+        RopeScaling::Dynamic { original, .. } => {
+            cx.require(*original > 0 && rotated > 2, || {
+                "a dynamic base needs a length trained on, and more than one frequency".to_owned()
+            })?;
+        }
+        RopeScaling::LongRope { short, long, .. } => {
+            cx.require([short, long].iter().all(|l| l.len() == rotated / 2), || {
+                format!(
+                    "`short=` and `long=` must hold {} numbers each",
+                    rotated / 2
+                )
+            })?;
+        }
+        _ => {}
     }
     cx.require(
         positions.dtype == DType::I64 && positions.shape.0[..] == x.shape.0[..2],
@@ -239,6 +266,18 @@ fn attend_causally(cx: &Check<'_>, attention: &Attention) -> Result<Vec<ValueTyp
     let wanted = ValueType::new(DType::I64, [batch.clone(), total.clone()]);
     cx.require(*mask == wanted, || format!("mask {mask} is not {wanted}"))?;
     Ok(vec![q.clone(), cache(total.clone()), cache(total)])
+}
+
+fn attend_without_cache(cx: &Check<'_>, attention: &Attention) -> Result<ValueType, IrError> {
+    let [q, k, v, mask] = cx.arity()?;
+    heads_of_attention(cx, attention, [q, k, v])?;
+    let tokens = &q.shape.0[..2];
+    cx.require([k, v].iter().all(|x| x.shape.0[..2] == *tokens), || {
+        format!("keys {k} and values {v} don't belong to queries {q}")
+    })?;
+    let wanted = ValueType::new(DType::I64, [tokens[0].clone(), tokens[1].clone()]);
+    cx.require(*mask == wanted, || format!("mask {mask} is not {wanted}"))?;
+    Ok(q.clone())
 }
 
 fn attend_both_ways(cx: &Check<'_>, attention: &Attention) -> Result<ValueType, IrError> {

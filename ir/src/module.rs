@@ -192,12 +192,12 @@ pub struct Classes {
     pub unconditional: Option<usize>,
 }
 
-/// Classifier-free guidance of models that can be guided, unless something else is asked for.
-const GUIDANCE: f64 = 1.5;
-/// Guidance that changes nothing.
-const NO_GUIDANCE: f64 = 1.0;
-
 impl Diffusion {
+    /// Classifier-free guidance of models that can be guided, unless something else is asked for.
+    pub const GUIDANCE: f64 = 1.5;
+    /// Guidance that changes nothing.
+    pub const NO_GUIDANCE: f64 = 1.0;
+
     /// The symbols of height and width where graphs take any.
     pub const HEIGHT: &str = "height";
     /// See [`Diffusion::HEIGHT`].
@@ -226,13 +226,13 @@ impl Diffusion {
         })
     }
 
-    /// The strength of classifier-free guidance where none is asked for: 1.5 for models that can be
-    /// guided, else 1, which is none.
+    /// The strength of classifier-free guidance where none is asked for: [`Self::GUIDANCE`] for
+    /// models that can be guided, else [`Self::NO_GUIDANCE`].
     pub fn default_guidance(&self) -> f64 {
         if self.can_be_guided() {
-            GUIDANCE
+            Self::GUIDANCE
         } else {
-            NO_GUIDANCE
+            Self::NO_GUIDANCE
         }
     }
 }

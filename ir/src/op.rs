@@ -1,10 +1,12 @@
 //! The closed set of ops, at the level at which people talk about models.
 
+mod kind;
 mod quantized;
 mod relative;
 mod rope;
 mod timestep;
 
+pub use kind::OpKind;
 pub use quantized::GroupFormat;
 pub use relative::DisentangledBias;
 pub use rope::{Rope, RopeScaling};
@@ -80,6 +82,12 @@ pub enum Op {
         /// `RoBERTa`'s count (Liu et al., 2019): this token has the position of its own id, the
         /// others are numbered from there on.
         padding: Option<u32>,
+    },
+    /// `x [batch, seq, width]`, `ids i64[batch, seq]` -> `[batch, width]`, the row of the last token
+    /// of each text; of a text of padding alone the first.
+    LastToken {
+        /// The id that isn't any text's last.
+        padding: u32,
     },
     /// `x [batch, seq, heads * head_dim]`, `positions i64[batch, seq]` -> rotated `x` (Su et al., 2021).
     Rope(Rope),
@@ -160,45 +168,17 @@ impl Op {
 
     /// The op's name in the text form.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Gather => "gather",
-            Self::Linear => "linear",
-            Self::QuantizedLinear(_) => "quantized_linear",
-            Self::GatherColumns => "gather_columns",
-            Self::RmsNorm { .. } => "rms_norm",
-            Self::LayerNorm { .. } => "layer_norm",
-            Self::GroupNorm { .. } => "group_norm",
-            Self::Conv2d { .. } => "conv2d",
-            Self::Upsample { .. } => "upsample_nearest",
-            Self::TimestepEmbedding(_) => "timestep_embedding",
-            Self::Modulate => "modulate",
-            Self::Positions { .. } => "positions",
-            Self::Rope(_) => "rope",
-            Self::Attention(_) => "attention",
-            Self::DisentangledBias(_) => "disentangled_bias",
-            Self::Silu => "silu",
-            Self::Gelu { .. } => "gelu",
-            Self::Tanh => "tanh",
-            Self::Relu => "relu",
-            Self::Scale { .. } => "scale",
-            Self::Clip { .. } => "clip",
-            Self::Mul => "mul",
-            Self::Add => "add",
-            Self::Concat { .. } => "concat",
-            Self::Transpose { .. } => "transpose",
-            Self::Slice { .. } => "slice",
-            Self::Reshape { .. } => "reshape",
-            Self::Cast { .. } => "cast",
-        }
+        self.kind().name()
     }
 }
 
-/// Attention: causal over cached and new keys, or in both directions.
+/// Attention: causal over cached and new keys, causal over new ones alone, or in both directions.
 ///
 /// Causal: `q [batch, seq, heads * head_dim]`, `k` and `v [batch, seq, kv_heads * head_dim]`,
 /// `mask i64[batch, past+seq]` (1: a token, 0: padding), `past_key` and
 /// `past_value [batch, kv_heads, past, head_dim]` -> `[batch, seq, heads * head_dim]`,
-/// `present_key` and `present_value [batch, kv_heads, past+seq, head_dim]`.
+/// `present_key` and `present_value [batch, kv_heads, past+seq, head_dim]`. Without caches: `q`, `k`,
+/// `v`, `mask i64[batch, seq]` -> `[batch, seq, heads * head_dim]`.
 ///
 /// In both directions: `q` as above, `k` and `v [batch, keys, kv_heads * head_dim]`, which may come
 /// from another sequence, optionally `mask i64[batch, keys]`, optionally

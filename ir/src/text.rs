@@ -186,6 +186,7 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
                 ("shift", format!("{:?}", t.shift)),
             ]
         }
+        Op::LastToken { padding } => vec![("padding", padding.to_string())],
         Op::Positions { padding } => padding.iter().map(|p| ("padding", p.to_string())).collect(),
         Op::Gelu { tanh } => vec![("by", if *tanh { "tanh" } else { "erf" }.to_owned())],
         Op::Scale { factor } => vec![("factor", format!("{factor:?}"))],
@@ -211,32 +212,7 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
                 ("theta", format!("{:?}", rope.theta)),
             ];
             list.extend(rope.rotary_dim.map(|n| ("rotary_dim", n.to_string())));
-            match rope.scaling {
-                RopeScaling::None => {}
-                RopeScaling::Linear { factor } => list.extend([
-                    ("scaling", "linear".into()),
-                    ("factor", format!("{factor:?}")),
-                ]),
-                RopeScaling::Dynamic { factor, original } => {
-                    list.extend([
-                        ("scaling", "dynamic".into()),
-                        ("factor", format!("{factor:?}")),
-                        ("original", original.to_string()),
-                    ]);
-                }
-                RopeScaling::Llama3 {
-                    factor,
-                    low,
-                    high,
-                    original,
-                } => list.extend([
-                    ("scaling", "llama3".into()),
-                    ("factor", format!("{factor:?}")),
-                    ("low", format!("{low:?}")),
-                    ("high", format!("{high:?}")),
-                    ("original", original.to_string()),
-                ]),
-            }
+            list.extend(scaling(&rope.scaling));
             list
         }
         Op::Attention(a) => {
@@ -255,11 +231,63 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
     }
 }
 
+fn scaling(scaling: &RopeScaling) -> Vec<(&'static str, String)> {
+    let number = |x: &f64| format!("{x:?}");
+    match scaling {
+        RopeScaling::None => vec![],
+        RopeScaling::Linear { factor } => {
+            vec![("scaling", "linear".into()), ("factor", number(factor))]
+        }
+        RopeScaling::Dynamic { factor, original } => vec![
+            ("scaling", "dynamic".into()),
+            ("factor", number(factor)),
+            ("original", original.to_string()),
+        ],
+        RopeScaling::Llama3 {
+            factor,
+            low,
+            high,
+            original,
+        } => vec![
+            ("scaling", "llama3".into()),
+            ("factor", number(factor)),
+            ("low", number(low)),
+            ("high", number(high)),
+            ("original", original.to_string()),
+        ],
+        RopeScaling::Yarn {
+            factor,
+            fast,
+            slow,
+            original,
+            truncate,
+            attention,
+        } => vec![
+            ("scaling", "yarn".into()),
+            ("factor", number(factor)),
+            ("fast", number(fast)),
+            ("slow", number(slow)),
+            ("original", original.to_string()),
+            ("truncate", truncate.to_string()),
+            ("attention", number(attention)),
+        ],
+        RopeScaling::LongRope {
+            short,
+            long,
+            original,
+            attention,
+        } => vec![
+            ("scaling", "longrope".into()),
+            ("original", original.to_string()),
+            ("attention", number(attention)),
+            ("short", list(short)),
+            ("long", list(long)),
+        ],
+    }
+}
+
 /// Numbers with commas between them.
-fn list(numbers: &[usize]) -> String {
-    numbers
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(",")
+fn list<T: std::fmt::Debug>(numbers: &[T]) -> String {
+    let texts: Vec<String> = numbers.iter().map(|number| format!("{number:?}")).collect();
+    texts.join(",")
 }

@@ -157,8 +157,11 @@ impl Verifier<'_> {
 
     fn types(&mut self) {
         for (id, node) in self.graph.nodes.entries() {
-            let inputs: Vec<ValueType> =
-                node.inputs.iter().map(|o| self.operand_type(*o)).collect();
+            let inputs: Vec<ValueType> = node
+                .inputs
+                .iter()
+                .map(|o| self.graph.operand_type(*o, self.weights))
+                .collect();
             let recorded: Vec<&ValueType> = node
                 .outputs
                 .iter()
@@ -178,13 +181,6 @@ impl Verifier<'_> {
                 }
                 Ok(_) => {}
             }
-        }
-    }
-
-    fn operand_type(&self, operand: Operand) -> ValueType {
-        match operand {
-            Operand::Value(v) => self.graph.values[v].ty.clone(),
-            Operand::Weight(w) => self.weights[w].ty(),
         }
     }
 

@@ -32,6 +32,30 @@ fn text_is_parsed_and_printed_back_unchanged() {
 }
 
 #[test]
+fn every_scaling_of_rotations_is_parsed_and_printed_back_unchanged() {
+    let linear = "scaling=linear factor=2.0";
+    let scalings = [
+        "scaling=dynamic factor=2.0 original=64",
+        "scaling=yarn factor=4.0 fast=32.0 slow=1.0 original=64 truncate=false attention=1.1",
+        "scaling=longrope original=64 attention=1.25 short=1.0,1.5 long=2.0,1e-5",
+    ];
+    for scaling in scalings {
+        let text = DECODER.replace(linear, scaling);
+        let (graph, weights) = parse_graph(&text).unwrap();
+        assert_eq!(graph.to_text(&weights), text);
+    }
+    let lists = [
+        ("short=1.0", "`short=` and `long=` must hold 2 numbers each"),
+        ("short=1.0,x", "`x`"),
+    ];
+    for (list, part) in lists {
+        let scaling = format!("scaling=longrope original=64 attention=1.0 {list} long=1.0,2.0");
+        let error = rejection(linear, &scaling);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn broken_text_is_rejected_with_its_line() {
     let cases = [
         ("graph target {", "grape target {"),
@@ -43,7 +67,7 @@ fn broken_text_is_rejected_with_its_line() {
         ("%0 = gather", "%0 = scatter"),
         ("heads=2 theta=10000.0", "theta=10000.0"),
         ("heads=2 theta=10000.0", "heads=3 theta=10000.0"),
-        ("scaling=linear", "scaling=yarn"),
+        ("scaling=linear", "scaling=spiral"),
         ("kv_heads=1", "kv_heads=0"),
         (
             "f32[batch, 1, past, 4] (cache layer=0 key)",

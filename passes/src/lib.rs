@@ -30,6 +30,6 @@ pub use context::{Pass, PassContext, Progress, ScoreCache};
 pub use error::PassError;
 pub use manager::{PassRun, rehearse_passes, run_pass, run_passes};
 pub use needs::{Needs, largest_weight};
-pub use options::{hint, parse_options};
+pub use options::{OptionInfo, Range, hint};
 pub use report::{DraftCandidate, PassReport, ScoreColumn, ScoreTable, WeightChange};
 pub use sources::{Adapter, AdapterTensor, Calibration, Machine, Prompt, Samplers, Sources};

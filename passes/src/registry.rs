@@ -11,7 +11,7 @@ use crate::dip_go::{DipGo, DipGoOptions};
 use crate::error::PassError;
 use crate::fit_prune::{FitPrune, FitPruneOptions};
 use crate::merge_adapter::{MergeAdapter, MergeAdapterOptions};
-use crate::options::{hint, parse_options};
+use crate::options::{OptionInfo, PassOptions, hint, options, parse_options};
 use crate::quantize_draft::{QuantizeDraft, QuantizeDraftOptions};
 use crate::skip::{Skip, SkipOptions};
 use crate::sources::Sources;
@@ -27,8 +27,8 @@ pub struct PassInfo {
     pub name: &'static str,
     /// What it does, in a line.
     pub summary: &'static str,
-    /// Its options with their meaning.
-    pub options: &'static [(&'static str, &'static str)],
+    /// Its options.
+    pub options: fn() -> Vec<OptionInfo>,
     /// Passes that run after it, so that what it left behind goes.
     pub then: &'static [&'static str],
     /// Whether it runs first if nobody asked for it.
@@ -48,7 +48,7 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "fit-prune",
         summary: "adds a draft (of an encoder, a pruned model): the target without its least important layers by Fisher information (SDFP, arXiv 2602.05499)",
-        options: FitPruneOptions::DOCS,
+        options: FitPruneOptions::infos,
         then: CLEAN_UP,
         implied: never,
         build: |given, sources| {
@@ -59,7 +59,7 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "auto-draft",
         summary: "adds the draft that should decode fastest here, each block whole, quantised or dropped by FIT and measured costs; none if none pays",
-        options: AutoDraftOptions::DOCS,
+        options: AutoDraftOptions::infos,
         then: CLEAN_UP,
         implied: never,
         build: |given, sources| {
@@ -70,7 +70,7 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "quantize-draft",
         summary: "quantises the matrices of the draft, or of a copy of the target, to 4 or 8 bits in groups (refined by HQQ, Badri and Shaji 2023)",
-        options: QuantizeDraftOptions::DOCS,
+        options: QuantizeDraftOptions::infos,
         then: &["remove-unused"],
         implied: never,
         build: |given, _| {
@@ -81,7 +81,7 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "trim-head",
         summary: "lets the draft propose only the tokens most frequent in the calibration text; the target still chooses among all",
-        options: TrimHeadOptions::DOCS,
+        options: TrimHeadOptions::infos,
         then: &["remove-unused"],
         implied: never,
         build: |given, sources| {
@@ -92,7 +92,7 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "merge-adapter",
         summary: "merges the adapters given with --adapter (LoRA, rsLoRA, DoRA, Dual LoRA) into the weights that they were trained for",
-        options: MergeAdapterOptions::DOCS,
+        options: MergeAdapterOptions::infos,
         then: &[],
         implied: |sources| !sources.adapters.is_empty(),
         build: |given, sources| {
@@ -103,7 +103,7 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "remove-dead-nodes",
         summary: "drops nodes that no output depends on",
-        options: &[],
+        options: NoOptions::infos,
         then: &[],
         implied: never,
         build: |given, _| {
@@ -114,7 +114,7 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "remove-unused",
         summary: "drops inputs that no node reads, and weights that no graph uses",
-        options: &[],
+        options: NoOptions::infos,
         then: &[],
         implied: never,
         build: |given, _| {
@@ -124,7 +124,7 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "renumber-caches",
         summary: "numbers the caches of every graph from 0, keeping the map to the checkpoint's layers",
-        options: &[],
+        options: NoOptions::infos,
         then: &[],
         implied: never,
         build: |given, _| {
@@ -135,7 +135,7 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "dip-go",
         summary: "learns by gradients through the sampler which blocks of a diffusion model to compute at which step (DiP-GO, arXiv 2410.16942)",
-        options: DipGoOptions::DOCS,
+        options: DipGoOptions::infos,
         then: &[],
         implied: never,
         build: |given, sources| {
@@ -146,7 +146,7 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo {
         name: "skip",
         summary: "adds step graphs of a diffusion model in which blocks are skipped by a schedule, their values taken from earlier steps",
-        options: SkipOptions::DOCS,
+        options: SkipOptions::infos,
         then: &[],
         implied: never,
         build: |given, sources| {
@@ -156,8 +156,9 @@ pub const PASSES: &[PassInfo] = &[
     },
 ];
 
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-struct NoOptions {}
+options! {
+    struct NoOptions {}
+}
 
 /// The pass called `name`.
 ///

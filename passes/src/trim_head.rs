@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dlc_ir::{DType, Dim, Expr, Graph, Module, NodeId, Op, Operand, WeightId, WeightTable};
-use serde::{Deserialize, Serialize};
 
 use crate::context::{Pass, PassContext};
 use crate::draft::{head, replace_draft};
 use crate::error::PassError;
+use crate::options::Range::AtLeast;
+use crate::options::{PassOptions, options};
 use crate::report::PassReport;
 use crate::sources::{Calibration, Sources};
 
@@ -23,37 +24,17 @@ const NAME: &str = "trim-head";
 const SAMPLES: usize = 1 << 20;
 const LENGTH: usize = 4096;
 
-/// Options of `trim-head`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrimHeadOptions {
-    /// How many tokens the draft may propose.
-    pub tokens: usize,
-    /// Text or JSON lines to count tokens in; the built-in text if absent.
-    pub calibration: Option<PathBuf>,
-}
-
-impl Default for TrimHeadOptions {
-    fn default() -> Self {
-        Self {
-            tokens: 8192,
-            calibration: None,
-        }
+options! {
+    /// Options of `trim-head`.
+    #[serde(deny_unknown_fields)]
+    pub struct TrimHeadOptions {
+        /// How many tokens the draft may propose, special and single-byte ones included; of equal
+        /// counts smaller ids are kept.
+        tokens: usize = 8192, in AtLeast(1);
+        /// File to count tokens in: text, or .jsonl with `text` or `tokens`; a built-in text if
+        /// absent.
+        calibration: Option<PathBuf> = None;
     }
-}
-
-impl TrimHeadOptions {
-    /// Name and meaning of each option, for `dlc passes`.
-    pub const DOCS: &'static [(&'static str, &'static str)] = &[
-        (
-            "tokens",
-            "how many tokens the draft may propose, special and single-byte ones included (default 8192)",
-        ),
-        (
-            "calibration",
-            "file to count tokens in: text, or .jsonl with `text` or `tokens` (default: a built-in text); of equal counts smaller ids are kept",
-        ),
-    ];
 }
 
 /// The pass.
@@ -67,15 +48,10 @@ impl<'a> TrimHead<'a> {
     /// The pass with these options.
     ///
     /// # Errors
-    /// [`PassError::Options`] if no token is asked for.
+    /// [`PassError::Options`] for values out of range.
     pub fn new(options: TrimHeadOptions, sources: Sources<'a>) -> Result<Self, PassError> {
-        if options.tokens == 0 {
-            Err(options_error(
-                "tokens=0 leaves nothing to propose; ask for tokens=1 or more".into(),
-            ))
-        } else {
-            Ok(Self { sources, options })
-        }
+        options.check_ranges(NAME)?;
+        Ok(Self { sources, options })
     }
 
     /// The tokens to keep, in order.

@@ -12,8 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dlc_bundle::{
-    FORMAT, FileRecord, GraphRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest, WEIGHTS_FILE,
-    WeightRecord, check_graph,
+    FORMAT, FileRecord, GraphRecord, MANIFEST_CAP, MANIFEST_FILE, Manifest, WeightRecord,
+    check_graph,
 };
 use dlc_files::guard::contain_panics;
 use dlc_files::{read_document, yaml};
@@ -129,14 +129,14 @@ impl Bundle {
     pub fn check_graph(&self, graph: &GraphRecord) -> Result<()> {
         let path = self.graph_path(graph);
         let checked = contain_panics("the ONNX reader", || {
-            check_graph(&path, graph, &self.manifest.weights)
+            check_graph(&path, graph, &self.manifest)
         });
         Ok(checked.map_err(|problem| RuntimeError::file(&path, problem))??)
     }
 
     /// The file that holds the weights.
     pub fn weights_path(&self) -> PathBuf {
-        self.folder.join(WEIGHTS_FILE)
+        self.folder.join(&self.manifest.weights_file)
     }
 
     /// A file that the manifest lists, such as `tokenizer.json` or `1_Pooling/config.json`. Others
@@ -199,7 +199,9 @@ impl Bundle {
                     "graph `{}` is in `{}`, which isn't among the files",
                     graph.name, graph.file
                 ));
-            } else if graph.file.contains('/') && is_contained(&graph.file) {
+            } else if folder_of(&graph.file) != folder_of(&manifest.weights_file)
+                && is_contained(&graph.file)
+            {
                 problems.push(format!(
                     "graph `{}` is in `{}`, which isn't a file beside the weights",
                     graph.name, graph.file
@@ -212,13 +214,24 @@ impl Bundle {
         let mut weights = BTreeSet::new();
         let room = manifest
             .files
-            .get(WEIGHTS_FILE)
+            .get(&manifest.weights_file)
             .map_or(0, |record| record.bytes);
+        if !manifest.weights.is_empty() && !manifest.files.contains_key(&manifest.weights_file) {
+            problems.push(format!(
+                "the weights are in `{}`, which isn't among the files",
+                manifest.weights_file
+            ));
+        }
         for weight in &manifest.weights {
             if !weights.insert(weight.name.as_str()) {
                 problems.push(format!("weight `{}` is named twice", weight.name));
             }
-            problems.extend(weight_problem(weight, room, &graphs));
+            problems.extend(weight_problem(
+                weight,
+                &manifest.weights_file,
+                room,
+                &graphs,
+            ));
         }
         problems
     }
@@ -273,7 +286,12 @@ fn parse(path: &Path, text: &str) -> Result<Manifest> {
     manifest.map_err(invalid)
 }
 
-fn weight_problem(weight: &WeightRecord, room: u64, graphs: &BTreeSet<&str>) -> Option<String> {
+fn weight_problem(
+    weight: &WeightRecord,
+    file: &str,
+    room: u64,
+    graphs: &BTreeSet<&str>,
+) -> Option<String> {
     let name = &weight.name;
     if weight
         .offset
@@ -281,7 +299,7 @@ fn weight_problem(weight: &WeightRecord, room: u64, graphs: &BTreeSet<&str>) -> 
         .is_none_or(|end| end > room)
     {
         return Some(format!(
-            "weight `{name}` ends after the {room} bytes of {WEIGHTS_FILE}"
+            "weight `{name}` ends after the {room} bytes of {file}"
         ));
     }
     let elements = weight
@@ -302,6 +320,11 @@ fn weight_problem(weight: &WeightRecord, room: u64, graphs: &BTreeSet<&str>) -> 
     unknown.map(|graph| {
         format!("weight `{name}` is used by `{graph}`, which isn't a graph of the bundle")
     })
+}
+
+/// The folders before a file's name.
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// Whether `name` stays inside of its folder, and in folders inside it.

@@ -1,7 +1,7 @@
 //! The costs that decoding assumes before any were measured, and the name under which measured ones
 //! are kept.
 
-use dlc_bundle::{Manifest, WEIGHTS_FILE};
+use dlc_bundle::Manifest;
 use dlc_methods::speculation::CostTable;
 
 /// The table to assume for a bundle that wasn't measured: c is the share of the target's bytes that
@@ -43,7 +43,7 @@ pub fn cost_key(manifest: &Manifest, backend: &str, threads: Option<usize>) -> S
     format!(
         "decoding costs 1: {} {} on {backend}, {threads} threads, graphs {}",
         manifest.profile.name(),
-        hash(WEIGHTS_FILE),
+        hash(&manifest.weights_file),
         graphs.join(" ")
     )
 }

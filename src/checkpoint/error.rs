@@ -39,6 +39,9 @@ pub enum CheckpointError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// A GGUF file that can't be opened.
+    #[error(transparent)]
+    Gguf(#[from] dlc_gguf::GgufError),
     /// Weights in a format that dlc doesn't read.
     #[error("{}: {problem}", path.display())]
     Format {
@@ -77,6 +80,7 @@ impl Faulty for CheckpointError {
     fn fault(&self) -> Fault {
         match self {
             Self::Read { .. } | Self::File { .. } | Self::Tensor { .. } => Fault::BadInput,
+            Self::Gguf(error) => error.fault(),
             Self::Format { .. } => Fault::Unsupported,
         }
     }

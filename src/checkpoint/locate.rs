@@ -1,4 +1,4 @@
-//! Which files a path stands for: a folder or one `.safetensors`, whole or in shards. Reads the
+//! Which files a path stands for: a folder, one `.safetensors` or one `.gguf`, whole or in shards. Reads the
 //! shard index, no weights.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ use super::hub_cache;
 /// The largest shard index that is read: room for some 250 000 tensors.
 const INDEX_CAP: u64 = 32 << 20;
 const WHOLE: &str = "model.safetensors";
+/// How names of GGUF files end.
+pub(super) const GGUF: &str = "gguf";
 /// What weight files are called, and their index after `.index.json`: by transformers, by
 /// diffusers.
 const WEIGHTS: [&str; 2] = [WHOLE, "diffusion_pytorch_model.safetensors"];
@@ -38,7 +40,11 @@ pub(super) struct Location {
 #[derive(Debug, Clone)]
 pub(super) enum WeightFiles {
     One(PathBuf),
-    Sharded { index: PathBuf },
+    Sharded {
+        index: PathBuf,
+    },
+    /// With the configuration and the tokenizer in it.
+    Gguf(PathBuf),
 }
 
 /// Weight files by their names in a folder.
@@ -80,18 +86,16 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
         });
     }
     match extension(path).as_str() {
-        "safetensors" => {
-            let folder = path
-                .parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            Ok(Location {
-                folder: folder.to_owned(),
-                weights: WeightFiles::One(path.to_owned()),
-                notes: vec![],
-            })
-        }
-        "gguf" => Err(gguf(path)),
+        "safetensors" => Ok(Location {
+            folder: folder_of(path),
+            weights: WeightFiles::One(path.to_owned()),
+            notes: vec![],
+        }),
+        GGUF => Ok(Location {
+            folder: folder_of(path),
+            weights: WeightFiles::Gguf(path.to_owned()),
+            notes: vec![],
+        }),
         "bin" | "onnx" | "yaml" if path.with_file_name(BUNDLE_MANIFEST).exists() => {
             Err(bundle(path, "is part of a bundle that dlc wrote"))
         }
@@ -99,7 +103,7 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
         _ => Err(CheckpointError::file(
             path,
             format!(
-                "is neither a folder nor a `.safetensors` file. Name the folder with config.json and {WHOLE}"
+                "is neither a folder nor a `.safetensors` or `.gguf` file. Name the folder with config.json and {WHOLE}"
             ),
         )),
     }
@@ -199,8 +203,8 @@ pub(super) fn among(
     if with("bin").is_some() || with("pt").is_some() || with("pth").is_some() {
         return Err(pickle(folder, is(DIFFUSERS_PICKLE)));
     }
-    if let Some(file) = with("gguf") {
-        return Err(gguf(&file));
+    if let Some(file) = with(GGUF) {
+        return Err(gguf(folder, &file));
     }
     let problem = format!(
         "holds no {WHOLE}. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`"
@@ -282,6 +286,12 @@ pub(super) fn is_plain_name(name: &str) -> bool {
     plain && !name.contains(['\\', ':']) && !name.contains(char::is_control)
 }
 
+/// The folder that a file lies in.
+fn folder_of(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).to_owned()
+}
+
 fn extension(path: &Path) -> String {
     path.extension()
         .unwrap_or_default()
@@ -324,13 +334,13 @@ fn bundle(path: &Path, what: &str) -> CheckpointError {
     )
 }
 
-fn gguf(path: &Path) -> CheckpointError {
-    let problem = "is GGUF; dlc reads safetensors. Take the model's original checkpoint, or convert it in Python: \
-                   `AutoModelForCausalLM.from_pretrained(DIR, gguf_file=FILE).save_pretrained(OUT)`, and the same with AutoTokenizer";
-    CheckpointError::Format {
-        path: path.to_owned(),
-        problem: problem.into(),
-    }
+/// A folder whose only weights are a GGUF file.
+fn gguf(folder: &Path, file: &Path) -> CheckpointError {
+    let problem = format!(
+        "holds no {WHOLE}, but GGUF. Name that file: {}",
+        file.display()
+    );
+    CheckpointError::file(folder, problem)
 }
 
 /// Weights in pickles, perhaps `of_diffusers`.

@@ -1,13 +1,14 @@
 //! Hugging Face checkpoints: finds the files, maps the weights, checks everything that a stranger
-//! may have put there.
+//! may have put there. A GGUF file is opened as the checkpoint that it stands for.
 //!
-//! Knows nothing of architectures, and never reads a tensor's data, writes a file or leaves the
-//! checkpoint's folder, but for the scheduler's configuration, which diffusers keeps beside a
-//! model's.
+//! Knows nothing of architectures, and never reads a tensor's data or leaves the checkpoint's
+//! folder, but for the scheduler's configuration, which diffusers keeps beside a model's. It writes
+//! nothing but what stands in a GGUF file, to a temporary folder, when it is asked to.
 
 mod adapter;
 mod error;
 mod files;
+mod gguf;
 mod header;
 mod hub_cache;
 mod locate;
@@ -28,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dlc_files::FileStamp;
+use dlc_files::{FileStamp, IoError};
 use dlc_ir::{Sentence, SideFile, Task};
 use serde_json::{Map, Value};
 
@@ -103,6 +104,8 @@ pub struct Checkpoint {
     files: Vec<CheckpointFile>,
     /// What else is to be said of the files.
     notes: Vec<String>,
+    /// What a GGUF file has instead of files beside the weights.
+    derived: Option<gguf::Derived>,
 }
 
 /// A file that was read.
@@ -132,7 +135,7 @@ impl CheckpointFile {
 impl Checkpoint {
     /// Opens a folder with `config.json` and `model.safetensors` (or its shards and their index),
     /// or one `.safetensors` file with `config.json` beside it, of which then only that file is
-    /// read. Of diffusers, a folder with `config.json` and `diffusion_pytorch_model.safetensors`,
+    /// read, or one `.gguf` file. Of diffusers, a folder with `config.json` and `diffusion_pytorch_model.safetensors`,
     /// or a pipeline's with such a folder in it, called `transformer` or `unet`.
     ///
     /// # Errors
@@ -140,6 +143,9 @@ impl Checkpoint {
     /// of another format.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let location = locate::locate(path)?;
+        if let WeightFiles::Gguf(file) = location.weights {
+            return gguf::open(location.folder, file);
+        }
         let mut files = Vec::new();
         let mut read = |path: PathBuf| {
             let (object, file) =
@@ -189,9 +195,10 @@ impl Checkpoint {
             overlaid,
             files,
             notes,
+            derived: None,
         };
         match location.weights {
-            WeightFiles::One(path) => checkpoint.add_file(path)?,
+            WeightFiles::One(path) | WeightFiles::Gguf(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
         }
         Ok(checkpoint)
@@ -223,7 +230,10 @@ impl Checkpoint {
 
     /// Where the configuration is.
     pub fn config_path(&self) -> PathBuf {
-        self.folder.join(CONFIG)
+        match (&self.derived, self.files.first()) {
+            (Some(_), Some(file)) => file.path.clone(),
+            _ => self.folder.join(CONFIG),
+        }
     }
 
     /// The defaults for generating text, where the checkpoint has them.
@@ -254,7 +264,7 @@ impl Checkpoint {
             .iter()
             .cloned()
             .chain(repeated::warnings(self.named_files()))
-            .chain(tokenizer_keys::warnings(&self.folder))
+            .chain(self.beside().into_iter().flat_map(tokenizer_keys::warnings))
             .chain(self.sentence.warnings(task))
             .collect()
     }
@@ -262,7 +272,7 @@ impl Checkpoint {
     /// A line that names the tokens of `added_tokens.json` that the tokenizer, which tells the id
     /// of a token, doesn't have under their ids.
     pub fn foreign_tokens(&self, id: impl Fn(&str) -> Option<u32>) -> Option<String> {
-        tokenizer_keys::foreign_tokens(&self.folder, id)
+        tokenizer_keys::foreign_tokens(self.beside()?, id)
     }
 
     /// All files but weights that something is read from, each once.
@@ -306,13 +316,49 @@ impl Checkpoint {
         &self.folder
     }
 
-    /// The name of the checkpoint's folder, or of the pipeline's around it; `ORG/NAME@REVISION` in
-    /// Hugging Face's cache.
+    /// The folder of the files beside the weights; nothing for a GGUF file whose weren't written.
+    fn beside(&self) -> Option<&Path> {
+        let derived = self.derived.as_ref();
+        derived
+            .is_none_or(gguf::Derived::is_written)
+            .then_some(self.folder.as_path())
+    }
+
+    /// Whether everything is in one GGUF file.
+    pub fn is_gguf(&self) -> bool {
+        self.derived.is_some()
+    }
+
+    /// The files that a checkpoint of a GGUF file has beside its weights, by name; none of another
+    /// one.
+    pub fn derived_files(&self) -> &[(&'static str, Vec<u8>)] {
+        let files = self.derived.as_ref().map(gguf::Derived::files);
+        files.unwrap_or_default()
+    }
+
+    /// Writes what a GGUF file has instead of files beside the weights into a temporary folder in
+    /// `parent`, which then is the checkpoint's folder and goes with it. Nothing is done for other
+    /// checkpoints.
+    ///
+    /// # Errors
+    /// [`IoError`] where it can't be written.
+    pub fn write_derived(&mut self, parent: &Path) -> Result<(), IoError> {
+        if let Some(derived) = &mut self.derived {
+            self.folder = derived.write(parent)?;
+        }
+        Ok(())
+    }
+
+    /// The name of the checkpoint's folder, or of the pipeline's around it, or of the GGUF file
+    /// without its ending; `ORG/NAME@REVISION` in Hugging Face's cache.
     pub fn name(&self) -> String {
         let last = |path: &Path| {
             path.file_name()
                 .map(|name| name.to_string_lossy().into_owned())
         };
+        if let Some(name) = self.gguf_name() {
+            return name;
+        }
         let folder = self.pipeline.as_ref().unwrap_or(&self.folder);
         hub_cache::snapshot_name(folder)
             .or_else(|| last(folder))
@@ -328,6 +374,9 @@ impl Checkpoint {
 
     /// The files beside the weights that a bundle takes over.
     pub fn side_files(&self) -> Vec<SideFile> {
+        if self.beside().is_none() {
+            return vec![];
+        }
         let names = SIDE_FILES
             .iter()
             .chain(&[MODULES, SETTINGS])
@@ -396,6 +445,11 @@ impl Checkpoint {
         companions.extend(self.sentence.files().iter().cloned());
         companions.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(companions)
+    }
+
+    fn gguf_name(&self) -> Option<String> {
+        let path = &self.files.first().filter(|_| self.is_gguf())?.path;
+        Some(path.file_stem()?.to_string_lossy().into_owned())
     }
 
     fn add_file(&mut self, path: PathBuf) -> Result<(), CheckpointError> {

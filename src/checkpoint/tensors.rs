@@ -22,6 +22,8 @@ const HEADER_CAP: u64 = 32 << 20;
 pub enum StoredType {
     /// One that the IR computes with.
     Float(DType),
+    /// Blocks of codes and scales, of that name, which are read as `f32`.
+    Packed(&'static str),
     /// Any other; such a tensor can't be a weight.
     Other(safetensors::Dtype),
 }
@@ -30,6 +32,7 @@ impl fmt::Display for StoredType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Float(dtype) => fmt::Display::fmt(dtype, f),
+            Self::Packed(name) => f.write_str(name),
             Self::Other(dtype) => fmt::Display::fmt(dtype, f),
         }
     }
@@ -44,6 +47,8 @@ pub struct TensorRecord {
     pub shape: Vec<usize>,
     /// Its bytes: exactly as many as shape and type say.
     pub blob: Blob,
+    /// Its elements, where they don't stand in its bytes one by one.
+    pub laid_out: Option<Expr>,
     /// The file that holds it.
     pub file: Arc<Path>,
 }
@@ -51,12 +56,13 @@ pub struct TensorRecord {
 impl TensorRecord {
     /// The tensor as a weight's data, unless its elements aren't floats.
     pub fn expr(&self) -> Option<Expr> {
-        match self.dtype {
-            StoredType::Float(dtype) => Some(Expr::Mapped {
+        match (&self.laid_out, self.dtype) {
+            (Some(data), _) => Some(data.clone()),
+            (None, StoredType::Float(dtype)) => Some(Expr::Mapped {
                 blob: self.blob.clone(),
                 dtype,
             }),
-            StoredType::Other(_) => None,
+            (None, StoredType::Packed(_) | StoredType::Other(_)) => None,
         }
     }
 }
@@ -114,6 +120,7 @@ pub(super) fn read_file(path: &Path) -> Result<(TensorFile, u64), CheckpointErro
                 dtype: stored(*dtype),
                 shape: shape.clone(),
                 blob,
+                laid_out: None,
                 file: file.clone(),
             },
         ));
@@ -149,9 +156,9 @@ fn read_header(path: &Path, all: &[u8]) -> Result<(usize, Metadata), CheckpointE
             "is {size} bytes long, too short for a safetensors file. Download it again"
         ));
     };
-    if all.starts_with(b"GGUF") {
+    if dlc_gguf::is_gguf(all) {
         return fail(
-            "is a GGUF file in spite of its name. Take the model's safetensors checkpoint".into(),
+            "is a GGUF file in spite of its name. Give it a name that ends in .gguf".into(),
         );
     }
     let length = u64::from_le_bytes(length);

@@ -359,8 +359,8 @@ fn other_formats_are_refused_with_the_way_to_convert_them() {
         (
             "GGUF",
             "model-Q4_0.gguf",
-            Fault::Unsupported,
-            &["GGUF", "gguf_file", "save_pretrained"],
+            Fault::BadInput,
+            &["GGUF", "Name that file", "model-Q4_0.gguf"],
         ),
         (
             "adapter",

@@ -37,8 +37,8 @@ use crate::report::{bundle_summary, pass_summary};
   dlc compile HuggingFaceTB/SmolLM2-135M@main -o smollm2/
   dlc compile --config pipeline.yaml")]
 pub(super) struct Args {
-    /// A Hugging Face folder, a .safetensors file with config.json beside it, or a repository of
-    /// the Hub, `ORG/NAME` or `ORG/NAME@REVISION`
+    /// A Hugging Face folder, a .safetensors file with config.json beside it, a .gguf file, or a
+    /// repository of the Hub, `ORG/NAME` or `ORG/NAME@REVISION`
     model: Option<PathBuf>,
     /// An adapter to merge, a folder of PEFT (LoRA, DoRA, Dual LoRA), a LoRA file of diffusers or
     /// sd-scripts, or a repository of the Hub, `PATH` or `PATH=WEIGHT`; may be given several times
@@ -123,8 +123,9 @@ fn target_parser() -> impl TypedValueParser<Value = &'static DeploymentTarget> {
         .try_map(|name| find_target(&name).ok_or("no deployment target has this name"))
 }
 
+/// Element types that weights are written in.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum DTypeArg {
+pub(super) enum DTypeArg {
     F32,
     F16,
     Bf16,
@@ -300,11 +301,9 @@ fn request(args: &Args) -> Result<CompileRequest> {
             .map(|p| parse_pass_flag(p))
             .collect::<Result<_, _>>()?;
     }
-    let model = args
-        .model
-        .clone()
-        .or(config.model)
-        .context("no checkpoint is given; name its folder or its .safetensors file")?;
+    let model = args.model.clone().or(config.model).context(
+        "no checkpoint is given; name its folder, its .safetensors file or its .gguf file",
+    )?;
     let output = args.output.clone().or(config.output);
     let profile = args
         .profile

@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dlc_methods::diffusion::SamplingPlan;
+use dlc_methods::diffusion::{DenoiserInput, SamplingPlan};
 use dlc_runtime::{
     Backend, Bundle, Conditions, DiffusionSession, SampleRequest, SamplerChoice, SamplerWishes,
     Samples, SessionOptions, SharedWeights, choose_sampler,
@@ -102,7 +102,7 @@ impl SamplerArgs {
             .transpose()?;
         if conditions.is_some() && !takes_conditions(bundle)? {
             bail!(
-                "the model is told nothing but a class, so --embeddings has no effect; leave it out"
+                "the model is conditioned on nothing but a class, so --embeddings has no effect; leave it out"
             );
         }
         Ok(Wanted {
@@ -117,11 +117,10 @@ impl SamplerArgs {
 
 /// Whether the model takes more than images, their noise levels and classes.
 fn takes_conditions(bundle: &Bundle) -> Result<bool> {
-    const OTHERS: [&str; 4] = ["hidden_states", "sample", "timestep", "class_labels"];
     let inputs = &bundle.graph("target")?.inputs;
     Ok(inputs
         .iter()
-        .any(|port| !OTHERS.contains(&port.name.as_str())))
+        .any(|port| DenoiserInput::of(&port.name) == DenoiserInput::Conditioning))
 }
 
 impl Wanted {

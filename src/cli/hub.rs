@@ -36,10 +36,15 @@ pub(super) fn adapters(specs: &mut [AdapterSpec]) -> Result<()> {
     Ok(())
 }
 
-/// The name of the folder that a checkpoint lies in, or of the repository that it is.
+/// The name of the folder that a checkpoint lies in, of the repository that it is, or of the GGUF
+/// file without its ending.
 pub(super) fn model_name(path: &Path) -> String {
     if let Some(name) = name(path) {
         return name.model().to_owned();
+    }
+    if path.extension().is_some_and(|ending| ending == "gguf") {
+        let stem = path.file_stem().unwrap_or_default();
+        return stem.to_string_lossy().into_owned();
     }
     let folder = match path.parent() {
         Some(parent) if !path.is_dir() && parent.as_os_str().is_empty() => Path::new("."),

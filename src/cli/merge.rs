@@ -41,7 +41,7 @@ pub(super) struct Args {
     #[arg(
         long,
         value_name = "X",
-        default_value_t = 1.0,
+        default_value_t = MergeAdapterOptions::default().scale,
         allow_negative_numbers = true
     )]
     scale: f64,

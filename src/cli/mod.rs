@@ -7,6 +7,7 @@ mod backend;
 mod bench;
 mod compile;
 mod completions;
+mod convert;
 mod demo;
 mod demo_checkpoint;
 mod destination;
@@ -52,8 +53,8 @@ use dlc_files::guard::hush_contained_panics;
 use self::flags::Given;
 use self::phases::LogLevel;
 
-/// Compiles a Hugging Face checkpoint into ONNX files that run faster, and proves that they still
-/// say the same.
+/// Compiles a Hugging Face checkpoint into ONNX files that run faster, and checks that they still
+/// compute the same.
 #[derive(Debug, Parser)]
 #[command(
     name = "dlc",
@@ -102,6 +103,7 @@ impl Verbosity {
 #[derive(Debug, Subcommand)]
 enum Command {
     Compile(compile::Args),
+    Convert(convert::Args),
     Merge(merge::Args),
     Run(run::Args),
     Sample(sample::Args),
@@ -145,6 +147,7 @@ pub fn main() -> ExitCode {
 fn run(command: &Command, given: &Given) -> failure::Result<ExitCode> {
     match command {
         Command::Compile(args) => compile::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Run(args) => run::run(args, given),
         Command::Sample(args) => sample::run(args),

@@ -20,16 +20,22 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     for pass in PASSES {
         output.result(&format!("{}\n  {}", pass.name, pass.summary))?;
-        for (name, meaning) in pass.options {
-            output.result(&format!("    {name:<14} {meaning}"))?;
+        for option in (pass.options)() {
+            output.result(&format!("    {:<14} {option}", option.name))?;
         }
     }
     let passes = PASSES.iter().map(|p| {
-        let options = p
-            .options
+        let options: Vec<_> = (p.options)()
             .iter()
-            .map(|(name, meaning)| json!({"name": name, "meaning": meaning}))
-            .collect::<Vec<_>>();
+            .map(|option| {
+                json!({
+                    "name": option.name,
+                    "meaning": option.meaning,
+                    "range": option.range.as_ref().map(ToString::to_string),
+                    "default": option.default,
+                })
+            })
+            .collect();
         json!({"name": p.name, "summary": p.summary, "options": options, "then": p.then})
     });
     output.json(&passes.collect::<Vec<_>>())?;

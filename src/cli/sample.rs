@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use dlc_methods::diffusion::inputs;
 use dlc_runtime::{Bundle, Samples};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
@@ -205,7 +206,7 @@ fn latents(wanted: &Wanted, samples: &Samples) -> Result<Vec<u8>> {
     )];
     if !wanted.classes.is_empty() {
         tensors.push((
-            "class_labels",
+            inputs::CLASS_LABELS,
             TensorView::new(Dtype::I64, vec![wanted.classes.len()], &classes)
                 .map_err(Failure::bug)?,
         ));

@@ -167,9 +167,7 @@ fn place(blob: &Path, name: &str, etag: &str, path: &Path) -> io::Result<()> {
     let up = "../".repeat(2 + name.matches('/').count());
     let linked = std::os::unix::fs::symlink(format!("{up}blobs/{etag}"), path);
     match linked.as_ref().map_err(io::Error::kind) {
-        Err(io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
-            fs::rename(blob, path)
-        }
+        Err(io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => fs::rename(blob, path),
         _ => linked,
     }
 }

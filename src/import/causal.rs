@@ -1,4 +1,5 @@
-//! The boundary of a decoder: tokens, mask, positions and caches in; logits and caches out.
+//! The boundary of a decoder: tokens, mask, positions and caches in; logits and caches out. One that
+//! reads whole texts takes tokens and mask alone.
 
 use dlc_ir::{
     Attention, CachePart, CacheRole, DType, Dim, IrError, Op, Operand, ValueId, ValueType, sym,
@@ -11,7 +12,8 @@ pub(super) struct Causal {
     pub(super) input_ids: ValueId,
     pub(super) positions: ValueId,
     mask: ValueId,
-    pasts: Vec<[ValueId; 2]>,
+    /// None where whole texts are read.
+    pasts: Option<Vec<[ValueId; 2]>>,
     presents: Vec<[ValueId; 2]>,
 }
 
@@ -57,7 +59,23 @@ impl Causal {
             input_ids,
             positions,
             mask,
-            pasts,
+            pasts: Some(pasts),
+            presents: Vec::new(),
+        })
+    }
+
+    /// Inputs: `input_ids`, `attention_mask`. Positions count from 0 on, padding included, as
+    /// transformers counts them where it is told none.
+    pub(super) fn open_text(net: &mut Net<'_>) -> Result<Self, IrError> {
+        let ids = ValueType::new(DType::I64, [sym("batch"), sym("seq")]);
+        let input_ids = net.graph.input("input_ids", ids.clone(), None)?;
+        let mask = net.graph.input("attention_mask", ids, None)?;
+        let count = Op::Positions { padding: None };
+        Ok(Self {
+            input_ids,
+            positions: net.graph.add(count, [input_ids.into()])?,
+            mask,
+            pasts: None,
             presents: Vec::new(),
         })
     }
@@ -73,8 +91,11 @@ impl Causal {
             op: "attention",
             problem: problem.into(),
         };
-        let past = self
-            .pasts
+        let Some(pasts) = &self.pasts else {
+            let inputs = [q, k, v, self.mask].map(Operand::from);
+            return net.graph.add(Op::Attention(attention), inputs);
+        };
+        let past = pasts
             .get(self.presents.len())
             .ok_or_else(|| fail("there are more layers than caches"))?;
         let inputs = [q, k, v, self.mask, past[0], past[1]]

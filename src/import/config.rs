@@ -156,6 +156,28 @@ impl<'a> ConfigReader<'a> {
         factor.unwrap_or(1.0)
     }
 
+    /// The list of [`factor`](Self::factor)s under a key that has to be there.
+    pub(super) fn factors(&mut self, key: &'static str) -> Vec<f64> {
+        let Some(value) = self.get(key) else {
+            self.missing(key, "a list of numbers");
+            return Vec::new();
+        };
+        let entries = value.as_array().map(Vec::as_slice).unwrap_or_default();
+        let factor = |entry: &Value| entry.as_f64().filter(|x| (1e-6..=1e12).contains(x));
+        let numbers: Option<Vec<f64>> = entries.iter().map(factor).collect();
+        let numbers = numbers.filter(|list| !list.is_empty());
+        if numbers.is_none() {
+            self.bad(
+                key,
+                format!(
+                    "is {}; it must be a list of numbers from 1e-6 to 1e12",
+                    show(value)
+                ),
+            );
+        }
+        numbers.unwrap_or_default()
+    }
+
     /// A boolean; null, where it is taken, is false as it is in Python.
     pub(super) fn flag(&mut self, key: &'static str) -> bool {
         self.optional_flag(key).unwrap_or(false)

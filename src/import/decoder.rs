@@ -1,11 +1,11 @@
 //! The graph of a decoder of the llama kind, built from its spec: the shared part of the families
 //! that have one.
 
-use dlc_ir::{Attention, BlockKind, IrError, Op, Shape, ValueId, sym};
+use dlc_ir::{Attention, BlockKind, IrError, Op, Shape, Task, ValueId, sym};
 
 use super::causal::Causal;
 use super::net::Net;
-use super::spec::{DecoderSpec, QkNorm};
+use super::spec::{DecoderSpec, End, QkNorm};
 use super::{Architecture, Facts};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -13,6 +13,19 @@ const HEAD: &str = "lm_head.weight";
 
 impl Architecture for DecoderSpec {
     fn facts(&self) -> Facts {
+        let facts = match &self.end {
+            End::Classes {
+                labels,
+                scores,
+                padding,
+            } => Facts {
+                labels: labels.clone(),
+                scores: *scores,
+                padding: Some(*padding),
+                ..Facts::default()
+            },
+            End::NextToken | End::Hidden => Facts::default(),
+        };
         Facts {
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
@@ -20,12 +33,22 @@ impl Architecture for DecoderSpec {
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
             context_length: self.context_length,
-            ..Facts::default()
+            ..facts
+        }
+    }
+
+    fn base(&self) -> &'static str {
+        match self.end {
+            End::NextToken => "",
+            End::Hidden | End::Classes { .. } => "model.",
         }
     }
 
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
-        let mut causal = Causal::open(net, self.layers, [self.kv_heads, self.head_dim])?;
+        let mut causal = match self.end {
+            End::NextToken => Causal::open(net, self.layers, [self.kv_heads, self.head_dim])?,
+            End::Hidden | End::Classes { .. } => Causal::open_text(net)?,
+        };
         let table = net.weight(EMBEDDING, &[self.vocab_size, self.hidden_size])?;
         let mut residual = net
             .graph
@@ -36,6 +59,30 @@ impl Architecture for DecoderSpec {
             residual = self.mlp(net, layer, residual)?;
         }
         let normed = self.rms_norm(net, residual, "model.norm", self.hidden_size)?;
+        match &self.end {
+            End::NextToken => {
+                let logits = self.logits(net, normed)?;
+                causal.close(net, logits)
+            }
+            End::Hidden => net.output(Task::FeatureExtraction.output(), normed),
+            End::Classes {
+                labels, padding, ..
+            } => {
+                let last = Op::LastToken { padding: *padding };
+                let last = net
+                    .graph
+                    .add(last, [normed.into(), causal.input_ids.into()])?;
+                let shape = [labels.len(), self.hidden_size];
+                let scores = net.linear(last, "score", shape, false)?;
+                net.output("logits", scores)
+            }
+        }
+    }
+}
+
+impl DecoderSpec {
+    /// What the head says of the states after the last norm.
+    fn logits(&self, net: &mut Net<'_>, normed: ValueId) -> Result<ValueId, IrError> {
         let head = net.head(
             HEAD,
             EMBEDDING,
@@ -49,11 +96,9 @@ impl Architecture for DecoderSpec {
             logits = net.graph.add(Op::Tanh, [logits.into()])?;
             logits = multiply(net, logits, Some(cap))?;
         }
-        causal.close(net, logits)
+        Ok(logits)
     }
-}
 
-impl DecoderSpec {
     /// The block `layers.N.attn`: its residual output.
     fn attention(
         &self,
@@ -74,14 +119,8 @@ impl DecoderSpec {
         let [q, k, v] = self.projections(net, x, &format!("{prefix}.self_attn"))?;
         let q = self.qk_norm(net, q, self.heads, &format!("{prefix}.self_attn.q_norm"))?;
         let k = self.qk_norm(net, k, self.kv_heads, &format!("{prefix}.self_attn.k_norm"))?;
-        let q = net.graph.add(
-            Op::Rope(self.rotary.rope(self.heads)),
-            [q.into(), causal.positions.into()],
-        )?;
-        let k = net.graph.add(
-            Op::Rope(self.rotary.rope(self.kv_heads)),
-            [k.into(), causal.positions.into()],
-        )?;
+        let q = self.rotate(net, causal, layer, q, self.heads)?;
+        let k = self.rotate(net, causal, layer, k, self.kv_heads)?;
         let attention = Attention {
             heads: self.heads,
             kv_heads: self.kv_heads,
@@ -100,6 +139,24 @@ impl DecoderSpec {
         )?;
         let projected = self.block_norm(net, projected, &prefix, after)?;
         self.close_block(net, residual, projected)
+    }
+
+    /// Queries or keys, which have `heads` heads, rotated as those of the layer are.
+    fn rotate(
+        &self,
+        net: &mut Net<'_>,
+        causal: &Causal,
+        layer: usize,
+        x: ValueId,
+        heads: usize,
+    ) -> Result<ValueId, IrError> {
+        match self.rotary.get(layer).and_then(Option::as_ref) {
+            Some(rotary) => net.graph.add(
+                Op::Rope(rotary.rope(heads)),
+                [x.into(), causal.positions.into()],
+            ),
+            None => Ok(x),
+        }
     }
 
     /// Queries, keys and values.

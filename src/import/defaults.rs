@@ -65,7 +65,7 @@ pub(super) const fn optional(name: &'static str, absent: Absent) -> Key {
 pub(super) const ROPE: &[Key] = &[
     key("rope_type", Absent::Nothing),
     key("rope_theta", Absent::Nothing),
-    key("factor", Absent::Nothing),
+    optional("factor", Absent::Nothing),
     key("low_freq_factor", Absent::Nothing),
     key("high_freq_factor", Absent::Nothing),
     key("original_max_position_embeddings", Absent::Nothing),

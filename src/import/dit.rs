@@ -1,6 +1,7 @@
 //! Diffusion transformers conditioned on a class (Peebles and Xie, 2023): `DiT` of diffusers.
 
 use dlc_ir::{BlockKind, Classes, Diffusion, IrError, Op, Task, TimestepEmbedding, ValueId};
+use dlc_methods::diffusion::inputs;
 
 use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
@@ -83,9 +84,9 @@ impl Architecture for Dit {
 
     /// Inputs: `hidden_states`, `timestep` and `class_labels`. Output: `out_sample`.
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
-        let image = float_input(net, "hidden_states", &self.patches.sides())?;
-        let timestep = float_input(net, "timestep", &[])?;
-        let labels = id_input(net, "class_labels")?;
+        let image = float_input(net, inputs::HIDDEN_STATES, &self.patches.sides())?;
+        let timestep = float_input(net, inputs::TIMESTEP, &[])?;
+        let labels = id_input(net, inputs::CLASS_LABELS)?;
         let image = lowered(net, image)?;
         let mut residual = self.patches.embed(net, image, 1.0)?;
 

@@ -8,12 +8,16 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, Multipliers, Norms, Placement, sliding_layers, window};
+use super::spec::{Biases, DecoderSpec, Multipliers, Norms, Placement};
+use super::windows::{sliding_layers, window};
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "gemma2",
-    architectures: &[("Gemma2ForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("Gemma2ForCausalLM", Task::TextGeneration),
+        ("Gemma2ForSequenceClassification", Task::TextClassification),
+    ],
     summary: "Gemma 2, 2B to 27B",
     keys: |_| KEYS,
     aliases: &[],
@@ -46,8 +50,8 @@ const KEYS: &[Key] = &[
     optional("use_bidirectional_attention", Nothing),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     // transformers reads `hidden_activation`; older configurations carry a `hidden_act` beside it
     // that nobody reads.
     config.get("hidden_act");

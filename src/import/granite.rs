@@ -7,7 +7,8 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, Multipliers, require_all_layers};
+use super::spec::{Biases, DecoderSpec, Multipliers};
+use super::windows::require_all_layers;
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
@@ -43,8 +44,8 @@ const KEYS: &[Key] = &[
     key("logits_scaling", Real(1.0)),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     require_all_layers(config, spec.layers, false);
     let attention = config.flag("attention_bias");
     let [embedding, scores, residual, logits] = [

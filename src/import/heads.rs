@@ -10,7 +10,7 @@ use super::net::Net;
 /// Most classes.
 const MOST_LABELS: usize = 1 << 16;
 
-/// What a head stands behind.
+/// What a head stands on.
 pub(super) struct Body<'a> {
     /// What names of its tensors begin with.
     pub(super) prefix: &'a str,
@@ -79,7 +79,7 @@ pub(super) fn labels(config: &mut ConfigReader<'_>) -> Vec<String> {
 }
 
 /// What the scores of a text's `labels` mean; of one alone there is no probability to make.
-fn scores(config: &mut ConfigReader<'_>, labels: &[String]) -> Scores {
+pub(super) fn scores(config: &mut ConfigReader<'_>, labels: &[String]) -> Scores {
     match config.text("problem_type") {
         Some("multi_label_classification") => Scores::AnyClasses,
         Some("regression") => Scores::Numbers,

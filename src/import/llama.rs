@@ -7,12 +7,16 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, require_all_layers};
+use super::spec::{Biases, DecoderSpec};
+use super::windows::require_all_layers;
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "llama",
-    architectures: &[("LlamaForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("LlamaForCausalLM", Task::TextGeneration),
+        ("LlamaForSequenceClassification", Task::TextClassification),
+    ],
     summary: "Llama 1 to 3.2, TinyLlama, SmolLM 1 and 2, Yi",
     keys: |_| KEYS,
     aliases: &[],
@@ -39,8 +43,8 @@ const KEYS: &[Key] = &[
     key("mlp_bias", Flag(false)),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     require_all_layers(config, spec.layers, false);
     let attention = config.flag("attention_bias");
     Box::new(DecoderSpec {

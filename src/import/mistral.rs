@@ -6,12 +6,16 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{DecoderSpec, require_all_layers, window};
+use super::spec::DecoderSpec;
+use super::windows::{require_all_layers, window};
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "mistral",
-    architectures: &[("MistralForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("MistralForCausalLM", Task::TextGeneration),
+        ("MistralForSequenceClassification", Task::TextClassification),
+    ],
     summary: "Mistral 7B and Nemo, with or without sliding window",
     keys: |_| KEYS,
     aliases: &[],
@@ -37,8 +41,8 @@ const KEYS: &[Key] = &[
     optional("sliding_window", Whole(4096)),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     let window = window(config);
     require_all_layers(config, spec.layers, window.is_some());
     Box::new(DecoderSpec {

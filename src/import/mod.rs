@@ -19,6 +19,7 @@ mod dit;
 mod encoder;
 mod error;
 mod gemma2;
+mod gemma3;
 mod gpt2;
 mod gpt_neox;
 mod granite;
@@ -35,6 +36,7 @@ mod qwen2;
 mod qwen3;
 mod roberta;
 mod rope;
+mod smollm3;
 mod spec;
 mod tensors;
 mod tokens;
@@ -46,6 +48,7 @@ mod unet_2d_condition;
 mod unet_blocks;
 mod unet_config;
 mod unet_spec;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -86,11 +89,13 @@ pub struct Family {
 /// Every family that can be imported.
 pub const FAMILIES: &[Family] = &[
     llama::FAMILY,
+    smollm3::FAMILY,
     mistral::FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
     phi3::FAMILY,
     gemma2::FAMILY,
+    gemma3::FAMILY,
     granite::FAMILY,
     olmo2::FAMILY,
     gpt2::FAMILY,
@@ -131,6 +136,8 @@ struct Facts {
     context_length: usize,
     labels: Vec<String>,
     scores: Scores,
+    /// The token that pads texts, if the graph itself asks for it.
+    padding: Option<u32>,
     diffusion: Option<Diffusion>,
 }
 
@@ -239,7 +246,7 @@ pub fn import_with_sources(
         context_length: facts.context_length,
         bos_token_id: tokens.bos,
         eos_token_ids: tokens.eos,
-        pad_token_id: tokens.pad,
+        pad_token_id: facts.padding.or(tokens.pad),
     };
     let module = Module {
         graphs: vec![graph],

@@ -7,12 +7,16 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, Norms, Placement, QkNorm, require_all_layers};
+use super::spec::{Biases, DecoderSpec, Norms, Placement, QkNorm};
+use super::windows::require_all_layers;
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "olmo2",
-    architectures: &[("Olmo2ForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("Olmo2ForCausalLM", Task::TextGeneration),
+        ("Olmo2ForSequenceClassification", Task::TextClassification),
+    ],
     summary: "OLMo 2, 1B to 32B",
     keys: |_| KEYS,
     aliases: &[],
@@ -38,8 +42,8 @@ const KEYS: &[Key] = &[
     key("attention_bias", Flag(false)),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     require_all_layers(config, spec.layers, false);
     let attention = config.flag("attention_bias");
     Box::new(DecoderSpec {

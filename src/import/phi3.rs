@@ -1,18 +1,23 @@
-//! Phi-3 and 3.5 mini, Phi-4: Llama with fused projections, and windows in some.
+//! Phi-3 and 3.5 mini, Phi-4: Llama with fused projections, windows in some, and long contexts by
+//! `LongRoPE`.
 
 use dlc_ir::{RopeScaling, Task};
 
 use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
-use super::rope::Share;
-use super::spec::{DecoderSpec, window};
+use super::rope::{Rotary, Share};
+use super::spec::DecoderSpec;
+use super::windows::window;
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "phi3",
-    architectures: &[("Phi3ForCausalLM", Task::TextGeneration)],
-    summary: "Phi-3 mini and medium with 4k context, Phi-4",
+    architectures: &[
+        ("Phi3ForCausalLM", Task::TextGeneration),
+        ("Phi3ForSequenceClassification", Task::TextClassification),
+    ],
+    summary: "Phi-3 and 3.5 mini and medium with 4k or 128k context, Phi-4, Phi-4-mini",
     keys: |_| KEYS,
     aliases: &[],
     read,
@@ -39,14 +44,18 @@ const KEYS: &[Key] = &[
     optional("sliding_window", Nothing),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    // Only `longrope` reads it, which is refused.
-    config.get("original_max_position_embeddings");
-    let spec = DecoderSpec::read(config, Share::Partial { default: 1.0 });
-    if spec.rotary.scaling != RopeScaling::None {
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Partial { default: 1.0 });
+    let takes = |rotary: &Rotary| {
+        matches!(
+            rotary.scaling,
+            RopeScaling::None | RopeScaling::LongRope { .. }
+        )
+    };
+    if !spec.rotary.iter().flatten().all(takes) {
         config.bad(
             "rope_scaling",
-            "has a type that transformers refuses for this architecture".into(),
+            "has a type that transformers refuses or takes for another in this architecture".into(),
         );
     }
     let window = window(config);

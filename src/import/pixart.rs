@@ -4,6 +4,7 @@
 use dlc_ir::{
     BlockKind, DType, Diffusion, IrError, Op, Task, TimestepEmbedding, ValueId, ValueType, sym,
 };
+use dlc_methods::diffusion::inputs;
 
 use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
@@ -128,22 +129,18 @@ impl Architecture for PixArt {
     /// Inputs: `hidden_states`, `timestep`, `encoder_hidden_states`, `encoder_attention_mask` and,
     /// where the model takes them, `resolution` and `aspect_ratio`. Output: `out_sample`.
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
-        let image = float_input(net, "hidden_states", &self.patches.sides())?;
-        let timestep = float_input(net, "timestep", &[])?;
-        let text = float_input(
-            net,
-            "encoder_hidden_states",
-            &[sym("text"), self.text_width.into()],
-        )?;
+        let image = float_input(net, inputs::HIDDEN_STATES, &self.patches.sides())?;
+        let timestep = float_input(net, inputs::TIMESTEP, &[])?;
+        let text = float_input(net, inputs::TEXT, &[sym("text"), self.text_width.into()])?;
         let mask = net.graph.input(
-            "encoder_attention_mask",
+            inputs::TEXT_MASK,
             ValueType::new(DType::I64, [sym("batch"), sym("text")]),
             None,
         )?;
         let sizes = if self.sizes {
             vec![
-                float_input(net, "resolution", &[2.into()])?,
-                float_input(net, "aspect_ratio", &[1.into()])?,
+                float_input(net, inputs::RESOLUTION, &[2.into()])?,
+                float_input(net, inputs::ASPECT_RATIO, &[1.into()])?,
             ]
         } else {
             vec![]

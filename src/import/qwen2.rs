@@ -6,12 +6,16 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, qwen_windows};
+use super::spec::{Biases, DecoderSpec};
+use super::windows::qwen_windows;
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2",
-    architectures: &[("Qwen2ForCausalLM", Task::TextGeneration)],
+    architectures: &[
+        ("Qwen2ForCausalLM", Task::TextGeneration),
+        ("Qwen2ForSequenceClassification", Task::TextClassification),
+    ],
     summary: "Qwen 1.5, 2 and 2.5, dense",
     keys: |_| KEYS,
     aliases: &[],
@@ -38,8 +42,8 @@ const KEYS: &[Key] = &[
     optional("layer_types", Nothing),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     Box::new(DecoderSpec {
         bias: Biases {
             qkv: true,

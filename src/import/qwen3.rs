@@ -7,13 +7,18 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::rope::Share;
-use super::spec::{Biases, DecoderSpec, QkNorm, qwen_windows};
+use super::spec::{Biases, DecoderSpec, QkNorm};
+use super::windows::qwen_windows;
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3",
-    architectures: &[("Qwen3ForCausalLM", Task::TextGeneration)],
-    summary: "Qwen 3, dense",
+    architectures: &[
+        ("Qwen3ForCausalLM", Task::TextGeneration),
+        ("Qwen3Model", Task::FeatureExtraction),
+        ("Qwen3ForSequenceClassification", Task::TextClassification),
+    ],
+    summary: "Qwen 3, dense, and Qwen 3 Embedding",
     keys: |_| KEYS,
     aliases: &[],
     read,
@@ -40,8 +45,8 @@ const KEYS: &[Key] = &[
     optional("layer_types", Nothing),
 ];
 
-fn read(config: &mut ConfigReader<'_>, _: Task) -> Box<dyn Architecture> {
-    let spec = DecoderSpec::read(config, Share::Whole);
+fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let spec = DecoderSpec::read(config, task, Share::Whole);
     let attention = config.flag("attention_bias");
     let bias = Biases {
         qkv: attention,

@@ -1,17 +1,18 @@
 //! Rotary position embedding in a configuration: `rope_parameters` (transformers 5), or
 //! `rope_theta` and `rope_scaling` (before).
 
-use dlc_ir::{Rope, RopeScaling};
-use serde_json::Value;
+mod scaling;
 
-use super::config::{ConfigReader, show};
+use dlc_ir::{Rope, RopeScaling};
+
+use super::config::ConfigReader;
+use scaling::{LONGEST_CONTEXT, Lengths, ORIGINAL, Spelling, read_share, spelling};
 
 /// What transformers takes where a configuration names no base.
 const DEFAULT_THETA: f64 = 10_000.0;
-const LONGEST_CONTEXT: usize = 1 << 30;
 
 /// How queries and keys are rotated.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rotary {
     pub(super) theta: f64,
     pub(super) scaling: RopeScaling,
@@ -20,12 +21,12 @@ pub(super) struct Rotary {
 }
 
 impl Rotary {
-    pub(super) fn rope(self, heads: usize) -> Rope {
+    pub(super) fn rope(&self, heads: usize) -> Rope {
         Rope {
             heads,
             rotary_dim: self.dim,
             theta: self.theta,
-            scaling: self.scaling,
+            scaling: self.scaling.clone(),
         }
     }
 }
@@ -46,23 +47,17 @@ pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize, share: Share)
         Share::Whole => None,
         Share::Partial { default } => Some(default),
     };
-    let old_keys = [
-        config.factor("rope_theta"),
-        config.factor("rotary_emb_base"),
-    ];
+    let old_keys = ["rope_theta", "rotary_emb_base"].map(|key| written_factor(config, key));
     let old_shares = ["partial_rotary_factor", "rotary_pct"]
         .map(|key| default.and_then(|_| read_share(config, key)));
-    let new = spelling(config, "rope_parameters", default.is_some());
-    let old = spelling(config, "rope_scaling", default.is_some());
-    if let (Some(new), Some(old)) = (new, old)
-        && new.scaling != old.scaling
-    {
-        config.bad(
-            "rope_scaling",
-            "and `rope_parameters` differ. Keep the one that is right".into(),
-        );
-    }
-    let spellings = || [new, old].into_iter().flatten();
+    let lengths = Lengths {
+        original: config.size(ORIGINAL, LONGEST_CONTEXT),
+        ..Lengths::of_context(config)
+    };
+    let new = spelling(config, "rope_parameters", default.is_some(), lengths);
+    let old = spelling(config, "rope_scaling", default.is_some(), lengths);
+    refuse_contradiction(config, new.as_ref(), old.as_ref());
+    let spellings = || [&new, &old].into_iter().flatten();
     let theta = one_of(
         config,
         "rope_theta",
@@ -88,18 +83,115 @@ pub(super) fn read(config: &mut ConfigReader<'_>, head_dim: usize, share: Share)
             format!("leaves none of {head_dim} entries of a head to rotate"),
         );
     }
-    let scaling = spellings().next().map_or(RopeScaling::None, |s| s.scaling);
-    let dim = Some(rotated.max(1)).filter(|n| *n < head_dim);
+    check_lists(config, spellings(), rotated.div_ceil(2));
+    let scaling = spellings()
+        .next()
+        .map_or(RopeScaling::None, |s| s.scaling.clone());
     Rotary {
-        theta: theta.unwrap_or(DEFAULT_THETA),
+        theta: theta
+            .or_else(|| config.factor("rope_theta"))
+            .unwrap_or(DEFAULT_THETA),
         scaling,
-        dim,
+        dim: Some(rotated.max(1)).filter(|n| *n < head_dim),
     }
 }
 
-/// The share of a head that `key` says is rotated.
-fn read_share(config: &mut ConfigReader<'_>, key: &'static str) -> Option<f64> {
-    config.number(key, "above 0, at most 1", |x| x > 0.0 && x <= 1.0)
+/// The rotations of heads `head_dim` wide in layers without a window and in those with one, where
+/// each kind has its own; `rope_scaling` is that of layers without. The bases are `thetas` where the
+/// configuration has none.
+pub(super) fn read_kinds(
+    config: &mut ConfigReader<'_>,
+    head_dim: usize,
+    thetas: [f64; 2],
+) -> [Rotary; 2] {
+    const OBJECT: &str = "rope_parameters";
+    let keys = ["rope_theta", "rope_local_base_freq"];
+    let old_keys = keys.map(|key| written_factor(config, key));
+    let lengths = Lengths::of_context(config);
+    let mut new = [None, None];
+    if let Some(mut kinds) = config.object(OBJECT) {
+        new = ["full_attention", "sliding_attention"]
+            .map(|kind| spelling(&mut kinds, kind, false, lengths));
+        check_lists(&mut kinds, new.iter().flatten(), head_dim / 2);
+        config.absorb(kinds);
+    }
+    let old = spelling(config, "rope_scaling", false, lengths);
+    if old.as_ref().is_some_and(|old| !old.by_rope_type) {
+        config.bad(
+            "rope_scaling.type",
+            "is not read by transformers for this architecture. Name it `rope_type`".into(),
+        );
+    }
+    check_lists(config, old.iter(), head_dim / 2);
+    refuse_contradiction(config, new[0].as_ref(), old.as_ref());
+    let [full, sliding] = new;
+    let mut rotary = |at: usize, spelling: Option<Spelling>| {
+        let inner = spelling.as_ref().and_then(|spelling| spelling.theta);
+        let found = one_of(config, keys[at], old_keys[at].into_iter().chain(inner));
+        let scaling = spelling.map_or(RopeScaling::None, |spelling| spelling.scaling);
+        if let RopeScaling::Yarn {
+            truncate: false, ..
+        } = scaling
+        {
+            let problem = "has `truncate`, which transformers doesn't read here";
+            config.unsupported(OBJECT, problem.into());
+        }
+        Rotary {
+            theta: found.unwrap_or(thetas[at]),
+            scaling,
+            dim: None,
+        }
+    };
+    [rotary(0, full.or(old)), rotary(1, sliding)]
+}
+
+/// Reports two spellings that scale differently.
+fn refuse_contradiction(
+    config: &mut ConfigReader<'_>,
+    new: Option<&Spelling>,
+    old: Option<&Spelling>,
+) {
+    if let (Some(new), Some(old)) = (new, old)
+        && new.scaling != old.scaling
+    {
+        config.bad(
+            "rope_scaling",
+            "and `rope_parameters` differ. Keep the one that is right".into(),
+        );
+    }
+}
+
+/// The factor that the file itself gives `key`, not its class.
+fn written_factor(config: &mut ConfigReader<'_>, key: &'static str) -> Option<f64> {
+    if config.is_written(key) {
+        config.factor(key)
+    } else {
+        None
+    }
+}
+
+/// Reports lists of factors that don't hold `count`, one for each frequency.
+fn check_lists<'a>(
+    config: &mut ConfigReader<'_>,
+    spellings: impl Iterator<Item = &'a Spelling>,
+    count: usize,
+) {
+    for spelling in spellings {
+        let RopeScaling::LongRope { short, long, .. } = &spelling.scaling else {
+            continue;
+        };
+        for (list, name) in [(short, "short_factor"), (long, "long_factor")] {
+            if config.is_clean() && list.len() != count {
+                config.bad(
+                    &format!("{}.{name}", spelling.key),
+                    format!(
+                        "has {} numbers; it must have {count}, one for two rotated entries of a head",
+                        list.len()
+                    ),
+                );
+            }
+        }
+    }
 }
 
 /// What all of `numbers` are; `key` is reported if they differ.
@@ -121,98 +213,4 @@ fn one_of(
         );
     }
     numbers.first().copied()
-}
-
-/// What one of the two objects says.
-#[derive(Debug, Clone, Copy)]
-struct Spelling {
-    theta: Option<f64>,
-    share: Option<f64>,
-    scaling: RopeScaling,
-}
-
-fn spelling(config: &mut ConfigReader<'_>, key: &'static str, partial: bool) -> Option<Spelling> {
-    let context = config.size("max_position_embeddings", LONGEST_CONTEXT);
-    let mut rope = config.object(key)?;
-    let share = if partial {
-        read_share(&mut rope, "partial_rotary_factor")
-    } else {
-        None
-    };
-    let theta = rope.factor("rope_theta");
-    let names = [rope.text("rope_type"), rope.text("type")];
-    if let [Some(a), Some(b)] = names
-        && a != b
-    {
-        rope.bad(
-            "type",
-            format!(
-                "is {}, but `rope_type` is {}. Keep the one that is right",
-                show(&Value::from(b)),
-                show(&Value::from(a))
-            ),
-        );
-    }
-    let scaling = match names.into_iter().flatten().next() {
-        None if key == "rope_scaling" => {
-            rope.bad("rope_type", "is missing".into());
-            RopeScaling::None
-        }
-        None | Some("default") => RopeScaling::None,
-        Some("linear") => RopeScaling::Linear {
-            factor: rope.required_factor("factor"),
-        },
-        Some("llama3") => llama3(&mut rope),
-        Some("dynamic") => RopeScaling::Dynamic {
-            factor: rope.required_factor("factor"),
-            original: context.unwrap_or(1),
-        },
-        Some(other) => {
-            rope.unsupported(
-                "rope_type",
-                format!(
-                    "is {}; dlc knows default, linear, dynamic and llama3",
-                    show(&Value::from(other))
-                ),
-            );
-            // Its parameters are beyond dlc as well; naming them one by one would help nobody.
-            config.absorb_reported(rope);
-            return None;
-        }
-    };
-    // transformers doesn't read these under the types above either.
-    for unread in [
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-        "attention_factor",
-    ] {
-        rope.get(unread);
-    }
-    config.absorb(rope);
-    Some(Spelling {
-        theta,
-        share,
-        scaling,
-    })
-}
-
-fn llama3(rope: &mut ConfigReader<'_>) -> RopeScaling {
-    let factor = rope.required_factor("factor");
-    let low = rope.required_factor("low_freq_factor");
-    let high = rope.required_factor("high_freq_factor");
-    let original = rope.required_size("original_max_position_embeddings", LONGEST_CONTEXT);
-    if low > high {
-        rope.bad(
-            "low_freq_factor",
-            format!("is {low}, more than `high_freq_factor`, which is {high}"),
-        );
-    }
-    RopeScaling::Llama3 {
-        factor,
-        low,
-        high,
-        original,
-    }
 }

@@ -1,11 +1,12 @@
 //! What a decoder of the llama kind looks like: everything that differs between families, read from
 //! the configuration.
 
-use dlc_ir::Storage;
+use dlc_ir::{Scores, Storage, Task};
 use serde_json::Value;
 
 use super::activation::Activation;
-use super::config::{ConfigReader, show};
+use super::config::ConfigReader;
+use super::heads;
 use super::rope::{self, Rotary, Share};
 
 pub(super) const MOST_LAYERS: usize = 1024;
@@ -28,7 +29,8 @@ pub(super) struct DecoderSpec {
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
     pub(super) context_length: usize,
-    pub(super) rotary: Rotary,
+    /// How queries and keys of each layer are rotated, if they are.
+    pub(super) rotary: Vec<Option<Rotary>>,
     pub(super) multipliers: Multipliers,
     /// Cap of attention's scores, and of the logits.
     pub(super) softcaps: [Option<f32>; 2],
@@ -41,6 +43,48 @@ pub(super) struct DecoderSpec {
     pub(super) windows: Vec<Option<usize>>,
     /// Whether the head is the embedding.
     pub(super) tied: bool,
+    pub(super) end: End,
+}
+
+/// What a decoder is read for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum End {
+    /// The logits of each next token, with caches of those before it.
+    NextToken,
+    /// The hidden states of whole texts.
+    Hidden,
+    /// The scores of each text's classes, made of its last token's state.
+    Classes {
+        labels: Vec<String>,
+        scores: Scores,
+        /// The token that isn't any text's last.
+        padding: u32,
+    },
+}
+
+impl End {
+    fn read(config: &mut ConfigReader<'_>, task: Task) -> Self {
+        match task {
+            Task::FeatureExtraction => Self::Hidden,
+            Task::TextClassification => Self::classes(config),
+            _ => Self::NextToken,
+        }
+    }
+
+    /// The head that transformers puts on a decoder for classes.
+    fn classes(config: &mut ConfigReader<'_>) -> Self {
+        let padding = config.get("pad_token_id").and_then(Value::as_u64);
+        let padding = padding.and_then(|id| u32::try_from(id).ok());
+        if padding.is_none() {
+            config.unsupported("pad_token_id", "is no token: transformers then reads one text at a time. Write the token that pads texts".into());
+        }
+        let labels = heads::labels(config);
+        Self::Classes {
+            scores: heads::scores(config, &labels),
+            labels,
+            padding: padding.unwrap_or_default(),
+        }
+    }
 }
 
 /// Constant factors; `None` is 1.
@@ -122,7 +166,18 @@ impl DecoderSpec {
     /// What all families spell alike: no biases, no windows, no norms of queries and keys, norms
     /// before attention and MLP, no multipliers but that of scaled dot products. `share` of each
     /// head is rotated.
-    pub(super) fn read(config: &mut ConfigReader<'_>, share: Share) -> Self {
+    pub(super) fn read(config: &mut ConfigReader<'_>, task: Task, share: Share) -> Self {
+        Self::read_rotated(config, task, |config, head_dim| {
+            rope::read(config, head_dim, share)
+        })
+    }
+
+    /// As [`read`](Self::read), with the rotation of heads of a width that `rotary` reads.
+    pub(super) fn read_rotated(
+        config: &mut ConfigReader<'_>,
+        task: Task,
+        rotary: impl FnOnce(&mut ConfigReader<'_>, usize) -> Rotary,
+    ) -> Self {
         let hidden_size = config.required_size("hidden_size", WIDEST);
         let layers = config.required_size("num_hidden_layers", MOST_LAYERS);
         let heads = config.required_size("num_attention_heads", MOST_HEADS);
@@ -146,7 +201,7 @@ impl DecoderSpec {
         }
         Self {
             activation: Activation::read(config, "hidden_act"),
-            rotary: rope::read(config, head_dim, share),
+            rotary: vec![Some(rotary(config, head_dim)); layers],
             multipliers: Multipliers {
                 embedding: None,
                 attention: (1.0 / (head_dim as f64).sqrt()) as f32,
@@ -172,6 +227,7 @@ impl DecoderSpec {
             qk_norm: QkNorm::None,
             windows: vec![None; layers],
             tied: config.flag("tie_word_embeddings"),
+            end: End::read(config, task),
         }
     }
 }
@@ -197,95 +253,4 @@ pub(super) fn head_dim(
         );
     }
     (hidden_size / heads).max(1)
-}
-
-/// A window size, if the key is there.
-pub(super) fn window(config: &mut ConfigReader<'_>) -> Option<usize> {
-    config.size("sliding_window", LONGEST_CONTEXT)
-}
-
-/// For each layer whether `layer_types` calls it sliding; nothing where the key is absent or wrong.
-pub(super) fn sliding_layers(config: &mut ConfigReader<'_>, layers: usize) -> Option<Vec<bool>> {
-    const KEY: &str = "layer_types";
-    let value = config.get(KEY)?;
-    let Some(list) = value.as_array().filter(|list| list.len() == layers) else {
-        config.bad(
-            KEY,
-            format!(
-                "is {}; it must be a list of {layers} strings, one for each layer",
-                show(value)
-            ),
-        );
-        return None;
-    };
-    let kinds = list.iter().map(|kind| match kind.as_str() {
-        Some("full_attention") => Ok(false),
-        Some("sliding_attention") => Ok(true),
-        _ => Err(kind),
-    });
-    match kinds.collect::<Result<Vec<bool>, _>>() {
-        Ok(kinds) => Some(kinds),
-        Err(kind) => {
-            config.unsupported(
-                KEY,
-                format!(
-                    "has {}; dlc knows full_attention and sliding_attention",
-                    show(kind)
-                ),
-            );
-            None
-        }
-    }
-}
-
-/// Refuses `layer_types` that don't say `sliding` of every layer, for families in which all layers
-/// are alike.
-pub(super) fn require_all_layers(config: &mut ConfigReader<'_>, layers: usize, sliding: bool) {
-    if let Some(kinds) = sliding_layers(config, layers)
-        && kinds.contains(&!sliding)
-    {
-        let all = if sliding {
-            "sliding_attention"
-        } else {
-            "full_attention"
-        };
-        config.unsupported(
-            "layer_types",
-            format!("has other layers than {all}, which this architecture doesn't"),
-        );
-    }
-}
-
-/// The windows of the qwen families: `use_sliding_window` decides whether there are any,
-/// `layer_types` which layers have one, and where that is absent all from `max_window_layers` on.
-pub(super) fn qwen_windows(config: &mut ConfigReader<'_>, layers: usize) -> Vec<Option<usize>> {
-    let wanted = config.flag("use_sliding_window");
-    let window = window(config).filter(|_| wanted);
-    let first = config.get("max_window_layers").and_then(Value::as_u64);
-    let kinds = sliding_layers(config, layers);
-    if kinds
-        .as_ref()
-        .is_some_and(|kinds| window.is_none() && kinds.contains(&true))
-    {
-        config.bad(
-            "layer_types",
-            "has sliding_attention, but `use_sliding_window` and `sliding_window` give no window"
-                .into(),
-        );
-    }
-    if first.is_none() && window.is_some() && kinds.is_none() {
-        config.bad(
-            "max_window_layers",
-            "must be a whole number from 0 on".into(),
-        );
-    }
-    let first = first.unwrap_or_default();
-    let sliding = |layer: usize| {
-        kinds.as_ref().map_or(layer as u64 >= first, |kinds| {
-            kinds.get(layer) == Some(&true)
-        })
-    };
-    (0..layers)
-        .map(|layer| window.filter(|_| sliding(layer)))
-        .collect()
 }

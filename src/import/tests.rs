@@ -3,7 +3,9 @@
 mod configurations;
 mod diffusers;
 mod goldens;
+mod layers;
 mod resolved;
+mod rotations;
 mod tensors;
 
 use std::collections::{BTreeMap, BTreeSet};

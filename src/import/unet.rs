@@ -6,6 +6,7 @@
 //! `mid.resnet.J` and `mid.attn.J`. Layers count stages.
 
 use dlc_ir::{Diffusion, Dim, IrError, Op, Task, ValueId, sym};
+use dlc_methods::diffusion::inputs;
 
 use super::diffusers::{embed, float_input, id_input, lowered};
 use super::net::Net;
@@ -36,7 +37,7 @@ impl Architecture for UnetSpec {
             sym(Diffusion::HEIGHT),
             sym(Diffusion::WIDTH),
         ];
-        let image = float_input(net, "sample", &sides)?;
+        let image = float_input(net, inputs::SAMPLE, &sides)?;
         let (conditions, image) = self.conditions(net, image)?;
         let first = self.channels.first().copied().unwrap_or(1);
         let [kernel, last_kernel] = self.kernels;
@@ -70,22 +71,22 @@ impl UnetSpec {
         net: &mut Net<'_>,
         image: ValueId,
     ) -> Result<(Conditions, ValueId), IrError> {
-        let timestep = float_input(net, "timestep", &[])?;
+        let timestep = float_input(net, inputs::TIMESTEP, &[])?;
         let text = self
             .diffusion
             .text_width
-            .map(|width| float_input(net, "encoder_hidden_states", &[sym("text"), width.into()]))
+            .map(|width| float_input(net, inputs::TEXT, &[sym("text"), width.into()]))
             .transpose()?;
         let labels = self
             .diffusion
             .classes
-            .map(|_| id_input(net, "class_labels"))
+            .map(|_| id_input(net, inputs::CLASS_LABELS))
             .transpose()?;
         let addition = match self.addition {
             Some(a) => Some((
                 a,
-                float_input(net, "text_embeds", &[a.text.into()])?,
-                float_input(net, "time_ids", &[a.sizes.into()])?,
+                float_input(net, inputs::POOLED_TEXT, &[a.text.into()])?,
+                float_input(net, inputs::TIME_IDS, &[a.sizes.into()])?,
             )),
             None => None,
         };

@@ -14,7 +14,7 @@ const LAYER_EPS: f32 = 1e-5;
 /// What blocks read besides the image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Conditions {
-    /// The embedded noise level behind `silu`, `[batch, embedding]`.
+    /// The embedded noise level after `silu`, `[batch, embedding]`.
     pub(super) level: ValueId,
     pub(super) text: Option<ValueId>,
 }

@@ -71,7 +71,7 @@ impl Common {
         common
     }
 
-    /// What heights and widths must be multiples of. With `sized_up`, stages on the way up are told
+    /// What heights and widths must be multiples of. With `sized_up`, stages on the way up take
     /// the sizes that those on the way down had, which mends what was rounded up.
     pub(super) fn size_step(&self, sized_up: bool) -> usize {
         if sized_up && self.downsample_padding > 0 {

@@ -10,13 +10,13 @@ pub(super) struct UnetSpec {
     pub(super) channels: Vec<usize>,
     /// Resnets of each stage on the way down; on the way up there is one more.
     pub(super) layers: Vec<usize>,
-    /// What stands behind each resnet of a stage on the way down, in the middle, and on the way up.
+    /// What follows each resnet of a stage on the way down, in the middle, and on the way up.
     pub(super) down: Vec<Mixer>,
     /// Nothing where there is no middle.
     pub(super) middle: Option<Mixer>,
     pub(super) up: Vec<Mixer>,
-    /// Zeros around the image where it is halved: 1 on all sides, or 0 for one row behind and one
-    /// column.
+    /// Zeros around the image where it is halved: 1 on all sides, or 0 for one row below and one
+    /// column on the right.
     pub(super) downsample_padding: usize,
     pub(super) groups: usize,
     /// Groups of the norm before attention in the middle, if that has another number.

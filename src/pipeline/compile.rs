@@ -178,14 +178,19 @@ struct Opened {
     uses: BTreeSet<Use>,
 }
 
-/// The checkpoint with its adapters, imported as the request asks.
+/// The checkpoint with its adapters, imported as the request asks, of a model that the deployment
+/// target runs.
 pub(super) fn adapted(request: &CompileRequest) -> Result<Adapted, PipelineError> {
     let options = ImportOptions {
         dtype: request.dtype,
         ignore_keys: request.ignore_keys.clone(),
     };
     let names = request.adapter_names.as_deref();
-    adapters::import_adapted(&request.model, &request.adapters, names, &options)
+    let adapted = adapters::import_adapted(&request.model, &request.adapters, names, &options)?;
+    if let Some(target) = request.deploy {
+        target.check(&adapted.imported.module.model)?;
+    }
+    Ok(adapted)
 }
 
 /// Opens all that is read; `unfed` are the passes that will run, for what they need.
@@ -198,12 +203,14 @@ fn open(
     monitor.phase("reading the checkpoint");
     let names = request.adapter_names.as_deref();
     let Adapted {
-        checkpoint,
+        mut checkpoint,
         adapters: opened,
         adopted,
         imported,
     } = adapted(request)?;
     let (mut module, mut sources) = (imported.module, imported.sources);
+    checkpoint.write_derived(beside(request))?;
+    module.take_side_files(checkpoint.side_files());
     monitor.needs(needs_of(&module, unfed, request.threads));
     monitor.phase("hashing and checking weights");
     let inputs = stamps(&checkpoint, &opened, &module.side_files)?;
@@ -249,6 +256,14 @@ fn check_generation(checkpoint: &Checkpoint, model: &ModelInfo) -> Result<(), Pi
     generation(checkpoint, &any_token, false).map(drop)
 }
 
+/// The folder that the bundle's folder lies in, where there is room for what nobody keeps.
+fn beside(request: &CompileRequest) -> &Path {
+    let parent = request.output.parent();
+    parent
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
 /// Runs the passes, and warns of what they met.
 fn transform(
     request: &CompileRequest,
@@ -272,15 +287,11 @@ fn transform(
         .map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
     let samplers = samplers(checkpoint);
-    let beside = request
-        .output
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty());
     let machine = BundleMachine {
         profile: request.profile,
         backend: &request.backend,
         threads: request.threads,
-        scratch: beside.unwrap_or(Path::new(".")).to_owned(),
+        scratch: beside(request).to_owned(),
         monitor,
     };
     let passes = passes(

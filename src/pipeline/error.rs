@@ -56,6 +56,22 @@ pub enum PipelineError {
     /// Weights that are NaN or infinite.
     #[error("NaN or infinite numbers stand in {} of the weights: {}; mend the checkpoint, or compile it as it is with --allow-nan", .0.len(), shown(.0))]
     NonFinite(Vec<(String, usize)>),
+    /// Converted weights that aren't finite in the type asked for.
+    #[error("NaN or infinite numbers stand in {} of the tensors once they are {dtype}: {}; take another element type with --dtype, if they are finite in it", .tensors.len(), shown(.tensors))]
+    Converted {
+        /// The type.
+        dtype: dlc_ir::DType,
+        /// The tensors, with the first such element.
+        tensors: Vec<(String, usize)>,
+    },
+    /// A checkpoint that this work can't be done on.
+    #[error("{}: {problem}", path.display())]
+    Misfit {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why not, and what can be done instead.
+        problem: String,
+    },
     /// Merged weights that are infinite in the type that they are stored in.
     #[error("merged values of {} tensors are too large for the type that they are stored in: {}; merge with a smaller weight, or convert the checkpoint to \
              bf16 or f32 first", .0.len(), shown(.0))]
@@ -115,6 +131,8 @@ impl Faulty for PipelineError {
             Self::Ir(e) => e.fault(),
             Self::Config { .. }
             | Self::NonFinite(_)
+            | Self::Converted { .. }
+            | Self::Misfit { .. }
             | Self::Overflow(_)
             | Self::Read { .. }
             | Self::Input(_)

@@ -82,6 +82,12 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
             ..ImportOptions::default()
         },
     )?;
+    if checkpoint.is_gguf() {
+        return Err(PipelineError::Misfit {
+            path: request.model.clone(),
+            problem: "is GGUF, and `dlc merge` writes what it reads. Make a checkpoint of it with `dlc convert` first".into(),
+        });
+    }
     let (mut module, mut sources, mut warnings) = (
         imported.module,
         imported.sources,

@@ -4,7 +4,9 @@
 use dlc_passes::{Needs, Sources, rehearse_passes};
 
 use super::adapters::{self, Adapted};
-use super::compile::{CompileRequest, adapted, located, needs_of, passes, samplers, steps_of, unfed};
+use super::compile::{
+    CompileRequest, adapted, located, needs_of, passes, samplers, steps_of, unfed,
+};
 use super::error::PipelineError;
 
 /// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights

@@ -74,7 +74,11 @@ fn file_name(path: &Path) -> String {
 }
 
 fn text(name: String, value: &Value) -> CopiedFile {
-    let bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
+    made(name, serde_json::to_vec_pretty(value).unwrap_or_default())
+}
+
+/// A file of these bytes.
+pub(super) fn made(name: String, bytes: Vec<u8>) -> CopiedFile {
     CopiedFile {
         name,
         from: Origin::Assembled {
@@ -107,20 +111,17 @@ fn weights(
     tensors: &[(&str, &TensorRecord)],
     stored: &mut WeightTable,
 ) -> Result<CopiedFile, PipelineError> {
-    let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
-    let mut end = 0;
-    for (name, record) in tensors {
-        let start = end;
-        end += record.blob.as_ref().len();
-        header.insert((*name).to_owned(), json!({"dtype": type_name(record.dtype), "shape": record.shape, "data_offsets": [start, end]}));
-    }
-    let mut head = serde_json::to_vec(&header).unwrap_or_default();
-    head.resize(head.len().next_multiple_of(8), b' ');
-    let mut at = 8 + head.len() as u64;
-    let mut pieces = vec![(
-        0,
-        [&(head.len() as u64).to_le_bytes(), head.as_slice()].concat(),
-    )];
+    let head = header(tensors.iter().map(|(name, record)| {
+        let length = record.blob.as_ref().len();
+        (
+            *name,
+            type_name(record.dtype),
+            record.shape.as_slice(),
+            length,
+        )
+    }));
+    let mut at = head.len() as u64;
+    let mut pieces = vec![(0, head)];
     let mut patches = Vec::new();
     for (name, record) in tensors {
         match (stored.find(name), record.expr()) {
@@ -140,12 +141,32 @@ fn weights(
     })
 }
 
+/// The beginning of a safetensors file of tensors with these names, types, shapes and lengths in
+/// bytes, which lie after each other.
+pub(super) fn header<'t>(
+    tensors: impl Iterator<Item = (&'t str, String, &'t [usize], usize)>,
+) -> Vec<u8> {
+    let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
+    let mut end = 0;
+    for (name, dtype, shape, length) in tensors {
+        let start = end;
+        end += length;
+        header.insert(
+            name.to_owned(),
+            json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}),
+        );
+    }
+    let mut head = serde_json::to_vec(&header).unwrap_or_default();
+    head.resize(head.len().next_multiple_of(8), b' ');
+    [&(head.len() as u64).to_le_bytes(), head.as_slice()].concat()
+}
+
 /// An element type as safetensors calls it.
-fn type_name(dtype: StoredType) -> String {
+pub(super) fn type_name(dtype: StoredType) -> String {
     match dtype {
         StoredType::Float(DType::F16) => "F16".into(),
         StoredType::Float(DType::Bf16) => "BF16".into(),
-        StoredType::Float(_) => "F32".into(),
+        StoredType::Float(_) | StoredType::Packed(_) => "F32".into(),
         StoredType::Other(other) => other.to_string(),
     }
 }

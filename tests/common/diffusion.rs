@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use dlc_bundle::Profile;
 use dlc_eval::{Array, ArrayData};
 use dlc_ir::DType;
-use dlc_runtime::{Backend, BackendKind, Bundle, HostData, HostTensor, Session, SessionOptions};
+use dlc_runtime::BackendKind;
 
 use super::fixture;
 use super::golden::{module, recorded};
-use super::session::export;
+use super::session::{Arrays, Engine, Runner, close};
 
 /// The goldens of diffusion models.
 pub const DIFFUSION: &[&str] = &[
@@ -90,103 +89,66 @@ impl DiffusionGolden {
 
     /// Fails unless the sample is within `tolerance` of the reference.
     pub fn check(&self, found: &[f32], tolerance: f32) -> Result<(), String> {
-        let expected = self.sample.as_f32().unwrap();
-        if found.len() != expected.len() {
-            return Err(format!(
-                "{}: {} numbers, not {}",
-                self.name,
-                found.len(),
-                expected.len()
-            ));
-        }
-        let errors = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
-        let worst = errors.fold(0f32, |worst, e| {
-            if e.is_nan() {
-                f32::INFINITY
-            } else {
-                worst.max(e)
-            }
-        });
-        if worst <= tolerance {
-            Ok(())
-        } else {
-            Err(format!(
-                "{}: largest error {worst:e}, allowed {tolerance:e}",
-                self.name
-            ))
-        }
+        close(self.name, found, self.sample.as_f32().unwrap(), tolerance)
     }
 }
 
-/// Exports a golden and compares its sample with what `backend` computes.
+/// Compares a golden's sample with what `engine` computes, and the same for other sizes. A backend
+/// takes one noise level for all images too, and no other number of them.
 pub fn check_diffusion(
-    backend: &Backend,
+    engine: &Engine,
     name: &'static str,
-    profile: Profile,
     dtype: DType,
     tolerance: f32,
 ) -> Result<(), String> {
     let golden = DiffusionGolden::read(name);
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("bundle");
-    export(&module(name, dtype), profile, &out);
-    let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
-    let mut session = Session::load(backend, &bundle, "target", None, &SessionOptions::default())
-        .map_err(|e| e.to_string())?;
-    check_step(&mut session, &golden, tolerance)?;
-    for other in golden.other_sizes() {
-        let size = other.inputs["sample"].shape()[2..].to_vec();
-        check_step(&mut session, &other, tolerance).map_err(|e| format!("{size:?}: {e}"))?;
+    let module = module(name, dtype);
+    let is_free = module.model.diffusion.as_ref().unwrap().size_step.is_some();
+    let sizes = golden.other_sizes();
+    assert_eq!(!sizes.is_empty(), is_free, "{name}");
+    let mut runner = engine.load(module)?;
+    for golden in [&golden].into_iter().chain(&sizes) {
+        let found = sample_of(runner.run(&golden.inputs)?)?;
+        golden
+            .check(found.as_f32().unwrap(), tolerance)
+            .map_err(|e| format!("{:?}: {e}", golden.sample.shape()))?;
     }
-    check_one_level(&mut session, name, tensors(&golden))?;
-    // tract ends the whole process instead.
-    if backend.kind() == BackendKind::OnnxRuntime {
-        check_other_levels(&mut session, name, &tensors(&golden))?;
+    if let Engine::Backend(backend, _) = engine {
+        check_one_level(&mut runner, &golden)?;
+        // tract ends the whole process instead.
+        if backend.kind() == BackendKind::OnnxRuntime {
+            check_other_levels(&mut runner, &golden)?;
+        }
     }
     Ok(())
 }
 
-fn check_step(
-    session: &mut Session,
-    golden: &DiffusionGolden,
-    tolerance: f32,
-) -> Result<(), String> {
-    let outputs = session
-        .run_host(&tensors(golden))
-        .map_err(|e| e.to_string())?;
-    let found = outputs
-        .iter()
-        .find(|(n, _)| n == "out_sample")
-        .ok_or("the sample is missing")?;
-    golden.check(
-        &found.1.to_f32().ok_or("the sample is no floats")?,
-        tolerance,
-    )
+fn sample_of(mut outputs: Arrays) -> Result<Array, String> {
+    outputs
+        .remove("out_sample")
+        .ok_or_else(|| "the sample is missing".to_owned())
+}
+
+/// `inputs` with these noise levels.
+fn at_levels(inputs: &Arrays, levels: Vec<f32>) -> Arrays {
+    let mut inputs = inputs.clone();
+    let levels = Array::f32([levels.len()], levels).unwrap();
+    inputs.insert("timestep".into(), levels);
+    inputs
 }
 
 /// Fails unless the graph refuses numbers of noise levels that are neither one nor that of the
 /// images, of all images and of one alone.
-fn check_other_levels(
-    session: &mut Session,
-    name: &str,
-    inputs: &[(&str, HostTensor)],
-) -> Result<(), String> {
-    let images = inputs
-        .iter()
-        .find(|(n, _)| *n == "sample" || *n == "hidden_states")
-        .map_or(0, |(_, sample)| sample.shape[0]);
+fn check_other_levels(runner: &mut Runner, golden: &DiffusionGolden) -> Result<(), String> {
+    let images = golden.sample.shape()[0];
     for few in [images, 1] {
-        let mut fed: Vec<(&str, HostTensor)> = inputs
-            .iter()
-            .map(|(n, tensor)| (*n, first_rows(tensor, images, few)))
+        let inputs = golden.inputs.iter();
+        let fed: Arrays = inputs
+            .map(|(name, array)| (name.clone(), first_rows(array, images, few)))
             .collect();
         for levels in (0..=images + 2).filter(|levels| *levels != 1 && *levels != few) {
-            for (n, tensor) in &mut fed {
-                if *n == "timestep" {
-                    *tensor = HostTensor::f32([levels], vec![321.0; levels]);
-                }
-            }
-            if session.run_host(&fed).is_ok() {
+            if runner.run(&at_levels(&fed, vec![321.0; levels])).is_ok() {
+                let name = golden.name;
                 return Err(format!(
                     "{name}: {levels} noise levels of {few} images are taken"
                 ));
@@ -196,61 +158,35 @@ fn check_other_levels(
     Ok(())
 }
 
-/// The first `few` rows of a tensor with one row for each of `images` images.
-fn first_rows(tensor: &HostTensor, images: usize, few: usize) -> HostTensor {
-    let mut shape = tensor.shape.clone();
+/// The first `few` rows of an array with one row for each of `images` images.
+fn first_rows(array: &Array, images: usize, few: usize) -> Array {
+    let mut shape = array.shape().to_vec();
     if shape.first() != Some(&images) {
-        return tensor.clone();
+        return array.clone();
     }
     shape[0] = few;
     let n = shape.iter().product();
-    let data = match &tensor.data {
-        HostData::F32(data) => HostData::F32(data[..n].to_vec()),
-        HostData::F16(data) => HostData::F16(data[..n].to_vec()),
-        HostData::I64(data) => HostData::I64(data[..n].to_vec()),
-    };
-    HostTensor { shape, data }
-}
-
-fn tensors(golden: &DiffusionGolden) -> Vec<(&str, HostTensor)> {
-    let tensor = |array: &Array| match array.data() {
-        ArrayData::I64(data) => HostTensor::i64(array.shape(), data.clone()),
-        ArrayData::F32(data) => HostTensor::f32(array.shape(), data.clone()),
-    };
-    golden
-        .inputs
-        .iter()
-        .map(|(n, a)| (n.as_str(), tensor(a)))
-        .collect()
+    match array.data() {
+        ArrayData::F32(data) => Array::f32(shape, data[..n].to_vec()),
+        ArrayData::I64(data) => Array::i64(shape, data[..n].to_vec()),
+    }
+    .unwrap()
 }
 
 /// Fails unless one noise level for all images is as good as the same for each.
-fn check_one_level(
-    session: &mut Session,
-    name: &str,
-    mut inputs: Vec<(&str, HostTensor)>,
-) -> Result<(), String> {
-    let at = inputs
-        .iter()
-        .position(|(n, _)| *n == "timestep")
-        .ok_or("there is no timestep")?;
-    let images = inputs[at].1.shape[0];
-    let mut sample = |levels: Vec<f32>| {
-        inputs[at].1 = HostTensor::f32([levels.len()], levels);
-        let outputs = session
-            .run_host(&inputs)
-            .map_err(|e| format!("{name}: {e}"))?;
-        Ok::<_, String>(
-            outputs
-                .into_iter()
-                .find(|(n, _)| n == "out_sample")
-                .map(|(_, sample)| (sample.shape.clone(), sample.to_f32())),
-        )
+fn check_one_level(runner: &mut Runner, golden: &DiffusionGolden) -> Result<(), String> {
+    let images = golden.sample.shape()[0];
+    let mut sample = |levels: usize| {
+        let inputs = at_levels(&golden.inputs, vec![321.0; levels]);
+        runner
+            .run(&inputs)
+            .and_then(sample_of)
+            .map_err(|e| format!("{}: {e}", golden.name))
     };
-    let (each, all) = (sample(vec![321.0; images])?, sample(vec![321.0])?);
-    if each == all {
+    if sample(images)? == sample(1)? {
         Ok(())
     } else {
+        let name = golden.name;
         Err(format!(
             "{name}: one noise level for {images} images isn't the same for each"
         ))

@@ -13,6 +13,7 @@ use dlc_ir::{DType, Module, Task};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use super::session::{Arrays, Runner, same_length, within, worst_error};
 use super::{fixture, folders};
 
 /// The goldens of decoders: every folder whose configuration names one.
@@ -22,8 +23,10 @@ static DECODERS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
         FAMILIES
             .iter()
-            .filter(|family| config["model_type"] == family.model_type)
-            .any(|family| family.architectures[0].1 == Task::TextGeneration)
+            .flat_map(|family| family.architectures)
+            .any(|(name, task)| {
+                config["architectures"][0] == *name && *task == Task::TextGeneration
+            })
     };
     let mut names: Vec<String> = folders("goldens").into_iter().filter(is_decoder).collect();
     assert!(names.len() >= 14, "{names:?}");
@@ -62,6 +65,9 @@ pub const ENCODERS: &[&str] = &[
     "deberta-v3",
     "deberta-v3-encoder",
     "deberta-v3-tokens",
+    "qwen3-encoder",
+    "llama-classifier",
+    "gemma3_text-classifier",
 ];
 
 /// How far logits may be from the reference, absolute, in f32.
@@ -180,41 +186,22 @@ impl EncoderGolden {
     }
 
     /// Fails unless the output is within `tolerance` of the reference; of `DeBERTa`, which masks
-    /// queries too, wherever there is a token.
+    /// queries too, and of decoders, of which padding before a text sees nothing, wherever there is
+    /// a token.
     pub fn check(&self, found: &[f32], tolerance: f32) -> Result<(), String> {
         let expected = self.output.1.as_f32().unwrap();
-        if found.len() != expected.len() {
-            return Err(format!(
-                "{}: {} numbers, not {}",
-                self.name,
-                found.len(),
-                expected.len()
-            ));
-        }
+        same_length(self.name, found, expected)?;
         let mask = self.inputs["attention_mask"].as_i64().unwrap();
         let width = expected.len() / mask.len();
         let counts = |i: usize| {
-            !(self.name.starts_with("deberta") && self.output.1.shape().len() == 3)
+            let by_token = self.output.1.shape().len() == 3;
+            let kinds = ["deberta", "qwen3"];
+            !(by_token && kinds.iter().any(|kind| self.name.starts_with(kind)))
                 || mask[i / width] == 1
         };
-        let errors = (0..expected.len())
-            .filter(|i| counts(*i))
-            .map(|i| (expected[i] - found[i]).abs());
-        let worst = errors.fold(0f32, |worst, e| {
-            if e.is_nan() {
-                f32::INFINITY
-            } else {
-                worst.max(e)
-            }
-        });
-        if worst <= tolerance {
-            Ok(())
-        } else {
-            Err(format!(
-                "{}: largest error {worst:e}, allowed {tolerance:e}",
-                self.name
-            ))
-        }
+        let pairs = found.iter().zip(expected).enumerate();
+        let pairs = pairs.filter(|(i, _)| counts(*i)).map(|(_, pair)| pair);
+        within(self.name, worst_error(pairs), tolerance)
     }
 }
 
@@ -289,52 +276,40 @@ impl Golden {
                 panic!("{case:?} is not recorded")
             }
         }];
-        if logits.len() != expected.len() {
-            return Err(format!(
-                "{} {case:?}: {} logits, not {}",
-                self.name,
-                logits.len(),
-                expected.len()
-            ));
-        }
+        let what = format!("{} {case:?}", self.name);
+        same_length(&what, logits, expected)?;
         let feed = self.feeds(case).1;
         let rows = feed.shape[0] * feed.shape[1];
         let width = expected.len() / rows;
         let is_token = |row: usize| case != Case::LeftPadded || feed.mask[row] == 1;
-        let errors = (0..expected.len())
-            .filter(|i| is_token(i / width))
-            .map(|i| (expected[i] - logits[i]).abs());
-        let worst = errors.fold(0f32, |worst, e| {
-            if e.is_nan() {
-                f32::INFINITY
-            } else {
-                worst.max(e)
-            }
-        });
-        if worst <= tolerance {
-            Ok(())
-        } else {
-            Err(format!(
-                "{} {case:?}: largest error {worst:e}, allowed {tolerance:e}",
-                self.name
-            ))
-        }
+        let pairs = logits.iter().zip(expected).enumerate();
+        let pairs = pairs
+            .filter(|(i, _)| is_token(i / width))
+            .map(|(_, pair)| pair);
+        within(&what, worst_error(pairs), tolerance)
     }
 }
 
 impl Feed {
-    /// Name, shape and data of the integer inputs.
-    pub fn integers(&self) -> [(&'static str, Vec<usize>, Vec<i64>); 3] {
+    /// The integer inputs, and empty caches where `caches` of a run before are none.
+    pub fn arrays(&self, runner: &Runner, caches: &Arrays) -> Arrays {
         let total = self.mask.len() / self.shape[0];
-        [
-            ("input_ids", self.shape.to_vec(), self.ids.clone()),
-            (
-                "attention_mask",
-                vec![self.shape[0], total],
-                self.mask.clone(),
-            ),
-            ("position_ids", self.shape.to_vec(), self.positions.clone()),
-        ]
+        let integers = [
+            ("input_ids", self.shape[1], &self.ids),
+            ("attention_mask", total, &self.mask),
+            ("position_ids", self.shape[1], &self.positions),
+        ];
+        let integers = integers.into_iter().map(|(name, length, data)| {
+            let array = Array::i64([self.shape[0], length], data.clone());
+            (name.to_owned(), array.unwrap())
+        });
+        let empty = |heads, width| Array::f32([self.shape[0], heads, 0, width], vec![]).unwrap();
+        let caches = runner.caches().into_iter().map(|(name, heads, width)| {
+            let present = caches.get(&name.replace("past_key_values", "present"));
+            let cache = present.cloned().unwrap_or_else(|| empty(heads, width));
+            (name, cache)
+        });
+        integers.chain(caches).collect()
     }
 
     /// The rows of one sequence only.

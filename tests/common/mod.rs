@@ -7,10 +7,13 @@ pub mod diffusion;
 pub mod drafts;
 pub mod golden;
 pub mod hub;
+pub mod lengths;
+pub mod ops;
 pub mod padding;
 pub mod quantized;
 pub mod sampling;
 pub mod session;
+pub mod suite;
 pub mod variants;
 
 use std::path::{Path, PathBuf};

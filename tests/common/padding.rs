@@ -1,12 +1,10 @@
 //! Batches of unequal sequences, padded on either side and then continued, as other people's
 //! runtimes run them.
 
-use dlc_bundle::Profile;
 use dlc_ir::DType;
-use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
 use super::golden::{Feed, Golden, TOLERANCE};
-use super::session::{export, run_once};
+use super::session::{Arrays, Engine, within, worst_error};
 
 /// Tokens of the first sequence before it is continued; of the others.
 const LENGTHS: [usize; 3] = [9, 6, 6];
@@ -42,25 +40,10 @@ impl Row {
 
 /// Fails unless each row of a batch says what it says alone: a whole one, one padded on the left,
 /// one on the right.
-pub fn check_padding(
-    backend: &Backend,
-    name: &'static str,
-    profile: Profile,
-) -> Result<(), String> {
+pub fn check_padding(engine: &Engine, name: &'static str) -> Result<(), String> {
     let golden = Golden::read(name);
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("bundle");
-    export(&golden.module(DType::F32), profile, &out);
-    let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
-    let weights = SharedWeights::open(&bundle, backend).map_err(|e| e.to_string())?;
-    let mut session = Session::load(
-        backend,
-        &bundle,
-        "target",
-        weights.as_ref(),
-        &SessionOptions::default(),
-    )
-    .map_err(|e| e.to_string())?;
+    let mut runner = engine.load(golden.module(DType::F32))?;
+    let mut run = |feed: &Feed, caches: &Arrays| runner.run(&feed.arrays(&runner, caches));
     let padding = LENGTHS[0] - LENGTHS[1];
     let mut rows = [(0, 0), (padding, 0), (0, padding)].map(|(before, after)| {
         let tokens = golden.ids[before + after..LENGTHS[0]].to_vec();
@@ -69,38 +52,26 @@ pub fn check_padding(
             tokens,
         }
     });
-    let mut caches = vec![];
+    let mut caches = Arrays::new();
     for step in 0..=STEPS {
         let fresh = if step == 0 { LENGTHS[0] } else { 1 };
         for row in rows.iter_mut().filter(|_| step > 0) {
             row.tokens.push(golden.ids[LENGTHS[0] + step]);
             row.mask.push(1);
         }
-        caches = run_once(&bundle, &mut session, &batch(&rows, fresh), &caches)?;
-        let logits = logits_of(&caches);
+        caches = run(&batch(&rows, fresh), &caches)?;
+        let logits = caches["logits"].as_f32().unwrap();
         let vocab = logits.len() / (rows.len() * fresh);
         for (r, row) in rows.iter().enumerate() {
-            let alone = logits_of(&run_once(&bundle, &mut session, &row.alone(), &[])?);
+            let alone = run(&row.alone(), &Arrays::new())?;
+            let alone = alone["logits"].as_f32().unwrap();
             let places = (row.mask.len() - fresh..row.mask.len()).filter(|&at| row.mask[at] == 1);
             for at in places {
                 let here = (r * fresh + at + fresh - row.mask.len()) * vocab;
                 let there = row.positions()[at] as usize * vocab;
-                let worst = logits[here..][..vocab]
-                    .iter()
-                    .zip(&alone[there..][..vocab])
-                    .map(|(a, b)| (a - b).abs());
-                let worst = worst.fold(0f32, |worst, e| {
-                    if e.is_nan() {
-                        f32::INFINITY
-                    } else {
-                        worst.max(e)
-                    }
-                });
-                if worst > TOLERANCE {
-                    return Err(format!(
-                        "{name}, step {step}, row {r}, place {at}: off by {worst:e}"
-                    ));
-                }
+                let pairs = logits[here..][..vocab].iter().zip(&alone[there..][..vocab]);
+                let what = format!("{name}, step {step}, row {r}, place {at}");
+                within(&what, worst_error(pairs), TOLERANCE)?;
             }
         }
     }
@@ -130,14 +101,4 @@ fn batch(rows: &[Row], fresh: usize) -> Feed {
         feed.mask.extend(&row.mask);
     }
     feed
-}
-
-fn logits_of(outputs: &[(String, HostTensor)]) -> Vec<f32> {
-    outputs
-        .iter()
-        .find(|(n, _)| n == "logits")
-        .unwrap()
-        .1
-        .to_f32()
-        .unwrap()
 }

@@ -1,19 +1,23 @@
-//! Goldens through a backend: exported with a profile, loaded, run.
+//! Modules as bundles, and graphs on any engine: the evaluator, or a backend in a profile.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use dlc_bundle::{CacheLayout, Manifest, Profile, Source};
+use dlc_eval::{Array, ArrayData};
 use dlc_exporters::{BundleRequest, SearchDefaults, write_bundle};
-use dlc_ir::{DType, Module};
+use dlc_ir::{DType, Dim, Module};
 use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
-use super::golden::{Case, EncoderGolden, Feed, Golden, module};
+/// Inputs or outputs by name.
+pub type Arrays = BTreeMap<String, Array>;
 
 /// Writes `module` as a bundle.
 pub fn export(module: &Module, profile: Profile, out: &Path) -> Manifest {
     let source = Source {
         name: "golden".into(),
-        files: std::collections::BTreeMap::new(),
+        files: BTreeMap::new(),
     };
     let request = BundleRequest {
         deploy: None,
@@ -21,146 +25,199 @@ pub fn export(module: &Module, profile: Profile, out: &Path) -> Manifest {
         source,
         passes: vec![],
         force: false,
-        rewritten: std::collections::BTreeMap::new(),
+        rewritten: BTreeMap::new(),
         search: SearchDefaults::default(),
         version: "test".into(),
     };
     write_bundle(module, &request, out, &()).unwrap()
 }
 
-/// Exports a golden and compares all that it records with what `backend` computes.
-pub fn check_golden(
-    backend: &Backend,
-    name: &'static str,
-    profile: Profile,
-    dtype: DType,
-    case: Case,
-    tolerance: f32,
-) -> Result<(), String> {
-    let golden = Golden::read(name);
+/// What runs a graph.
+#[derive(Debug, Clone)]
+pub enum Engine {
+    /// Runs the IR itself, in single precision.
+    Evaluator,
+    /// Runs what a profile lowers the IR to.
+    Backend(Backend, Profile),
+}
+
+impl Engine {
+    /// The engine's name in a test's title.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Evaluator => "evaluator",
+            Self::Backend(_, profile) => profile.name(),
+        }
+    }
+
+    /// The target of `module`, ready to run.
+    pub fn load(&self, module: Module) -> Result<Runner, String> {
+        match self {
+            Self::Evaluator => Ok(Runner::Evaluator(Box::new(module))),
+            Self::Backend(backend, profile) => {
+                load(backend, *profile, &module).map(|loaded| Runner::Session(Box::new(loaded)))
+            }
+        }
+    }
+}
+
+/// A graph that is ready to run.
+pub enum Runner {
+    Evaluator(Box<Module>),
+    Session(Box<Loaded>),
+}
+
+/// A bundle's target on a backend.
+pub struct Loaded {
+    // The session reads the mapped weights, and these the folder.
+    session: Session,
+    _weights: Option<Arc<SharedWeights>>,
+    bundle: Bundle,
+    _folder: tempfile::TempDir,
+}
+
+fn load(backend: &Backend, profile: Profile, module: &Module) -> Result<Loaded, String> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
-    export(&golden.module(dtype), profile, &out);
+    export(module, profile, &out);
     let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
     let weights = SharedWeights::open(&bundle, backend).map_err(|e| e.to_string())?;
-    let mut session = Session::load(
-        backend,
-        &bundle,
-        "target",
-        weights.as_ref(),
-        &SessionOptions::default(),
-    )
-    .map_err(|e| e.to_string())?;
-    let logits = run_case(&bundle, &mut session, &golden, case)?;
-    golden.check(case, &logits, tolerance)
-}
-
-/// Exports an encoder's golden and compares what it records with what `backend` computes.
-pub fn check_encoder(
-    backend: &Backend,
-    name: &'static str,
-    profile: Profile,
-    dtype: DType,
-    tolerance: f32,
-) -> Result<(), String> {
-    let golden = EncoderGolden::read(name);
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("bundle");
-    export(&module(name, dtype), profile, &out);
-    let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
-    let mut session = Session::load(backend, &bundle, "target", None, &SessionOptions::default())
+    let options = SessionOptions::default();
+    let session = Session::load(backend, &bundle, "target", weights.as_ref(), &options)
         .map_err(|e| e.to_string())?;
-    let inputs: Vec<(&str, HostTensor)> = golden
-        .inputs
-        .iter()
-        .map(|(n, a)| {
-            (
-                n.as_str(),
-                HostTensor::i64(a.shape(), a.as_i64().unwrap().to_vec()),
-            )
-        })
-        .collect();
-    let outputs = session.run_host(&inputs).map_err(|e| e.to_string())?;
-    let found = outputs
-        .iter()
-        .find(|(n, _)| n == golden.output())
-        .ok_or("the output is missing")?;
-    let tolerance = if dtype == DType::F16 {
-        tolerance * golden.scale()
-    } else {
-        tolerance
-    };
-    golden.check(&found.1.to_f32().unwrap(), tolerance)
+    Ok(Loaded {
+        session,
+        _weights: weights,
+        bundle,
+        _folder: folder,
+    })
 }
 
-fn run_case(
-    bundle: &Bundle,
-    session: &mut Session,
-    golden: &Golden,
-    case: Case,
-) -> Result<Vec<f32>, String> {
-    let (before, feed) = golden.feeds(case);
-    let run =
-        |session: &mut Session, before: Option<&Feed>, feed: &Feed| -> Result<Vec<f32>, String> {
-            let caches = match before {
-                Some(before) => run_once(bundle, session, before, &[])?,
-                None => vec![],
-            };
-            let outputs = run_once(bundle, session, feed, &caches)?;
-            Ok(outputs
-                .iter()
-                .find(|(n, _)| n == "logits")
-                .unwrap()
-                .1
-                .to_f32()
-                .unwrap())
-        };
-    // GroupQueryAttention takes several tokens after a past for one sequence only.
-    if bundle.manifest().caches == CacheLayout::InPlace && before.is_some() {
-        let rows = (0..feed.shape[0]).map(|row| {
-            run(
-                session,
-                before.as_ref().map(|b| b.row(row)).as_ref(),
-                &feed.row(row),
-            )
-        });
-        return Ok(rows.collect::<Result<Vec<_>, _>>()?.concat());
-    }
-    run(session, before.as_ref(), &feed)
-}
-
-/// One run; `caches` are the outputs of the run before.
-pub fn run_once(
-    bundle: &Bundle,
-    session: &mut Session,
-    feed: &Feed,
-    caches: &[(String, HostTensor)],
-) -> Result<Vec<(String, HostTensor)>, String> {
-    let graph = bundle.graph("target").map_err(|e| e.to_string())?;
-    let mut inputs: Vec<(String, HostTensor)> = Vec::new();
-    for port in &graph.inputs {
-        if let Some((_, shape, data)) = feed.integers().into_iter().find(|(n, ..)| *n == port.name)
-        {
-            inputs.push((port.name.clone(), HostTensor::i64(shape, data)));
-            continue;
+impl Runner {
+    /// All outputs. Inputs that the graph doesn't have are left out.
+    pub fn run(&mut self, inputs: &Arrays) -> Result<Arrays, String> {
+        match self {
+            Self::Evaluator(module) => {
+                let graph = module.graph("target").unwrap();
+                let mut taken = inputs.clone();
+                taken.retain(|name, _| graph.find_input(name).is_some());
+                dlc_eval::run(graph, &module.weights, &taken).map_err(|e| e.to_string())
+            }
+            Self::Session(loaded) => loaded.run(inputs),
         }
-        let present = port.name.replace("past_key_values", "present");
-        let cache = caches
-            .iter()
-            .find(|(n, _)| *n == present)
-            .map(|(_, t)| t.clone());
-        let heads: usize = port.shape[1].parse().unwrap();
-        let width: usize = port.shape[3].parse().unwrap();
-        inputs.push((
-            port.name.clone(),
-            cache.unwrap_or_else(|| {
-                HostTensor::floats(port.dtype, [feed.shape[0], heads, 0, width], &[])
-            }),
-        ));
     }
-    let borrowed: Vec<(&str, HostTensor)> = inputs
-        .iter()
-        .map(|(n, t)| (n.as_str(), t.clone()))
-        .collect();
-    session.run_host(&borrowed).map_err(|e| e.to_string())
+
+    /// Name, heads and width of each cache that the graph takes.
+    pub fn caches(&self) -> Vec<(String, usize, usize)> {
+        match self {
+            Self::Evaluator(module) => {
+                let graph = module.graph("target").unwrap();
+                let caches = graph.inputs().iter().filter(|i| i.cache.is_some());
+                let known = |dim: &Dim| dim.known().unwrap();
+                caches
+                    .map(|i| {
+                        let dims = &graph.value(i.value).ty.shape.0;
+                        (i.name.clone(), known(&dims[1]), known(&dims[3]))
+                    })
+                    .collect()
+            }
+            Self::Session(loaded) => {
+                let ports = &loaded.bundle.graph("target").unwrap().inputs;
+                let caches = ports
+                    .iter()
+                    .filter(|p| p.name.starts_with("past_key_values"));
+                caches
+                    .map(|p| {
+                        let size = |axis: usize| p.shape[axis].parse().unwrap();
+                        (p.name.clone(), size(1), size(3))
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// Whether several tokens after a past are taken for one sequence only, as
+    /// `GroupQueryAttention` does.
+    pub fn continues_one_sequence_only(&self) -> bool {
+        match self {
+            Self::Evaluator(_) => false,
+            Self::Session(loaded) => loaded.bundle.manifest().caches == CacheLayout::InPlace,
+        }
+    }
+
+    /// The session, if a backend runs the graph.
+    pub fn session(&self) -> Option<&Session> {
+        match self {
+            Self::Evaluator(_) => None,
+            Self::Session(loaded) => Some(&loaded.session),
+        }
+    }
+}
+
+impl Loaded {
+    fn run(&mut self, inputs: &Arrays) -> Result<Arrays, String> {
+        let ports = &self
+            .bundle
+            .graph("target")
+            .map_err(|e| e.to_string())?
+            .inputs;
+        let taken = ports.iter().filter_map(|port| {
+            let array = inputs.get(&port.name)?;
+            Some((port.name.as_str(), tensor(array, port.dtype)))
+        });
+        let taken: Vec<(&str, HostTensor)> = taken.collect();
+        let outputs = self.session.run_host(&taken).map_err(|e| e.to_string())?;
+        let array = |(name, tensor): (String, HostTensor)| {
+            let numbers = tensor.to_f32().ok_or(format!("{name} isn't of floats"))?;
+            Ok((name, Array::f32(tensor.shape, numbers).unwrap()))
+        };
+        outputs.into_iter().map(array).collect()
+    }
+}
+
+fn tensor(array: &Array, dtype: DType) -> HostTensor {
+    match array.data() {
+        ArrayData::I64(data) => HostTensor::i64(array.shape(), data.clone()),
+        ArrayData::F32(data) => HostTensor::floats(dtype, array.shape(), data),
+    }
+}
+
+/// The largest distance between two numbers at the same place, infinite where one is none.
+pub fn worst_error<'a>(pairs: impl IntoIterator<Item = (&'a f32, &'a f32)>) -> f32 {
+    let distance = |(a, b): (&f32, &f32)| if a == b { 0.0 } else { (a - b).abs() };
+    let worse = |worst: f32, e: f32| {
+        if e.is_nan() {
+            f32::INFINITY
+        } else {
+            worst.max(e)
+        }
+    };
+    pairs.into_iter().map(distance).fold(0.0, worse)
+}
+
+/// Fails where `error` is above `tolerance`.
+pub fn within(what: &str, error: f32, tolerance: f32) -> Result<(), String> {
+    if error <= tolerance {
+        Ok(())
+    } else {
+        Err(format!(
+            "{what}: largest error {error:e}, allowed {tolerance:e}"
+        ))
+    }
+}
+
+/// Fails unless `found` is of the length of `expected` and within `tolerance` of it.
+pub fn close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) -> Result<(), String> {
+    same_length(what, found, expected)?;
+    within(what, worst_error(found.iter().zip(expected)), tolerance)
+}
+
+/// Fails unless there are as many numbers as expected.
+pub fn same_length(what: &str, found: &[f32], expected: &[f32]) -> Result<(), String> {
+    if found.len() == expected.len() {
+        Ok(())
+    } else {
+        let (found, expected) = (found.len(), expected.len());
+        Err(format!("{what}: {found} numbers, not {expected}"))
+    }
 }

@@ -226,6 +226,7 @@ cases! {
     phi3_auto_map => compiles("model", &[]);
     phi4_mini_keys => compiles("model", &[]);
     sentence_default_prompt => runs("embedding", SHORT);
+    sentence_last_token => runs("embedding", SHORT);
     sentence_max_seq_length => runs("embedding", &["--text", LONG]);
     sentence_not_normalized => runs("embedding", SHORT);
     unet_no_mid_block => compiles("model", &[]);

@@ -152,19 +152,21 @@ impl Outcome {
     }
 }
 
-/// Name and bytes of every file of a folder.
+/// Name and bytes of every file of a folder, and of the folders in it.
 pub fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let files = fs::read_dir(folder)
+    let entries = fs::read_dir(folder)
         .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
         .map(Result::unwrap);
-    let mut files: Vec<_> = files
-        .map(|e| {
-            (
-                e.file_name().into_string().unwrap(),
-                fs::read(e.path()).unwrap(),
-            )
-        })
-        .collect();
+    let mut files = Vec::new();
+    for entry in entries {
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            let inner = contents(&entry.path()).into_iter();
+            files.extend(inner.map(|(file, bytes)| (format!("{name}/{file}"), bytes)));
+        } else {
+            files.push((name, fs::read(entry.path()).unwrap()));
+        }
+    }
     files.sort();
     files
 }
@@ -228,6 +230,7 @@ pub fn settings() -> insta::Settings {
         (r"\d+\.\d+(e-?\d+)? nats", "[LOSS] nats"),
         (r"█+ *( +\d\.\d+e-?\d+)+", "[SCORES]"),
         (r"compiled in \d+\.\d s.*;", "compiled in [TIME] s;"),
+        (r"converted in \d+\.\d s", "converted in [TIME] s"),
         (r"\d+\.\d tokens/s", "[SPEED] tokens/s"),
         (r"(?m)(\.onnx +)\d+(  [0-9a-f]{16})$", "$1[SIZE]$2"),
         (r"(?m)(  )[0-9a-f]{16}$", "$1[SHA256]"),

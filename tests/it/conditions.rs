@@ -1,4 +1,4 @@
-//! Pruned diffusion models by what they are told, nothing or a text, by command from checkpoint to
+//! Pruned diffusion models by what they are conditioned on, nothing or a text, by command from checkpoint to
 //! image.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::fs;
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
 use dlc_eval::{Array, ArrayData};
-use dlc_methods::diffusion::{noise, parse_scheduler_config, sampling_plan};
+use dlc_methods::diffusion::{DenoiserInput, noise, parse_scheduler_config, sampling_plan};
 use dlc_passes::Prompt;
 use dlc_passes::dip_go::supernet_sample;
 use dlc_runtime::{Bundle, read_tensors};
@@ -157,28 +157,33 @@ fn guidance_of_a_model_told_nothing_is_refused() {
     assert_eq!(shell.listing(), ["model"]);
 }
 
-/// What a golden was told beside image and noise level: the same text, but for its sign, for images
+/// What a golden was conditioned on beside image and noise level: the same text, but for its sign, for images
 /// without one.
-fn told(golden: &DiffusionGolden) -> BTreeMap<String, Array> {
-    let is_told = |name: &str| !matches!(name, "hidden_states" | "sample" | "timestep");
-    let mut told: BTreeMap<String, Array> = golden
+fn conditioning(golden: &DiffusionGolden) -> BTreeMap<String, Array> {
+    let is_conditioning = |name: &str| {
+        !matches!(
+            DenoiserInput::of(name),
+            DenoiserInput::Image | DenoiserInput::Timestep
+        )
+    };
+    let mut conditioning: BTreeMap<String, Array> = golden
         .inputs
         .iter()
-        .filter(|(k, _)| is_told(k))
+        .filter(|(k, _)| is_conditioning(k))
         .map(|(k, a)| (k.clone(), a.clone()))
         .collect();
-    let text = &told["encoder_hidden_states"];
+    let text = &conditioning["encoder_hidden_states"];
     let negative = Array::f32(
         text.shape(),
         text.as_f32().unwrap().iter().map(|x| -x).collect(),
     )
     .unwrap();
-    told.insert("negative_encoder_hidden_states".into(), negative);
-    told
+    conditioning.insert("negative_encoder_hidden_states".into(), negative);
+    conditioning
 }
 
 /// The tensors as a file of embeddings.
-fn embeddings(told: &BTreeMap<String, Array>) -> Vec<u8> {
+fn embeddings(conditioning: &BTreeMap<String, Array>) -> Vec<u8> {
     let bytes = |array: &Array| match array.data() {
         ArrayData::F32(data) => (
             Dtype::F32,
@@ -191,7 +196,7 @@ fn embeddings(told: &BTreeMap<String, Array>) -> Vec<u8> {
             data.iter().flat_map(|x| x.to_le_bytes()).collect(),
         ),
     };
-    let parts: Vec<_> = told
+    let parts: Vec<_> = conditioning
         .iter()
         .map(|(name, array)| (name, array.shape().to_vec(), bytes(array)))
         .collect();
@@ -204,14 +209,16 @@ fn embeddings(told: &BTreeMap<String, Array>) -> Vec<u8> {
     .unwrap()
 }
 
-/// What the image `index` is told, with a text and without.
-fn prompt(told: &BTreeMap<String, Array>, index: usize) -> Prompt {
+/// What the image `index` is conditioned on, with a text and without.
+fn prompt(conditioning: &BTreeMap<String, Array>, index: usize) -> Prompt {
     let row = |array: &Array| {
         let width = array.shape()[1..].iter().product::<usize>();
         index * width..(index + 1) * width
     };
     let both = |(name, array): (&String, &Array)| {
-        let other = told.get(&format!("negative_{name}")).unwrap_or(array);
+        let other = conditioning
+            .get(&format!("negative_{name}"))
+            .unwrap_or(array);
         let shape = [&[2], &array.shape()[1..]].concat();
         let (a, b) = (row(array), row(other));
         let array = match (array.data(), other.data()) {
@@ -225,7 +232,8 @@ fn prompt(told: &BTreeMap<String, Array>, index: usize) -> Prompt {
         };
         (name.clone(), array.unwrap())
     };
-    told.iter()
+    conditioning
+        .iter()
         .filter(|(name, _)| !name.starts_with("negative_"))
         .map(both)
         .collect()
@@ -233,10 +241,10 @@ fn prompt(told: &BTreeMap<String, Array>, index: usize) -> Prompt {
 
 /// Learns on texts, samples with them, and compares the images with what the SuperNet makes of the
 /// same noise and texts.
-fn check_told(golden: &'static str, component: &str, share: f64) {
+fn check_conditioning(golden: &'static str, component: &str, share: f64) {
     let shell = pipeline(golden, component);
-    let told = told(&DiffusionGolden::read(golden));
-    shell.write("texts.safetensors", embeddings(&told));
+    let conditioning = conditioning(&DiffusionGolden::read(golden));
+    shell.write("texts.safetensors", embeddings(&conditioning));
     let outcome = shell.ok(&[
         "compile",
         "model",
@@ -279,14 +287,14 @@ fn check_told(golden: &'static str, component: &str, share: f64) {
     let plan = sampling_plan(&parse_scheduler_config(&config).unwrap(), None, STEPS).unwrap();
     let numbers = latents.len() / 2;
     let image = |index: usize| {
-        let told = (None, Some(prompt(&told, index)));
+        let conditioning = (None, Some(prompt(&conditioning, index)));
         supernet_sample(
             &module,
             &plan,
             1.5,
             &schedule,
             &noise(index as u64, numbers),
-            told,
+            conditioning,
         )
         .unwrap()
     };
@@ -295,31 +303,31 @@ fn check_told(golden: &'static str, component: &str, share: f64) {
 
 #[test]
 fn dip_go_learns_on_texts_that_pixart_is_told() {
-    check_told("pixart", "transformer", SHARE);
+    check_conditioning("pixart", "transformer", SHARE);
 }
 
 #[test]
 fn dip_go_learns_on_texts_and_sizes_that_pixart_is_told() {
     // It has so few blocks that shares lie far apart.
-    check_told("pixart-sizes", "transformer", 0.625);
+    check_conditioning("pixart-sizes", "transformer", 0.625);
 }
 
 #[test]
 fn dip_go_learns_on_texts_that_stable_diffusion_is_told() {
-    check_told("unet-sd15", "unet", SHARE);
+    check_conditioning("unet-sd15", "unet", SHARE);
 }
 
 #[test]
 fn dip_go_learns_on_texts_and_sizes_that_stable_diffusion_xl_is_told() {
-    check_told("unet-sdxl", "unet", SHARE);
+    check_conditioning("unet-sdxl", "unet", SHARE);
 }
 
 /// Samples pruned bundles at other heights and widths than the model's, and compares the images
 /// with what the SuperNet makes of the same noise at that size.
 fn check_sizes(golden: &'static str, sizes: &[[usize; 2]]) {
     let shell = pipeline(golden, "unet");
-    let told = told(&DiffusionGolden::read(golden));
-    shell.write("texts.safetensors", embeddings(&told));
+    let conditioning = conditioning(&DiffusionGolden::read(golden));
+    shell.write("texts.safetensors", embeddings(&conditioning));
     let mut module = import(
         &Checkpoint::open(&shell.path("model")).unwrap(),
         &ImportOptions::default(),
@@ -349,8 +357,8 @@ fn check_sizes(golden: &'static str, sizes: &[[usize; 2]]) {
             let numbers = diffusion.channels * height * width;
             let image = |index: usize| {
                 let noise = noise(index as u64, numbers);
-                let told = (None, Some(prompt(&told, index)));
-                supernet_sample(&module, &plan, 1.5, &schedule, &noise, told).unwrap()
+                let conditioning = (None, Some(prompt(&conditioning, index)));
+                supernet_sample(&module, &plan, 1.5, &schedule, &noise, conditioning).unwrap()
             };
             let what = format!("{golden} {out} {height} x {width}");
             check_near(&latents, &[image(0), image(1)].concat(), &what);
@@ -393,9 +401,9 @@ fn sizes_that_graphs_do_not_take_are_refused() {
 #[test]
 fn learning_without_texts_says_what_is_missing() {
     let shell = pipeline("pixart", "transformer");
-    let mut told = told(&DiffusionGolden::read("pixart"));
-    told.remove("negative_encoder_hidden_states");
-    shell.write("only.safetensors", embeddings(&told));
+    let mut conditioning = conditioning(&DiffusionGolden::read("pixart"));
+    conditioning.remove("negative_encoder_hidden_states");
+    shell.write("only.safetensors", embeddings(&conditioning));
     for (more, reason) in [
         ("", "give texts to learn on with embeddings=FILE"),
         (",embeddings=nowhere.safetensors", "nowhere.safetensors"),
@@ -432,8 +440,8 @@ fn learning_without_texts_says_what_is_missing() {
 #[test]
 fn a_model_is_guided_by_default_whether_it_is_pruned_or_not() {
     let shell = pipeline("pixart", "transformer");
-    let told = told(&DiffusionGolden::read("pixart"));
-    shell.write("texts.safetensors", embeddings(&told));
+    let conditioning = conditioning(&DiffusionGolden::read("pixart"));
+    shell.write("texts.safetensors", embeddings(&conditioning));
     shell.ok(&["compile", "model", "-o", "whole"]);
     compile(&shell, "skip:interval=2,steps=4", "pruned");
     for bundle in ["whole", "pruned"] {

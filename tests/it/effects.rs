@@ -134,7 +134,7 @@ fn flags_of_encoders_and_of_models_that_make_images_need_what_they_are_about() {
             ),
             (
                 &["sample", "digits", "--embeddings", texts, "-o", "x.png"],
-                "is told nothing but a class, so --embeddings has no effect",
+                "is conditioned on nothing but a class, so --embeddings has no effect",
             ),
             (
                 &["bench", "digits", "--prompts", "fixtures/prompts.txt"],

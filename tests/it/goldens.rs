@@ -1,187 +1,80 @@
-//! Every golden through the evaluator and through tract.
+//! Every golden and every op on the evaluator and on tract.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use dlc_bundle::Profile;
-use dlc_eval::Array;
-use dlc_ir::{DType, Dim, Module};
+use dlc_ir::{Graph, Op, OpKind, parse_graph, verify};
 use dlc_runtime::{BackendKind, BackendSearch, start};
 
-use crate::common::diffusion::{DIFFUSION, DiffusionGolden, check_diffusion};
-use crate::common::golden::{
-    CASES, Case, ENCODERS, EncoderGolden, Feed, Golden, HALF_TOLERANCE, TOLERANCE, all_decoders,
-    module,
-};
-use crate::common::padding::check_padding;
-use crate::common::session::{check_encoder, check_golden};
+use crate::common::ops::Sample;
+use crate::common::session::Engine;
+use crate::common::suite::{Half, comparisons};
 
-/// All outputs of the target, computed by the evaluator.
-pub fn evaluate(
-    module: &Module,
-    feed: &Feed,
-    caches: &BTreeMap<String, Array>,
-) -> BTreeMap<String, Array> {
-    let graph = module.graph("target").unwrap();
-    let mut feeds = BTreeMap::new();
-    for (name, shape, data) in feed.integers() {
-        feeds.insert(name.to_owned(), Array::i64(shape, data).unwrap());
-    }
-    for input in graph.inputs().iter().filter(|i| i.cache.is_some()) {
-        let dims = &graph.value(input.value).ty.shape.0;
-        let width = |axis: usize| dims.get(axis).and_then(Dim::known).unwrap();
-        let empty = || Array::f32([feed.shape[0], width(1), 0, width(3)], vec![]).unwrap();
-        let cache = caches
-            .get(&input.name.replace("past_key_values", "present"))
-            .cloned();
-        feeds.insert(input.name.clone(), cache.unwrap_or_else(empty));
-    }
-    dlc_eval::run(graph, &module.weights, &feeds).unwrap()
-}
-
-#[test]
-fn the_evaluator_agrees_with_transformers() {
-    for name in all_decoders() {
-        let golden = Golden::read(name);
-        let module = golden.module(DType::F32);
-        for case in CASES {
-            let (before, feed) = golden.feeds(case);
-            let caches = before
-                .map(|b| evaluate(&module, &b, &BTreeMap::new()))
-                .unwrap_or_default();
-            let outputs = evaluate(&module, &feed, &caches);
-            golden
-                .check(case, outputs["logits"].as_f32().unwrap(), TOLERANCE)
-                .unwrap();
-        }
-    }
-}
-
-#[test]
-fn the_evaluator_agrees_with_transformers_on_encoders() {
-    for &name in ENCODERS {
-        let (golden, module) = (EncoderGolden::read(name), module(name, DType::F32));
-        let outputs = dlc_eval::run(
-            module.graph("target").unwrap(),
-            &module.weights,
-            &golden.inputs,
-        )
-        .unwrap();
-        golden
-            .check(outputs[golden.output()].as_f32().unwrap(), TOLERANCE)
-            .unwrap();
-    }
-}
-
-#[test]
-fn tract_agrees_with_transformers() {
+fn tract(profile: Profile) -> Engine {
     let search = BackendSearch {
         force: Some(BackendKind::Tract),
         ..BackendSearch::default()
     };
-    let backend = start(&search).unwrap();
-    let mut failures = Vec::new();
-    for name in all_decoders() {
-        for profile in [Profile::Portable, Profile::Onnx] {
-            for case in CASES {
-                failures.extend(
-                    check_golden(&backend, name, profile, DType::F32, case, TOLERANCE)
-                        .err()
-                        .map(|e| format!("{} {e}", profile.name())),
-                );
-            }
-            failures.extend(
-                check_padding(&backend, name, profile)
-                    .err()
-                    .map(|e| format!("{} padded: {e}", profile.name())),
-            );
-            let half = check_golden(
-                &backend,
-                name,
-                profile,
-                DType::F16,
-                Case::Sequence,
-                HALF_TOLERANCE,
-            );
-            failures.extend(half.err().map(|e| format!("{} f16 {e}", profile.name())));
-        }
-    }
+    Engine::Backend(start(&search).unwrap(), profile)
+}
+
+fn compare(engine: &Engine, half: Half) {
+    let comparisons = comparisons(engine.name(), half).into_iter();
+    let failures: Vec<String> = comparisons
+        .filter_map(|comparison| {
+            let error = (comparison.run)(engine).err()?;
+            Some(format!("{}: {error}", comparison.title))
+        })
+        .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
-fn tract_agrees_with_transformers_on_encoders() {
-    let backend = start(&BackendSearch {
-        force: Some(BackendKind::Tract),
-        ..BackendSearch::default()
-    })
-    .unwrap();
-    let mut failures = Vec::new();
-    for &name in ENCODERS {
-        for profile in [Profile::Portable, Profile::Onnx] {
-            failures.extend(
-                check_encoder(&backend, name, profile, DType::F32, TOLERANCE)
-                    .err()
-                    .map(|e| format!("{} {e}", profile.name())),
-            );
-        }
-        let half = check_encoder(
-            &backend,
-            name,
-            Profile::Portable,
-            DType::F16,
-            HALF_TOLERANCE,
-        );
-        failures.extend(half.err().map(|e| format!("portable f16 {e}")));
+fn the_evaluator_agrees_with_the_references() {
+    compare(&Engine::Evaluator, Half::LeftOut);
+}
+
+#[test]
+fn tract_agrees_with_the_references_in_portable() {
+    compare(&tract(Profile::Portable), Half::Compared);
+}
+
+#[test]
+fn tract_agrees_with_the_references_in_onnx() {
+    compare(&tract(Profile::Onnx), Half::Compared);
+}
+
+/// Printing tells all of an op, and inference agrees with the types that the text states.
+#[test]
+fn every_op_is_printed_parsed_and_inferred() {
+    for sample in Sample::all() {
+        let text = sample.graph().to_text(&sample.module.weights);
+        let (parsed, declared) = parse_graph(&text).unwrap();
+        assert_eq!(parsed.to_text(&declared), text);
+        let ops = |graph: &Graph| graph.nodes().map(|n| n.1.op.clone()).collect::<Vec<Op>>();
+        assert_eq!(ops(&parsed), ops(sample.graph()), "{text}");
+        verify::check(sample.graph(), &sample.module.weights).unwrap();
     }
+}
+
+#[test]
+fn every_op_is_lowered_and_tract_agrees_with_the_evaluator() {
+    let engines = [Profile::Portable, Profile::Onnx].map(tract);
+    let samples = Sample::all();
+    let checks = samples
+        .iter()
+        .flat_map(|s| engines.iter().map(|e| s.check(e)));
+    let failures: Vec<String> = checks.filter_map(Result::err).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
-fn the_evaluator_agrees_with_diffusers() {
-    let mut failures = Vec::new();
-    for &name in DIFFUSION {
-        let (golden, module) = (DiffusionGolden::read(name), module(name, DType::F32));
-        let sizes = golden.other_sizes();
-        let free = module.model.diffusion.as_ref().unwrap().size_step.is_some();
-        assert_eq!(!sizes.is_empty(), free, "{name}");
-        for golden in [golden].into_iter().chain(sizes) {
-            let outputs = dlc_eval::run(
-                module.graph("target").unwrap(),
-                &module.weights,
-                &golden.inputs,
-            )
-            .unwrap();
-            failures.extend(
-                golden
-                    .check(outputs["out_sample"].as_f32().unwrap(), TOLERANCE)
-                    .err(),
-            );
-        }
+fn every_op_has_a_sample_that_says_something() {
+    let samples = Sample::all();
+    let sampled: BTreeSet<OpKind> = samples.iter().map(|sample| sample.kind).collect();
+    assert_eq!(sampled, OpKind::ALL.iter().copied().collect());
+    for sample in samples {
+        let output = sample.run(&Engine::Evaluator).unwrap();
+        assert!(output.iter().any(|x| *x != 0.0), "{}", sample.name);
     }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
-}
-
-#[test]
-fn tract_agrees_with_diffusers() {
-    let backend = start(&BackendSearch {
-        force: Some(BackendKind::Tract),
-        ..BackendSearch::default()
-    })
-    .unwrap();
-    let mut failures = Vec::new();
-    for &name in DIFFUSION {
-        for profile in [Profile::Portable, Profile::Onnx] {
-            let check = check_diffusion(&backend, name, profile, DType::F32, TOLERANCE);
-            failures.extend(check.err().map(|e| format!("{} {e}", profile.name())));
-        }
-        let half = check_diffusion(
-            &backend,
-            name,
-            Profile::Portable,
-            DType::F16,
-            HALF_TOLERANCE,
-        );
-        failures.extend(half.err().map(|e| format!("portable f16 {e}")));
-    }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

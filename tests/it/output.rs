@@ -4,8 +4,9 @@
 use crate::command::{PRUNE_GOLDEN, PRUNE_TINY, Shell, bundles, snapshot};
 use crate::common::golden::plain_decoders;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "compile",
+    "convert",
     "merge",
     "run",
     "sample",

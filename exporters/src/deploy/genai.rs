@@ -1,16 +1,25 @@
 //! `genai_config.json`, by which onnxruntime-genai runs a decoder's bundle; with a draft it decodes
 //! speculatively.
 
-use dlc_bundle::{CacheLayout, Profile};
+use dlc_bundle::{CacheLayout, GraphRecord, Profile};
 use dlc_ir::{ModelInfo, Task};
 use serde_json::{Value, json};
 
-use super::{DeploymentTarget, GraphFile, WrittenBundle};
+use super::{DeploymentTarget, WrittenBundle, plain};
 use crate::search::SearchDefaults;
 
 /// The families that onnxruntime-genai knows by name; any other graph of this boundary is a
 /// `decoder` to it.
-const KNOWN: [&str; 6] = ["gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3"];
+const KNOWN: [&str; 8] = [
+    "gemma2",
+    "gemma3_text",
+    "llama",
+    "mistral",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+];
 
 /// How many tokens a draft guesses where no pass measured what is best: what onnxruntime-genai
 /// uses.
@@ -20,9 +29,6 @@ const FILE: &str = "genai_config.json";
 
 /// Its file stands in every decoder's bundle: it names no operator.
 pub(super) const TARGET: DeploymentTarget = DeploymentTarget {
-    name: "genai",
-    summary: "onnxruntime-genai",
-    profile: Profile::Ort,
     always: true,
     writes: &[FILE],
     files: |bundle| {
@@ -31,6 +37,7 @@ pub(super) const TARGET: DeploymentTarget = DeploymentTarget {
             .into_iter()
             .collect()
     },
+    ..plain("genai", "onnxruntime-genai", Profile::Ort)
 };
 
 /// The configuration, for decoders.
@@ -69,7 +76,7 @@ fn known(model: &ModelInfo, ids: impl IntoIterator<Item = u32>) -> Vec<u32> {
         .collect()
 }
 
-fn model_block(model: &ModelInfo, target: &GraphFile<'_>) -> Value {
+fn model_block(model: &ModelInfo, target: &GraphRecord) -> Value {
     let eos = known(model, model.eos_token_ids.iter().copied());
     let or_end = |id: Option<u32>| known(model, id).first().or(eos.first()).copied();
     let mut block = json!({
@@ -87,10 +94,10 @@ fn model_block(model: &ModelInfo, target: &GraphFile<'_>) -> Value {
     block
 }
 
-fn decoder_block(model: &ModelInfo, graph: &GraphFile<'_>) -> Value {
+fn decoder_block(model: &ModelInfo, graph: &GraphRecord) -> Value {
     let mut inputs = serde_json::Map::new();
     for name in ["input_ids", "attention_mask", "position_ids"] {
-        if graph.inputs.iter().any(|input| input == name) {
+        if graph.inputs.iter().any(|input| input.name == name) {
             inputs.insert(name.to_owned(), json!(name));
         }
     }
@@ -105,7 +112,7 @@ fn decoder_block(model: &ModelInfo, graph: &GraphFile<'_>) -> Value {
         "head_size": model.head_dim,
         "hidden_size": model.hidden_size,
         "num_attention_heads": model.heads,
-        "num_hidden_layers": graph.graph.inputs().iter().filter(|i| i.cache.is_some()).count() / 2,
+        "num_hidden_layers": graph.caches.len(),
         "num_key_value_heads": model.kv_heads,
         "inputs": inputs,
         "outputs": {

@@ -1,11 +1,20 @@
 //! Deployment targets: the runtimes that bundles are written for. Each is a row of [`TARGETS`]: the
-//! profile that it takes, and the files that it reads beside the graphs.
+//! profile that it takes, the models that it runs, where it looks for the ONNX files, and the files
+//! that it reads beside them.
 
 mod genai;
+mod json;
+mod layout;
+mod sentence_transformers;
+mod transformers_js;
+mod triton;
 
-use dlc_bundle::{CacheLayout, Profile};
-use dlc_ir::{Graph, Module};
+use dlc_bundle::{CacheLayout, GraphRecord, Profile};
+use dlc_ir::{DType, ModelInfo, Module, Task};
 
+pub use layout::Layout;
+
+use crate::error::ExportError;
 use crate::search::SearchDefaults;
 
 /// A runtime that bundles are written for.
@@ -17,36 +26,66 @@ pub struct DeploymentTarget {
     pub summary: &'static str,
     /// The operators that it takes.
     pub profile: Profile,
+    /// Why it can't run a model, if it can't; the way out stands there too.
+    pub refuses: fn(&ModelInfo) -> Option<String>,
+    /// Where it looks for graphs of this element type.
+    pub layout: fn(DType) -> Layout,
     /// Whether its files stand in every bundle, whatever that is written for.
     pub always: bool,
     /// The names of the files that [`files`](Self::files) may give.
     pub writes: &'static [&'static str],
     /// The further files that it reads, by name.
     pub files: fn(&WrittenBundle<'_>) -> TargetFiles,
+    /// The checkpoint's `config.json` with the keys that it reads there, if it reads other ones
+    /// than the checkpoint has. Every other byte stays. Fails with what is wrong with the file.
+    pub config: Option<ConfigEdit>,
 }
 
 /// Files by name.
 pub type TargetFiles = Vec<(&'static str, Vec<u8>)>;
 
+/// A change of the text of `config.json`, for graphs of this element type.
+pub type ConfigEdit = fn(&str, DType) -> Result<String, String>;
+
 /// Every target.
 pub const TARGETS: &[DeploymentTarget] = &[
     plain("onnxruntime", "ONNX Runtime, on CPU and CUDA", Profile::Ort),
     genai::TARGET,
+    DeploymentTarget {
+        refuses: of_images,
+        ..plain("optimum", "Optimum's ORTModel classes", Profile::Portable)
+    },
+    transformers_js::TARGET,
+    sentence_transformers::TARGET,
+    triton::TARGET,
     plain("tensorrt", "TensorRT's ONNX parser", Profile::Portable),
     plain("openvino", "OpenVINO", Profile::Portable),
     plain("tract", "tract, also what dlc has built in", Profile::Onnx),
 ];
 
-/// A target that reads nothing but the graphs.
+/// A target that runs every model, from the bundle's own folder, and reads nothing but the graphs.
 const fn plain(name: &'static str, summary: &'static str, profile: Profile) -> DeploymentTarget {
     DeploymentTarget {
         name,
         summary,
         profile,
+        refuses: |_| None,
+        layout: |_| Layout::FLAT,
         always: false,
         writes: &[],
         files: |_| vec![],
+        config: None,
     }
+}
+
+/// Refuses diffusion models, for runtimes of which only whole pipelines run these.
+fn of_images(model: &ModelInfo) -> Option<String> {
+    (model.task == Task::ImageGeneration).then(|| {
+        format!(
+            "it runs models of text, and {} makes images; use --deploy onnxruntime",
+            model.family
+        )
+    })
 }
 
 /// The target with this name.
@@ -54,26 +93,34 @@ pub fn find_target(name: &str) -> Option<&'static DeploymentTarget> {
     TARGETS.iter().find(|target| target.name == name)
 }
 
+impl DeploymentTarget {
+    /// Checks that the target runs a model.
+    ///
+    /// # Errors
+    /// [`ExportError::Target`], with the reason.
+    pub fn check(&self, model: &ModelInfo) -> Result<(), ExportError> {
+        (self.refuses)(model).map_or(Ok(()), |problem| {
+            Err(ExportError::Target {
+                target: self.name,
+                problem,
+            })
+        })
+    }
+}
+
 /// What a target's files may be made of.
 #[derive(Debug)]
 pub struct WrittenBundle<'a> {
     pub(crate) module: &'a Module,
-    pub(crate) graphs: Vec<GraphFile<'a>>,
+    /// The graphs as the ONNX files have them.
+    pub(crate) graphs: &'a [GraphRecord],
     pub(crate) caches: CacheLayout,
     pub(crate) search: &'a SearchDefaults,
 }
 
-impl<'a> WrittenBundle<'a> {
+impl WrittenBundle<'_> {
     /// The graph called `name`.
-    fn graph(&self, name: &str) -> Option<&GraphFile<'a>> {
-        self.graphs.iter().find(|file| file.graph.name == name)
+    fn graph(&self, name: &str) -> Option<&GraphRecord> {
+        self.graphs.iter().find(|graph| graph.name == name)
     }
-}
-
-/// A graph, and the ONNX file with the inputs that this really has.
-#[derive(Debug)]
-pub(crate) struct GraphFile<'a> {
-    pub graph: &'a Graph,
-    pub file: String,
-    pub inputs: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! How ranges of computed expressions are read.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::Expr;
 
@@ -113,6 +113,41 @@ pub(super) fn transpose(input: &Expr, columns: usize, from: usize, out: &mut [f3
             if let Some(entry) = out.get_mut(((first + column) * rows + row).wrapping_sub(from)) {
                 *entry = *x;
             }
+        }
+    }
+}
+
+/// A range of repeated elements; only those that the range needs are read.
+pub(super) fn repeat(input: &Expr, each: usize, from: usize, out: &mut [f32]) {
+    let all = input.elements();
+    if all == 0 || out.is_empty() {
+        return;
+    }
+    let (first, last) = (from / each, (from + out.len() - 1) / each);
+    let start = if last - first < all { first % all } else { 0 };
+    let mut elements = vec![0.0; all.min(last - first + 1)];
+    let fits = elements.len().min(all - start);
+    input.read_f32(start, &mut elements[..fits]);
+    input.read_f32(0, &mut elements[fits..]);
+    for (i, x) in out.iter_mut().enumerate() {
+        let element = (from + i) / each % all;
+        *x = elements[(element + all - start) % all];
+    }
+}
+
+/// A range of expressions after each other.
+pub(super) fn join(parts: &[Arc<Expr>], mut from: usize, mut out: &mut [f32]) {
+    for part in parts {
+        let length = part.elements();
+        if from >= length {
+            from -= length;
+            continue;
+        }
+        let (here, rest) = out.split_at_mut(out.len().min(length - from));
+        part.read_f32(from, here);
+        (out, from) = (rest, 0);
+        if out.is_empty() {
+            return;
         }
     }
 }

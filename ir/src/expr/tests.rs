@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use proptest::prelude::*;
 
-use super::{Blob, Expr, QuantizedPart, Quantizer, Refinement};
+use super::{Blob, Expr, Packing, QuantizedPart, Quantizer, Refinement};
 use crate::op::GroupFormat;
 use crate::types::DType;
 
@@ -18,6 +18,17 @@ fn leaf(numbers: &[f32], dtype: DType) -> Arc<Expr> {
         dtype,
     })
 }
+
+/// Two bytes a block, and their sum.
+static PAIRS: Packing = Packing {
+    name: "pairs",
+    elements: 3,
+    bytes: 2,
+    unpack: |bytes, out| {
+        let [a, b] = [bytes[0], bytes[1]].map(f32::from);
+        out.copy_from_slice(&[a, b, a + b]);
+    },
+};
 
 fn whole(expr: &Expr) -> Vec<f32> {
     let mut out = vec![f32::NAN; expr.elements()];
@@ -73,6 +84,45 @@ proptest! {
         half.write_bytes(from, &mut bytes);
         let rounded: Vec<u16> = part.iter().map(|x| half::f16::from_f32(*x).to_bits()).collect();
         prop_assert_eq!(bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect::<Vec<_>>(), rounded);
+    }
+
+    #[test]
+    fn packed_blocks_are_read_from_any_element_to_any(blocks in 0..5usize, from in 0..20usize, len in 0..20usize) {
+        let bytes: Vec<u8> = (0..2 * blocks as u8).collect();
+        let length = bytes.len();
+        let blob = Blob::new(Arc::new(bytes), 0..length).expect("in range");
+        let packed = Expr::Packed { blob, packing: &PAIRS };
+        let all: Vec<f32> = (0..blocks).flat_map(|b| [2 * b, 2 * b + 1, 4 * b + 1].map(|x| x as f32)).collect();
+        prop_assert_eq!(whole(&packed), all.clone());
+        let from = from.min(all.len());
+        let mut part = vec![f32::NAN; len.min(all.len() - from)];
+        packed.read_f32(from, &mut part);
+        prop_assert_eq!(&part, &all[from..from + part.len()]);
+    }
+
+    #[test]
+    fn repeated_elements_stand_in_every_range(n in 1..5usize, each in 1..4usize, times in 1..4usize, from in 0..50usize, len in 0..50usize) {
+        let input = matrix(1, n, 3);
+        let repeated = Expr::Repeat { input: leaf(&input, DType::F32), each, times };
+        let row = input.iter().flat_map(|x| vec![*x; each]).collect::<Vec<_>>();
+        let all = row.repeat(times);
+        prop_assert_eq!(whole(&repeated), all.clone());
+        let from = from.min(all.len());
+        let mut part = vec![f32::NAN; len.min(all.len() - from)];
+        repeated.read_f32(from, &mut part);
+        prop_assert_eq!(&part, &all[from..from + part.len()]);
+    }
+
+    #[test]
+    fn joined_expressions_stand_after_each_other(lengths in prop::collection::vec(0..5usize, 0..4), from in 0..20usize, len in 0..20usize) {
+        let parts: Vec<Vec<f32>> = lengths.iter().enumerate().map(|(i, n)| matrix(1, *n, i)).collect();
+        let joined = Expr::Join(parts.iter().map(|part| leaf(part, DType::F32)).collect());
+        let all = parts.concat();
+        prop_assert_eq!(whole(&joined), all.clone());
+        let from = from.min(all.len());
+        let mut part = vec![f32::NAN; len.min(all.len() - from)];
+        joined.read_f32(from, &mut part);
+        prop_assert_eq!(&part, &all[from..from + part.len()]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::Line;
 use crate::error::IrError;
 use crate::op::{
-    Attention, DisentangledBias, GroupFormat, Op, Rope, RopeScaling, TimestepEmbedding,
+    Attention, DisentangledBias, GroupFormat, Op, OpKind, Rope, RopeScaling, TimestepEmbedding,
 };
 use crate::types::ValueType;
 
@@ -20,53 +20,59 @@ impl Attributes<'_> {
     /// The op `name`; `ty` is the type of its first output.
     pub(super) fn op(&self, name: &str, ty: Option<&ValueType>) -> Result<Op, IrError> {
         let ty = || ty.ok_or_else(|| self.line.error("a type is missing"));
-        Ok(match name {
-            "gather" => Op::Gather,
-            "linear" => Op::Linear,
-            "quantized_linear" => Op::QuantizedLinear(GroupFormat {
+        let Some(kind) = OpKind::find(name) else {
+            return self.line.fail(format!("`{name}` is not an op"));
+        };
+        Ok(match kind {
+            OpKind::Gather => Op::Gather,
+            OpKind::Linear => Op::Linear,
+            OpKind::QuantizedLinear => Op::QuantizedLinear(GroupFormat {
                 bits: self.get("bits")?,
                 group_size: self.get("group_size")?,
             }),
-            "gather_columns" => Op::GatherColumns,
-            "rms_norm" => Op::RmsNorm {
+            OpKind::GatherColumns => Op::GatherColumns,
+            OpKind::RmsNorm => Op::RmsNorm {
                 eps: self.get("eps")?,
             },
-            "layer_norm" => Op::LayerNorm {
+            OpKind::LayerNorm => Op::LayerNorm {
                 eps: self.get("eps")?,
             },
-            "group_norm" => Op::GroupNorm {
+            OpKind::GroupNorm => Op::GroupNorm {
                 groups: self.get("groups")?,
                 eps: self.get("eps")?,
             },
-            "conv2d" => Op::Conv2d {
+            OpKind::Conv2d => Op::Conv2d {
                 stride: self.get("stride")?,
                 padding: self.padding()?,
             },
-            "upsample_nearest" => Op::Upsample {
+            OpKind::Upsample => Op::Upsample {
                 factor: self.get("factor")?,
             },
-            "timestep_embedding" => Op::TimestepEmbedding(TimestepEmbedding {
+            OpKind::TimestepEmbedding => Op::TimestepEmbedding(TimestepEmbedding {
                 dim: self.get("dim")?,
                 flip_sin_to_cos: self.get("flip_sin_to_cos")?,
                 shift: self.get("shift")?,
             }),
-            "modulate" => Op::Modulate,
-            "concat" => Op::Concat {
+            OpKind::Modulate => Op::Modulate,
+            OpKind::Concat => Op::Concat {
                 axis: self.get("axis")?,
             },
-            "transpose" => Op::Transpose {
+            OpKind::Transpose => Op::Transpose {
                 axes: self.numbers("axes")?,
             },
-            "positions" => Op::Positions {
+            OpKind::Positions => Op::Positions {
                 padding: self.find("padding")?,
             },
-            "rope" => Op::Rope(Rope {
+            OpKind::LastToken => Op::LastToken {
+                padding: self.get("padding")?,
+            },
+            OpKind::Rope => Op::Rope(Rope {
                 heads: self.get("heads")?,
                 rotary_dim: self.find("rotary_dim")?,
                 theta: self.get("theta")?,
                 scaling: self.scaling()?,
             }),
-            "attention" => Op::Attention(Attention {
+            OpKind::Attention => Op::Attention(Attention {
                 heads: self.get("heads")?,
                 kv_heads: self.get("kv_heads")?,
                 scale: self.get("scale")?,
@@ -74,7 +80,7 @@ impl Attributes<'_> {
                 softcap: self.find("softcap")?,
                 causal: self.find("causal")?.unwrap_or(true),
             }),
-            "disentangled_bias" => Op::DisentangledBias(DisentangledBias {
+            OpKind::DisentangledBias => Op::DisentangledBias(DisentangledBias {
                 heads: self.get("heads")?,
                 scale: self.get("scale")?,
                 span: self.get("span")?,
@@ -82,32 +88,31 @@ impl Attributes<'_> {
                 c2p: self.get("c2p")?,
                 p2c: self.get("p2c")?,
             }),
-            "silu" => Op::Silu,
-            "gelu" => match self.pairs.get("by") {
+            OpKind::Silu => Op::Silu,
+            OpKind::Gelu => match self.pairs.get("by") {
                 Some(&"erf") => Op::Gelu { tanh: false },
                 Some(&"tanh") => Op::Gelu { tanh: true },
                 _ => return self.line.fail("gelu goes `by=erf` or `by=tanh`"),
             },
-            "tanh" => Op::Tanh,
-            "relu" => Op::Relu,
-            "scale" => Op::Scale {
+            OpKind::Tanh => Op::Tanh,
+            OpKind::Relu => Op::Relu,
+            OpKind::Scale => Op::Scale {
                 factor: self.get("factor")?,
             },
-            "clip" => Op::Clip {
+            OpKind::Clip => Op::Clip {
                 limit: self.get("limit")?,
             },
-            "slice" => Op::Slice {
+            OpKind::Slice => Op::Slice {
                 axis: self.get("axis")?,
                 start: self.get("start")?,
                 len: self.get("len")?,
             },
-            "mul" => Op::Mul,
-            "add" => Op::Add,
-            "reshape" => Op::Reshape {
+            OpKind::Mul => Op::Mul,
+            OpKind::Add => Op::Add,
+            OpKind::Reshape => Op::Reshape {
                 shape: ty()?.shape.clone(),
             },
-            "cast" => Op::Cast { dtype: ty()?.dtype },
-            _ => return self.line.fail(format!("`{name}` is not an op")),
+            OpKind::Cast => Op::Cast { dtype: ty()?.dtype },
         })
     }
 
@@ -127,12 +132,26 @@ impl Attributes<'_> {
                 high: self.get("high")?,
                 original: self.get("original")?,
             }),
+            Some("yarn") => Ok(RopeScaling::Yarn {
+                factor: self.get("factor")?,
+                fast: self.get("fast")?,
+                slow: self.get("slow")?,
+                original: self.get("original")?,
+                truncate: self.get("truncate")?,
+                attention: self.get("attention")?,
+            }),
+            Some("longrope") => Ok(RopeScaling::LongRope {
+                short: self.numbers("short")?.into(),
+                long: self.numbers("long")?.into(),
+                original: self.get("original")?,
+                attention: self.get("attention")?,
+            }),
             Some(other) => self.line.fail(format!("`{other}` is not a rope scaling")),
         }
     }
 
     fn padding(&self) -> Result<[usize; 2], IrError> {
-        let numbers = self.numbers("padding")?;
+        let numbers: Vec<usize> = self.numbers("padding")?;
         numbers.try_into().map_err(|_| {
             self.line
                 .error("`padding=` takes two numbers, before and after")
@@ -140,7 +159,7 @@ impl Attributes<'_> {
     }
 
     /// The numbers of a key, with commas between them.
-    fn numbers(&self, key: &str) -> Result<Vec<usize>, IrError> {
+    fn numbers<T: FromStr>(&self, key: &str) -> Result<Vec<T>, IrError> {
         let text: String = self.get(key)?;
         text.split(',')
             .map(|number| self.line.number(number))

@@ -1,15 +1,20 @@
-//! Sampling of diffusion models: schedulers, the state of a sampler, guidance and noise.
+//! Sampling of diffusion models: schedulers, the state of a sampler, guidance, noise, and the names
+//! of a denoiser's inputs.
 
 mod guidance;
+pub mod inputs;
 mod noise;
 mod plan;
 mod scheduler;
 mod state;
+mod trajectory;
 
 pub use guidance::OutputLayout;
+pub use inputs::DenoiserInput;
 pub use noise::{noise, normal_pair};
 pub use plan::{Estimate, PlanError, SamplingPlan, SamplingStep};
 pub use scheduler::{
     SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan,
 };
 pub use state::SamplerState;
+pub use trajectory::{Arithmetic, Trajectory};

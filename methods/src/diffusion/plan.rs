@@ -108,6 +108,14 @@ impl SamplingPlan {
             .unwrap_or(0)
     }
 
+    /// Whether the estimate of this step counts, in it or in a later one that looks back.
+    pub fn reads_estimate(&self, step: usize) -> bool {
+        let later = self.steps.iter().skip(step).enumerate();
+        later
+            .filter_map(|(ago, step)| step.estimates.get(ago))
+            .any(|coefficient| *coefficient != 0.0)
+    }
+
     /// Refuses a plan without steps, one whose numbers aren't finite in single precision, and steps
     /// that look back beyond the first.
     ///

@@ -1,11 +1,10 @@
 //! Runs a [`SamplingPlan`] on latents in memory, a step at a time, around whatever evaluates the
 //! network.
 
-use crate::diffusion::{SamplingPlan, SamplingStep};
+use crate::diffusion::{Arithmetic, SamplingPlan, SamplingStep, Trajectory};
 use crate::{MethodError, Result};
 
-/// A run of a sampler: the latents, and as much of their history as the plan looks at. Allocates
-/// nothing after it was made.
+/// A run of a sampler: the latents, and as much of their history as the plan looks at.
 ///
 /// ```
 /// # use dlc_methods::diffusion::{SamplerState, parse_scheduler_config, sampling_plan};
@@ -23,13 +22,8 @@ use crate::{MethodError, Result};
 /// ```
 #[derive(Debug, Clone)]
 pub struct SamplerState<'a> {
-    plan: &'a SamplingPlan,
-    taken: usize,
-    /// The latents, the current ones first; one more than the plan looks at, to compute the next
-    /// into.
-    latents: Vec<Vec<f32>>,
-    /// The estimates, the last one first.
-    estimates: Vec<Vec<f32>>,
+    trajectory: Trajectory<'a, Vec<f32>>,
+    memory: Memory,
 }
 
 impl<'a> SamplerState<'a> {
@@ -40,31 +34,26 @@ impl<'a> SamplerState<'a> {
     pub fn new(plan: &'a SamplingPlan, noise: &[f32]) -> Result<Self> {
         plan.check()
             .map_err(|error| MethodError::Input(error.to_string()))?;
-        let mut latents = vec![vec![0.0; noise.len()]; plan.latent_history() + 1];
-        if let Some(first) = latents.first_mut() {
-            add(first, plan.initial_scale, noise);
-        }
-        Ok(Self {
-            plan,
-            taken: 0,
-            latents,
-            estimates: vec![vec![0.0; noise.len()]; plan.estimate_history()],
-        })
+        let mut memory = Memory {
+            length: noise.len(),
+        };
+        let trajectory = Trajectory::start(plan, &mut memory, &noise.to_vec())?;
+        Ok(Self { trajectory, memory })
     }
 
     /// The step that is due, or nothing after the last.
     pub fn step(&self) -> Option<&'a SamplingStep> {
-        self.plan.steps.get(self.taken)
+        self.trajectory.step()
     }
 
     /// How many steps were taken.
     pub fn taken(&self) -> usize {
-        self.taken
+        self.trajectory.taken()
     }
 
     /// The current latents: after the last step the sample.
     pub fn latents(&self) -> &[f32] {
-        self.latents.first().map_or(&[], Vec::as_slice)
+        self.trajectory.latents().map_or(&[], Vec::as_slice)
     }
 
     /// Fills `input` with what the network is given at the step that is due, and returns what it is
@@ -92,59 +81,30 @@ impl<'a> SamplerState<'a> {
     pub fn advance(&mut self, output: &[f32]) -> Result<()> {
         let Some(step) = self.step() else {
             return Err(MethodError::Bug(format!(
-                "a sampler of {} steps was advanced after the last",
-                self.plan.steps.len()
+                "a sampler was advanced after the last of its {} steps",
+                self.taken()
             )));
         };
         self.check_length("the network's output", output.len())?;
-        self.estimate(step, output);
-        self.latents.rotate_right(1);
-        let Some((next, before)) = self.latents.split_first_mut() else {
-            return Ok(());
-        };
-        next.fill(0.0);
-        for (coefficient, latents) in step.latents.iter().zip(before.iter()) {
-            add(next, *coefficient, latents);
-        }
-        for (coefficient, estimate) in step.estimates.iter().zip(&self.estimates) {
-            add(next, *coefficient, estimate);
-        }
-        add(next, step.output, output);
-        self.taken += 1;
-        Ok(())
+        self.trajectory
+            .advance(&mut self.memory, step, &output.to_vec())
     }
 
-    /// Puts this step's estimate in front of the earlier ones.
-    /// Which entries of the estimate for `output` the step clips.
-    pub fn clipped(&self, output: &[f32]) -> Vec<bool> {
+    /// Which entries of the estimate for `output` the step that is due clips.
+    ///
+    /// # Errors
+    /// [`MethodError::Input`] for an output of another length than the latents.
+    pub fn clipped(&self, output: &[f32]) -> Result<Vec<bool>> {
         let Some(step) = self.step() else {
-            return vec![];
+            return Ok(vec![]);
         };
+        self.check_length("the network's output", output.len())?;
         let clip = step.estimate.clip.map_or(f32::INFINITY, |clip| clip as f32);
-        let mut estimate = vec![0.0; output.len()];
-        self.unclipped(step, output, &mut estimate);
-        estimate.iter().map(|x| x.abs() > clip).collect()
-    }
-
-    fn unclipped(&self, step: &SamplingStep, output: &[f32], estimate: &mut [f32]) {
-        estimate.fill(0.0);
-        add(estimate, step.estimate.latents, self.latents());
-        add(estimate, step.estimate.output, output);
-    }
-
-    fn estimate(&mut self, step: &SamplingStep, output: &[f32]) {
-        // None is kept where no step of the plan looks at one.
-        let Some(mut estimate) = self.estimates.pop() else {
-            return;
-        };
-        self.unclipped(step, output, &mut estimate);
-        if let Some(clip) = step.estimate.clip {
-            let clip = clip as f32;
-            for x in &mut estimate {
-                *x = x.clamp(-clip, clip);
-            }
-        }
-        self.estimates.insert(0, estimate);
+        let mut memory = self.memory;
+        let estimate = self
+            .trajectory
+            .unclipped(&mut memory, step, &output.to_vec())?;
+        Ok(estimate.iter().map(|x| x.abs() > clip).collect())
     }
 
     fn check_length(&self, what: &str, length: usize) -> Result<()> {
@@ -158,12 +118,37 @@ impl<'a> SamplerState<'a> {
     }
 }
 
-/// Adds `coefficient * term` to `sum`, unless the coefficient is 0.
-fn add(sum: &mut [f32], coefficient: f64, term: &[f32]) {
-    if coefficient != 0.0 {
-        let coefficient = coefficient as f32;
-        sum.iter_mut()
-            .zip(term)
-            .for_each(|(sum, x)| *sum += coefficient * x);
+/// Latents as numbers in memory.
+#[derive(Debug, Clone, Copy)]
+struct Memory {
+    length: usize,
+}
+
+impl Arithmetic for Memory {
+    type Value = Vec<f32>;
+    type Error = MethodError;
+
+    fn sum(&mut self, terms: &[(f64, &Vec<f32>)], spare: Option<Vec<f32>>) -> Result<Vec<f32>> {
+        let mut sum = spare.unwrap_or_else(|| vec![0.0; self.length]);
+        sum.fill(0.0);
+        for (coefficient, term) in terms {
+            add(&mut sum, *coefficient, term);
+        }
+        Ok(sum)
     }
+
+    fn clip(&mut self, mut value: Vec<f32>, limit: f32) -> Result<Vec<f32>> {
+        for x in &mut value {
+            *x = x.clamp(-limit, limit);
+        }
+        Ok(value)
+    }
+}
+
+/// Adds `coefficient * term` to `sum`.
+fn add(sum: &mut [f32], coefficient: f64, term: &[f32]) {
+    let coefficient = coefficient as f32;
+    sum.iter_mut()
+        .zip(term)
+        .for_each(|(sum, x)| *sum += coefficient * x);
 }

@@ -31,6 +31,7 @@ use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::kept::Kept;
 use crate::needs::{self, Needs};
+use crate::options::PassOptions;
 use crate::report::PassReport;
 use crate::scoring::most_links;
 use crate::sources::{Calibration, Machine, Sources};
@@ -68,7 +69,7 @@ impl<'a> AutoDraft<'a> {
     /// # Errors
     /// [`PassError::Options`] for values out of range.
     pub fn new(options: AutoDraftOptions, sources: Sources<'a>) -> Result<Self, PassError> {
-        options.check()?;
+        options.check_ranges(NAME)?;
         Ok(Self { sources, options })
     }
 
@@ -150,7 +151,7 @@ impl<'a> AutoDraft<'a> {
         let (options, progress) = (
             TextOptions {
                 seed,
-                temperature,
+                temperature: temperature as f32,
                 length,
             },
             cx.progress,
@@ -269,13 +270,6 @@ pub fn costs_key(module: &Module, target: &Graph, machine: &str) -> String {
         cost.parameters,
         cost.cache_bytes_per_token
     )
-}
-
-fn options_error(problem: String) -> PassError {
-    PassError::Options {
-        pass: NAME,
-        problem,
-    }
 }
 
 fn unsupported(problem: impl Into<String>) -> PassError {

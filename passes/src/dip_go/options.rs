@@ -2,130 +2,63 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use super::NAME;
 use super::loss::LossKind;
 use crate::error::PassError;
-use crate::skip::{SamplerOptions, check_share, with_sampler};
+use crate::options::Range::{Above, AtLeast, Share};
+use crate::options::{PassOptions, options};
+use crate::skip::SamplerOptions;
 
-/// Options of `dip-go`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DipGoOptions {
-    /// Share of the multiply-adds to keep.
-    pub macs: Option<f64>,
-    /// How many times fewer multiply-adds, instead of `macs`.
-    pub speedup: Option<f64>,
-    /// Rounds in which every gate is weighed, and some are exchanged.
-    pub rounds: usize,
-    /// Gradient steps on the gates after them.
-    pub iterations: usize,
-    /// Images for one gradient.
-    pub batch: usize,
-    /// Learning rate.
-    pub rate: f64,
-    /// Weight of the multiply-adds in the loss.
-    pub alpha: f64,
-    /// What is minimised between images; SSIM for pictures that its window fits, else the mean
-    /// square.
-    pub loss: Option<LossKind>,
-    /// What the images are conditioned on beside a class: a safetensors file, as
-    /// `dlc sample --embeddings` takes it.
-    pub embeddings: Option<PathBuf>,
-    /// Seed of noise, classes and probes.
-    pub seed: u64,
-    /// How the model is sampled.
-    #[serde(flatten)]
-    pub sampler: SamplerOptions,
-}
+/// Share of the multiply-adds to keep, unless something else is asked for.
+const SHARE: f64 = 0.35;
 
-impl Default for DipGoOptions {
-    fn default() -> Self {
-        Self {
-            macs: None,
-            speedup: None,
-            rounds: 16,
-            iterations: 16,
-            batch: 4,
-            rate: 1.0,
-            alpha: 1.0,
-            loss: None,
-            embeddings: None,
-            seed: 0,
-            sampler: SamplerOptions::default(),
-        }
+options! {
+    /// Options of `dip-go`.
+    pub struct DipGoOptions {
+        /// Share of the multiply-adds to keep.
+        macs: Option<f64> = None, else SHARE, in Share;
+        /// How many times fewer multiply-adds, instead of `macs`.
+        speedup: Option<f64> = None, in AtLeast(1);
+        /// Rounds in which every gate is weighed, and some are exchanged.
+        rounds: usize = 16, in AtLeast(1);
+        /// Gradient steps on the gates after them.
+        iterations: usize = 16;
+        /// Images for one gradient.
+        batch: usize = 4, in AtLeast(1);
+        /// Learning rate.
+        rate: f64 = 1.0, in Above(0);
+        /// Weight of the multiply-adds in the loss.
+        alpha: f64 = 1.0, in AtLeast(0);
+        /// Distance to the full sampler's images; if absent, ssim for pictures that its window
+        /// fits, else mse.
+        loss: Option<LossKind> = None;
+        /// Safetensors file with the texts to learn on, as `dlc sample --embeddings` takes it;
+        /// needed by models conditioned on a text.
+        embeddings: Option<PathBuf> = None;
+        /// Seed of noise, classes and probes.
+        seed: u64 = 0;
+        ..sampler: SamplerOptions
     }
 }
 
 impl DipGoOptions {
-    /// Name and meaning of each option, for `dlc passes`.
-    pub const DOCS: &'static [(&'static str, &'static str)] = &with_sampler::<10, 17>([
-        ("macs", "share of the multiply-adds to keep (default 0.35)"),
-        (
-            "speedup",
-            "how many times fewer multiply-adds, instead of macs",
-        ),
-        (
-            "rounds",
-            "rounds in which every gate is weighed, and some are exchanged (default 16)",
-        ),
-        (
-            "iterations",
-            "gradient steps on the gates after them (default 16)",
-        ),
-        ("batch", "images for one gradient (default 4)"),
-        ("rate", "learning rate (default 1)"),
-        (
-            "alpha",
-            "weight of the multiply-adds in the loss (default 1)",
-        ),
-        (
-            "loss",
-            "ssim (default for pictures of 11 pixels and more) or mse: the distance to the full sampler's images",
-        ),
-        (
-            "embeddings",
-            "safetensors file with the texts to learn on, as `dlc sample --embeddings` takes it; needed by models conditioned on a text",
-        ),
-        ("seed", "seed of noise, classes and probes (default 0)"),
-    ]);
-
     /// The share of the multiply-adds to keep.
     pub(super) fn share(&self) -> f64 {
         self.macs
             .or(self.speedup.map(|times| 1.0 / times))
-            .unwrap_or(0.35)
+            .unwrap_or(SHARE)
     }
 
     /// Refuses options that contradict each other or are out of range.
     pub(super) fn check(&self) -> Result<(), PassError> {
-        let fail = |problem: &str| {
-            Err(PassError::Options {
-                pass: NAME,
-                problem: problem.into(),
-            })
-        };
+        self.check_ranges(NAME)?;
         self.sampler.check(NAME)?;
         if self.macs.is_some() && self.speedup.is_some() {
-            return fail("macs and speedup say the same; give one of them");
+            return Err(PassError::Options {
+                pass: NAME,
+                problem: "macs and speedup say the same; give one of them".into(),
+            });
         }
-        if self
-            .speedup
-            .is_some_and(|times| !(times >= 1.0 && times.is_finite()))
-        {
-            return fail("speedup must be 1 or more");
-        }
-        if self.rounds == 0 || self.batch == 0 {
-            return fail("rounds and batch must be 1 or more");
-        }
-        if !(self.rate > 0.0
-            && self.rate.is_finite()
-            && self.alpha >= 0.0
-            && self.alpha.is_finite())
-        {
-            return fail("rate must be above 0, and alpha 0 or more");
-        }
-        check_share(NAME, Some(self.share()))
+        Ok(())
     }
 }

@@ -156,7 +156,7 @@ impl Sampler<'_> {
             let feed = self.feed(i, start, &labels, gates, &rollout)?;
             let NetOutput { output, mixed } = self.net.forward(self.segment, &feed)?;
             let output = self.guided(&output)?;
-            rollout.clipped.push(state.clipped(&output));
+            rollout.clipped.push(state.clipped(&output)?);
             state.advance(&output)?;
             rollout.latents.push(state.latents().to_vec());
             rollout.remember(mixed, gates, self.net.unit_of());

@@ -20,6 +20,7 @@ use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::kept::Kept;
 use crate::needs::{self, Needs};
+use crate::options::PassOptions;
 use crate::report::{PassReport, ScoreTable};
 use crate::scoring::{self, Objective, chain, most_links};
 use crate::sources::Sources;
@@ -42,20 +43,10 @@ impl<'a> FitPrune<'a> {
     /// The pass with these options.
     ///
     /// # Errors
-    /// [`PassError::Options`] for values out of range.
+    /// [`PassError::Options`] for values out of range and scores that there aren't.
     pub fn new(options: FitPruneOptions, sources: Sources<'a>) -> Result<Self, PassError> {
+        options.check_ranges(NAME)?;
         let scores = Score::parse_list(&options.score)?;
-        if !(options.keep > 0.0 && options.keep <= 1.0) {
-            return Err(options_error(format!(
-                "keep={} is not a share between 0 and 1",
-                options.keep
-            )));
-        }
-        if options.samples == 0 || options.length < 2 {
-            return Err(options_error(
-                "samples must be 1 or more, and length 2 or more".into(),
-            ));
-        }
         Ok(Self {
             sources,
             options,

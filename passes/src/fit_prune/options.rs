@@ -3,85 +3,35 @@
 use std::path::PathBuf;
 
 use dlc_ir::Granularity;
-use serde::{Deserialize, Serialize};
 
 use super::options_error;
 use crate::error::PassError;
+use crate::options::Range::{AtLeast, Share, Words};
+use crate::options::options;
 
-/// Options of `fit-prune`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FitPruneOptions {
-    /// What is dropped as one.
-    pub granularity: Granularity,
-    /// How many layers or blocks to drop; decides over `keep`.
-    pub drop: Option<usize>,
-    /// Share of the layers or blocks to keep.
-    pub keep: f64,
-    /// How many layers at the start are never dropped.
-    pub protect_first: usize,
-    /// How many layers at the end are never dropped.
-    pub protect_last: usize,
-    /// Text or JSON lines to score on; the built-in text if absent.
-    pub calibration: Option<PathBuf>,
-    /// How many samples to score on.
-    pub samples: usize,
-    /// Longest sample, in tokens; the model's context if that is shorter.
-    pub length: usize,
-    /// Scores joined by `+`; the first decides, the others are reported.
-    pub score: String,
-}
-
-impl Default for FitPruneOptions {
-    fn default() -> Self {
-        Self {
-            granularity: Granularity::Layer,
-            drop: None,
-            keep: 0.6,
-            protect_first: 0,
-            protect_last: 0,
-            calibration: None,
-            samples: 8,
-            length: 128,
-            score: "fit".into(),
-        }
+options! {
+    /// Options of `fit-prune`.
+    #[serde(deny_unknown_fields)]
+    pub struct FitPruneOptions {
+        /// What is dropped as one: a layer, or a branch of it, attention or MLP.
+        granularity: Granularity = Granularity::Layer;
+        /// How many layers or branches to drop; decides over `keep`.
+        drop: Option<usize> = None;
+        /// Share of the layers or branches to keep.
+        keep: f64 = 0.6, in Share;
+        /// Layers at the start that are never dropped.
+        protect_first: usize = 0;
+        /// Layers at the end that are never dropped.
+        protect_last: usize = 0;
+        /// File to score on: text, or .jsonl with `text` or `tokens`; a built-in text if absent.
+        calibration: Option<PathBuf> = None;
+        /// How many samples to score on.
+        samples: usize = 8, in AtLeast(1);
+        /// Longest sample in tokens; the model's context if that is shorter.
+        length: usize = 128, in AtLeast(2);
+        /// Scores; several joined by `+`, the first decides and the others are reported.
+        score: String = "fit".into(), in Words(Score::names());
     }
-}
-
-impl FitPruneOptions {
-    /// Name and meaning of each option, for `dlc passes`.
-    pub const DOCS: &'static [(&'static str, &'static str)] = &[
-        (
-            "granularity",
-            "layer (default); or branch: attention and MLP apart",
-        ),
-        (
-            "drop",
-            "how many layers or blocks to drop; decides over keep",
-        ),
-        (
-            "keep",
-            "share of the layers or blocks to keep (default 0.6)",
-        ),
-        (
-            "protect_first",
-            "layers at the start that are never dropped (default 0)",
-        ),
-        (
-            "protect_last",
-            "layers at the end that are never dropped (default 0)",
-        ),
-        (
-            "calibration",
-            "file to score on: text, or .jsonl with `text` or `tokens` (default: a built-in text)",
-        ),
-        ("samples", "how many samples to score on (default 8)"),
-        ("length", "longest sample in tokens (default 128)"),
-        (
-            "score",
-            "fit (default), fit-elementwise, fit-residual, trace, cosine, kl; several joined by +, the first decides",
-        ),
-    ];
 }
 
 /// A way to score layers or blocks (METHODS.md, section 1). Larger scores mean more important ones.
@@ -105,6 +55,10 @@ impl Score {
         ("kl", Self::Kl),
     ];
 
+    fn names() -> Vec<&'static str> {
+        Self::ALL.iter().map(|(name, _)| *name).collect()
+    }
+
     pub fn name(self) -> &'static str {
         Self::ALL
             .iter()
@@ -120,11 +74,10 @@ impl Score {
         let find = |name: &str| Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, s)| *s);
         list.split('+')
             .map(|name| {
-                let known: Vec<&str> = Self::ALL.iter().map(|(n, _)| *n).collect();
                 find(name).ok_or_else(|| {
                     options_error(format!(
                         "there is no score `{name}`; there are {}",
-                        known.join(", ")
+                        Self::names().join(", ")
                     ))
                 })
             })

@@ -19,46 +19,25 @@ use config::Config;
 use dlc_ir::Module;
 use merge::Merge;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
+use crate::options::Range::Finite;
+use crate::options::{PassOptions, options};
 use crate::report::PassReport;
 use crate::sources::{Adapter, Sources};
 
 const NAME: &str = "merge-adapter";
 
-/// Options of `merge-adapter`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MergeAdapterOptions {
-    /// Multiplies the change of every adapter.
-    pub scale: f64,
-    /// Whether merged weights that are NaN or infinite are taken.
-    pub allow_nan: bool,
-}
-
-impl Default for MergeAdapterOptions {
-    fn default() -> Self {
-        Self {
-            scale: 1.0,
-            allow_nan: false,
-        }
+options! {
+    /// Options of `merge-adapter`.
+    #[serde(deny_unknown_fields)]
+    pub struct MergeAdapterOptions {
+        /// Multiplies the change of every adapter.
+        scale: f64 = 1.0, in Finite;
+        /// Whether merged weights that are NaN or infinite are taken; `--allow-nan` sets it.
+        allow_nan: bool = false;
     }
-}
-
-impl MergeAdapterOptions {
-    /// Name and meaning of each option, for `dlc passes`.
-    pub const DOCS: &'static [(&'static str, &'static str)] = &[
-        (
-            "scale",
-            "multiplies the change of every adapter (default 1)",
-        ),
-        (
-            "allow_nan",
-            "whether merged weights that are NaN or infinite are taken (default false; --allow-nan sets it)",
-        ),
-    ];
 }
 
 /// The pass.
@@ -72,14 +51,9 @@ impl<'a> MergeAdapter<'a> {
     /// The pass with these options.
     ///
     /// # Errors
-    /// [`PassError::Options`] for a scale that is no number.
+    /// [`PassError::Options`] for values out of range.
     pub fn new(mut options: MergeAdapterOptions, sources: &Sources<'a>) -> Result<Self, PassError> {
-        if !options.scale.is_finite() {
-            return Err(PassError::Options {
-                pass: NAME,
-                problem: format!("scale={} is not a number to multiply with", options.scale),
-            });
-        }
+        options.check_ranges(NAME)?;
         options.allow_nan |= sources.allow_nan;
         Ok(Self {
             options,

@@ -16,9 +16,11 @@ use crate::context::{Pass, PassContext};
 use crate::draft::replace_draft;
 use crate::error::PassError;
 use crate::needs::{self, Needs};
+use crate::options::PassOptions;
 use crate::report::PassReport;
 
 pub use matrices::{Matrix, Perturbation, matrices, perturbation, quantize_block, quantize_nodes};
+pub(crate) use options::GROUP_SIZES;
 pub use options::{QuantizeDraftOptions, Refine};
 
 const NAME: &str = "quantize-draft";
@@ -36,9 +38,10 @@ impl QuantizeDraft {
     /// The pass with these options.
     ///
     /// # Errors
-    /// [`PassError::Options`] for bits and group sizes that no runtime takes.
+    /// [`PassError::Options`] for values out of range: bits and group sizes that no runtime takes.
     pub fn new(options: QuantizeDraftOptions) -> Result<Self, PassError> {
-        let quantizer = options.quantizer()?;
+        options.check_ranges(NAME)?;
+        let quantizer = options.quantizer();
         Ok(Self { options, quantizer })
     }
 

@@ -2,7 +2,7 @@
 //! one.
 //!
 //! Each link reads one value of the link before it, the residual, so that a link at a time has to
-//! be in memory.
+//! be in memory. Positions, which follow from the inputs alone, each link counts by itself.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,9 @@ impl<'m> Chain<'m> {
             }
         }
         let mut links: Vec<Link> = Vec::new();
-        for (block, nodes) in runs {
+        for (block, mut nodes) in runs {
+            let counted = counted_positions(graph, &nodes);
+            nodes.splice(0..0, counted);
             let reads = match outside_reads(graph, &nodes)[..] {
                 [] if links.is_empty() => None,
                 [value]
@@ -211,6 +213,17 @@ fn empty_cache(shape: &[Dim], batch: usize) -> Result<Array, PassError> {
         .zip([Some(batch), None, Some(0), None])
         .map(|(dim, fixed)| fixed.or(dim.known()).unwrap_or(0));
     Ok(Array::f32(sizes.collect::<Vec<_>>(), vec![])?)
+}
+
+/// The nodes that count the positions that `nodes` read, if they are others.
+fn counted_positions(graph: &Graph, nodes: &[NodeId]) -> Vec<NodeId> {
+    let makers = outside_reads(graph, nodes).into_iter().filter_map(|value| {
+        let Def::Node(maker, _) = graph.value(value).def else {
+            return None;
+        };
+        matches!(graph.node(maker).op, Op::Positions { .. }).then_some(maker)
+    });
+    makers.collect()
 }
 
 fn made_by(graph: &Graph, value: ValueId, nodes: &[NodeId]) -> bool {

@@ -27,8 +27,8 @@ use crate::sources::Sources;
 pub(crate) use budget::{Fit, TOLERANCE, threshold};
 pub(crate) use close::{close, macs_share};
 pub(crate) use net::{Inputs, SkipNet};
+pub(crate) use options::is_guided;
 pub use options::{SamplerOptions, SkipOptions};
-pub(crate) use options::{check_share, is_guided, with_sampler};
 pub(crate) use subnet::Copier;
 use subnet::Subnets;
 

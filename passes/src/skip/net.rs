@@ -6,6 +6,7 @@ use dlc_ir::cost::{image_sizes, macs};
 use dlc_ir::{
     BlockId, Def, Diffusion, Granularity, Graph, NodeId, Op, Operand, ValueId, WeightTable,
 };
+use dlc_methods::diffusion::DenoiserInput;
 
 use crate::error::PassError;
 
@@ -46,11 +47,13 @@ impl Inputs {
         let (mut image, mut timestep, mut labels, mut conditioning) =
             (None, None, None, Vec::new());
         for input in graph.inputs() {
-            match input.name.as_str() {
-                "hidden_states" | "sample" => image = Some(input.value),
-                "timestep" => timestep = Some(input.value),
-                "class_labels" => labels = Some(input.value),
-                name => conditioning.push((name.to_owned(), input.value)),
+            match DenoiserInput::of(&input.name) {
+                DenoiserInput::Image => image = Some(input.value),
+                DenoiserInput::Timestep => timestep = Some(input.value),
+                DenoiserInput::Class => labels = Some(input.value),
+                DenoiserInput::Conditioning => {
+                    conditioning.push((input.name.clone(), input.value));
+                }
             }
         }
         let problem = "the target isn't fed latents and a timestep".to_owned();

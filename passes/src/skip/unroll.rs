@@ -14,9 +14,9 @@ use dlc_ir::{
     BlockId, DType, Def, Diffusion, Dim, Expr, Graph, IrError, Node, NodeId, Op, Operand, Reuse,
     Shape, ValueId, ValueType, WeightId, WeightTable, sym,
 };
-use dlc_methods::diffusion::{SamplingPlan, SamplingStep};
+use dlc_methods::diffusion::{Arithmetic, SamplingPlan, Trajectory};
 
-use self::terms::{cast, sum, times, zeros};
+use self::terms::{cast, times, zeros};
 use super::Driver;
 use super::close::Step;
 use super::net::{Inputs, SkipNet};
@@ -81,10 +81,7 @@ struct Unroller<'m> {
     timesteps: WeightId,
     /// What is the same in every evaluation.
     steady: HashMap<ValueId, Operand>,
-    /// The latents so far, the current ones first.
-    latents: VecDeque<ValueId>,
-    /// The estimates so far, the last one first; none where no step reads it.
-    estimates: VecDeque<Option<ValueId>>,
+    trajectory: Trajectory<'m, ValueId>,
     /// For each value of the net what earlier evaluations made of it, the last one first.
     remembered: Vec<VecDeque<Operand>>,
 }
@@ -116,7 +113,7 @@ impl<'m> Unroller<'m> {
         for (at, _) in conditions {
             copy.input(at)?;
         }
-        let latents = times(&mut copy, noise, driver.plan.initial_scale)?;
+        let trajectory = Trajectory::start(driver.plan, &mut copy, &noise)?;
         let doubled = if guided {
             copy.builder
                 .add(Op::Concat { axis: 0 }, [noise.into(), noise.into()])?
@@ -129,12 +126,6 @@ impl<'m> Unroller<'m> {
             net.graph.value(inputs.timestep).ty.dtype,
         )?;
         let steady = copy.made.clone();
-        let values = net.values.len();
-        let (latents, estimates, remembered) = (
-            [latents].into(),
-            VecDeque::new(),
-            vec![VecDeque::new(); values],
-        );
         Ok(Self {
             net,
             driver,
@@ -144,9 +135,8 @@ impl<'m> Unroller<'m> {
             zeros,
             timesteps,
             steady,
-            latents,
-            estimates,
-            remembered,
+            trajectory,
+            remembered: vec![VecDeque::new(); net.values.len()],
         })
     }
 
@@ -156,9 +146,10 @@ impl<'m> Unroller<'m> {
         self.compute_steady(&live)?;
         for (number, (step, live)) in steps.iter().zip(&live).enumerate() {
             let output = self.evaluate(number, step, live)?;
-            self.advance(number, output)?;
+            let due = &self.driver.plan.steps[number];
+            self.trajectory.advance(&mut self.copy, due, &output)?;
         }
-        let Some(&sample) = self.latents.front() else {
+        let Some(&sample) = self.trajectory.latents() else {
             return Err(missing("the sample after the last step"));
         };
         self.copy.builder.output(SAMPLER_OUTPUT, sample, None);
@@ -243,11 +234,8 @@ impl<'m> Unroller<'m> {
 
     /// The latents as the network is fed them.
     fn image(&mut self, number: usize) -> Result<ValueId, IrError> {
-        let mut image = times(
-            &mut self.copy,
-            self.latents[0],
-            self.driver.plan.steps[number].input_scale,
-        )?;
+        let due = &self.driver.plan.steps[number];
+        let mut image = self.trajectory.input(&mut self.copy, due)?;
         if is_guided(self.driver.guidance) {
             image = self
                 .copy
@@ -291,14 +279,16 @@ impl<'m> Unroller<'m> {
                 .copied()
                 .ok_or_else(|| missing("a value to reuse"));
         }
-        let terms: Vec<(Operand, f64)> = before
-            .iter()
-            .copied()
-            .zip(Reuse::weights(events, number))
-            .collect();
-        sum(&mut self.copy, terms)?
-            .map(Into::into)
-            .ok_or_else(|| missing("a value to forecast from"))
+        let mut values = Vec::new();
+        for operand in before {
+            match operand {
+                Operand::Value(value) => values.push(*value),
+                Operand::Weight(_) => return Err(missing("a value to forecast from")),
+            }
+        }
+        let weights = Reuse::weights(events, number);
+        let terms = weights.into_iter().zip(&values);
+        self.copy.sum_of(terms, None).map(Into::into)
     }
 
     /// `u + guidance * (c - u)` of the first channels, `c` being the first half of the rows and `u`
@@ -354,67 +344,11 @@ impl<'m> Unroller<'m> {
             .builder
             .add(Op::Add, [without.into(), guidance.into()])
     }
-
-    /// The latents after an evaluation, see [`SamplingStep`].
-    fn advance(&mut self, number: usize, output: ValueId) -> Result<(), IrError> {
-        let plan = self.driver.plan;
-        let step = &plan.steps[number];
-        let estimate = if is_estimate_read(plan, number) {
-            Some(self.estimate(step, output)?)
-        } else {
-            None
-        };
-        self.estimates.push_front(estimate);
-        let latents = self
-            .latents
-            .iter()
-            .map(|v| Operand::from(*v))
-            .zip(step.latents.iter().copied());
-        let estimates = self
-            .estimates
-            .iter()
-            .zip(step.estimates.iter().copied())
-            .filter_map(|(v, c)| Some((Operand::from((*v)?), c)));
-        let terms = latents
-            .chain(estimates)
-            .chain([(output.into(), step.output)])
-            .collect();
-        let next = sum(&mut self.copy, terms)?
-            .ok_or_else(|| missing("the latents after a step, whose coefficients are all 0,"))?;
-        self.latents.push_front(next);
-        Ok(())
-    }
-
-    fn estimate(&mut self, step: &SamplingStep, output: ValueId) -> Result<ValueId, IrError> {
-        let terms = vec![
-            (self.latents[0].into(), step.estimate.latents),
-            (output.into(), step.estimate.output),
-        ];
-        let estimate = sum(&mut self.copy, terms)?
-            .ok_or_else(|| missing("an estimate, whose coefficients are both 0,"))?;
-        match step.estimate.clip {
-            Some(limit) => self.copy.builder.add(
-                Op::Clip {
-                    limit: limit as f32,
-                },
-                [estimate.into()],
-            ),
-            None => Ok(estimate),
-        }
-    }
 }
 
 /// The axes of the images that the network is fed: of latents, too.
 fn image_dims(net: &SkipNet<'_>, inputs: &Inputs) -> Vec<Dim> {
     net.graph.value(inputs.image).ty.shape.0.clone()
-}
-
-/// Whether this step's estimate, or a later step's look back, counts.
-fn is_estimate_read(plan: &SamplingPlan, number: usize) -> bool {
-    plan.steps[number..]
-        .iter()
-        .enumerate()
-        .any(|(ago, step)| step.estimates.get(ago).is_some_and(|c| *c != 0.0))
 }
 
 /// The block that stops being one when a later evaluation reads `value`, which is made inside it

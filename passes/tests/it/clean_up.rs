@@ -148,27 +148,6 @@ fn passes_are_found_by_name_and_take_only_their_options() {
             "{}",
             info.name
         );
-        let options = (info.build)(&serde_yaml::Mapping::new(), Sources::NONE)
-            .unwrap()
-            .options();
-        let known: Vec<&str> = options
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
-        let mut documented: Vec<&str> = info.options.iter().map(|(name, _)| *name).collect();
-        documented.sort_unstable();
-        assert_eq!(
-            documented,
-            {
-                let mut known = known;
-                known.sort_unstable();
-                known
-            },
-            "{}",
-            info.name
-        );
     }
     let problems = [
         registry::find("fit-prun").unwrap_err(),

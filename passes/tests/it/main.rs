@@ -11,6 +11,7 @@ mod fakes;
 mod learning;
 mod merging;
 mod model;
+mod options;
 mod progress;
 mod quantizing;
 mod rejections;

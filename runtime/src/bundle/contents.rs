@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use dlc_bundle::{FileRecord, Manifest, WEIGHTS_FILE};
+use dlc_bundle::{FileRecord, Manifest};
 use dlc_files::{InputError, open_regular};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,8 @@ pub(super) fn changed(
 ) -> Result<Vec<String>> {
     let mut changed = Vec::new();
     for (name, record) in &manifest.files {
-        if hash(&folder.join(name), cache.filter(|_| name == WEIGHTS_FILE))? != *record {
+        let cache = cache.filter(|_| *name == manifest.weights_file);
+        if hash(&folder.join(name), cache)? != *record {
             changed.push(name.clone());
         }
     }

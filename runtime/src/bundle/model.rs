@@ -4,6 +4,7 @@
 use dlc_bundle::{GraphRecord, Manifest, PortRecord, WeightRecord};
 use dlc_ir::Task;
 use dlc_ir::schedule::{SAMPLER_INPUT, SAMPLER_OUTPUT};
+use dlc_methods::diffusion::inputs;
 
 /// Most graphs of a bundle: a sampler may have one for every step.
 const MOST_GRAPHS: usize = 4096;
@@ -116,7 +117,7 @@ fn images(manifest: &Manifest, graph: &GraphRecord) -> Vec<String> {
         return vec![];
     };
     let sides = [("height", 2, model.height), ("width", 3, model.width)];
-    let inputs = ["hidden_states", "sample", SAMPLER_INPUT]
+    let inputs = [inputs::HIDDEN_STATES, inputs::SAMPLE, SAMPLER_INPUT]
         .map(|name| (&graph.inputs, name, model.channels));
     let outputs = [
         (

@@ -1,5 +1,7 @@
 //! Bundles that open, and those that must not.
 
+use dlc_bundle::WEIGHTS_FILE;
+
 use super::*;
 
 /// A bundle with one graph and 16 bytes of weights, and then `edit` on its manifest's text.
@@ -152,6 +154,16 @@ fn broken_manifests_are_refused_with_the_reason() {
         ("model.onnx:", "gone.onnx:", "gone.onnx"),
         ("bytes: 5", "bytes: 6", "instead of 6"),
         ("offset: 0", "offset: 8", "ends after"),
+        (
+            "weights:\n",
+            "weights_file: ../weights.bin\nweights:\n",
+            "the weights are in `../weights.bin`, which isn't among the files",
+        ),
+        (
+            "weights:\n",
+            "weights_file: model.onnx\nweights:\n",
+            "ends after the 5 bytes of model.onnx",
+        ),
         ("offset: 0", "offset: 18446744073709551615", "ends after"),
         ("graphs: [target]", "graphs: [other]", "other"),
         (
@@ -170,6 +182,33 @@ fn broken_manifests_are_refused_with_the_reason() {
             "{to}: {error}"
         );
     }
+}
+
+#[test]
+fn graphs_lie_in_the_folder_of_the_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    write(folder.path(), |text| {
+        text.replace(
+            "weights:\n",
+            "weights_file: onnx/model.onnx_data\nweights:\n",
+        )
+        .replace(WEIGHTS_FILE, "onnx/model.onnx_data")
+    });
+    fs::create_dir(path("onnx")).unwrap();
+    fs::rename(path(WEIGHTS_FILE), path("onnx/model.onnx_data")).unwrap();
+    let error = Bundle::open(folder.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("`model.onnx`, which isn't a file beside the weights"),
+        "{error}"
+    );
+    let text = fs::read_to_string(path(MANIFEST_FILE)).unwrap();
+    let text = text.replace("model.onnx,", "onnx/model.onnx,");
+    let text = text.replace("  model.onnx:", "  onnx/model.onnx:");
+    fs::write(path(MANIFEST_FILE), text).unwrap();
+    fs::rename(path("model.onnx"), path("onnx/model.onnx")).unwrap();
+    let bundle = Bundle::open(folder.path()).unwrap();
+    assert_eq!(bundle.weights_path(), path("onnx/model.onnx_data"));
 }
 
 #[cfg(unix)]

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use dlc_ir::{DType, Diffusion};
+use dlc_methods::diffusion::inputs;
 use ort::session::SessionInputValue;
 use ort::value::DynValue;
 
@@ -19,9 +20,6 @@ use crate::{HostTensor, Result, RuntimeError};
 
 /// What stands before the name of a tensor for images without a text.
 const NEGATIVE: &str = "negative_";
-/// Which tokens of a text count: all, where nothing else is said.
-const MASK: &str = "encoder_attention_mask";
-const TEXT: &str = "encoder_hidden_states";
 
 /// The most numbers of one image: those of a gigabyte.
 const LARGEST_IMAGE: usize = 1 << 28;
@@ -124,7 +122,10 @@ impl Conditions {
     ) -> Result<FloatTensor> {
         let given = self.tensors.get(name);
         let all_tokens = || {
-            let text = self.tensors.get(TEXT).filter(|_| name == MASK)?;
+            let text = self
+                .tensors
+                .get(inputs::TEXT)
+                .filter(|_| name == inputs::TEXT_MASK)?;
             let shape = text.shape.get(..2)?.to_vec();
             Some(FloatTensor {
                 data: vec![1.0; shape.iter().product()],
@@ -147,7 +148,7 @@ impl Conditions {
             let negative = self.tensors.get(&format!("{NEGATIVE}{name}"));
             // What isn't the text itself is the same for images without one, as diffusers has it.
             let negative = negative
-                .or_else(|| halves.first().filter(|_| name != TEXT))
+                .or_else(|| halves.first().filter(|_| name != inputs::TEXT))
                 .cloned();
             let missing = || {
                 self.bad(format!(

@@ -4,6 +4,7 @@
 use dlc_bundle::GraphRecord;
 use dlc_ir::schedule::{SAMPLER_INPUT, SAMPLER_OUTPUT, memory};
 use dlc_ir::{DType, Task};
+use dlc_methods::diffusion::{DenoiserInput, inputs};
 
 use crate::{Result, RuntimeError};
 
@@ -48,23 +49,29 @@ pub(super) enum Feed {
     Condition,
 }
 
+impl Feed {
+    /// What the input called `name` takes.
+    fn of(name: &str) -> Self {
+        if let Some((block, age)) = memory::parse_input(name) {
+            let block = block.to_owned();
+            return Self::Memory { block, age };
+        }
+        match (name, DenoiserInput::of(name)) {
+            (SAMPLER_INPUT, _) => Self::Noise,
+            (memory::FORECAST, _) => Self::Forecast,
+            (_, DenoiserInput::Image) => Self::Image,
+            (_, DenoiserInput::Timestep) => Self::Timestep,
+            (_, DenoiserInput::Class) => Self::Class,
+            (_, DenoiserInput::Conditioning) => Self::Condition,
+        }
+    }
+}
+
 impl StepPorts {
     /// Reads the boundary; [`RuntimeError::Port`] for a graph that is no denoising step.
     pub fn read(graph: &GraphRecord) -> Result<Self> {
         let inputs = graph.inputs.iter().map(|port| {
-            let feed = match port.name.as_str() {
-                "hidden_states" | "sample" => Feed::Image,
-                SAMPLER_INPUT => Feed::Noise,
-                "timestep" => Feed::Timestep,
-                "class_labels" => Feed::Class,
-                memory::FORECAST => Feed::Forecast,
-                name => {
-                    memory::parse_input(name).map_or(Feed::Condition, |(block, age)| Feed::Memory {
-                        block: block.to_owned(),
-                        age,
-                    })
-                }
-            };
+            let feed = Feed::of(&port.name);
             let floats = !matches!(feed, Feed::Class | Feed::Condition);
             if (feed == Feed::Class && port.dtype != DType::I64)
                 || (floats && !port.dtype.is_float())
@@ -116,7 +123,7 @@ impl StepPorts {
             .iter()
             .any(|input| matches!(input.feed, Feed::Image | Feed::Noise | Feed::Memory { .. }))
         {
-            return Err(missing("hidden_states"));
+            return Err(missing(inputs::HIDDEN_STATES));
         }
         if graph.outputs.iter().any(|port| port.name == ports.output) {
             Ok(ports)

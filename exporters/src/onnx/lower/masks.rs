@@ -43,9 +43,15 @@ pub(super) fn additive_mask(
 /// Indices of this run's tokens among all tokens, `[seq]`: `past .. total`.
 fn rows(cx: &mut Context<'_>, mask: ValueId, seq: &Dim) -> Result<Name, ExportError> {
     let key = format!("{}/rows.{seq}", cx.full_name(mask));
-    let (seq, total) = (length(cx, seq)?, length(cx, &total(cx, mask))?);
+    let total = total(cx, mask);
+    let has_past = total != *seq;
+    let (seq, total) = (length(cx, seq)?, length(cx, &total)?);
     cx.once(&key, |cx| {
-        let past = cx.b.op("Sub", &[&total, &seq]).out();
+        let past = if has_past {
+            cx.b.op("Sub", &[&total, &seq]).out()
+        } else {
+            cx.b.int(0)
+        };
         let one = cx.b.int(1);
         Ok(cx.b.op("Range", &[&past, &total, &one]).out())
     })
@@ -80,13 +86,21 @@ fn visible(
     seq: &Dim,
     rows: &Name,
 ) -> Result<Name, ExportError> {
-    let total = length(cx, &total(cx, mask))?;
+    let total = total(cx, mask);
+    let has_past = total != *seq;
+    let total = length(cx, &total)?;
     cx.once(&format!("{}/visible.{seq}", cx.full_name(mask)), |cx| {
         let (zero, one) = (cx.b.int(0), cx.b.int(1));
         let columns = cx.b.op("Range", &[&zero, &total, &one]).out();
         let axis = cx.b.ints(&[1]);
         let rows = cx.b.op("Unsqueeze", &[rows, &axis]).out();
-        let causal = cx.b.op("LessOrEqual", &[&columns, &rows]).out();
+        let causal = if has_past {
+            cx.b.op("LessOrEqual", &[&columns, &rows]).out()
+        } else {
+            // tract gets the shape wrong where a range is compared with itself.
+            let behind = cx.b.op("Sub", &[&rows, &columns]).out();
+            cx.b.op("GreaterOrEqual", &[&behind, &zero]).out()
+        };
         let live = live(cx, mask)?;
         Ok(cx.b.op("And", &[&live, &causal]).out())
     })

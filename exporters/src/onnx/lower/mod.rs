@@ -17,13 +17,14 @@ mod portable;
 mod quantized;
 mod queries;
 mod relative;
+mod rotation;
 mod shared;
 
 use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};
 
 use self::context::Context;
 pub(crate) use self::queries::noise_levels;
-use dlc_bundle::{CacheLayout, Profile, WEIGHTS_FILE};
+use dlc_bundle::{CacheLayout, Profile};
 use dlc_onnx::proto::{
     DataLocation, DimensionProto, DimensionValue, GraphProto, ModelProto, OperatorSetIdProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, data_type, entry,
@@ -167,6 +168,7 @@ fn lower_node(
         },
         Op::DisentangledBias(bias) => relative::disentangled_bias(cx, node, bias),
         Op::Positions { padding } => relative::positions(cx, node, *padding),
+        Op::LastToken { padding } => relative::last_token(cx, node, *padding),
         Op::LayerNorm { eps } => shared::layer_norm(cx, node, *eps),
         Op::Add => match folds.norm_after(id) {
             Some(norm) => ort::add_and_norm(cx, node, norm),
@@ -286,8 +288,8 @@ impl Lowered {
             .collect()
     }
 
-    /// Says where in the weight file each stored initializer lies.
-    pub fn place(&mut self, plan: &WeightPlan) -> Result<(), ExportError> {
+    /// Says where in the weight file, which lies beside the ONNX file, each stored initializer lies.
+    pub fn place(&mut self, plan: &WeightPlan, weights_file: &str) -> Result<(), ExportError> {
         let initializers = self
             .model
             .graph
@@ -300,7 +302,7 @@ impl Lowered {
                 ExportError::module(&tensor.name, "has no place in the weight file")
             })?;
             tensor.external_data = vec![
-                entry("location", WEIGHTS_FILE),
+                entry("location", weights_file),
                 entry("offset", record.offset.to_string()),
                 entry("length", record.bytes.to_string()),
             ];

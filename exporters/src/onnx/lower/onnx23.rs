@@ -3,10 +3,13 @@
 
 use dlc_ir::{Attention, DType, Node, Rope, Shape};
 
+use super::super::builder::Name;
 use super::context::Context;
 use super::forms::Form;
 use super::masks::{additive_mask, key_mask};
-use super::shared::{common_form, define_full, define_like, finish_call, input_in, rotations};
+use super::queries::has_cache;
+use super::rotation::rotations;
+use super::shared::{common_form, define_full, define_like, finish_call, input_in};
 use crate::error::ExportError;
 
 pub(super) fn rms_norm(cx: &mut Context<'_>, node: &Node, eps: f32) -> Result<(), ExportError> {
@@ -56,15 +59,14 @@ pub(super) fn attend_causally(
         cx.operand(node, 1)?,
         cx.operand(node, 2)?,
     ];
-    let [past_key, past_value] = [cx.operand(node, 4)?, cx.operand(node, 5)?];
-    let values = [
-        Context::output_at(node, 0)?,
-        Context::output_at(node, 1)?,
-        Context::output_at(node, 2)?,
-    ];
-    let names = values.map(|value| cx.full_name(value));
+    let mut inputs = vec![q, k, v, mask];
+    if has_cache(node) {
+        inputs.extend([cx.operand(node, 4)?, cx.operand(node, 5)?]);
+    }
+    let values = node.outputs.clone();
+    let names: Vec<Name> = values.iter().map(|value| cx.full_name(*value)).collect();
     let mut call =
-        cx.b.op("Attention", &[&q, &k, &v, &mask, &past_key, &past_value])
+        cx.b.op("Attention", &inputs.iter().collect::<Vec<_>>())
             .int("q_num_heads", attention.heads as i64)
             .int("kv_num_heads", attention.kv_heads as i64)
             .float("scale", attention.scale)
@@ -72,7 +74,7 @@ pub(super) fn attend_causally(
     if dtype != DType::F32 {
         call = call.int("softmax_precision", 1);
     }
-    call.into(&[&names[0], &names[1], &names[2]]);
+    call.into(&names.iter().collect::<Vec<_>>());
     for (value, name) in values.into_iter().zip(names) {
         cx.define(value, Form::Full, name);
     }

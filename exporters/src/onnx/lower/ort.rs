@@ -12,15 +12,16 @@
 use std::collections::HashMap;
 
 use dlc_bundle::CacheLayout;
-use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, RopeScaling, ValueId};
+use dlc_ir::{Attention, Def, Dim, Graph, Node, NodeId, Op, Operand, Rope, ValueId};
 use dlc_onnx::proto::INT32;
 
 use super::super::builder::Name;
 use super::context::Context;
 use super::forms::Form;
 use super::padding::last_entry;
-use super::queries::{maker, readers};
-use super::shared::{define_full, rope_name};
+use super::queries::{has_cache, maker, readers};
+use super::rotation::rope_name;
+use super::shared::define_full;
 use crate::error::ExportError;
 use crate::weights::{RopeTable, Stored, Wave};
 
@@ -76,7 +77,7 @@ impl Folds {
     fn fold_rope(&mut self, graph: &Graph, id: NodeId, node: &Node) {
         let rotation = |at: usize| {
             let (maker, value) = maker(graph, *node.inputs.get(at)?)?;
-            let Op::Rope(rope) = graph.node(maker).op else {
+            let Op::Rope(rope) = &graph.node(maker).op else {
                 return None;
             };
             let positions = graph.node(maker).inputs.get(1)?;
@@ -86,14 +87,14 @@ impl Folds {
             let head_dim = graph.value(value).ty.shape.last().and_then(Dim::known)? / rope.heads;
             let fits = head_dim % 16 == 0 && rope.rotated(head_dim) % 16 == 0;
             // The operator's tables don't change with the length.
-            let fixed = !matches!(rope.scaling, RopeScaling::Dynamic { .. });
+            let fixed = !rope.changes_with_length();
             (own && fits && fixed && readers(graph, value) == 1).then_some((maker, rope))
         };
         let (Some((q_node, q)), Some((k_node, k))) = (rotation(0), rotation(1)) else {
             return;
         };
         if q.theta.to_bits() == k.theta.to_bits() && q.scaling == k.scaling {
-            self.rope_of.insert(id, q);
+            self.rope_of.insert(id, q.clone());
             self.rope_nodes.extend([q_node, k_node]);
         }
     }
@@ -193,7 +194,7 @@ pub(super) fn takes_grouped_attention(graph: &Graph) -> bool {
     let head_dims = graph
         .nodes()
         .filter_map(|(_, node)| match (&node.op, node.inputs.first()) {
-            (Op::Attention(a), Some(Operand::Value(q))) if a.causal => graph
+            (Op::Attention(a), Some(Operand::Value(q))) if a.causal && has_cache(node) => graph
                 .value(*q)
                 .ty
                 .shape
@@ -331,6 +332,7 @@ fn table(
         dtype,
         positions,
         frequencies: rope.frequencies(head_dim).into(),
+        factor: rope.attention_factor(),
         wave,
     };
     let name = Name::from(name);

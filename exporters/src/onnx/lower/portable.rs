@@ -6,9 +6,9 @@ use super::super::builder::Name;
 use super::context::Context;
 use super::forms::Form;
 use super::masks::{additive_mask, key_mask};
-use super::shared::{
-    common_form, define_like, finish_call, from_f32, input_in, rope_name, rotations, to_f32,
-};
+use super::queries::has_cache;
+use super::rotation::{rope_name, rotations};
+use super::shared::{common_form, define_like, finish_call, from_f32, input_in, to_f32};
 use crate::error::ExportError;
 
 /// In single precision whatever the graph's element type, as Hugging Face's norms are. `Pow` with 2
@@ -92,15 +92,21 @@ fn widened(
     Ok([widen(&cos, false)?, widen(&sin, true)?])
 }
 
-/// Attention over past and new keys.
+/// Attention over past and new keys, or over new ones alone.
 pub(super) fn attend_causally(
     cx: &mut Context<'_>,
     node: &Node,
     attention: &Attention,
 ) -> Result<(), ExportError> {
     let seq = cx.ty(cx.value_at(node, 0)?).shape.0[1].clone();
-    let keys = extend_cache(cx, node, 1, attention.kv_heads)?;
-    let values = extend_cache(cx, node, 2, attention.kv_heads)?;
+    let mut side = |part| {
+        if has_cache(node) {
+            extend_cache(cx, node, part, attention.kv_heads)
+        } else {
+            heads_first(cx, node, part, attention.kv_heads)
+        }
+    };
+    let (keys, values) = (side(1)?, side(2)?);
     let mask = additive_mask(
         cx,
         cx.value_at(node, 3)?,

@@ -1,6 +1,6 @@
 //! What lowerings ask of a graph.
 
-use dlc_ir::{Def, Dim, Graph, NodeId, Op, Operand, ValueId};
+use dlc_ir::{Def, Dim, Graph, Node, NodeId, Op, Operand, ValueId};
 
 /// The inputs that say how noisy each image is. Callers give one number for all as well as one for
 /// each, so their axis has a name of its own.
@@ -49,4 +49,9 @@ pub(super) fn readers(graph: &Graph, value: ValueId) -> usize {
         .filter(|i| **i == Operand::Value(value))
         .count();
     by_nodes + graph.outputs().iter().filter(|o| o.value == value).count()
+}
+
+/// Whether a node of causal attention reads and makes caches.
+pub(super) fn has_cache(attention: &Node) -> bool {
+    attention.inputs.len() > 4
 }

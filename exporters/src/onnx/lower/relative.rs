@@ -1,5 +1,6 @@
-//! Positions: the rows of learned tables, and `DeBERTa`'s relative ones.
+//! Positions: the rows of learned tables, `DeBERTa`'s relative ones, and the last of a text.
 
+use dlc_bundle::Profile;
 use dlc_ir::{DType, Dim, DisentangledBias, Node, Shape};
 use dlc_onnx::proto::data_type;
 
@@ -43,6 +44,34 @@ pub(super) fn positions(
             .out();
     define_full(cx, node, |cx, out| {
         cx.b.op("Add", &[&count, &padding]).into(&[out]);
+    })
+}
+
+/// The row of each text's last token: the largest index of a token that isn't padding says where.
+pub(super) fn last_token(
+    cx: &mut Context<'_>,
+    node: &Node,
+    padding: u32,
+) -> Result<(), ExportError> {
+    let (x, ids) = (cx.operand(node, 0)?, cx.value_at(node, 1)?);
+    let seq = length(cx, &cx.ty(ids).shape.0[1].clone())?;
+    let (ids, padding) = (cx.full(ids)?, cx.b.int(i64::from(padding)));
+    let (zero, one) = (cx.b.int(0), cx.b.int(1));
+    let is_padding = cx.b.op("Equal", &[&ids, &padding]).out();
+    let indices = cx.b.op("Range", &[&zero, &seq, &one]).out();
+    let indices = cx.b.op("Where", &[&is_padding, &zero, &indices]).out();
+    let last = match cx.target.profile {
+        Profile::Portable => cx.b.op("ReduceMax", &[&indices]).ints("axes", &[1]),
+        Profile::Onnx | Profile::Ort => {
+            let axes = cx.b.ints(&[1]);
+            cx.b.op("ReduceMax", &[&indices, &axes])
+        }
+    };
+    let last = last.int("keepdims", 1).out();
+    define_full(cx, node, |cx, out| {
+        cx.b.op("GatherND", &[&x, &last])
+            .int("batch_dims", 1)
+            .into(&[out]);
     })
 }
 

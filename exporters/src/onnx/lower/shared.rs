@@ -1,6 +1,6 @@
-//! Lowerings that several profiles share, and the rotary tables that all layers share.
+//! Lowerings that several profiles share.
 
-use dlc_ir::{DType, Node, Operand, Rope, RopeScaling, Shape, ValueId};
+use dlc_ir::{DType, Node, Operand, Shape};
 use dlc_onnx::proto::data_type;
 
 use super::super::builder::{Call, Name};
@@ -224,107 +224,6 @@ pub(super) fn finish_call(call: Call<'_>, name: Option<&Name>) -> Name {
         }
         None => call.out(),
     }
-}
-
-/// Cosines and sines of the rotation angles, `[batch, seq, rotated / 2]` each, computed once for
-/// all layers of one spec.
-pub(super) fn rotations(
-    cx: &mut Context<'_>,
-    rope: &Rope,
-    rotated: usize,
-    positions: ValueId,
-    dtype: DType,
-) -> Result<[Name; 2], ExportError> {
-    let name = rope_name(rope, rotated);
-    let spec = format!("{}/{name}", cx.full_name(positions));
-    let angles = cx.once(&spec, |cx| {
-        let positions = cx.full(positions)?;
-        let bytes = rope
-            .frequencies(rotated)
-            .into_iter()
-            .flat_map(f32::to_le_bytes)
-            .collect();
-        let mut frequencies = cx.b.constant(
-            &format!("{name}.frequencies"),
-            DType::F32,
-            &[rotated / 2],
-            bytes,
-        );
-        let positions =
-            cx.b.op("Cast", &[&positions])
-                .int("to", i64::from(data_type(DType::F32)))
-                .out();
-        if let RopeScaling::Dynamic { factor, original } = rope.scaling {
-            frequencies = stretched(
-                cx,
-                rope,
-                rotated,
-                [&positions, &frequencies],
-                [factor, original as f64],
-            );
-        }
-        let axis = cx.b.ints(&[2]);
-        let column = cx.b.op("Unsqueeze", &[&positions, &axis]).out();
-        Ok(cx.b.op("Mul", &[&column, &frequencies]).out())
-    })?;
-    let mut table = |op: &'static str| {
-        cx.once(&format!("{spec}/{op}.{dtype}"), |cx| {
-            let table = cx.b.op(op, &[&angles]).out();
-            Ok(from_f32(cx, table, dtype))
-        })
-    };
-    Ok([table("Cos")?, table("Sin")?])
-}
-
-/// `frequencies` as [`Rope::frequencies_at`] makes them for the length that `positions`, in single
-/// precision, tell.
-fn stretched(
-    cx: &mut Context<'_>,
-    rope: &Rope,
-    rotated: usize,
-    [positions, frequencies]: [&Name; 2],
-    [factor, original]: [f64; 2],
-) -> Name {
-    let number = |cx: &mut Context<'_>, what: &str, numbers: &[f32]| {
-        let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-        cx.b.constant(
-            &format!("{}.{what}", rope_name(rope, rotated)),
-            DType::F32,
-            &[numbers.len()],
-            bytes,
-        )
-    };
-    // factor * (last + 1) / original - (factor - 1), at least 1.
-    let slope = number(cx, "slope", &[(factor / original) as f32]);
-    let start = number(cx, "start", &[(factor / original - (factor - 1.0)) as f32]);
-    let one = number(cx, "least", &[1.0]);
-    let exponents = number(cx, "exponents", &rope.exponents(rotated));
-    let last = cx.b.op("ReduceMax", &[positions]).int("keepdims", 0).out();
-    let grown = cx.b.op("Mul", &[&last, &slope]).out();
-    let grown = cx.b.op("Add", &[&grown, &start]).out();
-    let stretch = cx.b.op("Max", &[&grown, &one]).out();
-    let powers = cx.b.op("Pow", &[&stretch, &exponents]).out();
-    cx.b.op("Mul", &[frequencies, &powers]).out()
-}
-
-/// A readable name that equal specs, and only those, have in common.
-pub(super) fn rope_name(rope: &Rope, rotated: usize) -> String {
-    let scaling = match rope.scaling {
-        RopeScaling::None => String::new(),
-        RopeScaling::Linear { factor } => format!(".linear{factor:?}"),
-        RopeScaling::Dynamic { factor, original } => format!(".dynamic{factor:?}-{original}"),
-        RopeScaling::Llama3 {
-            factor,
-            low,
-            high,
-            original,
-        } => format!(".llama3-{factor:?}-{low:?}-{high:?}-{original}"),
-    };
-    format!(
-        "rope.theta{:?}.dim{}{scaling}",
-        rope.theta,
-        rope.rotary_dim.unwrap_or(rotated)
-    )
 }
 
 /// `name`, single precision, in the element type of the graph.

@@ -1,29 +1,32 @@
 //! Arithmetic between evaluations, as nodes.
 
 use dlc_ir::{DType, IrError, Op, Operand, Shape, ValueId};
+use dlc_methods::diffusion::Arithmetic;
 
 use super::missing;
 use crate::skip::subnet::Copier;
 
-/// The sum of terms with coefficients, those with 0 aside; none if there are none.
-pub(super) fn sum(
-    copy: &mut Copier<'_>,
-    terms: Vec<(Operand, f64)>,
-) -> Result<Option<ValueId>, IrError> {
-    let mut total = None;
-    for (operand, coefficient) in terms.into_iter().filter(|(_, c)| *c != 0.0) {
-        let Operand::Value(value) = operand else {
-            return Err(missing("a term of a sum, a weight instead of a value,"));
-        };
-        let term = times(copy, value, coefficient)?;
-        total = Some(match total {
-            Some(so_far) => copy
-                .builder
-                .add(Op::Add, [Operand::Value(so_far), term.into()])?,
-            None => term,
-        });
+impl Arithmetic for Copier<'_> {
+    type Value = ValueId;
+    type Error = IrError;
+
+    fn sum(&mut self, terms: &[(f64, &ValueId)], _: Option<ValueId>) -> Result<ValueId, IrError> {
+        let mut total = None;
+        for (coefficient, value) in terms {
+            let term = times(self, **value, *coefficient)?;
+            total = Some(match total {
+                Some(so_far) => self
+                    .builder
+                    .add(Op::Add, [Operand::Value(so_far), term.into()])?,
+                None => term,
+            });
+        }
+        total.ok_or_else(|| missing("a sum, whose coefficients are all 0,"))
     }
-    Ok(total)
+
+    fn clip(&mut self, value: ValueId, limit: f32) -> Result<ValueId, IrError> {
+        self.builder.add(Op::Clip { limit }, [value.into()])
+    }
 }
 
 pub(super) fn times(

@@ -1,5 +1,7 @@
 //! What is remembered of weights, and for how long.
 
+use dlc_bundle::WEIGHTS_FILE;
+
 use super::*;
 
 /// A file whose content was last changed long ago, as far as its times say.

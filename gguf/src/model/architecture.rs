@@ -1,0 +1,148 @@
+//! The architectures: what llama.cpp calls their tensors, and how it stores them.
+
+use super::config::Shape;
+use crate::keys::Keys;
+use serde_json::{Map, Value};
+
+/// A decoder that llama.cpp and transformers both know.
+#[derive(Debug)]
+pub(super) struct Architecture {
+    /// `general.architecture` and `model_type`.
+    pub name: &'static str,
+    /// Its class of transformers.
+    pub class: &'static str,
+    /// The tensors of a layer.
+    pub layer: &'static [Part],
+    /// Whether rows of queries and keys lie pair by pair, as llama.cpp rotates them.
+    pub interleaved: bool,
+    /// Whether norms are stored with 1 added, which transformers adds when it runs.
+    pub norms_plus_one: bool,
+    /// What its configuration says beside what all say.
+    pub configure: fn(&mut Keys<'_>, &Shape, &mut Map<String, Value>),
+}
+
+/// Tensors of a layer: a weight, maybe with a bias.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Between `blk.N.` and `.weight`.
+    pub gguf: &'static str,
+    /// Between `model.layers.N.` and `.weight`.
+    pub hugging_face: &'static str,
+    /// Whether there is a bias.
+    pub bias: Bias,
+}
+
+/// Whether a part has a bias beside its weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bias {
+    Never,
+    Maybe,
+    Always,
+}
+
+const fn part(gguf: &'static str, hugging_face: &'static str) -> Part {
+    biased(gguf, hugging_face, Bias::Never)
+}
+
+const fn biased(gguf: &'static str, hugging_face: &'static str, bias: Bias) -> Part {
+    Part {
+        gguf,
+        hugging_face,
+        bias,
+    }
+}
+
+const ATTN_NORM: Part = part("attn_norm", "input_layernorm");
+const GATE: Part = part("ffn_gate", "mlp.gate_proj");
+const UP: Part = part("ffn_up", "mlp.up_proj");
+const DOWN: Part = part("ffn_down", "mlp.down_proj");
+const FFN_NORM: Part = part("ffn_norm", "post_attention_layernorm");
+
+const LLAMA: Architecture = Architecture {
+    name: "llama",
+    class: "LlamaForCausalLM",
+    layer: &[
+        ATTN_NORM,
+        biased("attn_q", "self_attn.q_proj", Bias::Maybe),
+        biased("attn_k", "self_attn.k_proj", Bias::Maybe),
+        biased("attn_v", "self_attn.v_proj", Bias::Maybe),
+        biased("attn_output", "self_attn.o_proj", Bias::Maybe),
+        FFN_NORM,
+        biased("ffn_gate", "mlp.gate_proj", Bias::Maybe),
+        biased("ffn_up", "mlp.up_proj", Bias::Maybe),
+        biased("ffn_down", "mlp.down_proj", Bias::Maybe),
+    ],
+    interleaved: true,
+    norms_plus_one: false,
+    configure: super::config::llama,
+};
+
+const QWEN2: Architecture = Architecture {
+    name: "qwen2",
+    class: "Qwen2ForCausalLM",
+    layer: &[
+        ATTN_NORM,
+        biased("attn_q", "self_attn.q_proj", Bias::Always),
+        biased("attn_k", "self_attn.k_proj", Bias::Always),
+        biased("attn_v", "self_attn.v_proj", Bias::Always),
+        part("attn_output", "self_attn.o_proj"),
+        FFN_NORM,
+        GATE,
+        UP,
+        DOWN,
+    ],
+    interleaved: false,
+    norms_plus_one: false,
+    configure: super::config::qwen,
+};
+
+const QWEN3: Architecture = Architecture {
+    name: "qwen3",
+    class: "Qwen3ForCausalLM",
+    layer: &[
+        ATTN_NORM,
+        part("attn_q", "self_attn.q_proj"),
+        part("attn_k", "self_attn.k_proj"),
+        part("attn_v", "self_attn.v_proj"),
+        part("attn_output", "self_attn.o_proj"),
+        part("attn_q_norm", "self_attn.q_norm"),
+        part("attn_k_norm", "self_attn.k_norm"),
+        FFN_NORM,
+        GATE,
+        UP,
+        DOWN,
+    ],
+    interleaved: false,
+    norms_plus_one: false,
+    configure: super::config::qwen3,
+};
+
+const GEMMA2: Architecture = Architecture {
+    name: "gemma2",
+    class: "Gemma2ForCausalLM",
+    layer: &[
+        ATTN_NORM,
+        part("attn_q", "self_attn.q_proj"),
+        part("attn_k", "self_attn.k_proj"),
+        part("attn_v", "self_attn.v_proj"),
+        part("attn_output", "self_attn.o_proj"),
+        part("post_attention_norm", "post_attention_layernorm"),
+        part("ffn_norm", "pre_feedforward_layernorm"),
+        GATE,
+        UP,
+        DOWN,
+        part("post_ffw_norm", "post_feedforward_layernorm"),
+    ],
+    interleaved: false,
+    norms_plus_one: true,
+    configure: super::config::gemma2,
+};
+
+/// Every architecture.
+pub(super) const ARCHITECTURES: [&Architecture; 4] = [&LLAMA, &QWEN2, &QWEN3, &GEMMA2];
+
+impl Architecture {
+    pub fn find(name: &str) -> Option<&'static Self> {
+        ARCHITECTURES.into_iter().find(|a| a.name == name)
+    }
+}

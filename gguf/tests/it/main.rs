@@ -1,0 +1,6 @@
+//! The reader and what it makes of files.
+
+mod builder;
+mod hostile;
+mod models;
+mod packings;
