@@ -182,7 +182,7 @@ fn a_name_is_downloaded_once_and_compiled_like_its_folder() {
         let files = contents(&machine.shell.path(name)).into_iter();
         let named = |(file, bytes): (String, Vec<u8>)| {
             let text = String::from_utf8_lossy(&bytes).replace("tiny-llama", "org/tiny@main");
-            (file, text.into_owned())
+            (file, text)
         };
         files.map(named).collect::<Vec<_>>()
     };
