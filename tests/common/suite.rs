@@ -1,7 +1,7 @@
 //! Every golden on an engine: what transformers and diffusers computed, in single precision and in
 //! half, padded and continued.
 
-use dlc_ir::DType;
+use dlc_ir::{DType, Module};
 
 use super::diffusion::{DIFFUSION, check_diffusion};
 use super::golden::{
@@ -83,7 +83,24 @@ pub fn check_decoder(
     case: Case,
 ) -> Result<(), String> {
     let golden = Golden::read(name);
-    let mut runner = engine.load(golden.module(dtype))?;
+    check_module(
+        engine,
+        golden.module(dtype),
+        &golden,
+        case,
+        tolerance(dtype),
+    )
+}
+
+/// Compares one run of a decoder, however it was read, with what is recorded.
+pub fn check_module(
+    engine: &Engine,
+    module: Module,
+    golden: &Golden,
+    case: Case,
+    tolerance: f32,
+) -> Result<(), String> {
+    let mut runner = engine.load(module)?;
     let (before, feed) = golden.feeds(case);
     let logits = match before {
         // One sequence after the other, where several can't be continued.
@@ -94,7 +111,7 @@ pub fn check_decoder(
         }
         before => logits(&mut runner, before.as_ref(), &feed)?,
     };
-    golden.check(case, &logits, tolerance(dtype))
+    golden.check(case, &logits, tolerance)
 }
 
 fn logits(runner: &mut Runner, before: Option<&Feed>, feed: &Feed) -> Result<Vec<f32>, String> {

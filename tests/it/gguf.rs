@@ -1,6 +1,5 @@
 //! GGUF files: compiled as they are, and converted into checkpoints.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -12,7 +11,8 @@ use serde_json::Value;
 use crate::command::{Shell, snapshot};
 use crate::common::fixture;
 use crate::common::golden::{CASES, Golden, TOLERANCE};
-use crate::goldens::evaluate;
+use crate::common::session::Engine;
+use crate::common::suite::check_module;
 
 const GOLDENS: [&str; 5] = ["llama", "llama3", "qwen2", "qwen3", "gemma2"];
 const BYTE_LEVEL: [&str; 5] = ["llama-bpe", "qwen2", "smollm", "gpt-2", "default"];
@@ -22,14 +22,8 @@ fn check(name: &'static str, path: &Path) {
     let golden = Golden::read(name);
     let module = import(&Checkpoint::open(path).unwrap(), &ImportOptions::default()).unwrap();
     for case in CASES {
-        let (before, feed) = golden.feeds(case);
-        let caches = before
-            .map(|b| evaluate(&module, &b, &BTreeMap::new()))
-            .unwrap_or_default();
-        let outputs = evaluate(&module, &feed, &caches);
-        golden
-            .check(case, outputs["logits"].as_f32().unwrap(), TOLERANCE)
-            .unwrap();
+        let module = module.clone();
+        check_module(&Engine::Evaluator, module, &golden, case, TOLERANCE).unwrap();
     }
 }
 
