@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::error::CheckpointError;
+use super::locate::Holder;
 use super::tensors::{self, FileMetadata, TensorFile, TensorRecord};
 use super::{CheckpointFile, files, hub_cache, repeated};
 
@@ -113,11 +114,12 @@ fn weights(path: &Path) -> Result<PathBuf, CheckpointError> {
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
     names.sort();
-    among(path, &names).map(|name| path.join(name))
+    among(Holder::folder(path), &names).map(|name| path.join(name))
 }
 
-/// The name of the file with the tensors among the files with these names in a folder.
-pub(super) fn among(folder: &Path, names: &[String]) -> Result<String, CheckpointError> {
+/// The name of the file with the tensors among the files with these names directly in `holder`.
+pub(super) fn among(holder: Holder<'_>, names: &[String]) -> Result<String, CheckpointError> {
+    let folder = holder.path;
     let is = |wanted: &str| names.iter().any(|name| name == wanted);
     if let Some(name) = [WEIGHTS, DIFFUSERS_WEIGHTS].iter().find(|name| is(name)) {
         return Ok((*name).to_owned());
@@ -135,7 +137,7 @@ pub(super) fn among(folder: &Path, names: &[String]) -> Result<String, Checkpoin
             folder,
             format!(
                 "holds several files, or a model. Name the adapter's own, such as {}",
-                folder.join(one).display()
+                holder.part(one)
             ),
         )),
         _ => Err(CheckpointError::file(

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::error::{CheckpointError, shown};
 use super::files::{open, read_object};
-use super::hub_cache;
+use super::hub_cache::{self, MAIN};
 
 /// The largest shard index that is read: room for some 250 000 tensors.
 const INDEX_CAP: u64 = 32 << 20;
@@ -71,12 +71,50 @@ impl WeightNames {
     }
 }
 
+/// What weights are looked for in: a folder, or a repository of the Hub.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holder<'a> {
+    /// What errors call it; of a repository `ORG/NAME@REVISION`, and a folder in it.
+    pub(super) path: &'a Path,
+    /// `ORG/NAME@REVISION` of a repository.
+    pub(super) repository: Option<&'a Path>,
+}
+
+impl<'a> Holder<'a> {
+    pub(super) fn folder(path: &'a Path) -> Self {
+        Self {
+            path,
+            repository: None,
+        }
+    }
+
+    /// How the user names one of its files or folders: those of a repository have no names of their
+    /// own.
+    pub(super) fn part(self, name: &str) -> String {
+        let Some(repository) = self.repository else {
+            return self.path.join(name).display().to_string();
+        };
+        let inner = self.path.strip_prefix(repository).unwrap_or(self.path);
+        let part = Path::new("DIR").join(inner).join(name);
+        let repository = repository.to_string_lossy();
+        let (id, revision) = repository.split_once('@').unwrap_or((&repository, MAIN));
+        let revision = match revision {
+            MAIN => String::new(),
+            other => format!(" --revision {other}"),
+        };
+        format!(
+            "{} after `hf download {id}{revision} --local-dir DIR`",
+            part.display()
+        )
+    }
+}
+
 /// The files that `path` stands for; a path that stands for none is explained.
 pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
     let metadata = fs::metadata(path).map_err(|error| nothing_there(path, error))?;
     if metadata.is_dir() {
         let path = &hub_cache::entered(path)?;
-        let component = component(path, |name| path.join(name).is_file())?;
+        let component = component(Holder::folder(path), |name| path.join(name).is_file())?;
         let folder = component.map_or_else(|| path.clone(), |name| path.join(name));
         let (weights, notes) = in_folder(&folder)?;
         return Ok(Location {
@@ -109,10 +147,10 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
     }
 }
 
-/// The name of the folder of the denoising component, if `folder`, in which there `is` a file of
+/// The name of the folder of the denoising component, if `holder`, in which there `is` a file of
 /// each of some names, is a pipeline of diffusers.
 pub(super) fn component(
-    folder: &Path,
+    holder: Holder<'_>,
     is: impl Fn(&str) -> bool,
 ) -> Result<Option<&'static str>, CheckpointError> {
     if usual_weights(&is).is_some() {
@@ -129,9 +167,9 @@ pub(super) fn component(
             let problem = format!(
                 "holds several models: {}. Name the folder of one, such as {}",
                 COMPONENTS.join(" and "),
-                folder.join(one).display()
+                holder.part(one)
             );
-            Err(CheckpointError::file(folder, problem))
+            Err(CheckpointError::file(holder.path, problem))
         }
     }
 }
@@ -161,16 +199,17 @@ fn in_folder(folder: &Path) -> Result<(WeightFiles, Vec<String>), CheckpointErro
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
     names.sort();
-    let (weights, notes) = among(folder, &names)?;
+    let (weights, notes) = among(Holder::folder(folder), &names)?;
     Ok((weights.at(folder), notes))
 }
 
-/// The weight files among the files with these names in a folder, and what is to be said of the
-/// choice.
+/// The weight files among the files with these names directly in `holder`, and what is to be said
+/// of the choice.
 pub(super) fn among(
-    folder: &Path,
+    holder: Holder<'_>,
     names: &[String],
 ) -> Result<(WeightNames, Vec<String>), CheckpointError> {
+    let folder = holder.path;
     let is = |wanted: &str| names.iter().any(|name| name == wanted);
     if let Some(weights) = usual_weights(is) {
         return Ok((weights, vec![]));
@@ -190,13 +229,13 @@ pub(super) fn among(
         return Ok((variant.clone(), vec![note]));
     }
     let with = |wanted: &str| {
-        let mut paths = names.iter().map(|name| folder.join(name));
-        paths.find(|path| extension(path) == wanted)
+        let mut names = names.iter();
+        let file = names.find(|name| extension(Path::new(name)) == wanted)?;
+        Some(holder.part(file))
     };
     if let Some(file) = with("safetensors") {
         let problem = format!(
-            "holds no {WHOLE} and no {WHOLE}.index.json. Name one file, such as {}, or download the index too",
-            file.display()
+            "holds no {WHOLE} and no {WHOLE}.index.json. Name one file, such as {file}, or download the index too"
         );
         return Err(CheckpointError::file(folder, problem));
     }
@@ -204,7 +243,12 @@ pub(super) fn among(
         return Err(pickle(folder, is(DIFFUSERS_PICKLE)));
     }
     if let Some(file) = with(GGUF) {
-        return Err(gguf(folder, &file));
+        let problem = format!("holds no {WHOLE}, but GGUF. Name that file: {file}");
+        return Err(CheckpointError::file(folder, problem));
+    }
+    if holder.repository.is_some() {
+        let problem = format!("holds no {WHOLE} and no other weights. Name another repository");
+        return Err(CheckpointError::file(folder, problem));
     }
     let problem = format!(
         "holds no {WHOLE}. Download the whole checkpoint, for instance with `hf download ID --local-dir DIR`"
@@ -301,6 +345,10 @@ fn extension(path: &Path) -> String {
 
 fn nothing_there(path: &Path, error: io::Error) -> CheckpointError {
     if error.kind() == io::ErrorKind::NotFound {
+        if extension(path) == GGUF {
+            let problem = "doesn't exist. Check the path; `hf download ORG/NAME FILE --local-dir DIR` brings GGUF files of the Hugging Face Hub";
+            return CheckpointError::file(path, problem);
+        }
         let problem = "doesn't exist. Name a folder with config.json and safetensors files; \
                        the command also takes a repository of the Hugging Face Hub, ORG/NAME";
         return CheckpointError::file(path, problem);
@@ -332,15 +380,6 @@ fn bundle(path: &Path, what: &str) -> CheckpointError {
         path,
         format!("{what}; name the checkpoint that it came from{source}"),
     )
-}
-
-/// A folder whose only weights are a GGUF file.
-fn gguf(folder: &Path, file: &Path) -> CheckpointError {
-    let problem = format!(
-        "holds no {WHOLE}, but GGUF. Name that file: {}",
-        file.display()
-    );
-    CheckpointError::file(folder, problem)
 }
 
 /// Weights in pickles, perhaps `of_diffusers`.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::locate::{self, WeightNames};
+use super::locate::{self, Holder, WeightNames};
 use super::model_index::MODEL_INDEX;
 use super::sentence::{self, MODULES, POOLING, SETTINGS, TRANSFORMER_CONFIGS};
 use super::{
@@ -117,14 +117,23 @@ impl Repository<'_> {
     }
 
     fn adapter_weights(&self) -> Result<String, CheckpointError> {
-        adapter::among(self.name, &self.names_in(""))
+        adapter::among(self.holder(self.name), &self.names_in(""))
+    }
+
+    /// The repository, or a folder in it.
+    fn holder<'a>(&'a self, path: &'a Path) -> Holder<'a> {
+        Holder {
+            path,
+            repository: Some(self.name),
+        }
     }
 
     fn place(&self) -> Result<Place, CheckpointError> {
-        let component = locate::component(self.name, |name| self.files.contains(name))?;
+        let component =
+            locate::component(self.holder(self.name), |name| self.files.contains(name))?;
         let prefix = component.map_or_else(String::new, |name| format!("{name}/"));
         let folder = component.map_or_else(|| self.name.to_owned(), |name| self.name.join(name));
-        let (weights, _) = locate::among(&folder, &self.names_in(&prefix))?;
+        let (weights, _) = locate::among(self.holder(&folder), &self.names_in(&prefix))?;
         Ok(Place { prefix, weights })
     }
 

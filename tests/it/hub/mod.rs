@@ -266,9 +266,14 @@ fn paths_are_never_asked_of_the_hub() {
         "a/b/c",
         "nowhere",
         "org/model.safetensors",
+        "org/model.gguf",
+        "org/model.Q4_K_M.GGUF",
     ] {
         machine.fails(&["inspect", path], &[], &["doesn't exist"]);
     }
+    let gguf = fs::read(fixture("gguf/llama.gguf")).unwrap();
+    machine.shell.write("org/llama.gguf", gguf);
+    machine.ok(&["inspect", "org/llama.gguf"]);
     machine.shell.copy(&fixture("tiny-llama"), TINY);
     machine.ok(&["compile", TINY, "-o", "out"]);
     assert_eq!(source_name(&machine.shell.path("out")), "tiny");
@@ -411,13 +416,23 @@ fn what_cannot_be_read_is_refused_before_anything_is_downloaded() {
             "in PyTorch's pickle format only",
             3,
         ),
-        ("gguf", &["tiny.Q4_0.gguf"], "is GGUF", 3),
-        ("other", &["consolidated.safetensors"], "Name one file", 2),
-        ("empty", &["README.md"], "holds no model.safetensors", 2),
+        (
+            "gguf",
+            &["tiny.Q4_0.gguf"],
+            "but GGUF. Name that file: DIR/tiny.Q4_0.gguf after `hf download org/gguf --local-dir DIR`",
+            2,
+        ),
+        (
+            "other",
+            &["consolidated.safetensors"],
+            "Name one file, such as DIR/consolidated.safetensors after `hf download org/other",
+            2,
+        ),
+        ("empty", &["README.md"], "Name another repository", 2),
         (
             "two",
             &["unet/config.json", "transformer/config.json"],
-            "holds several models",
+            "Name the folder of one, such as DIR/transformer after `hf download org/two",
             2,
         ),
     ] {
@@ -436,6 +451,13 @@ fn what_cannot_be_read_is_refused_before_anything_is_downloaded() {
         assert_eq!(outcome.code, Some(code), "{}", outcome.transcript());
         assert_eq!(server.seen().len(), 1);
     }
+    server.add_revision("refs/pr/1");
+    machine.fails(
+        &["compile", "org/two@refs/pr/1"],
+        &[],
+        &["DIR/transformer after `hf download org/two --revision refs/pr/1 --local-dir DIR`"],
+    );
+    server.seen();
     // Nor is anything downloaded for what can't be done.
     machine.shell.write("full/file", "");
     machine.fails(&["compile", TINY, "-o", "full"], &[], &["full"]);
