@@ -14,6 +14,9 @@ const MOST_LABELS: usize = 1 << 16;
 pub(super) struct Body<'a> {
     /// What names of its tensors begin with.
     pub(super) prefix: &'a str,
+    /// The tensor of the words' embedding, and its width.
+    pub(super) embedding: String,
+    pub(super) embedding_size: usize,
     pub(super) vocab_size: usize,
     pub(super) hidden_size: usize,
     pub(super) eps: f32,
@@ -49,6 +52,14 @@ pub(super) struct MaskedLm {
     pub(super) tied: bool,
 }
 
+/// What the heads of a family are made of.
+pub(super) struct Heads {
+    pub(super) masked: MaskedLm,
+    /// The layer before the classes of a text, with what follows it.
+    pub(super) pooler: (&'static str, Activation),
+    pub(super) classifier: &'static str,
+}
+
 /// The names of the classes, from `id2label`, or `num_labels` of them.
 pub(super) fn labels(config: &mut ConfigReader<'_>) -> Vec<String> {
     let plain = |n: usize| (0..n).map(|i| format!("LABEL_{i}")).collect();
@@ -79,7 +90,7 @@ pub(super) fn labels(config: &mut ConfigReader<'_>) -> Vec<String> {
 }
 
 /// What the scores of a text's `labels` mean; of one alone there is no probability to make.
-fn scores(config: &mut ConfigReader<'_>, labels: &[String]) -> Scores {
+pub(super) fn scores(config: &mut ConfigReader<'_>, labels: &[String]) -> Scores {
     match config.text("problem_type") {
         Some("multi_label_classification") => Scores::AnyClasses,
         Some("regression") => Scores::Numbers,
@@ -101,21 +112,26 @@ fn scores(config: &mut ConfigReader<'_>, labels: &[String]) -> Scores {
 }
 
 impl Head {
-    /// The head for texts.
-    pub(super) fn text(
-        config: &mut ConfigReader<'_>,
-        pooler: &'static str,
-        activation: Activation,
-        classifier: &'static str,
-    ) -> Self {
-        let labels = labels(config);
-        let scores = scores(config, &labels);
-        Self::Text {
-            pooler,
-            activation,
-            classifier,
-            labels,
-            scores,
+    /// The head for `task`.
+    pub(super) fn read(config: &mut ConfigReader<'_>, task: Task, heads: Heads) -> Self {
+        match task {
+            Task::FillMask => Self::MaskedLm(heads.masked),
+            Task::TextClassification => {
+                let labels = labels(config);
+                let scores = scores(config, &labels);
+                let (pooler, activation) = heads.pooler;
+                Self::Text {
+                    pooler,
+                    activation,
+                    classifier: heads.classifier,
+                    labels,
+                    scores,
+                }
+            }
+            Task::TokenClassification => Self::Tokens {
+                labels: labels(config),
+            },
+            Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Self::Bare,
         }
     }
 
@@ -162,20 +178,7 @@ impl Head {
                 labels,
                 ..
             } => {
-                let first = net.graph.add(
-                    Op::Slice {
-                        axis: 1,
-                        start: 0,
-                        len: 1,
-                    },
-                    [hidden.into()],
-                )?;
-                let first = net.graph.add(
-                    Op::Reshape {
-                        shape: Shape(vec![sym("batch"), width.into()]),
-                    },
-                    [first.into()],
-                )?;
+                let first = first_token(net, hidden, width)?;
                 let pooled = net.linear(first, pooler, [width, width], true)?;
                 let pooled = net.activate(pooled, *activation)?;
                 let logits = net.linear(pooled, classifier, [labels.len(), width], true)?;
@@ -190,6 +193,22 @@ impl Head {
     }
 }
 
+/// The state of the first token, `[batch, width]`.
+pub(super) fn first_token(
+    net: &mut Net<'_>,
+    hidden: ValueId,
+    width: usize,
+) -> Result<ValueId, IrError> {
+    let first = Op::Slice {
+        axis: 1,
+        start: 0,
+        len: 1,
+    };
+    let first = net.graph.add(first, [hidden.into()])?;
+    let shape = Shape(vec![sym("batch"), width.into()]);
+    net.graph.add(Op::Reshape { shape }, [first.into()])
+}
+
 impl MaskedLm {
     fn build(
         &self,
@@ -197,14 +216,13 @@ impl MaskedLm {
         net: &mut Net<'_>,
         hidden: ValueId,
     ) -> Result<ValueId, IrError> {
-        let (width, vocab) = (body.hidden_size, body.vocab_size);
-        let x = net.linear(hidden, self.dense, [width, width], true)?;
+        let (width, vocab) = (body.embedding_size, body.vocab_size);
+        let x = net.linear(hidden, self.dense, [width, body.hidden_size], true)?;
         let x = net.activate(x, self.activation)?;
         let x = net.layer_norm(x, self.norm, width, body.eps)?;
-        let embedding = format!("{}embeddings.word_embeddings.weight", body.prefix);
         let table = net.head(
             &format!("{}.weight", self.decoder),
-            &embedding,
+            &body.embedding,
             [vocab, width],
             self.tied,
         )?;

@@ -15,8 +15,10 @@ mod deberta_v2;
 mod decoder;
 mod defaults;
 mod diffusers;
+mod distilbert;
 mod dit;
 mod encoder;
+mod encoder_spec;
 mod error;
 mod gemma2;
 mod gpt2;
@@ -97,6 +99,7 @@ pub const FAMILIES: &[Family] = &[
     gpt_neox::FAMILY,
     bert::FAMILY,
     roberta::FAMILY,
+    distilbert::FAMILY,
     deberta::FAMILY,
     deberta_v2::FAMILY,
     dit::FAMILY,

@@ -15,10 +15,11 @@ use super::{FAMILIES, ImportError, ImportOptions, import, non_finite_weights};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::fixture::{Folder, fixture, safetensors};
 
-const ENCODERS: [&str; 5] = [
+const ENCODERS: [&str; 6] = [
     "bert",
     "roberta",
     "roberta-classifier",
+    "distilbert",
     "deberta",
     "deberta-v3",
 ];

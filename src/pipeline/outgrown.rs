@@ -12,6 +12,9 @@ use serde_json::{Map, Value, json};
 use crate::checkpoint::{AdapterFiles, Checkpoint, TensorRecord};
 use crate::import::FAMILIES;
 
+/// Beginnings of the names of a head for classes.
+const HEAD: [&str; 3] = ["classifier.", "pre_classifier.", "pooler."];
+
 /// Files that a tokenizer may be in.
 const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
@@ -119,7 +122,7 @@ fn adopt_head(
     config.insert("architectures".into(), json!([architecture]));
     let head = wholes
         .iter()
-        .filter(|(name, _)| name.starts_with("classifier.") || name.starts_with("pooler."))
+        .filter(|(name, _)| HEAD.iter().any(|start| name.starts_with(start)))
         .map(|(n, t)| (n.clone(), t.clone()));
     let note = format!("read as {architecture} of {labels} labels, as the adapter brings its head");
     let changed = checkpoint.config().get("architectures") != config.get("architectures") || !named;

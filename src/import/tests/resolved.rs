@@ -12,21 +12,28 @@ use super::super::ImportError;
 use super::{Folder, fixture, import_folder};
 
 /// Keys that no graph depends on: null in them is the library's business alone.
-const UNREAD: [&str; 18] = [
+const UNREAD: [&str; 25] = [
     "attention_dropout",
     "attention_probs_dropout_prob",
     "attn_pdrop",
     "classifier_dropout",
     "dropout",
     "embd_pdrop",
+    "embedding_dropout",
     "hidden_dropout",
     "hidden_dropout_prob",
+    "initializer_cutoff_factor",
     "initializer_range",
     "is_decoder",
+    "mlp_dropout",
     "pooler_dropout",
+    "qa_dropout",
     "reorder_and_upcast_attn",
     "resid_pdrop",
+    "seq_classif_dropout",
+    "summary_activation",
     "summary_first_dropout",
+    "summary_last_dropout",
     "summary_proj_to_labels",
     "summary_type",
     "summary_use_proj",
