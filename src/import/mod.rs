@@ -48,6 +48,7 @@ mod unet_2d_condition;
 mod unet_blocks;
 mod unet_config;
 mod unet_spec;
+mod xlm_roberta;
 
 #[cfg(test)]
 mod tests;
@@ -100,6 +101,7 @@ pub const FAMILIES: &[Family] = &[
     bert::FAMILY,
     roberta::FAMILY,
     distilbert::FAMILY,
+    xlm_roberta::FAMILY,
     deberta::FAMILY,
     deberta_v2::FAMILY,
     dit::FAMILY,

@@ -15,11 +15,12 @@ use super::{FAMILIES, ImportError, ImportOptions, import, non_finite_weights};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::fixture::{Folder, fixture, safetensors};
 
-const ENCODERS: [&str; 6] = [
+const ENCODERS: [&str; 7] = [
     "bert",
     "roberta",
     "roberta-classifier",
     "distilbert",
+    "xlm-roberta",
     "deberta",
     "deberta-v3",
 ];
