@@ -4,7 +4,7 @@
 use candle_core::{D, Device, Tensor};
 use dlc_ir::{Op, Rope};
 
-use crate::attention::{attend_both_ways, attend_causally, disentangled_bias};
+use crate::attention::{attend_both_ways, attend_causally, bucketed_bias, disentangled_bias};
 use crate::error::OpError;
 use crate::image::{conv2d, cut_to, group_norm, timestep_embedding, upsample};
 use crate::quantized::{gather_columns, quantized_linear};
@@ -38,6 +38,7 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
         }
         Op::LayerNorm { eps } => match inputs {
             [x] => normed(x, f64::from(*eps))?,
+            [x, scale] => normed(x, f64::from(*eps))?.broadcast_mul(scale)?,
             [x, scale, bias] => normed(x, f64::from(*eps))?
                 .broadcast_mul(scale)?
                 .broadcast_add(bias)?,
@@ -73,6 +74,7 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             _ => return Err(wrong_arity(inputs)),
         },
         Op::DisentangledBias(bias) => disentangled_bias(bias, inputs)?,
+        Op::BucketedBias(bias) => bucketed_bias(bias, operands(inputs)?)?,
         Op::Silu => unary(inputs, Tensor::silu)?,
         Op::Gelu { tanh: false } => unary(inputs, Tensor::gelu_erf)?,
         Op::Gelu { tanh: true } => unary(inputs, Tensor::gelu)?,

@@ -37,7 +37,10 @@ pub use expr::{Blob, Expr, QuantizedPart, Quantizer, Refinement};
 pub use graph::{CachePart, CacheRole, Def, Graph, Input, Node, Operand, Output, Value};
 pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 pub use module::{Classes, Diffusion, Drafting, ModelInfo, Module, Scores, SideFile, Task};
-pub use op::{Attention, DisentangledBias, GroupFormat, Op, Rope, RopeScaling, TimestepEmbedding};
+pub use op::{
+    Attention, BucketedBias, DisentangledBias, GroupFormat, Op, Rope, RopeScaling,
+    TimestepEmbedding,
+};
 pub use parse::{parse_graph, parse_graph_over};
 pub use schedule::{Evaluation, Granularity, Reuse, Sampling, SkipSchedule};
 pub use sentence::{Pooling, Sentence, Similarity};

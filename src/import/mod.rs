@@ -28,6 +28,7 @@ mod heads;
 mod keys;
 mod llama;
 mod mistral;
+mod mpnet;
 mod net;
 mod olmo2;
 mod patches;
@@ -102,6 +103,7 @@ pub const FAMILIES: &[Family] = &[
     roberta::FAMILY,
     distilbert::FAMILY,
     xlm_roberta::FAMILY,
+    mpnet::FAMILY,
     deberta::FAMILY,
     deberta_v2::FAMILY,
     dit::FAMILY,

@@ -15,12 +15,13 @@ use super::{FAMILIES, ImportError, ImportOptions, import, non_finite_weights};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::fixture::{Folder, fixture, safetensors};
 
-const ENCODERS: [&str; 7] = [
+const ENCODERS: [&str; 8] = [
     "bert",
     "roberta",
     "roberta-classifier",
     "distilbert",
     "xlm-roberta",
+    "mpnet",
     "deberta",
     "deberta-v3",
 ];
