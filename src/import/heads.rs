@@ -39,6 +39,9 @@ pub(super) enum Head {
     },
     /// A linear layer for each token.
     Tokens { labels: Vec<String> },
+    /// For each token a linear layer, this activation, and a linear layer to how likely the token
+    /// was replaced.
+    Replaced(Activation),
 }
 
 /// The tensors of a head for masked tokens.
@@ -137,16 +140,17 @@ impl Head {
 
     /// What the scores mean.
     pub(super) fn scores(&self) -> Scores {
-        if let Self::Text { scores, .. } = self {
-            *scores
-        } else {
-            Scores::OneClass
+        match self {
+            Self::Text { scores, .. } => *scores,
+            Self::Replaced(_) => Scores::AnyClasses,
+            Self::Bare | Self::MaskedLm(_) | Self::Tokens { .. } => Scores::OneClass,
         }
     }
 
     pub(super) fn labels(&self) -> Vec<String> {
         match self {
             Self::Text { labels, .. } | Self::Tokens { labels } => labels.clone(),
+            Self::Replaced(_) => vec!["replaced".to_owned()],
             Self::Bare | Self::MaskedLm(_) => Vec::new(),
         }
     }
@@ -187,6 +191,14 @@ impl Head {
             Self::Tokens { labels } => {
                 net.ignore(&format!("{}pooler.", body.prefix));
                 let logits = net.linear(hidden, "classifier", [labels.len(), width], true)?;
+                net.output("logits", logits)
+            }
+            Self::Replaced(activation) => {
+                let name = "discriminator_predictions";
+                let x = net.linear(hidden, &format!("{name}.dense"), [width, width], true)?;
+                let x = net.activate(x, *activation)?;
+                let last = format!("{name}.dense_prediction");
+                let logits = net.linear(x, &last, [1, width], true)?;
                 net.output("logits", logits)
             }
         }

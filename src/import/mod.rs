@@ -17,6 +17,7 @@ mod defaults;
 mod diffusers;
 mod distilbert;
 mod dit;
+mod electra;
 mod encoder;
 mod encoder_spec;
 mod error;
@@ -104,6 +105,7 @@ pub const FAMILIES: &[Family] = &[
     distilbert::FAMILY,
     xlm_roberta::FAMILY,
     mpnet::FAMILY,
+    electra::FAMILY,
     deberta::FAMILY,
     deberta_v2::FAMILY,
     dit::FAMILY,

@@ -15,13 +15,15 @@ use super::{FAMILIES, ImportError, ImportOptions, import, non_finite_weights};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::fixture::{Folder, fixture, safetensors};
 
-const ENCODERS: [&str; 8] = [
+const ENCODERS: [&str; 10] = [
     "bert",
     "roberta",
     "roberta-classifier",
     "distilbert",
     "xlm-roberta",
     "mpnet",
+    "electra",
+    "electra-discriminator",
     "deberta",
     "deberta-v3",
 ];

@@ -360,7 +360,8 @@ impl Reader<'_> {
             .enumerate()
             .filter(|(i, _)| tokens.special.get(*i) == Some(&false))
         {
-            let Some(best) = choices(row, 1, false).pop() else {
+            let any = self.model.scores == Scores::AnyClasses;
+            let Some(best) = choices(row, 1, any).pop() else {
                 continue;
             };
             let (piece, label) = (&tokens.pieces[i], self.label(best.index));
