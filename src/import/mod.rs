@@ -29,6 +29,7 @@ mod heads;
 mod keys;
 mod llama;
 mod mistral;
+mod modernbert;
 mod mpnet;
 mod net;
 mod olmo2;
@@ -106,6 +107,7 @@ pub const FAMILIES: &[Family] = &[
     xlm_roberta::FAMILY,
     mpnet::FAMILY,
     electra::FAMILY,
+    modernbert::FAMILY,
     deberta::FAMILY,
     deberta_v2::FAMILY,
     dit::FAMILY,

@@ -15,7 +15,7 @@ use super::{FAMILIES, ImportError, ImportOptions, import, non_finite_weights};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::fixture::{Folder, fixture, safetensors};
 
-const ENCODERS: [&str; 10] = [
+const ENCODERS: [&str; 12] = [
     "bert",
     "roberta",
     "roberta-classifier",
@@ -24,6 +24,8 @@ const ENCODERS: [&str; 10] = [
     "mpnet",
     "electra",
     "electra-discriminator",
+    "modernbert",
+    "modernbert-classifier",
     "deberta",
     "deberta-v3",
 ];

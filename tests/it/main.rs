@@ -17,6 +17,7 @@ mod diffing;
 mod diffusion;
 mod documents;
 mod effects;
+mod encoder_families;
 mod encoders;
 mod errors;
 mod examples;

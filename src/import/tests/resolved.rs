@@ -118,6 +118,41 @@ fn every_key_deleted_and_null_is_read_as_the_library_reads_it() {
     );
 }
 
+/// As the first checkpoints on the hub have it, `rope_parameters` and `layer_types` unsaid.
+#[test]
+fn older_configurations_of_modernbert_say_the_same_in_other_keys() {
+    let older = json!({
+        "layer_types": null, "rope_parameters": null, "global_attn_every_n_layers": 3, "global_rope_theta": 160_000.0,
+        "local_rope_theta": 10_000.0, "position_embedding_type": "absolute", "layer_norm_eps": 1e-5, "reference_compile": true,
+        "repad_logits_with_grad": false,
+    });
+    let read = |patch: &Value| {
+        import_folder(&Folder::patched("goldens/modernbert", patch))
+            .expect("imports")
+            .graphs
+            .remove(0)
+    };
+    let plain = read(&json!({}));
+    assert_eq!(read(&older), plain);
+    for (key, value) in [
+        ("global_attn_every_n_layers", json!(2)),
+        ("global_rope_theta", json!(500.0)),
+        ("local_rope_theta", json!(500.0)),
+    ] {
+        let mut other = older.clone();
+        other[key] = value;
+        assert_ne!(read(&other), plain, "{key}");
+    }
+    let scaled =
+        json!({"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}});
+    super::refuses(
+        "a scaling",
+        &Folder::patched("goldens/modernbert", &scaled),
+        Fault::Unsupported,
+        &["`rope_parameters.full_attention.rope_type`", "yarn"],
+    );
+}
+
 #[test]
 fn other_names_of_keys_are_read_as_transformers_reads_them() {
     let config =
