@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
         ("BertForPreTraining", Task::FillMask),
         ("BertForSequenceClassification", Task::TextClassification),
         ("BertForTokenClassification", Task::TokenClassification),
+        ("BertForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "BERT, MiniLM and all-MiniLM, BGE, E5",
     keys: |_| KEYS,

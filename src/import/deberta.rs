@@ -20,6 +20,7 @@ pub(super) const FAMILY: Family = Family {
         ("DebertaForMaskedLM", Task::FillMask),
         ("DebertaForSequenceClassification", Task::TextClassification),
         ("DebertaForTokenClassification", Task::TokenClassification),
+        ("DebertaForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "DeBERTa base to xlarge",
     keys: |_| KEYS,

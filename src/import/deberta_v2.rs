@@ -21,6 +21,7 @@ pub(super) const FAMILY: Family = Family {
             Task::TextClassification,
         ),
         ("DebertaV2ForTokenClassification", Task::TokenClassification),
+        ("DebertaV2ForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "DeBERTa v2 without convolution, DeBERTa v3",
     keys: |_| KEYS,

@@ -23,6 +23,7 @@ pub(super) const FAMILY: Family = Family {
             "DistilBertForTokenClassification",
             Task::TokenClassification,
         ),
+        ("DistilBertForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "DistilBERT, English and multilingual",
     keys: |_| KEYS,

@@ -23,6 +23,7 @@ pub(super) const FAMILY: Family = Family {
         ("ElectraForMaskedLM", Task::FillMask),
         ("ElectraForSequenceClassification", Task::TextClassification),
         ("ElectraForTokenClassification", Task::TokenClassification),
+        ("ElectraForQuestionAnswering", Task::QuestionAnswering),
         (DISCRIMINATOR, Task::TokenClassification),
     ],
     summary: "ELECTRA small to large, discriminators and generators",

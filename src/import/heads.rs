@@ -39,6 +39,8 @@ pub(super) enum Head {
     },
     /// A linear layer for each token.
     Tokens { labels: Vec<String> },
+    /// A linear layer for each token to two numbers: how much an answer begins and ends there.
+    Span,
     /// For each token a linear layer, this activation, and a linear layer to how likely the token
     /// was replaced.
     Replaced(Activation),
@@ -134,6 +136,10 @@ impl Head {
             Task::TokenClassification => Self::Tokens {
                 labels: labels(config),
             },
+            Task::QuestionAnswering => {
+                require_two_labels(config);
+                Self::Span
+            }
             Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Self::Bare,
         }
     }
@@ -143,7 +149,7 @@ impl Head {
         match self {
             Self::Text { scores, .. } => *scores,
             Self::Replaced(_) => Scores::AnyClasses,
-            Self::Bare | Self::MaskedLm(_) | Self::Tokens { .. } => Scores::OneClass,
+            Self::Bare | Self::MaskedLm(_) | Self::Tokens { .. } | Self::Span => Scores::OneClass,
         }
     }
 
@@ -151,7 +157,7 @@ impl Head {
         match self {
             Self::Text { labels, .. } | Self::Tokens { labels } => labels.clone(),
             Self::Replaced(_) => vec!["replaced".to_owned()],
-            Self::Bare | Self::MaskedLm(_) => Vec::new(),
+            Self::Bare | Self::MaskedLm(_) | Self::Span => Vec::new(),
         }
     }
 
@@ -193,6 +199,11 @@ impl Head {
                 let logits = net.linear(hidden, "classifier", [labels.len(), width], true)?;
                 net.output("logits", logits)
             }
+            Self::Span => {
+                net.ignore(&format!("{}pooler.", body.prefix));
+                let both = net.linear(hidden, "qa_outputs", [2, width], true)?;
+                span_outputs(net, both)
+            }
             Self::Replaced(activation) => {
                 let name = "discriminator_predictions";
                 let x = net.linear(hidden, &format!("{name}.dense"), [width, width], true)?;
@@ -203,6 +214,26 @@ impl Head {
             }
         }
     }
+}
+
+/// Reports labels that aren't two: the class splits what it computes in that many.
+pub(super) fn require_two_labels(config: &mut ConfigReader<'_>) {
+    let found = labels(config).len();
+    if config.is_clean() && found != 2 {
+        let problem = format!("gives {found} labels; an answer has a beginning and an end");
+        config.bad("id2label", problem);
+    }
+}
+
+/// The outputs of `both [batch, seq, 2]`: how much an answer begins and ends at each token.
+pub(super) fn span_outputs(net: &mut Net<'_>, both: ValueId) -> Result<(), IrError> {
+    for (column, name) in Task::QuestionAnswering.outputs().iter().enumerate() {
+        let one = net.columns(both, column, 1)?;
+        let shape = Shape(vec![sym("batch"), sym("seq")]);
+        let one = net.graph.add(Op::Reshape { shape }, [one.into()])?;
+        net.output(name, one)?;
+    }
+    Ok(())
 }
 
 /// The state of the first token, `[batch, width]`.

@@ -32,6 +32,7 @@ pub(super) const FAMILY: Family = Family {
             "ModernBertForTokenClassification",
             Task::TokenClassification,
         ),
+        ("ModernBertForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "ModernBERT base and large, gte-modernbert, modernbert-embed",
     keys: |_| KEYS,

@@ -27,6 +27,7 @@ pub(super) const FAMILY: Family = Family {
         ("MPNetForMaskedLM", Task::FillMask),
         ("MPNetForSequenceClassification", Task::TextClassification),
         ("MPNetForTokenClassification", Task::TokenClassification),
+        ("MPNetForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "MPNet, all-mpnet, multi-qa-mpnet",
     keys: |_| KEYS,

@@ -20,6 +20,7 @@ pub(super) const FAMILY: Family = Family {
         ("RobertaForMaskedLM", Task::FillMask),
         ("RobertaForSequenceClassification", Task::TextClassification),
         ("RobertaForTokenClassification", Task::TokenClassification),
+        ("RobertaForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "RoBERTa, DistilRoBERTa, all-distilroberta",
     keys: |_| KEYS,

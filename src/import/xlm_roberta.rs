@@ -20,6 +20,7 @@ pub(super) const FAMILY: Family = Family {
             "XLMRobertaForTokenClassification",
             Task::TokenClassification,
         ),
+        ("XLMRobertaForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "XLM-RoBERTa, multilingual E5, BGE-M3, paraphrase-multilingual-mpnet",
     keys: |_| KEYS,

@@ -13,7 +13,7 @@ use crate::checkpoint::{AdapterFiles, Checkpoint, TensorRecord};
 use crate::import::FAMILIES;
 
 /// Beginnings of the names of a head for classes.
-const HEAD: [&str; 3] = ["classifier.", "pre_classifier.", "pooler."];
+const HEAD: [&str; 4] = ["classifier.", "pre_classifier.", "pooler.", "qa_outputs."];
 
 /// Files that a tokenizer may be in.
 const TOKENIZER_FILES: [&str; 8] = [
@@ -89,7 +89,7 @@ fn wholes(adapter: &AdapterFiles) -> BTreeMap<String, TensorRecord> {
         .collect()
 }
 
-/// A head for classes of texts or tokens, where the base is for something else or has other
+/// A head for classes of texts or tokens, or for answers, where the base is for something else or has other
 /// classes.
 fn adopt_head(
     checkpoint: &mut Checkpoint,
@@ -99,6 +99,7 @@ fn adopt_head(
     let task = match adapter.get("task_type").and_then(Value::as_str)? {
         "SEQ_CLS" => Task::TextClassification,
         "TOKEN_CLS" => Task::TokenClassification,
+        "QUESTION_ANS" => Task::QuestionAnswering,
         _ => return None,
     };
     let mut config = checkpoint.config().clone();
@@ -106,9 +107,13 @@ fn adopt_head(
         Some(family.model_type) == config.get("model_type").and_then(Value::as_str)
     })?;
     let (architecture, _) = family.architectures.iter().find(|(_, of)| *of == task)?;
-    let last = ["classifier.out_proj.weight", "classifier.weight"]
-        .iter()
-        .find_map(|name| wholes.get(*name))?;
+    let last = [
+        "classifier.out_proj.weight",
+        "classifier.weight",
+        "qa_outputs.weight",
+    ]
+    .iter()
+    .find_map(|name| wholes.get(*name))?;
     let labels = *last.shape.first()?;
     let named = config
         .get("id2label")

@@ -6,6 +6,7 @@ mod common;
 mod decoding;
 
 mod adapters;
+mod answers;
 mod architecture;
 mod atomic;
 mod cases;

@@ -6,7 +6,7 @@ use dlc_ir::{Attention, IrError, Op, Operand, Scores, Task, ValueId};
 use super::Norm;
 use crate::import::activation::Activation;
 use crate::import::config::{ConfigReader, show};
-use crate::import::heads::{first_token, labels, scores};
+use crate::import::heads::{first_token, labels, require_two_labels, scores, span_outputs};
 use crate::import::net::Net;
 
 /// What a head stands behind.
@@ -42,6 +42,7 @@ enum Kind {
     Tokens {
         labels: Vec<String>,
     },
+    Span,
 }
 
 impl Head {
@@ -66,6 +67,10 @@ impl Head {
             Task::TokenClassification => Kind::Tokens {
                 labels: labels(config),
             },
+            Task::QuestionAnswering => {
+                require_two_labels(config);
+                Kind::Span
+            }
             Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Kind::Bare,
         };
         Self {
@@ -80,7 +85,7 @@ impl Head {
     pub(super) fn labels(&self) -> Vec<String> {
         match &self.kind {
             Kind::Text { labels, .. } | Kind::Tokens { labels } => labels.clone(),
-            Kind::Bare | Kind::MaskedLm { .. } => Vec::new(),
+            Kind::Bare | Kind::MaskedLm { .. } | Kind::Span => Vec::new(),
         }
     }
 
@@ -128,6 +133,11 @@ impl Head {
             Kind::Tokens { labels } => {
                 let x = self.transform(net, hidden)?;
                 net.linear(x, "classifier", [labels.len(), width], true)?
+            }
+            Kind::Span => {
+                let x = self.transform(net, hidden)?;
+                let both = net.linear(x, "classifier", [2, width], true)?;
+                return span_outputs(net, both);
             }
         };
         net.output("logits", logits)
