@@ -17,10 +17,17 @@ use super::{FAMILIES, ImportError, ImportOptions, import, non_finite_weights};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::fixture::{Folder, fixture, safetensors};
 
-const ENCODERS: [&str; 5] = [
+const ENCODERS: [&str; 12] = [
     "bert",
     "roberta",
     "roberta-classifier",
+    "distilbert",
+    "xlm-roberta",
+    "mpnet",
+    "electra",
+    "electra-discriminator",
+    "modernbert",
+    "modernbert-classifier",
     "deberta",
     "deberta-v3",
 ];
