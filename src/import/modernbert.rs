@@ -13,9 +13,9 @@ use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::net::Net;
 use super::spec::{
-    LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps,
-    head_dim, sliding_layers,
+    LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim,
 };
+use super::windows::sliding_layers;
 use super::{Architecture, Facts, Family};
 use head::{Body, Head};
 
@@ -269,7 +269,7 @@ impl ModernBert {
         let rotated = |net: &mut Net<'_>, start: usize| {
             let part = net.columns(qkv, start, hidden)?;
             net.graph
-                .add(Op::Rope(rope), [part.into(), positions.into()])
+                .add(Op::Rope(rope.clone()), [part.into(), positions.into()])
         };
         let (q, k) = (rotated(net, 0)?, rotated(net, hidden)?);
         let v = net.columns(qkv, 2 * hidden, hidden)?;
