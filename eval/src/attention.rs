@@ -1,8 +1,8 @@
 //! Attention as [`dlc_ir::Attention`] states it, causal over cached and new keys or in both
-//! directions, and `DeBERTa`'s part of the scores.
+//! directions, and what relative positions add to the scores.
 
 use candle_core::{D, Device, Tensor};
-use dlc_ir::{Attention, DisentangledBias};
+use dlc_ir::{Attention, BucketedBias, DisentangledBias};
 
 use crate::error::OpError;
 
@@ -57,21 +57,7 @@ pub(crate) fn attend_both_ways(
     mask: Option<&Tensor>,
     bias: Option<&Tensor>,
 ) -> Result<Tensor, OpError> {
-    let (batch, keys, _) = k.dims3()?;
-    let mut seen = Vec::with_capacity(batch * keys);
-    for row in mask
-        .map(Tensor::to_vec2::<i64>)
-        .transpose()?
-        .unwrap_or_default()
-    {
-        running_count(&row)?;
-        seen.extend(row.iter().map(|&m| m as u8));
-    }
-    let seen = if mask.is_some() {
-        Some(Tensor::from_vec(seen, (batch, 1, 1, keys), &Device::Cpu)?)
-    } else {
-        None
-    };
+    let seen = seen_both_ways(op, [q, k], mask)?;
     attend(
         op,
         q,
@@ -79,6 +65,37 @@ pub(crate) fn attend_both_ways(
         seen.as_ref(),
         bias,
     )
+}
+
+/// 1 where a query sees a key by `mask` and window, else 0, as [`attend`] takes it; nothing without
+/// both.
+fn seen_both_ways(
+    op: &Attention,
+    [q, k]: [&Tensor; 2],
+    mask: Option<&Tensor>,
+) -> Result<Option<Tensor>, OpError> {
+    let (batch, keys, _) = k.dims3()?;
+    let rows = mask
+        .map(Tensor::to_vec2::<i64>)
+        .transpose()?
+        .unwrap_or_else(|| vec![vec![1; keys]; batch]);
+    for row in &rows {
+        running_count(row)?;
+    }
+    let queries = match op.window {
+        Some(_) => q.dim(1)?,
+        None if mask.is_some() => 1,
+        None => return Ok(None),
+    };
+    let near = |i: usize, j: usize| op.window.is_none_or(|window| i.abs_diff(j) < window);
+    let mut seen = Vec::with_capacity(batch * queries * keys);
+    for row in &rows {
+        for i in 0..queries {
+            seen.extend((0..keys).map(|j| u8::from(row[j] == 1 && near(i, j))));
+        }
+    }
+    let shape = (batch, 1, queries, keys);
+    Ok(Some(Tensor::from_vec(seen, shape, &Device::Cpu)?))
 }
 
 /// `[batch, seq, heads * head_dim]` as `[batch, heads, seq, head_dim]`.
@@ -110,7 +127,7 @@ fn attend(
         scores = ((scores / cap)?.tanh()? * cap)?;
     }
     if let Some(bias) = bias {
-        scores = (scores + bias)?;
+        scores = scores.broadcast_add(bias)?;
     }
     if let Some(seen) = seen {
         let unseen = Tensor::full(UNSEEN, scores.shape(), &Device::Cpu)?;
@@ -190,6 +207,20 @@ pub(crate) fn disentangled_bias(
         (None, None) => return Err(OpError::Bug("neither content nor positions look".into())),
     };
     Ok((sum * f64::from(op.scale))?)
+}
+
+/// See [`BucketedBias`].
+pub(crate) fn bucketed_bias(
+    op: &BucketedBias,
+    [x, table]: &[Tensor; 2],
+) -> Result<Tensor, OpError> {
+    let (seq, heads) = (x.dim(1)?, table.dim(1)?);
+    let rows = (0..seq as i64)
+        .flat_map(|i| (0..seq as i64).map(move |j| op.bucket(i - j) as u32))
+        .collect::<Vec<_>>();
+    let rows = Tensor::from_vec(rows, seq * seq, &Device::Cpu)?;
+    let numbers = table.index_select(&rows, 0)?;
+    Ok(numbers.t()?.reshape((1, heads, seq, seq))?)
 }
 
 /// Softmax over the last axis.

@@ -5,7 +5,7 @@ use candle_core::{D, Device, Tensor};
 use dlc_ir::{Op, Rope};
 
 use crate::attention::{
-    attend_both_ways, attend_causally, attend_without_cache, disentangled_bias,
+    attend_both_ways, attend_causally, attend_without_cache, bucketed_bias, disentangled_bias,
 };
 use crate::error::OpError;
 use crate::image::{conv2d, cut_to, group_norm, timestep_embedding, upsample};
@@ -40,6 +40,7 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
         }
         Op::LayerNorm { eps } => match inputs {
             [x] => normed(x, f64::from(*eps))?,
+            [x, scale] => normed(x, f64::from(*eps))?.broadcast_mul(scale)?,
             [x, scale, bias] => normed(x, f64::from(*eps))?
                 .broadcast_mul(scale)?
                 .broadcast_add(bias)?,
@@ -82,6 +83,7 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             _ => return Err(wrong_arity(inputs)),
         },
         Op::DisentangledBias(bias) => disentangled_bias(bias, inputs)?,
+        Op::BucketedBias(bias) => bucketed_bias(bias, operands(inputs)?)?,
         Op::Silu => unary(inputs, Tensor::silu)?,
         Op::Gelu { tanh: false } => unary(inputs, Tensor::gelu_erf)?,
         Op::Gelu { tanh: true } => unary(inputs, Tensor::gelu)?,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use common::{Case, Noise, assert_close, numbers};
 use dlc_eval::{Array, run};
-use dlc_ir::{Attention, Op, Rope, RopeScaling};
+use dlc_ir::{Attention, BucketedBias, Op, Rope, RopeScaling};
 
 /// Name, sizes, window and mask of a case.
 type Mask = (&'static str, [usize; 6], Option<usize>, &'static [i64]);
@@ -203,6 +203,61 @@ fn attention_is_what_its_definition_says() {
             &numbers(&feeds["v"])[(s.seq - 1) * s.kv_heads * s.head_dim..][..s.head_dim],
             "{name}"
         );
+    }
+}
+
+/// Scores are dot products and the table's numbers, over the keys near enough whose mask is 1.
+#[test]
+fn a_window_in_both_directions_with_a_bias_is_what_its_definition_says() {
+    const BUCKETS: BucketedBias = BucketedBias {
+        buckets: 8,
+        until: 4,
+    };
+    let (seq, width) = (7, 2);
+    let case = Case::parse(
+        "graph both {
+  input x: f32[batch, seq, 2]
+  input mask: i64[batch, seq]
+  %0 = bucketed_bias %x, @table buckets=8 until=4 : f32[1, 1, seq, seq]
+  %1 = attention %x, %x, %x, %mask, %0 heads=1 kv_heads=1 scale=0.5 window=3 causal=false : f32[batch, seq, 2]
+  output y = %1
+}
+weight @table: f32[8, 1]",
+    );
+    let mask = vec![1, 1, 0, 1, 1, 1, 1];
+    let x = Noise::new(5).numbers(seq * width);
+    let feeds = BTreeMap::from([
+        (
+            "x".to_owned(),
+            Array::f32([1, seq, width], x.clone()).expect("fits"),
+        ),
+        (
+            "mask".to_owned(),
+            Array::i64([1, seq], mask.clone()).expect("fits"),
+        ),
+    ]);
+    let table = case.data.values().next().expect("one weight");
+    let outputs = run(&case.graph, &case.weights(), &feeds).expect("runs");
+    for i in 0..seq {
+        let seen = (0..seq).filter(|j| mask[*j] == 1 && i.abs_diff(*j) < 3);
+        let score = |j: usize| {
+            let dot: f32 = (0..width)
+                .map(|c| x[i * width + c] * x[j * width + c])
+                .sum();
+            0.5 * dot + table[BUCKETS.bucket(i as i64 - j as i64)]
+        };
+        let shares: Vec<(usize, f32)> = seen.map(|j| (j, score(j).exp())).collect();
+        let total: f32 = shares.iter().map(|(_, share)| share).sum();
+        let row: Vec<f32> = (0..width)
+            .map(|c| {
+                shares
+                    .iter()
+                    .map(|(j, e)| e / total * x[j * width + c])
+                    .sum()
+            })
+            .collect();
+        let found = &numbers(&outputs["y"])[i * width..][..width];
+        assert_close(&format!("query {i}"), found, &row, 1e-5);
     }
 }
 

@@ -43,6 +43,17 @@ fn images_are_convolved_normed_and_resized_alike_in_every_profile() {
 }
 
 #[test]
+fn distances_and_windows_are_computed_once_for_all_layers() {
+    let encoder = include_str!("graphs/encoder.dlc");
+    for profile in Profile::ALL {
+        insta::assert_snapshot!(
+            format!("listing_encoder_{}", profile.name()),
+            export(encoder, profile).unwrap().listing()
+        );
+    }
+}
+
+#[test]
 fn quantised_products_are_one_operator_or_exact_primitives() {
     let quantized = include_str!("graphs/quantized.dlc");
     for profile in Profile::ALL {

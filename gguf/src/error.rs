@@ -34,10 +34,7 @@ pub enum GgufError {
 fn list(problems: &[String]) -> String {
     match problems {
         [one] => format!(" {one}"),
-        _ => problems
-            .iter()
-            .map(|problem| format!("\n  - {problem}"))
-            .collect(),
+        _ => format!("\n  - {}", problems.join("\n  - ")),
     }
 }
 

@@ -211,6 +211,7 @@ fn arithmetic(op: &Op) -> Arithmetic {
         | Op::LastToken { .. }
         | Op::Rope(_)
         | Op::DisentangledBias(_)
+        | Op::BucketedBias(_)
         | Op::Silu
         | Op::Gelu { .. }
         | Op::Tanh

@@ -6,7 +6,7 @@ mod quantized;
 
 use crate::dim::Dim;
 use crate::error::IrError;
-use crate::op::{Attention, DisentangledBias, Op, Rope, RopeScaling};
+use crate::op::{Attention, BucketedBias, DisentangledBias, Op, Rope, RopeScaling};
 use crate::types::{DType, Shape, ValueType};
 
 /// The types of the outputs of `op` applied to inputs of types `inputs` (values and weights alike).
@@ -31,6 +31,7 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
         Op::Attention(attention) if attention.causal => return attend_causally(&cx, attention),
         Op::Attention(attention) => attend_both_ways(&cx, attention)?,
         Op::DisentangledBias(bias) => disentangled_bias(&cx, bias)?,
+        Op::BucketedBias(bias) => bucketed_bias(&cx, bias)?,
         Op::Silu | Op::Gelu { .. } | Op::Tanh | Op::Relu | Op::Scale { .. } => {
             cx.float_input::<1>(0)?.clone()
         }
@@ -146,12 +147,11 @@ fn rms_norm(cx: &Check<'_>) -> Result<ValueType, IrError> {
 
 fn layer_norm(cx: &Check<'_>) -> Result<ValueType, IrError> {
     let [x, parameters @ ..] = cx.inputs else {
-        return cx.fail("takes 1 or 3 inputs, got 0");
+        return cx.fail("takes 1 to 3 inputs, got 0");
     };
-    cx.require(
-        matches!(parameters.len(), 0 | 2) && x.dtype.is_float(),
-        || format!("takes 1 or 3 inputs, floats, got {}", cx.inputs.len()),
-    )?;
+    cx.require(parameters.len() <= 2 && x.dtype.is_float(), || {
+        format!("takes 1 to 3 inputs, floats, got {}", cx.inputs.len())
+    })?;
     cx.require(x.shape.rank() > 0, || format!("{x} has no axis"))?;
     for parameter in parameters {
         cx.same_dtype(x, parameter)?;
@@ -287,31 +287,30 @@ fn attend_both_ways(cx: &Check<'_>, attention: &Attention) -> Result<ValueType, 
     cx.require(more.len() <= 2, || {
         format!("takes 3 to 5 inputs, got {}", cx.inputs.len())
     })?;
-    cx.require(
-        attention.window.is_none() && attention.softcap.is_none(),
-        || "has no window and no cap in both directions".into(),
-    )?;
+    cx.require(attention.softcap.is_none(), || {
+        "has no cap in both directions".into()
+    })?;
     heads_of_attention(cx, attention, [q, k, v])?;
     let (batch, seq, keys) = (&q.shape.0[0], &q.shape.0[1], &k.shape.0[1]);
     cx.require(
         k.shape.0[..2] == v.shape.0[..2] && k.shape.0[0] == *batch,
         || format!("keys {k} and values {v} don't belong to queries {q}"),
     )?;
+    cx.require(
+        attention.window.is_none_or(|w| w > 0 && seq == keys),
+        || "has a window over one sequence only, at least 1 wide".into(),
+    )?;
     let wanted = ValueType::new(DType::I64, [batch.clone(), keys.clone()]);
     cx.require(more.first().is_none_or(|mask| *mask == wanted), || {
         format!("the mask is not {wanted}")
     })?;
-    let wanted = ValueType::new(
-        q.dtype,
-        [
-            batch.clone(),
-            attention.heads.into(),
-            seq.clone(),
-            keys.clone(),
-        ],
-    );
-    cx.require(more.get(1).is_none_or(|bias| *bias == wanted), || {
-        format!("the bias is not {wanted}")
+    let wanted = |batch: &Dim| {
+        let heads = attention.heads.into();
+        ValueType::new(q.dtype, [batch.clone(), heads, seq.clone(), keys.clone()])
+    };
+    let fits = |bias: &ValueType| [batch, &Dim::from(1)].iter().any(|b| *bias == wanted(b));
+    cx.require(more.get(1).is_none_or(fits), || {
+        format!("the bias is not {}", wanted(batch))
     })?;
     Ok(q.clone())
 }
@@ -352,6 +351,25 @@ fn disentangled_bias(cx: &Check<'_>, bias: &DisentangledBias) -> Result<ValueTyp
             q.shape.0[1].clone(),
             q.shape.0[1].clone(),
         ],
+    ))
+}
+
+fn bucketed_bias(cx: &Check<'_>, bias: &BucketedBias) -> Result<ValueType, IrError> {
+    let [x, table] = cx.arity()?;
+    let ([_, seq, ..], [rows, heads]) = (&x.shape.0[..], &table.shape.0[..]) else {
+        return cx.fail(format!("{x} and {table} are no sequences and no table"));
+    };
+    let BucketedBias { buckets, until } = *bias;
+    cx.require(*rows == buckets.into() && table.dtype.is_float(), || {
+        format!("{table} is no table of {buckets} rows")
+    })?;
+    cx.require(
+        buckets.is_multiple_of(4) && buckets > 0 && (buckets / 4 + 1..=1 << 24).contains(&until),
+        || format!("{buckets} buckets can't be shared up to distance {until}"),
+    )?;
+    Ok(ValueType::new(
+        table.dtype,
+        [Dim::from(1), heads.clone(), seq.clone(), seq.clone()],
     ))
 }
 

@@ -50,6 +50,8 @@ pub enum Task {
     TextClassification,
     /// One class for each token.
     TokenClassification,
+    /// Where in a text the answer to a question begins, and where it ends.
+    QuestionAnswering,
     /// A vector for each token: an encoder without a head.
     FeatureExtraction,
     /// Says what is noise in a noisy image: one step of a diffusion model, with a text, a class or
@@ -59,11 +61,12 @@ pub enum Task {
 
 impl Task {
     /// Every task.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::TextGeneration,
         Self::FillMask,
         Self::TextClassification,
         Self::TokenClassification,
+        Self::QuestionAnswering,
         Self::FeatureExtraction,
         Self::ImageGeneration,
     ];
@@ -75,21 +78,28 @@ impl Task {
             Self::FillMask => "fill-mask",
             Self::TextClassification => "text-classification",
             Self::TokenClassification => "token-classification",
+            Self::QuestionAnswering => "question-answering",
             Self::FeatureExtraction => "feature-extraction",
             Self::ImageGeneration => "image-generation",
         }
     }
 
-    /// The output that answers.
+    /// The output that answers; of several the first.
     pub fn output(self) -> &'static str {
+        self.outputs().first().copied().unwrap_or_default()
+    }
+
+    /// The outputs that answer.
+    pub fn outputs(self) -> &'static [&'static str] {
         match self {
-            Self::FeatureExtraction => "last_hidden_state",
+            Self::FeatureExtraction => &["last_hidden_state"],
+            Self::QuestionAnswering => &["start_logits", "end_logits"],
             // Optimum's name: U-Nets have an input `sample`.
-            Self::ImageGeneration => "out_sample",
+            Self::ImageGeneration => &["out_sample"],
             Self::TextGeneration
             | Self::FillMask
             | Self::TextClassification
-            | Self::TokenClassification => "logits",
+            | Self::TokenClassification => &["logits"],
         }
     }
 }

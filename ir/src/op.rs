@@ -8,7 +8,7 @@ mod timestep;
 
 pub use kind::OpKind;
 pub use quantized::GroupFormat;
-pub use relative::DisentangledBias;
+pub use relative::{BucketedBias, DisentangledBias};
 pub use rope::{Rope, RopeScaling};
 pub use timestep::TimestepEmbedding;
 
@@ -38,9 +38,8 @@ pub enum Op {
         /// Added to the mean square.
         eps: f32,
     },
-    /// `x [..., width]`, `scale [width]`, `bias [width]` ->
+    /// `x [..., width]`, optional `scale [width]`, then optional `bias [width]` ->
     /// `(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis (Ba et al., 2016).
-    /// Without `scale` and `bias` the quotient itself.
     LayerNorm {
         /// Added to the variance.
         eps: f32,
@@ -96,6 +95,8 @@ pub enum Op {
     Attention(Attention),
     /// What relative positions add to attention's scores, see [`DisentangledBias`].
     DisentangledBias(DisentangledBias),
+    /// A number for each head and distance, see [`BucketedBias`].
+    BucketedBias(BucketedBias),
     /// `x * sigmoid(x)`.
     Silu,
     /// `x * Phi(x)` with the normal distribution's Phi (Hendrycks and Gimpel, 2016).
@@ -182,9 +183,9 @@ impl Op {
 ///
 /// In both directions: `q` as above, `k` and `v [batch, keys, kv_heads * head_dim]`, which may come
 /// from another sequence, optionally `mask i64[batch, keys]`, optionally
-/// `bias [batch, heads, seq, keys]` that is added to the scores ->
-/// `[batch, seq, heads * head_dim]`. A token sees all keys, with a mask all whose mask is 1. There
-/// is no window and no cap.
+/// `bias [batch or 1, heads, seq, keys]` that is added to the scores ->
+/// `[batch, seq, heads * head_dim]`. A token sees all keys, with a mask all whose mask is 1; with a
+/// window, only those less than `window` places before and after it. There is no cap.
 ///
 /// Query head `h` reads key/value head `h / (heads / kv_heads)` (Ainslie et al., 2023). Causally, a
 /// token sees itself and the tokens before it whose mask is 1; with a window, only the last
@@ -197,7 +198,7 @@ pub struct Attention {
     pub kv_heads: usize,
     /// Factor on the dot products, before the softmax.
     pub scale: f32,
-    /// How many tokens a token sees, itself included; all if absent.
+    /// How many tokens a token sees on a side, itself included; all if absent.
     pub window: Option<usize>,
     /// Scores `s` become `cap * tanh(s / cap)` before the mask is applied (Gemma 2).
     pub softcap: Option<f32>,

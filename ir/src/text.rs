@@ -16,7 +16,7 @@ use std::fmt::Write;
 
 use crate::graph::{Graph, Node, Operand, ValueNames};
 use crate::index::BlockId;
-use crate::op::{Op, RopeScaling};
+use crate::op::{DisentangledBias, Op, RopeScaling};
 use crate::weight::WeightTable;
 
 impl Graph {
@@ -196,16 +196,11 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
             ("start", start.to_string()),
             ("len", len.to_string()),
         ],
-        Op::DisentangledBias(bias) => {
-            let mut list = vec![
-                ("heads", bias.heads.to_string()),
-                ("scale", format!("{:?}", bias.scale)),
-                ("span", bias.span.to_string()),
-            ];
-            list.extend(bias.log_until.map(|until| ("log_until", until.to_string())));
-            list.extend([("c2p", bias.c2p.to_string()), ("p2c", bias.p2c.to_string())]);
-            list
-        }
+        Op::DisentangledBias(bias) => disentangled_bias(bias),
+        Op::BucketedBias(bias) => vec![
+            ("buckets", bias.buckets.to_string()),
+            ("until", bias.until.to_string()),
+        ],
         Op::Rope(rope) => {
             let mut list = vec![
                 ("heads", rope.heads.to_string()),
@@ -229,6 +224,17 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
             list
         }
     }
+}
+
+fn disentangled_bias(bias: &DisentangledBias) -> Vec<(&'static str, String)> {
+    let mut list = vec![
+        ("heads", bias.heads.to_string()),
+        ("scale", format!("{:?}", bias.scale)),
+        ("span", bias.span.to_string()),
+    ];
+    list.extend(bias.log_until.map(|until| ("log_until", until.to_string())));
+    list.extend([("c2p", bias.c2p.to_string()), ("p2c", bias.p2c.to_string())]);
+    list
 }
 
 fn scaling(scaling: &RopeScaling) -> Vec<(&'static str, String)> {

@@ -257,8 +257,8 @@ fn ops_on_images_are_refused_where_their_inputs_do_not_fit() {
         ("add @v, %x : f32[2]", "inputs differ"),
         ("modulate %x, %x : f32[batch, 2, 4, 4]", "takes 3 inputs"),
         (
-            "layer_norm %x, @v eps=1e-5 : f32[batch, 2, 4, 4]",
-            "takes 1 or 3 inputs",
+            "layer_norm %x, @v, @v, @v eps=1e-5 : f32[batch, 2, 4, 4]",
+            "takes 1 to 3 inputs",
         ),
     ];
     for (node, part) in cases {
@@ -356,6 +356,50 @@ weight @zeros: u8[6, 2]
 weight @bias: f32[6]
 weight @columns: i64[9]
 ";
+
+#[test]
+fn relative_positions_are_refused_where_their_inputs_do_not_fit() {
+    let over_a_text = |node: &str| {
+        let text = format!(
+            "graph g {{
+  input x: f32[batch, seq, 4]
+  input other: f32[batch, text, 4]
+  %0 = {node}
+  output y = %0
+}}
+weight @table: f32[8, 2]
+weight @odd: f32[6, 2]"
+        );
+        parse_graph(&text).map_err(|error| error.to_string())
+    };
+    let fits = "bucketed_bias %x, @table buckets=8 until=4 : f32[1, 2, seq, seq]";
+    over_a_text(fits).expect("fits");
+    for (node, part) in [
+        (
+            "bucketed_bias %x, @odd buckets=6 until=4 : f32[1, 2, seq, seq]",
+            "6 buckets can't be shared up to distance 4",
+        ),
+        (
+            "bucketed_bias %x, @table buckets=8 until=2 : f32[1, 2, seq, seq]",
+            "8 buckets can't be shared up to distance 2",
+        ),
+        (
+            "bucketed_bias %x, @table buckets=4 until=4 : f32[1, 2, seq, seq]",
+            "no table of 4 rows",
+        ),
+        (
+            "attention %x, %other, %other heads=2 kv_heads=2 scale=1.0 window=2 causal=false : f32[batch, seq, 4]",
+            "a window over one sequence only",
+        ),
+        (
+            "attention %x, %x, %x heads=2 kv_heads=2 scale=1.0 softcap=2.0 causal=false : f32[batch, seq, 4]",
+            "no cap in both directions",
+        ),
+    ] {
+        let error = over_a_text(node).expect_err(node);
+        assert!(error.contains(part), "{node}: {error}");
+    }
+}
 
 #[test]
 fn quantised_products_are_printed_parsed_and_counted() {

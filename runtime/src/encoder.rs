@@ -15,13 +15,14 @@ pub struct EncoderSession {
     session: Session,
     graph: String,
     inputs: Vec<String>,
-    output: String,
+    outputs: &'static [&'static str],
     /// What padding holds.
     pad: i64,
     context_length: usize,
 }
 
-/// What a graph says of one text: a row for each token, or one row for the whole text.
+/// What a graph says of one text: a row for each token, or one row for the whole text. Of several
+/// outputs with a number for each token a row has one number of each.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rows {
     /// Numbers in a row.
@@ -61,8 +62,9 @@ impl EncoderSession {
                 "encoders take tokens, a mask and segments alone",
             ));
         }
-        let output = model.task.output();
-        if !graph.outputs.iter().any(|port| port.name == output) {
+        let outputs = model.task.outputs();
+        let is_there = |output: &&&str| graph.outputs.iter().any(|port| port.name == ***output);
+        if let Some(output) = outputs.iter().find(|output| !is_there(output)) {
             return Err(RuntimeError::port(
                 name,
                 output,
@@ -75,7 +77,7 @@ impl EncoderSession {
             session,
             graph: name.to_owned(),
             inputs,
-            output: output.to_owned(),
+            outputs,
             pad,
             context_length: model.context_length,
         })
@@ -137,13 +139,7 @@ impl EncoderSession {
             })
             .collect();
         let outputs = self.session.run_host(&inputs)?;
-        let found = outputs
-            .iter()
-            .find(|(name, _)| *name == self.output)
-            .and_then(|(_, tensor)| Some((tensor.shape.clone(), tensor.to_f32()?)));
-        let (shape, data) = found.ok_or_else(|| {
-            RuntimeError::port(&self.graph, &self.output, "the backend gave no numbers")
-        })?;
+        let (shape, data) = self.joined(&outputs)?;
         let width = shape.last().copied().unwrap_or(1);
         let per_text = data.len() / texts.len();
         let rows = |(text, numbers): (&&TokenizedText, &[f32])| {
@@ -163,6 +159,35 @@ impl EncoderSession {
             .map(rows)
             .collect())
     }
+
+    /// Shape and numbers of all outputs that answer, see [`Rows`].
+    fn joined(&self, outputs: &[(String, HostTensor)]) -> Result<(Vec<usize>, Vec<f32>)> {
+        let numbers = self.outputs.iter().map(|wanted| {
+            let (_, tensor) = outputs.iter().find(|(name, _)| name == wanted)?;
+            Some((tensor.shape.clone(), tensor.to_f32()?))
+        });
+        let numbers: Option<Vec<_>> = numbers.collect();
+        numbers.and_then(interleaved).ok_or_else(|| {
+            let first = self.outputs.first().copied().unwrap_or_default();
+            RuntimeError::port(&self.graph, first, "the backend gave no numbers")
+        })
+    }
+}
+
+/// `numbers`, one list for each output, entry by entry: shape and data.
+fn interleaved(numbers: Vec<(Vec<usize>, Vec<f32>)>) -> Option<(Vec<usize>, Vec<f32>)> {
+    let width = numbers.len();
+    let (shape, _) = numbers.first()?;
+    if width == 1 {
+        return numbers.into_iter().next();
+    }
+    if numbers.iter().any(|(other, _)| other != shape) {
+        return None;
+    }
+    let data = (0..numbers[0].1.len())
+        .flat_map(|i| numbers.iter().map(move |(_, data)| data.get(i).copied()))
+        .collect::<Option<_>>()?;
+    Some(([shape.as_slice(), &[width]].concat(), data))
 }
 
 /// Texts by number, in groups of about the same length: the longest of a group times their number

@@ -41,6 +41,7 @@ mod error;
 mod generation;
 mod measure;
 mod session;
+mod spans;
 mod special_tokens;
 mod stops;
 mod text;
@@ -70,7 +71,8 @@ pub use measure::{
     measure, time_passes,
 };
 pub use session::{HostData, HostTensor, Session, SessionOptions};
+pub use spans::{Answer, answers};
 pub use stops::StopStrings;
-pub use text::{TextStream, TextTokenizer, TokenizedText};
+pub use text::{TextStream, TextTokenizer, TokenizedPair, TokenizedText};
 pub use timing::Timing;
 pub use weights::SharedWeights;

@@ -7,6 +7,7 @@
 //! never cuts a character.
 
 mod checks;
+mod pair;
 mod patterns;
 mod settings;
 mod shape;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use checks::Growth;
 use dlc_files::guard::contain_panics;
 use dlc_files::read_input;
+pub use pair::TokenizedPair;
 use tokenizers::normalizers::{Lowercase, Sequence};
 use tokenizers::{
     AddedToken, Encoding, ModelWrapper, NormalizerWrapper, Tokenizer, TruncationDirection,

@@ -85,8 +85,14 @@ const RUN: &[Row] = &[
         way_out: LEAVE_OUT,
     },
     Row {
+        flags: &["question"],
+        purpose: "encoders that find answers in texts",
+        applies: |facts| facts.model.task == Task::QuestionAnswering,
+        way_out: LEAVE_OUT,
+    },
+    Row {
         flags: &["top"],
-        purpose: "models that choose among classes or words",
+        purpose: "models that choose among classes, words or answers",
         applies: |facts| facts.chooses(),
         way_out: LEAVE_OUT,
     },
@@ -181,7 +187,7 @@ impl Facts<'_> {
     /// Whether several answers have an order.
     fn chooses(&self) -> bool {
         match self.model.task {
-            Task::FillMask => true,
+            Task::FillMask | Task::QuestionAnswering => true,
             Task::TextClassification => self.model.scores != Scores::Numbers,
             _ => false,
         }

@@ -23,10 +23,10 @@ pub(super) fn next_step(bundle: &Path, outcome: &CompileOutcome, runs_here: bool
         return format!("try it: dlc run {bundle} --chat");
     }
     if works(Use::Run) {
-        let flag = if model.task == Task::TextGeneration {
-            "--prompt"
-        } else {
-            "--text"
+        let flag = match model.task {
+            Task::TextGeneration => "--prompt",
+            Task::QuestionAnswering => "--question \"...\" --text",
+            _ => "--text",
         };
         return format!("try it: dlc run {bundle} {flag} \"...\"");
     }

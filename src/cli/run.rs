@@ -2,6 +2,7 @@
 
 mod chat;
 mod encode;
+mod question;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ Examples:
   dlc run out/ --prompt \"In the beginning\"
   dlc run out/ --chat
   dlc run classifier/ --text \"What a day!\"
+  dlc run reader/ --question \"Who wrote it?\" --texts pages.txt
   dlc run out/ --prompts prompts.txt --jsonl > texts.jsonl
   git diff | dlc run out/ --stop END --no-echo"
 )]
@@ -55,7 +57,10 @@ pub(super) struct Args {
     /// File of texts for an encoder, like --prompts
     #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "prompt", "prompt_file", "prompts", "chat"])]
     texts: Option<PathBuf>,
-    /// Classes or fillings to show, the likeliest first
+    /// Question to an encoder that finds answers in the texts
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new(), conflicts_with_all = ["prompt", "prompt_file", "prompts", "chat"])]
+    question: Option<String>,
+    /// Classes, fillings or answers to show, the likeliest first
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = top)]
     top: usize,
     /// Put this prompt of the checkpoint's before each text of --text, instead of its default one;
@@ -123,6 +128,9 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
         .is_some_and(|text| text.content.trim().is_empty())
     {
         bail!(nothing);
+    }
+    if bundle.manifest().model.task == Task::QuestionAnswering {
+        return question::run(args, bundle, &texts(args, piped)?);
     }
     if !continues {
         return encode::run(args, bundle, &texts(args, piped)?);

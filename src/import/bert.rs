@@ -6,8 +6,8 @@ use super::activation::Activation;
 use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
-use super::encoder::{EncoderSpec, Separate, Types};
-use super::heads::{Head, MaskedLm, labels};
+use super::encoder_spec::{EncoderSpec, Spelling, Types};
+use super::heads::{Head, Heads, MaskedLm};
 use super::{Architecture, Family};
 
 pub(super) const FAMILY: Family = Family {
@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
         ("BertForPreTraining", Task::FillMask),
         ("BertForSequenceClassification", Task::TextClassification),
         ("BertForTokenClassification", Task::TokenClassification),
+        ("BertForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "BERT, MiniLM and all-MiniLM, BGE, E5",
     keys: |_| KEYS,
@@ -42,33 +43,24 @@ const KEYS: &[Key] = &[
     key("tie_word_embeddings", Flag(true)),
 ];
 
+const SPELLING: Spelling = Spelling::like_bert("bert.");
+
 fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
-    let activation = Activation::read(config, "hidden_act");
-    let head = match task {
-        Task::FillMask => Head::MaskedLm(MaskedLm {
+    let heads = Heads {
+        masked: MaskedLm {
             dense: "cls.predictions.transform.dense",
             norm: "cls.predictions.transform.LayerNorm",
-            activation,
+            activation: Activation::read(config, "hidden_act"),
             decoder: "cls.predictions.decoder",
             bias: "cls.predictions.bias",
             tied: config.flag("tie_word_embeddings"),
-        }),
-        Task::TextClassification => {
-            Head::text(config, "bert.pooler.dense", Activation::Tanh, "classifier")
-        }
-        Task::TokenClassification => Head::Tokens {
-            labels: labels(config),
         },
-        Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
+        pooler: ("bert.pooler.dense", Activation::Tanh),
+        classifier: "classifier",
     };
-    let types = EncoderSpec::types(config);
-    let spec = EncoderSpec::read(config, task, "bert.", Box::new(Separate), head);
+    let head = Head::read(config, task, heads);
     Box::new(EncoderSpec {
-        types: if types > 0 {
-            Types::Input(types)
-        } else {
-            Types::None
-        },
-        ..spec
+        types: Types::input(config),
+        ..EncoderSpec::read(config, task, &SPELLING, head)
     })
 }

@@ -7,9 +7,9 @@ use super::activation::Activation;
 use super::config::{ConfigReader, show};
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
-use super::encoder::{EncoderSpec, Positions, Projections, Types};
+use super::encoder_spec::{EncoderSpec, Positions, Projections, Spelling, Types};
 use super::gpt_neox::deinterleaved;
-use super::heads::{Head, MaskedLm, labels};
+use super::heads::{Head, Heads, MaskedLm};
 use super::net::Net;
 use super::{Architecture, Family};
 
@@ -20,6 +20,7 @@ pub(super) const FAMILY: Family = Family {
         ("DebertaForMaskedLM", Task::FillMask),
         ("DebertaForSequenceClassification", Task::TextClassification),
         ("DebertaForTokenClassification", Task::TokenClassification),
+        ("DebertaForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "DeBERTa base to xlarge",
     keys: |_| KEYS,
@@ -49,6 +50,8 @@ const KEYS: &[Key] = &[
     key("legacy", Flag(true)),
     key("tie_word_embeddings", Flag(true)),
 ];
+
+const SPELLING: Spelling = Spelling::like_bert("deberta.");
 
 /// Which part looks at which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -108,45 +111,13 @@ pub(super) fn read_common(
     task: Task,
     projections: impl FnOnce(&mut ConfigReader<'_>, DisentangledBias) -> Box<dyn Projections>,
 ) -> EncoderSpec {
-    let activation = Activation::read(config, "hidden_act");
-    let legacy = config.flag("legacy");
-    let pooler_activation = Activation::read(config, "pooler_hidden_act");
     let pooled = config.get("pooler_hidden_size");
-    let head = match task {
-        Task::FillMask if legacy => Head::MaskedLm(MaskedLm {
-            dense: "cls.predictions.transform.dense",
-            norm: "cls.predictions.transform.LayerNorm",
-            activation,
-            decoder: "cls.predictions.decoder",
-            bias: "cls.predictions.bias",
-            tied: config.flag("tie_word_embeddings"),
-        }),
-        Task::FillMask => Head::MaskedLm(MaskedLm {
-            dense: "lm_predictions.lm_head.dense",
-            norm: "lm_predictions.lm_head.LayerNorm",
-            activation,
-            decoder: "lm_predictions.lm_head.decoder",
-            bias: "lm_predictions.lm_head.bias",
-            tied: true,
-        }),
-        Task::TextClassification => {
-            Head::text(config, "pooler.dense", pooler_activation, "classifier")
-        }
-        Task::TokenClassification => Head::Tokens {
-            labels: labels(config),
-        },
-        Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
-    };
-    let types = EncoderSpec::types(config);
+    let heads = heads(config);
+    let head = Head::read(config, task, heads);
+    let types = Types::input(config);
     let biased = config.flag("position_biased_input");
     let looks = Looks::read(config);
-    let spec = EncoderSpec::read(
-        config,
-        task,
-        "deberta.",
-        Box::new(super::encoder::Separate),
-        head,
-    );
+    let spec = EncoderSpec::read(config, task, &SPELLING, head);
     for (key, wanted) in [
         ("pooler_hidden_size", pooled),
         ("embedding_size", config.get("embedding_size")),
@@ -182,14 +153,42 @@ pub(super) fn read_common(
         } else {
             Positions::None
         },
-        types: if types > 0 {
-            Types::Input(types)
-        } else {
-            Types::None
-        },
+        types,
         projections: projections(config, bias),
         scale,
         ..spec
+    }
+}
+
+/// The heads, of which that for masked tokens has other names where `legacy` is false.
+fn heads(config: &mut ConfigReader<'_>) -> Heads {
+    let activation = Activation::read(config, "hidden_act");
+    let masked = if config.flag("legacy") {
+        MaskedLm {
+            dense: "cls.predictions.transform.dense",
+            norm: "cls.predictions.transform.LayerNorm",
+            activation,
+            decoder: "cls.predictions.decoder",
+            bias: "cls.predictions.bias",
+            tied: config.flag("tie_word_embeddings"),
+        }
+    } else {
+        MaskedLm {
+            dense: "lm_predictions.lm_head.dense",
+            norm: "lm_predictions.lm_head.LayerNorm",
+            activation,
+            decoder: "lm_predictions.lm_head.decoder",
+            bias: "lm_predictions.lm_head.bias",
+            tied: true,
+        }
+    };
+    Heads {
+        masked,
+        pooler: (
+            "pooler.dense",
+            Activation::read(config, "pooler_hidden_act"),
+        ),
+        classifier: "classifier",
     }
 }
 
@@ -214,6 +213,7 @@ impl Projections for Interleaved {
         prefix: &str,
     ) -> Result<([ValueId; 3], Option<ValueId>), IrError> {
         let (bias, hidden) = (self.0, spec.hidden_size);
+        let prefix = format!("{prefix}.attention.self");
         let all = net.linear(x, &format!("{prefix}.in_proj"), [3 * hidden, hidden], false)?;
         let [q, k, v] = deinterleaved(net, all, [spec.heads, spec.head_dim])?;
         let (q_bias, v_bias) = (

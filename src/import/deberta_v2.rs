@@ -7,7 +7,7 @@ use super::config::ConfigReader;
 use super::deberta::read_common;
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
-use super::encoder::{EncoderSpec, Projections};
+use super::encoder_spec::{EncoderSpec, Projections};
 use super::net::Net;
 use super::{Architecture, Family};
 
@@ -21,6 +21,7 @@ pub(super) const FAMILY: Family = Family {
             Task::TextClassification,
         ),
         ("DebertaV2ForTokenClassification", Task::TokenClassification),
+        ("DebertaV2ForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "DeBERTa v2 without convolution, DeBERTa v3",
     keys: |_| KEYS,
@@ -107,7 +108,7 @@ impl Projections for Bucketed {
         let (bias, hidden) = (self.bias, spec.hidden_size);
         let shape = [spec.heads * spec.head_dim, hidden];
         let project = |net: &mut Net<'_>, x: Operand, name: &str| {
-            net.linear(x, &format!("{prefix}.{name}"), shape, true)
+            net.linear(x, &format!("{prefix}.attention.self.{name}"), shape, true)
         };
         let qkv = [
             project(net, x.into(), "query_proj")?,

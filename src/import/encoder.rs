@@ -4,172 +4,17 @@
 //!
 //! What stands at padding has no meaning, and may differ from transformers.
 
-use dlc_ir::{Attention, BlockKind, DType, IrError, Op, Operand, Task, ValueId, ValueType, sym};
+use dlc_ir::{Attention, BlockKind, DType, IrError, Op, Operand, ValueId, ValueType, sym};
 
-use super::activation::Activation;
-use super::config::{ConfigReader, show};
-use super::heads::{Body, Head};
+use super::encoder_spec::{EncoderSpec, Positions, Types};
+use super::heads::Body;
 use super::net::Net;
-use super::spec::{
-    LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim,
-};
 use super::{Architecture, Facts};
 
-/// Most kinds of segments.
-const MOST_TYPES: usize = 1 << 16;
-
-/// An encoder.
-pub(super) struct EncoderSpec {
-    /// What names of the body begin with, `bert.`; nothing without a head.
-    pub(super) body: &'static str,
-    /// What they begin with in checkpoints that have a head.
-    pub(super) base: &'static str,
-    pub(super) vocab_size: usize,
-    pub(super) hidden_size: usize,
-    pub(super) mlp_size: usize,
-    pub(super) layers: usize,
-    pub(super) heads: usize,
-    pub(super) head_dim: usize,
-    pub(super) eps: f32,
-    pub(super) activation: Activation,
-    pub(super) positions: Positions,
-    pub(super) types: Types,
-    pub(super) projections: Box<dyn Projections>,
-    /// Factor on attention's dot products.
-    pub(super) scale: f32,
-    pub(super) head: Head,
-    pub(super) context_length: usize,
-}
-
-/// Learned positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Positions {
-    /// None.
-    None,
-    /// So many rows, numbered as [`Op::Positions`] says.
-    Learned { rows: usize, padding: Option<u32> },
-}
-
-/// Learned kinds of segments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Types {
-    /// None.
-    None,
-    /// So many rows, chosen by the input `token_type_ids`.
-    Input(usize),
-    /// So many rows, of which the first is everybody's.
-    First(usize),
-}
-
-/// How a family makes queries, keys and values, and what it adds to the scores.
-pub(super) trait Projections {
-    /// Queries, keys and values `[batch, seq, heads * head_dim]` of `x`, the tensors' names
-    /// beginning with `{prefix}.`, and a bias of the scores.
-    fn project(
-        &self,
-        spec: &EncoderSpec,
-        net: &mut Net<'_>,
-        x: ValueId,
-        prefix: &str,
-    ) -> Result<([ValueId; 3], Option<ValueId>), IrError>;
-}
-
-/// Separate projections, no bias: BERT and `RoBERTa`.
-pub(super) struct Separate;
-
-impl Projections for Separate {
-    fn project(
-        &self,
-        spec: &EncoderSpec,
-        net: &mut Net<'_>,
-        x: ValueId,
-        prefix: &str,
-    ) -> Result<([ValueId; 3], Option<ValueId>), IrError> {
-        let shape = [spec.heads * spec.head_dim, spec.hidden_size];
-        let mut project = |name: &str| net.linear(x, &format!("{prefix}.{name}"), shape, true);
-        Ok((
-            [project("query")?, project("key")?, project("value")?],
-            None,
-        ))
-    }
-}
-
 impl EncoderSpec {
-    /// What all families spell alike. `bodies` are the names' beginnings with and without a head.
-    pub(super) fn read(
-        config: &mut ConfigReader<'_>,
-        task: Task,
-        base: &'static str,
-        projections: Box<dyn Projections>,
-        head: Head,
-    ) -> Self {
-        let hidden_size = config.required_size("hidden_size", WIDEST);
-        let heads = config.required_size("num_attention_heads", MOST_HEADS);
-        let head_dim = head_dim(config, "hidden_size", hidden_size, heads);
-        let context_length = config.required_size("max_position_embeddings", LONGEST_CONTEXT);
-        if config.flag("is_decoder") {
-            config.unsupported(
-                "is_decoder",
-                "is true; dlc reads this architecture as an encoder".into(),
-            );
-        }
-        if let Some(kind) = config.text("position_embedding_type")
-            && kind != "absolute"
-        {
-            config.unsupported(
-                "position_embedding_type",
-                format!("is {}; dlc knows absolute here", show(&kind.into())),
-            );
-        }
-        // Dropout, what older versions of transformers wrote of the pooler, and the tie of a head
-        // that isn't here.
-        for unread in [
-            "tie_word_embeddings",
-            "classifier_dropout",
-            "cls_dropout",
-            "pooler_dropout",
-            "directionality",
-            "pooler_type",
-        ] {
-            config.get(unread);
-        }
-        Self {
-            body: if task == Task::FeatureExtraction {
-                ""
-            } else {
-                base
-            },
-            base,
-            vocab_size: config.required_size("vocab_size", LARGEST_VOCABULARY),
-            hidden_size,
-            mlp_size: config.required_size("intermediate_size", WIDEST_MLP),
-            layers: config.required_size("num_hidden_layers", MOST_LAYERS),
-            heads,
-            head_dim,
-            eps: eps(config, "layer_norm_eps"),
-            activation: Activation::read(config, "hidden_act"),
-            positions: Positions::Learned {
-                rows: context_length,
-                padding: None,
-            },
-            types: Types::None,
-            projections,
-            scale: (1.0 / (head_dim as f64).sqrt()) as f32,
-            head,
-            context_length,
-        }
-    }
-
-    /// The number of kinds of segments.
-    pub(super) fn types(config: &mut ConfigReader<'_>) -> usize {
-        let Some(value) = config.get("type_vocab_size") else {
-            return 0;
-        };
-        if value.as_u64() == Some(0) {
-            0
-        } else {
-            config.size("type_vocab_size", MOST_TYPES).unwrap_or(1)
-        }
+    /// The name of the words' embedding.
+    fn embedding(&self) -> String {
+        format!("{}embeddings.word_embeddings.weight", self.body)
     }
 
     fn embed(
@@ -178,21 +23,18 @@ impl EncoderSpec {
         ids: ValueId,
         types: Option<ValueId>,
     ) -> Result<ValueId, IrError> {
-        let (prefix, hidden) = (format!("{}embeddings", self.body), self.hidden_size);
-        let words = net.weight(
-            &format!("{prefix}.word_embeddings.weight"),
-            &[self.vocab_size, hidden],
-        )?;
+        let (prefix, width) = (format!("{}embeddings", self.body), self.embedding_size);
+        let words = net.weight(&self.embedding(), &[self.vocab_size, width])?;
         let mut sum = net.graph.add(Op::Gather, [words, ids.into()])?;
         let types_name = format!("{prefix}.token_type_embeddings.weight");
         match (self.types, types) {
             (Types::Input(rows), Some(types)) => {
-                let table = net.weight(&types_name, &[rows, hidden])?;
+                let table = net.weight(&types_name, &[rows, width])?;
                 let types = net.graph.add(Op::Gather, [table, types.into()])?;
                 sum = net.add(sum, types)?;
             }
             (Types::First(rows), _) => {
-                let row = net.weight_row(&types_name, [rows, hidden], 0)?;
+                let row = net.weight_row(&types_name, [rows, width], 0)?;
                 sum = net.add(sum, row)?;
             }
             _ => {}
@@ -200,13 +42,18 @@ impl EncoderSpec {
         if let Positions::Learned { rows, padding } = self.positions {
             let table = net.weight(
                 &format!("{prefix}.position_embeddings.weight"),
-                &[rows, hidden],
+                &[rows, width],
             )?;
             let positions = net.graph.add(Op::Positions { padding }, [ids.into()])?;
             let positions = net.graph.add(Op::Gather, [table, positions.into()])?;
             sum = net.add(sum, positions)?;
         }
-        net.layer_norm(sum, &format!("{prefix}.LayerNorm"), hidden, self.eps)
+        let normed = net.layer_norm(sum, &format!("{prefix}.LayerNorm"), width, self.eps)?;
+        if width == self.hidden_size {
+            return Ok(normed);
+        }
+        let name = format!("{}embeddings_project", self.body);
+        net.linear(normed, &name, [self.hidden_size, width], true)
     }
 
     /// The blocks `layers.N.attn` and `layers.N.mlp`.
@@ -217,19 +64,16 @@ impl EncoderSpec {
         residual: ValueId,
         mask: ValueId,
     ) -> Result<ValueId, IrError> {
-        let (prefix, hidden) = (
-            format!("{}encoder.layer.{layer}", self.body),
-            self.hidden_size,
-        );
+        let (names, hidden) = (&self.spelling.tensors, self.hidden_size);
+        let prefix = format!("{}{}.{layer}", self.body, names.layer);
+        let name = |part: &str| format!("{prefix}.{part}");
         net.graph.open_block(
             &format!("layers.{layer}.attn"),
             BlockKind::Attention,
             layer as u32,
             residual,
         )?;
-        let ([q, k, v], bias) =
-            self.projections
-                .project(self, net, residual, &format!("{prefix}.attention.self"))?;
+        let ([q, k, v], bias) = self.projections.project(self, net, residual, &prefix)?;
         let attention = Attention {
             heads: self.heads,
             kv_heads: self.heads,
@@ -246,19 +90,9 @@ impl EncoderSpec {
         let mixed = net.graph.add_node(Op::Attention(attention), inputs)?;
         let mixed = mixed.first().copied().unwrap_or(v);
         let shape = [hidden, self.heads * self.head_dim];
-        let projected = net.linear(
-            mixed,
-            &format!("{prefix}.attention.output.dense"),
-            shape,
-            true,
-        )?;
+        let projected = net.linear(mixed, &name(names.attention), shape, true)?;
         let sum = net.add(projected, residual)?;
-        let between = net.layer_norm(
-            sum,
-            &format!("{prefix}.attention.output.LayerNorm"),
-            hidden,
-            self.eps,
-        )?;
+        let between = net.layer_norm(sum, &name(names.attention_norm), hidden, self.eps)?;
         net.graph.close_block(between)?;
 
         net.graph.open_block(
@@ -267,22 +101,11 @@ impl EncoderSpec {
             layer as u32,
             between,
         )?;
-        let up = net.linear(
-            between,
-            &format!("{prefix}.intermediate.dense"),
-            [self.mlp_size, hidden],
-            true,
-        )?;
+        let up = net.linear(between, &name(names.up), [self.mlp_size, hidden], true)?;
         let activated = net.activate(up, self.activation)?;
-        let down = net.linear(
-            activated,
-            &format!("{prefix}.output.dense"),
-            [hidden, self.mlp_size],
-            true,
-        )?;
+        let down = net.linear(activated, &name(names.down), [hidden, self.mlp_size], true)?;
         let sum = net.add(down, between)?;
-        let output =
-            net.layer_norm(sum, &format!("{prefix}.output.LayerNorm"), hidden, self.eps)?;
+        let output = net.layer_norm(sum, &name(names.mlp_norm), hidden, self.eps)?;
         net.graph.close_block(output)?;
         Ok(output)
     }
@@ -304,7 +127,7 @@ impl Architecture for EncoderSpec {
     }
 
     fn base(&self) -> &'static str {
-        self.base
+        self.spelling.base
     }
 
     /// Inputs: `input_ids`, `attention_mask` and, where segments have kinds, `token_type_ids`.
@@ -323,6 +146,8 @@ impl Architecture for EncoderSpec {
         }
         let body = Body {
             prefix: self.body,
+            embedding: self.embedding(),
+            embedding_size: self.embedding_size,
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
             eps: self.eps,

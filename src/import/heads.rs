@@ -14,6 +14,9 @@ const MOST_LABELS: usize = 1 << 16;
 pub(super) struct Body<'a> {
     /// What names of its tensors begin with.
     pub(super) prefix: &'a str,
+    /// The tensor of the words' embedding, and its width.
+    pub(super) embedding: String,
+    pub(super) embedding_size: usize,
     pub(super) vocab_size: usize,
     pub(super) hidden_size: usize,
     pub(super) eps: f32,
@@ -36,6 +39,11 @@ pub(super) enum Head {
     },
     /// A linear layer for each token.
     Tokens { labels: Vec<String> },
+    /// A linear layer for each token to two numbers: how much an answer begins and ends there.
+    Span,
+    /// For each token a linear layer, this activation, and a linear layer to how likely the token
+    /// was replaced.
+    Replaced(Activation),
 }
 
 /// The tensors of a head for masked tokens.
@@ -47,6 +55,14 @@ pub(super) struct MaskedLm {
     pub(super) decoder: &'static str,
     pub(super) bias: &'static str,
     pub(super) tied: bool,
+}
+
+/// What the heads of a family are made of.
+pub(super) struct Heads {
+    pub(super) masked: MaskedLm,
+    /// The layer before the classes of a text, with what follows it.
+    pub(super) pooler: (&'static str, Activation),
+    pub(super) classifier: &'static str,
 }
 
 /// The names of the classes, from `id2label`, or `num_labels` of them.
@@ -101,37 +117,47 @@ pub(super) fn scores(config: &mut ConfigReader<'_>, labels: &[String]) -> Scores
 }
 
 impl Head {
-    /// The head for texts.
-    pub(super) fn text(
-        config: &mut ConfigReader<'_>,
-        pooler: &'static str,
-        activation: Activation,
-        classifier: &'static str,
-    ) -> Self {
-        let labels = labels(config);
-        let scores = scores(config, &labels);
-        Self::Text {
-            pooler,
-            activation,
-            classifier,
-            labels,
-            scores,
+    /// The head for `task`.
+    pub(super) fn read(config: &mut ConfigReader<'_>, task: Task, heads: Heads) -> Self {
+        match task {
+            Task::FillMask => Self::MaskedLm(heads.masked),
+            Task::TextClassification => {
+                let labels = labels(config);
+                let scores = scores(config, &labels);
+                let (pooler, activation) = heads.pooler;
+                Self::Text {
+                    pooler,
+                    activation,
+                    classifier: heads.classifier,
+                    labels,
+                    scores,
+                }
+            }
+            Task::TokenClassification => Self::Tokens {
+                labels: labels(config),
+            },
+            Task::QuestionAnswering => {
+                require_two_labels(config);
+                Self::Span
+            }
+            Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Self::Bare,
         }
     }
 
     /// What the scores mean.
     pub(super) fn scores(&self) -> Scores {
-        if let Self::Text { scores, .. } = self {
-            *scores
-        } else {
-            Scores::OneClass
+        match self {
+            Self::Text { scores, .. } => *scores,
+            Self::Replaced(_) => Scores::AnyClasses,
+            Self::Bare | Self::MaskedLm(_) | Self::Tokens { .. } | Self::Span => Scores::OneClass,
         }
     }
 
     pub(super) fn labels(&self) -> Vec<String> {
         match self {
             Self::Text { labels, .. } | Self::Tokens { labels } => labels.clone(),
-            Self::Bare | Self::MaskedLm(_) => Vec::new(),
+            Self::Replaced(_) => vec!["replaced".to_owned()],
+            Self::Bare | Self::MaskedLm(_) | Self::Span => Vec::new(),
         }
     }
 
@@ -162,20 +188,7 @@ impl Head {
                 labels,
                 ..
             } => {
-                let first = net.graph.add(
-                    Op::Slice {
-                        axis: 1,
-                        start: 0,
-                        len: 1,
-                    },
-                    [hidden.into()],
-                )?;
-                let first = net.graph.add(
-                    Op::Reshape {
-                        shape: Shape(vec![sym("batch"), width.into()]),
-                    },
-                    [first.into()],
-                )?;
+                let first = first_token(net, hidden, width)?;
                 let pooled = net.linear(first, pooler, [width, width], true)?;
                 let pooled = net.activate(pooled, *activation)?;
                 let logits = net.linear(pooled, classifier, [labels.len(), width], true)?;
@@ -186,8 +199,57 @@ impl Head {
                 let logits = net.linear(hidden, "classifier", [labels.len(), width], true)?;
                 net.output("logits", logits)
             }
+            Self::Span => {
+                net.ignore(&format!("{}pooler.", body.prefix));
+                let both = net.linear(hidden, "qa_outputs", [2, width], true)?;
+                span_outputs(net, both)
+            }
+            Self::Replaced(activation) => {
+                let name = "discriminator_predictions";
+                let x = net.linear(hidden, &format!("{name}.dense"), [width, width], true)?;
+                let x = net.activate(x, *activation)?;
+                let last = format!("{name}.dense_prediction");
+                let logits = net.linear(x, &last, [1, width], true)?;
+                net.output("logits", logits)
+            }
         }
     }
+}
+
+/// Reports labels that aren't two: the class splits what it computes in that many.
+pub(super) fn require_two_labels(config: &mut ConfigReader<'_>) {
+    let found = labels(config).len();
+    if config.is_clean() && found != 2 {
+        let problem = format!("gives {found} labels; an answer has a beginning and an end");
+        config.bad("id2label", problem);
+    }
+}
+
+/// The outputs of `both [batch, seq, 2]`: how much an answer begins and ends at each token.
+pub(super) fn span_outputs(net: &mut Net<'_>, both: ValueId) -> Result<(), IrError> {
+    for (column, name) in Task::QuestionAnswering.outputs().iter().enumerate() {
+        let one = net.columns(both, column, 1)?;
+        let shape = Shape(vec![sym("batch"), sym("seq")]);
+        let one = net.graph.add(Op::Reshape { shape }, [one.into()])?;
+        net.output(name, one)?;
+    }
+    Ok(())
+}
+
+/// The state of the first token, `[batch, width]`.
+pub(super) fn first_token(
+    net: &mut Net<'_>,
+    hidden: ValueId,
+    width: usize,
+) -> Result<ValueId, IrError> {
+    let first = Op::Slice {
+        axis: 1,
+        start: 0,
+        len: 1,
+    };
+    let first = net.graph.add(first, [hidden.into()])?;
+    let shape = Shape(vec![sym("batch"), width.into()]);
+    net.graph.add(Op::Reshape { shape }, [first.into()])
 }
 
 impl MaskedLm {
@@ -197,14 +259,13 @@ impl MaskedLm {
         net: &mut Net<'_>,
         hidden: ValueId,
     ) -> Result<ValueId, IrError> {
-        let (width, vocab) = (body.hidden_size, body.vocab_size);
-        let x = net.linear(hidden, self.dense, [width, width], true)?;
+        let (width, vocab) = (body.embedding_size, body.vocab_size);
+        let x = net.linear(hidden, self.dense, [width, body.hidden_size], true)?;
         let x = net.activate(x, self.activation)?;
         let x = net.layer_norm(x, self.norm, width, body.eps)?;
-        let embedding = format!("{}embeddings.word_embeddings.weight", body.prefix);
         let table = net.head(
             &format!("{}.weight", self.decoder),
-            &embedding,
+            &body.embedding,
             [vocab, width],
             self.tied,
         )?;

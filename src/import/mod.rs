@@ -15,8 +15,11 @@ mod deberta_v2;
 mod decoder;
 mod defaults;
 mod diffusers;
+mod distilbert;
 mod dit;
+mod electra;
 mod encoder;
+mod encoder_spec;
 mod error;
 mod gemma2;
 mod gemma3;
@@ -27,6 +30,8 @@ mod heads;
 mod keys;
 mod llama;
 mod mistral;
+mod modernbert;
+mod mpnet;
 mod net;
 mod olmo2;
 mod patches;
@@ -49,6 +54,7 @@ mod unet_blocks;
 mod unet_config;
 mod unet_spec;
 mod windows;
+mod xlm_roberta;
 
 #[cfg(test)]
 mod tests;
@@ -102,6 +108,11 @@ pub const FAMILIES: &[Family] = &[
     gpt_neox::FAMILY,
     bert::FAMILY,
     roberta::FAMILY,
+    distilbert::FAMILY,
+    xlm_roberta::FAMILY,
+    mpnet::FAMILY,
+    electra::FAMILY,
+    modernbert::FAMILY,
     deberta::FAMILY,
     deberta_v2::FAMILY,
     dit::FAMILY,

@@ -34,7 +34,7 @@ const LEFTOVERS: [&str; 11] = [
 
 /// Beginnings of the names of what trainers and other tasks leave beside a model: value heads, and
 /// heads that it has none of.
-const BESIDE: [&str; 16] = [
+const BESIDE: [&str; 23] = [
     "v_head.",
     "value_head.",
     "critic_head.",
@@ -51,6 +51,13 @@ const BESIDE: [&str; 16] = [
     "embed_out.",
     "lm_predictions.",
     "mask_predictions.",
+    "vocab_transform.",
+    "vocab_layer_norm.",
+    "vocab_projector.",
+    "pre_classifier.",
+    "generator_predictions.",
+    "generator_lm_head.",
+    "discriminator_predictions.",
 ];
 
 /// Parts of names, and what older versions of diffusers called them.

@@ -6,8 +6,8 @@ use super::activation::Activation;
 use super::config::ConfigReader;
 use super::defaults::Absent::{Flag, Real, Text, Whole};
 use super::defaults::{Key, key, optional};
-use super::encoder::{EncoderSpec, Positions, Separate, Types};
-use super::heads::{Head, MaskedLm, labels};
+use super::encoder_spec::{EncoderSpec, Positions, Spelling, Types};
+use super::heads::{Head, Heads, MaskedLm};
 use super::{Architecture, Family};
 
 /// The padding id where the configuration names none.
@@ -20,6 +20,7 @@ pub(super) const FAMILY: Family = Family {
         ("RobertaForMaskedLM", Task::FillMask),
         ("RobertaForSequenceClassification", Task::TextClassification),
         ("RobertaForTokenClassification", Task::TokenClassification),
+        ("RobertaForQuestionAnswering", Task::QuestionAnswering),
     ],
     summary: "RoBERTa, DistilRoBERTa, all-distilroberta",
     keys: |_| KEYS,
@@ -47,36 +48,47 @@ const KEYS: &[Key] = &[
     key("tie_word_embeddings", Flag(true)),
 ];
 
-fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
-    let head = match task {
-        Task::FillMask => Head::MaskedLm(MaskedLm {
+const SPELLING: Spelling = Spelling::like_bert("roberta.");
+
+pub(super) fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
+    let heads = heads(config);
+    let head = Head::read(config, task, heads);
+    let padding = config
+        .get("pad_token_id")
+        .and_then(serde_json::Value::as_u64)
+        .and_then(|id| u32::try_from(id).ok())
+        .unwrap_or(PADDING);
+    let types = Types::first(config);
+    let spec = EncoderSpec::read(config, task, &SPELLING, head);
+    Box::new(EncoderSpec {
+        types,
+        ..count_after(config, spec, padding)
+    })
+}
+
+/// The heads of the families of this kind.
+pub(super) fn heads(config: &mut ConfigReader<'_>) -> Heads {
+    Heads {
+        masked: MaskedLm {
             dense: "lm_head.dense",
             norm: "lm_head.layer_norm",
             activation: Activation::Gelu,
             decoder: "lm_head.decoder",
             bias: "lm_head.bias",
             tied: config.flag("tie_word_embeddings"),
-        }),
-        Task::TextClassification => Head::text(
-            config,
-            "classifier.dense",
-            Activation::Tanh,
-            "classifier.out_proj",
-        ),
-        Task::TokenClassification => Head::Tokens {
-            labels: labels(config),
         },
-        Task::TextGeneration | Task::FeatureExtraction | Task::ImageGeneration => Head::Bare,
-    };
-    let types = EncoderSpec::types(config);
-    let padding = config
-        .get("pad_token_id")
-        .and_then(serde_json::Value::as_u64)
-        .and_then(|id| u32::try_from(id).ok())
-        .unwrap_or(PADDING);
-    let spec = EncoderSpec::read(config, task, "roberta.", Box::new(Separate), head);
+        pooler: ("classifier.dense", Activation::Tanh),
+        classifier: "classifier.out_proj",
+    }
+}
+
+/// The encoder with positions that are counted from after the `padding` id, whose own is that id.
+pub(super) fn count_after(
+    config: &mut ConfigReader<'_>,
+    spec: EncoderSpec,
+    padding: u32,
+) -> EncoderSpec {
     let rows = spec.context_length;
-    // Position 0 is the padding id's, the first token has the one after it.
     let context_length = rows.saturating_sub(padding as usize + 1);
     if config.is_clean() && context_length == 0 {
         config.bad(
@@ -84,17 +96,12 @@ fn read(config: &mut ConfigReader<'_>, task: Task) -> Box<dyn Architecture> {
             format!("is {rows}, which leaves no position after the padding id {padding}"),
         );
     }
-    Box::new(EncoderSpec {
-        types: if types > 0 {
-            Types::First(types)
-        } else {
-            Types::None
-        },
+    EncoderSpec {
         positions: Positions::Learned {
             rows,
             padding: Some(padding),
         },
         context_length,
         ..spec
-    })
+    }
 }

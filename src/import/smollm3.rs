@@ -31,7 +31,7 @@ const KEYS: &[Key] = &[
     key("num_hidden_layers", Whole(36)),
     key("num_attention_heads", Whole(16)),
     optional("num_key_value_heads", Whole(4)),
-    key("head_dim", Nothing),
+    optional("head_dim", Nothing),
     key("hidden_act", Text("silu")),
     key("max_position_embeddings", Whole(32_768)),
     key("rms_norm_eps", Real(1e-6)),

@@ -17,10 +17,17 @@ use super::{FAMILIES, ImportError, ImportOptions, import, non_finite_weights};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::fixture::{Folder, fixture, safetensors};
 
-const ENCODERS: [&str; 5] = [
+const ENCODERS: [&str; 12] = [
     "bert",
     "roberta",
     "roberta-classifier",
+    "distilbert",
+    "xlm-roberta",
+    "mpnet",
+    "electra",
+    "electra-discriminator",
+    "modernbert",
+    "modernbert-classifier",
     "deberta",
     "deberta-v3",
 ];
@@ -322,12 +329,12 @@ fn unknown_architectures_are_refused_with_the_known_and_the_nearest() {
             vec!["can't import the architecture `mamba`. It imports"],
         ),
         (
-            r#"{"architectures":["Gemma3ForCausalLM"]}"#,
-            vec!["nearest that it knows is `Gemma2ForCausalLM`"],
+            r#"{"architectures":["Gemma7BForCausalLM"]}"#,
+            vec!["nearest that it knows is `Gemma"],
         ),
         (
-            r#"{"model_type":"llama","architectures":["LlamaForSequenceClassification"]}"#,
-            vec!["LlamaForSequenceClassification", "LlamaForCausalLM"],
+            r#"{"model_type":"llama","architectures":["LlamaForTokenClassification"]}"#,
+            vec!["LlamaForTokenClassification", "LlamaForCausalLM"],
         ),
         (r#"{"model_type":"\u001b[2J"}"#, vec!["`\\u{1b}[2J`"]),
         ("{}", vec!["names no `model_type`", "It imports"]),

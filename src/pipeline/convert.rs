@@ -129,11 +129,11 @@ fn stored(checkpoint: &Checkpoint) -> BTreeMap<String, usize> {
     stored
 }
 
+/// Weights by the names of their tensors.
+type Named<'a> = Vec<(&'a str, WeightId)>;
+
 /// The weights in `dtype`, and which tensor is which.
-fn weights(
-    tensors: &Tensors,
-    dtype: DType,
-) -> Result<(WeightTable, Vec<(&str, WeightId)>), PipelineError> {
+fn weights(tensors: &Tensors, dtype: DType) -> Result<(WeightTable, Named<'_>), PipelineError> {
     let mut weights = WeightTable::default();
     let mut ids = Vec::new();
     for (name, (shape, data)) in tensors {

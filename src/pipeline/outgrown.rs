@@ -12,6 +12,9 @@ use serde_json::{Map, Value, json};
 use crate::checkpoint::{AdapterFiles, Checkpoint, TensorRecord};
 use crate::import::FAMILIES;
 
+/// Beginnings of the names of a head for classes.
+const HEAD: [&str; 4] = ["classifier.", "pre_classifier.", "pooler.", "qa_outputs."];
+
 /// Files that a tokenizer may be in.
 const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
@@ -86,7 +89,7 @@ fn wholes(adapter: &AdapterFiles) -> BTreeMap<String, TensorRecord> {
         .collect()
 }
 
-/// A head for classes of texts or tokens, where the base is for something else or has other
+/// A head for classes of texts or tokens, or for answers, where the base is for something else or has other
 /// classes.
 fn adopt_head(
     checkpoint: &mut Checkpoint,
@@ -96,6 +99,7 @@ fn adopt_head(
     let task = match adapter.get("task_type").and_then(Value::as_str)? {
         "SEQ_CLS" => Task::TextClassification,
         "TOKEN_CLS" => Task::TokenClassification,
+        "QUESTION_ANS" => Task::QuestionAnswering,
         _ => return None,
     };
     let mut config = checkpoint.config().clone();
@@ -103,9 +107,13 @@ fn adopt_head(
         Some(family.model_type) == config.get("model_type").and_then(Value::as_str)
     })?;
     let (architecture, _) = family.architectures.iter().find(|(_, of)| *of == task)?;
-    let last = ["classifier.out_proj.weight", "classifier.weight"]
-        .iter()
-        .find_map(|name| wholes.get(*name))?;
+    let last = [
+        "classifier.out_proj.weight",
+        "classifier.weight",
+        "qa_outputs.weight",
+    ]
+    .iter()
+    .find_map(|name| wholes.get(*name))?;
     let labels = *last.shape.first()?;
     let named = config
         .get("id2label")
@@ -119,7 +127,7 @@ fn adopt_head(
     config.insert("architectures".into(), json!([architecture]));
     let head = wholes
         .iter()
-        .filter(|(name, _)| name.starts_with("classifier.") || name.starts_with("pooler."))
+        .filter(|(name, _)| HEAD.iter().any(|start| name.starts_with(start)))
         .map(|(n, t)| (n.clone(), t.clone()));
     let note = format!("read as {architecture} of {labels} labels, as the adapter brings its head");
     let changed = checkpoint.config().get("architectures") != config.get("architectures") || !named;

@@ -184,7 +184,13 @@ fn tensor(array: &Array, dtype: DType) -> HostTensor {
 
 /// The largest distance between two numbers at the same place, infinite where one is none.
 pub fn worst_error<'a>(pairs: impl IntoIterator<Item = (&'a f32, &'a f32)>) -> f32 {
-    let distance = |(a, b): (&f32, &f32)| if a == b { 0.0 } else { (a - b).abs() };
+    let distance = |(a, b): (&f32, &f32)| {
+        if a.to_bits() == b.to_bits() {
+            0.0
+        } else {
+            (a - b).abs()
+        }
+    };
     let worse = |worst: f32, e: f32| {
         if e.is_nan() {
             f32::INFINITY

@@ -122,7 +122,7 @@ fn flags_of_encoders_and_of_models_that_make_images_need_what_they_are_about() {
             ),
             (
                 &["run", "vectors", "--text", "x", "--top", "3"],
-                "--top is for models that choose among classes or words",
+                "--top is for models that choose among classes, words or answers",
             ),
             (
                 &["bench", "encoder", "--prompts", "fixtures/prompts.txt"],

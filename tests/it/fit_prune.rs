@@ -164,6 +164,17 @@ fn whole_model(module: &Module, samples: &[Vec<u32>]) -> BTreeMap<WeightId, Vec<
     sums
 }
 
+/// Ends of the names of matrices whose products are added to the residual.
+const RESIDUAL: [&str; 7] = [
+    "o_proj.weight",
+    "down_proj.weight",
+    "output.dense.weight",
+    "out_lin.weight",
+    "lin2.weight",
+    "attn.o.weight",
+    "Wo.weight",
+];
+
 /// fit, fit-elementwise, fit-residual and trace (METHODS.md, section 1) of a weight.
 fn formulas(module: &Module, weight: WeightId, squares: &[f64]) -> [f64; 4] {
     let weight = &module.weights[weight];
@@ -176,22 +187,26 @@ fn formulas(module: &Module, weight: WeightId, squares: &[f64]) -> [f64; 4] {
     let trace: f64 = squares.iter().sum();
     let fit = trace * theta.iter().sum::<f64>() / theta.len() as f64;
     let elementwise = squares.iter().zip(&theta).map(|(f, t)| f * t).sum();
-    let residual = ["o_proj.weight", "down_proj.weight", "output.dense.weight"]
-        .iter()
-        .any(|end| weight.name.ends_with(end));
+    let residual = RESIDUAL.iter().any(|end| weight.name.ends_with(end));
     [fit, elementwise, if residual { fit } else { 0.0 }, trace]
 }
 
 /// Which unit a weight belongs to, by its name in the checkpoint. With `norm_after` the norm called
 /// `post_attention_layernorm` is the attention's.
 fn unit_of(name: &str, granularity: &str, norm_after: bool) -> Option<String> {
-    let (_, rest) = name
-        .split_once("layers.")
-        .or_else(|| name.split_once("encoder.layer."))?;
-    let (layer, part) = rest.split_once('.')?;
-    let attention = ["self_attn", "input_layernorm", "attention"]
+    let (_, rest) = ["layers.", "encoder.layer.", "transformer.layer."]
         .iter()
-        .any(|start| part.starts_with(start))
+        .find_map(|start| name.split_once(start))?;
+    let (layer, part) = rest.split_once('.')?;
+    let attention = [
+        "self_attn",
+        "input_layernorm",
+        "attention",
+        "attn",
+        "sa_layer_norm",
+    ]
+    .iter()
+    .any(|start| part.starts_with(start))
         || norm_after && part.starts_with("post_attention_layernorm");
     Some(if granularity == "layer" {
         format!("layers.{layer}")
@@ -271,7 +286,15 @@ fn scores_are_those_of_a_backward_through_the_whole_model() {
 
 #[test]
 fn scores_of_encoders_are_those_of_a_backward_through_the_whole_model() {
-    for name in ["bert-classifier", "roberta-tokens", "bert"] {
+    for name in [
+        "bert-classifier",
+        "roberta-tokens",
+        "bert",
+        "distilbert",
+        "xlm-roberta-tokens",
+        "electra",
+        "modernbert-classifier",
+    ] {
         let ids = EncoderGolden::read(name).inputs["input_ids"]
             .as_i64()
             .unwrap()

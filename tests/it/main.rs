@@ -6,6 +6,7 @@ mod common;
 mod decoding;
 
 mod adapters;
+mod answers;
 mod architecture;
 mod atomic;
 mod cases;
@@ -18,6 +19,7 @@ mod diffing;
 mod diffusion;
 mod documents;
 mod effects;
+mod encoder_families;
 mod encoders;
 mod errors;
 mod examples;

@@ -91,22 +91,20 @@ fn llama3(keys: &mut Keys<'_>, shape: &Shape, base: f64, divisors: &[f32]) -> Js
                 .zip(divisors)
                 .all(|(e, d)| (e - f64::from(*d)).abs() <= TOLERANCE * e)
     };
-    match lengths.into_iter().find(fits) {
-        Some(original) => json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": LOW,
-            "high_freq_factor": HIGH,
-            "original_max_position_embeddings": original,
-        }),
-        None => {
-            keys.problems.push(
-                "tensor `rope_freqs.weight` scales the rotation by factors that aren't those of Llama 3's formula"
-                    .into(),
-            );
-            Json::Null
-        }
-    }
+    let Some(original) = lengths.into_iter().find(fits) else {
+        keys.problems.push(
+            "tensor `rope_freqs.weight` scales the rotation by factors that aren't those of Llama 3's formula"
+                .into(),
+        );
+        return Json::Null;
+    };
+    json!({
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": LOW,
+        "high_freq_factor": HIGH,
+        "original_max_position_embeddings": original,
+    })
 }
 
 /// By what Llama 3 divides a frequency (`_compute_llama3_parameters` of transformers).

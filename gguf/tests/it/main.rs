@@ -1,4 +1,5 @@
 //! The reader and what it makes of files.
+#![allow(clippy::unwrap_used)]
 
 mod builder;
 mod hostile;

@@ -52,6 +52,7 @@ kinds! {
     Rope(_) = "rope",
     Attention(_) = "attention",
     DisentangledBias(_) = "disentangled_bias",
+    BucketedBias(_) = "bucketed_bias",
     Silu = "silu",
     Gelu { .. } = "gelu",
     Tanh = "tanh",

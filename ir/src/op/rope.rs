@@ -46,7 +46,7 @@ pub enum RopeScaling {
         /// The context length trained on, in tokens.
         original: usize,
     },
-    /// YaRN (arXiv 2309.00071): frequencies of few turns within the length trained on divided by
+    /// `YaRN` (arXiv 2309.00071): frequencies of few turns within the length trained on divided by
     /// `factor`, those of many kept, those between blended along a ramp.
     Yarn {
         /// The divisor of low frequencies.
@@ -162,7 +162,7 @@ impl Rope {
             .collect()
     }
 
-    /// The frequencies of YaRN.
+    /// The frequencies of `YaRN`.
     fn blended(&self, head_dim: usize) -> Vec<f32> {
         let RopeScaling::Yarn { factor, .. } = self.scaling else {
             return Vec::new();
@@ -175,7 +175,7 @@ impl Rope {
         self.wavelengths(head_dim).enumerate().map(blend).collect()
     }
 
-    /// Where YaRN's ramp begins and how wide it is, counted in frequencies.
+    /// Where `YaRN`'s ramp begins and how wide it is, counted in frequencies.
     fn ramp(&self, head_dim: usize) -> (f32, f32) {
         let RopeScaling::Yarn {
             fast,
@@ -196,7 +196,7 @@ impl Rope {
         }
         (low, high) = (low.max(0.0), high.min(dim - 1.0));
         // transformers keeps the ramp from standing upright.
-        if low == high {
+        if low.to_bits() == high.to_bits() {
             high += 0.001;
         }
         (low as f32, (high - low) as f32)

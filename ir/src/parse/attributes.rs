@@ -6,7 +6,8 @@ use std::str::FromStr;
 use super::Line;
 use crate::error::IrError;
 use crate::op::{
-    Attention, DisentangledBias, GroupFormat, Op, OpKind, Rope, RopeScaling, TimestepEmbedding,
+    Attention, BucketedBias, DisentangledBias, GroupFormat, Op, OpKind, Rope, RopeScaling,
+    TimestepEmbedding,
 };
 use crate::types::ValueType;
 
@@ -87,6 +88,10 @@ impl Attributes<'_> {
                 log_until: self.find("log_until")?,
                 c2p: self.get("c2p")?,
                 p2c: self.get("p2c")?,
+            }),
+            OpKind::BucketedBias => Op::BucketedBias(BucketedBias {
+                buckets: self.get("buckets")?,
+                until: self.get("until")?,
             }),
             OpKind::Silu => Op::Silu,
             OpKind::Gelu => match self.pairs.get("by") {

@@ -115,6 +115,11 @@ impl<'a> FitPrune<'a> {
 
 /// What the module is scored on.
 fn objective(module: &Module) -> Result<Objective, PassError> {
+    if module.model.task == Task::QuestionAnswering {
+        return Err(unsupported(
+            "the model answers with two places of a text, and layers are scored on the one likeliest answer",
+        ));
+    }
     match module.model.scores {
         Scores::OneClass => {
             Objective::of(module.model.task).ok_or_else(|| unsupported(chain::NO_HEAD))

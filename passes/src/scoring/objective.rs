@@ -23,7 +23,7 @@ impl Objective {
             Task::FillMask | Task::TextClassification | Task::TokenClassification => {
                 Some(Self::OwnAnswer)
             }
-            Task::FeatureExtraction | Task::ImageGeneration => None,
+            Task::QuestionAnswering | Task::FeatureExtraction | Task::ImageGeneration => None,
         }
     }
 

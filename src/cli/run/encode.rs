@@ -17,6 +17,8 @@ use crate::cli::output::note;
 use crate::cli::records::Records;
 use crate::report::Table;
 
+/// What is said where a bundle can't read text.
+pub(super) const NO_TOKENIZER: &str = "the bundle has no tokenizer.json, so it can't read text; compile it again with one beside config.json";
 /// Numbers of a vector that are shown.
 const SHOWN: usize = 6;
 /// Most texts that are compared with each other.
@@ -37,8 +39,7 @@ pub(super) fn run(args: &Args, bundle: Bundle, texts: &[Text]) -> Result<ExitCod
     let prompt = prompt(args, &bundle, sentence.as_ref())?;
     let graph = if args.pruned { "pruned" } else { "target" };
     let mut model = EncoderModel::open(bundle, &args.backend, graph)?;
-    let mut tokenizer =
-        model.tokenizer.take().context("the bundle has no tokenizer.json, so it can't read text; compile it again with one beside config.json")?;
+    let mut tokenizer = model.tokenizer.take().context(NO_TOKENIZER)?;
     if sentence.as_ref().is_some_and(|s| s.lower_case) {
         tokenizer.lower_case()?;
     }
@@ -216,7 +217,10 @@ impl Reader<'_> {
                 ))
             }
             Task::TokenClassification => Ok(self.tokens(text, tokens, rows)),
-            Task::FeatureExtraction | Task::TextGeneration | Task::ImageGeneration => {
+            Task::FeatureExtraction
+            | Task::QuestionAnswering
+            | Task::TextGeneration
+            | Task::ImageGeneration => {
                 let vector = self.vector(rows);
                 let start: Vec<String> = vector
                     .iter()
@@ -360,7 +364,8 @@ impl Reader<'_> {
             .enumerate()
             .filter(|(i, _)| tokens.special.get(*i) == Some(&false))
         {
-            let Some(best) = choices(row, 1, false).pop() else {
+            let any = self.model.scores == Scores::AnyClasses;
+            let Some(best) = choices(row, 1, any).pop() else {
                 continue;
             };
             let (piece, label) = (&tokens.pieces[i], self.label(best.index));

@@ -12,21 +12,28 @@ use super::super::ImportError;
 use super::{Folder, fixture, import_folder};
 
 /// Keys that no graph depends on: null in them is the library's business alone.
-const UNREAD: [&str; 18] = [
+const UNREAD: [&str; 25] = [
     "attention_dropout",
     "attention_probs_dropout_prob",
     "attn_pdrop",
     "classifier_dropout",
     "dropout",
     "embd_pdrop",
+    "embedding_dropout",
     "hidden_dropout",
     "hidden_dropout_prob",
+    "initializer_cutoff_factor",
     "initializer_range",
     "is_decoder",
+    "mlp_dropout",
     "pooler_dropout",
+    "qa_dropout",
     "reorder_and_upcast_attn",
     "resid_pdrop",
+    "seq_classif_dropout",
+    "summary_activation",
     "summary_first_dropout",
+    "summary_last_dropout",
     "summary_proj_to_labels",
     "summary_type",
     "summary_use_proj",
@@ -108,6 +115,41 @@ fn every_key_deleted_and_null_is_read_as_the_library_reads_it() {
         wrong.len(),
         answers.len(),
         wrong.join("\n")
+    );
+}
+
+/// As the first checkpoints on the hub have it, `rope_parameters` and `layer_types` unsaid.
+#[test]
+fn older_configurations_of_modernbert_say_the_same_in_other_keys() {
+    let older = json!({
+        "layer_types": null, "rope_parameters": null, "global_attn_every_n_layers": 3, "global_rope_theta": 160_000.0,
+        "local_rope_theta": 10_000.0, "position_embedding_type": "absolute", "layer_norm_eps": 1e-5, "reference_compile": true,
+        "repad_logits_with_grad": false,
+    });
+    let read = |patch: &Value| {
+        import_folder(&Folder::patched("goldens/modernbert", patch))
+            .expect("imports")
+            .graphs
+            .remove(0)
+    };
+    let plain = read(&json!({}));
+    assert_eq!(read(&older), plain);
+    for (key, value) in [
+        ("global_attn_every_n_layers", json!(2)),
+        ("global_rope_theta", json!(500.0)),
+        ("local_rope_theta", json!(500.0)),
+    ] {
+        let mut other = older.clone();
+        other[key] = value;
+        assert_ne!(read(&other), plain, "{key}");
+    }
+    let scaled =
+        json!({"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}});
+    super::refuses(
+        "a scaling",
+        &Folder::patched("goldens/modernbert", &scaled),
+        Fault::Unsupported,
+        &["`rope_parameters.full_attention.rope_type`", "yarn"],
     );
 }
 

@@ -146,6 +146,45 @@ pub(super) fn key_mask(
     })
 }
 
+/// The mask of a window in both directions, `[batch or 1, 1, seq, seq]`: 0 where a key lies less
+/// than `window` places from the row and is a token by `mask`, else a large negative number.
+pub(super) fn window_mask(
+    cx: &mut Context<'_>,
+    mask: Option<ValueId>,
+    seq: &Dim,
+    window: usize,
+    dtype: DType,
+) -> Result<Name, ExportError> {
+    let whose = mask.map_or_else(String::new, |mask| format!("{}/", cx.full_name(mask)));
+    let length = length(cx, seq)?;
+    let near = cx.once(&format!("distance.{seq}.window{window}"), |cx| {
+        let (zero, one, axis) = (cx.b.int(0), cx.b.int(1), cx.b.ints(&[1]));
+        let keys = cx.b.op("Range", &[&zero, &length, &one]).out();
+        let rows = cx.b.op("Unsqueeze", &[&keys, &axis]).out();
+        let (window, axes) = (cx.b.int(window as i64), cx.b.ints(&[0, 1]));
+        let [before, after] = [[&rows, &keys], [&keys, &rows]].map(|[a, b]| {
+            let distance = cx.b.op("Sub", &[a, b]).out();
+            cx.b.op("Less", &[&distance, &window]).out()
+        });
+        let near = cx.b.op("And", &[&before, &after]).out();
+        Ok(cx.b.op("Unsqueeze", &[&near, &axes]).out())
+    })?;
+    cx.once(&format!("{whose}hidden.window{window}.{dtype}"), |cx| {
+        let visible = match mask {
+            Some(mask) => {
+                let live = live(cx, mask)?;
+                cx.b.op("And", &[&live, &near]).out()
+            }
+            None => near,
+        };
+        let (zero, hidden) = (
+            cx.b.float(dtype, 0.0),
+            cx.b.float(dtype, hidden_score(dtype)),
+        );
+        Ok(cx.b.op("Where", &[&visible, &zero, &hidden]).out())
+    })
+}
+
 /// Which keys are tokens, `bool [batch, 1, 1, keys]`.
 fn live(cx: &mut Context<'_>, mask: ValueId) -> Result<Name, ExportError> {
     cx.once(&format!("{}/live", cx.full_name(mask)), |cx| {

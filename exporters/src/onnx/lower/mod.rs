@@ -167,6 +167,7 @@ fn lower_node(
             Profile::Onnx | Profile::Ort => onnx23::attend_both_ways(cx, node, attention),
         },
         Op::DisentangledBias(bias) => relative::disentangled_bias(cx, node, bias),
+        Op::BucketedBias(bias) => relative::bucketed_bias(cx, node, bias),
         Op::Positions { padding } => relative::positions(cx, node, *padding),
         Op::LastToken { padding } => relative::last_token(cx, node, *padding),
         Op::LayerNorm { eps } => shared::layer_norm(cx, node, *eps),

@@ -6,7 +6,7 @@ use dlc_ir::{Attention, DType, Node, Rope, Shape};
 use super::super::builder::Name;
 use super::context::Context;
 use super::forms::Form;
-use super::masks::{additive_mask, key_mask};
+use super::masks::{additive_mask, key_mask, window_mask};
 use super::queries::has_cache;
 use super::rotation::rotations;
 use super::shared::{common_form, define_full, define_like, finish_call, input_in};
@@ -81,6 +81,20 @@ pub(super) fn attend_causally(
     Ok(())
 }
 
+/// The sum of what is added to the scores, computed once for all layers that add the same.
+fn sum(cx: &mut Context<'_>, addends: &[Name]) -> Result<Option<Name>, ExportError> {
+    let Some((first, rest)) = addends.split_first() else {
+        return Ok(None);
+    };
+    let mut sum = first.clone();
+    for addend in rest {
+        sum = cx.once(&format!("{sum}+{addend}"), |cx| {
+            Ok(cx.b.op("Add", &[&sum, addend]).out())
+        })?;
+    }
+    Ok(Some(sum))
+}
+
 pub(super) fn attend_both_ways(
     cx: &mut Context<'_>,
     node: &Node,
@@ -93,20 +107,27 @@ pub(super) fn attend_both_ways(
         cx.operand(node, 1)?,
         cx.operand(node, 2)?,
     ];
-    if node.inputs.len() > 3 {
-        let mut mask = key_mask(cx, cx.value_at(node, 3)?, dtype)?;
-        if node.inputs.len() > 4 {
-            let bias = cx.operand(node, 4)?;
-            mask = cx.b.op("Add", &[&bias, &mask]).out();
-        } else {
-            // tract wants a row for every query.
-            let shape = cx.exact_shape(&Shape(vec![1.into(), 1.into(), seq, 1.into()]))?;
-            mask = cx.once(&format!("{mask}/rows"), |cx| {
-                Ok(cx.b.op("Expand", &[&mask, &shape]).out())
-            })?;
-        }
-        inputs.push(mask);
+    let mask = match node.inputs.get(3) {
+        Some(_) => Some(cx.value_at(node, 3)?),
+        None => None,
+    };
+    let mut addends = Vec::new();
+    if node.inputs.len() > 4 {
+        addends.push(cx.operand(node, 4)?);
     }
+    if let Some(window) = attention.window {
+        addends.push(window_mask(cx, mask, &seq, window, dtype)?);
+    } else if let Some(mask) = mask {
+        let mut mask = key_mask(cx, mask, dtype)?;
+        if addends.is_empty() {
+            // tract wants a row for every query.
+            let scope = format!("{mask}/rows.{seq}");
+            let shape = cx.exact_shape(&Shape(vec![1.into(), 1.into(), seq, 1.into()]))?;
+            mask = cx.once(&scope, |cx| Ok(cx.b.op("Expand", &[&mask, &shape]).out()))?;
+        }
+        addends.push(mask);
+    }
+    inputs.extend(sum(cx, &addends)?);
     define_full(cx, node, |cx, out| {
         let mut call =
             cx.b.op("Attention", &inputs.iter().collect::<Vec<_>>())

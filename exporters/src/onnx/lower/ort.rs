@@ -18,6 +18,7 @@ use dlc_onnx::proto::INT32;
 use super::super::builder::Name;
 use super::context::Context;
 use super::forms::Form;
+use super::masks::window_mask;
 use super::padding::last_entry;
 use super::queries::{has_cache, maker, readers};
 use super::rotation::rope_name;
@@ -218,16 +219,32 @@ pub(super) fn attend_both_ways(
         cx.operand(node, 1)?,
         cx.operand(node, 2)?,
     ];
-    if node.inputs.len() > 3 {
-        let mask = cx.value_at(node, 3)?;
+    let mask = match node.inputs.get(3) {
+        Some(_) => Some(cx.value_at(node, 3)?),
+        None => None,
+    };
+    let mut bias = match node.inputs.get(4) {
+        Some(_) => Some(cx.operand(node, 4)?),
+        None => None,
+    };
+    if let Some(window) = attention.window {
+        let q = cx.value_at(node, 0)?;
+        let (dtype, seq) = (cx.ty(q).dtype, cx.ty(q).shape.0[1].clone());
+        let hidden = window_mask(cx, mask, &seq, window, dtype)?;
+        bias = Some(match bias {
+            Some(bias) => cx.b.op("Add", &[&bias, &hidden]).out(),
+            None => hidden,
+        });
+    } else if let Some(mask) = mask {
         let mask = cx.once(&format!("{}/keys", cx.full_name(mask)), |cx| {
             let mask = cx.full(mask)?;
             Ok(cx.b.op("Cast", &[&mask]).int("to", INT32).out())
         })?;
         inputs.extend([Name::from(""), mask]);
     }
-    if node.inputs.len() > 4 {
-        inputs.push(cx.operand(node, 4)?);
+    if let Some(bias) = bias {
+        inputs.resize(5, Name::from(""));
+        inputs.push(bias);
     }
     define_full(cx, node, |cx, out| {
         let call =

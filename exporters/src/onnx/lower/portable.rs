@@ -5,7 +5,7 @@ use dlc_ir::{Attention, DType, Node, Rope};
 use super::super::builder::Name;
 use super::context::Context;
 use super::forms::Form;
-use super::masks::{additive_mask, key_mask};
+use super::masks::{additive_mask, key_mask, window_mask};
 use super::queries::has_cache;
 use super::rotation::{rope_name, rotations};
 use super::shared::{common_form, define_like, finish_call, from_f32, input_in, to_f32};
@@ -127,9 +127,16 @@ pub(super) fn attend_both_ways(
         heads_first(cx, node, 1, attention.kv_heads)?,
         heads_first(cx, node, 2, attention.kv_heads)?,
     ];
+    let mask = match node.inputs.get(3) {
+        Some(_) => Some(cx.value_at(node, 3)?),
+        None => None,
+    };
     let mut addends = Vec::new();
-    if node.inputs.len() > 3 {
-        addends.push(key_mask(cx, cx.value_at(node, 3)?, DType::F32)?);
+    if let Some(window) = attention.window {
+        let seq = cx.ty(cx.value_at(node, 0)?).shape.0[1].clone();
+        addends.push(window_mask(cx, mask, &seq, window, DType::F32)?);
+    } else if let Some(mask) = mask {
+        addends.push(key_mask(cx, mask, DType::F32)?);
     }
     if node.inputs.len() > 4 {
         let (dtype, bias) = (cx.ty(cx.value_at(node, 4)?).dtype, cx.operand(node, 4)?);

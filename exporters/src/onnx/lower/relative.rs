@@ -1,11 +1,12 @@
 //! Positions: the rows of learned tables, `DeBERTa`'s relative ones, and the last of a text.
 
 use dlc_bundle::Profile;
-use dlc_ir::{DType, Dim, DisentangledBias, Node, Shape};
+use dlc_ir::{BucketedBias, DType, Dim, DisentangledBias, Node, Shape};
 use dlc_onnx::proto::data_type;
 
 use super::super::builder::Name;
 use super::context::Context;
+use super::forms::Form;
 use super::masks::length;
 use super::portable::heads_first;
 use super::shared::define_full;
@@ -20,12 +21,14 @@ pub(super) fn positions(
     let ids = cx.value_at(node, 0)?;
     let shape = cx.ty(ids).shape.clone();
     let Some(padding) = padding else {
-        let (zero, one, seq) = (cx.b.int(0), cx.b.int(1), length(cx, &shape.0[1])?);
-        let shape = cx.exact_shape(&shape)?;
-        let row = cx.b.op("Range", &[&zero, &seq, &one]).out();
-        return define_full(cx, node, |cx, out| {
-            cx.b.op("Expand", &[&row, &shape]).into(&[out]);
-        });
+        let (seq, full) = (length(cx, &shape.0[1])?, cx.exact_shape(&shape)?);
+        let counted = cx.once(&format!("positions.{shape}"), |cx| {
+            let (zero, one) = (cx.b.int(0), cx.b.int(1));
+            let row = cx.b.op("Range", &[&zero, &seq, &one]).out();
+            Ok(cx.b.op("Expand", &[&row, &full]).out())
+        })?;
+        cx.define(Context::output_at(node, 0)?, Form::Full, counted);
+        return Ok(());
     };
     let (ids, padding, axis) = (cx.full(ids)?, cx.b.int(i64::from(padding)), cx.b.int(1));
     let is_padding = cx.b.op("Equal", &[&ids, &padding]).out();
@@ -136,19 +139,56 @@ pub(super) fn disentangled_bias(
     })
 }
 
-/// The row of the tables for each query and key, `i64 [seq, seq]`, computed once for all layers.
+/// The entry of the table's column for each pair of tokens, computed once for all layers that share
+/// the table.
+pub(super) fn bucketed_bias(
+    cx: &mut Context<'_>,
+    node: &Node,
+    bias: &BucketedBias,
+) -> Result<(), ExportError> {
+    let BucketedBias { buckets, until } = *bias;
+    let seq = cx.ty(cx.value_at(node, 0)?).shape.0[1].clone();
+    let table = cx.operand(node, 1)?;
+    let scope = format!("distance.{seq}.buckets{buckets}.{until}");
+    let rows = rows_of(cx, &scope, &seq, until, |distance| bias.bucket(distance))?;
+    let scores = cx.once(&format!("{scope}/{table}"), |cx| {
+        let numbers = cx.b.op("Gather", &[&table, &rows]).int("axis", 0).out();
+        let axis = cx.b.ints(&[0]);
+        let turned =
+            cx.b.op("Transpose", &[&numbers])
+                .ints("perm", &[2, 0, 1])
+                .out();
+        Ok(cx.b.op("Unsqueeze", &[&turned, &axis]).out())
+    })?;
+    cx.define(Context::output_at(node, 0)?, Form::Full, scores);
+    Ok(())
+}
+
+/// The row of the tables for each query and key, `i64 [seq, seq]`.
 fn rows(cx: &mut Context<'_>, bias: &DisentangledBias, seq: &Dim) -> Result<Name, ExportError> {
-    let reach = bias.reach() as i64;
     let scope = format!(
         "distance.{seq}.span{}.{}",
         bias.span,
         bias.log_until
             .map_or_else(|| "linear".to_owned(), |until| format!("log{until}"))
     );
+    rows_of(cx, &scope, seq, bias.reach(), |distance| bias.row(distance))
+}
+
+/// What `row` says of each query's distance from each key, `i64 [seq, seq]`, computed once for all
+/// layers as `scope`. Beyond `reach` it doesn't change, on either side.
+fn rows_of(
+    cx: &mut Context<'_>,
+    scope: &str,
+    seq: &Dim,
+    reach: usize,
+    row: impl Fn(i64) -> usize,
+) -> Result<Name, ExportError> {
+    let reach = reach as i64;
     let seq = length(cx, seq)?;
-    cx.once(&scope.clone(), |cx| {
+    cx.once(scope, |cx| {
         let table: Vec<i64> = (-reach..=reach)
-            .map(|distance| bias.row(distance) as i64)
+            .map(|distance| row(distance) as i64)
             .collect();
         let bytes = table.iter().flat_map(|row| row.to_le_bytes()).collect();
         let table =

@@ -48,7 +48,7 @@ pub(super) fn rotations(
     let mut table = |op: &'static str| {
         cx.once(&format!("{spec}/{op}.{dtype}"), |cx| {
             let mut table = cx.b.op(op, &[&angles]).out();
-            if rope.attention_factor() != 1.0 {
+            if rope.attention_factor().to_bits() != 1f32.to_bits() {
                 let factor = cx.b.float(DType::F32, rope.attention_factor());
                 table = cx.b.op("Mul", &[&table, &factor]).out();
             }
@@ -148,8 +148,9 @@ fn digest(lists: [&[f64]; 2]) -> String {
     for number in lists.into_iter().flatten() {
         hash.update(number.to_le_bytes());
     }
-    hash.finalize()[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let bytes: [u8; 32] = hash.finalize().into();
+    let [first, ..] = bytes.as_chunks::<8>().0 else {
+        return String::new();
+    };
+    format!("{:016x}", u64::from_be_bytes(*first))
 }
