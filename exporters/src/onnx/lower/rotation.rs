@@ -19,10 +19,9 @@ pub(super) fn rotations(
     positions: ValueId,
     dtype: DType,
 ) -> Result<[Name; 2], ExportError> {
-    let name = rope_name(rope, rotated);
-    let spec = format!("{}/{name}", cx.full_name(positions));
+    let (name, positions) = (rope_name(rope, rotated), cx.full(positions)?);
+    let spec = format!("{positions}/{name}");
     let angles = cx.once(&spec, |cx| {
-        let positions = cx.full(positions)?;
         let bytes = rope
             .frequencies(rotated)
             .into_iter()
