@@ -196,7 +196,7 @@ impl Rope {
         }
         (low, high) = (low.max(0.0), high.min(dim - 1.0));
         // transformers keeps the ramp from standing upright.
-        if low.to_bits() == high.to_bits() {
+        if (high - low).abs() < f64::MIN_POSITIVE {
             high += 0.001;
         }
         (low as f32, (high - low) as f32)
