@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks dlc's bundles with other people's tools: onnx.checker and onnxruntime load every file, onnxruntime-genai decodes what dlc decodes,
 # plainly and with the draft; dlc's speculative text equals its plain text over 24 prompts of 64 tokens. all-MiniLM gives the similarities that
-# were recorded for it. Then the other runtimes of docs/deployment.md, see check_deployments.sh.
+# were recorded for it.
 #
 # Usage: scripts/check_bundles.sh [PYTHON]     the Python of scripts/pyenv.sh is the default; ONNX Runtime as `dlc doctor` finds it
 set -euo pipefail
@@ -42,5 +42,3 @@ for model in tiny-llama smollm2; do
   "$dlc" run "$out/$model" --prompts "$out/prompts.txt" --max-tokens 32 --json >"$out/$model.json"
   "$python" scripts/check_genai.py "$out/$model" --expect "$out/$model.json" --max-tokens 32
 done
-
-scripts/check_deployments.sh

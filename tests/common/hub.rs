@@ -156,7 +156,8 @@ pub fn etag(name: &str, content: &[u8]) -> String {
 
 /// Whether a file lies on the content network.
 fn is_large(name: &str) -> bool {
-    name.ends_with(".safetensors") || name.ends_with(".bin")
+    let ending = std::path::Path::new(name).extension();
+    ending.is_some_and(|ending| ending == "safetensors" || ending == "bin")
 }
 
 fn serve(hub: Arc<Mutex<Hub>>, elsewhere: bool) -> String {
@@ -219,7 +220,7 @@ fn answer(hub: &Mutex<Hub>, mut stream: TcpStream, elsewhere: bool) {
     let body: &[u8] = if seen.method == "HEAD" { &[] } else { body };
     let _ = stream.write_all(&[head.as_bytes(), b"\r\n", body].concat());
     if reply.stalls {
-        std::thread::sleep(std::time::Duration::from_secs(120));
+        std::thread::sleep(std::time::Duration::from_mins(2));
     }
 }
 
