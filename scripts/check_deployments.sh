@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Loads bundles with the runtimes that they were written for: Optimum, transformers.js, Sentence Transformers, OpenVINO; builds engines with
-# TensorRT for RTX; checks Triton's configurations. Then compares the table in docs/deployment.md with what came out.
+# TensorRT for RTX; optimises with onnxslim and onnxsim; checks Triton's configurations. Then compares the table in docs/deployment.md with what came out.
 #
 # Usage: scripts/check_deployments.sh [--write] [DLC]     DLC is target/debug/dlc by default; --write writes the table instead
 # Needs Python 3.11, Node 20 with npm, and 7 GB: Optimum needs PyTorch.
@@ -25,7 +25,7 @@ failed=0
 scripts/pyenv.sh hf >"$out/hf" &
 installing=$!
 compilers=$(scripts/pyenv.sh compilers)
-node=$(scripts/nodeenv.sh)
+node=$(scripts/nodeenv.sh transformers_js)
 minilm=$(PYTHON="$compilers" scripts/fetch_minilm.sh)
 
 # compile FOLDER CHECKPOINT FLAG...
@@ -55,6 +55,7 @@ compile "$out/openvino" fixtures/tiny-llama --deploy openvino
 compile "$out/minilm" "$minilm" --deploy sentence-transformers
 
 check "$compilers" scripts/check_openvino.py "$out"/flat/*
+"$compilers" scripts/check_optimisers.py "$out"/flat/*-{portable,onnx} || failed=1
 check "$compilers" scripts/check_triton.py "$out"/triton/*
 check "$compilers" scripts/check_tensorrt.py "$out"/flat/*-portable "$out"/half/* "$out"/drafts/*
 check node scripts/check_transformers_js.mjs "$node" "$out"/js/*

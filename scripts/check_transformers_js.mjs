@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Checks that transformers.js loads bundles for it as they are and says what transformers said.
 //
-//   scripts/nodeenv.sh        installs transformers.js and prints where
+//   scripts/nodeenv.sh transformers_js        installs transformers.js and prints where
 //   node scripts/check_transformers_js.mjs MODULES BUNDLE... [--results FILE]
 //
 // MODULES is the folder that nodeenv.sh prints. The bundles are those of `dlc compile --deploy transformers.js` of

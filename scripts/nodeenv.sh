@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs the npm packages of check_transformers_js.mjs.
+# Installs the npm packages of a script in this folder.
 #
-#   scripts/nodeenv.sh [--help]
+#   scripts/nodeenv.sh NAME
+#   scripts/nodeenv.sh --help
 #
-# Installs scripts/transformers_js/package.json into target/node and prints the path of that folder
-# as the only line on stdout. No package runs a script of its own. Does nothing if the folder already
+# Installs scripts/NAME/package.json into target/node-NAME and prints the path of that folder as the
+# only line on stdout. NAME is transformers_js or llama_cpp. No package runs a script of its own. Does nothing if the folder already
 # holds what package.json asks for. Needs Node 20 or newer with npm.
 set -euo pipefail
 
@@ -13,13 +14,13 @@ usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$0"; }
 
 case "${1-}" in
   -h | --help) usage; exit 0 ;;
-  '') ;;
-  *) echo "nodeenv.sh: unknown argument: $1 (see --help)" >&2; exit 2 ;;
+  '' | -*) echo "nodeenv.sh: NAME is missing (see --help)" >&2; exit 2 ;;
 esac
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-wanted=$here/transformers_js/package.json
-folder=$(dirname -- "$here")/target/node
+wanted=$here/$1/package.json
+folder=$(dirname -- "$here")/target/node-$1
+[[ -f $wanted ]] || die "there is no $wanted"
 stamp=$folder/.installed.json
 
 # The stamp is written last: it equals package.json only after a complete installation.

@@ -18,7 +18,7 @@ use prost::Message;
 use crate::deploy::{DeploymentTarget, Layout, TARGETS, WrittenBundle};
 use crate::error::ExportError;
 use crate::names::check_names;
-use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels};
+use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels, transposed};
 use crate::progress::Progress;
 use crate::search::SearchDefaults;
 use crate::staging::Staging;
@@ -81,10 +81,12 @@ pub fn write_bundle_of(
     check_names(module, layout)?;
     let caches = cache_layout(&module.graphs, request.profile);
     let context_length = module.model.context_length;
+    let transposed = transposed(&module.graphs, &module.weights, request.profile)?;
     let target = Target {
         profile: request.profile,
         caches,
         weights: &module.weights,
+        transposed: &transposed,
         context_length,
         version: &request.version,
     };

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dlc_bundle::{FileRecord, WeightRecord};
-use dlc_ir::{DType, IrError, WeightId, WeightTable};
+use dlc_ir::{DType, IrError, Weight, WeightId, WeightTable};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -32,6 +32,8 @@ pub(crate) const TILE: usize = 1 << 20;
 pub(crate) enum Stored {
     /// A weight of the module.
     Weight(WeightId),
+    /// One of the module's matrices with rows and columns exchanged.
+    Transposed(Arc<Weight>),
     /// A table that the lowering needs.
     Table(RopeTable),
 }
@@ -124,12 +126,14 @@ impl WeightPlan {
                 weights[*id].dtype,
                 weights[*id].shape.clone(),
             ),
+            Stored::Transposed(matrix) => (&matrix.name, matrix.dtype, matrix.shape.clone()),
             Stored::Table(table) => (&table.name, table.dtype, table.shape().to_vec()),
         };
         if let Some(&index) = self.by_name.get(name) {
             let (known, record) = &mut self.entries[index];
             let same = match (&*known, tensor) {
                 (Stored::Weight(a), Stored::Weight(b)) => a == b,
+                (Stored::Transposed(a), Stored::Transposed(b)) => Arc::ptr_eq(a, b),
                 (Stored::Table(_), Stored::Table(_)) => true,
                 _ => false,
             };
@@ -235,11 +239,8 @@ impl WeightPlan {
     fn tiles(&self) -> Vec<Tile> {
         let mut tiles = Vec::new();
         let mut end = 0;
-        for (entry, (tensor, record)) in self.entries.iter().enumerate() {
-            let size = match tensor {
-                Stored::Weight(_) => record.dtype.size(),
-                Stored::Table(table) => table.dtype.size(),
-            };
+        for (entry, (_, record)) in self.entries.iter().enumerate() {
+            let size = record.dtype.size();
             for start in (0..record.bytes).step_by(TILE) {
                 let bytes = (record.bytes - start).min(TILE as u64) as usize;
                 let gap = (record.offset + start - end) as usize;
@@ -268,6 +269,7 @@ impl WeightPlan {
         let out = &mut buffer[tile.gap..];
         match &self.entries[tile.entry].0 {
             Stored::Weight(id) => weights[*id].write_bytes(tile.from, out),
+            Stored::Transposed(matrix) => matrix.write_bytes(tile.from, out),
             Stored::Table(table) => {
                 table.write_bytes(tile.from, out);
                 Ok(())

@@ -131,6 +131,24 @@ impl Weight {
         Ok(self.checked(0, 0)?.unrounded())
     }
 
+    /// A matrix with rows and columns exchanged.
+    ///
+    /// # Errors
+    /// [`IrError::Weight`] for a weight without data, and for one that isn't a matrix.
+    pub fn transposed(&self) -> Result<Self, IrError> {
+        let &[rows, columns] = self.shape.as_slice() else {
+            let problem = format!("has shape {:?}: it is no matrix", self.shape);
+            return Err(weight_error(&self.name, problem));
+        };
+        let data = self.checked(0, 0)?.clone().transposed(columns);
+        Ok(Self {
+            shape: vec![columns, rows],
+            storage: Storage::Plain,
+            data: Some(data),
+            ..self.clone()
+        })
+    }
+
     fn checked(&self, from: usize, n: usize) -> Result<&Expr, IrError> {
         let data = self.data.as_ref().ok_or_else(|| {
             weight_error(

@@ -2,7 +2,7 @@
 //! reads whole texts takes tokens and mask alone.
 
 use dlc_ir::{
-    Attention, CachePart, CacheRole, DType, Dim, IrError, Op, Operand, ValueId, ValueType, sym,
+    Attention, CachePart, CacheRole, DType, IrError, Op, Operand, ValueId, ValueType, sym,
 };
 
 use super::net::Net;
@@ -27,18 +27,10 @@ impl Causal {
         [kv_heads, head_dim]: [usize; 2],
     ) -> Result<Self, IrError> {
         let (batch, seq, past) = (sym("batch"), sym("seq"), sym("past"));
-        let ids = |dims: [Dim; 2]| ValueType::new(DType::I64, dims);
-        let input_ids = net
-            .graph
-            .input("input_ids", ids([batch.clone(), seq.clone()]), None)?;
-        let mask = net.graph.input(
-            "attention_mask",
-            ids([batch.clone(), past.plus(&seq)]),
-            None,
-        )?;
-        let positions = net
-            .graph
-            .input("position_ids", ids([batch.clone(), seq]), None)?;
+        let input_ids = net.token_input("input_ids")?;
+        let seen = ValueType::new(DType::I64, [batch.clone(), past.plus(&seq)]);
+        let mask = net.graph.input("attention_mask", seen, None)?;
+        let positions = net.token_input("position_ids")?;
         let cache = ValueType::new(net.dtype, [batch, kv_heads.into(), past, head_dim.into()]);
         let mut pasts = Vec::new();
         for layer in 0..layers {
@@ -67,9 +59,8 @@ impl Causal {
     /// Inputs: `input_ids`, `attention_mask`. Positions count from 0 on, padding included, as
     /// transformers counts them where it is told none.
     pub(super) fn open_text(net: &mut Net<'_>) -> Result<Self, IrError> {
-        let ids = ValueType::new(DType::I64, [sym("batch"), sym("seq")]);
-        let input_ids = net.graph.input("input_ids", ids.clone(), None)?;
-        let mask = net.graph.input("attention_mask", ids, None)?;
+        let input_ids = net.token_input("input_ids")?;
+        let mask = net.token_input("attention_mask")?;
         let count = Op::Positions { padding: None };
         Ok(Self {
             input_ids,

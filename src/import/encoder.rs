@@ -4,7 +4,7 @@
 //!
 //! What stands at padding has no meaning, and may differ from transformers.
 
-use dlc_ir::{Attention, BlockKind, DType, IrError, Op, Operand, ValueId, ValueType, sym};
+use dlc_ir::{Attention, BlockKind, IrError, Op, Operand, ValueId};
 
 use super::encoder_spec::{EncoderSpec, Positions, Types};
 use super::heads::Body;
@@ -133,12 +133,11 @@ impl Architecture for EncoderSpec {
     /// Inputs: `input_ids`, `attention_mask` and, where segments have kinds, `token_type_ids`.
     /// Output: `logits`, or `last_hidden_state` without a head.
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
-        let ids = ValueType::new(DType::I64, [sym("batch"), sym("seq")]);
-        let input_ids = net.graph.input("input_ids", ids.clone(), None)?;
-        let mask = net.graph.input("attention_mask", ids.clone(), None)?;
+        let input_ids = net.token_input("input_ids")?;
+        let mask = net.token_input("attention_mask")?;
         let typed = matches!(self.types, Types::Input(_));
         let types = typed
-            .then(|| net.graph.input("token_type_ids", ids, None))
+            .then(|| net.token_input("token_type_ids"))
             .transpose()?;
         let mut residual = self.embed(net, input_ids, types)?;
         for layer in 0..self.layers {

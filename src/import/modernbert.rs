@@ -3,9 +3,7 @@
 
 mod head;
 
-use dlc_ir::{
-    Attention, BlockKind, DType, IrError, Op, Rope, RopeScaling, Task, ValueId, ValueType, sym,
-};
+use dlc_ir::{Attention, BlockKind, IrError, Op, Rope, RopeScaling, Task, ValueId};
 
 use super::activation::Activation;
 use super::config::{ConfigReader, show};
@@ -314,9 +312,8 @@ impl Architecture for ModernBert {
     /// Inputs: `input_ids` and `attention_mask`. Output: `logits`, or `last_hidden_state` without a
     /// head.
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
-        let ids = ValueType::new(DType::I64, [sym("batch"), sym("seq")]);
-        let input_ids = net.graph.input("input_ids", ids.clone(), None)?;
-        let mask = net.graph.input("attention_mask", ids, None)?;
+        let input_ids = net.token_input("input_ids")?;
+        let mask = net.token_input("attention_mask")?;
         let table = net.weight(&self.embedding(), &[self.vocab_size, self.hidden_size])?;
         let words = net.graph.add(Op::Gather, [table, input_ids.into()])?;
         let name = format!("{}embeddings.norm", self.body);

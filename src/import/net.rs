@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dlc_ir::{
-    DType, Expr, Graph, GraphBuilder, IrError, Op, Operand, Storage, ValueId, WeightId, WeightTable,
+    DType, Expr, Graph, GraphBuilder, IrError, Op, Operand, Storage, ValueId, ValueType, WeightId,
+    WeightTable, sym,
 };
 
 use super::activation::Activation;
@@ -303,6 +304,12 @@ impl<'a> Net<'a> {
             .tensor_names()
             .filter(|n| starts.iter().any(|start| n.starts_with(start.as_str())));
         self.known.extend(unused.map(str::to_owned));
+    }
+
+    /// The input `name`: a whole number for each token of a batch of texts.
+    pub(super) fn token_input(&mut self, name: &str) -> Result<ValueId, IrError> {
+        let ty = ValueType::new(DType::I64, [sym("batch"), sym("seq")]);
+        self.graph.input(name, ty, None)
     }
 
     /// Takes note that tensors outside of the body belong to a head that is not used here, if names

@@ -4,6 +4,7 @@ mod configurations;
 mod diffusers;
 mod goldens;
 mod layers;
+mod released;
 mod resolved;
 mod rotations;
 mod tensors;

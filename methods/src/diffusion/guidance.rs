@@ -1,7 +1,22 @@
 //! Classifier-free guidance (Ho and Salimans, *Classifier-Free Diffusion Guidance*, equation 6),
 //! and networks that predict a variance beside the noise.
 
+use super::arithmetic::{Arithmetic, Numbers};
 use crate::{MethodError, Result};
+
+/// `unconditional + scale * (conditional - unconditional)`, of outputs for the same latents.
+///
+/// # Errors
+/// Those of the sums.
+pub fn guided<A: Arithmetic>(
+    arithmetic: &mut A,
+    conditional: &A::Term,
+    unconditional: &A::Term,
+    scale: f64,
+) -> Result<A::Value, A::Error> {
+    let difference = arithmetic.sum_of([(1.0, conditional), (-1.0, unconditional)], None)?;
+    arithmetic.sum_of([(1.0, unconditional), (scale, A::term(&difference))], None)
+}
 
 /// How a network's output is laid out: `[batch, channels, height, width]`, of whose channels the
 /// first ones are the prediction and the rest, if any, a learned variance (Nichol and Dhariwal, *Improved
@@ -17,8 +32,7 @@ pub struct OutputLayout {
 }
 
 impl OutputLayout {
-    /// `conditional = unconditional + scale * (conditional - unconditional)` in the channels of the
-    /// latents. A learned variance stays the conditional one (Peebles and Xie, *Scalable Diffusion
+    /// Makes of `conditional` what is [`guided`], in the channels of the latents. A learned variance stays the conditional one (Peebles and Xie, *Scalable Diffusion
     /// Models with Transformers*). Scale 1 changes nothing.
     ///
     /// Both are outputs for the same latents, with the wanted class or text and without.
@@ -37,15 +51,14 @@ impl OutputLayout {
         if scale.to_bits() == 1f32.to_bits() {
             return Ok(());
         }
-        let guided = self.latent_channels * self.plane;
+        let length = self.latent_channels * self.plane;
         for (with, without) in conditional
             .chunks_exact_mut(image)
             .zip(unconditional.chunks_exact(image))
         {
-            with.iter_mut()
-                .zip(without)
-                .take(guided)
-                .for_each(|(with, without)| *with = without + scale * (*with - without));
+            let (with, without) = (&mut with[..length], &without[..length]);
+            let sum = guided(&mut Numbers(length), with, without, f64::from(scale))?;
+            with.copy_from_slice(&sum);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Sampling of diffusion models: schedulers, the state of a sampler, guidance, noise, and the names
 //! of a denoiser's inputs.
 
+mod arithmetic;
 mod guidance;
 pub mod inputs;
 mod noise;
@@ -9,7 +10,8 @@ mod scheduler;
 mod state;
 mod trajectory;
 
-pub use guidance::OutputLayout;
+pub use arithmetic::Arithmetic;
+pub use guidance::{OutputLayout, guided};
 pub use inputs::DenoiserInput;
 pub use noise::{noise, normal_pair};
 pub use plan::{Estimate, PlanError, SamplingPlan, SamplingStep};
@@ -17,4 +19,4 @@ pub use scheduler::{
     SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan,
 };
 pub use state::SamplerState;
-pub use trajectory::{Arithmetic, Trajectory};
+pub use trajectory::Trajectory;

@@ -1,7 +1,8 @@
 //! Runs a [`SamplingPlan`] on latents in memory, a step at a time, around whatever evaluates the
 //! network.
 
-use crate::diffusion::{Arithmetic, SamplingPlan, SamplingStep, Trajectory};
+use super::arithmetic::{Numbers, add};
+use crate::diffusion::{SamplingPlan, SamplingStep, Trajectory};
 use crate::{MethodError, Result};
 
 /// A run of a sampler: the latents, and as much of their history as the plan looks at.
@@ -23,7 +24,7 @@ use crate::{MethodError, Result};
 #[derive(Debug, Clone)]
 pub struct SamplerState<'a> {
     trajectory: Trajectory<'a, Vec<f32>>,
-    memory: Memory,
+    numbers: Numbers,
 }
 
 impl<'a> SamplerState<'a> {
@@ -34,11 +35,12 @@ impl<'a> SamplerState<'a> {
     pub fn new(plan: &'a SamplingPlan, noise: &[f32]) -> Result<Self> {
         plan.check()
             .map_err(|error| MethodError::Input(error.to_string()))?;
-        let mut memory = Memory {
-            length: noise.len(),
-        };
-        let trajectory = Trajectory::start(plan, &mut memory, &noise.to_vec())?;
-        Ok(Self { trajectory, memory })
+        let mut numbers = Numbers(noise.len());
+        let trajectory = Trajectory::start(plan, &mut numbers, noise)?;
+        Ok(Self {
+            trajectory,
+            numbers,
+        })
     }
 
     /// The step that is due, or nothing after the last.
@@ -86,8 +88,7 @@ impl<'a> SamplerState<'a> {
             )));
         };
         self.check_length("the network's output", output.len())?;
-        self.trajectory
-            .advance(&mut self.memory, step, &output.to_vec())
+        self.trajectory.advance(&mut self.numbers, step, output)
     }
 
     /// Which entries of the estimate for `output` the step that is due clips.
@@ -100,10 +101,8 @@ impl<'a> SamplerState<'a> {
         };
         self.check_length("the network's output", output.len())?;
         let clip = step.estimate.clip.map_or(f32::INFINITY, |clip| clip as f32);
-        let mut memory = self.memory;
-        let estimate = self
-            .trajectory
-            .unclipped(&mut memory, step, &output.to_vec())?;
+        let mut numbers = self.numbers;
+        let estimate = self.trajectory.unclipped(&mut numbers, step, output)?;
         Ok(estimate.iter().map(|x| x.abs() > clip).collect())
     }
 
@@ -116,39 +115,4 @@ impl<'a> SamplerState<'a> {
             "{what} has {length} numbers, but there are {expected} latents"
         )))
     }
-}
-
-/// Latents as numbers in memory.
-#[derive(Debug, Clone, Copy)]
-struct Memory {
-    length: usize,
-}
-
-impl Arithmetic for Memory {
-    type Value = Vec<f32>;
-    type Error = MethodError;
-
-    fn sum(&mut self, terms: &[(f64, &Vec<f32>)], spare: Option<Vec<f32>>) -> Result<Vec<f32>> {
-        let mut sum = spare.unwrap_or_else(|| vec![0.0; self.length]);
-        sum.fill(0.0);
-        for (coefficient, term) in terms {
-            add(&mut sum, *coefficient, term);
-        }
-        Ok(sum)
-    }
-
-    fn clip(&mut self, mut value: Vec<f32>, limit: f32) -> Result<Vec<f32>> {
-        for x in &mut value {
-            *x = x.clamp(-limit, limit);
-        }
-        Ok(value)
-    }
-}
-
-/// Adds `coefficient * term` to `sum`.
-fn add(sum: &mut [f32], coefficient: f64, term: &[f32]) {
-    let coefficient = coefficient as f32;
-    sum.iter_mut()
-        .zip(term)
-        .for_each(|(sum, x)| *sum += coefficient * x);
 }

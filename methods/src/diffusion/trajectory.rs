@@ -1,50 +1,8 @@
-//! What a [`SamplingPlan`] computes between two evaluations of the network, on whatever latents
-//! are: numbers in memory, or values of a graph.
+//! What a [`SamplingPlan`] computes between two evaluations of the network, in any [`Arithmetic`].
 
 use std::collections::VecDeque;
 
-use crate::diffusion::{SamplingPlan, SamplingStep};
-
-/// Sums of latents and outputs.
-pub trait Arithmetic {
-    /// Latents, an estimate or an output of the network.
-    type Value;
-    /// Why a sum can't be made.
-    type Error;
-
-    /// The sum of values times coefficients, of which none is 0. `spare` is a value that nobody
-    /// reads any more.
-    ///
-    /// # Errors
-    /// What the values are makes them.
-    fn sum(
-        &mut self,
-        terms: &[(f64, &Self::Value)],
-        spare: Option<Self::Value>,
-    ) -> Result<Self::Value, Self::Error>;
-
-    /// The value with each entry clipped to `[-limit, limit]`.
-    ///
-    /// # Errors
-    /// What the values are makes them.
-    fn clip(&mut self, value: Self::Value, limit: f32) -> Result<Self::Value, Self::Error>;
-
-    /// [`sum`](Self::sum) without the terms whose coefficient is 0.
-    ///
-    /// # Errors
-    /// Those of [`sum`](Self::sum).
-    fn sum_of<'v>(
-        &mut self,
-        terms: impl IntoIterator<Item = (f64, &'v Self::Value)>,
-        spare: Option<Self::Value>,
-    ) -> Result<Self::Value, Self::Error>
-    where
-        Self::Value: 'v,
-    {
-        let terms = terms.into_iter().filter(|(c, _)| *c != 0.0);
-        self.sum(&terms.collect::<Vec<_>>(), spare)
-    }
-}
+use crate::diffusion::{Arithmetic, SamplingPlan, SamplingStep};
 
 /// A run of a plan: the latents, and as much of their history as the plan looks at.
 #[derive(Debug, Clone)]
@@ -55,8 +13,8 @@ pub struct Trajectory<'a, V> {
     latents: VecDeque<V>,
     /// The last estimate first; none where no step reads it.
     estimates: VecDeque<Option<V>>,
-    /// A value that the plan doesn't look at any more.
-    spare: Option<V>,
+    /// Values that the plan doesn't look at any more: the next step's sums take their places.
+    spares: Vec<V>,
 }
 
 impl<'a, V> Trajectory<'a, V> {
@@ -67,7 +25,7 @@ impl<'a, V> Trajectory<'a, V> {
     pub fn start<A: Arithmetic<Value = V>>(
         plan: &'a SamplingPlan,
         arithmetic: &mut A,
-        noise: &V,
+        noise: &A::Term,
     ) -> Result<Self, A::Error> {
         let first = arithmetic.sum_of([(plan.initial_scale, noise)], None)?;
         Ok(Self {
@@ -75,7 +33,7 @@ impl<'a, V> Trajectory<'a, V> {
             taken: 0,
             latents: [first].into(),
             estimates: VecDeque::new(),
-            spare: None,
+            spares: Vec::new(),
         })
     }
 
@@ -103,7 +61,8 @@ impl<'a, V> Trajectory<'a, V> {
         arithmetic: &mut A,
         step: &SamplingStep,
     ) -> Result<V, A::Error> {
-        arithmetic.sum_of(self.latents().map(|x| (step.input_scale, x)), None)
+        let latents = self.latents().map(A::term);
+        arithmetic.sum_of(latents.map(|x| (step.input_scale, x)), None)
     }
 
     /// Takes `step`, which is due, with what the network returned, see [`SamplingStep`].
@@ -114,7 +73,7 @@ impl<'a, V> Trajectory<'a, V> {
         &mut self,
         arithmetic: &mut A,
         step: &SamplingStep,
-        output: &V,
+        output: &A::Term,
     ) -> Result<(), A::Error> {
         let estimate = if self.plan.reads_estimate(self.taken) {
             Some(self.estimate(arithmetic, step, output)?)
@@ -122,11 +81,13 @@ impl<'a, V> Trajectory<'a, V> {
             None
         };
         self.estimates.push_front(estimate);
-        let latents = step.latents.iter().copied().zip(&self.latents);
+        let spare = self.spares.pop();
+        let latents = self.latents.iter().map(A::term);
+        let latents = step.latents.iter().copied().zip(latents);
         let estimates = step.estimates.iter().copied().zip(&self.estimates);
-        let estimates = estimates.filter_map(|(c, estimate)| Some((c, estimate.as_ref()?)));
+        let estimates = estimates.filter_map(|(c, x)| Some((c, A::term(x.as_ref()?))));
         let terms = latents.chain(estimates).chain([(step.output, output)]);
-        let next = arithmetic.sum_of(terms, self.spare.take())?;
+        let next = arithmetic.sum_of(terms, spare)?;
         self.latents.push_front(next);
         self.taken += 1;
         self.forget();
@@ -137,9 +98,11 @@ impl<'a, V> Trajectory<'a, V> {
         &mut self,
         arithmetic: &mut A,
         step: &SamplingStep,
-        output: &V,
+        output: &A::Term,
     ) -> Result<V, A::Error> {
-        let estimate = self.unclipped(arithmetic, step, output)?;
+        let spare = self.spares.pop();
+        let terms = self.estimated::<A>(step, output);
+        let estimate = arithmetic.sum_of(terms, spare)?;
         match step.estimate.clip {
             Some(limit) => arithmetic.clip(estimate, limit as f32),
             None => Ok(estimate),
@@ -154,18 +117,29 @@ impl<'a, V> Trajectory<'a, V> {
         &self,
         arithmetic: &mut A,
         step: &SamplingStep,
-        output: &V,
+        output: &A::Term,
     ) -> Result<V, A::Error> {
-        let latents = self.latents().map(|x| (step.estimate.latents, x));
-        let terms = latents.into_iter().chain([(step.estimate.output, output)]);
-        arithmetic.sum_of(terms, None)
+        arithmetic.sum_of(self.estimated::<A>(step, output), None)
+    }
+
+    /// The terms of the estimate of `step`, which is due.
+    fn estimated<'v, A: Arithmetic<Value = V>>(
+        &'v self,
+        step: &SamplingStep,
+        output: &'v A::Term,
+    ) -> impl Iterator<Item = (f64, &'v A::Term)> + use<'v, 'a, V, A> {
+        let (latents, of_output) = (step.estimate.latents, step.estimate.output);
+        let latents = self.latents().map(|x| (latents, A::term(x)));
+        latents.into_iter().chain([(of_output, output)])
     }
 
     /// Drops what no later step looks at.
     fn forget(&mut self) {
         if self.latents.len() > self.plan.latent_history() {
-            self.spare = self.latents.pop_back();
+            self.spares.extend(self.latents.pop_back());
         }
-        self.estimates.truncate(self.plan.estimate_history());
+        while self.estimates.len() > self.plan.estimate_history() {
+            self.spares.extend(self.estimates.pop_back().flatten());
+        }
     }
 }

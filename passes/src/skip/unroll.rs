@@ -14,9 +14,9 @@ use dlc_ir::{
     BlockId, DType, Def, Diffusion, Dim, Expr, Graph, IrError, Node, NodeId, Op, Operand, Reuse,
     Shape, ValueId, ValueType, WeightId, WeightTable, sym,
 };
-use dlc_methods::diffusion::{Arithmetic, SamplingPlan, Trajectory};
+use dlc_methods::diffusion::{Arithmetic, SamplingPlan, Trajectory, guided};
 
-use self::terms::{cast, times, zeros};
+use self::terms::{cast, zeros};
 use super::Driver;
 use super::close::Step;
 use super::net::{Inputs, SkipNet};
@@ -291,8 +291,7 @@ impl<'m> Unroller<'m> {
         self.copy.sum_of(terms, None).map(Into::into)
     }
 
-    /// `u + guidance * (c - u)` of the first channels, `c` being the first half of the rows and `u`
-    /// the other.
+    /// The guided output in the channels of the latents: the first half of its rows is conditional.
     fn guided(&mut self, output: ValueId) -> Result<ValueId, IrError> {
         let Diffusion {
             channels,
@@ -337,12 +336,7 @@ impl<'m> Unroller<'m> {
             )
         };
         let (with, without) = (half(0)?, half(1)?);
-        let less = builder.add(Op::Scale { factor: -1.0 }, [without.into()])?;
-        let difference = builder.add(Op::Add, [with.into(), less.into()])?;
-        let guidance = times(&mut self.copy, difference, self.driver.guidance)?;
-        self.copy
-            .builder
-            .add(Op::Add, [without.into(), guidance.into()])
+        guided(&mut self.copy, &with, &without, self.driver.guidance)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use dlc_ir::{Def, Dim, Graph, Node, NodeId, Operand, Shape, ValueId, ValueType, WeightId};
 use dlc_onnx::proto::{DimensionValue, TypeProto, ValueInfoProto};
@@ -149,6 +150,11 @@ impl<'a> Context<'a> {
             .ok_or_else(|| ExportError::module("", format!("output {at} is missing")))
     }
 
+    /// Whether what a node reads at `at` is a matrix that is stored transposed.
+    pub fn is_transposed(&self, node: &Node, at: usize) -> bool {
+        matches!(node.inputs.get(at), Some(Operand::Weight(id)) if self.target.transposed.contains_key(id))
+    }
+
     /// What a node reads at `at`, a weight as well as a value, with its own shape.
     pub fn operand(&mut self, node: &Node, at: usize) -> Result<Name, ExportError> {
         match node.inputs.get(at) {
@@ -165,7 +171,13 @@ impl<'a> Context<'a> {
             .get(&id)
             .cloned()
             .unwrap_or_else(|| Name::from(weight.name.as_str()));
-        self.store(Stored::Weight(id), &name, weight.dtype, &weight.shape);
+        match self.target.transposed.get(&id) {
+            Some(matrix) => {
+                let stored = Stored::Transposed(Arc::clone(matrix));
+                self.store(stored, &name, matrix.dtype, &matrix.shape);
+            }
+            None => self.store(Stored::Weight(id), &name, weight.dtype, &weight.shape),
+        }
         name
     }
 

@@ -9,6 +9,7 @@ mod context;
 mod entrywise;
 mod forms;
 mod image;
+mod layout;
 mod masks;
 mod onnx23;
 mod ort;
@@ -33,6 +34,8 @@ use dlc_onnx::proto::{
 use crate::error::ExportError;
 use crate::weights::{Stored, WeightPlan};
 
+pub(crate) use layout::{Transposed, transposed};
+
 /// Key of the text form of the graph in an ONNX file's metadata.
 pub(crate) const GRAPH_KEY: &str = "dlc.graph";
 /// Key of dlc's version in an ONNX file's metadata.
@@ -47,6 +50,8 @@ pub(crate) struct Target<'a> {
     pub profile: Profile,
     pub caches: CacheLayout,
     pub weights: &'a WeightTable,
+    /// The weights that are stored transposed.
+    pub transposed: &'a Transposed,
     /// Longest sequence; the length of tables that are indexed by position.
     pub context_length: usize,
     /// Version of dlc.

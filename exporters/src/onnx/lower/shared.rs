@@ -17,8 +17,8 @@ pub(super) fn gather(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
     })
 }
 
-/// `Gemm` on rows: it takes weights in the checkpoint's `[out, in]` layout, where `MatMul` would
-/// want a transposed copy.
+/// `MatMul` on rows. `Gemm` where the matrix is stored in the checkpoint's layout, `[out, in]`,
+/// since something else reads it too.
 pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportError> {
     let (x, dtype) = if let Some(Operand::Weight(table)) = node.inputs.first() {
         // A table that every run multiplies alike; runtimes fold it.
@@ -27,6 +27,7 @@ pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
         let value = cx.value_at(node, 0)?;
         (cx.flat(value)?, cx.ty(value).dtype)
     };
+    let by_matmul = cx.is_transposed(node, 1);
     let mut inputs = vec![x, cx.operand(node, 1)?];
     let bias = if node.inputs.len() > 2 {
         Some(cx.operand(node, 2)?)
@@ -34,12 +35,15 @@ pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
         None
     };
     // tract multiplies a bias by Gemm's f32 `beta`, and so takes none of another type.
-    let apart = bias.clone().filter(|_| dtype != DType::F32);
+    let apart = bias.clone().filter(|_| by_matmul || dtype != DType::F32);
     inputs.extend(bias.filter(|_| apart.is_none()));
     define_like(cx, node, Form::Flat, |cx, out| {
-        let call =
-            cx.b.op("Gemm", &inputs.iter().collect::<Vec<_>>())
-                .int("transB", 1);
+        let inputs: Vec<_> = inputs.iter().collect();
+        let call = if by_matmul {
+            cx.b.op("MatMul", &inputs)
+        } else {
+            cx.b.op("Gemm", &inputs).int("transB", 1)
+        };
         match apart {
             None => finish_call(call, out),
             Some(bias) => {

@@ -8,7 +8,12 @@ use crate::skip::subnet::Copier;
 
 impl Arithmetic for Copier<'_> {
     type Value = ValueId;
+    type Term = ValueId;
     type Error = IrError;
+
+    fn term(value: &ValueId) -> &ValueId {
+        value
+    }
 
     fn sum(&mut self, terms: &[(f64, &ValueId)], _: Option<ValueId>) -> Result<ValueId, IrError> {
         let mut total = None;
@@ -29,11 +34,7 @@ impl Arithmetic for Copier<'_> {
     }
 }
 
-pub(super) fn times(
-    copy: &mut Copier<'_>,
-    value: ValueId,
-    factor: f64,
-) -> Result<ValueId, IrError> {
+fn times(copy: &mut Copier<'_>, value: ValueId, factor: f64) -> Result<ValueId, IrError> {
     if factor.to_bits() == 1f64.to_bits() {
         Ok(value)
     } else {
