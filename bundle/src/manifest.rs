@@ -148,9 +148,9 @@ impl FileRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
-    /// ai.onnx primitives, opset 17.
+    /// ai.onnx primitives, opset 17; 22 for convolutions in bf16.
     Portable,
-    /// ai.onnx opset 23: `Attention`, `RMSNormalization`, `RotaryEmbedding`.
+    /// ai.onnx up to opset 23: `Attention`, `RMSNormalization`, `RotaryEmbedding`.
     Onnx,
     /// `com.microsoft` operators: `GroupQueryAttention`, `SkipSimplifiedLayerNormalization`.
     Ort,

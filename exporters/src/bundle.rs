@@ -18,7 +18,7 @@ use prost::Message;
 use crate::deploy::{DeploymentTarget, Layout, TARGETS, WrittenBundle};
 use crate::error::ExportError;
 use crate::names::check_names;
-use crate::onnx::lower::{LEVELS, Lowered, Target, cache_layout, lower, noise_levels, transposed};
+use crate::onnx::lower::{LEVELS, Lowered, cache_layout, lower_all, noise_levels};
 use crate::progress::Progress;
 use crate::search::SearchDefaults;
 use crate::staging::Staging;
@@ -80,21 +80,7 @@ pub fn write_bundle_of(
     let layout = layout(module, request)?;
     check_names(module, layout)?;
     let caches = cache_layout(&module.graphs, request.profile);
-    let context_length = module.model.context_length;
-    let transposed = transposed(&module.graphs, &module.weights, request.profile)?;
-    let target = Target {
-        profile: request.profile,
-        caches,
-        weights: &module.weights,
-        transposed: &transposed,
-        context_length,
-        version: &request.version,
-    };
-    let mut lowered = module
-        .graphs
-        .iter()
-        .map(|graph| lower(graph, target))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut lowered = lower_all(module, request.profile, &request.version)?;
     let stored: Vec<_> = module
         .graphs
         .iter()

@@ -25,6 +25,7 @@ pub use deploy::{
     ConfigEdit, DeploymentTarget, Layout, TARGETS, TargetFiles, WrittenBundle, find_target,
 };
 pub use error::ExportError;
+pub use onnx::{CpuNode, CudaReport, cuda_report};
 pub use progress::Progress;
 pub use search::SearchDefaults;
 pub use staging::check_replaceable;

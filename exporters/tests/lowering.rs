@@ -32,6 +32,27 @@ fn each_profile_has_its_operators() {
 }
 
 #[test]
+fn graphs_declare_the_lowest_opset_that_has_their_operators() {
+    let image = include_str!("graphs/image.dlc");
+    for (graph, profile, opset) in [
+        (TARGET, Profile::Portable, 17),
+        (TARGET, Profile::Onnx, 23),
+        (TARGET, Profile::Ort, 23),
+        (image, Profile::Portable, 17),
+        (image, Profile::Ort, 17),
+    ] {
+        let summary = export(graph, profile).unwrap();
+        let ir_version = if opset == 17 { 8 } else { 11 };
+        assert_eq!(
+            (summary.opsets[""], summary.ir_version),
+            (opset, ir_version),
+            "{}",
+            profile.name()
+        );
+    }
+}
+
+#[test]
 fn images_are_convolved_normed_and_resized_alike_in_every_profile() {
     let image = include_str!("graphs/image.dlc");
     for profile in Profile::ALL {

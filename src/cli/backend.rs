@@ -36,8 +36,9 @@ enum Choice {
     Tract,
 }
 
+/// Where a bundle computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Device {
+pub(super) enum Device {
     Cpu,
     Cuda,
 }

@@ -14,6 +14,7 @@ use dlc_passes::ScoreCache;
 use dlc_runtime::unrunnable;
 use serde_json::json;
 
+use super::backend::Device;
 use super::destination::Destination;
 use super::failure::{Context, Failure, Result, bail};
 use super::next_step::next_step;
@@ -66,6 +67,10 @@ pub(super) struct Args {
     /// Element type of weights and activations [default: f32]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
+    /// Where the bundle is to compute [default: cpu]; cuda warns of nodes that ONNX Runtime has no
+    /// CUDA kernel for
+    #[arg(long, value_enum)]
+    provider: Option<Device>,
     /// Folder of the bundle [default: the checkpoint's name with -dlc, in the current folder]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -98,7 +103,7 @@ pub(super) struct Args {
 pub(super) enum ProfileArg {
     /// ai.onnx primitives, opset 17: TensorRT, tract, OpenVINO and others
     Portable,
-    /// ai.onnx opset 23 with Attention, RMSNormalization, RotaryEmbedding
+    /// ai.onnx up to opset 23 with Attention, RMSNormalization, RotaryEmbedding
     Onnx,
     /// ONNX Runtime's own operators; also for onnxruntime-genai
     Ort,
@@ -301,6 +306,10 @@ fn request(args: &Args) -> Result<CompileRequest> {
             .map(|p| parse_pass_flag(p))
             .collect::<Result<_, _>>()?;
     }
+    let cuda = match args.provider {
+        Some(device) => device == Device::Cuda,
+        None => config.is_for_cuda(),
+    };
     let model = args.model.clone().or(config.model).context(
         "no checkpoint is given; name its folder, its .safetensors file or its .gguf file",
     )?;
@@ -341,6 +350,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
         dtype: args.dtype.map(DType::from).or(config.dtype),
         force: args.force || config.force.unwrap_or(false),
         allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),
+        cuda,
         backend: environment::backend_search(),
         threads: args
             .threads
@@ -358,9 +368,10 @@ fn summary(
         manifest,
         runs,
         warnings,
+        cpu_nodes,
         ..
     } = outcome;
-    json!({
+    let mut summary = json!({
         "output": request.output,
         "profile": manifest.profile,
         "dtype": manifest.model.dtype,
@@ -368,5 +379,9 @@ fn summary(
         "phases": phases,
         "passes": runs.iter().map(|r| json!({"name": r.name, "options": r.options, "report": r.report.to_value()})).collect::<Vec<_>>(),
         "warnings": warnings,
-    })
+    });
+    if request.cuda {
+        summary["cpu_nodes"] = cpu_nodes.iter().map(|n| json!({"graph": n.graph, "node": n.node, "operator": n.operator, "types": n.types})).collect();
+    }
+    summary
 }

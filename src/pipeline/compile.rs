@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use dlc_bundle::{Manifest, PassRecord, Profile, Source};
-use dlc_exporters::{BundleRequest, DeploymentTarget, check_replaceable, write_bundle_of};
+use dlc_exporters::{BundleRequest, CpuNode, DeploymentTarget, check_replaceable, write_bundle_of};
 use dlc_files::FileStamp;
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::registry::{self, PassSpec};
@@ -18,6 +18,7 @@ use rayon::ThreadPool;
 
 use super::adapters::{self, Adapted, AdapterSpec};
 use super::calibration::TextCalibration;
+use super::cuda;
 use super::error::PipelineError;
 use super::generation::generation;
 use super::machine::BundleMachine;
@@ -60,6 +61,9 @@ pub struct CompileRequest {
     pub force: bool,
     /// Whether NaN and infinite weights are taken.
     pub allow_nan: bool,
+    /// Whether the bundle is for a CUDA device: then nodes that ONNX Runtime has no CUDA kernel for
+    /// are named.
+    pub cuda: bool,
     /// Where a runtime is looked for, if a pass has to time steps.
     pub backend: BackendSearch,
     /// How many threads to use.
@@ -83,6 +87,7 @@ impl CompileRequest {
             ignore_keys: vec![],
             force: false,
             allow_nan: false,
+            cuda: false,
             backend: BackendSearch::default(),
             threads: std::thread::available_parallelism().map_or(1, NonZero::get),
         }
@@ -103,6 +108,8 @@ pub struct CompileOutcome {
     pub warnings: Vec<String>,
     /// What the bundle can be used for, on a machine that runs it.
     pub uses: BTreeSet<Use>,
+    /// The nodes that run on the CPU beside CUDA, if the request is for CUDA.
+    pub cpu_nodes: Vec<CpuNode>,
 }
 
 /// Refuses what can be refused before any file is read: passes and their options, and an output
@@ -145,6 +152,12 @@ pub fn compile(
     } = opened;
     let generation = generation(&checkpoint, &module.model, module.graph("draft").is_some())?;
     warnings.extend(generation.warnings);
+    let (cpu_nodes, left) = if request.cuda {
+        cuda::left_to_cpu(&module, request.profile, request.deploy)?
+    } else {
+        (vec![], None)
+    };
+    warnings.extend(left);
     monitor.phase("writing the bundle");
     let bundle = BundleRequest {
         deploy: request.deploy,
@@ -164,6 +177,7 @@ pub fn compile(
         module,
         warnings,
         uses,
+        cpu_nodes,
     })
 }
 

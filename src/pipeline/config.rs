@@ -22,6 +22,9 @@ use serde_yaml::{Mapping, Value};
 
 use super::error::PipelineError;
 
+/// The provider that graphs are checked for.
+const CUDA: &str = "cuda";
+
 /// Largest pipeline file.
 const CAP: u64 = 1 << 20;
 
@@ -45,6 +48,8 @@ pub struct PipelineConfig {
     pub deploy: Option<String>,
     /// Element type of weights and activations.
     pub dtype: Option<DType>,
+    /// Where the bundle is to compute: `cpu` or `cuda`.
+    pub provider: Option<String>,
     /// The bundle's folder.
     pub output: Option<PathBuf>,
     /// Whether an existing bundle is replaced.
@@ -59,7 +64,7 @@ pub struct PipelineConfig {
 }
 
 /// What a key must be, for the message if it isn't.
-const KEYS: [(&str, &str); 12] = [
+const KEYS: [(&str, &str); 13] = [
     ("model", "the path of a checkpoint"),
     (
         "adapters",
@@ -74,6 +79,7 @@ const KEYS: [(&str, &str); 12] = [
     ("profile", "portable, onnx or ort"),
     ("deploy", "the name of a deployment target"),
     ("dtype", "f32, f16 or bf16"),
+    ("provider", "cpu or cuda"),
     ("output", "the path of a folder"),
     ("force", "true or false"),
     ("allow-nan", "true or false"),
@@ -142,6 +148,12 @@ impl PipelineConfig {
     fn fits(&self) -> bool {
         self.threads.is_none_or(|n| (1..=1024).contains(&n))
             && self.dtype.is_none_or(DType::is_float)
+            && matches!(self.provider.as_deref(), None | Some("cpu" | CUDA))
+    }
+
+    /// Whether the file is for a CUDA device.
+    pub fn is_for_cuda(&self) -> bool {
+        self.provider.as_deref() == Some(CUDA)
     }
 
     /// The deployment target that the file names.

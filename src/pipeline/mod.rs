@@ -12,6 +12,7 @@ mod compile;
 mod config;
 mod constants;
 mod convert;
+mod cuda;
 mod error;
 mod feeds;
 mod generation;

@@ -14,6 +14,7 @@ mod changing;
 mod command;
 mod compile;
 mod conditions;
+mod cuda;
 mod deploying;
 mod diffing;
 mod diffusion;

@@ -44,7 +44,9 @@ pub(super) fn group_norm(
     let shape = cx.b.ints(&[0, groups as i64, -1]);
     let x = cx.b.op("Reshape", &[&x, &shape]).out();
     let is_fixed = ty.shape.0.iter().skip(1).all(|dim| dim.known().is_some());
-    let x = if is_fixed || cx.target.profile == Profile::Ort {
+    // Convolutions in bf16 need opset 22, whose `InstanceNormalization` has no CUDA kernel.
+    let has_kernel = dtype != DType::Bf16;
+    let x = if has_kernel && (is_fixed || cx.target.profile == Profile::Ort) {
         let (ones, zeros) = (
             cx.b.filled(DType::F32, groups, 1.0),
             cx.b.filled(DType::F32, groups, 0.0),
@@ -95,12 +97,17 @@ fn normed_rows(cx: &mut Context<'_>, x: &Name, eps: f32, key: &str) -> Result<Na
     Ok(cx.b.op("Div", &[&centred, &deviation]).out())
 }
 
+/// In f32 for bf16, which `Resize` has no CUDA kernel for: it copies entries, so nothing is rounded.
 pub(super) fn upsample(
     cx: &mut Context<'_>,
     node: &Node,
     factor: usize,
 ) -> Result<(), ExportError> {
-    let x = cx.operand(node, 0)?;
+    let dtype = cx.ty(Context::output_at(node, 0)?).dtype;
+    let mut x = cx.operand(node, 0)?;
+    if dtype == DType::Bf16 {
+        x = to_f32(cx, &x, dtype);
+    }
     let bytes = [1.0, 1.0, factor as f32, factor as f32]
         .iter()
         .flat_map(|x| x.to_le_bytes())
@@ -113,17 +120,22 @@ pub(super) fn upsample(
     );
     let cut = cut_off(cx, node, factor)?;
     define_full(cx, node, |cx, out| {
-        let call =
+        let mut call =
             cx.b.op("Resize", &[&x, &Name::from(""), &scales])
                 .text("mode", "nearest")
                 .text("coordinate_transformation_mode", "asymmetric")
                 .text("nearest_mode", "floor");
-        let Some([starts, ends, axes]) = cut else {
-            return call.into(&[out]);
-        };
-        let larger = call.out();
-        cx.b.op("Slice", &[&larger, &starts, &ends, &axes])
-            .into(&[out]);
+        if let Some([starts, ends, axes]) = cut {
+            let larger = call.out();
+            call = cx.b.op("Slice", &[&larger, &starts, &ends, &axes]);
+        }
+        if dtype == DType::Bf16 {
+            let wide = call.out();
+            call =
+                cx.b.op("Cast", &[&wide])
+                    .int("to", i64::from(data_type(dtype)));
+        }
+        call.into(&[out]);
     })
 }
 

@@ -21,7 +21,7 @@ mod relative;
 mod rotation;
 mod shared;
 
-use dlc_ir::{DType, Graph, Node, NodeId, Op, WeightTable};
+use dlc_ir::{DType, Graph, Module, Node, NodeId, Op, WeightTable};
 
 use self::context::Context;
 pub(crate) use self::queries::noise_levels;
@@ -31,10 +31,11 @@ use dlc_onnx::proto::{
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, data_type, entry,
 };
 
+use super::operators::Operators;
 use crate::error::ExportError;
 use crate::weights::{Stored, WeightPlan};
 
-pub(crate) use layout::{Transposed, transposed};
+use layout::{Transposed, transposed};
 
 /// Key of the text form of the graph in an ONNX file's metadata.
 pub(crate) const GRAPH_KEY: &str = "dlc.graph";
@@ -66,8 +67,27 @@ pub(crate) struct Lowered {
     pub stored: Vec<Stored>,
 }
 
+/// Every graph of a module with the operators of a profile.
+pub(crate) fn lower_all(
+    module: &Module,
+    profile: Profile,
+    version: &str,
+) -> Result<Vec<Lowered>, ExportError> {
+    let transposed = transposed(&module.graphs, &module.weights, profile)?;
+    let target = Target {
+        profile,
+        caches: cache_layout(&module.graphs, profile),
+        weights: &module.weights,
+        transposed: &transposed,
+        context_length: module.model.context_length,
+        version,
+    };
+    let graphs = module.graphs.iter();
+    graphs.map(|graph| lower(graph, target)).collect()
+}
+
 /// A graph with the operators of a profile.
-pub(crate) fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
+fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
     let mut cx = Context::new(graph, target)?;
     let folds = if target.profile == Profile::Ort {
         ort::Folds::find(graph, target.caches)
@@ -103,7 +123,7 @@ pub(crate) fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, Export
         }
     }
     cx.finish_outputs()?;
-    Ok(finish(cx))
+    finish(cx)
 }
 
 /// How the caches of a bundle pass from run to run: in place if the profile, the width of every
@@ -213,7 +233,8 @@ fn locate(error: ExportError, cx: &Context<'_>, id: NodeId, node: &Node) -> Expo
     }
 }
 
-fn finish(cx: Context<'_>) -> Lowered {
+/// The model, in the lowest opset that has all its operators as they are used.
+fn finish(cx: Context<'_>) -> Result<Lowered, ExportError> {
     let (graph, target) = (cx.graph, cx.target);
     let used = cx.used_inputs();
     let ports = |name: &str, value| ValueInfoProto {
@@ -231,18 +252,6 @@ fn finish(cx: Context<'_>) -> Lowered {
         .iter()
         .map(|o| ports(&o.name, o.value))
         .collect();
-    let (ir_version, opset) = match target.profile {
-        Profile::Portable => (8, 17),
-        Profile::Onnx | Profile::Ort => (11, 23),
-    };
-    let mut opset_import = vec![OperatorSetIdProto {
-        domain: String::new(),
-        version: opset,
-    }];
-    opset_import.extend(cx.b.domains.iter().map(|domain| OperatorSetIdProto {
-        domain: (*domain).to_owned(),
-        version: 1,
-    }));
     let value_info = cx.inner_types();
     let body = GraphProto {
         node: cx.b.nodes,
@@ -252,8 +261,22 @@ fn finish(cx: Context<'_>) -> Lowered {
         output,
         value_info,
     };
+    let operators = Operators::table();
+    let opset = operators.lowest_opset(&operators.typed(&body));
+    let opset = opset.ok_or_else(|| {
+        let problem = "no opset of ai.onnx has all its operators in these element types";
+        ExportError::module(format!("graph {}", graph.name), problem)
+    })?;
+    let mut opset_import = vec![OperatorSetIdProto {
+        domain: String::new(),
+        version: opset,
+    }];
+    opset_import.extend(cx.b.domains.iter().map(|domain| OperatorSetIdProto {
+        domain: (*domain).to_owned(),
+        version: 1,
+    }));
     let model = ModelProto {
-        ir_version,
+        ir_version: ir_version(opset),
         producer_name: "dlc".to_owned(),
         producer_version: target.version.to_owned(),
         graph: Some(body),
@@ -263,9 +286,19 @@ fn finish(cx: Context<'_>) -> Lowered {
             entry(VERSION_KEY, target.version),
         ],
     };
-    Lowered {
+    Ok(Lowered {
         model,
         stored: cx.b.stored,
+    })
+}
+
+/// The version of the format that came with an opset.
+fn ir_version(opset: i64) -> i64 {
+    match opset {
+        ..=18 => 8,
+        19..=20 => 9,
+        21..=22 => 10,
+        _ => 11,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Profile `onnx`: ai.onnx opset 23, with its `Attention`, `RMSNormalization` and
+//! Profile `onnx`: ai.onnx up to opset 23, with its `Attention`, `RMSNormalization` and
 //! `RotaryEmbedding`.
 
 use dlc_ir::{Attention, DType, Node, Rope, Shape};

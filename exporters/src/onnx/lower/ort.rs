@@ -1,4 +1,4 @@
-//! Profile `ort`: the operators of ONNX Runtime's own domain `com.microsoft`, over ai.onnx opset 23
+//! Profile `ort`: the operators of ONNX Runtime's own domain `com.microsoft`, over ai.onnx to opset 23
 //! (whose `RMSNormalization` is for the norms that follow no sum; `SimplifiedLayerNormalization`
 //! stands in ai.onnx for ONNX Runtime alone, and no checker knows it there).
 //!

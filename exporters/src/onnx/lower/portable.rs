@@ -1,4 +1,4 @@
-//! Profile `portable`: primitives of ai.onnx, opset 17.
+//! Profile `portable`: primitives of ai.onnx, in their form of opset 17.
 
 use dlc_ir::{Attention, DType, Node, Rope};
 
