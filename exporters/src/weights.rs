@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::encode::encode;
 use crate::error::ExportError;
 use crate::progress::Progress;
+use crate::stack::Stack;
 
 /// Every tensor starts at a multiple of this.
 const ALIGNMENT: u64 = 64;
@@ -32,6 +33,8 @@ pub(crate) const TILE: usize = 1 << 20;
 pub(crate) enum Stored {
     /// A weight of the module.
     Weight(WeightId),
+    /// Weights of the module as one tensor.
+    Stack(Stack),
     /// A table that the lowering needs.
     Table(RopeTable),
 }
@@ -124,19 +127,21 @@ impl WeightPlan {
                 weights[*id].dtype,
                 weights[*id].shape.clone(),
             ),
+            Stored::Stack(stack) => (&stack.name, stack.dtype, stack.shape.clone()),
             Stored::Table(table) => (&table.name, table.dtype, table.shape().to_vec()),
         };
         if let Some(&index) = self.by_name.get(name) {
             let (known, record) = &mut self.entries[index];
             let same = match (&*known, tensor) {
                 (Stored::Weight(a), Stored::Weight(b)) => a == b,
+                (Stored::Stack(a), Stored::Stack(b)) => a == b,
                 (Stored::Table(_), Stored::Table(_)) => true,
                 _ => false,
             };
             if !same {
                 return Err(ExportError::module(
                     name,
-                    "is the name of a weight, and of a table that dlc adds",
+                    "is the name of two tensors of the weight file",
                 ));
             }
             if record.graphs.last().is_none_or(|last| last != graph) {
@@ -166,6 +171,10 @@ impl WeightPlan {
             offset,
             bytes,
             graphs: vec![graph.to_owned()],
+            stack: match tensor {
+                Stored::Stack(stack) => Some(stack.record(weights)),
+                Stored::Weight(_) | Stored::Table(_) => None,
+            },
         };
         self.by_name.insert(name.clone(), self.entries.len());
         self.entries.push((tensor.clone(), record));
@@ -235,11 +244,8 @@ impl WeightPlan {
     fn tiles(&self) -> Vec<Tile> {
         let mut tiles = Vec::new();
         let mut end = 0;
-        for (entry, (tensor, record)) in self.entries.iter().enumerate() {
-            let size = match tensor {
-                Stored::Weight(_) => record.dtype.size(),
-                Stored::Table(table) => table.dtype.size(),
-            };
+        for (entry, (_, record)) in self.entries.iter().enumerate() {
+            let size = record.dtype.size();
             for start in (0..record.bytes).step_by(TILE) {
                 let bytes = (record.bytes - start).min(TILE as u64) as usize;
                 let gap = (record.offset + start - end) as usize;
@@ -268,6 +274,7 @@ impl WeightPlan {
         let out = &mut buffer[tile.gap..];
         match &self.entries[tile.entry].0 {
             Stored::Weight(id) => weights[*id].write_bytes(tile.from, out),
+            Stored::Stack(stack) => stack.write_bytes(weights, tile.from, out),
             Stored::Table(table) => {
                 table.write_bytes(tile.from, out);
                 Ok(())
