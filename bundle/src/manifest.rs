@@ -255,4 +255,20 @@ pub struct WeightRecord {
     pub bytes: u64,
     /// Names of the graphs that use it.
     pub graphs: Vec<String>,
+    /// What it is made of, if it is several weights of the module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<StackRecord>,
+}
+
+/// Weights of one shape that stand as one tensor: runs of weights one after the other, in each of
+/// which the rows of its weights take turns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StackRecord {
+    /// Their names, in the order of the runs.
+    pub weights: Vec<String>,
+    /// The shape of each; rows are along the first axis.
+    pub shape: Vec<usize>,
+    /// How many weights a run has.
+    pub turns: usize,
 }

@@ -1,10 +1,11 @@
 //! Attention as [`dlc_ir::Attention`] states it, causal over cached and new keys or in both
 //! directions, and what relative positions add to the scores.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
 use dlc_ir::{Attention, BucketedBias, DisentangledBias};
 
 use crate::error::OpError;
+use crate::rows::softmax;
 
 /// The score of a key that a query doesn't see. Finite, so that a query that sees nothing (padding)
 /// gives the mean of all values, not NaN; everywhere else its exponential is 0 exactly. It takes
@@ -221,17 +222,6 @@ pub(crate) fn bucketed_bias(
     let rows = Tensor::from_vec(rows, seq * seq, &Device::Cpu)?;
     let numbers = table.index_select(&rows, 0)?;
     Ok(numbers.t()?.reshape((1, heads, seq, seq))?)
-}
-
-/// Softmax over the last axis.
-fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
-    if x.elem_count() == 0 {
-        return Ok(x.clone());
-    }
-    let e = x
-        .broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?
-        .exp()?;
-    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
 }
 
 /// `[batch, seq, past+seq]`: 1 where query `i` sees key `j`, else 0.

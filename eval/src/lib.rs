@@ -22,6 +22,7 @@ mod array;
 mod attention;
 mod error;
 mod execute;
+mod experts;
 mod image;
 mod loss;
 mod ops;

@@ -8,6 +8,7 @@ use crate::attention::{
     attend_both_ways, attend_causally, attend_without_cache, bucketed_bias, disentangled_bias,
 };
 use crate::error::OpError;
+use crate::experts;
 use crate::image::{conv2d, cut_to, group_norm, timestep_embedding, upsample};
 use crate::quantized::{gather_columns, quantized_linear};
 use crate::rows::{linear, normed, row_numbers};
@@ -29,6 +30,7 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             linear(x, weight, bias)?
         }
         Op::QuantizedLinear(format) => quantized_linear(*format, inputs)?,
+        Op::Experts(op) => experts::mixture(*op, inputs)?,
         Op::GatherColumns => gather_columns(operands(inputs)?)?,
         Op::RmsNorm { eps } => {
             let [x, scale] = operands(inputs)?;

@@ -8,12 +8,13 @@ use dlc_ir::{Node, NodeId, Op};
 
 use crate::attention::products;
 use crate::error::OpError;
+use crate::experts::inside;
 
 /// Largest magnitudes, by the node that made them. Infinite where a node made what isn't finite of
 /// numbers that are; what is made of others doesn't count.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Peaks {
-    /// Of values.
+    /// Of values, and of those inside a mixture of experts.
     pub outputs: BTreeMap<NodeId, f32>,
     /// Of the scores inside attention, before they are capped or masked.
     pub scores: BTreeMap<NodeId, f32>,
@@ -41,7 +42,11 @@ impl Peaks {
         outputs: &[Tensor],
     ) -> Result<(), OpError> {
         let (mut peak, mut finite) = (0f32, true);
-        for output in outputs {
+        let inner = match node.op {
+            Op::Experts(experts) => inside(experts, inputs)?,
+            _ => vec![],
+        };
+        for output in outputs.iter().chain(&inner) {
             let (largest, all) = magnitude(output)?;
             (peak, finite) = (largest.max(peak), finite && all);
         }

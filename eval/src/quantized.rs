@@ -23,7 +23,8 @@ pub(crate) fn quantized_linear(format: GroupFormat, inputs: &[Tensor]) -> Result
     )
 }
 
-fn dequantized(
+/// The matrix, in single precision.
+pub(crate) fn dequantized(
     format: GroupFormat,
     inner: usize,
     [codes, scales]: [&Tensor; 2],

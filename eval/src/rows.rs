@@ -48,3 +48,14 @@ pub(crate) fn normed(x: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
     let root = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     centred.broadcast_div(&root)
 }
+
+/// Softmax over the last axis.
+pub(crate) fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
+    if x.elem_count() == 0 {
+        return Ok(x.clone());
+    }
+    let e = x
+        .broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?
+        .exp()?;
+    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
+}

@@ -16,6 +16,7 @@ mod names;
 pub mod onnx;
 mod progress;
 mod search;
+mod stack;
 mod staging;
 mod weights;
 

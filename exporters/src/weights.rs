@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::encode::encode;
 use crate::error::ExportError;
 use crate::progress::Progress;
+use crate::stack::Stack;
 
 /// Every tensor starts at a multiple of this.
 const ALIGNMENT: u64 = 64;
@@ -34,6 +35,8 @@ pub(crate) enum Stored {
     Weight(WeightId),
     /// One of the module's matrices with rows and columns exchanged.
     Transposed(Arc<Weight>),
+    /// Weights of the module as one tensor.
+    Stack(Stack),
     /// A table that the lowering needs.
     Table(RopeTable),
 }
@@ -127,6 +130,7 @@ impl WeightPlan {
                 weights[*id].shape.clone(),
             ),
             Stored::Transposed(matrix) => (&matrix.name, matrix.dtype, matrix.shape.clone()),
+            Stored::Stack(stack) => (&stack.name, stack.dtype, stack.shape.clone()),
             Stored::Table(table) => (&table.name, table.dtype, table.shape().to_vec()),
         };
         if let Some(&index) = self.by_name.get(name) {
@@ -134,13 +138,14 @@ impl WeightPlan {
             let same = match (&*known, tensor) {
                 (Stored::Weight(a), Stored::Weight(b)) => a == b,
                 (Stored::Transposed(a), Stored::Transposed(b)) => Arc::ptr_eq(a, b),
+                (Stored::Stack(a), Stored::Stack(b)) => a == b,
                 (Stored::Table(_), Stored::Table(_)) => true,
                 _ => false,
             };
             if !same {
                 return Err(ExportError::module(
                     name,
-                    "is the name of a weight, and of a table that dlc adds",
+                    "is the name of two tensors of the weight file",
                 ));
             }
             if record.graphs.last().is_none_or(|last| last != graph) {
@@ -170,6 +175,10 @@ impl WeightPlan {
             offset,
             bytes,
             graphs: vec![graph.to_owned()],
+            stack: match tensor {
+                Stored::Stack(stack) => Some(stack.record(weights)),
+                Stored::Weight(_) | Stored::Table(_) => None,
+            },
         };
         self.by_name.insert(name.clone(), self.entries.len());
         self.entries.push((tensor.clone(), record));
@@ -270,6 +279,7 @@ impl WeightPlan {
         match &self.entries[tile.entry].0 {
             Stored::Weight(id) => weights[*id].write_bytes(tile.from, out),
             Stored::Transposed(matrix) => matrix.write_bytes(tile.from, out),
+            Stored::Stack(stack) => stack.write_bytes(weights, tile.from, out),
             Stored::Table(table) => {
                 table.write_bytes(tile.from, out);
                 Ok(())

@@ -8,7 +8,7 @@ use crate::dim::{Dim, Factor};
 use crate::graph::{Graph, Node, Operand};
 use crate::index::WeightId;
 use crate::module::Diffusion;
-use crate::op::{GroupFormat, Op};
+use crate::op::{Experts, GroupFormat, Op};
 use crate::types::{DType, Shape};
 use crate::weight::WeightTable;
 
@@ -23,8 +23,8 @@ pub struct Cost {
     pub parameters: u64,
     /// Bytes of these weights.
     pub weight_bytes: u64,
-    /// Floating-point operations in matrix products with weights, per token (attention over the
-    /// cache comes on top).
+    /// Floating-point operations in matrix products with weights, per token: of a mixture those of
+    /// the experts that a token goes through (attention over the cache comes on top).
     pub flops_per_token: u64,
     /// Bytes of key/value cache per token.
     pub cache_bytes_per_token: u64,
@@ -42,17 +42,10 @@ pub fn cost(graph: &Graph, weights: &WeightTable) -> Cost {
         .filter(|w| weights[**w].dtype.is_float() && !scales.contains(w))
         .map(|w| weights[*w].elements() as u64);
     let parameters = total(numbers.chain(quantized.values().map(|m| m.elements)));
-    let products = graph
-        .nodes()
-        .filter(|(_, n)| n.op == Op::Linear)
-        .filter_map(|(_, n)| match n.inputs[..] {
-            [Operand::Value(_), Operand::Weight(w), ..] => {
-                Some((weights[w].elements() as u64).saturating_mul(2))
-            }
-            _ => None,
-        });
-    let products =
-        products.chain(quantized_matrices(graph, weights).map(|m| m.elements.saturating_mul(2)));
+    let products = graph.nodes().filter_map(|(_, node)| {
+        let entries = entries_of_a_token(graph, weights, node)?;
+        Some(entries.saturating_mul(2))
+    });
     let cache = graph
         .inputs()
         .iter()
@@ -74,6 +67,32 @@ pub fn cost(graph: &Graph, weights: &WeightTable) -> Cost {
         flops_per_token: total(products),
         cache_bytes_per_token: total(cache),
     }
+}
+
+/// Entries of the matrices of weights that a node multiplies each token with.
+fn entries_of_a_token(graph: &Graph, weights: &WeightTable, node: &Node) -> Option<u64> {
+    match (&node.op, &node.inputs[..]) {
+        (Op::Linear, &[Operand::Value(_), Operand::Weight(matrix), ..]) => {
+            Some(weights[matrix].elements() as u64)
+        }
+        (Op::QuantizedLinear(_), _) => {
+            let matrices = matrices_of_node(graph, weights, node);
+            matrices.first().map(|matrix| matrix.elements)
+        }
+        (Op::Experts(experts), &[Operand::Value(x), _, Operand::Weight(gate), ..]) => {
+            let width = graph.value(x).ty.shape.last().and_then(Dim::known)?;
+            let inner = *weights[gate].shape.first()?;
+            of_experts(*experts, width.checked_mul(inner)? as u64)
+        }
+        _ => None,
+    }
+}
+
+/// What a token meets of a mixture in which it meets so much of a matrix.
+fn of_experts(experts: Experts, of_matrix: u64) -> Option<u64> {
+    of_matrix
+        .checked_mul(Experts::MATRICES as u64)?
+        .checked_mul(experts.top as u64)
 }
 
 /// The sum, or the largest number.
@@ -101,47 +120,75 @@ pub fn quantized_matrices<'g>(
     graph: &'g Graph,
     weights: &'g WeightTable,
 ) -> impl Iterator<Item = QuantizedMatrix> + use<'g> {
-    graph
-        .nodes()
-        .filter_map(|(_, node)| match (&node.op, &node.inputs[..]) {
-            (
-                Op::QuantizedLinear(format),
-                &[
-                    Operand::Value(x),
-                    Operand::Weight(codes),
-                    Operand::Weight(scales),
-                    ..,
-                ],
-            ) => {
-                let inner = graph.value(x).ty.shape.last().and_then(Dim::known)?;
-                let zero_points = node.inputs.get(3).and_then(|o| {
-                    if let Operand::Weight(w) = o {
-                        Some(*w)
-                    } else {
-                        None
-                    }
-                });
-                let parts = [
-                    Some(codes),
-                    Some(scales),
-                    zero_points.filter(|w| weights[*w].dtype == DType::U8),
-                ];
-                let bytes = total(
-                    parts
-                        .into_iter()
-                        .flatten()
-                        .map(|w| weights[w].bytes() as u64),
-                );
-                Some(QuantizedMatrix {
-                    format: *format,
-                    codes,
-                    scales,
-                    elements: inner.saturating_mul(*weights[codes].shape.first()?) as u64,
-                    bytes,
-                })
-            }
-            _ => None,
-        })
+    let nodes = graph.nodes();
+    nodes.flat_map(|(_, node)| matrices_of_node(graph, weights, node))
+}
+
+/// The quantised matrices that one node reads.
+fn matrices_of_node(graph: &Graph, weights: &WeightTable, node: &Node) -> Vec<QuantizedMatrix> {
+    let width = match node.inputs.first() {
+        Some(Operand::Value(x)) => graph.value(*x).ty.shape.last().and_then(Dim::known),
+        _ => None,
+    };
+    let (Some(width), Some(inputs)) = (width, node.inputs.get(1..)) else {
+        return vec![];
+    };
+    let matrix = |format, parts: &[Operand], columns| matrix(weights, format, parts, columns);
+    match node.op {
+        Op::QuantizedLinear(format) => matrix(format, inputs, width).into_iter().collect(),
+        Op::Experts(
+            experts @ Experts {
+                format: Some(format),
+                ..
+            },
+        ) => {
+            let inputs = inputs.get(Experts::LEADING - 1..).unwrap_or_default();
+            let shape = |operand: Option<&Operand>| match operand {
+                Some(Operand::Weight(w)) => weights[*w].shape.clone(),
+                _ => vec![],
+            };
+            let inner = shape(inputs.first()).first().copied().unwrap_or_default();
+            let parts = experts.parts(shape(inputs.get(2)).len());
+            let all = inputs
+                .chunks(parts)
+                .zip([width, width, inner].into_iter().cycle());
+            all.filter_map(|(parts, columns)| matrix(format, parts, columns))
+                .collect()
+        }
+        _ => vec![],
+    }
+}
+
+/// The matrix `[.., columns]` that begins with these operands.
+fn matrix(
+    weights: &WeightTable,
+    format: GroupFormat,
+    operands: &[Operand],
+    columns: usize,
+) -> Option<QuantizedMatrix> {
+    let [Operand::Weight(codes), Operand::Weight(scales), ..] = *operands else {
+        return None;
+    };
+    let zero_points = operands.get(2).and_then(|operand| match operand {
+        Operand::Weight(w) => Some(*w),
+        Operand::Value(_) => None,
+    });
+    let parts = [
+        Some(codes),
+        Some(scales),
+        zero_points.filter(|w| weights[*w].dtype == DType::U8),
+    ];
+    let bytes = parts
+        .into_iter()
+        .flatten()
+        .map(|w| weights[w].bytes() as u64);
+    Some(QuantizedMatrix {
+        format,
+        codes,
+        scales,
+        elements: columns.saturating_mul(*weights[codes].shape.first()?) as u64,
+        bytes: total(bytes),
+    })
 }
 
 /// Multiply-adds of one node: those of products with weights, of convolutions, and of both products
@@ -162,6 +209,10 @@ pub fn macs(graph: &Graph, weights: &WeightTable, node: &Node, sizes: &Sizes) ->
     };
     match arithmetic(&node.op) {
         Arithmetic::Matrix => made()?.checked_mul(length(ty(0)?.shape.last()?, sizes)?),
+        Arithmetic::Mixture(experts) => {
+            let inner = length(ty(Experts::LEADING)?.shape.0.first()?, sizes)?;
+            of_experts(experts, made()?.checked_mul(inner)?)
+        }
         Arithmetic::Kernel => {
             let kernel = Shape(ty(1)?.shape.0.get(1..)?.to_vec());
             made()?.checked_mul(elements(&kernel, sizes)?)
@@ -181,6 +232,8 @@ pub fn macs(graph: &Graph, weights: &WeightTable, node: &Node, sizes: &Sizes) ->
 enum Arithmetic {
     /// The product with a matrix of weights.
     Matrix,
+    /// The products with the matrices of a token's experts.
+    Mixture(Experts),
     /// The products with a convolution's kernel.
     Kernel,
     /// Both products of attention.
@@ -195,6 +248,7 @@ enum Arithmetic {
 fn arithmetic(op: &Op) -> Arithmetic {
     match op {
         Op::Linear | Op::QuantizedLinear(_) => Arithmetic::Matrix,
+        Op::Experts(experts) => Arithmetic::Mixture(*experts),
         Op::Conv2d { .. } => Arithmetic::Kernel,
         Op::Attention(attention) => Arithmetic::Scores {
             causal: attention.causal,

@@ -1,6 +1,7 @@
 //! Type inference: the types of a node's outputs from the types of its inputs. A node whose inputs
 //! don't fit can't be built.
 
+mod experts;
 mod image;
 mod quantized;
 
@@ -19,6 +20,7 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
         Op::Gather => gather(&cx)?,
         Op::Linear => linear(&cx)?,
         Op::QuantizedLinear(format) => quantized::linear(&cx, *format)?,
+        Op::Experts(mixture) => experts::mixture(&cx, *mixture)?,
         Op::GatherColumns => quantized::gather_columns(&cx)?,
         Op::RmsNorm { .. } => rms_norm(&cx)?,
         Op::LayerNorm { .. } => layer_norm(&cx)?,

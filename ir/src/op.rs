@@ -1,11 +1,13 @@
 //! The closed set of ops, at the level at which people talk about models.
 
+mod experts;
 mod kind;
 mod quantized;
 mod relative;
 mod rope;
 mod timestep;
 
+pub use experts::Experts;
 pub use kind::OpKind;
 pub use quantized::GroupFormat;
 pub use relative::{BucketedBias, DisentangledBias};
@@ -29,6 +31,8 @@ pub enum Op {
     /// weight being quantised in blocks: see [`GroupFormat`]. Zero points and bias are
     /// distinguished by type.
     QuantizedLinear(GroupFormat),
+    /// A mixture of experts, see [`Experts`].
+    Experts(Experts),
     /// `x [..., n]`, `columns i64[m]` -> `[..., m]`: entry `columns[j]` of the last axis, minus
     /// infinity where `columns[j]` is `n`.
     GatherColumns,
@@ -164,6 +168,16 @@ impl Op {
                 shape: shape.substitute(symbol, dim),
             },
             other => other.clone(),
+        }
+    }
+
+    /// Whether it multiplies with quantised matrices.
+    #[must_use]
+    pub fn is_quantized(&self) -> bool {
+        match self {
+            Self::QuantizedLinear(_) => true,
+            Self::Experts(experts) => experts.format.is_some(),
+            _ => false,
         }
     }
 

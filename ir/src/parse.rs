@@ -14,6 +14,7 @@ use crate::dim::{Dim, Rounding, sym};
 use crate::error::IrError;
 use crate::graph::{CachePart, CacheRole, Graph, Operand};
 use crate::index::ValueId;
+use crate::op::OpKind;
 use crate::types::{DType, Shape, ValueType};
 use crate::weight::WeightTable;
 
@@ -21,8 +22,11 @@ use crate::weight::WeightTable;
 const MOST_AXES: usize = 32;
 const MOST_TERMS: usize = 64;
 const MOST_FACTORS: usize = 8;
-/// Most operands and attributes of a node.
+/// Most operands and attributes of a node, and of a mixture of experts, whose types take linear time.
 const MOST_WORDS: usize = 1024;
+const MOST_WORDS_OF_EXPERTS: usize = 1 << 13;
+/// What the lines of weights begin with.
+const WEIGHT: &str = "weight @";
 /// What a message quotes of a line, in characters.
 const QUOTED: usize = 400;
 
@@ -56,6 +60,14 @@ pub fn parse_graph_over(text: &str, weights: &WeightTable) -> Result<Graph, IrEr
         }
     })?;
     parse_nodes(text, weights)
+}
+
+/// Names of the weights that a graph's text names, in its order.
+pub fn weight_names(text: &str) -> impl Iterator<Item = &str> {
+    let declared = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(WEIGHT));
+    declared.filter_map(|rest| Some(rest.rsplit_once(": ")?.0))
 }
 
 fn parse_nodes(text: &str, weights: &WeightTable) -> Result<Graph, IrError> {
@@ -104,7 +116,7 @@ fn for_each_weight<'a>(
             number: i + 1,
             text: raw.trim(),
         };
-        let Some(rest) = line.text.strip_prefix("weight @") else {
+        let Some(rest) = line.text.strip_prefix(WEIGHT) else {
             continue;
         };
         let (name, ty) = rest
@@ -358,9 +370,14 @@ impl Parser<'_> {
             .map(|t| line.value_type(&format!("{}]", t.trim_end_matches(']'))))
             .collect::<Result<Vec<_>, _>>()?;
         let (name, arguments) = line.split(call, " ")?;
-        if arguments.split(' ').nth(MOST_WORDS).is_some() {
+        let most = if name == OpKind::Experts.name() {
+            MOST_WORDS_OF_EXPERTS
+        } else {
+            MOST_WORDS
+        };
+        if arguments.split(' ').nth(most).is_some() {
             return line.fail(format!(
-                "{name} has more than {MOST_WORDS} operands and attributes"
+                "{name} has more than {most} operands and attributes"
             ));
         }
         let mut words = arguments.split(' ').peekable();

@@ -16,7 +16,7 @@ use std::fmt::Write;
 
 use crate::graph::{Graph, Node, Operand, ValueNames};
 use crate::index::BlockId;
-use crate::op::{DisentangledBias, Op, RopeScaling};
+use crate::op::{DisentangledBias, GroupFormat, Op, RopeScaling};
 use crate::weight::WeightTable;
 
 impl Graph {
@@ -165,10 +165,15 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
         | Op::Modulate
         | Op::Reshape { .. }
         | Op::Cast { .. } => vec![],
-        Op::QuantizedLinear(format) => vec![
-            ("bits", format.bits.to_string()),
-            ("group_size", format.group_size.to_string()),
-        ],
+        Op::QuantizedLinear(format) => group_format(format).to_vec(),
+        Op::Experts(experts) => {
+            let mut list = vec![
+                ("top", experts.top.to_string()),
+                ("normalized", experts.normalized.to_string()),
+            ];
+            list.extend(experts.format.iter().flat_map(group_format));
+            list
+        }
         Op::RmsNorm { eps } | Op::LayerNorm { eps } => vec![("eps", format!("{eps:?}"))],
         Op::GroupNorm { groups, eps } => {
             vec![("groups", groups.to_string()), ("eps", format!("{eps:?}"))]
@@ -224,6 +229,13 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
             list
         }
     }
+}
+
+fn group_format(format: &GroupFormat) -> [(&'static str, String); 2] {
+    [
+        ("bits", format.bits.to_string()),
+        ("group_size", format.group_size.to_string()),
+    ]
 }
 
 fn disentangled_bias(bias: &DisentangledBias) -> Vec<(&'static str, String)> {

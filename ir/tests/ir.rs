@@ -543,3 +543,58 @@ fn errors_tell_building_editing_missing_values_and_invalid_graphs_apart() {
     );
     assert_eq!(graph, before);
 }
+
+const EXPERTS: &str = "graph target {
+  input x: f32[batch, seq, 6]
+  input logits: f32[batch, seq, 3]
+  %0 = experts %x, %logits, @a.gate, @a.up, @a.down, @b.gate, @b.up, @b.down, @c.gate, @c.up, @c.down top=2 normalized=true : f32[batch, seq, 6]
+  output y = %0
+}
+weight @a.gate: f32[4, 6]
+weight @a.up: f32[4, 6]
+weight @a.down: f32[6, 4]
+weight @b.gate: f32[4, 6]
+weight @b.up: f32[4, 6]
+weight @b.down: f32[6, 4]
+weight @c.gate: f32[4, 6]
+weight @c.up: f32[4, 6]
+weight @c.down: f32[6, 4]
+";
+
+#[test]
+fn of_experts_a_token_costs_those_that_it_goes_through() {
+    let (graph, weights) = parse_graph(EXPERTS).unwrap();
+    assert_eq!(graph.to_text(&weights), EXPERTS);
+    let cost = cost(&graph, &weights);
+    assert_eq!(cost.parameters, 3 * 3 * 4 * 6);
+    assert_eq!(cost.flops_per_token, 2 * 2 * 3 * 4 * 6);
+    let sizes = [("batch", 2), ("seq", 5)].map(|(name, n)| (name.to_owned(), n));
+    let macs = dlc_ir::cost::graph_macs(&graph, &weights, &sizes.into_iter().collect());
+    assert_eq!(macs, Some(2 * 5 * cost.flops_per_token / 2));
+}
+
+#[test]
+fn experts_are_refused_where_their_parts_do_not_fit() {
+    let cases = [
+        ("top=2", "top=0"),
+        ("top=2", "top=4"),
+        (", @c.down top", " top"),
+        ("logits: f32[batch, seq, 3]", "logits: f32[batch, seq, 4]"),
+        ("logits: f32[batch, seq, 3]", "logits: f16[batch, seq, 3]"),
+        ("x: f32[batch, seq, 6]", "x: i64[batch, seq, 6]"),
+        ("@a.gate: f32[4, 6]", "@a.gate: f32[6]"),
+        ("@b.up: f32[4, 6]", "@b.up: f32[5, 6]"),
+        ("@c.down: f32[6, 4]", "@c.down: f32[4, 6]"),
+        ("@c.down: f32[6, 4]", "@c.down: f16[6, 4]"),
+        ("normalized=true", "normalized=true bits=4 group_size=16"),
+        ("normalized=true", "normalized=true bits=4"),
+        (" normalized=true", ""),
+    ];
+    let rejection = |(from, to): &(&str, &str)| {
+        format!(
+            "{from} -> {to}\n    {}",
+            parse_graph(&EXPERTS.replacen(from, to, 1)).unwrap_err()
+        )
+    };
+    insta::assert_snapshot!(cases.iter().map(rejection).collect::<Vec<_>>().join("\n"));
+}

@@ -20,6 +20,7 @@ mod options;
 pub mod quantize_draft;
 pub mod registry;
 mod report;
+mod routers;
 pub mod scoring;
 pub mod skip;
 mod sources;

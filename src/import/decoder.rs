@@ -197,12 +197,7 @@ impl DecoderSpec {
 
     /// The block `layers.N.mlp`: its residual output.
     fn mlp(&self, net: &mut Net<'_>, layer: usize, residual: ValueId) -> Result<ValueId, IrError> {
-        let (prefix, hidden, width, bias) = (
-            format!("model.layers.{layer}"),
-            self.hidden_size,
-            self.mlp_size,
-            self.bias.mlp,
-        );
+        let prefix = format!("model.layers.{layer}");
         net.graph.open_block(
             &format!("layers.{layer}.mlp"),
             BlockKind::Mlp,
@@ -211,34 +206,34 @@ impl DecoderSpec {
         )?;
         let [before, after] = self.norms.placement.around_mlp();
         let x = self.block_norm(net, residual, &prefix, before)?;
+        let made = match self.mixtures.get(layer).and_then(Option::as_ref) {
+            Some(mixture) => mixture.build(net, x, &prefix, self.hidden_size)?,
+            None => self.gated(net, x, &format!("{prefix}.mlp"))?,
+        };
+        let made = self.block_norm(net, made, &prefix, after)?;
+        self.close_block(net, residual, made)
+    }
+
+    /// The gated MLP `prefix`.
+    fn gated(&self, net: &mut Net<'_>, x: ValueId, prefix: &str) -> Result<ValueId, IrError> {
+        let (hidden, width, bias) = (self.hidden_size, self.mlp_size, self.bias.mlp);
         let (gate, up) = if self.fused {
-            let both = net.linear(
-                x,
-                &format!("{prefix}.mlp.gate_up_proj"),
-                [2 * width, hidden],
-                bias,
-            )?;
+            let name = format!("{prefix}.gate_up_proj");
+            let both = net.linear(x, &name, [2 * width, hidden], bias)?;
             let gate = net.columns(both, 0, width)?;
             (
                 net.activate(gate, self.activation)?,
                 net.columns(both, width, width)?,
             )
         } else {
-            let gate = net.linear(x, &format!("{prefix}.mlp.gate_proj"), [width, hidden], bias)?;
+            let gate = net.linear(x, &format!("{prefix}.gate_proj"), [width, hidden], bias)?;
             (
                 net.activate(gate, self.activation)?,
-                net.linear(x, &format!("{prefix}.mlp.up_proj"), [width, hidden], bias)?,
+                net.linear(x, &format!("{prefix}.up_proj"), [width, hidden], bias)?,
             )
         };
         let gated = net.graph.add(Op::Mul, [gate.into(), up.into()])?;
-        let down = net.linear(
-            gated,
-            &format!("{prefix}.mlp.down_proj"),
-            [hidden, width],
-            bias,
-        )?;
-        let down = self.block_norm(net, down, &prefix, after)?;
-        self.close_block(net, residual, down)
+        net.linear(gated, &format!("{prefix}.down_proj"), [hidden, width], bias)
     }
 
     /// Adds what the open block has computed to its residual, and closes it.

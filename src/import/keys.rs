@@ -340,6 +340,8 @@ pub(super) const HARMLESS: &[&str] = &[
     "initializer_factor",
     "initializer_range",
     "resid_pdrop",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
     // How it is run: speed and memory, not results.
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -349,6 +351,7 @@ pub(super) const HARMLESS: &[&str] = &[
     "chunk_size_feed_forward",
     "output_attentions",
     "output_hidden_states",
+    "output_router_logits",
     "return_dict",
     "return_dict_in_generate",
     "tf_legacy_loss",

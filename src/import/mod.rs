@@ -30,6 +30,8 @@ mod heads;
 mod keys;
 mod llama;
 mod mistral;
+mod mixtral;
+mod mixture;
 mod modernbert;
 mod mpnet;
 mod net;
@@ -39,6 +41,7 @@ mod phi3;
 mod pixart;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod roberta;
 mod rope;
 mod smollm3;
@@ -97,8 +100,10 @@ pub const FAMILIES: &[Family] = &[
     llama::FAMILY,
     smollm3::FAMILY,
     mistral::FAMILY,
+    mixtral::FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
+    qwen3_moe::FAMILY,
     phi3::FAMILY,
     gemma2::FAMILY,
     gemma3::FAMILY,

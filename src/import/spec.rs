@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::activation::Activation;
 use super::config::ConfigReader;
 use super::heads;
+use super::mixture::Mixture;
 use super::rope::{self, Rotary, Share};
 
 pub(super) const MOST_LAYERS: usize = 1024;
@@ -17,7 +18,8 @@ const WIDEST_HEAD: usize = 1 << 14;
 pub(super) const LARGEST_VOCABULARY: usize = 1 << 24;
 pub(super) const LONGEST_CONTEXT: usize = 1 << 30;
 
-/// A decoder: embedding, layers of attention and gated MLP with RMS norms around each, norm, head.
+/// A decoder: embedding, layers of attention and gated MLP or experts with RMS norms around each,
+/// norm, head.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct DecoderSpec {
     pub(super) activation: Activation,
@@ -41,6 +43,8 @@ pub(super) struct DecoderSpec {
     pub(super) bias: Biases,
     /// The window of each layer.
     pub(super) windows: Vec<Option<usize>>,
+    /// The experts of each layer that has them in its MLP's place.
+    pub(super) mixtures: Vec<Option<Mixture>>,
     /// Whether the head is the embedding.
     pub(super) tied: bool,
     pub(super) end: End,
@@ -163,8 +167,8 @@ pub(super) struct Biases {
 }
 
 impl DecoderSpec {
-    /// What all families spell alike: no biases, no windows, no norms of queries and keys, norms
-    /// before attention and MLP, no multipliers but that of scaled dot products. `share` of each
+    /// What all families spell alike: no biases, no windows, no experts, no norms of queries and
+    /// keys, norms before attention and MLP, no multipliers but that of scaled dot products. `share` of each
     /// head is rotated.
     pub(super) fn read(config: &mut ConfigReader<'_>, task: Task, share: Share) -> Self {
         Self::read_rotated(config, task, |config, head_dim| {
@@ -226,6 +230,7 @@ impl DecoderSpec {
             bias: Biases::default(),
             qk_norm: QkNorm::None,
             windows: vec![None; layers],
+            mixtures: vec![None; layers],
             tied: config.flag("tie_word_embeddings"),
             end: End::read(config, task),
         }

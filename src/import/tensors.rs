@@ -47,6 +47,13 @@ impl Problems {
                     .into(),
             );
         }
+        if self
+            .unused
+            .iter()
+            .any(|name| name.contains(".experts.gate_up_proj"))
+        {
+            return Some("The matrices of all experts are one tensor. Save the model as it is released, in Python: `AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)`.".into());
+        }
         if !self.missing.is_empty() {
             let bare = |name: &str| {
                 name.strip_prefix("model.")

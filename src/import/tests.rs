@@ -4,6 +4,7 @@ mod configurations;
 mod diffusers;
 mod goldens;
 mod layers;
+mod mixtures;
 mod released;
 mod resolved;
 mod rotations;
@@ -316,7 +317,7 @@ fn unknown_architectures_are_refused_with_the_known_and_the_nearest() {
             r#"{"model_type":"qwen2_moe"}"#,
             vec![
                 "`qwen2_moe`",
-                "nearest that it knows is `qwen2`",
+                "nearest that it knows is `qwen3_moe`",
                 "llama (Llama 1 to 3.2",
                 "qwen3 (",
             ],

@@ -5,13 +5,16 @@
 //! `weights.bin`. So a bundle can be compared and evaluated without its checkpoint, and without
 //! trusting the lowering.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dlc_bundle::WeightRecord;
+use dlc_bundle::{StackRecord, WeightRecord};
 use dlc_files::guard::contain_panics;
 use dlc_files::{mapped, open_regular};
-use dlc_ir::{Blob, Expr, Graph, IrError, Module, WeightTable, parse_graph, parse_graph_over};
+use dlc_ir::{
+    Blob, Expr, Graph, IrError, Module, WeightTable, parse_graph, parse_graph_over, weight_names,
+};
 use dlc_onnx::OnnxSummary;
 use dlc_runtime::Bundle;
 
@@ -64,8 +67,7 @@ fn read_summary(path: &Path) -> Result<OnnxSummary, PipelineError> {
 /// [`PipelineError`] for a bundle whose graphs or weights don't fit each other.
 pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
     let manifest = bundle.manifest();
-    let weights = weights(bundle)?;
-    let mut graphs = Vec::new();
+    let mut texts = Vec::new();
     for record in &manifest.graphs {
         let path = bundle.graph_path(record);
         bundle.check_graph(record)?;
@@ -77,8 +79,13 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
                     "carries no dlc graph; was it written by another tool? Compile the bundle anew"
                         .into(),
             })?;
-        graphs.push(parse_graph_over(&text, &weights).map_err(|error| in_file(&path, &error))?);
+        texts.push((path, text));
     }
+    let weights = weights(bundle, texts.iter().map(|(_, text)| text.as_str()))?;
+    let parse = |(path, text): &(PathBuf, String)| {
+        parse_graph_over(text, &weights).map_err(|error| in_file(path, &error))
+    };
+    let graphs = texts.iter().map(parse).collect::<Result<_, _>>()?;
     Ok(Module {
         graphs,
         weights,
@@ -89,7 +96,11 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
     })
 }
 
-fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {
+/// The bundle's weights, in the order in which the graphs' texts name them.
+fn weights<'t>(
+    bundle: &Bundle,
+    texts: impl Iterator<Item = &'t str>,
+) -> Result<WeightTable, PipelineError> {
     let path = bundle.weights_path();
     let read = |source| PipelineError::Read {
         path: path.clone(),
@@ -101,12 +112,33 @@ fn weights(bundle: &Bundle) -> Result<WeightTable, PipelineError> {
     }
     let map: Arc<dyn AsRef<[u8]> + Send + Sync> =
         Arc::new(mapped::map(&open_regular(&path)?.0, &path).map_err(read)?);
+    let mut found: Vec<(&str, &[usize], Expr)> = Vec::new();
     for record in &bundle.manifest().weights {
-        let data = expression(record, &map).ok_or_else(|| PipelineError::Config {
+        let damaged = || PipelineError::Config {
             place: path.display().to_string(),
-            problem: format!("doesn't hold weight {} as the manifest says; the bundle is damaged, compile it anew", record.name),
-        })?;
-        table.add(&record.name, &record.shape, data)?;
+            problem: format!(
+                "doesn't hold weight {} as the manifest says; the bundle is damaged, compile it anew",
+                record.name
+            ),
+        };
+        let data = expression(record, &map).ok_or_else(damaged)?;
+        match &record.stack {
+            None => found.push((&record.name, &record.shape, data)),
+            Some(stack) => {
+                let weights = stacked(stack, data).ok_or_else(damaged)?;
+                let weights = weights.into_iter();
+                found.extend(weights.map(|(name, data)| (name, &stack.shape[..], data)));
+            }
+        }
+    }
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for name in texts.flat_map(weight_names) {
+        let next = places.len();
+        places.entry(name).or_insert(next);
+    }
+    found.sort_by_key(|(name, ..)| places.get(name).copied().unwrap_or(usize::MAX));
+    for (name, shape, data) in found {
+        table.add(name, shape, data)?;
     }
     Ok(table)
 }
@@ -118,4 +150,42 @@ fn expression(record: &WeightRecord, map: &Arc<dyn AsRef<[u8]> + Send + Sync>) -
         blob: Blob::new(Arc::clone(map), start..end)?,
         dtype: record.dtype,
     })
+}
+
+/// The weights that stand as one tensor, by name; nothing if they don't make it up.
+fn stacked(stack: &StackRecord, data: Expr) -> Option<Vec<(&str, Expr)>> {
+    let [rows, rest @ ..] = &stack.shape[..] else {
+        return None;
+    };
+    let (rows, turns) = (*rows, stack.turns);
+    let columns = rest.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    let elements = rows.checked_mul(columns).filter(|n| *n > 0)?;
+    let whole = elements.checked_mul(stack.weights.len()) == Some(data.elements());
+    if !whole || turns == 0 || !stack.weights.len().is_multiple_of(turns) {
+        return None;
+    }
+    let data = Arc::new(data);
+    let weight = |at: usize| {
+        let first = at / turns * turns * rows + at % turns;
+        let row = |row: usize| u32::try_from(first + row * turns).ok();
+        let input = Arc::clone(&data);
+        Some(if turns == 1 {
+            Expr::Slice {
+                input,
+                from: at * elements,
+                len: elements,
+            }
+        } else {
+            let rows = (0..rows).map(row).collect::<Option<_>>()?;
+            Expr::Rows {
+                input,
+                columns,
+                rows,
+            }
+        })
+    };
+    let named = stack.weights.iter().enumerate();
+    named
+        .map(|(at, name)| Some((name.as_str(), weight(at)?)))
+        .collect()
 }

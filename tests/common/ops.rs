@@ -102,10 +102,11 @@ impl Sample {
     }
 
     /// How far numbers may be from the evaluator's, which computes in single precision, in terms of
-    /// the largest. `MatMulNBits` rounds activations to 8 bits.
+    /// the largest. `MatMulNBits` and `QMoE` round activations to 8 bits.
     fn tolerance(&self, engine: &Engine) -> f32 {
         let is_half = |ty: &ValueType| ty.dtype == DType::F16;
-        if self.kind == OpKind::QuantizedLinear && engine.name() == Profile::Ort.name() {
+        let quantized = self.graph().nodes().any(|(_, node)| node.op.is_quantized());
+        if quantized && engine.name() == Profile::Ort.name() {
             3e-2
         } else if self.graph().values().any(|(_, value)| is_half(&value.ty)) {
             HALF_TOLERANCE

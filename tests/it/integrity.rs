@@ -202,6 +202,30 @@ fn weights_that_lie_elsewhere_than_the_graph_has_them_are_refused() {
 }
 
 #[test]
+fn experts_that_do_not_make_up_their_tensor_are_refused() {
+    let shell = Shell::new();
+    let model = "fixtures/goldens/mixtral";
+    shell.ok(&["compile", model, "--profile", "portable", "-o", "bundle"]);
+    let manifest = fs::read_to_string(shell.path("bundle/dlc.yaml")).unwrap();
+    for (from, to) in [
+        ("    turns: 1\n", "    turns: 0\n"),
+        ("    turns: 1\n", "    turns: 3\n"),
+        ("    shape:\n    - 32\n", "    shape:\n    - 33\n"),
+        (
+            "    shape:\n    - 32\n",
+            "    shape:\n    - 18446744073709551615\n",
+        ),
+    ] {
+        shell.write("bundle/dlc.yaml", &manifest);
+        edit_manifest(&shell, |manifest| {
+            assert!(manifest.contains(from), "{from}");
+            manifest.replacen(from, to, 1)
+        });
+        refused(&shell, &["diff", "bundle"], &["doesn't hold weight"]);
+    }
+}
+
+#[test]
 fn yaml_that_takes_long_to_parse_is_refused_at_once() {
     let shell = shell();
     shell.copy(&crate::common::fixture("cases/attack-yaml-deep"), "case");

@@ -7,10 +7,7 @@ use crate::op::GroupFormat;
 use crate::types::{DType, ValueType};
 
 pub(super) fn linear(cx: &Check<'_>, format: GroupFormat) -> Result<ValueType, IrError> {
-    cx.require(format.is_known(), || {
-        format!("codes of {} bits in blocks of {} are unknown: bits are 4 or 8, blocks a power of 2 from 16 to 256", format.bits, format.group_size)
-    })?;
-    let [x, codes, scales, more @ ..] = cx.inputs else {
+    let [x, codes, parts @ ..] = cx.inputs else {
         return cx.fail(format!("takes 3 to 5 inputs, got {}", cx.inputs.len()));
     };
     let (Some(inner), Some(out)) = (
@@ -21,41 +18,62 @@ pub(super) fn linear(cx: &Check<'_>, format: GroupFormat) -> Result<ValueType, I
             "the width of {x} and the rows of {codes} must be numbers"
         ));
     };
-    let matrix =
-        |dtype: DType, dims: &[usize]| ValueType::new(dtype, dims.iter().map(|&n| Dim::from(n)));
-    let expect = |given: &ValueType, what: &str, wanted: &ValueType| {
-        cx.require(given == wanted, || {
-            format!("{what} {given} are not {wanted}")
-        })
-    };
     cx.require(x.dtype.is_float(), || format!("{x} is not a float tensor"))?;
-    expect(
-        codes,
-        "codes",
-        &matrix(DType::U8, &[out, format.groups(inner), format.code_bytes()]),
-    )?;
-    expect(
-        scales,
-        "scales",
-        &matrix(x.dtype, &[out, format.groups(inner)]),
-    )?;
-    let zero_points = more.first().filter(|ty| ty.dtype == DType::U8);
-    if let Some(zero_points) = zero_points {
-        expect(
-            zero_points,
-            "zero points",
-            &matrix(DType::U8, &[out, format.zero_point_bytes(inner)]),
-        )?;
-    }
-    match &more[usize::from(zero_points.is_some())..] {
+    let has_zero_points = parts.get(1).is_some_and(|ty| ty.dtype == DType::U8);
+    let taken = (2 + usize::from(has_zero_points)).min(cx.inputs.len() - 1);
+    let (given, more) = cx.inputs[1..].split_at(taken);
+    matrix(cx, format, given, x.dtype, [out, inner])?;
+    match more {
         [] => {}
-        [bias] => expect(bias, "biases", &matrix(x.dtype, &[out]))?,
+        [bias] => {
+            let wanted = ValueType::new(x.dtype, [Dim::from(out)]);
+            cx.require(*bias == wanted, || {
+                format!("biases {bias} are not {wanted}")
+            })?;
+        }
         _ => return cx.fail(format!("takes 3 to 5 inputs, got {}", cx.inputs.len())),
     }
     Ok(ValueType {
         dtype: x.dtype,
         shape: x.shape.with_last(out.into()),
     })
+}
+
+/// Fails unless `parts` are codes, scales of type `dtype` and optionally zero points of a matrix of
+/// these rows and columns.
+pub(super) fn matrix(
+    cx: &Check<'_>,
+    format: GroupFormat,
+    parts: &[ValueType],
+    dtype: DType,
+    [out, inner]: [usize; 2],
+) -> Result<(), IrError> {
+    cx.require(format.is_known(), || {
+        format!("codes of {} bits in blocks of {} are unknown: bits are 4 or 8, blocks a power of 2 from 16 to 256", format.bits, format.group_size)
+    })?;
+    let groups = format.groups(inner);
+    let wanted = [
+        ("codes", DType::U8, vec![out, groups, format.code_bytes()]),
+        ("scales", dtype, vec![out, groups]),
+        (
+            "zero points",
+            DType::U8,
+            vec![out, format.zero_point_bytes(inner)],
+        ),
+    ];
+    cx.require((2..=3).contains(&parts.len()), || {
+        format!(
+            "takes codes, scales and zero points of a matrix, got {} inputs",
+            parts.len()
+        )
+    })?;
+    for (given, (what, dtype, dims)) in parts.iter().zip(wanted) {
+        let wanted = ValueType::new(dtype, dims.into_iter().map(Dim::from));
+        cx.require(*given == wanted, || {
+            format!("{what} {given} are not {wanted}")
+        })?;
+    }
+    Ok(())
 }
 
 pub(super) fn gather_columns(cx: &Check<'_>) -> Result<ValueType, IrError> {

@@ -39,6 +39,7 @@ kinds! {
     Gather = "gather",
     Linear = "linear",
     QuantizedLinear(_) = "quantized_linear",
+    Experts(_) = "experts",
     GatherColumns = "gather_columns",
     RmsNorm { .. } = "rms_norm",
     LayerNorm { .. } = "layer_norm",

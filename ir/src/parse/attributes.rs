@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::Line;
 use crate::error::IrError;
 use crate::op::{
-    Attention, BucketedBias, DisentangledBias, GroupFormat, Op, OpKind, Rope, RopeScaling,
+    Attention, BucketedBias, DisentangledBias, Experts, GroupFormat, Op, OpKind, Rope, RopeScaling,
     TimestepEmbedding,
 };
 use crate::types::ValueType;
@@ -27,10 +27,8 @@ impl Attributes<'_> {
         Ok(match kind {
             OpKind::Gather => Op::Gather,
             OpKind::Linear => Op::Linear,
-            OpKind::QuantizedLinear => Op::QuantizedLinear(GroupFormat {
-                bits: self.get("bits")?,
-                group_size: self.get("group_size")?,
-            }),
+            OpKind::QuantizedLinear => Op::QuantizedLinear(self.group_format()?),
+            OpKind::Experts => Op::Experts(self.experts()?),
             OpKind::GatherColumns => Op::GatherColumns,
             OpKind::RmsNorm => Op::RmsNorm {
                 eps: self.get("eps")?,
@@ -118,6 +116,24 @@ impl Attributes<'_> {
                 shape: ty()?.shape.clone(),
             },
             OpKind::Cast => Op::Cast { dtype: ty()?.dtype },
+        })
+    }
+
+    fn experts(&self) -> Result<Experts, IrError> {
+        Ok(Experts {
+            top: self.get("top")?,
+            normalized: self.get("normalized")?,
+            format: match self.pairs.get("bits") {
+                Some(_) => Some(self.group_format()?),
+                None => None,
+            },
+        })
+    }
+
+    fn group_format(&self) -> Result<GroupFormat, IrError> {
+        Ok(GroupFormat {
+            bits: self.get("bits")?,
+            group_size: self.get("group_size")?,
         })
     }
 

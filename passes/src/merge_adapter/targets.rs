@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dlc_ir::{Graph, Op, Operand, WeightId, WeightTable};
+use dlc_ir::{Experts, Graph, Op, Operand, WeightId, WeightTable};
 use serde_json::{Map, Value};
 
 use super::entries::{MOST_ENTRIES, names};
@@ -242,27 +242,31 @@ impl Modules {
         let [mut tables, mut matrices] = [BTreeSet::new(), BTreeSet::new()];
         for (_, node) in graph.nodes() {
             let (at, linear) = match node.op {
-                Op::Linear => (1, true),
+                Op::Linear => (1..2, true),
+                Op::Experts(_) => (Experts::LEADING..node.inputs.len(), true),
                 // Convolutions are modules like others, but not of those that `all-linear` means.
-                Op::Conv2d { .. } => (1, false),
-                Op::Gather => (0, false),
+                Op::Conv2d { .. } => (1..2, false),
+                Op::Gather => (0..1, false),
                 _ => continue,
             };
-            let Some(Operand::Weight(weight)) = node.inputs.get(at) else {
-                continue;
-            };
-            if matches!(node.op, Op::Gather) {
-                &mut tables
-            } else {
-                &mut matrices
-            }
-            .insert(*weight);
-            let Some(module) = weights[*weight].name.strip_suffix(".weight") else {
-                continue;
-            };
-            modules.all.insert(module.to_owned());
-            if linear {
-                modules.linear.insert(module.to_owned());
+            let looked_up = matches!(node.op, Op::Gather);
+            for operand in node.inputs.get(at).into_iter().flatten() {
+                let Operand::Weight(weight) = operand else {
+                    continue;
+                };
+                if looked_up {
+                    &mut tables
+                } else {
+                    &mut matrices
+                }
+                .insert(*weight);
+                let Some(module) = weights[*weight].name.strip_suffix(".weight") else {
+                    continue;
+                };
+                modules.all.insert(module.to_owned());
+                if linear {
+                    modules.linear.insert(module.to_owned());
+                }
             }
         }
         let matrices_by_name = weights

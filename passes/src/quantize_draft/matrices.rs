@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dlc_ir::{
-    BlockId, DType, Expr, Graph, IrError, NodeId, Op, Operand, QuantizedPart, Quantizer,
-    Refinement, Weight, WeightId, WeightTable,
+    BlockId, DType, Experts, Expr, Graph, IrError, Node, NodeId, Op, Operand, QuantizedPart,
+    Quantizer, Refinement, Weight, WeightId, WeightTable,
 };
 use rayon::prelude::*;
 
 use super::unsupported;
 use crate::draft::head;
 use crate::error::PassError;
+use crate::routers::routers;
 
-/// A linear layer whose matrix is a weight.
+/// A matrix of weights that a node multiplies with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Matrix {
     /// The node.
@@ -29,23 +30,38 @@ pub struct Matrix {
     pub is_head: bool,
 }
 
-/// The matrices of `graph` that aren't quantised yet, in the order of the nodes.
+/// The matrices of `graph` that aren't quantised yet, in the order of the nodes. Those that choose
+/// experts stay as they are: an error there is another expert.
 pub fn matrices(graph: &Graph, weights: &WeightTable) -> Vec<Matrix> {
     let head = head(graph).map(|(node, _)| node);
-    let matrix = |(id, node): (NodeId, &dlc_ir::Node)| match (&node.op, &node.inputs[..]) {
-        (Op::Linear, &[Operand::Value(_), Operand::Weight(weight), ..])
-            if weights[weight].elements() > 0 =>
-        {
-            Some(Matrix {
-                node: id,
-                weight,
-                block: node.block,
-                is_head: head == Some(id),
-            })
+    let routers = routers(graph);
+    let mut matrices = Vec::new();
+    for (id, node) in graph.nodes().filter(|(id, _)| !routers.contains(id)) {
+        for operand in unquantized(node) {
+            if let Operand::Weight(weight) = *operand
+                && weights[weight].elements() > 0
+            {
+                matrices.push(Matrix {
+                    node: id,
+                    weight,
+                    block: node.block,
+                    is_head: head == Some(id),
+                });
+            }
         }
-        _ => None,
-    };
-    graph.nodes().filter_map(matrix).collect()
+    }
+    matrices
+}
+
+/// The inputs of `node` that are matrices in floats.
+fn unquantized(node: &Node) -> &[Operand] {
+    match (&node.op, &node.inputs[..]) {
+        (Op::Linear, [Operand::Value(_), matrix, ..]) => std::slice::from_ref(matrix),
+        (Op::Experts(Experts { format: None, .. }), inputs) => {
+            inputs.get(Experts::LEADING..).unwrap_or_default()
+        }
+        _ => &[],
+    }
 }
 
 /// What quantising does to a matrix.
@@ -135,8 +151,8 @@ pub fn quantize_block(
     quantize_nodes(graph, weights, &nodes, quantizer)
 }
 
-/// Quantises the matrices of `nodes`, linear layers of `graph` as [`matrices`] lists them. Weights
-/// of other graphs stay as they are.
+/// Quantises the matrices of `nodes`, which are nodes of `graph` that [`matrices`] lists. Weights of
+/// other graphs stay as they are.
 ///
 /// # Errors
 /// [`PassError::Unsupported`] for matrices that aren't in single precision; [`PassError::Ir`] for
@@ -148,18 +164,33 @@ pub fn quantize_nodes(
     quantizer: &Quantizer,
 ) -> Result<(), PassError> {
     let mut replaced = BTreeMap::new();
-    for matrix in matrices(graph, weights)
-        .into_iter()
-        .filter(|m| nodes.contains(&m.node))
-    {
-        let parts = quantized(weights, matrix.weight, quantizer)?;
-        let old = &graph.node(matrix.node).inputs;
-        replaced.insert(matrix.node, [&old[..1], &parts, &old[2..]].concat());
+    let found = matrices(graph, weights);
+    let chosen = found
+        .iter()
+        .map(|matrix| matrix.node)
+        .filter(|id| nodes.contains(id));
+    for id in chosen.collect::<BTreeSet<_>>() {
+        let node = graph.node(id);
+        let op = match node.op {
+            Op::Experts(experts) => Op::Experts(Experts {
+                format: Some(quantizer.format),
+                ..experts
+            }),
+            _ => Op::QuantizedLinear(quantizer.format),
+        };
+        let floats = unquantized(node);
+        let mut inputs = Vec::new();
+        for operand in &node.inputs {
+            match operand {
+                Operand::Weight(weight) if floats.contains(operand) => {
+                    inputs.extend(quantized(weights, *weight, quantizer)?);
+                }
+                other => inputs.push(*other),
+            }
+        }
+        replaced.insert(id, (op, inputs));
     }
-    let op = Op::QuantizedLinear(quantizer.format);
-    Ok(graph.replace_nodes(weights, |id, _| {
-        replaced.remove(&id).map(|inputs| (op.clone(), inputs))
-    })?)
+    Ok(graph.replace_nodes(weights, |id, _| replaced.remove(&id))?)
 }
 
 /// The parts of a quantised weight, as operands: expressions that are evaluated when they are

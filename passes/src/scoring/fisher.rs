@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 
 use dlc_eval::{Array, Segment, Trace, Values, Wanted};
-use dlc_ir::{BlockId, Def, EntityId, Graph, Node, Op, Operand, ValueId, WeightId, WeightTable};
+use dlc_ir::{
+    BlockId, Def, EntityId, Experts, Graph, Node, Op, Operand, ValueId, WeightId, WeightTable,
+};
 use serde::{Deserialize, Serialize};
 
 use super::chain::{Chain, Link};
@@ -31,7 +33,7 @@ pub struct TensorFisher {
     pub mean_square: f64,
     /// Sum over entries of `F_ii * theta_i^2`.
     pub elementwise: f64,
-    /// Whether it is the matrix that writes into the residual stream (`o_proj`, `down_proj`).
+    /// Whether it is a matrix that writes into the residual stream (`o_proj`, `down_proj`).
     pub writes_residual: bool,
 }
 
@@ -415,13 +417,13 @@ fn tensors(
     block: BlockId,
     segment: &Segment<'_>,
 ) -> Result<Vec<(TensorFisher, Vec<f32>)>, PassError> {
-    let residual_writer = residual_writer(chain.graph, block);
+    let writers = residual_writers(chain.graph, block);
     let mut tensors = Vec::new();
     for &weight in segment.weights() {
         let theta = chain.weights[weight].to_f32()?;
         let mean_square =
             theta.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / theta.len().max(1) as f64;
-        let writes_residual = residual_writer == Some(weight);
+        let writes_residual = writers.contains(&weight);
         tensors.push((
             TensorFisher {
                 weight,
@@ -436,27 +438,35 @@ fn tensors(
     Ok(tensors)
 }
 
-/// The matrix of the `linear` whose output is added to the block's residual, norms and constant
-/// factors between them aside.
-fn residual_writer(graph: &Graph, block: BlockId) -> Option<WeightId> {
-    let sum = before_norms(graph, graph.block(block).output).filter(|n| n.op == Op::Add)?;
-    let values = sum.inputs.iter().filter_map(|o| {
+/// The matrices whose products are added to the block's residual, norms and constant factors between
+/// them aside: that of a `linear`, or the last one of each expert.
+fn residual_writers(graph: &Graph, block: BlockId) -> Vec<WeightId> {
+    let sum = before_norms(graph, graph.block(block).output).filter(|n| n.op == Op::Add);
+    let values = sum.into_iter().flat_map(|sum| &sum.inputs).filter_map(|o| {
         if let Operand::Value(v) = o {
             Some(*v)
         } else {
             None
         }
     });
-    let linear = values
+    let writes = |node: &&Node| matches!(node.op, Op::Linear | Op::Experts(_));
+    let writer = values
         .filter_map(|v| before_norms(graph, v))
-        .find(|n| n.block == Some(block) && n.op == Op::Linear)?;
-    linear.inputs.get(1).and_then(|o| {
-        if let Operand::Weight(w) = o {
-            Some(*w)
-        } else {
-            None
+        .filter(|n| n.block == Some(block))
+        .find(writes);
+    let matrices = writer.into_iter().flat_map(|node| match node.op {
+        Op::Experts(_) => {
+            let first = Experts::LEADING + Experts::MATRICES - 1;
+            let downs = node.inputs.iter().skip(first).step_by(Experts::MATRICES);
+            downs.collect()
         }
-    })
+        _ => node.inputs.get(1).into_iter().collect::<Vec<_>>(),
+    });
+    let weight = |operand: &Operand| match operand {
+        Operand::Weight(w) => Some(*w),
+        Operand::Value(_) => None,
+    };
+    matrices.filter_map(weight).collect()
 }
 
 /// The node that makes `value`, before norms and constant factors.

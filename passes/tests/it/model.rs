@@ -11,6 +11,39 @@ use dlc_ir::{
 
 const DECODER: &str = include_str!("../graphs/decoder.dlc");
 
+/// Three experts, of which a token goes through two, in the place of the second layer's MLP.
+pub const EXPERTS: [(&str, &str); 2] = [
+    (
+        "    %layers.1.mlp.1 = linear %layers.1.mlp.0, @1.gate : f32[batch, seq, 20]
+    %layers.1.mlp.2 = silu %layers.1.mlp.1 : f32[batch, seq, 20]
+    %layers.1.mlp.3 = linear %layers.1.mlp.0, @1.up : f32[batch, seq, 20]
+    %layers.1.mlp.4 = mul %layers.1.mlp.2, %layers.1.mlp.3 : f32[batch, seq, 20]
+    %layers.1.mlp.5 = linear %layers.1.mlp.4, @1.down : f32[batch, seq, 12]
+",
+        "    %layers.1.mlp.1 = linear %layers.1.mlp.0, @1.router : f32[batch, seq, 3]
+    %layers.1.mlp.5 = experts %layers.1.mlp.0, %layers.1.mlp.1, @1.a.gate, @1.a.up, @1.a.down, @1.b.gate, @1.b.up, @1.b.down, \
+         @1.c.gate, @1.c.up, @1.c.down top=2 normalized=true : f32[batch, seq, 12]
+",
+    ),
+    (
+        "weight @1.gate: f32[20, 12]
+weight @1.up: f32[20, 12]
+weight @1.down: f32[12, 20]
+",
+        "weight @1.router: f32[3, 12]
+weight @1.a.gate: f32[8, 12]
+weight @1.a.up: f32[8, 12]
+weight @1.a.down: f32[12, 8]
+weight @1.b.gate: f32[8, 12]
+weight @1.b.up: f32[8, 12]
+weight @1.b.down: f32[12, 8]
+weight @1.c.gate: f32[8, 12]
+weight @1.c.up: f32[8, 12]
+weight @1.c.down: f32[12, 8]
+",
+    ),
+];
+
 pub const VOCAB: usize = 23;
 pub const CONTEXT: usize = 16;
 

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use dlc_errors::Faulty;
 use dlc_eval::run;
-use dlc_ir::{Graph, GroupFormat, Module, Op, Quantizer, Refinement, Task, WeightTable, verify};
+use dlc_ir::cost::{cost, quantized_matrices};
+use dlc_ir::{
+    Experts, Graph, GroupFormat, Module, Op, Quantizer, Refinement, Task, WeightTable, verify,
+};
 use dlc_passes::quantize_draft::{matrices, perturbation, quantize_block};
 
 use super::fakes::{fact, run_all};
-use super::model::{Model, assert_close, feeds, samples};
+use super::model::{EXPERTS, Model, assert_close, feeds, samples};
 
 const FORMAT: GroupFormat = GroupFormat {
     bits: 4,
@@ -111,14 +114,19 @@ fn without_a_draft_a_copy_of_the_target_is_quantised() {
 
 #[test]
 fn the_draft_computes_what_its_codes_stand_for() {
-    for options in [
+    let all = [
         "",
         "bits: 8",
         "symmetric: false",
         "bits: 8, symmetric: false, refine: none",
         "group_size: 64",
-    ] {
-        let mut module = Model::decoder().module();
+    ];
+    let edits: [&[_]; 2] = [&[], &EXPERTS];
+    let cases = edits
+        .iter()
+        .flat_map(|edits| all.map(|options| (*edits, options)));
+    for (edits, options) in cases {
+        let mut module = Model::edited(edits).module();
         run_all(
             &[(
                 "quantize-draft",
@@ -134,7 +142,7 @@ fn the_draft_computes_what_its_codes_stand_for() {
             bits: if options.contains("bits: 8") { 8 } else { 4 },
             group_size: if options.contains("64") { 64 } else { 32 },
         };
-        let mut by_hand = Model::decoder();
+        let mut by_hand = Model::edited(edits);
         for matrix in matrices(&module.graphs[0], &module.weights)
             .into_iter()
             .filter(|m| !m.is_head)
@@ -155,6 +163,41 @@ fn the_draft_computes_what_its_codes_stand_for() {
             );
         }
     }
+}
+
+#[test]
+fn experts_are_quantised_and_what_chooses_them_is_not() {
+    let mut module = Model::edited(&EXPERTS).module();
+    run_all(
+        &[("quantize-draft", "blocks: layers.1.mlp, head: false")],
+        &mut module,
+    )
+    .unwrap();
+    let draft = &module.graphs[1];
+    assert_eq!(verify::verify(draft, &module.weights), []);
+    let block: Vec<&Op> = draft
+        .nodes()
+        .filter(|(_, node)| {
+            node.block
+                .is_some_and(|b| draft.block(b).name == "layers.1.mlp")
+        })
+        .map(|(_, node)| &node.op)
+        .collect();
+    let experts = Experts {
+        top: 2,
+        normalized: true,
+        format: Some(FORMAT),
+    };
+    assert_eq!(block[1..3], [&Op::Linear, &Op::Experts(experts)]);
+    // Gates, ups and downs of three experts, codes and scales.
+    let bytes = 3 * (2 * 8 * (16 + 4) + 12 * (16 + 4));
+    let quantized: u64 = quantized_matrices(draft, &module.weights)
+        .map(|m| m.bytes)
+        .sum();
+    assert_eq!(quantized, bytes);
+    let [target, draft] = [0, 1].map(|at| cost(&module.graphs[at], &module.weights));
+    assert_eq!(target.parameters, draft.parameters);
+    assert_eq!(target.flops_per_token, draft.flops_per_token);
 }
 
 #[test]

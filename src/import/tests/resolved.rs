@@ -12,7 +12,7 @@ use super::super::ImportError;
 use super::{Folder, fixture, import_folder};
 
 /// Keys that no graph depends on: null in them is the library's business alone.
-const UNREAD: [&str; 25] = [
+const UNREAD: [&str; 28] = [
     "attention_dropout",
     "attention_probs_dropout_prob",
     "attn_pdrop",
@@ -26,10 +26,13 @@ const UNREAD: [&str; 25] = [
     "initializer_range",
     "is_decoder",
     "mlp_dropout",
+    "output_router_logits",
     "pooler_dropout",
     "qa_dropout",
     "reorder_and_upcast_attn",
     "resid_pdrop",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
     "seq_classif_dropout",
     "summary_activation",
     "summary_first_dropout",

@@ -128,6 +128,15 @@ fn faults_with_a_likely_reason_say_it() {
             "of different models",
         ),
         (
+            "experts in one tensor",
+            edited("mixtral", &json!({}), |t| {
+                t.retain(|name, _| !name.contains(".experts."));
+                let name = "model.layers.0.mlp.experts.gate_up_proj";
+                t.insert(name.into(), filled(&[4, 64, 32]));
+            }),
+            "The matrices of all experts are one tensor. Save the model as it is released",
+        ),
+        (
             "an adapter inside",
             edited("llama", &json!({}), |t| {
                 _ = t.insert(

@@ -1,7 +1,7 @@
 //! How far a backend may be from the evaluator.
 
 use dlc_bundle::{Manifest, Profile};
-use dlc_ir::{DType, Graph, Op};
+use dlc_ir::{DType, Graph};
 
 /// How far a backend may be from the evaluator.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,9 +39,7 @@ impl Tolerance {
     /// more closely. Such a graph is a draft, so what it is off by costs acceptance and never
     /// changes the text.
     pub fn of_graph(graph: &Graph, manifest: &Manifest) -> Self {
-        let quantized = graph
-            .nodes()
-            .any(|(_, node)| matches!(node.op, Op::QuantizedLinear(_)));
+        let quantized = graph.nodes().any(|(_, node)| node.op.is_quantized());
         if quantized && manifest.profile == Profile::Ort {
             Self {
                 absolute: 1e-2,

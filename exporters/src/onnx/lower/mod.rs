@@ -7,6 +7,7 @@
 
 mod context;
 mod entrywise;
+mod experts;
 mod forms;
 mod image;
 mod layout;
@@ -163,6 +164,8 @@ fn lower_node(
             quantized::by_matmul_nbits(cx, node, *format)
         }
         Op::QuantizedLinear(format) => quantized::by_primitives(cx, node, *format),
+        Op::Experts(op) if profile == Profile::Ort => experts::by_moe(cx, node, *op),
+        Op::Experts(op) => experts::densely(cx, node, *op),
         Op::GatherColumns => quantized::gather_columns(cx, node),
         Op::RmsNorm { .. } | Op::LayerNorm { .. } if folds.norm_is_fused(id) => Ok(()),
         Op::RmsNorm { eps } => match profile {

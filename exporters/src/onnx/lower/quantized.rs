@@ -15,15 +15,21 @@ use super::forms::Form;
 use super::shared::{common_form, define_full, define_like, finish_call, input_in};
 use crate::error::ExportError;
 
-/// What a quantised product reads besides codes and scales.
+/// A quantised matrix.
+pub(super) struct Matrix {
+    pub codes: Name,
+    pub scales: Name,
+    pub zero_points: Option<Name>,
+    /// Its rows.
+    pub out: usize,
+    /// Its columns.
+    pub inner: usize,
+}
+
+/// What a quantised product reads besides `x`.
 struct Operands {
-    codes: Name,
-    scales: Name,
-    zero_points: Option<Name>,
+    matrix: Matrix,
     bias: Option<Name>,
-    /// Rows and columns of the matrix.
-    out: usize,
-    inner: usize,
 }
 
 impl Operands {
@@ -39,20 +45,22 @@ impl Operands {
             cx.width(cx.value_at(node, 0)?)?,
         ];
         Ok(Self {
-            codes: cx.operand(node, 1)?,
-            scales: cx.operand(node, 2)?,
-            zero_points: if bias_at == 4 {
-                Some(cx.operand(node, 3)?)
-            } else {
-                None
+            matrix: Matrix {
+                codes: cx.operand(node, 1)?,
+                scales: cx.operand(node, 2)?,
+                zero_points: if bias_at == 4 {
+                    Some(cx.operand(node, 3)?)
+                } else {
+                    None
+                },
+                out,
+                inner,
             },
             bias: if node.inputs.len() > bias_at {
                 Some(cx.operand(node, bias_at)?)
             } else {
                 None
             },
-            out,
-            inner,
         })
     }
 }
@@ -63,21 +71,21 @@ pub(super) fn by_matmul_nbits(
     node: &Node,
     format: GroupFormat,
 ) -> Result<(), ExportError> {
-    let (x, operands) = (cx.operand(node, 0)?, Operands::of(cx, node)?);
-    let mut inputs = vec![x, operands.codes, operands.scales];
+    let (x, Operands { matrix, bias }) = (cx.operand(node, 0)?, Operands::of(cx, node)?);
+    let mut inputs = vec![x, matrix.codes, matrix.scales];
     let none = Name::from("");
-    if operands.zero_points.is_some() || operands.bias.is_some() {
-        inputs.push(operands.zero_points.unwrap_or_else(|| none.clone()));
+    if matrix.zero_points.is_some() || bias.is_some() {
+        inputs.push(matrix.zero_points.unwrap_or_else(|| none.clone()));
     }
-    if let Some(bias) = operands.bias {
+    if let Some(bias) = bias {
         inputs.extend([none, bias]);
     }
     define_full(cx, node, |cx, out| {
         let call =
             cx.b.microsoft("MatMulNBits", &inputs.iter().collect::<Vec<_>>());
         let call = call
-            .int("K", operands.inner as i64)
-            .int("N", operands.out as i64);
+            .int("K", matrix.inner as i64)
+            .int("N", matrix.out as i64);
         call.int("bits", format.bits as i64)
             .int("block_size", format.group_size as i64)
             .int("accuracy_level", 4)
@@ -93,19 +101,9 @@ pub(super) fn by_primitives(
 ) -> Result<(), ExportError> {
     let x = cx.value_at(node, 0)?;
     let dtype = cx.ty(x).dtype;
-    if dtype != DType::F32 {
-        return Err(ExportError::module(
-            "",
-            format!(
-                "quantised matrices are multiplied in f32 outside of profile ort, not in {dtype}"
-            ),
-        ));
-    }
-    let (x, operands) = (cx.flat(x)?, Operands::of(cx, node)?);
-    let weight = cx.once(&format!("{}/dequantized", operands.codes), |cx| {
-        Ok(dequantized(cx, &operands, format))
-    })?;
-    let inputs = [Some(x), Some(weight), operands.bias];
+    let (x, Operands { matrix, bias }) = (cx.flat(x)?, Operands::of(cx, node)?);
+    let weight = dequantized(cx, &matrix, format, dtype)?;
+    let inputs = [Some(x), Some(weight), bias];
     define_like(cx, node, Form::Flat, |cx, out| {
         finish_call(
             cx.b.op("Gemm", &inputs.iter().flatten().collect::<Vec<_>>())
@@ -115,21 +113,37 @@ pub(super) fn by_primitives(
     })
 }
 
+/// The matrix in floats, made once. `dtype` is the element type of what it is multiplied with.
+pub(super) fn dequantized(
+    cx: &mut Context<'_>,
+    matrix: &Matrix,
+    format: GroupFormat,
+    dtype: DType,
+) -> Result<Name, ExportError> {
+    if dtype != DType::F32 {
+        return Err(ExportError::module(
+            "",
+            format!(
+                "quantised matrices are multiplied in f32 outside of profile ort, not in {dtype}"
+            ),
+        ));
+    }
+    cx.once(&format!("{}/dequantized", matrix.codes), |cx| {
+        Ok(entries(cx, matrix, format))
+    })
+}
+
 /// `(code - zero_point) * scale`, `[out, in]`, exactly as the evaluator computes it.
-fn dequantized(cx: &mut Context<'_>, operands: &Operands, format: GroupFormat) -> Name {
-    let [out, groups, group] = [
-        operands.out,
-        format.groups(operands.inner),
-        format.group_size,
-    ]
-    .map(|n| n as i64);
-    let codes = unpacked(cx, &operands.codes, format, &[out, groups, group]);
-    let zero = match &operands.zero_points {
+fn entries(cx: &mut Context<'_>, matrix: &Matrix, format: GroupFormat) -> Name {
+    let [out, groups, group] =
+        [matrix.out, format.groups(matrix.inner), format.group_size].map(|n| n as i64);
+    let codes = unpacked(cx, &matrix.codes, format, &[out, groups, group]);
+    let zero = match &matrix.zero_points {
         None => {
             cx.b.float(DType::F32, f32::from(format.default_zero_point()))
         }
         Some(packed) => {
-            let row = (format.zero_point_bytes(operands.inner) * format.codes_in_byte()) as i64;
+            let row = (format.zero_point_bytes(matrix.inner) * format.codes_in_byte()) as i64;
             let zeros = unpacked(cx, packed, format, &[out, row]);
             let zeros = if row == groups {
                 zeros
@@ -141,15 +155,15 @@ fn dequantized(cx: &mut Context<'_>, operands: &Operands, format: GroupFormat) -
         }
     };
     let shape = cx.b.ints(&[out, groups, 1]);
-    let scales = cx.b.op("Reshape", &[&operands.scales, &shape]).out();
+    let scales = cx.b.op("Reshape", &[&matrix.scales, &shape]).out();
     let steps = cx.b.op("Sub", &[&codes, &zero]).out();
     let entries = cx.b.op("Mul", &[&steps, &scales]).out();
     let shape = cx.b.ints(&[out, groups * group]);
-    let matrix = cx.b.op("Reshape", &[&entries, &shape]).out();
-    if groups * group == operands.inner as i64 {
-        matrix
+    let filled_up = cx.b.op("Reshape", &[&entries, &shape]).out();
+    if groups * group == matrix.inner as i64 {
+        filled_up
     } else {
-        first_columns(cx, &matrix, operands.inner as i64)
+        first_columns(cx, &filled_up, matrix.inner as i64)
     }
 }
 
