@@ -177,7 +177,7 @@ impl WeightPlan {
             graphs: vec![graph.to_owned()],
             stack: match tensor {
                 Stored::Stack(stack) => Some(stack.record(weights)),
-                Stored::Weight(_) | Stored::Table(_) => None,
+                Stored::Weight(_) | Stored::Transposed(_) | Stored::Table(_) => None,
             },
         };
         self.by_name.insert(name.clone(), self.entries.len());
