@@ -46,5 +46,7 @@ mod sentence;
 mod setup;
 mod skipping;
 mod stopping;
+mod tasks;
 mod terminal;
+mod tokenizers;
 mod writing;
