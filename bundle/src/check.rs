@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use dlc_errors::{Fault, Faulty};
+use dlc_files::wire::{Fields, Payload};
 use dlc_onnx::proto::{DataLocation, TensorProto, data_type_name};
-use dlc_onnx::wire::{Fields, Payload};
 use dlc_onnx::{OnnxError, OnnxPort, initializer_head, port, read_bytes};
 use thiserror::Error;
 

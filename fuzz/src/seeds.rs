@@ -67,6 +67,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "adapter" => files(&["adapters/lora-llama/adapter/adapter_config.json", "adapters/patterns-llama/adapter/adapter_config.json"]),
         "pipeline" => vec![b"model: m\npasses:\n  - fit-prune: {drop: 4, granularity: layer}\n  - remove-unused\nprofile: ort\noutput: out\n".to_vec()],
         "tokenizer" => files(&["tiny-llama/tokenizer.json", "cases/chat-tools-is-none/tokenizer.json", "cases/sentence-max-seq-length/tokenizer.json"]),
+        "vocabulary" => files(&["tokenizers/llama-legacy/tokenizer.model", "tokenizers/gemma/tokenizer.model", "tokenizers/deberta-v2/spm.model", "tokenizers/bert/vocab.txt"]),
         "template" => vec![
             b"{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] | trim + eos_token }}{% endfor %}{% if add_generation_prompt %}<|a|>{% endif %}".to_vec(),
             b"{%- set ns = namespace(n=0) -%}{%- for m in messages if m.role != 'system' -%}{%- set ns.n = ns.n + 1 -%}{{ loop.index }}{{ m | tojson }}{%- endfor -%}{{ ns.n }}".to_vec(),

@@ -70,6 +70,10 @@ pub const TARGETS: &[Target] = &[
         run: tokenizer,
     },
     Target {
+        name: "vocabulary",
+        run: vocabulary,
+    },
+    Target {
         name: "template",
         run: template,
     },
@@ -277,6 +281,31 @@ fn tokenizer(bytes: &[u8]) {
         let _ = stream.push(&tokens);
         let _ = stream.finish();
         let _ = tokenizer.analyse(text);
+    }
+}
+
+/// `tokenizer.model`, `spm.model` and `vocab.txt`.
+fn vocabulary(bytes: &[u8]) {
+    static FOLDER: LazyLock<Folder> = LazyLock::new(|| Folder::new(|_| ()));
+    for (class, file) in [
+        ("LlamaTokenizer", "tokenizer.model"),
+        ("GemmaTokenizer", "tokenizer.model"),
+        ("DebertaV2Tokenizer", "spm.model"),
+        ("BertTokenizer", "vocab.txt"),
+    ] {
+        let mut sources = dlc_tokenizer::Sources::default();
+        let config = &mut sources.files.config;
+        config.insert("tokenizer_class".to_owned(), class.into());
+        sources.vocabulary.insert(file.to_owned(), bytes.to_vec());
+        if let Ok(made) = dlc_tokenizer::convert(&sources) {
+            let json = made.tokenizer.to_string();
+            let path = FOLDER
+                .with("tokenizer.json", json.as_bytes())
+                .join("tokenizer.json");
+            if let Ok(tokenizer) = TextTokenizer::load(&path) {
+                let _ = tokenizer.encode("aaaa bbbb\n\n  \u{e9} \u{6f22} <s>", true);
+            }
+        }
     }
 }
 

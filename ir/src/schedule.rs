@@ -24,6 +24,14 @@ impl Granularity {
             Self::Branch => "branch",
         }
     }
+
+    /// What messages call several.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Layer => "layers",
+            Self::Branch => "branches",
+        }
+    }
 }
 
 /// What stands in for a value that isn't computed.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path};
 
+use dlc_files::wire::{Fields, Payload};
 use dlc_files::{InputError, open_regular, read_input};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -16,7 +17,6 @@ use sha2::{Digest, Sha256};
 use crate::OnnxError;
 use crate::proto::{DataLocation, StringStringEntryProto, data_type_name};
 use crate::reader::{MAX_AXES, MAX_COUNT, MAX_FILE, MAX_SMALL, decode, text};
-use crate::wire::{Fields, Payload};
 
 /// Graphs inside of graphs.
 const MAX_DEPTH: usize = 16;

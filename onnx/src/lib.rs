@@ -10,7 +10,6 @@ mod error;
 #[allow(missing_docs, reason = "the names are those of onnx.proto")]
 pub mod proto;
 mod reader;
-pub mod wire;
 
 pub use constants::{OnnxConstant, hash_constants};
 pub use error::OnnxError;

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use dlc_files::read_input;
+use dlc_files::wire::{Fields, Payload};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -17,7 +18,6 @@ use crate::proto::{
     AttributeProto, AttributeType, DimensionValue, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, ValueInfoProto, data_type_name,
 };
-use crate::wire::{Fields, Payload};
 
 /// Key of the text form of the graph in the metadata of a file that dlc wrote.
 pub const GRAPH_KEY: &str = "dlc.graph";

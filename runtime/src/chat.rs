@@ -24,7 +24,7 @@ use minijinja::ErrorKind;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::special_tokens::{CONFIG_FILE, TokenizerFiles, read_object};
+use super::special_tokens::{CONFIG_FILE, named, read_files, read_object};
 use super::{Bundle, Result, RuntimeError};
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -100,7 +100,7 @@ impl ChatTemplate {
 
     /// `find` gives the files that are there.
     fn read(folder: &Path, find: impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
-        let files = TokenizerFiles::read(&find)?;
+        let files = read_files(&find)?;
         let (path, source) = if let Some(path) =
             find(TEMPLATE_FILE).or_else(|| find(DEFAULT_TEMPLATE))
         {
@@ -121,7 +121,7 @@ impl ChatTemplate {
             })?;
             (folder.join(PROCESSOR_FILE), source)
         };
-        let tokens = files.named(&find);
+        let tokens = named(&files, &find);
         let source = source::prepare(&source)
             .map_err(|problem| RuntimeError::file(&path, format!("the chat template {problem}")))?;
         let template = Self {

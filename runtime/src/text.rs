@@ -25,7 +25,7 @@ use tokenizers::{
     AddedToken, Encoding, ModelWrapper, NormalizerWrapper, Tokenizer, TruncationDirection,
 };
 
-use super::special_tokens::TokenizerFiles;
+use super::special_tokens::{named, read_files};
 use super::{Bundle, Result, RuntimeError};
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -81,8 +81,8 @@ impl TextTokenizer {
         tokenizer
             .with_truncation(None)
             .map_err(|error| fail(format!("its truncation can't be switched off: {error}")))?;
-        let files = TokenizerFiles::read(&find)?;
-        let named = files.named(&find);
+        let files = read_files(&find)?;
+        let named = named(&files, &find);
         let special: Vec<String> = named.values().cloned().chain(files.nameless()).collect();
         contain_panics("the tokenizer", || add_special(&mut tokenizer, &special)).map_err(fail)?;
         tokenizer.set_encode_special_tokens(files.splits_special());

@@ -84,6 +84,9 @@ pub(super) fn open(folder: PathBuf, path: PathBuf) -> Result<Checkpoint, Checkpo
         files: vec![file],
         notes: model.notes,
         derived: Some(derived),
+        made: None,
+        not_made: None,
+        retargeted: None,
     })
 }
 

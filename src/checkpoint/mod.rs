@@ -3,9 +3,11 @@
 //!
 //! Knows nothing of architectures, and never reads a tensor's data or leaves the checkpoint's
 //! folder, but for the scheduler's configuration, which diffusers keeps beside a model's. It writes
-//! nothing but what stands in a GGUF file, to a temporary folder, when it is asked to.
+//! nothing but what stands in a GGUF file, and a tokenizer that it makes of a vocabulary, to a
+//! temporary folder, when it is asked to.
 
 mod adapter;
+mod beside;
 mod error;
 mod files;
 mod gguf;
@@ -19,6 +21,7 @@ mod sentence;
 mod side_keys;
 mod tensors;
 mod tokenizer_keys;
+mod vocabulary;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -26,12 +29,11 @@ pub(crate) mod fixture;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use dlc_files::{FileStamp, IoError};
 use dlc_ir::{Sentence, SideFile, Task};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 pub use adapter::AdapterFiles;
 pub use error::CheckpointError;
@@ -43,47 +45,14 @@ pub use tensors::{FileMetadata, StoredType, TensorRecord};
 
 use locate::WeightFiles;
 use model_index::MODEL_INDEX;
-use sentence::{MODULES, SETTINGS, SentenceModules, TRANSFORMER_CONFIGS};
+use sentence::SentenceModules;
+use vocabulary::{MadeTokenizer, MakeError, TOKENIZER};
 
 /// The largest JSON file that is read.
 const CONFIG_CAP: u64 = 16 << 20;
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const SCHEDULER_CONFIG: &str = "scheduler_config.json";
-
-const TEMPLATE: &str = "chat_template.jinja";
-const DEFAULT_TEMPLATE: &str = "additional_chat_templates/default.jinja";
-
-/// What a bundle takes over where it is there.
-const SIDE_FILES: [&str; 14] = [
-    CONFIG,
-    GENERATION_CONFIG,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    TEMPLATE,
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-];
-
-/// How files end that hold weights.
-const WEIGHT_EXTENSIONS: [&str; 9] = [
-    "safetensors",
-    "bin",
-    "pt",
-    "pth",
-    "ckpt",
-    "gguf",
-    "h5",
-    "msgpack",
-    "onnx",
-];
 
 /// An opened checkpoint. Its weights are mapped, so its files must stay as they are for as long as
 /// a [`Blob`](dlc_ir::Blob) of it lives.
@@ -106,6 +75,12 @@ pub struct Checkpoint {
     notes: Vec<String>,
     /// What a GGUF file has instead of files beside the weights.
     derived: Option<gguf::Derived>,
+    /// What a folder without a tokenizer was given.
+    made: Option<MadeTokenizer>,
+    /// Why it was given none, though it has a vocabulary.
+    not_made: Option<String>,
+    /// The architecture that was asked for in the place of the configuration's.
+    retargeted: Option<&'static str>,
 }
 
 /// A file that was read.
@@ -196,6 +171,9 @@ impl Checkpoint {
             files,
             notes,
             derived: None,
+            made: None,
+            not_made: None,
+            retargeted: None,
         };
         match location.weights {
             WeightFiles::One(path) | WeightFiles::Gguf(path) => checkpoint.add_file(path)?,
@@ -226,6 +204,19 @@ impl Checkpoint {
         self.tensors.extend(tensors);
         self.overlaid |= self.config != config;
         self.config = config;
+    }
+
+    /// Takes `architecture` for the configuration's.
+    pub fn retarget(&mut self, architecture: &'static str) {
+        let mut config = self.config.clone();
+        config.insert("architectures".into(), json!([architecture]));
+        self.overlay(config, BTreeMap::new());
+        self.retargeted = Some(architecture);
+    }
+
+    /// The architecture that was taken for the configuration's.
+    pub fn retargeted(&self) -> Option<&'static str> {
+        self.retargeted
     }
 
     /// Where the configuration is.
@@ -262,6 +253,7 @@ impl Checkpoint {
     pub fn warnings(&self, task: Task) -> Vec<String> {
         self.notes
             .iter()
+            .chain(self.made.iter().flat_map(|made| &made.notes))
             .cloned()
             .chain(repeated::warnings(self.named_files()))
             .chain(self.beside().into_iter().flat_map(tokenizer_keys::warnings))
@@ -337,16 +329,33 @@ impl Checkpoint {
     }
 
     /// Writes what a GGUF file has instead of files beside the weights into a temporary folder in
-    /// `parent`, which then is the checkpoint's folder and goes with it. Nothing is done for other
-    /// checkpoints.
+    /// `parent`, which then is the checkpoint's folder and goes with it. Of a folder with a
+    /// vocabulary and no `tokenizer.json`, makes one in such a folder.
     ///
     /// # Errors
     /// [`IoError`] where it can't be written.
     pub fn write_derived(&mut self, parent: &Path) -> Result<(), IoError> {
         if let Some(derived) = &mut self.derived {
             self.folder = derived.write(parent)?;
+            return Ok(());
+        }
+        match MadeTokenizer::of(self, parent) {
+            Ok(made) => self.made = made,
+            Err(MakeError::Files(problem)) => self.not_made = Some(problem),
+            Err(MakeError::Write(error)) => return Err(error),
         }
         Ok(())
+    }
+
+    /// The path of `tokenizer.json`, where there is one: the folder's, or the one that was made.
+    pub fn tokenizer(&self) -> Option<PathBuf> {
+        let own = || Some(self.beside()?.join(TOKENIZER)).filter(|path| path.exists());
+        self.made.as_ref().map(MadeTokenizer::path).or_else(own)
+    }
+
+    /// Why no `tokenizer.json` could be made of the vocabulary that there is.
+    pub fn lost_vocabulary(&self) -> Option<&str> {
+        self.not_made.as_deref()
     }
 
     /// The name of the checkpoint's folder, or of the pipeline's around it, or of the GGUF file
@@ -370,81 +379,6 @@ impl Checkpoint {
     /// index, weights by name.
     pub fn files(&self) -> &[CheckpointFile] {
         &self.files
-    }
-
-    /// The files beside the weights that a bundle takes over.
-    pub fn side_files(&self) -> Vec<SideFile> {
-        if self.beside().is_none() {
-            return vec![];
-        }
-        let names = SIDE_FILES
-            .iter()
-            .chain(&[MODULES, SETTINGS])
-            .chain(&TRANSFORMER_CONFIGS);
-        let all = names.map(|name| SideFile {
-            name: (*name).to_owned(),
-            path: self.folder.join(name),
-        });
-        let scheduler = self.scheduler.iter().map(|s| SideFile {
-            name: SCHEDULER_CONFIG.to_owned(),
-            path: s.clone(),
-        });
-        let named = all
-            .filter(|file| file.path.exists())
-            .chain(self.default_template())
-            .chain(scheduler);
-        named.chain(self.sentence.files().iter().cloned()).collect()
-    }
-
-    /// The chat template in the folder of templates, where there is none of its own.
-    fn default_template(&self) -> Option<SideFile> {
-        let path = self.folder.join(DEFAULT_TEMPLATE);
-        (path.is_file() && !self.folder.join(TEMPLATE).is_file()).then(|| SideFile {
-            name: TEMPLATE.to_owned(),
-            path,
-        })
-    }
-
-    /// The files beside those that were read, hidden ones and weights in other formats aside:
-    /// tokenizer, model card, licence ..., and what is in the folders of Sentence Transformers,
-    /// under names with a slash.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Read`] for a folder that can't be read.
-    pub fn companions(&self) -> Result<Vec<SideFile>, CheckpointError> {
-        let entries =
-            fs::read_dir(&self.folder).map_err(|e| CheckpointError::read(&self.folder, e))?;
-        let mut companions = Vec::new();
-        for path in entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.is_file())
-        {
-            let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
-                continue;
-            };
-            let weights = path
-                .extension()
-                .and_then(|e| e.to_str())
-                .is_some_and(|e| WEIGHT_EXTENSIONS.contains(&e));
-            let shard_index = name.ends_with(".index.json");
-            if !name.starts_with('.')
-                && !weights
-                && !shard_index
-                && !self
-                    .files
-                    .iter()
-                    .any(|f| f.path.file_name() == path.file_name())
-            {
-                companions.push(SideFile {
-                    name: name.to_owned(),
-                    path,
-                });
-            }
-        }
-        companions.extend(self.sentence.files().iter().cloned());
-        companions.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(companions)
     }
 
     fn gguf_name(&self) -> Option<String> {

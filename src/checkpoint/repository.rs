@@ -4,13 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::beside::{DEFAULT_TEMPLATE, WEIGHT_EXTENSIONS, side_file_names};
 use super::locate::{self, Holder, WeightNames};
 use super::model_index::MODEL_INDEX;
 use super::sentence::{self, MODULES, POOLING, SETTINGS, TRANSFORMER_CONFIGS};
-use super::{
-    CONFIG, CheckpointError, DEFAULT_TEMPLATE, GENERATION_CONFIG, SCHEDULER_CONFIG, SIDE_FILES,
-    WEIGHT_EXTENSIONS, adapter,
-};
+use super::{CONFIG, CheckpointError, GENERATION_CONFIG, SCHEDULER_CONFIG, adapter};
 
 /// Most files that are taken of a repository.
 const MOST_FILES: usize = 2000;
@@ -98,8 +96,8 @@ impl Repository<'_> {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         if self.kind == Kind::Adapter {
             let of_model = [CONFIG, GENERATION_CONFIG];
-            let mut names: Vec<String> = owned(&SIDE_FILES);
-            names.retain(|name| !of_model.contains(&name.as_str()));
+            let names = side_file_names().filter(|name| !of_model.contains(name));
+            let mut names: Vec<String> = names.map(str::to_owned).collect();
             names.push(adapter::CONFIG.to_owned());
             return Ok(names);
         }
@@ -108,7 +106,7 @@ impl Repository<'_> {
             let scheduler = format!("scheduler/{SCHEDULER_CONFIG}");
             return Ok(owned(&[MODEL_INDEX, &scheduler]));
         }
-        let mut names: Vec<String> = owned(&SIDE_FILES);
+        let mut names: Vec<String> = side_file_names().map(str::to_owned).collect();
         names.extend(owned(&[MODULES, SETTINGS, DEFAULT_TEMPLATE]));
         names.extend(owned(&TRANSFORMER_CONFIGS));
         let steps = self.step_folders(snapshot);

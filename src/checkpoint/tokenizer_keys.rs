@@ -11,7 +11,7 @@ use super::side_keys::SideKeys;
 /// Largest file: those with many added tokens have a few hundred KB.
 const CAP: u64 = 32 << 20;
 
-const CONFIG: (&str, SideKeys) = (
+pub(super) const CONFIG: (&str, SideKeys) = (
     "tokenizer_config.json",
     SideKeys {
         heeded: &[
@@ -60,6 +60,7 @@ const CONFIG: (&str, SideKeys) = (
             "sp_model_kwargs",
             "spaces_between_special_tokens",
             "special_tokens_map_file",
+            "split_by_punct",
             "stride",
             "tokenizer_file",
             "tokenizer_type",
@@ -77,7 +78,7 @@ const CONFIG: (&str, SideKeys) = (
     },
 );
 
-const MAP: (&str, SideKeys) = (
+pub(super) const MAP: (&str, SideKeys) = (
     "special_tokens_map.json",
     SideKeys {
         heeded: &[],
@@ -86,7 +87,7 @@ const MAP: (&str, SideKeys) = (
     },
 );
 
-const ADDED: &str = "added_tokens.json";
+pub(super) const ADDED: &str = "added_tokens.json";
 /// Most tokens that a warning names.
 const MOST_NAMED: usize = 12;
 

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use dlc_bundle::Profile;
 use dlc_exporters::{DeploymentTarget, TARGETS, find_target};
-use dlc_ir::DType;
+use dlc_ir::{DType, Task};
 use dlc_passes::ScoreCache;
 use dlc_runtime::unrunnable;
 use serde_json::json;
@@ -18,7 +18,7 @@ use super::backend::Device;
 use super::destination::Destination;
 use super::failure::{Context, Failure, Result, bail};
 use super::next_step::next_step;
-use super::open::KeyArgs;
+use super::open::{self, KeyArgs};
 use super::output::{Output, note, warn};
 use super::phases::{self, PhaseCost};
 use super::progress::Bar;
@@ -64,6 +64,10 @@ pub(super) struct Args {
     /// The runtime to compile for; implies the profile
     #[arg(long, value_name = "TARGET", value_parser = target_parser())]
     deploy: Option<&'static DeploymentTarget>,
+    /// What to compile the model for, whatever head it was saved with [default: what config.json
+    /// says]
+    #[arg(long, value_name = "TASK", value_parser = open::task_parser())]
+    task: Option<Task>,
     /// Element type of weights and activations [default: f32]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
@@ -347,6 +351,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
         passes,
         profile: profile.unwrap_or(Profile::Portable),
         deploy,
+        task: args.task.or(config.task),
         dtype: args.dtype.map(DType::from).or(config.dtype),
         force: args.force || config.force.unwrap_or(false),
         allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),

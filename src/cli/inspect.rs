@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use dlc_ir::Module;
 use dlc_ir::cost::{cost, quantized_matrices};
+use dlc_ir::{Module, Task};
 use serde_json::{Value, json};
 
 use super::failure::Result;
-use super::open::{KeyArgs, Opened, open_with};
+use super::open::{KeyArgs, Opened, open_with, task_parser};
 use super::output::Output;
 use crate::import::non_finite_weights;
 use crate::pipeline::PipelineError;
@@ -21,6 +21,9 @@ pub(super) struct Args {
     path: PathBuf,
     #[command(flatten)]
     keys: KeyArgs,
+    /// What to read a checkpoint for, whatever head it was saved with
+    #[arg(long, value_name = "TASK", value_parser = task_parser())]
+    task: Option<Task>,
     /// Print the graphs in text form too
     #[arg(long)]
     graph: bool,
@@ -31,7 +34,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
-    match open_with(&args.path, &args.keys)? {
+    match open_with(&args.path, &args.keys, args.task)? {
         Opened::Checkpoint(module) => {
             let suspects = non_finite_weights(&module).map_err(PipelineError::from)?;
             output.result(&module_summary(&module))?;

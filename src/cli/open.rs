@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dlc_bundle::{MANIFEST_FILE, WEIGHTS_FILE};
 use dlc_ir::{DType, Module, Task};
 use dlc_runtime::{Bundle, RuntimeError};
@@ -10,7 +11,7 @@ use super::failure::{Result, bail};
 use super::output::warn;
 use super::{environment, hub, phases};
 use crate::checkpoint::Checkpoint;
-use crate::import::{ImportOptions, import_with_sources};
+use crate::import::{ImportOptions, import_with_sources, retarget};
 use crate::pipeline::{self, OnnxModule, PipelineError, module_of_bundle};
 
 /// Something that holds graphs.
@@ -43,17 +44,28 @@ impl KeyArgs {
 
 /// Opens whatever `path` is: `*.onnx`, a folder with a manifest, else a checkpoint.
 pub(super) fn open(path: &Path) -> Result<Opened> {
-    open_with(path, &KeyArgs::default())
+    open_with(path, &KeyArgs::default(), None)
 }
 
-/// As [`open`], of a checkpoint leaving out `keys`; what is to be known of it is noted.
-pub(super) fn open_with(path: &Path, keys: &KeyArgs) -> Result<Opened> {
+/// As [`open`], of a checkpoint leaving out `keys` and for `task`; what is to be known of it is
+/// noted.
+pub(super) fn open_with(path: &Path, keys: &KeyArgs, task: Option<Task>) -> Result<Opened> {
+    let check_unused = |what: &str, instead: &str| {
+        keys.check_unused(instead)?;
+        if task.is_some() {
+            bail!(
+                "--task is for a checkpoint, and {} is {what}; leave it out",
+                path.display()
+            )
+        }
+        Ok(())
+    };
     if path.extension().is_some_and(|e| e == "onnx") {
-        keys.check_unused("an ONNX file has none")?;
+        check_unused("an ONNX file", "an ONNX file has none")?;
         return Ok(Opened::Onnx(Box::new(pipeline::read_onnx(path)?)));
     }
     if path.join(MANIFEST_FILE).exists() || path.join(WEIGHTS_FILE).exists() {
-        keys.check_unused("a bundle is compiled already")?;
+        check_unused("a bundle", "a bundle is compiled already")?;
         let bundle = bundle(path)?;
         let module = module_of_bundle(&bundle)?;
         return Ok(Opened::Bundle(Box::new((bundle, module))));
@@ -62,6 +74,7 @@ pub(super) fn open_with(path: &Path, keys: &KeyArgs) -> Result<Opened> {
         path,
         DType::F32,
         keys,
+        task,
     )?)))
 }
 
@@ -116,11 +129,32 @@ pub(super) fn text_bundle(path: &Path) -> Result<Bundle> {
     Ok(bundle)
 }
 
-/// The module of a checkpoint, computing in `dtype`; what is to be known of it is noted.
-pub(super) fn checkpoint(path: &Path, dtype: DType, keys: &KeyArgs) -> Result<Module> {
+/// The names of the tasks of text, and the task that one means.
+pub(super) fn task_parser() -> impl TypedValueParser<Value = Task> {
+    let of_text = || {
+        let all = Task::ALL.into_iter();
+        all.filter(|task| *task != Task::ImageGeneration)
+    };
+    PossibleValuesParser::new(of_text().map(Task::name)).try_map(move |name| {
+        let named = of_text().find(|task| task.name() == name);
+        named.ok_or("no task has this name")
+    })
+}
+
+/// The module of a checkpoint for `task`, or without one for its own, computing in `dtype`; what is
+/// to be known of it is noted.
+pub(super) fn checkpoint(
+    path: &Path,
+    dtype: DType,
+    keys: &KeyArgs,
+    task: Option<Task>,
+) -> Result<Module> {
     let found = hub::checkpoint(path)?;
     phases::begin("reading the checkpoint");
-    let checkpoint = Checkpoint::open(&found.path).map_err(PipelineError::from)?;
+    let mut checkpoint = Checkpoint::open(&found.path).map_err(PipelineError::from)?;
+    if let Some(task) = task {
+        retarget(&mut checkpoint, task).map_err(PipelineError::from)?;
+    }
     let options = ImportOptions {
         dtype: Some(dtype),
         ignore_keys: keys.ignore_keys.clone(),

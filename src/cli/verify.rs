@@ -56,10 +56,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .partition(|name| is_document(name));
     let module = module_of_bundle(&bundle)?;
     let differences = match &args.source {
-        Some(source) => compare_with_source(
-            &module,
-            &open::checkpoint(source, module.model.dtype, &args.keys)?,
-        )?,
+        Some(source) => {
+            // A bundle may be for another task than its checkpoint says.
+            let (dtype, task) = (module.model.dtype, Some(module.model.task));
+            let read = open::checkpoint(source, dtype, &args.keys, task)
+                .or_else(|_| open::checkpoint(source, dtype, &args.keys, None))?;
+            compare_with_source(&module, &read)?
+        }
         None => vec![],
     };
     let (backend, session) = (args.backend.start()?, args.backend.session());

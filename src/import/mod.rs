@@ -233,9 +233,16 @@ pub fn import_with_sources(
         config.absorb_reported(generation);
     }
     let mut warnings = config.finish(&checkpoint.config_path(), &options.ignore_keys)?;
+    if let Some(architecture) = checkpoint.retargeted() {
+        warnings.push(format!(
+            "read as {architecture}, for {}, whatever config.json says",
+            task.name()
+        ));
+    }
 
     let mut net = Net::new(checkpoint, architecture.base(), dtype);
-    if checkpoint.makes_vectors() && task == Task::FeatureExtraction {
+    let headless = checkpoint.makes_vectors() && task == Task::FeatureExtraction;
+    if headless || checkpoint.retargeted().is_some() {
         net.leave_out_head();
     }
     let built = architecture.build(&mut net);
@@ -277,6 +284,34 @@ pub fn import_with_sources(
         sources,
         warnings,
     })
+}
+
+/// Lets `checkpoint` be imported for `task`, whatever head its configuration names: as the family's
+/// usual architecture for it.
+///
+/// # Errors
+/// [`ImportError::Architecture`] for a family that isn't known, or that has none for the task.
+pub fn retarget(checkpoint: &mut Checkpoint, task: Task) -> Result<(), ImportError> {
+    let (family, own) = family(checkpoint)?;
+    if own == task {
+        return Ok(());
+    }
+    let of_task = family.architectures.iter().find(|(_, of)| *of == task);
+    let Some((architecture, _)) = of_task else {
+        let mut known: Vec<&str> = family.architectures.iter().map(|(_, t)| t.name()).collect();
+        known.dedup();
+        return Err(ImportError::Architecture {
+            path: checkpoint.config_path(),
+            problem: format!(
+                "dlc imports no `{}` for {}; of this family it imports {}",
+                family.model_type,
+                task.name(),
+                known.join(", ")
+            ),
+        });
+    };
+    checkpoint.retarget(architecture);
+    Ok(())
 }
 
 /// Names of the weights that hold a NaN or an infinity, each with the index of the first one, in
@@ -356,6 +391,7 @@ fn family(checkpoint: &Checkpoint) -> Result<(&'static Family, Task), ImportErro
         ));
     }
     if checkpoint.makes_vectors()
+        && checkpoint.retargeted().is_none()
         && family
             .architectures
             .iter()

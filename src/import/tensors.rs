@@ -41,6 +41,13 @@ impl Problems {
 
     /// What the reason may be, as far as names tell.
     fn hint(&self, checkpoint: &Checkpoint) -> Option<String> {
+        if let Some(architecture) = checkpoint.retargeted()
+            && !self.missing.is_empty()
+        {
+            return Some(format!(
+                "The checkpoint was saved with another head than that of {architecture}: leave the task out, or name a checkpoint that was saved as {architecture}."
+            ));
+        }
         if self.missing.len() == 1 && self.missing[0].starts_with("lm_head.") {
             return Some(
                 "If the head is the embedding, set `tie_word_embeddings` to true in config.json."

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use dlc_bundle::Source;
-use dlc_ir::Module;
+use dlc_ir::{Module, Task};
 use dlc_passes::{Adapter, AdapterTensor, PassError};
 
 use super::error::PipelineError;
@@ -13,7 +13,7 @@ use super::name_map::NameMap;
 use super::outgrown::{self, Adopted};
 use super::source;
 use crate::checkpoint::{AdapterFiles, Checkpoint, CheckpointFile};
-use crate::import::{ImportOptions, Imported, Sources, import_with_sources};
+use crate::import::{ImportOptions, Imported, Sources, import_with_sources, retarget};
 
 /// An adapter as a user asks for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,15 +100,19 @@ pub(super) struct Adapted {
     pub imported: Imported,
 }
 
-/// Opens a checkpoint and its adapters, and imports it.
+/// Opens a checkpoint and its adapters, and imports it for a task; without one for its own.
 pub(super) fn import_adapted(
     model: &Path,
     specs: &[AdapterSpec],
     names: Option<&Path>,
+    task: Option<Task>,
     options: &ImportOptions,
 ) -> Result<Adapted, PipelineError> {
     let mut checkpoint = Checkpoint::open(model)?;
     let (adapters, adopted) = open(specs, names, &mut checkpoint)?;
+    if let Some(task) = task {
+        retarget(&mut checkpoint, task)?;
+    }
     let imported = import_with_sources(&checkpoint, options)?;
     Ok(Adapted {
         checkpoint,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use dlc_bundle::{Manifest, PassRecord, Profile, Source};
 use dlc_exporters::{BundleRequest, CpuNode, DeploymentTarget, check_replaceable, write_bundle_of};
 use dlc_files::FileStamp;
-use dlc_ir::{DType, ModelInfo, Module, SideFile};
+use dlc_ir::{DType, ModelInfo, Module, SideFile, Task};
 use dlc_passes::registry::{self, PassSpec};
 use dlc_passes::{
     Adapter, Needs, Pass, PassContext, PassError, PassRun, Samplers, ScoreCache, Sources,
@@ -51,6 +51,8 @@ pub struct CompileRequest {
     pub profile: Profile,
     /// The runtime that the bundle is written for, if one was named.
     pub deploy: Option<&'static DeploymentTarget>,
+    /// What the model is compiled for; what its configuration says if absent.
+    pub task: Option<Task>,
     /// Element type of weights and activations; f32 if absent.
     pub dtype: Option<DType>,
     /// The bundle's folder.
@@ -82,6 +84,7 @@ impl CompileRequest {
             passes: vec![],
             profile: Profile::Portable,
             deploy: None,
+            task: None,
             dtype: None,
             output: output.into(),
             ignore_keys: vec![],
@@ -200,7 +203,13 @@ pub(super) fn adapted(request: &CompileRequest) -> Result<Adapted, PipelineError
         ignore_keys: request.ignore_keys.clone(),
     };
     let names = request.adapter_names.as_deref();
-    let adapted = adapters::import_adapted(&request.model, &request.adapters, names, &options)?;
+    let adapted = adapters::import_adapted(
+        &request.model,
+        &request.adapters,
+        names,
+        request.task,
+        &options,
+    )?;
     if let Some(target) = request.deploy {
         target.check(&adapted.imported.module.model)?;
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use dlc_bundle::Profile;
 use dlc_exporters::{DeploymentTarget, TARGETS, find_target};
 use dlc_files::{read_document, yaml};
-use dlc_ir::DType;
+use dlc_ir::{DType, Task};
 use dlc_passes::hint;
 use dlc_passes::registry::PassSpec;
 use serde::Deserialize;
@@ -46,6 +46,8 @@ pub struct PipelineConfig {
     pub profile: Option<Profile>,
     /// The runtime to compile for; implies the profile.
     pub deploy: Option<String>,
+    /// What the model is compiled for.
+    pub task: Option<Task>,
     /// Element type of weights and activations.
     pub dtype: Option<DType>,
     /// Where the bundle is to compute: `cpu` or `cuda`.
@@ -63,8 +65,11 @@ pub struct PipelineConfig {
     pub file: Option<PathBuf>,
 }
 
+/// What `task` may be: see [`Task`]; images have no other.
+const TASKS: &str = "text-generation, fill-mask, text-classification, token-classification, question-answering or feature-extraction";
+
 /// What a key must be, for the message if it isn't.
-const KEYS: [(&str, &str); 13] = [
+const KEYS: [(&str, &str); 14] = [
     ("model", "the path of a checkpoint"),
     (
         "adapters",
@@ -78,6 +83,7 @@ const KEYS: [(&str, &str); 13] = [
     ),
     ("profile", "portable, onnx or ort"),
     ("deploy", "the name of a deployment target"),
+    ("task", TASKS),
     ("dtype", "f32, f16 or bf16"),
     ("provider", "cpu or cuda"),
     ("output", "the path of a folder"),
@@ -148,6 +154,7 @@ impl PipelineConfig {
     fn fits(&self) -> bool {
         self.threads.is_none_or(|n| (1..=1024).contains(&n))
             && self.dtype.is_none_or(DType::is_float)
+            && self.task != Some(Task::ImageGeneration)
             && matches!(self.provider.as_deref(), None | Some("cpu" | CUDA))
     }
 

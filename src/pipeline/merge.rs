@@ -77,6 +77,7 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
         &request.model,
         &request.adapters,
         request.adapter_names.as_deref(),
+        None,
         &ImportOptions {
             ignore_keys: request.ignore_keys.clone(),
             ..ImportOptions::default()

@@ -66,12 +66,13 @@ fn tokenizer(checkpoint: &Checkpoint, module: &Module, findings: &mut Findings) 
     } else {
         "`dlc run --text` won't work"
     };
-    let path = checkpoint.folder().join("tokenizer.json");
-    if !path.exists() {
+    let Some(path) = checkpoint.tokenizer() else {
+        let why = checkpoint.lost_vocabulary();
+        let why = why.map_or_else(String::new, |why| format!(", and none can be made: {why}"));
         return findings.warn(format!(
-            "no tokenizer.json: {lost}; put it beside config.json"
+            "no tokenizer.json{why}: {lost}; put it beside config.json"
         ));
-    }
+    };
     match TextTokenizer::load(&path) {
         Ok(tokenizer) => {
             findings

@@ -144,14 +144,6 @@ impl Runner {
             Self::Session(loaded) => loaded.bundle.manifest().caches == CacheLayout::InPlace,
         }
     }
-
-    /// The session, if a backend runs the graph.
-    pub fn session(&self) -> Option<&Session> {
-        match self {
-            Self::Evaluator(_) => None,
-            Self::Session(loaded) => Some(&loaded.session),
-        }
-    }
 }
 
 impl Loaded {

@@ -14,7 +14,7 @@ use crate::common::golden::{CASES, Golden, TOLERANCE};
 use crate::common::session::Engine;
 use crate::common::suite::check_module;
 
-const GOLDENS: [&str; 5] = ["llama", "llama3", "qwen2", "qwen3", "gemma2"];
+const GOLDENS: [&str; 6] = ["llama", "llama3", "qwen2", "qwen3", "gemma2", "gemma3_text"];
 const BYTE_LEVEL: [&str; 5] = ["llama-bpe", "qwen2", "smollm", "gpt-2", "default"];
 
 /// Fails unless the checkpoint computes the golden's logits.
@@ -105,7 +105,7 @@ fn tokenizers_give_the_ids_of_llama_cpp_and_transformers() {
     let texts = fs::read(fixture("gguf/tokenizers/texts.json")).unwrap();
     let recordings: Value = serde_json::from_slice(&texts).unwrap();
     let texts: Vec<String> = serde_json::from_value(recordings["texts"].clone()).unwrap();
-    for name in BYTE_LEVEL.into_iter().chain(["pieces"]) {
+    for name in BYTE_LEVEL.into_iter().chain(["pieces", "gemma"]) {
         shell.ok(&[
             "convert",
             &format!("fixtures/gguf/tokenizers/{name}.gguf"),

@@ -47,5 +47,7 @@ mod sentence;
 mod setup;
 mod skipping;
 mod stopping;
+mod tasks;
 mod terminal;
+mod tokenizers;
 mod writing;

@@ -7,8 +7,10 @@ use serde_json::{Map, Value};
 /// A decoder that llama.cpp and transformers both know.
 #[derive(Debug)]
 pub(super) struct Architecture {
-    /// `general.architecture` and `model_type`.
+    /// `general.architecture`.
     pub name: &'static str,
+    /// `model_type` of transformers.
+    pub model_type: &'static str,
     /// Its class of transformers.
     pub class: &'static str,
     /// The tensors of a layer.
@@ -60,6 +62,7 @@ const FFN_NORM: Part = part("ffn_norm", "post_attention_layernorm");
 
 const LLAMA: Architecture = Architecture {
     name: "llama",
+    model_type: "llama",
     class: "LlamaForCausalLM",
     layer: &[
         ATTN_NORM,
@@ -79,6 +82,7 @@ const LLAMA: Architecture = Architecture {
 
 const QWEN2: Architecture = Architecture {
     name: "qwen2",
+    model_type: "qwen2",
     class: "Qwen2ForCausalLM",
     layer: &[
         ATTN_NORM,
@@ -98,6 +102,7 @@ const QWEN2: Architecture = Architecture {
 
 const QWEN3: Architecture = Architecture {
     name: "qwen3",
+    model_type: "qwen3",
     class: "Qwen3ForCausalLM",
     layer: &[
         ATTN_NORM,
@@ -119,6 +124,7 @@ const QWEN3: Architecture = Architecture {
 
 const GEMMA2: Architecture = Architecture {
     name: "gemma2",
+    model_type: "gemma2",
     class: "Gemma2ForCausalLM",
     layer: &[
         ATTN_NORM,
@@ -138,8 +144,32 @@ const GEMMA2: Architecture = Architecture {
     configure: super::config::gemma2,
 };
 
+const GEMMA3: Architecture = Architecture {
+    name: "gemma3",
+    model_type: "gemma3_text",
+    class: "Gemma3ForCausalLM",
+    layer: &[
+        ATTN_NORM,
+        part("attn_q", "self_attn.q_proj"),
+        part("attn_k", "self_attn.k_proj"),
+        part("attn_v", "self_attn.v_proj"),
+        part("attn_output", "self_attn.o_proj"),
+        part("attn_q_norm", "self_attn.q_norm"),
+        part("attn_k_norm", "self_attn.k_norm"),
+        part("post_attention_norm", "post_attention_layernorm"),
+        part("ffn_norm", "pre_feedforward_layernorm"),
+        GATE,
+        UP,
+        DOWN,
+        part("post_ffw_norm", "post_feedforward_layernorm"),
+    ],
+    interleaved: false,
+    norms_plus_one: true,
+    configure: super::config::gemma3,
+};
+
 /// Every architecture.
-pub(super) const ARCHITECTURES: [&Architecture; 4] = [&LLAMA, &QWEN2, &QWEN3, &GEMMA2];
+pub(super) const ARCHITECTURES: [&Architecture; 5] = [&LLAMA, &QWEN2, &QWEN3, &GEMMA2, &GEMMA3];
 
 impl Architecture {
     pub fn find(name: &str) -> Option<&'static Self> {

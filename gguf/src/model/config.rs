@@ -134,18 +134,22 @@ pub(super) fn qwen3(keys: &mut Keys<'_>, _: &Shape, config: &mut Map<String, Jso
     config.insert("use_sliding_window".into(), false.into());
 }
 
-/// gemma2's own keys. llama.cpp scales scores by the head's width, and of the 27B model by the
-/// width of a head's share of the model, which only its 46 layers tell.
-pub(super) fn gemma2(keys: &mut Keys<'_>, shape: &Shape, config: &mut Map<String, Json>) {
-    let scalar = if shape.layers == 46 {
+/// The number whose root scores are divided by: the width of a head, and of the 27B model the width
+/// of a head's share of the model, which only the number of its layers tells llama.cpp.
+fn scalar(shape: &Shape, layers_of_27b: usize) -> usize {
+    if shape.layers == layers_of_27b {
         shape.hidden / shape.heads
     } else {
         shape.head_dim
-    };
+    }
+}
+
+/// gemma2's own keys.
+pub(super) fn gemma2(keys: &mut Keys<'_>, shape: &Shape, config: &mut Map<String, Json>) {
     let mut put = |key: &str, value: Json| _ = config.insert(key.to_owned(), value);
     put("hidden_activation", "gelu_pytorch_tanh".into());
     put("attention_bias", false.into());
-    put("query_pre_attn_scalar", scalar.into());
+    put("query_pre_attn_scalar", scalar(shape, 46).into());
     for (key, name, default) in [
         ("attn_logit_softcapping", "attn_logit_softcapping", 50.0),
         ("final_logit_softcapping", "final_logit_softcapping", 30.0),
@@ -158,4 +162,35 @@ pub(super) fn gemma2(keys: &mut Keys<'_>, shape: &Shape, config: &mut Map<String
     keys.refuse_unless("attention.sliding_window_pattern", |value| {
         value.size() == Some(2)
     });
+}
+
+/// gemma3's own keys. What they leave out is as llama.cpp has it.
+pub(super) fn gemma3(keys: &mut Keys<'_>, shape: &Shape, config: &mut Map<String, Json>) {
+    /// One layer of so many has no window.
+    const PATTERN: usize = 6;
+    /// The base of the rotation in layers with a window.
+    const LOCAL_BASE: f64 = 10_000.0;
+    let mut put = |key: &str, value: Json| _ = config.insert(key.to_owned(), value);
+    put("hidden_activation", "gelu_pytorch_tanh".into());
+    put("attention_bias", false.into());
+    put("attn_logit_softcapping", Json::Null);
+    put("query_pre_attn_scalar", scalar(shape, 62).into());
+    keys.refuse_unless("attn_logit_softcapping", |value| {
+        value.number() == Some(0.0)
+    });
+    let key = keys.full("final_logit_softcapping");
+    let cap = keys.number(&key).filter(|cap| *cap > 0.0);
+    put("final_logit_softcapping", cap.into());
+    let key = keys.full("rope.freq_base_swa");
+    let local = keys.number(&key).unwrap_or(LOCAL_BASE);
+    put("rope_local_base_freq", local.into());
+    let key = keys.full("attention.sliding_window_pattern");
+    let pattern = keys.size(&key).unwrap_or(PATTERN);
+    let key = keys.full("attention.sliding_window");
+    let window = keys.size(&key).filter(|window| *window > 0);
+    if let Some(window) = window {
+        put("sliding_window", window.into());
+    }
+    let pattern = if window.is_some() { pattern } else { 1 };
+    put("sliding_window_pattern", pattern.into());
 }

@@ -70,7 +70,7 @@ impl Model {
         let shape = config::Shape::read(&mut keys);
         let mut config = Map::from_iter([
             ("architectures".to_owned(), json!([architecture.class])),
-            ("model_type".to_owned(), architecture.name.into()),
+            ("model_type".to_owned(), architecture.model_type.into()),
         ]);
         config.extend(config::configuration(&mut keys, &shape));
         (architecture.configure)(&mut keys, &shape, &mut config);

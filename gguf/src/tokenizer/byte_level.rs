@@ -1,5 +1,6 @@
 //! Byte-level BPE (`tokenizer.ggml.model` is `gpt2`).
 
+use dlc_tokenizer::parts::{self, Tokenizer};
 use serde_json::{Value as Json, json};
 
 use super::Special;
@@ -25,33 +26,15 @@ pub(super) fn tokenizer(
     // A table of zeros in some files; nothing reads it.
     keys.get("tokenizer.ggml.scores");
     let merges = merges(keys, vocabulary)?;
-    Some(json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": vocabulary.added(),
-        "normalizer": pre.normalizer(),
-        "pre_tokenizer": pre.pre_tokenizer(),
-        "post_processor": special.template(vocabulary),
-        "decoder": {
-            "type": "ByteLevel",
-            "add_prefix_space": true,
-            "trim_offsets": true,
-            "use_regex": true,
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": pre.ignore_merges,
-            "vocab": vocabulary.table(),
-            "merges": merges,
-        },
-    }))
+    let tokenizer = Tokenizer {
+        added_tokens: vocabulary.added(),
+        normalizer: pre.normalizer(),
+        pre_tokenizer: pre.pre_tokenizer(),
+        post_processor: special.template(vocabulary),
+        decoder: parts::byte_level(true, true),
+        model: parts::byte_level_model(vocabulary.table(), merges, pre.ignore_merges),
+    };
+    Some(tokenizer.into_json())
 }
 
 /// Pairs of tokens, in the order in which they are merged.
@@ -62,7 +45,8 @@ fn merges(keys: &mut Keys<'_>, vocabulary: &Vocabulary<'_>) -> Option<Vec<Json>>
     };
     let mut merges = Vec::new();
     for (number, text) in texts.iter().enumerate() {
-        let pair = text.text().and_then(|text| pair(text, vocabulary));
+        let known = |token: &str| vocabulary.id(token).is_some();
+        let pair = text.text().and_then(|text| parts::pair_of(text, known));
         let Some((left, right)) = pair else {
             keys.problems.push(format!(
                 "merge {number} isn't two tokens that make a third one"
@@ -72,10 +56,4 @@ fn merges(keys: &mut Keys<'_>, vocabulary: &Vocabulary<'_>) -> Option<Vec<Json>>
         merges.push(json!([left, right]));
     }
     Some(merges)
-}
-
-fn pair<'t>(text: &'t str, vocabulary: &Vocabulary<'_>) -> Option<(&'t str, &'t str)> {
-    let (left, right) = text.split_once(' ')?;
-    let known = |text: &str| vocabulary.id(text).is_some();
-    (known(left) && known(right) && known(&[left, right].concat())).then_some((left, right))
 }

@@ -9,7 +9,8 @@ mod pre;
 mod vocabulary;
 
 use dlc_errors::printable::shown;
-use serde_json::{Map, Value as Json, json};
+use dlc_tokenizer::parts;
+use serde_json::{Map, Value as Json};
 
 use crate::keys::Keys;
 use vocabulary::Vocabulary;
@@ -182,37 +183,7 @@ impl Special {
         };
         let bos = token(self.add_bos, self.bos);
         let eos = token(self.add_eos, self.ends.first().copied());
-        if bos.is_none() && eos.is_none() {
-            return Json::Null;
-        }
-        let part = |sequence: &str, number: usize| {
-            let special = |token: Option<(&str, u32)>| {
-                token.map(|(text, _)| json!({"SpecialToken": {"id": text, "type_id": number}}))
-            };
-            let text = json!({"Sequence": {"id": sequence, "type_id": number}});
-            special(bos)
-                .into_iter()
-                .chain([text])
-                .chain(special(eos))
-                .collect::<Vec<_>>()
-        };
-        let tokens: Map<String, Json> = bos
-            .into_iter()
-            .chain(eos)
-            .map(|(text, id)| {
-                (
-                    text.to_owned(),
-                    json!({"id": text, "ids": [id], "tokens": [text]}),
-                )
-            })
-            .collect();
-        let pair = [part("A", 0), part("B", 1)].concat();
-        json!({
-            "type": "TemplateProcessing",
-            "single": part("A", 0),
-            "pair": pair,
-            "special_tokens": tokens,
-        })
+        parts::edges(bos, eos)
     }
 }
 

@@ -4,6 +4,7 @@
 //! patterns (`llm_tokenizer_bpe` in `llama-vocab.cpp`) split the same way.
 
 use dlc_errors::printable::shown;
+use dlc_tokenizer::parts::{self, QWEN_2};
 use serde_json::{Value as Json, json};
 
 use crate::keys::Keys;
@@ -28,7 +29,6 @@ pub(super) struct Pre {
 }
 
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// llama.cpp's form of GPT-2's pattern, whose last alternative, `\s+`, it lacks: what no
 /// alternative finds is a piece of its own.
 const GPT_2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
@@ -97,21 +97,9 @@ pub(super) fn read(keys: &mut Keys<'_>) -> Option<&'static Pre> {
 impl Pre {
     /// `pre_tokenizer` of `tokenizer.json`.
     pub fn pre_tokenizer(&self) -> Json {
-        let splits = self.splits.iter().map(|pattern| {
-            json!({
-                "type": "Split",
-                "pattern": {"Regex": pattern},
-                "behavior": "Isolated",
-                "invert": false,
-            })
-        });
-        let bytes = json!({
-            "type": "ByteLevel",
-            "add_prefix_space": false,
-            "trim_offsets": true,
-            "use_regex": self.gpt2,
-        });
-        json!({"type": "Sequence", "pretokenizers": splits.chain([bytes]).collect::<Vec<_>>()})
+        let splits = self.splits.iter().map(|pattern| parts::split(pattern));
+        let bytes = parts::byte_level(false, self.gpt2);
+        parts::sequence("pretokenizers", splits.chain([bytes]).collect())
     }
 
     /// `normalizer` of `tokenizer.json`.

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Value as Json, json};
+use dlc_tokenizer::parts::AddedToken;
+use serde_json::Value as Json;
 
+use super::ENDS_OF_TURNS;
 use crate::keys::Keys;
 use crate::metadata::Value;
 
@@ -79,6 +81,12 @@ impl<'b> Vocabulary<'b> {
                 ));
                 return None;
             };
+            // As llama.cpp has it, whatever the file calls them.
+            let kind = if ENDS_OF_TURNS.contains(&text) && kind != TokenType::Unused {
+                TokenType::Control
+            } else {
+                kind
+            };
             tokens.push(Token { text, kind });
             if kind != TokenType::Unused && ids.insert(text, id as u32).is_some() {
                 keys.problems
@@ -122,15 +130,7 @@ impl<'b> Vocabulary<'b> {
                 TokenType::UserDefined => false,
                 TokenType::Normal | TokenType::Byte | TokenType::Unused => return None,
             };
-            Some(json!({
-                "id": id,
-                "content": token.text,
-                "single_word": false,
-                "lstrip": false,
-                "rstrip": false,
-                "normalized": false,
-                "special": special,
-            }))
+            Some(AddedToken::new(token.text, special).entry(id))
         });
         added.collect()
     }

@@ -344,8 +344,9 @@ impl FitPrune<'_> {
                 "protect fewer layers".into()
             };
             let (all, free) = (units.len(), candidates.len());
+            let kind = self.options.granularity.plural();
             return Err(options_error(format!(
-                "dropping {drop} of {all} {unit}s leaves no {noun} ({free} may be dropped); {way_out}"
+                "dropping {drop} of {all} {kind} leaves no {noun} ({free} may be dropped); {way_out}"
             )));
         }
         Ok((drop, candidates))

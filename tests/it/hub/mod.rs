@@ -288,6 +288,17 @@ fn shards_steps_and_components_are_found_where_they_lie() {
     server.add_folder("org/shards", &fixture("cases/index-with-stale-key"));
     server.add_folder("org/sentence", &fixture("cases/sentence-in-hub-cache"));
     server.add("org/sentence", "1_Pooling/pytorch_model.bin", "no");
+    for (name, from) in [
+        ("config.json", "goldens/deberta-v3/config.json"),
+        (WEIGHTS, "goldens/deberta-v3/model.safetensors"),
+        ("spm.model", "tokenizers/deberta-v2/spm.model"),
+        (
+            "tokenizer_config.json",
+            "tokenizers/deberta-v2-bare/tokenizer_config.json",
+        ),
+    ] {
+        server.add("org/vocabulary", name, fs::read(fixture(from)).unwrap());
+    }
     server.add_folder("org/digits", &fixture("digits-dit"));
     server.add(
         "org/digits",
@@ -325,6 +336,10 @@ fn shards_steps_and_components_are_found_where_they_lie() {
                 "tokenizer.json",
                 "tokenizer_config.json",
             ],
+        ),
+        (
+            "org/vocabulary",
+            &["config.json", WEIGHTS, "spm.model", "tokenizer_config.json"],
         ),
         (
             "org/digits",

@@ -1,9 +1,9 @@
 //! Against `fixtures/chat.json`, which transformers recorded.
 
+use dlc_tokenizer::TokenizerFiles;
 use serde_json::Value;
 
 use super::*;
-use crate::special_tokens::special_tokens;
 
 /// What is rare in templates and not as in Python: printing views, ranges and large floats in
 /// lists, `%r`, less than undefined, and filters for web pages. All but the first four are errors,
@@ -103,7 +103,7 @@ fn special_tokens_are_those_that_transformers_passes() {
             config: object("tokenizer_config"),
             map: object("special_tokens_map"),
         };
-        let found = special_tokens(&files, || case["byte_level"].as_bool().unwrap());
+        let found = files.named(|| case["byte_level"].as_bool().unwrap());
         assert_eq!(
             serde_json::to_value(&found).unwrap(),
             case["tokens"],

@@ -1,0 +1,123 @@
+//! Byte-level BPE (`vocab.json` and `merges.txt`): GPT-2, Qwen 2, `RoBERTa`, `DeBERTa`.
+
+use std::collections::HashMap;
+
+use dlc_errors::printable::shown;
+use serde_json::{Value as Json, json};
+
+use super::words::around;
+use super::{Input, table};
+use crate::ConvertError;
+use crate::added::Added;
+use crate::parts::{
+    Part, QWEN_2, Tokenizer, byte_level, byte_level_model, pair_of, sequence, split, template,
+};
+
+const VOCABULARY: &str = "vocab.json";
+const MERGES: &str = "merges.txt";
+pub(super) const FILES: [&str; 2] = [VOCABULARY, MERGES];
+/// Most tokens and most merges: four times what the largest vocabularies have.
+const MOST: usize = 1 << 20;
+
+pub(super) fn gpt2(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
+    let (added, tokenizer) = spaced(input)?;
+    let begin = if input.flag("add_bos_token", false)? {
+        Some(added.special("bos_token")?)
+    } else {
+        None
+    };
+    let around = begin.map(|begin| {
+        let start = Part::Token(begin.0, begin.1, 0);
+        let (a, b) = (Part::Text("A", 0), Part::Text("B", 1));
+        template(&[start, a], &[start, a, b])
+    });
+    Ok(Tokenizer {
+        post_processor: around.unwrap_or_default(),
+        ..tokenizer
+    })
+}
+
+pub(super) fn roberta(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
+    let (added, tokenizer) = spaced(input)?;
+    Ok(Tokenizer {
+        post_processor: json!({
+            "type": "RobertaProcessing",
+            "sep": added.special("sep_token")?,
+            "cls": added.special("cls_token")?,
+            "trim_offsets": input.flag("trim_offsets", true)?,
+            "add_prefix_space": input.flag("add_prefix_space", false)?,
+        }),
+        ..tokenizer
+    })
+}
+
+pub(super) fn deberta(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
+    let (added, tokenizer) = spaced(input)?;
+    Ok(Tokenizer {
+        post_processor: around(&added, 1)?,
+        ..tokenizer
+    })
+}
+
+pub(super) fn qwen2(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
+    let (_, tokenizer) = spaced(input)?;
+    let bytes = byte_level(input.flag("add_prefix_space", false)?, false);
+    Ok(Tokenizer {
+        normalizer: json!({"type": "NFC"}),
+        pre_tokenizer: sequence("pretokenizers", vec![split(QWEN_2), bytes]),
+        ..tokenizer
+    })
+}
+
+/// A tokenizer that splits texts as GPT-2 does, and its added tokens.
+fn spaced(input: &Input<'_>) -> Result<(Added, Tokenizer), ConvertError> {
+    let ids = vocabulary(input.file(VOCABULARY)?)?;
+    let merges = merges(input.file(MERGES)?, &ids)?;
+    let added = input.added(vec![], &ids)?;
+    let tokenizer = Tokenizer {
+        added_tokens: added.entries(),
+        normalizer: Json::Null,
+        pre_tokenizer: byte_level(input.flag("add_prefix_space", false)?, true),
+        post_processor: Json::Null,
+        decoder: byte_level(true, true),
+        model: byte_level_model(table(&ids), merges, false),
+    };
+    Ok((added, tokenizer))
+}
+
+/// The ids of the tokens.
+fn vocabulary(bytes: &[u8]) -> Result<HashMap<String, u32>, ConvertError> {
+    let ids: HashMap<String, u32> = serde_json::from_slice(bytes).map_err(|error| {
+        ConvertError::damaged(VOCABULARY, format!("isn't one id for each token: {error}"))
+    })?;
+    if ids.len() > MOST {
+        let problem = format!("has {} tokens, more than {MOST}", ids.len());
+        return Err(ConvertError::damaged(VOCABULARY, problem));
+    }
+    Ok(ids)
+}
+
+/// Pairs of tokens, in the order in which they are merged, a line each after the format's version.
+fn merges(bytes: &[u8], ids: &HashMap<String, u32>) -> Result<Vec<Json>, ConvertError> {
+    let damaged = |problem: String| ConvertError::damaged(MERGES, problem);
+    let text = std::str::from_utf8(bytes).map_err(|_| damaged("is no text in UTF-8".to_owned()))?;
+    let lines = (1..).zip(text.lines());
+    let lines = lines.filter(|(number, line)| {
+        !(*number == 1 && line.starts_with("#version")) && !line.trim().is_empty()
+    });
+    let mut merges = Vec::new();
+    for (number, line) in lines {
+        let pair = pair_of(line.trim(), |token| ids.contains_key(token));
+        let (left, right) = pair.ok_or_else(|| {
+            let line = shown(line);
+            damaged(format!(
+                "line {number}, `{line}`, isn't two tokens that make a third one"
+            ))
+        })?;
+        merges.push(json!([left, right]));
+        if merges.len() > MOST {
+            return Err(damaged(format!("has more than {MOST} merges")));
+        }
+    }
+    Ok(merges)
+}
