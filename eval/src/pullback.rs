@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor, Var};
 use dlc_ir::Op;
 
 use crate::error::OpError;
+use crate::experts;
 use crate::image::seen;
 use crate::ops::{apply, operands};
 use crate::rows::{as_rows, row_numbers};
@@ -29,6 +30,9 @@ pub(crate) fn pullback(
         }
         (Op::Gather, [Some(gradient)]) => {
             Ok(vec![Some(gather(operands(inputs)?, gradient)?), None])
+        }
+        (Op::Experts(mixture), [Some(gradient)]) if mixture.format.is_none() => {
+            experts::pullback(*mixture, inputs, gradient, needed)
         }
         _ => by_candle(op, inputs, upstream, needed, symbols),
     }

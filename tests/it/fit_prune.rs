@@ -165,12 +165,13 @@ fn whole_model(module: &Module, samples: &[Vec<u32>]) -> BTreeMap<WeightId, Vec<
 }
 
 /// Ends of the names of matrices whose products are added to the residual.
-const RESIDUAL: [&str; 7] = [
+const RESIDUAL: [&str; 8] = [
     "o_proj.weight",
     "down_proj.weight",
     "output.dense.weight",
     "out_lin.weight",
     "lin2.weight",
+    "w2.weight",
     "attn.o.weight",
     "Wo.weight",
 ];
