@@ -10,6 +10,7 @@ use dlc_files::temporary::Temporary;
 use dlc_gguf::{Gguf, Model, ModelTensor, TensorKind};
 use serde_json::{Map, Value};
 
+use super::quantized::Unpacked;
 use super::sentence::SentenceModules;
 use super::tensors::{StoredType, TensorRecord};
 use super::{CONFIG, Checkpoint, CheckpointError, CheckpointFile, GENERATION_CONFIG};
@@ -84,6 +85,7 @@ pub(super) fn open(folder: PathBuf, path: PathBuf) -> Result<Checkpoint, Checkpo
         files: vec![file],
         notes: model.notes,
         derived: Some(derived),
+        unpacked: Unpacked::default(),
     })
 }
 

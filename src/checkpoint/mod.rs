@@ -13,6 +13,7 @@ mod header;
 mod hub_cache;
 mod locate;
 mod model_index;
+mod quantized;
 mod repeated;
 mod repository;
 mod sentence;
@@ -37,6 +38,7 @@ pub use adapter::AdapterFiles;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
 pub(crate) use hub_cache::{MAIN, RepositoryFolder, is_commit, snapshot_name};
+pub(crate) use quantized::METHODS;
 pub(crate) use repository::{Kind, Repository, is_inside};
 pub(crate) use side_keys::SideKeys;
 pub use tensors::{FileMetadata, StoredType, TensorRecord};
@@ -106,6 +108,8 @@ pub struct Checkpoint {
     notes: Vec<String>,
     /// What a GGUF file has instead of files beside the weights.
     derived: Option<gguf::Derived>,
+    /// What came of layers that are quantised in the files.
+    unpacked: quantized::Unpacked,
 }
 
 /// A file that was read.
@@ -196,11 +200,13 @@ impl Checkpoint {
             files,
             notes,
             derived: None,
+            unpacked: quantized::Unpacked::default(),
         };
         match location.weights {
             WeightFiles::One(path) | WeightFiles::Gguf(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
         }
+        checkpoint.unpack()?;
         Ok(checkpoint)
     }
 

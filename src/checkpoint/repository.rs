@@ -9,7 +9,7 @@ use super::model_index::MODEL_INDEX;
 use super::sentence::{self, MODULES, POOLING, SETTINGS, TRANSFORMER_CONFIGS};
 use super::{
     CONFIG, CheckpointError, DEFAULT_TEMPLATE, GENERATION_CONFIG, SCHEDULER_CONFIG, SIDE_FILES,
-    WEIGHT_EXTENSIONS, adapter,
+    WEIGHT_EXTENSIONS, adapter, quantized,
 };
 
 /// Most files that are taken of a repository.
@@ -111,6 +111,7 @@ impl Repository<'_> {
         let mut names: Vec<String> = owned(&SIDE_FILES);
         names.extend(owned(&[MODULES, SETTINGS, DEFAULT_TEMPLATE]));
         names.extend(owned(&TRANSFORMER_CONFIGS));
+        names.extend(owned(&quantized::file_names()));
         let steps = self.step_folders(snapshot);
         names.extend(steps.iter().map(|folder| format!("{folder}/{CONFIG}")));
         Ok(names)

@@ -66,6 +66,10 @@ pub(super) struct Args {
     /// Element type of weights and activations [default: f32]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
+    /// Write matrices that the checkpoint holds as codes (GPTQ, AWQ, GGUF) as numbers, although the
+    /// profile has products with codes
+    #[arg(long)]
+    dequantize: bool,
     /// Folder of the bundle [default: the checkpoint's name with -dlc, in the current folder]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -339,6 +343,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
         profile: profile.unwrap_or(Profile::Portable),
         deploy,
         dtype: args.dtype.map(DType::from).or(config.dtype),
+        dequantize: args.dequantize || config.dequantize.unwrap_or(false),
         force: args.force || config.force.unwrap_or(false),
         allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),
         backend: environment::backend_search(),

@@ -45,6 +45,8 @@ pub struct PipelineConfig {
     pub deploy: Option<String>,
     /// Element type of weights and activations.
     pub dtype: Option<DType>,
+    /// Whether matrices that the checkpoint holds as codes become numbers.
+    pub dequantize: Option<bool>,
     /// The bundle's folder.
     pub output: Option<PathBuf>,
     /// Whether an existing bundle is replaced.
@@ -59,7 +61,7 @@ pub struct PipelineConfig {
 }
 
 /// What a key must be, for the message if it isn't.
-const KEYS: [(&str, &str); 12] = [
+const KEYS: [(&str, &str); 13] = [
     ("model", "the path of a checkpoint"),
     (
         "adapters",
@@ -74,6 +76,7 @@ const KEYS: [(&str, &str); 12] = [
     ("profile", "portable, onnx or ort"),
     ("deploy", "the name of a deployment target"),
     ("dtype", "f32, f16 or bf16"),
+    ("dequantize", "true or false"),
     ("output", "the path of a folder"),
     ("force", "true or false"),
     ("allow-nan", "true or false"),
