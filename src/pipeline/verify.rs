@@ -13,7 +13,7 @@ use dlc_bundle::GraphRecord;
 use dlc_eval::{Array, ArrayData, Peaks, run_noting_peaks};
 use dlc_ir::cost::quantized_matrices;
 use dlc_ir::diff::diff;
-use dlc_ir::{DType, Graph, Module, Task};
+use dlc_ir::{DType, Graph, Module, Task, WeightTable, parse_graph_over};
 use dlc_passes::keep_codes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -383,16 +383,39 @@ pub fn compare_with_source(bundle: &Module, source: &Module) -> Result<Vec<Strin
     Ok(differences)
 }
 
-/// The source with the codes that the bundle's target keeps, if it keeps any.
+/// The source with the codes that the bundle's target keeps, if it keeps any, and with its weights
+/// in the bundle's order: codes come after all that was imported.
 fn as_kept(bundle: &Module, source: &Module) -> Result<Module, PipelineError> {
     let mut source = source.clone();
     let keeps = bundle
         .graph("target")
         .is_some_and(|target| quantized_matrices(target, &bundle.weights).next().is_some());
-    if keeps {
-        keep_codes(&mut source, None)?;
+    if !keeps {
+        return Ok(source);
     }
-    Ok(source)
+    keep_codes(&mut source, None)?;
+    let names = bundle
+        .weights
+        .entries()
+        .chain(source.weights.entries())
+        .map(|(_, weight)| &weight.name);
+    let mut weights = WeightTable::default();
+    for name in names {
+        let weight = source.weights.find(name).map(|id| &source.weights[id]);
+        let data = weight.and_then(|weight| Some((weight, weight.expr()?.clone())));
+        if let Some((weight, data)) = data.filter(|_| weights.find(name).is_none()) {
+            weights.add(name, &weight.shape, data)?;
+        }
+    }
+    let graphs = source.graphs.iter();
+    let graphs = graphs
+        .map(|graph| parse_graph_over(&graph.to_text(&source.weights), &weights))
+        .collect::<Result<_, _>>()?;
+    Ok(Module {
+        graphs,
+        weights,
+        ..source
+    })
 }
 
 fn first_difference(

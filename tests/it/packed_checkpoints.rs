@@ -64,7 +64,7 @@ fn codes_are_compiled_verified_and_compared_with_their_checkpoint() {
             assert!(said.contains("keep their codes"), "{said}");
         }
         let kept = format!("{name}-kept");
-        shell.ok(&["verify", &kept]);
+        shell.ok(&["verify", &kept, "--source", &model]);
         let said = compile(
             &format!("{name}-numbers"),
             &["--profile", "onnx", "--dequantize"],
