@@ -2,9 +2,12 @@
 //! what is long is cut.
 
 use std::borrow::Cow;
+use std::fmt::{Display, Write as _};
 
 /// Characters of a name or value that are shown.
 const LONGEST: usize = 120;
+/// Lines of a list in a message.
+const LONGEST_LIST: usize = 20;
 
 /// Whether a terminal would do something else with `c` than show it: control characters, and marks
 /// that turn the order of the text around them.
@@ -62,6 +65,19 @@ pub fn shown(text: &str) -> String {
         }
     }
     shown
+}
+
+/// Items on lines of their own, each after a newline; the last line counts what is left out.
+pub fn list<T: Display>(items: &[T]) -> String {
+    let mut text = String::new();
+    for item in items.iter().take(LONGEST_LIST) {
+        // Writing to a `String` can't fail.
+        let _ = write!(text, "\n  - {item}");
+    }
+    if items.len() > LONGEST_LIST {
+        let _ = write!(text, "\n  - and {} more", items.len() - LONGEST_LIST);
+    }
+    text
 }
 
 #[cfg(test)]

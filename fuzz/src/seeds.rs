@@ -51,7 +51,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             .collect()
     };
     match target {
-        "safetensors" => files(&["goldens/llama/model.safetensors", "goldens/gpt2/model.safetensors"]),
+        "safetensors" => files(&["goldens/llama/model.safetensors", "goldens/gpt2/model.safetensors", "quantised/gptq-llama-8/model.safetensors"]),
         "gguf" => files(&["gguf/tokenizers/pieces.gguf", "gguf/tokenizers/qwen2.gguf"]),
         "config" => files(&["goldens/llama/config.json", "goldens/gemma2/config.json", "goldens/bert/config.json", "goldens/unet-sd15/config.json"]),
         "manifest" => bundles(&["dlc.yaml"]),

@@ -119,10 +119,14 @@ fn copy(file: &str, to: &Path) {
     fs::copy(fixture(file), to).unwrap();
 }
 
-/// Weights of a checkpoint.
+/// Weights of a checkpoint, quantised or not.
 fn safetensors(bytes: &[u8]) {
     static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
-        Folder::new(|path| copy("goldens/llama/config.json", &path.join("config.json")))
+        Folder::new(|path| {
+            copy("goldens/llama/config.json", &path.join("config.json"));
+            let name = "quantize_config.json";
+            copy(&format!("quantised/gptq-llama-8/{name}"), &path.join(name));
+        })
     });
     read_checkpoint(FOLDER.with("model.safetensors", bytes));
 }

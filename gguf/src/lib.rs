@@ -9,6 +9,7 @@
 
 #![warn(missing_docs)]
 
+mod coded;
 mod error;
 mod file;
 mod keys;

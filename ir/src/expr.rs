@@ -4,6 +4,7 @@
 //! types; a `Cast` at the root rounds once. Memory never grows with the weight: products,
 //! transposes and row norms read the few rows or columns that they need.
 
+mod coded;
 mod key;
 mod packed;
 mod quantize;
@@ -21,6 +22,7 @@ use read::{
     select_rows, transpose,
 };
 
+pub use coded::{Coded, CodedPart, Groups};
 pub(crate) use key::ExprKey;
 pub use packed::Packing;
 pub use quantize::{QuantizedPart, Quantizer, Refinement};
@@ -90,6 +92,13 @@ pub enum Expr {
         blob: Blob,
         /// Their format.
         packing: &'static Packing,
+    },
+    /// A matrix that is quantised in the file it comes from.
+    Coded {
+        /// The matrix.
+        matrix: Arc<dyn Coded>,
+        /// What is read of it.
+        part: CodedPart,
     },
     /// Every element some times in a row, and all of that some times over: a vector stretched to
     /// the rows or columns of a matrix.
@@ -266,8 +275,13 @@ impl Expr {
             Self::Quantize {
                 part: QuantizedPart::Codes | QuantizedPart::ZeroPoints,
                 ..
+            }
+            | Self::Coded {
+                part: CodedPart::Part(_, QuantizedPart::Codes | QuantizedPart::ZeroPoints),
+                ..
             } => DType::U8,
             Self::Packed { .. }
+            | Self::Coded { .. }
             | Self::Join(_)
             | Self::Add(..)
             | Self::Mul(..)
@@ -291,6 +305,7 @@ impl Expr {
         match self {
             Self::Mapped { blob, dtype } => blob.as_ref().len() / dtype.size(),
             Self::Packed { blob, packing } => packing.elements_in(blob.as_ref().len()),
+            Self::Coded { matrix, part } => matrix.shape()[0] * matrix.row_elements(*part),
             Self::Repeat { input, each, times } => input.elements() * each * times,
             Self::Join(parts) => parts.iter().map(|part| part.elements()).sum(),
             Self::Cast { input, .. }
@@ -330,6 +345,7 @@ impl Expr {
                 out,
             ),
             Self::Packed { blob, packing } => packing.read(blob.as_ref(), from, out),
+            Self::Coded { matrix, part } => matrix.read(*part, from, out),
             Self::Repeat { input, each, .. } => repeat(input, *each, from, out),
             Self::Join(parts) => join(parts, from, out),
             Self::Cast { input, dtype } => {
@@ -436,7 +452,7 @@ impl Expr {
     /// many short ones.
     fn reads_rows(&self) -> bool {
         match self {
-            Self::Mapped { .. } | Self::Packed { .. } => false,
+            Self::Mapped { .. } | Self::Packed { .. } | Self::Coded { .. } => false,
             Self::MatMul { .. }
             | Self::ScaleRows { .. }
             | Self::ScaleColumns { .. }

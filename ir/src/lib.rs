@@ -33,7 +33,9 @@ pub use block::{Block, BlockKind};
 pub use builder::GraphBuilder;
 pub use dim::{Dim, Factor, Rounding, sym};
 pub use error::IrError;
-pub use expr::{Blob, Expr, Packing, QuantizedPart, Quantizer, Refinement};
+pub use expr::{
+    Blob, Coded, CodedPart, Expr, Groups, Packing, QuantizedPart, Quantizer, Refinement,
+};
 pub use graph::{CachePart, CacheRole, Def, Graph, Input, Node, Operand, Output, Value};
 pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 pub use module::{Classes, Diffusion, Drafting, ModelInfo, Module, Scores, SideFile, Task};

@@ -73,9 +73,9 @@ pub const PASSES: &[PassInfo] = &[
         options: QuantizeDraftOptions::infos,
         then: &["remove-unused"],
         implied: never,
-        build: |given, _| {
+        build: |given, sources| {
             let options = parse_options("quantize-draft", given)?;
-            Ok(Box::new(QuantizeDraft::new(options)?))
+            Ok(Box::new(QuantizeDraft::new(options, &sources)?))
         },
     },
     PassInfo {

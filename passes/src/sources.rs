@@ -25,6 +25,9 @@ pub struct Sources<'a> {
     pub machine: Option<&'a dyn Machine>,
     /// How the model is sampled, if it is a diffusion model.
     pub samplers: Option<&'a dyn Samplers>,
+    /// Whether the target's products [keep](crate::keep_codes()) the codes of the checkpoint in the
+    /// end.
+    pub keeps_codes: bool,
 }
 
 impl Sources<'static> {
@@ -35,6 +38,7 @@ impl Sources<'static> {
         allow_nan: false,
         machine: None,
         samplers: None,
+        keeps_codes: false,
     };
 }
 

@@ -42,6 +42,17 @@ pub enum CheckpointError {
     /// A GGUF file that can't be opened.
     #[error(transparent)]
     Gguf(#[from] dlc_gguf::GgufError),
+    /// Weights that are quantised already, in a way that dlc doesn't read, or by tensors that don't
+    /// fit each other.
+    #[error("{}:{}", path.display(), dlc_errors::printable::list(problems))]
+    Quantized {
+        /// The configuration, or the folder of the tensors.
+        path: PathBuf,
+        /// Everything that is wrong.
+        problems: Vec<String>,
+        /// Whether it is what dlc lacks.
+        unsupported: bool,
+    },
     /// Weights in a format that dlc doesn't read.
     #[error("{}: {problem}", path.display())]
     Format {
@@ -81,7 +92,11 @@ impl Faulty for CheckpointError {
         match self {
             Self::Read { .. } | Self::File { .. } | Self::Tensor { .. } => Fault::BadInput,
             Self::Gguf(error) => error.fault(),
-            Self::Format { .. } => Fault::Unsupported,
+            Self::Format { .. }
+            | Self::Quantized {
+                unsupported: true, ..
+            } => Fault::Unsupported,
+            Self::Quantized { .. } => Fault::BadInput,
         }
     }
 }

@@ -10,6 +10,7 @@ use dlc_files::temporary::Temporary;
 use dlc_gguf::{Gguf, Model, ModelTensor, TensorKind};
 use serde_json::{Map, Value};
 
+use super::quantized::Unpacked;
 use super::sentence::SentenceModules;
 use super::tensors::{StoredType, TensorRecord};
 use super::{CONFIG, Checkpoint, CheckpointError, CheckpointFile, GENERATION_CONFIG};
@@ -87,6 +88,7 @@ pub(super) fn open(folder: PathBuf, path: PathBuf) -> Result<Checkpoint, Checkpo
         made: None,
         not_made: None,
         retargeted: None,
+        unpacked: Unpacked::default(),
     })
 }
 

@@ -15,6 +15,7 @@ mod header;
 mod hub_cache;
 mod locate;
 mod model_index;
+mod quantized;
 mod repeated;
 mod repository;
 mod sentence;
@@ -39,6 +40,7 @@ pub use adapter::AdapterFiles;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
 pub(crate) use hub_cache::{MAIN, RepositoryFolder, is_commit, snapshot_name};
+pub(crate) use quantized::METHODS;
 pub(crate) use repository::{Kind, Repository, is_inside};
 pub(crate) use side_keys::SideKeys;
 pub use tensors::{FileMetadata, StoredType, TensorRecord};
@@ -81,6 +83,8 @@ pub struct Checkpoint {
     not_made: Option<String>,
     /// The architecture that was asked for in the place of the configuration's.
     retargeted: Option<&'static str>,
+    /// What came of layers that are quantised in the files.
+    unpacked: quantized::Unpacked,
 }
 
 /// A file that was read.
@@ -174,11 +178,13 @@ impl Checkpoint {
             made: None,
             not_made: None,
             retargeted: None,
+            unpacked: quantized::Unpacked::default(),
         };
         match location.weights {
             WeightFiles::One(path) | WeightFiles::Gguf(path) => checkpoint.add_file(path)?,
             WeightFiles::Sharded { index } => checkpoint.add_shards(&index)?,
         }
+        checkpoint.unpack()?;
         Ok(checkpoint)
     }
 

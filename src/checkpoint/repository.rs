@@ -8,7 +8,7 @@ use super::beside::{DEFAULT_TEMPLATE, WEIGHT_EXTENSIONS, side_file_names};
 use super::locate::{self, Holder, WeightNames};
 use super::model_index::MODEL_INDEX;
 use super::sentence::{self, MODULES, POOLING, SETTINGS, TRANSFORMER_CONFIGS};
-use super::{CONFIG, CheckpointError, GENERATION_CONFIG, SCHEDULER_CONFIG, adapter};
+use super::{CONFIG, CheckpointError, GENERATION_CONFIG, SCHEDULER_CONFIG, adapter, quantized};
 
 /// Most files that are taken of a repository.
 const MOST_FILES: usize = 2000;
@@ -109,6 +109,7 @@ impl Repository<'_> {
         let mut names: Vec<String> = side_file_names().map(str::to_owned).collect();
         names.extend(owned(&[MODULES, SETTINGS, DEFAULT_TEMPLATE]));
         names.extend(owned(&TRANSFORMER_CONFIGS));
+        names.extend(owned(&quantized::file_names()));
         let steps = self.step_folders(snapshot);
         names.extend(steps.iter().map(|folder| format!("{folder}/{CONFIG}")));
         Ok(names)

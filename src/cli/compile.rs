@@ -71,6 +71,10 @@ pub(super) struct Args {
     /// Element type of weights and activations [default: f32]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
+    /// Write matrices that the checkpoint holds as codes (GPTQ, AWQ, GGUF) as numbers, although the
+    /// profile has products with codes
+    #[arg(long)]
+    dequantize: bool,
     /// Where the bundle is to compute [default: cpu]; cuda warns of nodes that ONNX Runtime has no
     /// CUDA kernel for
     #[arg(long, value_enum)]
@@ -353,6 +357,7 @@ fn request(args: &Args) -> Result<CompileRequest> {
         deploy,
         task: args.task.or(config.task),
         dtype: args.dtype.map(DType::from).or(config.dtype),
+        dequantize: args.dequantize || config.dequantize.unwrap_or(false),
         force: args.force || config.force.unwrap_or(false),
         allow_nan: args.allow_nan || config.allow_nan.unwrap_or(false),
         cuda,

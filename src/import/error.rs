@@ -1,15 +1,13 @@
 //! Why a checkpoint can't be imported. Errors list everything that is wrong at once, not the first
 //! thing.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::path::PathBuf;
 
+use dlc_errors::printable::list;
 use dlc_errors::{Fault, Faulty};
 use dlc_ir::{DType, IrError};
 use thiserror::Error;
-
-/// How many lines a list in a message has at most.
-const LONGEST_LIST: usize = 20;
 
 /// A checkpoint that can't become a module.
 #[derive(Debug, Error)]
@@ -84,16 +82,4 @@ impl fmt::Display for ConfigProblem {
 
 fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
-fn list<T: fmt::Display>(items: &[T]) -> String {
-    let mut text = String::new();
-    for item in items.iter().take(LONGEST_LIST) {
-        // Writing to a `String` can't fail.
-        let _ = write!(text, "\n  - {item}");
-    }
-    if items.len() > LONGEST_LIST {
-        let _ = write!(text, "\n  - and {} more", items.len() - LONGEST_LIST);
-    }
-    text
 }

@@ -180,11 +180,6 @@ pub(super) const NEUTRAL: &[(&str, Neutral, &str)] = &[
         "rotates by several positions at once",
     ),
     (
-        "quantization_config",
-        Neutral::Off,
-        "says that the weights are quantised already (take the original checkpoint, dlc quantises by itself)",
-    ),
-    (
         "compression_config",
         Neutral::Off,
         "says that the weights are compressed (take the original checkpoint)",

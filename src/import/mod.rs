@@ -39,6 +39,7 @@ mod olmo2;
 mod patches;
 mod phi3;
 mod pixart;
+mod quantization;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
@@ -225,6 +226,7 @@ pub fn import_with_sources(
     let mut config = ConfigReader::whole(&resolved);
     let architecture = (family.read)(&mut config, task);
     auto_map::read_auto_map(&mut config, family);
+    quantization::read(&mut config);
     let mut generation = checkpoint
         .generation_config()
         .map(|values| ConfigReader::new(values, "generation_config.json: ", &[]));

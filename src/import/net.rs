@@ -428,6 +428,8 @@ impl<'a> Net<'a> {
         for prefix in BESIDE {
             self.leave_out(prefix);
         }
+        let zero_biases = self.checkpoint.zero_biases();
+        self.left_out.extend(zero_biases.map(str::to_owned));
         let is_leftover = |name: &&str| LEFTOVERS.iter().any(|end| name.ends_with(end));
         let (leftovers, unknown): (Vec<&str>, Vec<&str>) = self
             .checkpoint

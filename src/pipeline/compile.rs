@@ -11,13 +11,14 @@ use dlc_ir::{DType, ModelInfo, Module, SideFile, Task};
 use dlc_passes::registry::{self, PassSpec};
 use dlc_passes::{
     Adapter, Needs, Pass, PassContext, PassError, PassRun, Samplers, ScoreCache, Sources,
-    largest_weight, run_passes,
+    keep_codes, largest_weight, run_passes,
 };
 use dlc_runtime::BackendSearch;
 use rayon::ThreadPool;
 
 use super::adapters::{self, Adapted, AdapterSpec};
 use super::calibration::TextCalibration;
+use super::codes::{as_written, obstacle};
 use super::cuda;
 use super::error::PipelineError;
 use super::generation::generation;
@@ -55,6 +56,9 @@ pub struct CompileRequest {
     pub task: Option<Task>,
     /// Element type of weights and activations; f32 if absent.
     pub dtype: Option<DType>,
+    /// Whether matrices that the checkpoint holds as codes become numbers, although the profile has
+    /// products with codes.
+    pub dequantize: bool,
     /// The bundle's folder.
     pub output: PathBuf,
     /// Keys of the configuration that change nothing, though they look as if they did.
@@ -86,6 +90,7 @@ impl CompileRequest {
             deploy: None,
             task: None,
             dtype: None,
+            dequantize: false,
             output: output.into(),
             ignore_keys: vec![],
             force: false,
@@ -94,6 +99,15 @@ impl CompileRequest {
             backend: BackendSearch::default(),
             threads: std::thread::available_parallelism().map_or(1, NonZero::get),
         }
+    }
+
+    /// Why no matrix keeps its codes, if none does.
+    pub(super) fn codes_become_numbers(&self) -> Option<&'static str> {
+        obstacle(
+            self.profile,
+            self.dtype.unwrap_or(DType::F32),
+            self.dequantize,
+        )
     }
 }
 
@@ -144,6 +158,8 @@ pub fn compile(
     let pool = pool(request.threads)?;
     let mut opened = open(request, &unfed, &pool, monitor)?;
     let runs = transform(request, &mut opened, cache, &pool, monitor)?;
+    let codes = keep_codes(&mut opened.module, request.codes_become_numbers())?;
+    opened.warnings.extend(codes.notes());
     let Opened {
         checkpoint,
         module,
@@ -234,7 +250,8 @@ fn open(
     let (mut module, mut sources) = (imported.module, imported.sources);
     checkpoint.write_derived(beside(request))?;
     module.take_side_files(checkpoint.side_files());
-    monitor.needs(needs_of(&module, unfed, request.threads));
+    let written = as_written(&module, request.codes_become_numbers())?;
+    monitor.needs(needs_of([&module, &written], unfed, request.threads));
     monitor.phase("hashing and checking weights");
     let inputs = stamps(&checkpoint, &opened, &module.side_files)?;
     let (source, suspects) = pool.install(|| {
@@ -325,6 +342,7 @@ fn transform(
             allow_nan: request.allow_nan,
             machine: Some(&machine),
             samplers: steps_of(module, &samplers),
+            keeps_codes: request.codes_become_numbers().is_none(),
         },
     )?;
     let mut cx = PassContext {
@@ -360,16 +378,21 @@ fn rewritten(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-pub(super) fn needs_of(module: &Module, passes: &[Box<dyn Pass + '_>], threads: usize) -> Needs {
-    let weights = module.used_weights();
+/// What compiling `module` needs; `written` is how it is written if its passes change nothing.
+pub(super) fn needs_of(
+    [module, written]: [&Module; 2],
+    passes: &[Box<dyn Pass + '_>],
+    threads: usize,
+) -> Needs {
+    let weights = written.used_weights();
     // Each thread that writes holds a few tensors.
-    let written = PROGRAM + 3 * threads as u64 * largest_weight(module);
+    let writing = PROGRAM + 3 * threads as u64 * largest_weight(written);
     let mut needs = Needs {
         disk: weights
             .iter()
-            .map(|id| module.weights[*id].bytes() as u64)
+            .map(|id| written.weights[*id].bytes() as u64)
             .sum(),
-        memory: written,
+        memory: writing,
     };
     for pass in passes {
         let Needs { disk, memory } = pass.needs(module);

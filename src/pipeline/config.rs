@@ -50,6 +50,8 @@ pub struct PipelineConfig {
     pub task: Option<Task>,
     /// Element type of weights and activations.
     pub dtype: Option<DType>,
+    /// Whether matrices that the checkpoint holds as codes become numbers.
+    pub dequantize: Option<bool>,
     /// Where the bundle is to compute: `cpu` or `cuda`.
     pub provider: Option<String>,
     /// The bundle's folder.
@@ -69,7 +71,7 @@ pub struct PipelineConfig {
 const TASKS: &str = "text-generation, fill-mask, text-classification, token-classification, question-answering or feature-extraction";
 
 /// What a key must be, for the message if it isn't.
-const KEYS: [(&str, &str); 14] = [
+const KEYS: [(&str, &str); 15] = [
     ("model", "the path of a checkpoint"),
     (
         "adapters",
@@ -85,6 +87,7 @@ const KEYS: [(&str, &str); 14] = [
     ("deploy", "the name of a deployment target"),
     ("task", TASKS),
     ("dtype", "f32, f16 or bf16"),
+    ("dequantize", "true or false"),
     ("provider", "cpu or cuda"),
     ("output", "the path of a folder"),
     ("force", "true or false"),

@@ -89,6 +89,14 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
             problem: "is GGUF, and `dlc merge` writes what it reads. Make a checkpoint of it with `dlc convert` first".into(),
         });
     }
+    if let Some(method) = checkpoint.quantized_by() {
+        return Err(PipelineError::Misfit {
+            path: request.model.clone(),
+            problem: format!(
+                "is quantised by {method}, and `dlc merge` writes what it reads. Compile it with the adapter: `dlc compile MODEL --adapter DIR`"
+            ),
+        });
+    }
     let (mut module, mut sources, mut warnings) = (
         imported.module,
         imported.sources,

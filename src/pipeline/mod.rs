@@ -7,6 +7,7 @@ mod adapters;
 mod bundle_module;
 mod cache;
 mod calibration;
+mod codes;
 mod compare;
 mod compile;
 mod config;

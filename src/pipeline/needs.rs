@@ -4,6 +4,7 @@
 use dlc_passes::{Needs, Sources, rehearse_passes};
 
 use super::adapters::{self, Adapted};
+use super::codes::as_written;
 use super::compile::{
     CompileRequest, adapted, located, needs_of, passes, samplers, steps_of, unfed,
 };
@@ -24,7 +25,8 @@ pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
         ..
     } = adapted(request)?;
     let (mut module, mut sources) = (imported.module, imported.sources);
-    let needs = needs_of(&module, &unfed, request.threads);
+    let written = as_written(&module, request.codes_become_numbers())?;
+    let needs = needs_of([&module, &written], &unfed, request.threads);
     if !request.adapters.is_empty() {
         adapters::add_unread(&checkpoint, &mut module, &mut sources)?;
     }
@@ -35,6 +37,7 @@ pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
         adapters: &adapters,
         allow_nan: request.allow_nan,
         samplers: steps_of(&module, &samplers),
+        keeps_codes: request.codes_become_numbers().is_none(),
         ..Sources::NONE
     };
     rehearse_passes(&module, &passes(request, sources)?).map_err(|e| located(request, e))?;

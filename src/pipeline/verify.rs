@@ -11,8 +11,10 @@ use std::collections::BTreeMap;
 
 use dlc_bundle::GraphRecord;
 use dlc_eval::{Array, ArrayData, Peaks, run_noting_peaks};
+use dlc_ir::cost::quantized_matrices;
 use dlc_ir::diff::diff;
-use dlc_ir::{DType, Graph, Module, Task};
+use dlc_ir::{DType, Graph, Module, Task, WeightTable, parse_graph_over};
+use dlc_passes::keep_codes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -357,6 +359,7 @@ fn deviation(
 /// # Errors
 /// [`PipelineError::Ir`] if a weight can't be read.
 pub fn compare_with_source(bundle: &Module, source: &Module) -> Result<Vec<String>, PipelineError> {
+    let source = &as_kept(bundle, source)?;
     let mut differences = Vec::new();
     let (Some(a), Some(b)) = (source.graph("target"), bundle.graph("target")) else {
         return Ok(vec!["there is no graph `target`".into()]);
@@ -378,6 +381,41 @@ pub fn compare_with_source(bundle: &Module, source: &Module) -> Result<Vec<Strin
         }
     }
     Ok(differences)
+}
+
+/// The source with the codes that the bundle's target keeps, if it keeps any, and with its weights
+/// in the bundle's order: codes come after all that was imported.
+fn as_kept(bundle: &Module, source: &Module) -> Result<Module, PipelineError> {
+    let mut source = source.clone();
+    let keeps = bundle
+        .graph("target")
+        .is_some_and(|target| quantized_matrices(target, &bundle.weights).next().is_some());
+    if !keeps {
+        return Ok(source);
+    }
+    keep_codes(&mut source, None)?;
+    let names = bundle
+        .weights
+        .entries()
+        .chain(source.weights.entries())
+        .map(|(_, weight)| &weight.name);
+    let mut weights = WeightTable::default();
+    for name in names {
+        let weight = source.weights.find(name).map(|id| &source.weights[id]);
+        let data = weight.and_then(|weight| Some((weight, weight.expr()?.clone())));
+        if let Some((weight, data)) = data.filter(|_| weights.find(name).is_none()) {
+            weights.add(name, &weight.shape, data)?;
+        }
+    }
+    let graphs = source.graphs.iter();
+    let graphs = graphs
+        .map(|graph| parse_graph_over(&graph.to_text(&source.weights), &weights))
+        .collect::<Result<_, _>>()?;
+    Ok(Module {
+        graphs,
+        weights,
+        ..source
+    })
 }
 
 fn first_difference(

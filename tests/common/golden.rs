@@ -231,7 +231,12 @@ impl EncoderGolden {
 
 impl Golden {
     pub fn read(name: &'static str) -> Self {
-        let recorded = recorded(&fixture(&format!("goldens/{name}/golden.safetensors")));
+        Self::read_of("goldens", name)
+    }
+
+    /// That of a checkpoint in another folder than that of the goldens.
+    pub fn read_of(folder: &str, name: &'static str) -> Self {
+        let recorded = recorded(&fixture(&format!("{folder}/{name}/golden.safetensors")));
         let (mut integers, mut floats) = (BTreeMap::new(), BTreeMap::new());
         for (key, array) in recorded {
             match array.data() {

@@ -9,6 +9,7 @@ pub mod golden;
 pub mod hub;
 pub mod lengths;
 pub mod ops;
+pub mod packed;
 pub mod padding;
 pub mod quantized;
 pub mod sampling;

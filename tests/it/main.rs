@@ -36,6 +36,7 @@ mod misfits;
 mod naming;
 mod other_adapters;
 mod output;
+mod packed_checkpoints;
 mod progress;
 mod quantized;
 mod readme;

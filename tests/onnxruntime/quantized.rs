@@ -5,7 +5,9 @@ use dlc_bundle::Profile;
 use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
+use crate::common::packed::check_kept;
 use crate::common::quantized::{check_cheap_draft, check_products};
+use crate::common::session::Engine;
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -15,6 +17,17 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
         trials.push(Trial::test(
             format!("quantized::products {}", profile.name()),
             products,
+        ));
+        let ours = backend.cloned();
+        let codes = move || {
+            Ok(check_kept(&Engine::Backend(
+                ours.expect("not ignored"),
+                profile,
+            ))?)
+        };
+        trials.push(Trial::test(
+            format!("quantized::kept_codes {}", profile.name()),
+            codes,
         ));
         let ours = backend.cloned();
         let draft = move || Ok(check_cheap_draft(&ours.expect("not ignored"), profile, 12)?);

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dlc_errors::printable::shown;
-use dlc_ir::Expr;
+use dlc_ir::{Blob, CodedPart, Expr};
 use serde_json::{Map, Value as Json};
 
 use super::ModelTensor;
 use super::architecture::{Architecture, Bias};
 use super::config::Shape;
 use super::names::Role;
+use crate::coded::BlockMatrix;
 use crate::file::{Gguf, GgufTensor};
 use crate::keys::Keys;
 use crate::kind::TensorKind;
@@ -55,7 +56,7 @@ pub(super) fn find(
             unread.entry(kind).or_default().push(&tensor.name);
             continue;
         };
-        let laid_out = lay_out(role, tensor, data, architecture, shape);
+        let laid_out = lay_out(role, tensor, (data, &blob), architecture, shape);
         match (laid_out, role.hugging_face()) {
             (Err(problem), _) => keys.problems.push(problem),
             (Ok(data), None) => found.divisors = divisors(tensor, &data, keys),
@@ -96,10 +97,20 @@ pub(super) fn find(
 fn lay_out(
     role: Role,
     tensor: &GgufTensor,
-    data: Expr,
+    (data, blob): (Expr, &Blob),
     architecture: &Architecture,
     shape: &Shape,
 ) -> Result<Expr, String> {
+    let coded = |rows: Option<Arc<[u32]>>| match tensor.kind {
+        TensorKind::Packed(packing) => {
+            let matrix = BlockMatrix::new(packing, blob.clone(), &tensor.shape, rows)?;
+            Some(Expr::Coded {
+                matrix: Arc::new(matrix),
+                part: CodedPart::Entries,
+            })
+        }
+        TensorKind::Float(_) | TensorKind::Other(_) => None,
+    };
     if architecture.norms_plus_one && role.is_norm() {
         return Ok(data.offset(-1.0));
     }
@@ -107,9 +118,9 @@ fn lay_out(
         Role::Layer { part, .. } if architecture.interleaved => match part.gguf {
             "attn_q" => shape.heads,
             "attn_k" => shape.kv_heads,
-            _ => return Ok(data),
+            _ => return Ok(coded(None).unwrap_or(data)),
         },
-        _ => return Ok(data),
+        _ => return Ok(coded(None).unwrap_or(data)),
     };
     let rows = tensor.shape.first().copied().unwrap_or_default();
     let columns = tensor.shape.iter().skip(1).product::<usize>().max(1);
@@ -119,11 +130,14 @@ fn lay_out(
             shown(&tensor.name)
         ));
     }
-    Ok(Expr::Rows {
-        input: Arc::new(data),
-        columns,
-        rows: halves(rows, heads),
-    })
+    let order = halves(rows, heads);
+    Ok(
+        coded(Some(Arc::clone(&order))).unwrap_or_else(|| Expr::Rows {
+            input: Arc::new(data),
+            columns,
+            rows: order,
+        }),
+    )
 }
 
 /// Which row comes where when the pairs of each head become two halves: the inverse of

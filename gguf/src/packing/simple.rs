@@ -2,9 +2,7 @@
 
 use dlc_ir::Packing;
 
-use super::half;
-
-const ELEMENTS: usize = 32;
+use super::{BLOCK as ELEMENTS, half};
 
 /// Codes of 4 bits around 8: `(code - 8) d`.
 pub(crate) static Q4_0: Packing = Packing {

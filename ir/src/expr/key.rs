@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Expr, QuantizedPart, Quantizer};
+use super::{CodedPart, Expr, QuantizedPart, Quantizer};
 use crate::types::DType;
 
 /// Equal keys mean equal expressions, and so equal data.
@@ -10,6 +10,8 @@ use crate::types::DType;
 pub(crate) enum ExprKey {
     Mapped((usize, usize, usize), DType),
     Packed((usize, usize, usize), &'static str),
+    /// A matrix by its place in memory, where it stays for as long as an expression has it.
+    Coded(usize, CodedPart),
     /// An operation by number, its parameters, and its operands.
     Computed(u8, [u64; 2], Vec<ExprKey>),
     Rows(Arc<[u32]>, usize, Box<ExprKey>),
@@ -25,6 +27,9 @@ impl Expr {
         match self {
             Self::Mapped { blob, dtype } => ExprKey::Mapped(blob.key(), *dtype),
             Self::Packed { blob, packing } => ExprKey::Packed(blob.key(), packing.name),
+            Self::Coded { matrix, part } => {
+                ExprKey::Coded(Arc::as_ptr(matrix).cast::<u8>() as usize, *part)
+            }
             Self::Cast { input, dtype } => computed(0, [*dtype as u64, 0], &[input]),
             Self::Add(a, b) => computed(1, [0; 2], &[a, b]),
             Self::Mul(a, b) => computed(2, [0; 2], &[a, b]),

@@ -35,6 +35,17 @@ pub enum QuantizedPart {
     ZeroPoints,
 }
 
+impl GroupFormat {
+    /// Elements of one part in a row of `columns` weights.
+    pub(super) fn row_elements(self, part: QuantizedPart, columns: usize) -> usize {
+        match part {
+            QuantizedPart::Codes => self.groups(columns) * self.code_bytes(),
+            QuantizedPart::Scales => self.groups(columns),
+            QuantizedPart::ZeroPoints => self.zero_point_bytes(columns),
+        }
+    }
+}
+
 /// How a matrix is quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quantizer {
@@ -173,18 +184,9 @@ impl Quantizer {
         (scaled + zero_point).clamp(0.0, f32::from(self.format.largest_code())) + WHOLE - WHOLE
     }
 
-    /// Elements of one part in a row of `columns` weights.
-    fn row_elements(&self, part: QuantizedPart, columns: usize) -> usize {
-        match part {
-            QuantizedPart::Codes => self.format.groups(columns) * self.format.code_bytes(),
-            QuantizedPart::Scales => self.format.groups(columns),
-            QuantizedPart::ZeroPoints => self.format.zero_point_bytes(columns),
-        }
-    }
-
     /// Number of elements of one part of a matrix of `weights` entries in rows of `columns`.
     pub(super) fn elements(&self, part: QuantizedPart, weights: usize, columns: usize) -> usize {
-        weights / columns * self.row_elements(part, columns)
+        weights / columns * self.format.row_elements(part, columns)
     }
 
     /// Groups that share an element of a part, or elements that share a group: groups of an
@@ -271,7 +273,7 @@ pub(super) fn quantized(
     from: usize,
     out: &mut [f32],
 ) {
-    let width = quantizer.row_elements(part, columns);
+    let width = quantizer.format.row_elements(part, columns);
     let mut at = 0;
     while at < out.len() {
         let (row, column) = ((from + at) / width, (from + at) % width);

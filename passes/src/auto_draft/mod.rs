@@ -32,6 +32,7 @@ use crate::error::PassError;
 use crate::kept::Kept;
 use crate::needs::{self, Needs};
 use crate::options::PassOptions;
+use crate::quantize_draft::keeps_codes;
 use crate::report::PassReport;
 use crate::scoring::most_links;
 use crate::sources::{Calibration, Machine, Sources};
@@ -310,7 +311,7 @@ impl Pass for AutoDraft<'_> {
     }
 
     fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
-        let target = check(module)?;
+        let target = self.check(module)?;
         if self.options.costs.is_none() {
             costs::check(target)?;
         }
@@ -327,8 +328,19 @@ impl Pass for AutoDraft<'_> {
 }
 
 impl AutoDraft<'_> {
+    /// The target, if a draft of it can be made and its steps timed as they will be.
+    fn check<'m>(&self, module: &'m Module) -> Result<&'m Graph, PassError> {
+        let target = check(module)?;
+        if self.sources.keeps_codes && keeps_codes(target, &module.weights) {
+            return Err(unsupported(
+                "the target keeps the codes of its checkpoint, and quantised drafts gain little on it; leave this pass out, or compile with --dequantize",
+            ));
+        }
+        Ok(target)
+    }
+
     fn choose(&self, module: &mut Module, cx: &PassContext<'_>) -> Result<PassReport, PassError> {
-        let target = check(module)?.clone();
+        let target = self.check(module)?.clone();
         let machine = self.sources.machine.ok_or_else(|| {
             unsupported("no bundle is made, so there is no machine that decodes it")
         })?;

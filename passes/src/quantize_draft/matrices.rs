@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dlc_ir::{
-    BlockId, DType, Experts, Expr, Graph, IrError, Node, NodeId, Op, Operand, QuantizedPart,
-    Quantizer, Refinement, Weight, WeightId, WeightTable,
+    BlockId, Coded, CodedPart, DType, Experts, Expr, Graph, GroupFormat, IrError, Node, NodeId, Op,
+    Operand, QuantizedPart, Quantizer, Refinement, Weight, WeightId, WeightTable,
 };
 use rayon::prelude::*;
 
@@ -62,6 +62,24 @@ fn unquantized(node: &Node) -> &[Operand] {
         }
         _ => &[],
     }
+}
+
+/// The codes that a weight stands for, in the layout that keeps them, if one does.
+pub(crate) fn codes(weights: &WeightTable, id: WeightId) -> Option<(&Arc<dyn Coded>, GroupFormat)> {
+    match weights[id].expr()? {
+        Expr::Coded {
+            matrix,
+            part: CodedPart::Entries,
+        } if weights[id].shape == matrix.shape() => Some((matrix, matrix.group_format()?)),
+        _ => None,
+    }
+}
+
+/// Whether any matrix of `graph` stands for codes that can be kept.
+pub(crate) fn keeps_codes(graph: &Graph, weights: &WeightTable) -> bool {
+    matrices(graph, weights)
+        .iter()
+        .any(|matrix| codes(weights, matrix.weight).is_some())
 }
 
 /// What quantising does to a matrix.

@@ -18,8 +18,10 @@ use crate::error::PassError;
 use crate::needs::{self, Needs};
 use crate::options::PassOptions;
 use crate::report::PassReport;
+use crate::sources::Sources;
 
 pub use matrices::{Matrix, Perturbation, matrices, perturbation, quantize_block, quantize_nodes};
+pub(crate) use matrices::{codes, keeps_codes};
 pub(crate) use options::GROUP_SIZES;
 pub use options::{QuantizeDraftOptions, Refine};
 
@@ -32,6 +34,8 @@ const WORST: usize = 5;
 pub struct QuantizeDraft {
     options: QuantizeDraftOptions,
     quantizer: Quantizer,
+    /// Whether matrices keep the codes of the checkpoint.
+    keeps_codes: bool,
 }
 
 impl QuantizeDraft {
@@ -39,10 +43,14 @@ impl QuantizeDraft {
     ///
     /// # Errors
     /// [`PassError::Options`] for values out of range: bits and group sizes that no runtime takes.
-    pub fn new(options: QuantizeDraftOptions) -> Result<Self, PassError> {
+    pub fn new(options: QuantizeDraftOptions, sources: &Sources<'_>) -> Result<Self, PassError> {
         options.check_ranges(NAME)?;
         let quantizer = options.quantizer();
-        Ok(Self { options, quantizer })
+        Ok(Self {
+            options,
+            quantizer,
+            keeps_codes: sources.keeps_codes,
+        })
     }
 
     /// The matrices that were asked for.
@@ -73,14 +81,24 @@ impl QuantizeDraft {
             Some(block) => names.is_empty() || names.iter().any(|name| is_named(block, name)),
             None => names.is_empty(),
         };
-        let chosen: Vec<Matrix> = matrices(graph, weights)
+        // A matrix that keeps the codes of its checkpoint stays the target's own.
+        let is_done = |m: &Matrix| {
+            let kept = codes(weights, m.weight).filter(|_| self.keeps_codes);
+            kept.is_some_and(|(_, format)| format.bits <= self.options.bits)
+        };
+        let (done, chosen): (Vec<Matrix>, Vec<Matrix>) = matrices(graph, weights)
             .into_iter()
             .filter(wanted)
-            .collect();
+            .partition(is_done);
         if chosen.is_empty() {
-            Err(unsupported(
-                "no matrix is left to quantise: all that was asked for is quantised already",
-            ))
+            let way = if done.is_empty() {
+                ""
+            } else {
+                " in the checkpoint; compile with --dequantize for a target in f32"
+            };
+            Err(unsupported(format!(
+                "no matrix is left to quantise: all that was asked for is quantised already{way}"
+            )))
         } else {
             Ok(chosen)
         }

@@ -203,10 +203,13 @@ fn passes_made_from_a_struct_check_it_as_well() {
             sources,
         )
         .map(drop),
-        QuantizeDraft::new(QuantizeDraftOptions {
-            bits: 0,
-            ..QuantizeDraftOptions::default()
-        })
+        QuantizeDraft::new(
+            QuantizeDraftOptions {
+                bits: 0,
+                ..QuantizeDraftOptions::default()
+            },
+            &sources,
+        )
         .map(drop),
         TrimHead::new(
             TrimHeadOptions {
