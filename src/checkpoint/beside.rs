@@ -6,7 +6,7 @@ use dlc_ir::SideFile;
 use dlc_tokenizer::VOCABULARIES;
 
 use super::sentence::{MODULES, SETTINGS, TRANSFORMER_CONFIGS};
-use super::vocabulary::{MadeTokenizer, TOKENIZER};
+use super::vocabulary::TOKENIZER;
 use super::{CONFIG, Checkpoint, CheckpointError, GENERATION_CONFIG, SCHEDULER_CONFIG};
 
 const TEMPLATE: &str = "chat_template.jinja";

@@ -63,19 +63,16 @@ impl Tokens {
     /// Puts a token in the place of the one with the same text, or last. What is found in a text as
     /// it stands stays so: transformers adds such a token beside the other.
     fn put(&mut self, token: AddedToken) {
-        match self.places.get(&token.content) {
-            Some(place) => {
-                let old = &mut self.tokens[*place];
-                let normalized = token.normalized && old.normalized;
-                *old = AddedToken {
-                    normalized,
-                    ..token
-                };
-            }
-            None => {
-                self.places.insert(token.content.clone(), self.tokens.len());
-                self.tokens.push(token);
-            }
+        if let Some(place) = self.places.get(&token.content) {
+            let old = &mut self.tokens[*place];
+            let normalized = token.normalized && old.normalized;
+            *old = AddedToken {
+                normalized,
+                ..token
+            };
+        } else {
+            self.places.insert(token.content.clone(), self.tokens.len());
+            self.tokens.push(token);
         }
     }
 }
@@ -99,7 +96,9 @@ impl Added {
             None => plain(origin.added, &given, &listed)?,
         };
         let mut tokens = Tokens::default();
-        own.into_iter().for_each(|token| tokens.put(token));
+        for token in own {
+            tokens.put(token);
+        }
         for (_, token) in &written {
             let special = token.special || is_special(&token.content);
             tokens.put(AddedToken {

@@ -230,7 +230,7 @@ pub fn piece_normalizer(prefix: bool) -> Json {
 }
 
 /// The two tokens of a line of merges, which make a third one.
-pub fn pair_of<'t>(line: &'t str, is_token: impl Fn(&str) -> bool) -> Option<(&'t str, &'t str)> {
+pub fn pair_of(line: &str, is_token: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
     let (left, right) = line.split_once(' ')?;
     let all = is_token(left) && is_token(right) && is_token(&[left, right].concat());
     all.then_some((left, right))

@@ -103,7 +103,7 @@ fn merges(bytes: &[u8], ids: &HashMap<String, u32>) -> Result<Vec<Json>, Convert
     let text = std::str::from_utf8(bytes).map_err(|_| damaged("is no text in UTF-8".to_owned()))?;
     let lines = (1..).zip(text.lines());
     let lines = lines.filter(|(number, line)| {
-        !(*number == 1 && line.starts_with("#version")) && !line.trim().is_empty()
+        !(line.trim().is_empty() || *number == 1 && line.starts_with("#version"))
     });
     let mut merges = Vec::new();
     for (number, line) in lines {
