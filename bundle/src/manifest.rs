@@ -255,6 +255,9 @@ pub struct WeightRecord {
     pub bytes: u64,
     /// Names of the graphs that use it.
     pub graphs: Vec<String>,
+    /// Whether it is a matrix that the module has with rows and columns exchanged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transposed: bool,
     /// What it is made of, if it is several weights of the module.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<StackRecord>,

@@ -175,6 +175,7 @@ impl WeightPlan {
             offset,
             bytes,
             graphs: vec![graph.to_owned()],
+            transposed: matches!(tensor, Stored::Transposed(_)),
             stack: match tensor {
                 Stored::Stack(stack) => Some(stack.record(weights)),
                 Stored::Weight(_) | Stored::Transposed(_) | Stored::Table(_) => None,

@@ -112,7 +112,7 @@ fn weights<'t>(
     }
     let map: Arc<dyn AsRef<[u8]> + Send + Sync> =
         Arc::new(mapped::map(&open_regular(&path)?.0, &path).map_err(read)?);
-    let mut found: Vec<(&str, &[usize], Expr)> = Vec::new();
+    let mut found: Vec<(&str, Vec<usize>, Expr)> = Vec::new();
     for record in &bundle.manifest().weights {
         let damaged = || PipelineError::Config {
             place: path.display().to_string(),
@@ -122,13 +122,19 @@ fn weights<'t>(
             ),
         };
         let data = expression(record, &map).ok_or_else(damaged)?;
-        match &record.stack {
-            None => found.push((&record.name, &record.shape, data)),
-            Some(stack) => {
+        match (&record.stack, &record.shape[..]) {
+            (None, &[rows, columns]) if record.transposed => {
+                found.push((&record.name, vec![columns, rows], data.transposed(columns)));
+            }
+            (None, shape) if !record.transposed => {
+                found.push((&record.name, shape.to_vec(), data));
+            }
+            (Some(stack), _) if !record.transposed => {
                 let weights = stacked(stack, data).ok_or_else(damaged)?;
                 let weights = weights.into_iter();
-                found.extend(weights.map(|(name, data)| (name, &stack.shape[..], data)));
+                found.extend(weights.map(|(name, data)| (name, stack.shape.clone(), data)));
             }
+            _ => return Err(damaged()),
         }
     }
     let mut places: HashMap<&str, usize> = HashMap::new();
@@ -138,7 +144,7 @@ fn weights<'t>(
     }
     found.sort_by_key(|(name, ..)| places.get(name).copied().unwrap_or(usize::MAX));
     for (name, shape, data) in found {
-        table.add(name, shape, data)?;
+        table.add(name, &shape, data)?;
     }
     Ok(table)
 }

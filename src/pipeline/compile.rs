@@ -1,30 +1,29 @@
 //! `dlc compile`: checkpoint -> module -> passes -> bundle.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use dlc_bundle::{Manifest, PassRecord, Profile, Source};
-use dlc_exporters::{BundleRequest, CpuNode, DeploymentTarget, check_replaceable, write_bundle_of};
+use dlc_bundle::{Manifest, PassRecord, Source};
+use dlc_exporters::{BundleRequest, CpuNode, check_replaceable, write_bundle_of};
 use dlc_files::FileStamp;
-use dlc_ir::{DType, ModelInfo, Module, SideFile, Task};
-use dlc_passes::registry::{self, PassSpec};
+use dlc_ir::{DType, ModelInfo, Module, SideFile};
+use dlc_passes::registry;
 use dlc_passes::{
     Adapter, Needs, Pass, PassContext, PassError, PassRun, Samplers, ScoreCache, Sources,
     keep_codes, largest_weight, run_passes,
 };
-use dlc_runtime::BackendSearch;
 use rayon::ThreadPool;
 
-use super::adapters::{self, Adapted, AdapterSpec};
+use super::adapters::{self, Adapted};
 use super::calibration::TextCalibration;
-use super::codes::{as_written, obstacle};
+use super::codes::as_written;
 use super::cuda;
 use super::error::PipelineError;
 use super::generation::generation;
 use super::machine::BundleMachine;
 use super::monitor::Monitor;
 use super::range;
+use super::request::CompileRequest;
 use super::samplers::DiffusionSamplers;
 use super::source::source_record;
 use super::warnings::{Use, findings};
@@ -33,83 +32,6 @@ use crate::import::{ImportOptions, non_finite_weights};
 
 /// Bytes of memory that the program itself takes, with its libraries.
 const PROGRAM: u64 = 25_000_000;
-
-/// What to compile, and how.
-#[derive(Debug, Clone)]
-pub struct CompileRequest {
-    /// The checkpoint: a folder or a `.safetensors` file.
-    pub model: PathBuf,
-    /// What the manifest calls the checkpoint; its folder's name if absent.
-    pub model_name: Option<String>,
-    /// The adapters to merge, in order. The pass `merge-adapter` runs first unless it stands among
-    /// the passes.
-    pub adapters: Vec<AdapterSpec>,
-    /// A YAML file that says what the adapters' trainer calls things, if it wasn't PEFT.
-    pub adapter_names: Option<PathBuf>,
-    /// The passes, in order.
-    pub passes: Vec<PassSpec>,
-    /// The operators to restrict the graphs to.
-    pub profile: Profile,
-    /// The runtime that the bundle is written for, if one was named.
-    pub deploy: Option<&'static DeploymentTarget>,
-    /// What the model is compiled for; what its configuration says if absent.
-    pub task: Option<Task>,
-    /// Element type of weights and activations; f32 if absent.
-    pub dtype: Option<DType>,
-    /// Whether matrices that the checkpoint holds as codes become numbers, although the profile has
-    /// products with codes.
-    pub dequantize: bool,
-    /// The bundle's folder.
-    pub output: PathBuf,
-    /// Keys of the configuration that change nothing, though they look as if they did.
-    pub ignore_keys: Vec<String>,
-    /// Whether an existing bundle is replaced.
-    pub force: bool,
-    /// Whether NaN and infinite weights are taken.
-    pub allow_nan: bool,
-    /// Whether the bundle is for a CUDA device: then nodes that ONNX Runtime has no CUDA kernel for
-    /// are named.
-    pub cuda: bool,
-    /// Where a runtime is looked for, if a pass has to time steps.
-    pub backend: BackendSearch,
-    /// How many threads to use.
-    pub threads: usize,
-}
-
-impl CompileRequest {
-    /// Without adapters and passes, in f32 and profile `portable`, on every core; a bundle that
-    /// exists isn't replaced.
-    pub fn new(model: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
-        Self {
-            model: model.into(),
-            model_name: None,
-            adapters: vec![],
-            adapter_names: None,
-            passes: vec![],
-            profile: Profile::Portable,
-            deploy: None,
-            task: None,
-            dtype: None,
-            dequantize: false,
-            output: output.into(),
-            ignore_keys: vec![],
-            force: false,
-            allow_nan: false,
-            cuda: false,
-            backend: BackendSearch::default(),
-            threads: std::thread::available_parallelism().map_or(1, NonZero::get),
-        }
-    }
-
-    /// Why no matrix keeps its codes, if none does.
-    pub(super) fn codes_become_numbers(&self) -> Option<&'static str> {
-        obstacle(
-            self.profile,
-            self.dtype.unwrap_or(DType::F32),
-            self.dequantize,
-        )
-    }
-}
 
 /// What was compiled.
 #[derive(Debug)]

@@ -5,10 +5,9 @@ use dlc_passes::{Needs, Sources, rehearse_passes};
 
 use super::adapters::{self, Adapted};
 use super::codes::as_written;
-use super::compile::{
-    CompileRequest, adapted, located, needs_of, passes, samplers, steps_of, unfed,
-};
+use super::compile::{adapted, located, needs_of, passes, samplers, steps_of, unfed};
 use super::error::PipelineError;
+use super::request::CompileRequest;
 
 /// What compiling needs on disk and in memory, about, by the shapes of the checkpoint's weights
 /// alone.
