@@ -97,6 +97,7 @@ OPERATORS = {
     "Squeeze": (2, 1, {}),
     "Sub": (2, 1, {}),
     "Tanh": (1, 1, {}),
+    "TopK": (2, 2, {}),
     "Transpose": (1, 1, {}),
     "Unsqueeze": (2, 1, {}),
     "Where": (3, 1, {}),
@@ -105,7 +106,12 @@ OPERATORS = {
     "com.microsoft.MatMulNBits": (
         (1, 1, 1, 1, 0, 1), 1, {"K": 64, "N": 64, "bits": 8, "block_size": 32, "accuracy_level": 4},
     ),
+    "com.microsoft.MoE": ((1, 1, 1, 0, 1), 1, {"k": 2, "activation_type": "swiglu", "swiglu_fusion": 1}),
     "com.microsoft.MultiHeadAttention": ((1, 1, 1, 0, 1, 1), 1, {"num_heads": 2}),
+    "com.microsoft.QMoE": (
+        (1, 1, 1, 1, 0, 1, 1, 0, 0, 0, 0, 1, 1), 1,
+        {"k": 2, "activation_type": "swiglu", "swiglu_fusion": 1, "expert_weight_bits": 4, "block_size": 32},
+    ),
     "com.microsoft.SkipLayerNormalization": (4, (1, 0, 0, 1), {}),
     "com.microsoft.SkipSimplifiedLayerNormalization": (3, (1, 0, 0, 1), {}),
 }

@@ -14,5 +14,6 @@ mod reader;
 pub use constants::{OnnxConstant, hash_constants};
 pub use error::OnnxError;
 pub use reader::{
-    GRAPH_KEY, OnnxNode, OnnxPort, OnnxSummary, initializer_head, port, read_bytes, read_onnx,
+    GRAPH_KEY, OnnxNode, OnnxPort, OnnxSummary, TRANSPOSED_KEY, initializer_head, port, read_bytes,
+    read_onnx,
 };

@@ -21,6 +21,8 @@ use crate::proto::{
 
 /// Key of the text form of the graph in the metadata of a file that dlc wrote.
 pub const GRAPH_KEY: &str = "dlc.graph";
+/// Key of the names of matrices that the file has with rows and columns exchanged, a line each.
+pub const TRANSPOSED_KEY: &str = "dlc.transposed";
 /// Largest file that is read: protobuf allows no message of 2 GiB.
 pub(super) const MAX_FILE: u64 = (1 << 31) - 1;
 /// Largest node, subgraphs and constants included.
@@ -67,6 +69,8 @@ pub struct OnnxSummary {
     pub external_files: Vec<String>,
     /// The text form of the graph that the file was lowered from, if dlc wrote it.
     pub graph_text: Option<String>,
+    /// The weights of that graph that the file has with rows and columns exchanged.
+    pub transposed: BTreeSet<String>,
 }
 
 /// A value on the boundary.
@@ -168,6 +172,8 @@ pub(crate) fn summarize(bytes: &[u8]) -> Result<OnnxSummary, String> {
                     decode("a metadata entry", entry, MAX_METADATA)?;
                 if entry.key == GRAPH_KEY {
                     summary.graph_text = Some(entry.value);
+                } else if entry.key == TRANSPOSED_KEY {
+                    summary.transposed = entry.value.lines().map(str::to_owned).collect();
                 }
             }
             _ => {}

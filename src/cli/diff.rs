@@ -12,7 +12,9 @@ use super::exit::CHECK_FAILED;
 use super::failure::{Context, Result, bail};
 use super::open::{Opened, open};
 use super::output::Output;
-use crate::pipeline::{ConstantDifference, Constants, WeightDifference, compare_weights};
+use crate::pipeline::{
+    ConstantDifference, Constants, Transposed, WeightDifference, compare_weights,
+};
 use crate::report::{Table, percent};
 
 /// Compare two checkpoints, bundles or ONNX files
@@ -149,17 +151,30 @@ fn between(args: &Args, a: &Opened, path: &Path) -> Result<Differences> {
                 found.weights = compare_weights(&x.weights, &y.weights)?;
             }
         }
-        _ => found.constants = constants(a, &args.a)?.differences(&constants(b, path)?),
+        _ => {
+            let transposed = [a, b].map(transposed).concat().into_iter().collect();
+            let [a, b] = [(a, args.a.as_path()), (b, path)];
+            let [a, b] = [constants(a, &transposed)?, constants(b, &transposed)?];
+            found.constants = a.differences(&b);
+        }
     }
     Ok(found)
 }
 
-fn constants(opened: &Opened, path: &Path) -> Result<Constants> {
+/// The weights that an ONNX file has with rows and columns exchanged.
+fn transposed(opened: &Opened) -> Vec<String> {
+    match opened {
+        Opened::Onnx(onnx) => onnx.summary.transposed.iter().cloned().collect(),
+        Opened::Checkpoint(_) | Opened::Bundle(_) => vec![],
+    }
+}
+
+fn constants((opened, path): (&Opened, &Path), transposed: &Transposed) -> Result<Constants> {
     Ok(match opened {
         Opened::Onnx(onnx) => Constants::of_onnx(path, onnx)
             .context("the weights can't be compared; --graphs-only leaves them out")?,
-        Opened::Checkpoint(module) => Constants::of_module(module)?,
-        Opened::Bundle(bundle) => Constants::of_module(&bundle.1)?,
+        Opened::Checkpoint(module) => Constants::of_module(module, transposed)?,
+        Opened::Bundle(bundle) => Constants::of_module(&bundle.1, transposed)?,
     })
 }
 

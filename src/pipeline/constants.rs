@@ -15,6 +15,8 @@ use super::error::PipelineError;
 
 /// Bytes that are hashed at a time, a multiple of every element's size.
 const PIECE: usize = 1 << 20;
+/// What stands after the type of a matrix whose rows and columns are exchanged.
+const TRANSPOSED: &str = " transposed";
 
 /// A constant that isn't the same on both sides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,6 +37,9 @@ pub struct Constants {
     is_listed: bool,
 }
 
+/// Names of matrices that an ONNX file has with rows and columns exchanged.
+pub type Transposed = BTreeSet<String>;
+
 impl Constants {
     /// Those of an ONNX file; of one that dlc wrote, the weights of its graph.
     ///
@@ -42,6 +47,11 @@ impl Constants {
     /// See [`hash_constants`].
     pub fn of_onnx(path: &Path, onnx: &OnnxModule) -> Result<Self, PipelineError> {
         let mut all = hash_constants(path)?;
+        for (name, constant) in &mut all {
+            if onnx.summary.transposed.contains(name) {
+                constant.ty.push_str(TRANSPOSED);
+            }
+        }
         if let Some((graph, weights)) = &onnx.graph {
             let names: BTreeSet<&str> = graph
                 .weights()
@@ -56,11 +66,12 @@ impl Constants {
         })
     }
 
-    /// The weights of a module. Runs on rayon's current pool.
+    /// The weights of a module, as an ONNX file has them that exchanges rows and columns of
+    /// `transposed`. Runs on rayon's current pool.
     ///
     /// # Errors
     /// What the IR says of a weight that can't be read.
-    pub fn of_module(module: &Module) -> Result<Self, PipelineError> {
+    pub fn of_module(module: &Module, transposed: &Transposed) -> Result<Self, PipelineError> {
         let weights: Vec<&Weight> = module
             .weights
             .entries()
@@ -69,7 +80,7 @@ impl Constants {
             .collect();
         let all = weights
             .par_iter()
-            .map(|weight| Ok((weight.name.clone(), hash(weight)?)))
+            .map(|weight| Ok((weight.name.clone(), hash_as_stored(weight, transposed)?)))
             .collect::<Result<_, IrError>>()?;
         Ok(Self {
             all,
@@ -96,6 +107,15 @@ impl Constants {
             })
             .collect()
     }
+}
+
+fn hash_as_stored(weight: &Weight, transposed: &Transposed) -> Result<OnnxConstant, IrError> {
+    if !transposed.contains(&weight.name) || weight.shape.len() != 2 {
+        return hash(weight);
+    }
+    let mut constant = hash(&weight.transposed()?)?;
+    constant.ty.push_str(TRANSPOSED);
+    Ok(constant)
 }
 
 fn hash(weight: &Weight) -> Result<OnnxConstant, IrError> {

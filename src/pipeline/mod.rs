@@ -40,7 +40,7 @@ pub use calibration::TextCalibration;
 pub use compare::{WeightDifference, compare_weights};
 pub use compile::{CompileOutcome, check_compilation, compile};
 pub use config::{PipelineConfig, parse_pass_flag};
-pub use constants::{ConstantDifference, Constants};
+pub use constants::{ConstantDifference, Constants, Transposed};
 pub use convert::{ConvertOutcome, ConvertRequest, convert};
 pub use dlc_passes::registry::PassSpec;
 pub use error::PipelineError;

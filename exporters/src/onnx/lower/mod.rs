@@ -31,6 +31,7 @@ use dlc_onnx::proto::{
     DataLocation, DimensionProto, DimensionValue, GraphProto, ModelProto, OperatorSetIdProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, data_type, entry,
 };
+use dlc_onnx::{GRAPH_KEY, TRANSPOSED_KEY};
 
 use super::operators::Operators;
 use crate::error::ExportError;
@@ -38,8 +39,6 @@ use crate::weights::{Stored, WeightPlan};
 
 use layout::{Transposed, transposed};
 
-/// Key of the text form of the graph in an ONNX file's metadata.
-pub(crate) const GRAPH_KEY: &str = "dlc.graph";
 /// Key of dlc's version in an ONNX file's metadata.
 pub(crate) const VERSION_KEY: &str = "dlc.version";
 
@@ -278,21 +277,34 @@ fn finish(cx: Context<'_>) -> Result<Lowered, ExportError> {
         domain: (*domain).to_owned(),
         version: 1,
     }));
+    let mut metadata_props = vec![
+        entry(GRAPH_KEY, graph.to_text(target.weights)),
+        entry(VERSION_KEY, target.version),
+    ];
+    let transposed = names_of_transposed(&cx.b.stored);
+    if !transposed.is_empty() {
+        metadata_props.push(entry(TRANSPOSED_KEY, transposed.join("\n")));
+    }
     let model = ModelProto {
         ir_version: ir_version(opset),
         producer_name: "dlc".to_owned(),
         producer_version: target.version.to_owned(),
         graph: Some(body),
         opset_import,
-        metadata_props: vec![
-            entry(GRAPH_KEY, graph.to_text(target.weights)),
-            entry(VERSION_KEY, target.version),
-        ],
+        metadata_props,
     };
     Ok(Lowered {
         model,
         stored: cx.b.stored,
     })
+}
+
+fn names_of_transposed(stored: &[Stored]) -> Vec<&str> {
+    let names = stored.iter().map(|stored| match stored {
+        Stored::Transposed(matrix) => Some(matrix.name.as_str()),
+        _ => None,
+    });
+    names.flatten().collect()
 }
 
 /// The version of the format that came with an opset.
