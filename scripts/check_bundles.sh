@@ -20,21 +20,21 @@ minilm=$(PYTHON="$python" scripts/fetch_minilm.sh)
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
+# As many at a time as there are processors; each says on stderr what is wrong.
+at_once() { xargs -P "$(nproc)" "$@" >/dev/null; }
+
 for folder in fixtures/goldens/*; do
-  golden=$(basename "$folder")
   for profile in portable onnx ort; do
-    "$dlc" compile "$folder" --profile "$profile" -o "$out/$golden-$profile" >/dev/null
+    echo "$folder --profile $profile -o $out/$(basename "$folder")-$profile"
   done
-done
+done | at_once -L 1 "$dlc" compile
 "$dlc" compile fixtures/goldens/qwen3 --dtype f16 --profile onnx -o "$out/qwen3-f16" >/dev/null
 "$dlc" compile fixtures/tiny-llama --no-cache --pass fit-prune:drop=4 --profile ort -o "$out/tiny-llama" >/dev/null
 "$dlc" compile "$smollm2" --no-cache --pass fit-prune:drop=3,samples=2,length=64 --profile ort -o "$out/smollm2" >/dev/null
 "$dlc" compile "$minilm" --profile onnx -o "$out/minilm" >/dev/null
 "$python" scripts/check_onnx.py "$out"/*
 "$python" scripts/check_minilm.py "$out/minilm" --checkpoint "$minilm"
-for bundle in "$out"/*; do
-  "$dlc" verify "$bundle" >/dev/null
-done
+printf '%s\n' "$out"/* | at_once -n 1 "$dlc" verify
 
 for model in tiny-llama smollm2; do
   "$dlc" bench "$out/$model" --prompts fixtures/prompts.txt --max-tokens 64 --repeats 1
