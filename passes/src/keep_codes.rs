@@ -4,6 +4,7 @@
 //! Runs once all passes have: they see the numbers that the codes stand for. What a pass has
 //! changed, and what no product reads, stays numbers.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -81,8 +82,8 @@ pub fn keep_codes(module: &mut Module, obstacle: Option<&str>) -> Result<KeptCod
                 names.insert(weights[id].name.clone());
                 continue;
             };
-            if !parts.contains_key(&id) {
-                parts.insert(id, (layout, operands(weights, id, &matrix, layout)?));
+            if let Entry::Vacant(new) = parts.entry(id) {
+                new.insert((layout, operands(weights, id, &matrix, layout)?));
                 *outcome.kept.entry((format, layout)).or_default() += 1;
             }
         }

@@ -90,13 +90,15 @@ impl CheckpointError {
 impl Faulty for CheckpointError {
     fn fault(&self) -> Fault {
         match self {
-            Self::Read { .. } | Self::File { .. } | Self::Tensor { .. } => Fault::BadInput,
             Self::Gguf(error) => error.fault(),
             Self::Format { .. }
             | Self::Quantized {
                 unsupported: true, ..
             } => Fault::Unsupported,
-            Self::Quantized { .. } => Fault::BadInput,
+            Self::Quantized { .. }
+            | Self::Read { .. }
+            | Self::File { .. }
+            | Self::Tensor { .. } => Fault::BadInput,
         }
     }
 }

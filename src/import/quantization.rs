@@ -16,7 +16,7 @@ pub(super) fn read(config: &mut ConfigReader<'_>) {
         return;
     }
     let method = value.get("quant_method").and_then(Value::as_str);
-    let method = method.map(|name| name.to_ascii_lowercase());
+    let method = method.map(str::to_ascii_lowercase);
     let problem = match method.as_deref() {
         Some("gptq" | "awq") => {
             "but no tensor is quantised (`*.qweight`). Download the whole checkpoint".to_owned()

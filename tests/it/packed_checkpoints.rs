@@ -243,7 +243,9 @@ fn biases_of_zeros_of_layers_without_biases_are_left_out() {
     };
     shell.write("old/model.safetensors", with(0));
     let checkpoint = Checkpoint::open(&shell.path("old")).unwrap();
-    let imported = dlc::import::import_with_sources(&checkpoint, &Default::default()).unwrap();
+    let imported =
+        dlc::import::import_with_sources(&checkpoint, &dlc::import::ImportOptions::default())
+            .unwrap();
     assert!(
         imported.warnings.iter().any(|w| w.contains("q_proj.bias")),
         "{:?}",

@@ -259,7 +259,7 @@ impl TypedNode<'_> {
     /// has in f32 always.
     pub fn in_f16(&self, version: &Version) -> Self {
         let half = |slots: &Slots, types: &[Option<&'static str>]| {
-            let turned = |(at, ty): (usize, &Option<&'static str>)| match *ty {
+            let turned = |(at, ty): (usize, Option<&'static str>)| match ty {
                 Some("f32" | "bf16")
                     if slots.at(at).is_some_and(|w| version.types.contains_key(w)) =>
                 {
@@ -267,7 +267,7 @@ impl TypedNode<'_> {
                 }
                 other => other,
             };
-            types.iter().enumerate().map(turned).collect()
+            types.iter().copied().enumerate().map(turned).collect()
         };
         Self {
             node: self.node,

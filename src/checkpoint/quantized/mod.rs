@@ -142,11 +142,11 @@ struct Saying {
     prefix: &'static str,
 }
 
+/// All places that say how a checkpoint is quantised, and the files among them.
+type Sayings = (Vec<Saying>, Vec<CheckpointFile>);
+
 /// All places that say how, and the files among them; none if the method is one that isn't read.
-fn sayings(
-    config: &Map<String, Value>,
-    folder: &Path,
-) -> Result<Option<(Vec<Saying>, Vec<CheckpointFile>)>, CheckpointError> {
+fn sayings(config: &Map<String, Value>, folder: &Path) -> Result<Option<Sayings>, CheckpointError> {
     let (mut all, mut read_files) = (Vec::new(), Vec::new());
     let is_empty = |value: &&Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
     if let Some(value) = config.get(KEY).filter(|value| !is_empty(value)) {

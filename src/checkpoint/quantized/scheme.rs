@@ -113,7 +113,7 @@ pub(super) fn read(
     let group_size = keys.number(&["group_size", "q_group_size"]).unwrap_or(128);
     let scheme = match method {
         Method::Gptq => keys.gptq(bits),
-        Method::Awq => keys.awq(bits.unwrap_or(4)),
+        Method::Awq => Some(keys.awq(bits.unwrap_or(4))),
     };
     let group_size = match group_size {
         -1 => Some(None),
@@ -266,7 +266,7 @@ impl<'a> Keys<'a> {
     }
 
     /// As [`gptq`](Self::gptq).
-    fn awq(&mut self, bits: i64) -> Option<(usize, bool)> {
+    fn awq(&mut self, bits: i64) -> (usize, bool) {
         const FORMAT: [&str; 3] = ["version", "format", "checkpoint_format"];
         if self.name(&FORMAT).is_some_and(|version| version != "gemm") {
             let problem = "dlc reads the layout gemm of AWQ";
@@ -294,7 +294,7 @@ impl<'a> Keys<'a> {
             }
             Some(_) => self.problem("modules_to_not_convert", "it must be a list of names"),
         }
-        Some((4, false))
+        (4, false)
     }
 
     fn judge_unasked(&mut self) {
