@@ -24,7 +24,7 @@ failed=0
 for name in "${names[@]}"; do
   gguf=$(PYTHON="$python" scripts/fetch_gguf.sh "$name")
   printf '\n%s\n' "$name"
-  "$dlc" compile "$gguf" --profile ort -o "$out/bundle" --quiet
+  "$dlc" compile "$gguf" --profile ort -o "$out/bundle" --quiet >/dev/null
   "$dlc" verify "$out/bundle" --quiet >/dev/null
   node scripts/write_llama_cpp.mjs "$node" "$gguf" scripts/models.jsonl 48 >"$out/theirs"
   command time -f %M -o "$out/memory" "$dlc" run "$out/bundle" --prompts scripts/models.jsonl --max-tokens 48 \
@@ -36,6 +36,6 @@ done
 
 printf '\nall-minilm-l6-v2\n'
 minilm=$(PYTHON="$python" scripts/fetch_minilm.sh)
-"$dlc" compile "$minilm" --profile ort -o "$out/minilm" --quiet
+"$dlc" compile "$minilm" --profile ort -o "$out/minilm" --quiet >/dev/null
 "$python" scripts/check_minilm.py "$out/minilm" --checkpoint "$minilm" || failed=1
 exit "$failed"
