@@ -59,22 +59,33 @@ def profile(builder: tensorrt.Builder, path: pathlib.Path) -> tensorrt.IOptimiza
     return profile
 
 
-def build(path: pathlib.Path) -> str:
-    """Parses the file and builds an engine, and says how large that is. Raises Failed."""
-    errors = Errors()
+def plan(
+    path: pathlib.Path, errors: Errors, capability: tensorrt.ComputeCapability | None
+) -> tuple[tensorrt.IHostMemory, int]:
+    """Parses the file and builds an engine, without a capability for the GPU that is here; and the number of layers.
+
+    Raises Failed.
+    """
     builder = tensorrt.Builder(errors)
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = tensorrt.OnnxParser(network, errors)
     if not parser.parse_from_file(str(path)):
         raise Failed("; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors)))
     config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(tensorrt.ComputeCapability.SM89, 0)
+    if capability is not None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(capability, 0)
     config.add_optimization_profile(profile(builder, path))
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
+    built = builder.build_serialized_network(network, config)
+    if built is None:
         raise Failed("; ".join(errors.lines))
-    return f"{network.num_layers} layers, an engine of {engine.nbytes} bytes"
+    return built, network.num_layers
+
+
+def build(path: pathlib.Path) -> str:
+    """Builds an engine for compute capability 8.9, and says how large that is. Raises Failed."""
+    engine, layers = plan(path, Errors(), tensorrt.ComputeCapability.SM89)
+    return f"{layers} layers, an engine of {engine.nbytes} bytes"
 
 
 def check(bundle: pathlib.Path) -> tuple[bool, dict]:

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import tensorrt_rtx as tensorrt
 
-from check_tensorrt import RANGES, Errors, Failed, profile
+from check_tensorrt import RANGES, Errors, Failed, plan
 
 TO_DEVICE, TO_HOST = 1, 2
 
@@ -68,15 +68,8 @@ def feeds(path: pathlib.Path) -> dict[str, numpy.ndarray]:
 
 
 def engine(path: pathlib.Path, errors: Errors) -> tensorrt.ICudaEngine:
-    builder = tensorrt.Builder(errors)
-    network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = tensorrt.OnnxParser(network, errors)
-    if not parser.parse_from_file(str(path)):
-        raise Failed("; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors)))
-    config = builder.create_builder_config()
-    config.add_optimization_profile(profile(builder, path))
-    plan = builder.build_serialized_network(network, config)
-    made = plan and tensorrt.Runtime(errors).deserialize_cuda_engine(plan)
+    built, _ = plan(path, errors, None)
+    made = tensorrt.Runtime(errors).deserialize_cuda_engine(built)
     if not made:
         raise Failed("; ".join(errors.lines))
     return made

@@ -30,7 +30,7 @@ pub(super) fn side_file_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// How files end that hold weights.
-pub(super) const WEIGHT_EXTENSIONS: [&str; 9] = [
+pub(crate) const WEIGHT_EXTENSIONS: [&str; 9] = [
     "safetensors",
     "bin",
     "pt",

@@ -37,6 +37,7 @@ use dlc_ir::{Sentence, SideFile, Task};
 use serde_json::{Map, Value, json};
 
 pub use adapter::AdapterFiles;
+pub(crate) use beside::WEIGHT_EXTENSIONS;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
 pub(crate) use hub_cache::{MAIN, RepositoryFolder, is_commit, snapshot_name};

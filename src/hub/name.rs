@@ -2,26 +2,10 @@
 
 use std::fmt;
 
-use crate::checkpoint::MAIN;
+use crate::checkpoint::{MAIN, WEIGHT_EXTENSIONS};
 
-/// How files end, and no repository: such a name is a mistyped path.
-const ENDINGS: [&str; 15] = [
-    "safetensors",
-    "bin",
-    "pt",
-    "pth",
-    "ckpt",
-    "gguf",
-    "onnx",
-    "h5",
-    "msgpack",
-    "json",
-    "yaml",
-    "yml",
-    "txt",
-    "jinja",
-    "md",
-];
+/// How files end that hold no weights, and no repository.
+const OTHER_ENDINGS: [&str; 6] = ["json", "yaml", "yml", "txt", "jinja", "md"];
 /// Longest name of an owner or a model, and longest revision.
 const LONGEST: usize = 96;
 const LONGEST_REVISION: usize = 200;
@@ -39,7 +23,9 @@ impl HubName {
         let (repository, revision) = text.split_once('@').unwrap_or((text, MAIN));
         let (owner, model) = repository.split_once('/')?;
         let ending = model.rsplit_once('.').map_or("", |(_, ending)| ending);
-        let is_file = ENDINGS.contains(&ending.to_ascii_lowercase().as_str());
+        let ending = ending.to_ascii_lowercase();
+        let mut endings = WEIGHT_EXTENSIONS.iter().chain(&OTHER_ENDINGS);
+        let is_file = endings.any(|known| *known == ending);
         (is_part(owner) && is_part(model) && !is_file && is_revision(revision)).then(|| Self {
             repository: repository.to_owned(),
             revision: revision.to_owned(),

@@ -108,6 +108,16 @@ impl Shell {
         outcome
     }
 
+    /// Compiles into `out` on one thread, and beside it on two: the bundles must be the same.
+    pub fn compile_alike_on_any_threads(&self, arguments: &[&str], out: &str) {
+        let other = format!("{out}-on-two");
+        for (out, threads) in [(out, "1"), (&*other, "2")] {
+            let placed = ["--threads", threads, "-o", out];
+            self.ok(&[&["compile"], arguments, &placed].concat());
+        }
+        assert_same_files(&self.path(out), &self.path(&other));
+    }
+
     /// Output without the temporary folder's name.
     pub fn outcome(&self, args: &[&str], output: &Output) -> Outcome {
         let text = |bytes: &[u8]| {

@@ -5,7 +5,7 @@ use dlc_bundle::Profile;
 use dlc_ir::cost::quantized_matrices;
 use dlc_runtime::{BackendKind, BackendSearch, start};
 
-use crate::command::{Shell, assert_same_files, snapshot};
+use crate::command::{Shell, snapshot};
 use crate::common::fixture;
 use crate::common::golden::{CASES, Golden, TOLERANCE};
 use crate::common::packed::{FOLDER, NAMES, check_kept, kept, module, place};
@@ -85,19 +85,8 @@ fn codes_are_compiled_verified_and_compared_with_their_checkpoint() {
 #[test]
 fn bytes_depend_on_no_threads_and_the_configuration_says_nothing_of_codes() {
     let shell = Shell::new();
-    for (out, threads) in [("one", "1"), ("two", "2")] {
-        shell.ok(&[
-            "compile",
-            "fixtures/quantised/awq-qwen2",
-            "--profile",
-            "ort",
-            "--threads",
-            threads,
-            "-o",
-            out,
-        ]);
-    }
-    assert_same_files(&shell.path("one"), &shell.path("two"));
+    let arguments = ["fixtures/quantised/awq-qwen2", "--profile", "ort"];
+    shell.compile_alike_on_any_threads(&arguments, "one");
     let config = std::fs::read_to_string(shell.path("one/config.json")).unwrap();
     assert!(!config.contains("quantization_config"), "{config}");
     let inspected = shell.ok(&["inspect", "one"]).stdout;

@@ -55,6 +55,10 @@ const fn biased(gguf: &'static str, hugging_face: &'static str, bias: Bias) -> P
 }
 
 const ATTN_NORM: Part = part("attn_norm", "input_layernorm");
+const ATTN_Q: Part = part("attn_q", "self_attn.q_proj");
+const ATTN_K: Part = part("attn_k", "self_attn.k_proj");
+const ATTN_V: Part = part("attn_v", "self_attn.v_proj");
+const ATTN_OUTPUT: Part = part("attn_output", "self_attn.o_proj");
 const GATE: Part = part("ffn_gate", "mlp.gate_proj");
 const UP: Part = part("ffn_up", "mlp.up_proj");
 const DOWN: Part = part("ffn_down", "mlp.down_proj");
@@ -89,7 +93,7 @@ const QWEN2: Architecture = Architecture {
         biased("attn_q", "self_attn.q_proj", Bias::Always),
         biased("attn_k", "self_attn.k_proj", Bias::Always),
         biased("attn_v", "self_attn.v_proj", Bias::Always),
-        part("attn_output", "self_attn.o_proj"),
+        ATTN_OUTPUT,
         FFN_NORM,
         GATE,
         UP,
@@ -106,10 +110,10 @@ const QWEN3: Architecture = Architecture {
     class: "Qwen3ForCausalLM",
     layer: &[
         ATTN_NORM,
-        part("attn_q", "self_attn.q_proj"),
-        part("attn_k", "self_attn.k_proj"),
-        part("attn_v", "self_attn.v_proj"),
-        part("attn_output", "self_attn.o_proj"),
+        ATTN_Q,
+        ATTN_K,
+        ATTN_V,
+        ATTN_OUTPUT,
         part("attn_q_norm", "self_attn.q_norm"),
         part("attn_k_norm", "self_attn.k_norm"),
         FFN_NORM,
@@ -128,10 +132,10 @@ const GEMMA2: Architecture = Architecture {
     class: "Gemma2ForCausalLM",
     layer: &[
         ATTN_NORM,
-        part("attn_q", "self_attn.q_proj"),
-        part("attn_k", "self_attn.k_proj"),
-        part("attn_v", "self_attn.v_proj"),
-        part("attn_output", "self_attn.o_proj"),
+        ATTN_Q,
+        ATTN_K,
+        ATTN_V,
+        ATTN_OUTPUT,
         part("post_attention_norm", "post_attention_layernorm"),
         part("ffn_norm", "pre_feedforward_layernorm"),
         GATE,
@@ -150,10 +154,10 @@ const GEMMA3: Architecture = Architecture {
     class: "Gemma3ForCausalLM",
     layer: &[
         ATTN_NORM,
-        part("attn_q", "self_attn.q_proj"),
-        part("attn_k", "self_attn.k_proj"),
-        part("attn_v", "self_attn.v_proj"),
-        part("attn_output", "self_attn.o_proj"),
+        ATTN_Q,
+        ATTN_K,
+        ATTN_V,
+        ATTN_OUTPUT,
         part("attn_q_norm", "self_attn.q_norm"),
         part("attn_k_norm", "self_attn.k_norm"),
         part("post_attention_norm", "post_attention_layernorm"),

@@ -32,8 +32,9 @@ pub struct OutputLayout {
 }
 
 impl OutputLayout {
-    /// Makes of `conditional` what is [`guided`], in the channels of the latents. A learned variance stays the conditional one (Peebles and Xie, *Scalable Diffusion
-    /// Models with Transformers*). Scale 1 changes nothing.
+    /// Makes of `conditional` what is [`guided`], in the channels of the latents. A learned
+    /// variance stays the conditional one (Peebles and Xie, *Scalable Diffusion Models with
+    /// Transformers*). Scale 1 changes nothing.
     ///
     /// Both are outputs for the same latents, with the wanted class or text and without.
     ///

@@ -36,12 +36,15 @@ struct Expected {
     byte_fallback: bool,
 }
 
-const BPE: Expected = Expected {
-    add_dummy_prefix: None,
-    remove_extra_whitespaces: false,
-    charsmap: false,
-    byte_fallback: true,
-};
+/// Of classes that split by merges.
+const fn bpe(add_dummy_prefix: Option<bool>) -> Expected {
+    Expected {
+        add_dummy_prefix,
+        remove_extra_whitespaces: false,
+        charsmap: false,
+        byte_fallback: true,
+    }
+}
 const UNIGRAM: Expected = Expected {
     add_dummy_prefix: Some(true),
     remove_extra_whitespaces: true,
@@ -51,14 +54,7 @@ const UNIGRAM: Expected = Expected {
 
 pub(super) fn llama(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
     let prefix = input.flag("add_prefix_space", true)?;
-    let add_dummy_prefix = prefix.then_some(true);
-    let proto = read(
-        input,
-        Expected {
-            add_dummy_prefix,
-            ..BPE
-        },
-    )?;
+    let proto = read(input, bpe(prefix.then_some(true)))?;
     let pieces = Pieces {
         list: listed(&proto),
         unknown: 0,
@@ -88,14 +84,7 @@ pub(super) fn llama(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
 }
 
 pub(super) fn gemma(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
-    let add_dummy_prefix = Some(false);
-    let proto = read(
-        input,
-        Expected {
-            add_dummy_prefix,
-            ..BPE
-        },
-    )?;
+    let proto = read(input, bpe(Some(false)))?;
     let mut ids = proto.ids();
     let mut list = listed(&proto);
     // Older models have no tab, and texts do.

@@ -152,7 +152,10 @@ impl<'a> Context<'a> {
 
     /// Whether what a node reads at `at` is a matrix that is stored transposed.
     pub fn is_transposed(&self, node: &Node, at: usize) -> bool {
-        matches!(node.inputs.get(at), Some(Operand::Weight(id)) if self.target.transposed.contains_key(id))
+        match node.inputs.get(at) {
+            Some(Operand::Weight(id)) => self.target.transposed.contains_key(id),
+            _ => false,
+        }
     }
 
     /// What a node reads at `at`, a weight as well as a value, with its own shape.

@@ -53,6 +53,8 @@ pub(crate) struct Target<'a> {
     pub weights: &'a WeightTable,
     /// The weights that are stored transposed.
     pub transposed: &'a Transposed,
+    /// The operators that there are.
+    operators: &'a Operators,
     /// Longest sequence; the length of tables that are indexed by position.
     pub context_length: usize,
     /// Version of dlc.
@@ -79,6 +81,7 @@ pub(crate) fn lower_all(
         caches: cache_layout(&module.graphs, profile),
         weights: &module.weights,
         transposed: &transposed,
+        operators: &Operators::table(),
         context_length: module.model.context_length,
         version,
     };
@@ -263,7 +266,7 @@ fn finish(cx: Context<'_>) -> Result<Lowered, ExportError> {
         output,
         value_info,
     };
-    let operators = Operators::table();
+    let operators = target.operators;
     let opset = operators.lowest_opset(&operators.typed(&body));
     let opset = opset.ok_or_else(|| {
         let problem = "no opset of ai.onnx has all its operators in these element types";
