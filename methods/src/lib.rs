@@ -2,6 +2,7 @@
 //!
 //! - [`speculation`]: what a draft should gain, how long it should guess, and the decoding loop
 //!   itself, over any [`TokenModel`](speculation::TokenModel).
+//! - [`divergence`]: how much two models differ on the same text.
 //! - [`diffusion`]: schedulers as tables of numbers, the state of a sampler, guidance and noise.
 //!
 //! Passes and the runtime use the same code. It opens no file, runs no graph and never prints.
@@ -9,6 +10,7 @@
 #![warn(missing_docs)]
 
 pub mod diffusion;
+pub mod divergence;
 mod error;
 pub mod speculation;
 

@@ -14,5 +14,6 @@ pub use decoder::{
     DecodeOptions, Decoder, DraftLength, Generation, History, SourceStats, Stats, StopReason,
 };
 pub use processors::LogitsProcessors;
+pub(crate) use sampler::argmax;
 pub use sampler::{Distribution, Sampler, SamplingOptions};
 pub use token_model::{Logits, TokenModel};

@@ -10,7 +10,8 @@ mod row;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use self::row::{argmax, shares};
+pub(crate) use self::row::argmax;
+use self::row::shares;
 pub(super) use self::row::{is_runner_up, top_probability};
 use crate::{MethodError, Result};
 

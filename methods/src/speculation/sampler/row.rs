@@ -6,7 +6,7 @@ use crate::{MethodError, Result};
 const LANES: usize = 16;
 
 /// The most likely token (of equal ones the lowest id) and its logit.
-pub(in crate::speculation) fn argmax(logits: &[f32], position: usize) -> Result<(u32, f32)> {
+pub(crate) fn argmax(logits: &[f32], position: usize) -> Result<(u32, f32)> {
     let (chunks, rest) = logits.as_chunks::<LANES>();
     let (mut largest, mut broken) = ([f32::NEG_INFINITY; LANES], [false; LANES]);
     for chunk in chunks {
