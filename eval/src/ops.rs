@@ -10,7 +10,7 @@ use crate::attention::{
 use crate::error::OpError;
 use crate::experts;
 use crate::image::{conv2d, cut_to, group_norm, timestep_embedding, upsample};
-use crate::quantized::{gather_columns, quantized_linear};
+use crate::quantized::{gather_columns, quantized_gather, quantized_linear};
 use crate::rows::{linear, normed, row_numbers};
 use crate::symbols::Symbols;
 
@@ -30,6 +30,7 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             linear(x, weight, bias)?
         }
         Op::QuantizedLinear(format) => quantized_linear(*format, inputs)?,
+        Op::QuantizedGather(format) => quantized_gather(*format, inputs)?,
         Op::Experts(op) => experts::mixture(*op, inputs)?,
         Op::GatherColumns => gather_columns(operands(inputs)?)?,
         Op::RmsNorm { eps } => {

@@ -23,6 +23,22 @@ pub(crate) fn quantized_linear(format: GroupFormat, inputs: &[Tensor]) -> Result
     )
 }
 
+/// The rows that ids name, in single precision.
+pub(crate) fn quantized_gather(format: GroupFormat, inputs: &[Tensor]) -> Result<Tensor, OpError> {
+    let [codes, scales, more @ .., ids] = inputs else {
+        return Err(OpError::Bug(format!("{} operands", inputs.len())));
+    };
+    let (rows, groups) = scales.dims2()?;
+    row_numbers(ids, rows)?;
+    let wanted = ids.flatten_all()?;
+    let part = |table: &Tensor| table.index_select(&wanted, 0);
+    let zero_points = more.first().map(part).transpose()?;
+    let width = groups * format.group_size;
+    let parts = [&part(codes)?, &part(scales)?];
+    let entries = dequantized(format, width, parts, zero_points.as_ref())?;
+    Ok(entries.reshape([ids.dims(), &[width]].concat())?)
+}
+
 /// The matrix, in single precision.
 pub(crate) fn dequantized(
     format: GroupFormat,

@@ -126,6 +126,14 @@ pub fn quantized_matrices<'g>(
 
 /// The quantised matrices that one node reads.
 fn matrices_of_node(graph: &Graph, weights: &WeightTable, node: &Node) -> Vec<QuantizedMatrix> {
+    if let (Op::QuantizedGather(format), Some((_, parts))) = (&node.op, node.inputs.split_last()) {
+        let width = node.outputs.first().and_then(|made| {
+            let shape = &graph.value(*made).ty.shape;
+            shape.last().and_then(Dim::known)
+        });
+        let table = width.and_then(|width| matrix(weights, *format, parts, width));
+        return table.into_iter().collect();
+    }
     let width = match node.inputs.first() {
         Some(Operand::Value(x)) => graph.value(*x).ty.shape.last().and_then(Dim::known),
         _ => None,
@@ -254,6 +262,7 @@ fn arithmetic(op: &Op) -> Arithmetic {
             causal: attention.causal,
         },
         Op::Gather
+        | Op::QuantizedGather(_)
         | Op::GatherColumns
         | Op::RmsNorm { .. }
         | Op::LayerNorm { .. }

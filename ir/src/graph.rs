@@ -46,6 +46,19 @@ pub struct Node {
     pub block: Option<BlockId>,
 }
 
+impl Node {
+    /// The table whose rows are looked up, or its codes, and the numbers of the rows; none for nodes
+    /// that look nothing up.
+    pub fn lookup(&self) -> Option<(Operand, Operand)> {
+        match self.op {
+            Op::Gather | Op::QuantizedGather(_) => {
+                Some((*self.inputs.first()?, *self.inputs.last()?))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A typed value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Value {

@@ -20,6 +20,7 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
         Op::Gather => gather(&cx)?,
         Op::Linear => linear(&cx)?,
         Op::QuantizedLinear(format) => quantized::linear(&cx, *format)?,
+        Op::QuantizedGather(format) => quantized::gather(&cx, *format)?,
         Op::Experts(mixture) => experts::mixture(&cx, *mixture)?,
         Op::GatherColumns => quantized::gather_columns(&cx)?,
         Op::RmsNorm { .. } => rms_norm(&cx)?,

@@ -31,6 +31,10 @@ pub enum Op {
     /// weight being quantised in blocks: see [`GroupFormat`]. Zero points and bias are
     /// distinguished by type.
     QuantizedLinear(GroupFormat),
+    /// `codes u8[n, blocks, bytes]`, `scales [n, blocks]`, optional `zero_points u8[n, bytes]`, `ids
+    /// i64[...]` -> `[..., width]`: rows of an embedding that is quantised in blocks, none of which
+    /// is filled up: see [`GroupFormat`].
+    QuantizedGather(GroupFormat),
     /// A mixture of experts, see [`Experts`].
     Experts(Experts),
     /// `x [..., n]`, `columns i64[m]` -> `[..., m]`: entry `columns[j]` of the last axis, minus
@@ -175,7 +179,7 @@ impl Op {
     #[must_use]
     pub fn is_quantized(&self) -> bool {
         match self {
-            Self::QuantizedLinear(_) => true,
+            Self::QuantizedLinear(_) | Self::QuantizedGather(_) => true,
             Self::Experts(experts) => experts.format.is_some(),
             _ => false,
         }

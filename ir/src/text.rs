@@ -165,7 +165,7 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
         | Op::Modulate
         | Op::Reshape { .. }
         | Op::Cast { .. } => vec![],
-        Op::QuantizedLinear(format) => group_format(format).to_vec(),
+        Op::QuantizedLinear(format) | Op::QuantizedGather(format) => group_format(format).to_vec(),
         Op::Experts(experts) => {
             let mut list = vec![
                 ("top", experts.top.to_string()),

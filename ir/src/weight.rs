@@ -217,6 +217,26 @@ impl WeightTable {
         Ok(id)
     }
 
+    /// As [`add`](Self::add), but a name that stands for other data gets a number.
+    ///
+    /// # Errors
+    /// [`IrError::Weight`] for an expression whose length isn't that of the shape.
+    pub fn add_apart(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        data: Expr,
+    ) -> Result<WeightId, IrError> {
+        if let Some(&id) = self.by_key.get(&(data.key(), shape.to_vec())) {
+            return Ok(id);
+        }
+        let numbered = (2..).map(|number| format!("{name}.{number}"));
+        let free = std::iter::once(name.to_owned())
+            .chain(numbered)
+            .find(|name| !self.by_name.contains_key(name));
+        self.add(free.as_deref().unwrap_or(name), shape, data)
+    }
+
     /// Adds a weight of `dtype` from the tensor that a checkpoint stores for it, as
     /// [`add`](Self::add) does.
     ///

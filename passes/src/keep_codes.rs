@@ -9,12 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dlc_ir::{
-    Coded, CodedPart, Expr, Graph, GroupFormat, Groups, Module, Op, Operand, QuantizedPart,
-    WeightId, WeightTable,
+    Coded, CodedPart, Expr, Graph, GroupFormat, Groups, Module, Op, Operand, WeightId, WeightTable,
 };
 
 use crate::error::PassError;
-use crate::quantize_draft::{codes, matrices};
+use crate::quantize::{add_parts, codes, matrices};
 
 /// What became of quantised matrices.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -124,28 +123,13 @@ fn operands(
 ) -> Result<Vec<Operand>, PassError> {
     let name = weights[id].name.clone();
     let [rows, columns] = matrix.shape();
-    let groups = format.groups(columns);
-    let mut parts = vec![
-        (
-            QuantizedPart::Codes,
-            "codes",
-            vec![rows, groups, format.code_bytes()],
-        ),
-        (QuantizedPart::Scales, "scales", vec![rows, groups]),
-    ];
-    if !matrix.is_symmetric(format) {
-        let shape = vec![rows, format.zero_point_bytes(columns)];
-        parts.push((QuantizedPart::ZeroPoints, "zero_points", shape));
-    }
-    let add =
-        |(part, end, shape): (QuantizedPart, &str, Vec<usize>)| -> Result<Operand, PassError> {
-            let data = Expr::Coded {
-                matrix: Arc::clone(matrix),
-                part: CodedPart::Part(format, part),
-            };
-            Ok(weights.add(&format!("{name}.{end}"), &shape, data)?.into())
-        };
-    parts.into_iter().map(add).collect()
+    let symmetric = matrix.is_symmetric(format);
+    add_parts(weights, &name, format, (rows, columns), symmetric, |part| {
+        Expr::Coded {
+            matrix: Arc::clone(matrix),
+            part: CodedPart::Part(format, part),
+        }
+    })
 }
 
 /// Why a quantised matrix can't keep its codes.

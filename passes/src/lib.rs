@@ -18,6 +18,7 @@ mod manager;
 pub mod merge_adapter;
 mod needs;
 mod options;
+pub mod quantize;
 pub mod quantize_draft;
 pub mod registry;
 mod report;
@@ -25,6 +26,7 @@ mod routers;
 pub mod scoring;
 pub mod skip;
 mod sources;
+mod texts;
 pub mod trim_head;
 
 pub use clean_up::{RemoveDeadNodes, RemoveUnused, RenumberCaches};

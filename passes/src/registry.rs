@@ -12,6 +12,7 @@ use crate::error::PassError;
 use crate::fit_prune::{FitPrune, FitPruneOptions};
 use crate::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use crate::options::{OptionInfo, PassOptions, hint, options, parse_options};
+use crate::quantize::{Quantize, QuantizeOptions};
 use crate::quantize_draft::{QuantizeDraft, QuantizeDraftOptions};
 use crate::skip::{Skip, SkipOptions};
 use crate::sources::Sources;
@@ -65,6 +66,17 @@ pub const PASSES: &[PassInfo] = &[
         build: |given, sources| {
             let options = parse_options("auto-draft", given)?;
             Ok(Box::new(AutoDraft::new(options, sources)?))
+        },
+    },
+    PassInfo {
+        name: "quantize",
+        summary: "quantises the matrices of every graph to 4 or 8 bits in groups, by rounding, HQQ, weighted search or GPTQ (arXiv 2210.17323), and says what was lost",
+        options: QuantizeOptions::infos,
+        then: &["remove-unused"],
+        implied: never,
+        build: |given, sources| {
+            let options = parse_options("quantize", given)?;
+            Ok(Box::new(Quantize::new(options, sources)?))
         },
     },
     PassInfo {

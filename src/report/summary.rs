@@ -121,7 +121,11 @@ fn text_summary(module: &Module) -> String {
 fn savings(graph: &Graph, weights: &WeightTable) -> String {
     let mut text = String::new();
     let mut formats: BTreeMap<GroupFormat, [u64; 3]> = BTreeMap::new();
-    for matrix in quantized_matrices(graph, weights) {
+    // A table that is the head as well is read by two nodes.
+    let matrices: BTreeMap<_, _> = quantized_matrices(graph, weights)
+        .map(|matrix| (matrix.codes, matrix))
+        .collect();
+    for matrix in matrices.values() {
         let sums = formats.entry(matrix.format).or_default();
         *sums = [
             sums[0] + 1,

@@ -138,7 +138,8 @@ impl Builder {
         self.stored.push(stored);
     }
 
-    fn unique(&mut self, wanted: &str) -> Name {
+    /// A name like `wanted` that nothing has.
+    pub fn unique(&mut self, wanted: &str) -> Name {
         let mut name = Name::from(wanted);
         let mut n = 1;
         while !self.values.insert(name.clone()) {

@@ -39,6 +39,31 @@ pub(super) fn linear(cx: &Check<'_>, format: GroupFormat) -> Result<ValueType, I
     })
 }
 
+pub(super) fn gather(cx: &Check<'_>, format: GroupFormat) -> Result<ValueType, IrError> {
+    let Some(([codes, scales, zero_points @ ..], ids)) =
+        cx.inputs.split_last().map(|(ids, parts)| (parts, ids))
+    else {
+        return cx.fail(format!("takes 3 or 4 inputs, got {}", cx.inputs.len()));
+    };
+    let (Some(rows), Some(groups)) = (
+        codes.shape.0.first().and_then(Dim::known),
+        codes.shape.0.get(1).and_then(Dim::known),
+    ) else {
+        return cx.fail(format!("the rows and blocks of {codes} must be numbers"));
+    };
+    let Some(width) = groups.checked_mul(format.group_size) else {
+        return cx.fail(format!("{codes} has too many blocks"));
+    };
+    let given = [&[codes.clone(), scales.clone()], zero_points].concat();
+    matrix(cx, format, &given, scales.dtype, [rows, width])?;
+    cx.require(scales.dtype.is_float(), || {
+        format!("scales {scales} are no floats")
+    })?;
+    cx.require(ids.dtype == DType::I64, || format!("ids {ids} are not i64"))?;
+    let dims = ids.shape.0.iter().cloned().chain([Dim::from(width)]);
+    Ok(ValueType::new(scales.dtype, dims))
+}
+
 /// Fails unless `parts` are codes, scales of type `dtype` and optionally zero points of a matrix of
 /// these rows and columns.
 pub(super) fn matrix(

@@ -39,6 +39,7 @@ kinds! {
     Gather = "gather",
     Linear = "linear",
     QuantizedLinear(_) = "quantized_linear",
+    QuantizedGather(_) = "quantized_gather",
     Experts(_) = "experts",
     GatherColumns = "gather_columns",
     RmsNorm { .. } = "rms_norm",

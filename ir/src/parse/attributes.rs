@@ -28,6 +28,7 @@ impl Attributes<'_> {
             OpKind::Gather => Op::Gather,
             OpKind::Linear => Op::Linear,
             OpKind::QuantizedLinear => Op::QuantizedLinear(self.group_format()?),
+            OpKind::QuantizedGather => Op::QuantizedGather(self.group_format()?),
             OpKind::Experts => Op::Experts(self.experts()?),
             OpKind::GatherColumns => Op::GatherColumns,
             OpKind::RmsNorm => Op::RmsNorm {

@@ -4,7 +4,7 @@
 //! each action should do to acceptance (`sensitivity.rs`), measured steps what it saves
 //! (`costs.rs`); three drafts of one action each gauge FIT against acceptance, and the best on the
 //! frontier of both (`plan.rs`) are measured on text that was held back (`trial.rs`), which the
-//! target wrote itself (`text.rs`). The best by measurement becomes the draft, unless plain
+//! target wrote itself (`texts`). The best by measurement becomes the draft, unless plain
 //! decoding is faster than all. Every stage is kept, so that a stopped run goes on where it was.
 
 mod acceptance;
@@ -14,7 +14,6 @@ mod plan;
 mod recipe;
 mod search;
 mod sensitivity;
-mod text;
 
 use std::collections::BTreeSet;
 
@@ -25,17 +24,17 @@ use plan::Planner;
 use recipe::{Format, vocabulary};
 use search::{Candidate, Search};
 use sensitivity::{Sensitivity, sensitivity};
-use text::{TextOptions, write};
 
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::kept::Kept;
 use crate::needs::{self, Needs};
 use crate::options::PassOptions;
-use crate::quantize_draft::keeps_codes;
+use crate::quantize::keeps_codes;
 use crate::report::PassReport;
 use crate::scoring::most_links;
 use crate::sources::{Calibration, Machine, Sources};
+use crate::texts::{TextRequest, Texts, texts};
 use crate::trim_head::{basic_tokens, frequencies, most_frequent};
 
 pub use costs::draft_costs;
@@ -43,8 +42,6 @@ use dlc_methods::speculation::DraftCosts;
 pub use options::AutoDraftOptions;
 
 const NAME: &str = "auto-draft";
-/// Tokens of the built-in text that each text of the target begins with.
-const PROMPT: usize = 8;
 /// The heads that are tried keep the vocabulary, and these parts of it.
 const HEAD_PARTS: [usize; 4] = [2, 4, 8, 16];
 
@@ -53,15 +50,6 @@ const HEAD_PARTS: [usize; 4] = [2, 4, 8, 16];
 pub struct AutoDraft<'a> {
     sources: Sources<'a>,
     options: AutoDraftOptions,
-}
-
-/// Texts to choose by.
-struct Texts {
-    scored: Vec<Vec<u32>>,
-    held_back: Vec<Vec<u32>>,
-    /// Tokens of each that the target didn't choose.
-    prompt: usize,
-    origin: &'static str,
 }
 
 impl<'a> AutoDraft<'a> {
@@ -80,96 +68,21 @@ impl<'a> AutoDraft<'a> {
         target: &Graph,
         cx: &PassContext<'_>,
     ) -> Result<Texts, PassError> {
-        let Self { options, .. } = self;
-        let length = options.length.min(module.model.context_length);
-        let (all, prompt, origin) = if options.calibration.is_some() {
-            (
-                self.sources.calibration.samples(
-                    options.calibration.as_deref(),
-                    options.samples,
-                    length,
-                )?,
-                1,
-                "the calibration file",
-            )
-        } else {
-            let prompt = PROMPT.min(length / 2).max(1);
-            (
-                self.written(module, target, prompt, length, cx)?,
-                prompt,
-                "the target's own",
-            )
-        };
-        let half = |odd: usize| all.iter().skip(odd).step_by(2).cloned().collect::<Vec<_>>();
-        let texts = Texts {
-            scored: half(0),
-            held_back: half(1),
-            prompt,
-            origin,
-        };
-        if texts.held_back.is_empty() {
-            return Err(PassError::Calibration {
-                problem:
-                    "one text is too few: half of them are held back; give a file with more text"
-                        .into(),
-            });
-        }
-        Ok(texts)
-    }
-
-    /// Texts of `length` tokens that the target writes after the first `prompt` tokens of built-in
-    /// ones.
-    fn written(
-        &self,
-        module: &Module,
-        target: &Graph,
-        prompt: usize,
-        length: usize,
-        cx: &PassContext<'_>,
-    ) -> Result<Vec<Vec<u32>>, PassError> {
         let AutoDraftOptions {
             samples,
+            length,
             seed,
             temperature,
             ..
         } = self.options;
-        let mut starts = self.sources.calibration.samples(None, samples, prompt)?;
-        starts.retain(|start| start.len() == prompt);
-        if starts.is_empty() {
-            let problem = format!(
-                "the built-in text holds no {prompt} tokens in a row; give calibration=FILE"
-            );
-            return Err(PassError::Calibration { problem });
-        }
-        let starts: Vec<Vec<u32>> = starts.iter().cycle().take(samples).cloned().collect();
-        let key = format!(
-            "{NAME} text 1 {} {seed} {temperature} {length} {starts:?}",
-            cx.module_key
-        );
-        let whole = |texts: &Vec<Vec<u32>>| {
-            texts.len() == samples && texts.iter().all(|text| text.len() == length)
+        let wanted = TextRequest {
+            file: self.options.calibration.as_deref(),
+            samples,
+            length,
+            seed,
+            temperature,
         };
-        let (options, progress) = (
-            TextOptions {
-                seed,
-                temperature: temperature as f32,
-                length,
-            },
-            cx.progress,
-        );
-        let so_far = format!(
-            "{NAME} text so far 1 {} {seed} {temperature} {length} {starts:?}",
-            cx.module_key
-        );
-        let so_far = Kept::new(cx.cache, &so_far);
-        let texts = cx.cached(&key, whole, || {
-            cx.pool
-                .install(|| write(module, target, &starts, &options, so_far, progress))
-        });
-        if !matches!(texts, Err(PassError::Interrupted)) {
-            text::forget(so_far, length);
-        }
-        texts
+        texts(&wanted, self.sources.calibration, module, target, cx)
     }
 
     /// What steps cost, and where that is known from.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::options::Range::{Above, AtLeast};
 use crate::options::options;
-use crate::quantize_draft::GROUP_SIZES;
+use crate::quantize::GROUP_SIZES;
 
 options! {
     /// Options of `auto-draft`.

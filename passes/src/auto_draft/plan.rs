@@ -11,7 +11,7 @@ use dlc_methods::speculation::{CostTable, DraftCosts, best_gamma};
 use super::costs::{block_cost, cost_of};
 use super::recipe::{Action, Recipe};
 use super::sensitivity::Sensitivity;
-use crate::quantize_draft::matrices;
+use crate::quantize::matrices;
 
 /// Longest draft that is reckoned with.
 const MOST_TOKENS: usize = 16;
@@ -66,7 +66,7 @@ impl<'a> Planner<'a> {
         group_size: usize,
     ) -> Self {
         let matrices = matrices(target, weights);
-        let numbers = |of: &dyn Fn(&crate::quantize_draft::Matrix) -> bool| -> f64 {
+        let numbers = |of: &dyn Fn(&crate::quantize::Matrix) -> bool| -> f64 {
             matrices
                 .iter()
                 .filter(|m| of(m))

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::unsupported;
 use crate::draft::head;
 use crate::error::PassError;
-use crate::quantize_draft::{matrices, quantize_nodes};
+use crate::quantize::{matrices, quantize_nodes};
 use crate::trim_head::trim;
 
 /// What becomes of a block, or of the head.

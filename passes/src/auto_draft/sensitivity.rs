@@ -14,7 +14,7 @@ use super::recipe::{Action, Format};
 use crate::context::Progress;
 use crate::error::PassError;
 use crate::kept::Kept;
-use crate::quantize_draft::{Matrix, matrices, perturbation};
+use crate::quantize::{Matrix, matrices, perturbation};
 use crate::scoring::steps::Steps;
 use crate::scoring::{FisherScores, Objective, fisher};
 

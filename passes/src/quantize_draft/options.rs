@@ -4,6 +4,7 @@ use dlc_ir::{GroupFormat, Quantizer, Refinement};
 use serde::{Deserialize, Serialize};
 
 use crate::options::{Range, options};
+use crate::quantize::GROUP_SIZES;
 
 /// How scales and zero points are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,9 +15,6 @@ pub enum Refine {
     /// By half-quadratic quantisation where that is nearer.
     Hqq,
 }
-
-/// Group sizes that runtimes take.
-pub(crate) const GROUP_SIZES: Range = Range::OneOf(&[32, 64, 128]);
 
 options! {
     /// Options of `quantize-draft`.

@@ -131,12 +131,13 @@ impl<'m> Chain<'m> {
     /// The rows of the table that tokens are looked up in.
     fn vocabulary(&self) -> usize {
         let ids = self.graph.find_input("input_ids").map(|i| i.value.into());
-        let table = self.graph.nodes().find_map(|(_, n)| match n.inputs[..] {
-            [Operand::Weight(table), looked_up] if n.op == Op::Gather && Some(looked_up) == ids => {
-                Some(table)
-            }
-            _ => None,
-        });
+        let lookups = self.graph.nodes().filter_map(|(_, node)| node.lookup());
+        let table = lookups
+            .filter(|(_, looked_up)| Some(*looked_up) == ids)
+            .find_map(|(table, _)| match table {
+                Operand::Weight(table) => Some(table),
+                Operand::Value(_) => None,
+            });
         table
             .and_then(|w| self.weights[w].shape.first().copied())
             .unwrap_or(usize::MAX)

@@ -15,6 +15,7 @@ use dlc_ir::{
 use serde::{Deserialize, Serialize};
 
 use super::chain::{Chain, Link};
+use super::no_links;
 use super::objective::{Objective, row_slices};
 use super::steps::Steps;
 use crate::context::Progress;
@@ -383,10 +384,6 @@ impl Head {
         let row = |t: usize| product(t, t) + 2.0 * (0..t).map(|u| product(t, u)).sum::<f64>();
         Ok((0..g.len().min(h.len())).map(row).sum())
     }
-}
-
-fn no_links() -> PassError {
-    super::unsupported("the target has no nodes")
 }
 
 type WeightGradients = BTreeMap<WeightId, Array>;

@@ -3,10 +3,11 @@
 //!
 //! `chain.rs` cuts a graph, `objective.rs` says what a model is scored on, `fisher.rs` sums squared
 //! gradients (FIT: *A Metric for Model Sensitivity*, Zandonati et al., ICLR 2023), `agreement.rs`
-//! compares answers, `steps.rs` tells how far all that is. It chooses nothing and changes nothing.
+//! compares answers, `divergence.rs` what two graphs expect, `steps.rs` tells how far all that is. It chooses nothing and changes nothing.
 
 pub(crate) mod agreement;
 pub(crate) mod chain;
+pub(crate) mod divergence;
 pub(crate) mod fisher;
 pub(crate) mod objective;
 pub(crate) mod steps;
@@ -24,9 +25,13 @@ pub(crate) fn most_links(graph: &Graph) -> usize {
 }
 
 /// What scoring can't work on; the pass that asked gives it its name.
-fn unsupported(problem: impl Into<String>) -> PassError {
+pub(crate) fn unsupported(problem: impl Into<String>) -> PassError {
     PassError::Unsupported {
         pass: "scoring",
         problem: problem.into(),
     }
+}
+
+fn no_links() -> PassError {
+    unsupported("the target has no nodes")
 }

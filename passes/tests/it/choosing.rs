@@ -244,7 +244,7 @@ fn the_target_writes_what_it_finds_likeliest_without_its_end() {
         Some(&cache),
     )
     .unwrap();
-    let texts: Vec<Vec<u32>> = stored(&cache, "auto-draft text");
+    let texts: Vec<Vec<u32>> = stored(&cache, "text");
     assert_eq!((texts.len(), texts[0].len()), (4, 16));
     for (at, token) in texts[0].iter().enumerate().skip(8) {
         let row = log_probabilities(&module.graphs[0], &module.weights, &texts[0][..at])
@@ -270,7 +270,7 @@ fn texts_go_by_their_seed() {
             Some(&cache),
         )
         .unwrap();
-        stored(&cache, "auto-draft text")
+        stored(&cache, "text")
     };
     assert_eq!(written("seed: 1"), written("seed: 1"));
     assert_ne!(written("seed: 1"), written("seed: 2"));

@@ -14,6 +14,7 @@ mod model;
 mod options;
 mod progress;
 mod quantizing;
+mod quantizing_targets;
 mod rejections;
 mod scores;
 mod skipping;

@@ -8,7 +8,7 @@ use dlc_ir::cost::{cost, quantized_matrices};
 use dlc_ir::{
     Experts, Graph, GroupFormat, Module, Op, Quantizer, Refinement, Task, WeightTable, verify,
 };
-use dlc_passes::quantize_draft::{matrices, perturbation, quantize_block};
+use dlc_passes::quantize::{matrices, perturbation, quantize_block};
 
 use super::fakes::{fact, run_all};
 use super::model::{EXPERTS, Model, assert_close, feeds, samples};

@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 
 use dlc_eval::Array;
-use dlc_ir::{
-    Diffusion, Dim, Factor, Graph, Input, Module, Node, Op, Operand, ValueId, WeightTable,
-};
+use dlc_ir::{Diffusion, Dim, Factor, Graph, Input, Module, Op, Operand, ValueId, WeightTable};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -112,16 +110,14 @@ fn sizes(graph: &Graph, [height, width]: [usize; 2]) -> BTreeMap<String, usize> 
 
 /// The rows of the smallest table that `value` chooses from; 2 if there is none.
 fn rows(graph: &Graph, weights: &WeightTable, value: ValueId) -> i64 {
-    let rows = |node: &Node| match node.inputs.first() {
-        Some(Operand::Weight(table)) => weights[*table].shape.first().copied(),
-        Some(Operand::Value(table)) => graph.value(*table).ty.shape.0.first().and_then(Dim::known),
-        None => None,
+    let rows = |table: Operand| match table {
+        Operand::Weight(table) => weights[table].shape.first().copied(),
+        Operand::Value(table) => graph.value(table).ty.shape.0.first().and_then(Dim::known),
     };
-    let choosing = graph
-        .nodes()
-        .filter(|(_, n)| n.op == Op::Gather && n.inputs.get(1) == Some(&Operand::Value(value)));
-    choosing
-        .filter_map(|(_, node)| rows(node))
+    let lookups = graph.nodes().filter_map(|(_, node)| node.lookup());
+    lookups
+        .filter(|(_, ids)| *ids == Operand::Value(value))
+        .filter_map(|(table, _)| rows(table))
         .min()
         .unwrap_or(2)
         .max(1) as i64

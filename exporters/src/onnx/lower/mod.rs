@@ -166,6 +166,10 @@ fn lower_node(
             quantized::by_matmul_nbits(cx, node, *format)
         }
         Op::QuantizedLinear(format) => quantized::by_primitives(cx, node, *format),
+        Op::QuantizedGather(format) if profile == Profile::Ort => {
+            quantized::by_gather_block_quantized(cx, node, *format)
+        }
+        Op::QuantizedGather(format) => quantized::gather_by_primitives(cx, node, *format),
         Op::Experts(op) if profile == Profile::Ort => experts::by_moe(cx, node, *op),
         Op::Experts(op) => experts::densely(cx, node, *op),
         Op::GatherColumns => quantized::gather_columns(cx, node),

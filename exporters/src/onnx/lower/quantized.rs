@@ -120,56 +120,127 @@ pub(super) fn dequantized(
     format: GroupFormat,
     dtype: DType,
 ) -> Result<Name, ExportError> {
-    if dtype != DType::F32 {
-        return Err(ExportError::module(
-            "",
-            format!(
-                "quantised matrices are multiplied in f32 outside of profile ort, not in {dtype}"
-            ),
-        ));
-    }
+    only_in_f32(dtype)?;
     cx.once(&format!("{}/dequantized", matrix.codes), |cx| {
         Ok(entries(cx, matrix, format))
     })
 }
 
+fn only_in_f32(dtype: DType) -> Result<(), ExportError> {
+    if dtype == DType::F32 {
+        return Ok(());
+    }
+    let problem =
+        format!("quantised matrices are multiplied in f32 outside of profile ort, not in {dtype}");
+    Err(ExportError::module("", problem))
+}
+
 /// `(code - zero_point) * scale`, `[out, in]`, exactly as the evaluator computes it.
 fn entries(cx: &mut Context<'_>, matrix: &Matrix, format: GroupFormat) -> Name {
-    let [out, groups, group] =
-        [matrix.out, format.groups(matrix.inner), format.group_size].map(|n| n as i64);
-    let codes = unpacked(cx, &matrix.codes, format, &[out, groups, group]);
-    let zero = match &matrix.zero_points {
-        None => {
-            cx.b.float(DType::F32, f32::from(format.default_zero_point()))
-        }
-        Some(packed) => {
-            let row = (format.zero_point_bytes(matrix.inner) * format.codes_in_byte()) as i64;
-            let zeros = unpacked(cx, packed, format, &[out, row]);
-            let zeros = if row == groups {
-                zeros
-            } else {
-                first_columns(cx, &zeros, groups)
-            };
-            let shape = cx.b.ints(&[out, groups, 1]);
-            cx.b.op("Reshape", &[&zeros, &shape]).out()
-        }
-    };
-    let shape = cx.b.ints(&[out, groups, 1]);
-    let scales = cx.b.op("Reshape", &[&matrix.scales, &shape]).out();
-    let steps = cx.b.op("Sub", &[&codes, &zero]).out();
-    let entries = cx.b.op("Mul", &[&steps, &scales]).out();
-    let shape = cx.b.ints(&[out, groups * group]);
-    let filled_up = cx.b.op("Reshape", &[&entries, &shape]).out();
-    if groups * group == matrix.inner as i64 {
+    let filled_up = filled_up(cx, matrix, format, &[matrix.out as i64]);
+    let columns = format.groups(matrix.inner) * format.group_size;
+    if columns == matrix.inner {
         filled_up
     } else {
         first_columns(cx, &filled_up, matrix.inner as i64)
     }
 }
 
+/// The same with whole groups, `[leading.., columns]`; 0 stands for an axis that stays as it is.
+fn filled_up(cx: &mut Context<'_>, matrix: &Matrix, format: GroupFormat, leading: &[i64]) -> Name {
+    let [groups, group] = [format.groups(matrix.inner), format.group_size].map(|n| n as i64);
+    let codes = unpacked(
+        cx,
+        &matrix.codes,
+        format,
+        &[leading, &[groups, group]].concat(),
+    );
+    let one_each = [leading, &[groups, 1]].concat();
+    let zero = match &matrix.zero_points {
+        None => {
+            cx.b.float(DType::F32, f32::from(format.default_zero_point()))
+        }
+        Some(packed) => {
+            let row = (format.zero_point_bytes(matrix.inner) * format.codes_in_byte()) as i64;
+            let zeros = unpacked(cx, packed, format, &[leading, &[row]].concat());
+            let zeros = if row == groups {
+                zeros
+            } else {
+                first_columns(cx, &zeros, groups)
+            };
+            let shape = cx.b.ints(&one_each);
+            cx.b.op("Reshape", &[&zeros, &shape]).out()
+        }
+    };
+    let shape = cx.b.ints(&one_each);
+    let scales = cx.b.op("Reshape", &[&matrix.scales, &shape]).out();
+    let steps = cx.b.op("Sub", &[&codes, &zero]).out();
+    let entries = cx.b.op("Mul", &[&steps, &scales]).out();
+    let shape = cx.b.ints(&[leading, &[groups * group]].concat());
+    cx.b.op("Reshape", &[&entries, &shape]).out()
+}
+
 fn first_columns(cx: &mut Context<'_>, matrix: &Name, columns: i64) -> Name {
-    let [start, end, axis] = [0, columns, 1].map(|n| cx.b.ints(&[n]));
+    let [start, end, axis] = [0, columns, -1].map(|n| cx.b.ints(&[n]));
     cx.b.op("Slice", &[matrix, &start, &end, &axis]).out()
+}
+
+/// The parts of a table, and the ids that choose rows of it.
+fn lookup(cx: &mut Context<'_>, node: &Node) -> Result<(Matrix, Name), ExportError> {
+    let width = cx.width(Context::output_at(node, 0)?)?;
+    let last = node.inputs.len().saturating_sub(1);
+    let matrix = Matrix {
+        codes: cx.operand(node, 0)?,
+        scales: cx.operand(node, 1)?,
+        zero_points: (last == 3).then(|| cx.operand(node, 2)).transpose()?,
+        out: 0,
+        inner: width,
+    };
+    Ok((matrix, cx.operand(node, last)?))
+}
+
+/// `GatherBlockQuantized` of ONNX Runtime's own domain.
+pub(super) fn by_gather_block_quantized(
+    cx: &mut Context<'_>,
+    node: &Node,
+    format: GroupFormat,
+) -> Result<(), ExportError> {
+    let (matrix, ids) = lookup(cx, node)?;
+    // It takes codes as a matrix; products take the same bytes block by block.
+    let codes = cx.flat_weight(node, 0)?;
+    let mut inputs = vec![codes, ids, matrix.scales];
+    inputs.extend(matrix.zero_points);
+    define_full(cx, node, |cx, out| {
+        cx.b.microsoft("GatherBlockQuantized", &inputs.iter().collect::<Vec<_>>())
+            .int("gather_axis", 0)
+            .int("quantize_axis", 1)
+            .int("bits", format.bits as i64)
+            .int("block_size", format.group_size as i64)
+            .into(&[out]);
+    })
+}
+
+/// Rows of the parts by `Gather`, and the entries of those rows by arithmetic.
+pub(super) fn gather_by_primitives(
+    cx: &mut Context<'_>,
+    node: &Node,
+    format: GroupFormat,
+) -> Result<(), ExportError> {
+    let made = Context::output_at(node, 0)?;
+    only_in_f32(cx.ty(made).dtype)?;
+    let leading = vec![0; cx.ty(made).shape.rank().saturating_sub(1)];
+    let (table, ids) = lookup(cx, node)?;
+    let mut rows = |part: &Name| cx.b.op("Gather", &[part, &ids]).int("axis", 0).out();
+    let rows = Matrix {
+        codes: rows(&table.codes),
+        scales: rows(&table.scales),
+        zero_points: table.zero_points.as_ref().map(rows),
+        ..table
+    };
+    let entries = filled_up(cx, &rows, format, &leading);
+    define_full(cx, node, |cx, out| {
+        cx.b.op("Identity", &[&entries]).into(&[out]);
+    })
 }
 
 /// Packed bytes as codes in single precision, in this shape. A byte is `16 high + low`, all small

@@ -28,6 +28,8 @@ pub struct Matrix {
     pub block: Option<BlockId>,
     /// Whether the logits come from it.
     pub is_head: bool,
+    /// Whether rows of it are looked up, rather than products made with it.
+    pub is_table: bool,
 }
 
 /// The matrices of `graph` that aren't quantised yet, in the order of the nodes. Those that choose
@@ -36,7 +38,10 @@ pub fn matrices(graph: &Graph, weights: &WeightTable) -> Vec<Matrix> {
     let head = head(graph).map(|(node, _)| node);
     let routers = routers(graph);
     let mut matrices = Vec::new();
-    for (id, node) in graph.nodes().filter(|(id, _)| !routers.contains(id)) {
+    let products = graph
+        .nodes()
+        .filter(|(id, node)| !routers.contains(id) && node.lookup().is_none());
+    for (id, node) in products {
         for operand in unquantized(node) {
             if let Operand::Weight(weight) = *operand
                 && weights[weight].elements() > 0
@@ -46,6 +51,7 @@ pub fn matrices(graph: &Graph, weights: &WeightTable) -> Vec<Matrix> {
                     weight,
                     block: node.block,
                     is_head: head == Some(id),
+                    is_table: false,
                 });
             }
         }
@@ -53,10 +59,32 @@ pub fn matrices(graph: &Graph, weights: &WeightTable) -> Vec<Matrix> {
     matrices
 }
 
+/// The tables of `graph` that tokens are looked up in, in floats and in whole groups of so many.
+pub(super) fn tables(graph: &Graph, weights: &WeightTable, group_size: usize) -> Vec<Matrix> {
+    let ids = graph
+        .find_input("input_ids")
+        .map(|input| Operand::Value(input.value));
+    let table = |(node, found): (NodeId, &Node)| match (&found.op, found.lookup()?) {
+        (Op::Gather, (Operand::Weight(weight), looked_up)) if Some(looked_up) == ids => {
+            let (rows, columns) = matrix_shape(&weights[weight]).ok()?;
+            (rows > 0 && columns.is_multiple_of(group_size)).then_some(Matrix {
+                node,
+                weight,
+                block: found.block,
+                is_head: false,
+                is_table: true,
+            })
+        }
+        _ => None,
+    };
+    graph.nodes().filter_map(table).collect()
+}
+
 /// The inputs of `node` that are matrices in floats.
 fn unquantized(node: &Node) -> &[Operand] {
     match (&node.op, &node.inputs[..]) {
         (Op::Linear, [Operand::Value(_), matrix, ..]) => std::slice::from_ref(matrix),
+        (Op::Gather, [matrix @ Operand::Weight(_), _]) => std::slice::from_ref(matrix),
         (Op::Experts(Experts { format: None, .. }), inputs) => {
             inputs.get(Experts::LEADING..).unwrap_or_default()
         }
@@ -151,6 +179,38 @@ pub fn perturbation(weight: &Weight, quantizer: &Quantizer) -> Result<Perturbati
     })
 }
 
+/// How far known codes are from a matrix.
+fn distance(weight: &Weight, matrix: &Arc<dyn Coded>) -> Result<Perturbation, PassError> {
+    const ENTRIES: usize = 1 << 20;
+    let coded = Expr::Coded {
+        matrix: Arc::clone(matrix),
+        part: CodedPart::Entries,
+    };
+    let starts: Vec<usize> = (0..weight.elements()).step_by(ENTRIES).collect();
+    let part = |&from: &usize| -> Result<[f64; 2], IrError> {
+        let mut entries = vec![0.0; ENTRIES.min(weight.elements() - from)];
+        let mut rounded = vec![0.0; entries.len()];
+        weight.read_f32(from, &mut entries)?;
+        coded.read_f32(from, &mut rounded);
+        let pairs = entries.iter().zip(&rounded);
+        Ok(pairs.fold([0.0; 2], |[error, square], (w, r)| {
+            let (w, r) = (f64::from(*w), f64::from(*r));
+            [error + (w - r).powi(2), square + w * w]
+        }))
+    };
+    let parts = starts.par_iter().map(part).collect::<Result<Vec<_>, _>>()?;
+    let [error, square] = parts
+        .into_iter()
+        .fold([0.0; 2], |a, b| std::array::from_fn(|i| a[i] + b[i]));
+    let mean_square = error / weight.elements().max(1) as f64;
+    Ok(Perturbation {
+        mean_square,
+        mean_square_nearest: mean_square,
+        relative: if square == 0.0 { 0.0 } else { error / square },
+        refined: 0.0,
+    })
+}
+
 /// Quantises the matrices of `block`.
 ///
 /// # Errors
@@ -173,35 +233,94 @@ pub fn quantize_block(
 /// other graphs stay as they are.
 ///
 /// # Errors
-/// [`PassError::Unsupported`] for matrices that aren't in single precision; [`PassError::Ir`] for
-/// weights without data.
+/// As [`code_matrices`].
 pub fn quantize_nodes(
     graph: &mut Graph,
     weights: &mut WeightTable,
     nodes: &BTreeSet<NodeId>,
     quantizer: &Quantizer,
 ) -> Result<(), PassError> {
+    let rule = |matrix: &Matrix| {
+        nodes
+            .contains(&matrix.node)
+            .then_some(Coding::Rule(*quantizer))
+    };
+    code_matrices(graph, weights, rule)
+}
+
+/// How a matrix becomes codes.
+#[derive(Debug, Clone)]
+pub enum Coding {
+    /// By a rule, from its entries alone, when it is written.
+    Rule(Quantizer),
+    /// These are the codes.
+    Known(Arc<dyn Coded>, GroupFormat),
+}
+
+impl Coding {
+    /// Bits and groups.
+    pub fn format(&self) -> GroupFormat {
+        match self {
+            Self::Rule(quantizer) => quantizer.format,
+            Self::Known(_, format) => *format,
+        }
+    }
+
+    /// What it does to `weight`.
+    ///
+    /// # Errors
+    /// As [`perturbation`].
+    pub fn perturbation(&self, weight: &Weight) -> Result<Perturbation, PassError> {
+        match self {
+            Self::Rule(quantizer) => perturbation(weight, quantizer),
+            Self::Known(matrix, _) => distance(weight, matrix),
+        }
+    }
+
+    fn is_symmetric(&self) -> bool {
+        match self {
+            Self::Rule(quantizer) => quantizer.symmetric,
+            Self::Known(matrix, format) => matrix.is_symmetric(*format),
+        }
+    }
+}
+
+/// Gives the matrices of `graph` the codes that `coding` says, which is the same for all matrices of
+/// a node. Weights of other graphs stay as they are.
+///
+/// # Errors
+/// [`PassError::Unsupported`] for matrices that aren't in single precision; [`PassError::Ir`] for
+/// weights without data.
+pub fn code_matrices(
+    graph: &mut Graph,
+    weights: &mut WeightTable,
+    coding: impl Fn(&Matrix) -> Option<Coding>,
+) -> Result<(), PassError> {
+    let mut chosen: BTreeMap<NodeId, Coding> = BTreeMap::new();
+    let tables = tables(graph, weights, 1);
+    for matrix in matrices(graph, weights).into_iter().chain(tables) {
+        if let Some(coding) = coding(&matrix) {
+            chosen.insert(matrix.node, coding);
+        }
+    }
     let mut replaced = BTreeMap::new();
-    let found = matrices(graph, weights);
-    let chosen = found
-        .iter()
-        .map(|matrix| matrix.node)
-        .filter(|id| nodes.contains(id));
-    for id in chosen.collect::<BTreeSet<_>>() {
+    for (id, coding) in chosen {
         let node = graph.node(id);
+        let format = coding.format();
         let op = match node.op {
             Op::Experts(experts) => Op::Experts(Experts {
-                format: Some(quantizer.format),
+                format: Some(format),
                 ..experts
             }),
-            _ => Op::QuantizedLinear(quantizer.format),
+            Op::Gather => Op::QuantizedGather(format),
+            _ => Op::QuantizedLinear(format),
         };
         let floats = unquantized(node);
         let mut inputs = Vec::new();
         for operand in &node.inputs {
             match operand {
                 Operand::Weight(weight) if floats.contains(operand) => {
-                    inputs.extend(quantized(weights, *weight, quantizer)?);
+                    inputs.extend(coded(weights, *weight, &coding)?);
                 }
                 other => inputs.push(*other),
             }
@@ -211,55 +330,66 @@ pub fn quantize_nodes(
     Ok(graph.replace_nodes(weights, |id, _| replaced.remove(&id))?)
 }
 
-/// The parts of a quantised weight, as operands: expressions that are evaluated when they are
-/// written.
-fn quantized(
+/// The parts of a coded weight, as operands: expressions that are evaluated when they are written.
+fn coded(
     weights: &mut WeightTable,
     id: WeightId,
-    quantizer: &Quantizer,
+    coding: &Coding,
 ) -> Result<Vec<Operand>, PassError> {
     let weight = &weights[id];
-    let (rows, columns) = matrix_shape(weight)?;
-    let input = Arc::new(weight.unrounded()?.clone().cast(weight.dtype));
-    let format = quantizer.format;
+    let shape @ (_, columns) = matrix_shape(weight)?;
+    let format = coding.format();
     let name = format!("{}.int{}x{}", weight.name, format.bits, format.group_size);
-    let mut parts = vec![
-        (
-            QuantizedPart::Codes,
-            "codes",
-            vec![rows, format.groups(columns), format.code_bytes()],
-        ),
-        (
-            QuantizedPart::Scales,
-            "scales",
-            vec![rows, format.groups(columns)],
-        ),
-    ];
-    if !quantizer.symmetric {
-        parts.push((
-            QuantizedPart::ZeroPoints,
-            "zero_points",
-            vec![rows, format.zero_point_bytes(columns)],
-        ));
-    }
-    let mut operands = Vec::new();
-    for (part, suffix, shape) in parts {
-        let data = Expr::Quantize {
-            input: Arc::clone(&input),
-            columns,
-            quantizer: *quantizer,
-            part,
-        };
-        operands.push(
-            weights
-                .add(&format!("{name}.{suffix}"), &shape, data)?
-                .into(),
-        );
-    }
-    Ok(operands)
+    let data: Box<dyn Fn(QuantizedPart) -> Expr> = match coding {
+        Coding::Rule(quantizer) => {
+            let input = Arc::new(weight.unrounded()?.clone().cast(weight.dtype));
+            let quantizer = *quantizer;
+            Box::new(move |part| Expr::Quantize {
+                input: Arc::clone(&input),
+                columns,
+                quantizer,
+                part,
+            })
+        }
+        Coding::Known(matrix, format) => {
+            let (matrix, format) = (Arc::clone(matrix), *format);
+            Box::new(move |part| Expr::Coded {
+                matrix: Arc::clone(&matrix),
+                part: CodedPart::Part(format, part),
+            })
+        }
+    };
+    add_parts(weights, &name, format, shape, coding.is_symmetric(), data)
 }
 
-fn matrix_shape(weight: &Weight) -> Result<(usize, usize), PassError> {
+/// Adds the parts of a matrix of codes as weights whose names begin with `name`.
+pub(crate) fn add_parts(
+    weights: &mut WeightTable,
+    name: &str,
+    format: GroupFormat,
+    (rows, columns): (usize, usize),
+    symmetric: bool,
+    data: impl Fn(QuantizedPart) -> Expr,
+) -> Result<Vec<Operand>, PassError> {
+    let groups = format.groups(columns);
+    let codes = vec![rows, groups, format.code_bytes()];
+    let mut parts = vec![
+        (QuantizedPart::Codes, "codes", codes),
+        (QuantizedPart::Scales, "scales", vec![rows, groups]),
+    ];
+    if !symmetric {
+        let shape = vec![rows, format.zero_point_bytes(columns)];
+        parts.push((QuantizedPart::ZeroPoints, "zero_points", shape));
+    }
+    let add = |(part, end, shape): (QuantizedPart, &str, Vec<usize>)| {
+        let id = weights.add_apart(&format!("{name}.{end}"), &shape, data(part))?;
+        Ok(id.into())
+    };
+    parts.into_iter().map(add).collect()
+}
+
+/// Rows and columns of a matrix that can be quantised.
+pub(super) fn matrix_shape(weight: &Weight) -> Result<(usize, usize), PassError> {
     match weight.shape[..] {
         [rows, columns] if rows * columns > 0 && weight.dtype == DType::F32 => Ok((rows, columns)),
         _ => Err(unsupported(format!(

@@ -11,15 +11,15 @@ use dlc_methods::speculation::{Sampler, SamplingOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::unsupported;
 use crate::context::Progress;
 use crate::error::PassError;
 use crate::kept::Kept;
 use crate::scoring::chain::{NO_HEAD, feeds};
 use crate::scoring::steps::Steps;
+use crate::scoring::unsupported;
 
 /// How texts are written.
-pub(super) struct TextOptions {
+pub(super) struct WriteOptions {
     pub seed: u64,
     pub temperature: f32,
     /// Tokens of a text, its prompt among them.
@@ -33,7 +33,7 @@ pub(super) fn write(
     module: &Module,
     target: &Graph,
     prompts: &[Vec<u32>],
-    options: &TextOptions,
+    options: &WriteOptions,
     kept: Kept<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<u32>>, PassError> {

@@ -1,0 +1,575 @@
+//! `quantize`: the matrices of every graph in 4 or 8 bits, and what was lost by it.
+//!
+//! Weights only, in groups along the rows (`matrices.rs`). `held.rs` holds codes that were found by
+//! running text through the model (`calibrate.rs`): by search with weighted errors (`weighted.rs`)
+//! or by GPTQ (`gptq.rs`, `factor.rs`). `mixed.rs` chooses bits. Graphs that share a matrix share
+//! its codes. An embedding that is the head as well is quantised as the head alone.
+
+mod calibrate;
+mod choose;
+mod factor;
+mod gptq;
+mod held;
+mod matrices;
+mod mixed;
+mod options;
+mod report;
+mod weighted;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dlc_ir::cost::cost;
+use dlc_ir::diff::diff;
+use dlc_ir::{Graph, GroupFormat, Module, Task, WeightId, WeightTable};
+use dlc_methods::divergence::Divergence;
+
+use crate::context::{Pass, PassContext};
+use crate::error::PassError;
+use crate::kept::Kept;
+use crate::needs::{self, Needs};
+use crate::options::PassOptions;
+use crate::report::PassReport;
+use crate::scoring::divergence::divergence;
+use crate::scoring::{Objective, fisher, most_links};
+use crate::sources::Sources;
+use crate::texts::{TextRequest, Texts, texts};
+use calibrate::{Calibration, Codes};
+use mixed::{Allocation, Choice};
+use report::{report_divergence, report_errors, report_refinement};
+
+pub(crate) use choose::{Selection, no_such_block};
+pub use matrices::{
+    Coding, Matrix, Perturbation, code_matrices, matrices, perturbation, quantize_block,
+    quantize_nodes,
+};
+pub(crate) use matrices::{add_parts, codes, keeps_codes};
+pub(crate) use options::GROUP_SIZES;
+pub use options::{Bits, Budget, Method, PartBits, QuantizeOptions};
+pub(crate) use report::{Measured, report_errors as errors, report_refinement as refinement};
+
+const NAME: &str = "quantize";
+
+/// The pass.
+#[derive(Debug)]
+pub struct Quantize<'a> {
+    sources: Sources<'a>,
+    options: QuantizeOptions,
+}
+
+impl<'a> Quantize<'a> {
+    /// The pass with these options.
+    ///
+    /// # Errors
+    /// [`PassError::Options`] for values out of range: bits and group sizes that no runtime takes.
+    pub fn new(options: QuantizeOptions, sources: Sources<'a>) -> Result<Self, PassError> {
+        options.check_ranges(NAME)?;
+        Ok(Self { sources, options })
+    }
+
+    fn selection(&self) -> Selection<'_> {
+        let bits = match self.options.bits {
+            Bits::All(bits) => bits,
+            Bits::Mixed => 8,
+        };
+        Selection {
+            blocks: self.options.blocks.as_deref(),
+            head: self.options.head != PartBits::None,
+            kept_bits: self.sources.keeps_codes.then_some(bits),
+        }
+    }
+
+    /// The texts, if any are needed.
+    fn texts(
+        &self,
+        module: &Module,
+        target: &Graph,
+        cx: &PassContext<'_>,
+    ) -> Result<Option<Texts>, PassError> {
+        let QuantizeOptions {
+            samples,
+            length,
+            seed,
+            temperature,
+            ..
+        } = self.options;
+        let calibrated = self.options.method.is_calibrated() || self.options.bits == Bits::Mixed;
+        let compared = self.options.compare && target.find_output("logits").is_some();
+        if !calibrated && !compared {
+            return Ok(None);
+        }
+        let wanted = TextRequest {
+            file: self.options.calibration.as_deref(),
+            samples,
+            length,
+            seed,
+            temperature,
+        };
+        texts(&wanted, self.sources.calibration, module, target, cx).map(Some)
+    }
+
+    fn check<'m>(&self, module: &'m Module) -> Result<Plan<'m>, PassError> {
+        let target = module
+            .graph("target")
+            .ok_or_else(|| unsupported("the module has no graph `target`"))?;
+        let selection = self.selection();
+        if let Some(unknown) = selection.unknown(target) {
+            return Err(options_error(no_such_block("target", target, unknown)));
+        }
+        let mut matrices: BTreeMap<WeightId, Matrix> = BTreeMap::new();
+        for matrix in selection.matrices(target, &module.weights)? {
+            matrices.entry(matrix.weight).or_insert(matrix);
+        }
+        let by_text = self.options.method.is_calibrated() || self.options.bits == Bits::Mixed;
+        if by_text && target.find_output("logits").is_none() {
+            return Err(unsupported(
+                "the model has no logits that text could be judged by; take method=hqq or rtn, and bits=4 or 8",
+            ));
+        }
+        if self.options.bits == Bits::Mixed && Objective::of(module.model.task).is_none() {
+            return Err(unsupported(
+                "bits are mixed by what the model answers, and its answers are not scored",
+            ));
+        }
+        for matrix in matrices.values() {
+            matrices::matrix_shape(&module.weights[matrix.weight])?;
+        }
+        let mut tables = matrices::tables(target, &module.weights, self.options.group_size);
+        tables
+            .retain(|_| self.options.embedding != PartBits::None && self.options.blocks.is_none());
+        Ok(Plan {
+            target,
+            matrices,
+            tables: tables.iter().map(|table| table.weight).collect(),
+        })
+    }
+
+    /// Gives the matrices of all graphs their codes.
+    fn apply(&self, module: &mut Module, codings: &Codings) -> Result<(), PassError> {
+        for graph in &mut module.graphs {
+            code_matrices(graph, &mut module.weights, |matrix| codings.of(matrix))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is quantised.
+struct Plan<'m> {
+    target: &'m Graph,
+    matrices: BTreeMap<WeightId, Matrix>,
+    /// The tables of embeddings among it.
+    tables: BTreeSet<WeightId>,
+}
+
+/// How matrices become codes, those that products are made with and those that are looked up.
+struct Codings {
+    products: BTreeMap<WeightId, Coding>,
+    tables: BTreeMap<WeightId, Coding>,
+}
+
+impl Codings {
+    fn of(&self, matrix: &Matrix) -> Option<Coding> {
+        let among = if matrix.is_table {
+            &self.tables
+        } else {
+            &self.products
+        };
+        among.get(&matrix.weight).cloned()
+    }
+}
+
+type Formats = BTreeMap<WeightId, GroupFormat>;
+
+pub(crate) fn unsupported(problem: impl Into<String>) -> PassError {
+    PassError::Unsupported {
+        pass: NAME,
+        problem: problem.into(),
+    }
+}
+
+fn options_error(problem: String) -> PassError {
+    PassError::Options {
+        pass: NAME,
+        problem,
+    }
+}
+
+impl Pass for Quantize<'_> {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn options(&self) -> serde_json::Value {
+        serde_json::to_value(&self.options).unwrap_or_default()
+    }
+
+    fn needs(&self, module: &Module) -> Needs {
+        let Ok(plan) = self.check(module) else {
+            return Needs::default();
+        };
+        let format = self.options.format(8);
+        let disk: u64 = plan
+            .matrices
+            .keys()
+            .filter_map(|id| matrices::matrix_shape(&module.weights[*id]).ok())
+            .map(|(rows, columns)| mixed::bytes(format, false, [rows, columns]))
+            .sum();
+        // A model that writes text has all of its weights in memory meanwhile.
+        let memory = 2 * needs::whole_weights(module);
+        Needs { disk, memory }
+    }
+
+    fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
+        let plan = self.check(module)?;
+        let rule = Coding::Rule(self.options.quantizer(self.options.format(8)));
+        let rules =
+            |ids: &mut dyn Iterator<Item = &WeightId>| ids.map(|id| (*id, rule.clone())).collect();
+        let codings = Codings {
+            products: rules(&mut plan.matrices.keys()),
+            tables: rules(&mut plan.tables.iter()),
+        };
+        self.apply(module, &codings)
+    }
+
+    fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
+        let plan = self.check(module)?;
+        let before = plan.target.clone();
+        let texts = self.texts(module, &before, cx)?;
+        let mut report = PassReport::default();
+        let formats = match self.options.bits {
+            Bits::All(bits) => {
+                let of = |matrix: &Matrix| match self.options.head {
+                    PartBits::Own(bits) if matrix.is_head => self.options.format(bits),
+                    _ => self.options.format(bits),
+                };
+                let matrices = plan.matrices.iter();
+                matrices.map(|(id, matrix)| (*id, of(matrix))).collect()
+            }
+            Bits::Mixed => self.mixed(module, &plan, texts.as_ref(), cx, &mut report)?,
+        };
+        let codings = self.codings(module, &plan, &formats, texts.as_ref(), cx)?;
+        let measured = self.measure(module, &codings, cx)?;
+        report.fact("matrices", measured.len());
+        let (entries, bytes) = size(&module.weights, &formats, self.options.symmetric);
+        report.fact(
+            "bits per weight",
+            format!(
+                "{:.2} with scales",
+                8.0 * bytes as f64 / entries.max(1) as f64
+            ),
+        );
+        report_errors(&mut report, &measured);
+        if self.options.method == Method::Hqq {
+            report_refinement(&mut report, &measured);
+        }
+        let (mut after, mut weights) = (before.clone(), module.weights.clone());
+        code_matrices(&mut after, &mut weights, |matrix| codings.of(matrix))?;
+        let bytes = [&before, &after].map(|graph| cost(graph, &weights).weight_bytes);
+        report.fact(
+            "bytes of the target's weights",
+            format!("{} -> {}", bytes[0], bytes[1]),
+        );
+        report.diff = Some(diff((&before, &weights), (&after, &weights)));
+        match texts.filter(|_| self.options.compare) {
+            Some(texts) => {
+                let found = compare(module, [&before, &after], &weights, &texts, cx)?;
+                report.fact(
+                    "compared on",
+                    format!(
+                        "{} texts held back, {}",
+                        texts.held_back.len(),
+                        texts.origin
+                    ),
+                );
+                report_divergence(&mut report, &found);
+            }
+            None => report.fact("compared on", "nothing: `dlc compare` compares the bundle"),
+        }
+        self.apply(module, &codings)?;
+        Ok(report)
+    }
+}
+
+impl Quantize<'_> {
+    /// How each matrix becomes codes: by those that text leads to, or by rule.
+    fn codings(
+        &self,
+        module: &Module,
+        plan: &Plan<'_>,
+        formats: &Formats,
+        texts: Option<&Texts>,
+        cx: &PassContext<'_>,
+    ) -> Result<Codings, PassError> {
+        let known = match texts.filter(|_| self.options.method.is_calibrated()) {
+            Some(texts) => {
+                let calibration = Calibration {
+                    method: self.options.method,
+                    symmetric: self.options.symmetric,
+                    formats,
+                    samples: &texts.scored,
+                };
+                cx.pool
+                    .install(|| calibration.run(plan.target, &module.weights, cx.progress))?
+            }
+            None => Codes::new(),
+        };
+        let coding = |(id, format): (&WeightId, &GroupFormat)| {
+            let coding = match known.get(id) {
+                Some(matrix) => Coding::Known(Arc::clone(matrix), *format),
+                None => Coding::Rule(self.options.quantizer(*format)),
+            };
+            (*id, coding)
+        };
+        let products: BTreeMap<WeightId, Coding> = formats.iter().map(coding).collect();
+        let table = |id: &WeightId| {
+            let own = |bits| Coding::Rule(self.options.quantizer(self.options.format(bits)));
+            let coding = match (self.options.embedding, products.get(id), self.options.bits) {
+                (PartBits::Own(bits), ..) => own(bits),
+                (_, Some(head), _) => head.clone(),
+                (_, None, Bits::All(bits)) => own(bits),
+                (_, None, Bits::Mixed) => own(8),
+            };
+            (*id, coding)
+        };
+        Ok(Codings {
+            tables: plan.tables.iter().map(table).collect(),
+            products,
+        })
+    }
+
+    /// What quantising does to each matrix, with its name.
+    fn measure(
+        &self,
+        module: &Module,
+        codings: &Codings,
+        cx: &PassContext<'_>,
+    ) -> Result<Vec<Measured>, PassError> {
+        measure(NAME, &module.weights, codings.products.iter(), cx)
+    }
+
+    /// Bits of each matrix within the budget.
+    fn mixed(
+        &self,
+        module: &Module,
+        plan: &Plan<'_>,
+        texts: Option<&Texts>,
+        cx: &PassContext<'_>,
+        report: &mut PassReport,
+    ) -> Result<Formats, PassError> {
+        let texts =
+            texts.ok_or_else(|| unsupported("bits are mixed by text, and there is none"))?;
+        let choices = self.choices(module, plan, texts, cx)?;
+        let fixed = {
+            let whole = cost(plan.target, &module.weights).weight_bytes;
+            let floats = plan.matrices.keys().map(|id| module.weights[*id].bytes());
+            whole.saturating_sub(floats.sum::<usize>() as u64)
+        };
+        let entries: usize = choices.iter().map(|choice| choice.entries).sum();
+        let allocation = match self.options.budget {
+            Budget::Bits(bits) => {
+                let most = (bits * entries as f64 / 8.0) as u64;
+                mixed::within_bytes(&choices, most)
+                    .map_err(|least| report::rounded_up(8.0 * least as f64 / entries.max(1) as f64))
+            }
+            Budget::Megabytes(megabytes) => {
+                let most = ((megabytes * 1e6) as u64).saturating_sub(fixed);
+                mixed::within_bytes(&choices, most).map_err(|least| {
+                    format!("{}MB", report::rounded_up((least + fixed) as f64 / 1e6))
+                })
+            }
+            Budget::Nats(nats) => self.within_nats(module, plan, &choices, nats, texts, cx)?,
+        };
+        let Allocation { bits, loss, .. } = allocation.map_err(|least| {
+            let asked = self.options.budget;
+            options_error(format!(
+                "budget={asked} can't be met with 4 and 8 bits; the nearest that can is budget={least}"
+            ))
+        })?;
+        let eights = bits.values().filter(|bits| **bits == 8).count();
+        report.fact(
+            "bits",
+            format!("{eights} matrices in 8, {} in 4", bits.len() - eights),
+        );
+        report.fact("divergence that FIT expects", format!("{loss:.3e} nats"));
+        Ok(bits
+            .into_iter()
+            .map(|(id, bits)| (id, self.options.format(bits)))
+            .collect())
+    }
+
+    /// What 4 and 8 bits of each matrix cost, by FIT.
+    fn choices(
+        &self,
+        module: &Module,
+        plan: &Plan<'_>,
+        texts: &Texts,
+        cx: &PassContext<'_>,
+    ) -> Result<Vec<Choice>, PassError> {
+        let objective = Objective::of(module.model.task).ok_or_else(|| {
+            unsupported("bits are mixed by what the model answers, and it doesn't")
+        })?;
+        let so_far = format!("{NAME} fit so far 1 {} {:?}", cx.module_key, texts.scored);
+        let so_far = Kept::new(cx.cache, &so_far);
+        let scores = cx.pool.install(|| {
+            let head = fisher::Head::of(plan.target);
+            let (weights, samples) = (&module.weights, &texts.scored);
+            let progress = cx.progress;
+            fisher::scores(
+                plan.target,
+                weights,
+                objective,
+                samples,
+                head,
+                so_far,
+                progress,
+            )
+        });
+        if !matches!(scores, Err(PassError::Interrupted)) {
+            fisher::forget(so_far, most_links(plan.target));
+        }
+        let scores = scores?;
+        let mut traces: BTreeMap<WeightId, f64> = scores.head.into_iter().collect();
+        let tensors = scores.blocks.values().flatten();
+        tensors.for_each(|tensor| *traces.entry(tensor.weight).or_default() += tensor.trace);
+
+        let mut choices = Vec::new();
+        for (id, matrix) in &plan.matrices {
+            let weight = &module.weights[*id];
+            let (rows, columns) = matrices::matrix_shape(weight)?;
+            let trace = traces.get(id).copied().unwrap_or_default();
+            let mut choice = Choice {
+                weight: *id,
+                entries: rows * columns,
+                bytes: [0; 2],
+                loss: [0.0; 2],
+                fixed: None,
+            };
+            for (at, bits) in [4, 8].into_iter().enumerate() {
+                let format = self.options.format(bits);
+                let quantizer = self.options.quantizer(format);
+                let square = cx
+                    .pool
+                    .install(|| perturbation(weight, &quantizer))?
+                    .mean_square;
+                choice.bytes[at] = mixed::bytes(format, self.options.symmetric, [rows, columns]);
+                choice.loss[at] = 0.5 * trace * square;
+            }
+            if let (true, PartBits::Own(bits)) = (matrix.is_head, self.options.head) {
+                let at = usize::from(bits == 8);
+                choice.bytes = [choice.bytes[at]; 2];
+                choice.loss = [choice.loss[at]; 2];
+                choice.fixed = Some(bits);
+            }
+            if choice.loss.iter().any(|loss| !loss.is_finite()) {
+                return Err(PassError::NotFinite {
+                    pass: NAME,
+                    score: "fit",
+                    unit: weight.name.clone(),
+                    value: choice.loss[0],
+                });
+            }
+            choices.push(choice);
+        }
+        Ok(choices)
+    }
+
+    /// The smallest allocation whose measured divergence is at most `most`. FIT ranks matrices, and
+    /// a measured model says what its unit is.
+    fn within_nats(
+        &self,
+        module: &Module,
+        plan: &Plan<'_>,
+        choices: &[Choice],
+        most: f64,
+        texts: &Texts,
+        cx: &PassContext<'_>,
+    ) -> Result<Result<Allocation, String>, PassError> {
+        const TRIES: usize = 6;
+        let measured = |allocation: &Allocation| -> Result<f64, PassError> {
+            let formats = allocation
+                .bits
+                .iter()
+                .map(|(id, bits)| (*id, self.options.format(*bits)))
+                .collect();
+            let codings = self.codings(module, plan, &formats, Some(texts), cx)?;
+            let (mut after, mut weights) = (plan.target.clone(), module.weights.clone());
+            code_matrices(&mut after, &mut weights, |matrix| codings.of(matrix))?;
+            Ok(compare(module, [plan.target, &after], &weights, texts, cx)?.mean_kl())
+        };
+        let mut expected = f64::INFINITY;
+        for _ in 0..TRIES {
+            let Ok(allocation) = mixed::within_loss(choices, expected) else {
+                break;
+            };
+            let found = measured(&allocation)?;
+            if found <= most {
+                return Ok(Ok(allocation));
+            }
+            // A tenth more, so that the next try is another one.
+            expected = allocation.loss * (most / found).min(0.9);
+        }
+        let widest = mixed::within_bytes(choices, u64::MAX).unwrap_or_default();
+        let found = measured(&widest)?;
+        if found <= most {
+            Ok(Ok(widest))
+        } else {
+            Ok(Err(format!("{}nats", report::rounded_up(found))))
+        }
+    }
+}
+
+/// How the answers of a quantised graph differ from those of the one before, on held-back texts.
+fn compare(
+    module: &Module,
+    graphs: [&Graph; 2],
+    weights: &WeightTable,
+    texts: &Texts,
+    cx: &PassContext<'_>,
+) -> Result<Divergence, PassError> {
+    let continues = module.model.task == Task::TextGeneration;
+    let (held_back, prompt) = (&texts.held_back, texts.prompt);
+    cx.pool
+        .install(|| divergence(graphs, weights, held_back, prompt, continues, cx.progress))
+}
+
+/// What codings do to matrices, with their names.
+pub(crate) fn measure<'c>(
+    pass: &'static str,
+    weights: &WeightTable,
+    codings: impl ExactSizeIterator<Item = (&'c WeightId, &'c Coding)>,
+    cx: &PassContext<'_>,
+) -> Result<Vec<Measured>, PassError> {
+    let total = codings.len();
+    let mut measured = Vec::new();
+    for (done, (id, coding)) in codings.enumerate() {
+        cx.progress.update("measuring errors", done, total);
+        if cx.progress.interrupted() {
+            return Err(PassError::Interrupted);
+        }
+        let weight = &weights[*id];
+        let found = cx.pool.install(|| coding.perturbation(weight))?;
+        if !found.relative.is_finite() {
+            return Err(PassError::NotFinite {
+                pass,
+                score: "squared error",
+                unit: weight.name.clone(),
+                value: found.relative,
+            });
+        }
+        measured.push((weight.name.clone(), found));
+    }
+    cx.progress.update("measuring errors", total, total);
+    Ok(measured)
+}
+
+/// Entries of all matrices, and bytes of their codes.
+fn size(weights: &WeightTable, formats: &Formats, symmetric: bool) -> (usize, u64) {
+    let sizes = formats.iter().filter_map(|(id, format)| {
+        let (rows, columns) = matrices::matrix_shape(&weights[*id]).ok()?;
+        Some((
+            rows * columns,
+            mixed::bytes(*format, symmetric, [rows, columns]),
+        ))
+    });
+    sizes.fold((0, 0), |(entries, bytes), (e, b)| (entries + e, bytes + b))
+}
