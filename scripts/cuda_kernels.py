@@ -102,6 +102,7 @@ OPERATORS = {
     "Unsqueeze": (2, 1, {}),
     "Where": (3, 1, {}),
     "com.microsoft.FusedMatMul": (2, 1, {"transB": 1}),
+    "com.microsoft.GatherBlockQuantized": (4, 1, {"gather_axis": 0, "quantize_axis": 1, "bits": 8, "block_size": 32}),
     "com.microsoft.GroupQueryAttention": (9, 3, {"num_heads": 2, "kv_num_heads": 2, "do_rotary": 1}),
     "com.microsoft.MatMulNBits": (
         (1, 1, 1, 1, 0, 1), 1, {"K": 64, "N": 64, "bits": 8, "block_size": 32, "accuracy_level": 4},

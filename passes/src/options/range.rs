@@ -21,6 +21,8 @@ pub enum Range {
     OneOf(&'static [u32]),
     /// The names of an enum; serde refuses others.
     Names(&'static [&'static str]),
+    /// What the pass reads by itself, and these are examples of.
+    SuchAs(&'static [&'static str]),
     /// Names that the pass reads by itself: it may know others for the same, or take several.
     Words(Vec<&'static str>),
 }
@@ -38,7 +40,7 @@ impl Range {
     fn contains_number(&self, number: f64) -> bool {
         number.is_finite()
             && match *self {
-                Self::Finite | Self::Names(_) | Self::Words(_) => true,
+                Self::Finite | Self::Names(_) | Self::SuchAs(_) | Self::Words(_) => true,
                 Self::AtLeast(least) => number >= f64::from(least),
                 Self::Above(border) => number > f64::from(border),
                 Self::FromTo(least, most) => (f64::from(least)..=f64::from(most)).contains(&number),
@@ -60,6 +62,10 @@ impl fmt::Display for Range {
             Self::Share => f.write_str("more than 0 and at most 1"),
             Self::OneOf(numbers) => list(f, numbers),
             Self::Names(names) => list(f, names),
+            Self::SuchAs(examples) => {
+                f.write_str("such as ")?;
+                list(f, examples)
+            }
             Self::Words(words) => list(f, words),
         }
     }

@@ -320,7 +320,11 @@ impl Quantize<'_> {
             };
             (*id, coding)
         };
-        let products: BTreeMap<WeightId, Coding> = formats.iter().map(coding).collect();
+        Ok(self.with_tables(plan, formats.iter().map(coding).collect()))
+    }
+
+    /// The codings of products, and those of tables that go with them.
+    fn with_tables(&self, plan: &Plan<'_>, products: BTreeMap<WeightId, Coding>) -> Codings {
         let table = |id: &WeightId| {
             let own = |bits| Coding::Rule(self.options.quantizer(self.options.format(bits)));
             let coding = match (self.options.embedding, products.get(id), self.options.bits) {
@@ -331,10 +335,10 @@ impl Quantize<'_> {
             };
             (*id, coding)
         };
-        Ok(Codings {
+        Codings {
             tables: plan.tables.iter().map(table).collect(),
             products,
-        })
+        }
     }
 
     /// What quantising does to each matrix, with its name.
@@ -359,11 +363,7 @@ impl Quantize<'_> {
         let texts =
             texts.ok_or_else(|| unsupported("bits are mixed by text, and there is none"))?;
         let choices = self.choices(module, plan, texts, cx)?;
-        let fixed = {
-            let whole = cost(plan.target, &module.weights).weight_bytes;
-            let floats = plan.matrices.keys().map(|id| module.weights[*id].bytes());
-            whole.saturating_sub(floats.sum::<usize>() as u64)
-        };
+        let fixed = self.fixed_bytes(module, plan, &choices)?;
         let entries: usize = choices.iter().map(|choice| choice.entries).sum();
         let allocation = match self.options.budget {
             Budget::Bits(bits) => {
@@ -395,6 +395,30 @@ impl Quantize<'_> {
             .into_iter()
             .map(|(id, bits)| (id, self.options.format(bits)))
             .collect())
+    }
+
+    /// Bytes of the target that bits of its matrices don't change.
+    fn fixed_bytes(
+        &self,
+        module: &Module,
+        plan: &Plan<'_>,
+        choices: &[Choice],
+    ) -> Result<u64, PassError> {
+        let least = choices.iter().map(|choice| {
+            let bits = choice.fixed.unwrap_or(4);
+            let quantizer = self.options.quantizer(self.options.format(bits));
+            (choice.weight, Coding::Rule(quantizer))
+        });
+        let codings = self.with_tables(plan, least.collect());
+        let (mut coded, mut weights) = (plan.target.clone(), module.weights.clone());
+        code_matrices(&mut coded, &mut weights, |matrix| codings.of(matrix))?;
+        let whole = cost(&coded, &weights).weight_bytes;
+        Ok(whole
+            - choices
+                .iter()
+                .map(|choice| choice.bytes[0])
+                .sum::<u64>()
+                .min(whole))
     }
 
     /// What 4 and 8 bits of each matrix cost, by FIT.

@@ -7,7 +7,7 @@ use dlc_ir::{GroupFormat, Quantizer, Refinement};
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
-use crate::options::Range::{AtLeast, OneOf, Words};
+use crate::options::Range::{AtLeast, OneOf, SuchAs, Words};
 use crate::options::{Range, options};
 
 /// Group sizes that runtimes take.
@@ -168,9 +168,9 @@ options! {
     pub struct QuantizeOptions {
         /// Bits of a code; mixed chooses for each matrix, within the budget.
         bits: Bits = Bits::All(8), in Words(vec!["4", "8", "mixed"]);
-        /// Of bits=mixed: bits of a weight with its share of the scale, as in 5, megabytes of the
-        /// model, as in 400MB, or KL divergence, as in 0.01nats.
-        budget: Budget = Budget::Bits(6.0);
+        /// Of bits=mixed: bits of a weight with its share of the scale, megabytes of the model, or
+        /// KL divergence on the held-back text.
+        budget: Budget = Budget::Bits(6.0), in SuchAs(&["6", "400MB", "0.01nats"]);
         /// How codes are found: rtn takes the nearest, hqq moves scales and zero points where that
         /// lessens the squared error of a group; imatrix and gptq run text through the model,
         /// imatrix to weigh errors by the inputs that they meet, gptq to let later columns make
