@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks dlc's bundles with other people's tools: onnx.checker and onnxruntime load every file, onnxruntime-genai decodes what dlc decodes,
 # plainly and with the draft; dlc's speculative text equals its plain text over 24 prompts of 64 tokens. all-MiniLM gives the similarities that
-# were recorded for it.
+# were recorded for it. `dlc compare` finds what numpy finds.
 #
 # Usage: scripts/check_bundles.sh [PYTHON]     the Python of scripts/pyenv.sh is the default; ONNX Runtime as `dlc doctor` finds it
 set -euo pipefail
@@ -35,6 +35,12 @@ done | at_once -L 1 "$dlc" compile
 "$python" scripts/check_onnx.py "$out"/*
 "$python" scripts/check_minilm.py "$out/minilm" --checkpoint "$minilm"
 printf '%s\n' "$out"/* | at_once -n 1 "$dlc" verify
+for bits in 8 4; do
+  "$dlc" compile fixtures/tiny-llama --no-cache --pass "quantize-draft:bits=$bits" --profile onnx -o "$out/int$bits" >/dev/null
+  comparison=("$out/int$bits" "$out/int$bits" --graph draft --text src/pipeline/comparison/text.txt --length 100)
+  "$dlc" compare "${comparison[@]}" --json >"$out/int$bits.json"
+  "$python" scripts/check_compare.py "${comparison[@]}" --expect "$out/int$bits.json"
+done
 
 for model in tiny-llama smollm2; do
   "$dlc" bench "$out/$model" --prompts fixtures/prompts.txt --max-tokens 64 --repeats 1

@@ -388,6 +388,12 @@ impl Checkpoint {
         &self.files
     }
 
+    /// Bytes of the files with its weights.
+    pub fn weight_bytes(&self) -> u64 {
+        let is_weights = |file: &&CheckpointFile| file.path.extension().is_none_or(|e| e != "json");
+        self.files.iter().filter(is_weights).map(|f| f.size).sum()
+    }
+
     fn gguf_name(&self) -> Option<String> {
         let path = &self.files.first().filter(|_| self.is_gguf())?.path;
         Some(path.file_stem()?.to_string_lossy().into_owned())

@@ -11,7 +11,7 @@ use dlc_files::temporary;
 use super::failure::Failure;
 use super::signals;
 
-/// A check failed: `verify`, `diff --exit-code`, `bench` with unequal output.
+/// A check failed: `verify`, `compare --max-kl`, `diff --exit-code`, `bench` with unequal output.
 pub(super) const CHECK_FAILED: u8 = 1;
 const BAD_INPUT: u8 = 2;
 const UNSUPPORTED: u8 = 3;

@@ -5,6 +5,7 @@
 
 mod backend;
 mod bench;
+mod compare;
 mod compile;
 mod completions;
 mod convert;
@@ -110,6 +111,7 @@ enum Command {
     Bench(bench::Args),
     Inspect(inspect::Args),
     Diff(diff::Args),
+    Compare(compare::Args),
     Verify(verify::Args),
     Passes(passes::Args),
     Doctor(doctor::Args),
@@ -154,6 +156,7 @@ fn run(command: &Command, given: &Given) -> failure::Result<ExitCode> {
         Command::Bench(args) => bench::run(args, given),
         Command::Inspect(args) => inspect::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Passes(args) => passes::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -64,7 +64,7 @@ pub(super) fn open_with(path: &Path, keys: &KeyArgs, task: Option<Task>) -> Resu
         check_unused("an ONNX file", "an ONNX file has none")?;
         return Ok(Opened::Onnx(Box::new(pipeline::read_onnx(path)?)));
     }
-    if path.join(MANIFEST_FILE).exists() || path.join(WEIGHTS_FILE).exists() {
+    if is_bundle(path) {
         check_unused("a bundle", "a bundle is compiled already")?;
         let bundle = bundle(path)?;
         let module = module_of_bundle(&bundle)?;
@@ -76,6 +76,11 @@ pub(super) fn open_with(path: &Path, keys: &KeyArgs, task: Option<Task>) -> Resu
         keys,
         task,
     )?)))
+}
+
+/// Whether `path` is a bundle, be it without one of its files.
+pub(super) fn is_bundle(path: &Path) -> bool {
+    path.join(MANIFEST_FILE).exists() || path.join(WEIGHTS_FILE).exists()
 }
 
 /// Opens a bundle, or says what `path` is instead. Weights are hashed if they changed since they
@@ -149,6 +154,16 @@ pub(super) fn checkpoint(
     keys: &KeyArgs,
     task: Option<Task>,
 ) -> Result<Module> {
+    Ok(checkpoint_with_files(path, dtype, keys, task)?.1)
+}
+
+/// As [`checkpoint`], with the files that the module was read from.
+pub(super) fn checkpoint_with_files(
+    path: &Path,
+    dtype: DType,
+    keys: &KeyArgs,
+    task: Option<Task>,
+) -> Result<(Checkpoint, Module)> {
     let found = hub::checkpoint(path)?;
     phases::begin("reading the checkpoint");
     let mut checkpoint = Checkpoint::open(&found.path).map_err(PipelineError::from)?;
@@ -163,5 +178,5 @@ pub(super) fn checkpoint(
     for warning in &imported.warnings {
         warn(warning)?;
     }
-    Ok(imported.module)
+    Ok((checkpoint, imported.module))
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use dlc_bundle::GraphRecord;
-use dlc_eval::Array;
-use dlc_ir::Graph;
+use dlc_eval::{Array, ArrayData};
+use dlc_ir::{DType, Graph};
 use dlc_runtime::{HostTensor, Session};
 
 pub(super) use self::random::{own_size, random_feeds};
@@ -93,7 +93,7 @@ impl Feeds {
         let length = ids.len() / self.batch;
         let mask = self
             .mask
-            .chunks(self.length)
+            .chunks(self.mask.len() / self.batch)
             .flat_map(|row| [row, &vec![1; length]].concat())
             .collect();
         let mut feeds = Self {
@@ -204,4 +204,22 @@ pub(super) fn text_feeds(
     ids: &[i64],
 ) -> Result<BTreeMap<String, Array>, PipelineError> {
     Feeds::prefix(graph, 1, ids.len(), ids).arrays(graph)
+}
+
+/// The arrays that a graph's file has inputs for, in the types that it wants.
+pub(super) fn host_inputs<'r>(
+    record: &'r GraphRecord,
+    arrays: &BTreeMap<String, Array>,
+) -> Vec<(&'r str, HostTensor)> {
+    let tensor = |dtype: DType, array: &Array| match array.data() {
+        ArrayData::I64(data) => HostTensor::i64(array.shape(), data.clone()),
+        ArrayData::F32(data) => HostTensor::floats(dtype, array.shape(), data),
+    };
+    let ports = record
+        .inputs
+        .iter()
+        .filter_map(|port| Some((port, arrays.get(&port.name)?)));
+    ports
+        .map(|(port, array)| (port.name.as_str(), tensor(port.dtype, array)))
+        .collect()
 }

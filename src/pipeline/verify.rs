@@ -10,7 +10,7 @@ mod tolerance;
 use std::collections::BTreeMap;
 
 use dlc_bundle::GraphRecord;
-use dlc_eval::{Array, ArrayData, Peaks, run_noting_peaks};
+use dlc_eval::{Array, Peaks, run_noting_peaks};
 use dlc_ir::cost::quantized_matrices;
 use dlc_ir::diff::diff;
 use dlc_ir::{DType, Graph, Module, Task, WeightTable, parse_graph_over};
@@ -22,7 +22,7 @@ pub use self::tolerance::Tolerance;
 use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
 use super::error::PipelineError;
-use super::feeds::{Feeds, SEED, own_size, random_feeds};
+use super::feeds::{Feeds, SEED, host_inputs, own_size, random_feeds};
 use super::range::{self, Reach};
 
 /// Prefix length of the cached case, and length of the others.
@@ -262,19 +262,7 @@ fn compare(
     tolerance: Tolerance,
 ) -> Result<Deviation, PipelineError> {
     let expected = oracle.run(arrays)?;
-    // The inputs that the graph's file has, in the types that it wants.
-    let ports = record
-        .inputs
-        .iter()
-        .filter_map(|port| Some((port, arrays.get(&port.name)?)));
-    let tensor = |dtype: DType, array: &Array| match array.data() {
-        ArrayData::I64(data) => HostTensor::i64(array.shape(), data.clone()),
-        ArrayData::F32(data) => HostTensor::floats(dtype, array.shape(), data),
-    };
-    let inputs: Vec<(&str, HostTensor)> = ports
-        .map(|(port, array)| (port.name.as_str(), tensor(port.dtype, array)))
-        .collect();
-    let actual = session.run_host(&inputs)?;
+    let actual = session.run_host(&host_inputs(record, arrays))?;
     Ok(deviation(&expected, &actual, None, tolerance))
 }
 

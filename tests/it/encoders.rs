@@ -48,7 +48,7 @@ fn tokenizer() -> String {
 }
 
 /// A shell with the golden as a checkpoint that has a tokenizer, compiled to `bundle`.
-fn shell(golden: &str, flags: &[&str]) -> Shell {
+pub fn shell(golden: &str, flags: &[&str]) -> Shell {
     let shell = Shell::new();
     shell.copy(&fixture(&format!("goldens/{golden}")), "model");
     std::fs::remove_file(shell.path("model/golden.safetensors")).unwrap();

@@ -12,6 +12,7 @@ mod atomic;
 mod cases;
 mod changing;
 mod command;
+mod comparing;
 mod compile;
 mod conditions;
 mod cuda;

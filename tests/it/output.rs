@@ -4,7 +4,7 @@
 use crate::command::{PRUNE_GOLDEN, PRUNE_TINY, Shell, bundles, snapshot};
 use crate::common::golden::plain_decoders;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "compile",
     "convert",
     "merge",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 14] = [
     "bench",
     "inspect",
     "diff",
+    "compare",
     "verify",
     "passes",
     "doctor",

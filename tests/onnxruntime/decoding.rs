@@ -44,6 +44,19 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
             },
         )
     };
+    let compensated = |kind: &'static str| {
+        let backend = backend.cloned();
+        Trial::test(
+            format!("decoding::a_draft_compensated_by_{kind}_is_lossless"),
+            move || {
+                let (backend, folder) = (backend.expect("not ignored"), tempfile::tempdir()?);
+                let pass = format!("fit-prune:drop=6,compensate={kind}");
+                let place = folder.path();
+                let mut pair = Pair::compile_with(&[&pass], &backend, Profile::Ort, place, true);
+                Ok(pair.check_greedy(8)?)
+            },
+        )
+    };
     let of_golden = |(name, profile): (&'static str, Profile)| {
         let backend = backend.cloned();
         Trial::test(
@@ -64,5 +77,6 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     fixed
         .chain(Profile::ALL.into_iter().map(chosen))
         .chain(goldens)
+        .chain(["scale", "lstsq"].map(compensated))
         .collect()
 }

@@ -5,6 +5,7 @@
 mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
+mod comparing;
 mod decoding;
 mod goldens;
 #[cfg(target_os = "linux")]
@@ -49,7 +50,8 @@ fn main() {
     let trials = trials
         .chain(adapters::trials(backend.as_ref()))
         .chain(sampling::trials(backend.as_ref()))
-        .chain(quantized::trials(backend.as_ref()));
+        .chain(quantized::trials(backend.as_ref()))
+        .chain(comparing::trials(backend.as_ref()));
     #[cfg(target_os = "linux")]
     let trials = trials.chain(private::trials(backend.as_ref()));
     let trials: Vec<Trial> = trials

@@ -4,6 +4,7 @@
 use dlc_eval::{Array, Values};
 use serde::{Deserialize, Serialize};
 
+use super::options::Score;
 use super::units::Unit;
 use crate::context::Progress;
 use crate::error::PassError;
@@ -16,8 +17,10 @@ use crate::scoring::steps::Steps;
 pub(super) struct Ablation {
     /// 1 - cosine between a unit's input and output residual, mean over tokens.
     pub cosine: Vec<f64>,
-    /// KL(full || without the unit) of the head's distribution in nats, mean over answers; NaN if
-    /// it wasn't asked for.
+    /// 1 - cosine between the last residuals of the full model and of the one without the unit,
+    /// mean over tokens; NaN if it wasn't asked for, as `kl`.
+    pub similarity: Vec<f64>,
+    /// KL(full || without the unit) of the head's distribution in nats, mean over answers.
     pub kl: Vec<f64>,
     /// Mean cross-entropy of the full model, in nats.
     pub loss: f64,
@@ -63,18 +66,19 @@ pub(super) fn forget(kept: Kept<'_>, links: usize) {
     (0..=links).for_each(|at| kept.remove(&residuals_part(at)));
 }
 
-/// Runs the full model and, with `kl`, the model without each unit, link by link, so that each link
-/// is loaded once. Goes on where an earlier run was stopped: all residuals are kept after each
+/// Runs the full model and, if one of `scores` asks for it, the model without each unit, link by
+/// link, so that each link is loaded once. Goes on where an earlier run was stopped: all residuals are kept after each
 /// link, sums after each sample of the head.
 pub(super) fn ablate(
     chain: &Chain<'_>,
     units: &[Unit],
     objective: Objective,
     samples: &[Vec<u32>],
-    kl: bool,
+    scores: &[Score],
     kept: Kept<'_>,
     progress: &dyn Progress,
 ) -> Result<Ablation, PassError> {
+    let removes = scores.iter().any(|s| s.needs_removal());
     let feeds = chain.feeds(samples)?;
     let Some((head, body)) = chain.links.split_last() else {
         return Err(no_head());
@@ -94,7 +98,7 @@ pub(super) fn ablate(
         let first = unit.is_some_and(|u| units[u].blocks.first() == link.block.as_ref());
         if let (Some(u), true) = (unit, first) {
             state.entered = Some(state.variants[0].residuals.clone());
-            if kl {
+            if removes {
                 let residuals = state.variants[0].residuals.clone();
                 state.variants.push(Variant {
                     unit: Some(u),
@@ -113,8 +117,20 @@ pub(super) fn ablate(
         state.links += 1;
         state.keep(kept);
     }
+    let mut similarity = vec![f64::NAN; units.len()];
+    if let Some((full, others)) = state.variants.split_first() {
+        for variant in others {
+            if let Some(unit) = variant.unit {
+                similarity[unit] = 1.0 - mean_cosine(&full.residuals, &variant.residuals);
+            }
+        }
+    }
+    if !scores.contains(&Score::Kl) {
+        state.variants.truncate(1);
+    }
     let mut ablation = Ablation {
         cosine: state.cosine,
+        similarity,
         kl: vec![f64::NAN; units.len()],
         loss: 0.0,
     };

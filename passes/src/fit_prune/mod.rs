@@ -3,29 +3,35 @@
 //!
 //! SDFP: *Speculative Decoding with FIT-Pruned Models* (arXiv 2602.05499); FIT: *A Metric for Model
 //! Sensitivity*, Zandonati et al. (ICLR 2023). The scoring engine runs the model backwards block by
-//! block, `ablate.rs` holds the scores that need no gradient, `select.rs` chooses what to drop. The
-//! target is never changed.
+//! block, `ablate.rs` holds the scores that need no gradient, `select.rs` chooses what to drop,
+//! `compensate.rs` makes up for it. The target is never changed.
 
 mod ablate;
+mod compensate;
+mod least_squares;
 mod options;
 mod select;
 mod table;
 mod units;
 
+use std::collections::BTreeSet;
+
 use dlc_ir::diff::diff;
-use dlc_ir::{Block, Graph, Module, Scores, Task};
+use dlc_ir::{Block, BlockId, Graph, Module, Scores, Task};
 use options::Score;
 
+use self::compensate::{Compensation, Samples};
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::kept::Kept;
 use crate::needs::{self, Needs};
 use crate::options::PassOptions;
 use crate::report::{PassReport, ScoreTable};
+use crate::scoring::agreement::Agreement;
 use crate::scoring::{self, Objective, chain, most_links};
 use crate::sources::Sources;
 
-pub use options::FitPruneOptions;
+pub use options::{Compensate, FitPruneOptions};
 pub use select::select;
 pub use units::{Unit, units};
 
@@ -91,9 +97,10 @@ impl<'a> FitPrune<'a> {
         }
         let gradients = format!("{NAME} gradients 1 {} {samples:?}", cx.module_key);
         let removal = format!(
-            "{NAME} removal 1 {} {:?} {} {samples:?}",
+            "{NAME} removal 1 {} {:?} {} {} {samples:?}",
             cx.module_key,
             self.options.granularity,
+            self.scores.iter().any(|s| s.needs_removal()),
             self.scores.contains(&Score::Kl)
         );
         let kept = [&gradients, &removal].map(|key| Kept::new(cx.cache, key));
@@ -160,7 +167,12 @@ impl Pass for FitPrune<'_> {
         let memory = module.graph("target").map_or(0, |target| {
             needs::scoring(module, target, self.options.samples, self.length(module))
         });
-        Needs { disk: 0, memory }
+        // A matrix for each gap, of which there are no more than dropped units.
+        let disk = match (self.options.compensate, self.plan(module)) {
+            (Compensate::Lstsq, Ok(plan)) => plan.drop as u64 * needs::largest_weight(module),
+            _ => 0,
+        };
+        Needs { disk, memory }
     }
 
     fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
@@ -180,53 +192,56 @@ impl Pass for FitPrune<'_> {
             drop,
             candidates,
         } = self.plan(module)?;
+        let target = &target.clone();
         let samples = self.samples(module)?;
         let (mut table, reused) = self.score(module, target, &units, &samples, cx)?;
         let dropped = select(&table.columns[0].values, &candidates, drop);
         table.dropped = (0..units.len()).map(|i| dropped.contains(&i)).collect();
-        let pruned = without(target, &units, &dropped, result)?;
-        let mut report = PassReport::default();
-        report.fact("score", &table.columns[0].name);
-        report.fact(
-            "dropped",
-            dropped
-                .iter()
-                .map(|&i| units[i].name.as_str())
-                .collect::<Vec<_>>()
-                .join(" "),
-        );
-        report.fact("calibration loss", format!("{:.4} nats", table.loss));
-        let length = self.length(module);
-        if length < self.options.length {
-            report.fact(
-                "sample length",
-                format!("{length} tokens, the model's context"),
-            );
+        let goes: BTreeSet<BlockId> = dropped
+            .iter()
+            .flat_map(|&unit| units[unit].blocks.iter().copied())
+            .collect();
+        let compensation = self.compensation(module, target, &goes, &samples, cx)?;
+        let mut pruned = target.clone();
+        if let Some(compensation) = &compensation {
+            compensation.apply(&mut pruned, &mut module.weights)?;
         }
+        let stays = compensation.as_ref().map(Compensation::stays);
+        bypass(&mut pruned, &goes, &stays.unwrap_or_default(), result)?;
+        let small = cleaned(pruned.clone());
+        let mut report = self.report(module, &table);
         report.note = Some(if reused {
             "scores: reused from the cache"
         } else {
             "scores: computed"
         });
-        let mut small = pruned.clone();
-        small.remove_dead();
-        small.remove_unused_inputs();
-        if result == Outcome::Pruned {
-            let agreed = cx.pool.install(|| {
-                scoring::agreement::agreement(
-                    target,
-                    &small,
-                    &module.weights,
-                    &samples,
-                    cx.progress,
-                )
-            })?;
-            let share = 100.0 * agreed.same as f64 / agreed.answers.max(1) as f64;
+        if let Some(compensation) = &compensation {
+            report.fact("compensated", compensation.notes.join("; "));
+            let mut plain = target.clone();
+            bypass(&mut plain, &goes, &BTreeSet::new(), result)?;
+            let judged = Samples::split(&samples)?.held_back;
+            let [with, without] = [&small, &cleaned(plain)]
+                .map(|graph| self.agreement(module, target, graph, judged, cx));
+            let (with, without) = (with?, without?);
             report.fact(
                 "agreement",
                 format!(
-                    "{share:.1}%, {} of {} answers on the calibration samples",
-                    agreed.same, agreed.answers
+                    "{:.1}% of {} likeliest tokens on the samples that fits were judged by, {:.1}% without compensation",
+                    share(with),
+                    with.answers,
+                    share(without)
+                ),
+            );
+        }
+        if result == Outcome::Pruned {
+            let agreed = self.agreement(module, target, &small, &samples, cx)?;
+            report.fact(
+                "agreement",
+                format!(
+                    "{:.1}%, {} of {} answers on the calibration samples",
+                    share(agreed),
+                    agreed.same,
+                    agreed.answers
                 ),
             );
         }
@@ -282,6 +297,59 @@ struct Plan<'m> {
 }
 
 impl FitPrune<'_> {
+    /// What the scores say, and what was dropped by them.
+    fn report(&self, module: &Module, table: &ScoreTable) -> PassReport {
+        let mut report = PassReport::default();
+        report.fact("score", &table.columns[0].name);
+        let dropped = table.units.iter().zip(&table.dropped);
+        let dropped = dropped.filter(|(_, dropped)| **dropped);
+        let names: Vec<&str> = dropped.map(|(name, _)| name.as_str()).collect();
+        report.fact("dropped", names.join(" "));
+        report.fact("calibration loss", format!("{:.4} nats", table.loss));
+        let length = self.length(module);
+        if length < self.options.length {
+            report.fact(
+                "sample length",
+                format!("{length} tokens, the model's context"),
+            );
+        }
+        report
+    }
+
+    /// What makes up for the blocks in `goes`, if that is asked for.
+    fn compensation(
+        &self,
+        module: &Module,
+        target: &Graph,
+        goes: &BTreeSet<BlockId>,
+        samples: &[Vec<u32>],
+        cx: &PassContext<'_>,
+    ) -> Result<Option<Compensation>, PassError> {
+        let kind = self.options.compensate;
+        if kind == Compensate::None {
+            return Ok(None);
+        }
+        let (samples, progress) = (Samples::split(samples)?, cx.progress);
+        cx.pool
+            .install(|| compensate::find(kind, target, &module.weights, goes, samples, progress))
+            .map(Some)
+    }
+
+    /// How often `graph` answers as the target does.
+    fn agreement(
+        &self,
+        module: &Module,
+        target: &Graph,
+        graph: &Graph,
+        samples: &[Vec<u32>],
+        cx: &PassContext<'_>,
+    ) -> Result<Agreement, PassError> {
+        let (weights, progress) = (&module.weights, cx.progress);
+        cx.pool
+            .install(|| scoring::agreement::agreement(target, graph, weights, samples, progress))
+            .map_err(|error| error.within(NAME))
+    }
+
     fn plan<'m>(&self, module: &'m Module) -> Result<Plan<'m>, PassError> {
         let target = module
             .graph("target")
@@ -298,6 +366,7 @@ impl FitPrune<'_> {
             return Err(unsupported("the target has no blocks to drop"));
         }
         objective(module)?;
+        self.check_compensation(target, result)?;
         let (drop, candidates) = self.quota(target, &units, result)?;
         if self.length(module) < 2 {
             return Err(unsupported(
@@ -311,6 +380,17 @@ impl FitPrune<'_> {
             drop,
             candidates,
         })
+    }
+
+    /// Refuses compensation where there can be none.
+    fn check_compensation(&self, target: &Graph, result: Outcome) -> Result<(), PassError> {
+        let kind = self.options.compensate;
+        if kind != Compensate::None && result == Outcome::Pruned {
+            return Err(unsupported(
+                "compensate is for decoders, whose drafts the target checks; leave it out",
+            ));
+        }
+        compensate::check(kind, target)
     }
 
     /// How many units go, and which may.
@@ -353,37 +433,36 @@ impl FitPrune<'_> {
     }
 }
 
-/// The target with the units at `dropped` bypassed; what they leave after is for the clean-up
-/// passes.
-fn without(
-    target: &Graph,
-    units: &[Unit],
-    dropped: &[usize],
+/// Bypasses the blocks in `goes`, but for those that stay in the place of what was dropped; what
+/// they leave after is for the clean-up passes.
+fn bypass(
+    graph: &mut Graph,
+    goes: &BTreeSet<BlockId>,
+    stays: &BTreeSet<BlockId>,
     result: Outcome,
-) -> Result<Graph, PassError> {
-    let mut pruned = target.clone();
-    pruned.name = result.graph().into();
-    for &unit in dropped {
-        for &block in &units[unit].blocks {
-            pruned.bypass(block)?;
-        }
+) -> Result<(), PassError> {
+    graph.name = result.graph().into();
+    for &block in goes.difference(stays) {
+        graph.bypass(block)?;
     }
-    let bypassed = |b: &Block| {
-        dropped.iter().any(|&u| {
-            units[u]
-                .blocks
-                .iter()
-                .any(|&id| target.block(id).name == b.name)
-        })
-    };
-    if !pruned
-        .blocks()
-        .any(|(_, b)| b.kind.has_attention() && !bypassed(b))
-    {
-        let noun = result.noun();
-        return Err(options_error(format!(
-            "the {noun} would have no attention left; drop fewer blocks, or use granularity=layer"
-        )));
+    let attends =
+        |(id, block): (BlockId, &Block)| block.kind.has_attention() && !goes.contains(&id);
+    if graph.blocks().any(attends) {
+        return Ok(());
     }
-    Ok(pruned)
+    let noun = result.noun();
+    Err(options_error(format!(
+        "the {noun} would have no attention left; drop fewer blocks, or use granularity=layer"
+    )))
+}
+
+/// Without what nothing reads.
+fn cleaned(mut graph: Graph) -> Graph {
+    graph.remove_dead();
+    graph.remove_unused_inputs();
+    graph
+}
+
+fn share(agreed: Agreement) -> f64 {
+    100.0 * agreed.same as f64 / agreed.answers.max(1) as f64
 }

@@ -3,11 +3,24 @@
 use std::path::PathBuf;
 
 use dlc_ir::Granularity;
+use serde::{Deserialize, Serialize};
 
 use super::options_error;
 use crate::error::PassError;
 use crate::options::Range::{AtLeast, Share, Words};
 use crate::options::options;
+
+/// What makes up for dropped layers or branches of a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compensate {
+    /// Nothing.
+    None,
+    /// The hidden state is scaled to the length that it would have had.
+    Scale,
+    /// The matrix before writes what they would have, by least squares.
+    Lstsq,
+}
 
 options! {
     /// Options of `fit-prune`.
@@ -31,6 +44,9 @@ options! {
         length: usize = 128, in AtLeast(2);
         /// Scores; several joined by `+`, the first decides and the others are reported.
         score: String = "fit".into(), in Words(Score::names());
+        /// What makes up for what a decoder loses: scale stretches the hidden state to the length
+        /// that it had, lstsq changes the matrix that writes into it before, by least squares.
+        compensate: Compensate = Compensate::None;
     }
 }
 
@@ -42,16 +58,18 @@ pub(super) enum Score {
     FitResidual,
     Trace,
     Cosine,
+    Similarity,
     Kl,
 }
 
 impl Score {
-    const ALL: [(&'static str, Self); 6] = [
+    const ALL: [(&'static str, Self); 7] = [
         ("fit", Self::Fit),
         ("fit-elementwise", Self::FitElementwise),
         ("fit-residual", Self::FitResidual),
         ("trace", Self::Trace),
         ("cosine", Self::Cosine),
+        ("similarity", Self::Similarity),
         ("kl", Self::Kl),
     ];
 
@@ -67,7 +85,12 @@ impl Score {
     }
 
     pub fn needs_gradient(self) -> bool {
-        !matches!(self, Self::Cosine | Self::Kl)
+        !matches!(self, Self::Cosine | Self::Similarity | Self::Kl)
+    }
+
+    /// Whether the model without each unit runs to its end.
+    pub fn needs_removal(self) -> bool {
+        matches!(self, Self::Similarity | Self::Kl)
     }
 
     pub fn parse_list(list: &str) -> Result<Vec<Self>, PassError> {

@@ -36,9 +36,8 @@ pub(super) fn compute(
         )?);
     }
     if scores.iter().any(|s| !s.needs_gradient()) {
-        let kl = scores.contains(&Score::Kl);
         ablation = Some(ablate::ablate(
-            &chain, units, objective, samples, kl, removal, progress,
+            &chain, units, objective, samples, scores, removal, progress,
         )?);
     }
     if let (Some(f), true) = (&fisher, scores.contains(&Score::FitResidual)) {
@@ -65,6 +64,7 @@ pub(super) fn compute(
             .enumerate()
             .map(|(i, unit)| match (score, &fisher, &ablation) {
                 (Score::Cosine, _, Some(a)) => a.cosine[i],
+                (Score::Similarity, _, Some(a)) => a.similarity[i],
                 (Score::Kl, _, Some(a)) => a.kl[i],
                 (_, Some(f), _) => unit
                     .blocks
@@ -124,6 +124,6 @@ fn tensor_score(score: Score, tensor: &TensorFisher) -> f64 {
             f64::from(u8::from(tensor.writes_residual)) * tensor.trace * tensor.mean_square
         }
         Score::Trace => tensor.trace,
-        Score::Cosine | Score::Kl => 0.0,
+        Score::Cosine | Score::Similarity | Score::Kl => 0.0,
     }
 }

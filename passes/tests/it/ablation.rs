@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dlc_eval::{Segment, Values};
-use dlc_ir::{Granularity, Module, ValueId};
+use dlc_ir::{Granularity, Graph, Module, ValueId};
 use dlc_passes::fit_prune::{Unit, units};
 
 use super::fakes::{fit_prune, table};
@@ -84,12 +84,51 @@ fn one_minus_cosine(module: &Module, unit: &Unit) -> f64 {
     }))
 }
 
+/// 1 - cosine between the last residuals of the whole model and of the one without the unit, over
+/// all tokens of all samples.
+fn one_minus_similarity(module: &Module, unit: &Unit) -> f64 {
+    let full = &module.graphs[0];
+    let last = |graph: &Graph| graph.blocks().next_back().map(|(_, block)| block.output);
+    let mut pruned = full.clone();
+    // What reads the last block's output reads its input where it is bypassed.
+    let mut output = last(full).unwrap();
+    for block in unit.blocks.iter().rev() {
+        if output == full.block(*block).output {
+            output = full.block(*block).input;
+        }
+        pruned.bypass(*block).unwrap();
+    }
+    let rows = |graph: &Graph, value: ValueId, tokens: &[u32]| -> Vec<Vec<f64>> {
+        let nodes = graph.nodes().map(|(id, _)| id).collect();
+        let all = Segment::new(graph, &module.weights, nodes).unwrap();
+        let fed = feeds(graph, tokens);
+        let inputs = graph.inputs().iter();
+        let known: Values = inputs.map(|i| (i.value, fed[&i.name].clone())).collect();
+        let made = all.forward(&known, &[value]).unwrap().remove(&value);
+        let numbers = made.unwrap().into_f32().unwrap();
+        let wide = |row: &[f32]| row.iter().map(|&x| f64::from(x)).collect();
+        numbers.chunks(12).map(wide).collect()
+    };
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    mean(samples().iter().flat_map(|s| {
+        let pairs = rows(full, last(full).unwrap(), s)
+            .into_iter()
+            .zip(rows(&pruned, output, s));
+        pairs
+            .map(|(a, b)| 1.0 - dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt())
+            .collect::<Vec<_>>()
+    }))
+}
+
 fn check(name: &str, module: &Module) {
     for (option, granularity) in [
         ("layer", Granularity::Layer),
         ("branch", Granularity::Branch),
     ] {
-        let table = table(&format!("granularity: {option}, score: kl+cosine"), module);
+        let table = table(
+            &format!("granularity: {option}, score: kl+cosine+similarity"),
+            module,
+        );
         for (i, unit) in units(&module.graphs[0], granularity).iter().enumerate() {
             let what = format!("{name} {}", unit.name);
             assert_close(
@@ -102,6 +141,12 @@ fn check(name: &str, module: &Module) {
                 &format!("cosine of {what}"),
                 table.columns[1].values[i],
                 one_minus_cosine(module, unit),
+                1e-9,
+            );
+            assert_close(
+                &format!("similarity of {what}"),
+                table.columns[2].values[i],
+                one_minus_similarity(module, unit),
                 1e-9,
             );
         }

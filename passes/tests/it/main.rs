@@ -6,6 +6,7 @@ mod ablation;
 mod cache;
 mod choosing;
 mod clean_up;
+mod compensating;
 mod draft;
 mod fakes;
 mod learning;
