@@ -93,7 +93,7 @@ struct Check<'a> {
     problems: Vec<String>,
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
     fn model(&mut self, bytes: &[u8]) -> Result<(), String> {
         for field in Fields::new(bytes) {
             match field? {
@@ -194,12 +194,11 @@ impl Check<'_> {
     }
 
     fn port(&mut self, side: usize, found: &OnnxPort) {
-        let (what, recorded) = if side == 0 {
-            ("input", &self.graph.inputs)
+        let (what, record) = if side == 0 {
+            ("input", self.inputs().nth(self.ports[0]))
         } else {
-            ("output", &self.graph.outputs)
+            ("output", self.graph.outputs.get(self.ports[1]))
         };
-        let record = recorded.get(self.ports[side]);
         self.ports[side] += 1;
         if !record.is_some_and(|record| is_port(record, found)) {
             let wanted = record.map_or_else(
@@ -215,6 +214,16 @@ impl Check<'_> {
         }
     }
 
+    /// The inputs that the file must have; those with a default stand last.
+    fn inputs(&self) -> impl Iterator<Item = &'a PortRecord> {
+        let GraphRecord {
+            inputs,
+            optional_inputs,
+            ..
+        } = self.graph;
+        inputs.iter().chain(optional_inputs)
+    }
+
     fn problem(&mut self, problem: impl FnOnce() -> String) {
         if self.problems.len() < SHOWN {
             self.problems.push(problem().chars().take(400).collect());
@@ -222,7 +231,7 @@ impl Check<'_> {
     }
 
     fn finish(mut self) -> Vec<String> {
-        if self.ports != [self.graph.inputs.len(), self.graph.outputs.len()] {
+        if self.ports != [self.inputs().count(), self.graph.outputs.len()] {
             let [inputs, outputs] = self.ports;
             self.problem(|| format!("it has {inputs} inputs and {outputs} outputs"));
         }

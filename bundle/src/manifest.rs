@@ -206,10 +206,17 @@ pub struct GraphRecord {
     pub parameters: u64,
     /// Boundary inputs, in the file's order.
     pub inputs: Vec<PortRecord>,
+    /// Boundary inputs with a default, which callers may leave out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub optional_inputs: Vec<PortRecord>,
     /// Boundary outputs, in the file's order.
     pub outputs: Vec<PortRecord>,
     /// The key/value caches, by slot.
     pub caches: Vec<CacheRecord>,
+    /// Whether tokens are rotated otherwise in a call that reaches further (LongRoPE, dynamic NTK),
+    /// so that pieces of a text aren't what the whole is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotates_by_length: bool,
 }
 
 /// A named value on a graph's boundary.

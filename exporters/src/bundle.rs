@@ -12,13 +12,15 @@ use dlc_bundle::{
     PortRecord, Profile, Source,
 };
 use dlc_files::{FileStamp, read_text};
-use dlc_ir::{CachePart, Dim, Graph, Input, Module, SideFile, ValueType, cost};
+use dlc_ir::{CachePart, DType, Dim, Graph, Input, Module, Op, Output, SideFile, ValueType, cost};
 use prost::Message;
 
 use crate::deploy::{DeploymentTarget, Layout, TARGETS, WrittenBundle};
 use crate::error::ExportError;
 use crate::names::check_names;
-use crate::onnx::lower::{LEVELS, Lowered, cache_layout, lower_all, noise_levels};
+use crate::onnx::lower::{
+    KEPT, LEVELS, Lowered, OPTIONAL_INPUTS, cache_layout, kept_values, lower_all, noise_levels,
+};
 use crate::progress::Progress;
 use crate::search::SearchDefaults;
 use crate::staging::Staging;
@@ -95,7 +97,7 @@ pub fn write_bundle_of(
         .graphs
         .iter()
         .zip(&lowered)
-        .map(|(g, l)| graph_record(module, g, l, layout))
+        .map(|(g, l)| graph_record(module, request.profile, (g, l), layout))
         .collect::<Result<Vec<_>, _>>()?;
 
     let staging = Staging::new(out, request.force)?;
@@ -220,8 +222,8 @@ fn manifest(
 
 fn graph_record(
     module: &Module,
-    graph: &Graph,
-    lowered: &Lowered,
+    profile: Profile,
+    (graph, lowered): (&Graph, &Lowered),
     layout: Layout,
 ) -> Result<GraphRecord, ExportError> {
     let used = lowered.input_names();
@@ -231,7 +233,21 @@ fn graph_record(
         shape: ty.shape.0.iter().map(Dim::to_string).collect(),
     };
     let ty = |value| &graph.value(value).ty;
-    let levels = noise_levels(graph);
+    let (levels, kept) = (noise_levels(graph), kept_values(graph, profile));
+    let output = |output: &Output| {
+        let mut port = port(&output.name, ty(output.value));
+        if kept.contains(&output.value)
+            && let Some(tokens) = port.shape.get_mut(1)
+        {
+            KEPT.clone_into(tokens);
+        }
+        port
+    };
+    let optional = |name: &str| PortRecord {
+        name: name.to_owned(),
+        dtype: DType::I64,
+        shape: vec![],
+    };
     let input = |input: &Input| {
         let port = port(&input.name, ty(input.value));
         if levels.contains(&input.value) {
@@ -253,12 +269,16 @@ fn graph_record(
             .filter(|i| used.contains(&i.name))
             .map(input)
             .collect(),
-        outputs: graph
-            .outputs()
-            .iter()
-            .map(|o| port(&o.name, ty(o.value)))
+        optional_inputs: OPTIONAL_INPUTS
+            .into_iter()
+            .filter(|name| used.iter().any(|used| used == name))
+            .map(optional)
             .collect(),
+        outputs: graph.outputs().iter().map(output).collect(),
         caches: caches(graph)?,
+        rotates_by_length: graph
+            .nodes()
+            .any(|(_, node)| matches!(&node.op, Op::Rope(rope) if rope.changes_with_length())),
     })
 }
 

@@ -18,8 +18,8 @@ use std::sync::{Arc, OnceLock};
 use crate::codec::{decode, encode, round};
 use crate::types::DType;
 use read::{
-    ROWS_TILE, apply, combine, join, multiply, repeat, replace_rows, scale_columns, scale_rows,
-    select_rows, transpose,
+    ROWS_TILE, apply, combine, join, multiply, normalize_rows, repeat, replace_rows, scale_columns,
+    scale_rows, select_rows, transpose,
 };
 
 pub use coded::{Coded, CodedPart, Groups};
@@ -168,6 +168,16 @@ pub enum Expr {
         /// Columns of the matrix; above 0.
         columns: usize,
     },
+    /// Every row of a matrix less its mean, divided by the root of its variance plus `eps` (Ba et
+    /// al., 2016).
+    NormalizeRows {
+        /// The matrix.
+        input: Arc<Expr>,
+        /// Columns of the matrix; above 0.
+        columns: usize,
+        /// Added to the variance.
+        eps: f32,
+    },
     /// Every column of a matrix divided by its Euclidean norm and multiplied by its entry of
     /// `magnitude [columns]`: a transposed `ScaleRows`.
     ScaleColumns {
@@ -291,6 +301,7 @@ impl Expr {
             | Self::Sign(_)
             | Self::MatMul { .. }
             | Self::ScaleRows { .. }
+            | Self::NormalizeRows { .. }
             | Self::ScaleColumns { .. }
             | Self::ReplaceRows { .. }
             | Self::Quantize {
@@ -315,6 +326,7 @@ impl Expr {
             | Self::Relu(input)
             | Self::Sign(input)
             | Self::ScaleRows { input, .. }
+            | Self::NormalizeRows { input, .. }
             | Self::ScaleColumns { input, .. }
             | Self::ReplaceRows { input, .. } => input.elements(),
             Self::Slice { input, from, len } => input.elements().saturating_sub(*from).min(*len),
@@ -373,6 +385,11 @@ impl Expr {
                 magnitude,
                 columns,
             } => scale_rows(input, magnitude, *columns, from, out),
+            Self::NormalizeRows {
+                input,
+                columns,
+                eps,
+            } => normalize_rows(input, *columns, *eps, from, out),
             Self::ScaleColumns {
                 input,
                 magnitude,
@@ -455,6 +472,7 @@ impl Expr {
             Self::Mapped { .. } | Self::Packed { .. } | Self::Coded { .. } => false,
             Self::MatMul { .. }
             | Self::ScaleRows { .. }
+            | Self::NormalizeRows { .. }
             | Self::ScaleColumns { .. }
             | Self::Transpose { .. } => true,
             Self::Cast { input, .. }

@@ -17,7 +17,7 @@ use dlc_methods::speculation::{Logits, TokenModel};
 
 use self::concat::ConcatCache;
 use self::in_place::InPlaceCache;
-use self::ports::Ports;
+use self::ports::{Asked, Ports};
 use super::{Backend, Bundle, Result, Session, SessionOptions, SharedWeights};
 
 /// How a decoder is loaded.
@@ -37,6 +37,8 @@ pub struct DecoderSession {
     ports: Ports,
     vocab: usize,
     context: usize,
+    /// How long the text that is read will be.
+    expected: usize,
     cache: Cache,
 }
 
@@ -74,6 +76,7 @@ impl DecoderSession {
             ports,
             vocab,
             context,
+            expected: 0,
             cache,
         })
     }
@@ -135,11 +138,25 @@ impl TokenModel for DecoderSession {
             )));
         }
         let ids = tokens.iter().map(|&token| i64::from(token)).collect();
+        let asked = Asked {
+            want,
+            length: self.expected,
+        };
         match &mut self.cache {
-            Cache::InPlace(cache) => cache.extend(&mut self.session, &self.ports, ids, want),
-            Cache::Concat(cache) => cache.extend(&mut self.session, &self.ports, ids, want),
+            Cache::InPlace(cache) => cache.extend(&mut self.session, &self.ports, ids, asked),
+            Cache::Concat(cache) => cache.extend(&mut self.session, &self.ports, ids, asked),
         }
         .map_err(MethodError::model)
+    }
+
+    fn expect(&mut self, len: usize, piece: usize) -> usize {
+        self.expected = len;
+        // A graph that can't be told the length takes it from the positions of the call.
+        if self.ports.rotates_by_length && !self.ports.prompt_length {
+            len
+        } else {
+            piece
+        }
     }
 
     fn rollback(&mut self, len: usize) {

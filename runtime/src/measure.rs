@@ -149,7 +149,8 @@ pub fn compare(
     let prefix = [prompt, &a[..at]].concat();
     let history = History::new(options, prompt.len(), &prefix);
     let mut gap = f32::NAN;
-    for part in prefix.chunks(options.prefill_chunk.max(1)) {
+    let piece = target.expect(prompt.len(), options.prefill_chunk);
+    for part in prefix.chunks(piece.max(1)) {
         let logits = target.extend(part, 1)?;
         let row = history.process(logits.row(0)).unwrap_or_default();
         gap = match (row.get(x as usize), row.get(y as usize)) {

@@ -119,7 +119,7 @@ impl Projections for Bucketed {
             return Ok((qkv, None));
         }
         // Computed in each block anew, so that blocks stay independent; it depends on no input, and
-        // runtimes fold it.
+        // is folded before the bundle is written.
         let mut table = net.weight(
             &format!("{}encoder.rel_embeddings.weight", spec.body),
             &[2 * bias.span, hidden],

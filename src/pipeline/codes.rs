@@ -1,8 +1,9 @@
-//! Whether matrices that a checkpoint holds as codes keep them in the bundle.
+//! The last changes before a module is written: constants are folded, and matrices that a checkpoint
+//! holds as codes keep them or not.
 
 use dlc_bundle::Profile;
 use dlc_ir::{DType, Module};
-use dlc_passes::keep_codes;
+use dlc_passes::{KeptCodes, fold_constants, keep_codes};
 
 use super::error::PipelineError;
 
@@ -18,9 +19,19 @@ pub(super) fn obstacle(profile: Profile, dtype: DType, dequantize: bool) -> Opti
     }
 }
 
-/// The module with the codes that it keeps unless there is an `obstacle`.
+/// Makes of a module that no pass will see any more what the bundle holds: constants are folded, and
+/// codes are kept unless there is an `obstacle`.
+pub(super) fn finish(
+    module: &mut Module,
+    obstacle: Option<&str>,
+) -> Result<KeptCodes, PipelineError> {
+    fold_constants(module)?;
+    Ok(keep_codes(module, obstacle)?)
+}
+
+/// What the bundle holds of the module if no pass changes it.
 pub(super) fn as_written(module: &Module, obstacle: Option<&str>) -> Result<Module, PipelineError> {
     let mut written = module.clone();
-    keep_codes(&mut written, obstacle)?;
+    finish(&mut written, obstacle)?;
     Ok(written)
 }

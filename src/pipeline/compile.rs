@@ -10,13 +10,13 @@ use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::registry;
 use dlc_passes::{
     Adapter, Needs, Pass, PassContext, PassError, PassRun, Samplers, ScoreCache, Sources,
-    keep_codes, largest_weight, run_passes,
+    largest_weight, run_passes,
 };
 use rayon::ThreadPool;
 
 use super::adapters::{self, Adapted};
 use super::calibration::TextCalibration;
-use super::codes::as_written;
+use super::codes::{as_written, finish};
 use super::cuda;
 use super::error::PipelineError;
 use super::generation::generation;
@@ -80,7 +80,7 @@ pub fn compile(
     let pool = pool(request.threads)?;
     let mut opened = open(request, &unfed, &pool, monitor)?;
     let runs = transform(request, &mut opened, cache, &pool, monitor)?;
-    let codes = keep_codes(&mut opened.module, request.codes_become_numbers())?;
+    let codes = finish(&mut opened.module, request.codes_become_numbers())?;
     opened.warnings.extend(codes.notes());
     let Opened {
         checkpoint,

@@ -14,7 +14,7 @@ use dlc_eval::{Array, Peaks, run_noting_peaks};
 use dlc_ir::cost::quantized_matrices;
 use dlc_ir::diff::diff;
 use dlc_ir::{DType, Graph, Module, Task, WeightTable, parse_graph_over};
-use dlc_passes::keep_codes;
+use dlc_passes::{fold_constants, keep_codes};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -347,7 +347,7 @@ fn deviation(
 /// # Errors
 /// [`PipelineError::Ir`] if a weight can't be read.
 pub fn compare_with_source(bundle: &Module, source: &Module) -> Result<Vec<String>, PipelineError> {
-    let source = &as_kept(bundle, source)?;
+    let source = &as_written(bundle, source)?;
     let mut differences = Vec::new();
     let (Some(a), Some(b)) = (source.graph("target"), bundle.graph("target")) else {
         return Ok(vec!["there is no graph `target`".into()]);
@@ -371,17 +371,19 @@ pub fn compare_with_source(bundle: &Module, source: &Module) -> Result<Vec<Strin
     Ok(differences)
 }
 
-/// The source with the codes that the bundle's target keeps, if it keeps any, and with its weights
-/// in the bundle's order: codes come after all that was imported.
-fn as_kept(bundle: &Module, source: &Module) -> Result<Module, PipelineError> {
+/// The source with constants folded and the codes that the bundle's target keeps, if it keeps any,
+/// and with its weights in the bundle's order: these come after all that was imported.
+fn as_written(bundle: &Module, source: &Module) -> Result<Module, PipelineError> {
     let mut source = source.clone();
     let keeps = bundle
         .graph("target")
         .is_some_and(|target| quantized_matrices(target, &bundle.weights).next().is_some());
-    if !keeps {
+    if fold_constants(&mut source)? == 0 && !keeps {
         return Ok(source);
     }
-    keep_codes(&mut source, None)?;
+    if keeps {
+        keep_codes(&mut source, None)?;
+    }
     let names = bundle
         .weights
         .entries()

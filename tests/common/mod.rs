@@ -11,6 +11,7 @@ pub mod lengths;
 pub mod ops;
 pub mod packed;
 pub mod padding;
+pub mod pieces;
 pub mod quantized;
 pub mod sampling;
 pub mod session;

@@ -6,6 +6,7 @@ use dlc_runtime::{BackendKind, BackendSearch, start};
 use crate::common::decoding::Pair;
 use crate::common::drafts::check_draft;
 use crate::common::golden::plain_decoders;
+use crate::common::pieces::check_pieces;
 use crate::common::variants::{VARIANTS, check_against_evaluator, check_forgetting};
 
 #[test]
@@ -39,6 +40,18 @@ fn drafts_of_every_family_of_decoders_are_lossless_on_tract() {
         .filter_map(|name| check_draft(&backend, name, Profile::Portable).err())
         .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn prompts_in_pieces_are_what_the_whole_is_on_tract() {
+    let search = BackendSearch {
+        force: Some(BackendKind::Tract),
+        ..BackendSearch::default()
+    };
+    let backend = start(&search).unwrap();
+    for profile in [Profile::Portable, Profile::Onnx] {
+        check_pieces(&backend, profile).unwrap();
+    }
 }
 
 #[test]

@@ -60,6 +60,16 @@ fn a_pruned_model_of_each_family_runs_and_verifies() {
 }
 
 #[test]
+fn a_bundle_with_folded_constants_verifies_against_its_checkpoint() {
+    let shell = compiled("deberta-v3-encoder", &[]);
+    let source = &["--source", "model"];
+    let verified = shell.ok(&[&["verify", "bundle", "--backend", "tract"], &source[..]].concat());
+    assert!(verified.stdout.contains("ok"), "{}", verified.stdout);
+    let manifest = std::fs::read_to_string(shell.path("bundle/dlc.yaml")).unwrap();
+    assert!(manifest.contains("key_proj.weight.of."), "{manifest}");
+}
+
+#[test]
 fn a_discriminator_says_how_likely_each_token_was_replaced() {
     let shell = compiled("electra-discriminator", &[]);
     let found = run(&shell, &["--text", "w7 w21", "--json"]).json();

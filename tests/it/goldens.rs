@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use dlc_bundle::Profile;
-use dlc_ir::{Graph, Op, OpKind, parse_graph, verify};
+use dlc_ir::{DType, Graph, Node, Op, OpKind, Operand, parse_graph, verify};
+use dlc_passes::fold_constants;
 use dlc_runtime::{BackendKind, BackendSearch, start};
 
+use crate::common::diffusion::DIFFUSION;
+use crate::common::golden::{ENCODERS, all_decoders, module};
 use crate::common::ops::Sample;
 use crate::common::session::Engine;
 use crate::common::suite::{Half, comparisons};
@@ -54,6 +57,30 @@ fn every_op_is_printed_parsed_and_inferred() {
         let ops = |graph: &Graph| graph.nodes().map(|n| n.1.op.clone()).collect::<Vec<Op>>();
         assert_eq!(ops(&parsed), ops(sample.graph()), "{text}");
         verify::check(sample.graph(), &sample.module.weights).unwrap();
+    }
+}
+
+/// Nothing that weights alone decide is left to be computed in every run.
+#[test]
+fn once_constants_are_folded_no_node_reads_weights_alone() {
+    for name in ENCODERS
+        .iter()
+        .chain(DIFFUSION)
+        .copied()
+        .chain(all_decoders())
+    {
+        let mut module = module(name, DType::F32);
+        let folded = fold_constants(&mut module).unwrap();
+        assert_eq!(folded > 0, name.starts_with("deberta"), "{name}");
+        for graph in &module.graphs {
+            verify::check(graph, &module.weights).unwrap();
+            let is_constant = |node: &Node| {
+                let mut inputs = node.inputs.iter();
+                inputs.all(|input| matches!(input, Operand::Weight(_)))
+            };
+            let left = graph.nodes().find(|(_, node)| is_constant(node));
+            assert_eq!(left.map(|(_, node)| &node.op), None, "{name}");
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use libtest_mimic::Trial;
 use crate::common::decoding::Pair;
 use crate::common::drafts::check_draft;
 use crate::common::golden::all_decoders;
+use crate::common::pieces::check_pieces;
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     let trial = |(profile, shared): (Profile, bool)| {
@@ -67,6 +68,13 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
             move || Ok(check_draft(&backend.expect("not ignored"), name, profile)?),
         )
     };
+    let in_pieces = |profile: Profile| {
+        let backend = backend.cloned();
+        Trial::test(
+            format!("decoding::pieces_are_what_the_whole_is_{}", profile.name()),
+            move || Ok(check_pieces(&backend.expect("not ignored"), profile)?),
+        )
+    };
     let goldens = all_decoders()
         .flat_map(|name| Profile::ALL.map(|profile| (name, profile)))
         .map(of_golden);
@@ -76,6 +84,7 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
         .map(trial);
     fixed
         .chain(Profile::ALL.into_iter().map(chosen))
+        .chain(Profile::ALL.into_iter().map(in_pieces))
         .chain(goldens)
         .chain(["scale", "lstsq"].map(compensated))
         .collect()

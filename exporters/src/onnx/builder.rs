@@ -107,6 +107,16 @@ impl Builder {
         )
     }
 
+    /// A 0 without axes that an input of this name may override; the name is reserved already.
+    pub fn default_input(&mut self, name: &Name, dtype: DType) {
+        self.initializers.push(TensorProto {
+            data_type: data_type(dtype),
+            name: name.to_string(),
+            raw_data: Some(vec![0; dtype.size()]),
+            ..TensorProto::default()
+        });
+    }
+
     /// A constant inside the file; equal ones are one.
     pub fn constant(&mut self, name: &str, dtype: DType, dims: &[usize], bytes: Vec<u8>) -> Name {
         let key = (data_type(dtype), dims.to_vec(), bytes);

@@ -255,6 +255,7 @@ impl Expr {
             | Self::Relu(input)
             | Self::Sign(input)
             | Self::ScaleRows { input, .. }
+            | Self::NormalizeRows { input, .. }
             | Self::ScaleColumns { input, .. }
             | Self::Rows { input, .. }
             | Self::Quantize { input, .. } => input.packed_as(),

@@ -60,6 +60,11 @@ impl Expr {
             Self::Repeat { input, each, times } => {
                 computed(12, [*each as u64, *times as u64], &[input])
             }
+            Self::NormalizeRows {
+                input,
+                columns,
+                eps,
+            } => computed(14, [*columns as u64, u64::from(eps.to_bits())], &[input]),
             Self::Rows {
                 input,
                 columns,

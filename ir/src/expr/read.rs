@@ -225,6 +225,24 @@ pub(super) fn scale_rows(
     }
 }
 
+/// A range of a matrix whose rows get the mean 0 and the variance 1.
+pub(super) fn normalize_rows(input: &Expr, columns: usize, eps: f32, from: usize, out: &mut [f32]) {
+    let mut entries = vec![0.0; columns];
+    for (row, column, part) in rows_of(from, out.len(), columns) {
+        input.read_f32(row * columns, &mut entries);
+        let mean = |of: &dyn Fn(f64) -> f64| {
+            entries.iter().map(|&x| of(f64::from(x))).sum::<f64>() / columns as f64
+        };
+        let middle = mean(&|x| x);
+        let deviation = (mean(&|x| (x - middle).powi(2)) + f64::from(eps)).sqrt();
+        let entries = &entries[column..column + part.len()];
+        out[part]
+            .iter_mut()
+            .zip(entries)
+            .for_each(|(x, &y)| *x = ((f64::from(y) - middle) / deviation) as f32);
+    }
+}
+
 pub(super) fn scale_columns(
     input: &Expr,
     magnitude: &Expr,

@@ -126,6 +126,23 @@ proptest! {
     }
 
     #[test]
+    fn normalized_rows_have_mean_0_and_variance_1(rows in 1..6usize, columns in 2..9usize, from in 0..50usize) {
+        let input: Vec<f32> = matrix(rows, columns, 7).iter().enumerate().map(|(i, x)| x + i as f32).collect();
+        let normalized = Expr::NormalizeRows { input: leaf(&input, DType::F32), columns, eps: 0.25 };
+        let all = whole(&normalized);
+        for (row, input) in all.chunks(columns).zip(input.chunks(columns)) {
+            let mean = |of: &[f32]| of.iter().sum::<f32>() / columns as f32;
+            let variance = |of: &[f32]| mean(&of.iter().map(|x| (x - mean(of)).powi(2)).collect::<Vec<_>>());
+            let wanted = variance(input) / (variance(input) + 0.25);
+            prop_assert!(mean(row).abs() < 1e-5 && (variance(row) - wanted).abs() < 1e-5, "{row:?}");
+        }
+        let from = from.min(all.len());
+        let mut part = vec![f32::NAN; all.len() - from];
+        normalized.read_f32(from, &mut part);
+        prop_assert_eq!(&part[..], &all[from..]);
+    }
+
+    #[test]
     fn scaled_rows_have_the_norms_asked_for(rows in 1..6usize, columns in 1..9usize, from in 0..50usize) {
         let input: Vec<f32> = matrix(rows, columns, 7).iter().map(|x| x + 2.0).collect();
         let norms: Vec<f32> = (0..rows).map(|i| i as f32 + 0.5).collect();

@@ -364,7 +364,8 @@ impl<'m> Decoder<'m> {
     }
 }
 
-/// Reads what `model` lacks of `prompt`, as far as its context goes. False if cancelled on the way.
+/// Reads what `model` lacks of a prompt but for its last token, as far as its context goes. False if
+/// cancelled on the way.
 fn read_prompt(
     model: &mut dyn TokenModel,
     prompt: &[u32],
@@ -372,7 +373,8 @@ fn read_prompt(
 ) -> Result<bool> {
     let end = prompt.len().min(model.context_length());
     let start = model.len().min(end);
-    for chunk in prompt[start..end].chunks(options.prefill_chunk.max(1)) {
+    let piece = model.expect(end + 1, options.prefill_chunk);
+    for chunk in prompt[start..end].chunks(piece.max(1)) {
         if is_set(options.cancel.as_deref()) {
             return Ok(false);
         }

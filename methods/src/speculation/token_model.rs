@@ -33,6 +33,15 @@ pub trait TokenModel {
     /// [`MethodError::Model`]: crate::MethodError::Model
     fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits>;
 
+    /// Says that a text of `len` tokens is about to be read, and returns how many of them to read at
+    /// a time: `piece`, or more where the model would compute something else in smaller pieces than
+    /// at once. A rotation that depends on the length of the text takes this one, until another is
+    /// expected.
+    fn expect(&mut self, len: usize, piece: usize) -> usize {
+        let _ = len;
+        piece
+    }
+
     /// Forgets everything after the first `len` tokens. Does nothing if no more than that are
     /// cached.
     fn rollback(&mut self, len: usize);

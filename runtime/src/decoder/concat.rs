@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dlc_methods::speculation::Logits;
 use ort::value::DynValue;
 
-use super::ports::{LOGITS, Ports};
+use super::ports::{Asked, LOGITS, Ports};
 use super::values;
 use crate::session::share;
 use crate::{Result, Session};
@@ -116,9 +116,10 @@ impl ConcatCache {
         session: &mut Session,
         ports: &Ports,
         ids: Vec<i64>,
-        want: usize,
+        asked: Asked,
     ) -> Result<Logits> {
         let count = ids.len();
+        let kept = ports.kept(count, asked.want);
         let entries = &mut self.entries;
         if entries.values.is_empty() {
             entries.values = ports
@@ -139,7 +140,7 @@ impl ConcatCache {
             .copied()
             .chain(std::iter::repeat_n(1, count))
             .collect();
-        let mut inputs = ports.inputs(ids, mask, entries.live.len())?;
+        let mut inputs = ports.inputs(ids, mask, entries.live.len(), asked)?;
         for (port, value) in ports.caches.iter().zip(&entries.values) {
             inputs.push((Cow::Borrowed(&port.past), share(value)?.into()));
         }
@@ -162,7 +163,7 @@ impl ConcatCache {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = entries.shared(all)?;
         }
-        ports.logits(&logits, count, want)
+        ports.logits(&logits, kept, asked.want)
     }
 }
 

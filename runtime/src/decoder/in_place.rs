@@ -11,7 +11,7 @@ use ort::memory::Allocator;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions};
 use ort::value::{DynTensor, DynValue};
 
-use super::ports::{CachePort, LOGITS, Ports};
+use super::ports::{Asked, CachePort, LOGITS, Ports};
 use super::values;
 use crate::session::share;
 use crate::{Result, RuntimeError, Session};
@@ -27,13 +27,13 @@ pub(super) struct InPlaceCache {
     /// By cache port: which buffer it is.
     slots: Vec<usize>,
     shared: bool,
-    /// The last pass, used again when the next one has as many tokens.
+    /// The last pass, used again when the next one keeps as many logits.
     last: Option<Pass>,
 }
 
-/// Where a pass over so many tokens puts its outputs: logits of its own, and the buffers.
+/// Where a pass puts its outputs: logits of its own, of so many tokens, and the buffers.
 struct Pass {
-    count: usize,
+    kept: usize,
     /// Of the buffers: with it, they were made anew.
     capacity: usize,
     logits: DynValue,
@@ -43,16 +43,16 @@ struct Pass {
 impl std::fmt::Debug for Pass {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pass")
-            .field("count", &self.count)
+            .field("kept", &self.kept)
             .field("capacity", &self.capacity)
             .finish_non_exhaustive()
     }
 }
 
 impl Pass {
-    fn new(ports: &Ports, buffers: &Buffers, slots: &[usize], count: usize) -> Result<Self> {
+    fn new(ports: &Ports, buffers: &Buffers, slots: &[usize], kept: usize) -> Result<Self> {
         let backend = |error: ort::Error| RuntimeError::port(&ports.graph, LOGITS, error.message());
-        let shape = [1, count as i64, ports.vocab as i64];
+        let shape = [1, kept as i64, ports.vocab as i64];
         let logits = DynTensor::new(&Allocator::default(), ports.logits_element, shape)
             .map_err(backend)?
             .into_dyn();
@@ -66,7 +66,7 @@ impl Pass {
         }
         let options = RunOptions::new().map_err(backend)?.with_outputs(selector);
         Ok(Self {
-            count,
+            kept,
             capacity: buffers.capacity,
             logits,
             options,
@@ -162,19 +162,18 @@ impl InPlaceCache {
         session: &mut Session,
         ports: &Ports,
         ids: Vec<i64>,
-        want: usize,
+        asked: Asked,
     ) -> Result<Logits> {
-        let count = ids.len();
-        let total = self.len + count;
+        let (kept, total) = (ports.kept(ids.len(), asked.want), self.len + ids.len());
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         buffers
             .reserve(session, total)
             .map_err(|error| session.failed(&error))?;
         let pass = match self.last.take() {
-            Some(pass) if pass.count == count && pass.capacity == buffers.capacity => pass,
-            _ => Pass::new(ports, &buffers, &self.slots, count)?,
+            Some(pass) if pass.kept == kept && pass.capacity == buffers.capacity => pass,
+            _ => Pass::new(ports, &buffers, &self.slots, kept)?,
         };
-        let mut inputs = ports.inputs(ids, vec![1; total], self.len)?;
+        let mut inputs = ports.inputs(ids, vec![1; total], self.len, asked)?;
         for (port, &slot) in ports.caches.iter().zip(&self.slots) {
             inputs.push((
                 Cow::Borrowed(&port.past),
@@ -184,7 +183,7 @@ impl InPlaceCache {
         session.run_into(inputs, &pass.options)?;
         drop(buffers);
         self.len = total;
-        let scores = ports.logits(&pass.logits, count, want)?;
+        let scores = ports.logits(&pass.logits, kept, asked.want)?;
         self.last = Some(pass);
         Ok(scores)
     }

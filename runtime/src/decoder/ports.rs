@@ -21,6 +21,12 @@ pub(super) struct Ports {
     pub graph: String,
     pub vocab: usize,
     pub position_ids: bool,
+    /// Whether logits can be had of the last tokens alone.
+    pub logits_to_keep: bool,
+    /// Whether rotations depend on how far a call reaches.
+    pub rotates_by_length: bool,
+    /// Whether the graph can be told how long the text is.
+    pub prompt_length: bool,
     pub logits_element: TensorElementType,
     /// Keys and values of all slots, in the order of the graph's inputs.
     pub caches: Vec<CachePort>,
@@ -39,9 +45,20 @@ pub(super) struct CachePort {
     pub element: TensorElementType,
 }
 
+/// What a run is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    /// Logits of so many of the last tokens.
+    pub want: usize,
+    /// The length of the text that the tokens are part of, as far as it is known.
+    pub length: usize,
+}
+
 const IDS: &str = "input_ids";
 const MASK: &str = "attention_mask";
 const POSITIONS: &str = "position_ids";
+const TO_KEEP: &str = "logits_to_keep";
+const LENGTH: &str = "prompt_length";
 pub(super) const LOGITS: &str = "logits";
 
 impl Ports {
@@ -65,6 +82,7 @@ impl Ports {
                 return Err(missing(name));
             }
         }
+        let takes = |name: &str| graph.optional_inputs.iter().any(|port| port.name == name);
         let logits = output(LOGITS)?;
         let logits_element = float_element(logits)
             .ok_or_else(|| fail(LOGITS, format!("logits can't be {}", logits.dtype)))?;
@@ -72,6 +90,9 @@ impl Ports {
             graph: graph.name.clone(),
             vocab,
             position_ids: false,
+            logits_to_keep: takes(TO_KEEP),
+            rotates_by_length: graph.rotates_by_length,
+            prompt_length: takes(LENGTH),
             logits_element,
             caches: Vec::new(),
         };
@@ -149,47 +170,61 @@ impl Ports {
             .collect()
     }
 
-    /// Everything but the caches.
+    /// How many of `count` tokens get logits where those of the last `want` are read.
+    pub fn kept(&self, count: usize, want: usize) -> usize {
+        if self.logits_to_keep {
+            want.max(1)
+        } else {
+            count
+        }
+    }
+
+    /// Everything but the caches, for tokens from `first_position` on.
     pub fn inputs(
         &self,
         ids: Vec<i64>,
         mask: Vec<i64>,
         first_position: usize,
+        asked: Asked,
     ) -> Result<Inputs<'_>> {
         let count = ids.len();
-        let mut inputs: Inputs<'_> = Vec::with_capacity(3 + self.caches.len());
-        let mut push = |name: &'static str, data: Vec<i64>| {
-            let value = Tensor::from_array(([1, data.len()], data))
+        let mut inputs: Inputs<'_> = Vec::with_capacity(5 + self.caches.len());
+        let mut push = |name: &'static str, shape: &[usize], data: Vec<i64>| {
+            let value = Tensor::from_array((shape, data))
                 .map_err(|error| RuntimeError::port(&self.graph, name, error.message()))?;
             inputs.push((Cow::Borrowed(name), value.into_dyn().into()));
             Ok::<(), RuntimeError>(())
         };
-        push(IDS, ids)?;
-        push(MASK, mask)?;
+        push(IDS, &[1, count], ids)?;
+        push(MASK, &[1, mask.len()], mask)?;
         if self.position_ids {
-            push(
-                POSITIONS,
-                (first_position as i64..(first_position + count) as i64).collect(),
-            )?;
+            let positions = first_position as i64..(first_position + count) as i64;
+            push(POSITIONS, &[1, count], positions.collect())?;
+        }
+        if self.logits_to_keep {
+            push(TO_KEEP, &[], vec![self.kept(count, asked.want) as i64])?;
+        }
+        if self.prompt_length {
+            push(LENGTH, &[], vec![asked.length as i64])?;
         }
         Ok(inputs)
     }
 
-    /// The last `want` rows of logits `[1, count, vocab]`, as 32-bit floats.
-    pub fn logits(&self, value: &DynValue, count: usize, want: usize) -> Result<Logits> {
+    /// The last `want` rows of logits `[1, kept, vocab]`, as 32-bit floats.
+    pub fn logits(&self, value: &DynValue, kept: usize, want: usize) -> Result<Logits> {
         let fail = |problem: String| RuntimeError::port(&self.graph, LOGITS, problem);
         let backend = |error: ort::Error| fail(error.message().to_owned());
         let tensor = value
             .downcast_ref::<ort::value::DynTensorValueType>()
             .map_err(backend)?;
-        let expected = [1, count as i64, self.vocab as i64];
+        let expected = [1, kept as i64, self.vocab as i64];
         if tensor.shape()[..] != expected {
             return Err(fail(format!(
                 "has the shape {:?} instead of {expected:?}",
                 tensor.shape()
             )));
         }
-        let from = (count - want) * self.vocab;
+        let from = kept.saturating_sub(want) * self.vocab;
         let data = match tensor.data_type() {
             TensorElementType::Float32 => {
                 value.try_extract_tensor::<f32>().map_err(backend)?.1[from..].to_vec()
@@ -243,8 +278,10 @@ mod tests {
             file: "draft.onnx".to_owned(),
             parameters: 0,
             inputs: ports(inputs),
+            optional_inputs: Vec::new(),
             outputs: ports(outputs),
             caches,
+            rotates_by_length: false,
         }
     }
 
@@ -286,6 +323,19 @@ mod tests {
             ),
             ("present.0.value", 2, TensorElementType::Float16)
         );
+    }
+
+    #[test]
+    fn rows_are_kept_where_the_graph_takes_how_many() {
+        let mut graph = graph(&INPUTS, &OUTPUTS);
+        let kept = |graph: &GraphRecord, want| Ports::read(graph, 8).unwrap().kept(5, want);
+        assert_eq!([kept(&graph, 0), kept(&graph, 2)], [5, 5]);
+        graph.optional_inputs.push(PortRecord {
+            name: TO_KEEP.to_owned(),
+            dtype: DType::I64,
+            shape: Vec::new(),
+        });
+        assert_eq!([kept(&graph, 0), kept(&graph, 2)], [1, 2]);
     }
 
     #[test]

@@ -164,8 +164,10 @@ mod tests {
                 .iter()
                 .map(|(name, dtype)| port(name, dtype))
                 .collect(),
+            optional_inputs: Vec::new(),
             outputs: outputs.iter().map(|name| port(name, "f32")).collect(),
             caches: vec![],
+            rotates_by_length: false,
         }
     }
 

@@ -10,6 +10,7 @@ use dlc_onnx::proto::{DimensionValue, TypeProto, ValueInfoProto};
 
 use super::super::builder::{Builder, Name};
 use super::forms::{Form, dimension, dimensions, forms_of};
+use super::optional::{KEPT, OPTIONAL_INPUTS, kept_values, takes_optional_inputs};
 use super::queries::noise_levels;
 use super::{LEVELS, Target, tensor_type};
 use crate::error::ExportError;
@@ -27,6 +28,8 @@ pub(super) struct Context<'a> {
     memo: HashMap<String, Name>,
     /// Inputs whose axis isn't what their type says, see [`noise_levels`].
     levels: Vec<ValueId>,
+    /// Values whose rows are those of the tokens that are kept, see [`kept_values`].
+    kept: HashSet<ValueId>,
 }
 
 impl<'a> Context<'a> {
@@ -42,6 +45,13 @@ impl<'a> Context<'a> {
                 return Err(clash(&name));
             }
             weights.insert(id, name);
+        }
+        if takes_optional_inputs(graph, target.profile) {
+            for name in OPTIONAL_INPUTS {
+                if !b.reserve(&Name::from(name)) {
+                    return Err(clash(name));
+                }
+            }
         }
         let mut full_names = HashMap::new();
         for (value, name) in graph
@@ -89,7 +99,13 @@ impl<'a> Context<'a> {
             weights,
             memo: HashMap::new(),
             levels: noise_levels(graph),
+            kept: kept_values(graph, target.profile),
         })
+    }
+
+    /// Whether a value's rows are those of the tokens that are kept.
+    pub fn keeps(&self, value: Option<&ValueId>) -> bool {
+        value.is_some_and(|value| self.kept.contains(value))
     }
 
     /// Where a node stands: `layers.3.attn/5.linear`.
@@ -256,6 +272,7 @@ impl<'a> Context<'a> {
         let (form, source) = self.any_form(value)?;
         let shape = match (form, self.width(value)) {
             (Form::Heads(_), Ok(width)) => self.b.ints(&[0, 0, width as i64]),
+            _ if self.kept.contains(&value) => self.joined_shape(&self.ty(value).shape, Some(1))?,
             _ => self.shape_tensor(&self.ty(value).shape)?,
         };
         let name = self.full_name(value);
@@ -428,12 +445,15 @@ impl<'a> Context<'a> {
     /// The ONNX type of a boundary value.
     pub fn value_info(&self, value: ValueId) -> TypeProto {
         let ty = self.ty(value);
-        let own = |_| DimensionValue::Name(LEVELS.to_owned());
-        let dims = if self.levels.contains(&value) {
-            ty.shape.0.iter().map(own).collect()
-        } else {
-            ty.shape.0.iter().map(dimension).collect()
-        };
+        let named = |name: &str| DimensionValue::Name(name.to_owned());
+        let mut dims: Vec<_> = ty.shape.0.iter().map(dimension).collect();
+        if self.levels.contains(&value) {
+            dims.fill(named(LEVELS));
+        } else if self.kept.contains(&value)
+            && let Some(tokens) = dims.get_mut(1)
+        {
+            *tokens = named(KEPT);
+        }
         tensor_type(ty.dtype, dims)
     }
 

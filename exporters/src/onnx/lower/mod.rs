@@ -13,6 +13,7 @@ mod image;
 mod layout;
 mod masks;
 mod onnx23;
+mod optional;
 mod ort;
 mod padding;
 mod portable;
@@ -25,6 +26,7 @@ mod shared;
 use dlc_ir::{DType, Graph, Module, Node, NodeId, Op, WeightTable};
 
 use self::context::Context;
+pub(crate) use self::optional::{KEPT, OPTIONAL_INPUTS, kept_values};
 pub(crate) use self::queries::noise_levels;
 use dlc_bundle::{CacheLayout, Profile};
 use dlc_onnx::proto::{
@@ -98,12 +100,11 @@ fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
         ort::Folds::default()
     };
     image::spread_noise_levels(&mut cx)?;
-    let rows = if target.caches == CacheLayout::InPlace {
-        padding::Rows::find(graph)
-    } else {
-        None
-    };
-    if let Some(rows) = &rows {
+    let rows = padding::Rows::find(graph);
+    if let Some(rows) = rows
+        .as_ref()
+        .filter(|_| target.caches == CacheLayout::InPlace)
+    {
         let lowered = graph.nodes().filter(|(id, _)| !folds.rope_is_fused(*id));
         rows.order(
             &mut cx,
@@ -114,10 +115,10 @@ fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
         )?;
     }
     for (id, node) in graph.nodes() {
-        let restored = rows
+        let answered = rows
             .as_ref()
-            .map_or(Ok(None), |rows| rows.restored(&mut cx, id, node))?;
-        let given = restored.map(|(value, name)| (value, cx.stand_in(value, name)));
+            .map_or(Ok(None), |rows| rows.answered(&mut cx, id, node))?;
+        let given = answered.map(|(value, name)| (value, cx.stand_in(value, name)));
         let outer = cx.enter_node(id);
         lower_node(&mut cx, &folds, id, node).map_err(|error| locate(error, &cx, id, node))?;
         cx.b.enter(outer);
@@ -255,6 +256,12 @@ fn finish(cx: Context<'_>) -> Result<Lowered, ExportError> {
         .iter()
         .filter(|i| used.contains(&i.name))
         .map(|i| ports(&i.name, i.value))
+        .chain(
+            OPTIONAL_INPUTS
+                .into_iter()
+                .filter(|name| used.contains(*name))
+                .map(optional::port),
+        )
         .collect();
     let output = graph
         .outputs()

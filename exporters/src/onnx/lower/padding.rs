@@ -8,12 +8,14 @@
 
 use std::collections::HashSet;
 
+use dlc_bundle::CacheLayout;
 use dlc_ir::{DType, Dim, Graph, Input, Node, NodeId, Op, Operand, Shape, ValueId};
 use dlc_onnx::proto::{BOOL, INT32};
 
 use super::super::builder::Name;
 use super::context::Context;
 use super::masks::length;
+use super::optional::last_rows;
 use super::queries::{maker, readers};
 use crate::error::ExportError;
 
@@ -25,6 +27,8 @@ pub(super) struct Rows {
     seq: Dim,
     /// The last products before the answers.
     last: HashSet<NodeId>,
+    /// What these products make, and what is made of it, up to the answers.
+    made: HashSet<ValueId>,
 }
 
 impl Rows {
@@ -49,20 +53,22 @@ impl Rows {
         let [_, seq] = dims.as_slice() else {
             return None;
         };
-        let rows = Self {
+        let mut rows = Self {
             mask: *mask,
             seq: seq.clone(),
             last: HashSet::new(),
+            made: HashSet::new(),
         };
-        let answers = graph.outputs().iter().filter(|o| o.cache.is_none());
-        let last = answers
-            .map(|o| rows.last_product(graph, o.value))
-            .collect::<Option<_>>()?;
-        Some(Self { last, ..rows })
+        for answer in graph.outputs().iter().filter(|o| o.cache.is_none()) {
+            let product = rows.last_product(graph, answer.value)?;
+            rows.last.insert(product);
+        }
+        Some(rows)
     }
 
     /// The product that gives `value`, itself or by ops on each entry.
-    fn last_product(&self, graph: &Graph, value: ValueId) -> Option<NodeId> {
+    fn last_product(&mut self, graph: &Graph, value: ValueId) -> Option<NodeId> {
+        self.made.insert(value);
         let (node, _) = maker(graph, Operand::Value(value))?;
         let Node { op, inputs, .. } = graph.node(node);
         let Some(Operand::Value(input)) = inputs.first() else {
@@ -113,19 +119,28 @@ impl Rows {
     }
 
     /// What `node` is to read in place of its first operand, if it is one of the last products: the
-    /// same states, in the caller's order.
-    pub fn restored(
+    /// same states, in the caller's order, of the tokens that the caller wants answers for.
+    pub fn answered(
         &self,
         cx: &mut Context<'_>,
         id: NodeId,
         node: &Node,
     ) -> Result<Option<(ValueId, Name)>, ExportError> {
-        if !self.last.contains(&id) {
+        let keeps = cx.keeps(node.outputs.first());
+        let orders = cx.target.caches == CacheLayout::InPlace;
+        if !self.last.contains(&id) || !(keeps || orders) {
             return Ok(None);
         }
         let value = cx.value_at(node, 0)?;
-        let (states, places) = (cx.full(value)?, self.places(cx)?);
-        let restored = cx.once(&format!("{}/given_order", cx.full_name(value)), |cx| {
+        let states = cx.full(value)?;
+        if !orders {
+            return Ok(Some((value, last_rows(cx, &states)?)));
+        }
+        let mut places = self.places(cx)?;
+        if keeps {
+            places = last_rows(cx, &places)?;
+        }
+        let given = cx.once(&format!("{}/given_order", cx.full_name(value)), |cx| {
             let axis = cx.b.ints(&[2]);
             let places = cx.b.op("Unsqueeze", &[&places, &axis]).out();
             Ok(cx
@@ -134,7 +149,12 @@ impl Rows {
                 .int("batch_dims", 1)
                 .out())
         })?;
-        Ok(Some((value, restored)))
+        Ok(Some((value, given)))
+    }
+
+    /// What the last products make, and what is made of it, up to the answers.
+    pub fn made(self) -> HashSet<ValueId> {
+        self.made
     }
 
     /// Where each of this run's tokens goes, `[batch, seq]`: after the tokens before it; padding

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::builder::Name;
 use super::context::Context;
+use super::optional::prompt_length;
 use super::shared::from_f32;
 use crate::error::ExportError;
 
@@ -38,7 +39,7 @@ pub(super) fn rotations(
                 .int("to", i64::from(data_type(DType::F32)))
                 .out();
         if rope.changes_with_length() {
-            frequencies = of_length(cx, rope, rotated, [&positions, &frequencies]);
+            frequencies = of_length(cx, rope, rotated, [&positions, &frequencies])?;
         }
         let axis = cx.b.ints(&[2]);
         let column = cx.b.op("Unsqueeze", &[&positions, &axis]).out();
@@ -58,13 +59,13 @@ pub(super) fn rotations(
 }
 
 /// `frequencies` as [`Rope::frequencies_at`] makes them for the length that `positions`, in single
-/// precision, tell.
+/// precision, tell, or for that of the text that the caller says it is part of.
 fn of_length(
     cx: &mut Context<'_>,
     rope: &Rope,
     rotated: usize,
     [positions, frequencies]: [&Name; 2],
-) -> Name {
+) -> Result<Name, ExportError> {
     let number = |cx: &mut Context<'_>, what: &str, numbers: &[f32]| {
         let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
         cx.b.constant(
@@ -74,8 +75,17 @@ fn of_length(
             bytes,
         )
     };
-    let last = cx.b.op("ReduceMax", &[positions]).int("keepdims", 0).out();
-    match rope.scaling {
+    let mut last = cx.b.op("ReduceMax", &[positions]).int("keepdims", 0).out();
+    if let Some(length) = prompt_length(cx)? {
+        let length =
+            cx.b.op("Cast", &[&length])
+                .int("to", i64::from(data_type(DType::F32)))
+                .out();
+        let one = cx.b.float(DType::F32, 1.0);
+        let end = cx.b.op("Sub", &[&length, &one]).out();
+        last = cx.b.op("Max", &[&last, &end]).out();
+    }
+    Ok(match rope.scaling {
         RopeScaling::LongRope { original, .. } => {
             let beyond = original.saturating_add(1);
             let long = number(cx, "long", &rope.frequencies_at(rotated, beyond));
@@ -98,7 +108,7 @@ fn of_length(
             cx.b.op("Mul", &[frequencies, &powers]).out()
         }
         _ => frequencies.clone(),
-    }
+    })
 }
 
 /// A readable name that equal specs, and only those, have in common.
