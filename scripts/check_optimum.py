@@ -22,7 +22,7 @@ SHOWN = "Got invalid dimensions for input: past_key_values"
 # onnxruntime/modeling_decoder.py lists the families whose caches have `num_key_value_heads` heads, and those whose heads
 # are `head_dim` wide.
 HEADS = "for this family it takes `num_attention_heads` for the heads of the caches, not `num_key_value_heads`"
-WIDTH = "it takes `hidden_size / num_attention_heads` for the width of a head where `head_dim` says another, but for Gemma 1 and 3"
+WIDTH = "for this family, as for most, it takes `hidden_size / num_attention_heads` for the width of a head, not `head_dim`"
 OPTIMUM = Consumer(
     "optimum",
     version("optimum-onnx"),
