@@ -2,21 +2,23 @@
 # Takes released models from their published file to text and vectors, and compares with other people's programs: decoders
 # from GGUF files with llama.cpp on the same file, all-MiniLM-L6-v2 with what transformers says.
 #
-# Usage: scripts/check_models.sh [--runs N] [DLC] [NAME...]     DLC is target/release/dlc by default; NAMEs are those of fetch_gguf.sh, by default
-#                                                               smollm2 qwen2.5-coder-0.5b gemma3-270m
-# Prints what was compared, then the tokens per second of both programs, which run by turns on 2 threads, N times each (default 3), the
-# most memory that each process held, mapped files included, and what else kept the machine busy.
+# Usage: scripts/check_models.sh [--runs N] [--threads N] [DLC] [NAME...]     DLC is target/release/dlc by default; NAMEs are those of
+#                                                      fetch_gguf.sh, by default smollm2 qwen2.5-coder-0.5b gemma3-270m
+# Prints what was compared, then the tokens per second of both programs, which run by turns, --runs times each (default 3), on --threads
+# threads (default 2; llama.cpp's wait for each other, so take 1 on a busy machine), the most memory that each process held, mapped files
+# included, and what else kept the machine busy.
 # Needs Python 3.11, Node 20 with npm, GNU time, 1.5 GB of downloads and 8 GB of disk; ONNX Runtime as `dlc doctor` finds it.
 set -euo pipefail
 if [[ ${1:-} == --help ]]; then
-  sed -n '2,9s/^# \{0,1\}//p' "$0"
+  sed -n '2,10s/^# \{0,1\}//p' "$0"
   exit 0
 fi
 runs=3
-if [[ ${1:-} == --runs ]]; then
-  runs=$2
+threads=2
+while [[ ${1:-} == --runs || ${1:-} == --threads ]]; do
+  declare "${1#--}=$2"
   shift 2
-fi
+done
 cd "$(dirname "$0")/.."
 dlc=${1:-target/release/dlc}
 names=("${@:2}")
@@ -40,9 +42,9 @@ for name in "${names[@]}"; do
   "$dlc" verify "$out/bundle" --quiet >/dev/null
   load
   for ((run = 0; run < runs; run++)); do
-    measured theirs node scripts/write_llama_cpp.mjs "$node" "$gguf" scripts/models.jsonl 48 >"$out/theirs.$run"
+    measured theirs node scripts/write_llama_cpp.mjs "$node" "$gguf" scripts/models.jsonl 48 "$threads" >"$out/theirs.$run"
     measured ours "$dlc" run "$out/bundle" --prompts scripts/models.jsonl --max-tokens 48 \
-      --no-generation-config --no-lookup --threads 2 --json --quiet >"$out/ours.$run"
+      --no-generation-config --no-lookup --threads "$threads" --json --quiet >"$out/ours.$run"
   done
   "$python" scripts/check_texts.py "$out/bundle" --theirs "$out"/theirs.* --ours "$out"/ours.* || failed=1
   describe "dlc compile" compile
@@ -56,6 +58,6 @@ minilm=$(PYTHON="$python" scripts/fetch_minilm.sh)
 measured compile "$dlc" compile "$minilm" --profile ort -o "$out/bundle" --quiet >/dev/null
 "$python" scripts/check_minilm.py "$out/bundle" --checkpoint "$minilm" --dlc "$dlc" || failed=1
 describe "dlc compile" compile
-measured ours "$dlc" run "$out/bundle" --texts fixtures/prompts.txt --threads 2 --json --quiet >"$out/vectors"
+measured ours "$dlc" run "$out/bundle" --texts fixtures/prompts.txt --threads "$threads" --json --quiet >"$out/vectors"
 describe "dlc run, $(grep -c . fixtures/prompts.txt) texts" ours
 exit "$failed"

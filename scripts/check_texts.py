@@ -13,7 +13,7 @@ may take the other. Three things must hold:
   text     dlc writes llama.cpp's tokens up to the first that isn't the likeliest
 
 Prints a line per prompt, the median of the tokens per second of both programs over prompts and runs, and the median of
-their ratios, with the smallest and the largest run. Exit status: 0 all is well, 1 a check failed, 2 bad usage or input.
+their ratios, with the smallest and the largest. Exit status: 0 all is well, 1 a check failed, 2 bad usage or input.
 """
 
 import argparse
@@ -82,13 +82,12 @@ def speeds_of(theirs: dict, ours: dict) -> tuple[float, float]:
 
 
 def describe_speeds(runs: list[tuple[list[dict], list[dict]]]) -> str:
-    speeds = [[speeds_of(*texts) for texts in zip(theirs, ours, strict=True)] for theirs, ours in runs]
-    medians = [statistics.median(column) for column in zip(*(speed for run in speeds for speed in run), strict=True)]
-    ratios = [[ours / theirs for ours, theirs in run] for run in speeds]
-    of_runs = [statistics.median(run) for run in ratios]
+    speeds = [speeds_of(*texts) for theirs, ours in runs for texts in zip(theirs, ours, strict=True)]
+    ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
+    ratios = [ours / theirs for ours, theirs in speeds]
     return (
-        f"tokens/s, median of {len(runs)} runs: dlc {medians[0]:.1f}, llama.cpp {medians[1]:.1f}; "
-        f"ratio {statistics.median(sum(ratios, [])):.2f}, between {min(of_runs):.2f} and {max(of_runs):.2f}"
+        f"tokens/s, median of {len(speeds)} texts: dlc {ours:.1f}, llama.cpp {theirs:.1f}; "
+        f"ratio {statistics.median(ratios):.2f}, between {min(ratios):.2f} and {max(ratios):.2f}"
     )
 
 
