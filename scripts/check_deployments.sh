@@ -82,41 +82,49 @@ quick || scripts/pyenv.sh hf >"$out/hf" &
 installing=$!
 scripts/nodeenv.sh transformers_js >"$out/transformers_js" &
 nodes=$!
-python=$(scripts/pyenv.sh)
+scripts/pyenv.sh >"$out/python" &
+pythons=$!
 compilers=$(scripts/pyenv.sh compilers)
 if ! quick; then
   for folder in fixtures/goldens/*-encoder; do write_sentence_encoder "$folder"; done
   ln -s "$(PYTHON="$compilers" scripts/fetch_minilm.sh)" "$out/checkpoints/all-MiniLM-L6-v2"
 fi
 goldens | compilations | xargs -P "$(nproc)" -L 1 "$dlc" compile --quiet >/dev/null
+wait "$pythons"
+python=$(<"$out/python")
 wait "$nodes"
 transformers_js=$(<"$out/transformers_js")
 onnxruntime_web=$(scripts/nodeenv.sh onnxruntime_web)
 
-# show: what went wrong in the check that ended with this status. A line for each bundle would hide the one that failed.
-show() {
-  grep -E '^(FAILED|known) ' "$out/log" || (($1 == 0)) || tail -n 20 "$out/log"
-  printf '%d as they should be\n' "$(grep -c '^ok ' "$out/log")"
-  (($1 == 0)) || failed=1
+# attempt PROGRAM SCRIPT ARGUMENT...: one check. Of its lines, one for each bundle, those that aren't `ok` are shown.
+attempt() {
+  step "$(basename "$2")"
+  local status=0 log=$out/log.$BASHPID
+  "$@" >"$log" 2>&1 || status=$?
+  grep -E '^(FAILED|known) ' "$log" || ((status == 0)) || tail -n 20 "$log"
+  printf '%d as they should be\n' "$(grep -c '^ok ' "$log")"
+  ((status == 0)) || failed=1
 }
 
-# check PROGRAM SCRIPT ARGUMENT...: one check; its results go with the others.
-results=$out/results
-check() {
-  step "$(basename "$2")"
-  local status=0
-  "$@" --results "$results" >"$out/log" 2>&1 || status=$?
-  show "$status"
+# check ARGUMENT...: the same; its results go with the others of this process.
+check() { attempt "$@" --results "$out/results.$BASHPID"; }
+
+check_javascript() {
+  check node scripts/check_onnxruntime_web.mjs "$onnxruntime_web" "$out"/flat/*
+  check node scripts/check_transformers_js.mjs "$transformers_js" "$out"/js/*
+  mv "$out/results.$BASHPID" "$out/results.javascript"
+  exit "$failed"
 }
 
 decoders=()
 for folder in "$out"/flat/*-ort; do
   [[ ! -f $folder/genai_config.json ]] || decoders+=("$folder")
 done
+# These take one processor, those in Python the other.
+check_javascript >"$out/javascript" &
+javascript=$!
 check "$python" scripts/check_onnxruntime.py "$out"/flat/*
 check "$python" scripts/check_onnxruntime.py --genai "${decoders[@]}"
-check node scripts/check_onnxruntime_web.mjs "$onnxruntime_web" "$out"/flat/*
-check node scripts/check_transformers_js.mjs "$transformers_js" "$out"/js/*
 check "$compilers" scripts/check_openvino.py "$out"/flat/*
 check "$compilers" scripts/check_triton.py "$out"/triton/*
 shopt -s nullglob # there are none in f16 with --quick
@@ -131,18 +139,19 @@ if [[ $ours != "$theirs" ]]; then
   failed=1
 fi
 
+wait "$javascript" || failed=1
+cat "$out/javascript"
+
 if ! quick; then
   wait "$installing"
   hf=$(<"$out/hf")
   check "$hf" scripts/check_optimum.py $(for golden in $(goldens); do is_text "$golden" && echo "$out/flat/$(basename "$golden")"-{portable,onnx,ort}; done)
   check "$hf" scripts/check_sentence_transformers.py $(for folder in "$out"/sentences/*; do echo "$folder=$out/checkpoints/$(basename "$folder")"; done)
-  step "check_optimisers.py"
-  status=0
-  "$compilers" scripts/check_optimisers.py "$out"/flat/*-{portable,onnx} >"$out/log" 2>&1 || status=$?
-  show "$status"
+  attempt "$compilers" scripts/check_optimisers.py "$out"/flat/*-{portable,onnx}
   table=--check
   [[ $mode != write ]] || table=
-  "$compilers" scripts/write_deployments.py "$results" $table || failed=1
+  cat "$out/results.javascript" "$out/results.$BASHPID" >"$out/results"
+  "$compilers" scripts/write_deployments.py "$out/results" $table || failed=1
 fi
 step "done"
 exit "$failed"
