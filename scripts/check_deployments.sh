@@ -7,7 +7,7 @@
 #   --write   writes the table instead of comparing it
 #   --quick   what CI runs: one golden of each family, in f32, without what needs PyTorch (Optimum, Sentence Transformers), drafts, the
 #             optimisers and the table
-# Needs Python 3.11, Node 20 with npm, and 11 GB, with --quick 4 GB: Optimum needs PyTorch.
+# Needs Python 3.11, Node 20 with npm, and 9 GB, with --quick 3 GB: Optimum needs PyTorch.
 set -euo pipefail
 if [[ ${1:-} == --help ]]; then
   sed -n '2,10s/^# \{0,1\}//p' "$0"
