@@ -1,69 +1,136 @@
 #!/usr/bin/env bash
-# Loads bundles with the runtimes that they were written for: Optimum, transformers.js, Sentence Transformers, OpenVINO; builds engines with
-# TensorRT for RTX; optimises with onnxslim and onnxsim; checks Triton's configurations. Then compares the table in docs/deployment.md with what came out.
+# Loads bundles of the goldens with the runtimes that they were written for: ONNX Runtime, onnxruntime-genai, onnxruntime-web, Optimum,
+# transformers.js, Sentence Transformers, OpenVINO; builds engines with TensorRT for RTX; checks Triton's configurations; optimises with onnxslim
+# and onnxsim. Then compares the table in docs/deployment.md with what came out.
 #
-# Usage: scripts/check_deployments.sh [--write] [DLC]     DLC is target/debug/dlc by default; --write writes the table instead
-# Needs Python 3.11, Node 20 with npm, and 7 GB: Optimum needs PyTorch.
+# Usage: scripts/check_deployments.sh [--write | --quick] [DLC]     DLC is target/debug/dlc by default
+#   --write   writes the table instead of comparing it
+#   --quick   what CI runs: one golden of each family, in f32, without what needs PyTorch (Optimum, Sentence Transformers), drafts, the
+#             optimisers and the table
+# Needs Python 3.11, Node 20 with npm, and 9 GB, with --quick 3 GB: Optimum needs PyTorch.
 set -euo pipefail
 if [[ ${1:-} == --help ]]; then
-  sed -n '2,6s/^# \{0,1\}//p' "$0"
+  sed -n '2,10s/^# \{0,1\}//p' "$0"
   exit 0
 fi
-table=--check
-if [[ ${1:-} == --write ]]; then
-  table=
+mode=check
+if [[ ${1:-} == --write || ${1:-} == --quick ]]; then
+  mode=${1#--}
   shift
 fi
 cd "$(dirname "$0")/.."
-dlc=${1:-target/debug/dlc}
+dlc=$(realpath "${1:-target/debug/dlc}")
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-results=$out/results
 failed=0
 
-# PyTorch takes minutes, in which other checks run.
-scripts/pyenv.sh hf >"$out/hf" &
-installing=$!
-compilers=$(scripts/pyenv.sh compilers)
-node=$(scripts/nodeenv.sh transformers_js)
-minilm=$(PYTHON="$compilers" scripts/fetch_minilm.sh)
+quick() { [[ $mode == quick ]]; }
+step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
+family() { grep -m 1 -oE '"(model_type|_class_name)": "[^"]*"' "$1/config.json"; }
+is_text() { grep -q '"model_type"' "$1/config.json"; }
+is_decoder() { grep -qE '"[A-Za-z0-9]*(CausalLM|LMHeadModel)"' "$1/config.json"; }
 
-# compile FOLDER CHECKPOINT FLAG...
-compile() { "$dlc" compile "$2" "${@:3}" -o "$1" >/dev/null 2>"$out/error" || { cat "$out/error" >&2; exit 1; }; }
-check() { "$@" --results "$results" || failed=1; }
-
-for folder in fixtures/goldens/*; do
-  golden=$(basename "$folder")
-  for profile in portable onnx ort; do
-    compile "$out/flat/$golden-$profile" "$folder" --profile "$profile"
+# The goldens to look at: all, or the first of each family.
+goldens() {
+  local seen=' '
+  for folder in fixtures/goldens/*; do
+    if quick && [[ $seen == *" $(family "$folder") "* ]]; then continue; fi
+    seen+="$(family "$folder") "
+    echo "$folder"
   done
-  compile "$out/half/$golden-portable" "$folder" --profile portable --dtype f16
-  if grep -q '"model_type"' "$folder/config.json"; then
-    compile "$out/js/$golden-f32" "$folder" --deploy transformers.js
-    compile "$out/js/$golden-f16" "$folder" --deploy transformers.js --dtype f16
+}
+
+# A checkpoint of sentence vectors made of a golden: tokenizer and pooling are those of a small checkpoint.
+write_sentence_encoder() {
+  local case=fixtures/cases/sentence-not-normalized folder=$out/checkpoints/$(basename "$1")
+  [[ $(basename "$1") == qwen3-encoder ]] && case=fixtures/cases/sentence-last-token
+  mkdir -p "$folder"
+  cp -r "$case"/{modules.json,tokenizer.json,1_Pooling} "$1"/{config.json,model.safetensors} "$folder"
+  # The fixture was saved by transformers 5, whose name for the class transformers 4 doesn't know.
+  sed 's/"TokenizersBackend"/"PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]/' \
+    "$case/tokenizer_config.json" >"$folder/tokenizer_config.json"
+}
+
+# The arguments of each compilation, one a line.
+compilations() {
+  local folder golden profile
+  while read -r folder; do
+    golden=$(basename "$folder")
     for profile in portable onnx ort; do
-      mkdir -p "$out/text"
-      ln -s "$out/flat/$golden-$profile" "$out/text/$golden-$profile"
+      echo "$folder --profile $profile -o $out/flat/$golden-$profile"
     done
-  fi
-  grep -qE '"[A-Za-z0-9]*(CausalLM|LMHeadModel)"' "$folder/config.json" || compile "$out/triton/$golden-portable" "$folder" --deploy triton
+    ! is_text "$folder" || echo "$folder --deploy transformers.js -o $out/js/$golden-f32"
+    is_decoder "$folder" || echo "$folder --deploy triton -o $out/triton/$golden-portable"
+    if ! quick; then
+      echo "$folder --profile portable --dtype f16 -o $out/half/$golden-portable"
+      ! is_text "$folder" || echo "$folder --deploy transformers.js --dtype f16 -o $out/js/$golden-f16"
+    fi
+  done
+  echo "fixtures/tiny-llama --deploy openvino -o $out/openvino"
+  quick && return
+  echo "fixtures/tiny-llama --no-cache --pass fit-prune:drop=4 -o $out/drafts/pruned"
+  echo "fixtures/tiny-llama --no-cache --pass fit-prune:drop=4 --pass quantize-draft -o $out/drafts/quantised"
+  echo "fixtures/digits-dit --no-cache --pass skip:interval=2 -o $out/drafts/steps"
+  for folder in "$out"/checkpoints/*; do
+    [[ ! -d $folder ]] || echo "$folder --deploy sentence-transformers -o $out/sentences/$(basename "$folder")"
+  done
+}
+
+# Environments of other processes' making come while bundles are compiled; PyTorch takes minutes, in which other checks run.
+step "installing and compiling"
+quick || scripts/pyenv.sh hf >"$out/hf" &
+installing=$!
+scripts/nodeenv.sh transformers_js >"$out/transformers_js" &
+nodes=$!
+scripts/pyenv.sh >"$out/python" &
+pythons=$!
+compilers=$(scripts/pyenv.sh compilers)
+if ! quick; then
+  for folder in fixtures/goldens/*-encoder; do write_sentence_encoder "$folder"; done
+  ln -s "$(PYTHON="$compilers" scripts/fetch_minilm.sh)" "$out/checkpoints/all-MiniLM-L6-v2"
+fi
+goldens | compilations | xargs -P "$(nproc)" -L 1 "$dlc" compile --quiet >/dev/null
+wait "$pythons"
+python=$(<"$out/python")
+wait "$nodes"
+transformers_js=$(<"$out/transformers_js")
+onnxruntime_web=$(scripts/nodeenv.sh onnxruntime_web)
+
+# attempt PROGRAM SCRIPT ARGUMENT...: one check. Of its lines, one for each bundle, those that aren't `ok` are shown.
+attempt() {
+  step "$(basename "$2")"
+  local status=0 log=$out/log.$BASHPID
+  "$@" >"$log" 2>&1 || status=$?
+  grep -E '^(FAILED|known) ' "$log" || ((status == 0)) || tail -n 20 "$log"
+  printf '%d as they should be\n' "$(grep -c '^ok ' "$log")"
+  ((status == 0)) || failed=1
+}
+
+# check ARGUMENT...: the same; its results go with the others of this process.
+check() { attempt "$@" --results "$out/results.$BASHPID"; }
+
+check_javascript() {
+  check node scripts/check_onnxruntime_web.mjs "$onnxruntime_web" "$out"/flat/*
+  check node scripts/check_transformers_js.mjs "$transformers_js" "$out"/js/*
+  mv "$out/results.$BASHPID" "$out/results.javascript"
+  exit "$failed"
+}
+
+decoders=()
+for folder in "$out"/flat/*-ort; do
+  [[ ! -f $folder/genai_config.json ]] || decoders+=("$folder")
 done
-compile "$out/drafts/pruned" fixtures/tiny-llama --no-cache --pass fit-prune:drop=4
-compile "$out/drafts/quantised" fixtures/tiny-llama --no-cache --pass fit-prune:drop=4 --pass quantize-draft
-compile "$out/drafts/steps" fixtures/digits-dit --no-cache --pass skip:interval=2
-compile "$out/openvino" fixtures/tiny-llama --deploy openvino
-compile "$out/minilm" "$minilm" --deploy sentence-transformers
-
+# These take one processor, those in Python the other.
+check_javascript >"$out/javascript" &
+javascript=$!
+check "$python" scripts/check_onnxruntime.py "$out"/flat/*
+check "$python" scripts/check_onnxruntime.py --genai "${decoders[@]}"
 check "$compilers" scripts/check_openvino.py "$out"/flat/*
-"$compilers" scripts/check_optimisers.py "$out"/flat/*-{portable,onnx} || failed=1
 check "$compilers" scripts/check_triton.py "$out"/triton/*
+shopt -s nullglob # there are none in f16 with --quick
 check "$compilers" scripts/check_tensorrt.py "$out"/flat/*-portable "$out"/half/* "$out"/drafts/*
-check node scripts/check_transformers_js.mjs "$node" "$out"/js/*
-wait "$installing"
-hf=$(<"$out/hf")
-check "$hf" scripts/check_optimum.py "$out"/text/*
-check "$hf" scripts/check_sentence_transformers.py "$out/minilm=$minilm"
 
+step "load_openvino.py"
 prompt="And it came to pass in those days, that"
 ours=$("$dlc" run "$out/openvino" --prompt "$prompt" --max-tokens 16)
 theirs=$("$compilers" scripts/load_openvino.py "$out/openvino" "$prompt" 16)
@@ -71,5 +138,20 @@ if [[ $ours != "$theirs" ]]; then
   printf 'FAILED  load_openvino.py: %s\n        dlc run: %s\n' "$theirs" "$ours"
   failed=1
 fi
-"$compilers" scripts/write_deployments.py "$results" $table || failed=1
+
+wait "$javascript" || failed=1
+cat "$out/javascript"
+
+if ! quick; then
+  wait "$installing"
+  hf=$(<"$out/hf")
+  check "$hf" scripts/check_optimum.py $(for golden in $(goldens); do is_text "$golden" && echo "$out/flat/$(basename "$golden")"-{portable,onnx,ort}; done)
+  check "$hf" scripts/check_sentence_transformers.py $(for folder in "$out"/sentences/*; do echo "$folder=$out/checkpoints/$(basename "$folder")"; done)
+  attempt "$compilers" scripts/check_optimisers.py "$out"/flat/*-{portable,onnx}
+  table=--check
+  [[ $mode != write ]] || table=
+  cat "$out/results.javascript" "$out/results.$BASHPID" >"$out/results"
+  "$compilers" scripts/write_deployments.py "$out/results" $table || failed=1
+fi
+step "done"
 exit "$failed"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check that a bundle of all-MiniLM-L6-v2 still tells sentences apart, with other people's code.
 
-    "$(scripts/pyenv.sh)" scripts/check_minilm.py BUNDLE --checkpoint DIR [--texts FILE] [--tolerance X]
+    "$(scripts/pyenv.sh)" scripts/check_minilm.py BUNDLE --checkpoint DIR [--texts FILE] [--tolerance X] [--dlc DLC]
 
 DIR is the checkpoint that BUNDLE was compiled from (scripts/fetch_minilm.sh). Its tokenizer.json makes
 tokens of pairs of sentences; ONNX Runtime's Python package runs BUNDLE/model.onnx on all of them as one batch
@@ -11,6 +11,7 @@ the model's authors say. Then the cosine of every pair is looked at:
   kind      every similar pair is at least 0.35 above every unrelated pair
   recorded  it is what transformers 5.23 says, in f32; for the built-in pairs
   peer      it is what DIR/onnx/model.onnx says, if that is there (scripts/export_encoder_peer.py)
+  dlc       `DLC run` makes the same vectors of the sentences, each entry within X, if DLC is given
 
 `recorded` and `peer` allow X, 1e-4 without --tolerance; an f16 bundle needs 1e-3. FILE gives other pairs, one a
 line: `similar` or `unrelated`, a tab, a sentence, a tab, a sentence.
@@ -22,7 +23,9 @@ import argparse
 import json
 import os
 import pathlib
+import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 
 # The library reads it when it is loaded.
@@ -180,12 +183,30 @@ def report(pairs: list[Pair], ours: list[float], peer: list[float] | None, toler
     return passed and apart
 
 
-def check(bundle: pathlib.Path, checkpoint: pathlib.Path, pairs: list[Pair], tolerance: float) -> bool:
+def check_run(dlc: str, bundle: pathlib.Path, tokenizer: tokenizers.Tokenizer, pairs: list[Pair], tolerance: float) -> bool:
+    """Prints how far the vectors of `dlc run` are from those here; whether that is near enough."""
+    texts = [text for pair in pairs for text in (pair.one, pair.other)]
+    expected = embed(bundle / "model.onnx", tokenizer.encode_batch(texts))
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.writelines(f"{text}\n" for text in texts)
+        file.flush()
+        command = [dlc, "run", str(bundle), "--texts", file.name, "--json", "--quiet"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise CheckFailed(f"dlc run ended with exit code {done.returncode}")
+    found = np.array([entry["embedding"] for entry in json.loads(done.stdout)], np.float32)
+    worst = float(np.abs(found - expected).max())
+    print(f"{'ok     ' if worst <= tolerance else 'FAILED '}  {len(texts)} vectors of dlc run: at most {worst:.1e} from those here")
+    return worst <= tolerance
+
+
+def check(bundle: pathlib.Path, checkpoint: pathlib.Path, pairs: list[Pair], tolerance: float, dlc: str | None) -> bool:
     tokenizer = read_tokenizer(checkpoint)
+    alike = dlc is None or check_run(dlc, bundle, tokenizer, pairs, tolerance)
     ours = cosines(bundle / "model.onnx", tokenizer, pairs)
     peer_path = checkpoint / "onnx" / "model.onnx"
     peer = cosines(peer_path, tokenizer, pairs) if peer_path.is_file() else None
-    return report(pairs, ours, peer, tolerance)
+    return report(pairs, ours, peer, tolerance) and alike
 
 
 def main() -> int:
@@ -194,12 +215,13 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True, metavar="DIR", help="the checkpoint's folder")
     parser.add_argument("--texts", type=pathlib.Path, metavar="FILE", help="pairs of sentences (default: built in)")
     parser.add_argument("--tolerance", type=float, default=1e-4, metavar="X", help="of a cosine (default: 1e-4)")
+    parser.add_argument("--dlc", metavar="DLC", help="the dlc whose `run` makes the same vectors")
     arguments = parser.parse_args()
     if not (arguments.bundle / "model.onnx").is_file():
         parser.error(f"{arguments.bundle} is not a bundle: it has no model.onnx")
     try:
         pairs = read_pairs(arguments.texts) if arguments.texts else PAIRS
-        passed = check(arguments.bundle, arguments.checkpoint, pairs, arguments.tolerance)
+        passed = check(arguments.bundle, arguments.checkpoint, pairs, arguments.tolerance, arguments.dlc)
     except BadInput as error:
         print(f"check_minilm.py: {error}", file=sys.stderr)
         return 2

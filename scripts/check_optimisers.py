@@ -24,7 +24,7 @@ import onnxsim
 import onnxslim
 
 TOLERANCE = 1e-3
-SIZES = {"batch_size": 1, "sequence_length": 4, "past_sequence_length": 3, "total_sequence_length": 7, "height": 8, "width": 8}
+SIZES = {"batch_size": 1, "sequence_length": 4, "past_sequence_length": 3, "total_sequence_length": 7, "steps": 1, "height": 8, "width": 8}
 OTHER_SIZE = 4
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check that Sentence Transformers with backend="onnx" makes of bundles the vectors that it makes of checkpoints.
 
-    "$(scripts/pyenv.sh scripts/requirements-hf.txt)" scripts/check_sentence_transformers.py BUNDLE=CHECKPOINT... [--results FILE]
+    "$(scripts/pyenv.sh hf)" scripts/check_sentence_transformers.py BUNDLE=CHECKPOINT... [--results FILE]
 
 The bundles are those of `dlc compile CHECKPOINT --deploy sentence-transformers`. The checkpoint runs by backend="torch".
 
@@ -23,7 +23,8 @@ from sentence_transformers import SentenceTransformer
 from consumers import Consumer, close, write_rows
 
 CONSUMER = Consumer("sentence-transformers", version("sentence-transformers"))
-TEXTS = ["A man is eating food.", "The girl carries a baby, and the baby sleeps.", ""]
+# The vocabulary of small checkpoints has the words w0 to w90.
+TEXTS = ["A man is eating food.", "The girl carries a baby, and the baby sleeps.", "", "w1 w7 w30", "w90 w2 w11 w2 w55 w8 w8"]
 
 
 def check(bundle: pathlib.Path, checkpoint: pathlib.Path) -> None:
@@ -49,15 +50,16 @@ def main() -> int:
     passed = True
     for bundle, checkpoint in arguments.pairs:
         family = json.loads((bundle / "config.json").read_text(encoding="utf-8"))["model_type"]
+        fault = None
         try:
             check(bundle, checkpoint)
         except Exception as error:  # the library fails with any exception
-            print(f"FAILED  {CONSUMER.name} {CONSUMER.version}: {checkpoint.name}: {type(error).__name__}: {error}")
+            fault = " ".join(f"{type(error).__name__}: {error}".split())
             passed = False
-            continue
-        print(f"ok      {CONSUMER.name} {CONSUMER.version}: {checkpoint.name}")
+        mark, told = ("ok     ", "equal") if fault is None else ("FAILED ", fault[:300])
+        print(f"{mark} {CONSUMER.name} {CONSUMER.version}: {checkpoint.name}, {family}: {told}", flush=True)
         if arguments.results:
-            write_rows([CONSUMER.row(family, "portable", "f32", None)], arguments.results)
+            write_rows([CONSUMER.row(family, checkpoint.name, "portable", "f32", fault)], arguments.results)
     return 0 if passed else 1
 
 

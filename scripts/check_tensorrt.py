@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check that TensorRT for RTX parses the ONNX files of bundles and builds engines of them. Runs nothing: there is no GPU.
 
-    "$(scripts/pyenv.sh scripts/requirements-compilers.txt)" scripts/check_tensorrt.py BUNDLE... [--results FILE]
+    "$(scripts/pyenv.sh compilers)" scripts/check_tensorrt.py BUNDLE... [--results FILE]
 
 Every *.onnx of each bundle is parsed with TensorRT's own parser, and an engine is built of it for compute capability
 8.9, with a range for every axis that has no fixed size. Building proves that TensorRT has kernels for every layer; what
@@ -97,8 +97,8 @@ def check(bundle: pathlib.Path) -> tuple[bool, dict]:
         except Failed as error:
             fault = " ".join(str(error).split())
             print(f"FAILED  {path}: {fault[:500]}", flush=True)
-    row = TENSORRT.row(recorded(bundle, "  family"), recorded(bundle, "profile"), recorded(bundle, "  dtype"), fault)
-    return fault is None, row
+    family, profile, dtype = (recorded(bundle, key) for key in ("  family", "profile", "  dtype"))
+    return fault is None, TENSORRT.row(family, bundle.name.removesuffix(f"-{profile}"), profile, dtype, fault)
 
 
 def main() -> int:

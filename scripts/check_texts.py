@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Check that a decoder bundle writes what llama.cpp writes from the same GGUF file.
 
-    "$(scripts/pyenv.sh)" scripts/check_texts.py BUNDLE --theirs FILE --ours FILE [--nats X]
+    "$(scripts/pyenv.sh)" scripts/check_texts.py BUNDLE --theirs FILE... --ours FILE... [--nats X]
 
 THEIRS is what scripts/write_llama_cpp.mjs printed, OURS what `dlc run BUNDLE --prompts ... --json` printed for the
-same prompts. llama.cpp rounds activations to 8 bits before it multiplies, so where two tokens are about as likely it
+same prompts; of several FILEs, one for each run, the first has the texts. llama.cpp rounds activations to 8 bits before it multiplies, so where two tokens are about as likely it
 may take the other. Three things must hold:
 
   ids      BUNDLE/tokenizer.json makes the same ids of every prompt
@@ -12,7 +12,8 @@ may take the other. Three things must hold:
            nats behind it (default 1.0)
   text     dlc writes llama.cpp's tokens up to the first that isn't the likeliest
 
-Prints a line per prompt, and the median of the tokens per second of both programs. Exit status: 0 all is well, 1 a check failed, 2 bad usage or input.
+Prints a line per prompt, the median of the tokens per second of both programs over prompts and runs, and the median of
+their ratios, with the smallest and the largest. Exit status: 0 all is well, 1 a check failed, 2 bad usage or input.
 """
 
 import argparse
@@ -76,27 +77,36 @@ def check(session, tokenizer, theirs: dict, ours: dict, nats: float) -> bool:
 
 
 def speeds_of(theirs: dict, ours: dict) -> tuple[float, float]:
-    """Tokens per second of one prompt, llama.cpp's first."""
-    return (len(theirs["written"]) - 1) / theirs["seconds"], ours["stats"]["tokens_per_second"]
+    """Tokens per second of one prompt, dlc's first."""
+    return ours["stats"]["tokens_per_second"], (len(theirs["written"]) - 1) / theirs["seconds"]
+
+
+def describe_speeds(runs: list[tuple[list[dict], list[dict]]]) -> str:
+    speeds = [speeds_of(*texts) for theirs, ours in runs for texts in zip(theirs, ours, strict=True)]
+    ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
+    ratios = [ours / theirs for ours, theirs in speeds]
+    return (
+        f"tokens/s, median of {len(speeds)} texts: dlc {ours:.1f}, llama.cpp {theirs:.1f}; "
+        f"ratio {statistics.median(ratios):.2f}, between {min(ratios):.2f} and {max(ratios):.2f}"
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=pathlib.Path)
-    parser.add_argument("--theirs", type=pathlib.Path, required=True)
-    parser.add_argument("--ours", type=pathlib.Path, required=True)
+    parser.add_argument("--theirs", type=pathlib.Path, nargs="+", required=True, metavar="FILE")
+    parser.add_argument("--ours", type=pathlib.Path, nargs="+", required=True, metavar="FILE")
     parser.add_argument("--nats", type=float, default=1.0)
     arguments = parser.parse_args()
+    theirs = [[json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in arguments.theirs]
+    ours = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.ours]
+    if {len(texts) for texts in theirs + ours} != {len(theirs[0])} or len(theirs) != len(ours):
+        print("check_texts.py: the files of llama.cpp and of dlc aren't of the same runs and prompts", file=sys.stderr)
+        return 2
     tokenizer = tokenizers.Tokenizer.from_file(str(arguments.bundle / "tokenizer.json"))
     session = onnxruntime.InferenceSession(str(arguments.bundle / "model.onnx"), providers=["CPUExecutionProvider"])
-    theirs = [json.loads(line) for line in arguments.theirs.read_text(encoding="utf-8").splitlines()]
-    ours = json.loads(arguments.ours.read_text(encoding="utf-8"))
-    if len(theirs) != len(ours):
-        print(f"check_texts.py: {len(theirs)} texts of llama.cpp, {len(ours)} of dlc", file=sys.stderr)
-        return 2
-    passed = [check(session, tokenizer, a, b, arguments.nats) for a, b in zip(theirs, ours)]
-    speeds = [statistics.median(speed) for speed in zip(*map(speeds_of, theirs, ours))]
-    print(f"tokens/s, median of the prompts: dlc {speeds[1]:.1f}, llama.cpp {speeds[0]:.1f}")
+    passed = [check(session, tokenizer, a, b, arguments.nats) for a, b in zip(theirs[0], ours[0], strict=True)]
+    print(describe_speeds(list(zip(theirs, ours, strict=True))))
     return 0 if all(passed) else 1
 
 

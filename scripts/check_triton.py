@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check config.pbtxt of bundles for Triton against Triton's own schema and against the ONNX file.
 
-    "$(scripts/pyenv.sh scripts/requirements-compilers.txt)" scripts/check_triton.py BUNDLE... [--results FILE]
+    "$(scripts/pyenv.sh compilers)" scripts/check_triton.py BUNDLE... [--results FILE]
 
 No Triton runs here. The text is parsed as `ModelConfig` of Triton's client library, which refuses fields and values
 that Triton doesn't have. Every input and output of `1/model.onnx` must stand there in the file's order, with its name,

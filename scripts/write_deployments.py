@@ -17,40 +17,84 @@ import textwrap
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "deployment.md"
 HEADING = "## Results\n"
-# Columns in order: consumer, profile, element type.
-COLUMNS = [
-    *[("optimum", profile, "f32") for profile in ("portable", "onnx", "ort")],
-    *[("transformers.js", "portable", dtype) for dtype in ("f32", "f16")],
-    ("sentence-transformers", "portable", "f32"),
-    ("triton", "portable", "f32"),
-    *[("openvino", profile, "f32") for profile in ("portable", "onnx", "ort")],
-    *[("tensorrt-rtx", "portable", dtype) for dtype in ("f32", "f16")],
-]
+PROFILES = ["portable", "onnx", "ort"]
+# The columns in order, and the bundles that each consumer is given: profiles, element types.
+CONSUMERS = {
+    "onnxruntime": (PROFILES, ["f32"]),
+    "onnxruntime-genai": (["ort"], ["f32"]),
+    "onnxruntime-web": (PROFILES, ["f32"]),
+    "optimum": (PROFILES, ["f32"]),
+    "transformers.js": (["portable"], ["f32", "f16"]),
+    "sentence-transformers": (["portable"], ["f32"]),
+    "triton": (["portable"], ["f32"]),
+    "openvino": (PROFILES, ["f32"]),
+    "tensorrt-rtx": (["portable"], ["f32", "f16"]),
+}
+
+
+def kind(row: dict) -> tuple[str, str]:
+    return row["profile"], row["dtype"]
+
+
+def kinds_of(consumer: str) -> set[tuple[str, str]]:
+    profiles, dtypes = CONSUMERS[consumer]
+    return {(profile, dtype) for profile in profiles for dtype in dtypes}
+
+
+def number_faults(rows: list[dict]) -> dict[tuple[str, str], int]:
+    """The number of each consumer's fault, in the order of the results."""
+    faults = dict.fromkeys((row["consumer"], row["fault"]) for row in rows if row["fault"])
+    return {fault: number for number, fault in enumerate(faults, 1)}
+
+
+def cell(rows: list[dict], consumer: str, faults: dict[tuple[str, str], int]) -> str:
+    """What became of one family at one consumer. Ends the script where kinds of bundles are missing."""
+    if not rows:
+        return ""
+    missing = kinds_of(consumer) - {kind(row) for row in rows}
+    if missing:
+        sys.exit(f"write_deployments.py: {consumer} wasn't given {rows[0]['family']} as {sorted(missing)}")
+    failed = [row for row in rows if row["fault"]]
+    if not failed:
+        return "yes"
+    numbers = sorted({faults[consumer, row["fault"]] for row in failed})
+    word = "no" if len(failed) == len(rows) else "in part"
+    return f"{word} ({', '.join(map(str, numbers))})"
+
+
+def describe(number: int, consumer: str, fault: str, rows: list[dict]) -> str:
+    """A consumer's fault, with the goldens and, where others do, the profiles that it strikes."""
+    struck = [row for row in rows if row["consumer"] == consumer and row["fault"] == fault]
+    goldens = ", ".join(f"`{golden}`" for golden in dict.fromkeys(row["golden"] for row in struck))
+    kinds = {kind(row) for row in struck}
+    where = "" if kinds == kinds_of(consumer) else f" in {', '.join(f'`{profile}`' for profile, _ in sorted(kinds))}"
+    return wrap(f"{number}. {consumer}: {fault} ({goldens}{where}).")
 
 
 def table(rows: list[dict]) -> str:
-    """The table, the consumers' faults by number, and their versions."""
-    faults: dict[tuple[str, str], int] = {}
-    cells: dict[tuple[str, tuple], str] = {}
-    for row in rows:
-        place = (row["family"], (row["consumer"], row["profile"], row["dtype"]))
-        if place[1] not in COLUMNS:
-            sys.exit(f"write_deployments.py: there is no column for {place[1]}")
-        if row["fault"]:
-            number = faults.setdefault((row["consumer"], row["fault"]), len(faults) + 1)
-            cells[place] = f"no ({number})"
-        cells.setdefault(place, "yes")
-    families = sorted({family for family, _ in cells}, key=lambda name: (name[0].isupper(), name))
-    lines = ["| family | " + " | ".join(" ".join(column) for column in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    """The table, the consumers' faults by number, and what each consumer was given."""
+    unknown = {row["consumer"] for row in rows if kind(row) not in kinds_of(row["consumer"])}
+    if unknown:
+        sys.exit(f"write_deployments.py: {sorted(unknown)} were given bundles that CONSUMERS doesn't list")
+    faults = number_faults(rows)
+    families = sorted({row["family"] for row in rows}, key=lambda name: (name[0].isupper(), name))
+    lines = ["| family | " + " | ".join(CONSUMERS) + " |", "|---" * (len(CONSUMERS) + 1) + "|"]
     for family in families:
-        lines.append("| " + " | ".join([f"`{family}`", *(cells.get((family, column), "") for column in COLUMNS)]) + " |")
-    lines += ["", *(wrap(f"{number}. {consumer}: {fault}.") for (consumer, fault), number in faults.items())]
-    versions = sorted({f"{row['consumer']} {row['version']}" for row in rows})
-    return "\n".join([*lines, "", wrap(f"Versions: {', '.join(versions)}.")]) + "\n"
+        of = [[row for row in rows if (row["family"], row["consumer"]) == (family, consumer)] for consumer in CONSUMERS]
+        cells = [cell(rows, consumer, faults) for rows, consumer in zip(of, CONSUMERS, strict=True)]
+        lines.append("| " + " | ".join([f"`{family}`", *cells]) + " |")
+    lines += ["", *(describe(number, *fault, rows) for fault, number in faults.items())]
+    versions = {row["consumer"]: row["version"] for row in rows}
+    lines += ["", "| consumer | version | profiles | element types | bundles |", "|---|---|---|---|---|"]
+    for consumer, (profiles, dtypes) in CONSUMERS.items():
+        count = sum(row["consumer"] == consumer for row in rows)
+        listed = [", ".join(f"`{name}`" for name in names) for names in (profiles, dtypes)]
+        lines.append(f"| {consumer} | {versions.get(consumer, '')} | {' | '.join(listed)} | {count} |")
+    return "\n".join(lines) + "\n"
 
 
 def wrap(text: str) -> str:
-    return textwrap.fill(text, 120, subsequent_indent="   " if text[0].isdigit() else "", break_on_hyphens=False)
+    return textwrap.fill(text, 120, subsequent_indent="   ", break_on_hyphens=False, break_long_words=False)
 
 
 def main() -> int:
