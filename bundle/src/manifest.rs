@@ -213,7 +213,7 @@ pub struct GraphRecord {
     pub outputs: Vec<PortRecord>,
     /// The key/value caches, by slot.
     pub caches: Vec<CacheRecord>,
-    /// Whether tokens are rotated otherwise in a call that reaches further (LongRoPE, dynamic NTK),
+    /// Whether tokens are rotated otherwise in a call that reaches further (`LongRoPE`, dynamic NTK),
     /// so that pieces of a text aren't what the whole is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rotates_by_length: bool,

@@ -111,10 +111,7 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             let [x] = operands(inputs)?;
             x.reshape(symbols.shape(shape).map_err(OpError::Data)?)?
         }
-        Op::Cast { .. } => {
-            let [x] = operands(inputs)?;
-            x.clone()
-        }
+        Op::Cast { .. } => unary(inputs, |x| Ok(x.clone()))?,
     };
     Ok(vec![output])
 }

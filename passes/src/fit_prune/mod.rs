@@ -220,8 +220,8 @@ impl Pass for FitPrune<'_> {
             let mut plain = target.clone();
             bypass(&mut plain, &goes, &BTreeSet::new(), result)?;
             let judged = Samples::split(&samples)?.held_back;
-            let [with, without] = [&small, &cleaned(plain)]
-                .map(|graph| self.agreement(module, target, graph, judged, cx));
+            let [with, without] =
+                [&small, &cleaned(plain)].map(|graph| agreement(module, target, graph, judged, cx));
             let (with, without) = (with?, without?);
             report.fact(
                 "agreement",
@@ -234,7 +234,7 @@ impl Pass for FitPrune<'_> {
             );
         }
         if result == Outcome::Pruned {
-            let agreed = self.agreement(module, target, &small, &samples, cx)?;
+            let agreed = agreement(module, target, &small, &samples, cx)?;
             report.fact(
                 "agreement",
                 format!(
@@ -333,21 +333,6 @@ impl FitPrune<'_> {
         cx.pool
             .install(|| compensate::find(kind, target, &module.weights, goes, samples, progress))
             .map(Some)
-    }
-
-    /// How often `graph` answers as the target does.
-    fn agreement(
-        &self,
-        module: &Module,
-        target: &Graph,
-        graph: &Graph,
-        samples: &[Vec<u32>],
-        cx: &PassContext<'_>,
-    ) -> Result<Agreement, PassError> {
-        let (weights, progress) = (&module.weights, cx.progress);
-        cx.pool
-            .install(|| scoring::agreement::agreement(target, graph, weights, samples, progress))
-            .map_err(|error| error.within(NAME))
     }
 
     fn plan<'m>(&self, module: &'m Module) -> Result<Plan<'m>, PassError> {
@@ -465,4 +450,18 @@ fn cleaned(mut graph: Graph) -> Graph {
 
 fn share(agreed: Agreement) -> f64 {
     100.0 * agreed.same as f64 / agreed.answers.max(1) as f64
+}
+
+/// How often `graph` answers as the target does.
+fn agreement(
+    module: &Module,
+    target: &Graph,
+    graph: &Graph,
+    samples: &[Vec<u32>],
+    cx: &PassContext<'_>,
+) -> Result<Agreement, PassError> {
+    let (weights, progress) = (&module.weights, cx.progress);
+    cx.pool
+        .install(|| scoring::agreement::agreement(target, graph, weights, samples, progress))
+        .map_err(|error| error.within(NAME))
 }

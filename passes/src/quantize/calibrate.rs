@@ -108,7 +108,7 @@ impl Calibration<'_> {
         inputs: &Array,
         matrices: &[WeightId],
         weights: &WeightTable,
-    ) -> Result<Vec<(WeightId, Arc<dyn Coded>)>, PassError> {
+    ) -> Result<Codes, PassError> {
         let not_finite = || PassError::NotFinite {
             pass: NAME,
             score: "curvature",

@@ -24,6 +24,9 @@ const COLUMNS: usize = 128;
 /// Numbers of a matrix that are worked on at a time.
 const ENTRIES: usize = 1 << 26;
 
+/// Codes and fits of a row.
+type Row = (Vec<u8>, Vec<GroupFit>);
+
 /// What is known of the inputs of a product: `X'X / n`, and its factor.
 pub(super) struct Curvature {
     diagonal: Vec<f32>,
@@ -39,7 +42,9 @@ impl Curvature {
         let squares = product(inputs, inputs, Transposed::Left)?;
         let mut data = squares.into_f32().unwrap_or_default();
         let share = 1.0 / count.max(1) as f32;
-        data.iter_mut().for_each(|x| *x *= share);
+        for x in &mut data {
+            *x *= share;
+        }
         let diagonal: Vec<f32> = data.iter().step_by(size + 1).copied().collect();
         let mean = diagonal.iter().sum::<f32>() / size.max(1) as f32;
         // Inputs that are all 0 leave every rounding as good as another.
@@ -84,7 +89,7 @@ impl Curvature {
         entries: &mut [f32],
         format: GroupFormat,
         symmetric: bool,
-    ) -> Result<Vec<(Vec<u8>, Vec<GroupFit>)>, PassError> {
+    ) -> Result<Vec<Row>, PassError> {
         let size = self.factor.size;
         let mut rows = vec![(Vec::with_capacity(size), Vec::new()); entries.len() / size];
         for start in (0..size).step_by(COLUMNS) {

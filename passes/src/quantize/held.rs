@@ -146,7 +146,9 @@ mod tests {
         let rows: Vec<Vec<u8>> = (0..3u8)
             .map(|row| (0..40).map(|column| (7 * column + row) % 16).collect())
             .collect();
-        rows.iter().for_each(|codes| matrix.push(codes, &fits));
+        for codes in &rows {
+            matrix.push(codes, &fits);
+        }
         let mut codes = vec![0; 30];
         matrix.codes(2, 5, &mut codes);
         assert_eq!(codes, rows[2][5..35]);

@@ -83,8 +83,8 @@ pub(super) fn tables(graph: &Graph, weights: &WeightTable, group_size: usize) ->
 /// The inputs of `node` that are matrices in floats.
 fn unquantized(node: &Node) -> &[Operand] {
     match (&node.op, &node.inputs[..]) {
-        (Op::Linear, [Operand::Value(_), matrix, ..]) => std::slice::from_ref(matrix),
-        (Op::Gather, [matrix @ Operand::Weight(_), _]) => std::slice::from_ref(matrix),
+        (Op::Linear, [Operand::Value(_), matrix, ..])
+        | (Op::Gather, [matrix @ Operand::Weight(_), _]) => std::slice::from_ref(matrix),
         (Op::Experts(Experts { format: None, .. }), inputs) => {
             inputs.get(Experts::LEADING..).unwrap_or_default()
         }

@@ -2,9 +2,10 @@
 //!
 //! Weights only, in groups along the rows (`matrices.rs`). `held.rs` holds codes that were found by
 //! running text through the model (`calibrate.rs`): by search with weighted errors (`weighted.rs`)
-//! or by GPTQ (`gptq.rs`, `factor.rs`). `mixed.rs` chooses bits. Graphs that share a matrix share
+//! or by GPTQ (`gptq.rs`, `factor.rs`). `budget.rs` and `mixed.rs` choose bits. Graphs that share a matrix share
 //! its codes. An embedding that is the head as well is quantised as the head alone.
 
+mod budget;
 mod calibrate;
 mod choose;
 mod factor;
@@ -26,16 +27,14 @@ use dlc_methods::divergence::Divergence;
 
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
-use crate::kept::Kept;
 use crate::needs::{self, Needs};
 use crate::options::PassOptions;
 use crate::report::PassReport;
+use crate::scoring::Objective;
 use crate::scoring::divergence::divergence;
-use crate::scoring::{Objective, fisher, most_links};
 use crate::sources::Sources;
 use crate::texts::{TextRequest, Texts, texts};
 use calibrate::{Calibration, Codes};
-use mixed::{Allocation, Choice};
 use report::{report_divergence, report_errors, report_refinement};
 
 pub(crate) use choose::{Selection, no_such_block};
@@ -143,14 +142,6 @@ impl<'a> Quantize<'a> {
             tables: tables.iter().map(|table| table.weight).collect(),
         })
     }
-
-    /// Gives the matrices of all graphs their codes.
-    fn apply(&self, module: &mut Module, codings: &Codings) -> Result<(), PassError> {
-        for graph in &mut module.graphs {
-            code_matrices(graph, &mut module.weights, |matrix| codings.of(matrix))?;
-        }
-        Ok(())
-    }
 }
 
 /// What is quantised.
@@ -228,7 +219,7 @@ impl Pass for Quantize<'_> {
             products: rules(&mut plan.matrices.keys()),
             tables: rules(&mut plan.tables.iter()),
         };
-        self.apply(module, &codings)
+        apply(module, &codings)
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
@@ -248,7 +239,7 @@ impl Pass for Quantize<'_> {
             Bits::Mixed => self.mixed(module, &plan, texts.as_ref(), cx, &mut report)?,
         };
         let codings = self.codings(module, &plan, &formats, texts.as_ref(), cx)?;
-        let measured = self.measure(module, &codings, cx)?;
+        let measured = measure(NAME, &module.weights, codings.products.iter(), cx)?;
         report.fact("matrices", measured.len());
         let (entries, bytes) = size(&module.weights, &formats, self.options.symmetric);
         report.fact(
@@ -285,7 +276,7 @@ impl Pass for Quantize<'_> {
             }
             None => report.fact("compared on", "nothing: `dlc compare` compares the bundle"),
         }
-        self.apply(module, &codings)?;
+        apply(module, &codings)?;
         Ok(report)
     }
 }
@@ -328,9 +319,8 @@ impl Quantize<'_> {
         let table = |id: &WeightId| {
             let own = |bits| Coding::Rule(self.options.quantizer(self.options.format(bits)));
             let coding = match (self.options.embedding, products.get(id), self.options.bits) {
-                (PartBits::Own(bits), ..) => own(bits),
-                (_, Some(head), _) => head.clone(),
-                (_, None, Bits::All(bits)) => own(bits),
+                (PartBits::Same | PartBits::None, Some(head), _) => head.clone(),
+                (PartBits::Own(bits), ..) | (_, None, Bits::All(bits)) => own(bits),
                 (_, None, Bits::Mixed) => own(8),
             };
             (*id, coding)
@@ -340,206 +330,14 @@ impl Quantize<'_> {
             products,
         }
     }
+}
 
-    /// What quantising does to each matrix, with its name.
-    fn measure(
-        &self,
-        module: &Module,
-        codings: &Codings,
-        cx: &PassContext<'_>,
-    ) -> Result<Vec<Measured>, PassError> {
-        measure(NAME, &module.weights, codings.products.iter(), cx)
+/// Gives the matrices of all graphs their codes.
+fn apply(module: &mut Module, codings: &Codings) -> Result<(), PassError> {
+    for graph in &mut module.graphs {
+        code_matrices(graph, &mut module.weights, |matrix| codings.of(matrix))?;
     }
-
-    /// Bits of each matrix within the budget.
-    fn mixed(
-        &self,
-        module: &Module,
-        plan: &Plan<'_>,
-        texts: Option<&Texts>,
-        cx: &PassContext<'_>,
-        report: &mut PassReport,
-    ) -> Result<Formats, PassError> {
-        let texts =
-            texts.ok_or_else(|| unsupported("bits are mixed by text, and there is none"))?;
-        let choices = self.choices(module, plan, texts, cx)?;
-        let fixed = self.fixed_bytes(module, plan, &choices)?;
-        let entries: usize = choices.iter().map(|choice| choice.entries).sum();
-        let allocation = match self.options.budget {
-            Budget::Bits(bits) => {
-                let most = (bits * entries as f64 / 8.0) as u64;
-                mixed::within_bytes(&choices, most)
-                    .map_err(|least| report::rounded_up(8.0 * least as f64 / entries.max(1) as f64))
-            }
-            Budget::Megabytes(megabytes) => {
-                let most = ((megabytes * 1e6) as u64).saturating_sub(fixed);
-                mixed::within_bytes(&choices, most).map_err(|least| {
-                    format!("{}MB", report::rounded_up((least + fixed) as f64 / 1e6))
-                })
-            }
-            Budget::Nats(nats) => self.within_nats(module, plan, &choices, nats, texts, cx)?,
-        };
-        let Allocation { bits, loss, .. } = allocation.map_err(|least| {
-            let asked = self.options.budget;
-            options_error(format!(
-                "budget={asked} can't be met with 4 and 8 bits; the nearest that can is budget={least}"
-            ))
-        })?;
-        let eights = bits.values().filter(|bits| **bits == 8).count();
-        report.fact(
-            "bits",
-            format!("{eights} matrices in 8, {} in 4", bits.len() - eights),
-        );
-        report.fact("divergence that FIT expects", format!("{loss:.3e} nats"));
-        Ok(bits
-            .into_iter()
-            .map(|(id, bits)| (id, self.options.format(bits)))
-            .collect())
-    }
-
-    /// Bytes of the target that bits of its matrices don't change.
-    fn fixed_bytes(
-        &self,
-        module: &Module,
-        plan: &Plan<'_>,
-        choices: &[Choice],
-    ) -> Result<u64, PassError> {
-        let least = choices.iter().map(|choice| {
-            let bits = choice.fixed.unwrap_or(4);
-            let quantizer = self.options.quantizer(self.options.format(bits));
-            (choice.weight, Coding::Rule(quantizer))
-        });
-        let codings = self.with_tables(plan, least.collect());
-        let (mut coded, mut weights) = (plan.target.clone(), module.weights.clone());
-        code_matrices(&mut coded, &mut weights, |matrix| codings.of(matrix))?;
-        let whole = cost(&coded, &weights).weight_bytes;
-        Ok(whole
-            - choices
-                .iter()
-                .map(|choice| choice.bytes[0])
-                .sum::<u64>()
-                .min(whole))
-    }
-
-    /// What 4 and 8 bits of each matrix cost, by FIT.
-    fn choices(
-        &self,
-        module: &Module,
-        plan: &Plan<'_>,
-        texts: &Texts,
-        cx: &PassContext<'_>,
-    ) -> Result<Vec<Choice>, PassError> {
-        let objective = Objective::of(module.model.task).ok_or_else(|| {
-            unsupported("bits are mixed by what the model answers, and it doesn't")
-        })?;
-        let so_far = format!("{NAME} fit so far 1 {} {:?}", cx.module_key, texts.scored);
-        let so_far = Kept::new(cx.cache, &so_far);
-        let scores = cx.pool.install(|| {
-            let head = fisher::Head::of(plan.target);
-            let (weights, samples) = (&module.weights, &texts.scored);
-            let progress = cx.progress;
-            fisher::scores(
-                plan.target,
-                weights,
-                objective,
-                samples,
-                head,
-                so_far,
-                progress,
-            )
-        });
-        if !matches!(scores, Err(PassError::Interrupted)) {
-            fisher::forget(so_far, most_links(plan.target));
-        }
-        let scores = scores?;
-        let mut traces: BTreeMap<WeightId, f64> = scores.head.into_iter().collect();
-        let tensors = scores.blocks.values().flatten();
-        tensors.for_each(|tensor| *traces.entry(tensor.weight).or_default() += tensor.trace);
-
-        let mut choices = Vec::new();
-        for (id, matrix) in &plan.matrices {
-            let weight = &module.weights[*id];
-            let (rows, columns) = matrices::matrix_shape(weight)?;
-            let trace = traces.get(id).copied().unwrap_or_default();
-            let mut choice = Choice {
-                weight: *id,
-                entries: rows * columns,
-                bytes: [0; 2],
-                loss: [0.0; 2],
-                fixed: None,
-            };
-            for (at, bits) in [4, 8].into_iter().enumerate() {
-                let format = self.options.format(bits);
-                let quantizer = self.options.quantizer(format);
-                let square = cx
-                    .pool
-                    .install(|| perturbation(weight, &quantizer))?
-                    .mean_square;
-                choice.bytes[at] = mixed::bytes(format, self.options.symmetric, [rows, columns]);
-                choice.loss[at] = 0.5 * trace * square;
-            }
-            if let (true, PartBits::Own(bits)) = (matrix.is_head, self.options.head) {
-                let at = usize::from(bits == 8);
-                choice.bytes = [choice.bytes[at]; 2];
-                choice.loss = [choice.loss[at]; 2];
-                choice.fixed = Some(bits);
-            }
-            if choice.loss.iter().any(|loss| !loss.is_finite()) {
-                return Err(PassError::NotFinite {
-                    pass: NAME,
-                    score: "fit",
-                    unit: weight.name.clone(),
-                    value: choice.loss[0],
-                });
-            }
-            choices.push(choice);
-        }
-        Ok(choices)
-    }
-
-    /// The smallest allocation whose measured divergence is at most `most`. FIT ranks matrices, and
-    /// a measured model says what its unit is.
-    fn within_nats(
-        &self,
-        module: &Module,
-        plan: &Plan<'_>,
-        choices: &[Choice],
-        most: f64,
-        texts: &Texts,
-        cx: &PassContext<'_>,
-    ) -> Result<Result<Allocation, String>, PassError> {
-        const TRIES: usize = 6;
-        let measured = |allocation: &Allocation| -> Result<f64, PassError> {
-            let formats = allocation
-                .bits
-                .iter()
-                .map(|(id, bits)| (*id, self.options.format(*bits)))
-                .collect();
-            let codings = self.codings(module, plan, &formats, Some(texts), cx)?;
-            let (mut after, mut weights) = (plan.target.clone(), module.weights.clone());
-            code_matrices(&mut after, &mut weights, |matrix| codings.of(matrix))?;
-            Ok(compare(module, [plan.target, &after], &weights, texts, cx)?.mean_kl())
-        };
-        let mut expected = f64::INFINITY;
-        for _ in 0..TRIES {
-            let Ok(allocation) = mixed::within_loss(choices, expected) else {
-                break;
-            };
-            let found = measured(&allocation)?;
-            if found <= most {
-                return Ok(Ok(allocation));
-            }
-            // A tenth more, so that the next try is another one.
-            expected = allocation.loss * (most / found).min(0.9);
-        }
-        let widest = mixed::within_bytes(choices, u64::MAX).unwrap_or_default();
-        let found = measured(&widest)?;
-        if found <= most {
-            Ok(Ok(widest))
-        } else {
-            Ok(Err(format!("{}nats", report::rounded_up(found))))
-        }
-    }
+    Ok(())
 }
 
 /// How the answers of a quantised graph differ from those of the one before, on held-back texts.

@@ -123,7 +123,8 @@ impl TryFrom<Value> for Budget {
     type Error = String;
 
     fn try_from(value: Value) -> Result<Self, String> {
-        const UNITS: [(&str, fn(f64) -> Budget); 3] = [
+        type Unit = (&'static str, fn(f64) -> Budget);
+        const UNITS: [Unit; 3] = [
             ("bits", Budget::Bits),
             ("MB", Budget::Megabytes),
             ("nats", Budget::Nats),

@@ -36,8 +36,7 @@ pub(crate) fn divergence(
     ];
     for (at, text) in texts.iter().enumerate() {
         let [a, b] = [heads[0](at)?, heads[1](at)?];
-        let rows: Vec<(usize, (&[f32], &[f32]))> =
-            row_slices(&a).zip(row_slices(&b)).enumerate().collect();
+        let rows: Vec<_> = row_slices(&a).zip(row_slices(&b)).enumerate().collect();
         let first = if continues {
             prompt.saturating_sub(1)
         } else {

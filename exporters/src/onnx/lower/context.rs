@@ -200,21 +200,6 @@ impl<'a> Context<'a> {
         name
     }
 
-    /// The weight that a node reads at `at`, as a matrix: all axes but the first as one.
-    pub fn flat_weight(&mut self, node: &Node, at: usize) -> Result<Name, ExportError> {
-        let Some(&Operand::Weight(id)) = node.inputs.get(at) else {
-            return Err(ExportError::module("", format!("input {at} is no weight")));
-        };
-        let weight = &self.target.weights[id];
-        let rows = weight.shape.first().copied().unwrap_or(1);
-        let shape = [rows, weight.elements() / rows.max(1)];
-        let flat = self.once(&format!("{}.rows", weight.name), |cx| {
-            Ok(cx.b.unique(&format!("{}.rows", weight.name)))
-        })?;
-        self.store(Stored::Weight(id), &flat, weight.dtype, &shape);
-        Ok(flat)
-    }
-
     /// A tensor of the weight file.
     pub fn store(&mut self, stored: Stored, name: &Name, dtype: dlc_ir::DType, shape: &[usize]) {
         if self

@@ -14,6 +14,7 @@ mod layout;
 mod masks;
 mod onnx23;
 mod optional;
+mod optional_nodes;
 mod ort;
 mod padding;
 mod portable;
@@ -21,6 +22,7 @@ mod quantized;
 mod queries;
 mod relative;
 mod rotation;
+mod rows;
 mod shared;
 
 use dlc_ir::{DType, Graph, Module, Node, NodeId, Op, WeightTable};
@@ -100,7 +102,7 @@ fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
         ort::Folds::default()
     };
     image::spread_noise_levels(&mut cx)?;
-    let rows = padding::Rows::find(graph);
+    let rows = rows::Rows::find(graph);
     if let Some(rows) = rows
         .as_ref()
         .filter(|_| target.caches == CacheLayout::InPlace)
@@ -133,7 +135,7 @@ fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
 /// How the caches of a bundle pass from run to run: in place if the profile, the width of every
 /// head and the way of its tokens allow it.
 pub(crate) fn cache_layout(graphs: &[Graph], profile: Profile) -> CacheLayout {
-    let fits = |graph| ort::takes_grouped_attention(graph) && padding::Rows::find(graph).is_some();
+    let fits = |graph| ort::takes_grouped_attention(graph) && rows::Rows::find(graph).is_some();
     if profile == Profile::Ort && graphs.iter().all(fits) {
         CacheLayout::InPlace
     } else {

@@ -11,18 +11,15 @@ use dlc_bundle::Profile;
 use dlc_ir::{DType, Graph, ValueId};
 use dlc_onnx::proto::ValueInfoProto;
 
-use super::super::builder::Name;
-use super::context::Context;
-use super::padding::Rows;
+use super::rows::Rows;
 use super::tensor_type;
-use crate::error::ExportError;
 
 /// How many of the last tokens get logits, as transformers has it; 0 for all. A prompt needs those
 /// of one token, a check of guessed tokens those of a few.
-const LOGITS_TO_KEEP: &str = "logits_to_keep";
+pub(super) const LOGITS_TO_KEEP: &str = "logits_to_keep";
 /// How long the prompt is that a run's tokens are a piece of, where rotations depend on it: every
 /// piece is then rotated as the whole is.
-const PROMPT_LENGTH: &str = "prompt_length";
+pub(super) const PROMPT_LENGTH: &str = "prompt_length";
 /// All of them; 64-bit integers without axes.
 pub(crate) const OPTIONAL_INPUTS: [&str; 2] = [LOGITS_TO_KEEP, PROMPT_LENGTH];
 
@@ -41,35 +38,6 @@ pub(crate) fn kept_values(graph: &Graph, profile: Profile) -> HashSet<ValueId> {
         return HashSet::new();
     }
     Rows::find(graph).map(Rows::made).unwrap_or_default()
-}
-
-/// The last rows of `value`, `[batch, seq, ..]`, as many as get logits.
-pub(super) fn last_rows(cx: &mut Context<'_>, value: &Name) -> Result<Name, ExportError> {
-    let count = input(cx, LOGITS_TO_KEEP)?;
-    let start = cx.once(&format!("{LOGITS_TO_KEEP}/start"), |cx| {
-        let one = cx.b.ints(&[1]);
-        let count = cx.b.op("Reshape", &[&count, &one]).out();
-        // From minus 0 on are all.
-        Ok(cx.b.op("Neg", &[&count]).out())
-    })?;
-    cx.once(&format!("{value}/kept"), |cx| {
-        let (end, axis) = (cx.b.ints(&[i64::MAX]), cx.b.ints(&[1]));
-        Ok(cx.b.op("Slice", &[value, &start, &end, &axis]).out())
-    })
-}
-
-/// How long the prompt is; None for graphs that don't take it.
-pub(super) fn prompt_length(cx: &mut Context<'_>) -> Result<Option<Name>, ExportError> {
-    let takes = takes_optional_inputs(cx.graph, cx.target.profile);
-    takes.then(|| input(cx, PROMPT_LENGTH)).transpose()
-}
-
-fn input(cx: &mut Context<'_>, name: &'static str) -> Result<Name, ExportError> {
-    cx.once(name, |cx| {
-        let name = Name::from(name);
-        cx.b.default_input(&name, DType::I64);
-        Ok(name)
-    })
 }
 
 /// The record of an input in the ONNX graph.

@@ -9,86 +9,17 @@
 use std::collections::HashSet;
 
 use dlc_bundle::CacheLayout;
-use dlc_ir::{DType, Dim, Graph, Input, Node, NodeId, Op, Operand, Shape, ValueId};
+use dlc_ir::{Dim, Input, Node, NodeId, Operand, ValueId};
 use dlc_onnx::proto::{BOOL, INT32};
 
 use super::super::builder::Name;
 use super::context::Context;
 use super::masks::length;
-use super::optional::last_rows;
-use super::queries::{maker, readers};
+use super::optional_nodes::last_rows;
+use super::rows::Rows;
 use crate::error::ExportError;
 
-/// Where a graph takes tokens, and where it gives an answer for each.
-#[derive(Debug)]
-pub(super) struct Rows {
-    mask: ValueId,
-    /// Tokens of this run.
-    seq: Dim,
-    /// The last products before the answers.
-    last: HashSet<NodeId>,
-    /// What these products make, and what is made of it, up to the answers.
-    made: HashSet<ValueId>,
-}
-
 impl Rows {
-    /// None for a graph of another kind, whose rows can't be put in order.
-    pub fn find(graph: &Graph) -> Option<Self> {
-        let mut masks = graph
-            .nodes()
-            .filter(|(_, n)| matches!(n.op, Op::Attention(_)))
-            .map(|(_, n)| n.inputs.get(3));
-        let Some(Some(Operand::Value(mask))) = masks.next() else {
-            return None;
-        };
-        if masks.any(|other| other != Some(&Operand::Value(*mask)))
-            || !graph.inputs().iter().any(|i| i.value == *mask)
-        {
-            return None;
-        }
-        let tokens = graph.inputs().iter().find(|i| {
-            i.value != *mask && i.cache.is_none() && graph.value(i.value).ty.dtype == DType::I64
-        })?;
-        let Shape(dims) = &graph.value(tokens.value).ty.shape;
-        let [_, seq] = dims.as_slice() else {
-            return None;
-        };
-        let mut rows = Self {
-            mask: *mask,
-            seq: seq.clone(),
-            last: HashSet::new(),
-            made: HashSet::new(),
-        };
-        for answer in graph.outputs().iter().filter(|o| o.cache.is_none()) {
-            let product = rows.last_product(graph, answer.value)?;
-            rows.last.insert(product);
-        }
-        Some(rows)
-    }
-
-    /// The product that gives `value`, itself or by ops on each entry.
-    fn last_product(&mut self, graph: &Graph, value: ValueId) -> Option<NodeId> {
-        self.made.insert(value);
-        let (node, _) = maker(graph, Operand::Value(value))?;
-        let Node { op, inputs, .. } = graph.node(node);
-        let Some(Operand::Value(input)) = inputs.first() else {
-            return None;
-        };
-        match op {
-            _ if readers(graph, value) > 1 => None,
-            Op::Linear | Op::QuantizedLinear(_) => self.by_token(graph, *input).then_some(node),
-            Op::Scale { .. } | Op::Clip { .. } | Op::Tanh | Op::Cast { .. } | Op::GatherColumns => {
-                self.last_product(graph, *input)
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether `value` has a row for each token: `[batch, seq, ..]`.
-    fn by_token(&self, graph: &Graph, value: ValueId) -> bool {
-        graph.value(value).ty.shape.0.get(1) == Some(&self.seq)
-    }
-
     /// Puts tokens before padding in every input that is `read` and has one number for each.
     pub fn order(&self, cx: &mut Context<'_>, read: &HashSet<Operand>) -> Result<(), ExportError> {
         let takes = |i: &&Input| {
@@ -150,11 +81,6 @@ impl Rows {
                 .out())
         })?;
         Ok(Some((value, given)))
-    }
-
-    /// What the last products make, and what is made of it, up to the answers.
-    pub fn made(self) -> HashSet<ValueId> {
-        self.made
     }
 
     /// Where each of this run's tokens goes, `[batch, seq]`: after the tokens before it; padding

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::builder::Name;
 use super::context::Context;
-use super::optional::prompt_length;
+use super::optional_nodes::prompt_length;
 use super::shared::from_f32;
 use crate::error::ExportError;
 

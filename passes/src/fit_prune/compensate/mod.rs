@@ -3,7 +3,7 @@
 //! `scale`: the residual is multiplied by how much larger the dropped blocks would have made it
 //! (Prune&Comp, arXiv 2507.18212; there the factors stand in the weights before, which a draft
 //! shares with its target). `lstsq`: the matrix that writes into the residual before the dropped
-//! blocks also writes what these would have written, as far as its input tells it (ReplaceMe, arXiv
+//! blocks also writes what these would have written, as far as its input tells it (`ReplaceMe`, arXiv
 //! 2505.02819). Both see the draft's own residuals, so that later ones make up for what earlier ones
 //! left over (ours).
 
