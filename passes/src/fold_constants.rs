@@ -5,10 +5,10 @@
 //! `DeBERTa`'s projections of relative positions are such nodes. ONNX Runtime 1.31.1 leaves them in
 //! the graph where it fuses the transposed matrix with the product before it looks for constants.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use dlc_ir::{Expr, Graph, IrError, Module, Op, Operand, Weight, WeightId, WeightTable};
+use dlc_ir::{Expr, Graph, IrError, Module, Op, Operand, ValueId, Weight, WeightId, WeightTable};
 
 use crate::error::PassError;
 
@@ -26,6 +26,21 @@ pub fn fold_constants(module: &mut Module) -> Result<usize, PassError> {
         module.remove_unused_weights();
     }
     Ok(nodes)
+}
+
+/// The values that nodes make of weights alone.
+pub(crate) fn constant_values(graph: &Graph) -> BTreeSet<ValueId> {
+    let mut constant = BTreeSet::new();
+    for (_, node) in graph.nodes() {
+        let is_constant = |operand: &Operand| match operand {
+            Operand::Weight(_) => true,
+            Operand::Value(value) => constant.contains(value),
+        };
+        if node.inputs.iter().all(is_constant) {
+            constant.extend(&node.outputs);
+        }
+    }
+    constant
 }
 
 fn fold(graph: &mut Graph, weights: &mut WeightTable) -> Result<usize, IrError> {

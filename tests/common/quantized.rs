@@ -249,6 +249,44 @@ fn compiled(profile: Profile, folder: &Path) -> Bundle {
     Bundle::open(&request.output).unwrap()
 }
 
+/// Goldens of every kind of model, and how they are quantised.
+const TARGETS: [(&str, &str); 11] = [
+    ("bert-classifier", "bits=4,method=hqq"),
+    ("deberta-v3", "bits=8"),
+    ("modernbert", "bits=4,method=hqq"),
+    ("gemma2", "bits=8,symmetric=true"),
+    ("gpt2", "bits=4,method=hqq,head=8,embedding=none"),
+    ("gpt_neox", "bits=4,method=hqq,embedding=8"),
+    ("mixtral", "bits=4,method=rtn"),
+    ("qwen3-encoder", "bits=8"),
+    ("smollm3", "bits=8,group_size=64"),
+    ("pixart", "bits=4,method=hqq"),
+    ("unet-sd15", "bits=8"),
+];
+
+/// Quantised models of every kind run as the evaluator says of the same codes.
+pub fn check_targets(backend: &Backend, profile: Profile) -> Result<(), String> {
+    for (golden, options) in TARGETS {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = fixture("goldens").join(golden);
+        let mut request = compile_request(checkpoint, profile, folder.path().join("bundle"));
+        let pass = format!("quantize:{options}");
+        request.passes = vec![dlc::pipeline::parse_pass_flag(&pass).unwrap()];
+        compile_quietly(&request).map_err(|e| format!("{golden}: {e}"))?;
+        let bundle = Bundle::open(&request.output).unwrap();
+        let module = module_of_bundle(&bundle).map_err(|e| e.to_string())?;
+        if !module.graphs[0].nodes().any(|(_, n)| n.op.is_quantized()) {
+            return Err(format!("{golden}: nothing is quantised"));
+        }
+        let checks = verify_bundle(&bundle, &module, backend, &SessionOptions::default(), None)
+            .map_err(|e| format!("{golden}: {e}"))?;
+        if let Some(failed) = checks.iter().find(|check| !check.passed()) {
+            return Err(format!("{golden}: {failed:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// A pruned, quantised and trimmed draft runs as the evaluator says, and its greedy speculative
 /// text is the target's own.
 pub fn check_cheap_draft(

@@ -6,7 +6,7 @@ use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
 use crate::common::packed::check_kept;
-use crate::common::quantized::{check_cheap_draft, check_products};
+use crate::common::quantized::{check_cheap_draft, check_products, check_targets};
 use crate::common::session::Engine;
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
@@ -28,6 +28,12 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
         trials.push(Trial::test(
             format!("quantized::kept_codes {}", profile.name()),
             codes,
+        ));
+        let ours = backend.cloned();
+        let targets = move || Ok(check_targets(&ours.expect("not ignored"), profile)?);
+        trials.push(Trial::test(
+            format!("quantized::targets {}", profile.name()),
+            targets,
         ));
         let ours = backend.cloned();
         let draft = move || Ok(check_cheap_draft(&ours.expect("not ignored"), profile, 12)?);

@@ -148,8 +148,7 @@ impl Builder {
         self.stored.push(stored);
     }
 
-    /// A name like `wanted` that nothing has.
-    pub fn unique(&mut self, wanted: &str) -> Name {
+    fn unique(&mut self, wanted: &str) -> Name {
         let mut name = Name::from(wanted);
         let mut n = 1;
         while !self.values.insert(name.clone()) {

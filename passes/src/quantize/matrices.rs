@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::unsupported;
 use crate::draft::head;
 use crate::error::PassError;
+use crate::fold_constants::constant_values;
 use crate::routers::routers;
 
 /// A matrix of weights that a node multiplies with.
@@ -33,14 +34,20 @@ pub struct Matrix {
 }
 
 /// The matrices of `graph` that aren't quantised yet, in the order of the nodes. Those that choose
-/// experts stay as they are: an error there is another expert.
+/// experts stay as they are: an error there is another expert. So do those whose products are
+/// constants.
 pub fn matrices(graph: &Graph, weights: &WeightTable) -> Vec<Matrix> {
     let head = head(graph).map(|(node, _)| node);
     let routers = routers(graph);
     let mut matrices = Vec::new();
-    let products = graph
-        .nodes()
-        .filter(|(id, node)| !routers.contains(id) && node.lookup().is_none());
+    let constants = constant_values(graph);
+    let is_constant = |node: &Node| match node.inputs.first() {
+        Some(Operand::Value(input)) => constants.contains(input),
+        _ => false,
+    };
+    let products = graph.nodes().filter(|(id, node)| {
+        !routers.contains(id) && node.lookup().is_none() && !is_constant(node)
+    });
     for (id, node) in products {
         for operand in unquantized(node) {
             if let Operand::Weight(weight) = *operand

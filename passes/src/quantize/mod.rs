@@ -31,6 +31,7 @@ use crate::needs::{self, Needs};
 use crate::options::PassOptions;
 use crate::report::PassReport;
 use crate::scoring::Objective;
+use crate::scoring::chain::Chain;
 use crate::scoring::divergence::divergence;
 use crate::sources::Sources;
 use crate::texts::{TextRequest, Texts, texts};
@@ -78,6 +79,11 @@ impl<'a> Quantize<'a> {
         }
     }
 
+    /// Whether text is needed whether or not the result is compared.
+    fn needs_text(&self, takes_text: bool) -> bool {
+        self.options.method(takes_text).is_calibrated() || self.options.bits == Bits::Mixed
+    }
+
     /// The texts, if any are needed.
     fn texts(
         &self,
@@ -92,9 +98,8 @@ impl<'a> Quantize<'a> {
             temperature,
             ..
         } = self.options;
-        let calibrated = self.options.method.is_calibrated() || self.options.bits == Bits::Mixed;
-        let compared = self.options.compare && target.find_output("logits").is_some();
-        if !calibrated && !compared {
+        let takes_text = Chain::new(target, &module.weights).is_ok();
+        if !(self.needs_text(takes_text) || self.options.compare && takes_text) {
             return Ok(None);
         }
         let wanted = TextRequest {
@@ -104,7 +109,15 @@ impl<'a> Quantize<'a> {
             seed,
             temperature,
         };
-        texts(&wanted, self.sources.calibration, module, target, cx).map(Some)
+        match texts(&wanted, self.sources.calibration, module, target, cx) {
+            // A comparison that nobody asked for needs no text.
+            Err(PassError::Calibration { .. })
+                if wanted.file.is_none() && !self.needs_text(takes_text) =>
+            {
+                Ok(None)
+            }
+            found => found.map(Some),
+        }
     }
 
     fn check<'m>(&self, module: &'m Module) -> Result<Plan<'m>, PassError> {
@@ -119,12 +132,17 @@ impl<'a> Quantize<'a> {
         for matrix in selection.matrices(target, &module.weights)? {
             matrices.entry(matrix.weight).or_insert(matrix);
         }
-        let by_text = self.options.method.is_calibrated() || self.options.bits == Bits::Mixed;
-        if by_text && target.find_output("logits").is_none() {
-            return Err(unsupported(
-                "the model has no logits that text could be judged by; take method=hqq or rtn, and bits=4 or 8",
-            ));
+        let chain = Chain::new(target, &module.weights);
+        if let (true, Err(error)) = (self.needs_text(chain.is_ok()), &chain) {
+            let reason = match error {
+                PassError::Unsupported { problem, .. } => problem.clone(),
+                other => other.to_string(),
+            };
+            return Err(unsupported(format!(
+                "no text can be run through the model block by block, as this asks for ({reason}); take method=hqq or rtn, and bits=4 or 8"
+            )));
         }
+        let method = self.options.method(chain.is_ok());
         if self.options.bits == Bits::Mixed && Objective::of(module.model.task).is_none() {
             return Err(unsupported(
                 "bits are mixed by what the model answers, and its answers are not scored",
@@ -138,6 +156,7 @@ impl<'a> Quantize<'a> {
             .retain(|_| self.options.embedding != PartBits::None && self.options.blocks.is_none());
         Ok(Plan {
             target,
+            method,
             matrices,
             tables: tables.iter().map(|table| table.weight).collect(),
         })
@@ -147,6 +166,7 @@ impl<'a> Quantize<'a> {
 /// What is quantised.
 struct Plan<'m> {
     target: &'m Graph,
+    method: Method,
     matrices: BTreeMap<WeightId, Matrix>,
     /// The tables of embeddings among it.
     tables: BTreeSet<WeightId>,
@@ -224,7 +244,7 @@ impl Pass for Quantize<'_> {
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let plan = self.check(module)?;
-        let before = plan.target.clone();
+        let (before, method) = (plan.target.clone(), plan.method);
         let texts = self.texts(module, &before, cx)?;
         let mut report = PassReport::default();
         let formats = match self.options.bits {
@@ -240,6 +260,7 @@ impl Pass for Quantize<'_> {
         };
         let codings = self.codings(module, &plan, &formats, texts.as_ref(), cx)?;
         let measured = measure(NAME, &module.weights, codings.products.iter(), cx)?;
+        report.fact("method", method.name());
         report.fact("matrices", measured.len());
         let (entries, bytes) = size(&module.weights, &formats, self.options.symmetric);
         report.fact(
@@ -250,7 +271,7 @@ impl Pass for Quantize<'_> {
             ),
         );
         report_errors(&mut report, &measured);
-        if self.options.method == Method::Hqq {
+        if method == Method::Hqq {
             report_refinement(&mut report, &measured);
         }
         let (mut after, mut weights) = (before.clone(), module.weights.clone());
@@ -291,10 +312,10 @@ impl Quantize<'_> {
         texts: Option<&Texts>,
         cx: &PassContext<'_>,
     ) -> Result<Codings, PassError> {
-        let known = match texts.filter(|_| self.options.method.is_calibrated()) {
+        let known = match texts.filter(|_| plan.method.is_calibrated()) {
             Some(texts) => {
                 let calibration = Calibration {
-                    method: self.options.method,
+                    method: plan.method,
                     symmetric: self.options.symmetric,
                     formats,
                     samples: &texts.scored,

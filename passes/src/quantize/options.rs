@@ -28,6 +28,16 @@ pub enum Method {
 }
 
 impl Method {
+    /// Its name, as options have it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Rtn => "rtn",
+            Self::Hqq => "hqq",
+            Self::Imatrix => "imatrix",
+            Self::Gptq => "gptq",
+        }
+    }
+
     /// Whether text is run through the model to find codes.
     pub(super) fn is_calibrated(self) -> bool {
         matches!(self, Self::Imatrix | Self::Gptq)
@@ -175,8 +185,9 @@ options! {
         /// How codes are found: rtn takes the nearest, hqq moves scales and zero points where that
         /// lessens the squared error of a group; imatrix and gptq run text through the model,
         /// imatrix to weigh errors by the inputs that they meet, gptq to let later columns make
-        /// good what earlier ones lose.
-        method: Method = Method::Hqq;
+        /// good what earlier ones lose; if absent, rtn for 8 bits, else gptq, or hqq for models that
+        /// text can't be run through block by block.
+        method: Option<Method> = None;
         /// Entries of a row that share a scale.
         group_size: usize = 32, in GROUP_SIZES;
         /// Whether zero is in the middle of every group; if false, each has a zero point of its
@@ -207,12 +218,21 @@ options! {
 }
 
 impl QuantizeOptions {
+    /// How codes are found in a model that text can be run through, or can't.
+    pub(super) fn method(&self, takes_text: bool) -> Method {
+        self.method.unwrap_or(match self.bits {
+            Bits::All(8) => Method::Rtn,
+            _ if takes_text => Method::Gptq,
+            _ => Method::Hqq,
+        })
+    }
+
     /// The rule of matrices that no text is needed for.
     pub(super) fn quantizer(&self, format: GroupFormat) -> Quantizer {
         Quantizer {
             format,
             symmetric: self.symmetric,
-            refinement: match self.method {
+            refinement: match self.method(true) {
                 Method::Rtn => Refinement::None,
                 Method::Hqq | Method::Imatrix | Method::Gptq => Refinement::Hqq,
             },

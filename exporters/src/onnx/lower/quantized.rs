@@ -14,7 +14,6 @@ use super::context::Context;
 use super::forms::Form;
 use super::shared::{common_form, define_full, define_like, finish_call, input_in};
 use crate::error::ExportError;
-use crate::weights::Stored;
 
 /// A quantised matrix.
 pub(super) struct Matrix {
@@ -208,7 +207,10 @@ pub(super) fn by_gather_block_quantized(
 ) -> Result<(), ExportError> {
     let (matrix, ids) = lookup(cx, node)?;
     // It takes codes as a matrix; products take the same bytes block by block.
-    let codes = as_matrix(cx, node, 0)?;
+    let codes = cx.once(&format!("{}/rows", matrix.codes), |cx| {
+        let shape = cx.b.ints(&[0, -1]);
+        Ok(cx.b.op("Reshape", &[&matrix.codes, &shape]).out())
+    })?;
     let mut inputs = vec![codes, ids, matrix.scales];
     inputs.extend(matrix.zero_points);
     define_full(cx, node, |cx, out| {
@@ -219,20 +221,6 @@ pub(super) fn by_gather_block_quantized(
             .int("block_size", format.group_size as i64)
             .into(&[out]);
     })
-}
-
-/// The weight that a node reads at `at`, all of its axes but the first as one.
-fn as_matrix(cx: &mut Context<'_>, node: &Node, at: usize) -> Result<Name, ExportError> {
-    let Some(&Operand::Weight(id)) = node.inputs.get(at) else {
-        return Err(ExportError::module("", format!("input {at} is no weight")));
-    };
-    let weight = &cx.target.weights[id];
-    let rows = weight.shape.first().copied().unwrap_or(1);
-    let shape = [rows, weight.elements() / rows.max(1)];
-    let name = format!("{}.rows", weight.name);
-    let matrix = cx.once(&name, |cx| Ok(cx.b.unique(&name)))?;
-    cx.store(Stored::Weight(id), &matrix, weight.dtype, &shape);
-    Ok(matrix)
 }
 
 /// Rows of the parts by `Gather`, and the entries of those rows by arithmetic.
