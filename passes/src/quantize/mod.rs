@@ -49,6 +49,9 @@ pub use options::{Bits, Budget, Method, PartBits, QuantizeOptions};
 pub(crate) use report::{Measured, report_errors as errors, report_refinement as refinement};
 
 const NAME: &str = "quantize";
+/// Texts where they find the codes, and where the result is only compared on them.
+const FITTED: usize = 64;
+const COMPARED: usize = 16;
 
 /// The pass.
 #[derive(Debug)]
@@ -92,30 +95,27 @@ impl<'a> Quantize<'a> {
         cx: &PassContext<'_>,
     ) -> Result<Option<Texts>, PassError> {
         let QuantizeOptions {
-            samples,
             length,
             seed,
             temperature,
             ..
         } = self.options;
         let takes_text = Chain::new(target, &module.weights).is_ok();
-        if !(self.needs_text(takes_text) || self.options.compare && takes_text) {
+        let fitted = self.needs_text(takes_text);
+        if !(fitted || self.options.compare && takes_text) {
             return Ok(None);
         }
+        let samples = if fitted { FITTED } else { COMPARED };
         let wanted = TextRequest {
             file: self.options.calibration.as_deref(),
-            samples,
+            samples: self.options.samples.unwrap_or(samples),
             length,
             seed,
             temperature,
         };
         match texts(&wanted, self.sources.calibration, module, target, cx) {
             // A comparison that nobody asked for needs no text.
-            Err(PassError::Calibration { .. })
-                if wanted.file.is_none() && !self.needs_text(takes_text) =>
-            {
-                Ok(None)
-            }
+            Err(PassError::Calibration { .. }) if wanted.file.is_none() && !fitted => Ok(None),
             found => found.map(Some),
         }
     }

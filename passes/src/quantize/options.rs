@@ -206,8 +206,9 @@ options! {
         /// File to calibrate on and to compare on: text, or .jsonl with `text` or `tokens`; if
         /// absent, text that a decoder writes itself, and a built-in text for other models.
         calibration: Option<PathBuf> = None;
-        /// How many texts; half of them calibrate, the others are held back.
-        samples: usize = 16, in AtLeast(2);
+        /// How many texts; half of them calibrate, the others are held back; if absent, 64 where
+        /// text finds the codes, 16 where it is only compared on.
+        samples: Option<usize> = None, in AtLeast(2);
         /// Longest text in tokens; the model's context if that is shorter.
         length: usize = 128, in AtLeast(2);
         /// Seed of the text that the model writes.
