@@ -144,7 +144,11 @@ mod tests {
         let mut matrix = HeldMatrix::new("gptq", format, 40);
         let fits = [(0.5, 8), (-0.25, 3)].map(|(scale, zero_point)| GroupFit { scale, zero_point });
         let rows: Vec<Vec<u8>> = (0..3usize)
-            .map(|row| (0..40).map(|column| ((7 * column + row) % 16) as u8).collect())
+            .map(|row| {
+                (0..40)
+                    .map(|column| ((7 * column + row) % 16) as u8)
+                    .collect()
+            })
             .collect();
         for codes in &rows {
             matrix.push(codes, &fits);
