@@ -194,6 +194,13 @@ pub struct PassRecord {
     pub report: serde_yaml::Value,
 }
 
+/// The optional input of decoders that says how many of the last tokens get logits, as transformers
+/// has it; 0 for all. A prompt needs those of one token, a check of guessed tokens those of a few.
+pub const LOGITS_TO_KEEP: &str = "logits_to_keep";
+/// The optional input that says how long the prompt is that a run's tokens are a piece of, where
+/// rotations depend on it: every piece is then rotated as the whole is.
+pub const PROMPT_LENGTH: &str = "prompt_length";
+
 /// One graph of the bundle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -264,9 +264,7 @@ fn forward<'r>(
     }
     let segment = chain.load(link)?;
     for runner in members {
-        for (feed, residual) in feeds.iter().zip(&mut runner.residuals) {
-            *residual = Some(Chain::forward(&segment, link, feed, residual.as_ref())?);
-        }
+        Chain::advance(&segment, link, feeds, &mut runner.residuals)?;
         steps.step()?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use dlc_ir::{Module, WeightId};
 
 use super::mixed::{self, Allocation, Choice};
 use super::{
-    Budget, Coding, Formats, NAME, PartBits, Plan, Quantize, code_matrices, compare, matrices,
+    Budget, Coding, Codings, Formats, NAME, PartBits, Plan, Quantize, coded, compare, matrices,
     options_error, perturbation, report, unsupported,
 };
 use crate::context::PassContext;
@@ -17,8 +17,11 @@ use crate::report::PassReport;
 use crate::scoring::{Objective, fisher, most_links};
 use crate::texts::Texts;
 
+/// How matrices are coded, and their codes if they are known.
+type Mix = (Formats, Option<Codings>);
+
 impl Quantize<'_> {
-    /// Bits of each matrix within the budget.
+    /// Bits of each matrix within the budget, and the codes where they were found on the way.
     pub(super) fn mixed(
         &self,
         module: &Module,
@@ -26,7 +29,7 @@ impl Quantize<'_> {
         texts: Option<&Texts>,
         cx: &PassContext<'_>,
         report: &mut PassReport,
-    ) -> Result<Formats, PassError> {
+    ) -> Result<Mix, PassError> {
         let texts =
             texts.ok_or_else(|| unsupported("bits are mixed by text, and there is none"))?;
         let choices = self.choices(module, plan, texts, cx)?;
@@ -36,17 +39,22 @@ impl Quantize<'_> {
             Budget::Bits(bits) => {
                 let most = (bits * entries as f64 / 8.0) as u64;
                 mixed::within_bytes(&choices, most)
+                    .map(|allocation| (allocation, None))
                     .map_err(|least| report::rounded_up(8.0 * least as f64 / entries.max(1) as f64))
             }
             Budget::Megabytes(megabytes) => {
                 let most = ((megabytes * 1e6) as u64).saturating_sub(fixed);
-                mixed::within_bytes(&choices, most).map_err(|least| {
-                    format!("{}MB", report::rounded_up((least + fixed) as f64 / 1e6))
-                })
+                mixed::within_bytes(&choices, most)
+                    .map(|allocation| (allocation, None))
+                    .map_err(|least| {
+                        format!("{}MB", report::rounded_up((least + fixed) as f64 / 1e6))
+                    })
             }
-            Budget::Nats(nats) => self.within_nats(module, plan, &choices, nats, texts, cx)?,
+            Budget::Nats(nats) => self
+                .within_nats(module, plan, &choices, nats, texts, cx)?
+                .map(|(allocation, codings)| (allocation, Some(codings))),
         };
-        let Allocation { bits, loss, .. } = allocation.map_err(|least| {
+        let (Allocation { bits, loss, .. }, codings) = allocation.map_err(|least| {
             let asked = self.options.budget;
             options_error(format!(
                 "budget={asked} can't be met with 4 and 8 bits; the nearest that can is budget={least}"
@@ -58,10 +66,15 @@ impl Quantize<'_> {
             format!("{eights} matrices in 8, {} in 4", bits.len() - eights),
         );
         report.fact("divergence that FIT expects", format!("{loss:.3e} nats"));
-        Ok(bits
-            .into_iter()
-            .map(|(id, bits)| (id, self.options.format(bits)))
-            .collect())
+        let formats = self.formats(&bits);
+        Ok((formats, codings))
+    }
+
+    /// The formats of codes of so many bits.
+    fn formats(&self, bits: &BTreeMap<WeightId, usize>) -> Formats {
+        bits.iter()
+            .map(|(id, bits)| (*id, self.options.format(*bits)))
+            .collect()
     }
 
     /// Bytes of the target that bits of its matrices don't change.
@@ -77,15 +90,10 @@ impl Quantize<'_> {
             (choice.weight, Coding::Rule(quantizer))
         });
         let codings = self.with_tables(plan, least.collect());
-        let (mut coded, mut weights) = (plan.target.clone(), module.weights.clone());
-        code_matrices(&mut coded, &mut weights, |matrix| codings.of(matrix))?;
-        let whole = cost(&coded, &weights).weight_bytes;
-        Ok(whole
-            - choices
-                .iter()
-                .map(|choice| choice.bytes[0])
-                .sum::<u64>()
-                .min(whole))
+        let (graph, weights) = coded(module, plan.target, &codings)?;
+        let matrices = choices.iter().map(|choice| choice.bytes[0]);
+        let whole = cost(&graph, &weights).weight_bytes;
+        Ok(whole.saturating_sub(matrices.sum()))
     }
 
     /// What 4 and 8 bits of each matrix cost, by FIT.
@@ -174,35 +182,31 @@ impl Quantize<'_> {
         most: f64,
         texts: &Texts,
         cx: &PassContext<'_>,
-    ) -> Result<Result<Allocation, String>, PassError> {
+    ) -> Result<Result<(Allocation, Codings), String>, PassError> {
         const TRIES: usize = 6;
-        let measured = |allocation: &Allocation| -> Result<f64, PassError> {
-            let formats = allocation
-                .bits
-                .iter()
-                .map(|(id, bits)| (*id, self.options.format(*bits)))
-                .collect();
+        let measured = |allocation: &Allocation| -> Result<(f64, Codings), PassError> {
+            let formats = self.formats(&allocation.bits);
             let codings = self.codings(module, plan, &formats, Some(texts), cx)?;
-            let (mut after, mut weights) = (plan.target.clone(), module.weights.clone());
-            code_matrices(&mut after, &mut weights, |matrix| codings.of(matrix))?;
-            Ok(compare(module, [plan.target, &after], &weights, texts, cx)?.mean_kl())
+            let (after, weights) = coded(module, plan.target, &codings)?;
+            let found = compare(module, [plan.target, &after], &weights, texts, cx)?;
+            Ok((found.mean_kl(), codings))
         };
         let mut expected = f64::INFINITY;
         for _ in 0..TRIES {
             let Ok(allocation) = mixed::within_loss(choices, expected) else {
                 break;
             };
-            let found = measured(&allocation)?;
+            let (found, codings) = measured(&allocation)?;
             if found <= most {
-                return Ok(Ok(allocation));
+                return Ok(Ok((allocation, codings)));
             }
             // A tenth more, so that the next try is another one.
             expected = allocation.loss * (most / found).min(0.9);
         }
         let widest = mixed::within_bytes(choices, u64::MAX).unwrap_or_default();
-        let found = measured(&widest)?;
+        let (found, codings) = measured(&widest)?;
         if found <= most {
-            Ok(Ok(widest))
+            Ok(Ok((widest, codings)))
         } else {
             Ok(Err(format!("{}nats", report::rounded_up(found))))
         }

@@ -65,16 +65,11 @@ impl Calibration<'_> {
                     })?;
                     codes.insert(weight, made);
                 }
-                progress.update("quantising", at, chain.links.len());
-                if progress.interrupted() {
-                    return Err(PassError::Interrupted);
-                }
+                steps.tell()?;
             }
             if at + 1 < chain.links.len() {
                 let segment = Segment::new(graph, &rounded, link.nodes.clone())?;
-                for (residual, feed) in residuals.iter_mut().zip(&feeds) {
-                    *residual = Some(Chain::forward(&segment, link, feed, residual.as_ref())?);
-                }
+                Chain::advance(&segment, link, &feeds, &mut residuals)?;
             }
             steps.step()?;
         }

@@ -36,7 +36,7 @@ use crate::scoring::divergence::divergence;
 use crate::sources::Sources;
 use crate::texts::{TextRequest, Texts, texts};
 use calibrate::{Calibration, Codes};
-use report::{report_divergence, report_errors, report_refinement};
+use report::report_divergence;
 
 pub(crate) use choose::{Selection, no_such_block};
 pub use matrices::{
@@ -46,7 +46,7 @@ pub use matrices::{
 pub(crate) use matrices::{add_parts, codes, keeps_codes};
 pub(crate) use options::GROUP_SIZES;
 pub use options::{Bits, Budget, Method, PartBits, QuantizeOptions};
-pub(crate) use report::{Measured, report_errors as errors, report_refinement as refinement};
+pub(crate) use report::{Measured, report_errors, report_refinement};
 
 const NAME: &str = "quantize";
 /// Texts where they find the codes, and where the result is only compared on them.
@@ -91,7 +91,7 @@ impl<'a> Quantize<'a> {
     fn texts(
         &self,
         module: &Module,
-        target: &Graph,
+        plan: &Plan<'_>,
         cx: &PassContext<'_>,
     ) -> Result<Option<Texts>, PassError> {
         let QuantizeOptions {
@@ -100,9 +100,8 @@ impl<'a> Quantize<'a> {
             temperature,
             ..
         } = self.options;
-        let takes_text = Chain::new(target, &module.weights).is_ok();
-        let fitted = self.needs_text(takes_text);
-        if !(fitted || self.options.compare && takes_text) {
+        let fitted = self.needs_text(plan.takes_text);
+        if !(fitted || self.options.compare && plan.takes_text) {
             return Ok(None);
         }
         let samples = if fitted { FITTED } else { COMPARED };
@@ -113,7 +112,7 @@ impl<'a> Quantize<'a> {
             seed,
             temperature,
         };
-        match texts(&wanted, self.sources.calibration, module, target, cx) {
+        match texts(&wanted, self.sources.calibration, module, plan.target, cx) {
             // A comparison that nobody asked for needs no text.
             Err(PassError::Calibration { .. }) if wanted.file.is_none() && !fitted => Ok(None),
             found => found.map(Some),
@@ -156,6 +155,7 @@ impl<'a> Quantize<'a> {
             .retain(|_| self.options.embedding != PartBits::None && self.options.blocks.is_none());
         Ok(Plan {
             target,
+            takes_text: chain.is_ok(),
             method,
             matrices,
             tables: tables.iter().map(|table| table.weight).collect(),
@@ -166,6 +166,8 @@ impl<'a> Quantize<'a> {
 /// What is quantised.
 struct Plan<'m> {
     target: &'m Graph,
+    /// Whether text can be run through it block by block.
+    takes_text: bool,
     method: Method,
     matrices: BTreeMap<WeightId, Matrix>,
     /// The tables of embeddings among it.
@@ -245,20 +247,26 @@ impl Pass for Quantize<'_> {
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let plan = self.check(module)?;
         let (before, method) = (plan.target.clone(), plan.method);
-        let texts = self.texts(module, &before, cx)?;
+        let texts = self.texts(module, &plan, cx)?;
         let mut report = PassReport::default();
-        let formats = match self.options.bits {
+        let (formats, known) = match self.options.bits {
             Bits::All(bits) => {
                 let of = |matrix: &Matrix| match self.options.head {
                     PartBits::Own(bits) if matrix.is_head => self.options.format(bits),
                     _ => self.options.format(bits),
                 };
                 let matrices = plan.matrices.iter();
-                matrices.map(|(id, matrix)| (*id, of(matrix))).collect()
+                (
+                    matrices.map(|(id, matrix)| (*id, of(matrix))).collect(),
+                    None,
+                )
             }
             Bits::Mixed => self.mixed(module, &plan, texts.as_ref(), cx, &mut report)?,
         };
-        let codings = self.codings(module, &plan, &formats, texts.as_ref(), cx)?;
+        let codings = match known {
+            Some(codings) => codings,
+            None => self.codings(module, &plan, &formats, texts.as_ref(), cx)?,
+        };
         let measured = measure(NAME, &module.weights, codings.products.iter(), cx)?;
         report.fact("method", method.name());
         report.fact("matrices", measured.len());
@@ -274,8 +282,7 @@ impl Pass for Quantize<'_> {
         if method == Method::Hqq {
             report_refinement(&mut report, &measured);
         }
-        let (mut after, mut weights) = (before.clone(), module.weights.clone());
-        code_matrices(&mut after, &mut weights, |matrix| codings.of(matrix))?;
+        let (after, weights) = coded(module, &before, &codings)?;
         let bytes = [&before, &after].map(|graph| cost(graph, &weights).weight_bytes);
         report.fact(
             "bytes of the target's weights",
@@ -359,6 +366,17 @@ fn apply(module: &mut Module, codings: &Codings) -> Result<(), PassError> {
         code_matrices(graph, &mut module.weights, |matrix| codings.of(matrix))?;
     }
     Ok(())
+}
+
+/// The target with its matrices in codes, and the weights with these codes among them.
+fn coded(
+    module: &Module,
+    target: &Graph,
+    codings: &Codings,
+) -> Result<(Graph, WeightTable), PassError> {
+    let (mut graph, mut weights) = (target.clone(), module.weights.clone());
+    code_matrices(&mut graph, &mut weights, |matrix| codings.of(matrix))?;
+    Ok((graph, weights))
 }
 
 /// How the answers of a quantised graph differ from those of the one before, on held-back texts.

@@ -17,7 +17,8 @@ use crate::error::PassError;
 use crate::needs::{self, Needs};
 use crate::options::PassOptions;
 use crate::quantize::{
-    Coding, Matrix, Selection, errors, measure, no_such_block, quantize_nodes, refinement,
+    Coding, Matrix, Selection, measure, no_such_block, quantize_nodes, report_errors,
+    report_refinement,
 };
 use crate::report::PassReport;
 use crate::sources::Sources;
@@ -121,9 +122,9 @@ impl Pass for QuantizeDraft {
         let mut report = PassReport::default();
         report.fact("matrices", measured.len());
         self.quantize(module, plan, &mut report)?;
-        errors(&mut report, &measured);
+        report_errors(&mut report, &measured);
         if self.options.refine == Refine::Hqq {
-            refinement(&mut report, &measured);
+            report_refinement(&mut report, &measured);
         }
         Ok(report)
     }

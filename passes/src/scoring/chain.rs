@@ -156,6 +156,24 @@ impl<'m> Chain<'m> {
             .ok_or_else(|| unsupported(format!("{} was not made", link.makes)))
     }
 
+    /// Puts what a loaded link makes of each residual in its place.
+    pub fn advance(
+        segment: &Segment<'_>,
+        link: &Link,
+        feeds: &[Values],
+        residuals: &mut [Option<Array>],
+    ) -> Result<(), PassError> {
+        for (residual, feed) in residuals.iter_mut().zip(feeds) {
+            *residual = Some(Self::forward(segment, link, feed, residual.as_ref())?);
+        }
+        Ok(())
+    }
+
+    /// All links but the head.
+    pub fn body(&self) -> &[Link] {
+        self.links.split_last().map_or(&[], |(_, body)| body)
+    }
+
     /// The values that a link may read.
     pub fn known(link: &Link, feeds: &Values, residual: Option<&Array>) -> Values {
         let mut known = feeds.clone();

@@ -24,28 +24,19 @@ pub(crate) fn divergence(
     let chains = [Chain::new(reference, weights)?, Chain::new(other, weights)?];
     let links: usize = chains.iter().map(|chain| chain.links.len()).sum();
     let mut steps = Steps::start(progress, "comparing on held-back text", links)?;
-    let [a, b] = &chains;
-    let residuals = [
-        before_head(a, texts, &mut steps)?,
-        before_head(b, texts, &mut steps)?,
-    ];
     let mut found = Divergence::default();
-    let heads = [
-        head(a, &residuals[0], texts)?,
-        head(b, &residuals[1], texts)?,
+    let [a, b] = &chains;
+    let answers = [
+        answers(a, texts, &mut steps)?,
+        answers(b, texts, &mut steps)?,
     ];
     for (at, text) in texts.iter().enumerate() {
-        let [a, b] = [heads[0](at)?, heads[1](at)?];
+        let [a, b] = [answers[0](at)?, answers[1](at)?];
         let rows: Vec<_> = row_slices(&a).zip(row_slices(&b)).enumerate().collect();
-        let first = if continues {
-            prompt.saturating_sub(1)
+        let (first, last) = if continues {
+            (prompt.saturating_sub(1), text.len().saturating_sub(1))
         } else {
-            0
-        };
-        let last = if continues {
-            text.len().saturating_sub(1)
-        } else {
-            rows.len()
+            (0, rows.len())
         };
         let judged = rows.get(first..last.min(rows.len())).unwrap_or_default();
         let positions: Result<Vec<Position>, _> = judged
@@ -65,31 +56,21 @@ pub(crate) fn divergence(
     Ok(found)
 }
 
-/// The residual that the last link reads, for each text.
-fn before_head(
-    chain: &Chain<'_>,
+/// Runs texts through all links but the last; what is returned computes the logits of a text by its
+/// number.
+fn answers<'a>(
+    chain: &'a Chain<'a>,
     texts: &[Vec<u32>],
     steps: &mut Steps<'_>,
-) -> Result<Vec<Option<Array>>, PassError> {
+) -> Result<impl Fn(usize) -> Result<Array, PassError> + 'a, PassError> {
     let feeds = chain.feeds(texts)?;
     let mut residuals = vec![None; texts.len()];
-    for link in chain.links.split_last().map_or(&[][..], |(_, body)| body) {
+    for link in chain.body() {
         let segment = chain.load(link)?;
-        for (residual, feed) in residuals.iter_mut().zip(&feeds) {
-            *residual = Some(Chain::forward(&segment, link, feed, residual.as_ref())?);
-        }
+        Chain::advance(&segment, link, &feeds, &mut residuals)?;
         steps.step()?;
     }
-    Ok(residuals)
-}
-
-/// Computes the logits of a text by its number.
-fn head<'a>(
-    chain: &'a Chain<'a>,
-    residuals: &'a [Option<Array>],
-    texts: &[Vec<u32>],
-) -> Result<impl Fn(usize) -> Result<Array, PassError> + 'a, PassError> {
     let link = chain.links.last().ok_or_else(super::no_links)?;
-    let (segment, feeds) = (chain.load(link)?, chain.feeds(texts)?);
+    let segment = chain.load(link)?;
     Ok(move |at: usize| Chain::forward(&segment, link, &feeds[at], residuals[at].as_ref()))
 }

@@ -40,7 +40,8 @@ impl<'p> Steps<'p> {
         self.done += steps;
     }
 
-    fn tell(&self) -> Result<(), PassError> {
+    /// Says again how far it is; an error if the user asked to stop.
+    pub fn tell(&self) -> Result<(), PassError> {
         self.progress.update(self.what, self.done, self.total);
         if self.progress.interrupted() {
             Err(PassError::Interrupted)

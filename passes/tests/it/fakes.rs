@@ -7,8 +7,8 @@ use std::sync::Mutex;
 
 use dlc_ir::Module;
 use dlc_passes::{
-    Calibration, Machine, PassContext, PassError, PassRun, Progress, Samplers, ScoreCache,
-    ScoreTable, Sources, registry, run_passes,
+    Calibration, Machine, PassContext, PassError, PassReport, PassRun, Progress, Samplers,
+    ScoreCache, ScoreTable, Sources, registry, run_passes,
 };
 
 use super::model::samples;
@@ -202,4 +202,14 @@ pub fn fact<'r>(runs: &'r [PassRun], name: &str) -> Option<&'r str> {
         .iter()
         .find(|(n, _)| n == name)
         .map(|(_, value)| value.as_str())
+}
+
+/// All facts of a report, and what changed in short.
+pub fn report_text(report: &PassReport) -> String {
+    let facts = report.facts.iter();
+    let facts: Vec<String> = facts
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    let diff = report.diff.as_ref().unwrap().summary();
+    format!("{}\n\n{diff}", facts.join("\n"))
 }

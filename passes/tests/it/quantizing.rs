@@ -10,7 +10,7 @@ use dlc_ir::{
 };
 use dlc_passes::quantize::{matrices, perturbation, quantize_block};
 
-use super::fakes::{fact, run_all};
+use super::fakes::{fact, report_text, run_all};
 use super::model::{EXPERTS, Model, assert_close, feeds, samples};
 
 const FORMAT: GroupFormat = GroupFormat {
@@ -96,20 +96,7 @@ fn without_a_draft_a_copy_of_the_target_is_quantised() {
     let draft = &module.graphs[1];
     assert_eq!(verify::verify(draft, &module.weights), []);
     insta::assert_snapshot!("quantised_draft", draft.to_text(&module.weights));
-    let facts: Vec<String> = runs[0]
-        .report
-        .facts
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}"))
-        .collect();
-    insta::assert_snapshot!(
-        "quantised_report",
-        format!(
-            "{}\n\n{}",
-            facts.join("\n"),
-            runs[0].report.diff.as_ref().unwrap().summary()
-        )
-    );
+    insta::assert_snapshot!("quantised_report", report_text(&runs[0].report));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use dlc_eval::run;
 use dlc_ir::{Graph, Module, Op, Task, WeightTable, verify};
 use dlc_passes::PassRun;
 
-use super::fakes::{fact, run_all};
+use super::fakes::{fact, report_text, run_all};
 use super::model::{EXPERTS, Model, feeds};
 
 fn quantized(options: &str, edits: &[(&str, &str)]) -> (Module, Vec<PassRun>) {
@@ -36,20 +36,7 @@ fn the_target_itself_is_quantised_and_what_is_lost_is_said() {
     let (module, runs) = quantized("bits: 4, method: rtn", &[]);
     let names: Vec<&str> = module.graphs.iter().map(|g| g.name.as_str()).collect();
     assert_eq!(names, ["target"]);
-    let facts: Vec<String> = runs[0]
-        .report
-        .facts
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}"))
-        .collect();
-    insta::assert_snapshot!(
-        "quantised_target_report",
-        format!(
-            "{}\n\n{}",
-            facts.join("\n"),
-            runs[0].report.diff.as_ref().unwrap().summary()
-        )
-    );
+    insta::assert_snapshot!("quantised_target_report", report_text(&runs[0].report));
 }
 
 #[test]

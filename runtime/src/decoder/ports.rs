@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use dlc_bundle::{GraphRecord, PortRecord};
+use dlc_bundle::{GraphRecord, LOGITS_TO_KEEP, PROMPT_LENGTH, PortRecord};
 use dlc_ir::DType;
 use dlc_methods::speculation::Logits;
 use ort::session::SessionInputValue;
@@ -57,8 +57,6 @@ pub(super) struct Asked {
 const IDS: &str = "input_ids";
 const MASK: &str = "attention_mask";
 const POSITIONS: &str = "position_ids";
-const TO_KEEP: &str = "logits_to_keep";
-const LENGTH: &str = "prompt_length";
 pub(super) const LOGITS: &str = "logits";
 
 impl Ports {
@@ -90,9 +88,9 @@ impl Ports {
             graph: graph.name.clone(),
             vocab,
             position_ids: false,
-            logits_to_keep: takes(TO_KEEP),
+            logits_to_keep: takes(LOGITS_TO_KEEP),
             rotates_by_length: graph.rotates_by_length,
-            prompt_length: takes(LENGTH),
+            prompt_length: takes(PROMPT_LENGTH),
             logits_element,
             caches: Vec::new(),
         };
@@ -202,10 +200,14 @@ impl Ports {
             push(POSITIONS, &[1, count], positions.collect())?;
         }
         if self.logits_to_keep {
-            push(TO_KEEP, &[], vec![self.kept(count, asked.want) as i64])?;
+            push(
+                LOGITS_TO_KEEP,
+                &[],
+                vec![self.kept(count, asked.want) as i64],
+            )?;
         }
         if self.prompt_length {
-            push(LENGTH, &[], vec![asked.length as i64])?;
+            push(PROMPT_LENGTH, &[], vec![asked.length as i64])?;
         }
         Ok(inputs)
     }
@@ -331,7 +333,7 @@ mod tests {
         let kept = |graph: &GraphRecord, want| Ports::read(graph, 8).unwrap().kept(5, want);
         assert_eq!([kept(&graph, 0), kept(&graph, 2)], [5, 5]);
         graph.optional_inputs.push(PortRecord {
-            name: TO_KEEP.to_owned(),
+            name: LOGITS_TO_KEEP.to_owned(),
             dtype: DType::I64,
             shape: Vec::new(),
         });

@@ -16,11 +16,7 @@ pub(super) fn pieces(
     reading: &Reading,
 ) -> Result<Vec<Vec<u32>>, PipelineError> {
     let context = |side: &Side<'_>| side.module.model.context_length;
-    let length = reading
-        .length
-        .min(context(reference))
-        .min(context(other))
-        .max(1);
+    let length = length(reading, [reference, other], context);
     agreed(reference, other, |tokenizer| {
         let (mut pieces, mut left) = (Vec::new(), reading.most_tokens);
         for text in &reading.texts {
@@ -62,11 +58,7 @@ pub(super) fn texts(
         own.unwrap_or(model.context_length)
             .min(model.context_length)
     };
-    let length = reading
-        .length
-        .min(limit(reference))
-        .min(limit(other))
-        .max(1);
+    let length = length(reading, [reference, other], limit);
     agreed(reference, other, |tokenizer| {
         let (mut found, mut left) = (Vec::new(), reading.most_tokens);
         for text in &reading.texts {
@@ -82,6 +74,15 @@ pub(super) fn texts(
         }
         Ok(found)
     })
+}
+
+/// The length that is asked for, as far as both models go.
+fn length(reading: &Reading, sides: [&Side<'_>; 2], limit: impl Fn(&Side<'_>) -> usize) -> usize {
+    sides
+        .map(limit)
+        .into_iter()
+        .fold(reading.length, usize::min)
+        .max(1)
 }
 
 /// What holds the first `tokens` tokens of a text.

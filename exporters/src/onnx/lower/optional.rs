@@ -7,19 +7,13 @@
 
 use std::collections::HashSet;
 
-use dlc_bundle::Profile;
+use dlc_bundle::{LOGITS_TO_KEEP, PROMPT_LENGTH, Profile};
 use dlc_ir::{DType, Graph, ValueId};
 use dlc_onnx::proto::ValueInfoProto;
 
 use super::rows::Rows;
 use super::tensor_type;
 
-/// How many of the last tokens get logits, as transformers has it; 0 for all. A prompt needs those
-/// of one token, a check of guessed tokens those of a few.
-pub(super) const LOGITS_TO_KEEP: &str = "logits_to_keep";
-/// How long the prompt is that a run's tokens are a piece of, where rotations depend on it: every
-/// piece is then rotated as the whole is.
-pub(super) const PROMPT_LENGTH: &str = "prompt_length";
 /// All of them; 64-bit integers without axes.
 pub(crate) const OPTIONAL_INPUTS: [&str; 2] = [LOGITS_TO_KEEP, PROMPT_LENGTH];
 

@@ -1,10 +1,11 @@
 //! What graphs do with their [optional inputs](super::optional).
 
+use dlc_bundle::{LOGITS_TO_KEEP, PROMPT_LENGTH};
 use dlc_ir::DType;
 
 use super::super::builder::Name;
 use super::context::Context;
-use super::optional::{LOGITS_TO_KEEP, PROMPT_LENGTH, takes_optional_inputs};
+use super::optional::takes_optional_inputs;
 use crate::error::ExportError;
 
 /// The last rows of `value`, `[batch, seq, ..]`, as many as get logits.

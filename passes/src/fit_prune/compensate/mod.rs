@@ -77,7 +77,7 @@ pub(super) fn find(
         residuals: vec![None; all.len()],
         found: Compensation::default(),
     };
-    for link in body(&chain) {
+    for link in chain.body() {
         if link.block.is_some_and(|block| dropped.contains(&block)) {
             if let Some(at) = gaps
                 .iter()
@@ -96,11 +96,6 @@ pub(super) fn find(
     Ok(search.found)
 }
 
-/// All links but the head.
-fn body<'c>(chain: &'c Chain<'_>) -> &'c [Link] {
-    chain.links.split_last().map_or(&[], |(_, body)| body)
-}
-
 /// The whole model's residuals after each gap, by sample.
 fn goals(
     chain: &Chain<'_>,
@@ -110,11 +105,9 @@ fn goals(
 ) -> Result<Vec<Vec<Array>>, PassError> {
     let mut residuals: Vec<Option<Array>> = vec![None; feeds.len()];
     let mut goals = Vec::new();
-    for link in body(chain) {
+    for link in chain.body() {
         let segment = chain.load(link)?;
-        for (residual, feed) in residuals.iter_mut().zip(feeds) {
-            *residual = Some(Chain::forward(&segment, link, feed, residual.as_ref())?);
-        }
+        Chain::advance(&segment, link, feeds, &mut residuals)?;
         if gaps
             .iter()
             .any(|gap| link.block.is_some() && gap.blocks.last() == link.block.as_ref())
