@@ -220,10 +220,21 @@ pub struct GraphRecord {
     pub outputs: Vec<PortRecord>,
     /// The key/value caches, by slot.
     pub caches: Vec<CacheRecord>,
-    /// Whether tokens are rotated otherwise in a call that reaches further (`LongRoPE`, dynamic NTK),
-    /// so that pieces of a text aren't what the whole is.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub rotates_by_length: bool,
+    /// How tokens are rotated otherwise in a call that reaches further, so that pieces of a text
+    /// aren't what the whole is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotates_by_length: Option<LengthRotationRecord>,
+}
+
+/// How rotations depend on where a call ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LengthRotationRecord {
+    /// The length trained on: calls that end within it rotate alike.
+    pub trained: usize,
+    /// Whether calls that end beyond it rotate each in its own way (dynamic NTK), or all alike
+    /// (`LongRoPE`).
+    pub grows: bool,
 }
 
 /// A named value on a graph's boundary.

@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use dlc_bundle::{
-    CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, PassRecord,
-    PortRecord, Profile, Source,
+    CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, LengthRotationRecord, MANIFEST_FILE,
+    Manifest, PassRecord, PortRecord, Profile, Source,
 };
 use dlc_files::{FileStamp, read_text};
-use dlc_ir::{CachePart, DType, Dim, Graph, Input, Module, Op, Output, SideFile, ValueType, cost};
+use dlc_ir::{
+    CachePart, DType, Dim, Graph, Input, Module, Op, Output, RopeScaling, SideFile, ValueType, cost,
+};
 use prost::Message;
 
 use crate::deploy::{DeploymentTarget, Layout, TARGETS, WrittenBundle};
@@ -276,10 +278,23 @@ fn graph_record(
             .collect(),
         outputs: graph.outputs().iter().map(output).collect(),
         caches: caches(graph)?,
-        rotates_by_length: graph
-            .nodes()
-            .any(|(_, node)| matches!(&node.op, Op::Rope(rope) if rope.changes_with_length())),
+        rotates_by_length: length_rotation(graph),
     })
+}
+
+/// How the graph's rotations depend on lengths: any of them.
+fn length_rotation(graph: &Graph) -> Option<LengthRotationRecord> {
+    let records = graph.nodes().filter_map(|(_, node)| match &node.op {
+        Op::Rope(rope) => match rope.scaling {
+            RopeScaling::Dynamic { original, .. } => Some((original, true)),
+            RopeScaling::LongRope { original, .. } => Some((original, false)),
+            _ => None,
+        },
+        _ => None,
+    });
+    let merge = |a: (usize, bool), b: (usize, bool)| (a.0.min(b.0), a.1 || b.1);
+    let (trained, grows) = records.reduce(merge)?;
+    Some(LengthRotationRecord { trained, grows })
 }
 
 /// The caches by slot: slots are numbered in the order of layers, as [`Graph::renumber_caches`]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use dlc_bundle::CacheLayout;
 use dlc_methods::MethodError;
-use dlc_methods::speculation::{Logits, TokenModel};
+use dlc_methods::speculation::{KeyRotations, Logits, Reading, TokenModel};
 
 use self::concat::ConcatCache;
 use self::in_place::InPlaceCache;
@@ -37,8 +37,7 @@ pub struct DecoderSession {
     ports: Ports,
     vocab: usize,
     context: usize,
-    /// How long the text that is read will be.
-    expected: usize,
+    rotations: KeyRotations,
     cache: Cache,
 }
 
@@ -71,12 +70,13 @@ impl DecoderSession {
             }
             CacheLayout::Appended => Cache::Concat(ConcatCache::default()),
         };
+        let rotations = KeyRotations::new(ports.rotates_by_length, ports.prompt_length);
         Ok(Self {
             session,
             ports,
             vocab,
             context,
-            expected: 0,
+            rotations,
             cache,
         })
     }
@@ -98,6 +98,13 @@ impl DecoderSession {
             _ => return false,
         }
         true
+    }
+
+    fn shares_cache(&self) -> bool {
+        match &self.cache {
+            Cache::InPlace(cache) => cache.shares(),
+            Cache::Concat(cache) => cache.shares(),
+        }
     }
 }
 
@@ -140,8 +147,10 @@ impl TokenModel for DecoderSession {
         let ids = tokens.iter().map(|&token| i64::from(token)).collect();
         let asked = Asked {
             want,
-            length: self.expected,
+            length: self.rotations.expected(),
         };
+        let held = self.len();
+        self.rotations.read(held, held + tokens.len());
         match &mut self.cache {
             Cache::InPlace(cache) => cache.extend(&mut self.session, &self.ports, ids, asked),
             Cache::Concat(cache) => cache.extend(&mut self.session, &self.ports, ids, asked),
@@ -149,17 +158,18 @@ impl TokenModel for DecoderSession {
         .map_err(MethodError::model)
     }
 
-    fn expect(&mut self, len: usize, piece: usize) -> usize {
-        self.expected = len;
-        // A graph that can't be told the length takes it from the positions of the call.
-        if self.ports.rotates_by_length && !self.ports.prompt_length {
-            len
-        } else {
-            piece
-        }
+    fn expect(&mut self, len: usize, piece: usize) -> Reading {
+        let (alike, reading) = self.rotations.expect(len, piece);
+        self.rollback(alike);
+        reading
+    }
+
+    fn guesses(&self, pending: usize, most: usize) -> usize {
+        self.rotations.guesses(self.len() + pending, most)
     }
 
     fn rollback(&mut self, len: usize) {
+        self.rotations.rollback(len);
         match &mut self.cache {
             Cache::InPlace(cache) => cache.rollback(len),
             Cache::Concat(cache) => cache.rollback(len),
@@ -171,14 +181,13 @@ impl TokenModel for DecoderSession {
             Cache::InPlace(cache) => cache.adopt(len),
             Cache::Concat(cache) => cache.adopt(len).map_err(MethodError::model)?,
         }
+        if self.shares_cache() {
+            self.rotations.adopt(len);
+        }
         Ok(())
     }
 
     fn len_after_adopting(&self, len: usize) -> usize {
-        let shares = match &self.cache {
-            Cache::InPlace(cache) => cache.shares(),
-            Cache::Concat(cache) => cache.shares(),
-        };
-        if shares { len } else { self.len() }
+        if self.shares_cache() { len } else { self.len() }
     }
 }

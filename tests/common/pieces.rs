@@ -1,19 +1,22 @@
 //! Prompts that are read in pieces, and logits of their last tokens alone, against what transformers
 //! computes of the whole at once.
 
+use std::ops::ControlFlow;
+
 use dlc_bundle::Profile;
-use dlc_methods::speculation::{Logits, TokenModel};
+use dlc_methods::MethodError;
+use dlc_methods::speculation::{DecodeOptions, Decoder, Logits, Reading, TokenModel};
 use dlc_runtime::{Backend, Bundle, DecoderOptions, DecoderSession};
 
 use super::decoding::{compile_quietly, compile_request};
 use super::fixture;
 use super::golden::{TOLERANCE, recorded};
 use super::lengths::{GOLDEN, TRAINED};
-use super::session::worst_error;
+use super::session::{same_length, within, worst_error};
 
-/// Texts within and beyond the length trained on, where the rotation changes. Graphs that can't be
-/// told the length read all but the last token of a text at once, and so take the shortest text
-/// beyond for one within.
+/// Texts within and beyond the length trained on, where the rotation changes: as the decoding loop
+/// reads them, and by calls of [`TokenModel`]. Graphs that can't be told the length read a text
+/// beyond it at once.
 pub fn check_pieces(backend: &Backend, profile: Profile) -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let output = folder.path().join("bundle");
@@ -25,9 +28,7 @@ pub fn check_pieces(backend: &Backend, profile: Profile) -> Result<(), String> {
     let recorded = recorded(&fixture(&format!("goldens/{GOLDEN}/lengths.safetensors")));
     let ids = recorded["input.input_ids"].as_i64().unwrap().to_vec();
     let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
-    let is_told = profile == Profile::Ort;
-    let beyond = if is_told { 1 } else { 2 };
-    for length in [TRAINED, TRAINED + beyond] {
+    for length in TRAINED..=TRAINED + 2 {
         let all = recorded[&format!("output.logits_{length}")]
             .as_f32()
             .unwrap()
@@ -35,24 +36,78 @@ pub fn check_pieces(backend: &Backend, profile: Profile) -> Result<(), String> {
         let vocab = session.vocab_size();
         let (text, wanted) = (&ids[..length], &all[..length * vocab]);
         for piece in 1..=length {
-            let most = if is_told || length == TRAINED {
-                piece
-            } else {
-                1
-            };
-            for want in 1..=most {
+            let last = after(&mut session, text, piece)?;
+            compare(&last, &wanted[(length - 1) * vocab..], 1)
+                .map_err(|error| format!("{length} tokens, {piece} at a time: {error}"))?;
+            for want in 1..=piece {
                 let logits = read(&mut session, text, piece, want)?;
-                let found: Vec<f32> = (0..want).flat_map(|i| logits.row(i).to_vec()).collect();
-                let error = worst_error(found.iter().zip(&wanted[(length - want) * vocab..]));
-                if found.len() != want * vocab || error > TOLERANCE {
-                    return Err(format!(
-                        "{length} tokens, {piece} at a time, logits of {want}: off by {error:e}"
-                    ));
-                }
+                compare(&logits, &wanted[(length - want) * vocab..], want).map_err(|error| {
+                    format!("{length} tokens, {piece} at a time, logits of {want}: {error}")
+                })?;
             }
         }
     }
     Ok(())
+}
+
+fn compare(logits: &Logits, wanted: &[f32], rows: usize) -> Result<(), String> {
+    let found: Vec<f32> = (0..rows).flat_map(|i| logits.row(i).to_vec()).collect();
+    same_length("logits", &found, wanted)?;
+    within("logits", worst_error(found.iter().zip(wanted)), TOLERANCE)
+}
+
+/// Logits after a text, as the decoding loop has them.
+fn after(session: &mut DecoderSession, text: &[u32], piece: usize) -> Result<Logits, String> {
+    let mut watched = Watched {
+        session,
+        last: Logits::new(0, Vec::new()),
+    };
+    let options = DecodeOptions {
+        max_tokens: 1,
+        prefill_chunk: piece,
+        ..DecodeOptions::default()
+    };
+    Decoder::new(&mut watched, None, options)
+        .and_then(|mut decoder| decoder.generate(text, &mut |_| ControlFlow::Continue(())))
+        .map_err(|error| error.to_string())?;
+    Ok(watched.last)
+}
+
+/// A model that keeps the logits that it gave last.
+struct Watched<'s> {
+    session: &'s mut DecoderSession,
+    last: Logits,
+}
+
+impl TokenModel for Watched<'_> {
+    fn vocab_size(&self) -> usize {
+        self.session.vocab_size()
+    }
+
+    fn context_length(&self) -> usize {
+        self.session.context_length()
+    }
+
+    fn len(&self) -> usize {
+        self.session.len()
+    }
+
+    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits, MethodError> {
+        self.last = self.session.extend(tokens, want)?;
+        Ok(self.last.clone())
+    }
+
+    fn expect(&mut self, len: usize, piece: usize) -> Reading {
+        self.session.expect(len, piece)
+    }
+
+    fn guesses(&self, pending: usize, most: usize) -> usize {
+        self.session.guesses(pending, most)
+    }
+
+    fn rollback(&mut self, len: usize) {
+        self.session.rollback(len);
+    }
 }
 
 /// Logits of the last `want` tokens of a text whose last piece is as long as that.
@@ -63,8 +118,11 @@ fn read(
     want: usize,
 ) -> Result<Logits, String> {
     session.rollback(0);
-    let piece = session.expect(text.len(), piece);
-    let (first, last) = text.split_at(text.len() - want);
+    let (first, piece) = match session.expect(text.len(), piece) {
+        Reading::Pieces(piece) => (text.len() - want, piece),
+        Reading::Whole => (0, text.len()),
+    };
+    let (first, last) = text.split_at(first);
     for part in first.chunks(piece) {
         session.extend(part, 0).map_err(|error| error.to_string())?;
     }

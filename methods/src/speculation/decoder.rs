@@ -25,7 +25,7 @@ pub use self::length::DraftLength;
 use self::length::{DRAFT_ACCEPTANCE, Planner};
 use self::lookup::NgramIndex;
 pub use self::stats::{SourceStats, Stats};
-use super::{LogitsProcessors, Sampler, SamplingOptions, TokenModel};
+use super::{LogitsProcessors, Reading, Sampler, SamplingOptions, TokenModel};
 use crate::{MethodError, Result};
 
 /// How a text is continued.
@@ -326,11 +326,10 @@ impl<'m> Decoder<'m> {
             planner,
             ..
         } = self;
-        let prompt = &sequence[..sequence.len() - 1];
-        let mut complete = read_prompt(&mut **target, prompt, options)?;
+        let mut complete = read_prompt(&mut **target, sequence, options)?;
         if let Some(draft) = draft.as_deref_mut().filter(|_| planner.draft_pays()) {
             draft.adopt(target.len())?;
-            complete = complete && read_prompt(draft, prompt, options)?;
+            complete = complete && read_prompt(draft, sequence, options)?;
         }
         if !complete {
             // What is cached is a prefix of the prompt all the same; the next call goes on from
@@ -371,14 +370,23 @@ fn read_prompt(
     prompt: &[u32],
     options: &DecodeOptions,
 ) -> Result<bool> {
-    let end = prompt.len().min(model.context_length());
+    let reading = model.expect(prompt.len(), options.prefill_chunk);
+    let end = (prompt.len() - 1).min(model.context_length());
     let start = model.len().min(end);
-    let piece = model.expect(end + 1, options.prefill_chunk);
-    for chunk in prompt[start..end].chunks(piece.max(1)) {
+    let (unread, piece) = match reading {
+        Reading::Pieces(piece) => (&prompt[start..end], piece),
+        Reading::Whole if start == end => (&prompt[..0], 1),
+        Reading::Whole => {
+            let unread = &prompt[start..prompt.len().min(model.context_length())];
+            (unread, unread.len())
+        }
+    };
+    for chunk in unread.chunks(piece.max(1)) {
         if is_set(options.cancel.as_deref()) {
             return Ok(false);
         }
         model.extend(chunk, 0)?;
+        model.rollback(end);
         if let Some(report) = options.on_prompt {
             report(model.len(), end);
         }

@@ -3,6 +3,7 @@
 mod costs;
 mod decoder;
 mod processors;
+mod rotation;
 mod sampler;
 mod token_model;
 
@@ -14,6 +15,7 @@ pub use decoder::{
     DecodeOptions, Decoder, DraftLength, Generation, History, SourceStats, Stats, StopReason,
 };
 pub use processors::LogitsProcessors;
+pub use rotation::{KeyRotations, LengthRotation};
 pub(crate) use sampler::argmax;
 pub use sampler::{Distribution, Sampler, SamplingOptions};
-pub use token_model::{Logits, TokenModel};
+pub use token_model::{Logits, Reading, TokenModel};

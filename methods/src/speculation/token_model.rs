@@ -33,13 +33,19 @@ pub trait TokenModel {
     /// [`MethodError::Model`]: crate::MethodError::Model
     fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits>;
 
-    /// Says that a text of `len` tokens is about to be read, and returns how many of them to read at
-    /// a time: `piece`, or more where the model would compute something else in smaller pieces than
-    /// at once. A rotation that depends on the length of the text takes this one, until another is
-    /// expected.
-    fn expect(&mut self, len: usize, piece: usize) -> usize {
+    /// Says that a text of `len` tokens is about to be read, and returns how. A rotation that
+    /// depends on the length of the text takes this one, until another is expected; tokens in the
+    /// cache that were rotated otherwise are forgotten.
+    fn expect(&mut self, len: usize, piece: usize) -> Reading {
         let _ = len;
-        piece
+        Reading::Pieces(piece)
+    }
+
+    /// How many of `most` guessed tokens can be appended behind `pending` decided ones in one call,
+    /// such that the model says of each what it would say of it alone.
+    fn guesses(&self, pending: usize, most: usize) -> usize {
+        let _ = pending;
+        most
     }
 
     /// Forgets everything after the first `len` tokens. Does nothing if no more than that are
@@ -61,6 +67,15 @@ pub trait TokenModel {
         let _ = len;
         self.len()
     }
+}
+
+/// How a text is to be read, so that pieces are what the whole is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// So many tokens at a time.
+    Pieces(usize),
+    /// All at once, its last token too.
+    Whole,
 }
 
 /// Scores of the vocabulary at a few positions, row-major `[rows, vocab]`.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use dlc_bundle::{GraphRecord, LOGITS_TO_KEEP, PROMPT_LENGTH, PortRecord};
 use dlc_ir::DType;
-use dlc_methods::speculation::Logits;
+use dlc_methods::speculation::{LengthRotation, Logits};
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, Tensor, TensorElementType};
 
@@ -23,8 +23,7 @@ pub(super) struct Ports {
     pub position_ids: bool,
     /// Whether logits can be had of the last tokens alone.
     pub logits_to_keep: bool,
-    /// Whether rotations depend on how far a call reaches.
-    pub rotates_by_length: bool,
+    pub rotates_by_length: Option<LengthRotation>,
     /// Whether the graph can be told how long the text is.
     pub prompt_length: bool,
     pub logits_element: TensorElementType,
@@ -89,7 +88,10 @@ impl Ports {
             vocab,
             position_ids: false,
             logits_to_keep: takes(LOGITS_TO_KEEP),
-            rotates_by_length: graph.rotates_by_length,
+            rotates_by_length: graph.rotates_by_length.map(|rule| LengthRotation {
+                trained: rule.trained,
+                grows: rule.grows,
+            }),
             prompt_length: takes(PROMPT_LENGTH),
             logits_element,
             caches: Vec::new(),
@@ -283,7 +285,7 @@ mod tests {
             optional_inputs: Vec::new(),
             outputs: ports(outputs),
             caches,
-            rotates_by_length: false,
+            rotates_by_length: None,
         }
     }
 

@@ -167,7 +167,7 @@ mod tests {
             optional_inputs: Vec::new(),
             outputs: outputs.iter().map(|name| port(name, "f32")).collect(),
             caches: vec![],
-            rotates_by_length: false,
+            rotates_by_length: None,
         }
     }
 

@@ -40,7 +40,8 @@ impl Decoder<'_> {
     /// hold more than is decided.
     pub(super) fn round(&mut self, limit: usize, stats: &mut Stats) -> Result<Vec<u32>> {
         let started = Instant::now();
-        let (source, proposals) = self.propose(limit - 1)?;
+        let pending = self.sequence.len() - self.target.len();
+        let (source, proposals) = self.propose(self.target.guesses(pending, limit - 1))?;
         stats.draft_time += started.elapsed();
 
         let started = Instant::now();

@@ -15,7 +15,7 @@ use self::fake::Fake;
 use super::length::MOST;
 use super::*;
 use crate::speculation::processors::Place;
-use crate::speculation::{Logits, LogitsProcessors};
+use crate::speculation::{LengthRotation, Logits, LogitsProcessors};
 
 fn run(
     target: &mut Fake,
@@ -50,7 +50,7 @@ fn costs(draft: f64) -> CostTable {
 
 /// The scores after `sequence` as a token is chosen by them.
 fn processed(target: &Fake, sequence: &[u32], prompt: usize, options: &DecodeOptions) -> Vec<f32> {
-    let scores = target.scores(sequence);
+    let scores = target.scores_after(sequence, prompt);
     let place = Place {
         text: sequence,
         prompt,
@@ -145,6 +145,31 @@ proptest! {
         if share >= 1.0 && blind == 0 {
             let alone = run(&mut target, Some(&mut draft), &prompt, DecodeOptions { lookup: None, ..options }).stats.draft;
             prop_assert_eq!(alone.accepted, alone.tested);
+        }
+    }
+
+    #[test]
+    fn rotations_by_length_are_those_of_one_prompt_and_single_tokens(
+        seeds in any::<(u64, u64)>(),
+        rule in (1usize..30, any::<bool>()).prop_map(|(trained, grows)| LengthRotation { trained, grows }),
+        told in any::<bool>(),
+        share in prop_oneof![Just(0.0f32), 0.0f32..1.0, Just(1.0)],
+        length in prop_oneof![(1usize..=8).prop_map(DraftLength::Fixed), Just(DraftLength::Adaptive)],
+        lookup in prop_oneof![Just(None), (1usize..4).prop_map(Some)],
+        prefill_chunk in 1usize..9,
+        max_tokens in 1usize..10,
+        turns in prop::collection::vec(prop::collection::vec(0u32..6, 1..8), 1..4),
+    ) {
+        let options = DecodeOptions { max_tokens, draft_length: length, lookup, prefill_chunk, costs: costs(0.1), ..DecodeOptions::default() };
+        let fresh = Fake::new(seeds.0).rotating(rule, told);
+        let (mut target, mut draft) = (fresh.clone(), Fake::new(seeds.1).like(seeds.0, share).rotating(rule, told));
+        let mut decoder = Decoder::new(&mut target, Some(&mut draft), options.clone()).unwrap();
+        let mut prompt = Vec::new();
+        for turn in turns {
+            prompt.extend(turn);
+            let found = decoder.generate(&prompt, &mut |_| ControlFlow::Continue(())).unwrap();
+            prop_assert_eq!(&found.tokens, &reference(&fresh, &prompt, &options).0);
+            prompt.extend(found.tokens);
         }
     }
 
