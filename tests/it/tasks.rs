@@ -27,10 +27,13 @@ fn the_body_of_a_masked_language_model_is_compiled() {
     let task = ["--task", "feature-extraction"];
     let transcripts = [
         shell.ok(&[&["compile", "masked", "-o", "asked"][..], &task].concat()),
-        shell.ok(&["verify", "asked", "--source", "masked"]),
         shell.ok(&[&["inspect", "masked"][..], &task].concat()),
     ]
     .map(|outcome| outcome.transcript());
+    // How large errors are depends on the processor.
+    let verified = shell.ok(&["verify", "asked", "--source", "masked"]);
+    let same = "graph and weights are those of the checkpoint";
+    assert!(verified.stdout.contains(same), "{}", verified.transcript());
     shell.ok(&["compile", "bare", "-o", "declared"]);
     for name in ["model.onnx", "weights.bin"] {
         let [asked, declared] =

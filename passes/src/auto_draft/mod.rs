@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 
 use acceptance::AcceptanceTest;
 use dlc_ir::diff::diff;
-use dlc_ir::{DType, Drafting, Graph, Module, Task};
+use dlc_ir::{DType, Drafting, Graph, Module, Task, WeightTable};
 use plan::Planner;
 use recipe::{Format, vocabulary};
 use search::{Candidate, Search};
@@ -30,7 +30,7 @@ use crate::error::PassError;
 use crate::kept::Kept;
 use crate::needs::{self, Needs};
 use crate::options::PassOptions;
-use crate::quantize::keeps_codes;
+use crate::quantize::{in_floats, keeps_codes};
 use crate::report::PassReport;
 use crate::scoring::most_links;
 use crate::sources::{Calibration, Machine, Sources};
@@ -120,14 +120,13 @@ impl<'a> AutoDraft<'a> {
 
     fn sensitivity(
         &self,
-        module: &Module,
-        target: &Graph,
+        (target, weights): (&Graph, &WeightTable),
         format: &Format,
         texts: &Texts,
         cx: &PassContext<'_>,
     ) -> Result<Sensitivity, PassError> {
         let key = format!(
-            "{NAME} fit 1 {} {} {:?}",
+            "{NAME} fit 2 {} {} {:?}",
             cx.module_key, self.options.group_size, texts.scored
         );
         let progress = cx.progress;
@@ -136,13 +135,13 @@ impl<'a> AutoDraft<'a> {
                 && table.iter().flatten().all(|fit| fit.is_finite())
         };
         let so_far = format!(
-            "{NAME} fit so far 1 {} {} {:?}",
+            "{NAME} fit so far 2 {} {} {:?}",
             cx.module_key, self.options.group_size, texts.scored
         );
         let so_far = Kept::new(cx.cache, &so_far);
         let table = cx.cached(&key, whole, || {
             cx.pool
-                .install(|| sensitivity(module, target, format, &texts.scored, so_far, progress))
+                .install(|| sensitivity(target, weights, format, &texts.scored, so_far, progress))
         });
         if !matches!(table, Err(PassError::Interrupted)) {
             sensitivity::forget(so_far, most_links(target));
@@ -177,11 +176,12 @@ pub fn costs_key(module: &Module, target: &Graph, machine: &str) -> String {
     let cost = dlc_ir::cost::cost(target, &module.weights);
     let (layers, model) = (target.blocks().count(), &module.model);
     format!(
-        "{NAME} costs 2 {machine} {} blocks={layers} hidden={} vocabulary={} parameters={} cache={}",
+        "{NAME} costs 3 {machine} {} blocks={layers} hidden={} vocabulary={} parameters={} bytes={} cache={}",
         model.family,
         model.hidden_size,
         model.vocab_size,
         cost.parameters,
+        cost.weight_bytes,
         cost.cache_bytes_per_token
     )
 }
@@ -263,10 +263,11 @@ impl AutoDraft<'_> {
         };
         let (costs, origin) = self.costs(module, &target, machine, cx)?;
         let texts = self.texts(module, &target, cx)?;
-        let sensitivity = self.sensitivity(module, &target, &format, &texts, cx)?;
+        let (floats, float_weights) = &in_floats(&target, &module.weights)?;
+        let sensitivity = self.sensitivity((floats, float_weights), &format, &texts, cx)?;
         let heads = heads(module, &target, &texts, self.sources.calibration)?;
         let key = format!(
-            "{NAME} trial 1 {} {} {} {:?} {heads:?}",
+            "{NAME} trial 2 {} {} {} {:?} {heads:?}",
             cx.module_key, self.options.group_size, texts.prompt, texts.held_back
         );
         let trial = AcceptanceTest {
@@ -281,6 +282,7 @@ impl AutoDraft<'_> {
         let planner = Planner::new(
             &target,
             &module.weights,
+            (floats, float_weights),
             &sensitivity,
             &costs,
             self.options.group_size,

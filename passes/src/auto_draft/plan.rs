@@ -5,13 +5,13 @@
 //! `exp(-sqrt(sum of s^2 FIT))` where s gauges an action: bits and removal lie differently far from
 //! the small perturbations that FIT is exact for, and the gauges are measured.
 
-use dlc_ir::{Graph, WeightTable};
+use dlc_ir::{BlockId, Graph, WeightTable};
 use dlc_methods::speculation::{CostTable, DraftCosts, best_gamma};
 
 use super::costs::{block_cost, cost_of};
 use super::recipe::{Action, Recipe};
 use super::sensitivity::Sensitivity;
-use crate::quantize::matrices;
+use crate::quantize::{Matrix, coded_matrices, matrices};
 
 /// Longest draft that is reckoned with.
 const MOST_TOKENS: usize = 16;
@@ -25,6 +25,8 @@ pub(super) struct Planner<'a> {
     /// Bytes that the draft has for itself, by action, of each block and of the head.
     bytes: Vec<[f64; 4]>,
     attention: Vec<bool>,
+    /// Bits of the codes that the target has of each block, and of the head.
+    coded: Vec<Option<usize>>,
     target_bytes: f64,
     head_bytes: f64,
 }
@@ -58,19 +60,21 @@ impl Outlook {
 }
 
 impl<'a> Planner<'a> {
+    /// `floats` is the target without codes, and its weights.
     pub fn new(
         target: &Graph,
         weights: &WeightTable,
+        (floats, float_weights): (&Graph, &WeightTable),
         sensitivity: &'a Sensitivity,
         costs: &'a DraftCosts,
         group_size: usize,
     ) -> Self {
-        let matrices = matrices(target, weights);
-        let numbers = |of: &dyn Fn(&crate::quantize::Matrix) -> bool| -> f64 {
+        let matrices = matrices(floats, float_weights);
+        let numbers = |of: &dyn Fn(&Matrix) -> bool| -> f64 {
             matrices
                 .iter()
                 .filter(|m| of(m))
-                .map(|m| weights[m.weight].elements() as f64)
+                .map(|m| float_weights[m.weight].elements() as f64)
                 .sum()
         };
         let blocks: Vec<f64> = target
@@ -91,7 +95,18 @@ impl<'a> Planner<'a> {
         let used = target
             .weights()
             .into_iter()
-            .map(|id| weights[id].elements() as f64 * 4.0);
+            .map(|id| weights[id].bytes() as f64);
+        let codes = coded_matrices(target);
+        let bits = |of: &dyn Fn(&Matrix) -> bool| {
+            let found = codes.iter().filter(|(matrix, _)| of(matrix));
+            found.map(|(_, format)| format.bits).min()
+        };
+        let of_block = |(id, _): (BlockId, _)| bits(&|m| m.block == Some(id) && !m.is_head);
+        let coded: Vec<Option<usize>> = target
+            .blocks()
+            .map(of_block)
+            .chain([bits(&|m| m.is_head)])
+            .collect();
         Self {
             sensitivity,
             costs,
@@ -104,7 +119,38 @@ impl<'a> Planner<'a> {
                 .map(|(_, b)| b.kind.has_attention())
                 .collect(),
             target_bytes: used.sum(),
-            head_bytes: head * 4.0,
+            head_bytes: coded
+                .last()
+                .copied()
+                .flatten()
+                .map_or(4.0, |bits| bits as f64 / 8.0)
+                * head,
+            coded,
+        }
+    }
+
+    /// Whether an action does anything to a block, or to the head, the last: codes stay where it
+    /// would need as many bits.
+    fn acts(&self, unit: usize, action: Action) -> bool {
+        match (action.bits(), self.coded.get(unit)) {
+            (Some(bits), Some(&Some(coded))) => bits < coded,
+            _ => true,
+        }
+    }
+
+    /// The same action for everything that it does something to.
+    pub fn all(&self, action: Action) -> Recipe {
+        let blocks = self.attention.len();
+        let at = |unit: usize| {
+            if self.acts(unit, action) {
+                action
+            } else {
+                Action::Keep
+            }
+        };
+        Recipe {
+            blocks: (0..blocks).map(at).collect(),
+            head: at(blocks),
         }
     }
 
@@ -195,6 +241,7 @@ impl<'a> Planner<'a> {
             Action::ALL
                 .into_iter()
                 .filter(move |action| unit != head || *action != Action::Drop)
+                .filter(move |action| self.acts(unit, *action))
         };
         let pairs = (0..=head).flat_map(|unit| {
             allowed(unit).flat_map(move |a| allowed(unit).map(move |b| (unit, a, b)))
@@ -226,7 +273,7 @@ impl<'a> Planner<'a> {
     }
 
     /// A draft without attention keeps no cache, and one without any change is the target.
-    fn can_run(&self, recipe: &Recipe) -> bool {
+    pub fn can_run(&self, recipe: &Recipe) -> bool {
         let attends = recipe
             .blocks
             .iter()

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::unsupported;
 use crate::draft::head;
 use crate::error::PassError;
-use crate::quantize::{matrices, quantize_nodes};
+use crate::quantize::{Matrix, matrices, put_floats, quantize_nodes};
 use crate::trim_head::trim;
 
 /// What becomes of a block, or of the head.
@@ -110,18 +110,22 @@ impl Recipe {
                     .iter()
                     .any(|&(id, a)| Some(id) == block && *a == action)
             };
+            let treated = |matrix: &Matrix| {
+                if matrix.is_head {
+                    self.head == action
+                } else {
+                    chosen(matrix.block)
+                }
+            };
+            let Some(quantizer) = format.quantizer(action) else {
+                continue;
+            };
+            put_floats(&mut draft, weights, |matrix, coded| {
+                quantizer.format.bits < coded.bits && treated(matrix)
+            })?;
             let all = matrices(&draft, weights).into_iter();
-            let nodes: BTreeSet<_> = all
-                .filter(|m| {
-                    if m.is_head {
-                        self.head == action
-                    } else {
-                        chosen(m.block)
-                    }
-                })
-                .map(|m| m.node)
-                .collect();
-            if let (Some(quantizer), false) = (format.quantizer(action), nodes.is_empty()) {
+            let nodes: BTreeSet<_> = all.filter(treated).map(|m| m.node).collect();
+            if !nodes.is_empty() {
                 quantize_nodes(&mut draft, weights, &nodes, &quantizer)?;
             }
         }

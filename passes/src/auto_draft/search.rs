@@ -44,10 +44,9 @@ pub(super) struct Candidate {
 impl Search<'_> {
     /// Drafts with their best heads, by measured acceptance, the fastest first.
     pub fn measured(&self, cx: &PassContext<'_>) -> Result<Vec<Candidate>, PassError> {
-        let blocks = self.trial.target.blocks().count();
         let anchors = [
-            Recipe::all(blocks, Action::Int8),
-            Recipe::all(blocks, Action::Int4),
+            self.planner.all(Action::Int8),
+            self.planner.all(Action::Int4),
             self.planner.some_dropped(),
         ];
         let gauged = self.trial.agreements(&anchors, cx)?;
@@ -62,6 +61,9 @@ impl Search<'_> {
         recipes.retain(|recipe| !anchors.contains(recipe));
         let agreements = [self.trial.agreements(&recipes, cx)?, gauged].concat();
         recipes.extend(anchors);
+        let mut known: Vec<_> = recipes.into_iter().zip(agreements).collect();
+        known.retain(|(recipe, _)| self.planner.can_run(recipe));
+        let (recipes, agreements): (Vec<_>, Vec<_>) = known.into_iter().unzip();
         let of = |recipe: &Recipe| {
             recipes
                 .iter()

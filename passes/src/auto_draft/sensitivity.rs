@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use dlc_ir::{BlockId, Graph, Module, Weight, WeightId};
+use dlc_ir::{BlockId, Graph, Weight, WeightId, WeightTable};
 
 use super::NAME;
 use super::recipe::{Action, Format};
@@ -22,10 +22,10 @@ use crate::scoring::{FisherScores, Objective, fisher};
 /// can't be dropped.
 pub(super) type Sensitivity = Vec<[f64; 4]>;
 
-/// Goes on where an earlier run was stopped, until what it kept is [forgotten](forget).
+/// Of a target in floats. Goes on where an earlier run was stopped, until what it kept is [forgotten](forget).
 pub(super) fn sensitivity(
-    module: &Module,
     target: &Graph,
+    weights: &WeightTable,
     format: &Format,
     texts: &[Vec<u32>],
     kept: Kept<'_>,
@@ -33,7 +33,7 @@ pub(super) fn sensitivity(
 ) -> Result<Sensitivity, PassError> {
     let fisher = fisher::scores(
         target,
-        &module.weights,
+        weights,
         Objective::NextToken,
         texts,
         fisher::Head::of(target),
@@ -46,7 +46,7 @@ pub(super) fn sensitivity(
         .flatten()
         .map(|t| (t.weight, t.trace))
         .collect();
-    let matrices = matrices(target, &module.weights);
+    let matrices = matrices(target, weights);
     let mut steps = Steps::start(progress, "weighing fewer bits", matrices.len())?;
     let mut table: BTreeMap<Option<BlockId>, [f64; 4]> = target
         .blocks()
@@ -70,7 +70,7 @@ pub(super) fn sensitivity(
     ) in matrices.into_iter().enumerate()
     {
         let known = rounding.get(at).copied();
-        let squares = known.map_or_else(|| mean_squares(&module.weights[weight], format), Ok)?;
+        let squares = known.map_or_else(|| mean_squares(&weights[weight], format), Ok)?;
         let trace = if is_head {
             fisher.head.map(|(_, trace)| trace)
         } else {

@@ -83,7 +83,7 @@ impl<'a> FitPrune<'a> {
         cx: &mut PassContext<'_>,
     ) -> Result<(ScoreTable, bool), PassError> {
         let key = format!(
-            "{NAME} 1 {} {:?} {} {samples:?}",
+            "{NAME} 2 {} {:?} {} {samples:?}",
             cx.module_key, self.options.granularity, self.options.score
         );
         let fits = |table: &ScoreTable| {
@@ -95,7 +95,7 @@ impl<'a> FitPrune<'a> {
         if let Some(table) = cx.stored(&key, fits) {
             return Ok((table, true));
         }
-        let gradients = format!("{NAME} gradients 1 {} {samples:?}", cx.module_key);
+        let gradients = format!("{NAME} gradients 2 {} {samples:?}", cx.module_key);
         let removal = format!(
             "{NAME} removal 1 {} {:?} {} {} {samples:?}",
             cx.module_key,

@@ -8,6 +8,7 @@ use super::{NAME, ablate, objective, unsupported};
 use crate::context::Progress;
 use crate::error::PassError;
 use crate::kept::Kept;
+use crate::quantize::in_floats;
 use crate::report::{ScoreColumn, ScoreTable};
 use crate::scoring::{self, TensorFisher, chain};
 
@@ -25,14 +26,9 @@ pub(super) fn compute(
     let chain = chain::Chain::new(target, &module.weights)?;
     let (mut fisher, mut ablation) = (None, None);
     if scores.iter().any(|s| s.needs_gradient()) {
+        let (floats, weights) = in_floats(target, &module.weights)?;
         fisher = Some(scoring::fisher::scores(
-            target,
-            &module.weights,
-            objective,
-            samples,
-            None,
-            gradients,
-            progress,
+            &floats, &weights, objective, samples, None, gradients, progress,
         )?);
     }
     if scores.iter().any(|s| !s.needs_gradient()) {

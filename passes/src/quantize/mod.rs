@@ -9,6 +9,7 @@ mod budget;
 mod calibrate;
 mod choose;
 mod factor;
+mod floats;
 mod gptq;
 mod held;
 mod matrices;
@@ -39,6 +40,7 @@ use calibrate::{Calibration, Codes};
 use report::report_divergence;
 
 pub(crate) use choose::{Selection, no_such_block};
+pub(crate) use floats::{coded_matrices, in_floats, put_floats};
 pub use matrices::{
     Coding, Matrix, Perturbation, code_matrices, matrices, perturbation, quantize_block,
     quantize_nodes,

@@ -14,7 +14,7 @@ use super::fakes::{Given, Memory, Outside, Watcher, fact, run_with};
 use super::model::{Model, log_probabilities, samples};
 
 /// A machine whose steps cost a share of what their weights' bytes say, to a power.
-struct ByBytes {
+pub(super) struct ByBytes {
     share: f64,
     power: f64,
     timed: Cell<usize>,
@@ -22,7 +22,7 @@ struct ByBytes {
 }
 
 impl ByBytes {
-    fn new(share: f64) -> Self {
+    pub(super) fn new(share: f64) -> Self {
         Self {
             share,
             power: 1.0,
@@ -83,7 +83,7 @@ fn choose_with(
     run_with("auto-draft", options, module, &outside)
 }
 
-fn choose(
+pub(super) fn choose(
     options: &str,
     module: &mut Module,
     machine: &ByBytes,
@@ -92,7 +92,7 @@ fn choose(
 }
 
 /// A decoder of which the layers past the first do next to nothing.
-fn lazy() -> Module {
+pub(super) fn lazy() -> Module {
     let mut model = Model::decoder();
     for layer in [1, 2] {
         for matrix in ["o", "down"] {
@@ -105,7 +105,7 @@ fn lazy() -> Module {
     model.module()
 }
 
-const QUICK: &str = "samples: 4, candidates: 3";
+pub(super) const QUICK: &str = "samples: 4, candidates: 3";
 
 #[test]
 fn layers_that_do_nothing_are_left_out() {

@@ -5,6 +5,7 @@
 mod ablation;
 mod cache;
 mod choosing;
+mod choosing_for_codes;
 mod clean_up;
 mod compensating;
 mod draft;
