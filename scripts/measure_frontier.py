@@ -96,7 +96,11 @@ class Form:
 
 
 def without_loss():
-    return {"kl": 0.0, "kl_p99": 0.0, "agreement": 1.0}
+    return {"kl": 0.0, "kl_p99": 0.0, "agreement": 1.0, "perplexity_ratio": 1.0}
+
+
+def perplexity_ratio(whole, other):
+    return {"perplexity_ratio": other / whole}
 
 
 def size_of(folder):
@@ -118,6 +122,7 @@ def our_forms(bench, whole, prompts):
         else:
             compared = json.loads(run(bench.arguments.dlc, "compare", whole, bundle, "--json", "--quiet").stdout)
             loss = {"kl": compared["kl"]["mean"], "kl_p99": compared["kl"]["p99"], "agreement": compared["agreement"]}
+            loss |= perplexity_ratio(compared["a"]["perplexity"], compared["b"]["perplexity"])
         has_draft = (bundle / "draft.onnx").is_file()
         flags = () if has_draft else plain
         yield Form("dlc", way, size_of(bundle), loss, lambda bundle=bundle, flags=flags: bench.decode(bundle, *flags)[0])
@@ -131,6 +136,7 @@ def peer_forms(bench, whole, prompts):
     for peer in bench.arguments.peers:
         found = figures(session(whole), session(peer), texts)
         loss = {"kl": float(found["kl.mean"]), "kl_p99": float(found["kl.p99"]), "agreement": float(found["agreement"])}
+        loss |= perplexity_ratio(float(found["a.perplexity"]), float(found["b.perplexity"]))
         name = f"onnxruntime {peer.name}"
         yield Form("genai", name, size_of(peer), loss, lambda peer=peer: bench.genai(peer, prompts))
 
@@ -156,6 +162,7 @@ def llama_forms(bench):
                 "kl": number("Mean +KLD"),
                 "kl_p99": number(r"99\.0% +KLD"),
                 "agreement": number("Same top p") / 100,
+                "perplexity_ratio": number(r"Mean PPL\(Q\)/PPL\(base\)"),
             }
         command = [tool("bench"), "-m", gguf, *threads, "-p", 0, "-n", arguments.max_tokens, "-r", 3, "-o", "json"]
         rate = lambda command=command: json.loads(run(*command).stdout)[0]["avg_ts"]
@@ -175,18 +182,30 @@ def measure(arguments, folder):
 
 
 def table(rows):
-    yield "| program | form | MB | KL | KL 99% | same likeliest | speed over f32 | least and most |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| program | form | MB | KL | KL 99% | same likeliest | perplexity over f32's | speed over f32 | least and most |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         kl = f"{row['kl']:.4f} | {row['kl_p99']:.2f}" if row["kl"] > 0 else "0 | 0"
         ends = f"{row['least']:.2f} to {row['most']:.2f}"
         yield (
             f"| {row['program']} | `{row['name']}` | {row['bytes'] / 1e6:.1f} | {kl} | {100 * row['agreement']:.1f}% "
-            f"| {row['ratio']:.2f} | {ends} |"
+            f"| {row['perplexity_ratio']:.3f} | {row['ratio']:.2f} | {ends} |"
         )
 
 
 COLOURS = {"dlc": "#2b6cb0", "genai": "#718096", "llama.cpp": "#c05621"}
+
+
+def free_place(taken, left, top, letters):
+    """Where a point's name begins, beside it and over no other name."""
+    width, height = 4.7 * letters, 10
+    for down in (0, 10, -10, 20, -20, 30):
+        for start in (left + 8, left - 8 - width):
+            box = (start, top + 3 + down)
+            if all(start + width < x or x + w < start or abs(box[1] - y) >= height for x, y, w in taken):
+                taken.append((*box, width))
+                return box
+    return left + 8, top + 3
 
 
 def plot(rows):
@@ -208,11 +227,15 @@ def plot(rows):
     yield '<text x="380" y="418" text-anchor="middle">decoded tokens per second, over those of the f32 target alone in dlc</text>'
     for at, (program, colour) in enumerate(COLOURS.items()):
         yield f'<circle cx="{80 + 110 * at}" cy="437" r="5" fill="{colour}"/><text x="{90 + 110 * at}" y="441">{program}</text>'
-    for at, row in enumerate(rows):
-        name = row["name"].removeprefix("quantize:").replace("&", "&amp;").replace("<", "&lt;")
+    taken = []
+    for row in rows:
+        name = re.sub(r"^quantize:|,calibration=[^,]*", "", row["name"]).replace("&", "&amp;").replace("<", "&lt;")
         left, top = x(row["ratio"]), y(row["kl"])
         yield f'<circle cx="{left:.1f}" cy="{top:.1f}" r="5" fill="{COLOURS[row["program"]]}"><title>{row["program"]}: {name}</title></circle>'
-        yield f'<text x="{left + 7:.1f}" y="{top - 5 + 11 * (at % 2):.1f}" font-size="8">{name}</text>'
+        # Bundles that two programs decode are named once.
+        if row["program"] != "genai" or "onnxruntime" in row["name"]:
+            start, base = free_place(taken, left, top, len(name))
+            yield f'<text x="{start:.1f}" y="{base:.1f}" font-size="9">{name}</text>'
     yield "</svg>"
 
 
