@@ -148,7 +148,7 @@ fn what_is_kept_may_be_anything() {
                     .lock()
                     .unwrap()
                     .iter()
-                    .find(|(key, _)| key.starts_with("fit-prune 1 "))
+                    .find(|(key, _)| key.starts_with("fit-prune 2 "))
                     .unwrap()
                     .1
                     .clone()
