@@ -25,6 +25,8 @@ import onnxruntime
 import tokenizers
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-7
+# What `dlc compare` reads if it is given no text.
+BUILT_IN_TEXT = pathlib.Path(__file__).resolve().parent.parent / "src/pipeline/comparison/text.txt"
 
 
 def pieces(bundle, text, length):
@@ -36,6 +38,14 @@ def pieces(bundle, text, length):
     room = length - len(before)
     cut = [before + own[at : at + room] for at in range(0, len(own), room)]
     return [piece for piece in cut if len(piece) > 1]
+
+
+def read_pieces(bundle, file, length=256):
+    return pieces(bundle, file.read_text(encoding="utf-8").removesuffix("\n"), length)
+
+
+def open_session(file):
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
 
 def log_softmax(logits):
@@ -87,15 +97,12 @@ def main():
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--expect", type=pathlib.Path, required=True)
     args = parser.parse_args()
-    text = args.text.read_text(encoding="utf-8").removesuffix("\n")
     file = "model" if args.graph == "target" else args.graph
-    sessions = [
-        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        for path in (args.a / "model.onnx", args.b / f"{file}.onnx")
-    ]
+    sessions = [open_session(path) for path in (args.a / "model.onnx", args.b / f"{file}.onnx")]
+    texts = read_pieces(args.a, args.text, args.length)
     found = json.loads(args.expect.read_text(encoding="utf-8"))
     wrong = False
-    for name, expected in figures(*sessions, pieces(args.a, text, args.length)).items():
+    for name, expected in figures(*sessions, texts).items():
         value = found
         for key in name.split("."):
             value = value[key]

@@ -34,9 +34,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
 from bench_decoding_peer import SUITE, genai_rate, load
-from check_compare import figures, pieces
+from check_compare import BUILT_IN_TEXT, figures, open_session, read_pieces
 
-TEXT = pathlib.Path(__file__).resolve().parent.parent / "src/pipeline/comparison/text.txt"
 WAYS = [
     "quantize-draft:bits=8",
     "quantize:bits=8",
@@ -51,6 +50,9 @@ WAYS = [
 
 def run(*command):
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+
+
+PLAIN = ("--no-draft", "--no-lookup")
 
 
 class Bench:
@@ -95,48 +97,47 @@ class Form:
         return {"program": self.program, "name": self.name, "bytes": self.size, **self.loss, "tokens_per_second": rate, **ends}
 
 
-def without_loss():
-    return {"kl": 0.0, "kl_p99": 0.0, "agreement": 1.0, "perplexity_ratio": 1.0}
+def loss_of(kl, kl_p99, agreement, perplexity_ratio):
+    return {"kl": kl, "kl_p99": kl_p99, "agreement": agreement, "perplexity_ratio": perplexity_ratio}
 
 
-def perplexity_ratio(whole, other):
-    return {"perplexity_ratio": other / whole}
+WITHOUT_LOSS = loss_of(0.0, 0.0, 1.0, 1.0)
 
 
 def size_of(folder):
     return sum(file.stat().st_size for file in folder.iterdir() if file.suffix not in (".json", ".yaml", ".jinja"))
 
 
-def our_forms(bench, whole, prompts):
-    plain = ("--no-draft", "--no-lookup")
-    yield Form("dlc", "f32, plain", size_of(whole), without_loss(), lambda: bench.decode(whole, *plain)[0])
-    yield Form("dlc", "f32, lookups", size_of(whole), without_loss(), lambda: bench.decode(whole)[0])
-    yield Form("genai", "f32", size_of(whole), without_loss(), lambda: bench.genai(whole, prompts))
+def our_forms(bench, whole, prompts, texts):
+    yield Form("dlc", "f32, plain", size_of(whole), WITHOUT_LOSS, lambda: bench.decode(whole, *PLAIN)[0])
+    yield Form("dlc", "f32, lookups", size_of(whole), WITHOUT_LOSS, lambda: bench.decode(whole)[0])
+    yield Form("genai", "f32", size_of(whole), WITHOUT_LOSS, lambda: bench.genai(whole, prompts))
     for at, way in enumerate(bench.arguments.ways):
         bundle = bench.compile(f"way{at}", way.split("+"))
-        if (bundle / "draft.onnx").is_file() and "quantize:" not in way:
-            loss, texts = without_loss(), [each["tokens"] for each in bench.decode(whole, *plain)[1]]
-            found = [each["tokens"] for each in bench.decode(bundle)[1]]
-            if found != texts:
+        has_draft = (bundle / "draft.onnx").is_file()
+        if has_draft and "quantize:" not in way:
+            loss = WITHOUT_LOSS
+            if [each["tokens"] for each in bench.decode(bundle)[1]] != texts:
                 raise ValueError(f"{way}: texts differ from those of the f32 target alone")
         else:
             compared = json.loads(run(bench.arguments.dlc, "compare", whole, bundle, "--json", "--quiet").stdout)
-            loss = {"kl": compared["kl"]["mean"], "kl_p99": compared["kl"]["p99"], "agreement": compared["agreement"]}
-            loss |= perplexity_ratio(compared["a"]["perplexity"], compared["b"]["perplexity"])
-        has_draft = (bundle / "draft.onnx").is_file()
-        flags = () if has_draft else plain
+            kl, perplexity_ratio = compared["kl"], compared["b"]["perplexity"] / compared["a"]["perplexity"]
+            loss = loss_of(kl["mean"], kl["p99"], compared["agreement"], perplexity_ratio)
+        flags = () if has_draft else PLAIN
         yield Form("dlc", way, size_of(bundle), loss, lambda bundle=bundle, flags=flags: bench.decode(bundle, *flags)[0])
         if not has_draft:
             yield Form("genai", way, size_of(bundle), loss, lambda bundle=bundle: bench.genai(bundle, prompts))
 
 
 def peer_forms(bench, whole, prompts):
-    session = lambda folder: onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    texts = pieces(whole, TEXT.read_text(encoding="utf-8").removesuffix("\n"), 256)
+    if not bench.arguments.peers:
+        return
+    texts, target = read_pieces(whole, BUILT_IN_TEXT), open_session(whole / "model.onnx")
     for peer in bench.arguments.peers:
-        found = figures(session(whole), session(peer), texts)
-        loss = {"kl": float(found["kl.mean"]), "kl_p99": float(found["kl.p99"]), "agreement": float(found["agreement"])}
-        loss |= perplexity_ratio(float(found["a.perplexity"]), float(found["b.perplexity"]))
+        found = figures(target, open_session(peer / "model.onnx"), texts)
+        found = {name: float(value) for name, value in found.items()}
+        perplexity_ratio = found["b.perplexity"] / found["a.perplexity"]
+        loss = loss_of(found["kl.mean"], found["kl.p99"], found["agreement"], perplexity_ratio)
         name = f"onnxruntime {peer.name}"
         yield Form("genai", name, size_of(peer), loss, lambda peer=peer: bench.genai(peer, prompts))
 
@@ -147,23 +148,24 @@ def llama_forms(bench):
         return
     tool = lambda name: arguments.llama_cpp / f"llama-{name}"
     threads, base = ["-t", arguments.threads], bench.folder / "logits"
-    judge = lambda gguf: run(
-        tool("perplexity"), "-m", gguf, "-f", TEXT, "-c", 256, *threads, "--kl-divergence-base", base, "--kl-divergence"
+    judge = lambda gguf, *flags: run(
+        tool("perplexity"), "-m", gguf, "-f", BUILT_IN_TEXT, "-c", 256, *threads, "--kl-divergence-base", base, *flags
     )
-    run(tool("perplexity"), "-m", arguments.gguf, "-f", TEXT, "-c", 256, *threads, "--kl-divergence-base", base)
+    judge(arguments.gguf)
     for kind in ("F16", "Q8_0", "Q4_K_M"):
-        gguf, loss = arguments.gguf, without_loss()
+        gguf, loss = arguments.gguf, WITHOUT_LOSS
         if kind != "F16":
             gguf = bench.folder / f"{kind}.gguf"
             run(tool("quantize"), arguments.gguf, gguf, kind)
-            said = "".join((lambda done: (done.stdout, done.stderr))(judge(gguf)))
+            judged = judge(gguf, "--kl-divergence")
+            said = judged.stdout + judged.stderr
             number = lambda what: float(re.search(rf"{what}\s*:\s*(-?[0-9.]+)", said)[1])
-            loss = {
-                "kl": number("Mean +KLD"),
-                "kl_p99": number(r"99\.0% +KLD"),
-                "agreement": number("Same top p") / 100,
-                "perplexity_ratio": number(r"Mean PPL\(Q\)/PPL\(base\)"),
-            }
+            loss = loss_of(
+                number("Mean +KLD"),
+                number(r"99\.0% +KLD"),
+                number("Same top p") / 100,
+                number(r"Mean PPL\(Q\)/PPL\(base\)"),
+            )
         command = [tool("bench"), "-m", gguf, *threads, "-p", 0, "-n", arguments.max_tokens, "-r", 3, "-o", "json"]
         rate = lambda command=command: json.loads(run(*command).stdout)[0]["avg_ts"]
         yield Form("llama.cpp", kind, gguf.stat().st_size, loss, rate)
@@ -172,8 +174,9 @@ def llama_forms(bench):
 def measure(arguments, folder):
     bench = Bench(arguments, folder)
     whole = bench.compile("f32", [])
-    prompts = [each["prompt_tokens"] for each in bench.decode(whole, "--no-draft", "--no-lookup")[1]]
-    forms = [*our_forms(bench, whole, prompts), *peer_forms(bench, whole, prompts), *llama_forms(bench)]
+    runs = bench.decode(whole, *PLAIN)[1]
+    prompts, texts = ([each[key] for each in runs] for key in ("prompt_tokens", "tokens"))
+    forms = [*our_forms(bench, whole, prompts, texts), *peer_forms(bench, whole, prompts), *llama_forms(bench)]
     for turn in range(arguments.turns):
         for form in forms:
             form.rates.append(form.rate())

@@ -22,12 +22,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnx
-import onnxruntime
-from check_compare import figures, pieces
+from check_compare import BUILT_IN_TEXT, figures, open_session, read_pieces
 from onnx import numpy_helper
 from onnxruntime.quantization import matmul_nbits_quantizer as quantizer
 
-TEXT = pathlib.Path(__file__).resolve().parent.parent / "src/pipeline/comparison/text.txt"
 AXES = (("MatMul", 0), ("Gather", 1))
 
 
@@ -85,11 +83,10 @@ def main():
     parser.add_argument("--ways", nargs="+", default=["rtn"], choices=["rtn", "k_quant", "hqq"])
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--block", type=int, default=32)
-    parser.add_argument("--text", type=pathlib.Path, default=TEXT)
+    parser.add_argument("--text", type=pathlib.Path, default=BUILT_IN_TEXT)
     args = parser.parse_args()
-    texts = pieces(args.bundle, args.text.read_text(encoding="utf-8").removesuffix("\n"), 256)
-    session = lambda folder: onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    whole = session(args.bundle)
+    texts = read_pieces(args.bundle, args.text)
+    whole = open_session(args.bundle / "model.onnx")
     for way in args.ways:
         folder = args.out / way
         folder.mkdir(parents=True)
@@ -98,7 +95,7 @@ def main():
                 shutil.copy(file, folder)
         quantize(way, with_products(args.bundle / "model.onnx"), folder, args.bits, args.block)
         size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix != ".json")
-        found = {name: float(value) for name, value in figures(whole, session(folder), texts).items()}
+        found = {name: float(value) for name, value in figures(whole, open_session(folder / "model.onnx"), texts).items()}
         print(json.dumps({"way": way, "bits": args.bits, "block": args.block, "bytes": size, **found}), flush=True)
 
 

@@ -9,7 +9,7 @@ use std::io::{self, BufReader};
 use std::path::Path;
 
 use dlc_files::{InputError, open_regular};
-use dlc_ir::{DType, ModelInfo, Sampling};
+use dlc_ir::{DType, LengthRotation, ModelInfo, Sampling};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -223,18 +223,7 @@ pub struct GraphRecord {
     /// How tokens are rotated otherwise in a call that reaches further, so that pieces of a text
     /// aren't what the whole is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rotates_by_length: Option<LengthRotationRecord>,
-}
-
-/// How rotations depend on where a call ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LengthRotationRecord {
-    /// The length trained on: calls that end within it rotate alike.
-    pub trained: usize,
-    /// Whether calls that end beyond it rotate each in its own way (dynamic NTK), or all alike
-    /// (`LongRoPE`).
-    pub grows: bool,
+    pub rotates_by_length: Option<LengthRotation>,
 }
 
 /// A named value on a graph's boundary.

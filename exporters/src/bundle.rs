@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use dlc_bundle::{
-    CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, LengthRotationRecord, MANIFEST_FILE,
-    Manifest, PassRecord, PortRecord, Profile, Source,
+    CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, PassRecord,
+    PortRecord, Profile, Source,
 };
 use dlc_files::{FileStamp, read_text};
 use dlc_ir::{
-    CachePart, DType, Dim, Graph, Input, Module, Op, Output, RopeScaling, SideFile, ValueType, cost,
+    CachePart, DType, Dim, Graph, Input, LengthRotation, Module, Op, Output, SideFile, ValueType,
+    cost,
 };
 use prost::Message;
 
@@ -283,18 +284,15 @@ fn graph_record(
 }
 
 /// How the graph's rotations depend on lengths: any of them.
-fn length_rotation(graph: &Graph) -> Option<LengthRotationRecord> {
-    let records = graph.nodes().filter_map(|(_, node)| match &node.op {
-        Op::Rope(rope) => match rope.scaling {
-            RopeScaling::Dynamic { original, .. } => Some((original, true)),
-            RopeScaling::LongRope { original, .. } => Some((original, false)),
-            _ => None,
-        },
+fn length_rotation(graph: &Graph) -> Option<LengthRotation> {
+    let rotations = graph.nodes().filter_map(|(_, node)| match &node.op {
+        Op::Rope(rope) => rope.length_rotation(),
         _ => None,
     });
-    let merge = |a: (usize, bool), b: (usize, bool)| (a.0.min(b.0), a.1 || b.1);
-    let (trained, grows) = records.reduce(merge)?;
-    Some(LengthRotationRecord { trained, grows })
+    rotations.reduce(|a, b| LengthRotation {
+        trained: a.trained.min(b.trained),
+        grows: a.grows || b.grows,
+    })
 }
 
 /// The caches by slot: slots are numbered in the order of layers, as [`Graph::renumber_caches`]

@@ -9,7 +9,7 @@ use std::fmt;
 use crate::block::Block;
 use crate::index::{BlockId, IndexVec, NodeId, ValueId, WeightId};
 use crate::op::Op;
-use crate::types::ValueType;
+use crate::types::{DType, ValueType};
 use crate::weight::WeightTable;
 
 /// What a node reads: a value of the graph or a weight of the module.
@@ -166,6 +166,14 @@ impl Graph {
             Operand::Value(value) => self.values[value].ty.clone(),
             Operand::Weight(weight) => weights[weight].ty(),
         }
+    }
+
+    /// Which input of a quantised product is its bias, if it has one: zero points, in bytes, may
+    /// stand before it.
+    pub fn bias_at(&self, node: &Node, weights: &WeightTable) -> usize {
+        let after_scales = node.inputs.get(3);
+        let is_bytes = |&operand| self.operand_type(operand, weights).dtype == DType::U8;
+        3 + usize::from(after_scales.is_some_and(is_bytes))
     }
 
     /// The blocks in the order in which they run.

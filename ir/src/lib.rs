@@ -40,8 +40,8 @@ pub use graph::{CachePart, CacheRole, Def, Graph, Input, Node, Operand, Output, 
 pub use index::{BlockId, EntityId, IndexVec, NodeId, ValueId, WeightId};
 pub use module::{Classes, Diffusion, Drafting, ModelInfo, Module, Scores, SideFile, Task};
 pub use op::{
-    Attention, BucketedBias, DisentangledBias, Experts, GroupFormat, Op, OpKind, Rope, RopeScaling,
-    TimestepEmbedding,
+    Attention, BucketedBias, DisentangledBias, Experts, GroupFormat, LengthRotation, Op, OpKind,
+    Rope, RopeScaling, TimestepEmbedding,
 };
 pub use parse::{parse_graph, parse_graph_over, weight_names};
 pub use schedule::{Evaluation, Granularity, Reuse, Sampling, SkipSchedule};

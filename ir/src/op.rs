@@ -11,7 +11,7 @@ pub use experts::Experts;
 pub use kind::OpKind;
 pub use quantized::GroupFormat;
 pub use relative::{BucketedBias, DisentangledBias};
-pub use rope::{Rope, RopeScaling};
+pub use rope::{LengthRotation, Rope, RopeScaling};
 pub use timestep::TimestepEmbedding;
 
 use crate::dim::Dim;

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use dlc_ir::ModelInfo;
 use dlc_methods::speculation::{
-    CostTable, DecodeOptions, Decoder, Generation, History, Logits, Reading, Stats, StepCosts,
-    TokenModel,
+    CostTable, DecodeOptions, Decoder, Generation, History, Logits, Stats, StepCosts, TokenModel,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -150,11 +149,8 @@ pub fn compare(
     let prefix = [prompt, &a[..at]].concat();
     let history = History::new(options, prompt.len(), &prefix);
     let mut gap = f32::NAN;
-    let piece = match target.expect(prompt.len(), options.prefill_chunk) {
-        Reading::Pieces(piece) => piece,
-        Reading::Whole => prompt.len(),
-    };
-    for part in prefix.chunks(piece.max(1)) {
+    let reading = target.expect(prompt.len(), options.prefill_chunk);
+    for part in prefix.chunks(reading.piece(prompt.len())) {
         let logits = target.extend(part, 1)?;
         let row = history.process(logits.row(0)).unwrap_or_default();
         gap = match (row.get(x as usize), row.get(y as usize)) {

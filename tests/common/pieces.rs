@@ -118,12 +118,13 @@ fn read(
     want: usize,
 ) -> Result<Logits, String> {
     session.rollback(0);
-    let (first, piece) = match session.expect(text.len(), piece) {
-        Reading::Pieces(piece) => (text.len() - want, piece),
-        Reading::Whole => (0, text.len()),
+    let reading = session.expect(text.len(), piece);
+    let last = match reading {
+        Reading::Pieces(_) => want,
+        Reading::Whole => text.len(),
     };
-    let (first, last) = text.split_at(first);
-    for part in first.chunks(piece) {
+    let (first, last) = text.split_at(text.len() - last);
+    for part in first.chunks(reading.piece(text.len())) {
         session.extend(part, 0).map_err(|error| error.to_string())?;
     }
     session

@@ -3,6 +3,8 @@
 use std::f64::consts::TAU;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// Rotary position embedding on the two halves of each head (Hugging Face's `rotate_half` layout).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
@@ -77,6 +79,17 @@ pub enum RopeScaling {
     },
 }
 
+/// How rotations depend on where a call ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LengthRotation {
+    /// The length trained on: calls that end within it rotate alike.
+    pub trained: usize,
+    /// Whether calls that end beyond it rotate each in its own way (dynamic NTK), or all alike
+    /// (`LongRoPE`).
+    pub grows: bool,
+}
+
 impl Rope {
     /// How many entries of a head of width `head_dim` are rotated.
     pub fn rotated(&self, head_dim: usize) -> usize {
@@ -117,12 +130,24 @@ impl Rope {
         }
     }
 
+    /// How the frequencies change with the length of the sequence, if they do.
+    pub fn length_rotation(&self) -> Option<LengthRotation> {
+        match self.scaling {
+            RopeScaling::Dynamic { original, .. } => Some(LengthRotation {
+                trained: original,
+                grows: true,
+            }),
+            RopeScaling::LongRope { original, .. } => Some(LengthRotation {
+                trained: original,
+                grows: false,
+            }),
+            _ => None,
+        }
+    }
+
     /// Whether the frequencies change with the length of the sequence.
     pub fn changes_with_length(&self) -> bool {
-        matches!(
-            self.scaling,
-            RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. }
-        )
+        self.length_rotation().is_some()
     }
 
     /// The factor on cosines and sines.

@@ -371,26 +371,26 @@ fn read_prompt(
     options: &DecodeOptions,
 ) -> Result<bool> {
     let reading = model.expect(prompt.len(), options.prefill_chunk);
-    let end = (prompt.len() - 1).min(model.context_length());
+    let context = model.context_length();
+    let end = (prompt.len() - 1).min(context);
     let start = model.len().min(end);
-    let (unread, piece) = match reading {
-        Reading::Pieces(piece) => (&prompt[start..end], piece),
-        Reading::Whole if start == end => (&prompt[..0], 1),
-        Reading::Whole => {
-            let unread = &prompt[start..prompt.len().min(model.context_length())];
-            (unread, unread.len())
-        }
+    if start == end {
+        return Ok(true);
+    }
+    let to = match reading {
+        Reading::Pieces(_) => end,
+        Reading::Whole => prompt.len().min(context),
     };
-    for chunk in unread.chunks(piece.max(1)) {
+    for chunk in prompt[start..to].chunks(reading.piece(prompt.len())) {
         if is_set(options.cancel.as_deref()) {
             return Ok(false);
         }
         model.extend(chunk, 0)?;
-        model.rollback(end);
         if let Some(report) = options.on_prompt {
-            report(model.len(), end);
+            report(model.len().min(end), end);
         }
     }
+    model.rollback(end);
     Ok(true)
 }
 

@@ -78,6 +78,16 @@ pub enum Reading {
     Whole,
 }
 
+impl Reading {
+    /// How many tokens of a text of `len` to read at a time, at least one.
+    pub fn piece(self, len: usize) -> usize {
+        match self {
+            Self::Pieces(piece) => piece.max(1),
+            Self::Whole => len.max(1),
+        }
+    }
+}
+
 /// Scores of the vocabulary at a few positions, row-major `[rows, vocab]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logits {

@@ -102,11 +102,8 @@ impl<'a> Planner<'a> {
             found.map(|(_, format)| format.bits).min()
         };
         let of_block = |(id, _): (BlockId, _)| bits(&|m| m.block == Some(id) && !m.is_head);
-        let coded: Vec<Option<usize>> = target
-            .blocks()
-            .map(of_block)
-            .chain([bits(&|m| m.is_head)])
-            .collect();
+        let head_bits = bits(&|m| m.is_head);
+        let coded = target.blocks().map(of_block).chain([head_bits]).collect();
         Self {
             sensitivity,
             costs,
@@ -119,12 +116,7 @@ impl<'a> Planner<'a> {
                 .map(|(_, b)| b.kind.has_attention())
                 .collect(),
             target_bytes: used.sum(),
-            head_bytes: coded
-                .last()
-                .copied()
-                .flatten()
-                .map_or(4.0, |bits| bits as f64 / 8.0)
-                * head,
+            head_bytes: head * head_bits.unwrap_or(32) as f64 / 8.0,
             coded,
         }
     }

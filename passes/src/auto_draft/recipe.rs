@@ -105,16 +105,13 @@ impl Recipe {
             draft.bypass(block)?;
         }
         for action in [Action::Int8, Action::Int4] {
-            let chosen = |block| {
-                actions
-                    .iter()
-                    .any(|&(id, a)| Some(id) == block && *a == action)
-            };
             let treated = |matrix: &Matrix| {
                 if matrix.is_head {
                     self.head == action
                 } else {
-                    chosen(matrix.block)
+                    actions
+                        .iter()
+                        .any(|&(id, a)| Some(id) == matrix.block && *a == action)
                 }
             };
             let Some(quantizer) = format.quantizer(action) else {

@@ -61,9 +61,6 @@ impl Search<'_> {
         recipes.retain(|recipe| !anchors.contains(recipe));
         let agreements = [self.trial.agreements(&recipes, cx)?, gauged].concat();
         recipes.extend(anchors);
-        let mut known: Vec<_> = recipes.into_iter().zip(agreements).collect();
-        known.retain(|(recipe, _)| self.planner.can_run(recipe));
-        let (recipes, agreements): (Vec<_>, Vec<_>) = known.into_iter().unzip();
         let of = |recipe: &Recipe| {
             recipes
                 .iter()
@@ -74,7 +71,9 @@ impl Search<'_> {
             of(recipe).map_or(0.0, |a| a.acceptance(head))
         });
         let mut seen = BTreeSet::new();
-        measured.retain(|judged| seen.insert(judged.recipe.clone()));
+        measured.retain(|judged| {
+            self.planner.can_run(&judged.recipe) && seen.insert(judged.recipe.clone())
+        });
         Ok(measured)
     }
 

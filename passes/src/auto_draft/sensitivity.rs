@@ -22,7 +22,8 @@ use crate::scoring::{FisherScores, Objective, fisher};
 /// can't be dropped.
 pub(super) type Sensitivity = Vec<[f64; 4]>;
 
-/// Of a target in floats. Goes on where an earlier run was stopped, until what it kept is [forgotten](forget).
+/// Of a target in floats. Goes on where an earlier run was stopped, until what it kept is
+/// [forgotten](forget).
 pub(super) fn sensitivity(
     target: &Graph,
     weights: &WeightTable,

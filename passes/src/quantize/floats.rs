@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dlc_ir::{
-    CodedPart, DType, Expr, Graph, GroupFormat, Node, Op, Operand, QuantizedPart, WeightId,
-    WeightTable,
+    CodedPart, Expr, Graph, GroupFormat, Op, Operand, QuantizedPart, WeightId, WeightTable,
 };
 
 use super::matrices::Matrix;
@@ -49,7 +48,9 @@ pub(crate) fn put_floats(
         if chosen(&matrix, format) {
             let node = graph.node(matrix.node);
             if let Some(floats) = add_floats(weights, matrix.weight)? {
-                let inputs = float_inputs(node, floats, weights);
+                let x = node.inputs.first().copied();
+                let bias = node.inputs.get(graph.bias_at(node, weights)).copied();
+                let inputs = x.into_iter().chain([floats.into()]).chain(bias).collect();
                 replaced.insert(matrix.node, (Op::Linear, inputs));
             }
         }
@@ -89,22 +90,4 @@ fn add_floats(weights: &mut WeightTable, codes: WeightId) -> Result<Option<Weigh
     let shape = [floats.elements() / columns.max(1), columns];
     let name = format!("{}.floats", weights[codes].name);
     Ok(Some(weights.add_apart(&name, &shape, floats)?))
-}
-
-/// What a product with floats reads instead of codes, scales and zero points.
-fn float_inputs(node: &Node, floats: WeightId, weights: &WeightTable) -> Vec<Operand> {
-    let is_bytes = |operand: &Operand| matches!(operand, Operand::Weight(id) if weights[*id].dtype == DType::U8);
-    let bias_at = if node.inputs.get(3).is_some_and(is_bytes) {
-        4
-    } else {
-        3
-    };
-    let bias = node.inputs.get(bias_at).copied();
-    node.inputs
-        .first()
-        .copied()
-        .into_iter()
-        .chain([floats.into()])
-        .chain(bias)
-        .collect()
 }

@@ -1,25 +1,16 @@
 //! auto-draft and fit-prune on targets that are quantised already.
 
-use dlc_ir::{Module, Op};
+use dlc_ir::Module;
 
 use super::choosing::{ByBytes, QUICK, choose, lazy};
 use super::fakes::{run_all, table};
+use super::quantizing_targets::bits;
 
 /// The lazy decoder with its matrices in codes.
 fn quantized(options: &str) -> Module {
     let mut module = lazy();
     run_all(&[("quantize", options)], &mut module).unwrap();
     module
-}
-
-/// Bits of the codes of each product of the draft.
-fn bits_of_the_draft(module: &Module) -> Vec<usize> {
-    let draft = module.graph("draft").unwrap();
-    let of = |op: &Op| match op {
-        Op::QuantizedLinear(format) => Some(format.bits),
-        _ => None,
-    };
-    draft.nodes().filter_map(|(_, node)| of(&node.op)).collect()
 }
 
 #[test]
@@ -35,7 +26,7 @@ fn drafts_of_quantised_targets_drop_layers_and_have_fewer_bits_than_they() {
             assert!(candidate.cost < 0.3, "{candidate:?}");
         }
         assert!(candidates[0].speedup > 1.2, "{:?}", candidates[0]);
-        let bits = bits_of_the_draft(&module);
+        let bits = bits(module.graph("draft").unwrap());
         assert!(bits.contains(&4) || bits.len() < 15, "{bits:?}");
     }
     let mut module = quantized("bits: 4, method: rtn, compare: false");

@@ -23,7 +23,7 @@ fn logits(graph: &Graph, weights: &WeightTable) -> Vec<f32> {
 }
 
 /// Bits of the codes of each product.
-fn bits(graph: &Graph) -> Vec<usize> {
+pub(super) fn bits(graph: &Graph) -> Vec<usize> {
     let of = |op: &Op| match op {
         Op::QuantizedLinear(format) => Some(format.bits),
         _ => None,

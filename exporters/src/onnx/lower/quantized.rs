@@ -2,12 +2,12 @@
 //!
 //! Profile `ort` has `MatMulNBits`, which rounds activations to 8 bits inside (`accuracy_level` 4;
 //! level 0 takes two to three times as long for several tokens, and on AVX2 4 times for one of 4
-//! bits, 30 times for one of 8). The others unpack codes by
-//! arithmetic on floats that every runtime does exactly: no `DequantizeLinear`, which ONNX Runtime
-//! runs with rounded activations and tract not at all with 4 bits. The file stays small; a runtime
-//! that folds constants holds the matrix in single precision.
+//! bits, 30 times for one of 8). The others unpack codes by arithmetic on floats that every runtime
+//! does exactly: no `DequantizeLinear`, which ONNX Runtime runs with rounded activations and tract
+//! not at all with 4 bits. The file stays small; a runtime that folds constants holds the matrix in
+//! single precision.
 
-use dlc_ir::{DType, GroupFormat, Node, Operand};
+use dlc_ir::{DType, GroupFormat, Node};
 use dlc_onnx::proto::data_type;
 
 use super::super::builder::Name;
@@ -35,12 +35,7 @@ struct Operands {
 
 impl Operands {
     fn of(cx: &mut Context<'_>, node: &Node) -> Result<Self, ExportError> {
-        let is_bytes = |cx: &Context<'_>, at: usize| match node.inputs.get(at) {
-            Some(Operand::Weight(w)) => cx.target.weights[*w].dtype == DType::U8,
-            Some(Operand::Value(v)) => cx.ty(*v).dtype == DType::U8,
-            None => false,
-        };
-        let bias_at = if is_bytes(cx, 3) { 4 } else { 3 };
+        let bias_at = cx.graph.bias_at(node, cx.target.weights);
         let [out, inner] = [
             cx.width(Context::output_at(node, 0)?)?,
             cx.width(cx.value_at(node, 0)?)?,
