@@ -194,6 +194,7 @@ impl Written {
                 "rounds": stats.rounds, "drafted": stats.drafted(), "accepted": stats.accepted(), "acceptance": stats.acceptance(),
                 "draft": sourced(&stats.draft), "lookup": sourced(&stats.lookup),
                 "tokens_per_round": stats.tokens_per_round(), "tokens_per_second": stats.tokens_per_second(),
+                "prompt_seconds": stats.prefill_time.as_secs_f64(),
             },
         })
     }

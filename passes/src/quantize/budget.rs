@@ -1,13 +1,13 @@
-//! Bits of each matrix within a budget: what they cost by FIT, and what the model then loses.
+//! The format of each matrix within a budget: what it costs by FIT, and what the model then loses.
 
 use std::collections::BTreeMap;
 
 use dlc_ir::cost::cost;
-use dlc_ir::{Module, WeightId};
+use dlc_ir::{GroupFormat, Module, Weight, WeightId};
 
-use super::mixed::{self, Allocation, Choice};
+use super::mixed::{self, Allocation, Choice, Form};
 use super::{
-    Budget, Coding, Codings, Formats, NAME, PartBits, Plan, Quantize, coded, compare, matrices,
+    Budget, Coding, Codings, Formats, Matrix, NAME, PartBits, Plan, Quantize, coded, compare, matrices,
     options_error, perturbation, report, unsupported,
 };
 use crate::context::PassContext;
@@ -54,27 +54,15 @@ impl Quantize<'_> {
                 .within_nats(module, plan, &choices, nats, texts, cx)?
                 .map(|(allocation, codings)| (allocation, Some(codings))),
         };
-        let (Allocation { bits, loss, .. }, codings) = allocation.map_err(|least| {
+        let (Allocation { formats, loss, .. }, codings) = allocation.map_err(|least| {
             let asked = self.options.budget;
             options_error(format!(
                 "budget={asked} can't be met with 4 and 8 bits; the nearest that can is budget={least}"
             ))
         })?;
-        let eights = bits.values().filter(|bits| **bits == 8).count();
-        report.fact(
-            "bits",
-            format!("{eights} matrices in 8, {} in 4", bits.len() - eights),
-        );
+        report.fact("bits", counts(&formats));
         report.fact("divergence that FIT expects", format!("{loss:.3e} nats"));
-        let formats = self.formats(&bits);
         Ok((formats, codings))
-    }
-
-    /// The formats of codes of so many bits.
-    fn formats(&self, bits: &BTreeMap<WeightId, usize>) -> Formats {
-        bits.iter()
-            .map(|(id, bits)| (*id, self.options.format(*bits)))
-            .collect()
     }
 
     /// Bytes of the target that bits of its matrices don't change.
@@ -85,18 +73,17 @@ impl Quantize<'_> {
         choices: &[Choice],
     ) -> Result<u64, PassError> {
         let least = choices.iter().map(|choice| {
-            let bits = choice.fixed.unwrap_or(4);
-            let quantizer = self.options.quantizer(self.options.format(bits));
+            let quantizer = self.options.quantizer(choice.smallest().format);
             (choice.weight, Coding::Rule(quantizer))
         });
         let codings = self.with_tables(plan, least.collect());
         let (graph, weights) = coded(module, plan.target, &codings)?;
-        let matrices = choices.iter().map(|choice| choice.bytes[0]);
+        let matrices = choices.iter().map(|choice| choice.smallest().bytes);
         let whole = cost(&graph, &weights).weight_bytes;
         Ok(whole.saturating_sub(matrices.sum()))
     }
 
-    /// What 4 and 8 bits of each matrix cost, by FIT.
+    /// What the formats of each matrix cost, by FIT.
     fn choices(
         &self,
         module: &Module,
@@ -131,45 +118,65 @@ impl Quantize<'_> {
         let tensors = scores.blocks.values().flatten();
         tensors.for_each(|tensor| *traces.entry(tensor.weight).or_default() += tensor.trace);
 
-        let mut choices = Vec::new();
-        for (id, matrix) in &plan.matrices {
+        let choice = |(id, matrix): (&WeightId, &Matrix)| {
+            let trace = traces.get(id).copied().unwrap_or_default();
             let weight = &module.weights[*id];
             let (rows, columns) = matrices::matrix_shape(weight)?;
-            let trace = traces.get(id).copied().unwrap_or_default();
-            let mut choice = Choice {
-                weight: *id,
-                entries: rows * columns,
-                bytes: [0; 2],
-                loss: [0.0; 2],
-                fixed: None,
-            };
-            for (at, bits) in [4, 8].into_iter().enumerate() {
-                let format = self.options.format(bits);
-                let quantizer = self.options.quantizer(format);
-                let square = cx
-                    .pool
-                    .install(|| perturbation(weight, &quantizer))?
-                    .mean_square;
-                choice.bytes[at] = mixed::bytes(format, self.options.symmetric, [rows, columns]);
-                choice.loss[at] = 0.5 * trace * square;
-            }
-            if let (true, PartBits::Own(bits)) = (matrix.is_head, self.options.head) {
-                let at = usize::from(bits == 8);
-                choice.bytes = [choice.bytes[at]; 2];
-                choice.loss = [choice.loss[at]; 2];
-                choice.fixed = Some(bits);
-            }
-            if choice.loss.iter().any(|loss| !loss.is_finite()) {
-                return Err(PassError::NotFinite {
-                    pass: NAME,
-                    score: "fit",
-                    unit: weight.name.clone(),
-                    value: choice.loss[0],
-                });
-            }
-            choices.push(choice);
+            let formats = self.formats(matrix, plan.tables.contains(id), columns);
+            let form = |format| self.form(weight, [rows, columns], format, trace, cx);
+            let forms = formats.map(form).collect::<Result<_, PassError>>()?;
+            Ok(Choice::among(*id, rows * columns, forms))
+        };
+        plan.matrices.iter().map(choice).collect()
+    }
+
+    /// The formats that `matrix` may have. A table that tokens are looked up in has whole groups.
+    fn formats(
+        &self,
+        matrix: &Matrix,
+        is_table: bool,
+        columns: usize,
+    ) -> impl Iterator<Item = GroupFormat> {
+        let bits = match self.options.head {
+            PartBits::Own(bits) if matrix.is_head => vec![bits],
+            _ => vec![4, 8],
+        };
+        let sizes = match self.options.group_size {
+            Some(size) => vec![size],
+            None => vec![128, 64, 32],
+        };
+        let fits = move |size: &usize| !is_table || columns.is_multiple_of(*size);
+        sizes.into_iter().filter(fits).flat_map(move |group_size| {
+            let of_size = move |bits| GroupFormat { bits, group_size };
+            bits.clone().into_iter().map(of_size)
+        })
+    }
+
+    /// What `format` costs a matrix with this trace of the Fisher information.
+    fn form(
+        &self,
+        weight: &Weight,
+        shape: [usize; 2],
+        format: GroupFormat,
+        trace: f64,
+        cx: &PassContext<'_>,
+    ) -> Result<Form, PassError> {
+        let quantizer = self.options.quantizer(format);
+        let found = cx.pool.install(|| perturbation(weight, &quantizer))?;
+        let loss = 0.5 * trace * found.mean_square;
+        if !loss.is_finite() {
+            return Err(PassError::NotFinite {
+                pass: NAME,
+                score: "fit",
+                unit: weight.name.clone(),
+                value: loss,
+            });
         }
-        Ok(choices)
+        Ok(Form {
+            format,
+            bytes: mixed::bytes(format, self.options.symmetric, shape),
+            loss,
+        })
     }
 
     /// The smallest allocation whose measured divergence is at most `most`. FIT ranks matrices, and
@@ -185,8 +192,7 @@ impl Quantize<'_> {
     ) -> Result<Result<(Allocation, Codings), String>, PassError> {
         const TRIES: usize = 6;
         let measured = |allocation: &Allocation| -> Result<(f64, Codings), PassError> {
-            let formats = self.formats(&allocation.bits);
-            let codings = self.codings(module, plan, &formats, Some(texts), cx)?;
+            let codings = self.codings(module, plan, &allocation.formats, Some(texts), cx)?;
             let (after, weights) = coded(module, plan.target, &codings)?;
             let found = compare(module, [plan.target, &after], &weights, texts, cx)?;
             Ok((found.mean_kl(), codings))
@@ -211,4 +217,17 @@ impl Quantize<'_> {
             Ok(Err(format!("{}nats", report::rounded_up(found))))
         }
     }
+}
+
+/// How many matrices have which format.
+fn counts(formats: &Formats) -> String {
+    let mut counts: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    for format in formats.values() {
+        *counts.entry((format.bits, format.group_size)).or_default() += 1;
+    }
+    let shown = counts
+        .iter()
+        .rev()
+        .map(|((bits, size), count)| format!("{count} in {bits} by groups of {size}"));
+    format!("matrices: {}", shown.collect::<Vec<_>>().join(", "))
 }

@@ -2,7 +2,7 @@
 //!
 //! Weights only, in groups along the rows (`matrices.rs`). `held.rs` holds codes that were found by
 //! running text through the model (`calibrate.rs`): by search with weighted errors (`weighted.rs`)
-//! or by GPTQ (`gptq.rs`, `factor.rs`). `budget.rs` and `mixed.rs` choose bits. Graphs that share a matrix share
+//! or by GPTQ (`gptq.rs`, `factor.rs`). `budget.rs` and `mixed.rs` choose formats. Graphs that share a matrix share
 //! its codes. An embedding that is the head as well is quantised as the head alone.
 
 mod budget;
@@ -152,7 +152,8 @@ impl<'a> Quantize<'a> {
         for matrix in matrices.values() {
             matrices::matrix_shape(&module.weights[matrix.weight])?;
         }
-        let mut tables = matrices::tables(target, &module.weights, self.options.group_size);
+        let format = self.options.format(8);
+        let mut tables = matrices::tables(target, &module.weights, format.group_size);
         tables
             .retain(|_| self.options.embedding != PartBits::None && self.options.blocks.is_none());
         Ok(Plan {

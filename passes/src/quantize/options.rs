@@ -13,6 +13,9 @@ use crate::options::{Range, options};
 /// Group sizes that runtimes take.
 pub(crate) const GROUP_SIZES: Range = OneOf(&[32, 64, 128]);
 
+/// Entries of a row that share a scale if nobody says otherwise.
+const GROUP_SIZE: usize = 32;
+
 /// How scales, zero points and codes are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -177,7 +180,7 @@ options! {
     /// Options of `quantize`.
     #[serde(deny_unknown_fields)]
     pub struct QuantizeOptions {
-        /// Bits of a code; mixed chooses for each matrix, within the budget.
+        /// Bits of a code; mixed chooses them for each matrix, within the budget.
         bits: Bits = Bits::All(8), in Words(vec!["4", "8", "mixed"]);
         /// Of bits=mixed: bits of a weight with its share of the scale, megabytes of the model, or
         /// KL divergence on the held-back text.
@@ -188,8 +191,9 @@ options! {
         /// good what earlier ones lose; if absent, rtn for 8 bits, else gptq, or hqq for models that
         /// text can't be run through block by block.
         method: Option<Method> = None;
-        /// Entries of a row that share a scale.
-        group_size: usize = 32, in GROUP_SIZES;
+        /// Entries of a row that share a scale; if absent, 32, or what bits=mixed chooses for each
+        /// matrix.
+        group_size: Option<usize> = None, in GROUP_SIZES;
         /// Whether zero is in the middle of every group; if false, each has a zero point of its
         /// own.
         symmetric: bool = false;
@@ -244,7 +248,7 @@ impl QuantizeOptions {
     pub(super) fn format(&self, bits: usize) -> GroupFormat {
         GroupFormat {
             bits,
-            group_size: self.group_size,
+            group_size: self.group_size.unwrap_or(GROUP_SIZE),
         }
     }
 }
