@@ -68,7 +68,7 @@ pub use error::{Result, RuntimeError};
 pub use generation::{GenerationConfig, SamplingDefaults};
 pub use measure::{
     Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies,
-    measure, time_passes,
+    measure, measure_after, time_passes,
 };
 pub use session::{HostData, HostTensor, Session, SessionOptions};
 pub use spans::{Answer, answers};

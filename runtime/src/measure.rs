@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use dlc_ir::ModelInfo;
 use dlc_methods::speculation::{
-    CostTable, DecodeOptions, Decoder, Generation, History, Logits, Stats, StepCosts, TokenModel,
+    CostTable, DecodeOptions, Decoder, Generation, History, Logits, Stats, StepCosts, SuffixIndex,
+    TokenModel,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -84,37 +85,66 @@ pub fn decode<'m>(
 /// As [`decode`].
 pub fn measure(
     target: &mut dyn TokenModel,
-    mut draft: Option<&mut dyn TokenModel>,
+    draft: Option<&mut dyn TokenModel>,
     prompt: &[u32],
     options: &DecodeOptions,
     repeats: usize,
 ) -> Result<PromptMeasurement> {
-    let (mut plain, mut speculative) = (Vec::new(), Vec::new());
+    let alone = SuffixIndex::default();
+    let [measured] = measure_after(target, draft, prompt, options, [&alone], repeats)?;
+    Ok(measured)
+}
+
+/// Decodes `prompt` plainly, and speculatively with lookups in each of these histories, all in
+/// alternation, `repeats` times each. The histories stay as they are.
+///
+/// # Errors
+/// As [`decode`].
+pub fn measure_after<const N: usize>(
+    target: &mut dyn TokenModel,
+    mut draft: Option<&mut dyn TokenModel>,
+    prompt: &[u32],
+    options: &DecodeOptions,
+    histories: [&SuffixIndex; N],
+    repeats: usize,
+) -> Result<[PromptMeasurement; N]> {
+    let mut plain = Vec::new();
+    let mut speculative = [const { Vec::new() }; N];
     let alone = DecodeOptions {
         lookup: None,
         ..options.clone()
     };
     for _ in 0..repeats.max(1) {
         plain.push(decode(target, None, prompt, &alone)?);
-        speculative.push(match &mut draft {
-            Some(draft) => decode(target, Some(&mut **draft), prompt, options)?,
-            None => decode(target, None, prompt, options)?,
-        });
+        for (runs, &history) in speculative.iter_mut().zip(&histories) {
+            let draft = draft
+                .as_mut()
+                .map(|draft| &mut **draft as &mut dyn TokenModel);
+            let mut decoder =
+                Decoder::new(target, draft, options.clone())?.remembering(history.clone());
+            runs.push(decoder.generate(prompt, &mut |_| ControlFlow::Continue(()))?);
+        }
     }
-    let (a, b) = (&plain[0].tokens, &speculative[0].tokens);
-    let equality = compare(target, prompt, a, b, options)?;
-    let [plain_time, speculative_time] =
-        [&plain, &speculative].map(|runs| Timing::of(runs.iter().map(decode_seconds)));
-    Ok(PromptMeasurement {
-        prompt_tokens: prompt.len(),
-        tokens: a.clone(),
-        plain_seconds: plain_time.median(),
-        speculative_seconds: speculative_time.median(),
-        plain_range: plain_time.range(),
-        speculative_range: speculative_time.range(),
-        stats: speculative[0].stats,
-        equality,
-    })
+    let text = &plain[0].tokens;
+    let mut equalities = [Equality::Equal; N];
+    for (equality, runs) in equalities.iter_mut().zip(&speculative) {
+        *equality = compare(target, prompt, text, &runs[0].tokens, options)?;
+    }
+    let timing = |runs: &[Generation]| Timing::of(runs.iter().map(decode_seconds));
+    let plain_time = timing(&plain);
+    Ok(std::array::from_fn(|i| {
+        let speculative_time = timing(&speculative[i]);
+        PromptMeasurement {
+            prompt_tokens: prompt.len(),
+            tokens: text.clone(),
+            plain_seconds: plain_time.median(),
+            speculative_seconds: speculative_time.median(),
+            plain_range: plain_time.range(),
+            speculative_range: speculative_time.range(),
+            stats: speculative[i][0].stats,
+            equality: equalities[i],
+        }
+    }))
 }
 
 impl PromptMeasurement {

@@ -41,12 +41,15 @@ pub(super) struct Args {
     no_generation_config: bool,
     #[command(flatten)]
     drafting: DraftingArgs,
+    /// Decode once more, warm: with lookups in the prompts before and their texts too
+    #[arg(long, conflicts_with = "no_lookup")]
+    lookup_history: bool,
     /// Decode the built-in prompts of several tasks: code, chat, continuation, summary
     #[arg(long, conflicts_with = "prompts")]
     suite: bool,
     /// Measure what passes cost on this machine, keep it for later runs of this bundle, and print
     /// it
-    #[arg(long, conflicts_with_all = ["prompts", "suite", "plot", "max_tokens", "no_generation_config", "repeats", "draft_tokens", "lookup", "no_lookup", "draft_confidence"])]
+    #[arg(long, conflicts_with_all = ["prompts", "suite", "plot", "max_tokens", "no_generation_config", "repeats", "draft_tokens", "lookup", "no_lookup", "lookup_history", "draft_confidence"])]
     calibrate: bool,
     /// Draw the speedups by task; `-` is stdout
     #[arg(long, value_name = "FILE.svg")]

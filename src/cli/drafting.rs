@@ -9,16 +9,19 @@ use super::failure::{Failure, Result};
 use super::models::{DraftCache, Models};
 use crate::pipeline::DiskCache;
 
+/// Tokens of earlier texts that lookups search in, where they do: at most 10 MB.
+pub(super) const HISTORY: usize = 1 << 16;
+
 /// How tokens are guessed.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct DraftingArgs {
     /// Tokens to propose per round, whatever they cost [default: as many as pay]
     #[arg(long, alias = "gamma", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     draft_tokens: Option<u8>,
-    /// Propose what followed the last tokens, N of them or more, where they stood before
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=32))]
+    /// Propose what followed the last tokens, N of them or more, most often where they stood before
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     lookup: u8,
-    /// Look nothing up in the text
+    /// Look nothing up
     #[arg(long, conflicts_with = "lookup")]
     no_lookup: bool,
     /// The draft stops proposing below this probability; 0 never does

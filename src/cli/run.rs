@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use dlc_ir::Task;
-use dlc_methods::speculation::{DecodeOptions, Decoder, TokenModel};
+use dlc_methods::speculation::{DecodeOptions, Decoder, SuffixIndex, TokenModel};
 use dlc_runtime::{Bundle, ChatMessage, ChatTemplate, TextTokenizer, assumed_costs};
 
 use super::backend::{BackendArgs, describe};
-use super::drafting::{DraftingArgs, measured_costs};
+use super::drafting::{DraftingArgs, HISTORY, measured_costs};
 use super::exit::INTERRUPTED;
 use super::failure::{Result, bail};
 use super::flags::Given;
@@ -93,6 +93,9 @@ pub(super) struct Args {
     no_draft: bool,
     #[command(flatten)]
     drafting: DraftingArgs,
+    /// Look up in the prompts before and their texts too
+    #[arg(long, requires = "prompts", conflicts_with = "no_lookup")]
+    lookup_history: bool,
     #[command(flatten)]
     backend: BackendArgs,
     #[command(flatten)]
@@ -197,6 +200,7 @@ fn continue_all(
         stops: &rules.stop_strings,
         shows: args.records.are_for_people(),
     };
+    let mut history = SuffixIndex::new(if args.lookup_history { HISTORY } else { 0 });
     for Text { content, place } in prompts {
         let prompt = content.as_str();
         let options = options(args, models, rules);
@@ -206,8 +210,10 @@ fn continue_all(
             prompt
         };
         let written = tokens_of(args, models, template, prompt).and_then(|tokens| {
-            let mut decoder = decoder(models, options)?;
-            Ok((writer.write(&mut decoder, echo, &tokens)?, tokens))
+            let mut decoder = decoder(models, options)?.remembering(std::mem::take(&mut history));
+            let written = writer.write(&mut decoder, echo, &tokens)?;
+            history = decoder.into_history();
+            Ok((written, tokens))
         });
         let (written, tokens) = match written {
             Ok(both) => both,

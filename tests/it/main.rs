@@ -33,6 +33,7 @@ mod hostile;
 mod hub;
 mod integrity;
 mod keys;
+mod lookups;
 mod misfits;
 mod naming;
 mod other_adapters;

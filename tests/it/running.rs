@@ -364,49 +364,6 @@ fn verify_finds_what_differs_from_the_checkpoint() {
 }
 
 #[test]
-fn a_bundle_without_a_draft_copies_from_its_text() {
-    let shell = Shell::new();
-    shell.ok(&[
-        "compile",
-        "fixtures/tiny-llama",
-        "--profile",
-        "onnx",
-        "-o",
-        "plain",
-    ]);
-    let prompt = "And the LORD spake unto Moses, saying, And the LORD spake unto Moses, saying, And the LORD spake";
-    let run = |more: &[&str]| {
-        let args = [
-            "run",
-            "plain",
-            "--backend",
-            "tract",
-            "--prompt",
-            prompt,
-            "--max-tokens",
-            "24",
-            "--json",
-        ];
-        shell
-            .ok(&[&args[..], more].concat())
-            .json()
-            .as_array()
-            .unwrap()[0]
-            .clone()
-    };
-    let (copying, plain) = (run(&["--draft-tokens", "4"]), run(&["--no-lookup"]));
-    assert_eq!(copying["tokens"], plain["tokens"]);
-    assert!(
-        copying["stats"]["lookup"]["accepted"].as_u64().unwrap() > 0,
-        "{copying}"
-    );
-    assert_eq!(
-        (&plain["stats"]["drafted"], &plain["stats"]["rounds"]),
-        (&0.into(), &24.into())
-    );
-}
-
-#[test]
 fn costs_are_measured_once_and_used_again() {
     let shell = Shell::new();
     shell.ok(&[

@@ -7,7 +7,6 @@
 
 mod history;
 mod length;
-mod lookup;
 mod round;
 mod stats;
 #[cfg(test)]
@@ -23,9 +22,8 @@ use crate::speculation::CostTable;
 pub use self::history::History;
 pub use self::length::DraftLength;
 use self::length::{DRAFT_ACCEPTANCE, Planner};
-use self::lookup::NgramIndex;
 pub use self::stats::{SourceStats, Stats};
-use super::{LogitsProcessors, Reading, Sampler, SamplingOptions, TokenModel};
+use super::{Guess, LogitsProcessors, Reading, Sampler, SamplingOptions, SuffixIndex, TokenModel};
 use crate::{MethodError, Result};
 
 /// How a text is continued.
@@ -37,8 +35,8 @@ pub struct DecodeOptions {
     pub max_length: Option<usize>,
     /// Tokens that are proposed per round.
     pub draft_length: DraftLength,
-    /// Proposes what followed the last tokens, at least this many, where they stood before; None
-    /// doesn't look.
+    /// Proposes what followed the last tokens, at least this many, where they stood before, in this
+    /// text or in [earlier ones](Decoder::remembering); None doesn't look.
     pub lookup: Option<usize>,
     /// How often the draft's guesses should be right at first, from 0 to 1, for
     /// [`DraftLength::Adaptive`].
@@ -127,7 +125,9 @@ pub struct Decoder<'m> {
     options: DecodeOptions,
     sampler: Sampler,
     planner: Planner,
-    index: Option<NgramIndex>,
+    index: SuffixIndex,
+    /// What the index proposed last.
+    guesses: Vec<Guess>,
     /// Tokens of the prompt.
     prompt: usize,
     /// Prompt and decided tokens. After each round the target has cached all but the last, the
@@ -188,17 +188,32 @@ impl<'m> Decoder<'m> {
             options.draft_acceptance,
             options.costs.clone(),
         );
-        let index = options.lookup.map(NgramIndex::new);
         Ok(Self {
             target,
             draft,
             options,
             sampler,
             planner,
-            index,
+            index: SuffixIndex::new(0),
+            guesses: Vec::new(),
             prompt: 0,
             sequence: Vec::new(),
         })
+    }
+
+    /// Lookups search in the texts of `history` too, and in what this decoder reads and writes from
+    /// now on, as far as that index keeps it.
+    #[must_use]
+    pub fn remembering(self, history: SuffixIndex) -> Self {
+        Self {
+            index: history,
+            ..self
+        }
+    }
+
+    /// What lookups search in, for another decoder with the same tokenizer.
+    pub fn into_history(self) -> SuffixIndex {
+        self.index
     }
 
     /// Continues `prompt`. `on_tokens` sees the tokens of each round as they are decided and may
@@ -218,7 +233,6 @@ impl<'m> Decoder<'m> {
             // A model that failed in mid-pass may have cached anything.
             self.forget(0);
             self.sequence.clear();
-            self.reindex(0);
         }
         result
     }
@@ -259,6 +273,7 @@ impl<'m> Decoder<'m> {
                 .position(|token| self.options.stop_tokens.contains(token));
             let text = &decided[..stop.unwrap_or(decided.len())];
             self.sequence.extend_from_slice(text);
+            self.index(text, &mut generation.stats);
             self.forget(self.sequence.len());
             generation.tokens.extend_from_slice(text);
             generation.stats.tokens += text.len();
@@ -316,8 +331,10 @@ impl<'m> Decoder<'m> {
             .count()
             .min(prompt.len() - 1);
         self.forget(known);
-        self.reindex(known);
         self.sequence = prompt.to_vec();
+        if self.options.lookup.is_some() {
+            self.index.begin(prompt);
+        }
         let Self {
             target,
             draft,
@@ -351,10 +368,12 @@ impl<'m> Decoder<'m> {
         }
     }
 
-    /// Takes n-grams out of the index that reach beyond the first `len` tokens.
-    fn reindex(&mut self, len: usize) {
-        if let Some(index) = &mut self.index {
-            index.truncate(len);
+    /// Takes what the text goes on with into the index.
+    fn index(&mut self, text: &[u32], stats: &mut Stats) {
+        if self.options.lookup.is_some() {
+            let started = Instant::now();
+            self.index.extend(text);
+            stats.draft_time += started.elapsed();
         }
     }
 

@@ -5,6 +5,7 @@ mod decoder;
 mod processors;
 mod rotation;
 mod sampler;
+mod suffix;
 mod token_model;
 
 pub use costs::{
@@ -18,4 +19,5 @@ pub use processors::LogitsProcessors;
 pub use rotation::{KeyRotations, LengthRotation};
 pub(crate) use sampler::argmax;
 pub use sampler::{Distribution, Sampler, SamplingOptions};
+pub use suffix::{Guess, SuffixIndex};
 pub use token_model::{Logits, Reading, TokenModel};

@@ -2,15 +2,17 @@
 
 use std::process::ExitCode;
 
-use dlc_methods::speculation::{CostTable, DecodeOptions, SourceStats, Stats, TokenModel};
-use dlc_runtime::{Equality, PromptMeasurement, measure};
+use dlc_methods::speculation::{
+    CostTable, DecodeOptions, SourceStats, Stats, SuffixIndex, TokenModel,
+};
+use dlc_runtime::{Equality, PromptMeasurement, measure, measure_after};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Args, load_average, prompts};
 use crate::cli::backend::describe;
 use crate::cli::destination::{self, Destination, check_stdout};
-use crate::cli::drafting::{measure_costs, measured_costs};
+use crate::cli::drafting::{HISTORY, measure_costs, measured_costs};
 use crate::cli::exit::{CHECK_FAILED, INTERRUPTED};
 use crate::cli::failure::{Context, Failure, Result, bail};
 use crate::cli::generation::GenerationArgs;
@@ -150,20 +152,44 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let Some(results) = decode(args, &mut models, &cases, &options)? else {
         return Ok(INTERRUPTED.into());
     };
-    let comparison = Comparison::new(&cases, &results, costs, measured);
+    let compared = |results| Comparison::new(&cases, results, costs.clone(), measured);
+    let cold = compared(results.cold.as_slice());
+    let warm = results.warm.as_deref().map(compared);
+    let text = match &warm {
+        Some(warm) => format!(
+            "{}\n\nwarm: lookups in earlier prompts and their texts too\n{}",
+            cold.text(),
+            warm.text()
+        ),
+        None => cold.text(),
+    };
     match &plot {
-        Some(Destination::Stdout) => note(&comparison.text())?,
-        _ => output.result(&comparison.text())?,
+        Some(Destination::Stdout) => note(&text)?,
+        _ => output.result(&text)?,
     }
     if let Some(plot) = &plot {
-        destination::write(&[(plot, comparison.plot().into_bytes())])?;
+        destination::write(&[(plot, cold.plot().into_bytes())])?;
     }
-    output.json(&comparison.json(models.backend.kind().name(), load))?;
-    Ok(if comparison.all.unequal > 0 {
+    let backend = models.backend.kind().name();
+    let mut report = cold.json(backend, load);
+    if let Some(warm) = &warm {
+        report["warm"] = warm.json(backend, load);
+    }
+    output.json(&report)?;
+    let unequal = cold.all.unequal + warm.map_or(0, |warm| warm.all.unequal);
+    Ok(if unequal > 0 {
         CHECK_FAILED.into()
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// What decoding took, one for each case.
+struct Results {
+    /// With lookups in the text alone.
+    cold: Vec<PromptMeasurement>,
+    /// With lookups in the cases before too, if that was asked for.
+    warm: Option<Vec<PromptMeasurement>>,
 }
 
 /// None if the user stopped it.
@@ -172,10 +198,12 @@ fn decode(
     models: &mut Models,
     cases: &[Case],
     options: &DecodeOptions,
-) -> Result<Option<Vec<PromptMeasurement>>> {
+) -> Result<Option<Results>> {
     let bar = Bar::new();
     phases::begin("decoding plainly and speculatively");
-    let mut results = Vec::new();
+    let (mut cold, mut warm) = (Vec::new(), args.lookup_history.then(Vec::new));
+    let (alone, mut history) = (SuffixIndex::default(), SuffixIndex::new(HISTORY));
+    let repeats = usize::from(args.repeats);
     for (i, case) in cases.iter().enumerate() {
         dlc_passes::Progress::update(&bar, "decoding plainly and speculatively", i, cases.len());
         let place = || case.place.clone().unwrap_or_else(|| case.task.clone());
@@ -187,20 +215,25 @@ fn decode(
             .draft
             .as_mut()
             .map(|draft| draft as &mut dyn TokenModel);
-        let measured = measure(
-            &mut models.target,
-            draft,
-            &prompt,
-            options,
-            usize::from(args.repeats),
-        );
-        results.push(measured.with_context(place)?);
+        let target = &mut models.target;
+        if let Some(warm) = &mut warm {
+            let histories = [&alone, &history];
+            let measured = measure_after(target, draft, &prompt, options, histories, repeats);
+            let [without, with] = measured.with_context(place)?;
+            history.begin(&prompt);
+            history.extend(&with.tokens);
+            cold.push(without);
+            warm.push(with);
+        } else {
+            let measured = measure(target, draft, &prompt, options, repeats);
+            cold.push(measured.with_context(place)?);
+        }
         if dlc_passes::Progress::interrupted(&bar) {
             return Ok(None);
         }
     }
     bar.finish();
-    Ok(Some(results))
+    Ok(Some(Results { cold, warm }))
 }
 
 fn equality(equality: Equality) -> String {

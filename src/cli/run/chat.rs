@@ -4,10 +4,11 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use dlc_methods::speculation::{DecodeOptions, Decoder, TokenModel};
+use dlc_methods::speculation::{DecodeOptions, Decoder, SuffixIndex, TokenModel};
 use dlc_runtime::{ChatMessage, ChatTemplate, TextTokenizer};
 
 use super::decoder;
+use crate::cli::drafting::HISTORY;
 use crate::cli::exit::INTERRUPTED;
 use crate::cli::failure::Result;
 use crate::cli::input::{Line, line};
@@ -65,8 +66,8 @@ pub(super) fn converse(
         room,
     };
     // One decoder for the whole conversation: what its caches hold of earlier turns isn't read
-    // again.
-    let mut decoder = decoder(models, options)?;
+    // again, and turns that left the context are looked up in all the same.
+    let mut decoder = decoder(models, options)?.remembering(SuffixIndex::new(HISTORY));
     phases::pause();
     if io::stdin().is_terminal() {
         note("say something; Ctrl-D ends, Ctrl-C stops an answer")?;

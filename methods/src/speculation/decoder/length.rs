@@ -3,13 +3,15 @@
 //!
 //! A round that proposes k tokens costs `k c + v(k + 1)` target steps by the [`CostTable`] and
 //! yields `1 + a + a^2 + .. + a^k` tokens; the k with the best quotient is taken, and none if no
-//! quotient beats 1, which is plain decoding. While drafting, a token is proposed, and another one
-//! drafted, as long as the expected gain is worth its cost at that quotient. What doesn't pay is
-//! tried again now and then, out of a budget of a few hundredths of the decoding itself. Nothing
-//! here reads a clock, and nothing looks at a token drawn in the same round: the prefix and earlier
-//! rounds decide, so the output's distribution stays the target's.
+//! quotient beats 1, which is plain decoding. Where guesses are looked up, each has its own a: the
+//! share of the places at which it followed, times the acceptance of matches as long. While
+//! drafting, a token is proposed, and another one drafted, as long as the expected gain is worth
+//! its cost at that quotient. What doesn't pay is tried again now and then, out of a budget of a
+//! few hundredths of the decoding itself. Nothing here reads a clock, and nothing looks at a token
+//! drawn in the same round: the prefix and earlier rounds decide, so the output's distribution
+//! stays the target's.
 
-use crate::speculation::{CostTable, best_gamma};
+use crate::speculation::{CostTable, Guess, best_gamma};
 
 /// Most proposals of a round.
 pub(super) const MOST: usize = 16;
@@ -33,8 +35,9 @@ const CONFIDENCE: [(f32, f64); 6] = [
     (0.95, 0.9),
     (f32::INFINITY, 0.97),
 ];
-/// Longest matches of the classes of lookups, likewise.
-const MATCHES: [(usize, f64); 5] = [
+/// Longest matches of the classes of lookups, likewise, of guesses that followed every time.
+const MATCHES: [(usize, f64); 6] = [
+    (1, 0.2),
     (2, 0.35),
     (3, 0.45),
     (6, 0.6),
@@ -45,7 +48,8 @@ const MATCHES: [(usize, f64); 5] = [
 /// How many tokens a round may propose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DraftLength {
-    /// Always this many, if there is room; 0 is plain decoding.
+    /// Always this many, if there is room, and so many are found where they are looked up; 0 is
+    /// plain decoding.
     Fixed(usize),
     /// As many as pay, by costs and acceptance.
     Adaptive,
@@ -116,9 +120,28 @@ impl Planner {
         self.draft_plan(1, MOST).tokens > 0
     }
 
-    /// How many of at most `most` tokens to take from a match of `length` tokens.
-    pub fn lookup_plan(&self, length: usize, most: usize) -> Plan {
-        self.plan(self.lookup[match_class(length)].share(), most, 0.0, 0.0)
+    /// How many of the guesses of an index to take.
+    pub fn lookup_plan(&self, guesses: &[Guess]) -> Plan {
+        if let DraftLength::Fixed(tokens) = self.length {
+            return Plan {
+                tokens: tokens.min(guesses.len()),
+                pace: 0.0,
+            };
+        }
+        let mut best = Plan {
+            tokens: 0,
+            pace: 1.0,
+        };
+        let (mut reach, mut expected) = (1.0, 1.0);
+        for (tokens, guess) in (1..=MOST).zip(guesses) {
+            reach *= guess.share * self.lookup[match_class(guess.matched)].share();
+            expected += reach;
+            let pace = expected / self.costs.pass(tokens + 1);
+            if pace > best.pace {
+                best = Plan { tokens, pace };
+            }
+        }
+        best
     }
 
     /// How many of at most `most` tokens to draft, where the draft has `pending` tokens to read
@@ -203,8 +226,8 @@ impl Planner {
         self.confidence[confidence_class(confidence)].learn(accepted);
     }
 
-    pub fn learn_lookup(&mut self, length: usize, accepted: bool) {
-        self.lookup[match_class(length)].learn(accepted);
+    pub fn learn_lookup(&mut self, guess: &Guess, accepted: bool) {
+        self.lookup[match_class(guess.matched)].learn(accepted);
     }
 
     /// What a round cost by the table: a draft that read `pending` tokens and made `steps` steps,

@@ -1,8 +1,8 @@
-//! One round of decoding: proposals from the text itself or from the draft, judged by one pass of
-//! the target.
+//! One round of decoding: proposals that are looked up or from the draft, judged by one pass of the
+//! target.
 //!
-//! How many there are depends on the prefix and on earlier rounds alone, never on a token drawn in
-//! this one.
+//! How many there are depends on the prefix, on earlier rounds and on earlier texts alone, never on
+//! a token drawn in this one.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -10,7 +10,6 @@ use std::time::Instant;
 use super::super::sampler::{is_runner_up, top_probability};
 use super::super::{Distribution, Logits, TokenModel};
 use super::length::{MOST, Plan};
-use super::lookup::{Match, continuation};
 use super::{Decoder, History, SourceStats, Stats, is_set};
 use crate::{MethodError, Result};
 
@@ -29,8 +28,8 @@ struct Proposal {
 /// Where a round's proposals came from.
 #[derive(Debug, Clone, Copy)]
 enum Source {
-    /// A match in the text.
-    Lookup(Match),
+    /// What the index proposed.
+    Lookup,
     /// The draft, after it read so many tokens and made so many steps.
     Draft { pending: usize, steps: usize },
 }
@@ -63,7 +62,7 @@ impl Decoder<'_> {
             history.push(proposal.token);
             rejected = instead.is_some();
             match source {
-                Source::Lookup(place) => self.planner.learn_lookup(place.length, !rejected),
+                Source::Lookup => self.planner.learn_lookup(&self.guesses[i], !rejected),
                 Source::Draft { .. } => self.planner.learn_draft(proposal.confidence, !rejected),
             }
             decided.push(instead.unwrap_or(proposal.token));
@@ -98,7 +97,7 @@ impl Decoder<'_> {
     fn count(&mut self, source: Source, judged: SourceStats, stats: &mut Stats) {
         stats.rounds += 1;
         let (counts, pending, steps, leaves) = match source {
-            Source::Lookup(_) => (&mut stats.lookup, 0, 0, 0),
+            Source::Lookup => (&mut stats.lookup, 0, 0, 0),
             Source::Draft { pending, steps } => (&mut stats.draft, pending, steps, judged.drafted),
         };
         counts.add(&judged);
@@ -107,14 +106,14 @@ impl Decoder<'_> {
         stats.tree_cost += cost + self.planner.widening(judged.drafted, leaves);
     }
 
-    /// Up to `most` proposals: of the text or of the draft, whichever should yield more, the text
-    /// if they are equal.
+    /// Up to `most` proposals: looked up or of the draft, whichever should yield more, looked up if
+    /// they are equal.
     fn propose(&mut self, most: usize) -> Result<(Source, Vec<Proposal>)> {
-        let found = self.index.as_mut().and_then(|index| {
-            index.extend(&self.sequence);
-            index.find(&self.sequence)
-        });
-        let found = found.map(|place| (place, self.planner.lookup_plan(place.length, most)));
+        self.guesses.clear();
+        if let Some(least) = self.options.lookup {
+            self.index.propose(least, most, &mut self.guesses);
+        }
+        let lookup = self.planner.lookup_plan(&self.guesses);
         let (pending, room) = self.draft.as_deref().map_or((0, 0), |draft| {
             let room = draft
                 .context_length()
@@ -125,22 +124,19 @@ impl Decoder<'_> {
             )
         });
         let drafting = self.planner.draft_plan(pending, room);
-        if let Some((place, plan)) = found {
-            let tokens = match plan.tokens {
-                0 if drafting.tokens == 0 && most > 0 => self.planner.try_lookup(),
-                tokens if plan.pace >= drafting.pace => tokens,
-                _ => 0,
-            };
-            if tokens > 0 {
-                let certain =
-                    continuation(&self.sequence, place.next, tokens).map(|token| Proposal {
-                        token,
-                        q: None,
-                        confidence: 1.0,
-                        logits: None,
-                    });
-                return Ok((Source::Lookup(place), certain.collect()));
-            }
+        let tokens = match lookup.tokens {
+            0 if drafting.tokens == 0 && !self.guesses.is_empty() => self.planner.try_lookup(),
+            tokens if lookup.pace >= drafting.pace => tokens,
+            _ => 0,
+        };
+        if tokens > 0 {
+            let certain = self.guesses[..tokens].iter().map(|guess| Proposal {
+                token: guess.token,
+                q: None,
+                confidence: 1.0,
+                logits: None,
+            });
+            return Ok((Source::Lookup, certain.collect()));
         }
         let (plan, tried) = match drafting.tokens {
             0 => (

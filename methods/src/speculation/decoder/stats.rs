@@ -25,7 +25,7 @@ pub struct Stats {
     pub rounds: usize,
     /// What the draft proposed.
     pub draft: SourceStats,
-    /// What was found in the text.
+    /// What was looked up.
     pub lookup: SourceStats,
     /// What the rounds should have cost, in target steps, by [`crate::speculation::CostTable`].
     pub cost: f64,
@@ -35,7 +35,7 @@ pub struct Stats {
     pub tokens: usize,
     /// Time spent reading the prompt, both models.
     pub prefill_time: Duration,
-    /// Time spent in the draft while decoding.
+    /// Time spent in the draft and in lookups while decoding.
     pub draft_time: Duration,
     /// Time spent in the target while decoding.
     pub verify_time: Duration,

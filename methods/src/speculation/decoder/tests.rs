@@ -3,6 +3,7 @@
 
 mod distribution;
 mod fake;
+mod lookups;
 mod tree;
 
 use std::ops::ControlFlow;
@@ -291,75 +292,6 @@ fn a_perfect_draft_is_used_in_full() {
 #[test]
 fn a_draft_as_dear_as_the_target_is_left_alone() {
     assert_eq!(adaptive(Fake::new(4), 1.0).draft.rounds, 0);
-}
-
-#[test]
-fn a_text_that_repeats_itself_is_copied_without_a_draft() {
-    /// Writes the same eight tokens over and over.
-    struct Parrot(usize);
-    impl TokenModel for Parrot {
-        fn vocab_size(&self) -> usize {
-            8
-        }
-        fn context_length(&self) -> usize {
-            1000
-        }
-        fn len(&self) -> usize {
-            self.0
-        }
-        fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits> {
-            self.0 += tokens.len();
-            let rows = tokens[tokens.len() - want..].iter();
-            Ok(Logits::new(
-                8,
-                rows.flat_map(|token| {
-                    (0..8).map(move |id| f32::from(u8::from(id == (token + 3) % 8)))
-                })
-                .collect(),
-            ))
-        }
-        fn rollback(&mut self, len: usize) {
-            self.0 = self.0.min(len);
-        }
-    }
-    let options = DecodeOptions {
-        max_tokens: 200,
-        lookup: Some(2),
-        ..DecodeOptions::default()
-    };
-    let mut target = Parrot(0);
-    let stats = Decoder::new(&mut target, None, options)
-        .unwrap()
-        .generate(&[0], &mut |_| ControlFlow::Continue(()))
-        .unwrap()
-        .stats;
-    assert!(
-        stats.lookup.accepted == stats.lookup.tested && stats.rounds < 30,
-        "{stats:?}"
-    );
-}
-
-#[test]
-fn a_draft_is_handed_the_targets_cache_when_it_proposes_and_before_that_for_the_prompt() {
-    let options = DecodeOptions {
-        max_tokens: 50,
-        draft_length: DraftLength::Fixed(2),
-        lookup: Some(2),
-        ..DecodeOptions::default()
-    };
-    let mut draft = Fake::new(2);
-    let stats = run(
-        &mut Fake::new(1),
-        Some(&mut draft),
-        &[3, 1, 4, 3, 1],
-        options,
-    )
-    .stats;
-    assert!(
-        stats.lookup.rounds > 5 && stats.draft.rounds > 5,
-        "{stats:?}"
-    );
-    assert_eq!(draft.adoptions, 1 + stats.draft.rounds);
 }
 
 #[test]

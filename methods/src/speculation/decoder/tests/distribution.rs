@@ -68,11 +68,13 @@ fn check_fit(found: &[usize], expected: &[f64], what: &str) {
     );
 }
 
-/// Decodes many short texts and compares their first tokens with plain sampling.
+/// Decodes many short texts, with lookups in `history` tokens of earlier ones, and compares their
+/// first tokens with plain sampling.
 fn check_joint(
     sampling: &SamplingOptions,
     drafting: &DecodeOptions,
     draft: Option<&mut Fake>,
+    history: usize,
 ) -> Stats {
     let mut target = Fake {
         vocab: VOCAB,
@@ -94,7 +96,8 @@ fn check_joint(
         draft.map(|draft| draft as &mut dyn TokenModel),
         options,
     )
-    .unwrap();
+    .unwrap()
+    .remembering(SuffixIndex::new(history));
     let mut found = vec![0; expected.len()];
     let mut stats = Stats::default();
     for _ in 0..SAMPLES {
@@ -112,8 +115,13 @@ fn check_joint(
 
 /// The same, where proposals of the draft, and of lookups if there are any, are accepted and
 /// rejected often enough to test something.
-fn check_speculative(sampling: &SamplingOptions, drafting: &DecodeOptions, draft: &mut Fake) {
-    let stats = check_joint(sampling, drafting, Some(draft));
+fn check_speculative(
+    sampling: &SamplingOptions,
+    drafting: &DecodeOptions,
+    draft: &mut Fake,
+    history: usize,
+) {
+    let stats = check_joint(sampling, drafting, Some(draft), history);
     let tested =
         |counts: SourceStats| counts.accepted > 500 && counts.tested - counts.accepted > 500;
     assert!(
@@ -139,7 +147,7 @@ fn sampled(temperature: f32, top_k: usize, top_p: f32) -> SamplingOptions {
 
 #[test]
 fn plain_sampling_passes_its_own_test() {
-    check_joint(&sampled(0.8, 0, 1.0), &DecodeOptions::default(), None);
+    check_joint(&sampled(0.8, 0, 1.0), &DecodeOptions::default(), None, 0);
 }
 
 #[test]
@@ -163,6 +171,7 @@ fn sampled_output_has_the_targets_distribution_for_a_draft_unlike_it() {
                 ..Fake::new(99)
             }
             .like(11, share),
+            0,
         );
     }
 }
@@ -170,13 +179,14 @@ fn sampled_output_has_the_targets_distribution_for_a_draft_unlike_it() {
 #[test]
 fn sampled_output_has_the_targets_distribution_with_lookups_adaptive_lengths_and_a_draft_that_lacks_words()
  {
-    for (sampling, lookup, draft_length, cost, blind) in [
+    for (sampling, lookup, draft_length, cost, blind, history) in [
         (
             sampled(0.8, 0, 1.0),
             Some(2),
             DraftLength::Adaptive,
             0.9,
             0b0_0010,
+            0,
         ),
         (
             sampled(0.8, 0, 1.0),
@@ -184,6 +194,7 @@ fn sampled_output_has_the_targets_distribution_with_lookups_adaptive_lengths_and
             DraftLength::Adaptive,
             0.9,
             0b1_0001,
+            0,
         ),
         (
             sampled(0.8, 0, 1.0),
@@ -191,6 +202,7 @@ fn sampled_output_has_the_targets_distribution_with_lookups_adaptive_lengths_and
             DraftLength::Adaptive,
             0.6,
             0b0_0010,
+            0,
         ),
         (
             sampled(0.8, 0, 1.0),
@@ -198,6 +210,7 @@ fn sampled_output_has_the_targets_distribution_with_lookups_adaptive_lengths_and
             DraftLength::Adaptive,
             0.01,
             0b0_1010,
+            0,
         ),
         (
             sampled(0.8, 0, 1.0),
@@ -205,6 +218,7 @@ fn sampled_output_has_the_targets_distribution_with_lookups_adaptive_lengths_and
             DraftLength::Fixed(3),
             0.01,
             0b0_1110,
+            0,
         ),
         (
             sampled(0.8, 4, 0.9),
@@ -212,6 +226,15 @@ fn sampled_output_has_the_targets_distribution_with_lookups_adaptive_lengths_and
             DraftLength::Adaptive,
             0.7,
             0b0_1000,
+            0,
+        ),
+        (
+            sampled(0.8, 0, 1.0),
+            Some(4),
+            DraftLength::Fixed(3),
+            0.01,
+            0b0_1110,
+            200,
         ),
     ] {
         let drafting = DecodeOptions {
@@ -229,6 +252,7 @@ fn sampled_output_has_the_targets_distribution_with_lookups_adaptive_lengths_and
                 ..Fake::new(99)
             }
             .like(11, 0.7),
+            history,
         );
     }
 }
@@ -273,6 +297,7 @@ fn sampled_output_has_the_targets_distribution_with_processors_and_every_cut() {
                 ..Fake::new(99)
             }
             .like(11, 0.6),
+            0,
         );
     }
 }
