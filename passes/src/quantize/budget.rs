@@ -6,10 +6,8 @@ use dlc_ir::cost::cost;
 use dlc_ir::{Module, WeightId};
 
 use super::mixed::{self, Allocation, Choice};
-use super::{
-    Budget, Coding, Codings, Formats, NAME, PartBits, Plan, Quantize, coded, compare, matrices,
-    options_error, perturbation, report, unsupported,
-};
+use super::work::{Codings, Formats, Plan, Work, compared};
+use super::{Budget, Coding, NAME, PartBits, options_error, perturbation, report, unsupported};
 use crate::context::PassContext;
 use crate::error::PassError;
 use crate::kept::Kept;
@@ -17,11 +15,8 @@ use crate::report::PassReport;
 use crate::scoring::{Objective, fisher, most_links};
 use crate::texts::Texts;
 
-/// How matrices are coded, and their codes if they are known.
-type Mix = (Formats, Option<Codings>);
-
-impl Quantize<'_> {
-    /// Bits of each matrix within the budget, and the codes where they were found on the way.
+impl Work<'_> {
+    /// How each matrix becomes codes of so many bits that all keep within the budget.
     pub(super) fn mixed(
         &self,
         module: &Module,
@@ -29,7 +24,7 @@ impl Quantize<'_> {
         texts: Option<&Texts>,
         cx: &PassContext<'_>,
         report: &mut PassReport,
-    ) -> Result<Mix, PassError> {
+    ) -> Result<Codings, PassError> {
         let texts =
             texts.ok_or_else(|| unsupported("bits are mixed by text, and there is none"))?;
         let choices = self.choices(module, plan, texts, cx)?;
@@ -66,8 +61,10 @@ impl Quantize<'_> {
             format!("{eights} matrices in 8, {} in 4", bits.len() - eights),
         );
         report.fact("divergence that FIT expects", format!("{loss:.3e} nats"));
-        let formats = self.formats(&bits);
-        Ok((formats, codings))
+        match codings {
+            Some(codings) => Ok(codings),
+            None => self.coded_in(module, plan, &self.formats(&bits), Some(texts), cx),
+        }
     }
 
     /// The formats of codes of so many bits.
@@ -77,7 +74,7 @@ impl Quantize<'_> {
             .collect()
     }
 
-    /// Bytes of the target that bits of its matrices don't change.
+    /// Bytes of the graph that bits of its matrices don't change.
     fn fixed_bytes(
         &self,
         module: &Module,
@@ -90,7 +87,7 @@ impl Quantize<'_> {
             (choice.weight, Coding::Rule(quantizer))
         });
         let codings = self.with_tables(plan, least.collect());
-        let (graph, weights) = coded(module, plan.target, &codings)?;
+        let (graph, weights) = codings.applied(module, plan.graph)?;
         let matrices = choices.iter().map(|choice| choice.bytes[0]);
         let whole = cost(&graph, &weights).weight_bytes;
         Ok(whole.saturating_sub(matrices.sum()))
@@ -107,24 +104,21 @@ impl Quantize<'_> {
         let objective = Objective::of(module.model.task).ok_or_else(|| {
             unsupported("bits are mixed by what the model answers, and it doesn't")
         })?;
-        let so_far = format!("{NAME} fit so far 1 {} {:?}", cx.module_key, texts.scored);
+        let so_far = format!(
+            "{NAME} fit so far 1 {} {} {:?}",
+            cx.module_key, plan.graph.name, texts.scored
+        );
         let so_far = Kept::new(cx.cache, &so_far);
         let scores = cx.pool.install(|| {
-            let head = fisher::Head::of(plan.target);
+            let head = fisher::Head::of(plan.graph);
             let (weights, samples) = (&module.weights, &texts.scored);
             let progress = cx.progress;
             fisher::scores(
-                plan.target,
-                weights,
-                objective,
-                samples,
-                head,
-                so_far,
-                progress,
+                plan.graph, weights, objective, samples, head, so_far, progress,
             )
         });
         if !matches!(scores, Err(PassError::Interrupted)) {
-            fisher::forget(so_far, most_links(plan.target));
+            fisher::forget(so_far, most_links(plan.graph));
         }
         let scores = scores?;
         let mut traces: BTreeMap<WeightId, f64> = scores.head.into_iter().collect();
@@ -134,11 +128,10 @@ impl Quantize<'_> {
         let mut choices = Vec::new();
         for (id, matrix) in &plan.matrices {
             let weight = &module.weights[*id];
-            let (rows, columns) = matrices::matrix_shape(weight)?;
             let trace = traces.get(id).copied().unwrap_or_default();
             let mut choice = Choice {
                 weight: *id,
-                entries: rows * columns,
+                entries: weight.elements(),
                 bytes: [0; 2],
                 loss: [0.0; 2],
                 fixed: None,
@@ -150,7 +143,7 @@ impl Quantize<'_> {
                     .pool
                     .install(|| perturbation(weight, &quantizer))?
                     .mean_square;
-                choice.bytes[at] = mixed::bytes(format, self.options.symmetric, [rows, columns]);
+                choice.bytes[at] = report::bytes(weight, format, self.options.symmetric);
                 choice.loss[at] = 0.5 * trace * square;
             }
             if let (true, PartBits::Own(bits)) = (matrix.is_head, self.options.head) {
@@ -186,9 +179,9 @@ impl Quantize<'_> {
         const TRIES: usize = 6;
         let measured = |allocation: &Allocation| -> Result<(f64, Codings), PassError> {
             let formats = self.formats(&allocation.bits);
-            let codings = self.codings(module, plan, &formats, Some(texts), cx)?;
-            let (after, weights) = coded(module, plan.target, &codings)?;
-            let found = compare(module, [plan.target, &after], &weights, texts, cx)?;
+            let codings = self.coded_in(module, plan, &formats, Some(texts), cx)?;
+            let (after, weights) = codings.applied(module, plan.graph)?;
+            let found = compared(module, [plan.graph, &after], &weights, texts, cx)?;
             Ok((found.mean_kl(), codings))
         };
         let mut expected = f64::INFINITY;

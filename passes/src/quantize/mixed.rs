@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use dlc_ir::{GroupFormat, WeightId};
+use dlc_ir::WeightId;
 
 /// A matrix, and what its bits cost.
 #[derive(Debug, Clone, Copy)]
@@ -71,17 +71,6 @@ fn upgraded(choices: &[Choice], goes: impl Fn(u64, f64) -> bool) -> Allocation {
         }
     }
     allocation
-}
-
-/// Bytes of a coded matrix of `[rows, columns]`.
-pub(super) fn bytes(format: GroupFormat, symmetric: bool, [rows, columns]: [usize; 2]) -> u64 {
-    const SCALE: usize = 4;
-    let zero_points = if symmetric {
-        0
-    } else {
-        format.zero_point_bytes(columns)
-    };
-    (rows * (format.groups(columns) * (format.code_bytes() + SCALE) + zero_points)) as u64
 }
 
 #[cfg(test)]
