@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::round;
 use crate::dim::Dim;
 
 /// Element type of a value or weight.
@@ -60,14 +59,6 @@ impl DType {
             Self::F16 => 65520.0,
             Self::Bf16 => f32::from_bits(0x7f7f_8000),
         }
-    }
-
-    /// The nearest number that an element of the type holds, of two the even one; of types that
-    /// aren't floats, and of single precision, the number itself.
-    pub fn rounded(self, number: f32) -> f32 {
-        let mut rounded = [number];
-        round(self, &mut rounded);
-        rounded[0]
     }
 
     /// Whether elements are floating-point numbers.
