@@ -228,7 +228,7 @@ def decoding(request: Request, report: Report) -> None:
     model = FIXTURES / "tiny-llama" if request.is_dry else request.models / "qwen2.5-coder-1.5b"
     drafts = {
         "lookup alone": [],
-        "int8": ["--pass", "quantize-draft:bits=8,refine=none"],
+        "int8": ["--pass", "quantize-draft:bits=8,method=rtn"],
         "int4": ["--pass", "quantize-draft:bits=4"],
         "pruned": ["--pass", "fit-prune:drop=4,samples=2,length=64"],
     }
@@ -266,7 +266,7 @@ def seven(request: Request, report: Report) -> None:
     checkpoint, pruned = folder / "whole", folder / "pruned"
     try:
         attempt(report, "checkpoint", lambda: random_decoder.write(checkpoint, pruned, shape))
-        drafts = {"int8": ["--pass", "quantize-draft:bits=8,refine=none"], "int4": ["--pass", "quantize-draft:bits=4,refine=none"]}
+        drafts = {"int8": ["--pass", "quantize-draft:bits=8,method=rtn"], "int4": ["--pass", "quantize-draft:bits=4,method=rtn"]}
         attempt(report, "plain", lambda: decoded(request, checkpoint, [], 1, 16))
         attempt(report, "CUDA graphs", lambda: graphs(request))
         for name, passes in drafts.items():

@@ -64,6 +64,16 @@ pub(crate) fn encode(dtype: DType, numbers: &[f32], out: &mut [u8]) {
     }
 }
 
+impl DType {
+    /// The nearest number that an element of the type holds, of two the even one; of types that
+    /// aren't floats, and of single precision, the number itself.
+    pub fn rounded(self, number: f32) -> f32 {
+        let mut rounded = [number];
+        round(self, &mut rounded);
+        rounded[0]
+    }
+}
+
 pub(crate) fn round(dtype: DType, numbers: &mut [f32]) {
     match dtype {
         DType::F16 => numbers

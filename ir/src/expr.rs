@@ -211,7 +211,7 @@ pub enum Expr {
         /// What stands there instead, a row for each number.
         values: Arc<Expr>,
     },
-    /// One part of a matrix quantised in blocks along its rows.
+    /// One part of a matrix quantised in blocks along its rows. Scales have the matrix's type.
     Quantize {
         /// The matrix.
         input: Arc<Expr>,
@@ -274,18 +274,21 @@ impl Expr {
         }
     }
 
-    /// Type of the elements. What is computed is single precision; packed codes are bytes.
+    /// Type of the elements. What is computed is single precision, but for scales, which have the
+    /// type of what is quantised; packed codes are bytes.
     pub fn dtype(&self) -> DType {
         match self {
             Self::Mapped { dtype, .. } | Self::Cast { dtype, .. } => *dtype,
             Self::Slice { input, .. }
             | Self::Transpose { input, .. }
             | Self::Repeat { input, .. }
-            | Self::Rows { input, .. } => input.dtype(),
-            Self::Quantize {
-                part: QuantizedPart::Codes | QuantizedPart::ZeroPoints,
+            | Self::Rows { input, .. }
+            | Self::Quantize {
+                input,
+                part: QuantizedPart::Scales,
                 ..
-            }
+            } => input.dtype(),
+            Self::Quantize { .. }
             | Self::Coded {
                 part: CodedPart::Part(_, QuantizedPart::Codes | QuantizedPart::ZeroPoints),
                 ..
@@ -303,11 +306,7 @@ impl Expr {
             | Self::ScaleRows { .. }
             | Self::NormalizeRows { .. }
             | Self::ScaleColumns { .. }
-            | Self::ReplaceRows { .. }
-            | Self::Quantize {
-                part: QuantizedPart::Scales,
-                ..
-            } => DType::F32,
+            | Self::ReplaceRows { .. } => DType::F32,
         }
     }
 

@@ -116,6 +116,15 @@ impl PassError {
     pub(crate) fn within(self, pass: &'static str) -> Self {
         match self {
             Self::Unsupported { problem, .. } => Self::Unsupported { pass, problem },
+            Self::Options { problem, .. } => Self::Options { pass, problem },
+            Self::NotFinite {
+                score, unit, value, ..
+            } => Self::NotFinite {
+                pass,
+                score,
+                unit,
+                value,
+            },
             other => other,
         }
     }

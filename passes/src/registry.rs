@@ -81,13 +81,13 @@ pub const PASSES: &[PassInfo] = &[
     },
     PassInfo {
         name: "quantize-draft",
-        summary: "quantises the matrices of the draft, or of a copy of the target, to 4 or 8 bits in groups (refined by HQQ, Badri and Shaji 2023)",
+        summary: "quantises the matrices of the draft, or of a copy of the target, to 4 or 8 bits in groups, by the methods of quantize (HQQ, Badri and Shaji 2023, by default)",
         options: QuantizeDraftOptions::infos,
         then: &["remove-unused"],
         implied: never,
         build: |given, sources| {
-            let options = parse_options("quantize-draft", given)?;
-            Ok(Box::new(QuantizeDraft::new(options, &sources)?))
+            let options = QuantizeDraftOptions::parse(given)?;
+            Ok(Box::new(QuantizeDraft::new(options, sources)?))
         },
     },
     PassInfo {

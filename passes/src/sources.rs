@@ -28,6 +28,8 @@ pub struct Sources<'a> {
     /// Whether the target's products [keep](crate::keep_codes()) the codes of the checkpoint in the
     /// end.
     pub keeps_codes: bool,
+    /// Whether the bundle's operators multiply activations in f16 with codes.
+    pub multiplies_f16_codes: bool,
 }
 
 impl Sources<'static> {
@@ -39,6 +41,7 @@ impl Sources<'static> {
         machine: None,
         samplers: None,
         keeps_codes: false,
+        multiplies_f16_codes: false,
     };
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use dlc_bundle::{Manifest, PassRecord, Source};
+use dlc_bundle::{Manifest, PassRecord, Profile, Source};
 use dlc_exporters::{BundleRequest, CpuNode, check_replaceable, write_bundle_of};
 use dlc_files::FileStamp;
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
@@ -265,6 +265,7 @@ fn transform(
             machine: Some(&machine),
             samplers: steps_of(module, &samplers),
             keeps_codes: request.codes_become_numbers().is_none(),
+            multiplies_f16_codes: request.profile == Profile::Ort,
         },
     )?;
     let mut cx = PassContext {

@@ -147,7 +147,7 @@ impl Machine for BundleMachine<'_> {
     }
 }
 
-const FORM: &str = "costs are numbers of 0 and more in target steps, as `dlc bench BUNDLE --calibrate` prints them: blocks by kind and head, each with f32, int8 \
+const FORM: &str = "costs are numbers of 0 and more in target steps, as `dlc bench BUNDLE --calibrate` prints them: blocks by kind and head, each with whole, int8 \
                     and int4; fixed; verify, a list of [tokens, cost] from [1, 1] on";
 
 fn costs_error(place: &str, problem: String) -> PassError {

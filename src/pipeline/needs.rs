@@ -1,6 +1,7 @@
 //! What a compilation needs, without compiling; refuses what compiling would refuse by options
 //! and shapes alone.
 
+use dlc_bundle::Profile;
 use dlc_passes::{Needs, Sources, rehearse_passes};
 
 use super::adapters::{self, Adapted};
@@ -37,6 +38,7 @@ pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
         allow_nan: request.allow_nan,
         samplers: steps_of(&module, &samplers),
         keeps_codes: request.codes_become_numbers().is_none(),
+        multiplies_f16_codes: request.profile == Profile::Ort,
         ..Sources::NONE
     };
     rehearse_passes(&module, &passes(request, sources)?).map_err(|e| located(request, e))?;

@@ -27,8 +27,8 @@ pub fn compile_quietly(request: &CompileRequest) -> Result<CompileOutcome, Pipel
 }
 
 /// Costs of a machine.
-pub const HALF_AT_8_BITS: &str = "blocks: {attn: {f32: 0.03, int8: 0.015, int4: 0.012}, mlp: {f32: 0.04, int8: 0.02, int4: 0.015}}
-head: {f32: 0.1, int8: 0.05, int4: 0.04}
+pub const HALF_AT_8_BITS: &str = "blocks: {attn: {whole: 0.03, int8: 0.015, int4: 0.012}, mlp: {whole: 0.04, int8: 0.02, int4: 0.015}}
+head: {whole: 0.1, int8: 0.05, int4: 0.04}
 fixed: 0.06
 verify: [[1, 1.0], [4, 1.15], [8, 1.35], [16, 1.6]]
 ";

@@ -38,23 +38,25 @@ fn noise(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(next).collect()
 }
 
-fn mapped(numbers: &[f32]) -> Expr {
+/// Numbers in single precision, rounded to the element type that computes with them.
+fn mapped(numbers: &[f32], dtype: DType) -> Expr {
     let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
     let length = bytes.len();
     Expr::Mapped {
         blob: Blob::new(Arc::new(bytes), 0..length).unwrap(),
         dtype: DType::F32,
     }
+    .cast(dtype)
 }
 
-fn info() -> ModelInfo {
+fn info(dtype: DType) -> ModelInfo {
     ModelInfo {
         family: "llama".into(),
         task: Task::FeatureExtraction,
         labels: vec![],
         scores: Scores::OneClass,
         sentence: None,
-        dtype: DType::F32,
+        dtype,
         diffusion: None,
         vocab_size: 8,
         hidden_size: 8,
@@ -72,20 +74,20 @@ fn info() -> ModelInfo {
 /// the matrix as they are stored.
 fn product(
     [rows, out, inner]: [usize; 3],
-    quantizer: Quantizer,
+    (quantizer, dtype): (Quantizer, DType),
     x: &[f32],
     matrix: &[f32],
     bias: &[f32],
 ) -> (Module, [Vec<f32>; 3]) {
     let format = quantizer.format;
     let part = |part| Expr::Quantize {
-        input: Arc::new(mapped(matrix)),
+        input: Arc::new(mapped(matrix, dtype)),
         columns: inner,
         quantizer,
         part,
     };
     let mut weights = WeightTable::default();
-    weights.add("x", &[rows, inner], mapped(x)).unwrap();
+    weights.add("x", &[rows, inner], mapped(x, dtype)).unwrap();
     let codes = weights
         .add(
             "codes",
@@ -107,13 +109,13 @@ fn product(
             part(QuantizedPart::ZeroPoints),
         )
         .unwrap();
-    weights.add("bias", &[out], mapped(bias)).unwrap();
+    weights.add("bias", &[out], mapped(bias, dtype)).unwrap();
     let parts = [codes, scales, zeros].map(|id| weights[id].to_f32().unwrap());
     let (bits, block) = (format.bits, format.group_size);
     let zeros = if quantizer.symmetric { "" } else { ", @zeros" };
     let text = format!(
-        "graph target {{\n  input input_ids: i64[batch, seq]\n  %0 = gather @x, %input_ids : f32[batch, seq, {inner}]\n  \
-         %1 = quantized_linear %0, @codes, @scales{zeros}, @bias bits={bits} group_size={block} : f32[batch, seq, {out}]\n  \
+        "graph target {{\n  input input_ids: i64[batch, seq]\n  %0 = gather @x, %input_ids : {dtype}[batch, seq, {inner}]\n  \
+         %1 = quantized_linear %0, @codes, @scales{zeros}, @bias bits={bits} group_size={block} : {dtype}[batch, seq, {out}]\n  \
          output last_hidden_state = %1\n}}\n"
     );
     let graph = parse_graph_over(&text, &weights).unwrap();
@@ -121,7 +123,7 @@ fn product(
         Module {
             graphs: vec![graph],
             weights,
-            model: info(),
+            model: info(dtype),
             sampling: None,
             drafting: None,
             side_files: vec![],
@@ -182,8 +184,17 @@ fn by_hand(
 }
 
 /// Every kind of quantised matrix, with a bias: within 1e-4 of double precision, in profile `ort`
-/// within what rounded activations allow.
+/// within what rounded activations allow. In f16, which is for profile `ort`, entries are those of
+/// scales in f16, and results are rounded.
 pub fn check_products(backend: &Backend, profile: Profile) -> Result<(), String> {
+    check_products_in(backend, profile, DType::F32)?;
+    if profile == Profile::Ort {
+        check_products_in(backend, profile, DType::F16)?;
+    }
+    Ok(())
+}
+
+fn check_products_in(backend: &Backend, profile: Profile, dtype: DType) -> Result<(), String> {
     for shape in SHAPES {
         for (bits, block, symmetric) in [
             (4, 32, true),
@@ -202,8 +213,20 @@ pub fn check_products(backend: &Backend, profile: Profile) -> Result<(), String>
                 refinement: Refinement::Hqq,
             };
             let [rows, out, inner] = shape;
-            let (x, matrix, bias) = (noise(rows * inner, 1), noise(out * inner, 2), noise(out, 3));
-            let (module, parts) = product(shape, quantizer, &x, &matrix, &bias);
+            let numbers = |n, seed| -> Vec<f32> {
+                let noise = noise(n, seed).into_iter();
+                noise.map(|x| dtype.rounded(x)).collect()
+            };
+            let (x, matrix) = (numbers(rows * inner, 1), numbers(out * inner, 2));
+            let bias = numbers(out, 3);
+            let (module, parts) = product(shape, (quantizer, dtype), &x, &matrix, &bias);
+            if module
+                .weights
+                .entries()
+                .any(|(_, weight)| weight.name == "scales" && weight.dtype != dtype)
+            {
+                return Err(format!("{shape:?} {quantizer:?}: scales aren't {dtype}"));
+            }
             let folder = tempfile::tempdir().unwrap();
             export(&module, profile, &folder.path().join("bundle"));
             let bundle = Bundle::open(&folder.path().join("bundle")).map_err(|e| e.to_string())?;
@@ -220,9 +243,13 @@ pub fn check_products(backend: &Backend, profile: Profile) -> Result<(), String>
                 return Err(format!("{shape:?} {quantizer:?}: {} numbers", made.len()));
             }
             for (made, (expected, rounding)) in made.iter().zip(expected) {
-                let allowed = 1e-4
-                    + if profile == Profile::Ort {
+                let allowed =
+                    1e-4 + if profile == Profile::Ort {
                         1.05 * rounding
+                    } else {
+                        0.0
+                    } + if dtype == DType::F16 {
+                        1e-3 * (1.0 + expected.abs())
                     } else {
                         0.0
                     };
@@ -263,28 +290,53 @@ const TARGETS: [(&str, &str); 11] = [
     ("pixart", "bits=4,method=hqq"),
     ("unet-sd15", "bits=8"),
 ];
+/// The same in f16, for profile `ort`.
+const HALF_TARGETS: [(&str, &str); 6] = [
+    ("bert-classifier", "bits=8"),
+    ("gemma2", "bits=8,symmetric=true"),
+    ("gpt_neox", "bits=4,method=hqq,embedding=8"),
+    ("mixtral", "bits=4,method=rtn"),
+    ("mixtral", "bits=8,symmetric=true"),
+    ("smollm3", "bits=4,method=hqq"),
+];
 
 /// Quantised models of every kind run as the evaluator says of the same codes.
 pub fn check_targets(backend: &Backend, profile: Profile) -> Result<(), String> {
     for (golden, options) in TARGETS {
-        let folder = tempfile::tempdir().unwrap();
-        let checkpoint = fixture("goldens").join(golden);
-        let mut request = compile_request(checkpoint, profile, folder.path().join("bundle"));
-        let pass = format!("quantize:{options}");
-        request.passes = vec![dlc::pipeline::parse_pass_flag(&pass).unwrap()];
-        compile_quietly(&request).map_err(|e| format!("{golden}: {e}"))?;
-        let bundle = Bundle::open(&request.output).unwrap();
-        let module = module_of_bundle(&bundle).map_err(|e| e.to_string())?;
-        if !module.graphs[0].nodes().any(|(_, n)| n.op.is_quantized()) {
-            return Err(format!("{golden}: nothing is quantised"));
-        }
-        let checks = verify_bundle(&bundle, &module, backend, &SessionOptions::default(), None)
-            .map_err(|e| format!("{golden}: {e}"))?;
-        if let Some(failed) = checks.iter().find(|check| !check.passed()) {
-            return Err(format!("{golden}: {failed:?}"));
+        check_target(backend, profile, DType::F32, (golden, options))?;
+    }
+    if profile == Profile::Ort {
+        for (golden, options) in HALF_TARGETS {
+            check_target(backend, profile, DType::F16, (golden, options))?;
         }
     }
     Ok(())
+}
+
+fn check_target(
+    backend: &Backend,
+    profile: Profile,
+    dtype: DType,
+    (golden, options): (&str, &str),
+) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = fixture("goldens").join(golden);
+    let mut request = compile_request(checkpoint, profile, folder.path().join("bundle"));
+    request.dtype = Some(dtype);
+    let pass = format!("quantize:{options}");
+    request.passes = vec![dlc::pipeline::parse_pass_flag(&pass).unwrap()];
+    compile_quietly(&request).map_err(|e| format!("{golden}: {e}"))?;
+    let bundle = Bundle::open(&request.output).unwrap();
+    let module = module_of_bundle(&bundle).map_err(|e| e.to_string())?;
+    if !module.graphs[0].nodes().any(|(_, n)| n.op.is_quantized()) {
+        return Err(format!("{golden}: nothing is quantised"));
+    }
+    let checks = verify_bundle(&bundle, &module, backend, &SessionOptions::default(), None)
+        .map_err(|e| format!("{golden}: {e}"))?;
+    match checks.iter().find(|check| !check.passed()) {
+        Some(failed) => Err(format!("{golden} in {dtype}: {failed:?}")),
+        None => Ok(()),
+    }
 }
 
 /// A pruned, quantised and trimmed draft runs as the evaluator says, and its greedy speculative

@@ -136,7 +136,7 @@ fn passes_work_on_kept_codes_or_decline_by_name() {
             );
         }
     }
-    let declined = compile("headless", &["--pass", "quantize-draft:head=false"]);
+    let declined = compile("headless", &["--pass", "quantize-draft:head=none"]);
     assert_eq!(declined.code, Some(3), "{}", declined.stderr);
     assert!(
         declined.stderr.contains("--dequantize"),

@@ -32,7 +32,7 @@ fn what_a_pass_refuses_by_shape_is_refused_without_running_it() {
     let drop = "fit-prune:drop=99,calibration=fixtures/calibration-tokens.jsonl";
     let trim = "trim-head:tokens=999999,calibration=fixtures/calibration-tokens.jsonl";
     let mut wrong = String::new();
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 19] = [
         &[LLAMA, "--pass", drop],
         &[LLAMA, "--pass", "fit-prune:keep=1"],
         &[LLAMA, "--pass", "fit-prune:protect_first=9"],
@@ -48,6 +48,9 @@ fn what_a_pass_refuses_by_shape_is_refused_without_running_it() {
             "quantize-draft",
         ],
         &[LLAMA, "--pass", "auto-draft", "--dtype", "f16"],
+        &[LLAMA, "--pass", "quantize", "--dtype", "f16"],
+        &[LLAMA, "--pass", "quantize-draft", "--dtype", "f16"],
+        &[LLAMA, "--pass", "quantize-draft:refine=none"],
         &[LLAMA, "--pass", "merge-adapter"],
         &[LLAMA, "--adapter", "fixtures/adapters/lora-gpt2/adapter"],
         &[LLAMA, "--pass", "skip:interval=2"],
@@ -72,7 +75,7 @@ fn what_can_be_compiled_is_not_refused() {
     let shell = Shell::new();
     let tokens = "calibration=fixtures/calibration-tokens.jsonl";
     let trim = format!("trim-head:tokens=60,{tokens}");
-    let commands: [&[&str]; 4] = [
+    let commands: [&[&str]; 5] = [
         &[
             LLAMA,
             "--pass",
@@ -100,6 +103,17 @@ fn what_can_be_compiled_is_not_refused() {
             "fixtures/digits-dit",
             "--pass",
             "skip:interval=2,steps=4,unroll=true",
+        ],
+        &[
+            LLAMA,
+            "--dtype",
+            "f16",
+            "--profile",
+            "ort",
+            "--pass",
+            "quantize-draft",
+            "--pass",
+            "quantize:bits=8",
         ],
     ];
     for args in commands {

@@ -411,7 +411,7 @@ fn drafts_are_chosen_by_costs_that_calibration_printed() {
         "compile",
         "fixtures/tiny-llama",
         "--pass",
-        "quantize-draft:bits=8,refine=none",
+        "quantize-draft:bits=8,method=rtn",
         "--profile",
         "onnx",
         "-o",
@@ -466,7 +466,7 @@ fn a_draft_asked_for_after_none_paid_has_the_usual_defaults() {
         HALF_AT_8_BITS.replace("fixed: 0.06", "fixed: 2.0"),
     );
     let choose = "auto-draft:samples=2,length=16,candidates=1,costs=costs.yaml";
-    let quantise = "quantize-draft:bits=8,refine=none";
+    let quantise = "quantize-draft:bits=8,method=rtn";
     let args = [
         "compile",
         "fixtures/tiny-llama",

@@ -1,13 +1,16 @@
 //! Quantising a matrix in groups along its rows, group by group as it is read: codes, scales and
 //! zero points are three readings of one fit.
 //!
-//! No data but the weights themselves decide. Nothing here keeps a quantised copy.
+//! Scales have the matrix's element type. They are rounded to it before codes are found, so that no
+//! code belongs to a scale that nobody multiplies with. No data but the weights themselves decide.
+//! Nothing here keeps a quantised copy.
 
 use std::ops::Range;
 
 use super::Expr;
 use super::read::ROWS_TILE;
 use crate::op::GroupFormat;
+use crate::types::DType;
 
 /// How scale and zero point of a group are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,24 +76,26 @@ struct Fit {
 }
 
 impl Quantizer {
-    /// Sum of squared errors, and of squares, of a group of weights once it is quantised.
-    pub fn squared_error(&self, weights: &[f32]) -> (f64, f64) {
+    /// Sum of squared errors, and of squares, of a group of weights once it is quantised, with a
+    /// scale of type `scales`.
+    pub fn squared_error(&self, weights: &[f32], scales: DType) -> (f64, f64) {
         let [square] = sums(weights, |w| [w * w]);
+        let fit = self.fit(weights, scales);
         (
-            f64::from(self.sums(weights, self.fit(weights), f32::INFINITY).error),
+            f64::from(self.sums(weights, fit, f32::INFINITY).error),
             f64::from(square),
         )
     }
 
-    fn fit(&self, weights: &[f32]) -> Fit {
-        let start = self.nearest(weights);
+    fn fit(&self, weights: &[f32], scales: DType) -> Fit {
+        let start = self.nearest(weights, scales);
         match self.refinement {
             Refinement::None => start,
-            Refinement::Hqq => self.refined(weights, start),
+            Refinement::Hqq => self.refined(weights, start, scales),
         }
     }
 
-    fn nearest(&self, weights: &[f32]) -> Fit {
+    fn nearest(&self, weights: &[f32], scales: DType) -> Fit {
         if self.symmetric {
             // The largest magnitude gets the code at the end of the longer side.
             let extreme = weights
@@ -98,21 +103,22 @@ impl Quantizer {
                 .fold(0f32, |m, &w| if w.abs() > m.abs() { w } else { m });
             let zero_point = f32::from(self.format.default_zero_point());
             return Fit {
-                scale: extreme / -zero_point,
+                scale: scales.rounded(extreme / -zero_point),
                 zero_point,
             };
         }
         let (low, high) = weights
             .iter()
             .fold((0f32, 0f32), |(low, high), &w| (low.min(w), high.max(w)));
-        let scale = (high - low) / f32::from(self.format.largest_code());
+        let largest = f32::from(self.format.largest_code());
+        let scale = scales.rounded((high - low) / largest);
         Fit {
             scale,
-            zero_point: (-low * inverse(scale)).round(),
+            zero_point: (-low * inverse(scale)).round().min(largest),
         }
     }
 
-    fn refined(&self, weights: &[f32], start: Fit) -> Fit {
+    fn refined(&self, weights: &[f32], start: Fit, scales: DType) -> Fit {
         let (mut fit, mut best, mut beta) = (start, (start, f32::INFINITY), BETA);
         for _ in 0..=ROUNDS {
             let sums = self.sums(weights, fit, beta);
@@ -120,7 +126,8 @@ impl Quantizer {
             if sums.error < best.1 {
                 best = (fit, sums.error);
             }
-            let next = self.half_quadratic_step(&sums, fit, weights.len() as f32);
+            let mut next = self.half_quadratic_step(&sums, fit, weights.len() as f32);
+            next.scale = scales.rounded(next.scale);
             if rests || !next.scale.is_finite() {
                 break;
             }
@@ -200,8 +207,13 @@ impl Quantizer {
     }
 
     /// One part of one group, as elements: its packed codes, its scale or its zero point.
-    fn group_elements(&self, part: QuantizedPart, weights: &[f32], out: &mut [f32]) {
-        let fit = self.fit(weights);
+    fn group_elements(
+        &self,
+        part: QuantizedPart,
+        (weights, scales): (&[f32], DType),
+        out: &mut [f32],
+    ) {
+        let fit = self.fit(weights, scales);
         match part {
             QuantizedPart::Scales => out.fill(fit.scale),
             QuantizedPart::ZeroPoints => out.fill(fit.zero_point),
@@ -309,7 +321,7 @@ fn row_part(
         input.read_f32(start + read.start, &mut weights);
         for (index, weights) in (first..).zip(weights.chunks(group)) {
             let mut made = vec![0.0; elements];
-            quantizer.group_elements(part, weights, &mut made);
+            quantizer.group_elements(part, (weights, input.dtype()), &mut made);
             place(&made, index, (quantizer, groups), column, out);
         }
     }
@@ -340,5 +352,61 @@ fn place(
         } else {
             *entry + made * (1u32 << shift) as f32
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sum of squared errors of codes under a scale.
+    fn error(quantizer: &Quantizer, weights: &[f32], codes_of: Fit, fit: Fit) -> f64 {
+        let entry = |w: f32| {
+            let code = quantizer.code(w * inverse(codes_of.scale), codes_of.zero_point);
+            (code - fit.zero_point) * fit.scale
+        };
+        let squares = weights.iter().map(|w| f64::from(entry(*w) - w).powi(2));
+        squares.sum()
+    }
+
+    #[test]
+    fn codes_are_those_of_the_scale_once_it_is_rounded() {
+        let mut nearer = 0;
+        for spread in [1.0, 3e-3, 2e-6, 900.0] {
+            let weights: Vec<f32> = (0..32)
+                .map(|i| ((i * i) as f32 * 0.37).sin() * spread)
+                .collect();
+            for (bits, refinement) in [4, 8]
+                .into_iter()
+                .flat_map(|bits| [(bits, Refinement::None), (bits, Refinement::Hqq)])
+            {
+                for symmetric in [true, false] {
+                    let format = GroupFormat {
+                        bits,
+                        group_size: 32,
+                    };
+                    let quantizer = Quantizer {
+                        format,
+                        symmetric,
+                        refinement,
+                    };
+                    let fit = quantizer.fit(&weights, DType::F16);
+                    assert_eq!(fit.scale.to_bits(), DType::F16.rounded(fit.scale).to_bits());
+                    assert!((0.0..=f32::from(format.largest_code())).contains(&fit.zero_point));
+                    let found = error(&quantizer, &weights, fit, fit);
+                    let (said, _) = quantizer.squared_error(&weights, DType::F16);
+                    assert!((said - found).abs() <= 1e-4 * found, "{said} {found}");
+                    // The codes of the scale that wasn't rounded, which no code improves on there.
+                    let whole = Fit {
+                        scale: fit.scale * 1.0003,
+                        ..fit
+                    };
+                    let other = error(&quantizer, &weights, whole, fit);
+                    assert!(found <= other * 1.000_001, "{quantizer:?}: {found} {other}");
+                    nearer += usize::from(found < other);
+                }
+            }
+        }
+        assert!(nearer > 0, "no code depends on how the scale is rounded");
     }
 }

@@ -394,7 +394,7 @@ proptest! {
         }
         let (nearest, refined) = (error(Refinement::None), error(Refinement::Hqq));
         prop_assert!(refined <= nearest * 1.0001, "{refined} after {nearest}");
-        let said: f64 = numbers.chunks(columns).flat_map(|row| row.chunks(quantizer.format.group_size)).map(|b| quantizer.squared_error(b).0).sum();
+        let said: f64 = numbers.chunks(columns).flat_map(|row| row.chunks(quantizer.format.group_size)).map(|b| quantizer.squared_error(b, DType::F32).0).sum();
         prop_assert!((said - f64::from(error(quantizer.refinement))).abs() <= 1e-3 * said + 1e-9);
     }
 

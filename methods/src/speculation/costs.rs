@@ -75,8 +75,8 @@ pub struct DraftCosts {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ByFormat {
-    /// Whole numbers.
-    pub f32: f64,
+    /// Numbers in the model's element type.
+    pub whole: f64,
     /// 8 bits.
     pub int8: f64,
     /// 4 bits.
@@ -86,7 +86,7 @@ pub struct ByFormat {
 impl ByFormat {
     /// The numbers of all formats.
     pub fn all(&self) -> [f64; 3] {
-        [self.f32, self.int8, self.int4]
+        [self.whole, self.int8, self.int4]
     }
 }
 

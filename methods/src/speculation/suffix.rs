@@ -1,5 +1,5 @@
 //! A suffix index with counts: how texts went on after the longest end of this one that stood in
-//! them before (Oliaro et al., *SuffixDecoding*, arXiv 2411.04975).
+//! them before (Oliaro et al., `SuffixDecoding`, arXiv 2411.04975).
 //!
 //! The paper's suffix tree is held as a suffix automaton (Blumer et al. 1985): a state for each set
 //! of places at which the same strings end, with the number of those places. It finds matches of

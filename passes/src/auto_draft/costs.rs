@@ -14,7 +14,7 @@ use crate::sources::Machine;
 /// The number for what an action leaves; 0 for nothing.
 pub(super) fn cost_of(costs: &ByFormat, action: Action) -> f64 {
     match action {
-        Action::Keep => costs.f32,
+        Action::Keep => costs.whole,
         Action::Int8 => costs.int8,
         Action::Int4 => costs.int4,
         Action::Drop => 0.0,
@@ -25,7 +25,7 @@ fn cost_at(costs: &mut ByFormat, action: Action) -> &mut f64 {
     match action {
         Action::Int8 => &mut costs.int8,
         Action::Int4 => &mut costs.int4,
-        Action::Keep | Action::Drop => &mut costs.f32,
+        Action::Keep | Action::Drop => &mut costs.whole,
     }
 }
 
@@ -44,8 +44,8 @@ const TRIMMED: f64 = 0.125;
 /// every second block of a kind; and a smaller head.
 ///
 /// # Errors
-/// [`PassError::Unsupported`] for a model without layers or head, or one that isn't in f32; and
-/// what the machine says.
+/// [`PassError::Unsupported`] for a model without layers or head, or one that is in neither f32
+/// nor f16; and what the machine says.
 pub fn draft_costs(module: &Module, machine: &dyn Machine) -> Result<DraftCosts, PassError> {
     let target = module
         .graph("target")
@@ -192,9 +192,9 @@ impl Probes {
             *cost_at(&mut rest, action) = (all - sum * share).max(0.0);
         }
         let head = ((whole.int8 - next()) / (1.0 - TRIMMED)).clamp(0.0, rest.int8);
-        let fixed = (rest.int8 - head).min(rest.f32).min(rest.int4);
+        let fixed = (rest.int8 - head).min(rest.whole).min(rest.int4);
         let head = ByFormat {
-            f32: rest.f32 - fixed,
+            whole: rest.whole - fixed,
             int8: rest.int8 - fixed,
             int4: rest.int4 - fixed,
         };

@@ -244,6 +244,11 @@ impl AutoDraft<'_> {
     /// The target, if a draft of it can be made and its steps timed as they will be.
     fn check<'m>(&self, module: &'m Module) -> Result<&'m Graph, PassError> {
         let target = check(module)?;
+        if module.model.dtype == DType::F16 && !self.sources.multiplies_f16_codes {
+            return Err(unsupported(
+                "the model is in f16, and only operators of profile ort multiply f16 with codes; compile with --profile ort, or with --dtype f32",
+            ));
+        }
         if self.sources.keeps_codes && keeps_codes(target, &module.weights) {
             return Err(unsupported(
                 "the target keeps the codes of its checkpoint, and quantised drafts gain little on it; leave this pass out, or compile with --dequantize",
@@ -403,9 +408,9 @@ fn check(module: &Module) -> Result<&Graph, PassError> {
             "the module has a draft already; ask for this pass alone",
         ));
     }
-    if module.model.dtype != DType::F32 {
+    if !matches!(module.model.dtype, DType::F32 | DType::F16) {
         return Err(unsupported(format!(
-            "the model is in {}, and only matrices in f32 are quantised; compile with --dtype f32",
+            "the model is in {}, and only matrices in f32 and f16 are quantised; compile with --dtype f32",
             module.model.dtype
         )));
     }

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use dlc_ir::cost::cost;
-use dlc_ir::{GroupFormat, Module, Weight, WeightId};
+use dlc_ir::{DType, GroupFormat, Module, Op, Weight, WeightId};
 
+use super::matrices::{self, Matrix};
 use super::mixed::{self, Allocation, Choice, Form};
-use super::{
-    Budget, Coding, Codings, Formats, Matrix, NAME, PartBits, Plan, Quantize, coded, compare, matrices,
-    options_error, perturbation, report, unsupported,
-};
+use super::work::{Codings, Formats, Plan, Work, compared};
+use super::{Budget, Coding, NAME, PartBits, options_error, perturbation, report, unsupported};
 use crate::context::PassContext;
 use crate::error::PassError;
 use crate::kept::Kept;
@@ -17,11 +16,8 @@ use crate::report::PassReport;
 use crate::scoring::{Objective, fisher, most_links};
 use crate::texts::Texts;
 
-/// How matrices are coded, and their codes if they are known.
-type Mix = (Formats, Option<Codings>);
-
-impl Quantize<'_> {
-    /// Bits of each matrix within the budget, and the codes where they were found on the way.
+impl Work<'_> {
+    /// How each matrix becomes codes of so many bits that all keep within the budget.
     pub(super) fn mixed(
         &self,
         module: &Module,
@@ -29,7 +25,7 @@ impl Quantize<'_> {
         texts: Option<&Texts>,
         cx: &PassContext<'_>,
         report: &mut PassReport,
-    ) -> Result<Mix, PassError> {
+    ) -> Result<Codings, PassError> {
         let texts =
             texts.ok_or_else(|| unsupported("bits are mixed by text, and there is none"))?;
         let choices = self.choices(module, plan, texts, cx)?;
@@ -62,10 +58,13 @@ impl Quantize<'_> {
         })?;
         report.fact("bits", counts(&formats));
         report.fact("divergence that FIT expects", format!("{loss:.3e} nats"));
-        Ok((formats, codings))
+        match codings {
+            Some(codings) => Ok(codings),
+            None => self.coded_in(module, plan, &formats, Some(texts), cx),
+        }
     }
 
-    /// Bytes of the target that bits of its matrices don't change.
+    /// Bytes of the graph that bits of its matrices don't change.
     fn fixed_bytes(
         &self,
         module: &Module,
@@ -77,7 +76,7 @@ impl Quantize<'_> {
             (choice.weight, Coding::Rule(quantizer))
         });
         let codings = self.with_tables(plan, least.collect());
-        let (graph, weights) = coded(module, plan.target, &codings)?;
+        let (graph, weights) = codings.applied(module, plan.graph)?;
         let matrices = choices.iter().map(|choice| choice.smallest().bytes);
         let whole = cost(&graph, &weights).weight_bytes;
         Ok(whole.saturating_sub(matrices.sum()))
@@ -94,24 +93,21 @@ impl Quantize<'_> {
         let objective = Objective::of(module.model.task).ok_or_else(|| {
             unsupported("bits are mixed by what the model answers, and it doesn't")
         })?;
-        let so_far = format!("{NAME} fit so far 1 {} {:?}", cx.module_key, texts.scored);
+        let so_far = format!(
+            "{NAME} fit so far 1 {} {} {:?}",
+            cx.module_key, plan.graph.name, texts.scored
+        );
         let so_far = Kept::new(cx.cache, &so_far);
         let scores = cx.pool.install(|| {
-            let head = fisher::Head::of(plan.target);
+            let head = fisher::Head::of(plan.graph);
             let (weights, samples) = (&module.weights, &texts.scored);
             let progress = cx.progress;
             fisher::scores(
-                plan.target,
-                weights,
-                objective,
-                samples,
-                head,
-                so_far,
-                progress,
+                plan.graph, weights, objective, samples, head, so_far, progress,
             )
         });
         if !matches!(scores, Err(PassError::Interrupted)) {
-            fisher::forget(so_far, most_links(plan.target));
+            fisher::forget(so_far, most_links(plan.graph));
         }
         let scores = scores?;
         let mut traces: BTreeMap<WeightId, f64> = scores.head.into_iter().collect();
@@ -121,22 +117,26 @@ impl Quantize<'_> {
         let choice = |(id, matrix): (&WeightId, &Matrix)| {
             let trace = traces.get(id).copied().unwrap_or_default();
             let weight = &module.weights[*id];
-            let (rows, columns) = matrices::matrix_shape(weight)?;
-            let formats = self.formats(matrix, plan.tables.contains(id), columns);
-            let form = |format| self.form(weight, [rows, columns], format, trace, cx);
-            let forms = formats.map(form).collect::<Result<_, PassError>>()?;
-            Ok(Choice::among(*id, rows * columns, forms))
+            let formats = self.formats(plan, matrix, weight)?;
+            let form = |format| self.form(weight, format, trace, cx);
+            let forms = formats
+                .into_iter()
+                .map(form)
+                .collect::<Result<_, PassError>>()?;
+            Ok(Choice::among(*id, weight.elements(), forms))
         };
         plan.matrices.iter().map(choice).collect()
     }
 
-    /// The formats that `matrix` may have. A table that tokens are looked up in has whole groups.
+    /// The formats that `matrix` may have. Tables that tokens are looked up in, and experts in f16,
+    /// have whole groups.
     fn formats(
         &self,
+        plan: &Plan<'_>,
         matrix: &Matrix,
-        is_table: bool,
-        columns: usize,
-    ) -> impl Iterator<Item = GroupFormat> {
+        weight: &Weight,
+    ) -> Result<Vec<GroupFormat>, PassError> {
+        let (_, columns) = matrices::matrix_shape(weight)?;
         let bits = match self.options.head {
             PartBits::Own(bits) if matrix.is_head => vec![bits],
             _ => vec![4, 8],
@@ -145,18 +145,21 @@ impl Quantize<'_> {
             Some(size) => vec![size],
             None => vec![128, 64, 32],
         };
-        let fits = move |size: &usize| !is_table || columns.is_multiple_of(*size);
-        sizes.into_iter().filter(fits).flat_map(move |group_size| {
-            let of_size = move |bits| GroupFormat { bits, group_size };
-            bits.clone().into_iter().map(of_size)
-        })
+        let is_expert = matches!(plan.graph.node(matrix.node).op, Op::Experts(_));
+        let is_whole =
+            plan.tables.contains(&matrix.weight) || is_expert && weight.dtype == DType::F16;
+        let fits = |size: &usize| !is_whole || columns.is_multiple_of(*size);
+        let of_size = |group_size| {
+            let format = move |&bits: &usize| GroupFormat { bits, group_size };
+            bits.iter().map(format)
+        };
+        Ok(sizes.into_iter().filter(fits).flat_map(of_size).collect())
     }
 
     /// What `format` costs a matrix with this trace of the Fisher information.
     fn form(
         &self,
         weight: &Weight,
-        shape: [usize; 2],
         format: GroupFormat,
         trace: f64,
         cx: &PassContext<'_>,
@@ -174,7 +177,7 @@ impl Quantize<'_> {
         }
         Ok(Form {
             format,
-            bytes: mixed::bytes(format, self.options.symmetric, shape),
+            bytes: report::bytes(weight, format, self.options.symmetric),
             loss,
         })
     }
@@ -192,9 +195,9 @@ impl Quantize<'_> {
     ) -> Result<Result<(Allocation, Codings), String>, PassError> {
         const TRIES: usize = 6;
         let measured = |allocation: &Allocation| -> Result<(f64, Codings), PassError> {
-            let codings = self.codings(module, plan, &allocation.formats, Some(texts), cx)?;
-            let (after, weights) = coded(module, plan.target, &codings)?;
-            let found = compare(module, [plan.target, &after], &weights, texts, cx)?;
+            let codings = self.coded_in(module, plan, &allocation.formats, Some(texts), cx)?;
+            let (after, weights) = codings.applied(module, plan.graph)?;
+            let found = compared(module, [plan.graph, &after], &weights, texts, cx)?;
             Ok((found.mean_kl(), codings))
         };
         let mut expected = f64::INFINITY;

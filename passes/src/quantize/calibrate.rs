@@ -12,10 +12,11 @@ use dlc_ir::{
 };
 use rayon::prelude::*;
 
+use super::NAME;
 use super::gptq::Curvature;
 use super::held::{GroupFit, HeldMatrix};
 use super::options::Method;
-use super::{NAME, weighted};
+use super::weighted::{self, Layout};
 use crate::context::Progress;
 use crate::error::PassError;
 use crate::scoring::chain::{Chain, Link};
@@ -121,10 +122,15 @@ impl Calibration<'_> {
             return Err(not_finite());
         }
         let code = |id: &WeightId| -> Result<(WeightId, Arc<dyn Coded>), PassError> {
-            let (weight, format) = (&weights[*id], self.formats[id]);
+            let weight = &weights[*id];
+            let layout = Layout {
+                format: self.formats[id],
+                symmetric: self.symmetric,
+                scales: weight.dtype,
+            };
             let made = match &curvature {
-                Some(curvature) => curvature.quantize(weight, format, self.symmetric)?,
-                None => by_importance(weight, &importance, format, self.symmetric)?,
+                Some(curvature) => curvature.quantize(weight, layout)?,
+                None => by_importance(weight, &importance, layout)?,
             };
             Ok((*id, Arc::new(made)))
         };
@@ -161,16 +167,16 @@ fn mean_squares(inputs: &Array) -> Vec<f32> {
 fn by_importance(
     weight: &Weight,
     importance: &[f32],
-    format: GroupFormat,
-    symmetric: bool,
+    layout: Layout,
 ) -> Result<HeldMatrix, PassError> {
     const ROWS: usize = 64;
+    let format = layout.format;
     let columns = importance.len();
     let row = |entries: &[f32]| -> (Vec<u8>, Vec<GroupFit>) {
         let (mut codes, mut fits) = (Vec::with_capacity(columns), Vec::new());
         let groups = entries.chunks(format.group_size);
         for (group, importance) in groups.zip(importance.chunks(format.group_size)) {
-            let fit = weighted::fit(format, symmetric, group, importance);
+            let fit = weighted::fit(layout, group, importance);
             codes.extend(group.iter().map(|w| fit.code(*w, format.largest_code())));
             fits.push(fit);
         }

@@ -8,7 +8,7 @@ use crate::error::PassError;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Selection<'a> {
+pub(super) struct Selection<'a> {
     /// Blocks or layers, joined by `+`; all if absent.
     pub blocks: Option<&'a str>,
     /// Whether the head is among them.
@@ -74,7 +74,7 @@ fn is_named(block: &str, name: &str) -> bool {
 }
 
 /// What to say of a name that no block has.
-pub(crate) fn no_such_block(what: &str, graph: &Graph, unknown: &str) -> String {
+pub(super) fn no_such_block(what: &str, graph: &Graph, unknown: &str) -> String {
     let blocks: Vec<&str> = graph.blocks().map(|(_, b)| b.name.as_str()).collect();
     format!(
         "the {what} has no block `{unknown}`; it has {}",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dlc_ir::{
-    CodedPart, Expr, Graph, GroupFormat, Op, Operand, QuantizedPart, WeightId, WeightTable,
+    CodedPart, DType, Expr, Graph, GroupFormat, Op, Operand, QuantizedPart, WeightId, WeightTable,
 };
 
 use super::matrices::Matrix;
@@ -47,7 +47,11 @@ pub(crate) fn put_floats(
     for (matrix, format) in coded_matrices(graph) {
         if chosen(&matrix, format) {
             let node = graph.node(matrix.node);
-            if let Some(floats) = add_floats(weights, matrix.weight)? {
+            let scales = match node.inputs.get(2) {
+                Some(Operand::Weight(scales)) => weights[*scales].dtype,
+                _ => DType::F32,
+            };
+            if let Some(floats) = add_floats(weights, matrix.weight, scales)? {
                 let x = node.inputs.first().copied();
                 let bias = node.inputs.get(graph.bias_at(node, weights)).copied();
                 let inputs = x.into_iter().chain([floats.into()]).chain(bias).collect();
@@ -68,8 +72,12 @@ pub(crate) fn in_floats(
     Ok((graph, weights))
 }
 
-/// The floats that codes stand for, if that is known.
-fn add_floats(weights: &mut WeightTable, codes: WeightId) -> Result<Option<WeightId>, PassError> {
+/// The floats that codes stand for, if that is known, in the type that is asked for.
+fn add_floats(
+    weights: &mut WeightTable,
+    codes: WeightId,
+    dtype: DType,
+) -> Result<Option<WeightId>, PassError> {
     let Some(expr) = weights[codes].expr() else {
         return Ok(None);
     };
@@ -89,5 +97,9 @@ fn add_floats(weights: &mut WeightTable, codes: WeightId) -> Result<Option<Weigh
     };
     let shape = [floats.elements() / columns.max(1), columns];
     let name = format!("{}.floats", weights[codes].name);
-    Ok(Some(weights.add_apart(&name, &shape, floats)?))
+    Ok(Some(weights.add_apart(
+        &name,
+        &shape,
+        floats.cast(dtype),
+    )?))
 }

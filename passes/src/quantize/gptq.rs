@@ -6,12 +6,12 @@
 //! depend on each other.
 
 use dlc_eval::{Array, Transposed, product};
-use dlc_ir::{GroupFormat, Weight};
+use dlc_ir::Weight;
 use rayon::prelude::*;
 
 use super::factor::{Square, inverse_factor};
 use super::held::{GroupFit, HeldMatrix};
-use super::weighted;
+use super::weighted::{self, Layout};
 use crate::error::PassError;
 
 /// Share of the mean diagonal that is added to the diagonal of `H`.
@@ -63,20 +63,15 @@ impl Curvature {
     }
 
     /// The codes of `weight`, a matrix whose inputs these are.
-    pub fn quantize(
-        &self,
-        weight: &Weight,
-        format: GroupFormat,
-        symmetric: bool,
-    ) -> Result<HeldMatrix, PassError> {
+    pub fn quantize(&self, weight: &Weight, layout: Layout) -> Result<HeldMatrix, PassError> {
         let columns = self.factor.size;
-        let mut made = HeldMatrix::new("gptq", format, columns);
+        let mut made = HeldMatrix::new("gptq", layout.format, columns);
         let rows_at_once = (ENTRIES / columns).max(1);
         for start in (0..weight.elements()).step_by(rows_at_once * columns) {
             let count = (rows_at_once * columns).min(weight.elements() - start);
             let mut entries = vec![0.0; count];
             weight.read_f32(start, &mut entries)?;
-            for (codes, fits) in self.rows(&mut entries, format, symmetric)? {
+            for (codes, fits) in self.rows(&mut entries, layout)? {
                 made.push(&codes, &fits);
             }
         }
@@ -84,12 +79,7 @@ impl Curvature {
     }
 
     /// Codes and fits of rows, which are used up.
-    fn rows(
-        &self,
-        entries: &mut [f32],
-        format: GroupFormat,
-        symmetric: bool,
-    ) -> Result<Vec<Row>, PassError> {
+    fn rows(&self, entries: &mut [f32], layout: Layout) -> Result<Vec<Row>, PassError> {
         let size = self.factor.size;
         let mut rows = vec![(Vec::with_capacity(size), Vec::new()); entries.len() / size];
         for start in (0..size).step_by(COLUMNS) {
@@ -99,8 +89,7 @@ impl Curvature {
             let step = Step {
                 corner,
                 importance: &self.diagonal[start..end],
-                format,
-                symmetric,
+                layout,
             };
             let errors: Vec<Vec<f32>> = entries
                 .par_chunks_mut(size)
@@ -129,22 +118,21 @@ impl Curvature {
 struct Step<'a> {
     corner: &'a [f32],
     importance: &'a [f32],
-    format: GroupFormat,
-    symmetric: bool,
+    layout: Layout,
 }
 
 impl Step<'_> {
     /// Adds the codes and fits of a row, and returns its errors in units of the factor's diagonal.
     fn run(&self, entries: &mut [f32], codes: &mut Vec<u8>, fits: &mut Vec<GroupFit>) -> Vec<f32> {
-        let (width, size) = (entries.len(), self.format.group_size);
+        let (width, size) = (entries.len(), self.layout.format.group_size);
         let mut errors = vec![0.0; width];
         for first in (0..width).step_by(size) {
             let end = width.min(first + size);
             let (group, importance) = (&entries[first..end], &self.importance[first..end]);
-            let fit = weighted::fit(self.format, self.symmetric, group, importance);
+            let fit = weighted::fit(self.layout, group, importance);
             fits.push(fit);
             for i in first..end {
-                let code = fit.code(entries[i], self.format.largest_code());
+                let code = fit.code(entries[i], self.layout.format.largest_code());
                 codes.push(code);
                 let factors = &self.corner[i * width..(i + 1) * width];
                 let error = (entries[i] - fit.entry(code)) / factors[i];

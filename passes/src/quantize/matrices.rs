@@ -136,7 +136,7 @@ pub struct Perturbation {
 ///
 /// # Errors
 /// [`PassError::Ir`] for a weight without data, [`PassError::Unsupported`] for one that isn't a
-/// matrix in single precision.
+/// matrix in f32 or f16.
 pub fn perturbation(weight: &Weight, quantizer: &Quantizer) -> Result<Perturbation, PassError> {
     const ENTRIES: usize = 1 << 20;
     let (_, columns) = matrix_shape(weight)?;
@@ -154,11 +154,11 @@ pub fn perturbation(weight: &Weight, quantizer: &Quantizer) -> Result<Perturbati
             .chunks(columns)
             .flat_map(|row| row.chunks(quantizer.format.group_size))
         {
-            let (plain, square) = nearest.squared_error(group);
+            let (plain, square) = nearest.squared_error(group, weight.dtype);
             let error = if quantizer.refinement == Refinement::None {
                 plain
             } else {
-                quantizer.squared_error(group).0
+                quantizer.squared_error(group, weight.dtype).0
             };
             sums = [
                 sums[0] + error,
@@ -296,7 +296,7 @@ impl Coding {
 /// a node. Weights of other graphs stay as they are.
 ///
 /// # Errors
-/// [`PassError::Unsupported`] for matrices that aren't in single precision; [`PassError::Ir`] for
+/// [`PassError::Unsupported`] for matrices that are in neither f32 nor f16; [`PassError::Ir`] for
 /// weights without data.
 pub fn code_matrices(
     graph: &mut Graph,
@@ -359,10 +359,16 @@ fn coded(
             })
         }
         Coding::Known(matrix, format) => {
-            let (matrix, format) = (Arc::clone(matrix), *format);
-            Box::new(move |part| Expr::Coded {
-                matrix: Arc::clone(&matrix),
-                part: CodedPart::Part(format, part),
+            let (matrix, format, dtype) = (Arc::clone(matrix), *format, weight.dtype);
+            Box::new(move |part| {
+                let data = Expr::Coded {
+                    matrix: Arc::clone(&matrix),
+                    part: CodedPart::Part(format, part),
+                };
+                match part {
+                    QuantizedPart::Scales => data.cast(dtype),
+                    QuantizedPart::Codes | QuantizedPart::ZeroPoints => data,
+                }
             })
         }
     };
@@ -397,10 +403,11 @@ pub(crate) fn add_parts(
 
 /// Rows and columns of a matrix that can be quantised.
 pub(super) fn matrix_shape(weight: &Weight) -> Result<(usize, usize), PassError> {
+    let has_type = matches!(weight.dtype, DType::F32 | DType::F16);
     match weight.shape[..] {
-        [rows, columns] if rows * columns > 0 && weight.dtype == DType::F32 => Ok((rows, columns)),
+        [rows, columns] if rows * columns > 0 && has_type => Ok((rows, columns)),
         _ => Err(unsupported(format!(
-            "weight {} is {}, and only matrices in f32 are quantised; compile with --dtype f32",
+            "weight {} is {}, and only matrices in f32 and f16 are quantised; compile with --dtype f32",
             weight.name,
             weight.ty()
         ))),

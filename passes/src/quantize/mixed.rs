@@ -124,17 +124,6 @@ fn upgraded(choices: &[Choice], goes: impl Fn(u64, f64) -> bool) -> Allocation {
     }
 }
 
-/// Bytes of a coded matrix of `[rows, columns]`.
-pub(super) fn bytes(format: GroupFormat, symmetric: bool, [rows, columns]: [usize; 2]) -> u64 {
-    const SCALE: usize = 4;
-    let zero_points = if symmetric {
-        0
-    } else {
-        format.zero_point_bytes(columns)
-    };
-    (rows * (format.groups(columns) * (format.code_bytes() + SCALE) + zero_points)) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use dlc_ir::{EntityId, WeightId};

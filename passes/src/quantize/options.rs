@@ -42,7 +42,7 @@ impl Method {
     }
 
     /// Whether text is run through the model to find codes.
-    pub(super) fn is_calibrated(self) -> bool {
+    pub(crate) fn is_calibrated(self) -> bool {
         matches!(self, Self::Imatrix | Self::Gptq)
     }
 }
@@ -92,7 +92,7 @@ pub enum PartBits {
 }
 
 impl PartBits {
-    fn words() -> Range {
+    pub(crate) fn words() -> Range {
         Words(vec!["same", "4", "8", "none"])
     }
 }

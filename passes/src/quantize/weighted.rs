@@ -2,9 +2,19 @@
 //! square of what a column is multiplied with weighs its error (the "importance matrix" of
 //! llama.cpp).
 
-use dlc_ir::GroupFormat;
+use dlc_ir::{DType, GroupFormat};
 
 use super::held::GroupFit;
+
+/// Which groups there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    pub format: GroupFormat,
+    /// Whether every zero point is the default one.
+    pub symmetric: bool,
+    /// The type that scales are rounded to.
+    pub scales: DType,
+}
 
 /// Scales that are tried, as shares of the one that clips nothing: from a little above half to it.
 const SCALES: usize = 20;
@@ -14,13 +24,14 @@ const SMALLEST: f32 = 0.525;
 const AROUND: i32 = 2;
 
 /// The scale and zero point with the smallest `sum_j h_j (w_j - scale (q_j - zero_point))^2` of
-/// those tried. For the codes of each try, the scale is the one that least squares gives.
-pub(super) fn fit(
-    format: GroupFormat,
-    symmetric: bool,
-    weights: &[f32],
-    importance: &[f32],
-) -> GroupFit {
+/// those tried. For the codes of each try, the scale is the one that least squares gives; that of
+/// the best is rounded.
+pub(super) fn fit(layout: Layout, weights: &[f32], importance: &[f32]) -> GroupFit {
+    let Layout {
+        format,
+        symmetric,
+        scales,
+    } = layout;
     let (low, high) = weights
         .iter()
         .fold((0f32, 0f32), |(low, high), &w| (low.min(w), high.max(w)));
@@ -72,7 +83,10 @@ pub(super) fn fit(
         };
         try_all(widest, zero_points);
     }
-    best.0
+    GroupFit {
+        scale: scales.rounded(best.0.scale),
+        ..best.0
+    }
 }
 
 /// Weighted sums over a group, with the codes of a fit. What the fit leaves of each weight is
@@ -125,6 +139,14 @@ mod tests {
 
     use super::*;
 
+    fn layout(bits: usize, group_size: usize, symmetric: bool) -> Layout {
+        Layout {
+            format: GroupFormat { bits, group_size },
+            symmetric,
+            scales: DType::F32,
+        }
+    }
+
     fn error(format: GroupFormat, fit: GroupFit, weights: &[f32], importance: &[f32]) -> f32 {
         let entry = |w: f32| fit.entry(fit.code(w, format.largest_code()));
         let terms = weights.iter().zip(importance);
@@ -133,20 +155,18 @@ mod tests {
 
     #[test]
     fn columns_that_matter_are_met_and_others_clipped() {
-        let format = GroupFormat {
-            bits: 4,
-            group_size: 32,
-        };
+        let layout = layout(4, 32, false);
         let mut weights: Vec<f32> = (0..32).map(|i| (i as f32 * 0.7).sin()).collect();
         weights[5] = 6.0;
         let mut importance = vec![1.0; 32];
         importance[5] = 1e-6;
-        let found = fit(format, false, &weights, &importance);
+        let found = fit(layout, &weights, &importance);
         let extremes = GroupFit {
             scale: 7.0 / 15.0,
             zero_point: 2,
         };
-        let [mine, theirs] = [found, extremes].map(|fit| error(format, fit, &weights, &importance));
+        let error = |fit| error(layout.format, fit, &weights, &importance);
+        let [mine, theirs] = [found, extremes].map(error);
         assert!(mine < 0.5 * theirs, "{mine} {theirs}");
     }
 
@@ -159,9 +179,10 @@ mod tests {
             bits in prop_oneof![Just(4usize), Just(8)],
             symmetric in any::<bool>(),
         ) {
-            let format = GroupFormat { bits, group_size: 64 };
+            let layout = layout(bits, 64, symmetric);
+            let format = layout.format;
             let importance = vec![1.0; weights.len()];
-            let found = fit(format, symmetric, &weights, &importance);
+            let found = fit(layout, &weights, &importance);
             let low = weights.iter().copied().fold(0.0, f32::min);
             let high = weights.iter().copied().fold(0.0, f32::max);
             let middle = format.default_zero_point();
@@ -174,12 +195,15 @@ mod tests {
             };
             let [mine, theirs] = [found, extremes].map(|fit| error(format, fit, &weights, &importance));
             prop_assert!(mine <= theirs * 1.001 + 1e-9, "{mine} {theirs}");
+            let half = Layout { scales: DType::F16, ..layout };
+            let rounded = fit(half, &weights, &importance);
+            prop_assert_eq!(rounded.scale, DType::F16.rounded(found.scale));
+            prop_assert_eq!(rounded.zero_point, found.zero_point);
         }
 
         #[test]
         fn groups_of_one_number_are_exact(value in -2f32..2.0, symmetric in any::<bool>()) {
-            let format = GroupFormat { bits: 4, group_size: 32 };
-            let found = fit(format, symmetric, &[value; 32], &[1.0; 32]);
+            let found = fit(layout(4, 32, symmetric), &[value; 32], &[1.0; 32]);
             prop_assert!((found.entry(found.code(value, 15)) - value).abs() <= 1e-6);
         }
     }

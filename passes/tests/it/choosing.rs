@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::path::Path;
 
 use dlc_ir::cost::cost;
-use dlc_ir::{Module, Task};
+use dlc_ir::{DType, Module, Operand, Task, verify};
 use dlc_methods::speculation::{DraftCosts, StepCosts};
 use dlc_passes::auto_draft::draft_costs;
 use dlc_passes::{Machine, PassError, PassRun};
@@ -277,6 +277,23 @@ fn texts_go_by_their_seed() {
 }
 
 #[test]
+fn a_target_in_f16_gets_a_draft_with_codes_in_f16() {
+    let mut module = Model::edited(&[("f32[", "f16[")]).module();
+    module.model.dtype = DType::F16;
+    choose(QUICK, &mut module, &ByBytes::new(1.0)).unwrap();
+    let draft = module.graph("draft").unwrap();
+    assert_eq!(verify::verify(draft, &module.weights), []);
+    let coded = draft.nodes().filter(|(_, node)| node.op.is_quantized());
+    let scales: Vec<DType> = coded
+        .filter_map(|(_, node)| match node.inputs.get(2) {
+            Some(Operand::Weight(scales)) => Some(module.weights[*scales].dtype),
+            _ => None,
+        })
+        .collect();
+    assert!(!scales.is_empty() && scales.iter().all(|dtype| *dtype == DType::F16));
+}
+
+#[test]
 fn a_run_that_was_stopped_goes_on_and_ends_alike() {
     let (mut whole, progress) = (lazy(), Watcher::default());
     let expected = choose_with(QUICK, &mut whole, &ByBytes::new(1.0), &progress, None).unwrap();
@@ -373,8 +390,8 @@ fn parts_that_seem_to_cost_more_than_the_whole_are_costs_all_the_same() {
 }
 
 const COSTS: &str =
-    "blocks: {attn: {f32: 0.1, int8: 0.05, int4: 0.04}, mlp: {f32: 0.1, int8: 0.05, int4: 0.04}}
-head: {f32: 0.4, int8: 0.2, int4: 0.15}
+    "blocks: {attn: {whole: 0.1, int8: 0.05, int4: 0.04}, mlp: {whole: 0.1, int8: 0.05, int4: 0.04}}
+head: {whole: 0.4, int8: 0.2, int4: 0.15}
 fixed: 0.0
 verify: [[1, 1.0], [8, 1.2]]";
 
@@ -436,7 +453,7 @@ fn what_cant_be_chosen_from_is_refused() {
     );
     let edits: [fn(&mut Module); 4] = [
         |module| module.model.task = Task::FillMask,
-        |module| module.model.dtype = dlc_ir::DType::F16,
+        |module| module.model.dtype = DType::Bf16,
         |module| {
             let mut draft = module.graphs[0].clone();
             draft.name = "draft".into();

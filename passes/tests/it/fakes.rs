@@ -126,6 +126,7 @@ pub fn run_with(
         calibration: outside.calibration,
         machine: outside.machine,
         samplers: outside.samplers,
+        multiplies_f16_codes: true,
         ..Sources::NONE
     };
     let passes = registry::build(

@@ -16,6 +16,7 @@ mod model;
 mod options;
 mod progress;
 mod quantizing;
+mod quantizing_by_text;
 mod quantizing_targets;
 mod rejections;
 mod scores;

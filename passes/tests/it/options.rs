@@ -130,8 +130,8 @@ fn values_out_of_range_are_refused_in_the_same_words() {
         ),
         (
             "quantize-draft",
-            "bits: 3",
-            "`bits`: 3 doesn't fit; ask for 4 or 8",
+            "group_size: 16",
+            "`group_size`: 16 doesn't fit; ask for 32, 64 or 128",
         ),
         (
             "auto-draft",
@@ -197,7 +197,7 @@ fn passes_made_from_a_struct_check_it_as_well() {
         .map(drop),
         AutoDraft::new(
             AutoDraftOptions {
-                group_size: 0,
+                group_size: Some(0),
                 ..AutoDraftOptions::default()
             },
             sources,
@@ -205,10 +205,10 @@ fn passes_made_from_a_struct_check_it_as_well() {
         .map(drop),
         QuantizeDraft::new(
             QuantizeDraftOptions {
-                bits: 0,
+                group_size: Some(0),
                 ..QuantizeDraftOptions::default()
             },
-            &sources,
+            sources,
         )
         .map(drop),
         TrimHead::new(

@@ -105,7 +105,7 @@ fn the_draft_computes_what_its_codes_stand_for() {
         "",
         "bits: 8",
         "symmetric: false",
-        "bits: 8, symmetric: false, refine: none",
+        "bits: 8, symmetric: false, method: rtn",
         "group_size: 64",
     ];
     let edits: [&[_]; 2] = [&[], &EXPERTS];
@@ -118,7 +118,7 @@ fn the_draft_computes_what_its_codes_stand_for() {
             &[(
                 "quantize-draft",
                 &format!(
-                    "head: false{}{options}",
+                    "head: none{}{options}",
                     if options.is_empty() { "" } else { ", " }
                 ),
             )],
@@ -156,7 +156,7 @@ fn the_draft_computes_what_its_codes_stand_for() {
 fn experts_are_quantised_and_what_chooses_them_is_not() {
     let mut module = Model::edited(&EXPERTS).module();
     run_all(
-        &[("quantize-draft", "blocks: layers.1.mlp, head: false")],
+        &[("quantize-draft", "blocks: layers.1.mlp, head: none")],
         &mut module,
     )
     .unwrap();
@@ -202,13 +202,13 @@ fn a_pruned_draft_is_quantised_in_its_place_and_blocks_may_be_chosen() {
     ];
     let cases: [(&str, &[&str]); 4] = [
         ("", &all),
-        ("head: false", &all[..4]),
+        ("head: none", &all[..4]),
         (
             "blocks: layers.0",
             &["layers.0.attn", "layers.0.mlp", "head"],
         ),
         (
-            "blocks: layers.2.mlp+layers.0.attn, head: false",
+            "blocks: layers.2.mlp+layers.0.attn, head: none",
             &["layers.0.attn", "layers.2.mlp"],
         ),
     ];
@@ -227,7 +227,7 @@ fn a_pruned_draft_is_quantised_in_its_place_and_blocks_may_be_chosen() {
     let runs = run_all(
         &[
             prune,
-            ("quantize-draft", "blocks: layers.0, head: false"),
+            ("quantize-draft", "blocks: layers.0, head: none"),
             ("quantize-draft", "bits: 8"),
         ],
         &mut module,
@@ -312,7 +312,7 @@ fn perturbations_are_what_quantising_does_and_blocks_are_quantised_one_by_one() 
 
 #[test]
 fn what_can_not_be_quantised_is_rejected() {
-    let half = Model::edited(&[("f32[", "f16[")]).module();
+    let half = Model::edited(&[("f32[", "bf16[")]).module();
     let mut encoder = Model::decoder().module();
     encoder.model.task = Task::FillMask;
     let mut quantised = Model::decoder().module();
@@ -323,12 +323,16 @@ fn what_can_not_be_quantised_is_rejected() {
         ("bits: 3", Model::decoder().module()),
         ("group_size: 48", Model::decoder().module()),
         ("group_size: 16", Model::decoder().module()),
-        ("refine: gptq", Model::decoder().module()),
+        ("refine: none", Model::decoder().module()),
+        ("method: hqq2", Model::decoder().module()),
+        ("head: false", Model::decoder().module()),
+        ("bits: mixed, budget: 3", Model::decoder().module()),
+        ("samples: 1", Model::decoder().module()),
         ("symmetric: maybe", Model::decoder().module()),
         ("blocks: layers.0+layers.7", Model::decoder().module()),
         ("blocks: layers.0.at", Model::decoder().module()),
         ("bit: 4", Model::decoder().module()),
-        ("# f16", half),
+        ("# bf16", half),
         ("# an encoder", encoder),
         ("# twice", quantised),
         ("# not a number", broken.module()),

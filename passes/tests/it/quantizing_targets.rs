@@ -130,7 +130,7 @@ fn what_can_not_be_done_is_refused_with_a_way_out() {
         (Model::decoder().module(), "bits: 3"),
         (Model::decoder().module(), "group_size: 48"),
         (Model::decoder().module(), "blocks: layers.9"),
-        (Model::edited(&[("f32[", "f16[")]).module(), ""),
+        (Model::edited(&[("f32[", "bf16[")]).module(), ""),
         (headless, "bits: mixed"),
     ];
     let mut said = Vec::new();

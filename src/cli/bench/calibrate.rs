@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use dlc_bundle::Profile;
 use dlc_ir::{DType, Module};
 use dlc_methods::speculation::DraftCosts;
 use dlc_passes::auto_draft::{costs_key, draft_costs};
@@ -32,7 +33,7 @@ pub(super) fn run(args: &Args, models: &mut Models) -> Result<ExitCode> {
         &costs,
     )?;
     let module = module_of_bundle(&models.bundle)?;
-    let parts = if module.model.dtype == DType::F32 {
+    let parts = if times_parts(models.bundle.manifest().profile, module.model.dtype) {
         Some(parts(args, models, &module)?)
     } else {
         None
@@ -51,6 +52,15 @@ pub(super) fn run(args: &Args, models: &mut Models) -> Result<ExitCode> {
     ))?;
     output.json(&json!({"draft": costs.draft, "verify": costs.verify, "parts": parts}))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether quantised drafts run in such a bundle.
+fn times_parts(profile: Profile, dtype: DType) -> bool {
+    match dtype {
+        DType::F32 => true,
+        DType::F16 => profile == Profile::Ort,
+        DType::Bf16 | DType::I64 | DType::U8 => false,
+    }
 }
 
 /// What the parts of a draft's step cost, which auto-draft chooses by.

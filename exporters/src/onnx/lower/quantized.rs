@@ -126,8 +126,9 @@ fn only_in_f32(dtype: DType) -> Result<(), ExportError> {
     if dtype == DType::F32 {
         return Ok(());
     }
-    let problem =
-        format!("quantised matrices are multiplied in f32 outside of profile ort, not in {dtype}");
+    let problem = format!(
+        "quantised matrices are multiplied in f32 here, not in {dtype}: outside of profile ort, and of experts whose rows aren't whole groups; compile with --dtype f32"
+    );
     Err(ExportError::module("", problem))
 }
 
