@@ -391,7 +391,8 @@ mod tests {
                         refinement,
                     };
                     let fit = quantizer.fit(&weights, DType::F16);
-                    assert_eq!(fit.scale.to_bits(), DType::F16.rounded(fit.scale).to_bits());
+                    let stored = DType::F16.rounded(fit.scale);
+                    assert_eq!(fit.scale.to_bits(), stored.to_bits());
                     assert!((0.0..=f32::from(format.largest_code())).contains(&fit.zero_point));
                     let found = error(&quantizer, &weights, fit, fit);
                     let (said, _) = quantizer.squared_error(&weights, DType::F16);
