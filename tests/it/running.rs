@@ -456,7 +456,7 @@ fn drafts_are_chosen_by_costs_that_calibration_printed() {
         "--pass",
         "quantize-draft:bits=8,refine=none",
         "--profile",
-        "onnx",
+        "portable",
         "-o",
         "quantised",
     ]);
@@ -472,7 +472,7 @@ fn drafts_are_chosen_by_costs_that_calibration_printed() {
             "--pass",
             pass,
             "--profile",
-            "onnx",
+            "portable",
             "-o",
             "out",
             "--json",
