@@ -35,8 +35,12 @@ done | at_once -L 1 "$dlc" compile
 "$python" scripts/check_onnx.py "$out"/*
 "$python" scripts/check_minilm.py "$out/minilm" --checkpoint "$minilm"
 printf '%s\n' "$out"/* | at_once -n 1 "$dlc" verify
+"$dlc" compile fixtures/tiny-llama --no-cache --pass quantize:bits=4,method=rtn,compare=false --profile onnx -o "$out/quantised" >/dev/null
+"$python" scripts/check_onnx.py "$out/quantised"
+"$dlc" verify "$out/quantised"
 for bits in 8 4; do
   "$dlc" compile fixtures/tiny-llama --no-cache --pass "quantize-draft:bits=$bits" --profile onnx -o "$out/int$bits" >/dev/null
+  "$python" scripts/check_onnx.py "$out/int$bits"
   comparison=("$out/int$bits" "$out/int$bits" --graph draft --text src/pipeline/comparison/text.txt --length 100)
   "$dlc" compare "${comparison[@]}" --json >"$out/int$bits.json"
   "$python" scripts/check_compare.py "${comparison[@]}" --expect "$out/int$bits.json"

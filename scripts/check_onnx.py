@@ -3,7 +3,7 @@
 
     "$(scripts/pyenv.sh)" scripts/check_onnx.py BUNDLE...
 
-Every *.onnx of each bundle goes through three checks:
+Every *.onnx of each bundle goes through four checks:
 
   checker    onnx.checker on the path, so that the external data files are looked at too. Operators
              of ai.onnx must be valid; those of other domains (com.microsoft) have no schema there
@@ -13,6 +13,8 @@ Every *.onnx of each bundle goes through three checks:
   load       ONNX Runtime's Python package makes a CPU session of it. ONNX Runtime has no bfloat16
              on CPU: where a file that holds bfloat16 doesn't load, its line says `cannot run here`
              with ONNX Runtime's reason, and that alone is no failure.
+  fusion     of every product by DequantizeLinear in blocks ONNX Runtime makes a MatMulNBits, with
+             activations rounded to 8 bits.
 
 Prints one line per file. Exit status: 0 all is well, 1 a check failed, 2 bad usage.
 """
@@ -21,6 +23,7 @@ import argparse
 import os
 import pathlib
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 
@@ -90,6 +93,27 @@ def check_load(path: pathlib.Path, bfloat16: bool) -> str:
     return "loads"
 
 
+def check_fusion(path: pathlib.Path, model: onnx.ModelProto) -> str:
+    """What became of the products in blocks, if there are some."""
+    in_blocks = [node for node in model.graph.node if any(a.name == "block_size" for a in node.attribute)]
+    products = sum(node.op_type == "DequantizeLinear" for node in in_blocks)
+    if not products:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(pathlib.Path(folder) / "optimised.onnx")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    operators = Counter(node.op_type for node in optimised.graph.node)
+    fused = [node for node in optimised.graph.node if node.op_type == "MatMulNBits"]
+    levels = {a.i for node in fused for a in node.attribute if a.name == "accuracy_level"}
+    if operators["MatMulNBits"] != products or operators["DequantizeLinear"] or levels != {4}:
+        kept = f"{operators['DequantizeLinear']} DequantizeLinear and {len(fused)} MatMulNBits of levels {levels}"
+        raise CheckFailed(f"fusion: of {products} products in blocks ONNX Runtime makes {kept}")
+    return f", {products} products fused"
+
+
 def check_file(path: pathlib.Path) -> str:
     """What was found to hold of one ONNX file. Raises CheckFailed."""
     try:
@@ -106,7 +130,8 @@ def check_file(path: pathlib.Path) -> str:
     opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), "?")
     bfloat16 = holds_bfloat16(model)
     nodes = len(model.graph.node)
-    return f"opset {opset}, {nodes} nodes, checked, {inference}, {check_load(path, bfloat16)}"
+    load = check_load(path, bfloat16) + check_fusion(path, model)
+    return f"opset {opset}, {nodes} nodes, checked, {inference}, {load}"
 
 
 def check_bundle(bundle: pathlib.Path) -> bool:

@@ -29,6 +29,7 @@ MICROSOFT = "com.microsoft"
 # Element types of dlc: short name, ONNX's name, ONNX's number.
 TYPES = {
     "bool": ("tensor(bool)", TensorProto.BOOL),
+    "u4": ("tensor(uint4)", TensorProto.UINT4),
     "u8": ("tensor(uint8)", TensorProto.UINT8),
     "i32": ("tensor(int32)", TensorProto.INT32),
     "i64": ("tensor(int64)", TensorProto.INT64),
@@ -51,6 +52,7 @@ OPERATORS = {
     "Conv": (3, 1, {}),
     "Cos": (1, 1, {}),
     "CumSum": (2, 1, {}),
+    "DequantizeLinear": (3, 1, {"axis": 0, "block_size": 32}),
     "Div": (2, 1, {}),
     "Equal": (2, 1, {}),
     "Erf": (1, 1, {}),
@@ -189,8 +191,11 @@ def operator(full_name: str, schema, given, made, attributes) -> list[str]:
     inputs, outputs = parameters(schema.inputs, given), parameters(schema.outputs, made)
     if name in ("ReduceMax", "ReduceMean") and schema.since_version < 18:
         inputs = inputs[:1]
+    if name == "DequantizeLinear":
+        outputs = inputs[1:2]  # without `output_dtype`, the scale's type
     allowed = {c.type_param_str: [SHORT[t] for t in SHORT if t in c.allowed_type_strs] for c in schema.type_constraints}
     names = [p for p in dict.fromkeys(inputs + outputs) if p in allowed]
+    attributes = {name: value for name, value in attributes.items() if name in schema.attributes}
     opset = max(schema.since_version, FIRST) if not domain else FIRST
     taken = [
         types

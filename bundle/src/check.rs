@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use dlc_errors::{Fault, Faulty};
 use dlc_files::wire::{Fields, Payload};
-use dlc_onnx::proto::{DataLocation, TensorProto, data_type_name};
+use dlc_ir::DType;
+use dlc_onnx::proto::{DataLocation, TensorProto, UINT4, data_type_name};
 use dlc_onnx::{OnnxError, OnnxPort, initializer_head, port, read_bytes};
 use thiserror::Error;
 
@@ -56,10 +57,12 @@ pub fn check_graph(
         .iter()
         .filter(|weight| weight.graphs.contains(&graph.name))
         .map(|weight| (weight.name.as_str(), weight));
+    let own: BTreeMap<_, _> = own.collect();
     let mut check = Check {
         graph,
         location: last_part(&manifest.weights_file),
-        missing: own.collect(),
+        missing: own.keys().copied().collect(),
+        own,
         ports: [0; 2],
         names: BTreeSet::new(),
         problems: vec![],
@@ -85,8 +88,10 @@ struct Check<'a> {
     graph: &'a GraphRecord,
     /// How the file names the weight file, which lies beside it.
     location: &'a str,
-    /// The records of weights that the file hasn't named yet.
-    missing: BTreeMap<&'a str, &'a WeightRecord>,
+    /// The records of the graph's weights.
+    own: BTreeMap<&'a str, &'a WeightRecord>,
+    /// The weights that the file hasn't named yet.
+    missing: BTreeSet<&'a str>,
     /// How many inputs and outputs there were.
     ports: [usize; 2],
     names: BTreeSet<String>,
@@ -152,11 +157,12 @@ impl<'a> Check<'a> {
         {
             return;
         }
-        let Some(record) = self.missing.remove(name.as_str()) else {
+        let Some((of, record)) = self.own.get_key_value(tensor.weight_name()) else {
             return self.problem(|| {
                 format!("tensor `{name}` lies in another file, and isn't a weight of this graph")
             });
         };
+        self.missing.remove(of);
         let entries: BTreeMap<&str, &str> = tensor
             .external_data
             .iter()
@@ -172,21 +178,12 @@ impl<'a> Check<'a> {
             let location = self.location;
             return self.problem(|| format!("weight `{name}` lies elsewhere than at {offset} in {location}, {length} bytes long"));
         }
-        let same_shape = tensor
-            .dims
-            .iter()
-            .map(|&dim| usize::try_from(dim).ok())
-            .eq(record.shape.iter().map(|&dim| Some(dim)));
-        let (dtype, bits) = data_type_name(tensor.data_type);
-        let bytes = record
-            .shape
-            .iter()
-            .try_fold(bits / 8, |n, &dim| n.checked_mul(dim as u64));
-        if dtype != record.dtype.name() || !same_shape || bytes != Some(record.bytes) {
-            let (of, shape, recorded) = (&record.dtype, &record.shape, record.bytes);
+        if !is_weight(record, tensor) {
+            let dtype = data_type_name(tensor.data_type).0;
+            let (ty, shape, recorded) = (&record.dtype, &record.shape, record.bytes);
             self.problem(|| {
                 format!(
-                    "weight `{name}` is {dtype}{:?}, not {of}{shape:?} of {recorded} bytes",
+                    "weight `{name}` is {dtype}{:?}, not {ty}{shape:?} of {recorded} bytes",
                     tensor.dims
                 )
             });
@@ -237,7 +234,7 @@ impl<'a> Check<'a> {
         }
         let lost: Vec<String> = self
             .missing
-            .keys()
+            .iter()
             .take(SHOWN)
             .map(|name| format!("weight `{name}` isn't one of its tensors"))
             .collect();
@@ -246,6 +243,23 @@ impl<'a> Check<'a> {
         }
         self.problems
     }
+}
+
+/// Whether a tensor is a weight as it is recorded, or its bytes as codes of 4 bits.
+fn is_weight(record: &WeightRecord, tensor: &TensorProto) -> bool {
+    let dims = tensor.dims.iter().map(|&dim| usize::try_from(dim).ok());
+    let Some(dims) = dims.collect::<Option<Vec<_>>>() else {
+        return false;
+    };
+    let (dtype, bits) = data_type_name(tensor.data_type);
+    let bits = dims
+        .iter()
+        .try_fold(bits, |n, &dim| n.checked_mul(dim as u64));
+    let is_recorded = match tensor.data_type {
+        UINT4 => record.dtype == DType::U8,
+        _ => dtype == record.dtype.name() && dims == record.shape,
+    };
+    is_recorded && bits.is_some() && bits == record.bytes.checked_mul(8)
 }
 
 /// Whether a port has the recorded name, element type and numbers; the names of other axes may

@@ -64,6 +64,11 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Whether graphs compute with quantised matrices: only their codes are bytes.
+    pub fn has_codes(&self) -> bool {
+        self.weights.iter().any(|weight| weight.dtype == DType::U8)
+    }
+
     /// What lies in the bundle's folder and isn't listed, sorted, the first thousand; folders of
     /// which nothing is listed end in a slash. dlc never reads it, others may.
     ///
@@ -150,7 +155,8 @@ impl FileRecord {
 pub enum Profile {
     /// ai.onnx primitives, opset 17; 22 for convolutions in bf16.
     Portable,
-    /// ai.onnx up to opset 23: `Attention`, `RMSNormalization`, `RotaryEmbedding`.
+    /// ai.onnx up to opset 23: `Attention`, `RMSNormalization`, `RotaryEmbedding`,
+    /// `DequantizeLinear` in blocks.
     Onnx,
     /// `com.microsoft` operators: `GroupQueryAttention`, `SkipSimplifiedLayerNormalization`.
     Ort,

@@ -7,7 +7,7 @@ mod protobuf;
 use std::fs;
 
 use common::{DRAFT, TARGET, module, request};
-use dlc_bundle::{Manifest, PortRecord, Profile, check_graph};
+use dlc_bundle::{Manifest, PortRecord, Profile, WeightRecord, check_graph};
 use dlc_exporters::write_bundle;
 use dlc_ir::DType;
 use protobuf::field;
@@ -38,6 +38,40 @@ fn what_was_written_is_what_the_manifest_says() {
             .unwrap();
         }
     }
+}
+
+#[test]
+fn codes_of_4_bits_are_the_bytes_of_a_weight() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("bundle");
+    let module = module(&[include_str!("graphs/quantized.dlc")]);
+    let manifest = write_bundle(&module, &request(Profile::Onnx), &out, &()).unwrap();
+    let check = |manifest: &Manifest| {
+        check_graph(&out.join("model.onnx"), &manifest.graphs[0], manifest)
+            .map_err(|error| error.to_string())
+    };
+    check(&manifest).unwrap();
+    let at = manifest.weights.iter().position(|w| w.name == "b.codes");
+    let refused = |edit: &dyn Fn(&mut WeightRecord), reason: &str| {
+        let mut edited = manifest.clone();
+        edit(&mut edited.weights[at.unwrap()]);
+        let error = check(&edited).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    };
+    let of_codes = "weight `b.codes.u4`";
+    refused(&|w| w.offset += 64, &format!("{of_codes} lies elsewhere"));
+    refused(
+        &|w| w.dtype = DType::F16,
+        &format!("{of_codes} is u4[64, 48], not f16"),
+    );
+    refused(
+        &|w| w.name = "b".into(),
+        "tensor `b.codes.u4` lies in another file",
+    );
+    refused(
+        &|w| w.name = "b".into(),
+        "weight `b` isn't one of its tensors",
+    );
 }
 
 #[test]

@@ -190,6 +190,26 @@ pub fn data_type(dtype: DType) -> i32 {
 pub const INT32: i64 = 6;
 /// See [`INT32`].
 pub const BOOL: i64 = 9;
+/// `TensorProto.DataType` of codes of 4 bits, two in a byte, the first in the lower half.
+pub const UINT4: i32 = 21;
+
+/// What follows a weight's name in that of an initializer which has its bytes as [`UINT4`].
+const CODES: &str = ".u4";
+
+/// The name of the initializer that has the bytes of `weight` as [`UINT4`].
+pub fn codes_name(weight: &str) -> String {
+    format!("{weight}{CODES}")
+}
+
+impl TensorProto {
+    /// The name of the weight whose bytes it has: its own, but for [`codes_name`].
+    pub fn weight_name(&self) -> &str {
+        let of_codes = self.name.strip_suffix(CODES);
+        of_codes
+            .filter(|_| self.data_type == UINT4)
+            .unwrap_or(&self.name)
+    }
+}
 
 /// Name and bits per element of a `TensorProto.DataType`.
 pub fn data_type_name(number: i32) -> (&'static str, u64) {

@@ -231,7 +231,7 @@ impl Backend {
         }
     }
 
-    /// The profiles whose operators it runs.
+    /// The profiles whose operators it runs; tract those of `onnx` without quantised matrices.
     pub fn profiles(&self) -> &'static [Profile] {
         match self.kind() {
             BackendKind::OnnxRuntime => &Profile::ALL,
@@ -256,12 +256,13 @@ impl Backend {
             manifest.profile.name(),
             manifest.model.dtype
         );
-        if !self.profiles().contains(&manifest.profile) {
-            let reason = "the built-in tract doesn't run ONNX Runtime's own operators, such as GroupQueryAttention with several tokens on a past";
+        if self.kind() == BackendKind::Tract
+            && let Some((reason, profile)) = foreign_to_tract(manifest)
+        {
             return Err(RuntimeError::unsupported(
                 what,
                 reason,
-                format!("Compile again with `--profile onnx`, or {SETUP}"),
+                format!("Compile again with `--profile {profile}`, or {SETUP}"),
             ));
         }
         let bf16 = manifest.model.dtype == DType::Bf16
@@ -332,6 +333,22 @@ impl Backend {
             )));
         }
         Ok(())
+    }
+}
+
+/// Why tract doesn't run a bundle's operators, and the profile whose operators it runs; none if it
+/// runs these.
+fn foreign_to_tract(manifest: &Manifest) -> Option<(&'static str, &'static str)> {
+    match (manifest.profile, manifest.has_codes()) {
+        (Profile::Ort, codes) => Some((
+            "the built-in tract doesn't run ONNX Runtime's own operators, such as GroupQueryAttention with several tokens on a past",
+            if codes { "portable" } else { "onnx" },
+        )),
+        (Profile::Onnx, true) => Some((
+            "the built-in tract doesn't run DequantizeLinear in blocks, which is how profile onnx multiplies by quantised matrices",
+            "portable",
+        )),
+        (Profile::Onnx, false) | (Profile::Portable, _) => None,
     }
 }
 

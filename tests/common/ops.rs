@@ -85,6 +85,11 @@ impl Sample {
         &self.module.graphs[0]
     }
 
+    /// Whether it multiplies with quantised matrices.
+    pub fn is_quantized(&self) -> bool {
+        self.graph().nodes().any(|(_, node)| node.op.is_quantized())
+    }
+
     /// What `engine` computes.
     pub fn run(&self, engine: &Engine) -> Result<Vec<f32>, String> {
         let outputs = engine.load(self.module.clone())?.run(&self.feeds)?;
@@ -105,8 +110,8 @@ impl Sample {
     /// the largest. `MatMulNBits` and `QMoE` round activations to 8 bits.
     fn tolerance(&self, engine: &Engine) -> f32 {
         let is_half = |ty: &ValueType| ty.dtype == DType::F16;
-        let quantized = self.graph().nodes().any(|(_, node)| node.op.is_quantized());
-        if quantized && engine.name() == Profile::Ort.name() {
+        let is_exact = engine.name() == Profile::Portable.name();
+        if self.is_quantized() && !is_exact {
             3e-2
         } else if self.graph().values().any(|(_, value)| is_half(&value.ty)) {
             HALF_TOLERANCE

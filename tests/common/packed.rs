@@ -5,10 +5,13 @@ use std::path::PathBuf;
 
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
+use dlc::pipeline::{Check, module_of_bundle, parse_pass_flag, verify_bundle};
 use dlc_bundle::Profile;
 use dlc_ir::Module;
 use dlc_passes::{KeptCodes, keep_codes};
+use dlc_runtime::{Backend, Bundle, SessionOptions};
 
+use super::decoding::{compile_quietly, compile_request};
 use super::fixture;
 use super::golden::{CASES, Golden, TOLERANCE};
 use super::session::Engine;
@@ -48,11 +51,33 @@ pub fn kept(name: &str) -> (Module, KeptCodes) {
     (module, codes)
 }
 
+/// Every checkpoint is compiled with a pruned draft, and both run as the evaluator says of the same
+/// codes.
+pub fn check_compiled(backend: &Backend, profile: Profile) -> Result<(), String> {
+    let calibration = fixture("calibration-tokens.jsonl");
+    let prune = format!("fit-prune:drop=1,calibration={}", calibration.display());
+    for name in NAMES {
+        let folder = tempfile::tempdir().unwrap();
+        let mut request = compile_request(place(name), profile, folder.path().join("bundle"));
+        request.passes = vec![parse_pass_flag(&prune).unwrap()];
+        compile_quietly(&request).map_err(|e| format!("{name}: {e}"))?;
+        let bundle = Bundle::open(&request.output).map_err(|e| format!("{name}: {e}"))?;
+        let module = module_of_bundle(&bundle).map_err(|e| format!("{name}: {e}"))?;
+        let checks = verify_bundle(&bundle, &module, backend, &SessionOptions::default(), None)
+            .map_err(|e| format!("{name}: {e}"))?;
+        let failed: Vec<&Check> = checks.iter().filter(|check| !check.passed()).collect();
+        if !failed.is_empty() || !bundle.manifest().has_codes() {
+            return Err(format!("{name}: of {} checks {failed:?}", checks.len()));
+        }
+    }
+    Ok(())
+}
+
 /// Every checkpoint computes the recorded logits with the codes that it keeps.
 pub fn check_kept(engine: &Engine) -> Result<(), String> {
     let tolerance = match engine {
-        Engine::Backend(_, Profile::Ort) => ROUNDED_ACTIVATIONS,
-        _ => TOLERANCE,
+        Engine::Backend(_, Profile::Onnx | Profile::Ort) => ROUNDED_ACTIVATIONS,
+        Engine::Backend(_, Profile::Portable) | Engine::Evaluator => TOLERANCE,
     };
     for name in NAMES {
         let golden = Golden::read_of(FOLDER, name);

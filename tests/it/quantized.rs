@@ -16,15 +16,36 @@ fn tract() -> Backend {
 
 #[test]
 fn quantised_products_are_exact_on_tract() {
-    for profile in [Profile::Portable, Profile::Onnx] {
-        check_products(&tract(), profile).unwrap();
-    }
+    check_products(&tract(), Profile::Portable).unwrap();
 }
 
 #[test]
 fn a_draft_that_is_pruned_quantised_and_trimmed_is_lossless_on_tract() {
-    for profile in [Profile::Portable, Profile::Onnx] {
-        check_cheap_draft(&tract(), profile, 2).unwrap();
+    check_cheap_draft(&tract(), Profile::Portable, 2).unwrap();
+}
+
+#[test]
+fn tract_refuses_quantised_matrices_of_other_profiles_and_names_one_that_it_runs() {
+    let shell = Shell::new();
+    for (profile, why) in [
+        ("onnx", "DequantizeLinear in blocks"),
+        ("ort", "ONNX Runtime's own operators"),
+    ] {
+        let quantize = "quantize:bits=8,compare=false";
+        let arguments = ["compile", "fixtures/goldens/bert", "--pass", quantize];
+        let compiled = shell.ok(&[&arguments[..], &["--profile", profile, "-o", profile]].concat());
+        assert!(
+            compiled.stderr.contains(why) && compiled.stderr.contains("`--profile portable`"),
+            "{}",
+            compiled.stderr
+        );
+        let refused = shell.dlc(&["verify", profile, "--backend", "tract"]);
+        assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains(why) && refused.stderr.contains("`--profile portable`"),
+            "{}",
+            refused.stderr
+        );
     }
 }
 

@@ -413,7 +413,7 @@ fn drafts_are_chosen_by_costs_that_calibration_printed() {
         "--pass",
         "quantize-draft:bits=8,method=rtn",
         "--profile",
-        "onnx",
+        "portable",
         "-o",
         "quantised",
     ]);
@@ -429,7 +429,7 @@ fn drafts_are_chosen_by_costs_that_calibration_printed() {
             "--pass",
             pass,
             "--profile",
-            "onnx",
+            "portable",
             "-o",
             "out",
             "--json",

@@ -1,11 +1,11 @@
-//! Quantised products and drafts on ONNX Runtime, in each profile; profile `ort` runs its own
-//! `MatMulNBits`.
+//! Quantised products and drafts on ONNX Runtime, in each profile: profile `ort` has its
+//! `MatMulNBits`, and of the products of `onnx` it makes that.
 
 use dlc_bundle::Profile;
 use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
-use crate::common::packed::check_kept;
+use crate::common::packed::{check_compiled, check_kept};
 use crate::common::quantized::{check_cheap_draft, check_products, check_targets};
 use crate::common::session::Engine;
 
@@ -29,6 +29,14 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
             format!("quantized::kept_codes {}", profile.name()),
             codes,
         ));
+        if profile != Profile::Portable {
+            let ours = backend.cloned();
+            let compiled = move || Ok(check_compiled(&ours.expect("not ignored"), profile)?);
+            trials.push(Trial::test(
+                format!("quantized::compiled_codes {}", profile.name()),
+                compiled,
+            ));
+        }
         let ours = backend.cloned();
         let targets = move || Ok(check_targets(&ours.expect("not ignored"), profile)?);
         trials.push(Trial::test(

@@ -60,7 +60,11 @@ pub const TARGETS: &[DeploymentTarget] = &[
     triton::TARGET,
     plain("tensorrt", "TensorRT's ONNX parser", Profile::Portable),
     plain("openvino", "OpenVINO", Profile::Portable),
-    plain("tract", "tract, also what dlc has built in", Profile::Onnx),
+    plain(
+        "tract",
+        "tract, also what dlc has built in",
+        Profile::Portable,
+    ),
 ];
 
 /// A target that runs every model, from the bundle's own folder, and reads nothing but the graphs.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use dlc_ir::DType;
 use dlc_onnx::proto::{
-    AttributeProto, AttributeType, DataLocation, NodeProto, TensorProto, data_type,
+    AttributeProto, AttributeType, DataLocation, NodeProto, TensorProto, UINT4, codes_name,
+    data_type,
 };
 
 use crate::encode::encode;
@@ -26,6 +27,9 @@ pub(crate) struct Builder {
     /// What stands in the weight file, in order of first use.
     pub stored: Vec<Stored>,
     pub domains: BTreeSet<&'static str>,
+    /// Names of what is in `stored`, and of the initializers that lie there.
+    kept: HashSet<Name>,
+    placed: HashSet<Name>,
     constants: HashMap<(i32, Vec<usize>, Vec<u8>), Name>,
     values: HashSet<Name>,
     node_names: HashSet<String>,
@@ -136,16 +140,40 @@ impl Builder {
         name
     }
 
-    /// A tensor of the weight file; the caller asks once for each.
+    /// A tensor of the weight file, named `name` there, as an initializer.
     pub fn stored(&mut self, stored: Stored, name: &Name, dtype: DType, dims: &[usize]) {
-        self.initializers.push(TensorProto {
-            dims: dims.iter().map(|&d| d as i64).collect(),
-            data_type: data_type(dtype),
-            name: name.to_string(),
-            data_location: Some(DataLocation::External as i32),
-            ..TensorProto::default()
-        });
-        self.stored.push(stored);
+        self.keep(stored, name);
+        self.place(name, data_type(dtype), dims);
+    }
+
+    /// The bytes of a tensor of the weight file as codes of 4 bits in this shape; none if its name
+    /// is taken.
+    pub fn stored_codes(&mut self, stored: Stored, name: &Name, dims: &[usize]) -> Option<Name> {
+        let codes = Name::from(codes_name(name));
+        if !self.placed.contains(&codes) && !self.reserve(&codes) {
+            return None;
+        }
+        self.keep(stored, name);
+        self.place(&codes, UINT4, dims);
+        Some(codes)
+    }
+
+    fn keep(&mut self, stored: Stored, name: &Name) {
+        if self.kept.insert(name.clone()) {
+            self.stored.push(stored);
+        }
+    }
+
+    fn place(&mut self, name: &Name, data_type: i32, dims: &[usize]) {
+        if self.placed.insert(name.clone()) {
+            self.initializers.push(TensorProto {
+                dims: dims.iter().map(|&d| d as i64).collect(),
+                data_type,
+                name: name.to_string(),
+                data_location: Some(DataLocation::External as i32),
+                ..TensorProto::default()
+            });
+        }
     }
 
     fn unique(&mut self, wanted: &str) -> Name {

@@ -2,10 +2,13 @@
 //! GPU: those that it has no kernel for.
 //!
 //! Nodes that compute shapes it may leave to the CPU too, where they are faster; they don't count.
+//! Nor do nodes that compute constants, which ONNX Runtime folds before it asks a provider.
+
+use std::collections::HashSet;
 
 use dlc_bundle::Profile;
 use dlc_ir::Module;
-use dlc_onnx::proto::ModelProto;
+use dlc_onnx::proto::{GraphProto, ModelProto};
 
 use super::lower::lower_all;
 use super::operators::{OPSETS, Operators, TypedNode, full_name};
@@ -50,7 +53,8 @@ pub fn cuda_report(module: &Module, profile: Profile) -> Result<CudaReport, Expo
         let Some(body) = &lowered.model.graph else {
             continue;
         };
-        let nodes = operators.typed(body);
+        let mut nodes = operators.typed(body);
+        remove_constant(body, &mut nodes);
         let found = without_kernel(&operators, &nodes, opset(&lowered.model));
         report
             .cpu_nodes
@@ -67,6 +71,28 @@ pub fn cuda_report(module: &Module, profile: Profile) -> Result<CudaReport, Expo
 fn opset(model: &ModelProto) -> i64 {
     let declared = model.opset_import.iter().find(|set| set.domain.is_empty());
     declared.map_or(*OPSETS.end(), |set| set.version)
+}
+
+/// Leaves out the nodes that compute with initializers alone; inputs may override some.
+fn remove_constant(graph: &GraphProto, nodes: &mut Vec<TypedNode<'_>>) {
+    let inputs: HashSet<&str> = graph
+        .input
+        .iter()
+        .map(|input| input.name.as_str())
+        .collect();
+    let names = graph.initializer.iter().map(|tensor| tensor.name.as_str());
+    let mut constants: HashSet<&str> = names.filter(|name| !inputs.contains(name)).collect();
+    constants.insert("");
+    nodes.retain(|TypedNode { node, .. }| {
+        let is_constant = node
+            .input
+            .iter()
+            .all(|name| constants.contains(name.as_str()));
+        if is_constant {
+            constants.extend(node.output.iter().map(String::as_str));
+        }
+        !is_constant
+    });
 }
 
 fn without_kernel(operators: &Operators, nodes: &[TypedNode<'_>], opset: i64) -> Vec<CpuNode> {

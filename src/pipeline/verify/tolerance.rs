@@ -34,13 +34,14 @@ impl Tolerance {
     }
 
     /// That of the bundle's element type; 20% of the largest output for a graph that ONNX Runtime
-    /// multiplies with quantised matrices, since `MatMulNBits` rounds activations to 8 bits. This
+    /// multiplies with quantised matrices, since `MatMulNBits`, which it makes of
+    /// `DequantizeLinear` in blocks too, rounds activations to 8 bits. This
     /// finds a graph that is wrong, not one that is a little off; each product by itself is tested
     /// more closely. What a draft is off by costs acceptance and never changes the text; a target is
     /// one only where it keeps the codes of its checkpoint.
     pub fn of_graph(graph: &Graph, manifest: &Manifest) -> Self {
         let quantized = graph.nodes().any(|(_, node)| node.op.is_quantized());
-        if quantized && manifest.profile == Profile::Ort {
+        if quantized && manifest.profile != Profile::Portable {
             Self {
                 absolute: 1e-2,
                 relative: 0.2,

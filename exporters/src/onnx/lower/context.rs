@@ -11,6 +11,7 @@ use dlc_onnx::proto::{DimensionValue, TypeProto, ValueInfoProto};
 use super::super::builder::{Builder, Name};
 use super::forms::{Form, dimension, dimensions, forms_of};
 use super::optional::{KEPT, OPTIONAL_INPUTS, kept_values, takes_optional_inputs};
+use super::parts::Part;
 use super::queries::noise_levels;
 use super::{LEVELS, Target, tensor_type};
 use crate::error::ExportError;
@@ -183,31 +184,37 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn weight(&mut self, id: WeightId) -> Name {
-        let weight = &self.target.weights[id];
-        let name = self
-            .weights
-            .get(&id)
-            .cloned()
-            .unwrap_or_else(|| Name::from(weight.name.as_str()));
-        match self.target.transposed.get(&id) {
-            Some(matrix) => {
-                let stored = Stored::Transposed(Arc::clone(matrix));
-                self.store(stored, &name, matrix.dtype, &matrix.shape);
-            }
-            None => self.store(Stored::Weight(id), &name, weight.dtype, &weight.shape),
+    /// The weight that a node reads at `at`.
+    pub fn part_at(&self, node: &Node, at: usize) -> Result<Part, ExportError> {
+        match node.inputs.get(at) {
+            Some(Operand::Weight(id)) => Ok(self.part(*id)),
+            _ => Err(ExportError::module("", format!("input {at} is no weight"))),
         }
-        name
     }
 
-    /// A tensor of the weight file.
-    pub fn store(&mut self, stored: Stored, name: &Name, dtype: dlc_ir::DType, shape: &[usize]) {
-        if self
-            .memo
-            .insert(format!("stored {name}"), name.clone())
-            .is_none()
-        {
-            self.b.stored(stored, name, dtype, shape);
+    fn weight(&mut self, id: WeightId) -> Name {
+        match self.target.transposed.get(&id) {
+            Some(matrix) => {
+                let (name, stored) = (self.weight_name(id), Stored::Transposed(Arc::clone(matrix)));
+                self.b.stored(stored, &name, matrix.dtype, &matrix.shape);
+                name
+            }
+            None => self.part(id).whole(self),
+        }
+    }
+
+    fn weight_name(&self, id: WeightId) -> Name {
+        let known = self.weights.get(&id).cloned();
+        known.unwrap_or_else(|| Name::from(self.target.weights[id].name.as_str()))
+    }
+
+    fn part(&self, id: WeightId) -> Part {
+        let weight = &self.target.weights[id];
+        Part {
+            stored: Stored::Weight(id),
+            name: self.weight_name(id),
+            dtype: weight.dtype,
+            shape: weight.shape.clone(),
         }
     }
 

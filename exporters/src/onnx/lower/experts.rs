@@ -3,13 +3,16 @@
 //! operator of ai.onnx takes some of a tensor's matrices without a copy or a loop, and tract has no
 //! loop.
 
+use dlc_bundle::Profile;
 use dlc_ir::{DType, Experts, GroupFormat, Node, Operand, WeightId};
 
 use super::super::builder::{Call, Name};
+use super::blocks;
 use super::context::Context;
 use super::forms::Form;
+use super::parts::Part;
 use super::quantized::{Matrix, dequantized};
-use super::shared::{define_full, define_like, finish_call, from_f32, to_f32};
+use super::shared::{Product, define_full, define_like, from_f32, to_f32};
 use crate::error::ExportError;
 use crate::stack::Stack;
 use crate::weights::Stored;
@@ -60,9 +63,9 @@ impl Matrices {
         of: &[usize],
         together: bool,
         shape: impl Fn(&[usize]) -> Vec<usize>,
-    ) -> Vec<Name> {
+    ) -> Vec<Part> {
         let experts = self.parts.chunks_exact(Experts::MATRICES);
-        let mut names = Vec::new();
+        let mut parts = Vec::new();
         for part in 0..self.parts[GATE].len() {
             let run = |expert: &[Vec<WeightId>]| -> Vec<WeightId> {
                 of.iter().map(|matrix| expert[*matrix][part]).collect()
@@ -83,15 +86,72 @@ impl Matrices {
                 each: first.shape.clone(),
                 runs,
             };
-            let (name, dtype, shape) = (Name::from(&*stack.name), stack.dtype, stack.shape.clone());
-            cx.store(Stored::Stack(stack), &name, dtype, &shape);
-            names.push(name);
+            parts.push(Part {
+                name: Name::from(&*stack.name),
+                dtype: stack.dtype,
+                shape: stack.shape.clone(),
+                stored: Stored::Stack(stack),
+            });
         }
-        names
+        parts
     }
 
-    /// `[count * inner, width]`, the matrices `at` below each other; of the last ones
-    /// `[width, count * inner]`, beside each other.
+    /// Rows `x` times the matrices `at` below each other, `[count * inner, width]`; times the last
+    /// ones beside each other, `[width, count * inner]`.
+    fn product(
+        &self,
+        cx: &mut Context<'_>,
+        x: &Name,
+        at: usize,
+        format: Option<GroupFormat>,
+        dtype: DType,
+    ) -> Result<Product, ExportError> {
+        match format {
+            Some(format) if cx.target.profile != Profile::Portable => {
+                self.product_in_blocks(cx, x, at, format, dtype)
+            }
+            _ => Ok(Product {
+                rows: x.clone(),
+                matrix: self.dense(cx, at, format, dtype)?,
+                is_transposed: false,
+                bias: None,
+            }),
+        }
+    }
+
+    fn product_in_blocks(
+        &self,
+        cx: &mut Context<'_>,
+        x: &Name,
+        at: usize,
+        format: GroupFormat,
+        dtype: DType,
+    ) -> Result<Product, ExportError> {
+        let beside = at == DOWN;
+        let (out, inner, pieces) = if beside {
+            (self.width, self.inner, self.count)
+        } else {
+            (self.count * self.inner, self.width, 1)
+        };
+        let parts = self.store(cx, &[at], beside, |part| {
+            [&[out, pieces * part[1]], &part[2..]].concat()
+        });
+        let mut parts = parts.into_iter();
+        let (Some(codes), Some(scales)) = (parts.next(), parts.next()) else {
+            return Err(ExportError::module("", "an expert's matrix lacks parts"));
+        };
+        let matrix = blocks::Matrix {
+            codes,
+            scales,
+            zero_points: parts.next(),
+            out,
+            inner,
+            pieces,
+        };
+        blocks::product(cx, x, &matrix, format, dtype)
+    }
+
+    /// The matrix of [`product`](Self::product), in numbers.
     fn dense(
         &self,
         cx: &mut Context<'_>,
@@ -110,6 +170,7 @@ impl Matrices {
             None if beside => whole.to_vec(),
             _ => [&[rows], &part[1..]].concat(),
         });
+        let parts = whole_parts(cx, &parts);
         let Some(format) = format else {
             return Ok(parts[0].clone());
         };
@@ -127,6 +188,10 @@ impl Matrices {
         let shape = cx.b.ints(&whole.map(|n| n as i64));
         Ok(cx.b.op("Reshape", &[&matrix, &shape]).out())
     }
+}
+
+fn whole_parts(cx: &mut Context<'_>, parts: &[Part]) -> Vec<Name> {
+    parts.iter().map(|part| part.whole(cx)).collect()
 }
 
 /// What of ONNX Runtime's own domain computes a mixture.
@@ -162,6 +227,7 @@ fn by_plain_moe(
     let (x, logits) = (cx.operand(node, 0)?, cx.flat(cx.value_at(node, 1)?)?);
     let into = matrices.store(cx, &[GATE, UP], false, |_| vec![count, 2 * inner, width]);
     let back = matrices.store(cx, &[DOWN], false, |_| vec![count, width, inner]);
+    let [into, back] = [into, back].map(|parts| whole_parts(cx, &parts));
     let inputs = [&x, &logits, &into[0], &Name::from(""), &back[0]];
     finish_moe(cx, node, experts, |cx| cx.b.microsoft("MoE", &inputs))
 }
@@ -182,6 +248,7 @@ fn by_quantized_moe(
     };
     let into = matrices.store(cx, &[GATE, UP], false, stacked(2));
     let back = matrices.store(cx, &[DOWN], false, stacked(1));
+    let [into, back] = [into, back].map(|parts| whole_parts(cx, &parts));
     let none = Name::from("");
     let mut inputs = vec![&x, &logits, &into[0], &into[1], &none, &back[0], &back[1]];
     if let (Some(into), Some(back)) = (into.get(2), back.get(2)) {
@@ -253,8 +320,8 @@ pub(super) fn densely(
     let dtype = cx.ty(x).dtype;
     let (x, shares) = (cx.flat(x)?, shares(cx, node, &matrices, experts)?);
     let product = |cx: &mut Context<'_>, at: usize| -> Result<Name, ExportError> {
-        let matrix = matrices.dense(cx, at, experts.format, dtype)?;
-        Ok(cx.b.op("Gemm", &[&x, &matrix]).int("transB", 1).out())
+        let product = matrices.product(cx, &x, at, experts.format, dtype)?;
+        Ok(product.finish(cx, None))
     };
     let (gate, up) = (product(cx, GATE)?, product(cx, UP)?);
     let open = cx.b.op("Sigmoid", &[&gate]).out();
@@ -267,10 +334,8 @@ pub(super) fn densely(
     let gated = cx.b.op("Reshape", &[&gated, &apart]).out();
     let gated = cx.b.op("Mul", &[&gated, &shares]).out();
     let gated = cx.b.op("Reshape", &[&gated, &together]).out();
-    let downs = matrices.dense(cx, DOWN, experts.format, dtype)?;
-    define_like(cx, node, Form::Flat, |cx, out| {
-        finish_call(cx.b.op("Gemm", &[&gated, &downs]).int("transB", 1), out)
-    })
+    let product = matrices.product(cx, &gated, DOWN, experts.format, dtype)?;
+    define_like(cx, node, Form::Flat, |cx, out| product.finish(cx, out))
 }
 
 /// The experts that each token goes through.

@@ -5,6 +5,7 @@
 //! conversions are made once. No weight is touched: initializers are references, see
 //! [`crate::weights`].
 
+mod blocks;
 mod context;
 mod entrywise;
 mod experts;
@@ -17,6 +18,7 @@ mod optional;
 mod optional_nodes;
 mod ort;
 mod padding;
+mod parts;
 mod portable;
 mod quantized;
 mod queries;
@@ -168,7 +170,10 @@ fn lower_node(
         Op::QuantizedLinear(format) if profile == Profile::Ort => {
             quantized::by_matmul_nbits(cx, node, *format)
         }
-        Op::QuantizedLinear(format) => quantized::by_primitives(cx, node, *format),
+        Op::QuantizedLinear(format) if profile == Profile::Portable => {
+            quantized::by_primitives(cx, node, *format)
+        }
+        Op::QuantizedLinear(format) => blocks::quantized_linear(cx, node, *format),
         Op::QuantizedGather(format) if profile == Profile::Ort => {
             quantized::by_gather_block_quantized(cx, node, *format)
         }
@@ -368,7 +373,7 @@ impl Lowered {
         for tensor in
             initializers.filter(|t| t.data_location == Some(DataLocation::External as i32))
         {
-            let record = plan.record(&tensor.name).ok_or_else(|| {
+            let record = plan.record(tensor.weight_name()).ok_or_else(|| {
                 ExportError::module(&tensor.name, "has no place in the weight file")
             })?;
             tensor.external_data = vec![

@@ -354,6 +354,6 @@ fn table(
     };
     let name = Name::from(name);
     let shape = table.shape();
-    cx.store(Stored::Table(table), &name, dtype, &shape);
+    cx.b.stored(Stored::Table(table), &name, dtype, &shape);
     name
 }

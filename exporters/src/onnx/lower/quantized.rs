@@ -1,11 +1,13 @@
-//! Products with quantised matrices, and columns of logits.
+//! Products with quantised matrices, rows of quantised tables, and columns of logits.
 //!
 //! Profile `ort` has `MatMulNBits`, which rounds activations to 8 bits inside (`accuracy_level` 4;
 //! level 0 takes two to three times as long for several tokens, and on AVX2 4 times for one of 4
-//! bits, 30 times for one of 8). The others unpack codes by arithmetic on floats that every runtime
-//! does exactly: no `DequantizeLinear`, which ONNX Runtime runs with rounded activations and tract
-//! not at all with 4 bits. The file stays small; a runtime that folds constants holds the matrix in
-//! single precision.
+//! bits, 30 times for one of 8). Profile `onnx` multiplies [in blocks](super::blocks). Profile
+//! `portable` unpacks codes by arithmetic on floats that every runtime does exactly, tract and
+//! TensorRT among them: no `DequantizeLinear`, which tract doesn't run in blocks, and which ONNX
+//! Runtime runs with rounded activations. The file stays small; a runtime that folds constants holds
+//! the matrix in single precision. Rows of tables are unpacked so in `onnx` too: they are few, and
+//! no operator of ai.onnx takes rows of codes of 4 bits.
 
 use dlc_ir::{DType, GroupFormat, Node};
 use dlc_onnx::proto::data_type;
@@ -13,10 +15,10 @@ use dlc_onnx::proto::data_type;
 use super::super::builder::Name;
 use super::context::Context;
 use super::forms::Form;
-use super::shared::{common_form, define_full, define_like, finish_call, input_in};
+use super::shared::{Product, common_form, define_full, define_like, finish_call, input_in};
 use crate::error::ExportError;
 
-/// A quantised matrix.
+/// A quantised matrix by the names of its parts.
 pub(super) struct Matrix {
     pub codes: Name,
     pub scales: Name,
@@ -99,14 +101,13 @@ pub(super) fn by_primitives(
     let dtype = cx.ty(x).dtype;
     let (x, Operands { matrix, bias }) = (cx.flat(x)?, Operands::of(cx, node)?);
     let weight = dequantized(cx, &matrix, format, dtype)?;
-    let inputs = [Some(x), Some(weight), bias];
-    define_like(cx, node, Form::Flat, |cx, out| {
-        finish_call(
-            cx.b.op("Gemm", &inputs.iter().flatten().collect::<Vec<_>>())
-                .int("transB", 1),
-            out,
-        )
-    })
+    let product = Product {
+        rows: x,
+        matrix: weight,
+        is_transposed: false,
+        bias,
+    };
+    define_like(cx, node, Form::Flat, |cx, out| product.finish(cx, out))
 }
 
 /// The matrix in floats, made once. `dtype` is the element type of what it is multiplied with.
@@ -122,7 +123,9 @@ pub(super) fn dequantized(
     })
 }
 
-fn only_in_f32(dtype: DType) -> Result<(), ExportError> {
+/// # Errors
+/// [`ExportError::Module`] for another type.
+pub(super) fn only_in_f32(dtype: DType) -> Result<(), ExportError> {
     if dtype == DType::F32 {
         return Ok(());
     }
@@ -177,7 +180,7 @@ fn filled_up(cx: &mut Context<'_>, matrix: &Matrix, format: GroupFormat, leading
     cx.b.op("Reshape", &[&entries, &shape]).out()
 }
 
-fn first_columns(cx: &mut Context<'_>, matrix: &Name, columns: i64) -> Name {
+pub(super) fn first_columns(cx: &mut Context<'_>, matrix: &Name, columns: i64) -> Name {
     let [start, end, axis] = [0, columns, -1].map(|n| cx.b.ints(&[n]));
     cx.b.op("Slice", &[matrix, &start, &end, &axis]).out()
 }
@@ -245,7 +248,12 @@ pub(super) fn gather_by_primitives(
 
 /// Packed bytes as codes in single precision, in this shape. A byte is `16 high + low`, all small
 /// whole numbers.
-fn unpacked(cx: &mut Context<'_>, packed: &Name, format: GroupFormat, shape: &[i64]) -> Name {
+pub(super) fn unpacked(
+    cx: &mut Context<'_>,
+    packed: &Name,
+    format: GroupFormat,
+    shape: &[i64],
+) -> Name {
     let bytes =
         cx.b.op("Cast", &[packed])
             .int("to", i64::from(data_type(DType::F32)))

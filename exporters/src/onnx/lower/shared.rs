@@ -54,6 +54,29 @@ pub(super) fn linear(cx: &mut Context<'_>, node: &Node) -> Result<(), ExportErro
     })
 }
 
+/// Rows times a matrix.
+pub(super) struct Product {
+    pub rows: Name,
+    pub matrix: Name,
+    /// Whether the matrix is `[in, out]`, not `[out, in]`.
+    pub is_transposed: bool,
+    pub bias: Option<Name>,
+}
+
+impl Product {
+    /// Adds it, with its output named `out` or after itself.
+    pub fn finish(&self, cx: &mut Context<'_>, out: Option<&Name>) -> Name {
+        let inputs = [Some(&self.rows), Some(&self.matrix), self.bias.as_ref()];
+        let inputs: Vec<_> = inputs.into_iter().flatten().collect();
+        let call = match (self.is_transposed, &self.bias) {
+            (true, None) => cx.b.op("MatMul", &inputs),
+            (true, Some(_)) => cx.b.op("Gemm", &inputs),
+            (false, _) => cx.b.op("Gemm", &inputs).int("transB", 1),
+        };
+        finish_call(call, out)
+    }
+}
+
 /// The common form of a node's values: rows if one of them is rows already, else their own shape.
 pub(super) fn common_form(cx: &Context<'_>, node: &Node) -> Result<Form, ExportError> {
     for at in 0..node.inputs.len() {
