@@ -206,6 +206,7 @@ impl Bench<'_> {
             plan: &plan,
             guidance: 1.5,
             seeds: &seeds,
+            noise: None,
             classes: &classes,
             conditions: None,
             size: None,

@@ -208,6 +208,18 @@ impl Diffusion {
     /// Guidance that changes nothing.
     pub const NO_GUIDANCE: f64 = 1.0;
 
+    /// The graph that makes hidden states of a text's tokens, where a module has one: `input_ids`
+    /// and `attention_mask i64[batch, seq]` -> `last_hidden_state [batch, seq, width]`.
+    pub const TEXT_ENCODER: &str = "text_encoder";
+    /// The graph that makes images of what a sampler leaves, where a module has one:
+    /// [`Diffusion::LATENTS`] `[batch, channels, height, width]` -> [`Diffusion::IMAGES`]
+    /// `[batch, 3, n * height, n * width]`, mostly within -1 and 1.
+    pub const IMAGE_DECODER: &str = "vae_decoder";
+    /// The input of [`Diffusion::IMAGE_DECODER`], scaled as a sampler leaves it.
+    pub const LATENTS: &str = "latents";
+    /// The output of [`Diffusion::IMAGE_DECODER`].
+    pub const IMAGES: &str = "images";
+
     /// The symbols of height and width where graphs take any.
     pub const HEIGHT: &str = "height";
     /// See [`Diffusion::HEIGHT`].

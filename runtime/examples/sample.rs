@@ -29,6 +29,7 @@ pub fn sample(folder: &Path, class: usize) -> Result<Samples, Box<dyn Error>> {
         plan: &sampler.plan,
         guidance: sampler.guidance,
         seeds: &[0],
+        noise: None,
         classes: &[class],
         size: None,
         conditions: None,

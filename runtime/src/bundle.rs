@@ -115,6 +115,11 @@ impl Bundle {
             })
     }
 
+    /// Whether there is a graph of this name.
+    pub fn has_graph(&self, name: &str) -> bool {
+        self.manifest.graphs.iter().any(|graph| graph.name == name)
+    }
+
     /// The ONNX file of a graph.
     pub fn graph_path(&self, graph: &GraphRecord) -> PathBuf {
         self.folder.join(&graph.file)

@@ -38,6 +38,9 @@ pub struct TextTokenizer {
     path: PathBuf,
     tokenizer: Arc<Tokenizer>,
     growth: Growth,
+    /// The token `pad_token`, if files or the class name one that is there.
+    padding: Option<u32>,
+    longest: Option<usize>,
     unheeded: Vec<String>,
 }
 
@@ -96,8 +99,17 @@ impl TextTokenizer {
             path: path.to_path_buf(),
             tokenizer,
             growth,
+            padding: None,
+            longest: files
+                .config
+                .get("model_max_length")
+                .and_then(serde_json::Value::as_u64)
+                .and_then(|n| usize::try_from(n).ok()),
             unheeded: vec![],
         };
+        loaded.padding = named
+            .get("pad_token")
+            .and_then(|text| loaded.token_id(text));
         let ids = loaded.encode("a", true)?;
         let edge = |name: &str, id: Option<&u32>| {
             let token = named.get(name).cloned();
@@ -122,6 +134,16 @@ impl TextTokenizer {
     /// A sentence for each setting of `tokenizer_config.json` that isn't heeded and would matter.
     pub fn unheeded_settings(&self) -> &[String] {
         &self.unheeded
+    }
+
+    /// The token that fills texts up, if the files beside `tokenizer.json`, or their class, name one.
+    pub fn pad_token(&self) -> Option<u32> {
+        self.padding
+    }
+
+    /// The longest text in tokens, as `tokenizer_config.json` has it.
+    pub fn model_max_length(&self) -> Option<usize> {
+        self.longest
     }
 
     /// The tokens of `text`; `special` adds what the tokenizer puts around a text, such as a bos

@@ -67,6 +67,7 @@ impl Checkpoint {
             .filter(|file| file.path.exists())
             .chain(made)
             .chain(self.default_template())
+            .chain(self.tokenizer_files())
             .chain(scheduler);
         named.chain(self.sentence.files().iter().cloned()).collect()
     }

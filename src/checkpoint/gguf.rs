@@ -10,6 +10,7 @@ use dlc_files::temporary::Temporary;
 use dlc_gguf::{Gguf, Model, ModelTensor, TensorKind};
 use serde_json::{Map, Value};
 
+use super::pipeline::Pipeline;
 use super::quantized::Unpacked;
 use super::sentence::SentenceModules;
 use super::tensors::{StoredType, TensorRecord};
@@ -79,6 +80,7 @@ pub(super) fn open(folder: PathBuf, path: PathBuf) -> Result<Checkpoint, Checkpo
         generation_config: Some(model.generation_config),
         scheduler: None,
         pipeline: None,
+        whole: Pipeline::default(),
         tensors,
         absent: BTreeMap::new(),
         overlaid: false,

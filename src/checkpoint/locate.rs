@@ -31,6 +31,8 @@ const COMPONENTS: [&str; 2] = ["transformer", "unet"];
 pub(super) struct Location {
     /// The folder of `config.json` and the side files.
     pub(super) folder: PathBuf,
+    /// The denoising component that the folder is, if the path is that of a pipeline of diffusers.
+    pub(super) component: Option<&'static str>,
     /// The weight files.
     pub(super) weights: WeightFiles,
     /// What is to be said of the choice.
@@ -119,6 +121,7 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
         let (weights, notes) = in_folder(&folder)?;
         return Ok(Location {
             folder,
+            component,
             weights,
             notes,
         });
@@ -126,11 +129,13 @@ pub(super) fn locate(path: &Path) -> Result<Location, CheckpointError> {
     match extension(path).as_str() {
         "safetensors" => Ok(Location {
             folder: folder_of(path),
+            component: None,
             weights: WeightFiles::One(path.to_owned()),
             notes: vec![],
         }),
         GGUF => Ok(Location {
             folder: folder_of(path),
+            component: None,
             weights: WeightFiles::Gguf(path.to_owned()),
             notes: vec![],
         }),

@@ -15,6 +15,7 @@ mod header;
 mod hub_cache;
 mod locate;
 mod model_index;
+mod pipeline;
 mod quantized;
 mod repeated;
 mod repository;
@@ -41,13 +42,15 @@ pub(crate) use beside::WEIGHT_EXTENSIONS;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
 pub(crate) use hub_cache::{MAIN, RepositoryFolder, is_commit, snapshot_name};
+pub use pipeline::Part;
 pub(crate) use quantized::METHODS;
 pub(crate) use repository::{Kind, Repository, is_inside};
 pub(crate) use side_keys::SideKeys;
 pub use tensors::{FileMetadata, StoredType, TensorRecord};
 
-use locate::WeightFiles;
+use locate::{Location, WeightFiles};
 use model_index::MODEL_INDEX;
+use pipeline::{Pipeline, Plan};
 use sentence::SentenceModules;
 use vocabulary::{MadeTokenizer, MakeError, TOKENIZER};
 
@@ -67,6 +70,8 @@ pub struct Checkpoint {
     scheduler: Option<PathBuf>,
     /// The folder of the pipeline around a model of diffusers.
     pipeline: Option<PathBuf>,
+    /// What else of that pipeline is compiled.
+    whole: Pipeline,
     sentence: SentenceModules,
     tensors: BTreeMap<String, TensorRecord>,
     /// Shards by the names of tensors that the index says they hold, and that no shard holds.
@@ -116,7 +121,8 @@ impl Checkpoint {
     /// Opens a folder with `config.json` and `model.safetensors` (or its shards and their index),
     /// or one `.safetensors` file with `config.json` beside it, of which then only that file is
     /// read, or one `.gguf` file. Of diffusers, a folder with `config.json` and `diffusion_pytorch_model.safetensors`,
-    /// or a pipeline's with such a folder in it, called `transformer` or `unet`.
+    /// or a pipeline's with such a folder in it, called `transformer` or `unet`, and the further
+    /// [`parts`](Self::parts) that its class has.
     ///
     /// # Errors
     /// [`CheckpointError`] with the first file, and the tensor in it, that is missing, damaged or
@@ -126,6 +132,21 @@ impl Checkpoint {
         if let WeightFiles::Gguf(file) = location.weights {
             return gguf::open(location.folder, file);
         }
+        let around = above(&location.folder);
+        let whole = match (location.component, model_index::read(&around)?) {
+            (Some(denoiser), Some(index)) => Plan::of(&around.join(MODEL_INDEX), &index, denoiser)?,
+            _ => None,
+        };
+        let mut checkpoint = Self::open_at(location, Some(around.clone()))?;
+        if let Some(plan) = whole {
+            checkpoint.whole = plan.open(&around)?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// Opens what is at `location`; `around` is the folder of the pipeline that a model of
+    /// diffusers may be of.
+    fn open_at(location: Location, around: Option<PathBuf>) -> Result<Self, CheckpointError> {
         let mut files = Vec::new();
         let mut read = |path: PathBuf| {
             let (object, file) =
@@ -143,9 +164,8 @@ impl Checkpoint {
         let is_pipeline = |folder: &PathBuf| {
             folder.join("scheduler").is_dir() || folder.join(MODEL_INDEX).is_file()
         };
-        let pipeline = config
-            .contains_key("_class_name")
-            .then(|| above(&location.folder))
+        let pipeline = around
+            .filter(|_| config.contains_key("_class_name"))
             .filter(is_pipeline);
         let scheduler = pipeline
             .as_ref()
@@ -169,6 +189,7 @@ impl Checkpoint {
             generation_config,
             scheduler,
             pipeline,
+            whole: Pipeline::default(),
             sentence,
             tensors,
             absent,
@@ -261,9 +282,14 @@ impl Checkpoint {
         self.notes
             .iter()
             .chain(self.made.iter().flat_map(|made| &made.notes))
+            .chain(&self.whole.notes)
             .cloned()
             .chain(repeated::warnings(self.named_files()))
-            .chain(self.beside().into_iter().flat_map(tokenizer_keys::warnings))
+            .chain(
+                self.beside_tokenizer()
+                    .into_iter()
+                    .flat_map(tokenizer_keys::warnings),
+            )
             .chain(self.sentence.warnings(task))
             .collect()
     }
@@ -271,7 +297,7 @@ impl Checkpoint {
     /// A line that names the tokens of `added_tokens.json` that the tokenizer, which tells the id
     /// of a token, doesn't have under their ids.
     pub fn foreign_tokens(&self, id: impl Fn(&str) -> Option<u32>) -> Option<String> {
-        tokenizer_keys::foreign_tokens(self.beside()?, id)
+        tokenizer_keys::foreign_tokens(self.beside_tokenizer()?, id)
     }
 
     /// All files but weights that something is read from, each once.
@@ -323,6 +349,11 @@ impl Checkpoint {
             .then_some(self.folder.as_path())
     }
 
+    /// The folder of the files beside the tokenizer, likewise.
+    fn beside_tokenizer(&self) -> Option<&Path> {
+        self.beside().map(|_| self.tokenizer_folder())
+    }
+
     /// Whether everything is in one GGUF file.
     pub fn is_gguf(&self) -> bool {
         self.derived.is_some()
@@ -356,7 +387,7 @@ impl Checkpoint {
 
     /// The path of `tokenizer.json`, where there is one: the folder's, or the one that was made.
     pub fn tokenizer(&self) -> Option<PathBuf> {
-        let own = || Some(self.beside()?.join(TOKENIZER)).filter(|path| path.exists());
+        let own = || Some(self.beside_tokenizer()?.join(TOKENIZER)).filter(|path| path.exists());
         self.made.as_ref().map(MadeTokenizer::path).or_else(own)
     }
 
@@ -388,7 +419,7 @@ impl Checkpoint {
         &self.files
     }
 
-    /// Bytes of the files with its weights.
+    /// Bytes of the files with its weights, those of its parts aside.
     pub fn weight_bytes(&self) -> u64 {
         let is_weights = |file: &&CheckpointFile| file.path.extension().is_none_or(|e| e != "json");
         self.files.iter().filter(is_weights).map(|f| f.size).sum()

@@ -1,5 +1,4 @@
-//! `model_index.json` of a pipeline of diffusers: the components, of which dlc compiles one, and
-//! how the pipeline joins them.
+//! `model_index.json` of a pipeline of diffusers: the components, and how the pipeline joins them.
 
 use std::path::Path;
 
@@ -13,7 +12,7 @@ pub(super) const MODEL_INDEX: &str = "model_index.json";
 /// Largest file.
 const CAP: u64 = 1 << 20;
 const SCHEDULER: &str = "scheduler";
-const CLASS: &str = "_class_name";
+pub(super) const CLASS: &str = "_class_name";
 
 const KEYS: SideKeys = SideKeys {
     heeded: &[SCHEDULER],
@@ -35,11 +34,9 @@ pub(super) fn warnings(
     folder: &Path,
     scheduler: Option<&Path>,
 ) -> Result<Vec<String>, CheckpointError> {
-    let path = folder.join(MODEL_INDEX);
-    if !is_there(&path) {
+    let Some(object) = read(folder)? else {
         return Ok(vec![]);
-    }
-    let (object, _) = read_object(&path, CAP)?;
+    };
     // A list is a component: its library and its class.
     let settings: Map<String, Value> = object
         .iter()
@@ -51,6 +48,14 @@ pub(super) fn warnings(
         .into_iter()
         .chain(other_scheduler(&object, scheduler))
         .collect())
+}
+
+/// The file in `folder`, if it is there.
+pub(super) fn read(folder: &Path) -> Result<Option<Map<String, Value>>, CheckpointError> {
+    let path = folder.join(MODEL_INDEX);
+    is_there(&path)
+        .then(|| Ok(read_object(&path, CAP)?.0))
+        .transpose()
 }
 
 /// diffusers takes the scheduler that the index names, whatever that one's own file says.

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::beside::{DEFAULT_TEMPLATE, WEIGHT_EXTENSIONS, side_file_names};
 use super::locate::{self, Holder, WeightNames};
-use super::model_index::MODEL_INDEX;
+use super::model_index::{self, MODEL_INDEX};
+use super::pipeline::{self, Plan};
 use super::sentence::{self, MODULES, POOLING, SETTINGS, TRANSFORMER_CONFIGS};
 use super::{CONFIG, CheckpointError, GENERATION_CONFIG, SCHEDULER_CONFIG, adapter, quantized};
 
@@ -46,16 +47,21 @@ impl Repository<'_> {
         if self.kind == Kind::Adapter {
             return self.adapter_weights().map(|_| vec![]);
         }
-        let Place { prefix, weights } = self.place()?;
-        let index = match weights {
-            WeightNames::Sharded { index } => Some(index),
-            WeightNames::One(_) => None,
-        };
-        let names = [Some(MODULES.to_owned()), index];
-        let names = names
+        let place = self.place()?;
+        let modules = place.prefix.clone() + MODULES;
+        // Which parts a pipeline has is known once its index is there.
+        let is_pipeline = !place.prefix.is_empty();
+        let parts = pipeline::all_folders().filter(|_| is_pipeline);
+        let parts = parts.filter_map(|folder| self.place_in(folder).ok());
+        let indices: Vec<String> = [place]
             .into_iter()
-            .flatten()
-            .map(|name| prefix.clone() + &name);
+            .chain(parts)
+            .filter_map(|Place { prefix, weights }| match weights {
+                WeightNames::Sharded { index } => Some(prefix + &index),
+                WeightNames::One(_) => None,
+            })
+            .collect();
+        let names = [modules, MODEL_INDEX.to_owned()].into_iter().chain(indices);
         Ok(names.filter(|name| self.files.contains(name)).collect())
     }
 
@@ -73,12 +79,16 @@ impl Repository<'_> {
             needed.insert(self.adapter_weights()?);
             return Ok(needed);
         }
-        let Place { prefix, weights } = self.place()?;
-        needed.insert(prefix.clone() + CONFIG);
-        needed.insert(prefix.clone() + weights.file());
-        if let WeightNames::Sharded { index } = &weights {
-            let (shards, _) = locate::read_index(&snapshot.join(&prefix).join(index))?;
-            needed.extend(shards.into_values().map(|shard| prefix.clone() + &shard));
+        let parts = self.parts(snapshot).iter();
+        let parts = parts.map(|folder| self.place_in(folder));
+        for place in [self.place()].into_iter().chain(parts) {
+            let Place { prefix, weights } = place?;
+            needed.insert(prefix.clone() + CONFIG);
+            needed.insert(prefix.clone() + weights.file());
+            if let WeightNames::Sharded { index } = &weights {
+                let (shards, _) = locate::read_index(&snapshot.join(&prefix).join(index))?;
+                needed.extend(shards.into_values().map(|shard| prefix.clone() + &shard));
+            }
         }
         needed.extend(self.step_files(snapshot));
         if needed.len() > MOST_FILES {
@@ -104,7 +114,11 @@ impl Repository<'_> {
         let prefix = self.place()?.prefix;
         if !prefix.is_empty() {
             let scheduler = format!("scheduler/{SCHEDULER_CONFIG}");
-            return Ok(owned(&[MODEL_INDEX, &scheduler]));
+            let mut names: Vec<String> = owned(&[MODEL_INDEX, &scheduler]);
+            if !self.parts(snapshot).is_empty() {
+                names.extend(pipeline::tokenizer_file_names());
+            }
+            return Ok(names);
         }
         let mut names: Vec<String> = side_file_names().map(str::to_owned).collect();
         names.extend(owned(&[MODULES, SETTINGS, DEFAULT_TEMPLATE]));
@@ -130,10 +144,29 @@ impl Repository<'_> {
     fn place(&self) -> Result<Place, CheckpointError> {
         let component =
             locate::component(self.holder(self.name), |name| self.files.contains(name))?;
-        let prefix = component.map_or_else(String::new, |name| format!("{name}/"));
-        let folder = component.map_or_else(|| self.name.to_owned(), |name| self.name.join(name));
-        let (weights, _) = locate::among(self.holder(&folder), &self.names_in(&prefix))?;
+        self.place_in(component.unwrap_or_default())
+    }
+
+    /// The weights of a folder, which may be the whole repository's.
+    fn place_in(&self, folder: &str) -> Result<Place, CheckpointError> {
+        let (prefix, path) = if folder.is_empty() {
+            (String::new(), self.name.to_owned())
+        } else {
+            (format!("{folder}/"), self.name.join(folder))
+        };
+        let (weights, _) = locate::among(self.holder(&path), &self.names_in(&prefix))?;
         Ok(Place { prefix, weights })
+    }
+
+    /// The folders beside that of the denoiser that a pipeline is compiled with, as its index in
+    /// `snapshot` says.
+    fn parts(&self, snapshot: &Path) -> &'static [&'static str] {
+        let index = model_index::read(snapshot).ok().flatten();
+        let class = index
+            .as_ref()
+            .and_then(|index| index.get(model_index::CLASS));
+        let class = class.and_then(|class| class.as_str());
+        class.map_or(&[], Plan::folders)
     }
 
     /// The names of the files directly in a folder, which ends in a slash.

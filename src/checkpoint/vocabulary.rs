@@ -30,7 +30,7 @@ impl MadeTokenizer {
     /// Makes a tokenizer in a temporary folder in `parent`, with the files that are read together
     /// with it; nothing where the checkpoint has its own, or no vocabulary.
     pub fn of(checkpoint: &Checkpoint, parent: &Path) -> Result<Option<Self>, MakeError> {
-        let folder = &checkpoint.folder;
+        let folder = checkpoint.tokenizer_folder();
         let has = |name: &&str| is_there(&folder.join(name));
         if has(&TOKENIZER) || !VOCABULARIES.iter().any(has) {
             return Ok(None);
@@ -45,7 +45,7 @@ impl MadeTokenizer {
         };
         let mut sources = Sources {
             files: TokenizerFiles {
-                model: checkpoint.config.clone(),
+                model: checkpoint.tokenizer_model(),
                 config: object(SETTINGS.0)?,
                 map: object(MAP.0)?,
             },

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use dlc_methods::diffusion::{DenoiserInput, SamplingPlan};
 use dlc_runtime::{
-    Backend, Bundle, Conditions, DiffusionSession, SampleRequest, SamplerChoice, SamplerWishes,
-    Samples, SessionOptions, SharedWeights, choose_sampler,
+    Backend, Bundle, Conditions, DiffusionSession, ImageDecoder, PromptEncoder, SampleRequest,
+    SamplerChoice, SamplerWishes, Samples, SessionOptions, SharedWeights, choose_sampler,
 };
 
 use super::backend::BackendArgs;
@@ -43,6 +43,8 @@ pub(super) struct SamplerArgs {
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub seeds: Vec<u64>,
+    /// What they start from instead of their seeds' noise.
+    pub noise: Option<Vec<f32>>,
     /// One for each image, or none.
     pub classes: Vec<usize>,
     pub conditions: Option<Conditions>,
@@ -107,6 +109,7 @@ impl SamplerArgs {
         }
         Ok(Wanted {
             seeds,
+            noise: None,
             classes,
             conditions,
             size: None,
@@ -135,12 +138,20 @@ impl Wanted {
             .transpose()?;
         let classes = self.classes.get(range.clone()).unwrap_or_default().to_vec();
         Ok(Self {
+            noise: self.noise_of(&range).map(<[f32]>::to_vec),
             seeds: self.seeds[range].to_vec(),
             classes,
             conditions,
             size: self.size,
             batch: self.batch,
         })
+    }
+
+    /// What some of the images start from, if that is given.
+    fn noise_of(&self, images: &Range<usize>) -> Option<&[f32]> {
+        let noise = self.noise.as_ref()?;
+        let numbers = noise.len() / self.seeds.len().max(1);
+        noise.get(images.start * numbers..images.end * numbers)
     }
 
     fn batches(&self) -> impl Iterator<Item = Range<usize>> {
@@ -162,14 +173,48 @@ impl DiffusionModel {
 
     /// A session without graphs yet, on its own view of the weights.
     pub fn session(&self) -> Result<DiffusionSession> {
-        let weights: Option<Arc<SharedWeights>> = SharedWeights::open(&self.bundle, &self.backend)?;
-        Ok(DiffusionSession::open(
-            &self.backend,
-            &self.bundle,
-            weights.as_ref(),
-            &self.options,
-        )?)
+        let (backend, bundle, weights) = (&self.backend, &self.bundle, self.weights()?);
+        let session = DiffusionSession::open(backend, bundle, weights.as_ref(), &self.options);
+        Ok(session?)
     }
+
+    /// The bundle's text encoder, likewise.
+    pub fn prompt_encoder(&self) -> Result<PromptEncoder> {
+        let (backend, bundle, weights) = (&self.backend, &self.bundle, self.weights()?);
+        let encoder = PromptEncoder::open(backend, bundle, weights.as_ref(), &self.options);
+        Ok(encoder?)
+    }
+
+    /// The bundle's decoder of latents, likewise, if there is one.
+    pub fn image_decoder(&self) -> Result<Option<ImageDecoder>> {
+        let (backend, bundle, weights) = (&self.backend, &self.bundle, self.weights()?);
+        let decoder = ImageDecoder::open(backend, bundle, weights.as_ref(), &self.options);
+        Ok(decoder?)
+    }
+
+    fn weights(&self) -> Result<Option<Arc<SharedWeights>>> {
+        Ok(SharedWeights::open(&self.bundle, &self.backend)?)
+    }
+}
+
+/// Shows how much is done, and breaks after Ctrl-C.
+fn advance(bar: &Bar, what: &str, done: usize, total: usize) -> ControlFlow<()> {
+    dlc_passes::Progress::update(bar, what, done, total);
+    if dlc_passes::Progress::interrupted(bar) {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}
+
+/// The pictures of latents; none if Ctrl-C came between two of them.
+pub(super) fn decode(
+    decoder: &mut ImageDecoder,
+    latents: &Samples,
+    bar: &Bar,
+) -> Result<Option<Samples>> {
+    let mut progress = |done: usize, total: usize| advance(bar, "decoding", done, total);
+    Ok(decoder.decode(latents, &mut progress)?)
 }
 
 /// Samples all images, in batches; none if Ctrl-C came between two steps.
@@ -194,23 +239,19 @@ pub(super) fn sample(
             plan,
             guidance,
             seeds: &wanted.seeds[range.clone()],
+            noise: wanted.noise_of(range),
             classes: wanted.classes.get(range.clone()).unwrap_or_default(),
             size: wanted.size,
             conditions: conditions.as_ref(),
             prune,
         };
         let mut progress = |done: usize, total: usize| {
-            dlc_passes::Progress::update(
+            advance(
                 bar,
                 "sampling",
                 number * total + done,
                 batches.len() * total,
-            );
-            if dlc_passes::Progress::interrupted(bar) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            )
         };
         let Some(samples) = session.sample(&request, &mut progress)? else {
             return Ok(None);

@@ -14,9 +14,13 @@ pub(super) fn next_step(bundle: &Path, outcome: &CompileOutcome, runs_here: bool
         return format!("look at it: dlc inspect {bundle}");
     }
     if works(Use::Sample) {
-        // What a text says comes in a file.
         let text = model.diffusion.as_ref().and_then(|m| m.text_width);
-        let text = text.map_or("", |_| " --embeddings FILE");
+        let text = match text {
+            None => "",
+            Some(_) if works(Use::Prompt) => " --prompt \"...\"",
+            // What a text says comes in a file.
+            Some(_) => " --embeddings FILE",
+        };
         return format!("try it: dlc sample {bundle}{text} -o image.png");
     }
     if works(Use::Chat) {

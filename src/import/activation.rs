@@ -11,12 +11,17 @@ pub(super) enum Activation {
     Silu,
     Gelu,
     GeluTanh,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
     Relu,
     Tanh,
     None,
 }
 
-const NAMES: [(&str, Activation); 10] = [
+/// The factor of [`Activation::QuickGelu`].
+const QUICK: f32 = 1.702;
+
+const NAMES: [(&str, Activation); 11] = [
     ("silu", Activation::Silu),
     ("swish", Activation::Silu),
     ("gelu", Activation::Gelu),
@@ -24,6 +29,7 @@ const NAMES: [(&str, Activation); 10] = [
     ("gelu_new", Activation::GeluTanh),
     ("gelu_pytorch_tanh", Activation::GeluTanh),
     ("gelu_fast", Activation::GeluTanh),
+    ("quick_gelu", Activation::QuickGelu),
     ("relu", Activation::Relu),
     ("tanh", Activation::Tanh),
     ("linear", Activation::None),
@@ -50,14 +56,22 @@ impl Activation {
         found.map_or(Self::None, |(_, activation)| *activation)
     }
 
-    pub(super) fn op(self) -> Option<Op> {
-        Some(match self {
-            Self::Silu => Op::Silu,
-            Self::Gelu => Op::Gelu { tanh: false },
-            Self::GeluTanh => Op::Gelu { tanh: true },
-            Self::Relu => Op::Relu,
-            Self::Tanh => Op::Tanh,
-            Self::None => return None,
-        })
+    /// The ops that make it up, one after the other.
+    pub(super) fn ops(self) -> Vec<Op> {
+        match self {
+            Self::Silu => vec![Op::Silu],
+            Self::Gelu => vec![Op::Gelu { tanh: false }],
+            Self::GeluTanh => vec![Op::Gelu { tanh: true }],
+            Self::QuickGelu => vec![
+                Op::Scale { factor: QUICK },
+                Op::Silu,
+                Op::Scale {
+                    factor: 1.0 / QUICK,
+                },
+            ],
+            Self::Relu => vec![Op::Relu],
+            Self::Tanh => vec![Op::Tanh],
+            Self::None => vec![],
+        }
     }
 }

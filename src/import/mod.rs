@@ -1,14 +1,17 @@
 //! Import: a checkpoint becomes a module with the graph `target`. One file per family of
 //! architectures; what families share is in `decoder.rs` (the llama kind), `encoder.rs` (the BERT
-//! kind), `patches.rs` (diffusion transformers) and `unet.rs` (U-Nets).
+//! kind), `patches.rs` (diffusion transformers) and `unet.rs` (U-Nets). The parts of a pipeline
+//! beside its denoiser have a file each too, and graphs of their own (`parts.rs`).
 //!
 //! What a family's importer doesn't understand is refused by name, never ignored. No tensor's data
 //! is read, except to compare a head with the embedding it is tied to.
 
 mod activation;
 mod auto_map;
+mod autoencoder_kl;
 mod bert;
 mod causal;
+mod clip_text;
 mod config;
 mod deberta;
 mod deberta_v2;
@@ -36,6 +39,7 @@ mod modernbert;
 mod mpnet;
 mod net;
 mod olmo2;
+mod parts;
 mod patches;
 mod phi3;
 mod pixart;
@@ -156,6 +160,8 @@ struct Facts {
     /// The token that pads texts, if the graph itself asks for it.
     padding: Option<u32>,
     diffusion: Option<Diffusion>,
+    /// Channels of the latents that it decodes, if it is a decoder of images.
+    latents: Option<usize>,
 }
 
 /// A module, and the tensors that its weights were made of.
@@ -196,7 +202,8 @@ pub struct ImportOptions {
     pub ignore_keys: Vec<String>,
 }
 
-/// The checkpoint as a module with one graph, `target`, that verifies.
+/// The checkpoint as a module with the graph `target`, and one for each of its
+/// [`parts`](Checkpoint::parts), that verifies.
 ///
 /// # Errors
 /// [`ImportError`] with everything that is wrong: an architecture that isn't one of [`FAMILIES`],
@@ -234,7 +241,8 @@ pub fn import_with_sources(
     if let Some(generation) = generation {
         config.absorb_reported(generation);
     }
-    let mut warnings = config.finish(&checkpoint.config_path(), &options.ignore_keys)?;
+    let ignored = parts::ignored_of_denoiser(checkpoint, &options.ignore_keys);
+    let mut warnings = config.finish(&checkpoint.config_path(), &ignored)?;
     if let Some(architecture) = checkpoint.retargeted() {
         warnings.push(format!(
             "read as {architecture}, for {}, whatever config.json says",
@@ -251,7 +259,7 @@ pub fn import_with_sources(
     let (graph, weights, sources, left_out) = net.finish(built)?;
     warnings.extend(left_out);
     let facts = architecture.facts();
-    let model = ModelInfo {
+    let mut model = ModelInfo {
         family: family.model_type.to_owned(),
         task,
         labels: facts.labels,
@@ -273,9 +281,11 @@ pub fn import_with_sources(
         eos_token_ids: tokens.eos,
         pad_token_id: facts.padding.or(tokens.pad),
     };
+    let parts = parts::import(checkpoint, weights, &mut model, &options.ignore_keys)?;
+    warnings.extend(parts.warnings);
     let module = Module {
-        graphs: vec![graph],
-        weights,
+        graphs: [vec![graph], parts.graphs].concat(),
+        weights: parts.weights,
         model,
         sampling: None,
         drafting: None,

@@ -72,11 +72,13 @@ const OLD_PARTS: [(&str, &str); 4] = [
 /// The tensor of the checkpoint that each weight was made of, by the tensor's name.
 pub type Sources = BTreeMap<String, WeightId>;
 
-/// A graph `target` under construction.
+/// A graph under construction: `target`, or that of a part of a pipeline.
 pub(super) struct Net<'a> {
     pub(super) graph: GraphBuilder<WeightTable>,
     pub(super) dtype: DType,
     checkpoint: &'a Checkpoint,
+    /// What stands before the names of weights: those of parts aren't to be taken for the target's.
+    prefix: String,
     /// What names of the model's body begin with, unless the checkpoint was saved without its head:
     /// `transformer.`
     base: &'static str,
@@ -89,10 +91,40 @@ pub(super) struct Net<'a> {
 
 impl<'a> Net<'a> {
     pub(super) fn new(checkpoint: &'a Checkpoint, base: &'static str, dtype: DType) -> Self {
+        Self::over(
+            GraphBuilder::new("target", WeightTable::default()),
+            checkpoint,
+            base,
+            dtype,
+        )
+    }
+
+    /// The graph `name` of a part of a pipeline, over the weights of the graphs before it, which is
+    /// what the names of its own begin with.
+    pub(super) fn of_part(
+        name: &str,
+        weights: WeightTable,
+        checkpoint: &'a Checkpoint,
+        base: &'static str,
+        dtype: DType,
+    ) -> Self {
         Self {
-            graph: GraphBuilder::new("target", WeightTable::default()),
+            prefix: format!("{name}."),
+            ..Self::over(GraphBuilder::new(name, weights), checkpoint, base, dtype)
+        }
+    }
+
+    fn over(
+        graph: GraphBuilder<WeightTable>,
+        checkpoint: &'a Checkpoint,
+        base: &'static str,
+        dtype: DType,
+    ) -> Self {
+        Self {
+            graph,
             dtype,
             checkpoint,
+            prefix: String::new(),
             base,
             ids: HashMap::new(),
             sources: Sources::new(),
@@ -118,17 +150,20 @@ impl<'a> Net<'a> {
             return Ok(id.into());
         }
         let tensor = self.tensor(name, &storage.shape(shape));
+        let own_name = format!("{}{name}", self.prefix);
         let id = if let Some((file_name, data)) =
             tensor.and_then(|(file_name, record)| Some((file_name, self.floats(name, &record)?)))
         {
             let id = self
                 .graph
                 .weights_mut()
-                .add_stored(name, shape, self.dtype, data, storage)?;
+                .add_stored(&own_name, shape, self.dtype, data, storage)?;
             self.sources.insert(file_name, id);
             id
         } else {
-            self.graph.weights_mut().declare(name, self.dtype, shape)?
+            self.graph
+                .weights_mut()
+                .declare(&own_name, self.dtype, shape)?
         };
         self.ids.insert(name.to_owned(), id);
         Ok(id.into())
@@ -385,10 +420,8 @@ impl<'a> Net<'a> {
         x: ValueId,
         activation: Activation,
     ) -> Result<ValueId, IrError> {
-        match activation.op() {
-            Some(op) => self.graph.add(op, [x.into()]),
-            None => Ok(x),
-        }
+        let mut ops = activation.ops().into_iter();
+        ops.try_fold(x, |x, op| self.graph.add(op, [x.into()]))
     }
 
     pub(super) fn add(&mut self, a: ValueId, b: impl Into<Operand>) -> Result<ValueId, IrError> {

@@ -133,26 +133,11 @@ impl Stage<'_> {
         heads: usize,
         groups: usize,
     ) -> Result<ValueId, IrError> {
-        let (width, size) = (self.width, self.size(net));
-        let x = group_norm(
-            net,
-            self.image,
-            &format!("{tensors}.group_norm"),
-            width,
+        let norm = Groups {
             groups,
-            self.spec.eps,
-        )?;
-        let x = to_sequence(net, x, size.clone())?;
-        let spec = AttentionSpec {
-            width,
-            context_width: width,
-            heads,
-            head_dim: width / heads,
-            bias: true,
+            eps: self.spec.eps,
         };
-        let mixed = spec.attend(net, [x, x], None, tensors)?;
-        let mixed = to_image(net, mixed, size)?;
-        net.add(self.image, mixed)
+        attend_to_places(net, self.image, tensors, [self.width, heads], norm)
     }
 
     /// The projections at both ends are linear layers or, alike but for the tensors' shapes,
@@ -275,8 +260,11 @@ impl Stage<'_> {
         name: &str,
         width: usize,
     ) -> Result<ValueId, IrError> {
-        let x = group_norm(net, x, name, width, self.spec.groups, self.spec.eps)?;
-        net.graph.add(Op::Silu, [x.into()])
+        let groups = Groups {
+            groups: self.spec.groups,
+            eps: self.spec.eps,
+        };
+        norm_and_bend(net, x, name, width, groups)
     }
 
     fn close(&mut self, net: &mut Net<'_>, output: ValueId, width: usize) -> Result<(), IrError> {
@@ -286,10 +274,58 @@ impl Stage<'_> {
 
     /// Channels, height and width of the image.
     fn size(&self, net: &Net<'_>) -> [Dim; 3] {
-        let dims = &net.graph.value_type(self.image).shape.0;
-        let side = |axis: usize| dims.get(axis).cloned().unwrap_or_else(|| Dim::from(1));
-        [Dim::from(self.width), side(2), side(3)]
+        size(net, self.image, self.width)
     }
+}
+
+/// A norm of groups of channels.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Groups {
+    pub(super) groups: usize,
+    pub(super) eps: f32,
+}
+
+/// Channels, height and width of an image.
+fn size(net: &Net<'_>, image: ValueId, width: usize) -> [Dim; 3] {
+    let dims = &net.graph.value_type(image).shape.0;
+    let side = |axis: usize| dims.get(axis).cloned().unwrap_or_else(|| Dim::from(1));
+    [Dim::from(width), side(2), side(3)]
+}
+
+/// The image, `width` channels, and what its places see in each other.
+pub(super) fn attend_to_places(
+    net: &mut Net<'_>,
+    image: ValueId,
+    tensors: &str,
+    [width, heads]: [usize; 2],
+    norm: Groups,
+) -> Result<ValueId, IrError> {
+    let size = size(net, image, width);
+    let name = format!("{tensors}.group_norm");
+    let x = group_norm(net, image, &name, width, norm.groups, norm.eps)?;
+    let x = to_sequence(net, x, size.clone())?;
+    let spec = AttentionSpec {
+        width,
+        context_width: width,
+        heads,
+        head_dim: width / heads,
+        bias: true,
+    };
+    let mixed = spec.attend(net, [x, x], None, tensors)?;
+    let mixed = to_image(net, mixed, size)?;
+    net.add(image, mixed)
+}
+
+/// A group norm over `width` channels, and `silu`.
+pub(super) fn norm_and_bend(
+    net: &mut Net<'_>,
+    x: ValueId,
+    name: &str,
+    width: usize,
+    norm: Groups,
+) -> Result<ValueId, IrError> {
+    let x = group_norm(net, x, name, width, norm.groups, norm.eps)?;
+    net.graph.add(Op::Silu, [x.into()])
 }
 
 /// Group norm over `width` channels.

@@ -11,7 +11,7 @@ use super::spec::{WIDEST, eps};
 /// Most stages: each halves the image.
 const MOST_STAGES: usize = 12;
 /// Most resnets of a stage on the way down, and most layers of a transformer.
-const MOST_RESNETS: usize = 16;
+pub(super) const MOST_RESNETS: usize = 16;
 pub(super) const MOST_TRANSFORMER_LAYERS: usize = 32;
 /// Largest side of a kernel at either end.
 const LARGEST_KERNEL: usize = 63;
@@ -133,7 +133,7 @@ pub(super) fn sinusoids(config: &mut ConfigReader<'_>, dim: usize) -> TimestepEm
 }
 
 /// `block_out_channels`: one number for each stage, at least one.
-fn widths(config: &mut ConfigReader<'_>) -> Vec<usize> {
+pub(super) fn widths(config: &mut ConfigReader<'_>) -> Vec<usize> {
     const KEY: &str = "block_out_channels";
     let list: Option<Vec<usize>> = config
         .get(KEY)

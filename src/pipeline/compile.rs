@@ -381,9 +381,11 @@ pub(super) fn stamps(
             source,
         })
     };
+    let parts = checkpoint.parts().iter();
     let opened = checkpoint
         .files()
         .iter()
+        .chain(parts.flat_map(|part| part.checkpoint.files()))
         .chain(adapters.iter().flat_map(|adapter| &adapter.files));
     opened
         .map(|file| Ok(file.stamp.clone()))

@@ -11,7 +11,7 @@ use dlc_eval::{Array, ArrayData};
 use dlc_ir::{DType, Graph};
 use dlc_runtime::{HostTensor, Session};
 
-pub(super) use self::random::{own_size, random_feeds};
+pub(super) use self::random::{own_size, random_feeds, takes_any_size};
 use super::error::PipelineError;
 
 /// Where random feeds begin.

@@ -6,16 +6,25 @@ use rayon::prelude::*;
 use super::error::PipelineError;
 use crate::checkpoint::{Checkpoint, CheckpointFile};
 
-/// Name and file hashes of a checkpoint. Reads every file once, in parallel on rayon's current
+/// Name and file hashes of a checkpoint; those of its parts have the names of their folders before
+/// them. Reads every file once, in parallel on rayon's current
 /// pool.
 ///
 /// # Errors
 /// [`PipelineError`] for a file that can't be read.
 pub fn source_record(checkpoint: &Checkpoint) -> Result<Source, PipelineError> {
-    let files = checkpoint
-        .files()
+    let own = checkpoint.files().iter().map(|file| (String::new(), file));
+    let parts = checkpoint.parts().iter().flat_map(|part| {
+        let files = part.checkpoint.files().iter();
+        files.map(|file| (format!("{}/", part.component), file))
+    });
+    let files: Vec<(String, &CheckpointFile)> = own.chain(parts).collect();
+    let files = files
         .par_iter()
-        .map(record)
+        .map(|(folder, file)| {
+            let (name, found) = record(file)?;
+            Ok((format!("{folder}{name}"), found))
+        })
         .collect::<Result<_, PipelineError>>()?;
     Ok(Source {
         name: checkpoint.name(),

@@ -22,7 +22,7 @@ pub use self::tolerance::Tolerance;
 use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
 
 use super::error::PipelineError;
-use super::feeds::{Feeds, SEED, host_inputs, own_size, random_feeds};
+use super::feeds::{Feeds, SEED, host_inputs, own_size, random_feeds, takes_any_size};
 use super::range::{self, Reach};
 
 /// Prefix length of the cached case, and length of the others.
@@ -135,7 +135,8 @@ pub fn verify_bundle(
             });
         };
         if module.model.task == Task::ImageGeneration {
-            let sizes = [Some((Case::Random, own_size(module))), other_size(module)];
+            let other = other_size(module).filter(|_| takes_any_size(graph));
+            let sizes = [Some((Case::Random, own_size(module))), other];
             for (case, size) in sizes.into_iter().flatten() {
                 let rng = &mut ChaCha8Rng::seed_from_u64(SEED);
                 let feeds = random_feeds(graph, module, size, rng)?;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
 use dlc_errors::{Fault, Faulty};
-use dlc_ir::{Module, Sentence, Task};
+use dlc_ir::{Diffusion, Module, Sentence, Task};
 use dlc_passes::Samplers;
 use dlc_runtime::{ChatMessage, ChatTemplate, TextTokenizer};
 
@@ -24,6 +24,8 @@ pub enum Use {
     Chat,
     /// Make images.
     Sample,
+    /// Make images of what a text says.
+    Prompt,
 }
 
 /// What the checks found.
@@ -58,20 +60,25 @@ impl Findings {
 /// The tokenizer is loaded and tried as `dlc run` does it.
 fn tokenizer(checkpoint: &Checkpoint, module: &Module, findings: &mut Findings) {
     let model = &module.model;
-    if model.diffusion.is_some() {
+    let prompts = module.graph(Diffusion::TEXT_ENCODER).is_some();
+    if model.diffusion.is_some() && !prompts {
         return;
     }
-    let lost = if model.task == Task::TextGeneration {
-        "`dlc run` and calibration with text won't work"
-    } else {
-        "`dlc run --text` won't work"
+    let (lost, place) = match model.task {
+        Task::TextGeneration => (
+            "`dlc run` and calibration with text won't work",
+            "beside config.json",
+        ),
+        Task::ImageGeneration => (
+            "`dlc sample --prompt` won't work",
+            "into the pipeline's folder `tokenizer`",
+        ),
+        _ => ("`dlc run --text` won't work", "beside config.json"),
     };
     let Some(path) = checkpoint.tokenizer() else {
         let why = checkpoint.lost_vocabulary();
         let why = why.map_or_else(String::new, |why| format!(", and none can be made: {why}"));
-        return findings.warn(format!(
-            "no tokenizer.json{why}: {lost}; put it beside config.json"
-        ));
+        return findings.warn(format!("no tokenizer.json{why}: {lost}; put it {place}"));
     };
     match TextTokenizer::load(&path) {
         Ok(tokenizer) => {
@@ -81,7 +88,9 @@ fn tokenizer(checkpoint: &Checkpoint, module: &Module, findings: &mut Findings) 
             findings
                 .warnings
                 .extend(checkpoint.foreign_tokens(|token| tokenizer.token_id(token)));
-            if model
+            if prompts {
+                findings.uses.insert(Use::Prompt);
+            } else if model
                 .sentence
                 .as_ref()
                 .and_then(Sentence::unsupported)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use dlc_bundle::Manifest;
-use dlc_ir::cost::{TEXT_TOKENS, cost, macs_per_image, quantized_matrices};
+use dlc_ir::cost::{Sizes, TEXT_TOKENS, cost, graph_macs, macs_per_image, quantized_matrices};
 use dlc_ir::{Diffusion, Graph, GroupFormat, Module, Op, Operand, Sampling, WeightTable};
 use dlc_onnx::OnnxSummary;
 use dlc_passes::{DraftCandidate, PassRun, WeightChange};
@@ -28,8 +28,8 @@ pub fn module_summary(module: &Module) -> String {
     );
     let mut table = Table::new(&["graph", "blocks", "nodes", "parameters", "MACs/image"]);
     for graph in &module.graphs {
-        let macs = macs_per_image(graph, &module.weights, Some(diffusion))
-            .map_or_else(|| "beyond measure".to_owned(), |n| n.to_string());
+        let macs =
+            macs(module, graph).map_or_else(|| "beyond measure".to_owned(), |n| n.to_string());
         let counts = [
             graph.blocks().count() as u64,
             graph.nodes().count() as u64,
@@ -44,6 +44,16 @@ pub fn module_summary(module: &Module) -> String {
     }
     let _ = write!(text, "{table}");
     text
+}
+
+/// Multiply-adds of a graph for one image; of a text encoder for one text.
+fn macs(module: &Module, graph: &Graph) -> Option<u64> {
+    if graph.name == Diffusion::TEXT_ENCODER {
+        let sizes = [("batch", 1), ("seq", module.model.context_length as u64)];
+        let sizes = sizes.map(|(symbol, size)| (symbol.to_owned(), size));
+        return graph_macs(graph, &module.weights, &Sizes::from(sizes));
+    }
+    macs_per_image(graph, &module.weights, module.model.diffusion.as_ref())
 }
 
 /// What a diffusion model makes, and of what.

@@ -12,6 +12,7 @@ pub mod ops;
 pub mod packed;
 pub mod padding;
 pub mod pieces;
+pub mod pipelines;
 pub mod quantized;
 pub mod sampling;
 pub mod session;

@@ -203,6 +203,7 @@ pub fn check_memory(backend: &Backend, profile: Profile, kept: DType) -> Result<
             plan: &plan,
             guidance: 1.0,
             seeds: &seeds,
+            noise: None,
             classes: &[],
             conditions: None,
             size: None,

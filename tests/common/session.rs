@@ -52,10 +52,16 @@ impl Engine {
 
     /// The target of `module`, ready to run.
     pub fn load(&self, module: Module) -> Result<Runner, String> {
+        self.load_graph(module, "target")
+    }
+
+    /// The graph of `module` called `name`, ready to run.
+    pub fn load_graph(&self, module: Module, name: &'static str) -> Result<Runner, String> {
         match self {
-            Self::Evaluator => Ok(Runner::Evaluator(Box::new(module))),
+            Self::Evaluator => Ok(Runner::Evaluator(Box::new(module), name)),
             Self::Backend(backend, profile) => {
-                load(backend, *profile, &module).map(|loaded| Runner::Session(Box::new(loaded)))
+                let loaded = load(backend, *profile, &module, name)?;
+                Ok(Runner::Session(Box::new(loaded)))
             }
         }
     }
@@ -63,12 +69,13 @@ impl Engine {
 
 /// A graph that is ready to run.
 pub enum Runner {
-    Evaluator(Box<Module>),
+    Evaluator(Box<Module>, &'static str),
     Session(Box<Loaded>),
 }
 
-/// A bundle's target on a backend.
+/// A graph of a bundle on a backend.
 pub struct Loaded {
+    graph: &'static str,
     // The session reads the mapped weights, and these the folder.
     session: Session,
     _weights: Option<Arc<SharedWeights>>,
@@ -76,16 +83,22 @@ pub struct Loaded {
     _folder: tempfile::TempDir,
 }
 
-fn load(backend: &Backend, profile: Profile, module: &Module) -> Result<Loaded, String> {
+fn load(
+    backend: &Backend,
+    profile: Profile,
+    module: &Module,
+    graph: &'static str,
+) -> Result<Loaded, String> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
     export(module, profile, &out);
     let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
     let weights = SharedWeights::open(&bundle, backend).map_err(|e| e.to_string())?;
     let options = SessionOptions::default();
-    let session = Session::load(backend, &bundle, "target", weights.as_ref(), &options)
+    let session = Session::load(backend, &bundle, graph, weights.as_ref(), &options)
         .map_err(|e| e.to_string())?;
     Ok(Loaded {
+        graph,
         session,
         _weights: weights,
         bundle,
@@ -97,8 +110,8 @@ impl Runner {
     /// All outputs. Inputs that the graph doesn't have are left out.
     pub fn run(&mut self, inputs: &Arrays) -> Result<Arrays, String> {
         match self {
-            Self::Evaluator(module) => {
-                let graph = module.graph("target").unwrap();
+            Self::Evaluator(module, name) => {
+                let graph = module.graph(name).unwrap();
                 let mut taken = inputs.clone();
                 taken.retain(|name, _| graph.find_input(name).is_some());
                 dlc_eval::run(graph, &module.weights, &taken).map_err(|e| e.to_string())
@@ -110,8 +123,8 @@ impl Runner {
     /// Name, heads and width of each cache that the graph takes.
     pub fn caches(&self) -> Vec<(String, usize, usize)> {
         match self {
-            Self::Evaluator(module) => {
-                let graph = module.graph("target").unwrap();
+            Self::Evaluator(module, name) => {
+                let graph = module.graph(name).unwrap();
                 let caches = graph.inputs().iter().filter(|i| i.cache.is_some());
                 let known = |dim: &Dim| dim.known().unwrap();
                 caches
@@ -122,7 +135,7 @@ impl Runner {
                     .collect()
             }
             Self::Session(loaded) => {
-                let ports = &loaded.bundle.graph("target").unwrap().inputs;
+                let ports = &loaded.bundle.graph(loaded.graph).unwrap().inputs;
                 let caches = ports
                     .iter()
                     .filter(|p| p.name.starts_with("past_key_values"));
@@ -140,7 +153,7 @@ impl Runner {
     /// `GroupQueryAttention` does.
     pub fn continues_one_sequence_only(&self) -> bool {
         match self {
-            Self::Evaluator(_) => false,
+            Self::Evaluator(..) => false,
             Self::Session(loaded) => loaded.bundle.manifest().caches == CacheLayout::InPlace,
         }
     }
@@ -150,7 +163,7 @@ impl Loaded {
     fn run(&mut self, inputs: &Arrays) -> Result<Arrays, String> {
         let ports = &self
             .bundle
-            .graph("target")
+            .graph(self.graph)
             .map_err(|e| e.to_string())?
             .inputs;
         let taken = ports.iter().filter_map(|port| {

@@ -11,6 +11,7 @@ use super::golden::{
 };
 use super::lengths;
 use super::padding::check_padding;
+use super::pipelines::{Graph, PipelineGolden};
 use super::session::{Arrays, Engine, Runner};
 
 /// One comparison with the reference.
@@ -56,6 +57,21 @@ pub fn comparisons(on: &str, half: Half) -> Vec<Comparison> {
             let check: Check =
                 Box::new(move |engine| check_diffusion(engine, name, dtype, tolerance(dtype)));
             add(format!("{name}_{on}_{dtype}"), check);
+        }
+        for golden in PipelineGolden::all() {
+            for graph in Graph::ALL {
+                let title = format!("{}_{graph:?}_{on}_{dtype}", golden.name);
+                let golden = golden.clone();
+                let check: Check =
+                    Box::new(move |e| golden.check_graph(e, graph, dtype, tolerance(dtype)));
+                add(title, check);
+            }
+        }
+    }
+    if half == Half::Compared {
+        for golden in PipelineGolden::all() {
+            let title = format!("{}_{on}_pictures", golden.name);
+            add(title, Box::new(move |engine| golden.check_pictures(engine)));
         }
     }
     list

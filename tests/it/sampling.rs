@@ -402,6 +402,7 @@ fn a_run_that_is_stopped_gives_nothing() {
         plan: &plan,
         guidance: 1.0,
         seeds: &[1],
+        noise: None,
         classes: &[],
         conditions: None,
         size: None,

@@ -52,6 +52,7 @@ fn check(backend: &Backend, profile: Profile, pass: &str) {
         plan: &plan,
         guidance: 1.5,
         seeds: &[3],
+        noise: None,
         classes: &[7],
         conditions: None,
         size: None,

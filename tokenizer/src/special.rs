@@ -237,6 +237,7 @@ const REGISTERED: &[(&[&str], &str)] = &[
         &["xlm-roberta", "xmod", "gte", "jina_embeddings_v3"],
         "XLMRobertaTokenizer",
     ),
+    (&["clip"], "CLIPTokenizer"),
     (&["deberta"], "DebertaTokenizer"),
     (&["deberta-v2"], "DebertaV2Tokenizer"),
     (&["t5", "mt5", "switch_transformers"], "T5Tokenizer"),
@@ -310,6 +311,10 @@ const DEFAULTS: &[(&[&str], [&str; 7])] = &[
         [END, END, END, "", "", "", ""],
     ),
     (&["Qwen2Tokenizer"], ["", END, END, "", END, "", ""]),
+    (
+        &["CLIPTokenizer"],
+        ["<|startoftext|>", END, END, "", END, "", ""],
+    ),
     (
         &["GPTNeoXTokenizer"],
         [END, END, END, "", "<|padding|>", "", ""],

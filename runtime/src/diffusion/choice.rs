@@ -4,6 +4,7 @@
 use dlc_files::read_document;
 use dlc_methods::diffusion::{SamplingPlan, SchedulerKind, parse_scheduler_config, sampling_plan};
 
+use super::is_guided;
 use crate::{Bundle, Result, RuntimeError};
 
 const CONFIG: &str = "scheduler_config.json";
@@ -39,6 +40,13 @@ pub struct SamplerChoice {
     pub prune: bool,
     /// What the user should know.
     pub note: Option<String>,
+}
+
+impl SamplerChoice {
+    /// Whether there is guidance.
+    pub fn is_guided(&self) -> bool {
+        is_guided(self.guidance)
+    }
 }
 
 /// The sampler for `bundle`. A pruned one is bound to the steps and the scheduler that it was

@@ -19,7 +19,7 @@ use crate::session::float_value;
 use crate::{HostTensor, Result, RuntimeError};
 
 /// What stands before the name of a tensor for images without a text.
-const NEGATIVE: &str = "negative_";
+pub(super) const NEGATIVE: &str = "negative_";
 
 /// The most numbers of one image: those of a gigabyte.
 const LARGEST_IMAGE: usize = 1 << 28;
@@ -44,6 +44,14 @@ impl Conditions {
             file: path.to_owned(),
             tensors: read_tensors(path)?,
         })
+    }
+
+    /// Hidden states that the bundle's own text encoder made, by the graph's inputs.
+    pub(super) fn of_texts(tensors: Vec<(String, FloatTensor)>) -> Self {
+        Self {
+            file: PathBuf::from("the text encoder"),
+            tensors: tensors.into_iter().collect(),
+        }
     }
 
     /// The rows of some of `total` images.
@@ -136,10 +144,10 @@ impl Conditions {
             if !self.tensors.is_empty() {
                 return self.bad(format!("holds no `{name}`, which graph `{graph}` takes"));
             }
-            let fix = "Give a safetensors file that holds it with `--embeddings FILE`";
+            let fix = "Give a safetensors file that holds it with `--embeddings FILE`, or `--prompt TEXT` to a bundle of a whole pipeline";
             RuntimeError::unsupported(
                 format!("graph `{graph}`, input `{name}`"),
-                "dlc has no text encoder to make it with",
+                "nothing says what it should be",
                 fix,
             )
         })?;

@@ -7,9 +7,11 @@
 //! Knows nothing of files of images.
 
 mod choice;
+mod decoder;
 mod feeds;
 mod memory;
 mod ports;
+mod prompt;
 mod tensors;
 mod unrolled;
 
@@ -21,7 +23,9 @@ use dlc_ir::{Diffusion, Evaluation, Sampling};
 use dlc_methods::diffusion::SamplingPlan;
 
 pub use self::choice::{SamplerChoice, SamplerWishes, choose_sampler};
+pub use self::decoder::ImageDecoder;
 pub use self::feeds::Conditions;
+pub use self::prompt::{EncodedPrompt, PromptEncoder};
 pub use self::tensors::{FloatTensor, read_tensors};
 use dlc_methods::diffusion::{OutputLayout, SamplerState, noise};
 
@@ -61,6 +65,9 @@ pub struct SampleRequest<'a> {
     pub guidance: f64,
     /// One for each image: the seed of the [`noise`] that it starts from.
     pub seeds: &'a [u64],
+    /// Noise of unit variance that the images start from instead, row-major; none for that of the
+    /// seeds.
+    pub noise: Option<&'a [f32]>,
     /// What each image should show; none for models that take no class.
     pub classes: &'a [usize],
     /// Height and width of the images, in entries of the sampler's numbers; none for the model's
@@ -75,8 +82,13 @@ pub struct SampleRequest<'a> {
 
 impl SampleRequest<'_> {
     fn is_guided(&self) -> bool {
-        self.guidance.to_bits() != 1f64.to_bits()
+        is_guided(self.guidance)
     }
+}
+
+/// Whether guidance of this strength changes anything.
+fn is_guided(guidance: f64) -> bool {
+    guidance.to_bits() != Diffusion::NO_GUIDANCE.to_bits()
 }
 
 /// Images as the sampler leaves them: pixels or latents, mostly within -1 and 1.
@@ -212,12 +224,8 @@ impl DiffusionSession {
         } = self.model;
         let [height, width] = feeds.size();
         let image = channels * height * width;
-        let start: Vec<f32> = request
-            .seeds
-            .iter()
-            .flat_map(|&seed| noise(seed, image))
-            .collect();
         let shape = [request.seeds.len(), channels, height, width];
+        let start = start(request, image)?;
         if let Some(graph) = sampling
             .as_ref()
             .and_then(|sampling| sampling.unrolled.as_deref())
@@ -274,6 +282,22 @@ impl DiffusionSession {
             data: state.latents().to_vec(),
         }))
     }
+}
+
+/// What the images start from, `numbers` each.
+fn start(request: &SampleRequest<'_>, numbers: usize) -> Result<Vec<f32>> {
+    let Some(given) = request.noise else {
+        let of_seeds = request.seeds.iter();
+        return Ok(of_seeds.flat_map(|&seed| noise(seed, numbers)).collect());
+    };
+    let wanted = request.seeds.len() * numbers;
+    if given.len() == wanted && given.iter().all(|x| x.is_finite()) {
+        return Ok(given.to_vec());
+    }
+    Err(RuntimeError::Input(format!(
+        "the noise has {} numbers, and the images {wanted}: give {numbers} finite ones for each image",
+        given.len()
+    )))
 }
 
 impl Step {

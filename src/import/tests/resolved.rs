@@ -2,14 +2,16 @@
 //! diffusers read it: `fixtures/configurations.json`, which `make_configurations.py` recorded.
 
 use std::fs;
+use std::path::Path;
 
 use dlc_errors::{Fault, Faulty};
 use dlc_ir::ModelInfo;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::super::ImportError;
+use super::super::{ImportError, ImportOptions, import};
 use super::{Folder, fixture, import_folder};
+use crate::checkpoint::Checkpoint;
 
 /// Keys that no graph depends on: null in them is the library's business alone.
 const UNREAD: [&str; 28] = [
@@ -55,10 +57,7 @@ struct Answer {
 }
 
 /// The graph and the facts, or the error.
-fn read(
-    folder: Folder,
-    config: &Map<String, Value>,
-) -> (Folder, Result<(String, ModelInfo), ImportError>) {
+fn read(folder: Folder, config: &Map<String, Value>) -> (Folder, Read) {
     let folder = folder.with(
         "config.json",
         Value::from(config.clone()).to_string().as_bytes(),
@@ -68,10 +67,53 @@ fn read(
     (folder, module)
 }
 
+type Read = Result<(String, ModelInfo), ImportError>;
+
+/// Every answer: of whole models, or of parts of pipelines, whose names have a slash.
+fn answers(of_parts: bool) -> Vec<Answer> {
+    let text = fs::read(fixture("configurations.json")).expect("fixture");
+    let mut answers: Vec<Answer> = serde_json::from_slice(&text).expect("answers");
+    answers.retain(|answer| answer.golden.contains('/') == of_parts);
+    answers
+}
+
+impl Answer {
+    /// The golden's configuration as the question has it, and as the library resolves it.
+    fn asked(&self, config: &Map<String, Value>) -> [Map<String, Value>; 2] {
+        let (mut changed, mut explicit) = (config.clone(), config.clone());
+        changed.remove(&self.key);
+        if self.how == "null" {
+            changed.insert(self.key.clone(), Value::Null);
+        }
+        explicit.extend(self.values.clone().unwrap_or_default());
+        [changed, explicit]
+    }
+
+    /// Where what was read of the two differs, if it does.
+    fn differs(&self, found: Read, expected: Read) -> Option<String> {
+        let fits = match (&found, &expected) {
+            (Ok(found), Ok(expected)) => {
+                found == expected && (self.error.is_none() || UNREAD.contains(&self.key.as_str()))
+            }
+            (Err(_), Err(_)) => true,
+            (Err(error), Ok(_)) => self.error.is_some() && error.fault() == Fault::BadInput,
+            (Ok(_), Err(_)) => false,
+        };
+        let [found, expected] = [found, expected]
+            .map(|outcome| outcome.map_or_else(|error| error.to_string(), |(graph, _)| graph));
+        let mut lines = found.lines().zip(expected.lines());
+        (!fits).then(|| format!("{self:?}: {:?}", lines.find(|(a, b)| a != b)))
+    }
+}
+
+fn none_differ(wrong: &[String], answers: &[Answer]) {
+    let (some, all) = (wrong.len(), answers.len());
+    assert!(wrong.is_empty(), "{some} of {all}:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_key_deleted_and_null_is_read_as_the_library_reads_it() {
-    let text = fs::read(fixture("configurations.json")).expect("fixture");
-    let answers: Vec<Answer> = serde_json::from_slice(&text).expect("answers");
+    let answers = answers(false);
     assert!(answers.len() > 1600, "{}", answers.len());
     let mut wrong = Vec::new();
     let (mut name, mut folder, mut config) = (String::new(), Folder::new(), Map::new());
@@ -87,38 +129,57 @@ fn every_key_deleted_and_null_is_read_as_the_library_reads_it() {
             )
             .expect("JSON");
         }
-        let (mut changed, mut explicit) = (config.clone(), config.clone());
-        changed.remove(&answer.key);
-        if answer.how == "null" {
-            changed.insert(answer.key.clone(), Value::Null);
-        }
-        explicit.extend(answer.values.clone().unwrap_or_default());
+        let [changed, explicit] = answer.asked(&config);
         let (found, expected);
         (folder, found) = read(folder, &changed);
         (folder, expected) = read(folder, &explicit);
-        let fits = match (&found, &expected) {
-            (Ok(found), Ok(expected)) => {
-                found == expected
-                    && (answer.error.is_none() || UNREAD.contains(&answer.key.as_str()))
-            }
-            (Err(_), Err(_)) => true,
-            (Err(error), Ok(_)) => answer.error.is_some() && error.fault() == Fault::BadInput,
-            (Ok(_), Err(_)) => false,
-        };
-        if !fits {
-            let [found, expected] = [found, expected]
-                .map(|outcome| outcome.map_or_else(|error| error.to_string(), |(graph, _)| graph));
-            let first = found.lines().zip(expected.lines()).find(|(a, b)| a != b);
-            wrong.push(format!("{answer:?}: {first:?}"));
+        wrong.extend(answer.differs(found, expected));
+    }
+    none_differ(&wrong, &answers);
+}
+
+#[test]
+fn every_key_of_parts_deleted_and_null_is_read_as_the_library_reads_it() {
+    let answers = answers(true);
+    assert!(answers.len() > 120, "{}", answers.len());
+    let mut wrong = Vec::new();
+    let place = tempfile::tempdir().expect("a temporary folder");
+    for answer in &answers {
+        let (pipeline, part) = answer.golden.split_once('/').expect("a slash");
+        let folder = place.path().join(pipeline);
+        if !folder.exists() {
+            copy(&fixture(&format!("pipelines/{pipeline}")), &folder);
+        }
+        let path = folder.join(part).join("config.json");
+        let own = fs::read(&path).expect("fixture");
+        let config: Map<String, Value> = serde_json::from_slice(&own).expect("JSON");
+        let [found, expected] = answer.asked(&config).map(|config| {
+            let text = Value::from(config).to_string();
+            fs::write(&path, text).expect("the temporary folder is writable");
+            let checkpoint = Checkpoint::open(&folder).expect("the pipeline opens");
+            let module = import(&checkpoint, &ImportOptions::default())?;
+            let graphs = module.graphs.iter();
+            let texts: Vec<String> = graphs.map(|g| g.to_text(&module.weights)).collect();
+            Ok((texts.concat(), module.model))
+        });
+        fs::write(&path, own).expect("the temporary folder is writable");
+        wrong.extend(answer.differs(found, expected));
+    }
+    none_differ(&wrong, &answers);
+}
+
+/// Copies a folder, and those in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("the temporary folder is writable");
+    for entry in fs::read_dir(from).expect("fixture") {
+        let path = entry.expect("fixture").path();
+        let place = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &place);
+        } else {
+            fs::copy(&path, &place).expect("the temporary folder is writable");
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of {}:\n{}",
-        wrong.len(),
-        answers.len(),
-        wrong.join("\n")
-    );
 }
 
 /// As the first checkpoints on the hub have it, `rope_parameters` and `layer_types` unsaid.

@@ -30,7 +30,11 @@ pub(in crate::pipeline) fn random_feeds(
     size: [usize; 2],
     rng: &mut ChaCha8Rng,
 ) -> Result<BTreeMap<String, Array>, PipelineError> {
-    let (sizes, weights) = (sizes(graph, size), &module.weights);
+    let longest = match module.model.context_length {
+        0 => LONGEST,
+        most => LONGEST.min(most),
+    };
+    let (sizes, weights) = (sizes(graph, size, longest), &module.weights);
     let mut feeds = BTreeMap::new();
     for input in graph.inputs() {
         feeds.insert(
@@ -86,8 +90,17 @@ fn feed(
     )?)
 }
 
-/// How long each named axis is.
-fn sizes(graph: &Graph, [height, width]: [usize; 2]) -> BTreeMap<String, usize> {
+/// Whether `graph` takes images of any height and width.
+pub(in crate::pipeline) fn takes_any_size(graph: &Graph) -> bool {
+    let mut types = graph.inputs().iter().map(|i| &graph.value(i.value).ty);
+    types.any(|ty| {
+        let mut symbols = ty.shape.0.iter().flat_map(Dim::symbols);
+        symbols.any(|symbol| **symbol == *Diffusion::HEIGHT)
+    })
+}
+
+/// How long each named axis is, `longest` the first one that isn't of images.
+fn sizes(graph: &Graph, [height, width]: [usize; 2], longest: usize) -> BTreeMap<String, usize> {
     let mut sizes = BTreeMap::from([("batch".to_owned(), BATCH)]);
     let sides = [(Diffusion::HEIGHT, height), (Diffusion::WIDTH, width)];
     for input in graph.inputs() {
@@ -99,7 +112,7 @@ fn sizes(graph: &Graph, [height, width]: [usize; 2]) -> BTreeMap<String, usize> 
             .iter()
             .flat_map(Dim::symbols)
         {
-            let next = LONGEST.saturating_sub(2 * (sizes.len() - 1)).max(1);
+            let next = longest.saturating_sub(2 * (sizes.len() - 1)).max(1);
             let side = sides.iter().find(|(name, _)| *name == &**symbol);
             let size = side.map_or(next, |(_, side)| *side);
             sizes.entry(symbol.to_string()).or_insert(size);

@@ -315,6 +315,13 @@ fn shards_steps_and_components_are_found_where_they_lie() {
         "transformer/diffusion_pytorch_model.fp16.safetensors",
         "no",
     );
+    server.add_folder("org/sd", &fixture("pipelines/sd15"));
+    for name in [
+        "safety_checker/model.safetensors",
+        "vae/diffusion_pytorch_model.bin",
+    ] {
+        server.add("org/sd", name, "no");
+    }
     for (name, needed) in [
         (
             "org/shards",
@@ -348,6 +355,23 @@ fn shards_steps_and_components_are_found_where_they_lie() {
                 "scheduler/scheduler_config.json",
                 "transformer/config.json",
                 "transformer/diffusion_pytorch_model.safetensors",
+            ],
+        ),
+        (
+            "org/sd",
+            &[
+                "model_index.json",
+                "scheduler/scheduler_config.json",
+                "text_encoder/config.json",
+                "text_encoder/model.safetensors",
+                "tokenizer/merges.txt",
+                "tokenizer/special_tokens_map.json",
+                "tokenizer/tokenizer_config.json",
+                "tokenizer/vocab.json",
+                "unet/config.json",
+                "unet/diffusion_pytorch_model.safetensors",
+                "vae/config.json",
+                "vae/diffusion_pytorch_model.safetensors",
             ],
         ),
     ] {

@@ -1,4 +1,4 @@
-//! Byte-level BPE (`vocab.json` and `merges.txt`): GPT-2, Qwen 2, `RoBERTa`, `DeBERTa`.
+//! Byte-level BPE (`vocab.json` and `merges.txt`): GPT-2, Qwen 2, `RoBERTa`, `DeBERTa`, CLIP.
 
 use std::collections::HashMap;
 
@@ -16,6 +16,12 @@ use crate::parts::{
 const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 pub(super) const FILES: [&str; 2] = [VOCABULARY, MERGES];
+/// What ends the last piece of a word of CLIP's.
+const WORD_END: &str = "</w>";
+/// How CLIP splits texts, leaving out what is between.
+const CLIP: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+/// The merges that CLIP's class reads of a longer list.
+const CLIP_MERGES: usize = 49_152 - 256 - 2;
 /// Most tokens and most merges: four times what the largest vocabularies have.
 const MOST: usize = 1 << 20;
 
@@ -66,6 +72,39 @@ pub(super) fn qwen2(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
         normalizer: json!({"type": "NFC"}),
         pre_tokenizer: sequence("pretokenizers", vec![split(QWEN_2), bytes]),
         ..tokenizer
+    })
+}
+
+pub(super) fn clip(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
+    let ids = vocabulary(input.file(VOCABULARY)?)?;
+    let mut merges = merges(input.file(MERGES)?, &ids)?;
+    merges.truncate(CLIP_MERGES);
+    let added = input.added(vec![], &ids)?;
+    let mut model = byte_level_model(table(&ids), merges, false);
+    model["continuing_subword_prefix"] = "".into();
+    model["end_of_word_suffix"] = WORD_END.into();
+    model["unk_token"] = added.special("unk_token")?.0.into();
+    let mut words = split(CLIP);
+    words["behavior"] = "Removed".into();
+    words["invert"] = true.into();
+    let steps = vec![
+        json!({"type": "NFC"}),
+        json!({"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}),
+        json!({"type": "Lowercase"}),
+    ];
+    Ok(Tokenizer {
+        added_tokens: added.entries(),
+        normalizer: sequence("normalizers", steps),
+        pre_tokenizer: sequence("pretokenizers", vec![words, byte_level(false, true)]),
+        post_processor: json!({
+            "type": "RobertaProcessing",
+            "sep": added.special("eos_token")?,
+            "cls": added.special("bos_token")?,
+            "trim_offsets": false,
+            "add_prefix_space": false,
+        }),
+        decoder: byte_level(true, true),
+        model,
     })
 }
 

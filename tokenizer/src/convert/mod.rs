@@ -66,7 +66,7 @@ const MASKED: Marks = Marks {
     ..PLAIN
 };
 
-static CLASSES: [Class; 10] = [
+static CLASSES: [Class; 11] = [
     Class {
         names: &["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"],
         files: &[words::FILE],
@@ -102,6 +102,15 @@ static CLASSES: [Class; 10] = [
         files: &bytes::FILES,
         marks: MASKED,
         convert: bytes::deberta,
+    },
+    Class {
+        names: &["CLIPTokenizer"],
+        files: &bytes::FILES,
+        marks: Marks {
+            normalized: &["bos_token", "eos_token", "unk_token"],
+            ..PLAIN
+        },
+        convert: bytes::clip,
     },
     Class {
         names: &["LlamaTokenizer"],

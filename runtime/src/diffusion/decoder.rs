@@ -1,0 +1,85 @@
+//! Pictures of latents, by the decoder of a bundle.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use dlc_ir::Diffusion;
+
+use super::Samples;
+use crate::{
+    Backend, Bundle, HostTensor, Result, RuntimeError, Session, SessionOptions, SharedWeights,
+};
+
+const GRAPH: &str = Diffusion::IMAGE_DECODER;
+
+/// What makes pictures of latents.
+#[derive(Debug)]
+pub struct ImageDecoder {
+    session: Session,
+}
+
+impl ImageDecoder {
+    /// Loads the decoder of a bundle; none if the bundle has none.
+    ///
+    /// # Errors
+    /// As [`Session::load`].
+    pub fn open(
+        backend: &Backend,
+        bundle: &Bundle,
+        weights: Option<&Arc<SharedWeights>>,
+        options: &SessionOptions,
+    ) -> Result<Option<Self>> {
+        let load = || Session::load(backend, bundle, GRAPH, weights, options);
+        let session = bundle.has_graph(GRAPH).then(load).transpose()?;
+        Ok(session.map(|session| Self { session }))
+    }
+
+    /// The pictures, made one by one, as a whole batch takes many times its memory. Calls
+    /// `progress` before each with how many were made and how many there are; none if it breaks.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Port`] for pictures that aren't finite, and what the backend says.
+    pub fn decode(
+        &mut self,
+        latents: &Samples,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<Samples>> {
+        let [total, channels, height, width] = latents.shape;
+        let mut pictures = Samples {
+            shape: [0; 4],
+            data: Vec::new(),
+        };
+        for (done, image) in latents.images().enumerate() {
+            if progress(done, total).is_break() {
+                return Ok(None);
+            }
+            let input = HostTensor::f32([1, channels, height, width], image.to_vec());
+            let (shape, data) = self.picture(input)?;
+            pictures.shape = [done + 1, shape[1], shape[2], shape[3]];
+            pictures.data.extend(data);
+        }
+        Ok(Some(pictures))
+    }
+
+    fn picture(&mut self, input: HostTensor) -> Result<([usize; 4], Vec<f32>)> {
+        let outputs = self.session.run_host(&[(Diffusion::LATENTS, input)])?;
+        let fail = |problem: &str| RuntimeError::port(GRAPH, Diffusion::IMAGES, problem);
+        let found = outputs
+            .into_iter()
+            .find(|(name, _)| name == Diffusion::IMAGES);
+        let picture = found.and_then(|(_, tensor)| {
+            Some((
+                <[usize; 4]>::try_from(tensor.shape.as_slice()).ok()?,
+                tensor.to_f32()?,
+            ))
+        });
+        let (shape, data) = picture.ok_or_else(|| fail("the backend gave no picture"))?;
+        if data.iter().all(|x| x.is_finite()) {
+            Ok((shape, data))
+        } else {
+            Err(fail(
+                "isn't finite: in f16 the decoder may pass the largest number there is; compile with `--dtype f32`, or check the weights with `dlc verify`",
+            ))
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Goldens of whole pipelines: what diffusers made of prompts, part by part and from end to end.
+//!
+//! `DLC_FASHION_SD` names a folder with the trained pipeline `fashion-sd` and its
+//! `fashion-sd-golden.safetensors`, which are too large for the fixtures; it then is one of them.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use dlc::checkpoint::Checkpoint;
+use dlc::import::{ImportOptions, import};
+use dlc_eval::Array;
+use dlc_ir::{DType, Diffusion, Module};
+use dlc_runtime::{
+    Backend, Bundle, DiffusionSession, ImageDecoder, PromptEncoder, SampleRequest, SamplerWishes,
+    SessionOptions, SharedWeights, choose_sampler,
+};
+use safetensors::SafeTensors;
+
+use super::golden::recorded;
+use super::session::{Arrays, Engine, close, export};
+use super::{fixture, folders};
+
+/// How far pixels may be from the reference, of numbers from -1 to 1.
+pub const PIXELS: f32 = 2.0 / 255.0;
+
+/// A pipeline, and what diffusers made with it.
+#[derive(Debug, Clone)]
+pub struct PipelineGolden {
+    pub name: String,
+    pub folder: PathBuf,
+    golden: PathBuf,
+}
+
+/// The graphs of a pipeline that are compared one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Graph {
+    TextEncoder,
+    Denoiser,
+    Decoder,
+}
+
+impl Graph {
+    pub const ALL: [Self; 3] = [Self::TextEncoder, Self::Denoiser, Self::Decoder];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::TextEncoder => Diffusion::TEXT_ENCODER,
+            Self::Denoiser => "target",
+            Self::Decoder => Diffusion::IMAGE_DECODER,
+        }
+    }
+}
+
+/// A run of the pipeline that was recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    pub scheduler: &'static str,
+    pub negative: Option<String>,
+    /// The pictures, all after one another.
+    pub pictures: Vec<f32>,
+}
+
+/// What was recorded.
+pub struct Recorded {
+    tensors: BTreeMap<String, Array>,
+    pub prompts: Vec<String>,
+    negative: Option<String>,
+    pub steps: usize,
+    pub guidance: f64,
+}
+
+impl PipelineGolden {
+    /// Those of the fixtures, and the trained one if it is there.
+    pub fn all() -> Vec<Self> {
+        let mut names = folders("pipelines");
+        names.sort();
+        let of_fixtures = names.into_iter().map(|name| {
+            let folder = fixture(&format!("pipelines/{name}"));
+            let golden = folder.join("golden.safetensors");
+            Self {
+                name,
+                folder,
+                golden,
+            }
+        });
+        let trained = std::env::var_os("DLC_FASHION_SD").filter(|v| !v.is_empty());
+        let trained = trained.map(|folder| Self {
+            name: "fashion-sd".into(),
+            folder: Path::new(&folder).join("fashion-sd"),
+            golden: Path::new(&folder).join("fashion-sd-golden.safetensors"),
+        });
+        let all: Vec<Self> = of_fixtures.chain(trained).collect();
+        assert!(all.len() >= 2, "{all:?}");
+        all
+    }
+
+    pub fn recorded(&self) -> Recorded {
+        let bytes = std::fs::read(&self.golden).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let texts = header.metadata().clone().unwrap();
+        Recorded {
+            tensors: recorded(&self.golden),
+            prompts: serde_json::from_str(&texts["prompts"]).unwrap(),
+            negative: texts.get("negative").cloned(),
+            steps: texts["steps"].parse().unwrap(),
+            guidance: texts["guidance"].parse().unwrap(),
+        }
+    }
+
+    /// The module, and what was made while it was opened, which goes with the second.
+    pub fn module(&self, dtype: DType) -> (Module, (Checkpoint, tempfile::TempDir)) {
+        let place = tempfile::tempdir().unwrap();
+        let mut checkpoint = Checkpoint::open(&self.folder).unwrap();
+        checkpoint.write_derived(place.path()).unwrap();
+        let options = ImportOptions {
+            dtype: Some(dtype),
+            ..ImportOptions::default()
+        };
+        let module = import(&checkpoint, &options).unwrap();
+        (module, (checkpoint, place))
+    }
+
+    /// Compares one graph with what is recorded of it.
+    pub fn check_graph(
+        &self,
+        engine: &Engine,
+        graph: Graph,
+        dtype: DType,
+        tolerance: f32,
+    ) -> Result<(), String> {
+        let (module, _place) = self.module(dtype);
+        let recorded = self.recorded();
+        let mut runner = engine.load_graph(module, graph.name())?;
+        for (inputs, output, expected) in recorded.feeds(graph) {
+            let outputs = runner.run(&inputs)?;
+            let found = outputs.get(output).ok_or("the output is missing")?;
+            let what = format!("{} {output}", self.name);
+            let expected = expected.as_f32().unwrap();
+            close(&what, found.as_f32().unwrap(), expected, tolerance)?;
+        }
+        Ok(())
+    }
+
+    /// Makes every recorded picture from its noise and its prompt, on a backend.
+    pub fn check_pictures(&self, engine: &Engine) -> Result<(), String> {
+        let Engine::Backend(backend, profile) = engine else {
+            return Err("pictures are made on backends".into());
+        };
+        let (module, _place) = self.module(DType::F32);
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("bundle");
+        export(&module, *profile, &out);
+        let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
+        let recorded = self.recorded();
+        for run in recorded.runs() {
+            let found = pictures(backend, &bundle, &recorded, &run).map_err(|e| e.to_string())?;
+            let what = format!("{} {} {:?}", self.name, run.scheduler, run.negative);
+            close(&what, &found, &run.pictures, PIXELS)?;
+        }
+        Ok(())
+    }
+}
+
+impl Recorded {
+    pub fn tensor(&self, name: &str) -> &Array {
+        &self.tensors[name]
+    }
+
+    /// The noise of one of the pictures.
+    pub fn noise(&self, picture: usize) -> &[f32] {
+        let noise = self.tensors["latents"].as_f32().unwrap();
+        let numbers = noise.len() / self.prompts.len();
+        &noise[picture * numbers..][..numbers]
+    }
+
+    /// Inputs of a graph, its output, and what it was.
+    fn feeds(&self, graph: Graph) -> Vec<(Arrays, &'static str, &Array)> {
+        let of = |name: &str| self.tensors[name].clone();
+        let arrays = |list: &[(&str, Array)]| -> Arrays {
+            let named = list.iter();
+            named.map(|(n, a)| ((*n).to_owned(), a.clone())).collect()
+        };
+        match graph {
+            Graph::TextEncoder => ["", "_empty"]
+                .map(|end| {
+                    let ids = of(&format!("token_ids{end}"));
+                    let ones = vec![1; ids.shape().iter().product()];
+                    let mask = Array::i64(ids.shape().to_vec(), ones).unwrap();
+                    let inputs = arrays(&[("input_ids", ids), ("attention_mask", mask)]);
+                    let states = &self.tensors[&format!("text_hidden{end}")];
+                    (inputs, "last_hidden_state", states)
+                })
+                .into(),
+            Graph::Denoiser => {
+                let level = self.tensors["timestep"].as_i64().unwrap()[0] as f32;
+                let images = self.prompts.len();
+                let levels = Array::f32([images], vec![level; images]).unwrap();
+                let inputs = arrays(&[
+                    ("sample", of("latents")),
+                    ("timestep", levels),
+                    ("encoder_hidden_states", of("text_hidden")),
+                ]);
+                vec![(inputs, "out_sample", &self.tensors["unet_output"])]
+            }
+            Graph::Decoder => {
+                let inputs = arrays(&[(Diffusion::LATENTS, of("decoder_latents"))]);
+                let images = &self.tensors["decoder_image"];
+                vec![(inputs, Diffusion::IMAGES, images)]
+            }
+        }
+    }
+
+    /// Every run that was recorded.
+    pub fn runs(&self) -> Vec<Run> {
+        let ends = [("", None), ("_negative", self.negative.clone())];
+        let all = ["ddim", "pndm"].into_iter().flat_map(|scheduler| {
+            let run = move |(end, negative): &(&str, Option<String>)| {
+                let pictures = self.tensors.get(&format!("{scheduler}_image{end}"))?;
+                Some(Run {
+                    scheduler,
+                    negative: negative.clone(),
+                    pictures: pictures.as_f32().unwrap().to_vec(),
+                })
+            };
+            ends.iter().filter_map(run).collect::<Vec<_>>()
+        });
+        let runs: Vec<Run> = all.collect();
+        assert!(runs.len() >= 2);
+        runs
+    }
+}
+
+/// The pictures of one run, as `dlc sample` makes them.
+fn pictures(
+    backend: &Backend,
+    bundle: &Bundle,
+    recorded: &Recorded,
+    run: &Run,
+) -> dlc_runtime::Result<Vec<f32>> {
+    let options = SessionOptions::default();
+    let weights = SharedWeights::open(bundle, backend)?;
+    let weights = weights.as_ref();
+    let mut encoder = PromptEncoder::open(backend, bundle, weights, &options)?;
+    let mut denoiser = DiffusionSession::open(backend, bundle, weights, &options)?;
+    let mut decoder = ImageDecoder::open(backend, bundle, weights, &options)?.unwrap();
+    let wishes = SamplerWishes {
+        steps: Some(recorded.steps),
+        scheduler: Some(run.scheduler.into()),
+        guidance: Some(recorded.guidance),
+        no_prune: true,
+    };
+    let choice = choose_sampler(bundle, &wishes)?;
+    let negative = run.negative.as_deref().unwrap_or_default();
+    let mut pictures = Vec::new();
+    for (picture, prompt) in recorded.prompts.iter().enumerate() {
+        let encoded = encoder.encode(prompt, Some(negative))?;
+        let request = SampleRequest {
+            plan: &choice.plan,
+            guidance: choice.guidance,
+            seeds: &[0],
+            noise: Some(recorded.noise(picture)),
+            classes: &[],
+            size: None,
+            conditions: Some(&encoded.conditions),
+            prune: false,
+        };
+        let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
+        let latents = denoiser.sample(&request, go_on)?.unwrap();
+        pictures.extend(decoder.decode(&latents, go_on)?.unwrap().data);
+    }
+    Ok(pictures)
+}

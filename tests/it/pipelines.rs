@@ -1,0 +1,278 @@
+//! The command on whole pipelines: from a folder of diffusers and a prompt to a picture.
+
+use dlc_eval::Array;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, serialize};
+
+use crate::command::{Shell, snapshot};
+use crate::common::pipelines::{PIXELS, PipelineGolden};
+use crate::common::{fixture, folders};
+
+const SD15: &str = "fixtures/pipelines/sd15";
+
+/// The noise of one picture as a file.
+fn noise_file(noise: &[f32]) -> Vec<u8> {
+    let bytes: Vec<u8> = noise.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, vec![1, 4, 8, 8], &bytes).unwrap();
+    serialize([("latents", view)], None).unwrap()
+}
+
+/// The pixels of a PNG as numbers from 0 to 255, channel by channel.
+fn planes(png: &[u8]) -> Vec<f32> {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(png))
+        .read_info()
+        .unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    assert_eq!(info.color_type, png::ColorType::Rgb);
+    let channel = |c: usize| pixels[c..].iter().step_by(3).map(|x| f32::from(*x));
+    (0..3).flat_map(channel).collect()
+}
+
+/// What diffusers writes of numbers from -1 to 1.
+fn as_pixels(numbers: &[f32]) -> Vec<f32> {
+    let pixel = |x: &f32| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round();
+    numbers.iter().map(pixel).collect()
+}
+
+#[test]
+fn prompts_become_the_pictures_of_diffusers() {
+    let shell = Shell::new();
+    for golden in PipelineGolden::all() {
+        let (name, recorded) = (golden.name.as_str(), golden.recorded());
+        shell.ok(&["compile", golden.folder.to_str().unwrap(), "-o", name]);
+        let (steps, guidance) = (recorded.steps.to_string(), recorded.guidance.to_string());
+        for run in recorded.runs() {
+            let numbers = run.pictures.len() / recorded.prompts.len();
+            for (at, (prompt, expected)) in recorded
+                .prompts
+                .iter()
+                .zip(run.pictures.chunks(numbers))
+                .enumerate()
+            {
+                shell.write("noise.safetensors", noise_file(recorded.noise(at)));
+                let mut args = vec![
+                    "sample",
+                    name,
+                    "--prompt",
+                    prompt,
+                    "--scheduler",
+                    run.scheduler,
+                ];
+                args.extend(["--steps", &steps, "--guidance", &guidance, "--scale", "1"]);
+                args.extend([
+                    "--noise",
+                    "noise.safetensors",
+                    "-o",
+                    "x.png",
+                    "--backend",
+                    "tract",
+                ]);
+                if let Some(negative) = &run.negative {
+                    args.extend(["--negative-prompt", negative]);
+                }
+                shell.ok(&args);
+                let found = planes(&std::fs::read(shell.path("x.png")).unwrap());
+                let worst = found.iter().zip(as_pixels(expected));
+                let worst = worst.fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+                assert!(worst <= 255.0 * PIXELS, "{name} {run:?}: {worst}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pipeline_is_compiled_inspected_and_verified() {
+    let shell = Shell::new();
+    snapshot!("pipeline_inspect", shell.ok(&["inspect", SD15]).stdout);
+    let compiled = shell.ok(&["compile", SD15, "--profile", "portable", "-o", "out"]);
+    snapshot!("pipeline_compile", compiled.transcript());
+    let mut files: Vec<String> = std::fs::read_dir(shell.path("out"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    snapshot!("pipeline_files", files.join("\n"));
+    let verified = shell.ok(&["verify", "out", "--source", SD15]).stdout;
+    for graph in ["target", "text_encoder", "vae_decoder"] {
+        assert!(verified.contains(graph), "{verified}");
+    }
+}
+
+/// What a pass on the denoiser leaves of the other graphs.
+#[test]
+fn blocks_of_the_denoiser_are_skipped_and_the_other_graphs_stay() {
+    let shell = Shell::new();
+    shell.ok(&["compile", SD15, "-o", "whole"]);
+    shell.ok(&[
+        "compile",
+        SD15,
+        "--pass",
+        "skip:interval=2,steps=6",
+        "-o",
+        "quick",
+    ]);
+    let file = |bundle: &str, name: &str| {
+        std::fs::read(shell.path(&format!("{bundle}/{name}.onnx"))).unwrap()
+    };
+    for graph in ["text_encoder", "vae_decoder"] {
+        let node_count = |bundle: &str| {
+            let path = format!("{bundle}/{graph}.onnx");
+            shell.ok(&["inspect", &path, "--json"]).json()["operators"].clone()
+        };
+        assert_eq!(node_count("whole"), node_count("quick"), "{graph}");
+        assert!(!file("quick", graph).is_empty());
+    }
+    let make = |bundle: &str, more: &[&str]| {
+        let args = [
+            "sample", bundle, "--prompt", "hello", "--steps", "6", "-o", "x.png", "--json",
+        ];
+        shell.ok(&[&args[..], more].concat()).json()
+    };
+    let (pruned, whole) = (make("quick", &[]), make("quick", &["--no-prune"]));
+    assert!(
+        pruned["macs"].as_f64().unwrap() < 0.8 && whole["macs"] == 1.0,
+        "{pruned}"
+    );
+    assert_eq!(pruned["height"], 16);
+}
+
+#[test]
+fn a_prompt_is_encoded_once_and_a_batch_is_its_images_one_by_one() {
+    let shell = Shell::new();
+    shell.ok(&["compile", SD15, "-o", "out"]);
+    let picture = |args: &[&str]| {
+        let common = [
+            "sample", "out", "--prompt", "hello", "--steps", "2", "--scale", "1",
+        ];
+        shell.ok(&[&common[..], args, &["-o", "x.png"]].concat());
+        let png = std::fs::read(shell.path("x.png")).unwrap();
+        planes(&png)
+    };
+    let both = picture(&["--count", "2", "--seed", "5"]);
+    let second = picture(&["--seed", "6"]);
+    // Two pictures of 16 stand side by side, a pixel apart.
+    let right: Vec<f32> = both.chunks(33).flat_map(|row| row[17..].to_vec()).collect();
+    let worst = right.iter().zip(&second).map(|(a, b)| (a - b).abs());
+    assert!(worst.fold(0f32, f32::max) <= 1.0);
+}
+
+#[test]
+fn what_pipelines_and_prompts_can_not_be_is_refused_or_noted() {
+    let shell = Shell::new();
+    shell.ok(&["compile", SD15, "-o", "out"]);
+    shell.ok(&["compile", &format!("{SD15}/unet"), "-o", "unet"]);
+    let copied = |name: &str| {
+        shell.copy(&fixture("pipelines/sd15"), name);
+        name.to_owned()
+    };
+    let without = |name: &str, gone: &str| {
+        let folder = copied(name);
+        let path = shell.path(&format!("{folder}/{gone}"));
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+        folder
+    };
+    let edited = |name: &str, file: &str, from: &str, to: &str| {
+        let folder = copied(name);
+        let path = shell.path(&format!("{folder}/{file}"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+        folder
+    };
+    let no_vae = without("no-vae", "vae");
+    let flux = edited(
+        "flux",
+        "model_index.json",
+        "StableDiffusionPipeline",
+        "FluxPipeline",
+    );
+    let tiny = edited(
+        "tiny",
+        "vae/config.json",
+        "AutoencoderKL",
+        "AutoencoderTiny",
+    );
+    let shifted = edited(
+        "shifted",
+        "vae/config.json",
+        "\"shift_factor\": null",
+        "\"shift_factor\": 0.5",
+    );
+    let wide = edited(
+        "wide",
+        "text_encoder/config.json",
+        "\"hidden_size\": 32",
+        "\"hidden_size\": 64",
+    );
+    let bare = without("bare", "tokenizer/merges.txt");
+    let long = "one two three four five six seven eight nine ten eleven twelve";
+    let refused: [&[&str]; 9] = [
+        &["compile", &no_vae, "-o", "x"],
+        &["compile", &flux, "-o", "x"],
+        &["compile", &tiny, "-o", "x"],
+        &["compile", &wide, "-o", "x"],
+        &["sample", "unet", "--prompt", "hello", "-o", "x.png"],
+        &["sample", "out", "-o", "x.png"],
+        &["sample", "out", "--negative-prompt", "hello", "-o", "x.png"],
+        &[
+            "sample",
+            "out",
+            "--prompt",
+            "a",
+            "--negative-prompt",
+            "b",
+            "--guidance",
+            "1",
+            "-o",
+            "x.png",
+        ],
+        &[
+            "sample",
+            "out",
+            "--prompt",
+            "a",
+            "--noise",
+            "fixtures/pipelines/sd15/golden.safetensors",
+            "-o",
+            "x.png",
+        ],
+    ];
+    let mut transcripts = Vec::new();
+    for args in refused {
+        let outcome = shell.dlc(args);
+        assert!(
+            matches!(outcome.code, Some(2 | 3)),
+            "{}",
+            outcome.transcript()
+        );
+        assert!(!shell.path("x").exists() && !shell.path("x.png").exists());
+        transcripts.push(outcome.transcript());
+    }
+    for folder in [&shifted, &bare] {
+        let out = format!("{folder}-bundle");
+        transcripts.push(shell.ok(&["compile", folder, "-o", &out]).transcript());
+    }
+    let cut = shell.ok(&[
+        "sample", "out", "--prompt", long, "--steps", "1", "-o", "x.png",
+    ]);
+    transcripts.push(cut.stderr.lines().next().unwrap_or_default().to_owned());
+    let lost = shell.dlc(&["sample", "bare-bundle", "--prompt", "a", "-o", "y.png"]);
+    transcripts.push(lost.transcript());
+    snapshot!("pipeline_misfits", transcripts.join("\n"));
+}
+
+/// Every fixture of the folder is a golden.
+#[test]
+fn every_pipeline_of_the_fixtures_has_what_diffusers_made() {
+    for name in folders("pipelines") {
+        let golden = PipelineGolden::all().into_iter().find(|g| g.name == name);
+        let recorded = golden.unwrap().recorded();
+        let ids: &Array = recorded.tensor("token_ids");
+        assert_eq!(ids.shape()[0], recorded.prompts.len(), "{name}");
+    }
+}
