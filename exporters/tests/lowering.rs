@@ -75,7 +75,7 @@ fn distances_and_windows_are_computed_once_for_all_layers() {
 }
 
 #[test]
-fn quantised_products_are_one_operator_or_exact_primitives() {
+fn quantised_products_are_one_operator_in_blocks_or_by_exact_arithmetic() {
     let quantized = include_str!("graphs/quantized.dlc");
     for profile in Profile::ALL {
         insta::assert_snapshot!(
