@@ -197,7 +197,7 @@ fn passes_made_from_a_struct_check_it_as_well() {
         .map(drop),
         AutoDraft::new(
             AutoDraftOptions {
-                group_size: Some(0),
+                group_size: 0,
                 ..AutoDraftOptions::default()
             },
             sources,
