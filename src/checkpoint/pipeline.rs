@@ -181,11 +181,12 @@ fn left_out(index: &Map<String, Value>, class: &Class, denoiser: &str) -> Option
         name == denoiser || name == "scheduler" || class.parts.contains(&name) || whole
     };
     let is_there = |value: &Value| value.as_array().is_some_and(|list| *list != NONE);
-    let names: Vec<String> = index
+    let mut names: Vec<String> = index
         .iter()
         .filter(|(name, value)| is_there(value) && !used(name))
         .map(|(name, _)| shown(name))
         .collect();
+    names.sort();
     let what = if class.parts.is_empty() {
         format!(
             "of a {} dlc compiles the denoiser alone; left out: ",

@@ -79,8 +79,7 @@ impl Repository<'_> {
             needed.insert(self.adapter_weights()?);
             return Ok(needed);
         }
-        let parts = self.parts(snapshot).iter();
-        let parts = parts.map(|folder| self.place_in(folder));
+        let parts = parts(snapshot).iter().map(|folder| self.place_in(folder));
         for place in [self.place()].into_iter().chain(parts) {
             let Place { prefix, weights } = place?;
             needed.insert(prefix.clone() + CONFIG);
@@ -115,7 +114,7 @@ impl Repository<'_> {
         if !prefix.is_empty() {
             let scheduler = format!("scheduler/{SCHEDULER_CONFIG}");
             let mut names: Vec<String> = owned(&[MODEL_INDEX, &scheduler]);
-            if !self.parts(snapshot).is_empty() {
+            if !parts(snapshot).is_empty() {
                 names.extend(pipeline::tokenizer_file_names());
             }
             return Ok(names);
@@ -158,17 +157,6 @@ impl Repository<'_> {
         Ok(Place { prefix, weights })
     }
 
-    /// The folders beside that of the denoiser that a pipeline is compiled with, as its index in
-    /// `snapshot` says.
-    fn parts(&self, snapshot: &Path) -> &'static [&'static str] {
-        let index = model_index::read(snapshot).ok().flatten();
-        let class = index
-            .as_ref()
-            .and_then(|index| index.get(model_index::CLASS));
-        let class = class.and_then(|class| class.as_str());
-        class.map_or(&[], Plan::folders)
-    }
-
     /// The names of the files directly in a folder, which ends in a slash.
     fn names_in(&self, prefix: &str) -> Vec<String> {
         let inside = self
@@ -204,6 +192,16 @@ impl Repository<'_> {
         })
         .collect()
     }
+}
+
+/// The folders beside that of the denoiser that a pipeline is compiled with, as its index in
+/// `snapshot` says.
+fn parts(snapshot: &Path) -> &'static [&'static str] {
+    let index = model_index::read(snapshot).ok().flatten();
+    let class = index
+        .as_ref()
+        .and_then(|index| index.get(model_index::CLASS)?.as_str());
+    class.map_or(&[], Plan::folders)
 }
 
 /// Whether a name with slashes is that of a file inside of a folder, on any system.

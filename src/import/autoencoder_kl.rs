@@ -10,10 +10,9 @@ use super::defaults::Absent::{Flag, Nothing, Real, Text, Texts, Whole, Wholes};
 use super::defaults::{Key, key, optional};
 use super::diffusers::{MOST_CHANNELS, float_input, lowered, require_text};
 use super::net::Net;
-use super::parts::PartFamily;
 use super::unet_blocks::{Groups, attend_to_places, conv2d, norm_and_bend};
 use super::unet_config::{MOST_RESNETS, stage_kinds, widths};
-use super::{Architecture, Facts};
+use super::{Architecture, Facts, PartFamily};
 
 /// What norms add to the variance.
 const EPS: f32 = 1e-6;

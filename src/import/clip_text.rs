@@ -8,11 +8,10 @@ use super::config::ConfigReader;
 use super::defaults::Absent::{Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::net::Net;
-use super::parts::PartFamily;
 use super::spec::{
     LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim,
 };
-use super::{Architecture, Facts};
+use super::{Architecture, Facts, PartFamily};
 
 pub(super) const FAMILY: PartFamily = PartFamily {
     component: "text_encoder",

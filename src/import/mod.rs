@@ -132,6 +132,19 @@ pub const FAMILIES: &[Family] = &[
     unet_2d_condition::FAMILY,
 ];
 
+/// A class of models that are parts of pipelines.
+struct PartFamily {
+    /// Its name in `model_index.json`.
+    component: &'static str,
+    /// The class, of transformers or of diffusers.
+    class: &'static str,
+    /// The graph that is made of it.
+    graph: &'static str,
+    /// The keys of its class.
+    keys: &'static [Key],
+    read: fn(&mut ConfigReader<'_>) -> Box<dyn Architecture>,
+}
+
 /// What a configuration says of a model, read and checked: enough to build its graph.
 trait Architecture {
     /// What consumers of the graph ask for.

@@ -5,24 +5,11 @@ use dlc_ir::{DType, Diffusion, Graph, ModelInfo, WeightTable};
 use serde_json::{Map, Value};
 
 use super::config::ConfigReader;
-use super::defaults::{Key, Resolved};
+use super::defaults::Resolved;
 use super::error::ImportError;
 use super::net::Net;
-use super::{Architecture, Facts, autoencoder_kl, clip_text};
+use super::{Architecture, Facts, PartFamily, autoencoder_kl, clip_text};
 use crate::checkpoint::{Checkpoint, Part, shown};
-
-/// A class of models that are parts of pipelines.
-pub(super) struct PartFamily {
-    /// Its name in `model_index.json`.
-    pub(super) component: &'static str,
-    /// The class, of transformers or of diffusers.
-    pub(super) class: &'static str,
-    /// The graph that is made of it.
-    pub(super) graph: &'static str,
-    /// The keys of its class.
-    pub(super) keys: &'static [Key],
-    pub(super) read: fn(&mut ConfigReader<'_>) -> Box<dyn Architecture>,
-}
 
 /// Every class that is known.
 static FAMILIES: [PartFamily; 2] = [clip_text::FAMILY, autoencoder_kl::FAMILY];

@@ -157,33 +157,35 @@ fn a_prompt_is_encoded_once_and_a_batch_is_its_images_one_by_one() {
     assert!(worst.fold(0f32, f32::max) <= 1.0);
 }
 
+/// A copy of the pipeline, less a file or a folder.
+fn without(shell: &Shell, name: &str, gone: &str) -> String {
+    shell.copy(&fixture("pipelines/sd15"), name);
+    let path = shell.path(&format!("{name}/{gone}"));
+    if path.is_dir() {
+        std::fs::remove_dir_all(path).unwrap();
+    } else {
+        std::fs::remove_file(path).unwrap();
+    }
+    name.to_owned()
+}
+
+/// A copy of the pipeline with another text in one of its files.
+fn edited(shell: &Shell, name: &str, file: &str, [from, to]: [&str; 2]) -> String {
+    shell.copy(&fixture("pipelines/sd15"), name);
+    let path = shell.path(&format!("{name}/{file}"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(path, text.replace(from, to)).unwrap();
+    name.to_owned()
+}
+
 #[test]
 fn what_pipelines_and_prompts_can_not_be_is_refused_or_noted() {
     let shell = Shell::new();
     shell.ok(&["compile", SD15, "-o", "out"]);
     shell.ok(&["compile", &format!("{SD15}/unet"), "-o", "unet"]);
-    let copied = |name: &str| {
-        shell.copy(&fixture("pipelines/sd15"), name);
-        name.to_owned()
-    };
-    let without = |name: &str, gone: &str| {
-        let folder = copied(name);
-        let path = shell.path(&format!("{folder}/{gone}"));
-        if path.is_dir() {
-            std::fs::remove_dir_all(path).unwrap();
-        } else {
-            std::fs::remove_file(path).unwrap();
-        }
-        folder
-    };
-    let edited = |name: &str, file: &str, from: &str, to: &str| {
-        let folder = copied(name);
-        let path = shell.path(&format!("{folder}/{file}"));
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(from), "{text}");
-        std::fs::write(path, text.replace(from, to)).unwrap();
-        folder
-    };
+    let without = |name, gone| without(&shell, name, gone);
+    let edited = |name, file, from, to| edited(&shell, name, file, [from, to]);
     let no_vae = without("no-vae", "vae");
     let flux = edited(
         "flux",

@@ -16,6 +16,8 @@ use crate::{
 };
 
 const GRAPH: &str = Diffusion::TEXT_ENCODER;
+/// What CLIP's tokens have in the place of the space after a word.
+const WORD_END: &str = "</w>";
 
 /// A text encoder with its tokenizer.
 #[derive(Debug)]
@@ -124,7 +126,7 @@ impl PromptEncoder {
             note = Some(format!(
                 "the {what} has {whole} tokens, and the text encoder takes {}; cut off: `{}`",
                 self.length,
-                self.tokenizer.decode(lost)?.trim()
+                self.tokenizer.decode(lost)?.replace(WORD_END, " ").trim()
             ));
         }
         ids.resize(self.length, self.padding);

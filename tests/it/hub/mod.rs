@@ -282,6 +282,37 @@ fn paths_are_never_asked_of_the_hub() {
 }
 
 #[test]
+fn a_pipeline_is_downloaded_with_the_parts_that_are_compiled() {
+    let machine = Machine::new();
+    let server = &machine.server;
+    server.add_folder("org/sd", &fixture("pipelines/sd15"));
+    for name in [
+        "safety_checker/model.safetensors",
+        "vae/diffusion_pytorch_model.bin",
+    ] {
+        server.add("org/sd", name, "no");
+    }
+    machine.ok(&["compile", "org/sd", "-o", "out"]);
+    assert_eq!(
+        downloaded(&machine.server.seen()),
+        [
+            "model_index.json",
+            "scheduler/scheduler_config.json",
+            "text_encoder/config.json",
+            "text_encoder/model.safetensors",
+            "tokenizer/merges.txt",
+            "tokenizer/special_tokens_map.json",
+            "tokenizer/tokenizer_config.json",
+            "tokenizer/vocab.json",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model.safetensors",
+            "vae/config.json",
+            "vae/diffusion_pytorch_model.safetensors",
+        ]
+    );
+}
+
+#[test]
 fn shards_steps_and_components_are_found_where_they_lie() {
     let machine = Machine::new();
     let server = &machine.server;
@@ -315,13 +346,6 @@ fn shards_steps_and_components_are_found_where_they_lie() {
         "transformer/diffusion_pytorch_model.fp16.safetensors",
         "no",
     );
-    server.add_folder("org/sd", &fixture("pipelines/sd15"));
-    for name in [
-        "safety_checker/model.safetensors",
-        "vae/diffusion_pytorch_model.bin",
-    ] {
-        server.add("org/sd", name, "no");
-    }
     for (name, needed) in [
         (
             "org/shards",
@@ -355,23 +379,6 @@ fn shards_steps_and_components_are_found_where_they_lie() {
                 "scheduler/scheduler_config.json",
                 "transformer/config.json",
                 "transformer/diffusion_pytorch_model.safetensors",
-            ],
-        ),
-        (
-            "org/sd",
-            &[
-                "model_index.json",
-                "scheduler/scheduler_config.json",
-                "text_encoder/config.json",
-                "text_encoder/model.safetensors",
-                "tokenizer/merges.txt",
-                "tokenizer/special_tokens_map.json",
-                "tokenizer/tokenizer_config.json",
-                "tokenizer/vocab.json",
-                "unet/config.json",
-                "unet/diffusion_pytorch_model.safetensors",
-                "vae/config.json",
-                "vae/diffusion_pytorch_model.safetensors",
             ],
         ),
     ] {
