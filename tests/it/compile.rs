@@ -43,7 +43,7 @@ fn flags_decide_over_the_pipeline_file() {
     let model = "fixtures/goldens/llama";
     let common = [
         "--profile",
-        "onnx",
+        "portable",
         "--dtype",
         "f32",
         "--pass",

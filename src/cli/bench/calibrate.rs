@@ -8,6 +8,7 @@ use dlc_ir::{DType, Module};
 use dlc_methods::speculation::DraftCosts;
 use dlc_passes::auto_draft::{costs_key, draft_costs};
 use dlc_passes::{Machine, ScoreCache};
+use dlc_runtime::BackendKind;
 use serde_json::json;
 
 use super::Args;
@@ -33,7 +34,8 @@ pub(super) fn run(args: &Args, models: &mut Models) -> Result<ExitCode> {
         &costs,
     )?;
     let module = module_of_bundle(&models.bundle)?;
-    let parts = if times_parts(models.bundle.manifest().profile, module.model.dtype) {
+    let profile = models.bundle.manifest().profile;
+    let parts = if times_parts(models.backend.kind(), profile, module.model.dtype) {
         Some(parts(args, models, &module)?)
     } else {
         None
@@ -55,9 +57,9 @@ pub(super) fn run(args: &Args, models: &mut Models) -> Result<ExitCode> {
 }
 
 /// Whether quantised drafts run in such a bundle.
-fn times_parts(profile: Profile, dtype: DType) -> bool {
+fn times_parts(backend: BackendKind, profile: Profile, dtype: DType) -> bool {
     match dtype {
-        DType::F32 => true,
+        DType::F32 => backend == BackendKind::OnnxRuntime || profile == Profile::Portable,
         DType::F16 => profile == Profile::Ort,
         DType::Bf16 | DType::I64 | DType::U8 => false,
     }

@@ -132,12 +132,15 @@ fn numbers(
 ) -> Result<Name, ExportError> {
     let shape = [matrix.out, matrix.groups(format) * format.group_size];
     let codes = if format.bits == 4 {
-        matrix.codes.codes(cx, shape)?
+        matrix.codes.codes(&mut cx.b, shape)?
     } else {
-        let (bytes, shape) = (matrix.codes.whole(cx), cx.b.ints(&shape.map(|n| n as i64)));
+        let (bytes, shape) = (
+            matrix.codes.whole(&mut cx.b),
+            cx.b.ints(&shape.map(|n| n as i64)),
+        );
         cx.b.op("Reshape", &[&bytes, &shape]).out()
     };
-    let scales = matrix.scales.whole(cx);
+    let scales = matrix.scales.whole(&mut cx.b);
     let zeros = zero_points(cx, matrix, format)?;
     let [codes, scales] = [codes, scales].map(|part| turned(cx, &part));
     let call = cx.b.op("DequantizeLinear", &[&codes, &scales, &zeros]);
@@ -169,17 +172,17 @@ fn zero_points(
     };
     let of_piece = format.groups(matrix.inner);
     if format.bits != 4 {
-        let zeros = packed.whole(cx);
+        let zeros = packed.whole(&mut cx.b);
         return Ok(turned(cx, &zeros));
     }
     if of_piece.is_multiple_of(format.codes_in_byte()) {
-        let zeros = packed.codes(cx, [matrix.out, matrix.groups(format)])?;
+        let zeros = packed.codes(&mut cx.b, [matrix.out, matrix.groups(format)])?;
         return Ok(turned(cx, &zeros));
     }
     // The last byte of a piece holds one code only, and no operator takes a part of such a tensor.
     let pieces = out * matrix.pieces as i64;
     let in_bytes = (format.zero_point_bytes(matrix.inner) * format.codes_in_byte()) as i64;
-    let bytes = packed.whole(cx);
+    let bytes = packed.whole(&mut cx.b);
     let zeros = unpacked(cx, &bytes, format, &[pieces, in_bytes]);
     let zeros = first_columns(cx, &zeros, of_piece as i64);
     let shape = cx.b.ints(&[out, groups]);

@@ -199,7 +199,7 @@ impl<'a> Context<'a> {
                 self.b.stored(stored, &name, matrix.dtype, &matrix.shape);
                 name
             }
-            None => self.part(id).whole(self),
+            None => self.part(id).whole(&mut self.b),
         }
     }
 

@@ -191,7 +191,7 @@ impl Matrices {
 }
 
 fn whole_parts(cx: &mut Context<'_>, parts: &[Part]) -> Vec<Name> {
-    parts.iter().map(|part| part.whole(cx)).collect()
+    parts.iter().map(|part| part.whole(&mut cx.b)).collect()
 }
 
 /// What of ONNX Runtime's own domain computes a mixture.

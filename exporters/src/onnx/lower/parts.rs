@@ -2,8 +2,7 @@
 
 use dlc_ir::DType;
 
-use super::super::builder::Name;
-use super::context::Context;
+use super::super::builder::{Builder, Name};
 use crate::error::ExportError;
 use crate::weights::Stored;
 
@@ -17,9 +16,9 @@ pub(super) struct Part {
 
 impl Part {
     /// The tensor as it is.
-    pub fn whole(&self, cx: &mut Context<'_>) -> Name {
+    pub fn whole(&self, b: &mut Builder) -> Name {
         let stored = self.stored.clone();
-        cx.b.stored(stored, &self.name, self.dtype, &self.shape);
+        b.stored(stored, &self.name, self.dtype, &self.shape);
         self.name.clone()
     }
 
@@ -27,8 +26,8 @@ impl Part {
     ///
     /// # Errors
     /// [`ExportError::Module`] if another tensor has the name of that.
-    pub fn codes(&self, cx: &mut Context<'_>, shape: [usize; 2]) -> Result<Name, ExportError> {
-        let codes = cx.b.stored_codes(self.stored.clone(), &self.name, &shape);
+    pub fn codes(&self, b: &mut Builder, shape: [usize; 2]) -> Result<Name, ExportError> {
+        let codes = b.stored_codes(self.stored.clone(), &self.name, &shape);
         codes.ok_or_else(|| {
             ExportError::module(&*self.name, "a tensor has the name of this one's codes")
         })
