@@ -16,6 +16,10 @@ use crate::report::PassReport;
 use crate::scoring::{Objective, fisher, most_links};
 use crate::texts::Texts;
 
+/// Bits of a weight below which 4 bits in groups of 32, with scale and zero point, don't fit. Above,
+/// larger groups were measured to lose more than FIT expects of them (docs/measurements.md).
+const LEAST_IN_SMALL_GROUPS: f64 = 5.2;
+
 impl Work<'_> {
     /// How each matrix becomes codes of so many bits that all keep within the budget.
     pub(super) fn mixed(
@@ -143,7 +147,10 @@ impl Work<'_> {
         };
         let sizes = match self.options.group_size {
             Some(size) => vec![size],
-            None => vec![128, 64, 32],
+            None => match self.options.budget {
+                Budget::Bits(bits) if bits < LEAST_IN_SMALL_GROUPS => vec![128, 64, 32],
+                _ => vec![32],
+            },
         };
         let is_expert = matches!(plan.graph.node(matrix.node).op, Op::Experts(_));
         let is_whole =
