@@ -76,6 +76,44 @@ fn flags_decide_over_the_pipeline_file() {
 }
 
 #[test]
+fn groups_of_mixed_bits_are_larger_where_the_budget_demands_it() {
+    let shell = Shell::new();
+    // 4 bits in groups of 32 take a little more than 5.125 bits a weight, without zero points 5.
+    for (budget, larger) in [
+        ("budget=5.2", false),
+        ("budget=5,symmetric=true", false),
+        ("budget=5", true),
+        ("budget=4.5", true),
+    ] {
+        let pass =
+            format!("quantize:bits=mixed,{budget},method=rtn,compare=false,samples=2,length=16");
+        let compiled = shell.ok(&[
+            "compile",
+            "fixtures/tiny-llama",
+            "--pass",
+            &pass,
+            "-o",
+            "mixed",
+            "--force",
+            "--json",
+        ]);
+        let report = &compiled.json()["passes"][0]["report"];
+        let (bits, size) = [&report["bits"], &report["bits per weight"]]
+            .map(|fact| fact.as_str().unwrap_or_default().to_owned())
+            .into();
+        assert_eq!(bits.contains("groups of 128"), larger, "{budget}: {bits}");
+        let size: f64 = size.split(' ').next().unwrap().parse().unwrap();
+        let most: f64 = budget["budget=".len()..]
+            .split(',')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(size <= most + 0.005, "{budget}: {size}");
+    }
+}
+
+#[test]
 fn bytes_depend_neither_on_threads_nor_on_the_run() {
     let shell = Shell::new();
     for (model, pass) in [

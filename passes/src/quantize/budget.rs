@@ -16,9 +16,12 @@ use crate::report::PassReport;
 use crate::scoring::{Objective, fisher, most_links};
 use crate::texts::Texts;
 
-/// Bits of a weight below which 4 bits in groups of 32, with scale and zero point, don't fit. Above,
-/// larger groups were measured to lose more than FIT expects of them (docs/measurements.md).
-const LEAST_IN_SMALL_GROUPS: f64 = 5.2;
+/// Groups that are taken where those of the usual size don't fit. Where they do, larger ones were
+/// measured to lose more than FIT expects of them (docs/measurements.md).
+const LARGER_GROUPS: [usize; 2] = [128, 64];
+
+/// What FIT says of each matrix: the trace of the Fisher information.
+type Traces = BTreeMap<WeightId, f64>;
 
 impl Work<'_> {
     /// How each matrix becomes codes of so many bits that all keep within the budget.
@@ -32,19 +35,25 @@ impl Work<'_> {
     ) -> Result<Codings, PassError> {
         let texts =
             texts.ok_or_else(|| unsupported("bits are mixed by text, and there is none"))?;
-        let choices = self.choices(module, plan, texts, cx)?;
+        let traces = self.traces(module, plan, texts, cx)?;
+        let usual = self.options.format(8).group_size;
+        let choices = self.choices(module, plan, &traces, &[usual], cx)?;
         let fixed = self.fixed_bytes(module, plan, &choices)?;
         let entries: usize = choices.iter().map(|choice| choice.entries).sum();
-        let allocation = match self.options.budget {
-            Budget::Bits(bits) => {
-                let most = (bits * entries as f64 / 8.0) as u64;
-                mixed::within_bytes(&choices, most)
-                    .map(|allocation| (allocation, None))
-                    .map_err(|least| report::rounded_up(8.0 * least as f64 / entries.max(1) as f64))
+        let within = |most: u64| match mixed::within_bytes(&choices, most) {
+            Err(_) if self.options.group_size.is_none() => {
+                let sizes = [&LARGER_GROUPS[..], &[usual]].concat();
+                let choices = self.choices(module, plan, &traces, &sizes, cx)?;
+                Ok(mixed::within_bytes(&choices, most))
             }
+            found => Ok::<_, PassError>(found),
+        };
+        let allocation = match self.options.budget {
+            Budget::Bits(bits) => within((bits * entries as f64 / 8.0) as u64)?
+                .map(|allocation| (allocation, None))
+                .map_err(|least| report::rounded_up(8.0 * least as f64 / entries.max(1) as f64)),
             Budget::Megabytes(megabytes) => {
-                let most = ((megabytes * 1e6) as u64).saturating_sub(fixed);
-                mixed::within_bytes(&choices, most)
+                within(((megabytes * 1e6) as u64).saturating_sub(fixed))?
                     .map(|allocation| (allocation, None))
                     .map_err(|least| {
                         format!("{}MB", report::rounded_up((least + fixed) as f64 / 1e6))
@@ -86,14 +95,14 @@ impl Work<'_> {
         Ok(whole.saturating_sub(matrices.sum()))
     }
 
-    /// What the formats of each matrix cost, by FIT.
-    fn choices(
+    /// What text says of the matrices.
+    fn traces(
         &self,
         module: &Module,
         plan: &Plan<'_>,
         texts: &Texts,
         cx: &PassContext<'_>,
-    ) -> Result<Vec<Choice>, PassError> {
+    ) -> Result<Traces, PassError> {
         let objective = Objective::of(module.model.task).ok_or_else(|| {
             unsupported("bits are mixed by what the model answers, and it doesn't")
         })?;
@@ -114,14 +123,25 @@ impl Work<'_> {
             fisher::forget(so_far, most_links(plan.graph));
         }
         let scores = scores?;
-        let mut traces: BTreeMap<WeightId, f64> = scores.head.into_iter().collect();
+        let mut traces: Traces = scores.head.into_iter().collect();
         let tensors = scores.blocks.values().flatten();
         tensors.for_each(|tensor| *traces.entry(tensor.weight).or_default() += tensor.trace);
+        Ok(traces)
+    }
 
+    /// What the formats of each matrix, in groups of these sizes, cost by FIT.
+    fn choices(
+        &self,
+        module: &Module,
+        plan: &Plan<'_>,
+        traces: &Traces,
+        sizes: &[usize],
+        cx: &PassContext<'_>,
+    ) -> Result<Vec<Choice>, PassError> {
         let choice = |(id, matrix): (&WeightId, &Matrix)| {
             let trace = traces.get(id).copied().unwrap_or_default();
             let weight = &module.weights[*id];
-            let formats = self.formats(plan, matrix, weight)?;
+            let formats = self.formats(plan, matrix, weight, sizes)?;
             let form = |format| self.form(weight, format, trace, cx);
             let forms = formats
                 .into_iter()
@@ -139,28 +159,22 @@ impl Work<'_> {
         plan: &Plan<'_>,
         matrix: &Matrix,
         weight: &Weight,
+        sizes: &[usize],
     ) -> Result<Vec<GroupFormat>, PassError> {
         let (_, columns) = matrices::matrix_shape(weight)?;
         let bits = match self.options.head {
             PartBits::Own(bits) if matrix.is_head => vec![bits],
             _ => vec![4, 8],
         };
-        let sizes = match self.options.group_size {
-            Some(size) => vec![size],
-            None => match self.options.budget {
-                Budget::Bits(bits) if bits < LEAST_IN_SMALL_GROUPS => vec![128, 64, 32],
-                _ => vec![32],
-            },
-        };
         let is_expert = matches!(plan.graph.node(matrix.node).op, Op::Experts(_));
         let is_whole =
             plan.tables.contains(&matrix.weight) || is_expert && weight.dtype == DType::F16;
-        let fits = |size: &usize| !is_whole || columns.is_multiple_of(*size);
-        let of_size = |group_size| {
+        let fits = |size: &&usize| !is_whole || columns.is_multiple_of(**size);
+        let of_size = |&group_size: &usize| {
             let format = move |&bits: &usize| GroupFormat { bits, group_size };
             bits.iter().map(format)
         };
-        Ok(sizes.into_iter().filter(fits).flat_map(of_size).collect())
+        Ok(sizes.iter().filter(fits).flat_map(of_size).collect())
     }
 
     /// What `format` costs a matrix with this trace of the Fisher information.
