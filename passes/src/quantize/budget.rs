@@ -35,7 +35,7 @@ impl Work<'_> {
     ) -> Result<Codings, PassError> {
         let texts =
             texts.ok_or_else(|| unsupported("bits are mixed by text, and there is none"))?;
-        let traces = self.traces(module, plan, texts, cx)?;
+        let traces = traces(module, plan, texts, cx)?;
         let usual = self.options.format(8).group_size;
         let choices = self.choices(module, plan, &traces, &[usual], cx)?;
         let fixed = self.fixed_bytes(module, plan, &choices)?;
@@ -93,40 +93,6 @@ impl Work<'_> {
         let matrices = choices.iter().map(|choice| choice.smallest().bytes);
         let whole = cost(&graph, &weights).weight_bytes;
         Ok(whole.saturating_sub(matrices.sum()))
-    }
-
-    /// What text says of the matrices.
-    fn traces(
-        &self,
-        module: &Module,
-        plan: &Plan<'_>,
-        texts: &Texts,
-        cx: &PassContext<'_>,
-    ) -> Result<Traces, PassError> {
-        let objective = Objective::of(module.model.task).ok_or_else(|| {
-            unsupported("bits are mixed by what the model answers, and it doesn't")
-        })?;
-        let so_far = format!(
-            "{NAME} fit so far 1 {} {} {:?}",
-            cx.module_key, plan.graph.name, texts.scored
-        );
-        let so_far = Kept::new(cx.cache, &so_far);
-        let scores = cx.pool.install(|| {
-            let head = fisher::Head::of(plan.graph);
-            let (weights, samples) = (&module.weights, &texts.scored);
-            let progress = cx.progress;
-            fisher::scores(
-                plan.graph, weights, objective, samples, head, so_far, progress,
-            )
-        });
-        if !matches!(scores, Err(PassError::Interrupted)) {
-            fisher::forget(so_far, most_links(plan.graph));
-        }
-        let scores = scores?;
-        let mut traces: Traces = scores.head.into_iter().collect();
-        let tensors = scores.blocks.values().flatten();
-        tensors.for_each(|tensor| *traces.entry(tensor.weight).or_default() += tensor.trace);
-        Ok(traces)
     }
 
     /// What the formats of each matrix, in groups of these sizes, cost by FIT.
@@ -241,6 +207,38 @@ impl Work<'_> {
             Ok(Err(format!("{}nats", report::rounded_up(found))))
         }
     }
+}
+
+/// What text says of the matrices.
+fn traces(
+    module: &Module,
+    plan: &Plan<'_>,
+    texts: &Texts,
+    cx: &PassContext<'_>,
+) -> Result<Traces, PassError> {
+    let objective = Objective::of(module.model.task)
+        .ok_or_else(|| unsupported("bits are mixed by what the model answers, and it doesn't"))?;
+    let so_far = format!(
+        "{NAME} fit so far 1 {} {} {:?}",
+        cx.module_key, plan.graph.name, texts.scored
+    );
+    let so_far = Kept::new(cx.cache, &so_far);
+    let scores = cx.pool.install(|| {
+        let head = fisher::Head::of(plan.graph);
+        let (weights, samples) = (&module.weights, &texts.scored);
+        let progress = cx.progress;
+        fisher::scores(
+            plan.graph, weights, objective, samples, head, so_far, progress,
+        )
+    });
+    if !matches!(scores, Err(PassError::Interrupted)) {
+        fisher::forget(so_far, most_links(plan.graph));
+    }
+    let scores = scores?;
+    let mut traces: Traces = scores.head.into_iter().collect();
+    let tensors = scores.blocks.values().flatten();
+    tensors.for_each(|tensor| *traces.entry(tensor.weight).or_default() += tensor.trace);
+    Ok(traces)
 }
 
 /// How many matrices have which format.
