@@ -46,7 +46,7 @@ impl TokenModel for Replay {
         self.read
     }
 
-    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits> {
+    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits<'_>> {
         self.read += tokens.len();
         let mut logits = vec![0.0; want * self.vocab];
         for (row, next) in logits

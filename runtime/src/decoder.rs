@@ -5,6 +5,7 @@
 //! never knows whether it is the target or the draft.
 
 mod concat;
+mod feeds;
 mod in_place;
 mod ports;
 mod values;
@@ -124,7 +125,7 @@ impl TokenModel for DecoderSession {
         }
     }
 
-    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits, MethodError> {
+    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits<'_>, MethodError> {
         if tokens.is_empty() || want > tokens.len() {
             return Err(MethodError::Bug(format!(
                 "logits of {want} of {} tokens were asked for",
@@ -144,7 +145,6 @@ impl TokenModel for DecoderSession {
                 self.vocab
             )));
         }
-        let ids = tokens.iter().map(|&token| i64::from(token)).collect();
         let asked = Asked {
             want,
             length: self.rotations.expected(),
@@ -152,8 +152,8 @@ impl TokenModel for DecoderSession {
         let held = self.len();
         self.rotations.read(held, held + tokens.len());
         match &mut self.cache {
-            Cache::InPlace(cache) => cache.extend(&mut self.session, &self.ports, ids, asked),
-            Cache::Concat(cache) => cache.extend(&mut self.session, &self.ports, ids, asked),
+            Cache::InPlace(cache) => cache.extend(&mut self.session, &self.ports, tokens, asked),
+            Cache::Concat(cache) => cache.extend(&mut self.session, &self.ports, tokens, asked),
         }
         .map_err(MethodError::model)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use dlc_ir::ModelInfo;
 use dlc_methods::speculation::{
-    CostTable, DecodeOptions, Decoder, Generation, History, Logits, Stats, StepCosts, SuffixIndex,
+    CostTable, DecodeOptions, Decoder, Generation, RowMemory, Stats, StepCosts, SuffixIndex,
     TokenModel,
 };
 use rand::{Rng, SeedableRng};
@@ -177,12 +177,13 @@ pub fn compare(
     };
     target.rollback(0);
     let prefix = [prompt, &a[..at]].concat();
-    let history = History::new(options, prompt.len(), &prefix);
-    let mut gap = f32::NAN;
+    let (mut gap, mut memory) = (f32::NAN, RowMemory::default());
     let reading = target.expect(prompt.len(), options.prefill_chunk);
     for part in prefix.chunks(reading.piece(prompt.len())) {
         let logits = target.extend(part, 1)?;
-        let row = history.process(logits.row(0)).unwrap_or_default();
+        let row = options
+            .process(logits.row(0), prompt.len(), &prefix, &mut memory)
+            .unwrap_or_default();
         gap = match (row.get(x as usize), row.get(y as usize)) {
             (Some(p), Some(q)) => (p - q).abs(),
             _ => f32::NAN,
@@ -282,9 +283,10 @@ pub fn time_passes(
     })
 }
 
-fn read(model: &mut dyn TokenModel, prompt: &[u32]) -> Result<Logits> {
+fn read(model: &mut dyn TokenModel, prompt: &[u32]) -> Result<()> {
     model.rollback(0);
-    Ok(model.extend(prompt, 1)?)
+    model.extend(prompt, 1)?;
+    Ok(())
 }
 
 /// The time of one pass over `size` tokens after `prompt`, which is cached.

@@ -98,7 +98,8 @@ impl Pair {
         Self::compile_with(&[&pass], backend, profile, folder, true)
     }
 
-    fn prompts(&self, count: usize) -> Vec<Vec<u32>> {
+    /// The first prompts of the fixture, as tokens.
+    pub fn prompts(&self, count: usize) -> Vec<Vec<u32>> {
         let text = std::fs::read_to_string(fixture("prompts.txt")).unwrap();
         let prompts: Vec<Vec<u32>> = text
             .lines()

@@ -50,14 +50,18 @@ pub fn check_pieces(backend: &Backend, profile: Profile) -> Result<(), String> {
     Ok(())
 }
 
-fn compare(logits: &Logits, wanted: &[f32], rows: usize) -> Result<(), String> {
+fn compare(logits: &Logits<'_>, wanted: &[f32], rows: usize) -> Result<(), String> {
     let found: Vec<f32> = (0..rows).flat_map(|i| logits.row(i).to_vec()).collect();
     same_length("logits", &found, wanted)?;
     within("logits", worst_error(found.iter().zip(wanted)), TOLERANCE)
 }
 
 /// Logits after a text, as the decoding loop has them.
-fn after(session: &mut DecoderSession, text: &[u32], piece: usize) -> Result<Logits, String> {
+fn after(
+    session: &mut DecoderSession,
+    text: &[u32],
+    piece: usize,
+) -> Result<Logits<'static>, String> {
     let mut watched = Watched {
         session,
         last: Logits::new(0, Vec::new()),
@@ -76,7 +80,7 @@ fn after(session: &mut DecoderSession, text: &[u32], piece: usize) -> Result<Log
 /// A model that keeps the logits that it gave last.
 struct Watched<'s> {
     session: &'s mut DecoderSession,
-    last: Logits,
+    last: Logits<'static>,
 }
 
 impl TokenModel for Watched<'_> {
@@ -92,8 +96,8 @@ impl TokenModel for Watched<'_> {
         self.session.len()
     }
 
-    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits, MethodError> {
-        self.last = self.session.extend(tokens, want)?;
+    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits<'_>, MethodError> {
+        self.last = self.session.extend(tokens, want)?.into_owned();
         Ok(self.last.clone())
     }
 
@@ -111,12 +115,12 @@ impl TokenModel for Watched<'_> {
 }
 
 /// Logits of the last `want` tokens of a text whose last piece is as long as that.
-fn read(
-    session: &mut DecoderSession,
+fn read<'s>(
+    session: &'s mut DecoderSession,
     text: &[u32],
     piece: usize,
     want: usize,
-) -> Result<Logits, String> {
+) -> Result<Logits<'s>, String> {
     session.rollback(0);
     let reading = session.expect(text.len(), piece);
     let last = match reading {

@@ -1,17 +1,42 @@
 //! Modules as bundles, and graphs on any engine: the evaluator, or a backend in a profile.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dlc_bundle::{CacheLayout, Manifest, Profile, Source};
 use dlc_eval::{Array, ArrayData};
 use dlc_exporters::{BundleRequest, SearchDefaults, write_bundle};
 use dlc_ir::{DType, Dim, Module};
-use dlc_runtime::{Backend, Bundle, HostTensor, Session, SessionOptions, SharedWeights};
+use dlc_runtime::{
+    Backend, BackendKind, BackendSearch, Bundle, HostTensor, Session, SessionOptions,
+    SharedWeights, start,
+};
 
 /// Inputs or outputs by name.
 pub type Arrays = BTreeMap<String, Array>;
+
+/// The backend, if it is ONNX Runtime; says so where it isn't.
+pub fn onnxruntime() -> Option<Backend> {
+    let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+    let data = variable("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|h| h.join(".local/share")));
+    let search = BackendSearch {
+        env: variable("ORT_DYLIB_PATH").map(PathBuf::from),
+        data_dir: data.map(|d| d.join("dlc/onnxruntime")),
+        require_ort: variable("DLC_REQUIRE_ORT").is_some_and(|v| v != "0"),
+        ..BackendSearch::default()
+    };
+    let backend = start(&search).unwrap_or_else(|e| panic!("{e}"));
+    if backend.kind() == BackendKind::OnnxRuntime {
+        return Some(backend);
+    }
+    eprintln!(
+        "no ONNX Runtime library found: its tests are ignored; scripts/fetch_onnxruntime.sh fetches one"
+    );
+    None
+}
 
 /// Writes `module` as a bundle.
 pub fn export(module: &Module, profile: Profile, out: &Path) -> Manifest {

@@ -5,7 +5,6 @@
 //! the case of distributions with one entry. Never prints, and never looks inside a model: a cache
 //! is a length.
 
-mod history;
 mod length;
 mod round;
 mod stats;
@@ -19,10 +18,11 @@ use std::time::Instant;
 
 use crate::speculation::CostTable;
 
-pub use self::history::History;
 pub use self::length::DraftLength;
 use self::length::{DRAFT_ACCEPTANCE, Planner};
+use self::round::Proposal;
 pub use self::stats::{SourceStats, Stats};
+use super::processors::{Place, RowMemory};
 use super::{Guess, LogitsProcessors, Reading, Sampler, SamplingOptions, SuffixIndex, TokenModel};
 use crate::{MethodError, Result};
 
@@ -87,6 +87,23 @@ impl DecodeOptions {
             .saturating_add(self.max_tokens)
             .min(self.max_length.unwrap_or(usize::MAX))
     }
+
+    /// The logits after `text`, whose first `prompt` tokens are the prompt, as a token is chosen by
+    /// them; None if the processors leave none of those that there are.
+    pub fn process<'r>(
+        &self,
+        logits: &'r [f32],
+        prompt: usize,
+        text: &[u32],
+        memory: &'r mut RowMemory,
+    ) -> Option<&'r [f32]> {
+        let most = self.longest(prompt);
+        let row = self
+            .processors
+            .process(logits, Place { text, prompt, most }, memory);
+        let left = |row: &[f32]| row.iter().any(|x| *x > f32::NEG_INFINITY || x.is_nan());
+        (left(row) || !left(logits)).then_some(row)
+    }
 }
 
 /// Why a text ended.
@@ -130,9 +147,12 @@ pub struct Decoder<'m> {
     guesses: Vec<Guess>,
     /// Tokens of the prompt.
     prompt: usize,
-    /// Prompt and decided tokens. After each round the target has cached all but the last, the
-    /// draft at most as many.
+    /// Prompt and decided tokens; within a round, its proposals too. After each round the target has
+    /// cached all but the last, the draft at most as many.
     sequence: Vec<u32>,
+    /// Of the last round.
+    proposals: Vec<Proposal>,
+    memory: RowMemory,
 }
 
 impl std::fmt::Debug for Decoder<'_> {
@@ -198,6 +218,8 @@ impl<'m> Decoder<'m> {
             guesses: Vec::new(),
             prompt: 0,
             sequence: Vec::new(),
+            proposals: Vec::new(),
+            memory: RowMemory::default(),
         })
     }
 
@@ -267,28 +289,32 @@ impl<'m> Decoder<'m> {
                     StopReason::ContextFull
                 };
             }
-            let decided = self.round(left.min(room), &mut generation.stats)?;
-            let stop = decided
-                .iter()
-                .position(|token| self.options.stop_tokens.contains(token));
-            let text = &decided[..stop.unwrap_or(decided.len())];
-            self.sequence.extend_from_slice(text);
-            self.index(text, &mut generation.stats);
+            let before = self.sequence.len();
+            self.round(left.min(room), &mut generation.stats)?;
+            let mut decided = self.sequence[before..].iter();
+            let stop = decided.position(|token| self.options.stop_tokens.contains(token));
+            let stop = stop.map(|i| (before + i, self.sequence[before + i]));
+            if let Some((end, _)) = stop {
+                self.sequence.truncate(end);
+            }
+            self.index(before, &mut generation.stats);
             self.forget(self.sequence.len());
-            generation.tokens.extend_from_slice(text);
+            let text = &self.sequence[before..];
             generation.stats.tokens += text.len();
             let flow = if text.is_empty() {
                 ControlFlow::Continue(())
             } else {
                 on_tokens(text)
             };
-            if let Some(stop) = stop {
-                break StopReason::StopToken(decided[stop]);
+            if let Some((_, token)) = stop {
+                break StopReason::StopToken(token);
             }
             if flow.is_break() {
                 break StopReason::Caller;
             }
         };
+        let written = self.sequence.get(self.prompt..);
+        generation.tokens = written.unwrap_or_default().to_vec();
         Ok(generation)
     }
 
@@ -331,7 +357,8 @@ impl<'m> Decoder<'m> {
             .count()
             .min(prompt.len() - 1);
         self.forget(known);
-        self.sequence = prompt.to_vec();
+        self.sequence.clear();
+        self.sequence.extend_from_slice(prompt);
         if self.options.lookup.is_some() {
             self.index.begin(prompt);
         }
@@ -368,11 +395,11 @@ impl<'m> Decoder<'m> {
         }
     }
 
-    /// Takes what the text goes on with into the index.
-    fn index(&mut self, text: &[u32], stats: &mut Stats) {
+    /// Takes what the text goes on with after `before` tokens into the index.
+    fn index(&mut self, before: usize, stats: &mut Stats) {
         if self.options.lookup.is_some() {
             let started = Instant::now();
-            self.index.extend(text);
+            self.index.extend(&self.sequence[before..]);
             stats.draft_time += started.elapsed();
         }
     }

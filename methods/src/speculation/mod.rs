@@ -13,9 +13,9 @@ pub use costs::{
     predicted_speedup,
 };
 pub use decoder::{
-    DecodeOptions, Decoder, DraftLength, Generation, History, SourceStats, Stats, StopReason,
+    DecodeOptions, Decoder, DraftLength, Generation, SourceStats, Stats, StopReason,
 };
-pub use processors::LogitsProcessors;
+pub use processors::{LogitsProcessors, RowMemory};
 pub use rotation::{KeyRotations, LengthRotation};
 pub(crate) use sampler::argmax;
 pub use sampler::{Distribution, Sampler, SamplingOptions};

@@ -5,7 +5,6 @@
 //! is processed with the text up to it, whoever wrote that. The order is that of transformers'
 //! `_get_logits_processor`. Never draws a token.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// What is done to logits; [`Default`] changes nothing. The names are those of transformers'
@@ -79,27 +78,79 @@ pub(super) struct Place<'a> {
     pub most: usize,
 }
 
-impl LogitsProcessors {
-    /// Whether nothing is changed anywhere.
-    pub fn is_neutral(&self) -> bool {
-        *self
-            == Self {
-                ends: self.ends.clone(),
-                ..Self::default()
-            }
+/// The memory that processed rows take, used again by the next one.
+#[derive(Debug, Clone, Default)]
+pub struct RowMemory {
+    scores: Vec<f32>,
+    /// By token; all false between uses.
+    seen: Vec<bool>,
+}
+
+/// A row of logits that is copied before it is changed.
+#[derive(Debug)]
+struct Row<'r> {
+    logits: &'r [f32],
+    memory: &'r mut RowMemory,
+    is_changed: bool,
+}
+
+impl<'r> Row<'r> {
+    fn new(logits: &'r [f32], memory: &'r mut RowMemory) -> Self {
+        Self {
+            logits,
+            memory,
+            is_changed: false,
+        }
     }
 
-    /// The logits as a token is chosen by them.
-    pub(super) fn process<'l>(&self, logits: &'l [f32], place: Place<'_>) -> Cow<'l, [f32]> {
-        let mut row = Cow::Borrowed(logits);
+    fn get(&self, token: u32) -> Option<f32> {
+        let row: &[f32] = if self.is_changed {
+            &self.memory.scores
+        } else {
+            self.logits
+        };
+        row.get(token as usize).copied()
+    }
+
+    fn copied(&mut self) -> &mut RowMemory {
+        if !self.is_changed {
+            self.is_changed = true;
+            self.memory.scores.clear();
+            self.memory.scores.extend_from_slice(self.logits);
+        }
+        self.memory
+    }
+
+    fn to_mut(&mut self) -> &mut [f32] {
+        &mut self.copied().scores
+    }
+
+    fn finish(self) -> &'r [f32] {
+        if self.is_changed {
+            &self.memory.scores
+        } else {
+            self.logits
+        }
+    }
+}
+
+impl LogitsProcessors {
+    /// The logits as a token is chosen by them: `logits` where nothing is changed.
+    pub(super) fn process<'r>(
+        &self,
+        logits: &'r [f32],
+        place: Place<'_>,
+        memory: &'r mut RowMemory,
+    ) -> &'r [f32] {
+        let mut row = Row::new(logits, memory);
         self.weigh(&mut row, place);
         self.ban(&mut row, place);
         self.force(&mut row, place);
         self.suppress(&mut row, place);
-        row
+        row.finish()
     }
 
-    fn weigh(&self, row: &mut Cow<'_, [f32]>, Place { text, prompt, .. }: Place<'_>) {
+    fn weigh(&self, row: &mut Row<'_>, Place { text, prompt, .. }: Place<'_>) {
         if !self.sequence_bias.is_empty() {
             add_bias(row.to_mut(), &self.sequence_bias, text);
         }
@@ -108,12 +159,12 @@ impl LogitsProcessors {
             (self.repetition_penalty, text),
         ] {
             if (penalty - 1.0).abs() > 0.0 {
-                penalise(row.to_mut(), tokens, penalty);
+                penalise(row.copied(), tokens, penalty);
             }
         }
     }
 
-    fn ban(&self, row: &mut Cow<'_, [f32]>, Place { text, prompt, .. }: Place<'_>) {
+    fn ban(&self, row: &mut Row<'_>, Place { text, prompt, .. }: Place<'_>) {
         for (n, earlier) in [
             (self.no_repeat_ngram_size, text),
             (self.encoder_no_repeat_ngram_size, &text[..prompt]),
@@ -140,7 +191,7 @@ impl LogitsProcessors {
         }
     }
 
-    fn force(&self, row: &mut Cow<'_, [f32]>, Place { text, most, .. }: Place<'_>) {
+    fn force(&self, row: &mut Row<'_>, Place { text, most, .. }: Place<'_>) {
         if text.len() == 1
             && let Some(token) = self.forced_bos_token_id
         {
@@ -151,7 +202,7 @@ impl LogitsProcessors {
         }
     }
 
-    fn suppress(&self, row: &mut Cow<'_, [f32]>, Place { text, prompt, .. }: Place<'_>) {
+    fn suppress(&self, row: &mut Row<'_>, Place { text, prompt, .. }: Place<'_>) {
         if self.remove_invalid_values {
             for x in row.to_mut() {
                 *x = if x.is_nan() {
@@ -167,15 +218,13 @@ impl LogitsProcessors {
             let beyond = text.len() - prompt - start;
             let rise = (factor.powf(beyond as f64) - 1.0)
                 .clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32;
-            // Each once, should one be named twice.
-            let raised = |end: &u32| {
-                row.get(*end as usize)
-                    .filter(|x| x.is_finite())
-                    .map(|x| (*end, (x + x.abs() * rise).clamp(f32::MIN, f32::MAX)))
-            };
-            let raised: Vec<(u32, f32)> = self.ends.iter().filter_map(raised).collect();
-            for (end, x) in raised {
-                row.to_mut()[end as usize] = x;
+            for (i, end) in self.ends.iter().enumerate() {
+                // Each once, should one be named twice.
+                if let Some(x) = row.get(*end).filter(|x| x.is_finite())
+                    && !self.ends[..i].contains(end)
+                {
+                    row.to_mut()[*end as usize] = (x + x.abs() * rise).clamp(f32::MIN, f32::MAX);
+                }
             }
         }
         if !self.suppress_tokens.is_empty() {
@@ -212,14 +261,19 @@ fn add_bias(row: &mut [f32], sequences: &[(Vec<u32>, f32)], text: &[u32]) {
 }
 
 /// Each token of `tokens` once, however often it stands there.
-fn penalise(row: &mut [f32], tokens: &[u32], penalty: f32) {
-    let mut seen = vec![false; row.len()];
+fn penalise(RowMemory { scores, seen }: &mut RowMemory, tokens: &[u32], penalty: f32) {
+    seen.resize(scores.len(), false);
     for &token in tokens {
-        let Some(x) = row.get_mut(token as usize) else {
-            continue;
-        };
-        if !std::mem::replace(&mut seen[token as usize], true) {
+        if let (Some(x), Some(seen)) =
+            (scores.get_mut(token as usize), seen.get_mut(token as usize))
+            && !std::mem::replace(seen, true)
+        {
             *x = if *x < 0.0 { *x * penalty } else { *x / penalty };
+        }
+    }
+    for &token in tokens {
+        if let Some(seen) = seen.get_mut(token as usize) {
+            *seen = false;
         }
     }
 }

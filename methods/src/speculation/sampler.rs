@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 
 pub(crate) use self::row::argmax;
 use self::row::shares;
-pub(super) use self::row::{is_runner_up, top_probability};
+pub(super) use self::row::{runner_up, top_probability};
 use crate::{MethodError, Result};
 
 /// How tokens are drawn.

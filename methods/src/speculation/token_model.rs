@@ -3,6 +3,8 @@
 //!
 //! Never knows what a session, a cache layout or a backend is.
 
+use std::borrow::Cow;
+
 use crate::Result;
 
 /// A causal language model with a cache, one sequence at a time.
@@ -31,7 +33,7 @@ pub trait TokenModel {
     ///
     /// [`MethodError::Input`]: crate::MethodError::Input
     /// [`MethodError::Model`]: crate::MethodError::Model
-    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits>;
+    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits<'_>>;
 
     /// Says that a text of `len` tokens is about to be read, and returns how. A rotation that
     /// depends on the length of the text takes this one, until another is expected; tokens in the
@@ -88,19 +90,24 @@ impl Reading {
     }
 }
 
-/// Scores of the vocabulary at a few positions, row-major `[rows, vocab]`.
+/// Scores of the vocabulary at a few positions, row-major `[rows, vocab]`: where the model has them,
+/// until its next call, or numbers of their own.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Logits {
+pub struct Logits<'m> {
     vocab: usize,
-    data: Vec<f32>,
+    data: Cow<'m, [f32]>,
 }
 
-impl Logits {
-    /// Rows of `vocab` scores each; an incomplete last row is cut off.
-    pub fn new(vocab: usize, mut data: Vec<f32>) -> Self {
-        let rows = data.len().checked_div(vocab).unwrap_or(0);
-        data.truncate(rows * vocab);
+impl<'m> Logits<'m> {
+    /// Rows of `vocab` scores each; an incomplete last row is none.
+    pub fn new(vocab: usize, data: impl Into<Cow<'m, [f32]>>) -> Self {
+        let data = data.into();
         Self { vocab, data }
+    }
+
+    /// The same scores, apart from the model.
+    pub fn into_owned(self) -> Logits<'static> {
+        Logits::new(self.vocab, self.data.into_owned())
     }
 
     /// Number of positions.

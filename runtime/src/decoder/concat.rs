@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dlc_methods::speculation::Logits;
 use ort::value::DynValue;
 
+use super::feeds::Feeds;
 use super::ports::{Asked, LOGITS, Ports};
 use super::values;
 use crate::session::share;
@@ -28,6 +29,11 @@ pub(super) struct ConcatCache {
     source: Option<(Arc<Mutex<Entries>>, Vec<usize>)>,
     /// Where this one leaves its entries for others.
     published: Arc<Mutex<Entries>>,
+    /// Of the last pass, used again when the next one is over as many tokens.
+    feeds: Option<Feeds>,
+    logits: Option<DynValue>,
+    /// Logits that aren't 32-bit floats, as such.
+    converted: Vec<f32>,
 }
 
 #[derive(Debug, Default)]
@@ -115,10 +121,10 @@ impl ConcatCache {
         &mut self,
         session: &mut Session,
         ports: &Ports,
-        ids: Vec<i64>,
+        tokens: &[u32],
         asked: Asked,
-    ) -> Result<Logits> {
-        let count = ids.len();
+    ) -> Result<Logits<'_>> {
+        let count = tokens.len();
         let kept = ports.kept(count, asked.want);
         let entries = &mut self.entries;
         if entries.values.is_empty() {
@@ -134,16 +140,17 @@ impl ConcatCache {
                 .squeeze(session, ports)
                 .map_err(|error| session.failed(&error))?;
         }
-        let mask: Vec<i64> = entries
-            .mask
-            .iter()
-            .copied()
-            .chain(std::iter::repeat_n(1, count))
-            .collect();
-        let mut inputs = ports.inputs(ids, mask, entries.live.len(), asked)?;
-        for (port, value) in ports.caches.iter().zip(&entries.values) {
-            inputs.push((Cow::Borrowed(&port.past), share(value)?.into()));
-        }
+        let feeds = match self.feeds.take() {
+            Some(feeds) if feeds.count() == count => feeds,
+            _ => Feeds::new(ports, count)?,
+        };
+        let feeds = self.feeds.insert(feeds);
+        feeds.fill(ports, tokens, entries.live.len(), asked)?;
+        let before = entries.mask.len();
+        entries.mask.resize(before + count, 1);
+        let mut inputs = feeds.inputs(ports, &entries.mask)?;
+        let pasts = ports.caches.iter().map(|port| Cow::from(&port.past));
+        inputs.extend(pasts.zip(entries.values.iter().map(Into::into)));
         let presents: Vec<&str> = ports
             .caches
             .iter()
@@ -151,10 +158,7 @@ impl ConcatCache {
             .collect();
         let (logits, present) = session.run_keeping(inputs, LOGITS, &presents)?;
         entries.values = present;
-        entries
-            .live
-            .extend(entries.mask.len()..entries.mask.len() + count);
-        entries.mask.resize(entries.mask.len() + count, 1);
+        entries.live.extend(before..before + count);
         // Somebody reads it if there is a second handle.
         if Arc::strong_count(&self.published) > 1 {
             let all = 0..entries.values.len();
@@ -163,7 +167,8 @@ impl ConcatCache {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = entries.shared(all)?;
         }
-        ports.logits(&logits, kept, asked.want)
+        let logits = self.logits.insert(logits);
+        ports.logits(logits, kept, asked.want, &mut self.converted)
     }
 }
 

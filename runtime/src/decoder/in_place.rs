@@ -11,13 +11,18 @@ use ort::memory::Allocator;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions};
 use ort::value::{DynTensor, DynValue};
 
+use super::feeds::Feeds;
 use super::ports::{Asked, CachePort, LOGITS, Ports};
 use super::values;
 use crate::session::share;
-use crate::{Result, RuntimeError, Session};
+use crate::{Result, Session};
 
 /// Entries to begin with, unless an option says otherwise.
 const INITIAL_CAPACITY: usize = 512;
+/// The most passes that are held.
+const PASSES: usize = 32;
+/// The most logits that they have together, unless a single one has more.
+const LOGITS_HELD: usize = 1 << 23;
 
 #[derive(Debug)]
 pub(super) struct InPlaceCache {
@@ -27,15 +32,21 @@ pub(super) struct InPlaceCache {
     /// By cache port: which buffer it is.
     slots: Vec<usize>,
     shared: bool,
-    /// The last pass, used again when the next one keeps as many logits.
-    last: Option<Pass>,
+    /// The capacity of the buffers that passes are bound to.
+    bound: usize,
+    /// Passes of earlier calls, the latest at the end.
+    passes: Vec<Pass>,
+    /// As many as the capacity.
+    ones: Vec<i64>,
+    /// Logits that aren't 32-bit floats, as such.
+    converted: Vec<f32>,
 }
 
-/// Where a pass puts its outputs: logits of its own, of so many tokens, and the buffers.
+/// What a pass over so many tokens that keeps so many logits is bound to: inputs and logits of its
+/// own, and the buffers.
 struct Pass {
     kept: usize,
-    /// Of the buffers: with it, they were made anew.
-    capacity: usize,
+    feeds: Feeds,
     logits: DynValue,
     options: RunOptions<HasSelectedOutputs>,
 }
@@ -44,14 +55,19 @@ impl std::fmt::Debug for Pass {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pass")
             .field("kept", &self.kept)
-            .field("capacity", &self.capacity)
+            .field("feeds", &self.feeds)
             .finish_non_exhaustive()
     }
 }
 
 impl Pass {
-    fn new(ports: &Ports, buffers: &Buffers, slots: &[usize], kept: usize) -> Result<Self> {
-        let backend = |error: ort::Error| RuntimeError::port(&ports.graph, LOGITS, error.message());
+    fn new<'c>(
+        ports: &Ports,
+        caches: impl Iterator<Item = &'c DynValue>,
+        count: usize,
+        kept: usize,
+    ) -> Result<Self> {
+        let backend = |error: ort::Error| ports.failed(LOGITS, &error);
         let shape = [1, kept as i64, ports.vocab as i64];
         let logits = DynTensor::new(&Allocator::default(), ports.logits_element, shape)
             .map_err(backend)?
@@ -59,15 +75,15 @@ impl Pass {
         let mut selector = OutputSelector::no_default()
             .with(LOGITS)
             .preallocate(LOGITS, share(&logits)?);
-        for (port, &slot) in ports.caches.iter().zip(slots) {
+        for (port, cache) in ports.caches.iter().zip(caches) {
             selector = selector
                 .with(&port.present)
-                .preallocate(&port.present, share(&buffers.values[slot])?);
+                .preallocate(&port.present, share(cache)?);
         }
         let options = RunOptions::new().map_err(backend)?.with_outputs(selector);
         Ok(Self {
             kept,
-            capacity: buffers.capacity,
+            feeds: Feeds::new(ports, count)?,
             logits,
             options,
         })
@@ -128,14 +144,17 @@ impl InPlaceCache {
             buffers: Arc::new(Mutex::new(buffers)),
             slots: (0..ports.len()).collect(),
             shared: false,
-            last: None,
+            bound: 0,
+            passes: Vec::new(),
+            ones: Vec::new(),
+            converted: Vec::new(),
         }
     }
 
     /// Reads the buffers of `other`, by cache port those of these numbers.
     pub fn share(&mut self, other: &Self, slots: Vec<usize>) {
-        (self.buffers, self.slots, self.shared, self.len, self.last) =
-            (Arc::clone(&other.buffers), slots, true, 0, None);
+        (self.buffers, self.slots) = (Arc::clone(&other.buffers), slots);
+        (self.shared, self.len, self.bound) = (true, 0, 0);
     }
 
     /// Whether it reads another graph's buffers.
@@ -161,30 +180,53 @@ impl InPlaceCache {
         &mut self,
         session: &mut Session,
         ports: &Ports,
-        ids: Vec<i64>,
+        tokens: &[u32],
         asked: Asked,
-    ) -> Result<Logits> {
-        let (kept, total) = (ports.kept(ids.len(), asked.want), self.len + ids.len());
+    ) -> Result<Logits<'_>> {
+        let (count, total) = (tokens.len(), self.len + tokens.len());
+        let kept = ports.kept(count, asked.want);
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         buffers
             .reserve(session, total)
             .map_err(|error| session.failed(&error))?;
-        let pass = match self.last.take() {
-            Some(pass) if pass.kept == kept && pass.capacity == buffers.capacity => pass,
-            _ => Pass::new(ports, &buffers, &self.slots, kept)?,
-        };
-        let mut inputs = ports.inputs(ids, vec![1; total], self.len, asked)?;
-        for (port, &slot) in ports.caches.iter().zip(&self.slots) {
-            inputs.push((
-                Cow::Borrowed(&port.past),
-                share(&buffers.values[slot])?.into(),
-            ));
+        if self.bound != buffers.capacity {
+            self.bound = buffers.capacity;
+            self.passes.clear();
+            self.ones.resize(self.bound, 1);
         }
+        let caches = self.slots.iter().map(|&slot| &buffers.values[slot]);
+        let pass = latest(&mut self.passes, ports, caches.clone(), count, kept)?;
+        pass.feeds.fill(ports, tokens, self.len, asked)?;
+        let mut inputs = pass.feeds.inputs(ports, &self.ones[..total])?;
+        let pasts = ports.caches.iter().map(|port| Cow::from(&port.past));
+        inputs.extend(pasts.zip(caches.map(Into::into)));
         session.run_into(inputs, &pass.options)?;
-        drop(buffers);
         self.len = total;
-        let scores = ports.logits(&pass.logits, kept, asked.want)?;
-        self.last = Some(pass);
-        Ok(scores)
+        ports.logits(&pass.logits, kept, asked.want, &mut self.converted)
     }
+}
+
+/// The pass over `count` tokens that keeps `kept` logits: one of `passes` or a new one, which
+/// takes the place of the oldest where they are too many.
+fn latest<'p, 'c>(
+    passes: &'p mut Vec<Pass>,
+    ports: &Ports,
+    caches: impl Iterator<Item = &'c DynValue>,
+    count: usize,
+    kept: usize,
+) -> Result<&'p mut Pass> {
+    let is_it = |pass: &Pass| pass.kept == kept && pass.feeds.count() == count;
+    if let Some(place) = passes.iter().position(is_it) {
+        passes[place..].rotate_left(1);
+    } else {
+        let rows = |passes: &[Pass]| kept + passes.iter().map(|pass| pass.kept).sum::<usize>();
+        while !passes.is_empty()
+            && (passes.len() >= PASSES || ports.vocab * rows(passes) > LOGITS_HELD)
+        {
+            passes.remove(0);
+        }
+        passes.push(Pass::new(ports, caches, count, kept)?);
+    }
+    let last = passes.len() - 1;
+    Ok(&mut passes[last])
 }

@@ -1,19 +1,13 @@
 //! What a decoder graph's boundary is called and typed, read from its manifest record and checked
 //! once.
 
-use std::borrow::Cow;
-
 use dlc_bundle::{GraphRecord, LOGITS_TO_KEEP, PROMPT_LENGTH, PortRecord};
 use dlc_ir::DType;
 use dlc_methods::speculation::{LengthRotation, Logits};
-use ort::session::SessionInputValue;
-use ort::value::{DynValue, Tensor, TensorElementType};
+use ort::value::{DynValue, TensorElementType};
 
 use crate::weights::element_type;
 use crate::{Result, RuntimeError};
-
-/// Inputs of one run.
-pub(super) type Inputs<'p> = Vec<(Cow<'p, str>, SessionInputValue<'static>)>;
 
 /// The boundary of a decoder graph.
 #[derive(Debug)]
@@ -53,9 +47,9 @@ pub(super) struct Asked {
     pub length: usize,
 }
 
-const IDS: &str = "input_ids";
-const MASK: &str = "attention_mask";
-const POSITIONS: &str = "position_ids";
+pub(super) const IDS: &str = "input_ids";
+pub(super) const MASK: &str = "attention_mask";
+pub(super) const POSITIONS: &str = "position_ids";
 pub(super) const LOGITS: &str = "logits";
 
 impl Ports {
@@ -179,45 +173,22 @@ impl Ports {
         }
     }
 
-    /// Everything but the caches, for tokens from `first_position` on.
-    pub fn inputs(
-        &self,
-        ids: Vec<i64>,
-        mask: Vec<i64>,
-        first_position: usize,
-        asked: Asked,
-    ) -> Result<Inputs<'_>> {
-        let count = ids.len();
-        let mut inputs: Inputs<'_> = Vec::with_capacity(5 + self.caches.len());
-        let mut push = |name: &'static str, shape: &[usize], data: Vec<i64>| {
-            let value = Tensor::from_array((shape, data))
-                .map_err(|error| RuntimeError::port(&self.graph, name, error.message()))?;
-            inputs.push((Cow::Borrowed(name), value.into_dyn().into()));
-            Ok::<(), RuntimeError>(())
-        };
-        push(IDS, &[1, count], ids)?;
-        push(MASK, &[1, mask.len()], mask)?;
-        if self.position_ids {
-            let positions = first_position as i64..(first_position + count) as i64;
-            push(POSITIONS, &[1, count], positions.collect())?;
-        }
-        if self.logits_to_keep {
-            push(
-                LOGITS_TO_KEEP,
-                &[],
-                vec![self.kept(count, asked.want) as i64],
-            )?;
-        }
-        if self.prompt_length {
-            push(PROMPT_LENGTH, &[], vec![asked.length as i64])?;
-        }
-        Ok(inputs)
+    /// The backend's error at the port `name`.
+    pub fn failed(&self, name: &str, error: &ort::Error) -> RuntimeError {
+        RuntimeError::port(&self.graph, name, error.message())
     }
 
-    /// The last `want` rows of logits `[1, kept, vocab]`, as 32-bit floats.
-    pub fn logits(&self, value: &DynValue, kept: usize, want: usize) -> Result<Logits> {
+    /// The last `want` rows of logits `[1, kept, vocab]`, as 32-bit floats: where they are, or in
+    /// `converted`.
+    pub fn logits<'v>(
+        &self,
+        value: &'v DynValue,
+        kept: usize,
+        want: usize,
+        converted: &'v mut Vec<f32>,
+    ) -> Result<Logits<'v>> {
+        let backend = |error: ort::Error| self.failed(LOGITS, &error);
         let fail = |problem: String| RuntimeError::port(&self.graph, LOGITS, problem);
-        let backend = |error: ort::Error| fail(error.message().to_owned());
         let tensor = value
             .downcast_ref::<ort::value::DynTensorValueType>()
             .map_err(backend)?;
@@ -229,25 +200,23 @@ impl Ports {
             )));
         }
         let from = kept.saturating_sub(want) * self.vocab;
-        let data = match tensor.data_type() {
+        converted.clear();
+        match tensor.data_type() {
             TensorElementType::Float32 => {
-                value.try_extract_tensor::<f32>().map_err(backend)?.1[from..].to_vec()
+                let (_, data) = value.try_extract_tensor::<f32>().map_err(backend)?;
+                return Ok(Logits::new(self.vocab, &data[from..]));
             }
             TensorElementType::Float16 => {
-                value.try_extract_tensor::<half::f16>().map_err(backend)?.1[from..]
-                    .iter()
-                    .map(|x| x.to_f32())
-                    .collect()
+                let (_, data) = value.try_extract_tensor::<half::f16>().map_err(backend)?;
+                converted.extend(data[from..].iter().map(|x| x.to_f32()));
             }
             TensorElementType::Bfloat16 => {
-                value.try_extract_tensor::<half::bf16>().map_err(backend)?.1[from..]
-                    .iter()
-                    .map(|x| x.to_f32())
-                    .collect()
+                let (_, data) = value.try_extract_tensor::<half::bf16>().map_err(backend)?;
+                converted.extend(data[from..].iter().map(|x| x.to_f32()));
             }
             other => return Err(fail(format!("logits can't be {other}"))),
-        };
-        Ok(Logits::new(self.vocab, data))
+        }
+        Ok(Logits::new(self.vocab, converted.as_slice()))
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn compare(
 
 /// What the rows of both say of the positions of `piece` from `from` on.
 fn positions(
-    [a, b]: &[Logits; 2],
+    [a, b]: &[Logits<'_>; 2],
     piece: &[u32],
     from: usize,
 ) -> Result<Vec<Position>, PipelineError> {
@@ -102,7 +102,7 @@ impl<'m> Reader<'m> {
     }
 
     /// Reads on, and says what is expected after each of `tokens`.
-    fn read(&mut self, tokens: &[u32]) -> Result<Logits, PipelineError> {
+    fn read(&mut self, tokens: &[u32]) -> Result<Logits<'_>, PipelineError> {
         match self {
             Self::Session(session) => Ok(session
                 .extend(tokens, tokens.len())

@@ -4,25 +4,23 @@
 //! How many there are depends on the prefix, on earlier rounds and on earlier texts alone, never on
 //! a token drawn in this one.
 
-use std::borrow::Cow;
 use std::time::Instant;
 
-use super::super::sampler::{is_runner_up, top_probability};
+use super::super::sampler::{runner_up, top_probability};
 use super::super::{Distribution, Logits, TokenModel};
 use super::length::{MOST, Plan};
-use super::{Decoder, History, SourceStats, Stats, is_set};
+use super::{Decoder, SourceStats, Stats, is_set};
 use crate::{MethodError, Result};
 
-/// A guessed token.
+/// What is known of a guessed token, which stands in the sequence meanwhile.
 #[derive(Debug)]
-struct Proposal {
-    token: u32,
+pub(super) struct Proposal {
     /// What it was drawn from; None if it was certain.
     q: Option<Distribution>,
     /// The draft's probability of its most likely token.
     confidence: f32,
-    /// What a draft that isn't sampled said of all tokens.
-    logits: Option<Logits>,
+    /// The second choice of a draft that isn't sampled.
+    runner_up: Option<u32>,
 }
 
 /// Where a round's proposals came from.
@@ -35,63 +33,64 @@ enum Source {
 }
 
 impl Decoder<'_> {
-    /// Drafts, verifies, and returns the 1 to `limit` tokens that were decided. The caches then
-    /// hold more than is decided.
-    pub(super) fn round(&mut self, limit: usize, stats: &mut Stats) -> Result<Vec<u32>> {
+    /// Drafts, verifies, and appends the 1 to `limit` tokens that were decided to the sequence. The
+    /// caches then hold more than is decided.
+    pub(super) fn round(&mut self, limit: usize, stats: &mut Stats) -> Result<()> {
         let started = Instant::now();
-        let pending = self.sequence.len() - self.target.len();
-        let (source, proposals) = self.propose(self.target.guesses(pending, limit - 1))?;
+        let (held, decided) = (self.target.len(), self.sequence.len());
+        let most = self.target.guesses(decided - held, limit - 1);
+        let source = self.propose(most)?;
         stats.draft_time += started.elapsed();
 
         let started = Instant::now();
-        let position = self.sequence.len() - 1;
-        let mut tokens = self.sequence[self.target.len()..].to_vec();
-        tokens.extend(proposals.iter().map(|proposal| proposal.token));
-        let logits = self.target.extend(&tokens, proposals.len() + 1)?;
-
-        let mut history = History::new(&self.options, self.prompt, &self.sequence);
-        let mut decided = Vec::with_capacity(proposals.len() + 1);
-        let (mut rejected, mut runner_up) = (false, false);
-        for (i, proposal) in proposals.iter().enumerate() {
-            let row = history
-                .process(logits.row(i))
-                .ok_or_else(|| nothing_left(position + i))?;
-            let instead =
-                self.sampler
-                    .judge(&row, position + i, proposal.token, proposal.q.as_ref())?;
-            history.push(proposal.token);
-            rejected = instead.is_some();
+        let proposed = self.proposals.len();
+        let logits = self.target.extend(&self.sequence[held..], proposed + 1)?;
+        let (mut tested, mut instead) = (0, None);
+        for (i, proposal) in self.proposals.iter().enumerate() {
+            let (text, guess) = (&self.sequence[..decided + i], self.sequence[decided + i]);
+            let row = self
+                .options
+                .process(logits.row(i), self.prompt, text, &mut self.memory)
+                .ok_or_else(|| nothing_left(text))?;
+            let position = text.len() - 1;
+            instead = self
+                .sampler
+                .judge(row, position, guess, proposal.q.as_ref())?;
+            let accepted = instead.is_none();
             match source {
-                Source::Lookup => self.planner.learn_lookup(&self.guesses[i], !rejected),
-                Source::Draft { .. } => self.planner.learn_draft(proposal.confidence, !rejected),
+                Source::Lookup => self.planner.learn_lookup(&self.guesses[i], accepted),
+                Source::Draft { .. } => self.planner.learn_draft(proposal.confidence, accepted),
             }
-            decided.push(instead.unwrap_or(proposal.token));
-            if let Some(token) = instead {
-                runner_up = proposal
-                    .logits
-                    .as_ref()
-                    .is_some_and(|logits| is_runner_up(logits.row(0), token));
+            tested += 1;
+            if !accepted {
                 break;
             }
         }
-        let tested = decided.len();
-        if !rejected {
-            let position = position + proposals.len();
-            let row = history
-                .process(logits.row(proposals.len()))
-                .ok_or_else(|| nothing_left(position))?;
-            decided.push(self.sampler.propose(&row, position)?.0);
-        }
-        stats.verify_time += started.elapsed();
-        let judged = SourceStats {
-            rounds: usize::from(!proposals.is_empty()),
-            drafted: proposals.len(),
-            tested,
-            accepted: tested - usize::from(rejected),
-            runner_up: usize::from(runner_up),
+        let rejected = instead.is_some();
+        let token = if let Some(token) = instead {
+            token
+        } else {
+            let text = &self.sequence;
+            let row = self
+                .options
+                .process(logits.row(proposed), self.prompt, text, &mut self.memory)
+                .ok_or_else(|| nothing_left(text))?;
+            self.sampler.propose(row, text.len() - 1)?.0
         };
+        stats.verify_time += started.elapsed();
+        let accepted = tested - usize::from(rejected);
+        let missed = self.proposals.get(accepted);
+        let judged = SourceStats {
+            rounds: usize::from(proposed > 0),
+            drafted: proposed,
+            tested,
+            accepted,
+            runner_up: usize::from(missed.is_some_and(|guess| guess.runner_up == Some(token))),
+        };
+        self.sequence.truncate(decided + accepted);
+        self.sequence.push(token);
         self.count(source, judged, stats);
-        Ok(decided)
+        Ok(())
     }
 
     fn count(&mut self, source: Source, judged: SourceStats, stats: &mut Stats) {
@@ -106,9 +105,10 @@ impl Decoder<'_> {
         stats.tree_cost += cost + self.planner.widening(judged.drafted, leaves);
     }
 
-    /// Up to `most` proposals: looked up or of the draft, whichever should yield more, looked up if
-    /// they are equal.
-    fn propose(&mut self, most: usize) -> Result<(Source, Vec<Proposal>)> {
+    /// Appends up to `most` proposals to the sequence: looked up or of the draft, whichever should
+    /// yield more, looked up if they are equal.
+    fn propose(&mut self, most: usize) -> Result<Source> {
+        self.proposals.clear();
         self.guesses.clear();
         if let Some(least) = self.options.lookup {
             self.index.propose(least, most, &mut self.guesses);
@@ -130,13 +130,15 @@ impl Decoder<'_> {
             _ => 0,
         };
         if tokens > 0 {
-            let certain = self.guesses[..tokens].iter().map(|guess| Proposal {
-                token: guess.token,
-                q: None,
-                confidence: 1.0,
-                logits: None,
-            });
-            return Ok((Source::Lookup, certain.collect()));
+            for guess in &self.guesses[..tokens] {
+                self.sequence.push(guess.token);
+                self.proposals.push(Proposal {
+                    q: None,
+                    confidence: 1.0,
+                    runner_up: None,
+                });
+            }
+            return Ok(Source::Lookup);
         }
         let (plan, tried) = match drafting.tokens {
             0 => (
@@ -148,57 +150,48 @@ impl Decoder<'_> {
             ),
             _ => (drafting, false),
         };
-        self.draft(plan, tried, pending, room)
+        let steps = self.draft(plan, tried, room)?;
+        Ok(Source::Draft { pending, steps })
     }
 
-    /// Lets the draft propose. On trial it goes on to the end of the plan.
-    fn draft(
-        &mut self,
-        plan: Plan,
-        tried: bool,
-        pending: usize,
-        room: usize,
-    ) -> Result<(Source, Vec<Proposal>)> {
+    /// Lets the draft propose, and returns how many steps it made. On trial it goes on to the end of
+    /// the plan.
+    fn draft(&mut self, plan: Plan, tried: bool, room: usize) -> Result<usize> {
         let Self {
             target,
             draft,
             planner,
             options,
             sequence,
+            proposals,
             sampler,
             prompt,
+            memory,
             ..
         } = self;
-        let (mut proposals, mut steps, mut reach) = (Vec::new(), 0, 1.0);
         let Some(draft) = draft.as_deref_mut().filter(|_| plan.tokens > 0) else {
-            return Ok((
-                Source::Draft {
-                    pending: 0,
-                    steps: 0,
-                },
-                proposals,
-            ));
+            return Ok(0);
         };
+        let (mut steps, mut reach) = (0, 1.0);
         let adapts = planner.is_adaptive() && !tried;
         let most = if adapts { MOST.min(room) } else { plan.tokens };
         let asked = planner.is_adaptive() || options.draft_confidence > 0.0;
         draft.adopt(target.len())?;
-        // At first the draft lacks the last decided token, and those before it that it didn't
-        // propose itself.
-        let mut unread = sequence[draft.len()..].to_vec();
-        let mut history = History::new(options, *prompt, sequence);
         while proposals.len() < most && !is_set(options.cancel.as_deref()) {
-            let Some(logits) = read(draft, &unread, options.prefill_chunk)? else {
+            // At first the draft lacks the last decided token, and those before it that it didn't
+            // propose itself.
+            let unread = &sequence[draft.len()..];
+            let Some(logits) = read(draft, unread, options.prefill_chunk)? else {
                 break;
             };
-            let position = draft.len() - 1;
             steps += 1;
             // A draft that knows no token that may stand here has nothing to propose.
-            let Some(row) = history.process(logits.row(0)) else {
+            let Some(row) = options.process(logits.row(0), *prompt, sequence, memory) else {
                 break;
             };
+            let position = sequence.len() - 1;
             let confidence = if asked {
-                top_probability(&row, position)?
+                top_probability(row, position)?
             } else {
                 1.0
             };
@@ -210,44 +203,45 @@ impl Decoder<'_> {
             if !worthwhile || confidence < options.draft_confidence {
                 break;
             }
-            let (token, q) = sampler.propose(&row, position)?;
-            let row = if let Cow::Owned(row) = row {
-                Some(row)
+            let (token, q) = sampler.propose(row, position)?;
+            let runner_up = if q.is_none() {
+                runner_up(row, token)
             } else {
                 None
             };
-            let logits = q
-                .is_none()
-                .then(|| row.map_or(logits, |row| Logits::new(row.len(), row)));
-            history.push(token);
+            sequence.push(token);
             proposals.push(Proposal {
-                token,
                 q,
                 confidence,
-                logits,
+                runner_up,
             });
             if !further {
                 break;
             }
-            unread = vec![token];
         }
-        Ok((Source::Draft { pending, steps }, proposals))
+        Ok(steps)
     }
 }
 
-fn nothing_left(position: usize) -> MethodError {
+fn nothing_left(text: &[u32]) -> MethodError {
+    let position = text.len().saturating_sub(1);
     MethodError::Input(format!(
         "the rules for choosing tokens leave none at position {position}: every one is suppressed, banned or a repetition; relax them"
     ))
 }
 
 /// Reads `tokens`, some at a time, and returns the logits after the last; None without tokens.
-fn read(model: &mut dyn TokenModel, tokens: &[u32], chunk: usize) -> Result<Option<Logits>> {
-    let chunks = tokens.chunks(chunk.max(1));
-    let last = chunks.len().saturating_sub(1);
-    let mut logits = None;
-    for (i, chunk) in chunks.enumerate() {
-        logits = Some(model.extend(chunk, usize::from(i == last))?);
+fn read<'m>(
+    model: &'m mut dyn TokenModel,
+    tokens: &[u32],
+    chunk: usize,
+) -> Result<Option<Logits<'m>>> {
+    let mut chunks = tokens.chunks(chunk.max(1));
+    let Some(last) = chunks.next_back() else {
+        return Ok(None);
+    };
+    for chunk in chunks {
+        model.extend(chunk, 0)?;
     }
-    Ok(logits)
+    model.extend(last, 1).map(Some)
 }

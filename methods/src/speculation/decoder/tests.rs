@@ -15,7 +15,6 @@ use proptest::prelude::*;
 use self::fake::Fake;
 use super::length::MOST;
 use super::*;
-use crate::speculation::processors::Place;
 use crate::speculation::{LengthRotation, Logits, LogitsProcessors};
 
 fn run(
@@ -57,7 +56,11 @@ fn processed(target: &Fake, sequence: &[u32], prompt: usize, options: &DecodeOpt
         prompt,
         most: prompt + options.max_tokens,
     };
-    options.processors.process(&scores, place).to_vec()
+    let mut memory = RowMemory::default();
+    options
+        .processors
+        .process(&scores, place, &mut memory)
+        .to_vec()
 }
 
 /// Greedy decoding as one would write it without a cache.

@@ -39,17 +39,18 @@ pub(crate) fn argmax(logits: &[f32], position: usize) -> Result<(u32, f32)> {
     }
 }
 
-/// Whether just one token is more likely than this one, the lower of equal ids being the more
-/// likely.
-pub(in crate::speculation) fn is_runner_up(logits: &[f32], token: u32) -> bool {
-    let Some(&score) = logits.get(token as usize) else {
-        return false;
+/// The most likely token but for `best` (of equal ones the lowest id); None if no other can be drawn.
+pub(in crate::speculation) fn runner_up(logits: &[f32], best: u32) -> Option<u32> {
+    let before = logits.get(..best as usize)?;
+    let after = logits.get(best as usize + 1..)?;
+    let of = |part: &[f32], from: u32| {
+        let (id, score) = argmax(part, 0).ok()?;
+        Some((from + id, score))
     };
-    let ahead = (0..)
-        .zip(logits)
-        .filter(|(id, x)| score.total_cmp(x).then(id.cmp(&token)).is_lt())
-        .count();
-    score.is_finite() && ahead == 1
+    match (of(before, 0), of(after, best + 1)) {
+        (Some(a), Some(b)) => Some(if b.1 > a.1 { b.0 } else { a.0 }),
+        (a, b) => a.or(b).map(|found| found.0),
+    }
 }
 
 /// The probability of the most likely token at temperature 1, before any cut.
@@ -121,17 +122,16 @@ mod tests {
 
     #[test]
     fn the_runner_up_is_the_second_of_all() {
-        let second = |logits: &[f32]| {
-            (0..5)
-                .filter(|&token| is_runner_up(logits, token))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(second(&[1.0, 3.0, 2.0, 0.0]), [2]);
-        assert_eq!(second(&[1.0, 3.0, 3.0, 3.0]), [2]);
+        assert_eq!(runner_up(&[1.0, 3.0, 2.0, 0.0], 1), Some(2));
+        assert_eq!(runner_up(&[1.0, 2.0, 3.0, 2.0], 2), Some(1));
+        assert_eq!(runner_up(&[1.0, 3.0, 3.0, 3.0], 1), Some(2));
+        assert_eq!(runner_up(&[5.0, 3.0, 4.0], 0), Some(2));
         assert_eq!(
-            second(&[f32::NEG_INFINITY, 3.0, f32::NEG_INFINITY]),
-            [0u32; 0]
+            runner_up(&[f32::NEG_INFINITY, 3.0, f32::NEG_INFINITY], 1),
+            None
         );
+        assert_eq!(runner_up(&[3.0], 0), None);
+        assert_eq!(runner_up(&[3.0], 1), None);
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl TokenModel for Fake {
         self.cache.len()
     }
 
-    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits> {
+    fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits<'_>> {
         assert!(
             !tokens.is_empty() && want <= tokens.len(),
             "{want} of {tokens:?}"

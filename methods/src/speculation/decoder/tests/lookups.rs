@@ -41,7 +41,7 @@ fn a_text_that_repeats_itself_is_copied_without_a_draft() {
         fn len(&self) -> usize {
             self.0
         }
-        fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits> {
+        fn extend(&mut self, tokens: &[u32], want: usize) -> Result<Logits<'_>> {
             self.0 += tokens.len();
             let rows = tokens[tokens.len() - want..].iter();
             Ok(Logits::new(
@@ -49,7 +49,7 @@ fn a_text_that_repeats_itself_is_copied_without_a_draft() {
                 rows.flat_map(|token| {
                     (0..8).map(move |id| f32::from(u8::from(id == (token + 3) % 8)))
                 })
-                .collect(),
+                .collect::<Vec<_>>(),
             ))
         }
         fn rollback(&mut self, len: usize) {
