@@ -343,7 +343,8 @@ fn elements(shape: &Shape, sizes: &Sizes) -> Option<u64> {
         .try_fold(1u64, |n, dim| n.checked_mul(length(dim, sizes)?))
 }
 
-fn length(dim: &Dim, sizes: &Sizes) -> Option<u64> {
+/// The length of an axis at these sizes; none where it depends on a symbol that has none.
+pub fn length(dim: &Dim, sizes: &Sizes) -> Option<u64> {
     let value = |factor: &Factor| {
         let symbol = usize::try_from(*sizes.get(&**factor.symbol())?).ok()?;
         factor.rounding().divide(symbol, factor.divisor())

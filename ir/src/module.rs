@@ -203,8 +203,10 @@ pub struct Classes {
 }
 
 impl Diffusion {
-    /// Classifier-free guidance of models that can be guided, unless something else is asked for.
+    /// Classifier-free guidance of models of classes, unless something else is asked for.
     pub const GUIDANCE: f64 = 1.5;
+    /// That of models of texts: what `StableDiffusionPipeline` of diffusers takes.
+    pub const TEXT_GUIDANCE: f64 = 7.5;
     /// Guidance that changes nothing.
     pub const NO_GUIDANCE: f64 = 1.0;
 
@@ -248,13 +250,15 @@ impl Diffusion {
         })
     }
 
-    /// The strength of classifier-free guidance where none is asked for: [`Self::GUIDANCE`] for
-    /// models that can be guided, else [`Self::NO_GUIDANCE`].
+    /// The strength of classifier-free guidance where none is asked for: [`Self::GUIDANCE`] or
+    /// [`Self::TEXT_GUIDANCE`] for models that can be guided, else [`Self::NO_GUIDANCE`].
     pub fn default_guidance(&self) -> f64 {
-        if self.can_be_guided() {
+        if !self.can_be_guided() {
+            Self::NO_GUIDANCE
+        } else if self.classes.is_some() {
             Self::GUIDANCE
         } else {
-            Self::NO_GUIDANCE
+            Self::TEXT_GUIDANCE
         }
     }
 }

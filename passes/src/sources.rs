@@ -171,6 +171,19 @@ pub trait Samplers {
         inputs: &[(&str, DType)],
         guided: bool,
     ) -> Result<Vec<Prompt>, PassError>;
+
+    /// The prompts in a file, one a line; built-in ones if there is none.
+    ///
+    /// # Errors
+    /// [`PassError::Sampler`] for a file that can't be read or holds no prompt.
+    fn texts(&self, file: Option<&Path>) -> Result<Vec<String>, PassError>;
+
+    /// The tokens of each text as the pipeline's text encoder takes them, all filled up to one
+    /// length.
+    ///
+    /// # Errors
+    /// [`PassError::Sampler`] for a pipeline without a tokenizer, and for texts that it can't read.
+    fn tokens(&self, texts: &[String]) -> Result<Vec<Vec<u32>>, PassError>;
 }
 
 /// What an image is conditioned on beside its class, by the denoiser's input: one row, and with

@@ -59,7 +59,8 @@ pub use costs::{assumed_costs, cost_key};
 pub use decoder::{DecoderOptions, DecoderSession};
 pub use diffusion::{
     Conditions, DiffusionSession, EncodedPrompt, FloatTensor, ImageDecoder, PromptEncoder,
-    SampleRequest, SamplerChoice, SamplerWishes, Samples, choose_sampler, read_tensors,
+    PromptTokenizer, SampleRequest, SamplerChoice, SamplerWishes, Samples, choose_sampler,
+    read_tensors,
 };
 /// What decodes and samples: the loop, the samplers, the schedulers.
 pub use dlc_methods as methods;

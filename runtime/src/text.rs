@@ -50,7 +50,14 @@ impl TextTokenizer {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn of_bundle(bundle: &Bundle) -> Result<Option<Self>> {
-        let find = |name: &str| bundle.side_file(name);
+        Self::among(|name| bundle.side_file(name))
+    }
+
+    /// The tokenizer among files that `find` gives by name; none if there is none.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn among(find: impl Fn(&str) -> Option<PathBuf>) -> Result<Option<Self>> {
         find(TOKENIZER_FILE)
             .map(|path| Self::read(&path, find))
             .transpose()

@@ -29,8 +29,8 @@ use super::{environment, open, prompts};
 pub(super) struct Args {
     /// The bundle
     bundle: PathBuf,
-    /// File of prompts (for an encoder, texts), one a line, or .jsonl with `prompt` [default: 8
-    /// built-in ones]
+    /// File of prompts (for an encoder, texts; for pipelines, of the images in turn), one a line, or
+    /// .jsonl with `prompt` [default: built-in ones]
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// Tokens to write for each prompt

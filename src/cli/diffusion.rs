@@ -12,6 +12,8 @@ use dlc_runtime::{
 
 use super::backend::BackendArgs;
 use super::failure::{Result, bail};
+use super::output::note;
+use super::phases;
 use super::progress::Bar;
 
 /// Flags of a sampler.
@@ -24,7 +26,7 @@ pub(super) struct SamplerArgs {
     #[arg(long, value_name = "NAME", help_heading = "Sampler")]
     scheduler: Option<String>,
     /// Strength of classifier-free guidance; 1 is none [default: what the bundle is pruned for,
-    /// else 1.5 if the model can do it]
+    /// else 7.5 for models of texts, 1.5 for models of classes]
     #[arg(long, value_name = "G", help_heading = "Sampler")]
     guidance: Option<f64>,
     /// Seed of the first image's noise; each further one has the next seed
@@ -178,11 +180,26 @@ impl DiffusionModel {
         Ok(session?)
     }
 
-    /// The bundle's text encoder, likewise.
-    pub fn prompt_encoder(&self) -> Result<PromptEncoder> {
+    /// What images of each prompt are conditioned on, by the bundle's text encoder; the first has
+    /// what they are led away from too, if that is given. Notes what is cut off.
+    pub fn conditions(
+        &self,
+        prompts: &[String],
+        negative: Option<&str>,
+    ) -> Result<Vec<Conditions>> {
+        phases::begin("encoding the prompts");
         let (backend, bundle, weights) = (&self.backend, &self.bundle, self.weights()?);
         let encoder = PromptEncoder::open(backend, bundle, weights.as_ref(), &self.options);
-        Ok(encoder?)
+        let (mut encoder, mut negative) = (encoder?, negative);
+        let mut all = Vec::new();
+        for prompt in prompts {
+            let encoded = encoder.encode(prompt, negative.take())?;
+            for text in &encoded.notes {
+                note(text)?;
+            }
+            all.push(encoded.conditions);
+        }
+        Ok(all)
     }
 
     /// The bundle's decoder of latents, likewise, if there is one.

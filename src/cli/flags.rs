@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use dlc_ir::{ModelInfo, Scores, Task};
+use dlc_ir::{Diffusion, ModelInfo, Scores, Task};
 use dlc_runtime::Bundle;
 
 use super::failure::{Result, bail};
@@ -30,6 +30,8 @@ struct Facts<'a> {
     looks_up: bool,
     /// Whether there is a pruned encoder.
     pruned: bool,
+    /// Whether there is a text encoder for the prompts of images.
+    reads_prompts: bool,
 }
 
 const LEAVE_OUT: &str = "leave it out";
@@ -106,7 +108,7 @@ const BENCH: &[Row] = &[
     Row {
         flags: &["prompts"],
         purpose: "models that read texts",
-        applies: |facts| !facts.samples(),
+        applies: |facts| !facts.samples() || facts.reads_prompts,
         way_out: LEAVE_OUT,
     },
     Row {
@@ -239,6 +241,7 @@ impl Given {
             drafts: bundle.graph("draft").is_ok() && !has("no-draft"),
             looks_up: !has("no-lookup"),
             pruned: bundle.graph("pruned").is_ok(),
+            reads_prompts: bundle.has_graph(Diffusion::TEXT_ENCODER),
         };
         for row in rows.iter().filter(|row| !(row.applies)(&facts)) {
             let Some(flag) = row.flags.iter().find(|flag| has(flag)) else {

@@ -37,6 +37,16 @@ impl Output {
     }
 }
 
+/// A picture of coloured characters, which only a terminal shows; says whether there is one.
+pub(super) fn show(picture: &str) -> Result<bool> {
+    let mut stdout = io::stdout();
+    let shown = stdout.is_terminal();
+    if shown {
+        phases::beside_bar(|| stdout.write_all(picture.as_bytes()))?;
+    }
+    Ok(shown)
+}
+
 /// What people may want to know beside the result.
 pub(super) fn note(text: &str) -> Result<()> {
     say(LogLevel::Info, text)

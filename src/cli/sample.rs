@@ -4,24 +4,31 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use dlc_bundle::{MANIFEST_CAP, MANIFEST_FILE};
+use dlc_files::read_document;
 use dlc_methods::diffusion::inputs;
-use dlc_runtime::{Bundle, Conditions, SamplerChoice, Samples, read_tensors};
+use dlc_runtime::{Bundle, Conditions, ImageDecoder, SamplerChoice, Samples, read_tensors};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::backend::BackendArgs;
 use super::destination::{self, Destination, check_stdout};
 use super::diffusion::{DiffusionModel, SamplerArgs, Wanted, decode, sample};
 use super::exit::INTERRUPTED;
 use super::failure::{Context, Failure, Result, bail};
-use super::output::{Output, note};
+use super::output::{Output, note, show};
 use super::progress::Bar;
-use super::{open, phases};
+use super::{open, phases, prompts};
 use crate::report::{Layout, Picture};
 
 /// The tensor of what a sampler leaves, and of what it starts from.
 const LATENTS: &str = "latents";
+/// The keyword of what is said of a picture in its file.
+const PARAMETERS: &str = "parameters";
+/// Characters in a line of a picture in the terminal.
+const TERMINAL_COLUMNS: usize = 64;
 /// The most images of one command.
 const MOST_IMAGES: usize = 1 << 16;
 
@@ -31,6 +38,7 @@ const MOST_IMAGES: usize = 1 << 16;
   dlc sample out/ --class 3 -o three.png
   dlc sample out/ --count 10 --seed 7 -o grid.png
   dlc sample out/ --prompt \"a sneaker\" --negative-prompt \"a boot\" --guidance 3 -o sneaker.png
+  dlc sample out/ --prompts prompts.txt --count 4 -o grid.png
   dlc sample out/ --class 1,2,3 --count 4 --no-prune --steps 20 --scheduler dpm-solver++ -o grid.png")]
 pub(super) struct Args {
     /// The bundle
@@ -42,20 +50,23 @@ pub(super) struct Args {
     /// What the images should show, for a bundle of a whole pipeline
     #[arg(long, value_name = "TEXT", conflicts_with = "embeddings")]
     prompt: Option<String>,
+    /// Prompts, one a line, or for .jsonl one {"prompt": ...} a line; `-` is stdin
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "embeddings"])]
+    prompts: Option<PathBuf>,
     /// What guidance leads the images away from [default: the empty text]
-    #[arg(long, value_name = "TEXT", requires = "prompt")]
+    #[arg(long, value_name = "TEXT")]
     negative_prompt: Option<String>,
     /// Classes that the images should show [default: the model's, in turn]
     #[arg(long = "class", value_name = "K[,K..]", value_delimiter = ',')]
     classes: Vec<usize>,
-    /// Images; with --class, of each class
+    /// Images; with --class, of each class, with --prompts, of each prompt
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     count: u16,
     /// Run the whole model at every step
     #[arg(long)]
     no_prune: bool,
-    /// Height of the images, in entries of what the sampler leaves: of Stable Diffusion's latents
-    /// an eighth of the picture's. U-Nets take other sizes than their own [default: the model's]
+    /// Height of the images in pixels; for latents without a decoder, in entries of what the
+    /// sampler leaves. U-Nets take other sizes than their own [default: the model's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     height: Option<u16>,
     /// Width of the images, likewise
@@ -75,6 +86,9 @@ pub(super) struct Args {
     /// 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     scale: Option<u8>,
+    /// Show the picture in the terminal too, in 24-bit colours
+    #[arg(long, conflicts_with = "json")]
+    show: bool,
     #[command(flatten)]
     backend: BackendArgs,
     /// Print the result as JSON
@@ -83,56 +97,82 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let output = Output::new(args.json);
     let picture = Destination::check(&args.output, &["png"])?;
     let latents = args
         .latents
         .as_deref()
         .map(|path| Destination::check(path, &["safetensors"]))
         .transpose()?;
-    check_stdout(
-        &[&picture].into_iter().chain(&latents).collect::<Vec<_>>(),
-        args.json,
-    )?;
+    let destinations: Vec<&Destination> = [&picture].into_iter().chain(&latents).collect();
+    check_stdout(&destinations, args.json)?;
     let bundle = open::bundle(&args.bundle)?;
     let choice = args.sampler.choose(&bundle, args.no_prune)?;
-    let count = usize::from(args.count);
-    if args.classes.len().max(1) * count > MOST_IMAGES {
-        bail!(
-            "{} classes of {count} images each are more than the {MOST_IMAGES} images of one command",
-            args.classes.len()
-        );
-    }
-    args.check_negative(&choice)?;
-    let mut wanted = Wanted {
-        size: args.size(&bundle),
-        ..args.sampler.wanted(&bundle, &args.classes, count)?
-    };
-    wanted.noise = args.noise(&bundle, &wanted)?;
+    let (prompts, mut wanted) = args.order(&bundle, &choice)?;
     let start = Instant::now();
     phases::begin("loading the model");
     let model = DiffusionModel::open(bundle, &args.backend)?;
     if let Some(text) = &choice.note {
         note(text)?;
     }
-    if let Some(prompt) = &args.prompt {
-        wanted.conditions = Some(args.encode(&model, prompt, &choice)?);
+    if !prompts.is_empty() {
+        wanted.conditions = Some(args.encode(&model, &prompts, &choice)?);
     }
     let Some((samples, pictures)) = make(&model, &wanted, &choice)? else {
         return Ok(INTERRUPTED.into());
     };
     let seconds = start.elapsed().as_secs_f64();
     let shown = pictures.as_ref().unwrap_or(&samples);
-    let [_, _, height, width] = shown.shape;
-    write(args, &wanted, [&samples, shown], &picture, latents.as_ref())?;
+    let size = [shown.shape[2], shown.shape[3]];
+    let about = about(args, &model, &choice, &prompts, size)?;
+    let (grid, png) = args.picture(shown, prompts.len(), &about)?;
+    let mut files = vec![(&picture, png)];
+    if let Some(to) = &latents {
+        files.push((to, tensors(&wanted, &samples)?));
+    }
+    destination::write(&files)?;
+    if args.show && !show(&grid.to_half_blocks(TERMINAL_COLUMNS))? {
+        note("stdout is no terminal: the picture isn't shown")?;
+    }
+    let names_file = !destinations.iter().any(|to| to.is_stdout());
+    let made = Made {
+        wanted: &wanted,
+        prompts: &prompts,
+        size,
+        seconds,
+        names_file,
+    };
+    report(args, &model, &choice, &made)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was made, for the report.
+struct Made<'m> {
+    wanted: &'m Wanted,
+    prompts: &'m [String],
+    /// Height and width of a picture.
+    size: [usize; 2],
+    seconds: f64,
+    /// Whether stdout is free for the name of the file.
+    names_file: bool,
+}
+
+fn report(
+    args: &Args,
+    model: &DiffusionModel,
+    choice: &SamplerChoice,
+    made: &Made<'_>,
+) -> Result<()> {
+    let output = Output::new(args.json);
     let evaluations = choice.plan.steps.len();
-    let macs = model
-        .bundle
-        .manifest()
-        .sampling
-        .as_ref()
-        .filter(|_| choice.prune)
-        .map_or(1.0, |sampling| sampling.macs);
+    let sampling = model.bundle.manifest().sampling.as_ref();
+    let sampling = sampling.filter(|_| choice.prune);
+    let macs = sampling.map_or(1.0, |sampling| sampling.macs);
+    let Made {
+        wanted,
+        seconds,
+        size: [height, width],
+        ..
+    } = made;
     let images = wanted.seeds.len();
     note(&format!(
         "{images} image{} in {seconds:.1} s: {} with {} steps, guidance {}, {evaluations} evaluations, {:.0}% of the whole model's multiply-adds",
@@ -142,53 +182,120 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         choice.guidance,
         100.0 * macs
     ))?;
-    if !picture.is_stdout() && !latents.is_some_and(|latents| latents.is_stdout()) {
+    if made.names_file {
         output.result(&args.output.display().to_string())?;
     }
     output.json(&json!({
-        "output": args.output, "latents": args.latents, "prompt": args.prompt, "negative_prompt": args.negative_prompt, "height": height, "width": width, "seeds": wanted.seeds, "classes": wanted.classes, "seconds": seconds,
+        "output": args.output, "latents": args.latents, "prompt": args.prompt,
+        "prompts": args.prompts.is_some().then_some(made.prompts), "negative_prompt": args.negative_prompt,
+        "height": height, "width": width, "seeds": wanted.seeds, "classes": wanted.classes, "seconds": seconds,
         "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance, "pruned": choice.prune,
         "evaluations": evaluations, "macs": macs, "backend": model.backend.kind().name(),
-    }))?;
-    Ok(ExitCode::SUCCESS)
+    }))
 }
 
 impl Args {
-    /// Height and width, if one of them is asked for.
-    fn size(&self, bundle: &Bundle) -> Option<[usize; 2]> {
-        let model = bundle.manifest().model.diffusion.as_ref()?;
-        let side = |wanted: Option<u16>, own: usize| wanted.map_or(own, usize::from);
+    /// The prompts, and the images that are asked for.
+    fn order(&self, bundle: &Bundle, choice: &SamplerChoice) -> Result<(Vec<String>, Wanted)> {
+        let prompts = self.all_prompts(choice)?;
+        let count = usize::from(self.count);
+        for (several, what) in [(self.classes.len(), "classes"), (prompts.len(), "prompts")] {
+            if several.max(1) * count > MOST_IMAGES {
+                bail!(
+                    "{several} {what} of {count} images each are more than the {MOST_IMAGES} images of one command"
+                );
+            }
+        }
+        let images = count * prompts.len().max(1);
+        let mut wanted = Wanted {
+            size: self.size(bundle)?,
+            ..self.sampler.wanted(bundle, &self.classes, images)?
+        };
+        wanted.noise = self.noise(bundle, &wanted)?;
+        Ok((prompts, wanted))
+    }
+
+    /// Height and width of what the sampler leaves, if one of them is asked for.
+    fn size(&self, bundle: &Bundle) -> Result<Option<[usize; 2]>> {
+        let Some(model) = bundle.manifest().model.diffusion.as_ref() else {
+            return Ok(None);
+        };
+        let scale = ImageDecoder::scale(bundle)?.unwrap_or(1);
+        for (flag, wanted) in [("height", self.height), ("width", self.width)] {
+            let wanted = wanted.map(usize::from);
+            if let Some(pixels) = wanted.filter(|pixels| !pixels.is_multiple_of(scale)) {
+                let below = pixels / scale * scale;
+                bail!(
+                    "--{flag} {pixels}: the pipeline makes pictures of multiples of {scale} pixels; take {} or {}",
+                    below.max(scale),
+                    below + scale
+                );
+            }
+        }
+        let side = |wanted: Option<u16>, own| wanted.map_or(own, |n| usize::from(n) / scale);
         let size = [
             side(self.height, model.height),
             side(self.width, model.width),
         ];
-        self.height.or(self.width).map(|_| size)
+        Ok(self.height.or(self.width).map(|_| size))
     }
 
-    fn check_negative(&self, choice: &SamplerChoice) -> Result<()> {
+    /// The prompts, of the flag or of a file; none where images are conditioned otherwise.
+    fn all_prompts(&self, choice: &SamplerChoice) -> Result<Vec<String>> {
+        let prompts = match &self.prompts {
+            Some(file) => prompts::read(file)?
+                .into_iter()
+                .map(|text| text.content)
+                .collect(),
+            None => self.prompt.iter().cloned().collect::<Vec<String>>(),
+        };
+        if self.negative_prompt.is_some() && prompts.is_empty() {
+            bail!(
+                "--negative-prompt goes with --prompt or --prompts: give one of them, or leave it out"
+            );
+        }
         if self.negative_prompt.is_some() && !choice.is_guided() {
             bail!(
                 "--negative-prompt has no effect without guidance: give --guidance, or leave it out"
             );
         }
-        Ok(())
+        Ok(prompts)
     }
 
-    /// The hidden states of the prompt, and of the negative one if there is guidance.
+    /// The hidden states of the prompts, and of the negative one if there is guidance.
     fn encode(
         &self,
         model: &DiffusionModel,
-        prompt: &str,
+        prompts: &[String],
         choice: &SamplerChoice,
     ) -> Result<Conditions> {
-        phases::begin("encoding the prompt");
         let negative = self.negative_prompt.as_deref().unwrap_or_default();
         let negative = choice.is_guided().then_some(negative);
-        let encoded = model.prompt_encoder()?.encode(prompt, negative)?;
-        for text in &encoded.notes {
-            note(text)?;
+        let all = model.conditions(prompts, negative)?;
+        Ok(Conditions::of_each(&all, usize::from(self.count))?)
+    }
+
+    /// The images side by side, and that as a PNG file.
+    fn picture(&self, shown: &Samples, prompts: usize, about: &str) -> Result<(Picture, Vec<u8>)> {
+        let [images, channels, height, width] = shown.shape;
+        if channels > 3 {
+            note(
+                "the bundle has no decoder for latents: the picture shows their first three channels; --latents FILE keeps all",
+            )?;
         }
-        Ok(encoded.conditions)
+        // Each class and prompt has a row of its own, if there are several images of several.
+        let several = self.classes.len().max(prompts) > 1;
+        let columns = Some(usize::from(self.count)).filter(|count| *count > 1 && several);
+        let scale = self.scale.map(usize::from);
+        let layout = Layout::new(images, columns, [height, width], scale);
+        Picture::grid(shown.images(), [channels, height, width], layout)
+            .and_then(|picture| {
+                let png = picture.to_png(&[(PARAMETERS, about.to_owned())])?;
+                Some((picture, png))
+            })
+            .context(
+                "the picture would be too large: ask for fewer images, or for a smaller --scale",
+            )
     }
 
     /// What the images start from, if that is in a file.
@@ -245,58 +352,54 @@ fn make(
     Ok(Some((samples, pictures)))
 }
 
-/// Writes the picture and, if asked for, the latents: both or none.
-fn write(
+/// How the images were made, as many programs write it into PNG files and read it there: the prompts,
+/// what guidance leads away from, and settings.
+fn about(
     args: &Args,
-    wanted: &Wanted,
-    [samples, shown]: [&Samples; 2],
-    to: &Destination,
-    latents_to: Option<&Destination>,
-) -> Result<()> {
-    let [images, channels, height, width] = shown.shape;
-    if channels > 3 {
-        note(
-            "the bundle has no decoder for latents: the picture shows their first three channels; --latents FILE keeps all",
-        )?;
-    }
-    // Each class has a row of its own, if there are several images of several classes.
-    let columns =
-        Some(usize::from(args.count)).filter(|count| *count > 1 && args.classes.len() > 1);
-    let layout = Layout::new(
-        images,
-        columns,
-        [height, width],
-        args.scale.map(usize::from),
+    model: &DiffusionModel,
+    choice: &SamplerChoice,
+    prompts: &[String],
+    [height, width]: [usize; 2],
+) -> Result<String> {
+    let manifest = model.bundle.folder().join(MANIFEST_FILE);
+    let hash = Sha256::digest(read_document(&manifest, MANIFEST_CAP)?);
+    let mut lines = prompts.to_vec();
+    lines.extend(
+        args.negative_prompt
+            .iter()
+            .map(|text| format!("Negative prompt: {text}")),
     );
-    let picture = Picture::grid(shown.images(), [channels, height, width], layout)
-        .and_then(|picture| picture.to_png());
-    let picture = picture.context(
-        "the picture would be too large: ask for fewer images, or for a smaller --scale",
-    )?;
-    let mut files = vec![(to, picture)];
-    if let Some(to) = latents_to {
-        files.push((to, latents(wanted, samples)?));
-    }
-    destination::write(&files)
+    lines.push(format!(
+        "Steps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {width}x{height}, Model hash: {hash:x}, Model: {}, Pruned: {}, Version: dlc {}",
+        choice.steps,
+        choice.scheduler,
+        choice.guidance,
+        args.sampler.seed,
+        model.bundle.manifest().source.name,
+        choice.prune,
+        env!("CARGO_PKG_VERSION")
+    ));
+    Ok(lines.join("\n"))
 }
 
-fn latents(wanted: &Wanted, samples: &Samples) -> Result<Vec<u8>> {
+/// What the sampler leaves as a safetensors file.
+fn tensors(wanted: &Wanted, samples: &Samples) -> Result<Vec<u8>> {
     let data: Vec<u8> = samples.data.iter().flat_map(|x| x.to_le_bytes()).collect();
     let classes: Vec<u8> = wanted
         .classes
         .iter()
         .flat_map(|class| (*class as i64).to_le_bytes())
         .collect();
-    let mut tensors = vec![(
+    let mut named = vec![(
         LATENTS,
         TensorView::new(Dtype::F32, samples.shape.to_vec(), &data).map_err(Failure::bug)?,
     )];
     if !wanted.classes.is_empty() {
-        tensors.push((
+        named.push((
             inputs::CLASS_LABELS,
             TensorView::new(Dtype::I64, vec![wanted.classes.len()], &classes)
                 .map_err(Failure::bug)?,
         ));
     }
-    serialize(tensors, None).map_err(Failure::bug)
+    serialize(named, None).map_err(Failure::bug)
 }

@@ -248,7 +248,7 @@ fn transform(
         .find(|f| f.name == "tokenizer.json")
         .map(|f| f.path.clone());
     let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
-    let samplers = samplers(checkpoint);
+    let samplers = samplers(checkpoint, module);
     let machine = BundleMachine {
         profile: request.profile,
         backend: &request.backend,
@@ -335,8 +335,8 @@ pub(super) fn passes<'a>(
     registry::build_all(&request.passes, sources).map_err(|e| located(request, e))
 }
 
-pub(super) fn samplers(checkpoint: &Checkpoint) -> DiffusionSamplers {
-    DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned))
+pub(super) fn samplers(checkpoint: &Checkpoint, module: &Module) -> DiffusionSamplers {
+    DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned)).reading_with(module)
 }
 
 /// The samplers, if the model is sampled in steps.

@@ -32,7 +32,7 @@ pub fn needs(request: &CompileRequest) -> Result<Needs, PipelineError> {
     }
     let names = request.adapter_names.as_deref();
     let (adapters, _) = adapters::read(&request.adapters, opened, names, &module)?;
-    let samplers = samplers(&checkpoint);
+    let samplers = samplers(&checkpoint, &module);
     let sources = Sources {
         adapters: &adapters,
         allow_nan: request.allow_nan,

@@ -9,21 +9,29 @@ use std::sync::{Mutex, PoisonError};
 use dlc_bundle::{MANIFEST_CAP, Manifest};
 use dlc_errors::{Fault, Faulty};
 use dlc_eval::Array;
-use dlc_files::{read_document, yaml};
-use dlc_ir::{DType, SkipSchedule};
+use dlc_files::{read_document, read_text, yaml};
+use dlc_ir::{DType, ModelInfo, Module, SideFile, SkipSchedule};
 use dlc_methods::MethodError;
 use dlc_methods::diffusion::{SamplingPlan, SchedulerKind, parse_scheduler_config, sampling_plan};
 use dlc_passes::{PassError, Prompt, Samplers};
-use dlc_runtime::{Conditions, FloatTensor, RuntimeError};
+use dlc_runtime::{Conditions, FloatTensor, PromptTokenizer, RuntimeError, TextTokenizer};
 use serde_json::{Map, Value};
+
+use super::{built_in_prompts, prompt_lines};
 
 /// Largest configuration of a scheduler.
 const CONFIG_CAP: u64 = 1 << 20;
 
-/// The scheduler that a checkpoint comes with, if any.
+/// Largest file of prompts.
+const PROMPTS_CAP: u64 = 1 << 20;
+
+/// The scheduler that a checkpoint comes with, if any, and what its texts are read with.
 #[derive(Debug)]
 pub(super) struct DiffusionSamplers {
     scheduler: Option<PathBuf>,
+    /// Among them the files of the tokenizer.
+    side_files: Vec<SideFile>,
+    model: Option<ModelInfo>,
     /// What is to be said of the files that were read.
     warnings: Mutex<BTreeSet<String>>,
 }
@@ -33,8 +41,43 @@ impl DiffusionSamplers {
     pub fn new(scheduler: Option<PathBuf>) -> Self {
         Self {
             scheduler,
+            side_files: Vec::new(),
+            model: None,
             warnings: Mutex::default(),
         }
+    }
+
+    /// With the tokenizer of this module.
+    #[must_use]
+    pub fn reading_with(self, module: &Module) -> Self {
+        Self {
+            side_files: module.side_files.clone(),
+            model: Some(module.model.clone()),
+            ..self
+        }
+    }
+
+    fn warn(&self, text: String) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        warnings.insert(text);
+    }
+
+    fn tokenizer(&self) -> Result<PromptTokenizer, PassError> {
+        let path = |name: &str| {
+            let mut files = self.side_files.iter();
+            files
+                .find(|file| file.name == name)
+                .map(|file| file.path.clone())
+        };
+        let tokenizer =
+            TextTokenizer::among(path).map_err(|e| sampler_error("tokenizer", &e, false))?;
+        let tokenizer = tokenizer
+            .zip(self.model.as_ref())
+            .and_then(|(tokenizer, model)| PromptTokenizer::new(tokenizer, model));
+        tokenizer.ok_or_else(|| {
+            let problem = "prompts can't be read: the pipeline has no tokenizer with a `pad_token`; put its files into the folder `tokenizer`, or give embeddings=FILE";
+            sampler_error("tokenizer", &problem, false)
+        })
     }
 
     /// What is to be said of the files that were read so far.
@@ -115,16 +158,46 @@ impl Samplers for DiffusionSamplers {
         let prompts: Vec<Prompt> = prompts.collect::<Result<_, _>>().map_err(fails)?;
         if prompts.len() == 1 {
             let place = file.display();
-            let warning = format!(
-                "{place} holds one text: what passes choose by it is for that text alone; give a file with more texts"
-            );
-            self.warnings
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(warning);
+            self.warn(one_text(&place));
         }
         Ok(prompts)
     }
+
+    fn texts(&self, file: Option<&Path>) -> Result<Vec<String>, PassError> {
+        let Some(path) = file else {
+            return Ok(built_in_prompts().map(str::to_owned).collect());
+        };
+        let name = path.display();
+        let fail = |problem: &dyn Display| sampler_error(&name.to_string(), problem, false);
+        let text = read_text(path, PROMPTS_CAP).map_err(|e| fail(&e.problem))?;
+        let lines = prompt_lines(path, &text);
+        let lines = lines.map_err(|bad| fail(&format!("line {}: {}", bad.number, bad.problem)))?;
+        match lines[..] {
+            [] => return Err(fail(&"holds no prompts; write one a line")),
+            [_] => self.warn(one_text(&name)),
+            _ => {}
+        }
+        Ok(lines.into_iter().map(|(_, text)| text).collect())
+    }
+
+    fn tokens(&self, texts: &[String]) -> Result<Vec<Vec<u32>>, PassError> {
+        let tokenizer = self.tokenizer()?;
+        let encode = |text: &String| {
+            let encoded = tokenizer.encode("prompt", text);
+            let (tokens, note) = encoded.map_err(|e| sampler_error("prompts", &e, false))?;
+            if let Some(note) = note {
+                self.warn(note);
+            }
+            Ok(tokens)
+        };
+        texts.iter().map(encode).collect()
+    }
+}
+
+fn one_text(place: &dyn Display) -> String {
+    format!(
+        "{place} holds one text: what passes choose by it is for that text alone; give a file with more texts"
+    )
 }
 
 /// What one of `total` images is conditioned on.

@@ -1,5 +1,7 @@
 //! Pictures as PNG: samples of a diffusion model, side by side.
 
+use std::fmt::Write;
+
 /// The short side that small images are enlarged to, at least.
 const SHORTEST: usize = 64;
 /// The level of the gaps between images: white.
@@ -102,8 +104,36 @@ impl Picture {
         Some(picture)
     }
 
-    /// The picture as a PNG file. None if it has no pixels, or more than PNG can count.
-    pub fn to_png(&self) -> Option<Vec<u8>> {
+    /// The picture for a terminal of 24-bit colours: two pixels in each character, one above the
+    /// other, and at most so many characters in a line. Larger pictures lose pixels.
+    pub fn to_half_blocks(&self, columns: usize) -> String {
+        let step = self.width.div_ceil(columns.max(1)).max(1);
+        let mut text = String::new();
+        for y in (0..self.height).step_by(2 * step) {
+            for x in (0..self.width).step_by(step) {
+                let [r, g, b] = self.colour(x, y);
+                let _ = write!(text, "\x1b[38;2;{r};{g};{b}m");
+                if y + step < self.height {
+                    let [r, g, b] = self.colour(x, y + step);
+                    let _ = write!(text, "\x1b[48;2;{r};{g};{b}m");
+                }
+                text.push('▀');
+            }
+            text.push_str("\x1b[0m\n");
+        }
+        text
+    }
+
+    /// Red, green and blue of a pixel.
+    fn colour(&self, x: usize, y: usize) -> [u8; 3] {
+        let pixel = (y * self.width + x) * self.channels;
+        let level = |c: usize| self.data.get(pixel + c.min(self.channels - 1));
+        [0, 1, 2].map(|c| level(c).copied().unwrap_or(GAP))
+    }
+
+    /// The picture as a PNG file with texts about it, by keyword. None if it has no pixels, or more
+    /// than PNG can count.
+    pub fn to_png(&self, texts: &[(&str, String)]) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         let (width, height) = (
             u32::try_from(self.width).ok()?,
@@ -116,6 +146,10 @@ impl Picture {
             png::ColorType::Grayscale
         });
         encoder.set_depth(png::BitDepth::Eight);
+        for (keyword, text) in texts {
+            let (keyword, text) = ((*keyword).to_owned(), text.clone());
+            encoder.add_itxt_chunk(keyword, text).ok()?;
+        }
         let mut writer = encoder.write_header().ok()?;
         writer.write_image_data(&self.data).ok()?;
         writer.finish().ok()?;
@@ -141,6 +175,27 @@ fn range<'i>(images: impl Iterator<Item = &'i [f32]>, from: usize, plane: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_pixels_share_a_character() {
+        let gray = Picture {
+            width: 2,
+            height: 3,
+            channels: 1,
+            data: vec![1, 2, 3, 4, 5, 6],
+        };
+        let (on, off) = ("\x1b[38;2;", "\x1b[48;2;");
+        let cell = |top: u8, bottom: u8| {
+            format!("{on}{top};{top};{top}m{off}{bottom};{bottom};{bottom}m▀")
+        };
+        let lines = format!(
+            "{}{}\x1b[0m\n{on}5;5;5m▀{on}6;6;6m▀\x1b[0m\n",
+            cell(1, 3),
+            cell(2, 4)
+        );
+        assert_eq!(gray.to_half_blocks(80), lines);
+        assert_eq!(gray.to_half_blocks(1), format!("{}\x1b[0m\n", cell(1, 5)));
+    }
 
     #[test]
     fn images_stand_in_a_grid_a_pixel_apart() {

@@ -267,7 +267,7 @@ fn check_conditioning(golden: &'static str, component: &str, share: f64) {
     );
     assert_eq!(
         (&report["guidance"], &report["pruned"]),
-        (&1.5.into(), &true.into()),
+        (&7.5.into(), &true.into()),
         "{golden}"
     );
 
@@ -291,7 +291,7 @@ fn check_conditioning(golden: &'static str, component: &str, share: f64) {
         supernet_sample(
             &module,
             &plan,
-            1.5,
+            7.5,
             &schedule,
             &noise(index as u64, numbers),
             conditioning,
@@ -446,6 +446,6 @@ fn a_model_is_guided_by_default_whether_it_is_pruned_or_not() {
     compile(&shell, "skip:interval=2,steps=4", "pruned");
     for bundle in ["whole", "pruned"] {
         let args = [bundle, "--steps", "4", "--embeddings", "texts.safetensors"];
-        assert_eq!(sample(&shell, &args).0["guidance"], 1.5, "{bundle}");
+        assert_eq!(sample(&shell, &args).0["guidance"], 7.5, "{bundle}");
     }
 }

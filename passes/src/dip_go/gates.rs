@@ -24,9 +24,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
-use super::loss::Loss;
 use super::options::DipGoOptions;
-use super::rollout::{Sampler, Start, hard};
+use super::rollout::{Rollout, Sampler, Start, hard};
+use super::view::View;
 use crate::context::PassContext;
 use crate::error::PassError;
 use crate::skip::{Fit, SkipNet, close, macs_share, threshold};
@@ -41,8 +41,8 @@ const SMALLEST: f64 = 1e-300;
 pub(super) struct Training<'a> {
     pub net: &'a SkipNet<'a>,
     pub sampler: &'a Sampler<'a>,
-    /// The distance to the full sampler's images.
-    pub loss: &'a Loss,
+    /// What images are compared as.
+    pub view: &'a View<'a>,
     pub options: &'a DipGoOptions,
     pub pool: &'a rayon::ThreadPool,
 }
@@ -69,7 +69,7 @@ struct State {
     best: Option<(Vec<Vec<bool>>, f64)>,
 }
 
-/// Noise, and the image that the full sampler makes of it.
+/// Noise, and the image that the full sampler makes of it, as images are compared.
 struct Judge {
     start: Start,
     full: Vec<f32>,
@@ -80,7 +80,7 @@ impl Training<'_> {
     pub fn run(&self, cx: &PassContext<'_>) -> Result<Learned, PassError> {
         let options = serde_json::to_string(self.options).unwrap_or_default();
         let key = format!(
-            "{NAME} 1 {} {options} {:x}",
+            "{NAME} 2 {} {options} {:x}",
             cx.module_key,
             fingerprint(self.sampler.prompts)
         );
@@ -152,12 +152,17 @@ impl Training<'_> {
         let all = self.all_on();
         let judge = |start: Start| {
             Ok(Judge {
-                full: self.sampler.run(&start, &all)?.sample().to_vec(),
+                full: self.shown(&self.sampler.run(&start, &all)?)?,
                 start,
             })
         };
         self.pool
             .install(|| starts.into_par_iter().map(judge).collect())
+    }
+
+    /// The image of a run as images are compared.
+    fn shown(&self, rollout: &Rollout) -> Result<Vec<f32>, PassError> {
+        self.view.of(rollout.sample())
     }
 
     /// Images of one gradient: other ones for each stage and turn.
@@ -175,10 +180,8 @@ impl Training<'_> {
     fn judge(&self, table: &[Vec<bool>], judges: &[Judge]) -> Result<f64, PassError> {
         let (gates, _) = self.closed(table);
         let one = |judge: &Judge| {
-            let distance = self.loss.distance(
-                self.sampler.run(&judge.start, &gates)?.sample(),
-                &judge.full,
-            );
+            let image = self.shown(&self.sampler.run(&judge.start, &gates)?)?;
+            let distance = self.view.loss.distance(&image, &judge.full);
             Ok(distance.max(SMALLEST).ln())
         };
         let distances = self.pool.install(|| {

@@ -14,12 +14,12 @@ const RANGE: f64 = 2.0;
 const C1: f64 = (0.01 * RANGE) * (0.01 * RANGE);
 const C2: f64 = (0.03 * RANGE) * (0.03 * RANGE);
 /// The most channels that are colours; more are latents, in which there is nothing to see.
-const COLOURS: usize = 3;
+pub(super) const COLOURS: usize = 3;
 
-/// What is minimised between images.
+/// What is minimised between images, see [`Loss`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LossKind {
+pub enum Distance {
     /// Mean square of the difference.
     Mse,
     /// 1 - SSIM (DiP-GO, arXiv 2410.16942, section 3.3).
@@ -29,22 +29,29 @@ pub enum LossKind {
 /// A distance between images of one shape.
 #[derive(Debug, Clone)]
 pub(super) struct Loss {
-    kind: LossKind,
+    kind: Distance,
     /// Channels, height, width.
     shape: [usize; 3],
     window: Vec<f64>,
 }
 
+/// The structural similarity of two images `[channels, height, width]`, numbers from -1 to 1: 1 for
+/// equal ones. None where its window of 11 pixels doesn't fit.
+pub fn similarity(image: &[f32], other: &[f32], shape: [usize; 3]) -> Option<f64> {
+    let loss = Loss::new(Some(Distance::Ssim), shape)?;
+    Some(1.0 - loss.distance(image, other))
+}
+
 impl Loss {
     /// The kind that was asked for; else SSIM for pictures, and mean square for latents and for
     /// what is smaller than SSIM's window. None where the window that was asked for doesn't fit.
-    pub fn new(asked: Option<LossKind>, shape: [usize; 3]) -> Option<Self> {
+    pub fn new(asked: Option<Distance>, shape: [usize; 3]) -> Option<Self> {
         let [channels, height, width] = shape;
         let fits = height >= WINDOW && width >= WINDOW;
         let usual = if fits && channels <= COLOURS {
-            LossKind::Ssim
+            Distance::Ssim
         } else {
-            LossKind::Mse
+            Distance::Mse
         };
         let centre = (WINDOW / 2) as f64;
         let bell: Vec<f64> = (0..WINDOW)
@@ -52,7 +59,7 @@ impl Loss {
             .collect();
         let sum: f64 = bell.iter().sum();
         let kind = asked.unwrap_or(usual);
-        (fits || kind == LossKind::Mse).then(|| Self {
+        (fits || kind == Distance::Mse).then(|| Self {
             kind,
             shape,
             window: bell.into_iter().map(|x| x / sum).collect(),
@@ -62,15 +69,15 @@ impl Loss {
     /// The name of what is minimised.
     pub fn name(&self) -> &'static str {
         match self.kind {
-            LossKind::Mse => "mean square",
-            LossKind::Ssim => "1 - SSIM",
+            Distance::Mse => "mean square",
+            Distance::Ssim => "1 - SSIM",
         }
     }
 
     /// How far `image` is from `full`.
     pub fn distance(&self, image: &[f32], full: &[f32]) -> f64 {
         match self.kind {
-            LossKind::Mse => {
+            Distance::Mse => {
                 image
                     .iter()
                     .zip(full)
@@ -78,14 +85,14 @@ impl Loss {
                     .sum::<f64>()
                     / image.len().max(1) as f64
             }
-            LossKind::Ssim => self.dissimilarity(image, full, &mut |_, _| {}),
+            Distance::Ssim => self.dissimilarity(image, full, &mut |_, _| {}),
         }
     }
 
     /// [`distance`](Self::distance), and its gradient with respect to `image`.
     pub fn gradient(&self, image: &[f32], full: &[f32]) -> (f64, Vec<f32>) {
         match self.kind {
-            LossKind::Mse => {
+            Distance::Mse => {
                 let n = image.len().max(1) as f32;
                 (
                     self.distance(image, full),
@@ -96,7 +103,7 @@ impl Loss {
                         .collect(),
                 )
             }
-            LossKind::Ssim => {
+            Distance::Ssim => {
                 let mut gradient = vec![0f32; image.len()];
                 let distance = self.dissimilarity(image, full, &mut |from, slopes| {
                     gradient[from..]
@@ -237,15 +244,15 @@ mod tests {
     #[test]
     fn similarity_is_scikit_images() {
         for case in cases() {
-            let loss = Loss::new(Some(LossKind::Ssim), case.shape).expect("fits");
-            let found = 1.0 - loss.distance(&case.image, &case.other);
+            let found = similarity(&case.image, &case.other, case.shape).expect("fits");
             assert!(
                 (found - case.ssim).abs() < 1e-6,
                 "{:?}: {found}, not {}",
                 case.shape,
                 case.ssim
             );
-            assert!(loss.distance(&case.image, &case.image).abs() < 1e-12);
+            let own = similarity(&case.image, &case.image, case.shape).expect("fits");
+            assert!((own - 1.0).abs() < 1e-12);
         }
     }
 
@@ -253,7 +260,7 @@ mod tests {
     fn gradients_are_those_of_finite_differences() {
         for (case, kind) in cases()
             .iter()
-            .flat_map(|case| [(case, LossKind::Mse), (case, LossKind::Ssim)])
+            .flat_map(|case| [(case, Distance::Mse), (case, Distance::Ssim)])
         {
             let loss = Loss::new(Some(kind), case.shape).expect("fits");
             let (distance, gradient) = loss.gradient(&case.image, &case.other);
@@ -281,11 +288,11 @@ mod tests {
         for (shape, asked, name) in [
             ([1, 11, 11], None, Some("1 - SSIM")),
             ([3, 64, 64], None, Some("1 - SSIM")),
-            ([3, 64, 64], Some(LossKind::Mse), Some("mean square")),
+            ([3, 64, 64], Some(Distance::Mse), Some("mean square")),
             ([4, 64, 64], None, Some("mean square")),
-            ([4, 64, 64], Some(LossKind::Ssim), Some("1 - SSIM")),
+            ([4, 64, 64], Some(Distance::Ssim), Some("1 - SSIM")),
             ([1, 8, 8], None, Some("mean square")),
-            ([1, 8, 8], Some(LossKind::Ssim), None),
+            ([1, 8, 8], Some(Distance::Ssim), None),
         ] {
             assert_eq!(
                 Loss::new(asked, shape).map(|loss| loss.name()),

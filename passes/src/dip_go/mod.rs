@@ -3,33 +3,35 @@
 //!
 //! DiP-GO: *A Diffusion Pruner via Few-step Gradient Optimization* (arXiv 2410.16942, NeurIPS 2024).
 //! `supernet.rs` is one evaluation with gates, `rollout.rs` the sampler around it and the way back,
-//! `gates.rs` what is learned; choosing, closing and building are those of `skip`.
+//! `view.rs` what images are compared as, `gates.rs` what is learned; choosing, closing and building are those of `skip`.
 
 mod gates;
 mod loss;
 mod options;
+mod prompts;
 mod rollout;
 mod supernet;
 #[cfg(test)]
 mod tests;
+mod view;
 
-use dlc_eval::Array;
-use dlc_ir::{DType, Diffusion, Graph, Module, SkipSchedule, ValueId};
+use dlc_ir::{Diffusion, Module, SkipSchedule};
 use dlc_methods::diffusion::SamplingPlan;
 use gates::Training;
-use loss::Loss;
 use rollout::{Sampler, Start, hard};
 use supernet::SuperNet;
+use view::ViewPlan;
 
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::needs::{self, Needs};
 use crate::report::PassReport;
-use crate::skip::{Driver, Inputs, SkipNet, apply, close, denoiser, finish, is_guided};
+use crate::skip::{Driver, SkipNet, apply, close, denoiser, finish};
 use crate::sources::{Prompt, Sources};
 
-pub use loss::LossKind;
+pub use loss::{Distance, similarity};
 pub use options::DipGoOptions;
+pub use view::Space;
 
 const NAME: &str = "dip-go";
 
@@ -50,70 +52,15 @@ impl<'a> DipGo<'a> {
         Ok(Self { sources, options })
     }
 
-    fn loss(&self, diffusion: &Diffusion) -> Result<Loss, PassError> {
-        let shape = [diffusion.channels, diffusion.height, diffusion.width];
-        let too_small = || PassError::Options {
-            pass: NAME,
-            problem: "loss=ssim needs images of 11 pixels or more; leave it out".into(),
-        };
-        Loss::new(self.options.loss, shape).ok_or_else(too_small)
+    fn view<'m>(
+        &self,
+        module: &'m Module,
+        diffusion: &Diffusion,
+    ) -> Result<ViewPlan<'m>, PassError> {
+        let DipGoOptions { loss, distance, .. } = self.options;
+        let decoder = module.graph(Diffusion::IMAGE_DECODER);
+        ViewPlan::new(decoder, &module.weights, diffusion, loss, distance)
     }
-
-    /// What images are conditioned on beside a class.
-    fn prompts(&self, target: &Graph, guidance: f64) -> Result<Vec<Prompt>, PassError> {
-        let conditioning = Inputs::find(NAME, target)?.conditioning;
-        let inputs: Vec<(&str, DType)> = conditioning
-            .iter()
-            .map(|(name, value)| (name.as_str(), target.value(*value).ty.dtype))
-            .collect();
-        let names: Vec<&str> = inputs.iter().map(|(name, _)| *name).collect();
-        let fail = |problem: String| {
-            Err(PassError::Options {
-                pass: NAME,
-                problem,
-            })
-        };
-        match &self.options.embeddings {
-            None if inputs.is_empty() => Ok(vec![]),
-            None => fail(format!(
-                "the model is conditioned on {}: give texts to learn on with embeddings=FILE, as `dlc sample --embeddings` takes it",
-                names.join(", ")
-            )),
-            Some(_) if inputs.is_empty() => {
-                fail("the model takes no text: leave embeddings out".into())
-            }
-            Some(file) => {
-                let prompts =
-                    self.sources
-                        .samplers(NAME)?
-                        .prompts(file, &inputs, is_guided(guidance))?;
-                let mut arrays = prompts.iter().flatten();
-                let misfit = arrays.find(|(name, array)| {
-                    conditioning
-                        .iter()
-                        .any(|(known, value)| known == *name && !fits(array, target, *value))
-                });
-                let Some((name, array)) = misfit else {
-                    return Ok(prompts);
-                };
-                Err(PassError::Sampler {
-                    place: file.display().to_string(),
-                    problem: format!(
-                        "`{name}` has rows of the shape {:?}, which the model doesn't take",
-                        array.shape().get(1..).unwrap_or_default()
-                    ),
-                    unsupported: false,
-                })
-            }
-        }
-    }
-}
-
-/// Whether the rows of an array have the axes of a graph's input.
-fn fits(array: &Array, graph: &Graph, input: ValueId) -> bool {
-    let (given, wanted) = (array.shape(), &graph.value(input).ty.shape.0);
-    let mut rows = given.iter().zip(wanted).skip(1);
-    given.len() == wanted.len() && rows.all(|(n, dim)| dim.known().is_none_or(|dim| dim == *n))
 }
 
 /// What the SuperNet makes of `noise` (of unit variance, `[channels, height, width]`) under a
@@ -199,8 +146,8 @@ impl Pass for DipGo<'_> {
         let guidance = sampler.guidance_for(NAME, diffusion)?;
         let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity)?;
         SuperNet::new(NAME, &net, diffusion)?;
-        self.prompts(target, guidance)?;
-        self.loss(diffusion)?;
+        self.texts(module, guidance)?;
+        self.view(module, diffusion)?;
         let driver = Driver {
             scheduler: &scheduler,
             plan: &plan,
@@ -225,7 +172,7 @@ impl Pass for DipGo<'_> {
         let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
         let segment = supernet.load(weights)?;
-        let prompts = self.prompts(target, guidance)?;
+        let prompts = self.texts(module, guidance)?.encode(module, guidance, cx)?;
         let sampling = Sampler {
             net: &supernet,
             segment: &segment,
@@ -235,11 +182,11 @@ impl Pass for DipGo<'_> {
             reuse: sampler.reuse,
             guidance: guidance as f32,
         };
-        let loss = self.loss(diffusion)?;
+        let view = self.view(module, diffusion)?.load()?;
         let learned = Training {
             net: &net,
             sampler: &sampling,
-            loss: &loss,
+            view: &view,
             options: &self.options,
             pool: cx.pool,
         }
@@ -256,7 +203,7 @@ impl Pass for DipGo<'_> {
             format!(
                 "{:.3e} from the full sampler's images ({})",
                 learned.loss,
-                loss.name()
+                view.name()
             ),
         );
         Ok(finish(module, made))

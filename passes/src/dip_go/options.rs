@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::NAME;
-use super::loss::LossKind;
+use super::loss::Distance;
+use super::view::Space;
 use crate::error::PassError;
 use crate::options::Range::{Above, AtLeast, Share};
 use crate::options::{PassOptions, options};
@@ -29,11 +30,18 @@ options! {
         rate: f64 = 1.0, in Above(0);
         /// Weight of the multiply-adds in the loss.
         alpha: f64 = 1.0, in AtLeast(0);
+        /// Where images are compared with the full sampler's: image, as pictures, after the
+        /// decoder, or latent, as the sampler leaves them; image where there is a decoder if
+        /// absent.
+        loss: Option<Space> = None;
         /// Distance to the full sampler's images; if absent, ssim for pictures that its window
         /// fits, else mse.
-        loss: Option<LossKind> = None;
-        /// Safetensors file with the texts to learn on, as `dlc sample --embeddings` takes it;
-        /// needed by models conditioned on a text.
+        distance: Option<Distance> = None;
+        /// Prompts to learn on, one a line, for pipelines with a text encoder; built-in ones if
+        /// absent.
+        prompts: Option<PathBuf> = None;
+        /// Safetensors file with the texts to learn on instead, as `dlc sample --embeddings` takes
+        /// it; needed by models conditioned on a text that come without a text encoder.
         embeddings: Option<PathBuf> = None;
         /// Seed of noise, classes and probes.
         seed: u64 = 0;
@@ -53,12 +61,16 @@ impl DipGoOptions {
     pub(super) fn check(&self) -> Result<(), PassError> {
         self.check_ranges(NAME)?;
         self.sampler.check(NAME)?;
-        if self.macs.is_some() && self.speedup.is_some() {
-            return Err(PassError::Options {
-                pass: NAME,
-                problem: "macs and speedup say the same; give one of them".into(),
-            });
-        }
-        Ok(())
+        let problem = if self.macs.is_some() && self.speedup.is_some() {
+            "macs and speedup say the same; give one of them"
+        } else if self.prompts.is_some() && self.embeddings.is_some() {
+            "prompts and embeddings both say what to learn on; give one of them"
+        } else {
+            return Ok(());
+        };
+        Err(PassError::Options {
+            pass: NAME,
+            problem: problem.into(),
+        })
     }
 }

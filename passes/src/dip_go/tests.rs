@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use super::NAME;
 use super::rollout::{Sampler, Start};
 use super::supernet::SuperNet;
+use super::view::{Space, ViewPlan};
 use crate::skip::SkipNet;
 
 /// How far a gate is moved.
@@ -18,6 +19,7 @@ const STEP: f32 = 1e-2;
 
 const DIT: &str = include_str!("../../tests/graphs/dit.dlc");
 const UNET: &str = include_str!("../../tests/graphs/unet-ddpm.dlc");
+const DECODER: &str = include_str!("../../tests/graphs/vae-decoder.dlc");
 
 /// The graph of a text over made-up weights.
 fn model(text: &str) -> (Graph, WeightTable) {
@@ -137,6 +139,74 @@ fn check(text: &str, diffusion: &Diffusion, granularity: Granularity, reuse: Reu
             gradient[step][unit]
         );
     }
+}
+
+/// Of latents with so many channels, eight by eight.
+fn latents(channels: usize) -> Diffusion {
+    Diffusion {
+        channels,
+        height: 8,
+        width: 8,
+        size_step: None,
+        out_channels: channels,
+        classes: None,
+        text_width: None,
+    }
+}
+
+#[test]
+fn the_way_back_through_the_decoder_is_that_of_finite_differences() {
+    let (graph, weights) = model(DECODER);
+    let plan = ViewPlan::new(Some(&graph), &weights, &latents(4), None, None);
+    let view = plan.expect("fits").load().expect("loads");
+    assert_eq!(view.name(), "1 - SSIM of pictures");
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut sample = |_| rng.random_range(-1.0..1.0f32);
+    let (at, full): (Vec<f32>, Vec<f32>) = (
+        (0..256).map(&mut sample).collect(),
+        (0..256).map(&mut sample).collect(),
+    );
+    let full = view.of(&full).expect("decodes");
+    assert_eq!((full.len(), view.numbers(&at)), (3 * 16 * 16, 3 * 16 * 16));
+    let loss = |sample: &[f32]| {
+        view.loss
+            .distance(&view.of(sample).expect("decodes"), &full)
+    };
+    let (distance, adjoint) = view.loss.gradient(&view.of(&at).expect("decodes"), &full);
+    assert!(
+        (distance - loss(&at)).abs() < 1e-9 && distance > 0.01,
+        "{distance}"
+    );
+    let gradient = view.back(&at, adjoint).expect("runs back");
+    let scale = gradient.iter().fold(0f32, |most, g| most.max(g.abs()));
+    for i in (0..256).step_by(31) {
+        let moved = |by: f32| {
+            let mut sample = at.clone();
+            sample[i] += by;
+            loss(&sample)
+        };
+        let slope = ((moved(STEP) - moved(-STEP)) / f64::from(2.0 * STEP)) as f32;
+        let error = (slope - gradient[i]).abs();
+        assert!(error <= 2e-2 * scale, "{i}: {}, not {slope}", gradient[i]);
+    }
+}
+
+#[test]
+fn images_are_compared_as_pictures_where_there_is_a_decoder() {
+    let (graph, weights) = model(DECODER);
+    let name = |decoder, channels, space| {
+        let plan = ViewPlan::new(decoder, &weights, &latents(channels), space, None);
+        Some(plan.ok()?.load().expect("loads").name())
+    };
+    let (image, latent) = (Some(Space::Image), Some(Space::Latent));
+    assert_eq!(name(Some(&graph), 4, image), name(Some(&graph), 4, None));
+    assert_eq!(
+        name(Some(&graph), 4, latent).as_deref(),
+        Some("mean square")
+    );
+    assert_eq!(name(None, 4, None).as_deref(), Some("mean square"));
+    assert_eq!(name(None, 3, image).as_deref(), Some("mean square"));
+    assert_eq!(name(None, 4, image), None);
 }
 
 #[test]

@@ -23,9 +23,9 @@ options! {
         steps: usize = 50, in FromTo(1, MOST_STEPS);
         /// The scheduler; the checkpoint's if absent.
         scheduler: Option<String> = None, in Words(schedulers());
-        /// Strength of classifier-free guidance; 1 is none, and the default of models that can't be
-        /// guided.
-        guidance: Option<f64> = None, else Diffusion::GUIDANCE, in AtLeast(0);
+        /// Strength of classifier-free guidance; 1 is none; if absent 7.5 for models of texts, 1.5
+        /// for models of classes, none for others.
+        guidance: Option<f64> = None, in AtLeast(0);
         /// What is skipped as one: a layer or a stage of a U-Net, or a branch, attention or
         /// feed-forward.
         granularity: Granularity = Granularity::Branch;

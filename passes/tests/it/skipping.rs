@@ -124,6 +124,14 @@ impl Samplers for Fixed {
         Ok(self.prompts.clone())
     }
 
+    fn texts(&self, _: Option<&Path>) -> Result<Vec<String>, PassError> {
+        Ok(vec![])
+    }
+
+    fn tokens(&self, texts: &[String]) -> Result<Vec<Vec<u32>>, PassError> {
+        Ok(vec![vec![]; texts.len()])
+    }
+
     fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError> {
         let problem = "holds no schedule".to_owned();
         self.schedule.clone().ok_or_else(|| PassError::Sampler {

@@ -34,6 +34,24 @@ impl ImageDecoder {
         Ok(session.map(|session| Self { session }))
     }
 
+    /// Pixels of a picture for each entry of the latents, in both directions; none for a bundle
+    /// without a decoder.
+    ///
+    /// # Errors
+    /// As [`Bundle::graph`].
+    pub fn scale(bundle: &Bundle) -> Result<Option<usize>> {
+        if !bundle.has_graph(GRAPH) {
+            return Ok(None);
+        }
+        let ports = &bundle.graph(GRAPH)?.outputs;
+        let height = ports.first().and_then(|port| port.shape.get(2));
+        let factor = height.and_then(|height| height.strip_suffix(Diffusion::HEIGHT));
+        Ok(factor.and_then(|factor| match factor {
+            "" => Some(1),
+            factor => factor.strip_suffix('*')?.parse().ok(),
+        }))
+    }
+
     /// The pictures, made one by one, as a whole batch takes many times its memory. Calls
     /// `progress` before each with how many were made and how many there are; none if it breaks.
     ///

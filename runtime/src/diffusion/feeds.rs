@@ -54,6 +54,42 @@ impl Conditions {
         }
     }
 
+    /// What several texts say, in turn, each for so many images. What only the first one has, as
+    /// what guidance leads away from, is for all.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for tensors of different shapes.
+    pub fn of_each(texts: &[Self], images: usize) -> Result<Self> {
+        let Some(first) = texts.first() else {
+            return Ok(Self::default());
+        };
+        let join = |(name, tensor): (&String, &FloatTensor)| {
+            let rows: Vec<&FloatTensor> = texts
+                .iter()
+                .filter_map(|text| text.tensors.get(name))
+                .collect();
+            if rows.len() < texts.len() || texts.len() * images == 1 {
+                return Ok((name.clone(), tensor.clone()));
+            }
+            if rows.iter().any(|row| row.shape != tensor.shape) {
+                return Err(first.bad(format!("`{name}` has another shape for each text")));
+            }
+            let data = rows
+                .iter()
+                .flat_map(|row| row.data.repeat(images))
+                .collect();
+            let mut shape = tensor.shape.clone();
+            if let Some(count) = shape.first_mut() {
+                *count *= texts.len() * images;
+            }
+            Ok((name.clone(), FloatTensor { shape, data }))
+        };
+        Ok(Self {
+            file: first.file.clone(),
+            tensors: first.tensors.iter().map(join).collect::<Result<_>>()?,
+        })
+    }
+
     /// The rows of some of `total` images.
     ///
     /// # Errors

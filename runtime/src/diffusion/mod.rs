@@ -12,6 +12,7 @@ mod feeds;
 mod memory;
 mod ports;
 mod prompt;
+mod prompt_tokenizer;
 mod tensors;
 mod unrolled;
 
@@ -26,6 +27,7 @@ pub use self::choice::{SamplerChoice, SamplerWishes, choose_sampler};
 pub use self::decoder::ImageDecoder;
 pub use self::feeds::Conditions;
 pub use self::prompt::{EncodedPrompt, PromptEncoder};
+pub use self::prompt_tokenizer::PromptTokenizer;
 pub use self::tensors::{FloatTensor, read_tensors};
 use dlc_methods::diffusion::{OutputLayout, SamplerState, noise};
 

@@ -1,7 +1,6 @@
 //! Prompts: the hidden states of a text, by the tokenizer and the text encoder of a bundle.
 //!
-//! A text is read as diffusers' `StableDiffusionPipeline` reads it: padded to the length that the
-//! encoder takes, padding seen like any token, and cut where it is longer.
+//! Padding is seen like any token, as in diffusers' `StableDiffusionPipeline`.
 
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use dlc_ir::{Diffusion, Task};
 use dlc_methods::diffusion::inputs;
 
 use super::feeds::{Conditions, NEGATIVE};
+use super::prompt_tokenizer::PromptTokenizer;
 use super::tensors::FloatTensor;
 use crate::{
     Backend, Bundle, HostTensor, Result, RuntimeError, Session, SessionOptions, SharedWeights,
@@ -16,18 +16,12 @@ use crate::{
 };
 
 const GRAPH: &str = Diffusion::TEXT_ENCODER;
-/// What CLIP's tokens have in the place of the space after a word.
-const WORD_END: &str = "</w>";
 
 /// A text encoder with its tokenizer.
 #[derive(Debug)]
 pub struct PromptEncoder {
     session: Session,
-    tokenizer: TextTokenizer,
-    /// Tokens of every text, padding among them.
-    length: usize,
-    padding: u32,
-    vocabulary: usize,
+    tokenizer: PromptTokenizer,
 }
 
 /// What images are conditioned on by texts.
@@ -63,19 +57,14 @@ impl PromptEncoder {
             let fix = "Put the tokenizer's files into the pipeline's folder `tokenizer` and compile it again";
             lacks("tokenizer", fix)
         })?;
-        let padding = tokenizer.pad_token().ok_or_else(|| {
+        let tokenizer = PromptTokenizer::new(tokenizer, &bundle.manifest().model);
+        let tokenizer = tokenizer.ok_or_else(|| {
             let fix = "Name it in tokenizer_config.json and compile the pipeline again";
             lacks("`pad_token`, which prompts are filled up with", fix)
         })?;
-        let model = &bundle.manifest().model;
-        let longest = model.context_length;
-        let length = tokenizer.model_max_length().unwrap_or(longest);
         Ok(Self {
             session: Session::load(backend, bundle, GRAPH, weights, options)?,
-            length: length.min(longest),
             tokenizer,
-            padding,
-            vocabulary: model.vocab_size,
         })
     }
 
@@ -97,7 +86,7 @@ impl PromptEncoder {
         let (mut tensors, mut notes) = (Vec::new(), Vec::new());
         for (name, what, text) in texts {
             let Some(text) = text else { continue };
-            let (ids, note) = self.tokens(what, text)?;
+            let (ids, note) = self.tokenizer.encode(what, text)?;
             notes.extend(note);
             tensors.push((name, self.states(&ids)?));
         }
@@ -105,32 +94,6 @@ impl PromptEncoder {
             conditions: Conditions::of_texts(tensors),
             notes,
         })
-    }
-
-    /// The tokens of a text, filled up; and what was cut off.
-    fn tokens(&self, what: &str, text: &str) -> Result<(Vec<u32>, Option<String>)> {
-        let (cut, whole) = self.tokenizer.analyse_cut(text, self.length, false)?;
-        let mut ids = cut.ids;
-        let own = ids.iter().copied().chain([self.padding]);
-        if let Some(id) = own.max().filter(|id| *id as usize >= self.vocabulary) {
-            return Err(RuntimeError::Input(format!(
-                "the {what} has the token {id}, and the text encoder knows {}: the tokenizer is another model's",
-                self.vocabulary
-            )));
-        }
-        let mut note = None;
-        if whole > self.length {
-            let all = self.tokenizer.encode(text, true)?;
-            // The last token ends the text, cut or not.
-            let lost = all.get(self.length - 1..whole - 1).unwrap_or_default();
-            note = Some(format!(
-                "the {what} has {whole} tokens, and the text encoder takes {}; cut off: `{}`",
-                self.length,
-                self.tokenizer.decode(lost)?.replace(WORD_END, " ").trim()
-            ));
-        }
-        ids.resize(self.length, self.padding);
-        Ok((ids, note))
     }
 
     /// The hidden states of one text's tokens, `[1, tokens, width]`.

@@ -4,18 +4,21 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use dlc_ir::Diffusion;
 use dlc_passes::Progress;
-use dlc_runtime::{Bundle, SamplerChoice, Samples, Timing};
+use dlc_passes::dip_go::similarity;
+use dlc_runtime::{Bundle, Conditions, SamplerChoice, Samples, Timing};
 use serde_json::{Value, json};
 
 use super::{Args, load_average};
 use crate::cli::backend::describe;
-use crate::cli::diffusion::{DiffusionModel, Wanted, sample};
+use crate::cli::diffusion::{DiffusionModel, Wanted, decode, sample};
 use crate::cli::exit::INTERRUPTED;
 use crate::cli::failure::{Result, bail};
 use crate::cli::output::{Output, note};
 use crate::cli::progress::Bar;
-use crate::cli::{memory, phases};
+use crate::cli::{memory, phases, prompts};
+use crate::pipeline::built_in_prompts;
 use crate::quality::{Classifier, Statistics, mean_psnr};
 use crate::report::{Table, ranged};
 
@@ -48,8 +51,10 @@ struct Side {
     /// Seconds until the graphs were loaded, and from there until all images were made, of each
     /// run.
     times: Vec<[f64; 2]>,
-    /// The images of the last run.
+    /// What the sampler left in the last run, and the pictures of it where there is a decoder.
     samples: Option<Samples>,
+    /// Seconds until they were decoded, of each run.
+    decoding: Vec<f64>,
     /// The most bytes that a process holds which makes one batch by this side alone; none where
     /// that isn't known.
     peak_memory: Option<u64>,
@@ -63,14 +68,13 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
         .as_ref()
         .map(|sampling| sampling.macs);
     let choice = args.sampler.choose(&bundle, false)?;
-    let wanted = args.sampler.wanted(&bundle, &[], usize::from(args.count))?;
+    let mut wanted = args.sampler.wanted(&bundle, &[], usize::from(args.count))?;
+    let model = DiffusionModel::open(bundle, &args.backend)?;
+    let start = Instant::now();
+    let encoded = condition(args, &model, &mut wanted, &choice)?;
+    let encoding = encoded.then(|| start.elapsed().as_secs_f64());
     if let Some(name) = args.memory_of {
-        return print_peak(
-            &DiffusionModel::open(bundle, &args.backend)?,
-            &wanted.first_batch()?,
-            &choice,
-            name,
-        );
+        return print_peak(&model, &wanted.first_batch()?, &choice, name);
     }
     let judges = Judges {
         classifier: args
@@ -84,7 +88,6 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
             .map(Statistics::read)
             .transpose()?,
     };
-    let model = DiffusionModel::open(bundle, &args.backend)?;
     note(&format!("running on {}", describe(&model.backend)))?;
     let load = load_average()?;
     let side = |name, macs| Side {
@@ -92,6 +95,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
         macs,
         times: vec![],
         samples: None,
+        decoding: vec![],
         peak_memory: None,
     };
     let mut sides = vec![side(SideName::Full, 1.0)];
@@ -103,20 +107,13 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
         .iter()
         .map(|side| judges.quality(&wanted, side.samples.as_ref()))
         .collect::<Result<Vec<_>>>()?;
-    let agreement = match &sides[..] {
-        [
-            Side {
-                samples: Some(full),
-                ..
-            },
-            Side {
-                samples: Some(pruned),
-                ..
-            },
-        ] => Some(mean_psnr(full.images(), pruned.images()).unwrap_or(f64::INFINITY)),
-        _ => None,
-    };
+    let agreement = agreement(&sides);
     output.result(&table(&sides, &quality, agreement).to_string())?;
+    if let Some(seconds) = encoding {
+        output.result(&format!(
+            "{seconds:.3} s for encoding the prompts, with the loading of the text encoder, which is beside the seconds above"
+        ))?;
+    }
     let images = wanted.seeds.len();
     output.result(&format!(
         "{} in {} steps, guidance {}, {images} images of {} evaluations; seconds with the loading of the graphs, median of {} runs in alternation; \
@@ -134,14 +131,69 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
     let mut report = json!({
         "backend": model.backend.kind().name(), "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance,
         "images": images, "evaluations": choice.plan.steps.len(), "repeats": args.repeats, "load_average": load,
-        "speedup": sides.get(1).map(|pruned| sides[0].seconds() / pruned.seconds()), "psnr": agreement,
-        "equal": agreement.map(f64::is_infinite),
+        "speedup": sides.get(1).map(|pruned| sides[0].seconds() / pruned.seconds()), "psnr": agreement.map(|a| a.psnr),
+        "ssim": agreement.and_then(|a| a.ssim), "equal": agreement.map(|a| a.psnr.is_infinite()), "encoding_seconds": encoding,
     });
     if let Value::Object(report) = &mut report {
         report.extend(rows);
     }
     output.json(&report)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How the pruned model's images agree with the whole one's.
+#[derive(Debug, Clone, Copy)]
+struct Agreement {
+    psnr: f64,
+    ssim: Option<f64>,
+}
+
+fn agreement(sides: &[Side]) -> Option<Agreement> {
+    let [full, pruned] = sides else {
+        return None;
+    };
+    let (full, pruned) = (full.samples.as_ref()?, pruned.samples.as_ref()?);
+    Some(Agreement {
+        psnr: mean_psnr(full.images(), pruned.images()).unwrap_or(f64::INFINITY),
+        ssim: mean_similarity(full, pruned),
+    })
+}
+
+/// The mean structural similarity of pairs of images; none where its window doesn't fit.
+fn mean_similarity(full: &Samples, pruned: &Samples) -> Option<f64> {
+    let [images, channels, height, width] = full.shape;
+    let shape = [channels, height, width];
+    let pairs = full.images().zip(pruned.images());
+    let sum: Option<f64> = pairs.map(|(a, b)| similarity(a, b, shape)).sum();
+    Some(sum? / images.max(1) as f64)
+}
+
+/// Conditions the images on prompts, in turn, where the bundle has a text encoder and nothing else
+/// is given; says whether it did.
+fn condition(
+    args: &Args,
+    model: &DiffusionModel,
+    wanted: &mut Wanted,
+    choice: &SamplerChoice,
+) -> Result<bool> {
+    let asked = args.prompts.is_some();
+    let has_encoder = model.bundle.has_graph(Diffusion::TEXT_ENCODER);
+    if wanted.conditions.is_some() || !(has_encoder || asked) {
+        return Ok(false);
+    }
+    let texts: Vec<String> = match &args.prompts {
+        Some(file) => prompts::read(file)?
+            .into_iter()
+            .map(|text| text.content)
+            .collect(),
+        None => built_in_prompts().map(str::to_owned).collect(),
+    };
+    let images = wanted.seeds.len();
+    let texts = texts.get(..images).unwrap_or(&texts);
+    let conditions = model.conditions(texts, choice.is_guided().then_some(""))?;
+    let each: Vec<Conditions> = conditions.iter().cycle().take(images).cloned().collect();
+    wanted.conditions = Some(Conditions::of_each(&each, 1)?);
+    Ok(true)
 }
 
 /// Times all sides in alternation, and then looks at what memory each takes; false if Ctrl-C came.
@@ -191,6 +243,14 @@ impl Side {
         )?;
         self.times
             .push([load, start.elapsed().as_secs_f64() - load]);
+        drop(session);
+        let start = Instant::now();
+        if let Some(latents) = &self.samples
+            && let Some(mut decoder) = model.image_decoder()?
+        {
+            self.samples = decode(&mut decoder, latents, bar)?;
+            self.decoding.push(start.elapsed().as_secs_f64());
+        }
         Ok(self.samples.is_some())
     }
 
@@ -204,6 +264,12 @@ impl Side {
         self.timing().median()
     }
 
+    /// The median of what decoding took, with the loading of the decoder.
+    fn decoding_seconds(&self) -> Option<f64> {
+        let runs = self.decoding.iter().copied();
+        (!self.decoding.is_empty()).then(|| Timing::of(runs).median())
+    }
+
     fn load_seconds(&self) -> f64 {
         Timing::of(self.times.iter().map(|times| times[0])).median()
     }
@@ -211,7 +277,7 @@ impl Side {
     fn json(&self, quality: &Quality) -> Value {
         json!({
             "macs": self.macs, "seconds": self.seconds(), "seconds_range": self.timing().range(), "load_seconds": self.load_seconds(),
-            "runs": self.times, "peak_memory": self.peak_memory, "as_asked": quality.as_asked, "frechet": quality.frechet,
+            "runs": self.times, "decoding_seconds": self.decoding_seconds(), "peak_memory": self.peak_memory, "as_asked": quality.as_asked, "frechet": quality.frechet,
         })
     }
 }
@@ -294,16 +360,18 @@ impl Judges {
     }
 }
 
-fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
+fn table(sides: &[Side], quality: &[Quality], agreement: Option<Agreement>) -> Table {
     let mut table = Table::new(&[
         "model",
         "MACs",
         "seconds",
         "spread",
         "of it loading",
+        "decoding",
         "speedup",
         "memory, MB",
         "PSNR to full, dB",
+        "SSIM",
         "as asked",
         "Frechet",
     ]);
@@ -317,6 +385,10 @@ fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
             ranged(side.timing().range(), 3),
             format!("{:.3}", side.load_seconds()),
             or_dash(
+                side.decoding_seconds()
+                    .map(|seconds| format!("{seconds:.3}")),
+            ),
+            or_dash(
                 sides
                     .first()
                     .filter(|_| is_pruned)
@@ -329,7 +401,12 @@ fn table(sides: &[Side], quality: &[Quality], agreement: Option<f64>) -> Table {
             or_dash(
                 agreement
                     .filter(|_| is_pruned)
-                    .map(|psnr| format!("{psnr:.1}")),
+                    .map(|agreement| format!("{:.1}", agreement.psnr)),
+            ),
+            or_dash(
+                agreement
+                    .filter(|_| is_pruned)
+                    .and_then(|agreement| Some(format!("{:.3}", agreement.ssim?))),
             ),
             or_dash(
                 quality

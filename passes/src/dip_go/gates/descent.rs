@@ -92,9 +92,10 @@ impl Training<'_> {
     ) -> Result<(f64, Vec<Vec<f64>>), PassError> {
         let all = self.all_on();
         let one = |start: &Start| {
-            let full = self.sampler.run(start, &all)?.sample().to_vec();
+            let full = self.shown(&self.sampler.run(start, &all)?)?;
             let rollout = self.sampler.run(start, gates)?;
-            let (distance, adjoint) = self.loss.gradient(rollout.sample(), &full);
+            let (distance, adjoint) = self.view.loss.gradient(&self.shown(&rollout)?, &full);
+            let adjoint = self.view.back(rollout.sample(), adjoint)?;
             Ok((
                 distance,
                 self.sampler.back(start, gates, &rollout, adjoint)?,
