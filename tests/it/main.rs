@@ -39,6 +39,7 @@ mod naming;
 mod other_adapters;
 mod output;
 mod packed_checkpoints;
+mod pipeline_adapters;
 mod pipelines;
 mod progress;
 mod quantized;
