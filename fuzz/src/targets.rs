@@ -241,6 +241,7 @@ fn adapter(bytes: &[u8]) {
         config,
         alphas: None,
         tensors,
+        part: None,
     });
     let sources = Sources {
         adapters: adapters.as_slice(),

@@ -103,6 +103,9 @@ pub enum PassError {
     Ir(#[from] IrError),
 }
 
+/// Problems of an adapter that are listed; more are counted.
+const SHOWN: usize = 24;
+
 /// One problem after the colon, several on lines of their own.
 fn listed(problems: &[String]) -> String {
     match problems {
@@ -112,6 +115,21 @@ fn listed(problems: &[String]) -> String {
 }
 
 impl PassError {
+    /// An adapter's file against which these problems stand; the first of many are listed, and the
+    /// others counted. `unsupported` says whether all are things that dlc lacks.
+    pub fn adapter(file: &str, mut problems: Vec<String>, unsupported: bool) -> Self {
+        let more = problems.len().saturating_sub(SHOWN);
+        problems.truncate(SHOWN);
+        if more > 0 {
+            problems.push(format!("and {more} more"));
+        }
+        Self::Adapter {
+            adapter: file.to_owned(),
+            unsupported,
+            problems,
+        }
+    }
+
     /// The error as one of `pass`, if another pass's own steps led to it.
     pub(crate) fn within(self, pass: &'static str) -> Self {
         match self {

@@ -39,4 +39,6 @@ pub use manager::{PassRun, rehearse_passes, run_pass, run_passes};
 pub use needs::{Needs, largest_weight};
 pub use options::{OptionInfo, Range, hint};
 pub use report::{DraftCandidate, PassReport, ScoreColumn, ScoreTable, WeightChange};
-pub use sources::{Adapter, AdapterTensor, Calibration, Machine, Prompt, Samplers, Sources};
+pub use sources::{
+    AdaptedPart, Adapter, AdapterTensor, Calibration, Machine, Prompt, Samplers, Sources,
+};

@@ -86,6 +86,17 @@ pub struct Adapter {
     pub alphas: Option<BTreeMap<String, f64>>,
     /// Its tensors by name.
     pub tensors: BTreeMap<String, AdapterTensor>,
+    /// What it changes, if not the first graph.
+    pub part: Option<AdaptedPart>,
+}
+
+/// A graph beside the first that an adapter changes: a part of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdaptedPart {
+    /// Its name.
+    pub graph: String,
+    /// What the names of its weights have before the names of modules that the adapter has.
+    pub prefix: String,
 }
 
 /// A tensor of an adapter.

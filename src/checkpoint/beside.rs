@@ -1,13 +1,17 @@
 //! The files beside the weights: what a bundle takes over, and what else lies there.
 
-use std::fs;
+use std::path::Path;
+use std::{fs, iter};
 
 use dlc_ir::SideFile;
 use dlc_tokenizer::VOCABULARIES;
 
+use super::locate::is_plain_name;
 use super::sentence::{MODULES, SETTINGS, TRANSFORMER_CONFIGS};
 use super::vocabulary::TOKENIZER;
-use super::{CONFIG, Checkpoint, CheckpointError, GENERATION_CONFIG, SCHEDULER_CONFIG};
+use super::{
+    CONFIG, Checkpoint, CheckpointError, GENERATION_CONFIG, SCHEDULER_CONFIG, model_index,
+};
 
 const TEMPLATE: &str = "chat_template.jinja";
 pub(super) const DEFAULT_TEMPLATE: &str = "additional_chat_templates/default.jinja";
@@ -83,11 +87,14 @@ impl Checkpoint {
 
     /// The files beside those that were read, hidden ones and weights in other formats aside:
     /// tokenizer, model card, licence ..., and what is in the folders of Sentence Transformers,
-    /// under names with a slash.
+    /// under names with a slash. Of a whole pipeline, every file of it, those that were read too.
     ///
     /// # Errors
     /// [`CheckpointError::Read`] for a folder that can't be read.
     pub fn companions(&self) -> Result<Vec<SideFile>, CheckpointError> {
+        if let Some(pipeline) = self.pipeline.as_ref().filter(|_| !self.parts().is_empty()) {
+            return self.pipeline_files(pipeline);
+        }
         let entries =
             fs::read_dir(&self.folder).map_err(|e| CheckpointError::read(&self.folder, e))?;
         let mut companions = Vec::new();
@@ -99,14 +106,8 @@ impl Checkpoint {
             let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
                 continue;
             };
-            let weights = path
-                .extension()
-                .and_then(|e| e.to_str())
-                .is_some_and(|e| WEIGHT_EXTENSIONS.contains(&e));
-            let shard_index = name.ends_with(".index.json");
             if !name.starts_with('.')
-                && !weights
-                && !shard_index
+                && !is_weights(name)
                 && !self
                     .files
                     .iter()
@@ -122,4 +123,47 @@ impl Checkpoint {
         companions.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(companions)
     }
+
+    /// The files in the pipeline's `folder` and in those of its components, whether they were read
+    /// or not; hidden ones, and weights that were not read beside some that were, aside.
+    fn pipeline_files(&self, folder: &Path) -> Result<Vec<SideFile>, CheckpointError> {
+        let parts = self.parts().iter().map(|part| &part.checkpoint);
+        let opened: Vec<&Self> = iter::once(self).chain(parts).collect();
+        let is_read = |path: &Path| {
+            let mut files = opened.iter().flat_map(|checkpoint| &checkpoint.files);
+            files.any(|file| file.path == path)
+        };
+        let index = model_index::read(folder)?.unwrap_or_default();
+        let components = index.iter().filter(|(_, value)| value.is_array());
+        let names = components.map(|(name, _)| name.as_str());
+        let mut files = Vec::new();
+        for name in iter::once("").chain(names.filter(|name| is_plain_name(name))) {
+            let inside = folder.join(name);
+            let has_weights = name.is_empty() || opened.iter().any(|c| c.folder == inside);
+            if !inside.is_dir() {
+                continue;
+            }
+            let entries = fs::read_dir(&inside).map_err(|e| CheckpointError::read(&inside, e))?;
+            let paths = entries.flatten().map(|entry| entry.path());
+            for path in paths.filter(|path| path.is_file()) {
+                let Some(own) = path.file_name().and_then(|own| own.to_str()) else {
+                    continue;
+                };
+                if own.starts_with('.') || has_weights && is_weights(own) && !is_read(&path) {
+                    continue;
+                }
+                let place = if name.is_empty() { "" } else { "/" };
+                let name = format!("{name}{place}{own}");
+                files.push(SideFile { name, path });
+            }
+        }
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(files)
+    }
+}
+
+/// Whether a file of this name holds weights, or says which files do.
+fn is_weights(name: &str) -> bool {
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    WEIGHT_EXTENSIONS.contains(&ending) || name.ends_with(".index.json")
 }

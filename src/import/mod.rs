@@ -184,6 +184,8 @@ pub struct Imported {
     pub module: Module,
     /// The weight that each tensor of the checkpoint became; tensors that became none are no keys.
     pub sources: Sources,
+    /// The same of each of the checkpoint's parts.
+    pub of_parts: Vec<Sources>,
     /// What the user should know: keys and tensors that were left out.
     pub warnings: Vec<String>,
 }
@@ -307,6 +309,7 @@ pub fn import_with_sources(
     Ok(Imported {
         module,
         sources,
+        of_parts: parts.sources,
         warnings,
     })
 }

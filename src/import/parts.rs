@@ -8,16 +8,18 @@ use super::config::ConfigReader;
 use super::defaults::Resolved;
 use super::error::ImportError;
 use super::net::Net;
-use super::{Architecture, Facts, PartFamily, autoencoder_kl, clip_text};
+use super::{Architecture, Facts, PartFamily, Sources, autoencoder_kl, clip_text};
 use crate::checkpoint::{Checkpoint, Part, shown};
 
 /// Every class that is known.
 static FAMILIES: [PartFamily; 2] = [clip_text::FAMILY, autoencoder_kl::FAMILY];
 
-/// What parts give to the module: graphs, facts, and what the user should know.
+/// What parts give to the module: graphs, their weights and where these came from, and what the
+/// user should know.
 pub(super) struct Imported {
     pub(super) graphs: Vec<Graph>,
     pub(super) weights: WeightTable,
+    pub(super) sources: Vec<Sources>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -49,22 +51,24 @@ pub(super) fn import(
     model: &mut ModelInfo,
     ignore_keys: &[String],
 ) -> Result<Imported, ImportError> {
-    let (mut graphs, mut warnings) = (Vec::new(), Vec::new());
+    let (mut graphs, mut sources, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
     for part in checkpoint.parts() {
         let family = family(part)?;
         let (architecture, notes) = read(family, part, ignore_keys)?;
         warnings.extend(notes);
         join(part, &architecture.facts(), model)?;
-        let graph;
-        let left_out;
-        (graph, weights, left_out) = build(family, part, &*architecture, weights, model.dtype)?;
+        let (graph, of_graph, left_out);
+        (graph, weights, of_graph, left_out) =
+            build(family, part, &*architecture, weights, model.dtype)?;
         graphs.push(graph);
+        sources.push(of_graph);
         let of_part = |note: String| format!("{}: {note}", part.component);
         warnings.extend(left_out.map(of_part));
     }
     Ok(Imported {
         graphs,
         weights,
+        sources,
         warnings,
     })
 }
@@ -119,12 +123,11 @@ fn build(
     architecture: &dyn Architecture,
     weights: WeightTable,
     dtype: DType,
-) -> Result<(Graph, WeightTable, Option<String>), ImportError> {
+) -> Result<(Graph, WeightTable, Sources, Option<String>), ImportError> {
     let (name, base) = (family.graph, architecture.base());
     let mut net = Net::of_part(name, weights, &part.checkpoint, base, dtype);
     let built = architecture.build(&mut net);
-    let (graph, weights, _, left_out) = net.finish(built)?;
-    Ok((graph, weights, left_out))
+    net.finish(built)
 }
 
 /// Takes a part's facts over into the model's, if it fits the denoiser.

@@ -1,18 +1,19 @@
 //! Adapters as passes want them, from their folders.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use dlc_bundle::Source;
 use dlc_ir::{Module, Task};
 use dlc_passes::{Adapter, AdapterTensor, PassError};
+use serde_json::{Map, Value};
 
 use super::error::PipelineError;
 use super::lora_names::{self, Translated};
 use super::name_map::NameMap;
 use super::outgrown::{self, Adopted};
 use super::source;
-use crate::checkpoint::{AdapterFiles, Checkpoint, CheckpointFile};
+use crate::checkpoint::{AdapterFiles, Checkpoint, CheckpointFile, TensorRecord};
 use crate::import::{ImportOptions, Imported, Sources, import_with_sources, retarget};
 
 /// An adapter as a user asks for it.
@@ -192,29 +193,16 @@ pub(super) fn read(
             file.map_or_else(String::new, |file| file.path.display().to_string())
         };
         let (config_file, tensors_file) = (file_name(files.first()), file_name(files.last()));
-        let translated = match (config, &names) {
-            (Some(config), None) => Translated {
-                config,
-                alphas: None,
-                tensors,
-                warnings: vec![],
-            },
+        let (translated, notes) = match (config, &names) {
+            (Some(config), None) => (vec![of_peft(config, tensors, model)], vec![]),
             (config, Some(names)) => {
                 let config = names.config(config.unwrap_or_default());
-                Translated {
-                    config,
-                    alphas: None,
-                    tensors: names.tensors(tensors)?,
-                    warnings: vec![],
-                }
+                let tensors = names.tensors(tensors)?;
+                (vec![of_peft(config, tensors, model)], vec![])
             }
             (None, None) if model.model.diffusion.is_some() => {
-                let fail = |problems| PassError::Adapter {
-                    adapter: tensors_file.clone(),
-                    unsupported: false,
-                    problems,
-                };
-                lora_names::translate(tensors, &metadata, &model.weights).map_err(fail)?
+                let fail = |problems| PassError::adapter(&tensors_file, problems, false);
+                lora_names::translate(tensors, &metadata, model).map_err(fail)?
             }
             (None, None) => {
                 let problem = "has no adapter_config.json, and its file doesn't say how strong it is; name a folder that PEFT saved";
@@ -224,35 +212,61 @@ pub(super) fn read(
                 });
             }
         };
-        warnings.extend(
-            translated
-                .warnings
-                .iter()
-                .map(|warning| format!("adapter {adapter}: {warning}")),
-        );
-        let mut tensors = std::collections::BTreeMap::new();
-        for (name, record) in translated.tensors {
-            let data = record.expr().ok_or_else(|| PipelineError::Config {
-                place: tensors_file.clone(),
-                problem: format!("tensor {name} is {}, not f32, f16 or bf16", record.dtype),
-            })?;
-            tensors.insert(
-                name,
-                AdapterTensor {
-                    shape: record.shape,
-                    data,
-                },
-            );
-        }
-        adapters.push(Adapter {
-            name: adapter,
-            config_file,
-            tensors_file,
-            weight: spec.weight,
-            config: translated.config,
-            alphas: translated.alphas,
+        let of_adapter = |note: &String| format!("adapter {adapter}: {note}");
+        warnings.extend(notes.iter().map(of_adapter));
+        for Translated {
+            part,
+            config,
+            alphas,
             tensors,
-        });
+        } in translated
+        {
+            let name = part.as_ref().map_or_else(
+                || adapter.clone(),
+                |part| format!("{adapter} in {}", part.graph),
+            );
+            adapters.push(Adapter {
+                name,
+                config_file: config_file.clone(),
+                weight: spec.weight,
+                config,
+                alphas,
+                tensors: numbers(&tensors_file, tensors)?,
+                tensors_file: tensors_file.clone(),
+                part,
+            });
+        }
     }
     Ok((adapters, warnings))
+}
+
+/// An adapter under PEFT's names, of the part of a diffusion model that it was trained for.
+fn of_peft(
+    config: Map<String, Value>,
+    tensors: BTreeMap<String, TensorRecord>,
+    model: &Module,
+) -> Translated {
+    let pipeline = model.model.diffusion.as_ref().map(|_| model);
+    Translated {
+        part: pipeline.and_then(|model| lora_names::part(tensors.keys(), model)),
+        config,
+        alphas: None,
+        tensors,
+    }
+}
+
+/// The numbers of the tensors of a file.
+fn numbers(
+    file: &str,
+    tensors: BTreeMap<String, TensorRecord>,
+) -> Result<BTreeMap<String, AdapterTensor>, PipelineError> {
+    let read = |(name, record): (String, TensorRecord)| {
+        let data = record.expr().ok_or_else(|| PipelineError::Config {
+            place: file.to_owned(),
+            problem: format!("tensor {name} is {}, not f32, f16 or bf16", record.dtype),
+        })?;
+        let shape = record.shape;
+        Ok((name, AdapterTensor { shape, data }))
+    };
+    tensors.into_iter().map(read).collect()
 }

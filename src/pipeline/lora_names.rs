@@ -1,41 +1,50 @@
 //! Adapters of diffusion models as diffusers and kohya's sd-scripts name them, under PEFT's names.
 //!
-//! diffusers names modules as the model does, after `unet.` or `transformer.`; sd-scripts write
-//! them with underscores after `lora_unet_`, some as the model's first authors called them
-//! (`input_blocks_1_1_...`). What stands for other models, and what isn't LoRA, is named.
+//! diffusers names modules as the models do, after the name of the component; sd-scripts write
+//! them with underscores after `lora_unet_` or `lora_te_`, some as the U-Net's first authors called
+//! them (`input_blocks_1_1_...`). One file may be for several components, each of which becomes an
+//! adapter of its own. What stands for other models, and what isn't LoRA, is named.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dlc_ir::WeightTable;
+use dlc_ir::Module;
+use dlc_passes::AdaptedPart;
 use serde_json::{Map, Value, json};
 
+use super::lora_modules::{Component, Modules};
 use crate::checkpoint::{FileMetadata, TensorRecord, shown};
 
 /// What PEFT puts before the names of modules.
 const PEFT: &str = "base_model.model.";
-/// What stands before the names of the denoiser's modules, dotted and with underscores.
-const DOTTED: [&str; 2] = ["unet.", "transformer."];
-const UNDERSCORED: [&str; 2] = ["lora_unet_", "lora_transformer_"];
-/// What stands before those of text encoders.
-const TEXT: [&str; 8] = [
-    "text_encoder.",
-    "text_encoder_2.",
-    "text_encoder_3.",
-    "lora_te_",
-    "lora_te1_",
-    "lora_te2_",
-    "lora_te3_",
-    "lora_text_encoder_",
+/// What stands before the names of a component's modules: with a dot at its end before names with
+/// dots, else before names with underscores.
+const STARTS: [(&str, Component); 12] = [
+    ("unet.", Component::Denoiser),
+    ("transformer.", Component::Denoiser),
+    ("lora_unet_", Component::Denoiser),
+    ("lora_transformer_", Component::Denoiser),
+    ("text_encoder.", Component::Text("text_encoder")),
+    ("lora_te_", Component::Text("text_encoder")),
+    ("lora_te1_", Component::Text("text_encoder")),
+    ("lora_text_encoder_", Component::Text("text_encoder")),
+    ("text_encoder_2.", Component::Text("text_encoder_2")),
+    ("lora_te2_", Component::Text("text_encoder_2")),
+    ("text_encoder_3.", Component::Text("text_encoder_3")),
+    ("lora_te3_", Component::Text("text_encoder_3")),
 ];
 /// The key of diffusers' own metadata.
 const METADATA: &str = "lora_adapter_metadata";
+/// The part that says how strong a module's change is.
+const ALPHA: &str = "alpha";
 /// How the names of parts end, and what they are to PEFT.
-const PARTS: [(&str, &str); 12] = [
+const PARTS: [(&str, &str); 16] = [
     (".lora_A.weight", "lora_A.weight"),
     (".lora_B.weight", "lora_B.weight"),
     (".lora_B.bias", "lora_B.bias"),
     (".lora.down.weight", "lora_A.weight"),
     (".lora.up.weight", "lora_B.weight"),
+    (".lora_linear_layer.down.weight", "lora_A.weight"),
+    (".lora_linear_layer.up.weight", "lora_B.weight"),
     ("_lora.down.weight", "lora_A.weight"),
     ("_lora.up.weight", "lora_B.weight"),
     (".lora_down.weight", "lora_A.weight"),
@@ -43,6 +52,8 @@ const PARTS: [(&str, &str); 12] = [
     (".dora_scale", "lora_magnitude_vector"),
     (".lora_magnitude_vector.weight", "lora_magnitude_vector"),
     (".lora_magnitude_vector", "lora_magnitude_vector"),
+    ("_lora.alpha", ALPHA),
+    (".alpha", ALPHA),
 ];
 /// Parts of names of adapters that aren't LoRA, and what these are called.
 const OTHERS: [(&str, &str); 8] = [
@@ -66,129 +77,294 @@ const OTHER_ENDS: [(&str, &str); 4] = [
     (".b_norm", "norms (of LyCORIS)"),
 ];
 
-/// An adapter under PEFT's names.
+/// An adapter of one component under PEFT's names.
 #[derive(Debug)]
 pub(super) struct Translated {
+    /// The graph that it changes, if not the first.
+    pub part: Option<AdaptedPart>,
     pub config: Map<String, Value>,
     /// Where the configuration says nothing of scaling: alpha by module.
     pub alphas: Option<BTreeMap<String, f64>>,
     pub tensors: BTreeMap<String, TensorRecord>,
-    /// What is left out.
-    pub warnings: Vec<String>,
 }
 
-/// Translates the tensors of an adapter without a configuration to the model of these weights.
+/// A tensor of a file.
+struct Named {
+    name: String,
+    /// What it is for, if its name begins with that.
+    component: Option<Component>,
+    /// Its name after that.
+    rest: String,
+    /// Whether its module is written with underscores.
+    underscored: bool,
+    tensor: TensorRecord,
+}
+
+impl Named {
+    fn new(name: String, tensor: TensorRecord) -> Self {
+        let start = STARTS.iter().find(|(start, _)| name.starts_with(start));
+        let (start, component) = start.map_or((PEFT, None), |(start, of)| (*start, Some(*of)));
+        Self {
+            component,
+            rest: name.strip_prefix(start).unwrap_or(&name).to_owned(),
+            underscored: start.ends_with('_'),
+            name,
+            tensor,
+        }
+    }
+
+    /// Its module, as its trainer calls it, and what it is of the module.
+    fn split(&self) -> Option<(&str, &'static str)> {
+        PARTS
+            .iter()
+            .find_map(|(end, part)| Some((self.rest.strip_suffix(end)?, *part)))
+    }
+
+    /// Its module among `modules`.
+    fn module<'m>(&self, modules: &Modules<'m>) -> Option<&'m str> {
+        let (module, _) = self.split()?;
+        if self.underscored {
+            modules.underscored(module)
+        } else {
+            modules.dotted(module)
+        }
+    }
+
+    /// What can't be merged of it, whatever module it is of.
+    fn unknown(&self) -> Option<String> {
+        let (name, ends) = (&self.name, |end: &str| self.name.ends_with(end));
+        let other = OTHERS.iter().find(|(part, _)| name.contains(part));
+        if let Some((_, kind)) = other.or_else(|| OTHER_ENDS.iter().find(|(end, _)| ends(end))) {
+            return Some(format!("is of {kind}, which dlc doesn't know"));
+        }
+        (ends(".dora_scale") && self.tensor.shape.first() == Some(&1)).then(|| {
+            "norms columns (LyCORIS before `wd_on_out`), and dlc knows DoRA of rows".to_owned()
+        })
+    }
+}
+
+/// The part that an adapter of PEFT with tensors of these names was trained for; none if that is
+/// the denoiser, or nothing here.
+pub(super) fn part<'n>(
+    names: impl Iterator<Item = &'n String>,
+    model: &Module,
+) -> Option<AdaptedPart> {
+    let module = |name: &'n String| {
+        let bare = name.strip_prefix(PEFT)?;
+        Some(bare.split_once(".lora_")?.0)
+    };
+    let named: BTreeSet<&str> = names.filter_map(module).collect();
+    let count = |modules: &Modules<'_>| {
+        let is_there = |name: &&&str| modules.dotted(name).is_some();
+        named.iter().filter(is_there).count()
+    };
+    Component::with_most(model, count).named(model, count)?.part
+}
+
+/// Translates the tensors of an adapter without a configuration to adapters of the components of
+/// `model`; returns what is left out as well.
 ///
 /// # Errors
 /// Everything that isn't understood.
 pub(super) fn translate(
     theirs: BTreeMap<String, TensorRecord>,
     metadata: &FileMetadata,
-    weights: &WeightTable,
-) -> Result<Translated, Vec<String>> {
-    let model = Model::of(weights);
-    let (mut tensors, mut alphas, mut text, mut problems) =
-        (BTreeMap::new(), BTreeMap::new(), 0, Vec::new());
-    let mut component = None;
-    for (name, tensor) in theirs {
-        if TEXT.iter().any(|prefix| name.starts_with(prefix)) {
-            text += 1;
-            continue;
-        }
-        let other = OTHERS
-            .iter()
-            .find(|(part, _)| name.contains(part))
-            .or_else(|| OTHER_ENDS.iter().find(|(end, _)| name.ends_with(end)));
-        if let Some((_, kind)) = other {
-            problems.push(format!(
-                "tensor {} is of {kind}, which dlc doesn't know",
-                shown(&name)
+    model: &Module,
+) -> Result<(Vec<Translated>, Vec<String>), Vec<String>> {
+    let (mut adapters, mut warnings, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    for (component, tensors) in by_component(theirs, model) {
+        let count = |modules: &Modules<'_>| {
+            let is_there = |tensor: &&Named| tensor.module(modules).is_some();
+            tensors.iter().filter(is_there).count()
+        };
+        let Some(modules) = component.named(model, count) else {
+            let (count, name) = (tensors.len(), component.name());
+            warnings.push(format!(
+                "{count} tensors for {name} aren't merged: the model is read without it"
             ));
             continue;
-        }
-        if name.ends_with(".dora_scale") && tensor.shape.first() == Some(&1) {
-            problems.push(format!(
-                "tensor {} norms columns (LyCORIS before `wd_on_out`), and dlc knows DoRA of rows",
-                shown(&name)
-            ));
-            continue;
-        }
-        component = component.or_else(|| DOTTED.iter().find(|prefix| name.starts_with(*prefix)));
-        match model.place(&name) {
-            Ok((module, "alpha")) => match number(&tensor) {
-                Some(alpha) => _ = alphas.insert(module, alpha),
-                None => problems.push(format!("tensor {} is no number", shown(&name))),
-            },
-            Ok((module, part)) => {
-                if tensors
-                    .insert(format!("{PEFT}{module}.{part}"), tensor)
-                    .is_some()
-                {
-                    problems.push(format!(
-                        "tensor {} stands there twice, under two names",
-                        shown(&name)
-                    ));
-                }
+        };
+        match of_component(&modules, component, tensors, metadata) {
+            Ok((adapter, notes)) => {
+                adapters.push(adapter);
+                warnings.extend(notes);
             }
-            Err(problem) => problems.push(format!("tensor {} {problem}", shown(&name))),
+            Err(found) => problems.extend(found),
         }
     }
-    if tensors.is_empty() && problems.is_empty() {
-        problems.push("holds nothing for the model that makes images".into());
+    if adapters.is_empty() && problems.is_empty() {
+        let rest = warnings
+            .first()
+            .map_or("it holds no tensors", String::as_str);
+        problems.push(format!("holds nothing for what the model has: {rest}"));
+    }
+    if problems.is_empty() {
+        Ok((adapters, warnings))
+    } else {
+        Err(problems)
+    }
+}
+
+/// The tensors by component. Those whose names say nothing of one are for the component that has
+/// most of their modules.
+fn by_component(
+    theirs: BTreeMap<String, TensorRecord>,
+    model: &Module,
+) -> BTreeMap<Component, Vec<Named>> {
+    let (told, untold): (Vec<Named>, Vec<Named>) = theirs
+        .into_iter()
+        .map(|(name, tensor)| Named::new(name, tensor))
+        .partition(|tensor| tensor.component.is_some());
+    let other = Component::with_most(model, |modules| {
+        let is_there = |tensor: &&Named| tensor.module(modules).is_some();
+        untold.iter().filter(is_there).count()
+    });
+    let mut all: BTreeMap<Component, Vec<Named>> = BTreeMap::new();
+    for tensor in told.into_iter().chain(untold) {
+        let component = tensor.component.unwrap_or(other);
+        all.entry(component).or_default().push(tensor);
+    }
+    all
+}
+
+/// The adapter of one component, and what the user should know of it.
+fn of_component(
+    modules: &Modules<'_>,
+    component: Component,
+    theirs: Vec<Named>,
+    metadata: &FileMetadata,
+) -> Result<(Translated, Vec<String>), Vec<String>> {
+    let (mut tensors, mut alphas, mut problems) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    for named in theirs {
+        let added = add(&named, modules, &mut tensors, &mut alphas);
+        let shown = shown(&named.name);
+        problems.extend(
+            added
+                .err()
+                .map(|problem| format!("tensor {shown} {problem}")),
+        );
+    }
+    let said = config(metadata, component).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
+    if said.is_some() && !alphas.is_empty() {
+        problems.push(format!(
+            "it holds alphas, and its {METADATA} says how strong it is too: which counts isn't known"
+        ));
     }
     if !problems.is_empty() {
         return Err(problems);
     }
-    let said = config(metadata, component.copied().unwrap_or_default())?;
-    let dora = tensors
-        .keys()
-        .any(|name| name.ends_with("lora_magnitude_vector"));
-    let config = said.clone().unwrap_or_else(|| {
+    let has_part = |part: &str| tensors.keys().any(|name: &String| name.ends_with(part));
+    let dora = has_part("lora_magnitude_vector");
+    let warnings = if said.is_none() {
+        of_strength(&tensors, &alphas, metadata)
+    } else {
+        vec![]
+    };
+    let alphas = said.is_none().then_some(alphas);
+    let plain = || {
         Map::from_iter([
             ("peft_type".to_owned(), json!("LORA")),
             ("use_dora".to_owned(), json!(dora)),
         ])
-    });
-    let mut warnings = Vec::new();
-    if text > 0 {
-        warnings.push(format!("{text} tensors for text encoders aren't merged: dlc compiles the model that makes images"));
-    }
-    if let Some(alpha) = metadata
-        .get("ss_network_alpha")
-        .filter(|_| alphas.is_empty() && said.is_none())
-    {
-        let alpha = shown(alpha);
-        warnings.push(format!("its metadata says ss_network_alpha = {alpha}, and it holds no alphas; merged at full strength, as sd-scripts do"));
-    }
-    Ok(Translated {
-        config,
-        alphas: said.is_none().then_some(alphas),
+    };
+    let adapter = Translated {
+        part: modules.part.clone(),
+        config: said.unwrap_or_else(plain),
+        alphas,
         tensors,
-        warnings,
-    })
+    };
+    Ok((adapter, warnings))
 }
 
-/// PEFT's configuration, as diffusers writes it into the file.
+/// Adds a tensor under PEFT's name, or its number to the alphas.
+fn add(
+    named: &Named,
+    modules: &Modules<'_>,
+    tensors: &mut BTreeMap<String, TensorRecord>,
+    alphas: &mut BTreeMap<String, f64>,
+) -> Result<(), String> {
+    if let Some(problem) = named.unknown() {
+        return Err(problem);
+    }
+    let (theirs, part) = named.split().ok_or("is no part of LoRA that dlc knows")?;
+    let missing = || format!("is for {}, which the model doesn't have", shown(theirs));
+    let module = named.module(modules).ok_or_else(missing)?;
+    let twice = if part == ALPHA {
+        let alpha = number(&named.tensor).ok_or("is no number")?;
+        alphas.insert(module.to_owned(), alpha).is_some()
+    } else {
+        let name = format!("{PEFT}{module}.{part}");
+        tensors.insert(name, named.tensor.clone()).is_some()
+    };
+    if twice {
+        return Err("stands there twice, under two names".to_owned());
+    }
+    Ok(())
+}
+
+/// What to say of modules whose strength nothing says.
+fn of_strength(
+    tensors: &BTreeMap<String, TensorRecord>,
+    alphas: &BTreeMap<String, f64>,
+    metadata: &FileMetadata,
+) -> Vec<String> {
+    if alphas.is_empty() {
+        let said = metadata.get("ss_network_alpha").map(|alpha| shown(alpha));
+        let warning = |alpha| {
+            format!(
+                "its metadata says ss_network_alpha = {alpha}, and it holds no alphas; merged at full strength, as sd-scripts do"
+            )
+        };
+        return said.map(warning).into_iter().collect();
+    }
+    let module = |name: &String| {
+        let bare = name.strip_prefix(PEFT)?.strip_suffix(".lora_A.weight")?;
+        (!alphas.contains_key(bare)).then(|| bare.to_owned())
+    };
+    let bare: Vec<String> = tensors.keys().filter_map(module).collect();
+    let warning = |first: &String| {
+        format!(
+            "{} modules have no alpha, {} for one; merged at full strength, as sd-scripts do",
+            bare.len(),
+            shown(first)
+        )
+    };
+    bare.first().map(warning).into_iter().collect()
+}
+
+/// PEFT's configuration of a component, as diffusers writes it into the file.
 fn config(
     metadata: &FileMetadata,
-    component: &str,
-) -> Result<Option<Map<String, Value>>, Vec<String>> {
+    component: Component,
+) -> Result<Option<Map<String, Value>>, String> {
     let Some(text) = metadata.get(METADATA) else {
         return Ok(None);
     };
-    let all: Value = serde_json::from_str(text)
-        .map_err(|_| vec![format!("the file's own {METADATA} is not JSON")])?;
-    let entries = all
+    let all: Value =
+        serde_json::from_str(text).map_err(|_| format!("the file's own {METADATA} is not JSON"))?;
+    let all = all
         .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(key, value)| Some((key.strip_prefix(component)?.to_owned(), value.clone())));
-    let mut config: Map<String, Value> = entries.collect();
-    if config.is_empty() {
-        return Ok(None);
-    }
-    config.entry("peft_type").or_insert_with(|| json!("LORA"));
-    Ok(Some(config))
+        .ok_or_else(|| format!("the file's own {METADATA} is no object"))?;
+    let is_dotted = |start: &&(&str, Component)| start.0.ends_with('.');
+    let starts = || STARTS.iter().filter(is_dotted);
+    let of = |wanted: &str| {
+        let entries = all.iter();
+        let entries = entries
+            .filter_map(|(key, value)| Some((key.strip_prefix(wanted)?.to_owned(), value.clone())));
+        Some(entries.collect::<Map<String, Value>>()).filter(|config| !config.is_empty())
+    };
+    let told = |key: &String| starts().any(|(start, _)| key.starts_with(start));
+    let mut own = starts().filter(|(_, of)| *of == component);
+    let config = own
+        .find_map(|(start, _)| of(start))
+        .or_else(|| of("").filter(|_| !all.keys().any(told)));
+    Ok(config.map(|mut config| {
+        config.entry("peft_type").or_insert_with(|| json!("LORA"));
+        config
+    }))
 }
 
 fn number(tensor: &TensorRecord) -> Option<f64> {
@@ -196,141 +372,4 @@ fn number(tensor: &TensorRecord) -> Option<f64> {
     let mut value = [0.0];
     data.read_f32(0, &mut value);
     value[0].is_finite().then_some(f64::from(value[0]))
-}
-
-/// The modules that an adapter may name.
-struct Model<'w> {
-    modules: BTreeSet<&'w str>,
-    /// Modules by their names with underscores.
-    underscored: BTreeMap<String, &'w str>,
-    /// How many resnets a stage has on the way down.
-    layers: usize,
-}
-
-impl<'w> Model<'w> {
-    fn of(weights: &'w WeightTable) -> Self {
-        let modules: BTreeSet<&str> = weights
-            .entries()
-            .filter_map(|(_, w)| w.name.strip_suffix(".weight"))
-            .collect();
-        let underscored = modules
-            .iter()
-            .map(|module| (module.replace('.', "_"), *module))
-            .collect();
-        let layers = (0..modules.len())
-            .take_while(|n| modules.contains(format!("down_blocks.0.resnets.{n}.conv1").as_str()))
-            .count();
-        Self {
-            modules,
-            underscored,
-            layers,
-        }
-    }
-
-    /// The module that a tensor's name means, and the part of it.
-    fn place(&self, name: &str) -> Result<(String, &'static str), String> {
-        let bare = DOTTED
-            .iter()
-            .find_map(|prefix| name.strip_prefix(prefix))
-            .or_else(|| name.strip_prefix(PEFT))
-            .unwrap_or(name);
-        let part = PARTS
-            .iter()
-            .find_map(|(end, part)| Some((bare.strip_suffix(end)?, *part)));
-        let alpha = || {
-            bare.strip_suffix(".alpha")
-                .map(|module| (module.strip_suffix("_lora").unwrap_or(module), "alpha"))
-        };
-        let (module, part) = part
-            .or_else(alpha)
-            .ok_or("is no part of LoRA that dlc knows")?;
-        let found = match UNDERSCORED
-            .iter()
-            .find_map(|prefix| module.strip_prefix(prefix))
-        {
-            Some(module) => self
-                .underscored
-                .get(module)
-                .or_else(|| self.underscored.get(&self.of_first_authors(module)?))
-                .copied(),
-            None => self.dotted(module),
-        };
-        found
-            .map(|module| (module.to_owned(), part))
-            .ok_or_else(|| format!("is for {}, which the model doesn't have", shown(module)))
-    }
-
-    /// The module of a name with dots; older versions of diffusers put a processor between, and
-    /// left out the number after `to_out`.
-    fn dotted(&self, module: &str) -> Option<&'w str> {
-        let plain = module.replace(".processor.", ".");
-        let numbered = plain
-            .strip_suffix(".to_out")
-            .map(|start| format!("{start}.to_out.0"));
-        [Some(plain), numbered]
-            .into_iter()
-            .flatten()
-            .find_map(|module| self.modules.get(module.as_str()).copied())
-    }
-
-    /// The name in diffusers, with underscores, of a module of a U-Net as its first authors called
-    /// it.
-    fn of_first_authors(&self, name: &str) -> Option<String> {
-        const ENDS: [(&str, &str); 6] = [
-            ("time_embed_0", "time_embedding_linear_1"),
-            ("time_embed_2", "time_embedding_linear_2"),
-            ("label_emb_0_0", "add_embedding_linear_1"),
-            ("label_emb_0_2", "add_embedding_linear_2"),
-            ("input_blocks_0_0", "conv_in"),
-            ("out_2", "conv_out"),
-        ];
-        if let Some((_, ours)) = ENDS.iter().find(|(theirs, _)| *theirs == name) {
-            return Some((*ours).to_owned());
-        }
-        if let Some(rest) = name.strip_prefix("middle_block_") {
-            let (place, inner) = rest.split_once('_')?;
-            let place = match place {
-                "0" => "resnets_0",
-                "1" => "attentions_0",
-                "2" => "resnets_1",
-                _ => return None,
-            };
-            return Some(format!("mid_block_{place}_{}", of_resnet(inner)));
-        }
-        let down = name.strip_prefix("input_blocks_");
-        let mut parts = down
-            .or_else(|| name.strip_prefix("output_blocks_"))?
-            .splitn(3, '_');
-        let (block, place, inner) = (
-            parts.next()?.parse::<usize>().ok()?,
-            parts.next()?,
-            parts.next()?,
-        );
-        let (stage, way) = if down.is_some() {
-            (block.checked_sub(1)?, "down")
-        } else {
-            (block, "up")
-        };
-        let (stage, layer) = (stage / (self.layers + 1), stage % (self.layers + 1));
-        Some(match (inner, place) {
-            ("op", _) => format!("down_blocks_{stage}_downsamplers_0_conv"),
-            ("conv", _) => format!("up_blocks_{stage}_upsamplers_0_conv"),
-            (inner, "0") => format!("{way}_blocks_{stage}_resnets_{layer}_{}", of_resnet(inner)),
-            (inner, "1") => format!("{way}_blocks_{stage}_attentions_{layer}_{inner}"),
-            _ => return None,
-        })
-    }
-}
-
-/// The name in diffusers of a part of a resnet as its first authors called it; other names stay.
-fn of_resnet(part: &str) -> &str {
-    match part {
-        "in_layers_0" => "norm1",
-        "in_layers_2" => "conv1",
-        "emb_layers_1" => "time_emb_proj",
-        "out_layers_0" => "norm2",
-        "out_layers_3" => "conv2",
-        "skip_connection" => "conv_shortcut",
-        other => other,
-    }
 }

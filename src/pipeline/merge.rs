@@ -102,6 +102,7 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
         imported.sources,
         [adopted.notes, imported.warnings].concat(),
     );
+    let of_parts = imported.of_parts;
     check_finite(
         pool.install(|| non_finite_weights(&module))?,
         request.allow_nan,
@@ -139,7 +140,12 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
         .iter()
         .map(|c| c.weight.as_str())
         .collect();
-    let mut stored = stored_tensors(&checkpoint, &module, &sources, &changed)?;
+    let mut stored = StoredTensors::default();
+    stored.add("", &checkpoint, &module, &sources, &changed)?;
+    for (part, sources) in checkpoint.parts().iter().zip(&of_parts) {
+        let place = format!("{}/", part.component);
+        stored.add(&place, &part.checkpoint, &module, sources, &changed)?;
+    }
     if !request.allow_nan {
         overflows(&stored, &pool)?;
     }
@@ -152,47 +158,53 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     Ok(MergeOutcome { run, warnings })
 }
 
-/// The changed tensors as the checkpoint stores them.
+/// The changed tensors as checkpoints store them.
+#[derive(Default)]
 struct StoredTensors<'c> {
     weights: WeightTable,
     patches: Vec<(&'c TensorRecord, Patch)>,
 }
 
-fn stored_tensors<'c>(
-    checkpoint: &'c Checkpoint,
-    module: &Module,
-    sources: &Sources,
-    changed: &BTreeSet<&str>,
-) -> Result<StoredTensors<'c>, PipelineError> {
-    let mut stored = StoredTensors {
-        weights: WeightTable::default(),
-        patches: Vec::new(),
-    };
-    for (name, record) in checkpoint.tensors() {
-        let Some(weight) = sources
-            .get(name)
-            .map(|id| &module.weights[*id])
-            .filter(|w| changed.contains(w.name.as_str()))
-        else {
-            continue;
-        };
-        let (Some(seen), StoredType::Float(dtype)) = (weight.expr(), record.dtype) else {
-            continue;
-        };
-        let data = weight
-            .storage
-            .save(seen.unrounded().clone(), &weight.shape)
-            .cast(dtype);
-        let weight = stored.weights.add(name, &record.shape, data)?;
-        stored.patches.push((
-            record,
-            Patch {
-                offset: record.blob.offset() as u64,
-                weight,
-            },
-        ));
+impl<'c> StoredTensors<'c> {
+    /// Adds those of a checkpoint, whose tensors became the weights in `sources`, with `place`
+    /// before their names.
+    fn add(
+        &mut self,
+        place: &str,
+        checkpoint: &'c Checkpoint,
+        module: &Module,
+        sources: &Sources,
+        changed: &BTreeSet<&str>,
+    ) -> Result<(), PipelineError> {
+        for (name, record) in checkpoint.tensors() {
+            let Some(weight) = sources
+                .get(name)
+                .map(|id| &module.weights[*id])
+                .filter(|w| changed.contains(w.name.as_str()))
+            else {
+                continue;
+            };
+            let (Some(seen), StoredType::Float(dtype)) = (weight.expr(), record.dtype) else {
+                continue;
+            };
+            let data = weight
+                .storage
+                .save(seen.unrounded().clone(), &weight.shape)
+                .cast(dtype);
+            let name = format!("{place}{name}");
+            let weight = self.weights.add(&name, &record.shape, data)?;
+            let offset = record.blob.offset() as u64;
+            self.patches.push((record, Patch { offset, weight }));
+        }
+        Ok(())
     }
-    Ok(stored)
+
+    /// Those of a file.
+    fn of_file(&self, path: &Path) -> Vec<Patch> {
+        let patches = self.patches.iter();
+        let own = patches.filter(|(record, _)| *record.file == *path);
+        own.map(|(_, patch)| *patch).collect()
+    }
 }
 
 /// Refuses numbers that the checkpoint's types can't hold.
@@ -220,39 +232,23 @@ fn overflows(stored: &StoredTensors<'_>, pool: &ThreadPool) -> Result<(), Pipeli
     }
 }
 
+/// The files of the new checkpoint. A whole pipeline keeps its folders, with what is in them.
 fn files(
     checkpoint: &Checkpoint,
     companions: Vec<SideFile>,
     stored: &StoredTensors<'_>,
 ) -> Vec<CopiedFile> {
-    let patches = |path: &Path| {
-        stored
-            .patches
-            .iter()
-            .filter(|(record, _)| *record.file == *path)
-            .map(|(_, patch)| *patch)
-            .collect()
+    let copied = |name: String, path: PathBuf| CopiedFile {
+        name,
+        patches: stored.of_file(&path),
+        from: Origin::File(path),
     };
-    let read = checkpoint.files().iter().map(|f| {
-        (
-            f.path
-                .file_name()
-                .map(|n| n.to_string_lossy().into_owned())
-                .unwrap_or_default(),
-            &f.path,
-        )
+    let parts = checkpoint.parts();
+    let own = checkpoint.files().iter();
+    let read = own.filter(|_| parts.is_empty()).map(|file| {
+        let name = file.path.file_name().unwrap_or_default();
+        copied(name.to_string_lossy().into_owned(), file.path.clone())
     });
-    let mut files: Vec<CopiedFile> = read
-        .map(|(name, path)| CopiedFile {
-            name,
-            from: Origin::File(path.clone()),
-            patches: patches(path),
-        })
-        .collect();
-    files.extend(companions.into_iter().map(|f| CopiedFile {
-        name: f.name,
-        from: Origin::File(f.path),
-        patches: vec![],
-    }));
-    files
+    let companions = companions.into_iter().map(|f| copied(f.name, f.path));
+    read.chain(companions).collect()
 }

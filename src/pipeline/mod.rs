@@ -18,6 +18,7 @@ mod cuda;
 mod error;
 mod feeds;
 mod generation;
+mod lora_modules;
 mod lora_names;
 mod machine;
 mod merge;

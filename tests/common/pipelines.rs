@@ -3,12 +3,14 @@
 //! `DLC_FASHION_SD` names a folder with the trained pipeline `fashion-sd` and its
 //! `fashion-sd-golden.safetensors`, which are too large for the fixtures; it then is one of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
+use dlc::pipeline::{module_of_bundle, parse_adapter_flag};
+use dlc_bundle::Profile;
 use dlc_eval::Array;
 use dlc_ir::{DType, Diffusion, Module};
 use dlc_runtime::{
@@ -17,6 +19,7 @@ use dlc_runtime::{
 };
 use safetensors::SafeTensors;
 
+use super::decoding::{compile_quietly, compile_request};
 use super::golden::recorded;
 use super::session::{Arrays, Engine, close, export};
 use super::{fixture, folders};
@@ -30,6 +33,8 @@ pub struct PipelineGolden {
     pub name: String,
     pub folder: PathBuf,
     golden: PathBuf,
+    /// Adapters that are merged into it, as flags.
+    pub adapters: Vec<String>,
 }
 
 /// The graphs of a pipeline that are compared one by one.
@@ -82,6 +87,7 @@ impl PipelineGolden {
                 name,
                 folder,
                 golden,
+                adapters: vec![],
             }
         });
         let trained = std::env::var_os("DLC_FASHION_SD").filter(|v| !v.is_empty());
@@ -89,16 +95,36 @@ impl PipelineGolden {
             name: "fashion-sd".into(),
             folder: Path::new(&folder).join("fashion-sd"),
             golden: Path::new(&folder).join("fashion-sd-golden.safetensors"),
+            adapters: vec![],
         });
         let all: Vec<Self> = of_fixtures.chain(trained).collect();
         assert!(all.len() >= 2, "{all:?}");
         all
     }
 
+    /// A pipeline with the adapters of each trainer.
+    pub fn adapted() -> Vec<Self> {
+        let mut names = folders("pipeline-adapters");
+        names.sort();
+        assert_eq!(names, ["diffusers", "kohya", "peft"]);
+        let of = |name: String| {
+            let adapters = fixture(&format!("pipeline-adapters/{name}"));
+            let golden = adapters.join("golden.safetensors");
+            let weights: BTreeMap<String, f64> =
+                serde_json::from_str(&texts(&golden)["adapters"]).unwrap();
+            let flag = |(file, weight)| format!("{}={weight}", adapters.join(file).display());
+            Self {
+                name,
+                folder: fixture("pipelines/sd15"),
+                golden,
+                adapters: weights.into_iter().map(flag).collect(),
+            }
+        };
+        names.into_iter().map(of).collect()
+    }
+
     pub fn recorded(&self) -> Recorded {
-        let bytes = std::fs::read(&self.golden).unwrap();
-        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-        let texts = header.metadata().clone().unwrap();
+        let texts = texts(&self.golden);
         Recorded {
             tensors: recorded(&self.golden),
             prompts: serde_json::from_str(&texts["prompts"]).unwrap(),
@@ -117,8 +143,26 @@ impl PipelineGolden {
             dtype: Some(dtype),
             ..ImportOptions::default()
         };
-        let module = import(&checkpoint, &options).unwrap();
+        let mut module = import(&checkpoint, &options).unwrap();
+        if !self.adapters.is_empty() {
+            let bundle = self.merged(dtype, place.path());
+            module = Module {
+                side_files: module.side_files,
+                ..module_of_bundle(&bundle).unwrap()
+            };
+        }
         (module, (checkpoint, place))
+    }
+
+    /// A bundle in `folder` of the pipeline with its adapters.
+    fn merged(&self, dtype: DType, folder: &Path) -> Bundle {
+        let output = folder.join("merged");
+        let mut request = compile_request(self.folder.clone(), Profile::Portable, output);
+        request.dtype = Some(dtype);
+        let adapters = self.adapters.iter();
+        request.adapters = adapters.map(|a| parse_adapter_flag(a).unwrap()).collect();
+        compile_quietly(&request).unwrap();
+        Bundle::open(&request.output).unwrap()
     }
 
     /// Compares one graph with what is recorded of it.
@@ -160,6 +204,13 @@ impl PipelineGolden {
         }
         Ok(())
     }
+}
+
+/// What a file of tensors says of itself.
+fn texts(file: &Path) -> HashMap<String, String> {
+    let bytes = std::fs::read(file).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    header.metadata().clone().unwrap()
 }
 
 impl Recorded {

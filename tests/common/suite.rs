@@ -68,6 +68,19 @@ pub fn comparisons(on: &str, half: Half) -> Vec<Comparison> {
             }
         }
     }
+    for golden in PipelineGolden::adapted() {
+        for graph in [Graph::TextEncoder, Graph::Denoiser] {
+            let title = format!("adapters_of_{}_{graph:?}_{on}", golden.name);
+            let golden = golden.clone();
+            let check: Check =
+                Box::new(move |e| golden.check_graph(e, graph, DType::F32, TOLERANCE));
+            add(title, check);
+        }
+        if half == Half::Compared {
+            let title = format!("adapters_of_{}_{on}_pictures", golden.name);
+            add(title, Box::new(move |engine| golden.check_pictures(engine)));
+        }
+    }
     if half == Half::Compared {
         for golden in PipelineGolden::all() {
             let title = format!("{}_{on}_pictures", golden.name);

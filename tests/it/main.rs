@@ -39,6 +39,7 @@ mod naming;
 mod other_adapters;
 mod output;
 mod packed_checkpoints;
+mod pipeline_adapters;
 mod pipeline_prompts;
 mod pipelines;
 mod progress;

@@ -9,15 +9,12 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
 use serde_json::{Value, json};
 
-use crate::command::{Outcome, Shell};
+use crate::command::Shell;
 use crate::common::fixture;
 
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-const KOHYA: &str = "adapter-diffusers-and-kohya/kohya/style.safetensors";
-const DIFFUSERS: &str = "adapter-diffusers-and-kohya/diffusers/pytorch_lora_weights.safetensors";
-
-fn read(path: &Path) -> Tensors {
+pub fn read(path: &Path) -> Tensors {
     let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     file.iter()
@@ -30,7 +27,7 @@ fn read(path: &Path) -> Tensors {
         .collect()
 }
 
-fn write(path: &Path, tensors: &Tensors, metadata: Option<HashMap<String, String>>) {
+pub fn write(path: &Path, tensors: &Tensors, metadata: Option<HashMap<String, String>>) {
     let views = tensors.iter().map(|(name, (dtype, shape, data))| {
         (
             name.clone(),
@@ -38,233 +35,6 @@ fn write(path: &Path, tensors: &Tensors, metadata: Option<HashMap<String, String
         )
     });
     serialize_to_file(views, metadata, path).unwrap();
-}
-
-fn filled(shape: &[usize]) -> (Dtype, Vec<usize>, Vec<u8>) {
-    (
-        Dtype::F32,
-        shape.to_vec(),
-        [0, 0, 128, 63].repeat(shape.iter().product()),
-    )
-}
-
-fn renamed(tensors: Tensors, to: impl Fn(&str) -> String) -> Tensors {
-    tensors
-        .into_iter()
-        .map(|(name, tensor)| (to(&name), tensor))
-        .collect()
-}
-
-/// A shell with the U-Net of the case, its adapters of both kinds compiled from these tensors.
-fn unet() -> Shell {
-    let shell = Shell::new();
-    shell.copy(&fixture("cases/adapter-diffusers-and-kohya/base"), "base");
-    shell
-}
-
-/// The weights of the U-Net with an adapter of these tensors.
-fn weights(
-    shell: &Shell,
-    name: &str,
-    tensors: &Tensors,
-    metadata: Option<HashMap<String, String>>,
-    weight: &str,
-) -> (Outcome, Vec<u8>) {
-    let file = format!("{name}.safetensors");
-    write(&shell.path(&file), tensors, metadata);
-    let outcome = shell.ok(&[
-        "compile",
-        "base",
-        "--adapter",
-        &format!("{file}{weight}"),
-        "-o",
-        name,
-    ]);
-    (
-        outcome,
-        fs::read(shell.path(&format!("{name}/weights.bin"))).unwrap(),
-    )
-}
-
-#[test]
-fn names_of_all_trainers_mean_the_same_modules() {
-    let shell = unet();
-    let diffusers = read(&fixture(&format!("cases/{DIFFUSERS}")));
-    let (_, expected) = weights(&shell, "now", &diffusers, None, "");
-    let old = |name: &str| {
-        name.replace(".lora_A.", ".lora.down.")
-            .replace(".lora_B.", ".lora.up.")
-    };
-    let first = |name: &str| {
-        let name = name
-            .strip_prefix("unet.")
-            .unwrap()
-            .replace(".attn1.", ".attn1.processor.")
-            .replace(".attn2.", ".attn2.processor.");
-        let name = ["q", "k", "v"].iter().fold(name, |name, part| {
-            name.replace(&format!("to_{part}.lora"), &format!("to_{part}_lora"))
-        });
-        name.replace("to_out.0.lora", "to_out_lora")
-            .replace("lora_A.", "lora.down.")
-            .replace("lora_B.", "lora.up.")
-    };
-    for (kind, tensors) in [
-        ("old", renamed(diffusers.clone(), old)),
-        ("first", renamed(diffusers, first)),
-    ] {
-        assert!(
-            weights(&shell, kind, &tensors, None, "").1 == expected,
-            "{kind}"
-        );
-    }
-    let kohya = read(&fixture(&format!("cases/{KOHYA}")));
-    let (_, expected) = weights(&shell, "kohya", &kohya, None, "");
-    let first_authors = |name: &str| {
-        let name = name
-            .replace("down_blocks_0_attentions_0", "input_blocks_1_1")
-            .replace("mid_block_attentions_0", "middle_block_1");
-        name.replace("up_blocks_1_attentions_0", "output_blocks_2_1")
-            .replace("up_blocks_1_attentions_1", "output_blocks_3_1")
-    };
-    assert!(weights(&shell, "authors", &renamed(kohya, first_authors), None, "").1 == expected);
-}
-
-#[test]
-fn what_diffusers_writes_into_the_file_decides_the_strength() {
-    let shell = unet();
-    let tensors = read(&fixture(&format!("cases/{DIFFUSERS}")));
-    let config = json!({"unet.r": 2, "unet.lora_alpha": 4, "unet.peft_type": "LORA", "unet.target_modules": ["to_q", "to_k", "to_v", "to_out.0"]});
-    let metadata = HashMap::from([("lora_adapter_metadata".to_owned(), config.to_string())]);
-    let twice = weights(&shell, "twice", &tensors, None, "=2").1;
-    assert!(weights(&shell, "said", &tensors, Some(metadata), "").1 == twice);
-    let changed = HashMap::from([(
-        "lora_adapter_metadata".to_owned(),
-        json!({"unet.r": 2, "unet.lora_alpha": 4, "unet.use_frob": 3}).to_string(),
-    )]);
-    write(&shell.path("odd.safetensors"), &tensors, Some(changed));
-    let outcome = shell.dlc(&[
-        "compile",
-        "base",
-        "--adapter",
-        "odd.safetensors",
-        "-o",
-        "odd",
-    ]);
-    assert!(
-        outcome.code == Some(3)
-            && outcome
-                .stderr
-                .contains("use_frob = 3 may change the result"),
-        "{}",
-        outcome.transcript()
-    );
-}
-
-#[test]
-fn convolutions_are_merged_and_other_kinds_are_named() {
-    let shell = unet();
-    let (module, plain) = (
-        "lora_unet_conv_in",
-        read(&fixture(&format!("cases/{KOHYA}"))),
-    );
-    let with = |more: &[(&str, &[usize])]| {
-        let mut tensors = plain.clone();
-        tensors.extend(
-            more.iter()
-                .map(|(part, shape)| (format!("{module}.{part}"), filled(shape))),
-        );
-        tensors
-    };
-    let before = weights(&shell, "plain", &plain, None, "").1;
-    let convolved = with(&[
-        ("lora_down.weight", &[2, 1, 3, 3]),
-        ("lora_up.weight", &[8, 2, 1, 1]),
-    ]);
-    let after = weights(&shell, "convolved", &convolved, None, "").1;
-    assert!(before.len() == after.len() && before != after);
-    for (part, kind) in [
-        ("lora_mid.weight", "Tucker"),
-        ("hada_w1_a", "LoHa"),
-        ("lokr_w1", "LoKr"),
-        ("diff", "whole differences"),
-    ] {
-        write(
-            &shell.path("other.safetensors"),
-            &with(&[(part, &[2, 2])]),
-            None,
-        );
-        let outcome = shell.dlc(&[
-            "compile",
-            "base",
-            "--adapter",
-            "other.safetensors",
-            "-o",
-            "other",
-        ]);
-        assert!(
-            outcome.code == Some(2) && outcome.stderr.contains(kind),
-            "{}",
-            outcome.transcript()
-        );
-    }
-    write(
-        &shell.path("other.safetensors"),
-        &renamed(plain, |name| name.replace("down_blocks_0", "down_blocks_7")),
-        None,
-    );
-    let outcome = shell.dlc(&[
-        "compile",
-        "base",
-        "--adapter",
-        "other.safetensors",
-        "-o",
-        "other",
-    ]);
-    assert!(
-        outcome.stderr.contains("which the model doesn't have"),
-        "{}",
-        outcome.transcript()
-    );
-}
-
-#[test]
-fn what_stands_for_text_encoders_is_named_and_left_out() {
-    let shell = unet();
-    let mut tensors = read(&fixture(&format!("cases/{KOHYA}")));
-    let expected = weights(&shell, "alone", &tensors, None, "").1;
-    tensors.insert(
-        "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha".into(),
-        filled(&[]),
-    );
-    let (outcome, found) = weights(&shell, "both", &tensors, None, "");
-    assert!(found == expected);
-    assert!(
-        outcome
-            .stderr
-            .contains("1 tensors for text encoders aren't merged"),
-        "{}",
-        outcome.transcript()
-    );
-    let text = Tensors::from([(
-        "text_encoder.q_proj.lora_A.weight".to_owned(),
-        filled(&[2, 2]),
-    )]);
-    write(&shell.path("text.safetensors"), &text, None);
-    let outcome = shell.dlc(&[
-        "compile",
-        "base",
-        "--adapter",
-        "text.safetensors",
-        "-o",
-        "text",
-    ]);
-    assert!(
-        outcome
-            .stderr
-            .contains("holds nothing for the model that makes images"),
-        "{}",
-        outcome.transcript()
-    );
 }
 
 /// A shell with the base and the adapter of a case, the adapter's configuration changed and its

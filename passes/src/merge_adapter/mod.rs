@@ -86,25 +86,14 @@ fn some(adapters: &[Adapter]) -> Result<&[Adapter], PassError> {
     }
 }
 
-/// Problems that are printed; more are counted.
-const SHOWN: usize = 24;
-
 /// Refuses an adapter if there are problems with its `file`; `unsupported` says whether all are
 /// things that dlc lacks.
-fn refuse(file: &str, mut problems: Vec<String>, unsupported: bool) -> Result<(), PassError> {
+fn refuse(file: &str, problems: Vec<String>, unsupported: bool) -> Result<(), PassError> {
     if problems.is_empty() {
-        return Ok(());
+        Ok(())
+    } else {
+        Err(PassError::adapter(file, problems, unsupported))
     }
-    let more = problems.len().saturating_sub(SHOWN);
-    problems.truncate(SHOWN);
-    if more > 0 {
-        problems.push(format!("and {more} more"));
-    }
-    Err(PassError::Adapter {
-        adapter: file.to_owned(),
-        unsupported,
-        problems,
-    })
 }
 
 impl Pass for MergeAdapter<'_> {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dlc_ir::{Expr, Module, Storage, Weight, WeightTable};
+use dlc_ir::{Expr, Module, Storage, Weight, WeightId, WeightTable};
 
 use super::config::{Config, Kind};
 use super::merge::Merge;
@@ -25,15 +25,20 @@ pub(super) fn merges(
     strength: f64,
     module: &Module,
 ) -> Result<Vec<Merge>, PassError> {
-    let model = module
-        .graphs
-        .first()
-        .map(|graph| Modules::of(graph, &module.weights))
+    let part = adapter.part.as_ref();
+    let prefix = part.map_or("", |part| &part.prefix);
+    let graph = match part {
+        Some(part) => module.graph(&part.graph),
+        None => module.graphs.first(),
+    };
+    let model = graph
+        .map(|graph| Modules::of(module, graph, prefix))
         .unwrap_or_default();
     let mut builder = Builder {
         config,
         strength,
         weights: &module.weights,
+        prefix,
         model: &model,
         merges: BTreeMap::new(),
         problems: vec![],
@@ -51,7 +56,9 @@ pub(super) fn merges(
     }
     for (module, parts) in &parts {
         if let Err(problem) = builder.merge(module, parts) {
-            builder.problems.push(format!("{module}: {problem}"));
+            builder
+                .problems
+                .push(format!("{prefix}{module}: {problem}"));
         }
     }
     if let Some(targets) = &config.targets {
@@ -74,6 +81,8 @@ struct Builder<'a> {
     config: &'a Config,
     strength: f64,
     weights: &'a WeightTable,
+    /// What stands before the names of modules in those of weights.
+    prefix: &'a str,
     model: &'a Modules,
     merges: BTreeMap<String, Merge>,
     problems: Vec<String>,
@@ -140,12 +149,16 @@ impl Builder<'_> {
         (modules, wholes)
     }
 
+    /// The weight that the adapter calls `name`.
+    fn find(&self, name: &str) -> Option<WeightId> {
+        self.weights.find(&format!("{}{name}", self.prefix))
+    }
+
     /// The weight called `name` and its entry among the changes.
     fn entry(&mut self, name: &str) -> Result<(&Weight, &mut Merge), String> {
         let id = self
-            .weights
             .find(name)
-            .ok_or_else(|| format!("the model has no weight {name}"))?;
+            .ok_or_else(|| format!("the model has no weight {}{name}", self.prefix))?;
         Ok((
             &self.weights[id],
             self.merges
@@ -172,7 +185,7 @@ impl Builder<'_> {
         let Some(bare) = name.strip_prefix(PREFIX) else {
             return unknown();
         };
-        let Some(id) = self.weights.find(weight) else {
+        let Some(id) = self.find(weight) else {
             if !config.saves(weight) && !config.announces_bias(weight) {
                 return unknown();
             }
@@ -300,7 +313,7 @@ impl Builder<'_> {
         let model: Vec<&str> = self
             .weights
             .entries()
-            .map(|(_, w)| w.name.as_str())
+            .filter_map(|(_, w)| w.name.strip_prefix(self.prefix))
             .collect();
         let held: Vec<&str> = wholes.keys().map(String::as_str).collect();
         let lost = self.config.lost(&model, &held);
@@ -321,7 +334,7 @@ impl Builder<'_> {
         let bias = parts
             .keys()
             .map(|module| format!("{module}.bias"))
-            .find(|bias| self.config.announces_bias(bias) && self.weights.find(bias).is_some());
+            .find(|bias| self.config.announces_bias(bias) && self.find(bias).is_some());
         if let Some(bias) = bias.filter(|_| !held.iter().any(|name| name.ends_with("bias"))) {
             self.problems.push(format!(
                 "biases were trained, and it holds none, not even {bias}"

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dlc_ir::{Experts, Graph, Op, Operand, WeightId, WeightTable};
+use dlc_ir::{Experts, Graph, Module, Op, Operand, Weight, WeightId};
 use serde_json::{Map, Value};
 
 use super::entries::{MOST_ENTRIES, names};
@@ -237,8 +237,13 @@ pub(super) struct Modules {
 }
 
 impl Modules {
-    pub fn of(graph: &Graph, weights: &WeightTable) -> Self {
+    /// Those of `graph`, of the weights whose names have `prefix` before the modules'.
+    pub fn of(module: &Module, graph: &Graph, prefix: &str) -> Self {
         let mut modules = Self::default();
+        let name_of = |weight: &Weight| {
+            let name = weight.name.strip_prefix(prefix)?.strip_suffix(".weight")?;
+            Some(name.to_owned())
+        };
         let [mut tables, mut matrices] = [BTreeSet::new(), BTreeSet::new()];
         for (_, node) in graph.nodes() {
             let (at, linear) = match node.op {
@@ -260,22 +265,27 @@ impl Modules {
                     &mut matrices
                 }
                 .insert(*weight);
-                let Some(module) = weights[*weight].name.strip_suffix(".weight") else {
+                let Some(name) = name_of(&module.weights[*weight]) else {
                     continue;
                 };
-                modules.all.insert(module.to_owned());
                 if linear {
-                    modules.linear.insert(module.to_owned());
+                    modules.linear.insert(name.clone());
                 }
+                modules.all.insert(name);
             }
         }
-        let matrices_by_name = weights
+        let others = module
+            .graphs
+            .iter()
+            .filter(|other| other.name != graph.name);
+        let elsewhere: BTreeSet<WeightId> = others.flat_map(Graph::weights).collect();
+        let matrices_by_name = module
+            .weights
             .entries()
-            .filter(|(_, w)| w.shape.len() == 2)
-            .filter_map(|(_, w)| w.name.strip_suffix(".weight"));
+            .filter(|(id, w)| w.shape.len() == 2 && !elsewhere.contains(id))
+            .filter_map(|(_, w)| name_of(w));
         modules.unread = matrices_by_name
-            .filter(|module| !modules.all.contains(*module))
-            .map(str::to_owned)
+            .filter(|name| !modules.all.contains(name))
             .collect();
         modules.tied = tables.intersection(&matrices).copied().collect();
         modules

@@ -150,6 +150,7 @@ impl Case {
             config: self.config(),
             alphas: None,
             tensors,
+            part: None,
         }
     }
 
