@@ -64,8 +64,8 @@ pub(super) struct Args {
     #[command(flatten)]
     sampler: SamplerArgs,
     /// Noise that the images start from, tensor `latents` of a .safetensors file, as diffusers
-    /// takes it under this name
-    #[arg(long, value_name = "FILE", conflicts_with = "seed")]
+    /// takes it under this name; schedulers that draw noise at every step draw that of --seed
+    #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
     /// Write the numbers that the sampler leaves too, as tensor `latents` of a .safetensors file,
     /// or to stdout (`-`)
@@ -104,6 +104,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     args.check_negative(&choice)?;
+    if args.noise.is_some() && args.sampler.seed.is_some() && !choice.plan.draws_noise() {
+        bail!(
+            "{} draws no noise but what --noise gives, so --seed has no effect; leave it out",
+            choice.scheduler
+        );
+    }
     let mut wanted = Wanted {
         size: args.size(&bundle),
         ..args.sampler.wanted(&bundle, &args.classes, count)?
