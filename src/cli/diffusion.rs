@@ -19,19 +19,20 @@ use super::progress::Bar;
 /// Flags of a sampler.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct SamplerArgs {
-    /// Steps of the sampler [default: those that the bundle is pruned for, else 50]
+    /// Steps of the sampler [default: those that the bundle is pruned for, else 50, with lcm 4]
     #[arg(long, value_name = "N", help_heading = "Sampler")]
     steps: Option<usize>,
-    /// The scheduler: ddim, pndm, euler or dpm-solver++ [default: the bundle's]
+    /// The scheduler: ddim, pndm, euler, heun, lms, dpm-solver++, deis, unipc, ddpm,
+    /// euler-ancestral, lcm or flow-match-euler [default: the bundle's]
     #[arg(long, value_name = "NAME", help_heading = "Sampler")]
     scheduler: Option<String>,
     /// Strength of classifier-free guidance; 1 is none [default: what the bundle is pruned for,
     /// else 7.5 for models of texts, 1.5 for models of classes]
     #[arg(long, value_name = "G", help_heading = "Sampler")]
     guidance: Option<f64>,
-    /// Seed of the first image's noise; each further one has the next seed
-    #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Sampler")]
-    pub seed: u64,
+    /// Seed of the first image's noise; each further one has the next seed [default: 0]
+    #[arg(long, value_name = "S", help_heading = "Sampler")]
+    pub seed: Option<u64>,
     /// Images that are computed together: more take less time and more memory
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Sampler")]
     pub batch: u16,
@@ -97,7 +98,7 @@ impl SamplerArgs {
         };
         let images = classes.len().max(count);
         let seeds = (0..images as u64)
-            .map(|image| self.seed.wrapping_add(image))
+            .map(|image| self.seed.unwrap_or(0).wrapping_add(image))
             .collect();
         let conditions = self
             .embeddings

@@ -75,8 +75,8 @@ pub(super) struct Args {
     #[command(flatten)]
     sampler: SamplerArgs,
     /// Noise that the images start from, tensor `latents` of a .safetensors file, as diffusers
-    /// takes it under this name
-    #[arg(long, value_name = "FILE", conflicts_with = "seed")]
+    /// takes it under this name; schedulers that draw noise at every step draw that of --seed
+    #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
     /// Write the numbers that the sampler leaves too, as tensor `latents` of a .safetensors file,
     /// or to stdout (`-`)
@@ -123,7 +123,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let seconds = start.elapsed().as_secs_f64();
     let shown = pictures.as_ref().unwrap_or(&samples);
     let size = [shown.shape[2], shown.shape[3]];
-    let about = about(args, &model, &choice, &prompts, size)?;
+    let about = about(args, &model, &choice, (&prompts, &wanted), size)?;
     let (grid, png) = args.picture(shown, prompts.len(), &about)?;
     let mut files = vec![(&picture, png)];
     if let Some(to) = &latents {
@@ -205,6 +205,12 @@ impl Args {
                     "{several} {what} of {count} images each are more than the {MOST_IMAGES} images of one command"
                 );
             }
+        }
+        if self.noise.is_some() && self.sampler.seed.is_some() && !choice.plan.draws_noise() {
+            bail!(
+                "{} draws no noise but what --noise gives, so --seed has no effect; leave it out",
+                choice.scheduler
+            );
         }
         let images = count * prompts.len().max(1);
         let mut wanted = Wanted {
@@ -358,7 +364,7 @@ fn about(
     args: &Args,
     model: &DiffusionModel,
     choice: &SamplerChoice,
-    prompts: &[String],
+    (prompts, wanted): (&[String], &Wanted),
     [height, width]: [usize; 2],
 ) -> Result<String> {
     let manifest = model.bundle.folder().join(MANIFEST_FILE);
@@ -369,12 +375,16 @@ fn about(
             .iter()
             .map(|text| format!("Negative prompt: {text}")),
     );
+    let start = match (&args.noise, wanted.seeds.first()) {
+        (Some(file), _) => format!("Noise: {}", file.display()),
+        (None, seed) => format!("Seed: {}", seed.copied().unwrap_or_default()),
+    };
     lines.push(format!(
-        "Steps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {width}x{height}, Model hash: {hash:x}, Model: {}, Pruned: {}, Version: dlc {}",
+        "Steps: {}, Sampler: {}, CFG scale: {}, {}, Size: {width}x{height}, Model hash: {hash:x}, Model: {}, Pruned: {}, Version: dlc {}",
         choice.steps,
         choice.scheduler,
         choice.guidance,
-        args.sampler.seed,
+        start,
         model.bundle.manifest().source.name,
         choice.prune,
         env!("CARGO_PKG_VERSION")

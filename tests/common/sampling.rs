@@ -157,6 +157,7 @@ pub fn adding(steps: usize) -> SamplingPlan {
         latents: vec![1.0],
         estimates: vec![],
         output: 1.0,
+        noise: 0.0,
     };
     SamplingPlan {
         initial_scale: 0.5,

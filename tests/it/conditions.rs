@@ -293,7 +293,7 @@ fn check_conditioning(golden: &'static str, component: &str, share: f64) {
             &plan,
             7.5,
             &schedule,
-            &noise(index as u64, numbers),
+            (&noise(index as u64, numbers), index as u64),
             conditioning,
         )
         .unwrap()
@@ -358,7 +358,7 @@ fn check_sizes(golden: &'static str, sizes: &[[usize; 2]]) {
             let image = |index: usize| {
                 let noise = noise(index as u64, numbers);
                 let conditioning = (None, Some(prompt(&conditioning, index)));
-                supernet_sample(&module, &plan, 1.5, &schedule, &noise, conditioning).unwrap()
+                supernet_sample(&module, &plan, 1.5, &schedule, (&noise, 0), conditioning).unwrap()
             };
             let what = format!("{golden} {out} {height} x {width}");
             check_near(&latents, &[image(0), image(1)].concat(), &what);

@@ -49,6 +49,7 @@ mod rehearsal;
 mod rotation;
 mod running;
 mod sampling;
+mod schedulers;
 mod sentence;
 mod setup;
 mod skipping;

@@ -32,19 +32,19 @@ fn tract() -> Backend {
 }
 
 /// A shell with digits-dit compiled to `digits`.
-fn digits() -> Shell {
+pub fn digits() -> Shell {
     let shell = Shell::new();
     shell.ok(&["compile", "fixtures/digits-dit", "-o", "digits"]);
     shell
 }
 
-fn sample(shell: &Shell, args: &[&str]) -> serde_json::Value {
+pub fn sample(shell: &Shell, args: &[&str]) -> serde_json::Value {
     shell
         .ok(&[&["sample", "--backend", "tract", "--json"], args].concat())
         .json()
 }
 
-fn latents(shell: &Shell, name: &str) -> Vec<f32> {
+pub fn latents(shell: &Shell, name: &str) -> Vec<f32> {
     read_tensors(&shell.path(name))
         .unwrap()
         .remove("latents")
@@ -74,7 +74,7 @@ fn decode(path: &Path) -> Decoded {
 }
 
 /// Largest difference.
-fn difference(a: &[f32], b: &[f32]) -> f32 {
+pub fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter()
         .zip(b)
@@ -82,7 +82,7 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// What the evaluator makes of digits-dit, one image at a time, guided from "no class".
-fn evaluated(
+pub fn evaluated(
     module: &Module,
     plan: &SamplingPlan,
     seed: u64,
@@ -113,22 +113,28 @@ fn evaluated(
         };
         let mut found = run(class);
         layout.guide(&mut found, &run(10), guidance).unwrap();
-        state.advance(&found).unwrap();
+        let fresh = state.fresh_noise(&[seed]);
+        state.advance(&found, fresh.as_deref()).unwrap();
     }
     state.latents().to_vec()
 }
 
-#[test]
-fn samples_are_what_the_evaluator_makes_of_the_same_noise() {
-    let shell = digits();
-    let module = import(
+/// digits-dit as it is.
+pub fn digits_module() -> Module {
+    import(
         &Checkpoint::open(&fixture("digits-dit")).unwrap(),
         &ImportOptions {
             dtype: Some(DType::F32),
             ..ImportOptions::default()
         },
     )
-    .unwrap();
+    .unwrap()
+}
+
+#[test]
+fn samples_are_what_the_evaluator_makes_of_the_same_noise() {
+    let shell = digits();
+    let module = digits_module();
     let config = parse_scheduler_config(
         &fs::read_to_string(fixture("digits-dit/scheduler/scheduler_config.json")).unwrap(),
     )
@@ -567,7 +573,7 @@ fn a_text_comes_in_a_file_of_embeddings() {
     let mut found = run(&with);
     layout.guide(&mut found, &run(&without), 3.0).unwrap();
     state
-        .advance(layout.without_variance(&mut found).unwrap())
+        .advance(layout.without_variance(&mut found).unwrap(), None)
         .unwrap();
     // The second image, whose seed is 1.
     let sampled = latents(&shell, "out.safetensors");
@@ -745,8 +751,8 @@ fn inspect_shows_what_is_computed_when() {
     snapshot!("inspect", text);
 }
 
-#[test]
-fn what_can_not_be_sampled_is_refused() {
+/// A place with bundles that something is wrong with.
+fn unfit_bundles() -> Shell {
     let shell = remembered();
     shell.ok(&["compile", "fixtures/digits-dit", "-o", "digits"]);
     shell.ok(&["compile", "fixtures/goldens/dit", "-o", "unscheduled"]);
@@ -757,7 +763,7 @@ fn what_can_not_be_sampled_is_refused() {
         (
             "strange",
             "digits-dit/transformer",
-            config.replace("DDIM", "LCM"),
+            config.replace("DDIM", "CogVideoXDPM"),
         ),
     ] {
         for file in ["config.json", "diffusion_pytorch_model.safetensors"] {
@@ -780,6 +786,12 @@ fn what_can_not_be_sampled_is_refused() {
     );
     shell.write("no.safetensors", "none");
     shell.write("folder/file", "");
+    shell
+}
+
+#[test]
+fn what_can_not_be_sampled_is_refused() {
+    let shell = unfit_bundles();
     let commands: Vec<&[&str]> = vec![
         &["sample", "digits"],
         &["sample", "nowhere", "-o", "out.png"],
@@ -809,6 +821,16 @@ fn what_can_not_be_sampled_is_refused() {
             "out.png",
             "--embeddings",
             "no.safetensors",
+        ],
+        &[
+            "sample",
+            "digits",
+            "-o",
+            "out.png",
+            "--noise",
+            "no.safetensors",
+            "--seed",
+            "3",
         ],
         &["sample", "unscheduled", "-o", "out.png"],
         &["sample", "strange", "-o", "out.png"],

@@ -6,7 +6,7 @@ use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
 use dlc::pipeline::parse_pass_flag;
 use dlc_bundle::Profile;
-use dlc_methods::diffusion::{noise, parse_scheduler_config, sampling_plan};
+use dlc_methods::diffusion::{SchedulerKind, noise, parse_scheduler_config, sampling_plan};
 use dlc_passes::dip_go::supernet_sample;
 use dlc_runtime::{
     Backend, BackendKind, BackendSearch, Bundle, DiffusionSession, SampleRequest, SessionOptions,
@@ -30,7 +30,9 @@ fn check(backend: &Backend, profile: Profile, pass: &str) {
     let sampling = bundle.manifest().sampling.clone().unwrap();
     let config =
         std::fs::read_to_string(fixture("digits-dit/scheduler/scheduler_config.json")).unwrap();
-    let plan = sampling_plan(&parse_scheduler_config(&config).unwrap(), None, STEPS).unwrap();
+    let scheduler = SchedulerKind::from_name(&sampling.scheduler).unwrap();
+    let config = parse_scheduler_config(&config).unwrap();
+    let plan = sampling_plan(&config, Some(scheduler), STEPS).unwrap();
     let module = import(
         &Checkpoint::open(&fixture("digits-dit")).unwrap(),
         &ImportOptions::default(),
@@ -41,7 +43,7 @@ fn check(backend: &Backend, profile: Profile, pass: &str) {
         &plan,
         1.5,
         &sampling.schedule,
-        &noise(3, 64),
+        (&noise(3, 64), 3),
         (Some(7), None),
     )
     .unwrap();
@@ -91,6 +93,10 @@ fn bundles_sample_what_the_supernet_samples() {
         (
             Profile::Onnx,
             "skip:interval=1.5,reuse=linear,granularity=layer,max_graphs=3",
+        ),
+        (
+            Profile::Portable,
+            "skip:interval=2,scheduler=euler-ancestral",
         ),
     ] {
         check(&backend, profile, pass);
@@ -230,12 +236,22 @@ fn schedules_that_can_not_be_made_are_refused() {
         &[
             "fixtures/digits-dit",
             "--pass",
-            "skip:interval=2,scheduler=heun",
+            "skip:interval=2,scheduler=hen",
         ],
         &[
             "fixtures/digits-dit",
             "--pass",
             "skip:interval=2,steps=5000",
+        ],
+        &[
+            "fixtures/digits-dit",
+            "--pass",
+            "skip:interval=2,unroll=true,scheduler=ddpm",
+        ],
+        &[
+            "fixtures/digits-dit",
+            "--pass",
+            "dip-go:macs=0.5,steps=4,unroll=true,scheduler=lcm",
         ],
         &["fixtures/goldens/dit", "--pass", "skip:interval=2"],
         &["fixtures/tiny-llama", "--pass", "skip:interval=2"],

@@ -13,7 +13,7 @@ mod trajectory;
 pub use arithmetic::Arithmetic;
 pub use guidance::{OutputLayout, guided};
 pub use inputs::DenoiserInput;
-pub use noise::{noise, normal_pair};
+pub use noise::{noise, normal_pair, step_noise};
 pub use plan::{Estimate, PlanError, SamplingPlan, SamplingStep};
 pub use scheduler::{
     SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan,

@@ -1,4 +1,4 @@
-//! The noise that samplers start from.
+//! The noise that samplers start from, and that some draw at every step.
 
 use std::f64::consts::TAU;
 
@@ -17,7 +17,18 @@ pub fn normal_pair(random: &mut impl Rng) -> [f32; 2] {
 /// `n` draws from the standard normal distribution, the same ones for the same seed: `ChaCha8`, and
 /// Box and Muller's transform in double precision.
 pub fn noise(seed: u64, n: usize) -> Vec<f32> {
+    draw(seed, 0, n)
+}
+
+/// The `n` draws of a sampler's step, from 0, for the image that [`noise`] with this seed begins:
+/// a stream of the generator for each step, so that they depend on nothing else.
+pub fn step_noise(seed: u64, step: usize, n: usize) -> Vec<f32> {
+    draw(seed, step as u64 + 1, n)
+}
+
+fn draw(seed: u64, stream: u64, n: usize) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(stream);
     std::iter::repeat_with(|| normal_pair(&mut random))
         .flatten()
         .take(n)
@@ -26,7 +37,7 @@ pub fn noise(seed: u64, n: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::noise;
+    use super::{noise, step_noise};
 
     #[test]
     fn noise_is_standard_normal_and_follows_from_the_seed() {
@@ -42,5 +53,26 @@ mod tests {
         }
         assert_eq!(noise(5, 7), draws[..7]);
         assert_ne!(noise(6, 7), draws[..7]);
+    }
+
+    #[test]
+    fn every_step_draws_noise_of_its_own() {
+        let n = 50_000;
+        let draws: Vec<Vec<f32>> = (0..3)
+            .map(|step| step_noise(5, step, n))
+            .chain([noise(5, n), step_noise(6, 0, n)])
+            .collect();
+        for (i, a) in draws.iter().enumerate() {
+            for (j, b) in draws.iter().enumerate() {
+                let products = a.iter().zip(b).map(|(a, b)| f64::from(a * b));
+                let covariance = products.sum::<f64>() / n as f64;
+                let expected = if i == j { 1.0 } else { 0.0 };
+                assert!(
+                    (covariance - expected).abs() < 0.03,
+                    "{i}, {j}: {covariance}"
+                );
+            }
+        }
+        assert_eq!(step_noise(5, 2, 7), draws[2][..7]);
     }
 }

@@ -1,8 +1,8 @@
-//! A diffusion model's sampler as a table: what a deterministic scheduler does between two
-//! evaluations of the network.
+//! A diffusion model's sampler as a table: what a scheduler does between two evaluations of the
+//! network.
 //!
-//! DDIM, PLMS, Euler and DPM-Solver++ are linear in the latents and in the network's outputs, with
-//! coefficients that depend on the number of steps alone. Compiled to numbers, a sampler needs no
+//! Schedulers are linear in the latents, in the network's outputs and in the noise that some draw,
+//! with coefficients that depend on the number of steps alone. Compiled to numbers, a sampler needs no
 //! code of its own: a runtime runs the table, an exporter unrolls it into `mul`, `add` and `clip`,
 //! a pass backpropagates through it. Nothing here knows how the numbers are found.
 
@@ -42,10 +42,11 @@ pub struct SamplingPlan {
 /// One evaluation of the network, and the latents that follow:
 ///
 /// ```text
-/// x_{i+1} = sum_k latents[k] * x_{i-k}  +  sum_j estimates[j] * d_{i-j}  +  output * out_i
+/// x_{i+1} = sum_k latents[k] * x_{i-k}  +  sum_j estimates[j] * d_{i-j}  +  output * out_i  +  noise * z_i
 /// ```
 ///
-/// where `d_i` is what [`Estimate`] makes of `x_i` and `out_i`. Terms with a coefficient of 0 count
+/// where `d_i` is what [`Estimate`] makes of `x_i` and `out_i`, and `z_i` is new noise of unit
+/// variance. Terms with a coefficient of 0 count
 /// as absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SamplingStep {
@@ -64,6 +65,9 @@ pub struct SamplingStep {
     /// Coefficient of the network's output as it is. Samplers that clip their estimate, but not the
     /// noise beside it, need it.
     pub output: f64,
+    /// Coefficient of the noise that the step draws; 0 where it draws none.
+    #[serde(default)]
+    pub noise: f64,
 }
 
 /// The quantity that a sampler combines over steps, `d = clip(latents * x + output * out)`: a
@@ -106,6 +110,11 @@ impl SamplingPlan {
             .map(|step| reach(&step.estimates))
             .max()
             .unwrap_or(0)
+    }
+
+    /// Whether a step draws noise.
+    pub fn draws_noise(&self) -> bool {
+        self.steps.iter().any(SamplingStep::draws_noise)
     }
 
     /// Whether the estimate of this step counts, in it or in a later one that looks back.
@@ -152,12 +161,18 @@ impl SamplingPlan {
 }
 
 impl SamplingStep {
+    /// Whether the step draws noise.
+    pub fn draws_noise(&self) -> bool {
+        self.noise != 0.0
+    }
+
     /// Every number of the step.
     fn numbers(&self) -> impl Iterator<Item = f64> {
         let own = [
             self.timestep,
             self.input_scale,
             self.output,
+            self.noise,
             self.estimate.latents,
             self.estimate.output,
         ];
@@ -193,6 +208,7 @@ mod tests {
             latents: latents.to_vec(),
             estimates: estimates.to_vec(),
             output: 0.0,
+            noise: 0.0,
         }
     }
 

@@ -2,6 +2,7 @@
 //! network.
 
 use super::arithmetic::{Numbers, add};
+use super::noise::step_noise;
 use crate::diffusion::{SamplingPlan, SamplingStep, Trajectory};
 use crate::{MethodError, Result};
 
@@ -16,7 +17,9 @@ use crate::{MethodError, Result};
 /// let mut state = SamplerState::new(&plan, &noise)?;
 /// let mut input = vec![0.0; noise.len()];
 /// while let Some(timestep) = state.model_input(&mut input)? {
-///     state.advance(&network(&input, timestep))?;
+///     let output = network(&input, timestep);
+///     let noise = state.fresh_noise(&[7]);
+///     state.advance(&output, noise.as_deref())?;
 /// }
 /// # assert!(state.latents().iter().all(|x| x.abs() <= 1.0));
 /// # Ok::<(), dlc_methods::MethodError>(())
@@ -73,14 +76,24 @@ impl<'a> SamplerState<'a> {
         Ok(Some(step.timestep))
     }
 
+    /// The noise that the step that is due draws, if it draws any: of each seed for its part of
+    /// the latents, which are as many images of equal size as there are seeds.
+    pub fn fresh_noise(&self, seeds: &[u64]) -> Option<Vec<f32>> {
+        self.step().filter(|step| step.draws_noise())?;
+        let image = self.latents().len() / seeds.len().max(1);
+        let of_seed = |seed: &u64| step_noise(*seed, self.taken(), image);
+        Some(seeds.iter().flat_map(of_seed).collect())
+    }
+
     /// Takes the step that is due, with what the network returned for
-    /// [`model_input`](Self::model_input): as many numbers as latents, so without a learned
-    /// variance.
+    /// [`model_input`](Self::model_input), and new noise of unit variance where the step
+    /// [draws](SamplingStep::draws_noise) some: each as many numbers as latents, so the output
+    /// without a learned variance.
     ///
     /// # Errors
-    /// [`MethodError::Input`] for an output of another length than the latents;
-    /// [`MethodError::Bug`] after the last step.
-    pub fn advance(&mut self, output: &[f32]) -> Result<()> {
+    /// [`MethodError::Input`] for an output or noise of another length than the latents;
+    /// [`MethodError::Bug`] after the last step, and where there should be noise.
+    pub fn advance(&mut self, output: &[f32], noise: Option<&[f32]>) -> Result<()> {
         let Some(step) = self.step() else {
             return Err(MethodError::Bug(format!(
                 "a sampler was advanced after the last of its {} steps",
@@ -88,7 +101,19 @@ impl<'a> SamplerState<'a> {
             )));
         };
         self.check_length("the network's output", output.len())?;
-        self.trajectory.advance(&mut self.numbers, step, output)
+        match noise {
+            Some(noise) => self.check_length("the noise of the step", noise.len())?,
+            None if step.draws_noise() => {
+                let problem = format!(
+                    "step {} of the sampler draws noise, and got none",
+                    self.taken()
+                );
+                return Err(MethodError::Bug(problem));
+            }
+            None => {}
+        }
+        self.trajectory
+            .advance(&mut self.numbers, step, output, noise)
     }
 
     /// Which entries of the estimate for `output` the step that is due clips.

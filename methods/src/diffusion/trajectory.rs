@@ -65,7 +65,9 @@ impl<'a, V> Trajectory<'a, V> {
         arithmetic.sum_of(latents.map(|x| (step.input_scale, x)), None)
     }
 
-    /// Takes `step`, which is due, with what the network returned, see [`SamplingStep`].
+    /// Takes `step`, which is due, with what the network returned and new noise of unit variance,
+    /// which must be there if the step [draws](SamplingStep::draws_noise) some; see
+    /// [`SamplingStep`].
     ///
     /// # Errors
     /// Those of the sums.
@@ -74,6 +76,7 @@ impl<'a, V> Trajectory<'a, V> {
         arithmetic: &mut A,
         step: &SamplingStep,
         output: &A::Term,
+        noise: Option<&A::Term>,
     ) -> Result<(), A::Error> {
         let estimate = if self.plan.reads_estimate(self.taken) {
             Some(self.estimate(arithmetic, step, output)?)
@@ -86,7 +89,11 @@ impl<'a, V> Trajectory<'a, V> {
         let latents = step.latents.iter().copied().zip(latents);
         let estimates = step.estimates.iter().copied().zip(&self.estimates);
         let estimates = estimates.filter_map(|(c, x)| Some((c, A::term(x.as_ref()?))));
-        let terms = latents.chain(estimates).chain([(step.output, output)]);
+        let noise = noise.map(|noise| (step.noise, noise));
+        let terms = latents
+            .chain(estimates)
+            .chain([(step.output, output)])
+            .chain(noise);
         let next = arithmetic.sum_of(terms, spare)?;
         self.latents.push_front(next);
         self.taken += 1;

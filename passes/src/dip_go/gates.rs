@@ -140,6 +140,11 @@ impl Training<'_> {
         let prompt = (prompts > 0).then(|| rng.random_range(0..prompts));
         Start {
             noise: (0..n).map(|_| normal_pair(rng)[0]).collect(),
+            seed: if self.sampler.plan.draws_noise() {
+                rng.random()
+            } else {
+                0
+            },
             class,
             prompt,
         }

@@ -63,8 +63,8 @@ impl<'a> DipGo<'a> {
     }
 }
 
-/// What the SuperNet makes of `noise` (of unit variance, `[channels, height, width]`) under a
-/// schedule, its dependencies closed, for an image with this `conditioning`, a class and a prompt:
+/// What the SuperNet makes of `noise` (of unit variance, `[channels, height, width]`), and of what
+/// the sampler draws later with `seed`, under a schedule, its dependencies closed, for an image with this `conditioning`, a class and a prompt:
 /// the sample. The reference that the graphs of a bundle are checked against.
 ///
 /// # Errors
@@ -74,7 +74,7 @@ pub fn supernet_sample(
     plan: &SamplingPlan,
     guidance: f64,
     schedule: &SkipSchedule,
-    noise: &[f32],
+    (noise, seed): (&[f32], u64),
     conditioning: (Option<i64>, Option<Prompt>),
 ) -> Result<Vec<f32>, PassError> {
     let unsupported = || PassError::Unsupported {
@@ -112,6 +112,7 @@ pub fn supernet_sample(
     let rollout = sampler.run(
         &Start {
             noise: noise.to_vec(),
+            seed,
             class,
             prompt: (!prompts.is_empty()).then_some(0),
         },

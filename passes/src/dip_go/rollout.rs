@@ -28,10 +28,11 @@ pub(super) struct Sampler<'a> {
     pub guidance: f32,
 }
 
-/// Noise, the class that the image is to be of, and which of the prompts it is conditioned on.
+/// Noise, the seed of the noise that the sampler draws later, the class that the image is to be of, and which of the prompts it is conditioned on.
 #[derive(Debug, Clone)]
 pub(super) struct Start {
     pub noise: Vec<f32>,
+    pub seed: u64,
     pub class: Option<i64>,
     pub prompt: Option<usize>,
 }
@@ -157,7 +158,8 @@ impl Sampler<'_> {
             let NetOutput { output, mixed } = self.net.forward(self.segment, &feed)?;
             let output = self.guided(&output)?;
             rollout.clipped.push(state.clipped(&output)?);
-            state.advance(&output)?;
+            let noise = state.fresh_noise(&[start.seed]);
+            state.advance(&output, noise.as_deref())?;
             rollout.latents.push(state.latents().to_vec());
             rollout.remember(mixed, gates, self.net.unit_of());
         }

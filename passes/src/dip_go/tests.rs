@@ -61,6 +61,7 @@ fn plan() -> SamplingPlan {
         latents: if i == 0 { vec![0.8] } else { vec![0.7, 0.1] },
         estimates: if i == 0 { vec![0.3] } else { vec![0.4, -0.1] },
         output: 0.05,
+        noise: if i == 2 { 0.3 } else { 0.0 },
     };
     SamplingPlan {
         initial_scale: 1.2,
@@ -87,6 +88,7 @@ fn check(text: &str, diffusion: &Diffusion, granularity: Granularity, reuse: Reu
     let n = diffusion.channels * diffusion.height * diffusion.width;
     let start = Start {
         noise: (0..n).map(|_| rng.random_range(-1.5..1.5)).collect(),
+        seed: 4,
         class: diffusion.classes.map(|_| 3),
         prompt: None,
     };

@@ -262,6 +262,12 @@ pub(crate) fn apply(
     table: &[Vec<bool>],
 ) -> Result<Scheduled, PassError> {
     let scheduler = driver.scheduler.to_owned();
+    if sampler.unroll && driver.plan.draws_noise() {
+        let problem = format!(
+            "unroll=true: {scheduler} draws new noise at every step, and a graph draws none; leave unroll out, or name another scheduler, as scheduler=ddim"
+        );
+        return Err(PassError::Options { pass, problem });
+    }
     let steps = budget::merge_patterns(net, sampler.reuse, table, sampler.max_graphs);
     let (subnets, weights) = if sampler.unroll {
         let (graph, weights) = unroll::unroll(pass, net, driver, sampler, &steps)?;

@@ -147,7 +147,8 @@ impl<'m> Unroller<'m> {
         for (number, (step, live)) in steps.iter().zip(&live).enumerate() {
             let output = self.evaluate(number, step, live)?;
             let due = &self.driver.plan.steps[number];
-            self.trajectory.advance(&mut self.copy, due, &output)?;
+            self.trajectory
+                .advance(&mut self.copy, due, &output, None)?;
         }
         let Some(&sample) = self.trajectory.latents() else {
             return Err(missing("the sample after the last step"));

@@ -141,7 +141,7 @@ fn models_told_a_text_are_learned_on_texts() {
             &plan(STEPS),
             1.5,
             &sampling.schedule,
-            &noise,
+            (&noise, 0),
             (None, Some(prompt(first))),
         )
         .unwrap()

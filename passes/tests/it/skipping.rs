@@ -93,6 +93,7 @@ pub fn plan(steps: usize) -> SamplingPlan {
         latents: vec![0.9],
         estimates: if i == 0 { vec![0.3] } else { vec![0.4, -0.1] },
         output: 0.0,
+        noise: 0.0,
     };
     SamplingPlan {
         initial_scale: 1.0,
@@ -282,7 +283,7 @@ proptest! {
         let diffusion = module.model.diffusion.clone().unwrap();
         let noise: Vec<f32> = (0..diffusion.channels * diffusion.height * diffusion.width).map(|_| rng.random_range(-1.5..1.5)).collect();
         let class = diffusion.classes.map(|_| 4);
-        let expected = supernet_sample(&module, &plan(STEPS), 1.5, &sampling.schedule, &noise, (class, None)).unwrap();
+        let expected = supernet_sample(&module, &plan(STEPS), 1.5, &sampling.schedule, (&noise, 0), (class, None)).unwrap();
         let found = sample(&module, &noise, class, 1.5);
         prop_assert!(error(&expected, &found) <= 1e-4, "{:e}", error(&expected, &found));
         let closed = sampling.schedule.clone();

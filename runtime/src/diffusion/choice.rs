@@ -3,6 +3,7 @@
 
 use dlc_files::read_document;
 use dlc_methods::diffusion::{SamplingPlan, SchedulerKind, parse_scheduler_config, sampling_plan};
+use serde_json::{Map, Value};
 
 use super::is_guided;
 use crate::{Bundle, Result, RuntimeError};
@@ -10,7 +11,6 @@ use crate::{Bundle, Result, RuntimeError};
 const CONFIG: &str = "scheduler_config.json";
 /// The largest configuration that is read: `trained_betas` of some thousand steps fit.
 const CONFIG_CAP: u64 = 1 << 20;
-const DEFAULT_STEPS: usize = 50;
 
 /// What was asked for.
 #[derive(Debug, Clone, Default)]
@@ -70,12 +70,9 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
         .as_deref()
         .or(made_for.map(|sampling| sampling.scheduler.as_str()));
     let kind = name.map(SchedulerKind::from_name).transpose()?;
-    let steps = wishes
-        .steps
-        .or(made_for.map(|sampling| sampling.steps))
-        .unwrap_or(DEFAULT_STEPS);
+    let asked_steps = wishes.steps.or(made_for.map(|sampling| sampling.steps));
     let schedule = made_for.filter(|_| !wishes.no_prune);
-    if let Some(sampling) = schedule
+    if let (Some(sampling), Some(steps)) = (schedule, asked_steps)
         && (sampling.steps != steps || SchedulerKind::from_name(&sampling.scheduler).ok() != kind)
     {
         let asked = kind.map_or("another scheduler", SchedulerKind::name);
@@ -85,7 +82,15 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
             sampling.steps, sampling.scheduler
         )));
     }
-    let (plan, scheduler) = plan(bundle, kind, steps)?;
+    let config = config(bundle)?;
+    let own = config.get("_class_name").and_then(Value::as_str);
+    let own = own.and_then(|class| SchedulerKind::from_name(class).ok());
+    let usual = kind.or(own).unwrap_or(SchedulerKind::Ddim).default_steps();
+    let steps = asked_steps.unwrap_or(usual);
+    let plan = sampling_plan(&config, kind, steps)?;
+    // A plan is there, so the configuration names a scheduler that dlc has, unless one was asked
+    // for.
+    let scheduler = kind.or(own).map_or("unknown", SchedulerKind::name);
     let guidance = wishes
         .guidance
         .or(made_for.map(|sampling| sampling.guidance))
@@ -103,28 +108,13 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
     })
 }
 
-fn plan(
-    bundle: &Bundle,
-    kind: Option<SchedulerKind>,
-    steps: usize,
-) -> Result<(SamplingPlan, &'static str)> {
+/// The scheduler's configuration, as the checkpoint has it.
+fn config(bundle: &Bundle) -> Result<Map<String, Value>> {
     let missing = || {
         let reason = format!("the bundle has no {CONFIG}, so its noise schedule isn't known");
         let fix = "Compile the pipeline's folder, with `scheduler/` in it, instead of the component alone";
         RuntimeError::unsupported(bundle.folder().display().to_string(), reason, fix)
     };
     let path = bundle.side_file(CONFIG).ok_or_else(missing)?;
-    let config = parse_scheduler_config(&read_document(&path, CONFIG_CAP)?)?;
-    let plan = sampling_plan(&config, kind, steps)?;
-    // A plan is there, so the configuration names a scheduler that dlc has, unless one was asked
-    // for.
-    let own = || {
-        config
-            .get("_class_name")
-            .and_then(|class| SchedulerKind::from_name(class.as_str()?).ok())
-    };
-    Ok((
-        plan,
-        kind.or_else(own).map_or("unknown", SchedulerKind::name),
-    ))
+    Ok(parse_scheduler_config(&read_document(&path, CONFIG_CAP)?)?)
 }

@@ -65,7 +65,8 @@ pub struct SampleRequest<'a> {
     pub plan: &'a SamplingPlan,
     /// The strength of classifier-free guidance; 1 is none, and half the work.
     pub guidance: f64,
-    /// One for each image: the seed of the [`noise`] that it starts from.
+    /// One for each image: the seed of the [`noise`] that it starts from, and of the noise that the
+    /// sampler draws at every step, if it does.
     pub seeds: &'a [u64],
     /// Noise of unit variance that the images start from instead, row-major; none for that of the
     /// seeds.
@@ -277,7 +278,8 @@ impl DiffusionSession {
                 );
                 return Err(RuntimeError::port(graph, step.ports.output, problem));
             }
-            state.advance(guided)?;
+            let noise = state.fresh_noise(request.seeds);
+            state.advance(guided, noise.as_deref())?;
         }
         Ok(Some(Samples {
             shape,

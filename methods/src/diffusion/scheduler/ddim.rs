@@ -1,7 +1,8 @@
 //! DDIM (Song, Meng and Ermon, *Denoising Diffusion Implicit Models*, equation 12 with sigma 0).
 
 use super::Scheduler;
-use super::noise::{NoiseSchedule, Prediction, Terminal};
+use super::noise::{Betas, NoiseSchedule, Terminal};
+use super::prediction::{Prediction, clip, refuse_thresholding};
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
 use crate::diffusion::{Estimate, SamplingPlan, SamplingStep};
@@ -16,14 +17,11 @@ struct Ddim {
 
 /// Reads what diffusers' `DDIMScheduler` reads.
 pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Scheduler> {
-    let noise = NoiseSchedule::read(config, Terminal::Zero);
+    let noise = NoiseSchedule::read(config, &Betas::USUAL, Terminal::Zero);
     let prediction = Prediction::read(config, &Prediction::NAMES);
     let spacing = Spacing::read(config, Spread::Leading, steps, noise.len());
-    let range = config
-        .number("clip_sample_range", "above 0", |x| x > 0.0)
-        .unwrap_or(1.0);
-    let clip = config.flag("clip_sample", true).then_some(range);
-    config.refuse("thresholding", "clips each sample at a quantile of its own");
+    let clip = clip(config, true);
+    refuse_thresholding(config);
     let final_alpha_bar = if config.flag("set_alpha_to_one", true) {
         1.0
     } else {
@@ -79,6 +77,7 @@ impl Ddim {
             latents: vec![back * epsilon.0],
             estimates: vec![there.sqrt()],
             output: back * epsilon.1,
+            noise: 0.0,
         }
     }
 }

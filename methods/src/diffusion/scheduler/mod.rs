@@ -2,17 +2,31 @@
 //! of dlc can run.
 //!
 //! One file for each scheduler, which reads its own keys and makes its own rows; what they share is
-//! the noise schedule (`noise.rs`) and the choice of timesteps (`spacing.rs`). Deterministic
-//! sampling only. What a configuration asks for beyond that is refused by name.
+//! the noise schedule (`noise.rs`), what networks predict (`prediction.rs`), the choice of timesteps (`spacing.rs`) or
+//! noise levels (`levels.rs`), and what families have in common (`exploding.rs`, `multistep.rs`). What a
+//! configuration asks for beyond that is refused by name.
 
 mod ddim;
+mod ddpm;
+mod deis;
 mod dpm_solver;
 mod error;
 mod euler;
+mod euler_ancestral;
+mod exploding;
+mod flow_match;
+mod heun;
+mod kind;
+mod lcm;
+mod levels;
+mod lms;
+mod multistep;
 mod noise;
 mod pndm;
+mod prediction;
 mod reader;
 mod spacing;
+mod unipc;
 
 #[cfg(test)]
 mod tests;
@@ -22,8 +36,10 @@ use serde_json::{Map, Value};
 use crate::diffusion::SamplingPlan;
 
 pub use error::{SchedulerError, SchedulerProblem};
+pub use kind::SchedulerKind;
 
 use dlc_errors::printable::shown;
+use kind::{names, nearest};
 use reader::ConfigReader;
 
 use crate::Result;
@@ -31,85 +47,13 @@ use crate::Result;
 /// The most steps that a plan is made for.
 const MOST_STEPS: usize = 10_000;
 
-/// A scheduler that dlc samples with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SchedulerKind {
-    /// DDIM with eta 0.
-    Ddim,
-    /// PNDM: PLMS after a warm-up.
-    Pndm,
-    /// Euler's method without churn.
-    Euler,
-    /// DPM-Solver++, multistep, of order 1 or 2.
-    DpmSolverPlusPlus,
-}
-
-impl SchedulerKind {
-    /// Every scheduler.
-    pub const ALL: [Self; 4] = [Self::Ddim, Self::Pndm, Self::Euler, Self::DpmSolverPlusPlus];
-
-    /// The name in commands and messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ddim => "ddim",
-            Self::Pndm => "pndm",
-            Self::Euler => "euler",
-            Self::DpmSolverPlusPlus => "dpm-solver++",
-        }
-    }
-
-    /// diffusers' name, as in `_class_name`.
-    pub fn class(self) -> &'static str {
-        match self {
-            Self::Ddim => "DDIMScheduler",
-            Self::Pndm => "PNDMScheduler",
-            Self::Euler => "EulerDiscreteScheduler",
-            Self::DpmSolverPlusPlus => "DPMSolverMultistepScheduler",
-        }
-    }
-
-    /// The scheduler that a user names, by dlc's name or by diffusers'.
-    ///
-    /// # Errors
-    /// [`SchedulerError::Class`], which lists what there is.
-    pub fn from_name(name: &str) -> Result<Self> {
-        let known = |kind: &Self| kind.name() == name || kind.class() == name;
-        Self::ALL.into_iter().find(known).ok_or_else(|| {
-            let near = nearest(
-                name,
-                Self::ALL
-                    .iter()
-                    .flat_map(|kind| [kind.name(), kind.class()]),
-            );
-            let near = near
-                .map(|near| format!(" (did you mean {near}?)"))
-                .unwrap_or_default();
-            SchedulerError::Class(format!(
-                "there is no scheduler `{}`{near}. dlc samples with {}",
-                shown(name),
-                names()
-            ))
-            .into()
-        })
-    }
-}
-
-/// Schedulers of diffusers that dlc doesn't sample with, but whose noise schedule it reads; the
-/// reason goes on from "it ...".
-const COMPATIBLE: [(&str, &str); 10] = [
-    ("DDPMScheduler", NOISY),
-    ("EulerAncestralDiscreteScheduler", NOISY),
-    ("KDPM2AncestralDiscreteScheduler", NOISY),
-    ("DPMSolverSDEScheduler", NOISY),
-    ("LMSDiscreteScheduler", OTHER),
-    ("HeunDiscreteScheduler", OTHER),
-    ("DPMSolverSinglestepScheduler", OTHER),
-    ("KDPM2DiscreteScheduler", OTHER),
-    ("DEISMultistepScheduler", OTHER),
-    ("UniPCMultistepScheduler", OTHER),
+/// Schedulers of diffusers that dlc doesn't sample with, but whose noise schedule it reads.
+const COMPATIBLE: [&str; 4] = [
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
 ];
-const NOISY: &str = "draws new noise at every step, and dlc's samplers are deterministic";
-const OTHER: &str = "is none of dlc's samplers";
 
 /// What a configuration says of a scheduler, read and checked.
 trait Scheduler {
@@ -137,17 +81,26 @@ pub fn sampling_plan(
     let Some(kind) = scheduler.or(own) else {
         let text = format!(
             "scheduler_config.json names no `_class_name`. Say which scheduler is meant: {}",
-            names()
+            names(|_| true)
         );
         return Err(SchedulerError::Class(text).into());
     };
+    check_kind(config, own, kind)?;
     let mut reader = ConfigReader::new(config);
     let taken = checked_steps(&mut reader, steps);
     let read = match kind {
         SchedulerKind::Ddim => ddim::read,
         SchedulerKind::Pndm => pndm::read,
         SchedulerKind::Euler => euler::read,
+        SchedulerKind::Heun => heun::read,
+        SchedulerKind::Lms => lms::read,
         SchedulerKind::DpmSolverPlusPlus => dpm_solver::read,
+        SchedulerKind::Deis => deis::read,
+        SchedulerKind::UniPc => unipc::read,
+        SchedulerKind::Ddpm => ddpm::read,
+        SchedulerKind::EulerAncestral => euler_ancestral::read,
+        SchedulerKind::Lcm => lcm::read,
+        SchedulerKind::FlowMatchEuler => flow_match::read,
     };
     let sampler = read(&mut reader, taken);
     reader.finish(kind.class())?;
@@ -201,12 +154,12 @@ fn own_scheduler(
     {
         return Ok(Some(kind));
     }
-    match COMPATIBLE.iter().find(|known| known.0 == class) {
+    match COMPATIBLE.into_iter().find(|known| *known == class) {
         Some(_) if replaced => Ok(None),
-        Some((class, reason)) => {
+        Some(class) => {
             let text = format!(
-                "scheduler_config.json is for {class}: it {reason}. Choose one that is, on the same noise schedule: {}",
-                names()
+                "scheduler_config.json is for {class}, which is none of dlc's samplers. Choose one that is, on the same noise schedule: {}",
+                names(|kind| !kind.flows())
             );
             Err(SchedulerError::Class(text))
         }
@@ -214,7 +167,7 @@ fn own_scheduler(
             let known = SchedulerKind::ALL
                 .iter()
                 .map(|kind| kind.class())
-                .chain(COMPATIBLE.iter().map(|known| known.0));
+                .chain(COMPATIBLE);
             let near = nearest(class, known)
                 .map(|near| format!(" (the nearest that it knows is {near})"))
                 .unwrap_or_default();
@@ -225,6 +178,35 @@ fn own_scheduler(
             )))
         }
     }
+}
+
+/// Refuses to sample models trained by flow matching as others, and others as those.
+fn check_kind(
+    config: &Map<String, Value>,
+    own: Option<SchedulerKind>,
+    kind: SchedulerKind,
+) -> Result<(), SchedulerError> {
+    let Some(class) = config.get("_class_name").and_then(Value::as_str) else {
+        return Ok(());
+    };
+    let trained = |flows: bool| {
+        if flows {
+            "by flow matching"
+        } else {
+            "on a noise schedule"
+        }
+    };
+    let flows = own.is_some_and(SchedulerKind::flows);
+    if flows == kind.flows() {
+        return Ok(());
+    }
+    Err(SchedulerError::Class(format!(
+        "scheduler_config.json is for {}, so the model was trained {}; {} is for models trained {}. Leave the scheduler out",
+        shown(class),
+        trained(flows),
+        kind.name(),
+        trained(kind.flows())
+    )))
 }
 
 /// The number of steps, or 1 with a report where there can't be so many.
@@ -262,20 +244,4 @@ fn quote_constants(text: &str) -> String {
         rest = &rest[length..];
     }
     quoted
-}
-
-fn names() -> String {
-    SchedulerKind::ALL.map(SchedulerKind::name).join(", ")
-}
-
-/// The name that is most like `word`, if any is much like it.
-fn nearest(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    const ALIKE: f64 = 0.9;
-    let word: String = word.chars().take(64).collect();
-    let scored = names
-        .map(|name| (strsim::jaro_winkler(&word, name), name))
-        .filter(|(score, _)| *score >= ALIKE);
-    scored
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name)
 }

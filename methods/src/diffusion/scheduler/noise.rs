@@ -1,5 +1,5 @@
 //! The noise schedule of a diffusion model: how much signal is left at each timestep of the
-//! training, and what a network predicts there.
+//! training.
 //!
 //! `x_t = sqrt(alpha_bar_t) * x_0 + sqrt(1 - alpha_bar_t) * epsilon` with `alpha_bar_t` the product
 //! of `1 - beta` up to `t` (Ho, Jain and Abbeel, *Denoising Diffusion Probabilistic Models*,
@@ -33,11 +33,15 @@ pub(super) struct NoiseSchedule {
 impl NoiseSchedule {
     /// Reads the betas: `num_train_timesteps`, `beta_schedule`, `beta_start`, `beta_end`,
     /// `trained_betas`, `rescale_betas_zero_snr`.
-    pub(super) fn read(config: &mut ConfigReader<'_>, terminal: Terminal) -> Self {
-        let betas = betas(config);
+    pub(super) fn read(
+        config: &mut ConfigReader<'_>,
+        defaults: &Betas,
+        terminal: Terminal,
+    ) -> Self {
+        let betas = defaults.betas(config);
         let rescale = config.flag("rescale_betas_zero_snr", false);
         if rescale && terminal == Terminal::Refused {
-            let what = "changes the noise that the model was trained with, which this scheduler can't follow; take ddim, euler or dpm-solver++";
+            let what = "changes the noise that the model was trained with, which this scheduler can't follow; take ddim, euler, dpm-solver++ or unipc";
             config.unsupported("rescale_betas_zero_snr", format!("is true, which {what}"));
         }
         let mut alpha_bars = products(&if rescale {
@@ -61,49 +65,106 @@ impl NoiseSchedule {
         self.alpha_bars.get(timestep).copied().unwrap_or(f64::NAN)
     }
 
+    /// The entry of [`sigmas`](Self::sigmas) at a timestep.
+    pub(super) fn sigma(&self, timestep: usize) -> f64 {
+        sigma(self.alpha_bar(timestep))
+    }
+
     /// Noise relative to signal, `sqrt((1 - alpha_bar) / alpha_bar)`, at every timestep, in single
     /// precision; it grows.
     pub(super) fn sigmas(&self) -> Vec<f64> {
-        let sigma = |a: f32| ((1.0 - a) / a).sqrt();
-        self.alpha_bars
-            .iter()
-            .map(|a| f64::from(sigma(*a as f32)))
-            .collect()
+        self.alpha_bars.iter().map(|a| sigma(*a)).collect()
     }
 }
 
-/// The betas, in single precision.
-fn betas(config: &mut ConfigReader<'_>) -> Vec<f32> {
-    #[derive(Clone, Copy)]
-    enum Shape {
-        Linear,
-        ScaledLinear,
-        Cosine,
-    }
-    let shapes = [
+/// Noise relative to signal, in single precision.
+fn sigma(alpha_bar: f64) -> f64 {
+    let alpha_bar = alpha_bar as f32;
+    f64::from(((1.0 - alpha_bar) / alpha_bar).sqrt())
+}
+
+/// What a scheduler of diffusers takes the betas to be where the configuration doesn't say, and the
+/// shapes that it has beside the usual ones.
+pub(super) struct Betas {
+    start: f64,
+    end: f64,
+    shape: Shape,
+    more: &'static [(&'static str, Shape)],
+}
+
+/// How betas grow.
+#[derive(Clone, Copy)]
+enum Shape {
+    Linear,
+    ScaledLinear,
+    Cosine,
+    Exponential,
+    Laplace,
+    Sigmoid,
+}
+
+impl Betas {
+    /// Nearly every scheduler's.
+    pub(super) const USUAL: Self = Self {
+        start: 0.0001,
+        end: 0.02,
+        shape: Shape::Linear,
+        more: &[],
+    };
+    /// Heun's.
+    pub(super) const HEUN: Self = Self {
+        start: 0.00085,
+        end: 0.012,
+        shape: Shape::Linear,
+        more: &[("exp", Shape::Exponential)],
+    };
+    /// DDPM's.
+    pub(super) const DDPM: Self = Self {
+        more: &[("laplace", Shape::Laplace), ("sigmoid", Shape::Sigmoid)],
+        ..Self::USUAL
+    };
+    /// That of latent consistency models.
+    pub(super) const LCM: Self = Self {
+        start: 0.00085,
+        end: 0.012,
+        shape: Shape::ScaledLinear,
+        more: &[],
+    };
+    const SHAPES: [(&'static str, Shape); 3] = [
         ("linear", Shape::Linear),
         ("scaled_linear", Shape::ScaledLinear),
         ("squaredcos_cap_v2", Shape::Cosine),
     ];
-    let timesteps = config.count("num_train_timesteps", 2, MOST_TIMESTEPS, 1000);
-    let between = |x: f64| x > 0.0 && x < 1.0;
-    let start = config
-        .number("beta_start", "between 0 and 1", between)
-        .unwrap_or(0.0001);
-    let end = config
-        .number("beta_end", "between 0 and 1", between)
-        .unwrap_or(0.02);
-    let shape = config.choice("beta_schedule", &shapes, Shape::Linear);
-    if let Some(betas) = trained_betas(config, timesteps) {
-        return betas;
-    }
-    match shape {
-        Shape::Linear => linspace(start as f32, end as f32, timesteps),
-        Shape::ScaledLinear => linspace(start.sqrt() as f32, end.sqrt() as f32, timesteps)
-            .into_iter()
-            .map(|x| x * x)
-            .collect(),
-        Shape::Cosine => cosine(timesteps),
+
+    /// The betas, in single precision.
+    fn betas(&self, config: &mut ConfigReader<'_>) -> Vec<f32> {
+        let timesteps = config.count("num_train_timesteps", 2, MOST_TIMESTEPS, 1000);
+        let mut beta = |key, default| {
+            let given = config.number(key, "between 0 and 1", |x| x > 0.0 && x < 1.0);
+            given.unwrap_or(default)
+        };
+        let (start, end) = (beta("beta_start", self.start), beta("beta_end", self.end));
+        let shapes = [&Self::SHAPES[..], self.more].concat();
+        let shape = config.choice("beta_schedule", &shapes, self.shape);
+        if let Some(betas) = trained_betas(config, timesteps) {
+            return betas;
+        }
+        match shape {
+            Shape::Linear => linspace(start as f32, end as f32, timesteps),
+            Shape::ScaledLinear => linspace(start.sqrt() as f32, end.sqrt() as f32, timesteps)
+                .into_iter()
+                .map(|x| x * x)
+                .collect(),
+            Shape::Cosine => of_signal(timesteps, |t| {
+                ((t + 0.008) / 1.008 * FRAC_PI_2).cos().powi(2)
+            }),
+            Shape::Exponential => of_signal(timesteps, |t| (-12.0 * t).exp()),
+            Shape::Laplace => of_signal(timesteps, laplace),
+            Shape::Sigmoid => linspace(-6.0, 6.0, timesteps)
+                .into_iter()
+                .map(|x| (end - start) as f32 / (1.0 + (-x).exp()) + start as f32)
+                .collect(),
+        }
     }
 }
 
@@ -153,17 +214,21 @@ fn linspace(start: f32, end: f32, n: usize) -> Vec<f32> {
     (0..n).map(entry).collect()
 }
 
-/// The cosine schedule, capped at 0.999 (Nichol and Dhariwal, *Improved Denoising Diffusion
-/// Probabilistic Models*, equation 17).
-fn cosine(timesteps: usize) -> Vec<f32> {
-    let alpha_bar = |i: usize| {
-        ((i as f64 / timesteps as f64 + 0.008) / 1.008 * FRAC_PI_2)
-            .cos()
-            .powi(2)
-    };
+/// The betas, capped at 0.999, that leave `alpha_bar` of the signal at each part of the training,
+/// which goes from 0 to 1 (Nichol and Dhariwal, *Improved Denoising Diffusion Probabilistic Models*,
+/// equation 17).
+fn of_signal(timesteps: usize, alpha_bar: impl Fn(f64) -> f64) -> Vec<f32> {
+    let at = |i: usize| alpha_bar(i as f64 / timesteps as f64);
     (0..timesteps)
-        .map(|i| (1.0 - alpha_bar(i + 1) / alpha_bar(i)).min(0.999) as f32)
+        .map(|i| (1.0 - at(i + 1) / at(i)).min(0.999) as f32)
         .collect()
+}
+
+/// `alpha_bar` of the Laplace schedule (Hang et al., *Improved Noise Schedule for Diffusion Training*).
+fn laplace(t: f64) -> f64 {
+    let side = (0.5 - t).signum();
+    let lambda = -0.5 * side * (1.0 - 2.0 * (0.5 - t).abs() + 1e-6).ln();
+    (1.0 / (1.0 + (-lambda).exp())).sqrt()
 }
 
 /// The products of `1 - beta`, each rounded to single precision.
@@ -197,53 +262,4 @@ fn zero_terminal_snr(betas: &[f32]) -> Vec<f32> {
         .zip(before)
         .map(|(now, before)| 1.0 - now / before)
         .collect()
-}
-
-/// What the network's output is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Prediction {
-    /// The noise in the latents.
-    Epsilon,
-    /// The denoised latents.
-    Sample,
-    /// `sqrt(alpha_bar) * epsilon - sqrt(1 - alpha_bar) * x_0` (Salimans and Ho, *Progressive
-    /// Distillation*, section 4).
-    Velocity,
-}
-
-impl Prediction {
-    /// The names in `prediction_type`.
-    pub(super) const NAMES: [(&'static str, Self); 3] = [
-        ("epsilon", Self::Epsilon),
-        ("v_prediction", Self::Velocity),
-        ("sample", Self::Sample),
-    ];
-
-    /// Reads `prediction_type`, which must be one of `names`, and its forerunner `predict_epsilon`.
-    pub(super) fn read(config: &mut ConfigReader<'_>, names: &[(&'static str, Self)]) -> Self {
-        if !config.flag("predict_epsilon", true) {
-            config.unsupported("predict_epsilon", "is false, as older versions of diffusers wrote it; write `prediction_type`: sample".into());
-        }
-        config.choice("prediction_type", names, Self::Epsilon)
-    }
-
-    /// Coefficients of latents and output in the denoised latents, where the latents are
-    /// `signal * x_0 + noise * epsilon`.
-    pub(super) fn denoised(self, signal: f64, noise: f64) -> (f64, f64) {
-        match self {
-            Self::Epsilon => (1.0 / signal, -noise / signal),
-            Self::Sample => (0.0, 1.0),
-            Self::Velocity => (signal, -noise),
-        }
-    }
-
-    /// Coefficients of latents and output in the noise, where the latents are
-    /// `signal * x_0 + noise * epsilon`.
-    pub(super) fn epsilon(self, signal: f64, noise: f64) -> (f64, f64) {
-        match self {
-            Self::Epsilon => (0.0, 1.0),
-            Self::Sample => (1.0 / noise, -signal / noise),
-            Self::Velocity => (noise, signal),
-        }
-    }
 }

@@ -6,7 +6,8 @@
 //! three Runge-Kutta steps of four evaluations each.
 
 use super::Scheduler;
-use super::noise::{NoiseSchedule, Prediction, Terminal};
+use super::noise::{Betas, NoiseSchedule, Terminal};
+use super::prediction::Prediction;
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
 use crate::diffusion::{Estimate, SamplingPlan, SamplingStep};
@@ -33,7 +34,7 @@ struct Pndm {
 
 /// Reads what diffusers' `PNDMScheduler` reads.
 pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Scheduler> {
-    let noise = NoiseSchedule::read(config, Terminal::Refused);
+    let noise = NoiseSchedule::read(config, &Betas::USUAL, Terminal::Refused);
     let prediction = Prediction::read(config, &Prediction::NAMES[..2]);
     let spacing = Spacing::read(config, Spread::Leading, steps, noise.len());
     let final_alpha_bar = if config.flag("set_alpha_to_one", false) {
@@ -123,6 +124,7 @@ impl Pndm {
             latents,
             estimates,
             output: 0.0,
+            noise: 0.0,
         }
     }
 }

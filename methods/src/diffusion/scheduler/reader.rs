@@ -11,12 +11,14 @@ use dlc_errors::printable::shown;
 use serde_json::{Map, Value};
 
 use super::error::{SchedulerError, SchedulerProblem};
-use super::nearest;
+use super::kind::nearest;
 
-/// Keys that some scheduler of diffusers has, and keys of older versions that never changed what a
-/// deterministic one computes.
+/// Keys that some scheduler of diffusers has, and keys of older versions that never changed what one
+/// computes.
 const KNOWN: &[&str] = &[
     "algorithm_type",
+    "base_image_seq_len",
+    "base_shift",
     "clip_sample",
     "clip_sample_range",
     "disable_corrector",
@@ -25,14 +27,20 @@ const KNOWN: &[&str] = &[
     "final_sigmas_type",
     "flow_shift",
     "interpolation_type",
+    "invert_sigmas",
     "lambda_min_clipped",
     "lower_order_final",
+    "max_image_seq_len",
+    "max_shift",
     "noise_sampler_seed",
+    "original_inference_steps",
     "predict_x0",
     "prediction_type",
     "rescale_betas_zero_snr",
     "sample_max_value",
     "set_alpha_to_one",
+    "shift",
+    "shift_terminal",
     "sigma_max",
     "sigma_min",
     "skip_prk_steps",
@@ -40,9 +48,11 @@ const KNOWN: &[&str] = &[
     "solver_p",
     "solver_type",
     "steps_offset",
+    "stochastic_sampling",
     "tensor_format",
     "thresholding",
     "time_shift_type",
+    "timestep_scaling",
     "timestep_spacing",
     "timestep_type",
     "use_beta_sigmas",
@@ -182,6 +192,32 @@ impl<'a> ConfigReader<'a> {
         if self.flag(key, false) {
             self.unsupported(key, format!("is true, which {what}; dlc can't do that"));
         }
+    }
+
+    /// Refuses a key that holds anything; `what` goes on from "is ..., which ...".
+    pub(super) fn refuse_value(&mut self, key: &'static str, what: &str) {
+        if let Some(value) = self.get(key) {
+            let value = show(value);
+            self.unsupported(key, format!("is {value}, which {what}; dlc can't do that"));
+        }
+    }
+
+    /// A list of whole numbers, empty where the key is absent.
+    pub(super) fn counts(&mut self, key: &'static str) -> Vec<usize> {
+        let Some(value) = self.get(key) else {
+            return Vec::new();
+        };
+        let count = |x: &Value| x.as_u64().and_then(|n| usize::try_from(n).ok());
+        let counts = value
+            .as_array()
+            .and_then(|list| list.iter().map(count).collect());
+        counts.unwrap_or_else(|| {
+            self.bad(
+                key,
+                format!("is {}; it must be a list of whole numbers", show(value)),
+            );
+            Vec::new()
+        })
     }
 
     /// Whether nothing was reported so far. Comparing values with each other makes sense only then,

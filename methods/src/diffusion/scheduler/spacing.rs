@@ -1,6 +1,5 @@
 //! Which timesteps a run of a sampler visits: the three spacings of Lin et al., *Common Diffusion
-//! Noise Schedules and Sample Steps are Flawed* (table 2), and the noise levels of Karras et al., *Elucidating
-//! the Design Space of Diffusion-Based Generative Models* (equation 5).
+//! Noise Schedules and Sample Steps are Flawed* (table 2), and which noise levels belong to them.
 //!
 //! Rounds as numpy does, half to even, so that timesteps equal diffusers'.
 
@@ -92,20 +91,6 @@ pub(super) fn trailing(from: usize, stride: f64, most: usize) -> Vec<f64> {
         .map(|i| from + i as f64 * stride)
         .take_while(|t| *t > 0.0);
     points.map(|t| t.round_ties_even() - 1.0).collect()
-}
-
-/// `points` noise levels from `max` down to `min`, evenly spaced in the seventh root.
-pub(super) fn karras(min: f64, max: f64, points: usize) -> Vec<f64> {
-    const RHO: f64 = 7.0;
-    let (min, max) = (min.powf(1.0 / RHO), max.powf(1.0 / RHO));
-    let step = if points > 1 {
-        1.0 / (points - 1) as f64
-    } else {
-        0.0
-    };
-    (0..points)
-        .map(|i| (max + i as f64 * step * (min - max)).powf(RHO))
-        .collect()
 }
 
 /// The noise levels at these timesteps, interpolated between those of the training.

@@ -30,17 +30,21 @@ fn plan(config: Value, steps: usize) -> SamplingPlan {
     sampling_plan(&object(config), None, steps).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The latents after each step, if the network answers `network(input, timestep)`.
+/// The latents after each step, if the network answers `network(input, timestep)` and step `i`
+/// draws `fresh(i)`.
 fn run(
     plan: &SamplingPlan,
     noise: &[f32],
     mut network: impl FnMut(&[f32], f64) -> Vec<f32>,
+    fresh: impl Fn(usize) -> Option<Vec<f32>>,
 ) -> Vec<Vec<f32>> {
     let mut state = SamplerState::new(plan, noise).unwrap();
     let mut input = vec![0.0; noise.len()];
     let mut latents = Vec::new();
     while let Some(timestep) = state.model_input(&mut input).unwrap() {
-        state.advance(&network(&input, timestep)).unwrap();
+        let output = network(&input, timestep);
+        let noise = fresh(state.taken());
+        state.advance(&output, noise.as_deref()).unwrap();
         latents.push(state.latents().to_vec());
     }
     latents
@@ -94,7 +98,7 @@ fn every_run_of_diffusers_is_followed_step_by_step() {
                 far.push(format!("{name}: {what} of step {row} is off by {distance:e}: {found:?} for {expected:?}"));
             }
         };
-        let latents = run(&plan, &numbers(&case["noise"]), |input, timestep| {
+        let answer = |input: &[f32], timestep: f64| {
             let row = &rows[index];
             let expected = row["timestep"].as_f64().unwrap();
             let exact = expected.fract() == 0.0;
@@ -106,7 +110,9 @@ fn every_run_of_diffusers_is_followed_step_by_step() {
             check("the input", index, input, &numbers(&row["input"]));
             index += 1;
             numbers(&row["output"])
-        });
+        };
+        let drawn = |step: usize| rows[step].get("noise").map(numbers);
+        let latents = run(&plan, &numbers(&case["noise"]), answer, drawn);
         for (index, (row, latents)) in rows.iter().zip(&latents).enumerate() {
             check("the result", index, latents, &numbers(&row["latents"]));
         }
@@ -129,6 +135,17 @@ fn plans_look_back_no_further_than_their_method() {
     let configs = [
         (json!({"_class_name": "DDIMScheduler"}), (1, 1)),
         (json!({"_class_name": "EulerDiscreteScheduler"}), (1, 1)),
+        (json!({"_class_name": "HeunDiscreteScheduler"}), (2, 2)),
+        (json!({"_class_name": "LMSDiscreteScheduler"}), (1, 4)),
+        (json!({"_class_name": "UniPCMultistepScheduler"}), (1, 3)),
+        (
+            json!({"_class_name": "UniPCMultistepScheduler", "solver_order": 3}),
+            (1, 4),
+        ),
+        (
+            json!({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}),
+            (1, 3),
+        ),
         (
             json!({"_class_name": "DPMSolverMultistepScheduler"}),
             (1, 2),

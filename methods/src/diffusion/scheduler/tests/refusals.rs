@@ -3,7 +3,7 @@
 use dlc_errors::{Fault, Faulty};
 
 use super::*;
-use crate::diffusion::SamplerState;
+use crate::diffusion::{SamplerState, step_noise};
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
@@ -24,22 +24,68 @@ fn every_refusal_names_what_is_wrong_and_what_there_is() {
         "beta_schedule": 7, "use_karras_sigmas": "yes", "sigma_min": -1, "steps_offset": -1, "prediction_type": "v-prediction", "eta": 0.5,
     });
     let beyond = json!({
-        "_class_name": "DPMSolverMultistepScheduler", "thresholding": true, "algorithm_type": "sde-dpmsolver++", "solver_order": 3,
-        "solver_type": "rk4", "use_exponential_sigmas": true, "use_beta_sigmas": true, "use_lu_lambdas": true, "use_flow_sigmas": true,
+        "_class_name": "DPMSolverMultistepScheduler", "thresholding": true, "algorithm_type": "sde-dpmsolver--",
+        "solver_type": "rk4", "use_flow_sigmas": true,
         "use_dynamic_shifting": true, "prediction_type": "flow_prediction", "final_sigmas_type": "one", "beta_schedule": "sigmoid",
     });
     let pndm = json!({"_class_name": "PNDMScheduler", "prediction_type": "sample", "rescale_betas_zero_snr": true, "predict_epsilon": false});
-    let cases: [(Value, Option<&str>, usize, Fault); 24] = [
+    let unipc = json!({
+        "_class_name": "UniPCMultistepScheduler", "solver_p": ["diffusers", "DDIMScheduler"], "shift_terminal": 0.1, "predict_x0": false,
+        "disable_corrector": [0, -1], "use_karras_sigmas": true, "use_beta_sigmas": true, "solver_type": "bh3",
+    });
+    let cases: [(Value, Option<&str>, usize, Fault); 33] = [
         (json!({}), None, 10, Fault::Unsupported),
         (json!({"_class_name": 3}), None, 10, Fault::Unsupported),
         (
-            json!({"_class_name": "DDPMScheduler"}),
+            json!({"_class_name": "DDPMScheduler", "variance_type": "learned_range"}),
             None,
             10,
             Fault::Unsupported,
         ),
         (
-            json!({"_class_name": "UniPCMultistepScheduler"}),
+            json!({"_class_name": "DDPMScheduler", "variance_type": "fixed_large_log"}),
+            None,
+            10,
+            Fault::Unsupported,
+        ),
+        (
+            json!({"_class_name": "LCMScheduler", "original_inference_steps": 20}),
+            None,
+            21,
+            Fault::BadInput,
+        ),
+        (
+            json!({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true, "shift": 0, "shift_terminal": 1}),
+            None,
+            10,
+            Fault::BadInput,
+        ),
+        (
+            json!({"_class_name": "FlowMatchEulerDiscreteScheduler"}),
+            Some("euler"),
+            10,
+            Fault::Unsupported,
+        ),
+        (
+            json!({"_class_name": "PNDMScheduler"}),
+            Some("flow-match-euler"),
+            10,
+            Fault::Unsupported,
+        ),
+        (
+            json!({"_class_name": "EulerAncestralDiscreteScheduler", "prediction_type": "sample"}),
+            None,
+            10,
+            Fault::Unsupported,
+        ),
+        (
+            json!({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver", "solver_order": 3, "final_sigmas_type": "sigma_min"}),
+            None,
+            10,
+            Fault::BadInput,
+        ),
+        (
+            json!({"_class_name": "KDPM2DiscreteScheduler"}),
             None,
             10,
             Fault::Unsupported,
@@ -51,7 +97,7 @@ fn every_refusal_names_what_is_wrong_and_what_there_is() {
             Fault::Unsupported,
         ),
         (
-            json!({"_class_name": "FlowMatchEulerDiscreteScheduler"}),
+            json!({"_class_name": "CogVideoXDPMScheduler"}),
             Some("euler"),
             10,
             Fault::Unsupported,
@@ -123,6 +169,13 @@ fn every_refusal_names_what_is_wrong_and_what_there_is() {
         (wrong, None, 10, Fault::BadInput),
         (beyond, None, 10, Fault::Unsupported),
         (pndm, None, 10, Fault::Unsupported),
+        (unipc, None, 10, Fault::BadInput),
+        (
+            dpm("algorithm_type", json!("dpmsolver")),
+            None,
+            10,
+            Fault::BadInput,
+        ),
         (
             json!({"_class_name": "DDPMScheduler"}),
             Some("pndm"),
@@ -169,16 +222,29 @@ fn options_of_schedulers_that_are_not_asked_change_nothing() {
 fn a_sampler_is_not_fed_by_another_shape_or_beyond_its_end() {
     let plan = plan(json!({"_class_name": "DDIMScheduler"}), 1);
     let mut state = SamplerState::new(&plan, &[0.0; 4]).unwrap();
-    let error = state.advance(&[0.0; 8]).unwrap_err().to_string();
+    let error = state.advance(&[0.0; 8], None).unwrap_err().to_string();
     assert_eq!(
         error,
         "the network's output has 8 numbers, but there are 4 latents"
     );
     assert!(state.model_input(&mut [0.0; 3]).is_err());
-    state.advance(&[0.0; 4]).unwrap();
+    state.advance(&[0.0; 4], None).unwrap();
     assert_eq!((state.taken(), state.step()), (1, None));
     assert_eq!(state.model_input(&mut [0.0; 4]).unwrap(), None);
-    assert!(state.advance(&[0.0; 4]).is_err());
+    assert!(state.advance(&[0.0; 4], None).is_err());
+    let drawing = json!({"_class_name": "EulerAncestralDiscreteScheduler"});
+    let drawing = self::plan(drawing, 2);
+    let mut state = SamplerState::new(&drawing, &[0.0; 4]).unwrap();
+    let error = state.advance(&[0.0; 4], None).unwrap_err().to_string();
+    assert!(
+        error.contains("step 0 of the sampler draws noise"),
+        "{error}"
+    );
+    assert!(state.advance(&[0.0; 4], Some(&[0.0; 3])).is_err());
+    let noise = state.fresh_noise(&[3, 9]).unwrap();
+    assert_eq!(noise, [step_noise(3, 0, 2), step_noise(9, 0, 2)].concat());
+    state.advance(&[0.0; 4], Some(&noise)).unwrap();
+    assert_eq!(state.fresh_noise(&[3]), None);
     assert!(
         SamplerState::new(
             &SamplingPlan {
