@@ -66,6 +66,9 @@ impl Attributes<'_> {
             OpKind::LastToken => Op::LastToken {
                 padding: self.get("padding")?,
             },
+            OpKind::FirstToken => Op::FirstToken {
+                id: self.find("id")?,
+            },
             OpKind::Rope => Op::Rope(Rope {
                 heads: self.get("heads")?,
                 rotary_dim: self.find("rotary_dim")?,
