@@ -50,7 +50,19 @@ impl TextTokenizer {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn of_bundle(bundle: &Bundle) -> Result<Option<Self>> {
-        let find = |name: &str| bundle.side_file(name);
+        Self::in_folder(bundle, "")
+    }
+
+    /// The tokenizer whose files a bundle has in `folder`, empty for those in the bundle itself; if
+    /// there is one.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn in_folder(bundle: &Bundle, folder: &str) -> Result<Option<Self>> {
+        let find = |name: &str| match folder {
+            "" => bundle.side_file(name),
+            folder => bundle.side_file(&format!("{folder}/{name}")),
+        };
         find(TOKENIZER_FILE)
             .map(|path| Self::read(&path, find))
             .transpose()

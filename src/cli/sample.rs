@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use dlc_methods::diffusion::inputs;
-use dlc_runtime::{Bundle, Conditions, SamplerChoice, Samples, read_tensors};
+use dlc_runtime::{Bundle, Conditions, Negative, SamplerChoice, Samples, read_tensors};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 use serde_json::json;
@@ -42,7 +42,8 @@ pub(super) struct Args {
     /// What the images should show, for a bundle of a whole pipeline
     #[arg(long, value_name = "TEXT", conflicts_with = "embeddings")]
     prompt: Option<String>,
-    /// What guidance leads the images away from [default: the empty text]
+    /// What guidance leads the images away from [default: the empty text, or none where the pipeline
+    /// has it so]
     #[arg(long, value_name = "TEXT", requires = "prompt")]
     negative_prompt: Option<String>,
     /// Classes that the images should show [default: the model's, in turn]
@@ -116,7 +117,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         note(text)?;
     }
     if let Some(prompt) = &args.prompt {
-        wanted.conditions = Some(args.encode(&model, prompt, &choice)?);
+        wanted.conditions = Some(args.encode(&model, prompt, &choice, wanted.size)?);
     }
     let Some((samples, pictures)) = make(&model, &wanted, &choice)? else {
         return Ok(INTERRUPTED.into());
@@ -180,11 +181,15 @@ impl Args {
         model: &DiffusionModel,
         prompt: &str,
         choice: &SamplerChoice,
+        size: Option<[usize; 2]>,
     ) -> Result<Conditions> {
         phases::begin("encoding the prompt");
-        let negative = self.negative_prompt.as_deref().unwrap_or_default();
-        let negative = choice.is_guided().then_some(negative);
-        let encoded = model.prompt_encoder()?.encode(prompt, negative)?;
+        let negative = match &self.negative_prompt {
+            _ if !choice.is_guided() => Negative::None,
+            None => Negative::Usual,
+            Some(text) => Negative::Text(text),
+        };
+        let encoded = model.prompt_encoder()?.encode(prompt, negative, size)?;
         for text in &encoded.notes {
             note(text)?;
         }

@@ -11,7 +11,7 @@ use super::golden::{
 };
 use super::lengths;
 use super::padding::check_padding;
-use super::pipelines::{Graph, PipelineGolden};
+use super::pipelines::PipelineGolden;
 use super::session::{Arrays, Engine, Runner};
 
 /// One comparison with the reference.
@@ -59,7 +59,7 @@ pub fn comparisons(on: &str, half: Half) -> Vec<Comparison> {
             add(format!("{name}_{on}_{dtype}"), check);
         }
         for golden in PipelineGolden::all() {
-            for graph in Graph::ALL {
+            for graph in golden.graphs() {
                 let title = format!("{}_{graph:?}_{on}_{dtype}", golden.name);
                 let golden = golden.clone();
                 let check: Check =

@@ -25,7 +25,7 @@ use dlc_methods::diffusion::SamplingPlan;
 pub use self::choice::{SamplerChoice, SamplerWishes, choose_sampler};
 pub use self::decoder::ImageDecoder;
 pub use self::feeds::Conditions;
-pub use self::prompt::{EncodedPrompt, PromptEncoder};
+pub use self::prompt::{EncodedPrompt, Negative, PromptEncoder};
 pub use self::tensors::{FloatTensor, read_tensors};
 use dlc_methods::diffusion::{OutputLayout, SamplerState, noise};
 
