@@ -71,10 +71,8 @@ pub(crate) fn apply(op: &Op, inputs: &[Tensor], symbols: &Symbols) -> Result<Vec
             let [ids] = operands(inputs)?;
             positions(ids, *padding)?
         }
-        Op::LastToken { padding } => {
-            let [x, ids] = operands(inputs)?;
-            last_token(x, ids, *padding)?
-        }
+        Op::LastToken { padding } => last_token(operands(inputs)?, *padding)?,
+        Op::FirstToken { id } => first_token(operands(inputs)?, *id)?,
         Op::Attention(a) if a.causal && inputs.len() == 4 => {
             attend_without_cache(a, operands(inputs)?)?
         }
@@ -165,12 +163,29 @@ fn positions(ids: &Tensor, padding: Option<u32>) -> Result<Tensor, OpError> {
     Ok(Tensor::from_vec(rows.concat(), ids.shape(), &Device::Cpu)?)
 }
 
-/// The row of each text's last token.
-fn last_token(x: &Tensor, ids: &Tensor, padding: u32) -> Result<Tensor, OpError> {
-    let last = |row: &Vec<i64>| row.iter().rposition(|id| *id != i64::from(padding));
+/// The row of each text's last token that isn't padding.
+fn last_token([x, ids]: &[Tensor; 2], padding: u32) -> Result<Tensor, OpError> {
+    let padding = i64::from(padding);
+    one_token(x, ids, |row| row.iter().rposition(|id| *id != padding))
+}
+
+/// The row of each text's first token with an id, or with the largest that the text has.
+fn first_token([x, ids]: &[Tensor; 2], id: Option<u32>) -> Result<Tensor, OpError> {
+    one_token(x, ids, |row| {
+        let wanted = id.map(i64::from).or(row.iter().copied().max());
+        row.iter().position(|id| Some(*id) == wanted)
+    })
+}
+
+/// The row of `x` at the place that `find` has for each text's ids, the first one where it has none.
+fn one_token(
+    x: &Tensor,
+    ids: &Tensor,
+    find: impl Fn(&[i64]) -> Option<usize>,
+) -> Result<Tensor, OpError> {
     let ids = ids.to_vec2::<i64>()?;
     let rows = ids.iter().enumerate().map(|(text, row)| {
-        let at = last(row).unwrap_or(0);
+        let at = find(row).unwrap_or(0);
         x.narrow(0, text, 1)?.narrow(1, at, 1)?.squeeze(1)
     });
     let rows = rows.collect::<candle_core::Result<Vec<Tensor>>>()?;

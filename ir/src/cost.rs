@@ -272,6 +272,7 @@ fn arithmetic(op: &Op) -> Arithmetic {
         | Op::Modulate
         | Op::Positions { .. }
         | Op::LastToken { .. }
+        | Op::FirstToken { .. }
         | Op::Rope(_)
         | Op::DisentangledBias(_)
         | Op::BucketedBias(_)

@@ -26,7 +26,7 @@ pub(crate) fn infer(op: &Op, inputs: &[ValueType]) -> Result<Vec<ValueType>, IrE
         Op::RmsNorm { .. } => rms_norm(&cx)?,
         Op::LayerNorm { .. } => layer_norm(&cx)?,
         Op::Positions { .. } => positions(&cx)?,
-        Op::LastToken { .. } => last_token(&cx)?,
+        Op::LastToken { .. } | Op::FirstToken { .. } => one_token(&cx)?,
         Op::Rope(rope) => rotary(&cx, rope)?,
         Op::Attention(attention) if attention.causal && inputs.len() == 4 => {
             attend_without_cache(&cx, attention)?
@@ -174,7 +174,7 @@ fn positions(cx: &Check<'_>) -> Result<ValueType, IrError> {
     Ok(ids.clone())
 }
 
-fn last_token(cx: &Check<'_>) -> Result<ValueType, IrError> {
+fn one_token(cx: &Check<'_>) -> Result<ValueType, IrError> {
     let [x, ids] = cx.arity()?;
     let fits = x.shape.rank() == 3 && x.dtype.is_float();
     cx.require(fits, || format!("{x} is not floats of [batch, seq, width]"))?;

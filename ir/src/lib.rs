@@ -22,6 +22,7 @@ mod infer;
 mod module;
 mod op;
 mod parse;
+mod prompts;
 pub mod schedule;
 mod sentence;
 mod text;
@@ -44,6 +45,7 @@ pub use op::{
     Rope, RopeScaling, TimestepEmbedding,
 };
 pub use parse::{parse_graph, parse_graph_over, weight_names};
+pub use prompts::{Prompts, TextEncoder};
 pub use schedule::{Evaluation, Granularity, Reuse, Sampling, SkipSchedule};
 pub use sentence::{Pooling, Sentence, Similarity};
 pub use types::{DType, Shape, ValueType};

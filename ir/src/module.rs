@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::graph::Graph;
 use crate::index::WeightId;
+use crate::prompts::Prompts;
 use crate::schedule::Sampling;
 use crate::sentence::Sentence;
 use crate::types::DType;
@@ -127,6 +128,9 @@ pub struct ModelInfo {
     /// What sampling images takes; none for models of text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diffusion: Option<Diffusion>,
+    /// How prompts are read, where the module has text encoders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<Prompts>,
     /// Number of entries of the vocabulary.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -210,9 +214,11 @@ impl Diffusion {
     /// Guidance that changes nothing.
     pub const NO_GUIDANCE: f64 = 1.0;
 
-    /// The graph that makes hidden states of a text's tokens, where a module has one: `input_ids`
-    /// and `attention_mask i64[batch, seq]` -> `last_hidden_state [batch, seq, width]`.
+    /// The graph of the first text encoder, where a module has one, see
+    /// [`TextEncoder`](crate::TextEncoder).
     pub const TEXT_ENCODER: &str = "text_encoder";
+    /// The graph of the second text encoder.
+    pub const SECOND_TEXT_ENCODER: &str = "text_encoder_2";
     /// The graph that makes images of what a sampler leaves, where a module has one:
     /// [`Diffusion::LATENTS`] `[batch, channels, height, width]` -> [`Diffusion::IMAGES`]
     /// `[batch, 3, n * height, n * width]`, mostly within -1 and 1.

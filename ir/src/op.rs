@@ -96,6 +96,13 @@ pub enum Op {
         /// The id that isn't any text's last.
         padding: u32,
     },
+    /// `x [batch, seq, width]`, `ids i64[batch, seq]` -> `[batch, width]`, the row of the first token
+    /// of each text that is `id`, the first row where there is none: what CLIP pools (Radford et
+    /// al., 2021).
+    FirstToken {
+        /// The id; none for the largest id of the text.
+        id: Option<u32>,
+    },
     /// `x [batch, seq, heads * head_dim]`, `positions i64[batch, seq]` -> rotated `x` (Su et al., 2021).
     Rope(Rope),
     /// Causal attention with cached keys and values, or attention in both directions, see

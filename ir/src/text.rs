@@ -192,6 +192,7 @@ fn attributes(op: &Op) -> Vec<(&'static str, String)> {
             ]
         }
         Op::LastToken { padding } => vec![("padding", padding.to_string())],
+        Op::FirstToken { id } => id.iter().map(|id| ("id", id.to_string())).collect(),
         Op::Positions { padding } => padding.iter().map(|p| ("padding", p.to_string())).collect(),
         Op::Gelu { tanh } => vec![("by", if *tanh { "tanh" } else { "erf" }.to_owned())],
         Op::Scale { factor } => vec![("factor", format!("{factor:?}"))],

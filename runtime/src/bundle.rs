@@ -174,6 +174,7 @@ impl Bundle {
         let model = &manifest.model;
         if let Some(diffusion) = &model.diffusion {
             problems.extend(sampling::model_problems(diffusion));
+            problems.extend(model.prompts.iter().flat_map(sampling::prompt_problems));
         } else {
             for (what, number) in [
                 ("vocabulary", model.vocab_size),

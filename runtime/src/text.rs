@@ -50,14 +50,28 @@ impl TextTokenizer {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn of_bundle(bundle: &Bundle) -> Result<Option<Self>> {
-        Self::among(|name| bundle.side_file(name))
+        Self::in_folder(bundle, "")
     }
 
-    /// The tokenizer among files that `find` gives by name; none if there is none.
+    /// The tokenizer whose files a bundle has in `folder`, empty for those in the bundle itself; if
+    /// there is one.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn among(find: impl Fn(&str) -> Option<PathBuf>) -> Result<Option<Self>> {
+    pub fn in_folder(bundle: &Bundle, folder: &str) -> Result<Option<Self>> {
+        Self::among(folder, |name| bundle.side_file(name))
+    }
+
+    /// The tokenizer among files that `find` gives by name, those in `folder`, empty for those
+    /// beside the rest; none if there is none.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn among(folder: &str, find: impl Fn(&str) -> Option<PathBuf>) -> Result<Option<Self>> {
+        let find = |name: &str| match folder {
+            "" => find(name),
+            folder => find(&format!("{folder}/{name}")),
+        };
         find(TOKENIZER_FILE)
             .map(|path| Self::read(&path, find))
             .transpose()

@@ -59,17 +59,13 @@ impl Checkpoint {
             name: name.to_owned(),
             path: self.folder.join(name),
         });
-        let made = self.made.iter().map(|made| SideFile {
-            name: TOKENIZER.to_owned(),
-            path: made.path(),
-        });
         let scheduler = self.scheduler.iter().map(|s| SideFile {
             name: SCHEDULER_CONFIG.to_owned(),
             path: s.clone(),
         });
         let named = all
             .filter(|file| file.path.exists())
-            .chain(made)
+            .chain(self.made_files())
             .chain(self.default_template())
             .chain(self.tokenizer_files())
             .chain(scheduler);

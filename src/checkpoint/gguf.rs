@@ -87,8 +87,8 @@ pub(super) fn open(folder: PathBuf, path: PathBuf) -> Result<Checkpoint, Checkpo
         files: vec![file],
         notes: model.notes,
         derived: Some(derived),
-        made: None,
-        not_made: None,
+        made: Vec::new(),
+        not_made: Vec::new(),
         retargeted: None,
         unpacked: Unpacked::default(),
     })

@@ -42,7 +42,7 @@ pub(crate) use beside::WEIGHT_EXTENSIONS;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
 pub(crate) use hub_cache::{MAIN, RepositoryFolder, is_commit, snapshot_name};
-pub use pipeline::Part;
+pub use pipeline::{Part, PartRow, Role, TextRole, TokenizerPlace};
 pub(crate) use quantized::METHODS;
 pub(crate) use repository::{Kind, Repository, is_inside};
 pub(crate) use side_keys::SideKeys;
@@ -52,7 +52,7 @@ use locate::{Location, WeightFiles};
 use model_index::MODEL_INDEX;
 use pipeline::{Pipeline, Plan};
 use sentence::SentenceModules;
-use vocabulary::{MadeTokenizer, MakeError, TOKENIZER};
+use vocabulary::{MadeTokenizer, MakeError};
 
 /// The largest JSON file that is read.
 const CONFIG_CAP: u64 = 16 << 20;
@@ -83,10 +83,10 @@ pub struct Checkpoint {
     notes: Vec<String>,
     /// What a GGUF file has instead of files beside the weights.
     derived: Option<gguf::Derived>,
-    /// What a folder without a tokenizer was given.
-    made: Option<MadeTokenizer>,
-    /// Why it was given none, though it has a vocabulary.
-    not_made: Option<String>,
+    /// What folders without a tokenizer were given.
+    made: Vec<(TokenizerPlace, MadeTokenizer)>,
+    /// Why they were given none, though they have a vocabulary.
+    not_made: Vec<(TokenizerPlace, String)>,
     /// The architecture that was asked for in the place of the configuration's.
     retargeted: Option<&'static str>,
     /// What came of layers that are quantised in the files.
@@ -197,8 +197,8 @@ impl Checkpoint {
             files,
             notes,
             derived: None,
-            made: None,
-            not_made: None,
+            made: Vec::new(),
+            not_made: Vec::new(),
             retargeted: None,
             unpacked: quantized::Unpacked::default(),
         };
@@ -281,23 +281,25 @@ impl Checkpoint {
     pub fn warnings(&self, task: Task) -> Vec<String> {
         self.notes
             .iter()
-            .chain(self.made.iter().flat_map(|made| &made.notes))
-            .chain(&self.whole.notes)
             .cloned()
+            .chain(self.made_notes())
+            .chain(self.whole.notes.iter().cloned())
             .chain(repeated::warnings(self.named_files()))
             .chain(
-                self.beside_tokenizer()
-                    .into_iter()
-                    .flat_map(tokenizer_keys::warnings),
+                self.tokenizer_places()
+                    .iter()
+                    .flat_map(TokenizerPlace::unheeded),
             )
             .chain(self.sentence.warnings(task))
             .collect()
     }
 
-    /// A line that names the tokens of `added_tokens.json` that the tokenizer, which tells the id
-    /// of a token, doesn't have under their ids.
-    pub fn foreign_tokens(&self, id: impl Fn(&str) -> Option<u32>) -> Option<String> {
-        tokenizer_keys::foreign_tokens(self.beside_tokenizer()?, id)
+    /// What tokenizers were made of, and what was left out; of several each with its folder.
+    fn made_notes(&self) -> impl Iterator<Item = String> {
+        self.made.iter().flat_map(|(place, made)| {
+            let notes = made.notes.iter();
+            notes.map(|note| place.said(note))
+        })
     }
 
     /// All files but weights that something is read from, each once.
@@ -349,11 +351,6 @@ impl Checkpoint {
             .then_some(self.folder.as_path())
     }
 
-    /// The folder of the files beside the tokenizer, likewise.
-    fn beside_tokenizer(&self) -> Option<&Path> {
-        self.beside().map(|_| self.tokenizer_folder())
-    }
-
     /// Whether everything is in one GGUF file.
     pub fn is_gguf(&self) -> bool {
         self.derived.is_some()
@@ -377,23 +374,20 @@ impl Checkpoint {
             self.folder = derived.write(parent)?;
             return Ok(());
         }
-        match MadeTokenizer::of(self, parent) {
-            Ok(made) => self.made = made,
-            Err(MakeError::Files(problem)) => self.not_made = Some(problem),
-            Err(MakeError::Write(error)) => return Err(error),
+        for place in self.tokenizer_places() {
+            match MadeTokenizer::of(&place, parent) {
+                Ok(made) => self.made.extend(made.map(|made| (place, made))),
+                Err(MakeError::Files(problem)) => self.not_made.push((place, problem)),
+                Err(MakeError::Write(error)) => return Err(error),
+            }
         }
         Ok(())
     }
 
-    /// The path of `tokenizer.json`, where there is one: the folder's, or the one that was made.
+    /// The path of `tokenizer.json`, where there is one: the folder's, or the one that was made. Of
+    /// a pipeline that of its first tokenizer.
     pub fn tokenizer(&self) -> Option<PathBuf> {
-        let own = || Some(self.beside_tokenizer()?.join(TOKENIZER)).filter(|path| path.exists());
-        self.made.as_ref().map(MadeTokenizer::path).or_else(own)
-    }
-
-    /// Why no `tokenizer.json` could be made of the vocabulary that there is.
-    pub fn lost_vocabulary(&self) -> Option<&str> {
-        self.not_made.as_deref()
+        self.tokenizer_at(self.tokenizer_places().first()?)
     }
 
     /// The name of the checkpoint's folder, or of the pipeline's around it, or of the GGUF file

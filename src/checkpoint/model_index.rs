@@ -13,9 +13,13 @@ pub(super) const MODEL_INDEX: &str = "model_index.json";
 const CAP: u64 = 1 << 20;
 const SCHEDULER: &str = "scheduler";
 pub(super) const CLASS: &str = "_class_name";
+/// Whether images are led away from zeros where no negative prompt is given.
+pub(super) const ZEROS: &str = "force_zeros_for_empty_prompt";
+/// Whether the denoiser is conditioned on how beautiful images are.
+pub(super) const AESTHETICS: &str = "requires_aesthetics_score";
 
 const KEYS: SideKeys = SideKeys {
-    heeded: &[SCHEDULER],
+    heeded: &[SCHEDULER, ZEROS, AESTHETICS],
     // Who wrote the file, names of classes, and what is done with images once they are made.
     harmless: &[
         CLASS,
@@ -94,13 +98,10 @@ mod tests {
 
     #[test]
     fn settings_and_another_scheduler_are_named() {
-        let index = r#"{"force_zeros_for_empty_prompt": true, "scheduler": ["diffusers", "DDIMScheduler"]}"#;
+        let index = r#"{"is_distilled": true, "scheduler": ["diffusers", "DDIMScheduler"]}"#;
         let found = warned(index, r#"{"_class_name": "PNDMScheduler"}"#);
         assert_eq!(found.len(), 2);
-        assert!(
-            found[0].contains("`force_zeros_for_empty_prompt`"),
-            "{found:?}"
-        );
+        assert!(found[0].contains("`is_distilled`"), "{found:?}");
         assert!(
             found[1].contains("DDIMScheduler") && found[1].contains("PNDMScheduler"),
             "{found:?}"

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use super::beside::{DEFAULT_TEMPLATE, WEIGHT_EXTENSIONS, side_file_names};
 use super::locate::{self, Holder, WeightNames};
 use super::model_index::{self, MODEL_INDEX};
@@ -79,7 +81,9 @@ impl Repository<'_> {
             needed.insert(self.adapter_weights()?);
             return Ok(needed);
         }
-        let parts = parts(snapshot).iter().map(|folder| self.place_in(folder));
+        let index = index(snapshot).unwrap_or_default();
+        let parts = Plan::folders(&index).into_iter();
+        let parts = parts.map(|folder| self.place_in(folder));
         for place in [self.place()].into_iter().chain(parts) {
             let Place { prefix, weights } = place?;
             needed.insert(prefix.clone() + CONFIG);
@@ -114,8 +118,8 @@ impl Repository<'_> {
         if !prefix.is_empty() {
             let scheduler = format!("scheduler/{SCHEDULER_CONFIG}");
             let mut names: Vec<String> = owned(&[MODEL_INDEX, &scheduler]);
-            if !parts(snapshot).is_empty() {
-                names.extend(pipeline::tokenizer_file_names());
+            if let Some(index) = index(snapshot) {
+                names.extend(Plan::tokenizer_files(&index));
             }
             return Ok(names);
         }
@@ -194,14 +198,9 @@ impl Repository<'_> {
     }
 }
 
-/// The folders beside that of the denoiser that a pipeline is compiled with, as its index in
-/// `snapshot` says.
-fn parts(snapshot: &Path) -> &'static [&'static str] {
-    let index = model_index::read(snapshot).ok().flatten();
-    let class = index
-        .as_ref()
-        .and_then(|index| index.get(model_index::CLASS)?.as_str());
-    class.map_or(&[], Plan::folders)
+/// The index of a pipeline in `snapshot`, if it can be read.
+fn index(snapshot: &Path) -> Option<Map<String, Value>> {
+    model_index::read(snapshot).ok().flatten()
 }
 
 /// Whether a name with slashes is that of a file inside of a folder, on any system.

@@ -22,6 +22,7 @@ pub(super) const CONFIG: (&str, SideKeys) = (
             "chat_template",
             "clean_up_tokenization_spaces",
             "do_lower_case",
+            "extra_ids",
             "extra_special_tokens",
             "fix_mistral_regex",
             "model_max_length",

@@ -9,8 +9,9 @@ use dlc_tokenizer::{ConvertError, Converted, Sources, TokenizerFiles, VOCABULARI
 use serde_json::{Map, Value};
 
 use super::files::{is_there, read_object};
+use super::pipeline::TokenizerPlace;
 use super::tokenizer_keys::{ADDED, CONFIG as SETTINGS, MAP};
-use super::{CONFIG, Checkpoint, CheckpointError};
+use super::{CONFIG, CheckpointError};
 
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 /// Largest vocabulary: that of 260 000 pieces has some 4 MB, and texts of tokens up to 10.
@@ -28,9 +29,9 @@ pub(super) struct MadeTokenizer {
 
 impl MadeTokenizer {
     /// Makes a tokenizer in a temporary folder in `parent`, with the files that are read together
-    /// with it; nothing where the checkpoint has its own, or no vocabulary.
-    pub fn of(checkpoint: &Checkpoint, parent: &Path) -> Result<Option<Self>, MakeError> {
-        let folder = checkpoint.tokenizer_folder();
+    /// with it; nothing where there is one at `place`, or no vocabulary.
+    pub fn of(place: &TokenizerPlace, parent: &Path) -> Result<Option<Self>, MakeError> {
+        let folder = &place.folder;
         let has = |name: &&str| is_there(&folder.join(name));
         if has(&TOKENIZER) || !VOCABULARIES.iter().any(has) {
             return Ok(None);
@@ -45,7 +46,7 @@ impl MadeTokenizer {
         };
         let mut sources = Sources {
             files: TokenizerFiles {
-                model: checkpoint.tokenizer_model(),
+                model: place.model.clone(),
                 config: object(SETTINGS.0)?,
                 map: object(MAP.0)?,
             },

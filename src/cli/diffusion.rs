@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use dlc_methods::diffusion::{DenoiserInput, SamplingPlan};
 use dlc_runtime::{
-    Backend, Bundle, Conditions, DiffusionSession, ImageDecoder, PromptEncoder, SampleRequest,
-    SamplerChoice, SamplerWishes, Samples, SessionOptions, SharedWeights, choose_sampler,
+    Backend, Bundle, Conditions, DiffusionSession, ImageDecoder, Negative, PromptEncoder,
+    SampleRequest, SamplerChoice, SamplerWishes, Samples, SessionOptions, SharedWeights,
+    choose_sampler,
 };
 
 use super::backend::BackendArgs;
@@ -182,19 +183,22 @@ impl DiffusionModel {
     }
 
     /// What images of each prompt are conditioned on, by the bundle's text encoder; the first has
-    /// what they are led away from too, if that is given. Notes what is cut off.
+    /// what they are led away from too. `size` is height and width of what the sampler leaves.
+    /// Notes what is cut off.
     pub fn conditions(
         &self,
         prompts: &[String],
-        negative: Option<&str>,
+        mut negative: Negative<'_>,
+        size: Option<[usize; 2]>,
     ) -> Result<Vec<Conditions>> {
         phases::begin("encoding the prompts");
         let (backend, bundle, weights) = (&self.backend, &self.bundle, self.weights()?);
         let encoder = PromptEncoder::open(backend, bundle, weights.as_ref(), &self.options);
-        let (mut encoder, mut negative) = (encoder?, negative);
+        let mut encoder = encoder?;
         let mut all = Vec::new();
         for prompt in prompts {
-            let encoded = encoder.encode(prompt, negative.take())?;
+            let encoded = encoder.encode(prompt, negative, size)?;
+            negative = Negative::None;
             for text in &encoded.notes {
                 note(text)?;
             }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use dlc_ir::{Diffusion, ModelInfo, Scores, Task};
+use dlc_ir::{ModelInfo, Scores, Task};
 use dlc_runtime::Bundle;
 
 use super::failure::{Result, bail};
@@ -241,7 +241,7 @@ impl Given {
             drafts: bundle.graph("draft").is_ok() && !has("no-draft"),
             looks_up: !has("no-lookup"),
             pruned: bundle.graph("pruned").is_ok(),
-            reads_prompts: bundle.has_graph(Diffusion::TEXT_ENCODER),
+            reads_prompts: model.prompts.is_some(),
         };
         for row in rows.iter().filter(|row| !(row.applies)(&facts)) {
             let Some(flag) = row.flags.iter().find(|flag| has(flag)) else {

@@ -7,7 +7,9 @@ use std::time::Instant;
 use dlc_bundle::{MANIFEST_CAP, MANIFEST_FILE};
 use dlc_files::read_document;
 use dlc_methods::diffusion::inputs;
-use dlc_runtime::{Bundle, Conditions, ImageDecoder, SamplerChoice, Samples, read_tensors};
+use dlc_runtime::{
+    Bundle, Conditions, ImageDecoder, Negative, SamplerChoice, Samples, read_tensors,
+};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 use serde_json::json;
@@ -53,7 +55,8 @@ pub(super) struct Args {
     /// Prompts, one a line, or for .jsonl one {"prompt": ...} a line; `-` is stdin
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "embeddings"])]
     prompts: Option<PathBuf>,
-    /// What guidance leads the images away from [default: the empty text]
+    /// What guidance leads the images away from [default: the empty text, or none where the pipeline
+    /// has it so]
     #[arg(long, value_name = "TEXT")]
     negative_prompt: Option<String>,
     /// Classes that the images should show [default: the model's, in turn]
@@ -115,7 +118,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         note(text)?;
     }
     if !prompts.is_empty() {
-        wanted.conditions = Some(args.encode(&model, &prompts, &choice)?);
+        wanted.conditions = Some(args.encode(&model, &prompts, &choice, wanted.size)?);
     }
     let Some((samples, pictures)) = make(&model, &wanted, &choice)? else {
         return Ok(INTERRUPTED.into());
@@ -274,10 +277,14 @@ impl Args {
         model: &DiffusionModel,
         prompts: &[String],
         choice: &SamplerChoice,
+        size: Option<[usize; 2]>,
     ) -> Result<Conditions> {
-        let negative = self.negative_prompt.as_deref().unwrap_or_default();
-        let negative = choice.is_guided().then_some(negative);
-        let all = model.conditions(prompts, negative)?;
+        let negative = match &self.negative_prompt {
+            _ if !choice.is_guided() => Negative::None,
+            None => Negative::Usual,
+            Some(text) => Negative::Text(text),
+        };
+        let all = model.conditions(prompts, negative, size)?;
         Ok(Conditions::of_each(&all, usize::from(self.count))?)
     }
 

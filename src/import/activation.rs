@@ -41,7 +41,7 @@ impl Activation {
         let Some(name) = config.text(key) else {
             return Self::None;
         };
-        let found = NAMES.iter().find(|(known, _)| *known == name);
+        let found = Self::named(name);
         if found.is_none() {
             let known: Vec<&str> = NAMES.iter().map(|(known, _)| *known).collect();
             config.unsupported(
@@ -53,7 +53,13 @@ impl Activation {
                 ),
             );
         }
-        found.map_or(Self::None, |(_, activation)| *activation)
+        found.unwrap_or(Self::None)
+    }
+
+    /// The activation called `name`.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let found = NAMES.iter().find(|(known, _)| *known == name);
+        found.map(|(_, activation)| *activation)
     }
 
     /// The ops that make it up, one after the other.

@@ -4,6 +4,7 @@
 //! Blocks are `mid.resnet.J`, `mid.attn.0`, `up.I.resnet.J`, `up.I.attn.J` and `up.I.sample`.
 
 use dlc_ir::{BlockKind, Diffusion, Dim, IrError, Op, ValueId, sym};
+use serde_json::Value;
 
 use super::config::{ConfigReader, show};
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Texts, Whole, Wholes};
@@ -13,14 +14,13 @@ use super::net::Net;
 use super::unet_blocks::{Groups, attend_to_places, conv2d, norm_and_bend};
 use super::unet_config::{MOST_RESNETS, stage_kinds, widths};
 use super::{Architecture, Facts, PartFamily};
+use crate::checkpoint::Role;
 
 /// What norms add to the variance.
 const EPS: f32 = 1e-6;
 
 pub(super) const FAMILY: PartFamily = PartFamily {
-    component: "vae",
     class: "AutoencoderKL",
-    graph: Diffusion::IMAGE_DECODER,
     keys: KEYS,
     read,
 };
@@ -60,11 +60,13 @@ struct Decoder {
     groups: Groups,
     /// What latents are divided by.
     scaling: f32,
+    /// Mean and deviation of each channel, which latents have without.
+    statistics: Option<[Vec<f32>; 2]>,
     /// Whether a convolution comes first.
     post_quant: bool,
 }
 
-fn read(config: &mut ConfigReader<'_>) -> Box<dyn Architecture> {
+fn read(config: &mut ConfigReader<'_>, role: Role) -> Box<dyn Architecture> {
     require_text(config, "act_fn", "silu");
     // Of the encoder, of training, and of half precision.
     for unread in [
@@ -76,15 +78,6 @@ fn read(config: &mut ConfigReader<'_>) -> Box<dyn Architecture> {
     ] {
         config.get(unread);
     }
-    // StableDiffusionPipeline of diffusers takes the scaling factor alone.
-    for unread in ["shift_factor", "latents_mean", "latents_std"] {
-        if let Some(value) = config.get(unread) {
-            let value = show(value);
-            config.note(format!(
-                "`{unread}` is {value}, which is left out, as diffusers' StableDiffusionPipeline does"
-            ));
-        }
-    }
     let mut widths = widths(config);
     widths.reverse();
     let known = ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"];
@@ -94,9 +87,11 @@ fn read(config: &mut ConfigReader<'_>) -> Box<dyn Architecture> {
         let problem = format!("is {groups}, which doesn't divide the {width} channels of a stage");
         config.bad("norm_num_groups", problem);
     }
+    let latents = config.required_size("latent_channels", MOST_CHANNELS);
     Box::new(Decoder {
         channels: config.required_size("out_channels", MOST_CHANNELS),
-        latents: config.required_size("latent_channels", MOST_CHANNELS),
+        latents,
+        statistics: statistics(config, role, latents),
         attends: stage_kinds(config, "up_block_types", widths.len(), known),
         widths,
         resnets: config.required_size("layers_per_block", MOST_RESNETS) + 1,
@@ -107,10 +102,49 @@ fn read(config: &mut ConfigReader<'_>) -> Box<dyn Architecture> {
     })
 }
 
+/// `latents_mean` and `latents_std`, where the pipeline takes them: of each channel of the latents.
+/// What it leaves out is noted.
+fn statistics(config: &mut ConfigReader<'_>, role: Role, latents: usize) -> Option<[Vec<f32>; 2]> {
+    const KEYS: [&str; 2] = ["latents_mean", "latents_std"];
+    let both = KEYS.map(|key| config.get(key).is_some()) == [true; 2];
+    let taken = role == Role::Decoder { statistics: true } && both;
+    let unread = ["shift_factor"].into_iter().chain(KEYS);
+    for key in unread.filter(|key| !taken || !KEYS.contains(key)) {
+        if let Some(value) = config.get(key) {
+            let value = show(value);
+            config.note(format!(
+                "`{key}` is {value}, which is left out, as the pipeline of diffusers does"
+            ));
+        }
+    }
+    if !taken {
+        return None;
+    }
+    let numbers = |key| numbers(config, key, latents);
+    Some(KEYS.map(numbers))
+}
+
+/// A list of `count` numbers.
+fn numbers(config: &mut ConfigReader<'_>, key: &'static str, count: usize) -> Vec<f32> {
+    let value = config.get(key);
+    let list = value.and_then(Value::as_array).map(Vec::as_slice);
+    let number = |entry: &Value| Some(entry.as_f64()? as f32).filter(|x| x.is_finite());
+    let list: Option<Vec<f32>> = list.and_then(|list| list.iter().map(number).collect());
+    list.filter(|list| list.len() == count).unwrap_or_else(|| {
+        let found = value.map_or_else(|| "missing".to_owned(), show);
+        config.bad(
+            key,
+            format!("is {found}; it must be a list of {count} numbers"),
+        );
+        vec![1.0; count]
+    })
+}
+
 impl Architecture for Decoder {
     fn facts(&self) -> Facts {
+        let doublings = self.widths.len().saturating_sub(1) as u32;
         Facts {
-            latents: Some(self.latents),
+            decodes: Some([self.latents, 2usize.saturating_pow(doublings)]),
             ..Facts::default()
         }
     }
@@ -128,6 +162,13 @@ impl Architecture for Decoder {
         };
         let latents = net.graph.add(scale, [latents.into()])?;
         let mut x = lowered(net, latents)?;
+        if let Some([mean, deviation]) = &self.statistics {
+            let shape = [self.latents, 1, 1];
+            let deviation = net.table("vae_decoder.latents_std", &shape, deviation)?;
+            x = net.graph.add(Op::Mul, [x.into(), deviation])?;
+            let mean = net.table("vae_decoder.latents_mean", &shape, mean)?;
+            x = net.add(x, mean)?;
+        }
         if self.post_quant {
             let shape = [self.latents, self.latents, 1];
             x = conv2d(net, x, "post_quant_conv", shape, 1, [0, 0])?;

@@ -1,10 +1,10 @@
 //! The text encoder of CLIP (Radford et al., 2021), as Stable Diffusion reads prompts with it:
-//! `CLIPTextModel` of transformers.
+//! `CLIPTextModel` and `CLIPTextModelWithProjection` of transformers.
 
-use dlc_ir::{Attention, BlockKind, Diffusion, IrError, Op, Task, ValueId};
+use dlc_ir::{Attention, BlockKind, IrError, Op, TextEncoder, ValueId};
 
 use super::activation::Activation;
-use super::config::ConfigReader;
+use super::config::{ConfigReader, show};
 use super::defaults::Absent::{Real, Text, Whole};
 use super::defaults::{Key, key, optional};
 use super::net::Net;
@@ -12,13 +12,19 @@ use super::spec::{
     LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_HEADS, MOST_LAYERS, WIDEST, WIDEST_MLP, eps, head_dim,
 };
 use super::{Architecture, Facts, PartFamily};
+use crate::checkpoint::Role;
 
 pub(super) const FAMILY: PartFamily = PartFamily {
-    component: "text_encoder",
     class: "CLIPTextModel",
-    graph: Diffusion::TEXT_ENCODER,
     keys: KEYS,
     read,
+};
+
+/// The same with a projected state of the whole text.
+pub(super) const PROJECTED: PartFamily = PartFamily {
+    class: "CLIPTextModelWithProjection",
+    keys: KEYS,
+    read: read_projected,
 };
 
 /// The keys of its class that are read here.
@@ -40,6 +46,10 @@ const KEYS: &[Key] = &[
 /// What names of the model's tensors begin with, unless transformers 5 saved them.
 const BODY: &str = "text_model.";
 
+/// The end of a text in older configurations, which isn't its id: transformers then takes the
+/// largest id of the text.
+const WRONG_END: u32 = 2;
+
 struct ClipText {
     vocab_size: usize,
     hidden_size: usize,
@@ -50,37 +60,76 @@ struct ClipText {
     context_length: usize,
     activation: Activation,
     eps: f32,
+    /// The output for the states: after the last layer and norm, or before the last layer.
+    states: &'static str,
+    pooled: Option<Pooled>,
 }
 
-fn read(config: &mut ConfigReader<'_>) -> Box<dyn Architecture> {
-    if config.flag("use_attention_mask") {
-        let problem =
-            "is true; dlc reads the padding of prompts as tokens, as Stable Diffusion does";
-        config.unsupported("use_attention_mask", problem.into());
-    }
-    // Dropout, the head that isn't here, and tokens that only the pooled output looks for.
-    for unread in [
-        "dropout",
-        "projection_dim",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-    ] {
+/// The projected state of the token that ends a text.
+#[derive(Clone, Copy)]
+struct Pooled {
+    width: usize,
+    /// Its id; none for the largest id of a text.
+    end: Option<u32>,
+}
+
+fn read(config: &mut ConfigReader<'_>, role: Role) -> Box<dyn Architecture> {
+    // The head that isn't here, and the token that only the pooled output looks for.
+    for unread in ["projection_dim", "eos_token_id"] {
         config.get(unread);
     }
-    let hidden_size = config.required_size("hidden_size", WIDEST);
-    let heads = config.required_size("num_attention_heads", MOST_HEADS);
-    Box::new(ClipText {
-        vocab_size: config.required_size("vocab_size", LARGEST_VOCABULARY),
-        hidden_size,
-        mlp_size: config.required_size("intermediate_size", WIDEST_MLP),
-        layers: config.required_size("num_hidden_layers", MOST_LAYERS),
-        heads,
-        head_dim: head_dim(config, "hidden_size", hidden_size, heads),
-        context_length: config.required_size("max_position_embeddings", LONGEST_CONTEXT),
-        activation: Activation::read(config, "hidden_act"),
-        eps: eps(config, "layer_norm_eps"),
-    })
+    Box::new(ClipText::read(config, role, None))
+}
+
+fn read_projected(config: &mut ConfigReader<'_>, role: Role) -> Box<dyn Architecture> {
+    const END: &str = "eos_token_id";
+    let end = config
+        .get(END)
+        .and_then(|id| u32::try_from(id.as_u64()?).ok());
+    if end.is_none() {
+        let found = config.get(END).map_or_else(|| "missing".to_owned(), show);
+        config.bad(
+            END,
+            format!("is {found}; it must be the token that ends a text"),
+        );
+    }
+    let pooled = Pooled {
+        width: config.required_size("projection_dim", WIDEST),
+        end: end.filter(|end| *end != WRONG_END),
+    };
+    Box::new(ClipText::read(config, role, Some(pooled)))
+}
+
+impl ClipText {
+    fn read(config: &mut ConfigReader<'_>, role: Role, pooled: Option<Pooled>) -> Self {
+        if config.flag("use_attention_mask") {
+            let problem =
+                "is true; dlc reads the padding of prompts as tokens, as Stable Diffusion does";
+            config.unsupported("use_attention_mask", problem.into());
+        }
+        // Dropout, and tokens that nothing looks for.
+        for unread in ["dropout", "bos_token_id", "pad_token_id"] {
+            config.get(unread);
+        }
+        let hidden_size = config.required_size("hidden_size", WIDEST);
+        let heads = config.required_size("num_attention_heads", MOST_HEADS);
+        Self {
+            vocab_size: config.required_size("vocab_size", LARGEST_VOCABULARY),
+            hidden_size,
+            mlp_size: config.required_size("intermediate_size", WIDEST_MLP),
+            layers: config.required_size("num_hidden_layers", MOST_LAYERS),
+            heads,
+            head_dim: head_dim(config, "hidden_size", hidden_size, heads),
+            context_length: config.required_size("max_position_embeddings", LONGEST_CONTEXT),
+            activation: Activation::read(config, "hidden_act"),
+            eps: eps(config, "layer_norm_eps"),
+            states: match role {
+                Role::Text(text) => text.states,
+                Role::Decoder { .. } => TextEncoder::LAST,
+            },
+            pooled,
+        }
+    }
 }
 
 impl Architecture for ClipText {
@@ -89,6 +138,7 @@ impl Architecture for ClipText {
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
             context_length: self.context_length,
+            pooled: self.pooled.as_ref().map(|pooled| pooled.width),
             ..Facts::default()
         }
     }
@@ -97,17 +147,42 @@ impl Architecture for ClipText {
         BODY
     }
 
-    /// Inputs: `input_ids` and `attention_mask`. Output: `last_hidden_state`, after the last norm.
+    /// Inputs: `input_ids` and `attention_mask`. Outputs: the states, and `text_embeds` where the
+    /// text as a whole has one.
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
         let ids = net.token_input("input_ids")?;
         let mask = net.token_input("attention_mask")?;
         let mut residual = self.embed(net, ids)?;
-        for layer in 0..self.layers {
+        let before = self.layers.saturating_sub(1);
+        for layer in 0..before {
             residual = self.layer(net, layer, residual, mask)?;
         }
-        let name = format!("{BODY}final_layer_norm");
-        let states = net.layer_norm(residual, &name, self.hidden_size, self.eps)?;
-        net.output(Task::FeatureExtraction.output(), states)
+        let (last, norm) = (
+            format!("{BODY}encoder.layers.{before}"),
+            format!("{BODY}final_layer_norm"),
+        );
+        let early = self.states == TextEncoder::PENULTIMATE;
+        if early {
+            net.output(self.states, residual)?;
+        }
+        if early && self.pooled.is_none() {
+            net.ignore(&format!("{last}."));
+            net.ignore(&format!("{norm}."));
+            return Ok(());
+        }
+        residual = self.layer(net, before, residual, mask)?;
+        let states = net.layer_norm(residual, &norm, self.hidden_size, self.eps)?;
+        if !early {
+            net.output(self.states, states)?;
+        }
+        let Some(Pooled { width, end }) = self.pooled else {
+            return Ok(());
+        };
+        let pool = Op::FirstToken { id: end };
+        let pooled = net.graph.add(pool, [states.into(), ids.into()])?;
+        let shape = [width, self.hidden_size];
+        let pooled = net.linear(pooled, "text_projection", shape, false)?;
+        net.output(TextEncoder::POOLED, pooled)
     }
 }
 

@@ -9,6 +9,7 @@
 mod activation;
 mod auto_map;
 mod autoencoder_kl;
+mod autoencoder_tiny;
 mod bert;
 mod causal;
 mod clip_text;
@@ -51,6 +52,7 @@ mod roberta;
 mod rope;
 mod smollm3;
 mod spec;
+mod t5;
 mod tensors;
 mod tokens;
 mod transformer;
@@ -80,7 +82,7 @@ use config::ConfigReader;
 use defaults::{Aliases, Key, Resolved};
 use net::Net;
 
-use crate::checkpoint::{Checkpoint, shown};
+use crate::checkpoint::{Checkpoint, Role, shown};
 
 /// A family of architectures that can be imported.
 #[derive(Clone, Copy)]
@@ -134,15 +136,11 @@ pub const FAMILIES: &[Family] = &[
 
 /// A class of models that are parts of pipelines.
 struct PartFamily {
-    /// Its name in `model_index.json`.
-    component: &'static str,
     /// The class, of transformers or of diffusers.
     class: &'static str,
-    /// The graph that is made of it.
-    graph: &'static str,
     /// The keys of its class.
     keys: &'static [Key],
-    read: fn(&mut ConfigReader<'_>) -> Box<dyn Architecture>,
+    read: fn(&mut ConfigReader<'_>, Role) -> Box<dyn Architecture>,
 }
 
 /// What a configuration says of a model, read and checked: enough to build its graph.
@@ -173,8 +171,11 @@ struct Facts {
     /// The token that pads texts, if the graph itself asks for it.
     padding: Option<u32>,
     diffusion: Option<Diffusion>,
-    /// Channels of the latents that it decodes, if it is a decoder of images.
-    latents: Option<usize>,
+    /// Width of the state of a whole text, if it is a text encoder that makes one.
+    pooled: Option<usize>,
+    /// Channels of the latents that it decodes, and pixels that each of their entries becomes on an
+    /// axis, if it is a decoder of images.
+    decodes: Option<[usize; 2]>,
 }
 
 /// A module, and the tensors that its weights were made of.
@@ -285,6 +286,7 @@ pub fn import_with_sources(
             None
         },
         diffusion: facts.diffusion,
+        prompts: None,
         dtype,
         vocab_size: facts.vocab_size,
         hidden_size: facts.hidden_size,
@@ -296,7 +298,12 @@ pub fn import_with_sources(
         eos_token_ids: tokens.eos,
         pad_token_id: facts.padding.or(tokens.pad),
     };
-    let parts = parts::import(checkpoint, weights, &mut model, &options.ignore_keys)?;
+    let parts = parts::import(
+        checkpoint,
+        weights,
+        (&graph, &mut model),
+        &options.ignore_keys,
+    )?;
     warnings.extend(parts.warnings);
     let module = Module {
         graphs: [vec![graph], parts.graphs].concat(),

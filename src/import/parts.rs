@@ -1,18 +1,29 @@
 //! The parts of a pipeline of diffusers beside its denoiser: a graph each, over the weights of the
 //! module.
 
-use dlc_ir::{DType, Diffusion, Graph, ModelInfo, WeightTable};
+use std::path::PathBuf;
+
+use dlc_ir::{DType, Graph, ModelInfo, Prompts, TextEncoder, WeightTable};
+use dlc_methods::diffusion::inputs;
 use serde_json::{Map, Value};
 
 use super::config::ConfigReader;
 use super::defaults::Resolved;
 use super::error::ImportError;
 use super::net::Net;
-use super::{Architecture, Facts, PartFamily, Sources, autoencoder_kl, clip_text};
-use crate::checkpoint::{Checkpoint, Part, shown};
+use super::{
+    Architecture, Facts, PartFamily, Sources, autoencoder_kl, autoencoder_tiny, clip_text, t5,
+};
+use crate::checkpoint::{Checkpoint, Part, Role, TextRole, shown};
 
 /// Every class that is known.
-static FAMILIES: [PartFamily; 2] = [clip_text::FAMILY, autoencoder_kl::FAMILY];
+static FAMILIES: [PartFamily; 5] = [
+    clip_text::FAMILY,
+    clip_text::PROJECTED,
+    t5::FAMILY,
+    autoencoder_kl::FAMILY,
+    autoencoder_tiny::FAMILY,
+];
 
 /// What parts give to the module: graphs, their weights and where these came from, and what the
 /// user should know.
@@ -43,26 +54,30 @@ pub(super) fn ignored_of_denoiser(checkpoint: &Checkpoint, ignore_keys: &[String
     ignore_keys.iter().filter(of_denoiser).cloned().collect()
 }
 
-/// Imports the parts of `checkpoint` over `weights`, those of its denoiser, of which `model` says
+/// Imports the parts of `checkpoint` over `weights`, those of its `denoiser`, of which `model` says
 /// what it takes.
 pub(super) fn import(
     checkpoint: &Checkpoint,
     mut weights: WeightTable,
-    model: &mut ModelInfo,
+    (denoiser, model): (&Graph, &mut ModelInfo),
     ignore_keys: &[String],
 ) -> Result<Imported, ImportError> {
     let (mut graphs, mut sources, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+    let mut joined = Joined::default();
+    let mut architectures = Vec::new();
     for part in checkpoint.parts() {
-        let family = family(part)?;
-        let (architecture, notes) = read(family, part, ignore_keys)?;
+        let (architecture, notes) = read(family(part)?, part, ignore_keys)?;
         warnings.extend(notes);
-        join(part, &architecture.facts(), model)?;
+        joined.add(part, &architecture.facts(), model)?;
+        architectures.push((part, architecture));
+    }
+    joined.finish(checkpoint, denoiser, model)?;
+    for (part, architecture) in architectures {
         let (graph, of_graph, left_out);
-        (graph, weights, of_graph, left_out) =
-            build(family, part, &*architecture, weights, model.dtype)?;
+        (graph, weights, of_graph, left_out) = build(part, &*architecture, weights, model.dtype)?;
         graphs.push(graph);
         sources.push(of_graph);
-        let of_part = |note: String| format!("{}: {note}", part.component);
+        let of_part = |note: String| format!("{}: {note}", part.row.component);
         warnings.extend(left_out.map(of_part));
     }
     Ok(Imported {
@@ -81,23 +96,27 @@ fn family(part: &Part) -> Result<&'static PartFamily, ImportError> {
         listed.first()
     });
     let own = own.and_then(Value::as_str).unwrap_or(&part.class);
-    let of = |family: &&PartFamily| family.component == part.component;
-    let family = FAMILIES.iter().find(of);
-    let is_other = |name: &&str| family.is_none_or(|family| family.class != *name);
-    let other = [own, part.class.as_str()].into_iter().find(is_other);
-    match (family, other) {
-        (Some(family), None) => Ok(family),
-        (_, other) => {
-            let known = family.map_or("nothing", |family| family.class);
-            Err(ImportError::Architecture {
-                path: part.checkpoint.config_path(),
-                problem: format!(
-                    "the part `{}` of the pipeline is a `{}`; dlc imports {known} there",
-                    part.component,
-                    shown(other.unwrap_or_default())
-                ),
-            })
-        }
+    let is_known = |name: &str| part.row.classes.contains(&name);
+    let of = |family: &&PartFamily| family.class == part.class && is_known(family.class);
+    let fail = |problem: String| {
+        Err(ImportError::Architecture {
+            path: part.checkpoint.config_path(),
+            problem,
+        })
+    };
+    let name = part.row.component;
+    match FAMILIES.iter().find(of) {
+        Some(family) if own == family.class => Ok(family),
+        Some(family) => fail(format!(
+            "the part `{name}` is a `{}` here, and a `{}` in model_index.json: the files are of different pipelines",
+            shown(own),
+            family.class
+        )),
+        None => fail(format!(
+            "the part `{name}` of the pipeline is a `{}`; dlc imports {} there",
+            shown(&part.class),
+            part.row.classes.join(" or ")
+        )),
     }
 }
 
@@ -110,7 +129,7 @@ fn read(
     let written = part.checkpoint.config();
     let resolved = Resolved::new(written, family.keys, &[]);
     let mut config = ConfigReader::whole(&resolved);
-    let architecture = (family.read)(&mut config);
+    let architecture = (family.read)(&mut config, part.row.role);
     let of_part = |key: &&String| has_key(written, key);
     let ignored: Vec<String> = ignore_keys.iter().filter(of_part).cloned().collect();
     let notes = config.finish(&part.checkpoint.config_path(), &ignored)?;
@@ -118,42 +137,119 @@ fn read(
 }
 
 fn build(
-    family: &PartFamily,
     part: &Part,
     architecture: &dyn Architecture,
     weights: WeightTable,
     dtype: DType,
 ) -> Result<(Graph, WeightTable, Sources, Option<String>), ImportError> {
-    let (name, base) = (family.graph, architecture.base());
+    let (name, base) = (part.row.graph, architecture.base());
     let mut net = Net::of_part(name, weights, &part.checkpoint, base, dtype);
     let built = architecture.build(&mut net);
     net.finish(built)
 }
 
-/// Takes a part's facts over into the model's, if it fits the denoiser.
-fn join(part: &Part, facts: &Facts, model: &mut ModelInfo) -> Result<(), ImportError> {
-    let diffusion = model.diffusion.as_ref();
-    let misfit = |what: &str, own: usize, denoiser: Option<usize>| {
-        let takes = denoiser.map_or("none".to_owned(), |n| n.to_string());
-        Err(ImportError::Architecture {
-            path: part.checkpoint.config_path(),
-            problem: format!(
-                "makes {what} of {own}, and the denoiser takes {takes}: the parts are of different pipelines"
-            ),
-        })
-    };
-    if let Some(latents) = facts.latents {
-        let channels = diffusion.map(|diffusion| diffusion.channels);
-        if channels != Some(latents) {
-            return misfit("latents with channels", latents, channels);
+/// What the parts make together.
+#[derive(Debug, Default)]
+struct Joined {
+    encoders: Vec<TextEncoder>,
+    /// Width of the states of all text encoders, one after the other.
+    width: usize,
+    /// Width of the state of a whole text.
+    pooled: Option<usize>,
+    /// Pixels of a picture for each entry of the latents, on an axis.
+    pixels: usize,
+}
+
+impl Joined {
+    /// Takes over a part, if it is a decoder of what the denoiser makes.
+    fn add(&mut self, part: &Part, facts: &Facts, model: &ModelInfo) -> Result<(), ImportError> {
+        if let Some([latents, pixels]) = facts.decodes {
+            self.pixels = pixels;
+            let channels = model.diffusion.as_ref().map(|diffusion| diffusion.channels);
+            if channels != Some(latents) {
+                let path = part.checkpoint.config_path();
+                return misfit(path, "latents with channels", latents, channels);
+            }
         }
-        return Ok(());
+        if let Role::Text(text) = part.row.role {
+            self.width += facts.hidden_size;
+            self.pooled = self.pooled.or(facts.pooled);
+            self.encoders.push(encoder(part, text, facts));
+        }
+        Ok(())
     }
-    let width = diffusion.and_then(|diffusion: &Diffusion| diffusion.text_width);
-    if width != Some(facts.hidden_size) {
-        return misfit("states of a width", facts.hidden_size, width);
+
+    /// Takes it over into the model, if the denoiser takes what the text encoders make.
+    fn finish(
+        self,
+        checkpoint: &Checkpoint,
+        denoiser: &Graph,
+        model: &mut ModelInfo,
+    ) -> Result<(), ImportError> {
+        let Some(first) = self.encoders.first() else {
+            return Ok(());
+        };
+        let mut parts = checkpoint.parts().iter();
+        let part = parts.find(|part| part.row.graph == first.graph);
+        let path = part.map_or_else(
+            || checkpoint.config_path(),
+            |part| part.checkpoint.config_path(),
+        );
+        let diffusion = model.diffusion.as_ref();
+        let width = diffusion.and_then(|diffusion| diffusion.text_width);
+        if width != Some(self.width) {
+            return misfit(path, "states of a width", self.width, width);
+        }
+        let pooled = input_width(denoiser, inputs::POOLED_TEXT);
+        if let (Some(wanted), made) = (pooled, self.pooled)
+            && made != Some(wanted)
+        {
+            let made = made.unwrap_or_default();
+            return misfit(path, "states of whole texts of a width", made, pooled);
+        }
+        model.vocab_size = first.vocab_size;
+        let lengths = self.encoders.iter().map(|encoder| encoder.length);
+        model.context_length = lengths.min().unwrap_or_default();
+        model.prompts = Some(Prompts {
+            zeros_without_negative: checkpoint.zeros_without_negative(),
+            pixels: self.pixels,
+            encoders: self.encoders,
+        });
+        Ok(())
     }
-    model.vocab_size = facts.vocab_size;
-    model.context_length = facts.context_length;
-    Ok(())
+}
+
+/// How a text encoder is used.
+fn encoder(part: &Part, text: TextRole, facts: &Facts) -> TextEncoder {
+    TextEncoder {
+        graph: part.row.graph.to_owned(),
+        tokenizer: text.folder().to_owned(),
+        states: text.states.to_owned(),
+        vocab_size: facts.vocab_size,
+        length: text.length.unwrap_or(facts.context_length),
+        shortened: text.length.is_none(),
+        masked: text.masked,
+        lower_case: text.lower_case,
+    }
+}
+
+/// The last axis of one of the denoiser's inputs.
+fn input_width(denoiser: &Graph, name: &str) -> Option<usize> {
+    let input = denoiser.find_input(name)?;
+    denoiser.value(input.value).ty.shape.0.last()?.known()
+}
+
+fn misfit(
+    path: PathBuf,
+    what: &str,
+    own: usize,
+    denoiser: Option<usize>,
+) -> Result<(), ImportError> {
+    let takes = denoiser.map_or("none".to_owned(), |n| n.to_string());
+    Err(ImportError::Architecture {
+        path,
+        problem: format!(
+            "makes {what} of {own}, and the denoiser takes {takes}: the parts are of different pipelines"
+        ),
+    })
 }

@@ -134,20 +134,24 @@ pub(super) fn sinusoids(config: &mut ConfigReader<'_>, dim: usize) -> TimestepEm
 
 /// `block_out_channels`: one number for each stage, at least one.
 pub(super) fn widths(config: &mut ConfigReader<'_>) -> Vec<usize> {
-    const KEY: &str = "block_out_channels";
+    channels(config, "block_out_channels")
+}
+
+/// The channels of each stage, at least one.
+pub(super) fn channels(config: &mut ConfigReader<'_>, key: &'static str) -> Vec<usize> {
     let list: Option<Vec<usize>> = config
-        .get(KEY)
+        .get(key)
         .and_then(Value::as_array)
         .map(|list| list.iter().filter_map(width).collect());
     let length = config
-        .get(KEY)
+        .get(key)
         .and_then(Value::as_array)
         .map_or(0, Vec::len);
     match list {
         Some(list) if list.len() == length && (1..=MOST_STAGES).contains(&length) => list,
         _ => {
-            let found = config.get(KEY).map_or_else(|| "missing".to_owned(), show);
-            config.bad(KEY, format!("is {found}; it must be a list of 1 to {MOST_STAGES} whole numbers from 1 to {MOST_CHANNELS}"));
+            let found = config.get(key).map_or_else(|| "missing".to_owned(), show);
+            config.bad(key, format!("is {found}; it must be a list of 1 to {MOST_STAGES} whole numbers from 1 to {MOST_CHANNELS}"));
             vec![2]
         }
     }

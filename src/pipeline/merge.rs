@@ -143,7 +143,7 @@ pub fn merge(request: &MergeRequest, monitor: &dyn Monitor) -> Result<MergeOutco
     let mut stored = StoredTensors::default();
     stored.add("", &checkpoint, &module, &sources, &changed)?;
     for (part, sources) in checkpoint.parts().iter().zip(&of_parts) {
-        let place = format!("{}/", part.component);
+        let place = format!("{}/", part.row.component);
         stored.add(&place, &part.checkpoint, &module, sources, &changed)?;
     }
     if !request.allow_nan {

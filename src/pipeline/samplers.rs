@@ -14,7 +14,9 @@ use dlc_ir::{DType, ModelInfo, Module, SideFile, SkipSchedule};
 use dlc_methods::MethodError;
 use dlc_methods::diffusion::{SamplingPlan, SchedulerKind, parse_scheduler_config, sampling_plan};
 use dlc_passes::{PassError, Prompt, Samplers};
-use dlc_runtime::{Conditions, FloatTensor, PromptTokenizer, RuntimeError, TextTokenizer};
+use dlc_runtime::{
+    Conditions, FloatTensor, PromptTokenizer, PromptTokens, RuntimeError, TextTokenizer,
+};
 use serde_json::{Map, Value};
 
 use super::{built_in_prompts, prompt_lines};
@@ -62,18 +64,22 @@ impl DiffusionSamplers {
         warnings.insert(text);
     }
 
+    /// That of the only text encoder.
     fn tokenizer(&self) -> Result<PromptTokenizer, PassError> {
+        let prompts = self.model.as_ref().and_then(|model| model.prompts.as_ref());
+        let encoder = prompts.and_then(|prompts| prompts.encoders.first());
+        let folder = encoder.map_or("", |encoder| encoder.tokenizer.as_str());
         let path = |name: &str| {
             let mut files = self.side_files.iter();
             files
                 .find(|file| file.name == name)
                 .map(|file| file.path.clone())
         };
-        let tokenizer =
-            TextTokenizer::among(path).map_err(|e| sampler_error("tokenizer", &e, false))?;
+        let tokenizer = TextTokenizer::among(folder, path)
+            .map_err(|e| sampler_error("tokenizer", &e, false))?;
         let tokenizer = tokenizer
-            .zip(self.model.as_ref())
-            .and_then(|(tokenizer, model)| PromptTokenizer::new(tokenizer, model));
+            .zip(encoder)
+            .and_then(|(tokenizer, encoder)| PromptTokenizer::new(tokenizer, encoder));
         tokenizer.ok_or_else(|| {
             let problem = "prompts can't be read: the pipeline has no tokenizer with a `pad_token`; put its files into the folder `tokenizer`, or give embeddings=FILE";
             sampler_error("tokenizer", &problem, false)
@@ -184,11 +190,12 @@ impl Samplers for DiffusionSamplers {
         let tokenizer = self.tokenizer()?;
         let encode = |text: &String| {
             let encoded = tokenizer.encode("prompt", text);
-            let (tokens, note) = encoded.map_err(|e| sampler_error("prompts", &e, false))?;
+            let PromptTokens { ids, note, .. } =
+                encoded.map_err(|e| sampler_error("prompts", &e, false))?;
             if let Some(note) = note {
                 self.warn(note);
             }
-            Ok(tokens)
+            Ok(ids)
         };
         texts.iter().map(encode).collect()
     }

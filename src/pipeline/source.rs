@@ -16,7 +16,7 @@ pub fn source_record(checkpoint: &Checkpoint) -> Result<Source, PipelineError> {
     let own = checkpoint.files().iter().map(|file| (String::new(), file));
     let parts = checkpoint.parts().iter().flat_map(|part| {
         let files = part.checkpoint.files().iter();
-        files.map(|file| (format!("{}/", part.component), file))
+        files.map(|file| (format!("{}/", part.row.component), file))
     });
     let files: Vec<(String, &CheckpointFile)> = own.chain(parts).collect();
     let files = files

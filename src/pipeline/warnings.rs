@@ -13,7 +13,7 @@ use dlc_passes::Samplers;
 use dlc_runtime::{ChatMessage, ChatTemplate, TextTokenizer};
 
 use super::samplers::DiffusionSamplers;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TokenizerPlace};
 
 /// What `dlc` can do with a bundle beside checking it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,43 +64,64 @@ fn tokenizer(checkpoint: &Checkpoint, module: &Module, findings: &mut Findings) 
     if model.diffusion.is_some() && !prompts {
         return;
     }
-    let (lost, place) = match model.task {
-        Task::TextGeneration => (
-            "`dlc run` and calibration with text won't work",
-            "beside config.json",
-        ),
-        Task::ImageGeneration => (
-            "`dlc sample --prompt` won't work",
-            "into the pipeline's folder `tokenizer`",
-        ),
-        _ => ("`dlc run --text` won't work", "beside config.json"),
+    let lost = match model.task {
+        Task::TextGeneration => "`dlc run` and calibration with text won't work",
+        Task::ImageGeneration => "`dlc sample --prompt` won't work",
+        _ => "`dlc run --text` won't work",
     };
-    let Some(path) = checkpoint.tokenizer() else {
-        let why = checkpoint.lost_vocabulary();
-        let why = why.map_or_else(String::new, |why| format!(", and none can be made: {why}"));
-        return findings.warn(format!("no tokenizer.json{why}: {lost}; put it {place}"));
-    };
-    match TextTokenizer::load(&path) {
-        Ok(tokenizer) => {
-            findings
-                .warnings
-                .extend_from_slice(tokenizer.unheeded_settings());
-            findings
-                .warnings
-                .extend(checkpoint.foreign_tokens(|token| tokenizer.token_id(token)));
-            if prompts {
-                findings.uses.insert(Use::Prompt);
-            } else if model
-                .sentence
-                .as_ref()
-                .and_then(Sentence::unsupported)
-                .is_none()
-            {
-                findings.uses.insert(Use::Run);
-            }
-        }
-        Err(error) => findings.warn(format!("{error}: {lost}; put the model's own file there")),
+    let mut places = checkpoint.tokenizer_places();
+    if places.is_empty() {
+        return findings.warn(format!(
+            "no tokenizer.json: {lost}; put it beside config.json"
+        ));
     }
+    places.retain(
+        |place| match try_tokenizer(checkpoint, place, lost, prompts) {
+            Ok(warnings) => {
+                findings.warnings.extend(warnings);
+                false
+            }
+            Err(warning) => {
+                findings.warn(warning);
+                true
+            }
+        },
+    );
+    let unsupported = model.sentence.as_ref().and_then(Sentence::unsupported);
+    if !places.is_empty() {
+        return;
+    }
+    if prompts {
+        findings.uses.insert(Use::Prompt);
+    } else if unsupported.is_none() {
+        findings.uses.insert(Use::Run);
+    }
+}
+
+/// What is to be said of a tokenizer that works, or of one that doesn't, without which `lost`.
+fn try_tokenizer(
+    checkpoint: &Checkpoint,
+    place: &TokenizerPlace,
+    lost: &str,
+    prompts: bool,
+) -> Result<Vec<String>, String> {
+    let Some(path) = checkpoint.tokenizer_at(place) else {
+        let why = checkpoint.lost_vocabulary(place);
+        let why = why.map_or_else(String::new, |why| format!(", and none can be made: {why}"));
+        let to = if prompts {
+            format!("into the pipeline's folder `{}`", place.component)
+        } else {
+            "beside config.json".to_owned()
+        };
+        return Err(place.said(&format!("no tokenizer.json{why}: {lost}; put it {to}")));
+    };
+    let tokenizer = TextTokenizer::load(&path)
+        .map_err(|error| format!("{error}: {lost}; put the model's own file there"))?;
+    let unheeded = tokenizer.unheeded_settings().iter();
+    let unheeded = unheeded.map(|line| place.said(line));
+    Ok(unheeded
+        .chain(place.foreign_tokens(|token| tokenizer.token_id(token)))
+        .collect())
 }
 
 /// The chat template writes two conversations, with the question and the answer's beginning that

@@ -48,8 +48,10 @@ pub fn module_summary(module: &Module) -> String {
 
 /// Multiply-adds of a graph for one image; of a text encoder for one text.
 fn macs(module: &Module, graph: &Graph) -> Option<u64> {
-    if graph.name == Diffusion::TEXT_ENCODER {
-        let sizes = [("batch", 1), ("seq", module.model.context_length as u64)];
+    let prompts = module.model.prompts.iter();
+    let mut encoders = prompts.flat_map(|prompts| &prompts.encoders);
+    if let Some(encoder) = encoders.find(|encoder| encoder.graph == graph.name) {
+        let sizes = [("batch", 1), ("seq", encoder.length as u64)];
         let sizes = sizes.map(|(symbol, size)| (symbol.to_owned(), size));
         return graph_macs(graph, &module.weights, &Sizes::from(sizes));
     }

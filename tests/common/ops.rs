@@ -192,6 +192,7 @@ fn model() -> ModelInfo {
         scores: Scores::OneClass,
         sentence: None,
         diffusion: None,
+        prompts: None,
         family: "sample".into(),
         dtype: DType::F32,
         vocab_size: ROWS as usize,

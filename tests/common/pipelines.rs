@@ -14,8 +14,8 @@ use dlc_bundle::Profile;
 use dlc_eval::Array;
 use dlc_ir::{DType, Diffusion, Module};
 use dlc_runtime::{
-    Backend, Bundle, DiffusionSession, ImageDecoder, PromptEncoder, SampleRequest, SamplerWishes,
-    SessionOptions, SharedWeights, choose_sampler,
+    Backend, Bundle, DiffusionSession, ImageDecoder, Negative, PromptEncoder, SampleRequest,
+    SamplerWishes, SessionOptions, SharedWeights, choose_sampler,
 };
 use safetensors::SafeTensors;
 
@@ -41,16 +41,23 @@ pub struct PipelineGolden {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Graph {
     TextEncoder,
+    SecondTextEncoder,
     Denoiser,
     Decoder,
 }
 
 impl Graph {
-    pub const ALL: [Self; 3] = [Self::TextEncoder, Self::Denoiser, Self::Decoder];
+    const ALL: [Self; 4] = [
+        Self::TextEncoder,
+        Self::SecondTextEncoder,
+        Self::Denoiser,
+        Self::Decoder,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::TextEncoder => Diffusion::TEXT_ENCODER,
+            Self::SecondTextEncoder => Diffusion::SECOND_TEXT_ENCODER,
             Self::Denoiser => "target",
             Self::Decoder => Diffusion::IMAGE_DECODER,
         }
@@ -69,7 +76,11 @@ pub struct Run {
 /// What was recorded.
 pub struct Recorded {
     tensors: BTreeMap<String, Array>,
+    /// One for each picture, or none.
     pub prompts: Vec<String>,
+    /// The texts whose tokens are recorded.
+    pub texts: Vec<String>,
+    pub classes: Vec<usize>,
     negative: Option<String>,
     pub steps: usize,
     pub guidance: f64,
@@ -123,11 +134,26 @@ impl PipelineGolden {
         names.into_iter().map(of).collect()
     }
 
+    /// The graphs that are recorded.
+    pub fn graphs(&self) -> Vec<Graph> {
+        let recorded = self.recorded();
+        let mut graphs = Graph::ALL.to_vec();
+        graphs.retain(|graph| !recorded.feeds(*graph).is_empty());
+        assert!(graphs.len() >= 2, "{}: {graphs:?}", self.name);
+        graphs
+    }
+
     pub fn recorded(&self) -> Recorded {
         let texts = texts(&self.golden);
+        let prompts: Vec<String> = list(texts.get("prompts"));
         Recorded {
             tensors: recorded(&self.golden),
-            prompts: serde_json::from_str(&texts["prompts"]).unwrap(),
+            texts: match texts.get("texts") {
+                None => [prompts.clone(), vec![String::new()]].concat(),
+                recorded => list(recorded),
+            },
+            prompts,
+            classes: list(texts.get("classes")),
             negative: texts.get("negative").cloned(),
             steps: texts["steps"].parse().unwrap(),
             guidance: texts["guidance"].parse().unwrap(),
@@ -213,7 +239,17 @@ fn texts(file: &Path) -> HashMap<String, String> {
     header.metadata().clone().unwrap()
 }
 
+/// A list of the metadata, empty where it isn't there.
+fn list<T: serde::de::DeserializeOwned>(text: Option<&String>) -> Vec<T> {
+    text.map_or_else(Vec::new, |text| serde_json::from_str(text).unwrap())
+}
+
 impl Recorded {
+    /// How many pictures each run has.
+    pub fn pictures(&self) -> usize {
+        self.tensors["latents"].shape()[0]
+    }
+
     pub fn tensor(&self, name: &str) -> &Array {
         &self.tensors[name]
     }
@@ -221,12 +257,48 @@ impl Recorded {
     /// The noise of one of the pictures.
     pub fn noise(&self, picture: usize) -> &[f32] {
         let noise = self.tensors["latents"].as_f32().unwrap();
-        let numbers = noise.len() / self.prompts.len();
+        let numbers = noise.len() / self.pictures();
         &noise[picture * numbers..][..numbers]
     }
 
+    /// The tokens of the prompts and of the empty text, by the graph that they are for.
+    pub fn tokens(&self) -> Vec<(&'static str, Vec<&Array>)> {
+        let named = |name: &str| self.tensors.get(name);
+        if let Some(first) = named("token_ids") {
+            let ids = [Some(first), named("token_ids_empty")];
+            return vec![(Diffusion::TEXT_ENCODER, ids.into_iter().flatten().collect())];
+        }
+        let graphs = [Diffusion::TEXT_ENCODER, Diffusion::SECOND_TEXT_ENCODER];
+        let of = |graph| Some((graph, vec![named(&format!("{graph}<input_ids"))?]));
+        graphs.into_iter().filter_map(of).collect()
+    }
+
     /// Inputs of a graph, its output, and what it was.
-    fn feeds(&self, graph: Graph) -> Vec<(Arrays, &'static str, &Array)> {
+    fn feeds(&self, graph: Graph) -> Vec<(Arrays, &str, &Array)> {
+        if !self.tensors.contains_key("token_ids") {
+            return self.named_feeds(graph.name());
+        }
+        self.old_feeds(graph)
+    }
+
+    /// As [`feeds`](Self::feeds), of tensors called `GRAPH<INPUT` and `GRAPH>OUTPUT`.
+    fn named_feeds(&self, graph: &str) -> Vec<(Arrays, &str, &Array)> {
+        let part = |name: &'_ str, mark: char| -> Option<usize> {
+            let rest = name.strip_prefix(graph)?;
+            rest.starts_with(mark).then_some(graph.len() + 1)
+        };
+        let tensors = self.tensors.iter();
+        let inputs = tensors
+            .clone()
+            .filter_map(|(name, array)| Some((name[part(name, '<')?..].to_owned(), array.clone())));
+        let inputs: Arrays = inputs.collect();
+        let outputs = tensors
+            .filter_map(|(name, array)| Some((inputs.clone(), &name[part(name, '>')?..], array)));
+        outputs.collect()
+    }
+
+    /// As [`feeds`](Self::feeds), by the names of the older files.
+    fn old_feeds(&self, graph: Graph) -> Vec<(Arrays, &str, &Array)> {
         let of = |name: &str| self.tensors[name].clone();
         let arrays = |list: &[(&str, Array)]| -> Arrays {
             let named = list.iter();
@@ -243,6 +315,7 @@ impl Recorded {
                     (inputs, "last_hidden_state", states)
                 })
                 .into(),
+            Graph::SecondTextEncoder => vec![],
             Graph::Denoiser => {
                 let level = self.tensors["timestep"].as_i64().unwrap()[0] as f32;
                 let images = self.prompts.len();
@@ -292,7 +365,9 @@ fn pictures(
     let options = SessionOptions::default();
     let weights = SharedWeights::open(bundle, backend)?;
     let weights = weights.as_ref();
-    let mut encoder = PromptEncoder::open(backend, bundle, weights, &options)?;
+    let open = || PromptEncoder::open(backend, bundle, weights, &options);
+    let prompts = !recorded.prompts.is_empty();
+    let mut encoder = prompts.then(open).transpose()?;
     let mut denoiser = DiffusionSession::open(backend, bundle, weights, &options)?;
     let mut decoder = ImageDecoder::open(backend, bundle, weights, &options)?.unwrap();
     let wishes = SamplerWishes {
@@ -302,18 +377,22 @@ fn pictures(
         no_prune: true,
     };
     let choice = choose_sampler(bundle, &wishes)?;
-    let negative = run.negative.as_deref().unwrap_or_default();
+    let negative = run.negative.as_deref();
+    let negative = negative.map_or(Negative::Usual, Negative::Text);
     let mut pictures = Vec::new();
-    for (picture, prompt) in recorded.prompts.iter().enumerate() {
-        let encoded = encoder.encode(prompt, Some(negative))?;
+    for picture in 0..recorded.pictures() {
+        let encode = |encoder: &mut PromptEncoder| {
+            encoder.encode(&recorded.prompts[picture], negative, None)
+        };
+        let encoded = encoder.as_mut().map(encode).transpose()?;
         let request = SampleRequest {
             plan: &choice.plan,
             guidance: choice.guidance,
             seeds: &[0],
             noise: Some(recorded.noise(picture)),
-            classes: &[],
+            classes: recorded.classes.get(picture..=picture).unwrap_or_default(),
             size: None,
-            conditions: Some(&encoded.conditions),
+            conditions: encoded.as_ref().map(|encoded| &encoded.conditions),
             prune: false,
         };
         let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());

@@ -58,6 +58,7 @@ fn info(dtype: DType) -> ModelInfo {
         sentence: None,
         dtype,
         diffusion: None,
+        prompts: None,
         vocab_size: 8,
         hidden_size: 8,
         heads: 1,

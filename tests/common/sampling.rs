@@ -128,6 +128,7 @@ pub fn remembering(kept: DType) -> Module {
         sentence: None,
         dtype: kept,
         diffusion: Some(diffusion),
+        prompts: None,
         vocab_size: 0,
         hidden_size: 1,
         heads: 1,

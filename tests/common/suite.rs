@@ -59,7 +59,7 @@ pub fn comparisons(on: &str, half: Half) -> Vec<Comparison> {
             add(format!("{name}_{on}_{dtype}"), check);
         }
         for golden in PipelineGolden::all() {
-            for graph in Graph::ALL {
+            for graph in golden.graphs() {
                 let title = format!("{}_{graph:?}_{on}_{dtype}", golden.name);
                 let golden = golden.clone();
                 let check: Check =

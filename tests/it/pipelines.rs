@@ -1,6 +1,6 @@
 //! The command on whole pipelines: from a folder of diffusers and a prompt to a picture.
 
-use dlc_eval::Array;
+use dlc_runtime::{BackendKind, BackendSearch, Bundle, PromptEncoder, SessionOptions, start};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 
@@ -43,22 +43,16 @@ fn prompts_become_the_pictures_of_diffusers() {
         shell.ok(&["compile", golden.folder.to_str().unwrap(), "-o", name]);
         let (steps, guidance) = (recorded.steps.to_string(), recorded.guidance.to_string());
         for run in recorded.runs() {
-            let numbers = run.pictures.len() / recorded.prompts.len();
-            for (at, (prompt, expected)) in recorded
-                .prompts
-                .iter()
-                .zip(run.pictures.chunks(numbers))
-                .enumerate()
-            {
+            let numbers = run.pictures.len() / recorded.pictures();
+            for (at, expected) in run.pictures.chunks(numbers).enumerate() {
                 shell.write("noise.safetensors", noise_file(recorded.noise(at)));
-                let mut args = vec![
-                    "sample",
-                    name,
-                    "--prompt",
-                    prompt,
-                    "--scheduler",
-                    run.scheduler,
-                ];
+                let mut args = vec!["sample", name, "--scheduler", run.scheduler];
+                let class = recorded.classes.get(at).map(ToString::to_string);
+                if let Some(prompt) = recorded.prompts.get(at) {
+                    args.extend(["--prompt", prompt]);
+                } else if let Some(class) = &class {
+                    args.extend(["--class", class]);
+                }
                 args.extend(["--steps", &steps, "--guidance", &guidance, "--scale", "1"]);
                 args.extend([
                     "--noise",
@@ -95,6 +89,27 @@ fn a_pipeline_is_compiled_inspected_and_verified() {
     snapshot!("pipeline_files", files.join("\n"));
     let verified = shell.ok(&["verify", "out", "--source", SD15]).stdout;
     for graph in ["target", "text_encoder", "vae_decoder"] {
+        assert!(verified.contains(graph), "{verified}");
+    }
+}
+
+#[test]
+fn two_text_encoders_have_tokenizers_of_their_own() {
+    let shell = Shell::new();
+    let sdxl = fixture("pipelines/sdxl");
+    let source = sdxl.to_str().unwrap();
+    let compiled = shell.ok(&["compile", source, "--profile", "portable", "-o", "out"]);
+    snapshot!(
+        "pipeline_sdxl",
+        compiled.transcript().replace(source, "sdxl")
+    );
+    let manifest = std::fs::read_to_string(shell.path("out/dlc.yaml")).unwrap();
+    let prompts = manifest.split("\n  prompts:\n").nth(1).unwrap();
+    let ours = |line: &&str| line.starts_with("    ");
+    let prompts: Vec<&str> = prompts.lines().take_while(ours).collect();
+    snapshot!("pipeline_sdxl_prompts", prompts.join("\n"));
+    let verified = shell.ok(&["verify", "out", "--source", source]).stdout;
+    for graph in ["target", "text_encoder", "text_encoder_2", "vae_decoder"] {
         assert!(verified.contains(graph), "{verified}");
     }
 }
@@ -157,9 +172,9 @@ fn a_prompt_is_encoded_once_and_a_batch_is_its_images_one_by_one() {
     assert!(worst.fold(0f32, f32::max) <= 1.0);
 }
 
-/// A copy of the pipeline, less a file or a folder.
-fn without(shell: &Shell, name: &str, gone: &str) -> String {
-    shell.copy(&fixture("pipelines/sd15"), name);
+/// A copy of a pipeline, less a file or a folder.
+fn without(shell: &Shell, [from, name]: [&str; 2], gone: &str) -> String {
+    shell.copy(&fixture(&format!("pipelines/{from}")), name);
     let path = shell.path(&format!("{name}/{gone}"));
     if path.is_dir() {
         std::fs::remove_dir_all(path).unwrap();
@@ -169,9 +184,9 @@ fn without(shell: &Shell, name: &str, gone: &str) -> String {
     name.to_owned()
 }
 
-/// A copy of the pipeline with another text in one of its files.
-fn edited(shell: &Shell, name: &str, file: &str, [from, to]: [&str; 2]) -> String {
-    shell.copy(&fixture("pipelines/sd15"), name);
+/// A copy of a pipeline with another text in one of its files.
+fn edited(shell: &Shell, [pipeline, name]: [&str; 2], file: &str, [from, to]: [&str; 2]) -> String {
+    shell.copy(&fixture(&format!("pipelines/{pipeline}")), name);
     let path = shell.path(&format!("{name}/{file}"));
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{text}");
@@ -184,8 +199,8 @@ fn what_pipelines_and_prompts_can_not_be_is_refused_or_noted() {
     let shell = Shell::new();
     shell.ok(&["compile", SD15, "-o", "out"]);
     shell.ok(&["compile", &format!("{SD15}/unet"), "-o", "unet"]);
-    let without = |name, gone| without(&shell, name, gone);
-    let edited = |name, file, from, to| edited(&shell, name, file, [from, to]);
+    let without = |name, gone| without(&shell, ["sd15", name], gone);
+    let edited = |name, file, from, to| edited(&shell, ["sd15", name], file, [from, to]);
     let no_vae = without("no-vae", "vae");
     let flux = edited(
         "flux",
@@ -268,13 +283,110 @@ fn what_pipelines_and_prompts_can_not_be_is_refused_or_noted() {
     snapshot!("pipeline_misfits", transcripts.join("\n"));
 }
 
-/// Every fixture of the folder is a golden.
 #[test]
-fn every_pipeline_of_the_fixtures_has_what_diffusers_made() {
+fn parts_of_two_text_encoders_that_do_not_fit_are_refused_with_the_way_out() {
+    let shell = Shell::new();
+    let edited = |name: &str, file: &str, from: &str, to: &str| {
+        edited(&shell, ["sdxl", name], file, [from, to])
+    };
+    let index = "model_index.json";
+    let zeros = "\"force_zeros_for_empty_prompt\": true";
+    let refiner = "\"requires_aesthetics_score\": true";
+    let refiner = format!("{zeros}, {refiner}");
+    let refiner = edited("refiner", index, zeros, &refiner);
+    let image = edited("image", index, "XLPipeline", "XLImg2ImgPipeline");
+    let odd = edited("odd", index, zeros, "\"force_zeros_for_empty_prompt\": 1");
+    let swapped = edited(
+        "swapped",
+        index,
+        "CLIPTextModelWithProjection",
+        "CLIPTextModel",
+    );
+    let lost = without(&shell, ["sdxl", "lost"], "tokenizer_2");
+    let pooled = edited(
+        "pooled",
+        "text_encoder_2/config.json",
+        "\"projection_dim\": 10",
+        "\"projection_dim\": 12",
+    );
+    let mut transcripts = Vec::new();
+    for folder in [refiner, image, odd, swapped, lost, pooled] {
+        let outcome = shell.dlc(&["compile", &folder, "-o", "x"]);
+        assert!(
+            matches!(outcome.code, Some(2 | 3)),
+            "{}",
+            outcome.transcript()
+        );
+        transcripts.push(outcome.transcript());
+    }
+    let short = edited(
+        "short",
+        "tokenizer_2/tokenizer_config.json",
+        "\"model_max_length\": 16",
+        "\"model_max_length\": 12",
+    );
+    let foreign = edited(
+        "foreign",
+        "tokenizer_2/vocab.json",
+        "\"<|endoftext|>\": 601",
+        "\"<|endoftext|>\": 700",
+    );
+    let bare = without(&shell, ["sdxl", "bare"], "tokenizer_2/merges.txt");
+    let warned = shell.ok(&["compile", &bare, "-o", "bundle"]).stderr;
+    transcripts.extend(
+        warned
+            .lines()
+            .filter(|l| l.contains("tokenizer_2:"))
+            .map(str::to_owned),
+    );
+    for folder in [short, foreign, bare] {
+        shell.ok(&["compile", &folder, "-o", "bundle", "--force"]);
+        let outcome = shell.dlc(&["sample", "bundle", "--prompt", "a", "-o", "x.png"]);
+        assert!(
+            matches!(outcome.code, Some(2 | 3)),
+            "{}",
+            outcome.transcript()
+        );
+        transcripts.push(outcome.transcript());
+    }
+    snapshot!("pipeline_sdxl_misfits", transcripts.join("\n"));
+}
+
+/// Every fixture of the folder is a golden, and its prompts become the tokens that diffusers reads.
+#[test]
+fn every_pipeline_of_the_fixtures_has_the_tokens_of_diffusers() {
+    let backend = start(&BackendSearch {
+        force: Some(BackendKind::Tract),
+        ..BackendSearch::default()
+    })
+    .unwrap();
     for name in folders("pipelines") {
         let golden = PipelineGolden::all().into_iter().find(|g| g.name == name);
-        let recorded = golden.unwrap().recorded();
-        let ids: &Array = recorded.tensor("token_ids");
-        assert_eq!(ids.shape()[0], recorded.prompts.len(), "{name}");
+        let golden = golden.unwrap();
+        let recorded = golden.recorded();
+        let wanted = recorded.tokens();
+        assert_eq!(wanted.is_empty(), recorded.prompts.is_empty(), "{name}");
+        if wanted.is_empty() {
+            continue;
+        }
+        let shell = Shell::new();
+        shell.ok(&["compile", golden.folder.to_str().unwrap(), "-o", "out"]);
+        let bundle = Bundle::open(&shell.path("out")).unwrap();
+        let options = SessionOptions::default();
+        let encoder = PromptEncoder::open(&backend, &bundle, None, &options).unwrap();
+        let texts = &recorded.texts;
+        for (graph, rows) in wanted {
+            let rows = rows.iter().flat_map(|ids| {
+                let length = ids.shape()[1];
+                let ids = ids.as_i64().unwrap().chunks(length);
+                ids.map(<[i64]>::to_vec).collect::<Vec<_>>()
+            });
+            for (text, row) in texts.iter().zip(rows) {
+                let all = encoder.token_ids(text).unwrap();
+                let (_, found) = all.iter().find(|(other, _)| *other == graph).unwrap();
+                let found: Vec<i64> = found.iter().map(|id| i64::from(*id)).collect();
+                assert_eq!(found, row, "{name} {graph} {text:?}");
+            }
+        }
     }
 }

@@ -52,6 +52,7 @@ fn model() -> ModelInfo {
         scores: Scores::OneClass,
         sentence: None,
         diffusion: None,
+        prompts: None,
         family: "llama".into(),
         dtype: DType::F32,
         vocab_size: 20000,

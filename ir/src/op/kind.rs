@@ -51,6 +51,7 @@ kinds! {
     Modulate = "modulate",
     Positions { .. } = "positions",
     LastToken { .. } = "last_token",
+    FirstToken { .. } = "first_token",
     Rope(_) = "rope",
     Attention(_) = "attention",
     DisentangledBias(_) = "disentangled_bias",

@@ -66,6 +66,9 @@ impl Attributes<'_> {
             OpKind::LastToken => Op::LastToken {
                 padding: self.get("padding")?,
             },
+            OpKind::FirstToken => Op::FirstToken {
+                id: self.find("id")?,
+            },
             OpKind::Rope => Op::Rope(Rope {
                 heads: self.get("heads")?,
                 rotary_dim: self.find("rotary_dim")?,
@@ -93,11 +96,7 @@ impl Attributes<'_> {
                 until: self.get("until")?,
             }),
             OpKind::Silu => Op::Silu,
-            OpKind::Gelu => match self.pairs.get("by") {
-                Some(&"erf") => Op::Gelu { tanh: false },
-                Some(&"tanh") => Op::Gelu { tanh: true },
-                _ => return self.line.fail("gelu goes `by=erf` or `by=tanh`"),
-            },
+            OpKind::Gelu => self.gelu()?,
             OpKind::Tanh => Op::Tanh,
             OpKind::Relu => Op::Relu,
             OpKind::Scale => Op::Scale {
@@ -118,6 +117,14 @@ impl Attributes<'_> {
             },
             OpKind::Cast => Op::Cast { dtype: ty()?.dtype },
         })
+    }
+
+    fn gelu(&self) -> Result<Op, IrError> {
+        match self.pairs.get("by") {
+            Some(&"erf") => Ok(Op::Gelu { tanh: false }),
+            Some(&"tanh") => Ok(Op::Gelu { tanh: true }),
+            _ => self.line.fail("gelu goes `by=erf` or `by=tanh`"),
+        }
     }
 
     fn experts(&self) -> Result<Experts, IrError> {

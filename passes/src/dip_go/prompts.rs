@@ -2,7 +2,7 @@
 //! embeddings from a file.
 
 use dlc_eval::{Array, Segment, Values};
-use dlc_ir::{DType, Diffusion, Graph, Module, Task, ValueId};
+use dlc_ir::{DType, Graph, Module, TextEncoder, ValueId};
 use dlc_methods::diffusion::inputs;
 use rayon::prelude::*;
 
@@ -39,7 +39,7 @@ impl<'a> DipGo<'a> {
         if self.options.embeddings.is_some() {
             return self.embeddings(target, &conditioning, guidance);
         }
-        if names == [inputs::TEXT] && module.graph(Diffusion::TEXT_ENCODER).is_some() {
+        if names == [inputs::TEXT] && text_encoder(module).is_some() {
             let samplers = self.sources.samplers(NAME)?;
             let texts = samplers.texts(self.options.prompts.as_deref())?;
             return Ok(Texts::Written(texts, samplers));
@@ -129,10 +129,12 @@ impl<'m> Encoder<'m> {
             pass: NAME,
             problem: problem.into(),
         };
-        let graph = module.graph(Diffusion::TEXT_ENCODER);
+        let encoder = text_encoder(module);
+        let encoder = encoder.ok_or_else(|| unsupported("the module has no text encoder"))?;
+        let graph = module.graph(&encoder.graph);
         let graph = graph.ok_or_else(|| unsupported("the module has no text encoder"))?;
-        let name = Task::FeatureExtraction.output();
-        let output = graph.outputs().iter().find(|output| output.name == name);
+        let mut outputs = graph.outputs().iter();
+        let output = outputs.find(|output| output.name == encoder.states);
         let output = output.ok_or_else(|| unsupported("the text encoder gives no states"))?;
         let diffusion = module.model.diffusion.as_ref();
         Ok(Self {
@@ -163,6 +165,14 @@ impl<'m> Encoder<'m> {
         let made = self.segment.forward(&known, &[self.output])?;
         let states = made.get(&self.output).and_then(Array::as_f32);
         Ok(states.unwrap_or_default().to_vec())
+    }
+}
+
+/// The text encoder, if it is the only one and reads padding like any token.
+fn text_encoder(module: &Module) -> Option<&TextEncoder> {
+    match module.model.prompts.as_ref()?.encoders.as_slice() {
+        [only] if !only.masked => Some(only),
+        _ => None,
     }
 }
 

@@ -150,6 +150,7 @@ fn info() -> ModelInfo {
         scores: Scores::OneClass,
         sentence: None,
         diffusion: None,
+        prompts: None,
         family: "llama".into(),
         dtype: DType::F32,
         vocab_size: VOCAB,

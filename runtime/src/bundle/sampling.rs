@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 
 use dlc_bundle::{GraphRecord, Manifest, PortRecord};
 use dlc_ir::schedule::{SAMPLER_INPUT, SAMPLER_OUTPUT, memory};
-use dlc_ir::{Diffusion, Sampling, Task};
+use dlc_ir::{Diffusion, Prompts, Sampling, Task};
 
 use super::LARGEST;
 
 /// The most evaluations of a schedule.
 const MOST_EVALUATIONS: usize = 1 << 16;
+/// The most text encoders, and tokens of a text.
+const MOST_ENCODERS: usize = 8;
+const LONGEST_TEXT: usize = 1 << 20;
 
 /// All that is wrong with sizes and classes.
 pub(super) fn model_problems(model: &Diffusion) -> Vec<String> {
@@ -48,6 +51,27 @@ pub(super) fn model_problems(model: &Diffusion) -> Vec<String> {
             || classes.unconditional.is_some_and(|id| id > LARGEST))
     {
         problems.push(format!("{} classes are absurd", classes.count));
+    }
+    problems
+}
+
+/// All that is wrong with how prompts are read.
+pub(super) fn prompt_problems(prompts: &Prompts) -> Vec<String> {
+    let count = prompts.encoders.len();
+    let mut problems = Vec::new();
+    if !(1..=MOST_ENCODERS).contains(&count) {
+        problems.push(format!("{count} text encoders are absurd"));
+    }
+    let numbers = prompts.encoders.iter().flat_map(|encoder| {
+        [
+            ("vocabulary", encoder.vocab_size, LARGEST),
+            ("text length", encoder.length, LONGEST_TEXT),
+        ]
+    });
+    for (what, number, most) in numbers.chain([("pixel count", prompts.pixels, LARGEST)]) {
+        if !(1..=most).contains(&number) {
+            problems.push(format!("a {what} of {number} is absurd"));
+        }
     }
     problems
 }

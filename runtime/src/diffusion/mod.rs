@@ -26,8 +26,8 @@ use dlc_methods::diffusion::SamplingPlan;
 pub use self::choice::{SamplerChoice, SamplerWishes, choose_sampler};
 pub use self::decoder::ImageDecoder;
 pub use self::feeds::Conditions;
-pub use self::prompt::{EncodedPrompt, PromptEncoder};
-pub use self::prompt_tokenizer::PromptTokenizer;
+pub use self::prompt::{EncodedPrompt, Negative, PromptEncoder};
+pub use self::prompt_tokenizer::{PromptTokenizer, PromptTokens};
 pub use self::tensors::{FloatTensor, read_tensors};
 use dlc_methods::diffusion::{OutputLayout, SamplerState, noise};
 

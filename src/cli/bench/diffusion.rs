@@ -4,10 +4,9 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use dlc_ir::Diffusion;
 use dlc_passes::Progress;
 use dlc_passes::dip_go::similarity;
-use dlc_runtime::{Bundle, Conditions, SamplerChoice, Samples, Timing};
+use dlc_runtime::{Bundle, Conditions, Negative, SamplerChoice, Samples, Timing};
 use serde_json::{Value, json};
 
 use super::{Args, load_average};
@@ -177,7 +176,7 @@ fn condition(
     choice: &SamplerChoice,
 ) -> Result<bool> {
     let asked = args.prompts.is_some();
-    let has_encoder = model.bundle.has_graph(Diffusion::TEXT_ENCODER);
+    let has_encoder = model.bundle.manifest().model.prompts.is_some();
     if wanted.conditions.is_some() || !(has_encoder || asked) {
         return Ok(false);
     }
@@ -190,7 +189,12 @@ fn condition(
     };
     let images = wanted.seeds.len();
     let texts = texts.get(..images).unwrap_or(&texts);
-    let conditions = model.conditions(texts, choice.is_guided().then_some(""))?;
+    let negative = if choice.is_guided() {
+        Negative::Usual
+    } else {
+        Negative::None
+    };
+    let conditions = model.conditions(texts, negative, wanted.size)?;
     let each: Vec<Conditions> = conditions.iter().cycle().take(images).cloned().collect();
     wanted.conditions = Some(Conditions::of_each(&each, 1)?);
     Ok(true)

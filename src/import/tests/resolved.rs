@@ -14,17 +14,19 @@ use super::{Folder, fixture, import_folder};
 use crate::checkpoint::Checkpoint;
 
 /// Keys that no graph depends on: null in them is the library's business alone.
-const UNREAD: [&str; 28] = [
+const UNREAD: [&str; 30] = [
     "attention_dropout",
     "attention_probs_dropout_prob",
     "attn_pdrop",
     "classifier_dropout",
     "dropout",
+    "dropout_rate",
     "embd_pdrop",
     "embedding_dropout",
     "hidden_dropout",
     "hidden_dropout_prob",
     "initializer_cutoff_factor",
+    "initializer_factor",
     "initializer_range",
     "is_decoder",
     "mlp_dropout",

@@ -313,6 +313,22 @@ fn a_pipeline_is_downloaded_with_the_parts_that_are_compiled() {
 }
 
 #[test]
+fn both_text_encoders_of_a_pipeline_are_downloaded_with_their_tokenizers() {
+    let machine = Machine::new();
+    machine
+        .server
+        .add_folder("org/xl", &fixture("pipelines/sdxl"));
+    machine.ok(&["compile", "org/xl", "-o", "out"]);
+    let seen = downloaded(&machine.server.seen());
+    for folder in ["text_encoder", "text_encoder_2"] {
+        assert!(seen.contains(&format!("{folder}/model.safetensors")));
+    }
+    for folder in ["tokenizer", "tokenizer_2"] {
+        assert!(seen.contains(&format!("{folder}/tokenizer_config.json")));
+    }
+}
+
+#[test]
 fn shards_steps_and_components_are_found_where_they_lie() {
     let machine = Machine::new();
     let server = &machine.server;
@@ -334,7 +350,7 @@ fn shards_steps_and_components_are_found_where_they_lie() {
     server.add(
         "org/digits",
         "model_index.json",
-        r#"{"_class_name": "DiTPipeline"}"#,
+        r#"{"_class_name": "DDPMPipeline"}"#,
     );
     server.add(
         "org/digits",

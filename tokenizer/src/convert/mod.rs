@@ -66,7 +66,7 @@ const MASKED: Marks = Marks {
     ..PLAIN
 };
 
-static CLASSES: [Class; 11] = [
+static CLASSES: [Class; 12] = [
     Class {
         names: &["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"],
         files: &[words::FILE],
@@ -133,6 +133,12 @@ static CLASSES: [Class; 11] = [
         files: &["sentencepiece.bpe.model"],
         marks: MASKED,
         convert: spm::xlm_roberta,
+    },
+    Class {
+        names: &["T5Tokenizer"],
+        files: &["spiece.model"],
+        marks: PLAIN,
+        convert: spm::t5,
     },
     Class {
         names: &["DebertaV2Tokenizer"],
@@ -242,6 +248,22 @@ impl<'s> Input<'s> {
                 shown(&other.to_string())
             ))),
         }
+    }
+
+    /// A setting that is a whole number, or what the class has by default.
+    fn count(&self, key: &str, usual: usize) -> Result<usize, ConvertError> {
+        /// The largest.
+        const MOST: usize = 1 << 16;
+        let Some(value) = self.sources.files.config.get(key) else {
+            return Ok(usual);
+        };
+        let count = value.as_u64().and_then(|n| usize::try_from(n).ok());
+        count.filter(|n| *n <= MOST).ok_or_else(|| {
+            ConvertError::Unsupported(format!(
+                "tokenizer_config.json: `{key}` is {}; dlc follows whole numbers up to {MOST}",
+                shown(&value.to_string())
+            ))
+        })
     }
 
     /// Refuses a setting that isn't empty.

@@ -1,4 +1,4 @@
-//! Models of `SentencePiece`: Llama and Gemma (BPE), XLM-R and `DeBERTa` v2 (Unigram).
+//! Models of `SentencePiece`: Llama and Gemma (BPE), XLM-R, `DeBERTa` v2 and T5 (Unigram).
 
 use std::collections::HashMap;
 
@@ -19,12 +19,16 @@ use crate::proto::{Algorithm, PieceKind, Proto};
 pub(super) const FILE: &str = "tokenizer.model";
 /// Gemma's tokens that are special though its model calls them user's.
 const TURNS: [&str; 2] = ["<start_of_turn>", "<end_of_turn>"];
+/// T5's tokens beside its model, unless files say how many.
+const EXTRA_IDS: usize = 100;
 const TAB: (&str, &str) = ("\t", "<0x09>");
 
 /// Pieces with their scores, and the number of the unknown one.
 struct Pieces<'b> {
     list: Vec<(&'b str, f64)>,
     unknown: usize,
+    /// Tokens of the class that aren't in the model.
+    added: Vec<AddedToken>,
 }
 
 /// What a model's normalizer is expected to say, as the class does that whatever it says.
@@ -58,6 +62,7 @@ pub(super) fn llama(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
     let pieces = Pieces {
         list: listed(&proto),
         unknown: 0,
+        added: vec![],
     };
     let (added, model) = model(input, &proto, &pieces, &proto.ids(), &[])?;
     let legacy = input.flag("legacy", true)?;
@@ -94,7 +99,11 @@ pub(super) fn gemma(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
         ids.insert(TAB.0, id);
         list[id as usize] = (TAB.0, 0.0);
     }
-    let pieces = Pieces { list, unknown: 3 };
+    let pieces = Pieces {
+        list,
+        unknown: 3,
+        added: vec![],
+    };
     let (added, model) = model(input, &proto, &pieces, &ids, &TURNS)?;
     Ok(Tokenizer {
         added_tokens: added.entries(),
@@ -122,6 +131,7 @@ pub(super) fn xlm_roberta(input: &mut Input<'_>) -> Result<Tokenizer, ConvertErr
             .chain([("<mask>", 0.0)])
             .collect(),
         unknown: 3,
+        added: vec![],
     };
     let (added, model) = model(input, &proto, &pieces, &proto.ids(), &[])?;
     let collapse = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPACE});
@@ -137,11 +147,54 @@ pub(super) fn xlm_roberta(input: &mut Input<'_>) -> Result<Tokenizer, ConvertErr
     })
 }
 
+pub(super) fn t5(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
+    let proto = read(input, UNIGRAM)?;
+    let count = input.count("extra_ids", EXTRA_IDS)?;
+    // They stand for what is left out of a text, and are numbered from the end.
+    let extra = (0..count).rev().map(|n| format!("<extra_id_{n}>"));
+    let extra: Vec<String> = extra.collect();
+    let own = listed(&proto).into_iter();
+    let pieces = Pieces {
+        list: own
+            .chain(extra.iter().map(|text| (text.as_str(), 0.0)))
+            .collect(),
+        unknown: proto.unknown,
+        added: extra.iter().map(|text| stretched(text)).collect(),
+    };
+    let (added, model) = model(input, &proto, &pieces, &proto.ids(), &[])?;
+    let collapse = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPACE});
+    let strip = json!({"type": "Strip", "strip_left": false, "strip_right": true});
+    let steps = charsmap(&proto).into_iter().chain([strip, collapse]);
+    let scheme = if input.flag("legacy", true)? {
+        "always"
+    } else {
+        "first"
+    };
+    Ok(Tokenizer {
+        added_tokens: added.entries(),
+        normalizer: sequence("normalizers", steps.collect()),
+        pre_tokenizer: metaspace(scheme),
+        post_processor: edges(None, Some(added.special("eos_token")?)),
+        decoder: metaspace(scheme),
+        model,
+    })
+}
+
+/// A special token that takes the spaces around it along.
+fn stretched(text: &str) -> AddedToken {
+    AddedToken {
+        lstrip: true,
+        rstrip: true,
+        ..AddedToken::new(text, true)
+    }
+}
+
 pub(super) fn deberta_v2(input: &mut Input<'_>) -> Result<Tokenizer, ConvertError> {
     let proto = read(input, UNIGRAM)?;
     let pieces = Pieces {
         list: listed(&proto),
         unknown: proto.unknown,
+        added: vec![],
     };
     let (added, model) = model(input, &proto, &pieces, &proto.ids(), &[])?;
     let lower = input.flag("do_lower_case", false)?;
@@ -232,6 +285,7 @@ fn model(
         let is_special = piece.kind == PieceKind::Control || special.contains(&piece.text);
         AddedToken::new(piece.text, is_special)
     });
+    let own = own.chain(pieces.added.iter().cloned());
     let added = input.added(own.collect(), &ids)?;
     let model = match proto.algorithm {
         Algorithm::Unigram => json!({
@@ -263,10 +317,15 @@ fn ends(input: &Input<'_>, added: &Added) -> Result<Json, ConvertError> {
 
 /// Writes spaces as pieces have them, one before the text, and splits there.
 fn spaces() -> Json {
+    metaspace("always")
+}
+
+/// The same; `scheme` says before which parts of a text a space is put.
+fn metaspace(scheme: &str) -> Json {
     json!({
         "type": "Metaspace",
         "replacement": SPACE,
-        "prepend_scheme": "always",
+        "prepend_scheme": scheme,
         "split": true,
     })
 }

@@ -212,6 +212,7 @@ fn lower_node(
         Op::BucketedBias(bias) => relative::bucketed_bias(cx, node, bias),
         Op::Positions { padding } => relative::positions(cx, node, *padding),
         Op::LastToken { padding } => relative::last_token(cx, node, *padding),
+        Op::FirstToken { id } => relative::first_token(cx, node, *id),
         Op::LayerNorm { eps } => shared::layer_norm(cx, node, *eps),
         Op::Add => match folds.norm_after(id) {
             Some(norm) => ort::add_and_norm(cx, node, norm),

@@ -1,4 +1,4 @@
-//! Positions: the rows of learned tables, `DeBERTa`'s relative ones, and the last of a text.
+//! Positions: the rows of learned tables, `DeBERTa`'s relative ones, and one token of a text.
 
 use dlc_bundle::Profile;
 use dlc_ir::{BucketedBias, DType, Dim, DisentangledBias, Node, Shape};
@@ -63,16 +63,56 @@ pub(super) fn last_token(
     let is_padding = cx.b.op("Equal", &[&ids, &padding]).out();
     let indices = cx.b.op("Range", &[&zero, &seq, &one]).out();
     let indices = cx.b.op("Where", &[&is_padding, &zero, &indices]).out();
-    let last = match cx.target.profile {
-        Profile::Portable => cx.b.op("ReduceMax", &[&indices]).ints("axes", &[1]),
+    let last = largest(cx, &indices);
+    rows_at(cx, node, &x, &last)
+}
+
+/// The row of each text's first token that is `id`, or the text's largest: of such tokens the one
+/// whose index is the largest once negated.
+pub(super) fn first_token(
+    cx: &mut Context<'_>,
+    node: &Node,
+    id: Option<u32>,
+) -> Result<(), ExportError> {
+    let (x, ids) = (cx.operand(node, 0)?, cx.value_at(node, 1)?);
+    let seq = length(cx, &cx.ty(ids).shape.0[1].clone())?;
+    let ids = cx.full(ids)?;
+    let wanted = match id {
+        Some(id) => cx.b.int(i64::from(id)),
+        None => largest(cx, &ids),
+    };
+    let (zero, one) = (cx.b.int(0), cx.b.int(1));
+    let found = cx.b.op("Equal", &[&ids, &wanted]).out();
+    let indices = cx.b.op("Range", &[&zero, &seq, &one]).out();
+    let (negated, lowest) = (
+        cx.b.op("Neg", &[&indices]).out(),
+        cx.b.int(i64::from(i32::MIN)),
+    );
+    let negated = cx.b.op("Where", &[&found, &negated, &lowest]).out();
+    let most = largest(cx, &negated);
+    let is_first = cx.b.op("Equal", &[&negated, &most]).out();
+    let is_first = cx.b.op("And", &[&is_first, &found]).out();
+    let first = cx.b.op("Where", &[&is_first, &indices, &zero]).out();
+    let first = largest(cx, &first);
+    rows_at(cx, node, &x, &first)
+}
+
+/// The largest of each row of integers, `[batch, 1]`.
+fn largest(cx: &mut Context<'_>, rows: &Name) -> Name {
+    let largest = match cx.target.profile {
+        Profile::Portable => cx.b.op("ReduceMax", &[rows]).ints("axes", &[1]),
         Profile::Onnx | Profile::Ort => {
             let axes = cx.b.ints(&[1]);
-            cx.b.op("ReduceMax", &[&indices, &axes])
+            cx.b.op("ReduceMax", &[rows, &axes])
         }
     };
-    let last = last.int("keepdims", 1).out();
+    largest.int("keepdims", 1).out()
+}
+
+/// Defines the node as the rows of `x [batch, seq, width]` at `places [batch, 1]`.
+fn rows_at(cx: &mut Context<'_>, node: &Node, x: &Name, places: &Name) -> Result<(), ExportError> {
     define_full(cx, node, |cx, out| {
-        cx.b.op("GatherND", &[&x, &last])
+        cx.b.op("GatherND", &[x, places])
             .int("batch_dims", 1)
             .into(&[out]);
     })
