@@ -12,7 +12,7 @@ use dlc::import::{ImportOptions, import};
 use dlc::pipeline::{module_of_bundle, parse_adapter_flag};
 use dlc_bundle::Profile;
 use dlc_eval::Array;
-use dlc_ir::{DType, Diffusion, Module};
+use dlc_ir::{DType, Diffusion, Module, TextEncoder};
 use dlc_runtime::{
     Backend, Bundle, DiffusionSession, ImageDecoder, Negative, PromptEncoder, SampleRequest,
     SamplerWishes, SessionOptions, SharedWeights, choose_sampler,
@@ -207,7 +207,11 @@ impl PipelineGolden {
             let found = outputs.get(output).ok_or("the output is missing")?;
             let what = format!("{} {output}", self.name);
             let expected = expected.as_f32().unwrap();
-            close(&what, found.as_f32().unwrap(), expected, tolerance)?;
+            // Before the last norm states have any size, to which half precision is relative.
+            let is_free = dtype == DType::F16 && output == TextEncoder::PENULTIMATE;
+            let sizes = expected.iter().filter(|_| is_free);
+            let peak = sizes.fold(1f32, |peak, x| peak.max(x.abs()));
+            close(&what, found.as_f32().unwrap(), expected, tolerance * peak)?;
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ impl TextRole {
 }
 
 /// Of `_text_preprocessing` of `PixArt`'s pipelines.
-const CAPTIONS: &str = "prompts are read in lower case and not cleaned of links, markup and the like, as diffusers does with clean_caption=False";
+const CAPTIONS: &str = "prompts are read in lower case and not cleaned of links, markup and the like, as diffusers reads them with clean_caption=False, which isn't its default";
 
 const DECODERS: &[&str] = &["AutoencoderKL", "AutoencoderTiny"];
 
