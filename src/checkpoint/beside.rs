@@ -8,7 +8,7 @@ use dlc_tokenizer::VOCABULARIES;
 
 use super::locate::is_plain_name;
 use super::sentence::{MODULES, SETTINGS, TRANSFORMER_CONFIGS};
-use super::vocabulary::TOKENIZER;
+use super::tokenizer_keys::TOKENIZER;
 use super::{
     CONFIG, Checkpoint, CheckpointError, GENERATION_CONFIG, SCHEDULER_CONFIG, model_index,
 };

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::error::{CheckpointError, shown};
 use super::model_index::{AESTHETICS, CLASS, MODEL_INDEX, ZEROS};
-use super::vocabulary::TOKENIZER;
+use super::tokenizer_keys::TOKENIZER;
 use super::{Checkpoint, locate, tokenizer_keys};
 use classes::{CLASSES, Class};
 pub use classes::{PartRow, Role, TextRole};

@@ -89,6 +89,9 @@ pub(super) const MAP: (&str, SideKeys) = (
 );
 
 pub(super) const ADDED: &str = "added_tokens.json";
+
+/// The tokenizer itself.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
 /// Most tokens that a warning names.
 const MOST_NAMED: usize = 12;
 

@@ -10,10 +10,9 @@ use serde_json::{Map, Value};
 
 use super::files::{is_there, read_object};
 use super::pipeline::TokenizerPlace;
-use super::tokenizer_keys::{ADDED, CONFIG as SETTINGS, MAP};
+use super::tokenizer_keys::{ADDED, CONFIG as SETTINGS, MAP, TOKENIZER};
 use super::{CONFIG, CheckpointError};
 
-pub(super) const TOKENIZER: &str = "tokenizer.json";
 /// Largest vocabulary: that of 260 000 pieces has some 4 MB, and texts of tokens up to 10.
 const VOCABULARY_CAP: u64 = 32 << 20;
 /// Largest of the files that say how it is read.

@@ -282,26 +282,6 @@ fn several_images_stand_in_a_grid() {
 }
 
 #[test]
-fn what_a_scheduler_names_is_taken() {
-    let shell = digits();
-    let sampled = |scheduler: &[&str]| {
-        sample(
-            &shell,
-            &[&["digits", "--steps", "4", "-o", "out.png"], scheduler].concat(),
-        )
-    };
-    assert_eq!(sampled(&[])["evaluations"], 4);
-    let pndm = sampled(&["--scheduler", "PNDMScheduler"]);
-    assert_eq!(
-        (
-            &pndm["scheduler"],
-            pndm["evaluations"].as_u64().unwrap() > 4
-        ),
-        (&"pndm".into(), true)
-    );
-}
-
-#[test]
 fn an_unrolled_sampler_makes_the_images_of_its_steps() {
     let shell = Shell::new();
     let passes = "skip:interval=2,steps=4,reuse=linear,guidance=2";

@@ -78,3 +78,23 @@ fn given_noise_leaves_the_noise_of_the_steps_to_the_seed() {
     assert_eq!(same, run(&["--seed", "5"]));
     assert_ne!(same, run(&[&given[..], &["6"]].concat()));
 }
+
+#[test]
+fn what_a_scheduler_names_is_taken() {
+    let shell = digits();
+    let sampled = |scheduler: &[&str]| {
+        sample(
+            &shell,
+            &[&["digits", "--steps", "4", "-o", "out.png"], scheduler].concat(),
+        )
+    };
+    assert_eq!(sampled(&[])["evaluations"], 4);
+    let pndm = sampled(&["--scheduler", "PNDMScheduler"]);
+    assert_eq!(
+        (
+            &pndm["scheduler"],
+            pndm["evaluations"].as_u64().unwrap() > 4
+        ),
+        (&"pndm".into(), true)
+    );
+}
