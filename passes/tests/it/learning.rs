@@ -199,7 +199,7 @@ fn a_model_told_nothing_is_learned_without_guidance() {
 #[test]
 fn similarity_needs_images_that_its_window_fits() {
     let error = learn(
-        "loss: ssim, macs: 0.5",
+        "distance: ssim, macs: 0.5",
         &mut dit(),
         &Fixed::default(),
         &Watcher::default(),

@@ -73,7 +73,11 @@ fn numbers_that_an_option_takes_while_it_is_absent_are_told() {
     for (pass, name, told) in [
         ("dip-go", "macs", "default 0.35)"),
         ("skip", "interval", "default 2)"),
-        ("skip", "guidance", "default 1.5)"),
+        (
+            "skip",
+            "guidance",
+            "1.5 for models of classes, none for others (0 or more)",
+        ),
         ("fit-prune", "drop", "decides over `keep`"),
     ] {
         let printed = all()
@@ -150,8 +154,8 @@ fn values_out_of_range_are_refused_in_the_same_words() {
         ),
         (
             "dip-go",
-            "loss: l1",
-            "`loss`: l1 doesn't fit; ask for mse or ssim",
+            "distance: l1",
+            "`distance`: l1 doesn't fit; ask for mse or ssim",
         ),
     ] {
         assert_eq!(
