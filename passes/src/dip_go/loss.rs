@@ -16,7 +16,7 @@ const C2: f64 = (0.03 * RANGE) * (0.03 * RANGE);
 /// The most channels that are colours; more are latents, in which there is nothing to see.
 pub(super) const COLOURS: usize = 3;
 
-/// What is minimised between images, see [`Loss`].
+/// How far an image is from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Distance {
