@@ -138,7 +138,7 @@ fn dip_go_learns_on_prompts_and_on_pictures() {
     shell.write("texts.safetensors", embeddings(&golden));
     shell.write("prompts.txt", golden.recorded().prompts[..2].join("\n"));
     let learn = |options: &str, out: &str| {
-        let pass = format!("dip-go:steps=6,rounds=2,iterations=1,batch=1,{options}");
+        let pass = format!("dip-go:steps=4,rounds=1,iterations=1,batch=1,{options}");
         shell.ok(&["compile", SD15, "--pass", &pass, "-o", out]);
         let manifest = std::fs::read_to_string(shell.path(&format!("{out}/dlc.yaml"))).unwrap();
         serde_yaml::from_str::<Value>(&manifest).unwrap()

@@ -44,7 +44,9 @@ fn prompts_become_the_pictures_of_diffusers() {
         let (steps, guidance) = (recorded.steps.to_string(), recorded.guidance.to_string());
         for run in recorded.runs() {
             let numbers = run.pictures.len() / recorded.pictures();
-            for (at, expected) in run.pictures.chunks(numbers).enumerate() {
+            // The suite of ONNX Runtime makes every picture of every pipeline.
+            let few = if name == "sd15" { usize::MAX } else { 1 };
+            for (at, expected) in run.pictures.chunks(numbers).take(few).enumerate() {
                 shell.write("noise.safetensors", noise_file(recorded.noise(at)));
                 let mut args = vec!["sample", name, "--scheduler", run.scheduler];
                 let class = recorded.classes.get(at).map(ToString::to_string);
