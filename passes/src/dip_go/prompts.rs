@@ -95,15 +95,18 @@ impl Texts<'_> {
     ) -> Result<Vec<Prompt>, PassError> {
         let (tokens, empty) = match self {
             Self::Encoded(prompts) => return Ok(prompts),
-            Self::Written(texts, samplers) => {
-                (samplers.tokens(&texts)?, samplers.tokens(&[String::new()])?)
+            Self::Written(mut texts, samplers) => {
+                // What guidance leads away from.
+                texts.push(String::new());
+                let mut tokens = samplers.tokens(&texts)?;
+                let empty = tokens.pop();
+                (tokens, empty)
             }
         };
         let encoder = Encoder::new(module)?;
         cx.progress.update("encoding prompts", 0, tokens.len());
-        // What guidance leads away from.
-        let empty = empty.first().filter(|_| is_guided(guidance));
-        let none = empty.map(|ids| encoder.states(ids)).transpose()?;
+        let empty = empty.filter(|_| is_guided(guidance));
+        let none = empty.map(|ids| encoder.states(&ids)).transpose()?;
         let prompt = |ids: &Vec<u32>| {
             let rows = [Some(encoder.states(ids)?), none.clone()];
             let data: Vec<f32> = rows.iter().flatten().flatten().copied().collect();

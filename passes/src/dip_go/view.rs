@@ -109,15 +109,6 @@ impl View<'_> {
         format!("{}{of}", self.loss.name())
     }
 
-    /// How many numbers are compared of a sample.
-    pub fn numbers(&self, sample: &[f32]) -> usize {
-        let decoded = self
-            .decoder
-            .as_ref()
-            .map(|decoder| decoder.ports.to.iter().product());
-        decoded.unwrap_or(sample.len())
-    }
-
     /// A sample as it is compared.
     pub fn of(&self, sample: &[f32]) -> Result<Vec<f32>, PassError> {
         match &self.decoder {
@@ -126,11 +117,15 @@ impl View<'_> {
         }
     }
 
-    /// The gradient with respect to the sample, where `adjoint` is that of what it is compared as.
-    pub fn back(&self, sample: &[f32], adjoint: Vec<f32>) -> Result<Vec<f32>, PassError> {
+    /// The gradient with respect to the sample, where `adjoint` makes that of what it is compared as.
+    pub fn back(
+        &self,
+        sample: &[f32],
+        adjoint: impl FnOnce(&[f32]) -> Vec<f32>,
+    ) -> Result<Vec<f32>, PassError> {
         match &self.decoder {
             Some(decoder) => decoder.back(sample, adjoint),
-            None => Ok(adjoint),
+            None => Ok(adjoint(sample)),
         }
     }
 }
@@ -178,17 +173,22 @@ impl Decoder<'_> {
         Ok(picture.unwrap_or_default().to_vec())
     }
 
-    fn back(&self, sample: &[f32], adjoint: Vec<f32>) -> Result<Vec<f32>, PassError> {
-        let seeds = [(self.ports.images, Array::f32(self.ports.to, adjoint)?)];
+    fn back(
+        &self,
+        sample: &[f32],
+        adjoint: impl FnOnce(&[f32]) -> Vec<f32>,
+    ) -> Result<Vec<f32>, PassError> {
+        let (latents, images) = (self.ports.latents, self.ports.images);
+        let trace = self.segment.trace(&self.known(sample)?)?;
+        let picture = trace.value(images)?;
+        let adjoint = adjoint(picture.as_f32().unwrap_or_default());
+        let seeds = [(images, Array::f32(self.ports.to, adjoint)?)];
         let wanted = Wanted {
-            values: vec![self.ports.latents],
+            values: vec![latents],
             weights: vec![],
         };
-        let gradients = self.segment.vjp(&self.known(sample)?, &seeds, &wanted)?;
-        let gradient = gradients
-            .values
-            .get(&self.ports.latents)
-            .and_then(Array::as_f32);
+        let gradients = trace.vjp(&seeds, &wanted)?;
+        let gradient = gradients.values.get(&latents).and_then(Array::as_f32);
         Ok(gradient.unwrap_or_default().to_vec())
     }
 }

@@ -5,7 +5,7 @@ use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::{Prediction, clip, refuse_thresholding};
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
-use crate::diffusion::{Estimate, SamplingPlan, SamplingStep};
+use crate::diffusion::{SamplingPlan, SamplingStep};
 
 struct Ddim {
     noise: NoiseSchedule,
@@ -61,7 +61,6 @@ impl Ddim {
         let here = self.noise.alpha_bar(from);
         let there = to.map_or(self.final_alpha_bar, |t| self.noise.alpha_bar(t));
         let (signal, noise) = (here.sqrt(), (1.0 - here).sqrt());
-        let denoised = self.prediction.denoised(signal, noise);
         // The noise that is put back is the network's own, not what is left beside the clipped
         // sample.
         let epsilon = self.prediction.epsilon(signal, noise);
@@ -69,11 +68,7 @@ impl Ddim {
         SamplingStep {
             timestep: from as f64,
             input_scale: 1.0,
-            estimate: Estimate {
-                latents: denoised.0,
-                output: denoised.1,
-                clip: self.clip,
-            },
+            estimate: self.prediction.estimate(here, self.clip),
             latents: vec![back * epsilon.0],
             estimates: vec![there.sqrt()],
             output: back * epsilon.1,

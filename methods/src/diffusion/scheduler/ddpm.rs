@@ -5,8 +5,8 @@ use super::Scheduler;
 use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::{Prediction, clip, refuse_thresholding};
 use super::reader::{ConfigReader, show};
-use super::spacing::{Spacing, Spread};
-use crate::diffusion::{Estimate, SamplingPlan, SamplingStep};
+use super::spacing::{Spacing, Spread, from_each_to_the_next};
+use crate::diffusion::{SamplingPlan, SamplingStep};
 
 /// Variances below count as this: diffusers'.
 const LEAST_VARIANCE: f64 = 1e-20;
@@ -62,15 +62,7 @@ impl Scheduler for Ddpm {
             .into_iter()
             .map(|t| t.round_ties_even() as usize)
             .collect();
-        let next = timesteps.iter().copied().skip(1).map(Some);
-        SamplingPlan {
-            initial_scale: 1.0,
-            steps: timesteps
-                .iter()
-                .zip(next.chain([None]))
-                .map(|(from, to)| self.step(*from, to))
-                .collect(),
-        }
+        from_each_to_the_next(&timesteps, |from, to| self.step(from, to))
     }
 }
 
@@ -79,7 +71,6 @@ impl Ddpm {
     fn step(&self, from: usize, to: Option<usize>) -> SamplingStep {
         let here = self.noise.alpha_bar(from);
         let there = to.map_or(1.0, |t| self.noise.alpha_bar(t));
-        let denoised = self.prediction.denoised(here.sqrt(), (1.0 - here).sqrt());
         let alpha = here / there;
         let beta = 1.0 - alpha;
         let kept = (1.0 - there) / (1.0 - here);
@@ -91,11 +82,7 @@ impl Ddpm {
         SamplingStep {
             timestep: from as f64,
             input_scale: 1.0,
-            estimate: Estimate {
-                latents: denoised.0,
-                output: denoised.1,
-                clip: self.clip,
-            },
+            estimate: self.prediction.estimate(here, self.clip),
             latents: vec![alpha.sqrt() * kept],
             estimates: vec![there.sqrt() * beta / (1.0 - here)],
             output: 0.0,

@@ -7,7 +7,8 @@ use super::Scheduler;
 use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::{Prediction, clip, refuse_thresholding};
 use super::reader::ConfigReader;
-use crate::diffusion::{Estimate, SamplingPlan, SamplingStep};
+use super::spacing::from_each_to_the_next;
+use crate::diffusion::{SamplingPlan, SamplingStep};
 
 /// The standard deviation of the data: diffusers'.
 const DATA: f64 = 0.5;
@@ -48,15 +49,7 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
 impl Scheduler for Lcm {
     fn plan(&self, steps: usize) -> SamplingPlan {
         let timesteps = self.timesteps(steps);
-        let next = timesteps.iter().copied().skip(1).map(Some);
-        SamplingPlan {
-            initial_scale: 1.0,
-            steps: timesteps
-                .iter()
-                .zip(next.chain([None]))
-                .map(|(from, to)| self.step(*from, to))
-                .collect(),
-        }
+        from_each_to_the_next(&timesteps, |from, to| self.step(from, to))
     }
 }
 
@@ -72,8 +65,6 @@ impl Lcm {
 
     /// The step from one timestep to another, or to the sample.
     fn step(&self, from: usize, to: Option<usize>) -> SamplingStep {
-        let here = self.noise.alpha_bar(from);
-        let denoised = self.prediction.denoised(here.sqrt(), (1.0 - here).sqrt());
         // Without noise the latents are the sample.
         let scaled = from as f64 * self.timestep_scaling;
         let spread = scaled.hypot(DATA);
@@ -82,11 +73,9 @@ impl Lcm {
         SamplingStep {
             timestep: from as f64,
             input_scale: 1.0,
-            estimate: Estimate {
-                latents: denoised.0,
-                output: denoised.1,
-                clip: self.clip,
-            },
+            estimate: self
+                .prediction
+                .estimate(self.noise.alpha_bar(from), self.clip),
             latents: vec![there.sqrt() * kept],
             estimates: vec![there.sqrt() * predicted],
             output: 0.0,

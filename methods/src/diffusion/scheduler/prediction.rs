@@ -1,6 +1,7 @@
 //! What a network predicts, and how samplers read the denoised latents and the noise out of it.
 
 use super::reader::ConfigReader;
+use crate::diffusion::Estimate;
 
 /// What the network's output is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,17 @@ impl Prediction {
             Self::Epsilon => (1.0 / signal, -noise / signal),
             Self::Sample => (0.0, 1.0),
             Self::Velocity => (signal, -noise),
+        }
+    }
+
+    /// How the denoised latents are read where `alpha_bar` is the square of the signal and the squares
+    /// of signal and noise add up to 1.
+    pub(super) fn estimate(self, alpha_bar: f64, clip: Option<f64>) -> Estimate {
+        let (latents, output) = self.denoised(alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
+        Estimate {
+            latents,
+            output,
+            clip,
         }
     }
 

@@ -4,6 +4,7 @@
 //! Rounds as numpy does, half to even, so that timesteps equal diffusers'.
 
 use super::reader::ConfigReader;
+use crate::diffusion::{SamplingPlan, SamplingStep};
 
 /// How timesteps are spread over the training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,4 +119,18 @@ pub(super) fn timestep_of(sigma: f64, sigmas: &[f64]) -> f64 {
     let (below, above) = (level(sigmas[low]), level(sigmas[low + 1]));
     let weight = ((below - log) / (below - above)).clamp(0.0, 1.0);
     (1.0 - weight) * low as f64 + weight * (low + 1) as f64
+}
+
+/// The plan that starts from noise of unit variance and goes by `step` from each timestep to the
+/// next, and from the last one to the sample.
+pub(super) fn from_each_to_the_next(
+    timesteps: &[usize],
+    step: impl Fn(usize, Option<usize>) -> SamplingStep,
+) -> SamplingPlan {
+    let next = timesteps.iter().copied().skip(1).map(Some);
+    let ends = timesteps.iter().zip(next.chain([None]));
+    SamplingPlan {
+        initial_scale: 1.0,
+        steps: ends.map(|(from, to)| step(*from, to)).collect(),
+    }
 }

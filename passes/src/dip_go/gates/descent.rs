@@ -94,8 +94,12 @@ impl Training<'_> {
         let one = |start: &Start| {
             let full = self.shown(&self.sampler.run(start, &all)?)?;
             let rollout = self.sampler.run(start, gates)?;
-            let (distance, adjoint) = self.view.loss.gradient(&self.shown(&rollout)?, &full);
-            let adjoint = self.view.back(rollout.sample(), adjoint)?;
+            let mut distance = 0.0;
+            let adjoint = self.view.back(rollout.sample(), |image| {
+                let gradient;
+                (distance, gradient) = self.view.loss.gradient(image, &full);
+                gradient
+            })?;
             Ok((
                 distance,
                 self.sampler.back(start, gates, &rollout, adjoint)?,

@@ -105,10 +105,8 @@ impl Training<'_> {
             let rollout = self.sampler.run(start, gates)?;
             let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 0x9e37_79b9);
             rng.set_stream((turn * self.options.batch + number) as u64);
-            let numbers = self.view.numbers(rollout.sample());
-            let signs = (0..numbers)
-                .map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 })
-                .collect();
+            let mut sign = |_: &f32| if rng.random::<bool>() { 1.0 } else { -1.0 };
+            let signs = |image: &[f32]| image.iter().map(&mut sign).collect();
             let adjoint = self.view.back(rollout.sample(), signs)?;
             self.sampler.back(start, gates, &rollout, adjoint)
         };
