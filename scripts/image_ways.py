@@ -105,19 +105,22 @@ class Stopwatch:
             self.say(f"{way.name}: {way.seconds[0]:.2f} s")
         return known[steps]
 
+    def line(self):
+        """Seconds without a step, and of each."""
+        (least, most), scheduler = (max(2, self.maker.base_steps // 5), self.maker.base_steps), self.maker.base_scheduler
+        short, long = self.of(scheduler, least), self.of(scheduler, most)
+        # A busy machine may have it that more steps took no longer.
+        slope = max((long - short) / max(most - least, 1), 0.1 * long / most)
+        return long - most * slope, slope
+
     def nearest(self, scheduler, seconds):
-        """The number of steps whose seconds are nearest, of those next to where a line says that they are."""
-        most = self.maker.base_steps
-        for steps in (max(2, most // 5), most):
-            self.of(scheduler, steps)
+        """The number of steps whose seconds are nearest, of the one that the line names and those that its error leads to."""
+        start, slope = self.line()
+        guess = round((seconds - start) / slope)
+        for _ in range(3):
+            guess = min(max(2, guess), 2 * self.maker.base_steps)
+            if guess in self.known.get(scheduler, ()):
+                break
+            guess += round((seconds - self.of(scheduler, guess)) / slope)
         known = self.known[scheduler]
-        for _ in range(6):
-            (a, at_a), (b, at_b) = sorted(known.items(), key=lambda pair: abs(pair[1] - seconds))[:2]
-            slope = (at_b - at_a) / (b - a)
-            if slope <= 0:
-                break
-            guess = min(max(2, round(a + (seconds - at_a) / slope)), 2 * most)
-            if guess in known:
-                break
-            self.of(scheduler, guess)
         return min(known, key=lambda steps: abs(known[steps] - seconds))

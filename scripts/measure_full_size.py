@@ -37,7 +37,7 @@ PROMPT = "a photo of a red house by the sea"
 STEPS = 50
 BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 # A line of `--log-level debug`.
-PHASE = re.compile(r"^(?P<name>[^:]+): (?P<seconds>[0-9.]+) s(?:, (?P<memory>[0-9]+) MB of memory at most)?$", re.M)
+PHASE = re.compile(r"^(?P<name>[^:\n]+): (?P<seconds>[0-9.]+) s(?:, (?P<memory>[0-9]+) MB of memory at most)?$", re.M)
 
 
 class Watched:

@@ -16,7 +16,7 @@ prompts. A WAY is one of
 
 --paper takes the ways of the DiP-GO paper's table: 50 steps of PNDM (as PLMS), stages, 80% pruned, against fewer steps and
 against DeepCache. --equal-seconds adds, for each way that is no number of steps, the number of steps of DDIM, DPM-Solver++ and
-UniPC (and of the base's scheduler) whose seconds are nearest to the way's: they are sought with one run each, before the turns
+UniPC (and of the base's scheduler) whose seconds are nearest to the way's: they are sought with a few runs, before the turns
 that are reported. --shades also asks for each class in dark and in light, and judges these pictures apart.
 
 Measured of each: multiply-adds over the whole sampler's, seconds over the whole sampler's (of `dlc sample`, median of the turns,
