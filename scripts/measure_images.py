@@ -2,8 +2,8 @@
 """Ways to make pictures with fewer multiply-adds, beside each other: distance to the whole sampler, and what is in them.
 
     "$(scripts/pyenv.sh)" scripts/measure_images.py PIPELINE --classifier FILE.safetensors --out images.json
-        [--dlc target/release/dlc] [--base "50 ddim"] [--ways WAY... | --paper] [--equal-seconds] [--shades]
-        [--sheet FILE.png] [--columns N] [--each N] [--guidance G] [--turns N] [--threads N]
+        [--dlc target/release/dlc] [--base "50 ddim"] [--ways WAY... | --paper] [--learning OPTIONS]
+        [--equal-seconds] [--shades] [--sheet FILE.png] [--columns N] [--each N] [--guidance G] [--turns N] [--threads N]
 
 PIPELINE is a pipeline that draws the classes of the classifier (its metadata `classes`, layers conv1, conv2, conv3, linear).
 The whole sampler makes N pictures of each class in the steps of --base. Every way makes its pictures from the same noise and
@@ -11,13 +11,15 @@ prompts. A WAY is one of
 
     PASS:OPTIONS           a pass of `dlc compile`; steps, scheduler, guidance and dip-go's prompts are added
     STEPS SCHEDULER        fewer steps of the whole model
-    deepcache:interval=N   everything at every N-th step, and the first and the last stage of the U-Net at all: a schedule
-                           for `skip`; with granularity=branch not the stages, but the last resnet and mixer alone
+    deepcache:interval=N   everything at every N-th step, and the first and the last stage of the U-Net at every step: a
+                           schedule for `skip`; with granularity=branch the last resnet and mixer alone, not the stages
 
---paper takes the ways of the DiP-GO paper's table: 50 steps of PNDM (as PLMS), stages, 80% pruned, against fewer steps and
-against DeepCache. --equal-seconds adds, for each way that is no number of steps, the number of steps of DDIM, DPM-Solver++ and
-UniPC (and of the base's scheduler) whose seconds are nearest to the way's: they are sought with a few runs, before the turns
-that are reported. --shades also asks for each class in dark and in light, and judges these pictures apart.
+--paper takes the ways that the DiP-GO paper compares: 50 steps of PNDM (as PLMS), stages, 80% pruned, against fewer steps and
+against DeepCache. --learning gives all ways of dip-go further options, as `rounds=4,iterations=0,batch=2`. --equal-seconds
+adds, for each way that is no number of steps, the number of steps of DDIM, DPM-Solver++ and UniPC (and of the base's scheduler)
+whose seconds are nearest to the way's: they are sought with a few runs, before the turns that are reported. --shades also asks
+for each class in dark and in light, and judges these pictures apart. --sheet writes a PNG file with a picture of each way, from
+the same noise, for some of the prompts.
 
 Measured of each: multiply-adds over the whole sampler's, seconds over the whole sampler's (of `dlc sample`, median of the turns,
 in alternation), mean PSNR to its pictures, the share that the classifier finds as asked, in all and by class, and the Frechet
@@ -53,7 +55,7 @@ WAYS = [
     *(f"skip:macs={share},random=true" for share in SHARES),
     *(f"{round(50 * share)} {scheduler}" for share in SHARES for scheduler in ("ddim", "dpm-solver++")),
 ]
-# Table 1 of arXiv 2410.16942, and what it lacks: forecasts, evenly spread steps, steps of equal multiply-adds.
+# As arXiv 2410.16942 compares Stable Diffusion 1.5, and what it lacks: forecasts, evenly spread steps, steps of equal multiply-adds.
 PAPER_BASE = "50 pndm"
 PAPER = [
     "dip-go:macs=0.2,granularity=stage",
@@ -218,6 +220,7 @@ def main():
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--ways", nargs="+", default=WAYS)
     which.add_argument("--paper", action="store_true")
+    parser.add_argument("--learning")
     parser.add_argument("--equal-seconds", action="store_true")
     parser.add_argument("--shades", action="store_true")
     parser.add_argument("--sheet", type=pathlib.Path)
@@ -228,6 +231,8 @@ def main():
     arguments = parser.parse_args()
     if arguments.paper:
         arguments.ways = PAPER
+    if arguments.learning:
+        arguments.ways = [f"{way},{arguments.learning}" if way.startswith("dip-go:") else way for way in arguments.ways]
     arguments.base = arguments.base or base(PAPER_BASE if arguments.paper else "50 ddim")
     onnxruntime.set_default_logger_severity(3)
     try:
