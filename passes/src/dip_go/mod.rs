@@ -145,7 +145,7 @@ impl Pass for DipGo<'_> {
             .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
         let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity)?;
+        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity.0)?;
         SuperNet::new(NAME, &net, diffusion)?;
         self.texts(module, guidance)?;
         self.view(module, diffusion)?;
@@ -170,7 +170,7 @@ impl Pass for DipGo<'_> {
             .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
         let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity)?;
+        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity.0)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
         let segment = supernet.load(weights)?;
         let prompts = self.texts(module, guidance)?.encode(module, guidance, cx)?;
