@@ -147,7 +147,7 @@ impl Pass for DipGo<'_> {
         let guidance = sampler.guidance_for(NAME, diffusion)?;
         let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity.0)?;
         SuperNet::new(NAME, &net, diffusion)?;
-        self.texts(module, guidance)?;
+        self.texts(module, guidance)?.check(module)?;
         self.view(module, diffusion)?;
         let driver = Driver {
             scheduler: &scheduler,
@@ -172,8 +172,9 @@ impl Pass for DipGo<'_> {
         let guidance = sampler.guidance_for(NAME, diffusion)?;
         let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity.0)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
-        let segment = supernet.load(weights)?;
+        // The text encoders' weights go before the denoiser's come.
         let prompts = self.texts(module, guidance)?.encode(module, guidance, cx)?;
+        let segment = supernet.load(weights)?;
         let sampling = Sampler {
             net: &supernet,
             segment: &segment,
