@@ -233,6 +233,15 @@ impl Diffusion {
     /// See [`Diffusion::HEIGHT`].
     pub const WIDTH: &str = "width";
 
+    /// Pixels of a picture for each entry of the latents, on both axes, where the height of
+    /// [`Diffusion::IMAGES`] is written so: 8 of `8*height`.
+    pub fn pixels(height: &str) -> Option<usize> {
+        match height.strip_suffix(Self::HEIGHT)? {
+            "" => Some(1),
+            factor => factor.strip_suffix('*')?.parse().ok(),
+        }
+    }
+
     /// Whether its graphs take images of this height and width.
     pub fn takes(&self, size: [usize; 2]) -> bool {
         let own = [self.height, self.width];

@@ -14,9 +14,6 @@ pub struct Prompts {
     /// given: `force_zeros_for_empty_prompt` of diffusers.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub zeros_without_negative: bool,
-    /// Pixels of the picture for each entry of the latents, on both axes: what sizes that the
-    /// denoiser is conditioned on are counted in.
-    pub pixels: usize,
 }
 
 /// A graph `input_ids`, `attention_mask i64[batch, seq]` -> [`states`](Self::states)

@@ -10,7 +10,6 @@ use crate::error::IrError;
 #[serde(rename_all = "lowercase")]
 pub enum Granularity {
     /// Whole layers of a transformer, whole stages of a U-Net.
-    #[serde(alias = "stage")]
     Layer,
     /// The branches of a layer apart: attention and feed-forward, and every part of a U-Net.
     #[default]

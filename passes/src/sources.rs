@@ -10,6 +10,7 @@ use dlc_ir::{DType, Expr, Module, SkipSchedule};
 use dlc_methods::diffusion::SamplingPlan;
 use dlc_methods::speculation::{DraftCosts, StepCosts};
 
+use crate::context::PassContext;
 use crate::error::PassError;
 
 /// Where passes get what no option holds.
@@ -189,12 +190,27 @@ pub trait Samplers {
     /// [`PassError::Sampler`] for a file that can't be read or holds no prompt.
     fn texts(&self, file: Option<&Path>) -> Result<Vec<String>, PassError>;
 
-    /// The tokens of each text as the pipeline's text encoder takes them, all filled up to one
-    /// length.
+    /// Refuses what [`encode`](Self::encode) would refuse by the tokenizers of `module` alone, as
+    /// far as they are at hand. Looks at no weight.
     ///
     /// # Errors
-    /// [`PassError::Sampler`] for a pipeline without a tokenizer, and for texts that it can't read.
-    fn tokens(&self, texts: &[String]) -> Result<Vec<Vec<u32>>, PassError>;
+    /// Those of [`encode`](Self::encode).
+    fn check_texts(&self, texts: &[String], module: &Module) -> Result<(), PassError>;
+
+    /// What images of each text are conditioned on by the text encoders of `module`, for these
+    /// inputs of the denoiser.
+    ///
+    /// # Errors
+    /// [`PassError::Sampler`] for a pipeline without a tokenizer and for texts that it can't read,
+    /// [`PassError::Interrupted`] if the user asked to stop, and what evaluating says.
+    fn encode(
+        &self,
+        texts: &[String],
+        module: &Module,
+        inputs: &[(&str, DType)],
+        guided: bool,
+        cx: &PassContext<'_>,
+    ) -> Result<Vec<Prompt>, PassError>;
 }
 
 /// What an image is conditioned on beside its class, by the denoiser's input: one row, and with

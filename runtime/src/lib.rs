@@ -59,8 +59,8 @@ pub use costs::{assumed_costs, cost_key};
 pub use decoder::{DecoderOptions, DecoderSession};
 pub use diffusion::{
     Conditions, DiffusionSession, EncodedPrompt, FloatTensor, ImageDecoder, Negative,
-    PromptEncoder, PromptTokenizer, PromptTokens, SampleRequest, SamplerChoice, SamplerWishes,
-    Samples, choose_sampler, read_tensors,
+    PromptEncoder, PromptReader, PromptTokenizer, PromptTokens, SampleRequest, SamplerChoice,
+    SamplerWishes, Samples, TextState, TextStates, TextTokens, choose_sampler, read_tensors,
 };
 /// What decodes and samples: the loop, the samplers, the schedulers.
 pub use dlc_methods as methods;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::files::{is_there, read_object};
 use super::pipeline::TokenizerPlace;
 use super::tokenizer_keys::{ADDED, CONFIG as SETTINGS, MAP, TOKENIZER};
-use super::{CONFIG, CheckpointError};
+use super::{CONFIG, Checkpoint, CheckpointError};
 
 /// Largest vocabulary: that of 260 000 pieces has some 4 MB, and texts of tokens up to 10.
 const VOCABULARY_CAP: u64 = 32 << 20;
@@ -30,37 +30,9 @@ impl MadeTokenizer {
     /// Makes a tokenizer in a temporary folder in `parent`, with the files that are read together
     /// with it; nothing where there is one at `place`, or no vocabulary.
     pub fn of(place: &TokenizerPlace, parent: &Path) -> Result<Option<Self>, MakeError> {
-        let folder = &place.folder;
-        let has = |name: &&str| is_there(&folder.join(name));
-        if has(&TOKENIZER) || !VOCABULARIES.iter().any(has) {
-            return Ok(None);
-        }
-        let object = |name: &str| -> Result<Map<String, Value>, CheckpointError> {
-            let path = folder.join(name);
-            if is_there(&path) {
-                Ok(read_object(&path, SETTINGS_CAP)?.0)
-            } else {
-                Ok(Map::new())
-            }
-        };
-        let mut sources = Sources {
-            files: TokenizerFiles {
-                model: place.model.clone(),
-                config: object(SETTINGS.0)?,
-                map: object(MAP.0)?,
-            },
-            added: object(ADDED)?,
-            ..Sources::default()
-        };
-        for name in VOCABULARIES.into_iter().filter(has) {
-            let bytes =
-                read_input(&folder.join(name), VOCABULARY_CAP).map_err(CheckpointError::from)?;
-            sources.vocabulary.insert(name.to_owned(), bytes);
-        }
-        let converted = convert(&sources)?;
-        Self::write(converted, &sources.files, parent)
-            .map(Some)
-            .map_err(MakeError::from)
+        let made = converted(place)?;
+        let written = made.map(|(made, files)| Self::write(made, &files, parent));
+        Ok(written.transpose()?)
     }
 
     fn write(made: Converted, files: &TokenizerFiles, parent: &Path) -> Result<Self, IoError> {
@@ -90,6 +62,53 @@ impl MadeTokenizer {
     pub fn path(&self) -> PathBuf {
         self.place.path().join(TOKENIZER)
     }
+}
+
+impl Checkpoint {
+    /// The folders in a bundle of the tokenizers that [`write_derived`](Self::write_derived) has
+    /// yet to make; empty for the bundle itself.
+    pub fn tokenizers_to_make(&self) -> Vec<String> {
+        let mut places = self.tokenizer_places();
+        places.retain(|place| {
+            self.tokenizer_at(place).is_none() && matches!(converted(place), Ok(Some(_)))
+        });
+        let folder = |place: TokenizerPlace| place.bundled("").trim_end_matches('/').to_owned();
+        places.into_iter().map(folder).collect()
+    }
+}
+
+/// What the vocabulary at `place` becomes, and the files that are read together with it; nothing
+/// where there is a tokenizer, or no vocabulary.
+fn converted(place: &TokenizerPlace) -> Result<Option<(Converted, TokenizerFiles)>, MakeError> {
+    let folder = &place.folder;
+    let has = |name: &&str| is_there(&folder.join(name));
+    if has(&TOKENIZER) || !VOCABULARIES.iter().any(has) {
+        return Ok(None);
+    }
+    let object = |name: &str| -> Result<Map<String, Value>, CheckpointError> {
+        let path = folder.join(name);
+        if is_there(&path) {
+            Ok(read_object(&path, SETTINGS_CAP)?.0)
+        } else {
+            Ok(Map::new())
+        }
+    };
+    let mut sources = Sources {
+        files: TokenizerFiles {
+            model: place.model.clone(),
+            config: object(SETTINGS.0)?,
+            map: object(MAP.0)?,
+        },
+        added: object(ADDED)?,
+        ..Sources::default()
+    };
+    for name in VOCABULARIES.into_iter().filter(has) {
+        let bytes =
+            read_input(&folder.join(name), VOCABULARY_CAP).map_err(CheckpointError::from)?;
+        sources.vocabulary.insert(name.to_owned(), bytes);
+    }
+    let made = convert(&sources)?;
+    Ok(Some((made, sources.files)))
 }
 
 /// Why no tokenizer was made.

@@ -188,23 +188,21 @@ impl DiffusionModel {
     pub fn conditions(
         &self,
         prompts: &[String],
-        mut negative: Negative<'_>,
+        negative: Negative<'_>,
         size: Option<[usize; 2]>,
     ) -> Result<Vec<Conditions>> {
         phases::begin("encoding the prompts");
         let (backend, bundle, weights) = (&self.backend, &self.bundle, self.weights()?);
         let encoder = PromptEncoder::open(backend, bundle, weights.as_ref(), &self.options);
         let mut encoder = encoder?;
-        let mut all = Vec::new();
-        for prompt in prompts {
-            let encoded = encoder.encode(prompt, negative, size)?;
-            negative = Negative::None;
-            for text in &encoded.notes {
-                note(text)?;
-            }
-            all.push(encoded.conditions);
+        let encoded = encoder.encode(prompts, negative, size)?;
+        for text in encoded.iter().flat_map(|prompt| &prompt.notes) {
+            note(text)?;
         }
-        Ok(all)
+        Ok(encoded
+            .into_iter()
+            .map(|prompt| prompt.conditions)
+            .collect())
     }
 
     /// The bundle's decoder of latents, likewise, if there is one.

@@ -142,9 +142,8 @@ fn numbers(config: &mut ConfigReader<'_>, key: &'static str, count: usize) -> Ve
 
 impl Architecture for Decoder {
     fn facts(&self) -> Facts {
-        let doublings = self.widths.len().saturating_sub(1) as u32;
         Facts {
-            decodes: Some([self.latents, 2usize.saturating_pow(doublings)]),
+            decodes: Some(self.latents),
             ..Facts::default()
         }
     }

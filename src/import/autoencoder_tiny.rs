@@ -93,9 +93,8 @@ fn read(config: &mut ConfigReader<'_>, _: Role) -> Box<dyn Architecture> {
 
 impl Architecture for TinyDecoder {
     fn facts(&self) -> Facts {
-        let halvings = self.widths.len().saturating_sub(1) as u32;
         Facts {
-            decodes: Some([self.latents, self.factor.saturating_pow(halvings)]),
+            decodes: Some(self.latents),
             ..Facts::default()
         }
     }

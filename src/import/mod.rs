@@ -173,9 +173,8 @@ struct Facts {
     diffusion: Option<Diffusion>,
     /// Width of the state of a whole text, if it is a text encoder that makes one.
     pooled: Option<usize>,
-    /// Channels of the latents that it decodes, and pixels that each of their entries becomes on an
-    /// axis, if it is a decoder of images.
-    decodes: Option<[usize; 2]>,
+    /// Channels of the latents that it decodes, if it is a decoder of images.
+    decodes: Option<usize>,
 }
 
 /// A module, and the tensors that its weights were made of.

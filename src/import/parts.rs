@@ -156,15 +156,12 @@ struct Joined {
     width: usize,
     /// Width of the state of a whole text.
     pooled: Option<usize>,
-    /// Pixels of a picture for each entry of the latents, on an axis.
-    pixels: usize,
 }
 
 impl Joined {
     /// Takes over a part, if it is a decoder of what the denoiser makes.
     fn add(&mut self, part: &Part, facts: &Facts, model: &ModelInfo) -> Result<(), ImportError> {
-        if let Some([latents, pixels]) = facts.decodes {
-            self.pixels = pixels;
+        if let Some(latents) = facts.decodes {
             let channels = model.diffusion.as_ref().map(|diffusion| diffusion.channels);
             if channels != Some(latents) {
                 let path = part.checkpoint.config_path();
@@ -212,7 +209,6 @@ impl Joined {
         model.context_length = lengths.min().unwrap_or_default();
         model.prompts = Some(Prompts {
             zeros_without_negative: checkpoint.zeros_without_negative(),
-            pixels: self.pixels,
             encoders: self.encoders,
         });
         Ok(())

@@ -336,7 +336,11 @@ pub(super) fn passes<'a>(
 }
 
 pub(super) fn samplers(checkpoint: &Checkpoint, module: &Module) -> DiffusionSamplers {
-    DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned)).reading_with(module)
+    let samplers = DiffusionSamplers::new(checkpoint.scheduler().map(Path::to_owned));
+    if module.model.prompts.is_none() {
+        return samplers;
+    }
+    samplers.with_tokenizers_to_make(checkpoint.tokenizers_to_make())
 }
 
 /// The samplers, if the model is sampled in steps.

@@ -1,5 +1,5 @@
-//! How a diffusion model is sampled, for passes: its scheduler's configuration, and schedules in
-//! files.
+//! How a diffusion model is sampled, for passes: its scheduler's configuration, schedules in files,
+//! and what images are conditioned on.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -10,16 +10,14 @@ use dlc_bundle::{MANIFEST_CAP, Manifest};
 use dlc_errors::{Fault, Faulty};
 use dlc_eval::Array;
 use dlc_files::{read_document, read_text, yaml};
-use dlc_ir::{DType, ModelInfo, Module, SideFile, SkipSchedule};
+use dlc_ir::{DType, Module, SkipSchedule};
 use dlc_methods::MethodError;
 use dlc_methods::diffusion::{SamplingPlan, SchedulerKind, parse_scheduler_config, sampling_plan};
-use dlc_passes::{PassError, Prompt, Samplers};
-use dlc_runtime::{
-    Conditions, FloatTensor, PromptTokenizer, PromptTokens, RuntimeError, TextTokenizer,
-};
+use dlc_passes::{PassContext, PassError, Prompt, Samplers};
+use dlc_runtime::{Conditions, FloatTensor, RuntimeError};
 use serde_json::{Map, Value};
 
-use super::{built_in_prompts, prompt_lines};
+use super::{built_in_prompts, prompt_lines, prompts};
 
 /// Largest configuration of a scheduler.
 const CONFIG_CAP: u64 = 1 << 20;
@@ -27,13 +25,12 @@ const CONFIG_CAP: u64 = 1 << 20;
 /// Largest file of prompts.
 const PROMPTS_CAP: u64 = 1 << 20;
 
-/// The scheduler that a checkpoint comes with, if any, and what its texts are read with.
+/// The scheduler that a checkpoint comes with, if any, and the texts that images are made of.
 #[derive(Debug)]
-pub(super) struct DiffusionSamplers {
+pub struct DiffusionSamplers {
     scheduler: Option<PathBuf>,
-    /// Among them the files of the tokenizer.
-    side_files: Vec<SideFile>,
-    model: Option<ModelInfo>,
+    /// The folders of tokenizers that aren't made yet.
+    to_make: Vec<String>,
     /// What is to be said of the files that were read.
     warnings: Mutex<BTreeSet<String>>,
 }
@@ -43,47 +40,20 @@ impl DiffusionSamplers {
     pub fn new(scheduler: Option<PathBuf>) -> Self {
         Self {
             scheduler,
-            side_files: Vec::new(),
-            model: None,
+            to_make: Vec::new(),
             warnings: Mutex::default(),
         }
     }
 
-    /// With the tokenizer of this module.
+    /// With the folders in a bundle of tokenizers that will be made before texts are encoded.
     #[must_use]
-    pub fn reading_with(self, module: &Module) -> Self {
-        Self {
-            side_files: module.side_files.clone(),
-            model: Some(module.model.clone()),
-            ..self
-        }
+    pub fn with_tokenizers_to_make(self, to_make: Vec<String>) -> Self {
+        Self { to_make, ..self }
     }
 
     fn warn(&self, text: String) {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         warnings.insert(text);
-    }
-
-    /// That of the only text encoder.
-    fn tokenizer(&self) -> Result<PromptTokenizer, PassError> {
-        let prompts = self.model.as_ref().and_then(|model| model.prompts.as_ref());
-        let encoder = prompts.and_then(|prompts| prompts.encoders.first());
-        let folder = encoder.map_or("", |encoder| encoder.tokenizer.as_str());
-        let path = |name: &str| {
-            let mut files = self.side_files.iter();
-            files
-                .find(|file| file.name == name)
-                .map(|file| file.path.clone())
-        };
-        let tokenizer = TextTokenizer::among(folder, path)
-            .map_err(|e| sampler_error("tokenizer", &e, false))?;
-        let tokenizer = tokenizer
-            .zip(encoder)
-            .and_then(|(tokenizer, encoder)| PromptTokenizer::new(tokenizer, encoder));
-        tokenizer.ok_or_else(|| {
-            let problem = "prompts can't be read: the pipeline has no tokenizer with a `pad_token`; put its files into the folder `tokenizer`, or give embeddings=FILE";
-            sampler_error("tokenizer", &problem, false)
-        })
     }
 
     /// What is to be said of the files that were read so far.
@@ -186,18 +156,25 @@ impl Samplers for DiffusionSamplers {
         Ok(lines.into_iter().map(|(_, text)| text).collect())
     }
 
-    fn tokens(&self, texts: &[String]) -> Result<Vec<Vec<u32>>, PassError> {
-        let tokenizer = self.tokenizer()?;
-        let encode = |text: &String| {
-            let encoded = tokenizer.encode("prompt", text);
-            let PromptTokens { ids, note, .. } =
-                encoded.map_err(|e| sampler_error("prompts", &e, false))?;
-            if let Some(note) = note {
-                self.warn(note);
-            }
-            Ok(ids)
-        };
-        texts.iter().map(encode).collect()
+    fn check_texts(&self, texts: &[String], module: &Module) -> Result<(), PassError> {
+        prompts::check(texts, module, &self.to_make)
+    }
+
+    fn encode(
+        &self,
+        texts: &[String],
+        module: &Module,
+        inputs: &[(&str, DType)],
+        guided: bool,
+        cx: &PassContext<'_>,
+    ) -> Result<Vec<Prompt>, PassError> {
+        let (conditions, notes) = prompts::encode(texts, module, guided, (cx.pool, cx.progress))?;
+        for note in notes {
+            self.warn(note);
+        }
+        let prompt = |image| prompt(&conditions, image, inputs, guided);
+        let prompts = (0..texts.len()).map(prompt).collect::<Result<_, _>>();
+        prompts.map_err(|e| sampler_error("prompts", &e, false))
     }
 }
 

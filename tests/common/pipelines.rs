@@ -386,9 +386,10 @@ fn pictures(
     let mut pictures = Vec::new();
     for picture in 0..recorded.pictures() {
         let encode = |encoder: &mut PromptEncoder| {
-            encoder.encode(&recorded.prompts[picture], negative, None)
+            encoder.encode(&recorded.prompts[picture..=picture], negative, None)
         };
         let encoded = encoder.as_mut().map(encode).transpose()?;
+        let encoded = encoded.and_then(|mut prompts| prompts.pop());
         let request = SampleRequest {
             plan: &choice.plan,
             guidance: choice.guidance,

@@ -40,6 +40,7 @@ mod other_adapters;
 mod output;
 mod packed_checkpoints;
 mod pipeline_adapters;
+mod pipeline_learning;
 mod pipeline_prompts;
 mod pipelines;
 mod progress;

@@ -145,9 +145,9 @@ impl Pass for DipGo<'_> {
             .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
         let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity)?;
+        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity.0)?;
         SuperNet::new(NAME, &net, diffusion)?;
-        self.texts(module, guidance)?;
+        self.texts(module, guidance)?.check(module)?;
         self.view(module, diffusion)?;
         let driver = Driver {
             scheduler: &scheduler,
@@ -170,10 +170,11 @@ impl Pass for DipGo<'_> {
             .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
         let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity)?;
+        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity.0)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
-        let segment = supernet.load(weights)?;
+        // The text encoders' weights go before the denoiser's come.
         let prompts = self.texts(module, guidance)?.encode(module, guidance, cx)?;
+        let segment = supernet.load(weights)?;
         let sampling = Sampler {
             net: &supernet,
             segment: &segment,

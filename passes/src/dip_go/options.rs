@@ -37,7 +37,7 @@ options! {
         /// Distance to the full sampler's images; if absent, ssim for pictures that its window
         /// fits, else mse.
         distance: Option<Distance> = None;
-        /// Prompts to learn on, one a line, for pipelines with a text encoder; built-in ones if
+        /// Prompts to learn on, one a line, for pipelines with text encoders; built-in ones if
         /// absent.
         prompts: Option<PathBuf> = None;
         /// Safetensors file with the texts to learn on instead, as `dlc sample --embeddings` takes

@@ -28,7 +28,7 @@ pub(crate) use budget::{Fit, TOLERANCE, threshold};
 pub(crate) use close::{close, macs_share};
 pub(crate) use net::{Inputs, SkipNet};
 pub(crate) use options::is_guided;
-pub use options::{SamplerOptions, SkipOptions};
+pub use options::{SamplerOptions, SkipGranularity, SkipOptions};
 pub(crate) use subnet::Copier;
 use subnet::Subnets;
 
@@ -141,7 +141,8 @@ impl Skip<'_> {
             .transpose()?;
         let mut sampler = self.options.sampler.clone();
         if let Some(schedule) = &given {
-            (sampler.granularity, sampler.reuse) = (schedule.granularity, schedule.reuse);
+            sampler.granularity = SkipGranularity(schedule.granularity);
+            sampler.reuse = schedule.reuse;
         }
         let (scheduler, plan) = self
             .sources
@@ -149,7 +150,7 @@ impl Skip<'_> {
             .plan(sampler.scheduler.as_deref(), sampler.steps)?;
         let (target, weights, diffusion) = denoiser(NAME, module)?;
         let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity)?;
+        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity.0)?;
         let table = match &given {
             Some(schedule) => fitting(&net, schedule, plan.steps.len())?,
             None => self.table(&net, plan.steps.len())?,
@@ -282,10 +283,10 @@ pub(crate) fn apply(
         (subnet::build(net, sampler.reuse, &steps)?, None)
     };
     let computed: Vec<Vec<bool>> = steps.iter().map(|s| s.computed.clone()).collect();
-    let schedule = SkipSchedule::new(sampler.granularity, sampler.reuse, net.names(), &computed);
+    let schedule = SkipSchedule::new(sampler.granularity.0, sampler.reuse, net.names(), &computed);
     let macs = macs_share(net, &steps);
     let mut report = PassReport::default();
-    let unit = if sampler.granularity == Granularity::Layer {
+    let unit = if sampler.granularity.0 == Granularity::Layer {
         "blocks"
     } else {
         "branches"

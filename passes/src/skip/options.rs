@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use dlc_ir::{Diffusion, Granularity, Reuse};
 use dlc_methods::diffusion::SchedulerKind;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::PassError;
 use crate::options::Range::{AtLeast, FromTo, Share, Words};
@@ -28,7 +29,7 @@ options! {
         guidance: Option<f64> = None, in AtLeast(0);
         /// What is skipped as one: a layer or a stage of a U-Net, or a branch, attention or
         /// feed-forward.
-        granularity: Granularity = Granularity::Branch;
+        granularity: SkipGranularity = SkipGranularity(Granularity::Branch);
         /// How a value that isn't computed is forecast from those last computed; hold takes the
         /// last one.
         reuse: Reuse = Reuse::Hold;
@@ -38,6 +39,26 @@ options! {
         /// Whether to make one graph of the whole sampler, for one number of steps and one
         /// guidance; slow to load: prefer step graphs on tract and in short runs.
         unroll: bool = false;
+    }
+}
+
+/// What is skipped as one, as options name it: layers of a U-Net are its stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct SkipGranularity(pub Granularity);
+
+/// The names of [`SkipGranularity`].
+#[derive(Deserialize)]
+#[serde(remote = "Granularity", rename_all = "lowercase")]
+enum Names {
+    #[serde(alias = "stage")]
+    Layer,
+    Branch,
+}
+
+impl<'de> Deserialize<'de> for SkipGranularity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Names::deserialize(deserializer).map(Self)
     }
 }
 

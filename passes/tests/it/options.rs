@@ -123,6 +123,11 @@ fn values_out_of_range_are_refused_in_the_same_words() {
             "`keep`: 1.5 doesn't fit; ask for more than 0 and at most 1",
         ),
         (
+            "fit-prune",
+            "granularity: stage",
+            "`granularity`: stage doesn't fit; ask for layer or branch",
+        ),
+        (
             "dip-go",
             "macs: 0",
             "`macs`: 0 doesn't fit; ask for more than 0 and at most 1",

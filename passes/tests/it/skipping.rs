@@ -13,7 +13,7 @@ use dlc_ir::{
 };
 use dlc_methods::diffusion::{Estimate, SamplingPlan, SamplingStep};
 use dlc_passes::dip_go::supernet_sample;
-use dlc_passes::{PassError, PassRun, Prompt, Samplers};
+use dlc_passes::{PassContext, PassError, PassRun, Prompt, Samplers};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -129,8 +129,19 @@ impl Samplers for Fixed {
         Ok(vec![])
     }
 
-    fn tokens(&self, texts: &[String]) -> Result<Vec<Vec<u32>>, PassError> {
-        Ok(vec![vec![]; texts.len()])
+    fn check_texts(&self, _: &[String], _: &Module) -> Result<(), PassError> {
+        Ok(())
+    }
+
+    fn encode(
+        &self,
+        _: &[String],
+        _: &Module,
+        _: &[(&str, DType)],
+        _: bool,
+        _: &PassContext<'_>,
+    ) -> Result<Vec<Prompt>, PassError> {
+        Ok(self.prompts.clone())
     }
 
     fn schedule(&self, file: &Path) -> Result<SkipSchedule, PassError> {

@@ -68,7 +68,7 @@ pub(super) fn prompt_problems(prompts: &Prompts) -> Vec<String> {
             ("text length", encoder.length, LONGEST_TEXT),
         ]
     });
-    for (what, number, most) in numbers.chain([("pixel count", prompts.pixels, LARGEST)]) {
+    for (what, number, most) in numbers {
         if !(1..=most).contains(&number) {
             problems.push(format!("a {what} of {number} is absurd"));
         }

@@ -45,11 +45,7 @@ impl ImageDecoder {
         }
         let ports = &bundle.graph(GRAPH)?.outputs;
         let height = ports.first().and_then(|port| port.shape.get(2));
-        let factor = height.and_then(|height| height.strip_suffix(Diffusion::HEIGHT));
-        Ok(factor.and_then(|factor| match factor {
-            "" => Some(1),
-            factor => factor.strip_suffix('*')?.parse().ok(),
-        }))
+        Ok(height.and_then(|height| Diffusion::pixels(height)))
     }
 
     /// The pictures, made one by one, as a whole batch takes many times its memory. Calls

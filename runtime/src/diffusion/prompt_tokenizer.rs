@@ -2,6 +2,7 @@
 //! text encoder takes, and cut where they are longer.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 
 use dlc_ir::TextEncoder;
 
@@ -9,6 +10,9 @@ use crate::{Result, RuntimeError, TextTokenizer};
 
 /// What CLIP's tokens have in the place of the space after a word.
 const WORD_END: &str = "</w>";
+
+/// The component of a pipeline with the first tokenizer, whose files lie in the bundle itself.
+const TOKENIZER: &str = "tokenizer";
 
 /// The tokenizer of a text encoder, which fills texts up.
 #[derive(Debug)]
@@ -32,16 +36,53 @@ pub struct PromptTokens {
 }
 
 impl PromptTokenizer {
-    /// For a text encoder; none if the tokenizer has no token to fill texts up with.
-    pub fn new(tokenizer: TextTokenizer, reads: &TextEncoder) -> Option<Self> {
+    /// The tokenizer of a text encoder, among the files that `find` gives by name; `place` is named
+    /// in messages.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unsupported`] where there is none, or no token to fill texts up with, and as
+    /// [`TextTokenizer::among`].
+    pub fn open(
+        place: &str,
+        reads: &TextEncoder,
+        find: impl Fn(&str) -> Option<PathBuf>,
+    ) -> Result<Self> {
+        let (what, folder) = match reads.tokenizer.as_str() {
+            "" => ("tokenizer".to_owned(), TOKENIZER),
+            folder => (format!("tokenizer in `{folder}`"), folder),
+        };
+        let lacks = |what: &str, fix: String| {
+            RuntimeError::unsupported(place, format!("there is no {what}"), fix)
+        };
+        let tokenizer = TextTokenizer::among(&reads.tokenizer, find)?.ok_or_else(|| {
+            let fix = format!(
+                "Put the tokenizer's files into the pipeline's folder `{folder}` and compile it again"
+            );
+            lacks(&what, fix)
+        })?;
+        let padding = tokenizer.pad_token().ok_or_else(|| {
+            let fix =
+                format!("Name it in {folder}/tokenizer_config.json and compile the pipeline again");
+            lacks("`pad_token`, which prompts are filled up with", fix)
+        })?;
         let longest = tokenizer.model_max_length();
         let longest = longest.filter(|longest| reads.shortened && *longest > 1);
-        Some(Self {
-            padding: tokenizer.pad_token()?,
+        Ok(Self {
+            padding,
             length: longest.map_or(reads.length, |longest| longest.min(reads.length)),
             tokenizer,
             reads: reads.clone(),
         })
+    }
+
+    /// Tokens of every text, padding among them.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The text encoder that it is for.
+    pub fn reads(&self) -> &TextEncoder {
+        &self.reads
     }
 
     /// The tokens of a text; `what` is what the text is called in messages.
