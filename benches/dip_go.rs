@@ -204,6 +204,7 @@ impl Bench<'_> {
             (0..IMAGES).map(|i| (i as u64, i % 10)).unzip();
         let request = SampleRequest {
             plan: &plan,
+            image: None,
             guidance: 1.5,
             seeds: &seeds,
             noise: None,
@@ -213,7 +214,7 @@ impl Bench<'_> {
             prune,
         };
         session
-            .sample(&request, &mut |_, _| ControlFlow::Continue(()))
+            .sample(&request, &mut |_| ControlFlow::Continue(()))
             .expect("samples")
             .expect("isn't stopped")
     }

@@ -223,6 +223,10 @@ impl Diffusion {
     /// [`Diffusion::LATENTS`] `[batch, channels, height, width]` -> [`Diffusion::IMAGES`]
     /// `[batch, 3, n * height, n * width]`, mostly within -1 and 1.
     pub const IMAGE_DECODER: &str = "vae_decoder";
+    /// The graph that makes of images what a sampler leaves of them, where a module has one:
+    /// [`Diffusion::IMAGES`] `[batch, 3, height, width]`, within -1 and 1 -> [`Diffusion::LATENTS`]
+    /// `[batch, channels, height / n, width / n]`, the mean of their distribution.
+    pub const IMAGE_ENCODER: &str = "vae_encoder";
     /// The input of [`Diffusion::IMAGE_DECODER`], scaled as a sampler leaves it.
     pub const LATENTS: &str = "latents";
     /// The output of [`Diffusion::IMAGE_DECODER`].

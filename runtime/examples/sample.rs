@@ -27,6 +27,7 @@ pub fn sample(folder: &Path, class: usize) -> Result<Samples, Box<dyn Error>> {
     let sampler = choose_sampler(&bundle, &wishes)?;
     let request = SampleRequest {
         plan: &sampler.plan,
+        image: None,
         guidance: sampler.guidance,
         seeds: &[0],
         noise: None,
@@ -41,7 +42,7 @@ pub fn sample(folder: &Path, class: usize) -> Result<Samples, Box<dyn Error>> {
         weights.as_ref(),
         &SessionOptions::default(),
     )?;
-    let samples = session.sample(&request, &mut |_, _| ControlFlow::Continue(()))?;
+    let samples = session.sample(&request, &mut |_| ControlFlow::Continue(()))?;
     samples.ok_or_else(|| "interrupted".into())
 }
 

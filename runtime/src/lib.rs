@@ -58,9 +58,10 @@ pub use chat::{ChatMessage, ChatTemplate};
 pub use costs::{assumed_costs, cost_key};
 pub use decoder::{DecoderOptions, DecoderSession};
 pub use diffusion::{
-    Conditions, DiffusionSession, EncodedPrompt, FloatTensor, ImageDecoder, Negative,
-    PromptEncoder, PromptReader, PromptTokenizer, PromptTokens, SampleRequest, SamplerChoice,
-    SamplerWishes, Samples, TextState, TextStates, TextTokens, choose_sampler, read_tensors,
+    Conditions, DiffusionSession, EncodedPrompt, FloatTensor, ImageDecoder, ImageEncoder, Negative,
+    PromptEncoder, PromptReader, PromptTokenizer, PromptTokens, SampleProgress, SampleRequest,
+    SamplerChoice, SamplerWishes, Samples, TextState, TextStates, TextTokens, choose_sampler,
+    read_tensors,
 };
 /// What decodes and samples: the loop, the samplers, the schedulers.
 pub use dlc_methods as methods;

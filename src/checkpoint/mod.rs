@@ -42,7 +42,7 @@ pub(crate) use beside::WEIGHT_EXTENSIONS;
 pub use error::CheckpointError;
 pub(crate) use error::shown;
 pub(crate) use hub_cache::{MAIN, RepositoryFolder, is_commit, snapshot_name};
-pub use pipeline::{Part, PartRow, Role, TextRole, TokenizerPlace};
+pub use pipeline::{Part, PartGraph, PartRow, Role, TextRole, TokenizerPlace};
 pub(crate) use quantized::METHODS;
 pub(crate) use repository::{Kind, Repository, is_inside};
 pub(crate) use side_keys::SideKeys;

@@ -14,7 +14,7 @@ use super::model_index::{AESTHETICS, CLASS, MODEL_INDEX, ZEROS};
 use super::tokenizer_keys::TOKENIZER;
 use super::{Checkpoint, locate, tokenizer_keys};
 use classes::{CLASSES, Class};
-pub use classes::{PartRow, Role, TextRole};
+pub use classes::{PartGraph, PartRow, Role, TextRole};
 
 /// What stands for a component's library and class where there is none.
 const NONE: [Value; 2] = [Value::Null, Value::Null];

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use dlc_methods::diffusion::{DenoiserInput, SamplingPlan};
 use dlc_runtime::{
-    Backend, Bundle, Conditions, DiffusionSession, ImageDecoder, Negative, PromptEncoder,
-    SampleRequest, SamplerChoice, SamplerWishes, Samples, SessionOptions, SharedWeights,
-    choose_sampler,
+    Backend, Bundle, Conditions, DiffusionSession, ImageDecoder, ImageEncoder, Negative,
+    PromptEncoder, SampleProgress, SampleRequest, SamplerChoice, SamplerWishes, Samples,
+    SessionOptions, SharedWeights, choose_sampler,
 };
 
 use super::backend::BackendArgs;
@@ -49,6 +49,8 @@ pub(super) struct Wanted {
     pub seeds: Vec<u64>,
     /// What they start from instead of their seeds' noise.
     pub noise: Option<Vec<f32>>,
+    /// Latents of the picture that all start from.
+    pub image: Option<Vec<f32>>,
     /// One for each image, or none.
     pub classes: Vec<usize>,
     pub conditions: Option<Conditions>,
@@ -66,13 +68,19 @@ pub(super) struct DiffusionModel {
 }
 
 impl SamplerArgs {
-    /// The sampler for `bundle`.
-    pub fn choose(&self, bundle: &Bundle, no_prune: bool) -> Result<SamplerChoice> {
+    /// The sampler for `bundle`; `strength` is the share of the steps that are taken from a picture.
+    pub fn choose(
+        &self,
+        bundle: &Bundle,
+        no_prune: bool,
+        strength: Option<f64>,
+    ) -> Result<SamplerChoice> {
         let wishes = SamplerWishes {
             steps: self.steps,
             scheduler: self.scheduler.clone(),
             guidance: self.guidance,
             no_prune,
+            strength,
         };
         Ok(choose_sampler(bundle, &wishes)?)
     }
@@ -114,6 +122,7 @@ impl SamplerArgs {
         Ok(Wanted {
             seeds,
             noise: None,
+            image: None,
             classes,
             conditions,
             size: None,
@@ -143,6 +152,7 @@ impl Wanted {
         let classes = self.classes.get(range.clone()).unwrap_or_default().to_vec();
         Ok(Self {
             noise: self.noise_of(&range).map(<[f32]>::to_vec),
+            image: self.image.clone(),
             seeds: self.seeds[range].to_vec(),
             classes,
             conditions,
@@ -212,9 +222,21 @@ impl DiffusionModel {
         Ok(decoder?)
     }
 
+    /// The bundle's encoder of pictures, likewise.
+    pub fn image_encoder(&self) -> Result<ImageEncoder> {
+        let (backend, bundle, weights) = (&self.backend, &self.bundle, self.weights()?);
+        let encoder = ImageEncoder::open(backend, bundle, weights.as_ref(), &self.options);
+        Ok(encoder?)
+    }
+
     fn weights(&self) -> Result<Option<Arc<SharedWeights>>> {
         Ok(SharedWeights::open(&self.bundle, &self.backend)?)
     }
+}
+
+/// Shows how far sampling is, and breaks after Ctrl-C.
+pub(super) fn show_sampling(bar: &Bar, run: &SampleProgress<'_>) -> ControlFlow<()> {
+    advance(bar, "sampling", run.done, run.total)
 }
 
 /// Shows how much is done, and breaks after Ctrl-C.
@@ -244,7 +266,7 @@ pub(super) fn sample(
     plan: &SamplingPlan,
     guidance: f64,
     prune: bool,
-    bar: &Bar,
+    watch: &mut dyn FnMut(&SampleProgress<'_>) -> ControlFlow<()>,
 ) -> Result<Option<Samples>> {
     let mut all: Option<Samples> = None;
     let images = wanted.seeds.len();
@@ -260,18 +282,18 @@ pub(super) fn sample(
             guidance,
             seeds: &wanted.seeds[range.clone()],
             noise: wanted.noise_of(range),
+            image: wanted.image.as_deref(),
             classes: wanted.classes.get(range.clone()).unwrap_or_default(),
             size: wanted.size,
             conditions: conditions.as_ref(),
             prune,
         };
-        let mut progress = |done: usize, total: usize| {
-            advance(
-                bar,
-                "sampling",
-                number * total + done,
-                batches.len() * total,
-            )
+        let mut progress = |run: &SampleProgress<'_>| {
+            watch(&SampleProgress {
+                done: number * run.total + run.done,
+                total: batches.len() * run.total,
+                ..*run
+            })
         };
         let Some(samples) = session.sample(&request, &mut progress)? else {
             return Ok(None);

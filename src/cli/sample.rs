@@ -1,5 +1,11 @@
 //! `dlc sample`.
 
+mod init_image;
+mod picture_file;
+mod previews;
+mod resample;
+
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -8,7 +14,8 @@ use dlc_bundle::{MANIFEST_CAP, MANIFEST_FILE};
 use dlc_files::read_document;
 use dlc_methods::diffusion::inputs;
 use dlc_runtime::{
-    Bundle, Conditions, ImageDecoder, Negative, SamplerChoice, Samples, read_tensors,
+    Bundle, Conditions, ImageDecoder, Negative, SampleProgress, SamplerChoice, Samples,
+    read_tensors,
 };
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
@@ -17,13 +24,15 @@ use sha2::{Digest, Sha256};
 
 use super::backend::BackendArgs;
 use super::destination::{self, Destination, check_stdout};
-use super::diffusion::{DiffusionModel, SamplerArgs, Wanted, decode, sample};
+use super::diffusion::{DiffusionModel, SamplerArgs, Wanted, decode, sample, show_sampling};
 use super::exit::INTERRUPTED;
 use super::failure::{Context, Failure, Result, bail};
 use super::output::{Output, note, show};
 use super::progress::Bar;
 use super::{open, phases, prompts};
 use crate::report::{Layout, Picture};
+use init_image::InitImageArgs;
+use previews::Previews;
 
 /// The tensor of what a sampler leaves, and of what it starts from.
 const LATENTS: &str = "latents";
@@ -41,6 +50,7 @@ const MOST_IMAGES: usize = 1 << 16;
   dlc sample out/ --count 10 --seed 7 -o grid.png
   dlc sample out/ --prompt \"a sneaker\" --negative-prompt \"a boot\" --guidance 3 -o sneaker.png
   dlc sample out/ --prompts prompts.txt --count 4 -o grid.png
+  dlc sample out/ --prompt \"a boot\" --init-image shoe.jpg --strength 0.6 -o boot.png
   dlc sample out/ --class 1,2,3 --count 4 --no-prune --steps 20 --scheduler dpm-solver++ -o grid.png")]
 pub(super) struct Args {
     /// The bundle
@@ -76,6 +86,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     width: Option<u16>,
     #[command(flatten)]
+    init_image: InitImageArgs,
+    #[command(flatten)]
     sampler: SamplerArgs,
     /// Noise that the images start from, tensor `latents` of a .safetensors file, as diffusers
     /// takes it under this name; schedulers that draw noise at every step draw that of --seed
@@ -92,6 +104,10 @@ pub(super) struct Args {
     /// Show the picture in the terminal too, in 24-bit colours
     #[arg(long, conflicts_with = "json")]
     show: bool,
+    /// Show the first picture in the terminal after every N evaluations too, with the noise that it
+    /// still has
+    #[arg(long, value_name = "N", conflicts_with = "json", value_parser = clap::value_parser!(u16).range(1..))]
+    preview: Option<u16>,
     #[command(flatten)]
     backend: BackendArgs,
     /// Print the result as JSON
@@ -109,8 +125,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let destinations: Vec<&Destination> = [&picture].into_iter().chain(&latents).collect();
     check_stdout(&destinations, args.json)?;
     let bundle = open::bundle(&args.bundle)?;
-    let choice = args.sampler.choose(&bundle, args.no_prune)?;
+    let strength = args.init_image.strength();
+    let choice = args.sampler.choose(&bundle, args.no_prune, strength)?;
     let (prompts, mut wanted) = args.order(&bundle, &choice)?;
+    let init_image = args.init_image.read(&bundle, wanted.size)?;
     let start = Instant::now();
     phases::begin("loading the model");
     let model = DiffusionModel::open(bundle, &args.backend)?;
@@ -120,7 +138,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if !prompts.is_empty() {
         wanted.conditions = Some(args.encode(&model, &prompts, &choice, wanted.size)?);
     }
-    let Some((samples, pictures)) = make(&model, &wanted, &choice)? else {
+    let start_image = init_image.map(|image| image.encode(&model));
+    wanted.image = start_image.transpose()?;
+    let Some((samples, pictures)) = make(&model, &wanted, &choice, args.preview)? else {
         return Ok(INTERRUPTED.into());
     };
     let seconds = start.elapsed().as_secs_f64();
@@ -191,6 +211,7 @@ fn report(
     output.json(&json!({
         "output": args.output, "latents": args.latents, "prompt": args.prompt,
         "prompts": args.prompts.is_some().then_some(made.prompts), "negative_prompt": args.negative_prompt,
+        "init_image": args.init_image.path(), "strength": args.init_image.strength(),
         "height": height, "width": width, "seeds": wanted.seeds, "classes": wanted.classes, "seconds": seconds,
         "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance, "pruned": choice.prune,
         "evaluations": evaluations, "macs": macs, "backend": model.backend.kind().name(),
@@ -341,17 +362,44 @@ fn make(
     model: &DiffusionModel,
     wanted: &Wanted,
     choice: &SamplerChoice,
+    preview: Option<u16>,
 ) -> Result<Option<(Samples, Option<Samples>)>> {
     let bar = Bar::new();
     phases::begin("sampling");
     let (plan, guidance) = (&choice.plan, choice.guidance);
     let mut session = model.session()?;
-    let samples = sample(&mut session, wanted, plan, guidance, choice.prune, &bar)?;
+    let mut previews = preview
+        .map(|every| Previews::new(model, every))
+        .transpose()?;
+    let mut failed = None;
+    let mut watch = |run: &SampleProgress<'_>| {
+        let shown = previews.as_mut().map(|previews| previews.show(run));
+        if let Some(Err(failure)) = shown {
+            failed = Some(failure);
+            return ControlFlow::Break(());
+        }
+        show_sampling(&bar, run)
+    };
+    let samples = sample(
+        &mut session,
+        wanted,
+        plan,
+        guidance,
+        choice.prune,
+        &mut watch,
+    )?;
     drop(session);
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
     let Some(samples) = samples else {
         return Ok(None);
     };
-    let pictures = match model.image_decoder()? {
+    let decoder = match previews {
+        Some(previews) => previews.into_decoder(),
+        None => model.image_decoder()?,
+    };
+    let pictures = match decoder {
         Some(mut decoder) => {
             phases::begin("decoding");
             match decode(&mut decoder, &samples, &bar)? {
@@ -386,8 +434,10 @@ fn about(
         (Some(file), _) => format!("Noise: {}", file.display()),
         (None, seed) => format!("Seed: {}", seed.copied().unwrap_or_default()),
     };
+    let strength = args.init_image.strength();
+    let strength = strength.map_or_else(String::new, |x| format!("Denoising strength: {x}, "));
     lines.push(format!(
-        "Steps: {}, Sampler: {}, CFG scale: {}, {}, Size: {width}x{height}, Model hash: {hash:x}, Model: {}, Pruned: {}, Version: dlc {}",
+        "Steps: {}, Sampler: {}, CFG scale: {}, {}, {strength}Size: {width}x{height}, Model hash: {hash:x}, Model: {}, Pruned: {}, Version: dlc {}",
         choice.steps,
         choice.scheduler,
         choice.guidance,

@@ -1,17 +1,19 @@
-//! What makes images of the latents of a latent diffusion model (Rombach et al., 2022): the decoder
-//! of `AutoencoderKL` of diffusers. Its encoder is left out.
+//! What makes images of the latents of a latent diffusion model (Rombach et al., 2022), and latents of
+//! images: decoder and encoder of `AutoencoderKL` of diffusers.
 //!
-//! Blocks are `mid.resnet.J`, `mid.attn.0`, `up.I.resnet.J`, `up.I.attn.J` and `up.I.sample`.
+//! Blocks are `mid.resnet.J`, `mid.attn.0`, `up.I.resnet.J`, `up.I.attn.J` and `up.I.sample`, of the
+//! encoder `down` instead of `up`.
 
-use dlc_ir::{BlockKind, Diffusion, Dim, IrError, Op, ValueId, sym};
+use dlc_ir::{Diffusion, IrError, Op, Operand, ValueId};
 use serde_json::Value;
 
+use super::autoencoder_stage::{Resize, Resnets, Stage};
 use super::config::{ConfigReader, show};
 use super::defaults::Absent::{Flag, Nothing, Real, Text, Texts, Whole, Wholes};
 use super::defaults::{Key, key, optional};
-use super::diffusers::{MOST_CHANNELS, float_input, lowered, require_text};
+use super::diffusers::{MOST_CHANNELS, image_input, lowered, require_text};
 use super::net::Net;
-use super::unet_blocks::{Groups, attend_to_places, conv2d, norm_and_bend};
+use super::unet_blocks::{Groups, conv2d};
 use super::unet_config::{MOST_RESNETS, stage_kinds, widths};
 use super::{Architecture, Facts, PartFamily};
 use crate::checkpoint::Role;
@@ -47,10 +49,13 @@ const KEYS: &[Key] = &[
     optional("mid_block_add_attention", Flag(true)),
 ];
 
-struct Decoder {
+/// The encoder or the decoder.
+struct Autoencoder {
+    decodes: bool,
+    /// Channels of images.
     channels: usize,
     latents: usize,
-    /// Channels of each stage on the way up.
+    /// Channels of each stage of the encoder, and in reverse of the decoder.
     widths: Vec<usize>,
     /// Whether places see each other after each resnet of a stage.
     attends: Vec<bool>,
@@ -58,29 +63,35 @@ struct Decoder {
     resnets: usize,
     middle_attends: bool,
     groups: Groups,
-    /// What latents are divided by.
+    /// What latents of a sampler are divided by.
     scaling: f32,
-    /// Mean and deviation of each channel, which latents have without.
+    /// Mean and deviation of each channel, which latents of a sampler have without.
     statistics: Option<[Vec<f32>; 2]>,
-    /// Whether a convolution comes first.
-    post_quant: bool,
+    /// Whether a convolution stands at the side of the latents.
+    quant: bool,
+    /// Whether it computes in single precision where the denoiser computes in half.
+    upcast: bool,
 }
+
+/// The keys that one of the two reads and the other doesn't: channels, kinds of stages, convolution.
+const OF_ENCODER: [&str; 3] = ["in_channels", "down_block_types", "use_quant_conv"];
+const OF_DECODER: [&str; 3] = ["out_channels", "up_block_types", "use_post_quant_conv"];
 
 fn read(config: &mut ConfigReader<'_>, role: Role) -> Box<dyn Architecture> {
     require_text(config, "act_fn", "silu");
-    // Of the encoder, of training, and of half precision.
-    for unread in [
-        "in_channels",
-        "down_block_types",
-        "sample_size",
-        "use_quant_conv",
-        "force_upcast",
-    ] {
+    let decodes = !matches!(role, Role::Encoder(_));
+    let (own, other, kinds) = if decodes {
+        let kinds = ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"];
+        (OF_DECODER, OF_ENCODER, kinds)
+    } else {
+        let kinds = ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"];
+        (OF_ENCODER, OF_DECODER, kinds)
+    };
+    // Of the other one, and of training.
+    for unread in other.into_iter().chain(["sample_size"]) {
         config.get(unread);
     }
-    let mut widths = widths(config);
-    widths.reverse();
-    let known = ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"];
+    let widths = widths(config);
     let groups = config.required_size("norm_num_groups", MOST_CHANNELS);
     let undivided = widths.iter().find(|width| !width.is_multiple_of(groups));
     if let Some(width) = undivided.filter(|_| config.is_clean()) {
@@ -88,17 +99,20 @@ fn read(config: &mut ConfigReader<'_>, role: Role) -> Box<dyn Architecture> {
         config.bad("norm_num_groups", problem);
     }
     let latents = config.required_size("latent_channels", MOST_CHANNELS);
-    Box::new(Decoder {
-        channels: config.required_size("out_channels", MOST_CHANNELS),
+    let [channels, stages, quant] = own;
+    Box::new(Autoencoder {
+        decodes,
+        channels: config.required_size(channels, MOST_CHANNELS),
         latents,
         statistics: statistics(config, role, latents),
-        attends: stage_kinds(config, "up_block_types", widths.len(), known),
+        attends: stage_kinds(config, stages, widths.len(), kinds),
         widths,
-        resnets: config.required_size("layers_per_block", MOST_RESNETS) + 1,
+        resnets: config.required_size("layers_per_block", MOST_RESNETS),
         middle_attends: config.flag("mid_block_add_attention"),
         groups: Groups { groups, eps: EPS },
         scaling: config.required_factor("scaling_factor") as f32,
-        post_quant: config.flag("use_post_quant_conv"),
+        quant: config.flag(quant),
+        upcast: config.flag("force_upcast") && role.vae().upcast,
     })
 }
 
@@ -107,7 +121,7 @@ fn read(config: &mut ConfigReader<'_>, role: Role) -> Box<dyn Architecture> {
 fn statistics(config: &mut ConfigReader<'_>, role: Role, latents: usize) -> Option<[Vec<f32>; 2]> {
     const KEYS: [&str; 2] = ["latents_mean", "latents_std"];
     let both = KEYS.map(|key| config.get(key).is_some()) == [true; 2];
-    let taken = role == Role::Decoder { statistics: true } && both;
+    let taken = role.vae().statistics && both;
     let unread = ["shift_factor"].into_iter().chain(KEYS);
     for key in unread.filter(|key| !taken || !KEYS.contains(key)) {
         if let Some(value) = config.get(key) {
@@ -140,140 +154,147 @@ fn numbers(config: &mut ConfigReader<'_>, key: &'static str, count: usize) -> Ve
     })
 }
 
-impl Architecture for Decoder {
+impl Architecture for Autoencoder {
     fn facts(&self) -> Facts {
         Facts {
             decodes: Some(self.latents),
+            upcast: self.upcast,
             ..Facts::default()
         }
     }
 
-    /// Input: `latents`, as a sampler leaves them. Output: `images`.
     fn build(&self, net: &mut Net<'_>) -> Result<(), IrError> {
+        if self.decodes {
+            self.decode(net)
+        } else {
+            self.encode(net)
+        }
+    }
+}
+
+impl Autoencoder {
+    /// Input: `latents`, as a sampler leaves them. Output: `images`.
+    fn decode(&self, net: &mut Net<'_>) -> Result<(), IrError> {
         for encoder in ["encoder.", "quant_conv."] {
             net.ignore(encoder);
         }
-        let (height, width) = (sym(Diffusion::HEIGHT), sym(Diffusion::WIDTH));
-        let sides = [Dim::from(self.latents), height, width];
-        let latents = float_input(net, Diffusion::LATENTS, &sides)?;
+        let latents = image_input(net, Diffusion::LATENTS, self.latents)?;
         let scale = Op::Scale {
             factor: 1.0 / self.scaling,
         };
         let latents = net.graph.add(scale, [latents.into()])?;
         let mut x = lowered(net, latents)?;
-        if let Some([mean, deviation]) = &self.statistics {
-            let shape = [self.latents, 1, 1];
-            let deviation = net.table("vae_decoder.latents_std", &shape, deviation)?;
+        if let Some([mean, deviation]) = self.tables(net)? {
             x = net.graph.add(Op::Mul, [x.into(), deviation])?;
-            let mean = net.table("vae_decoder.latents_mean", &shape, mean)?;
             x = net.add(x, mean)?;
         }
-        if self.post_quant {
+        if self.quant {
             let shape = [self.latents, self.latents, 1];
             x = conv2d(net, x, "post_quant_conv", shape, 1, [0, 0])?;
         }
-        let first = self.widths.first().copied().unwrap_or(1);
-        let shape = [first, self.latents, 3];
-        let x = conv2d(net, x, "decoder.conv_in", shape, 1, [1, 1])?;
-        let mut stage = Stage {
-            decoder: self,
-            image: x,
-            width: first,
-            layer: 0,
-        };
-        stage.middle(net)?;
-        for up in 0..self.widths.len() {
-            stage.up(net, up)?;
-        }
-        let (x, last) = (stage.image, stage.width);
-        let x = norm_and_bend(net, x, "decoder.conv_norm_out", last, self.groups)?;
-        let shape = [self.channels, last, 3];
-        let x = conv2d(net, x, "decoder.conv_out", shape, 1, [1, 1])?;
-        net.output(Diffusion::IMAGES, x)
-    }
-}
-
-/// The decoder on its way up.
-struct Stage<'d> {
-    decoder: &'d Decoder,
-    /// The image as the last block left it.
-    image: ValueId,
-    /// Its channels.
-    width: usize,
-    /// The number of the stage: the middle is 0.
-    layer: u32,
-}
-
-impl Stage<'_> {
-    fn middle(&mut self, net: &mut Net<'_>) -> Result<(), IrError> {
-        let (name, width) = ("decoder.mid_block", self.width);
-        self.resnet(net, &format!("{name}.resnets.0"), "mid.resnet.0", width)?;
-        if self.decoder.middle_attends {
-            self.attend(net, &format!("{name}.attentions.0"), "mid.attn.0")?;
-        }
-        self.resnet(net, &format!("{name}.resnets.1"), "mid.resnet.1", width)
-    }
-
-    fn up(&mut self, net: &mut Net<'_>, up: usize) -> Result<(), IrError> {
-        self.layer += 1;
-        let (tensors, block) = (format!("decoder.up_blocks.{up}"), format!("up.{up}"));
-        let width = self.decoder.widths[up];
-        for j in 0..self.decoder.resnets {
-            let name = format!("{tensors}.resnets.{j}");
-            self.resnet(net, &name, &format!("{block}.resnet.{j}"), width)?;
-            if self.decoder.attends[up] {
-                let name = format!("{tensors}.attentions.{j}");
-                self.attend(net, &name, &format!("{block}.attn.{j}"))?;
+        let widths: Vec<usize> = self.widths.iter().rev().copied().collect();
+        let mut stage = self.stage(net, x, self.latents, widths[0])?;
+        stage.middle(net, self.middle_attends)?;
+        for (number, &width) in widths.iter().enumerate() {
+            stage.layer += 1;
+            // One more than on the way down.
+            let resnets = self.resnets(number, width, 1);
+            stage.resnets(net, "up", number, resnets)?;
+            if number + 1 < widths.len() {
+                stage.resize(net, "up", number, Resize::Double)?;
             }
         }
-        if up + 1 == self.decoder.widths.len() {
-            return Ok(());
-        }
-        self.open(net, &format!("{block}.sample"), BlockKind::Sampling)?;
-        let larger = Op::Upsample { factor: 2 };
-        let larger = net.graph.add(larger, [self.image.into()])?;
-        let name = format!("{tensors}.upsamplers.0.conv");
-        let output = conv2d(net, larger, &name, [width, width, 3], 1, [1, 1])?;
-        self.close(net, output, width)
+        let x = stage.last(net, self.channels)?;
+        net.output(Diffusion::IMAGES, x)
     }
 
-    /// Two convolutions, the input led around.
-    fn resnet(
-        &mut self,
+    /// Input: `images`. Output: `latents`, the means of their distributions, as a sampler takes
+    /// them.
+    fn encode(&self, net: &mut Net<'_>) -> Result<(), IrError> {
+        for decoder in ["decoder.", "post_quant_conv."] {
+            net.ignore(decoder);
+        }
+        let images = image_input(net, Diffusion::IMAGES, self.channels)?;
+        let x = lowered(net, images)?;
+        let mut stage = self.stage(net, x, self.channels, self.widths[0])?;
+        for (number, &width) in self.widths.iter().enumerate() {
+            let resnets = self.resnets(number, width, 0);
+            stage.resnets(net, "down", number, resnets)?;
+            if number + 1 < self.widths.len() {
+                stage.resize(net, "down", number, Resize::Halve)?;
+            }
+            stage.layer += 1;
+        }
+        stage.middle(net, self.middle_attends)?;
+        // The means, then the logarithms of the variances.
+        let moments = 2 * self.latents;
+        let mut x = stage.last(net, moments)?;
+        if self.quant {
+            x = conv2d(net, x, "quant_conv", [moments, moments, 1], 1, [0, 0])?;
+        }
+        let means = Op::Slice {
+            axis: 1,
+            start: 0,
+            len: self.latents,
+        };
+        x = net.graph.add(means, [x.into()])?;
+        if let Some([mean, deviation]) = self.tables(net)? {
+            x = net.add(x, mean)?;
+            x = net.graph.add(Op::Mul, [x.into(), deviation])?;
+        }
+        let scale = Op::Scale {
+            factor: self.scaling,
+        };
+        x = net.graph.add(scale, [x.into()])?;
+        net.output(Diffusion::LATENTS, x)
+    }
+
+    fn stage(
+        &self,
         net: &mut Net<'_>,
-        tensors: &str,
-        block: &str,
+        x: ValueId,
+        channels: usize,
         width: usize,
-    ) -> Result<(), IrError> {
-        self.open(net, block, BlockKind::Resnet)?;
-        let (inner, groups) = (self.width, self.decoder.groups);
-        let name = |part: &str| format!("{tensors}.{part}");
-        let x = norm_and_bend(net, self.image, &name("norm1"), inner, groups)?;
-        let x = conv2d(net, x, &name("conv1"), [width, inner, 3], 1, [1, 1])?;
-        let x = norm_and_bend(net, x, &name("norm2"), width, groups)?;
-        let x = conv2d(net, x, &name("conv2"), [width, width, 3], 1, [1, 1])?;
-        let mut around = self.image;
-        if inner != width {
-            let shape = [width, inner, 1];
-            around = conv2d(net, around, &name("conv_shortcut"), shape, 1, [0, 0])?;
+    ) -> Result<Stage, IrError> {
+        let tensors = if self.decodes { "decoder" } else { "encoder" };
+        let name = format!("{tensors}.conv_in");
+        Ok(Stage {
+            tensors,
+            image: conv2d(net, x, &name, [width, channels, 3], 1, [1, 1])?,
+            width,
+            layer: 0,
+            groups: self.groups,
+        })
+    }
+
+    fn resnets(&self, stage: usize, width: usize, more: usize) -> Resnets {
+        Resnets {
+            count: self.resnets + more,
+            width,
+            attends: self.attends[stage],
         }
-        let output = net.add(around, x)?;
-        self.close(net, output, width)
     }
 
-    fn attend(&mut self, net: &mut Net<'_>, tensors: &str, block: &str) -> Result<(), IrError> {
-        self.open(net, block, BlockKind::Attention)?;
-        let (width, groups) = (self.width, self.decoder.groups);
-        let output = attend_to_places(net, self.image, tensors, [width, 1], groups)?;
-        self.close(net, output, width)
-    }
-
-    fn open(&self, net: &mut Net<'_>, block: &str, kind: BlockKind) -> Result<(), IrError> {
-        net.graph.open_block(block, kind, self.layer, self.image)
-    }
-
-    fn close(&mut self, net: &mut Net<'_>, output: ValueId, width: usize) -> Result<(), IrError> {
-        (self.image, self.width) = (output, width);
-        net.graph.close_block(output)
+    /// Mean and deviation of the latents, or what undoes them: their negatives and inverses.
+    fn tables(&self, net: &mut Net<'_>) -> Result<Option<[Operand; 2]>, IrError> {
+        let Some([mean, deviation]) = &self.statistics else {
+            return Ok(None);
+        };
+        let graph = if self.decodes {
+            Diffusion::IMAGE_DECODER
+        } else {
+            Diffusion::IMAGE_ENCODER
+        };
+        let of = |numbers: &[f32], undo: fn(f32) -> f32| -> Vec<f32> {
+            let numbers = numbers.iter().copied();
+            numbers
+                .map(|x| if self.decodes { x } else { undo(x) })
+                .collect()
+        };
+        let mut table = |name: &str, numbers: Vec<f32>| {
+            net.table(&format!("{graph}.{name}"), &[self.latents, 1, 1], &numbers)
+        };
+        let deviation = table("latents_std", of(deviation, |x| 1.0 / x))?;
+        Ok(Some([table("latents_mean", of(mean, |x| -x))?, deviation]))
     }
 }

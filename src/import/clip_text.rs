@@ -125,7 +125,7 @@ impl ClipText {
             eps: eps(config, "layer_norm_eps"),
             states: match role {
                 Role::Text(text) => text.states,
-                Role::Decoder { .. } => TextEncoder::LAST,
+                Role::Decoder(_) | Role::Encoder(_) => TextEncoder::LAST,
             },
             pooled,
         }

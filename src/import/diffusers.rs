@@ -4,7 +4,7 @@
 //! Floats on the boundary are f32 whatever the graph computes in. So is `timestep`, one for each
 //! image: some samplers ask for noise levels between two of those trained on.
 
-use dlc_ir::{DType, Dim, IrError, Op, ValueId, ValueType, sym};
+use dlc_ir::{DType, Diffusion, Dim, IrError, Op, ValueId, ValueType, sym};
 use serde_json::Value;
 
 use super::config::{ConfigReader, show};
@@ -24,6 +24,16 @@ pub(super) fn float_input(
     let dims = [sym("batch")].into_iter().chain(sides.iter().cloned());
     net.graph
         .input(name, ValueType::new(DType::F32, dims), None)
+}
+
+/// An image with `channels`, of any size.
+pub(super) fn image_input(
+    net: &mut Net<'_>,
+    name: &str,
+    channels: usize,
+) -> Result<ValueId, IrError> {
+    let (height, width) = (sym(Diffusion::HEIGHT), sym(Diffusion::WIDTH));
+    float_input(net, name, &[Dim::from(channels), height, width])
 }
 
 /// An input of one integer for each image.

@@ -9,6 +9,7 @@
 mod activation;
 mod auto_map;
 mod autoencoder_kl;
+mod autoencoder_stage;
 mod autoencoder_tiny;
 mod bert;
 mod causal;
@@ -173,8 +174,10 @@ struct Facts {
     diffusion: Option<Diffusion>,
     /// Width of the state of a whole text, if it is a text encoder that makes one.
     pooled: Option<usize>,
-    /// Channels of the latents that it decodes, if it is a decoder of images.
+    /// Channels of the latents that it decodes or makes, if it is an autoencoder of images.
     decodes: Option<usize>,
+    /// Whether it computes in single precision where the denoiser computes in half.
+    upcast: bool,
 }
 
 /// A module, and the tensors that its weights were made of.

@@ -1,6 +1,7 @@
 //! The parts of a pipeline of diffusers beside its denoiser: a graph each, over the weights of the
 //! module.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use dlc_ir::{DType, Graph, ModelInfo, Prompts, TextEncoder, WeightTable};
@@ -14,7 +15,7 @@ use super::net::Net;
 use super::{
     Architecture, Facts, PartFamily, Sources, autoencoder_kl, autoencoder_tiny, clip_text, t5,
 };
-use crate::checkpoint::{Checkpoint, Part, Role, TextRole, shown};
+use crate::checkpoint::{Checkpoint, Part, PartGraph, Role, TextRole, shown};
 
 /// Every class that is known.
 static FAMILIES: [PartFamily; 5] = [
@@ -66,20 +67,41 @@ pub(super) fn import(
     let mut joined = Joined::default();
     let mut architectures = Vec::new();
     for part in checkpoint.parts() {
-        let (architecture, notes) = read(family(part)?, part, ignore_keys)?;
-        warnings.extend(notes);
-        joined.add(part, &architecture.facts(), model)?;
-        architectures.push((part, architecture));
+        let family = family(part)?;
+        let mut of_part = Vec::new();
+        for graph in part.row.graphs {
+            let (architecture, notes) = read(family, part, graph.role, ignore_keys)?;
+            warnings.extend(notes);
+            joined.add(part, *graph, &architecture.facts(), model)?;
+            of_part.push((*graph, architecture));
+        }
+        architectures.push((part, of_part));
     }
     joined.finish(checkpoint, denoiser, model)?;
-    for (part, architecture) in architectures {
-        let (graph, of_graph, left_out);
-        (graph, weights, of_graph, left_out) = build(part, &*architecture, weights, model.dtype)?;
-        graphs.push(graph);
-        sources.push(of_graph);
-        let of_part = |note: String| format!("{}: {note}", part.row.component);
-        warnings.extend(left_out.map(of_part));
+    for (part, of_part) in architectures {
+        let mut of_graphs = Sources::new();
+        for (graph, architecture) in of_part {
+            let name = graph.name;
+            let mut dtype = model.dtype;
+            if architecture.facts().upcast && dtype == DType::F16 {
+                dtype = DType::F32;
+                warnings.push(format!(
+                    "{}: computes in f32, as its `force_upcast` asks for: f16 may pass the largest number there is",
+                    part.row.component
+                ));
+            }
+            let (built, of_graph, left_out);
+            (built, weights, of_graph, left_out) =
+                build(name, part, &*architecture, weights, dtype)?;
+            graphs.push(built);
+            of_graphs.extend(of_graph);
+            warnings.extend(left_out.map(|note| format!("{}: {note}", part.row.component)));
+        }
+        sources.push(of_graphs);
     }
+    // The graphs of a part read one configuration.
+    let mut seen = BTreeSet::new();
+    warnings.retain(|warning| seen.insert(warning.clone()));
     Ok(Imported {
         graphs,
         weights,
@@ -124,12 +146,13 @@ fn family(part: &Part) -> Result<&'static PartFamily, ImportError> {
 fn read(
     family: &PartFamily,
     part: &Part,
+    role: Role,
     ignore_keys: &[String],
 ) -> Result<(Box<dyn Architecture>, Vec<String>), ImportError> {
     let written = part.checkpoint.config();
     let resolved = Resolved::new(written, family.keys, &[]);
     let mut config = ConfigReader::whole(&resolved);
-    let architecture = (family.read)(&mut config, part.row.role);
+    let architecture = (family.read)(&mut config, role);
     let of_part = |key: &&String| has_key(written, key);
     let ignored: Vec<String> = ignore_keys.iter().filter(of_part).cloned().collect();
     let notes = config.finish(&part.checkpoint.config_path(), &ignored)?;
@@ -137,12 +160,13 @@ fn read(
 }
 
 fn build(
+    name: &str,
     part: &Part,
     architecture: &dyn Architecture,
     weights: WeightTable,
     dtype: DType,
 ) -> Result<(Graph, WeightTable, Sources, Option<String>), ImportError> {
-    let (name, base) = (part.row.graph, architecture.base());
+    let base = architecture.base();
     let mut net = Net::of_part(name, weights, &part.checkpoint, base, dtype);
     let built = architecture.build(&mut net);
     net.finish(built)
@@ -159,8 +183,14 @@ struct Joined {
 }
 
 impl Joined {
-    /// Takes over a part, if it is a decoder of what the denoiser makes.
-    fn add(&mut self, part: &Part, facts: &Facts, model: &ModelInfo) -> Result<(), ImportError> {
+    /// Takes over a graph of a part, if it is of what the denoiser makes.
+    fn add(
+        &mut self,
+        part: &Part,
+        graph: PartGraph,
+        facts: &Facts,
+        model: &ModelInfo,
+    ) -> Result<(), ImportError> {
         if let Some(latents) = facts.decodes {
             let channels = model.diffusion.as_ref().map(|diffusion| diffusion.channels);
             if channels != Some(latents) {
@@ -168,10 +198,10 @@ impl Joined {
                 return misfit(path, "latents with channels", latents, channels);
             }
         }
-        if let Role::Text(text) = part.row.role {
+        if let Role::Text(text) = graph.role {
             self.width += facts.hidden_size;
             self.pooled = self.pooled.or(facts.pooled);
-            self.encoders.push(encoder(part, text, facts));
+            self.encoders.push(encoder(graph.name, text, facts));
         }
         Ok(())
     }
@@ -187,7 +217,8 @@ impl Joined {
             return Ok(());
         };
         let mut parts = checkpoint.parts().iter();
-        let part = parts.find(|part| part.row.graph == first.graph);
+        let of_first = |part: &&Part| part.row.graphs.iter().any(|g| g.name == first.graph);
+        let part = parts.find(of_first);
         let path = part.map_or_else(
             || checkpoint.config_path(),
             |part| part.checkpoint.config_path(),
@@ -216,9 +247,9 @@ impl Joined {
 }
 
 /// How a text encoder is used.
-fn encoder(part: &Part, text: TextRole, facts: &Facts) -> TextEncoder {
+fn encoder(graph: &str, text: TextRole, facts: &Facts) -> TextEncoder {
     TextEncoder {
-        graph: part.row.graph.to_owned(),
+        graph: graph.to_owned(),
         tokenizer: text.folder().to_owned(),
         states: text.states.to_owned(),
         vocab_size: facts.vocab_size,

@@ -20,7 +20,7 @@ use dlc_runtime::{
 use safetensors::SafeTensors;
 
 use super::decoding::{compile_quietly, compile_request};
-use super::golden::recorded;
+use super::golden::recorded as recorded_tensors;
 use super::session::{Arrays, Engine, close, export};
 use super::{fixture, folders};
 
@@ -44,14 +44,16 @@ pub enum Graph {
     SecondTextEncoder,
     Denoiser,
     Decoder,
+    Encoder,
 }
 
 impl Graph {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::TextEncoder,
         Self::SecondTextEncoder,
         Self::Denoiser,
         Self::Decoder,
+        Self::Encoder,
     ];
 
     fn name(self) -> &'static str {
@@ -60,6 +62,7 @@ impl Graph {
             Self::SecondTextEncoder => Diffusion::SECOND_TEXT_ENCODER,
             Self::Denoiser => "target",
             Self::Decoder => Diffusion::IMAGE_DECODER,
+            Self::Encoder => Diffusion::IMAGE_ENCODER,
         }
     }
 }
@@ -84,6 +87,8 @@ pub struct Recorded {
     negative: Option<String>,
     pub steps: usize,
     pub guidance: f64,
+    /// Latents of the picture that the images start from, and the share of the steps.
+    pub image: Option<(Vec<f32>, f64)>,
 }
 
 impl PipelineGolden {
@@ -143,11 +148,40 @@ impl PipelineGolden {
         graphs
     }
 
+    /// What was made from noise.
     pub fn recorded(&self) -> Recorded {
-        let texts = texts(&self.golden);
+        let mut recorded = self.recorded_in(&self.golden);
+        if self.image_file().is_file() {
+            let mut of_image = recorded_tensors(&self.image_file());
+            of_image.retain(|name, _| name.starts_with(Diffusion::IMAGE_ENCODER));
+            recorded.tensors.extend(of_image);
+        }
+        recorded
+    }
+
+    /// What was made from a picture, if something was.
+    pub fn recorded_of_image(&self) -> Option<Recorded> {
+        let file =
+            Some(self.image_file()).filter(|file| file.is_file() && self.adapters.is_empty())?;
+        let mut recorded = self.recorded_in(&file);
+        let noise = recorded.tensors.remove("noise")?;
+        recorded.tensors.insert("latents".to_owned(), noise);
+        let latents = recorded.tensors["vae_encoder>latents"].as_f32().unwrap();
+        let first = latents[..latents.len() / 2].to_vec();
+        recorded.image = Some((first, texts(&file)["strength"].parse().unwrap()));
+        Some(recorded)
+    }
+
+    fn image_file(&self) -> PathBuf {
+        self.folder.join("image.safetensors")
+    }
+
+    fn recorded_in(&self, file: &Path) -> Recorded {
+        let texts = texts(file);
         let prompts: Vec<String> = list(texts.get("prompts"));
         Recorded {
-            tensors: recorded(&self.golden),
+            tensors: recorded_tensors(file),
+            image: None,
             texts: match texts.get("texts") {
                 None => [prompts.clone(), vec![String::new()]].concat(),
                 recorded => list(recorded),
@@ -226,11 +260,20 @@ impl PipelineGolden {
         let out = folder.path().join("bundle");
         export(&module, *profile, &out);
         let bundle = Bundle::open(&out).map_err(|e| e.to_string())?;
-        let recorded = self.recorded();
-        for run in recorded.runs() {
-            let found = pictures(backend, &bundle, &recorded, &run).map_err(|e| e.to_string())?;
-            let what = format!("{} {} {:?}", self.name, run.scheduler, run.negative);
-            close(&what, &found, &run.pictures, PIXELS)?;
+        for recorded in [Some(self.recorded()), self.recorded_of_image()]
+            .iter()
+            .flatten()
+        {
+            for run in recorded.runs() {
+                let found =
+                    pictures(backend, &bundle, recorded, &run).map_err(|e| e.to_string())?;
+                let from = recorded.image.as_ref().map(|(_, strength)| strength);
+                let what = format!(
+                    "{} {} {:?} {from:?}",
+                    self.name, run.scheduler, run.negative
+                );
+                close(&what, &found, &run.pictures, PIXELS)?;
+            }
         }
         Ok(())
     }
@@ -279,7 +322,7 @@ impl Recorded {
 
     /// Inputs of a graph, its output, and what it was.
     fn feeds(&self, graph: Graph) -> Vec<(Arrays, &str, &Array)> {
-        if !self.tensors.contains_key("token_ids") {
+        if graph == Graph::Encoder || !self.tensors.contains_key("token_ids") {
             return self.named_feeds(graph.name());
         }
         self.old_feeds(graph)
@@ -319,7 +362,7 @@ impl Recorded {
                     (inputs, "last_hidden_state", states)
                 })
                 .into(),
-            Graph::SecondTextEncoder => vec![],
+            Graph::SecondTextEncoder | Graph::Encoder => vec![],
             Graph::Denoiser => {
                 let level = self.tensors["timestep"].as_i64().unwrap()[0] as f32;
                 let images = self.prompts.len();
@@ -379,6 +422,7 @@ fn pictures(
         scheduler: Some(run.scheduler.into()),
         guidance: Some(recorded.guidance),
         no_prune: true,
+        strength: recorded.image.as_ref().map(|(_, strength)| *strength),
     };
     let choice = choose_sampler(bundle, &wishes)?;
     let negative = run.negative.as_deref();
@@ -392,6 +436,7 @@ fn pictures(
         let encoded = encoded.and_then(|mut prompts| prompts.pop());
         let request = SampleRequest {
             plan: &choice.plan,
+            image: recorded.image.as_ref().map(|(image, _)| image.as_slice()),
             guidance: choice.guidance,
             seeds: &[0],
             noise: Some(recorded.noise(picture)),
@@ -400,8 +445,9 @@ fn pictures(
             conditions: encoded.as_ref().map(|encoded| &encoded.conditions),
             prune: false,
         };
+        let latents = denoiser.sample(&request, &mut |_| ControlFlow::Continue(()))?;
+        let latents = latents.unwrap();
         let go_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
-        let latents = denoiser.sample(&request, go_on)?.unwrap();
         pictures.extend(decoder.decode(&latents, go_on)?.unwrap().data);
     }
     Ok(pictures)

@@ -161,6 +161,7 @@ pub fn adding(steps: usize) -> SamplingPlan {
         noise: 0.0,
     };
     SamplingPlan {
+        image_scale: 0.0,
         initial_scale: 0.5,
         steps: vec![step; steps],
     }
@@ -203,6 +204,7 @@ pub fn check_memory(backend: &Backend, profile: Profile, kept: DType) -> Result<
     ] {
         let request = SampleRequest {
             plan: &plan,
+            image: None,
             guidance: 1.0,
             seeds: &seeds,
             noise: None,
@@ -212,8 +214,8 @@ pub fn check_memory(backend: &Backend, profile: Profile, kept: DType) -> Result<
             prune,
         };
         let mut calls = vec![];
-        let found = session.sample(&request, &mut |done, total| {
-            calls.push((done, total));
+        let found = session.sample(&request, &mut |run| {
+            calls.push((run.done, run.total));
             ControlFlow::Continue(())
         });
         let found = found

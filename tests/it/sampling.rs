@@ -13,7 +13,9 @@ use dlc_ir::{DType, Module, SideFile};
 use dlc_methods::diffusion::{
     OutputLayout, SamplerState, SamplingPlan, noise, parse_scheduler_config, sampling_plan,
 };
-use dlc_runtime::{Backend, BackendKind, BackendSearch, SampleRequest, read_tensors, start};
+use dlc_runtime::{
+    Backend, BackendKind, BackendSearch, SampleProgress, SampleRequest, read_tensors, start,
+};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 
@@ -386,6 +388,7 @@ fn a_run_that_is_stopped_gives_nothing() {
     let plan = adding(5);
     let request = SampleRequest {
         plan: &plan,
+        image: None,
         guidance: 1.0,
         seeds: &[1],
         noise: None,
@@ -394,15 +397,15 @@ fn a_run_that_is_stopped_gives_nothing() {
         size: None,
         prune: true,
     };
-    let stop = &mut |done: usize, _: usize| {
-        if done == 3 {
+    let stop = &mut |run: &SampleProgress<'_>| {
+        if run.done == 3 {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         }
     };
     assert_eq!(session.sample(&request, stop).unwrap(), None);
-    let go = &mut |_: usize, _: usize| ControlFlow::Continue(());
+    let go = &mut |_: &SampleProgress<'_>| ControlFlow::Continue(());
     assert!(session.sample(&request, go).unwrap().is_some());
     let error = session
         .sample(

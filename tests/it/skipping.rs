@@ -52,6 +52,7 @@ fn check(backend: &Backend, profile: Profile, pass: &str) {
         DiffusionSession::open(backend, &bundle, None, &SessionOptions::default()).unwrap();
     let request = SampleRequest {
         plan: &plan,
+        image: None,
         guidance: 1.5,
         seeds: &[3],
         noise: None,
@@ -61,7 +62,7 @@ fn check(backend: &Backend, profile: Profile, pass: &str) {
         prune: true,
     };
     let found = session
-        .sample(&request, &mut |_, _| ControlFlow::Continue(()))
+        .sample(&request, &mut |_| ControlFlow::Continue(()))
         .unwrap()
         .unwrap();
     let error = expected

@@ -16,7 +16,8 @@ pub use inputs::DenoiserInput;
 pub use noise::{noise, normal_pair, step_noise};
 pub use plan::{Estimate, PlanError, SamplingPlan, SamplingStep};
 pub use scheduler::{
-    SchedulerError, SchedulerKind, SchedulerProblem, parse_scheduler_config, sampling_plan,
+    SchedulerError, SchedulerKind, SchedulerProblem, image_sampling_plan, parse_scheduler_config,
+    sampling_plan,
 };
 pub use state::SamplerState;
 pub use trajectory::Trajectory;

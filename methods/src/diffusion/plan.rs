@@ -28,12 +28,16 @@ impl Faulty for PlanError {
 
 /// A whole run of a sampler: one step for each evaluation of the network.
 ///
-/// With `x_0` the initial noise of unit variance times `initial_scale`, evaluation `i` of the
-/// network gives `out_i = network(input_scale_i * x_i, timestep_i)`; [`SamplingStep`] says how
+/// With `x_0` the initial noise of unit variance times `initial_scale`, and an image times
+/// `image_scale`, evaluation `i` of the network gives `out_i = network(input_scale_i * x_i, timestep_i)`; [`SamplingStep`] says how
 /// `x_{i+1}` follows. The last one is the sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SamplingPlan {
-    /// What the initial noise is multiplied by: diffusers' `init_noise_sigma`.
+    /// What the image that a run begins from is multiplied by; 0 for runs that begin from noise.
+    #[serde(default)]
+    pub image_scale: f64,
+    /// What the initial noise is multiplied by: diffusers' `init_noise_sigma`, or for runs of an
+    /// image the level of noise that is due.
     pub initial_scale: f64,
     /// The steps, in the order in which they are taken.
     pub steps: Vec<SamplingStep>,
@@ -142,7 +146,7 @@ impl SamplingPlan {
         if self.steps.is_empty() {
             return fail(0, "the plan has no steps");
         }
-        if !is_single(self.initial_scale) {
+        if !is_single(self.initial_scale) || !is_single(self.image_scale) {
             return fail(0, "the initial scale isn't finite");
         }
         for (index, step) in self.steps.iter().enumerate() {
@@ -214,6 +218,7 @@ mod tests {
 
     fn plan(steps: Vec<SamplingStep>) -> SamplingPlan {
         SamplingPlan {
+            image_scale: 0.0,
             initial_scale: 1.0,
             steps,
         }

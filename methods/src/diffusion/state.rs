@@ -34,12 +34,37 @@ impl<'a> SamplerState<'a> {
     /// Starts from `noise` of unit variance.
     ///
     /// # Errors
-    /// [`MethodError::Input`] for a plan that [can't run](SamplingPlan::check).
+    /// [`MethodError::Input`] for a plan that [can't run](SamplingPlan::check), or that begins from
+    /// an image.
     pub fn new(plan: &'a SamplingPlan, noise: &[f32]) -> Result<Self> {
+        if plan.image_scale != 0.0 {
+            let problem = "the sampler begins from an image, and got none";
+            return Err(MethodError::Input(problem.to_owned()));
+        }
+        Self::start(plan, noise, None)
+    }
+
+    /// Starts from `noise` of unit variance and an image, both as many numbers.
+    ///
+    /// # Errors
+    /// [`MethodError::Input`] for a plan that [can't run](SamplingPlan::check), and an image of
+    /// another length than the noise.
+    pub fn of_image(plan: &'a SamplingPlan, noise: &[f32], image: &[f32]) -> Result<Self> {
+        if image.len() != noise.len() {
+            return Err(MethodError::Input(format!(
+                "the image has {} numbers, and the noise {}",
+                image.len(),
+                noise.len()
+            )));
+        }
+        Self::start(plan, noise, Some(image))
+    }
+
+    fn start(plan: &'a SamplingPlan, noise: &[f32], image: Option<&[f32]>) -> Result<Self> {
         plan.check()
             .map_err(|error| MethodError::Input(error.to_string()))?;
         let mut numbers = Numbers(noise.len());
-        let trajectory = Trajectory::start(plan, &mut numbers, noise)?;
+        let trajectory = Trajectory::start(plan, &mut numbers, noise, image)?;
         Ok(Self {
             trajectory,
             numbers,

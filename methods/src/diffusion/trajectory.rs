@@ -18,7 +18,8 @@ pub struct Trajectory<'a, V> {
 }
 
 impl<'a, V> Trajectory<'a, V> {
-    /// Starts from `noise` of unit variance. The plan must be [checked](SamplingPlan::check).
+    /// Starts from `noise` of unit variance and, where the plan has it so, an image. The plan must
+    /// be [checked](SamplingPlan::check).
     ///
     /// # Errors
     /// Those of the sums.
@@ -26,8 +27,11 @@ impl<'a, V> Trajectory<'a, V> {
         plan: &'a SamplingPlan,
         arithmetic: &mut A,
         noise: &A::Term,
+        image: Option<&A::Term>,
     ) -> Result<Self, A::Error> {
-        let first = arithmetic.sum_of([(plan.initial_scale, noise)], None)?;
+        let image = image.map(|image| (plan.image_scale, image));
+        let terms = [(plan.initial_scale, noise)].into_iter().chain(image);
+        let first = arithmetic.sum_of(terms, None)?;
         Ok(Self {
             plan,
             taken: 0,

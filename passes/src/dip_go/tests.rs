@@ -64,6 +64,7 @@ fn plan() -> SamplingPlan {
         noise: if i == 2 { 0.3 } else { 0.0 },
     };
     SamplingPlan {
+        image_scale: 0.0,
         initial_scale: 1.2,
         steps: (0..4).map(step).collect(),
     }

@@ -113,7 +113,7 @@ impl<'m> Unroller<'m> {
         for (at, _) in conditions {
             copy.input(at)?;
         }
-        let trajectory = Trajectory::start(driver.plan, &mut copy, &noise)?;
+        let trajectory = Trajectory::start(driver.plan, &mut copy, &noise, None)?;
         let doubled = if guided {
             copy.builder
                 .add(Op::Concat { axis: 0 }, [noise.into(), noise.into()])?

@@ -96,6 +96,7 @@ pub fn plan(steps: usize) -> SamplingPlan {
         noise: 0.0,
     };
     SamplingPlan {
+        image_scale: 0.0,
         initial_scale: 1.0,
         steps: (0..steps).map(step).collect(),
     }

@@ -2,7 +2,9 @@
 //! else diffusers' customs.
 
 use dlc_files::read_document;
-use dlc_methods::diffusion::{SamplingPlan, SchedulerKind, parse_scheduler_config, sampling_plan};
+use dlc_methods::diffusion::{
+    SamplingPlan, SchedulerKind, image_sampling_plan, parse_scheduler_config, sampling_plan,
+};
 use serde_json::{Map, Value};
 
 use super::is_guided;
@@ -23,6 +25,8 @@ pub struct SamplerWishes {
     pub guidance: Option<f64>,
     /// Whether to run the whole model at every step.
     pub no_prune: bool,
+    /// The share of the steps that are taken, for images that start from a picture.
+    pub strength: Option<f64>,
 }
 
 /// A sampler for a bundle.
@@ -71,7 +75,8 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
         .or(made_for.map(|sampling| sampling.scheduler.as_str()));
     let kind = name.map(SchedulerKind::from_name).transpose()?;
     let asked_steps = wishes.steps.or(made_for.map(|sampling| sampling.steps));
-    let schedule = made_for.filter(|_| !wishes.no_prune);
+    let whole = wishes.no_prune || wishes.strength.is_some();
+    let schedule = made_for.filter(|_| !whole);
     if let (Some(sampling), Some(steps)) = (schedule, asked_steps)
         && (sampling.steps != steps || SchedulerKind::from_name(&sampling.scheduler).ok() != kind)
     {
@@ -87,7 +92,10 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
     let own = own.and_then(|class| SchedulerKind::from_name(class).ok());
     let usual = kind.or(own).unwrap_or(SchedulerKind::Ddim).default_steps();
     let steps = asked_steps.unwrap_or(usual);
-    let plan = sampling_plan(&config, kind, steps)?;
+    let plan = match wishes.strength {
+        None => sampling_plan(&config, kind, steps)?,
+        Some(strength) => image_sampling_plan(&config, kind, steps, strength)?,
+    };
     // A plan is there, so the configuration names a scheduler that dlc has, unless one was asked
     // for.
     let scheduler = kind.or(own).map_or("unknown", SchedulerKind::name);
@@ -98,6 +106,10 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
     let note = schedule.filter(|sampling| sampling.unrolled.is_none() && sampling.guidance.to_bits() != guidance.to_bits()).map(|sampling| {
         format!("the bundle is pruned for guidance {}; with {guidance} its images may differ more from the whole model's", sampling.guidance)
     });
+    let unpruned = made_for.filter(|_| wishes.strength.is_some() && !wishes.no_prune);
+    let note = note.or(unpruned.map(|_| {
+        "the bundle is pruned for runs that start from noise; from a picture the whole model runs at every step".to_owned()
+    }));
     Ok(SamplerChoice {
         plan,
         scheduler,

@@ -6,8 +6,8 @@
 //! ones; or its whole sampler is one graph. Such values never leave the device that computed them.
 //! Knows nothing of files of images.
 
+mod autoencoder;
 mod choice;
-mod decoder;
 mod feeds;
 mod memory;
 mod ports;
@@ -25,8 +25,8 @@ use std::sync::Arc;
 use dlc_ir::{Diffusion, Evaluation, Sampling};
 use dlc_methods::diffusion::SamplingPlan;
 
+pub use self::autoencoder::{ImageDecoder, ImageEncoder};
 pub use self::choice::{SamplerChoice, SamplerWishes, choose_sampler};
-pub use self::decoder::ImageDecoder;
 pub use self::feeds::Conditions;
 pub use self::prompt::PromptEncoder;
 pub use self::prompt_reader::{EncodedPrompt, Negative, PromptReader, TextStates};
@@ -75,6 +75,9 @@ pub struct SampleRequest<'a> {
     /// Noise of unit variance that the images start from instead, row-major; none for that of the
     /// seeds.
     pub noise: Option<&'a [f32]>,
+    /// Latents of a picture, row-major, that all images start from beside the noise, where the plan
+    /// [has it so](SamplingPlan::image_scale).
+    pub image: Option<&'a [f32]>,
     /// What each image should show; none for models that take no class.
     pub classes: &'a [usize],
     /// Height and width of the images, in entries of the sampler's numbers; none for the model's
@@ -85,6 +88,20 @@ pub struct SampleRequest<'a> {
     /// Whether to run the graphs of the manifest's schedule, where there is one, instead of the
     /// whole model.
     pub prune: bool,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy)]
+pub struct SampleProgress<'s> {
+    /// Evaluations that were made.
+    pub done: usize,
+    /// Evaluations of the whole run.
+    pub total: usize,
+    /// What the network is given next, the latents with the noise that they still have, scaled to
+    /// the size that it takes, row-major; empty where the whole run is one graph.
+    pub input: &'s [f32],
+    /// Images, channels, height, width.
+    pub shape: [usize; 4],
 }
 
 impl SampleRequest<'_> {
@@ -195,8 +212,8 @@ impl DiffusionSession {
         self.bundle.manifest().sampling.as_ref().filter(|_| prune)
     }
 
-    /// Makes all images of the request as one batch. Calls `progress` before each evaluation with
-    /// how many were made and how many there are; none if it breaks.
+    /// Makes all images of the request as one batch. Calls `progress` before each evaluation; none
+    /// if it breaks.
     ///
     /// # Errors
     /// [`RuntimeError::Input`] for a request that doesn't fit the model or the schedule, and what
@@ -204,7 +221,7 @@ impl DiffusionSession {
     pub fn sample(
         &mut self,
         request: &SampleRequest<'_>,
-        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(&SampleProgress<'_>) -> ControlFlow<()>,
     ) -> Result<Option<Samples>> {
         let (sampling, total) = (
             self.schedule(request.prune).cloned(),
@@ -237,7 +254,7 @@ impl DiffusionSession {
             .as_ref()
             .and_then(|sampling| sampling.unrolled.as_deref())
         {
-            let data = self.sample_unrolled(graph, &feeds, &start, progress)?;
+            let data = self.sample_unrolled(graph, &feeds, &start, shape, progress)?;
             return Ok(data.map(|data| Samples { shape, data }));
         }
         let whole = || {
@@ -255,7 +272,12 @@ impl DiffusionSession {
             latent_channels: channels,
             plane: height * width,
         };
-        let mut state = SamplerState::new(request.plan, &start)?;
+        let mut state = match request.image {
+            None => SamplerState::new(request.plan, &start)?,
+            Some(image) => {
+                SamplerState::of_image(request.plan, &start, &image.repeat(request.seeds.len()))?
+            }
+        };
         let mut memory = Memory::new(
             evaluations
                 .iter()
@@ -263,12 +285,18 @@ impl DiffusionSession {
         );
         let mut input = vec![0.0; start.len()];
         for (done, Evaluation { graph, forecast }) in evaluations.iter().enumerate() {
-            if progress(done, total).is_break() {
-                return Ok(None);
-            }
             let Some(timestep) = state.model_input(&mut input)? else {
                 break;
             };
+            let now = SampleProgress {
+                done,
+                total,
+                input: &input,
+                shape,
+            };
+            if progress(&now).is_break() {
+                return Ok(None);
+            }
             let step = self
                 .steps
                 .get_mut(graph)

@@ -7,7 +7,7 @@ use dlc_ir::Sampling;
 
 use super::feeds::Feeds;
 use super::memory::Memory;
-use super::{DiffusionSession, SampleRequest};
+use super::{DiffusionSession, SampleProgress, SampleRequest};
 use crate::{Result, RuntimeError};
 
 impl DiffusionSession {
@@ -18,9 +18,16 @@ impl DiffusionSession {
         name: &str,
         feeds: &Feeds<'_>,
         start: &[f32],
-        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+        shape: [usize; 4],
+        progress: &mut dyn FnMut(&SampleProgress<'_>) -> ControlFlow<()>,
     ) -> Result<Option<Vec<f32>>> {
-        if progress(0, 1).is_break() {
+        let now = SampleProgress {
+            done: 0,
+            total: 1,
+            input: &[],
+            shape,
+        };
+        if progress(&now).is_break() {
             return Ok(None);
         }
         let mut memory = Memory::default();
@@ -38,8 +45,12 @@ impl DiffusionSession {
     }
 }
 
-/// Refuses a request that an unrolled sampler wasn't made for.
+/// Refuses a request that a pruned sampler wasn't made for.
 pub(super) fn check(sampling: &Sampling, request: &SampleRequest<'_>) -> Result<()> {
+    if request.image.is_some() {
+        let problem = "the bundle is pruned for runs that start from noise: sample the whole model with `dlc sample --no-prune`";
+        return Err(RuntimeError::Input(problem.to_owned()));
+    }
     if sampling.unrolled.is_none() || sampling.guidance.to_bits() == request.guidance.to_bits() {
         return Ok(());
     }

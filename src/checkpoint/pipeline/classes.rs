@@ -23,24 +23,60 @@ pub struct PartRow {
     pub component: &'static str,
     /// Its classes that are compiled.
     pub classes: &'static [&'static str],
-    /// The graph that is made of it.
-    pub graph: &'static str,
-    /// What it does.
-    pub role: Role,
+    /// The graphs that are made of it.
+    pub graphs: &'static [PartGraph],
     /// Whether the denoiser is compiled alone where the component is of another class.
     pub optional: bool,
 }
 
-/// What a component does.
+/// A graph of a component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartGraph {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub role: Role,
+}
+
+/// What a graph of a component does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Reads texts.
     Text(TextRole),
     /// Makes pictures of latents.
-    Decoder {
-        /// Whether the pipeline heeds `latents_mean` and `latents_std`.
-        statistics: bool,
-    },
+    Decoder(VaeRole),
+    /// Makes latents of pictures.
+    Encoder(VaeRole),
+}
+
+/// What a pipeline heeds of the configuration of an autoencoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VaeRole {
+    /// `latents_mean` and `latents_std`.
+    pub statistics: bool,
+    /// `force_upcast`: in half precision the autoencoder still computes in single precision.
+    pub upcast: bool,
+}
+
+impl VaeRole {
+    const PLAIN: Self = Self {
+        statistics: false,
+        upcast: false,
+    };
+    const XL: Self = Self {
+        statistics: true,
+        upcast: true,
+    };
+}
+
+impl Role {
+    /// What is heeded of an autoencoder; of others nothing.
+    pub fn vae(self) -> VaeRole {
+        match self {
+            Self::Decoder(vae) | Self::Encoder(vae) => vae,
+            Self::Text(_) => VaeRole::PLAIN,
+        }
+    }
 }
 
 /// How a pipeline reads texts with an encoder.
@@ -76,7 +112,7 @@ impl TextRole {
 /// Of `_text_preprocessing` of `PixArt`'s pipelines.
 const CAPTIONS: &str = "prompts are read in lower case and not cleaned of links, markup and the like, as diffusers reads them with clean_caption=False, which isn't its default";
 
-const DECODERS: &[&str] = &["AutoencoderKL", "AutoencoderTiny"];
+const AUTOENCODERS: &[&str] = &["AutoencoderKL", "AutoencoderTiny"];
 
 const fn clip(tokenizer: &'static str, states: &'static str) -> Role {
     Role::Text(TextRole {
@@ -99,25 +135,43 @@ const fn t5(length: usize) -> Role {
     })
 }
 
-const fn text_encoder(class: &'static [&'static str], role: Role) -> PartRow {
+const fn text_encoder(classes: &'static [&'static str], graphs: &'static [PartGraph]) -> PartRow {
     PartRow {
         component: "text_encoder",
-        classes: class,
-        graph: Diffusion::TEXT_ENCODER,
-        role,
+        classes,
+        graphs,
         optional: false,
     }
 }
 
-const fn decoder(component: &'static str, statistics: bool) -> PartRow {
+const fn reads(name: &'static str, role: Role) -> [PartGraph; 1] {
+    [PartGraph { name, role }]
+}
+
+const fn both_ways(vae: VaeRole) -> [PartGraph; 2] {
+    [
+        PartGraph {
+            name: Diffusion::IMAGE_DECODER,
+            role: Role::Decoder(vae),
+        },
+        PartGraph {
+            name: Diffusion::IMAGE_ENCODER,
+            role: Role::Encoder(vae),
+        },
+    ]
+}
+
+const fn autoencoder(component: &'static str, graphs: &'static [PartGraph]) -> PartRow {
     PartRow {
         component,
-        classes: DECODERS,
-        graph: Diffusion::IMAGE_DECODER,
-        role: Role::Decoder { statistics },
+        classes: AUTOENCODERS,
+        graphs,
         optional: false,
     }
 }
+
+const VAE: PartRow = autoencoder("vae", &both_ways(VaeRole::PLAIN));
+const T5: &[&str] = &["T5EncoderModel"];
 
 const fn class(name: &'static str, parts: &'static [PartRow]) -> Class {
     Class {
@@ -132,8 +186,11 @@ pub(super) static CLASSES: [Class; 9] = [
     class(
         "StableDiffusionPipeline",
         &[
-            text_encoder(&["CLIPTextModel"], clip(TOKENIZER, TextEncoder::LAST)),
-            decoder("vae", false),
+            text_encoder(
+                &["CLIPTextModel"],
+                &reads(Diffusion::TEXT_ENCODER, clip(TOKENIZER, TextEncoder::LAST)),
+            ),
+            VAE,
         ],
     ),
     Class {
@@ -143,17 +200,22 @@ pub(super) static CLASSES: [Class; 9] = [
             &[
                 text_encoder(
                     &["CLIPTextModel"],
-                    clip(TOKENIZER, TextEncoder::PENULTIMATE),
+                    &reads(
+                        Diffusion::TEXT_ENCODER,
+                        clip(TOKENIZER, TextEncoder::PENULTIMATE),
+                    ),
                 ),
                 PartRow {
                     component: "text_encoder_2",
-                    graph: Diffusion::SECOND_TEXT_ENCODER,
                     ..text_encoder(
                         &["CLIPTextModelWithProjection"],
-                        clip("tokenizer_2", TextEncoder::PENULTIMATE),
+                        &reads(
+                            Diffusion::SECOND_TEXT_ENCODER,
+                            clip("tokenizer_2", TextEncoder::PENULTIMATE),
+                        ),
                     )
                 },
-                decoder("vae", true),
+                autoencoder("vae", &both_ways(VaeRole::XL)),
             ],
         )
     },
@@ -162,8 +224,8 @@ pub(super) static CLASSES: [Class; 9] = [
         ..class(
             "PixArtAlphaPipeline",
             &[
-                text_encoder(&["T5EncoderModel"], t5(120)),
-                decoder("vae", false),
+                text_encoder(T5, &reads(Diffusion::TEXT_ENCODER, t5(120))),
+                VAE,
             ],
         )
     },
@@ -172,12 +234,12 @@ pub(super) static CLASSES: [Class; 9] = [
         ..class(
             "PixArtSigmaPipeline",
             &[
-                text_encoder(&["T5EncoderModel"], t5(300)),
-                decoder("vae", false),
+                text_encoder(T5, &reads(Diffusion::TEXT_ENCODER, t5(300))),
+                VAE,
             ],
         )
     },
-    class("DiTPipeline", &[decoder("vae", false)]),
+    class("DiTPipeline", &[VAE]),
     class("DDPMPipeline", &[]),
     class("DDIMPipeline", &[]),
     class("PNDMPipeline", &[]),
@@ -185,7 +247,7 @@ pub(super) static CLASSES: [Class; 9] = [
         "LDMPipeline",
         &[PartRow {
             optional: true,
-            ..decoder("vqvae", false)
+            ..autoencoder("vqvae", &both_ways(VaeRole::PLAIN))
         }],
     ),
 ];
@@ -203,9 +265,10 @@ impl Class {
 
     /// The components with the tokenizers of its text encoders, each once.
     pub fn tokenizers(&self) -> impl Iterator<Item = &'static str> + Clone + use<'_> {
-        self.parts.iter().filter_map(|row| match row.role {
+        let graphs = self.parts.iter().flat_map(|row| row.graphs);
+        graphs.filter_map(|graph| match graph.role {
             Role::Text(text) => Some(text.tokenizer),
-            Role::Decoder { .. } => None,
+            Role::Decoder(_) | Role::Encoder(_) => None,
         })
     }
 }

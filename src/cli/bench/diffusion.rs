@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Args, load_average};
 use crate::cli::backend::describe;
-use crate::cli::diffusion::{DiffusionModel, Wanted, decode, sample};
+use crate::cli::diffusion::{DiffusionModel, Wanted, decode, sample, show_sampling};
 use crate::cli::exit::INTERRUPTED;
 use crate::cli::failure::{Result, bail};
 use crate::cli::output::{Output, note};
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
         .sampling
         .as_ref()
         .map(|sampling| sampling.macs);
-    let choice = args.sampler.choose(&bundle, false)?;
+    let choice = args.sampler.choose(&bundle, false, None)?;
     let mut wanted = args.sampler.wanted(&bundle, &[], usize::from(args.count))?;
     let model = DiffusionModel::open(bundle, &args.backend)?;
     let start = Instant::now();
@@ -243,7 +243,7 @@ impl Side {
             &choice.plan,
             choice.guidance,
             prune,
-            bar,
+            &mut |run| show_sampling(bar, run),
         )?;
         self.times
             .push([load, start.elapsed().as_secs_f64() - load]);
@@ -294,13 +294,14 @@ fn print_peak(
     name: SideName,
 ) -> Result<ExitCode> {
     let mut session = model.session()?;
+    let bar = Bar::new();
     if sample(
         &mut session,
         wanted,
         &choice.plan,
         choice.guidance,
         name == SideName::Pruned,
-        &Bar::new(),
+        &mut |run| show_sampling(&bar, run),
     )?
     .is_none()
     {

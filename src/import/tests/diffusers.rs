@@ -365,7 +365,7 @@ fn names_of_older_versions_are_read() {
         .collect();
     let view = |r: &crate::checkpoint::TensorRecord| {
         (
-            safetensors::Dtype::F32,
+            safetensors::Dtype::F16,
             r.shape.clone(),
             r.blob.as_ref().to_vec(),
         )

@@ -5,6 +5,7 @@ use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::{Prediction, clip, refuse_thresholding};
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
+use super::start::Run;
 use crate::diffusion::{SamplingPlan, SamplingStep};
 
 struct Ddim {
@@ -37,21 +38,14 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
 }
 
 impl Scheduler for Ddim {
-    fn plan(&self, steps: usize) -> SamplingPlan {
+    fn plan(&self, run: Run) -> SamplingPlan {
         // diffusers steps back by a whole stride whatever the spacing, even where the next timestep
         // is another.
-        let stride = self.noise.len() / steps;
-        let timesteps = self
-            .spacing
-            .timesteps(steps, self.noise.len())
-            .into_iter()
-            .map(|t| t.round_ties_even() as usize);
-        SamplingPlan {
-            initial_scale: 1.0,
-            steps: timesteps
-                .map(|t| self.step(t, t.checked_sub(stride)))
-                .collect(),
-        }
+        let stride = self.noise.len() / run.steps;
+        let timesteps = self.spacing.whole(run.steps, self.noise.len());
+        let rows = timesteps.iter();
+        let rows = rows.map(|t| self.step(*t, t.checked_sub(stride))).collect();
+        run.plan(1.0, rows, |first| self.noise.mix(timesteps[first]))
     }
 }
 

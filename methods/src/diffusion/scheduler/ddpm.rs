@@ -6,6 +6,7 @@ use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::{Prediction, clip, refuse_thresholding};
 use super::reader::{ConfigReader, show};
 use super::spacing::{Spacing, Spread, from_each_to_the_next};
+use super::start::Run;
 use crate::diffusion::{SamplingPlan, SamplingStep};
 
 /// Variances below count as this: diffusers'.
@@ -56,13 +57,10 @@ fn is_large(config: &mut ConfigReader<'_>) -> bool {
 }
 
 impl Scheduler for Ddpm {
-    fn plan(&self, steps: usize) -> SamplingPlan {
-        let timesteps = self.spacing.timesteps(steps, self.noise.len());
-        let timesteps: Vec<usize> = timesteps
-            .into_iter()
-            .map(|t| t.round_ties_even() as usize)
-            .collect();
-        from_each_to_the_next(&timesteps, |from, to| self.step(from, to))
+    fn plan(&self, run: Run) -> SamplingPlan {
+        let timesteps = self.spacing.whole(run.steps, self.noise.len());
+        let rows = from_each_to_the_next(&timesteps, |from, to| self.step(from, to));
+        run.plan(1.0, rows, |first| self.noise.mix(timesteps[first]))
     }
 }
 

@@ -4,11 +4,12 @@
 use super::Scheduler;
 use super::exploding::signal;
 use super::levels::Levels;
-use super::multistep::{Solved, Track, order_at, refuse_flow, vandermonde};
+use super::multistep::{SHORT, Solved, Track, mix, order_at, refuse_flow, vandermonde};
 use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::{Prediction, refuse_thresholding};
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
+use super::start::Run;
 use crate::diffusion::{SamplingPlan, SamplingStep};
 
 struct Deis {
@@ -42,18 +43,17 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
 }
 
 impl Scheduler for Deis {
-    fn plan(&self, steps: usize) -> SamplingPlan {
-        let (timesteps, mut sigmas) = self.track.visits(steps, |t| self.track.whole(t));
+    fn plan(&self, run: Run) -> SamplingPlan {
+        let (timesteps, mut sigmas) = self.track.visits(run.steps, |t| self.track.whole(t));
         sigmas.push(self.track.smallest(&sigmas));
         let count = timesteps.len();
         let step = |(index, t): (usize, &f64)| {
-            let order = order_at(self.order, index, count, self.lower_order_final);
+            let lower = self.lower_order_final && count < SHORT;
+            let order = order_at(self.order, count - index, run.taken(index), lower);
             self.step(*t, &sigmas[index + 1 - order..index + 2])
         };
-        SamplingPlan {
-            initial_scale: 1.0,
-            steps: timesteps.iter().enumerate().map(step).collect(),
-        }
+        let rows = timesteps.iter().enumerate().map(step).collect();
+        run.plan(1.0, rows, |first| mix(sigmas[first]))
     }
 }
 

@@ -5,11 +5,14 @@
 
 use super::Scheduler;
 use super::levels::{End, Levels};
-use super::multistep::{Equation, Solved, Stretch, Track, check_end, order_at, refuse_flow};
+use super::multistep::{
+    Equation, SHORT, Solved, Stretch, Track, check_end, mix, order_at, refuse_flow,
+};
 use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::{Prediction, refuse_thresholding};
 use super::reader::{ConfigReader, show};
 use super::spacing::{Spacing, Spread};
+use super::start::Run;
 use crate::diffusion::{SamplingPlan, SamplingStep};
 
 struct DpmSolver {
@@ -105,7 +108,7 @@ fn least_lambda(config: &mut ConfigReader<'_>, noise: &NoiseSchedule) -> f64 {
 }
 
 impl Scheduler for DpmSolver {
-    fn plan(&self, steps: usize) -> SamplingPlan {
+    fn plan(&self, run: Run) -> SamplingPlan {
         let whole = |t: f64| {
             if self.rounds {
                 self.track.whole(t)
@@ -113,26 +116,29 @@ impl Scheduler for DpmSolver {
                 t.trunc()
             }
         };
-        let (timesteps, mut sigmas) = self.track.visits(steps, whole);
+        let (timesteps, mut sigmas) = self.track.visits(run.steps, whole);
         sigmas.push(self.ends.sigma(self.track.noise.sigma(0)));
         let count = timesteps.len();
         let step = |(index, t): (usize, &f64)| {
-            let order = self.order_at(index, count);
+            let order = self.order_at(index, count, run.taken(index));
             self.step(*t, &sigmas[index + 1 - order..index + 2])
         };
-        SamplingPlan {
-            initial_scale: 1.0,
-            steps: timesteps.iter().enumerate().map(step).collect(),
-        }
+        let rows = timesteps.iter().enumerate().map(step).collect();
+        run.plan(1.0, rows, |first| mix(sigmas[first]))
     }
 }
 
 impl DpmSolver {
-    fn order_at(&self, index: usize, count: usize) -> usize {
+    fn order_at(&self, index: usize, count: usize, taken: usize) -> usize {
         if index + 1 == count && (self.euler_at_final || self.ends == End::Zero) {
             return 1;
         }
-        order_at(self.order, index, count, self.lower_order_final)
+        order_at(
+            self.order,
+            count - index,
+            taken,
+            self.lower_order_final && count < SHORT,
+        )
     }
 
     /// The step between the last two of these noise levels; those before are of the predictions

@@ -27,6 +27,17 @@ pub enum SchedulerError {
         /// Every key at fault.
         problems: Vec<SchedulerProblem>,
     },
+    /// A run of an image that takes no step, or more than all.
+    #[error(
+        "a strength of {strength} is none of a run of {steps} steps: it must be at most 1, and at least {} to take a step",
+        1.0 / (*steps).max(1) as f64
+    )]
+    Strength {
+        /// What was asked for.
+        strength: f64,
+        /// The steps of the whole run.
+        steps: usize,
+    },
     /// The numbers of the configuration are each fine, but give no sampler together.
     #[error(
         "scheduler_config.json, read as {class} for {steps} steps: {reason} (timestep {timestep}). The noise schedule leaves no signal or no noise \
@@ -57,7 +68,10 @@ impl Faulty for SchedulerError {
             {
                 Fault::Unsupported
             }
-            Self::Json(_) | Self::Config { .. } | Self::Degenerate { .. } => Fault::BadInput,
+            Self::Json(_)
+            | Self::Config { .. }
+            | Self::Strength { .. }
+            | Self::Degenerate { .. } => Fault::BadInput,
         }
     }
 }

@@ -8,6 +8,7 @@ use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::Prediction;
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
+use super::start::Run;
 use crate::diffusion::{SamplingPlan, SamplingStep};
 
 struct Euler {
@@ -45,8 +46,8 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
 }
 
 impl Scheduler for Euler {
-    fn plan(&self, steps: usize) -> SamplingPlan {
-        let mut visits = self.track.visits(steps);
+    fn plan(&self, run: Run) -> SamplingPlan {
+        let mut visits = self.track.visits(run.steps);
         if self.continuous {
             let timestep = |sigma: &f64| f64::from((0.25 * sigma.ln()) as f32);
             visits.timesteps = visits.sigmas.iter().map(timestep).collect();
@@ -54,16 +55,11 @@ impl Scheduler for Euler {
         visits
             .sigmas
             .push(self.ends.sigma(self.track.noise.sigma(0)));
-        let steps = visits
-            .timesteps
-            .iter()
-            .zip(visits.sigmas.windows(2))
-            .map(|(t, ends)| self.step(*t, ends[0], ends[1]))
-            .collect();
-        SamplingPlan {
-            initial_scale: visits.initial_scale,
-            steps,
-        }
+        let levels = visits.timesteps.iter().zip(visits.sigmas.windows(2));
+        let rows = levels.map(|(t, ends)| self.step(*t, ends[0], ends[1]));
+        run.plan(visits.initial_scale, rows.collect(), |first| {
+            visits.mix(first)
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::Prediction;
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
+use super::start::Run;
 use crate::diffusion::{SamplingPlan, SamplingStep};
 
 struct EulerAncestral {
@@ -27,19 +28,14 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
 }
 
 impl Scheduler for EulerAncestral {
-    fn plan(&self, steps: usize) -> SamplingPlan {
-        let mut visits = self.track.visits(steps);
+    fn plan(&self, run: Run) -> SamplingPlan {
+        let mut visits = self.track.visits(run.steps);
         visits.sigmas.push(0.0);
-        let ends = visits.sigmas.windows(2);
-        SamplingPlan {
-            initial_scale: visits.initial_scale,
-            steps: visits
-                .timesteps
-                .iter()
-                .zip(ends)
-                .map(|(t, ends)| self.step(*t, ends[0], ends[1]))
-                .collect(),
-        }
+        let levels = visits.timesteps.iter().zip(visits.sigmas.windows(2));
+        let rows = levels.map(|(t, ends)| self.step(*t, ends[0], ends[1]));
+        run.plan(visits.initial_scale, rows.collect(), |first| {
+            visits.mix(first)
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use super::levels::Levels;
 use super::noise::NoiseSchedule;
 use super::prediction::Prediction;
 use super::spacing::{Spacing, Spread, sigmas_at, timestep_of};
+use super::start::Mix;
 use crate::diffusion::Estimate;
 
 /// Noise levels, how they are spaced, and what the network says at them.
@@ -24,6 +25,16 @@ pub(super) struct Visits {
     pub(super) sigmas: Vec<f64>,
     /// What noise of unit variance is multiplied by.
     pub(super) initial_scale: f64,
+}
+
+impl Visits {
+    /// What latents are at a level.
+    pub(super) fn mix(&self, level: usize) -> Mix {
+        Mix {
+            image: 1.0,
+            noise: self.sigmas[level],
+        }
+    }
 }
 
 impl Exploding {

@@ -6,6 +6,7 @@
 use super::Scheduler;
 use super::levels::Levels;
 use super::reader::ConfigReader;
+use super::start::{Mix, Run};
 use crate::diffusion::{Estimate, SamplingPlan, SamplingStep};
 
 /// The longest training that is read, in timesteps.
@@ -45,21 +46,19 @@ pub(super) fn read(config: &mut ConfigReader<'_>, _: usize) -> Box<dyn Scheduler
 }
 
 impl Scheduler for FlowMatch {
-    fn plan(&self, steps: usize) -> SamplingPlan {
-        let mut sigmas = self.sigmas(steps);
+    fn plan(&self, run: Run) -> SamplingPlan {
+        let mut sigmas = self.sigmas(run.steps);
         if self.inverted {
             for sigma in &mut sigmas {
                 *sigma = 1.0 - *sigma;
             }
         }
         sigmas.push(if self.inverted { 1.0 } else { 0.0 });
-        SamplingPlan {
-            initial_scale: 1.0,
-            steps: sigmas
-                .windows(2)
-                .map(|ends| self.step(ends[0], ends[1]))
-                .collect(),
-        }
+        let rows = sigmas.windows(2).map(|ends| self.step(ends[0], ends[1]));
+        run.plan(1.0, rows.collect(), |first| Mix {
+            image: 1.0 - sigmas[first],
+            noise: sigmas[first],
+        })
     }
 }
 

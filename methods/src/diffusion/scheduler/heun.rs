@@ -11,6 +11,7 @@ use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::{Prediction, clip};
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
+use super::start::Run;
 use crate::diffusion::{SamplingPlan, SamplingStep};
 
 struct Heun {
@@ -35,8 +36,8 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
 }
 
 impl Scheduler for Heun {
-    fn plan(&self, steps: usize) -> SamplingPlan {
-        let visits = self.track.visits(steps);
+    fn plan(&self, run: Run) -> SamplingPlan {
+        let visits = self.track.visits(run.steps);
         let mut evaluations = Vec::new();
         let mut levels = visits.timesteps.iter().zip(&visits.sigmas).peekable();
         while let Some((t, sigma)) = levels.next() {
@@ -47,10 +48,10 @@ impl Scheduler for Heun {
             evaluations.push(self.euler(*t, *sigma, **next));
             evaluations.push(self.correction(**next_t, *sigma, **next));
         }
-        SamplingPlan {
-            initial_scale: visits.initial_scale,
-            steps: evaluations,
-        }
+        let run = run.of_evaluations(2);
+        run.plan(visits.initial_scale, evaluations, |first| {
+            visits.mix(first / 2)
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::{Prediction, clip, refuse_thresholding};
 use super::reader::ConfigReader;
 use super::spacing::from_each_to_the_next;
+use super::start::Run;
 use crate::diffusion::{SamplingPlan, SamplingStep};
 
 /// The standard deviation of the data: diffusers'.
@@ -47,9 +48,10 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
 }
 
 impl Scheduler for Lcm {
-    fn plan(&self, steps: usize) -> SamplingPlan {
-        let timesteps = self.timesteps(steps);
-        from_each_to_the_next(&timesteps, |from, to| self.step(from, to))
+    fn plan(&self, run: Run) -> SamplingPlan {
+        let timesteps = self.timesteps(run.steps);
+        let rows = from_each_to_the_next(&timesteps, |from, to| self.step(from, to));
+        run.plan(1.0, rows, |first| self.noise.mix(timesteps[first]))
     }
 }
 

@@ -8,6 +8,7 @@ use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::Prediction;
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
+use super::start::Run;
 use crate::diffusion::{SamplingPlan, SamplingStep};
 
 /// The most predictions that count: diffusers' `order`.
@@ -39,15 +40,15 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
 }
 
 impl Scheduler for Lms {
-    fn plan(&self, steps: usize) -> SamplingPlan {
-        let mut visits = self.track.visits(steps);
+    fn plan(&self, run: Run) -> SamplingPlan {
+        let mut visits = self.track.visits(run.steps);
         visits.sigmas.push(0.0);
         let step = |(index, timestep): (usize, &f64)| {
             let from = visits.sigmas[index];
             let nodes: Vec<f64> = visits.sigmas[..=index]
                 .iter()
                 .rev()
-                .take(ORDER)
+                .take(ORDER.min(run.taken(index) + 1))
                 .copied()
                 .collect();
             SamplingStep {
@@ -60,10 +61,8 @@ impl Scheduler for Lms {
                 noise: 0.0,
             }
         };
-        SamplingPlan {
-            initial_scale: visits.initial_scale,
-            steps: visits.timesteps.iter().enumerate().map(step).collect(),
-        }
+        let rows = visits.timesteps.iter().enumerate().map(step).collect();
+        run.plan(visits.initial_scale, rows, |first| visits.mix(first))
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! One file for each scheduler, which reads its own keys and makes its own rows; what they share is
 //! the noise schedule (`noise.rs`), what networks predict (`prediction.rs`), the choice of timesteps (`spacing.rs`) or
-//! noise levels (`levels.rs`), and what families have in common (`exploding.rs`, `multistep.rs`). What a
+//! noise levels (`levels.rs`), where a run begins (`start.rs`), and what families have in common (`exploding.rs`, `multistep.rs`). What a
 //! configuration asks for beyond that is refused by name.
 
 mod ddim;
@@ -26,6 +26,7 @@ mod pndm;
 mod prediction;
 mod reader;
 mod spacing;
+mod start;
 mod unipc;
 
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use kind::SchedulerKind;
 use dlc_errors::printable::shown;
 use kind::{names, nearest};
 use reader::ConfigReader;
+use start::Run;
 
 use crate::Result;
 
@@ -57,8 +59,13 @@ const COMPATIBLE: [&str; 4] = [
 
 /// What a configuration says of a scheduler, read and checked.
 trait Scheduler {
-    /// The table for this many steps, the number that the configuration was read for.
-    fn plan(&self, steps: usize) -> SamplingPlan;
+    /// The table of a run, with the number of steps that the configuration was read for.
+    fn plan(&self, run: Run) -> SamplingPlan;
+
+    /// The key that asks for runs that don't begin within their steps, and why; none if they do.
+    fn whole_only(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
 }
 
 /// The plan for `steps` steps of the scheduler that a configuration describes, or of another one on
@@ -77,6 +84,37 @@ pub fn sampling_plan(
     scheduler: Option<SchedulerKind>,
     steps: usize,
 ) -> Result<SamplingPlan> {
+    plan_of(config, scheduler, Run { steps, from: None })
+}
+
+/// The same for a run that begins from an image: of `steps` steps the last `strength` (above 0, up
+/// to 1) are taken, from the image with as much noise as is due there (Meng et al., *SDEdit:
+/// Guided Image Synthesis and Editing with Stochastic Differential Equations*; diffusers' pipelines
+/// from image to image).
+///
+/// # Errors
+/// As [`sampling_plan`], and [`SchedulerError::Strength`] for a strength that is out of range or
+/// leaves no step.
+pub fn image_sampling_plan(
+    config: &Map<String, Value>,
+    scheduler: Option<SchedulerKind>,
+    steps: usize,
+    strength: f64,
+) -> Result<SamplingPlan> {
+    let taken = (steps as f64 * strength) as usize;
+    if !(strength > 0.0 && strength <= 1.0) || taken == 0 {
+        return Err(SchedulerError::Strength { strength, steps }.into());
+    }
+    let from = Some(steps - taken.min(steps));
+    plan_of(config, scheduler, Run { steps, from })
+}
+
+fn plan_of(
+    config: &Map<String, Value>,
+    scheduler: Option<SchedulerKind>,
+    run: Run,
+) -> Result<SamplingPlan> {
+    let steps = run.steps;
     let own = own_scheduler(config, scheduler.is_some())?;
     let Some(kind) = scheduler.or(own) else {
         let text = format!(
@@ -103,8 +141,11 @@ pub fn sampling_plan(
         SchedulerKind::FlowMatchEuler => flow_match::read,
     };
     let sampler = read(&mut reader, taken);
+    if let Some((key, problem)) = sampler.whole_only().filter(|_| run.from.is_some()) {
+        reader.unsupported(key, problem.to_owned());
+    }
     reader.finish(kind.class())?;
-    let plan = sampler.plan(steps);
+    let plan = sampler.plan(run);
     match plan.check() {
         Ok(()) => Ok(plan),
         Err(reason) => {

@@ -10,10 +10,11 @@ use super::noise::NoiseSchedule;
 use super::prediction::Prediction;
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread, sigmas_at, timestep_of, trailing};
+use super::start::Mix;
 use crate::diffusion::Estimate;
 
 /// Runs shorter than this end with steps of lower order where `lower_order_final` says so.
-const SHORT: usize = 15;
+pub(super) const SHORT: usize = 15;
 
 /// Noise levels and how they are spaced.
 pub(super) struct Track {
@@ -73,16 +74,20 @@ impl Track {
     }
 }
 
-/// The order of step `index` of `count`: there must be predictions for it, and short runs may end
-/// with steps of lower order.
-pub(super) fn order_at(order: usize, index: usize, count: usize, lower_order_final: bool) -> usize {
-    let left = count - index;
-    let most = if lower_order_final && count < SHORT {
-        left
-    } else {
-        order
-    };
-    order.min(most).min(index + 1)
+/// The order of a step of which `left` are left and after which `taken` were: there must be predictions for it, and
+/// runs may end with steps of lower order.
+pub(super) fn order_at(order: usize, left: usize, taken: usize, ends_lower: bool) -> usize {
+    let most = if ends_lower { left } else { order };
+    order.min(most).min(taken + 1)
+}
+
+/// What latents are at a noise level.
+pub(super) fn mix(sigma: f64) -> Mix {
+    let image = signal(sigma);
+    Mix {
+        image,
+        noise: sigma * image,
+    }
 }
 
 /// Refuses what models trained by flow matching ask for.

@@ -9,6 +9,7 @@
 use std::f64::consts::FRAC_PI_2;
 
 use super::reader::{ConfigReader, show};
+use super::start::Mix;
 
 /// The longest training that is read, in timesteps: a hundred times the usual.
 const MOST_TIMESTEPS: usize = 100_000;
@@ -63,6 +64,15 @@ impl NoiseSchedule {
     /// `alpha_bar` at a timestep, NaN outside of the training.
     pub(super) fn alpha_bar(&self, timestep: usize) -> f64 {
         self.alpha_bars.get(timestep).copied().unwrap_or(f64::NAN)
+    }
+
+    /// What latents are at a timestep.
+    pub(super) fn mix(&self, timestep: usize) -> Mix {
+        let signal = self.alpha_bar(timestep);
+        Mix {
+            image: signal.sqrt(),
+            noise: (1.0 - signal).sqrt(),
+        }
     }
 
     /// The entry of [`sigmas`](Self::sigmas) at a timestep.

@@ -10,6 +10,7 @@ use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::Prediction;
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
+use super::start::Run;
 use crate::diffusion::{Estimate, SamplingPlan, SamplingStep};
 
 /// Runge-Kutta steps, and evaluations in each.
@@ -74,23 +75,32 @@ struct Move {
 }
 
 impl Scheduler for Pndm {
-    fn plan(&self, steps: usize) -> SamplingPlan {
-        let timesteps = self
-            .spacing
-            .timesteps(steps, self.noise.len())
-            .into_iter()
-            .map(|t| t.round_ties_even() as i64);
-        let timesteps: Vec<i64> = timesteps.collect();
-        let stride = (self.noise.len() / steps) as i64;
-        let moves = if self.runge_kutta {
-            with_runge_kutta(&timesteps, stride)
-        } else {
-            with_repetition(&timesteps, stride)
-        };
-        SamplingPlan {
-            initial_scale: 1.0,
-            steps: moves.iter().map(|step| self.step(step)).collect(),
+    fn plan(&self, run: Run) -> SamplingPlan {
+        let visited = self.spacing.whole(run.steps, self.noise.len());
+        let stride = (self.noise.len() / run.steps) as i64;
+        if self.runge_kutta {
+            let timesteps: Vec<i64> = visited.iter().map(|t| *t as i64).collect();
+            let moves = with_runge_kutta(&timesteps, stride);
+            let rows = moves.iter().map(|step| self.step(step)).collect();
+            return run.plan(1.0, rows, |first| self.noise.mix(visited[first]));
         }
+        // The second timestep is visited twice. A run of an image begins within this list, and
+        // takes the second timestep of its own for the repeated one, as in diffusers.
+        let second = visited.get(1).copied();
+        let visited: Vec<usize> = visited[..1]
+            .iter()
+            .copied()
+            .chain(second)
+            .chain(visited[1..].iter().copied())
+            .collect();
+        let moves = with_repetition(&visited[run.first(visited.len())..], stride);
+        let rows = moves.iter().map(|step| self.step(step)).collect();
+        run.plan_of_rest(1.0, rows, |first| self.noise.mix(visited[first]))
+    }
+
+    fn whole_only(&self) -> Option<(&'static str, &'static str)> {
+        let problem = "is false, and the three steps of Runge and Kutta that it asks for begin a whole run: take another scheduler";
+        self.runge_kutta.then_some(("skip_prk_steps", problem))
     }
 }
 
@@ -131,22 +141,22 @@ impl Pndm {
 
 /// The first step is taken twice, the second time with the mean of the predictions at both of its
 /// ends.
-fn with_repetition(timesteps: &[i64], stride: i64) -> Vec<Move> {
-    let mut moves = Vec::new();
+fn with_repetition(timesteps: &[usize], stride: i64) -> Vec<Move> {
     let mut history = Vec::new();
-    for (index, t) in timesteps.iter().enumerate() {
-        moves.push(multistep(&mut history, moves.len(), *t, stride));
-        if let (0, Some(next)) = (index, timesteps.get(1)) {
-            moves.push(Move {
-                timestep: *next,
-                from: next + stride,
-                to: *next,
-                anchor: 1,
-                weights: vec![(0, 0.5), (1, 0.5)],
-            });
+    let mut step = |(index, t): (usize, &usize)| {
+        let timestep = *t as i64;
+        if index != 1 {
+            return multistep(&mut history, index, timestep, stride);
         }
-    }
-    moves
+        Move {
+            timestep,
+            from: timestep + stride,
+            to: timestep,
+            anchor: 1,
+            weights: vec![(0, 0.5), (1, 0.5)],
+        }
+    };
+    timesteps.iter().enumerate().map(&mut step).collect()
 }
 
 /// Three steps of Runge-Kutta's fourth order, whose first predictions then are the history.

@@ -4,7 +4,7 @@
 //! Rounds as numpy does, half to even, so that timesteps equal diffusers'.
 
 use super::reader::ConfigReader;
-use crate::diffusion::{SamplingPlan, SamplingStep};
+use crate::diffusion::SamplingStep;
 
 /// How timesteps are spread over the training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,12 @@ impl Spacing {
             }
         }
     }
+
+    /// The same, as whole numbers.
+    pub(super) fn whole(self, points: usize, train: usize) -> Vec<usize> {
+        let timesteps = self.timesteps(points, train).into_iter();
+        timesteps.map(|t| t.round_ties_even() as usize).collect()
+    }
 }
 
 /// Up to `most` timesteps from `from - 1` down, `stride` apart, none below 0.
@@ -121,16 +127,12 @@ pub(super) fn timestep_of(sigma: f64, sigmas: &[f64]) -> f64 {
     (1.0 - weight) * low as f64 + weight * (low + 1) as f64
 }
 
-/// The plan that starts from noise of unit variance and goes by `step` from each timestep to the
-/// next, and from the last one to the sample.
+/// The rows that go by `step` from each timestep to the next, and from the last one to the sample.
 pub(super) fn from_each_to_the_next(
     timesteps: &[usize],
     step: impl Fn(usize, Option<usize>) -> SamplingStep,
-) -> SamplingPlan {
+) -> Vec<SamplingStep> {
     let next = timesteps.iter().copied().skip(1).map(Some);
     let ends = timesteps.iter().zip(next.chain([None]));
-    SamplingPlan {
-        initial_scale: 1.0,
-        steps: ends.map(|(from, to)| step(*from, to)).collect(),
-    }
+    ends.map(|(from, to)| step(*from, to)).collect()
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::diffusion::{SamplerState, SamplingPlan};
+use crate::diffusion::{SamplerState, SamplingPlan, SamplingStep};
 
 /// The largest distance to diffusers, relative where numbers are larger than 1. Nearly all runs
 /// stay below 1e-5; those that begin where almost no signal is left, and take few steps from there,
@@ -30,15 +30,19 @@ fn plan(config: Value, steps: usize) -> SamplingPlan {
     sampling_plan(&object(config), None, steps).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The latents after each step, if the network answers `network(input, timestep)` and step `i`
-/// draws `fresh(i)`.
+/// The latents after each step from noise and perhaps an image, if the network answers
+/// `network(input, timestep)` and step `i` draws `fresh(i)`.
 fn run(
     plan: &SamplingPlan,
-    noise: &[f32],
+    (noise, image): (&[f32], Option<&[f32]>),
     mut network: impl FnMut(&[f32], f64) -> Vec<f32>,
     fresh: impl Fn(usize) -> Option<Vec<f32>>,
 ) -> Vec<Vec<f32>> {
-    let mut state = SamplerState::new(plan, noise).unwrap();
+    let state = match image {
+        None => SamplerState::new(plan, noise),
+        Some(image) => SamplerState::of_image(plan, noise, image),
+    };
+    let mut state = state.unwrap();
     let mut input = vec![0.0; noise.len()];
     let mut latents = Vec::new();
     while let Some(timestep) = state.model_input(&mut input).unwrap() {
@@ -80,17 +84,19 @@ fn every_run_of_diffusers_is_followed_step_by_step() {
             .as_str()
             .map(|name| SchedulerKind::from_name(name).unwrap());
         let steps = case["steps"].as_u64().unwrap() as usize;
-        let plan = sampling_plan(case["config"].as_object().unwrap(), scheduler, steps)
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let config = case["config"].as_object().unwrap();
+        let image = case.get("image").map(numbers);
+        let plan = match case.get("strength").and_then(Value::as_f64) {
+            None => sampling_plan(config, scheduler, steps),
+            Some(strength) => image_sampling_plan(config, scheduler, steps, strength),
+        };
+        let plan = plan.unwrap_or_else(|error| panic!("{name}: {error}"));
         let rows = case["rows"].as_array().unwrap();
         assert_eq!(plan.steps.len(), rows.len(), "{name}");
-        assert!(
-            distance(
-                &[plan.initial_scale as f32],
-                &[case["initial_scale"].as_f64().unwrap() as f32]
-            ) < TOLERANCE,
-            "{name}"
-        );
+        if let Some(scale) = case.get("initial_scale").and_then(Value::as_f64) {
+            let apart = distance(&[plan.initial_scale as f32], &[scale as f32]);
+            assert!(apart < TOLERANCE && image.is_none(), "{name}");
+        }
         let mut index = 0;
         let mut check = |what: &str, row: usize, found: &[f32], expected: &[f32]| {
             let distance = distance(found, expected);
@@ -112,12 +118,61 @@ fn every_run_of_diffusers_is_followed_step_by_step() {
             numbers(&row["output"])
         };
         let drawn = |step: usize| rows[step].get("noise").map(numbers);
-        let latents = run(&plan, &numbers(&case["noise"]), answer, drawn);
+        let noise = numbers(&case["noise"]);
+        let latents = run(&plan, (&noise, image.as_deref()), answer, drawn);
         for (index, (row, latents)) in rows.iter().zip(&latents).enumerate() {
             check("the result", index, latents, &numbers(&row["latents"]));
         }
     }
     assert!(far.is_empty(), "\n{}", far.join("\n"));
+}
+
+/// diffusers' linear multistep method takes coefficients for predictions that a run from an image
+/// doesn't have; here it begins with fewer.
+#[test]
+fn a_run_from_an_image_looks_back_no_further_than_its_first_step() {
+    for class in SchedulerKind::ALL.map(SchedulerKind::class) {
+        let config = object(json!({"_class_name": class, "skip_prk_steps": true}));
+        let plan = image_sampling_plan(&config, None, 10, 0.5).unwrap();
+        assert!(plan.check().is_ok() && plan.image_scale > 0.0, "{class}");
+        let whole = sampling_plan(&config, None, 10).unwrap();
+        let last = plan.steps.len();
+        assert_eq!(
+            plan.steps[last - 1].timestep,
+            whole.steps[whole.steps.len() - 1].timestep
+        );
+        // Where the predictions are all alike, weights are those of a step of first order.
+        if class == "LMSDiscreteScheduler" {
+            let sum = |step: &SamplingStep| step.estimates.iter().sum::<f64>();
+            for (step, of_whole) in plan.steps.iter().zip(&whole.steps[5..]) {
+                assert!((sum(step) - sum(of_whole)).abs() < 1e-9);
+            }
+        }
+    }
+}
+
+#[test]
+fn strengths_that_take_no_step_or_too_many_are_refused() {
+    let config = object(json!({"_class_name": "DDIMScheduler"}));
+    for strength in [0.0, -1.0, 0.09, 1.01, f64::NAN] {
+        let error = image_sampling_plan(&config, None, 10, strength).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("at least 0.1"), "{text}");
+    }
+    let runge_kutta = object(json!({"_class_name": "PNDMScheduler"}));
+    let error = image_sampling_plan(&runge_kutta, None, 10, 0.5).unwrap_err();
+    assert!(
+        error.to_string().contains("`skip_prk_steps` is false"),
+        "{error}"
+    );
+    let plan = image_sampling_plan(&config, None, 10, 0.5).unwrap();
+    let error = SamplerState::new(&plan, &[0.0; 4]).unwrap_err();
+    assert!(
+        error.to_string().contains("begins from an image"),
+        "{error}"
+    );
+    let error = SamplerState::of_image(&plan, &[0.0; 4], &[0.0; 3]).unwrap_err();
+    assert!(error.to_string().contains("3 numbers"), "{error}");
 }
 
 #[test]

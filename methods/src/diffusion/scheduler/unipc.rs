@@ -6,11 +6,14 @@
 
 use super::Scheduler;
 use super::levels::{End, Levels};
-use super::multistep::{Equation, Solved, Stretch, Track, check_end, refuse_flow, vandermonde};
+use super::multistep::{
+    Equation, Solved, Stretch, Track, check_end, mix, order_at, refuse_flow, vandermonde,
+};
 use super::noise::{Betas, NoiseSchedule, Terminal};
 use super::prediction::{Prediction, refuse_thresholding};
 use super::reader::ConfigReader;
 use super::spacing::{Spacing, Spread};
+use super::start::Run;
 use crate::diffusion::{SamplingPlan, SamplingStep};
 
 struct UniPc {
@@ -65,37 +68,33 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
     })
 }
 
+/// The noise levels of a whole run, that of its end too, and the run.
+type Visits<'v> = (&'v [f64], Run);
+
 impl Scheduler for UniPc {
-    fn plan(&self, steps: usize) -> SamplingPlan {
-        let (timesteps, mut sigmas) = self.track.visits(steps, |t| self.track.whole(t));
+    fn plan(&self, run: Run) -> SamplingPlan {
+        let (timesteps, mut sigmas) = self.track.visits(run.steps, |t| self.track.whole(t));
         sigmas.push(self.ends.sigma(self.track.smallest(&sigmas)));
-        let step = |(index, t): (usize, &f64)| self.step(*t, index, &sigmas);
-        SamplingPlan {
-            initial_scale: 1.0,
-            steps: timesteps.iter().enumerate().map(step).collect(),
-        }
+        let step = |(index, t): (usize, &f64)| self.step(*t, index, (&sigmas, run));
+        let rows = timesteps.iter().enumerate().map(step).collect();
+        run.plan(1.0, rows, |first| mix(sigmas[first]))
     }
 }
 
 impl UniPc {
     /// The order of the predictor that leaves level `index`; `sigmas` has the level of the end too.
-    fn order_at(&self, index: usize, sigmas: &[f64]) -> usize {
+    fn order_at(&self, index: usize, (sigmas, run): Visits<'_>) -> usize {
         let left = sigmas.len() - 1 - index;
-        let most = if self.lower_order_final {
-            left
-        } else {
-            self.order
-        };
-        self.order.min(most).min(index + 1)
+        order_at(self.order, left, run.taken(index), self.lower_order_final)
     }
 
     /// The correction of the latents that the last predictor made, and the next predictor.
-    fn step(&self, timestep: f64, index: usize, sigmas: &[f64]) -> SamplingStep {
-        let last = index.checked_sub(1);
+    fn step(&self, timestep: f64, index: usize, levels: Visits<'_>) -> SamplingStep {
+        let last = index.checked_sub(1).filter(|_| levels.1.taken(index) > 0);
         let last = last.filter(|last| !self.uncorrected.contains(last));
         let mut estimates =
-            last.map_or_else(Vec::new, |last| Move::new(self, last, sigmas).correction());
-        let next = Move::new(self, index, sigmas);
+            last.map_or_else(Vec::new, |last| Move::new(self, last, levels).correction());
+        let next = Move::new(self, index, levels);
         for weight in &mut estimates {
             *weight *= next.stretch.latents;
         }
@@ -108,7 +107,7 @@ impl UniPc {
         SamplingStep {
             timestep,
             input_scale: 1.0,
-            estimate: self.solved.estimate(self.prediction, sigmas[index]),
+            estimate: self.solved.estimate(self.prediction, levels.0[index]),
             latents: vec![next.stretch.latents],
             estimates,
             output: 0.0,
@@ -130,8 +129,8 @@ struct Move {
 
 impl Move {
     /// The way that leaves level `index`.
-    fn new(solver: &UniPc, index: usize, sigmas: &[f64]) -> Self {
-        let order = solver.order_at(index, sigmas);
+    fn new(solver: &UniPc, index: usize, levels: Visits<'_>) -> Self {
+        let (sigmas, order) = (levels.0, solver.order_at(index, levels));
         let equation = Equation {
             solved: solver.solved,
             stochastic: false,

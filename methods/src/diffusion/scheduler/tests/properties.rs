@@ -92,7 +92,7 @@ proptest! {
     #[test]
     fn ddim_is_the_textbook(noise in latents(), steps in 1usize..60) {
         let plan = plan(json!({"_class_name": "DDIMScheduler", "clip_sample": false}), steps);
-        let found = run(&plan, &noise, network, |_| None).pop().unwrap();
+        let found = run(&plan, (&noise, None), network, |_| None).pop().unwrap();
         let expected: Vec<f32> = textbook_ddim(&noise, steps).into_iter().map(|x| x as f32).collect();
         let distance = distance(&found, &expected);
         prop_assert!(distance < 1e-4, "{distance:e}: {found:?} for {expected:?}");
@@ -140,7 +140,7 @@ proptest! {
             oracle(prediction, alpha_bar, input, &x0)
         };
         let fresh = |step: usize| plan.steps[step].draws_noise().then(|| direction(step + 2, n));
-        let found = run(&plan, &first, network, fresh).pop().unwrap();
+        let found = run(&plan, (&first, None), network, fresh).pop().unwrap();
         prop_assert!(far.is_empty(), "{class} {prediction} {steps}: {}", far.join(", "));
         let distance = distance(&found, &x0);
         // DEIS ends with the noise of the first timestep.

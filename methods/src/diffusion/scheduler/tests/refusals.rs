@@ -248,6 +248,7 @@ fn a_sampler_is_not_fed_by_another_shape_or_beyond_its_end() {
     assert!(
         SamplerState::new(
             &SamplingPlan {
+                image_scale: 0.0,
                 initial_scale: 1.0,
                 steps: vec![]
             },
