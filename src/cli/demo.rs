@@ -1,5 +1,8 @@
 //! `dlc demo`: the whole chain on a small trained checkpoint.
 
+mod embedded;
+mod images;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -12,6 +15,7 @@ use dlc_runtime::{Backend, BackendKind, Bundle, Equality, PromptMeasurement, mea
 use super::backend::{BackendArgs, describe};
 use super::destination::Destination;
 use super::drafting::{DraftingArgs, measure_costs};
+use super::environment;
 use super::exit::{CHECK_FAILED, INTERRUPTED};
 use super::failure::{Context, Result};
 use super::generation::GenerationArgs;
@@ -19,15 +23,17 @@ use super::models::Models;
 use super::output::Output;
 use super::progress::Bar;
 use super::signals::interruption;
-use super::{demo_checkpoint, environment};
 use crate::pipeline::{
     Check, CompileRequest, compile, module_of_bundle, parse_pass_flag, verify_bundle,
 };
 use crate::report::{checks_table, pass_summary};
 
-/// Compile, verify and decode a small trained model
+/// Compile, verify and decode a small trained model; `dlc demo images` makes a picture of a prompt
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    of: Option<Demo>,
     /// Another checkpoint than the small one that comes with dlc
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
@@ -53,7 +59,16 @@ pub(super) struct Args {
     backend: BackendArgs,
 }
 
+/// Another demo than that of text.
+#[derive(Debug, clap::Subcommand)]
+enum Demo {
+    Images(images::Args),
+}
+
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(Demo::Images(args)) = &args.of {
+        return images::run(args);
+    }
     let output = Output::new(false);
     args.output
         .as_deref()
@@ -63,7 +78,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .context("can't make a temporary folder; name another by the variable TMPDIR")?;
     let model = match &args.model {
         Some(model) => model.clone(),
-        None => demo_checkpoint::unpack(temporary.path())?,
+        None => embedded::TEXT.unpack(temporary.path())?,
     };
     let bundle = args
         .output
@@ -107,7 +122,7 @@ fn compile_bundle(
     output.result(&format!(
         "1. compile {} with fit-prune, profile {}\n",
         args.model.as_ref().map_or_else(
-            || demo_checkpoint::NAME.to_owned(),
+            || embedded::TEXT.name.to_owned(),
             |model| model.display().to_string()
         ),
         profile.name()

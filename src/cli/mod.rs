@@ -10,7 +10,6 @@ mod compile;
 mod completions;
 mod convert;
 mod demo;
-mod demo_checkpoint;
 mod destination;
 mod diff;
 mod diffusion;
