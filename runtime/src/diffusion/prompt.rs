@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dlc_ir::TextEncoder;
 
-use super::decoder::ImageDecoder;
+use super::autoencoder::ImageDecoder;
 use super::prompt_reader::{EncodedPrompt, Negative, PromptReader, TextStates};
 use super::prompt_tensors::{TextState, TextTokens};
 use super::tensors::FloatTensor;
