@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use dlc_bundle::PortRecord;
 use dlc_ir::Diffusion;
 
 use super::Samples;
@@ -16,6 +17,10 @@ const GRAPH: &str = Diffusion::IMAGE_DECODER;
 #[derive(Debug)]
 pub struct ImageDecoder {
     session: Session,
+    /// Its input and its output.
+    ports: [String; 2],
+    /// What latents are divided by before.
+    divisor: f32,
 }
 
 impl ImageDecoder {
@@ -29,9 +34,22 @@ impl ImageDecoder {
         weights: Option<&Arc<SharedWeights>>,
         options: &SessionOptions,
     ) -> Result<Option<Self>> {
-        let load = || Session::load(backend, bundle, GRAPH, weights, options);
-        let session = bundle.has_graph(GRAPH).then(load).transpose()?;
-        Ok(session.map(|session| Self { session }))
+        if !bundle.has_graph(GRAPH) {
+            return Ok(None);
+        }
+        let record = bundle.graph(GRAPH)?;
+        let port = |ports: &[PortRecord], usual: &str| {
+            let first = ports.first().map(|port| port.name.clone());
+            first.unwrap_or_else(|| usual.to_owned())
+        };
+        Ok(Some(Self {
+            session: Session::load(backend, bundle, GRAPH, weights, options)?,
+            ports: [
+                port(&record.inputs, Diffusion::LATENTS),
+                port(&record.outputs, Diffusion::IMAGES),
+            ],
+            divisor: record.latents_divisor.unwrap_or(1.0),
+        }))
     }
 
     /// Pixels of a picture for each entry of the latents, in both directions; none for a bundle
@@ -71,7 +89,8 @@ impl ImageDecoder {
             if progress(done, total).is_break() {
                 return Ok(None);
             }
-            let input = HostTensor::f32([1, channels, height, width], image.to_vec());
+            let input = image.iter().map(|x| x / self.divisor).collect();
+            let input = HostTensor::f32([1, channels, height, width], input);
             let (shape, data) = self.picture(input)?;
             pictures.shape = [done + 1, shape[1], shape[2], shape[3]];
             pictures.data.extend(data);
@@ -80,11 +99,10 @@ impl ImageDecoder {
     }
 
     fn picture(&mut self, input: HostTensor) -> Result<([usize; 4], Vec<f32>)> {
-        let outputs = self.session.run_host(&[(Diffusion::LATENTS, input)])?;
-        let fail = |problem: &str| RuntimeError::port(GRAPH, Diffusion::IMAGES, problem);
-        let found = outputs
-            .into_iter()
-            .find(|(name, _)| name == Diffusion::IMAGES);
+        let [latents, images] = &self.ports;
+        let outputs = self.session.run_host(&[(latents, input)])?;
+        let fail = |problem: &str| RuntimeError::port(GRAPH, images, problem);
+        let found = outputs.into_iter().find(|(name, _)| name == images);
         let picture = found.and_then(|(_, tensor)| {
             Some((
                 <[usize; 4]>::try_from(tensor.shape.as_slice()).ok()?,
