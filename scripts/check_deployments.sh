@@ -71,6 +71,11 @@ compilations() {
   echo "fixtures/tiny-llama --no-cache --pass fit-prune:drop=4 -o $out/drafts/pruned"
   echo "fixtures/tiny-llama --no-cache --pass fit-prune:drop=4 --pass quantize-draft -o $out/drafts/quantised"
   echo "fixtures/digits-dit --no-cache --pass skip:interval=2 -o $out/drafts/steps"
+  for pipeline in sd15 sd2 sdxl; do
+    for dtype in f32 f16; do
+      echo "fixtures/pipelines/$pipeline --deploy optimum --dtype $dtype -o $out/pipelines/$dtype/$pipeline"
+    done
+  done
   for folder in "$out"/checkpoints/*; do
     [[ ! -d $folder ]] || echo "$folder --deploy sentence-transformers -o $out/sentences/$(basename "$folder")"
   done
@@ -147,6 +152,7 @@ if ! quick; then
   hf=$(<"$out/hf")
   check "$hf" scripts/check_optimum.py $(for golden in $(goldens); do is_text "$golden" && echo "$out/flat/$(basename "$golden")"-{portable,onnx,ort}; done)
   check "$hf" scripts/check_sentence_transformers.py $(for folder in "$out"/sentences/*; do echo "$folder=$out/checkpoints/$(basename "$folder")"; done)
+  attempt "$hf" scripts/check_optimum_pipelines.py "$dlc" "$out"/pipelines/*/*
   attempt "$compilers" scripts/check_optimisers.py "$out"/flat/*-{portable,onnx}
   table=--check
   [[ $mode != write ]] || table=

@@ -60,7 +60,7 @@ pub fn check_graph(
     let own: BTreeMap<_, _> = own.collect();
     let mut check = Check {
         graph,
-        location: last_part(&manifest.weights_file),
+        location: last_part(manifest.weights_of(graph)),
         missing: own.keys().copied().collect(),
         own,
         ports: [0; 2],

@@ -3,7 +3,7 @@
 //! Written by the exporters, read by the runtime and by `dlc inspect`, `diff` and
 //! `verify`. It names no path outside the bundle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufReader};
 use std::path::Path;
@@ -51,13 +51,13 @@ pub struct Manifest {
     /// The graphs; the target is first.
     pub graphs: Vec<GraphRecord>,
     /// The file that holds every weight: [`WEIGHTS_FILE`], or where the consumer looks for it. The
-    /// ONNX files lie beside it.
+    /// ONNX files lie beside it. Graphs may have [one of their own](GraphRecord::weights_file).
     #[serde(
         default = "default_weights_file",
         skip_serializing_if = "is_default_weights_file"
     )]
     pub weights_file: String,
-    /// Every weight in [`weights_file`](Self::weights_file), by offset.
+    /// Every weight, by its place: those of a file one after the other, by offset.
     pub weights: Vec<WeightRecord>,
     /// Hash and size of every other file of the bundle, by its name or its path in the folder.
     pub files: BTreeMap<String, FileRecord>,
@@ -67,6 +67,24 @@ impl Manifest {
     /// Whether graphs compute with quantised matrices: only their codes are bytes.
     pub fn has_codes(&self) -> bool {
         self.weights.iter().any(|weight| weight.dtype == DType::U8)
+    }
+
+    /// The file that holds the weights of a graph.
+    pub fn weights_of<'m>(&'m self, graph: &'m GraphRecord) -> &'m str {
+        graph.weights_file.as_deref().unwrap_or(&self.weights_file)
+    }
+
+    /// The file that holds a weight: that of the graphs which use it.
+    pub fn file_of(&self, weight: &WeightRecord) -> &str {
+        let uses = |graph: &&GraphRecord| weight.graphs.first() == Some(&graph.name);
+        let graph = self.graphs.iter().find(uses);
+        graph.map_or(&self.weights_file, |graph| self.weights_of(graph))
+    }
+
+    /// The files that hold weights.
+    pub fn weights_files(&self) -> BTreeSet<&str> {
+        let of_graphs = self.graphs.iter().map(|graph| self.weights_of(graph));
+        of_graphs.chain([self.weights_file.as_str()]).collect()
     }
 
     /// What lies in the bundle's folder and isn't listed, sorted, the first thousand; folders of
@@ -215,6 +233,14 @@ pub struct GraphRecord {
     pub name: String,
     /// The ONNX file that holds it, beside the weight file.
     pub file: String,
+    /// The file that holds its weights, where that isn't [`Manifest::weights_file`]. Graphs that
+    /// share a weight share the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_file: Option<String>,
+    /// What a sampler's latents are divided by before this graph takes them, if it doesn't do that
+    /// itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latents_divisor: Option<f32>,
     /// Number of weight elements that the graph uses.
     pub parameters: u64,
     /// Boundary inputs, in the file's order.

@@ -4,12 +4,13 @@
 //! Atomic and deterministic: the folder appears when it is complete, and the same module gives the
 //! same bytes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use dlc_bundle::{
-    CacheLayout, CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, PassRecord,
-    PortRecord, Profile, Source,
+    CacheRecord, FORMAT, FileRecord, GraphRecord, MANIFEST_FILE, Manifest, PassRecord, PortRecord,
+    Profile, Source,
 };
 use dlc_files::{FileStamp, read_text};
 use dlc_ir::{
@@ -29,10 +30,10 @@ use crate::search::SearchDefaults;
 use crate::staging::Staging;
 use crate::weights::WeightPlan;
 
-/// The checkpoint's configuration.
-const CONFIG: &str = "config.json";
-/// The largest one that is edited.
-const CONFIG_CAP: u64 = 16 << 20;
+/// The first graph.
+const TARGET: &str = "target";
+/// The largest file of a checkpoint that is edited.
+const EDIT_CAP: u64 = 16 << 20;
 
 /// What a bundle is made with, besides the module.
 #[derive(Debug, Clone)]
@@ -82,35 +83,32 @@ pub fn write_bundle_of(
     out: &Path,
     progress: &dyn Progress,
 ) -> Result<Manifest, ExportError> {
-    let layout = layout(module, request)?;
+    let (layout, fitted) = fitted(module, request)?;
+    let module = &*fitted.module;
     check_names(module, layout)?;
     let caches = cache_layout(&module.graphs, request.profile);
-    let mut lowered = lower_all(module, request.profile, &request.version)?;
-    let stored: Vec<_> = module
-        .graphs
-        .iter()
-        .zip(&lowered)
-        .map(|(g, l)| (g.name.as_str(), l.stored.as_slice()))
-        .collect();
-    let plan = WeightPlan::new(&module.weights, &stored)?;
-    lowered
-        .iter_mut()
-        .try_for_each(|l| l.place(&plan, layout.weights))?;
-    let graphs = module
-        .graphs
-        .iter()
-        .zip(&lowered)
-        .map(|(g, l)| graph_record(module, request.profile, (g, l), layout))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut lowered = lower_all(
+        module,
+        request.profile,
+        &request.version,
+        fitted.whole_texts,
+    )?;
+    let plans = plans(module, &lowered, layout)?;
+    for (graph, lowered) in module.graphs.iter().zip(&mut lowered) {
+        if let Some(plan) = plans.get(&layout.weights_file(&graph.name)) {
+            lowered.place(plan, layout.weights)?;
+        }
+    }
+    let record = |(graph, lowered): (&Graph, &Lowered)| {
+        let mut record = graph_record(module, request.profile, (graph, lowered), layout)?;
+        record.latents_divisor = fitted.latents_divisors.get(&graph.name).copied();
+        Ok(record)
+    };
+    let graphs = module.graphs.iter().zip(&lowered).map(record);
+    let graphs = graphs.collect::<Result<Vec<_>, ExportError>>()?;
 
     let staging = Staging::new(out, request.force)?;
-    let mut files = BTreeMap::new();
-    let weights_file = layout.weights_file();
-    let file = staging.create(&weights_file)?;
-    let path = staging.path(&weights_file);
-    let record = plan.write(&module.weights, &file, &path, progress)?;
-    files.insert(weights_file, record);
-    drop(file);
+    let mut files = write_weights(module, &plans, &staging, progress)?;
     for (record, lowered) in graphs.iter().zip(&lowered) {
         files.insert(
             record.file.clone(),
@@ -118,10 +116,9 @@ pub fn write_bundle_of(
         );
     }
     for side in &module.side_files {
-        files.insert(
-            side.name.clone(),
-            write_side_file(side, module, request, &staging)?,
-        );
+        let place = layout.side_file(&side.name);
+        let record = write_side_file(side, &place, module, request, &staging)?;
+        files.insert(place, record);
     }
     let bundle = WrittenBundle {
         module,
@@ -130,7 +127,22 @@ pub fn write_bundle_of(
         search: &request.search,
     };
     write_targets_files(&bundle, request.deploy, &staging, &mut files)?;
-    let manifest = manifest(module, request, caches, graphs, plan, layout, files);
+    let weights = plans.into_values().flat_map(WeightPlan::into_records);
+    let manifest = Manifest {
+        format: FORMAT,
+        dlc: request.version.clone(),
+        source: request.source.clone(),
+        profile: request.profile,
+        caches,
+        model: module.model.clone(),
+        passes: request.passes.clone(),
+        sampling: module.sampling.clone(),
+        draft_acceptance: module.drafting.map(|drafting| drafting.acceptance),
+        weights_file: layout.weights_file(TARGET),
+        weights: weights.collect(),
+        graphs,
+        files,
+    };
     let text = serde_yaml::to_string(&manifest)
         .map_err(|e| ExportError::module(MANIFEST_FILE, e.to_string()))?;
     staging.write(MANIFEST_FILE, text.as_bytes())?;
@@ -142,40 +154,92 @@ pub fn write_bundle_of(
     Ok(manifest)
 }
 
-/// Where the runtime that the bundle is for looks for it, after checking that it runs the model.
-fn layout(module: &Module, request: &BundleRequest) -> Result<Layout, ExportError> {
-    let Some(target) = request.deploy else {
-        return Ok(Layout::FLAT);
-    };
-    target.check(&module.model)?;
-    Ok((target.layout)(module.model.dtype))
+/// A module as it is written.
+struct Written<'m> {
+    module: Cow<'m, Module>,
+    whole_texts: bool,
+    latents_divisors: BTreeMap<String, f32>,
 }
 
-/// A file of the checkpoint; its configuration with the keys that the bundle's runtime reads there.
+/// Where the runtime that the bundle is for looks for it, and the module as it takes it, after
+/// checking that it runs the model.
+fn fitted<'m>(
+    module: &'m Module,
+    request: &BundleRequest,
+) -> Result<(Layout, Written<'m>), ExportError> {
+    let own = Written {
+        module: Cow::Borrowed(module),
+        whole_texts: false,
+        latents_divisors: BTreeMap::new(),
+    };
+    let Some(target) = request.deploy else {
+        return Ok((Layout::FLAT, own));
+    };
+    target.check(&module.model)?;
+    let fitted = (target.fit)(module)?.map(|fitted| Written {
+        module: Cow::Owned(fitted.module),
+        whole_texts: fitted.whole_texts,
+        latents_divisors: fitted.latents_divisors,
+    });
+    Ok(((target.layout)(&module.model), fitted.unwrap_or(own)))
+}
+
+/// The weight files, by their places, with what the graphs beside each use.
+fn plans(
+    module: &Module,
+    lowered: &[Lowered],
+    layout: Layout,
+) -> Result<BTreeMap<String, WeightPlan>, ExportError> {
+    let mut stored: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    for (graph, lowered) in module.graphs.iter().zip(lowered) {
+        let name = graph.name.as_str();
+        let beside = stored.entry(layout.weights_file(name)).or_default();
+        beside.push((name, lowered.stored.as_slice()));
+    }
+    let plan =
+        |(file, stored): (String, Vec<_>)| Ok((file, WeightPlan::new(&module.weights, &stored)?));
+    stored.into_iter().map(plan).collect()
+}
+
+fn write_weights(
+    module: &Module,
+    plans: &BTreeMap<String, WeightPlan>,
+    staging: &Staging,
+    progress: &dyn Progress,
+) -> Result<BTreeMap<String, FileRecord>, ExportError> {
+    progress.total(plans.values().map(WeightPlan::bytes).sum());
+    let write = |(place, plan): (&String, &WeightPlan)| {
+        let (file, path) = (staging.create(place)?, staging.path(place));
+        let record = plan.write(&module.weights, &file, &path, progress)?;
+        Ok((place.clone(), record))
+    };
+    plans.iter().map(write).collect()
+}
+
+/// A file of the checkpoint, at its `place` in the bundle; with the entries that the bundle's
+/// runtime reads there.
 fn write_side_file(
     side: &SideFile,
+    place: &str,
     module: &Module,
     request: &BundleRequest,
     staging: &Staging,
 ) -> Result<FileRecord, ExportError> {
     let rewritten = request.rewritten.get(&side.name);
-    let edit = request
-        .deploy
-        .and_then(|target| target.config)
-        .filter(|_| side.name == CONFIG);
-    let Some(edit) = edit else {
+    let edits = request.deploy.map_or(&[][..], |target| target.edits);
+    let Some((_, edit)) = edits.iter().find(|(name, _)| *name == place) else {
         return match rewritten {
-            Some(content) => staging.write(&side.name, content),
-            None => staging.copy(&side.name, &side.path),
+            Some(content) => staging.write(place, content),
+            None => staging.copy(place, &side.path),
         };
     };
     let text = match rewritten {
         Some(content) => String::from_utf8_lossy(content).into_owned(),
-        None => read_text(&side.path, CONFIG_CAP)?,
+        None => read_text(&side.path, EDIT_CAP)?,
     };
-    let text = edit(&text, module.model.dtype)
+    let text = edit(&text, module)
         .map_err(|problem| ExportError::module(side.path.display().to_string(), problem))?;
-    staging.write(&side.name, text.as_bytes())
+    staging.write(place, text.as_bytes())
 }
 
 /// Writes what runtimes read beside the graphs: those that always find their files, and the one
@@ -195,32 +259,6 @@ fn write_targets_files(
         }
     }
     Ok(())
-}
-
-fn manifest(
-    module: &Module,
-    request: &BundleRequest,
-    caches: CacheLayout,
-    graphs: Vec<GraphRecord>,
-    plan: WeightPlan,
-    layout: Layout,
-    files: BTreeMap<String, FileRecord>,
-) -> Manifest {
-    Manifest {
-        format: FORMAT,
-        dlc: request.version.clone(),
-        source: request.source.clone(),
-        profile: request.profile,
-        caches,
-        model: module.model.clone(),
-        passes: request.passes.clone(),
-        sampling: module.sampling.clone(),
-        draft_acceptance: module.drafting.map(|drafting| drafting.acceptance),
-        graphs,
-        weights_file: layout.weights_file(),
-        weights: plan.into_records(),
-        files,
-    }
 }
 
 fn graph_record(
@@ -265,6 +303,9 @@ fn graph_record(
     Ok(GraphRecord {
         name: graph.name.clone(),
         file: layout.graph_file(&graph.name),
+        weights_file: Some(layout.weights_file(&graph.name))
+            .filter(|file| *file != layout.weights_file(TARGET)),
+        latents_divisor: None,
         parameters: cost::cost(graph, &module.weights).parameters,
         inputs: graph
             .inputs()

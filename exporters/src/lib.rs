@@ -23,7 +23,7 @@ mod weights;
 pub use bundle::{BundleRequest, write_bundle, write_bundle_of};
 pub use checkpoint::{CopiedFile, Origin, Patch, write_checkpoint};
 pub use deploy::{
-    ConfigEdit, DeploymentTarget, Layout, TARGETS, TargetFiles, WrittenBundle, find_target,
+    DeploymentTarget, FileEdit, Fitted, Layout, TARGETS, TargetFiles, WrittenBundle, find_target,
 };
 pub use error::ExportError;
 pub use onnx::{CpuNode, CudaReport, cuda_report};

@@ -9,7 +9,7 @@ use crate::deploy::{Layout, TARGETS};
 use crate::error::ExportError;
 
 /// Every file of the bundle has a name of its own that stays inside the folder; graphs may be in
-/// the folder of the layout, side files in any one folder.
+/// a folder of the layout, side files in any one folder.
 pub(crate) fn check_names(module: &Module, layout: Layout) -> Result<(), ExportError> {
     if module.graphs.first().is_none_or(|g| g.name != "target") {
         return Err(ExportError::module(
@@ -18,22 +18,21 @@ pub(crate) fn check_names(module: &Module, layout: Layout) -> Result<(), ExportE
         ));
     }
     let of_targets = TARGETS.iter().flat_map(|target| target.writes);
-    let weights_file = layout.weights_file();
-    let mut taken: BTreeSet<String> = [MANIFEST_FILE, &weights_file]
+    let weights_files = module.graphs.iter().map(|g| layout.weights_file(&g.name));
+    let mut taken: BTreeSet<String> = [MANIFEST_FILE]
         .iter()
         .chain(of_targets)
         .map(|name| (*name).to_owned())
+        .chain(weights_files)
         .collect();
     let plain = |name: &str| {
         !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
     };
-    let graphs = module.graphs.iter().map(|g| {
-        (
-            layout.graph_file(&g.name),
-            layout.folder.matches('/').count(),
-        )
-    });
-    let side_files = module.side_files.iter().map(|f| (f.name.clone(), 1));
+    let depth = usize::from(layout.components || !layout.folder.is_empty());
+    let graphs = module.graphs.iter();
+    let graphs = graphs.map(|g| (layout.graph_file(&g.name), depth));
+    let side_files = module.side_files.iter();
+    let side_files = side_files.map(|f| (layout.side_file(&f.name), 1));
     let mut folders = BTreeSet::new();
     for (name, depth) in graphs.chain(side_files) {
         let parts: Vec<&str> = name.split('/').collect();

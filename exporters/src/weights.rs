@@ -191,6 +191,11 @@ impl WeightPlan {
         self.by_name.get(name).map(|&index| &self.entries[index].1)
     }
 
+    /// The size of the file.
+    pub fn bytes(&self) -> u64 {
+        self.total
+    }
+
     /// Every tensor, by offset.
     pub fn into_records(self) -> Vec<WeightRecord> {
         self.entries.into_iter().map(|(_, record)| record).collect()
@@ -205,7 +210,6 @@ impl WeightPlan {
         path: &Path,
         progress: &dyn Progress,
     ) -> Result<FileRecord, ExportError> {
-        progress.total(self.total);
         let tiles = self.tiles();
         let batch = 4 * rayon::current_num_threads();
         let [mut made, mut hashed] = [(); 2].map(|()| vec![Vec::new(); batch.min(tiles.len())]);

@@ -138,6 +138,43 @@ impl Graph {
         Ok(())
     }
 
+    /// Calls the input `old` `new`.
+    ///
+    /// # Errors
+    /// [`IrError::Missing`] if there is no such input; [`IrError::Invalid`] for a name that is taken.
+    pub fn rename_input(
+        &mut self,
+        weights: &WeightTable,
+        old: &str,
+        new: &str,
+    ) -> Result<(), IrError> {
+        let mut made = self.clone();
+        let found = made.inputs.iter_mut().find(|input| input.name == old);
+        let input = found.ok_or_else(|| self.missing(format!("input {old}")))?;
+        new.clone_into(&mut input.name);
+        verify::check(&made, weights)?;
+        *self = made;
+        Ok(())
+    }
+
+    /// Gives the graph these outputs, in this order, instead of its own.
+    ///
+    /// # Errors
+    /// [`IrError::Invalid`] for names that stand twice and values that aren't there.
+    pub fn set_outputs(
+        &mut self,
+        weights: &WeightTable,
+        outputs: Vec<Output>,
+    ) -> Result<(), IrError> {
+        let made = Self {
+            outputs,
+            ..self.clone()
+        };
+        verify::check(&made, weights)?;
+        *self = made;
+        Ok(())
+    }
+
     /// Adds a node after all others; returns what it makes.
     pub(crate) fn append(
         &mut self,

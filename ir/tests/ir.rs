@@ -4,7 +4,7 @@
 use dlc_ir::cost::cost;
 use dlc_ir::diff::diff;
 use dlc_ir::{
-    BlockKind, DType, EntityId, Graph, GraphBuilder, IrError, Node, Op, Operand, ValueId,
+    BlockKind, DType, EntityId, Graph, GraphBuilder, IrError, Node, Op, Operand, Output, ValueId,
     ValueType, WeightTable, parse_graph, parse_graph_over, verify,
 };
 use proptest::prelude::*;
@@ -597,4 +597,31 @@ fn experts_are_refused_where_their_parts_do_not_fit() {
         )
     };
     insta::assert_snapshot!(cases.iter().map(rejection).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn the_boundary_changes_only_where_names_and_values_fit() {
+    let (mut graph, weights) = decoder();
+    let before = graph.clone();
+    let named = |name: &str, graph: &Graph| Output {
+        name: name.to_owned(),
+        value: graph.outputs()[0].value,
+        cache: None,
+    };
+    let twice = vec![named("a", &graph), named("a", &graph)];
+    assert!(graph.set_outputs(&weights, twice).is_err());
+    let taken = graph.rename_input(&weights, "input_ids", "position_ids");
+    assert!(taken.is_err());
+    let absent = graph.rename_input(&weights, "ids", "tokens").unwrap_err();
+    assert!(absent.to_string().contains("input ids"), "{absent}");
+    assert_eq!(graph, before);
+
+    graph.rename_input(&weights, "input_ids", "tokens").unwrap();
+    let both = vec![named("b", &graph), named("a", &graph)];
+    graph.set_outputs(&weights, both).unwrap();
+    let names: Vec<&str> = graph.outputs().iter().map(|o| o.name.as_str()).collect();
+    assert_eq!(names, ["b", "a"]);
+    let text = graph.to_text(&weights);
+    assert!(text.contains("gather @embed, %tokens"), "{text}");
+    assert_eq!(parse_graph_over(&text, &weights).unwrap(), graph);
 }

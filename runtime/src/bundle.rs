@@ -7,7 +7,7 @@ mod contents;
 mod model;
 mod sampling;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -139,9 +139,10 @@ impl Bundle {
         Ok(checked.map_err(|problem| RuntimeError::file(&path, problem))??)
     }
 
-    /// The file that holds the weights.
-    pub fn weights_path(&self) -> PathBuf {
-        self.folder.join(&self.manifest.weights_file)
+    /// The files that hold weights, by their names in the manifest.
+    pub fn weights_paths(&self) -> BTreeMap<&str, PathBuf> {
+        let files = self.manifest.weights_files().into_iter();
+        files.map(|file| (file, self.folder.join(file))).collect()
     }
 
     /// A file that the manifest lists, such as `tokenizer.json` or `1_Pooling/config.json`. Others
@@ -205,7 +206,7 @@ impl Bundle {
                     "graph `{}` is in `{}`, which isn't among the files",
                     graph.name, graph.file
                 ));
-            } else if folder_of(&graph.file) != folder_of(&manifest.weights_file)
+            } else if folder_of(&graph.file) != folder_of(manifest.weights_of(graph))
                 && is_contained(&graph.file)
             {
                 problems.push(format!(
@@ -217,28 +218,7 @@ impl Bundle {
         for (name, record) in &manifest.files {
             problems.extend(self.file_problem(name, record));
         }
-        let mut weights = BTreeSet::new();
-        let room = manifest
-            .files
-            .get(&manifest.weights_file)
-            .map_or(0, |record| record.bytes);
-        if !manifest.weights.is_empty() && !manifest.files.contains_key(&manifest.weights_file) {
-            problems.push(format!(
-                "the weights are in `{}`, which isn't among the files",
-                manifest.weights_file
-            ));
-        }
-        for weight in &manifest.weights {
-            if !weights.insert(weight.name.as_str()) {
-                problems.push(format!("weight `{}` is named twice", weight.name));
-            }
-            problems.extend(weight_problem(
-                weight,
-                &manifest.weights_file,
-                room,
-                &graphs,
-            ));
-        }
+        problems.extend(weight_problems(manifest, &graphs));
         problems
     }
 
@@ -290,6 +270,43 @@ fn parse(path: &Path, text: &str) -> Result<Manifest> {
         ));
     }
     manifest.map_err(invalid)
+}
+
+/// All that is wrong with weights and the files that they are in.
+fn weight_problems(manifest: &Manifest, graphs: &BTreeSet<&str>) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut weights = BTreeSet::new();
+    let files = manifest.weights_files().into_iter();
+    let lost = files.filter(|file| !manifest.files.contains_key(*file));
+    problems.extend(
+        lost.filter(|_| !manifest.weights.is_empty())
+            .map(|file| format!("the weights are in `{file}`, which isn't among the files")),
+    );
+    let by_name = manifest
+        .graphs
+        .iter()
+        .map(|graph| (graph.name.as_str(), graph));
+    let by_name: BTreeMap<&str, &GraphRecord> = by_name.collect();
+    for weight in &manifest.weights {
+        let users = weight.graphs.iter();
+        let users = users.filter_map(|name| by_name.get(name.as_str()));
+        let mut of_users: Vec<&str> = users.map(|graph| manifest.weights_of(graph)).collect();
+        of_users.dedup();
+        let file = of_users.first().copied().unwrap_or(&manifest.weights_file);
+        if of_users.len() > 1 {
+            problems.push(format!(
+                "weight `{}` is in several files: {}",
+                weight.name,
+                of_users.join(", ")
+            ));
+        }
+        if !weights.insert(weight.name.as_str()) {
+            problems.push(format!("weight `{}` is named twice", weight.name));
+        }
+        let room = manifest.files.get(file).map_or(0, |record| record.bytes);
+        problems.extend(weight_problem(weight, file, room, graphs));
+    }
+    problems
 }
 
 fn weight_problem(

@@ -39,11 +39,13 @@ pub fn cost_key(manifest: &Manifest, backend: &str, threads: Option<usize>) -> S
         .iter()
         .map(|graph| hash(&graph.file))
         .collect();
+    let weights = manifest.weights_files().into_iter().map(hash);
+    let weights: Vec<&str> = weights.collect();
     let threads = threads.map_or_else(|| "all".to_owned(), |n| n.to_string());
     format!(
         "decoding costs 1: {} {} on {backend}, {threads} threads, graphs {}",
         manifest.profile.name(),
-        hash(&manifest.weights_file),
+        weights.join(" "),
         graphs.join(" ")
     )
 }

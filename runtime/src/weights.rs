@@ -1,4 +1,4 @@
-//! One mapped copy of `weights.bin` for all sessions of a bundle, and one packed copy.
+//! One mapped copy of the weights for all sessions of a bundle, and one packed copy.
 //!
 //! ONNX Runtime packs weights into private memory for each session unless both hold: the sessions
 //! are given the *same* values (`AddInitializer`) and one container for the packed form. Only
@@ -23,11 +23,11 @@ use super::{Backend, BackendKind, Bundle, Result, RuntimeError};
 /// The mapped weights of a bundle. Sessions made with it keep it alive.
 #[derive(Debug)]
 pub struct SharedWeights {
-    /// Values over [`Self::map`], by the graphs that use them. Declared first: dropped before the
-    /// map.
+    /// Values over [`Self::maps`], by the graphs that use them. Declared first: dropped before the
+    /// maps.
     values: BTreeMap<String, Vec<(String, Arc<DynValue>)>>,
     packed: PrepackedWeights,
-    map: Mapped,
+    maps: Vec<Mapped>,
 }
 
 impl SharedWeights {
@@ -41,16 +41,22 @@ impl SharedWeights {
         if backend.kind() != BackendKind::OnnxRuntime || records.is_empty() {
             return Ok(None);
         }
-        let path = bundle.weights_path();
-        let (file, _) = open_regular(&path)?;
-        let map = mapped::map(&file, &path)
-            .map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
+        let mut maps = BTreeMap::new();
+        for (name, path) in bundle.weights_paths() {
+            let (file, _) = open_regular(&path)?;
+            let map = mapped::map(&file, &path)
+                .map_err(|error| RuntimeError::file(&path, format!("can't be mapped: {error}")))?;
+            maps.insert(name, (path, map));
+        }
         let mut values: BTreeMap<String, Vec<(String, Arc<DynValue>)>> = BTreeMap::new();
         // Vectors are left to each session: they are small, and not every kernel that packs one (a
         // half-precision norm) takes it shared.
         for record in records.iter().filter(|r| r.shape.len() >= 2) {
-            let bytes = bytes_of(&map, record).ok_or_else(|| {
-                RuntimeError::file(&path, format!("ends before weight `{}`", record.name))
+            let Some((path, map)) = maps.get(bundle.manifest().file_of(record)) else {
+                continue;
+            };
+            let bytes = bytes_of(map, record).ok_or_else(|| {
+                RuntimeError::file(path, format!("ends before weight `{}`", record.name))
             })?;
             let count = record
                 .shape
@@ -58,7 +64,7 @@ impl SharedWeights {
                 .try_fold(1usize, |n, &dim| n.checked_mul(dim));
             if count.and_then(|n| n.checked_mul(record.dtype.size())) != Some(bytes.len()) {
                 return Err(RuntimeError::file(
-                    &path,
+                    path,
                     format!(
                         "weight `{}` of {} {:?} can't have {} bytes",
                         record.name,
@@ -73,7 +79,7 @@ impl SharedWeights {
                 continue;
             }
             let value = borrowed_value(bytes, &record.shape, element_type(record.dtype)).map_err(
-                |error| RuntimeError::file(&path, format!("weight `{}`: {error}", record.name)),
+                |error| RuntimeError::file(path, format!("weight `{}`: {error}", record.name)),
             )?;
             let value = Arc::new(value);
             for graph in &record.graphs {
@@ -86,7 +92,7 @@ impl SharedWeights {
         Ok(Some(Arc::new(Self {
             values,
             packed: PrepackedWeights::new(),
-            map,
+            maps: maps.into_values().map(|(_, map)| map).collect(),
         })))
     }
 
@@ -106,7 +112,7 @@ impl SharedWeights {
     /// Lets the system drop the mapped pages that sessions have packed by now; what is still read
     /// is mapped in again.
     pub fn release_pages(&self) {
-        self.map.release_pages();
+        self.maps.iter().for_each(Mapped::release_pages);
     }
 }
 

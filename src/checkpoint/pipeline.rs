@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::error::{CheckpointError, shown};
 use super::model_index::{AESTHETICS, CLASS, MODEL_INDEX, ZEROS};
 use super::tokenizer_keys::TOKENIZER;
-use super::{Checkpoint, locate, tokenizer_keys};
+use super::{CONFIG, Checkpoint, locate, tokenizer_keys};
 use classes::{CLASSES, Class};
 pub use classes::{PartGraph, PartRow, Role, TextRole};
 
@@ -310,6 +310,25 @@ impl Checkpoint {
             folder: self.folder.clone(),
             model: self.config.clone(),
         }]
+    }
+
+    /// The index of a whole pipeline and the configurations of its parts, under the names that they
+    /// have in a bundle whose graphs lie as the components do.
+    pub fn component_files(&self) -> Vec<SideFile> {
+        let Some(folder) = self.pipeline.as_ref().filter(|_| !self.parts().is_empty()) else {
+            return Vec::new();
+        };
+        let index = SideFile {
+            name: MODEL_INDEX.to_owned(),
+            path: folder.join(MODEL_INDEX),
+        };
+        let configs = self.parts().iter().flat_map(|part| {
+            part.row.graphs.iter().map(|graph| SideFile {
+                name: format!("{}/{CONFIG}", graph.name),
+                path: part.checkpoint.config_path(),
+            })
+        });
+        std::iter::once(index).chain(configs).collect()
     }
 
     /// The files of a whole pipeline's tokenizers, under the names that they have in a bundle.

@@ -5,7 +5,7 @@
 //! `weights.bin`. So a bundle can be compared and evaluated without its checkpoint, and without
 //! trusting the lowering.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -96,24 +96,33 @@ pub fn module_of_bundle(bundle: &Bundle) -> Result<Module, PipelineError> {
     })
 }
 
+/// A mapped file.
+type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// The bundle's weights, in the order in which the graphs' texts name them.
 fn weights<'t>(
     bundle: &Bundle,
     texts: impl Iterator<Item = &'t str>,
 ) -> Result<WeightTable, PipelineError> {
-    let path = bundle.weights_path();
-    let read = |source| PipelineError::Read {
-        path: path.clone(),
-        source,
-    };
     let mut table = WeightTable::default();
-    if bundle.manifest().weights.is_empty() {
+    let manifest = bundle.manifest();
+    if manifest.weights.is_empty() {
         return Ok(table);
     }
-    let map: Arc<dyn AsRef<[u8]> + Send + Sync> =
-        Arc::new(mapped::map(&open_regular(&path)?.0, &path).map_err(read)?);
+    let mut maps: BTreeMap<&str, (PathBuf, Bytes)> = BTreeMap::new();
+    for (name, path) in bundle.weights_paths() {
+        let read = |source| PipelineError::Read {
+            path: path.clone(),
+            source,
+        };
+        let map: Bytes = Arc::new(mapped::map(&open_regular(&path)?.0, &path).map_err(read)?);
+        maps.insert(name, (path, map));
+    }
     let mut found: Vec<(&str, Vec<usize>, Expr)> = Vec::new();
-    for record in &bundle.manifest().weights {
+    for record in &manifest.weights {
+        let Some((path, map)) = maps.get(manifest.file_of(record)) else {
+            continue;
+        };
         let damaged = || PipelineError::Config {
             place: path.display().to_string(),
             problem: format!(
@@ -121,7 +130,7 @@ fn weights<'t>(
                 record.name
             ),
         };
-        let data = expression(record, &map).ok_or_else(damaged)?;
+        let data = expression(record, map).ok_or_else(damaged)?;
         match (&record.stack, &record.shape[..]) {
             (None, &[rows, columns]) if record.transposed => {
                 found.push((&record.name, vec![columns, rows], data.transposed(columns)));
@@ -149,7 +158,7 @@ fn weights<'t>(
     Ok(table)
 }
 
-fn expression(record: &WeightRecord, map: &Arc<dyn AsRef<[u8]> + Send + Sync>) -> Option<Expr> {
+fn expression(record: &WeightRecord, map: &Bytes) -> Option<Expr> {
     let start = usize::try_from(record.offset).ok()?;
     let end = start.checked_add(usize::try_from(record.bytes).ok()?)?;
     Some(Expr::Mapped {

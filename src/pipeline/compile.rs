@@ -93,6 +93,7 @@ pub fn compile(
     } = opened;
     let generation = generation(&checkpoint, &module.model, module.graph("draft").is_some())?;
     warnings.extend(generation.warnings);
+    warnings.extend(unread_by_target(request, &module));
     let (cpu_nodes, left) = if request.cuda {
         cuda::left_to_cpu(&module, request.profile, request.deploy)?
     } else {
@@ -119,6 +120,19 @@ pub fn compile(
         warnings,
         uses,
         cpu_nodes,
+    })
+}
+
+/// What the deployment target leaves aside of a pruned sampler.
+fn unread_by_target(request: &CompileRequest, module: &Module) -> Option<String> {
+    let target = request.deploy?;
+    let layout = (target.layout)(&module.model);
+    (layout.components && module.sampling.is_some()).then(|| {
+        format!(
+            "{} runs the whole denoiser, {}; what passes made of it is for `dlc sample`",
+            target.name,
+            layout.graph_file("target")
+        )
     })
 }
 
@@ -172,6 +186,11 @@ fn open(
     let (mut module, mut sources) = (imported.module, imported.sources);
     checkpoint.write_derived(beside(request))?;
     module.take_side_files(checkpoint.side_files());
+    if let Some(target) = request.deploy
+        && (target.layout)(&module.model).components
+    {
+        module.take_side_files(checkpoint.component_files());
+    }
     let written = as_written(&module, request.codes_become_numbers())?;
     monitor.needs(needs_of([&module, &written], unfed, request.threads));
     monitor.phase("hashing and checking weights");

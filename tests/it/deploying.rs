@@ -89,6 +89,11 @@ fn what_does_not_fit_a_target_is_refused_at_once() {
         ("fixtures/goldens/bert-encoder", "sentence-transformers"),
         ("fixtures/digits-dit", "optimum"),
         ("fixtures/digits-dit", "transformers.js"),
+        ("fixtures/pipelines/pixart-alpha", "optimum"),
+        ("fixtures/pipelines/dit", "optimum"),
+        ("fixtures/pipelines/ldm", "optimum"),
+        ("fixtures/pipelines/sd15/unet", "optimum"),
+        ("fixtures/pipelines/sd15", "optimum --dtype bf16"),
         ("fixtures/tiny-llama", "transformers.js --dtype bf16"),
     ] {
         let mut args = vec!["compile", model, "-o", "out", "--deploy"];

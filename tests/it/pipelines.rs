@@ -117,6 +117,163 @@ fn two_text_encoders_have_tokenizers_of_their_own() {
 }
 
 /// What a pass on the denoiser leaves of the other graphs.
+/// The names in a folder and in those inside, sorted.
+fn paths(folder: &std::path::Path, inside: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = format!("{inside}{}", entry.file_name().into_string().unwrap());
+        if entry.path().is_dir() {
+            paths.extend(self::paths(&entry.path(), &format!("{name}/")));
+        } else {
+            paths.push(name);
+        }
+    }
+    paths.sort();
+    paths
+}
+
+/// A line for each graph of a bundle: its file, its weights, its ports.
+fn boundaries(shell: &Shell, bundle: &str) -> String {
+    let bundle = Bundle::open(&shell.path(bundle)).unwrap();
+    let mut told = String::new();
+    for graph in &bundle.manifest().graphs {
+        let ports = |ports: &[dlc_bundle::PortRecord]| {
+            let port = |port: &dlc_bundle::PortRecord| {
+                format!("{}: {}[{}]", port.name, port.dtype, port.shape.join(", "))
+            };
+            ports.iter().map(port).collect::<Vec<_>>().join("\n    ")
+        };
+        told += &format!(
+            "{} in {}, weights in {}, latents divided by {:?}\n    {}\n  ->\n    {}\n",
+            graph.name,
+            graph.file,
+            bundle.manifest().weights_of(graph),
+            graph.latents_divisor,
+            ports(&graph.inputs),
+            ports(&graph.outputs)
+        );
+    }
+    told
+}
+
+#[test]
+fn pipelines_lie_as_optimum_reads_them_and_stay_bundles() {
+    let shell = Shell::new();
+    let recorded = |name: &str| {
+        let mut all = PipelineGolden::all().into_iter();
+        all.find(|golden| golden.name == name).unwrap()
+    };
+    for name in ["sd15", "sdxl"] {
+        let source = fixture(&format!("pipelines/{name}"));
+        let source = source.to_str().unwrap();
+        let compile = ["compile", source, "--profile", "portable", "-o", "flat"];
+        shell.ok(&[&compile[..], &["--force"]].concat());
+        let compile = ["compile", source, "--deploy", "optimum", "-o", name];
+        let compiled = shell.ok(&compile).transcript().replace(source, name);
+        let listing = paths(&shell.path(name), "").join("\n");
+        let told = [compiled, listing, boundaries(&shell, name)].join("\n");
+        snapshot!(format!("pipeline_optimum_{name}"), told);
+        let checks = shell.ok(&["verify", name, "--source", source]).stdout;
+        assert!(checks.contains("vae_decoder"), "{checks}");
+        shell.write(
+            "noise.safetensors",
+            noise_file(recorded(name).recorded().noise(0)),
+        );
+        let [flat, own] = ["flat", name].map(|bundle| {
+            let sample = ["sample", bundle, "--prompt", "hello", "--steps", "3"];
+            let files = ["--noise", "noise.safetensors", "-o", "x.png"];
+            shell.ok(&[&sample[..], &files].concat());
+            planes(&std::fs::read(shell.path("x.png")).unwrap())
+        });
+        let worst = flat.iter().zip(&own).map(|(a, b)| (a - b).abs());
+        assert!(worst.fold(0f32, f32::max) <= 1.0, "{name}");
+        shell.ok(&["inspect", name]);
+        // The folder is replaced like that of any bundle.
+        shell.ok(&[&compile[..], &["--force"]].concat());
+    }
+    let mut weights = std::fs::read(shell.path("sd15/vae_decoder/model.onnx_data")).unwrap();
+    weights[100] ^= 1;
+    shell.write("sd15/vae_decoder/model.onnx_data", weights);
+    let changed = shell.dlc(&["verify", "sd15"]).stderr;
+    assert!(changed.contains("vae_decoder/model.onnx_data"), "{changed}");
+}
+
+#[test]
+fn optimum_finds_the_keys_that_it_reads_in_older_files_too() {
+    let shell = Shell::new();
+    let edited = |[from, name]: [&str; 2], file: &str, [old, new]: [&str; 2]| {
+        let path = shell.path(&format!("{name}/{file}"));
+        if !path.exists() {
+            shell.copy(&fixture(&format!("pipelines/{from}")), name);
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(old), "{text}");
+        std::fs::write(path, text.replace(old, new)).unwrap();
+    };
+    let old = ["sd15", "old"];
+    edited(
+        old,
+        "vae/config.json",
+        ["  \"scaling_factor\": 0.18215,\n", ""],
+    );
+    edited(
+        old,
+        "unet/config.json",
+        ["  \"time_cond_proj_dim\": null,\n", ""],
+    );
+    let checker = "\"safety_checker\": [\n    null,\n    null\n  ]";
+    let there = "\"safety_checker\": [\n    \"stable_diffusion\",\n    \"StableDiffusionSafetyChecker\"\n  ]";
+    edited(old, "model_index.json", [checker, there]);
+    shell.ok(&["compile", "old", "--deploy", "optimum", "-o", "out"]);
+    shell.ok(&[
+        "compile",
+        "fixtures/pipelines/sdxl",
+        "--deploy",
+        "optimum",
+        "-o",
+        "xl",
+    ]);
+    let read = |path: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(shell.path(path)).unwrap()).unwrap()
+    };
+    let [vae, xl] = ["out", "xl"].map(|out| read(&format!("{out}/vae_decoder/config.json")));
+    assert_eq!(vae["scaling_factor"], 0.18215);
+    // What the graph takes into account itself.
+    assert_eq!(xl["scaling_factor"], 0.5);
+    assert!(xl["latents_mean"].is_null() && xl["latents_std"].is_null());
+    let unet = read("out/unet/config.json");
+    assert!(unet.as_object().unwrap().contains_key("time_cond_proj_dim"));
+    let index = read("out/model_index.json");
+    assert!(index["safety_checker"][0].is_null() && !index["unet"][0].is_null());
+    let same = |file: &str, source: &str| {
+        let source = fixture(&format!("pipelines/sd15/{source}"));
+        let own = std::fs::read(shell.path(&format!("out/{file}"))).unwrap();
+        assert!(own == std::fs::read(source).unwrap(), "{file}");
+    };
+    same("text_encoder/config.json", "text_encoder/config.json");
+    same(
+        "scheduler/scheduler_config.json",
+        "scheduler/scheduler_config.json",
+    );
+    same("tokenizer/merges.txt", "tokenizer/merges.txt");
+}
+
+#[test]
+fn a_pruned_pipeline_for_optimum_says_what_is_left_aside() {
+    let shell = Shell::new();
+    let skip = ["--pass", "skip:interval=2,steps=6"];
+    let compile = ["compile", SD15, "--deploy", "optimum", "-o", "out"];
+    let compiled = shell.ok(&[&compile[..], &skip].concat()).stderr;
+    assert!(
+        compiled.contains("optimum runs the whole denoiser, unet/model.onnx"),
+        "{compiled}"
+    );
+    let sample = ["sample", "out", "--prompt", "hello", "--steps", "6"];
+    let made = shell.ok(&[&sample[..], &["-o", "x.png", "--json"]].concat());
+    assert!(made.json()["macs"].as_f64().unwrap() < 0.8);
+    shell.ok(&["verify", "out"]);
+}
+
 #[test]
 fn blocks_of_the_denoiser_are_skipped_and_the_other_graphs_stay() {
     let shell = Shell::new();

@@ -5,12 +5,15 @@
 mod genai;
 mod json;
 mod layout;
+mod optimum;
 mod sentence_transformers;
 mod transformers_js;
 mod triton;
 
+use std::collections::BTreeMap;
+
 use dlc_bundle::{CacheLayout, GraphRecord, Profile};
-use dlc_ir::{DType, ModelInfo, Module, Task};
+use dlc_ir::{ModelInfo, Module, Task};
 
 pub use layout::Layout;
 
@@ -28,33 +31,44 @@ pub struct DeploymentTarget {
     pub profile: Profile,
     /// Why it can't run a model, if it can't; the way out stands there too.
     pub refuses: fn(&ModelInfo) -> Option<String>,
-    /// Where it looks for graphs of this element type.
-    pub layout: fn(DType) -> Layout,
+    /// Where it looks for the files of a model.
+    pub layout: fn(&ModelInfo) -> Layout,
+    /// How it takes the graphs of a model, where that isn't how dlc does.
+    pub fit: fn(&Module) -> Result<Option<Fitted>, ExportError>,
     /// Whether its files stand in every bundle, whatever that is written for.
     pub always: bool,
     /// The names of the files that [`files`](Self::files) may give.
     pub writes: &'static [&'static str],
     /// The further files that it reads, by name.
     pub files: fn(&WrittenBundle<'_>) -> TargetFiles,
-    /// The checkpoint's `config.json` with the keys that it reads there, if it reads other ones
-    /// than the checkpoint has. Every other byte stays. Fails with what is wrong with the file.
-    pub config: Option<ConfigEdit>,
+    /// The files of the checkpoint, by their places in the bundle, in which it reads other entries
+    /// than the checkpoint has. Every other byte stays.
+    pub edits: &'static [(&'static str, FileEdit)],
+}
+
+/// A module as a target takes it.
+#[derive(Debug)]
+pub struct Fitted {
+    /// The module, with the ports that the target knows.
+    pub module: Module,
+    /// Whether its text encoders take no mask where they are shown every token.
+    pub whole_texts: bool,
+    /// What latents are divided by before the graphs of these names take them.
+    pub latents_divisors: BTreeMap<String, f32>,
 }
 
 /// Files by name.
 pub type TargetFiles = Vec<(&'static str, Vec<u8>)>;
 
-/// A change of the text of `config.json`, for graphs of this element type.
-pub type ConfigEdit = fn(&str, DType) -> Result<String, String>;
+/// A change of the text of a file beside the graphs of a module. Fails with what is wrong with the
+/// file.
+pub type FileEdit = fn(&str, &Module) -> Result<String, String>;
 
 /// Every target.
 pub const TARGETS: &[DeploymentTarget] = &[
     plain("onnxruntime", "ONNX Runtime, on CPU and CUDA", Profile::Ort),
     genai::TARGET,
-    DeploymentTarget {
-        refuses: of_images,
-        ..plain("optimum", "Optimum's ORTModel classes", Profile::Portable)
-    },
+    optimum::TARGET,
     transformers_js::TARGET,
     sentence_transformers::TARGET,
     triton::TARGET,
@@ -75,14 +89,15 @@ const fn plain(name: &'static str, summary: &'static str, profile: Profile) -> D
         profile,
         refuses: |_| None,
         layout: |_| Layout::FLAT,
+        fit: |_| Ok(None),
         always: false,
         writes: &[],
         files: |_| vec![],
-        config: None,
+        edits: &[],
     }
 }
 
-/// Refuses diffusion models, for runtimes of which only whole pipelines run these.
+/// Refuses diffusion models, for runtimes of text.
 fn of_images(model: &ModelInfo) -> Option<String> {
     (model.task == Task::ImageGeneration).then(|| {
         format!(

@@ -3,7 +3,7 @@
 //! one.
 
 use dlc_bundle::Profile;
-use dlc_ir::{DType, ModelInfo};
+use dlc_ir::{DType, ModelInfo, Module};
 
 use super::json::with_entries;
 use super::{DeploymentTarget, Layout, of_images, plain};
@@ -13,11 +13,15 @@ const KEY: &str = "transformers.js_config";
 
 pub(super) const TARGET: DeploymentTarget = DeploymentTarget {
     refuses,
-    layout: |dtype| Layout {
+    layout: |model| Layout {
         folder: "onnx/",
-        ..if dtype == DType::F16 { HALF } else { SINGLE }
+        ..if model.dtype == DType::F16 {
+            HALF
+        } else {
+            SINGLE
+        }
     },
-    config: Some(config),
+    edits: &[("config.json", config)],
     ..plain("transformers.js", "transformers.js", Profile::Portable)
 };
 
@@ -44,8 +48,12 @@ fn refuses(model: &ModelInfo) -> Option<String> {
 
 /// Says that the weights lie in a file of their own, and which element type there is: the key
 /// replaces the default, f32, and what the checkpoint says of other files.
-fn config(text: &str, dtype: DType) -> Result<String, String> {
-    let name = if dtype == DType::F16 { "fp16" } else { "fp32" };
+fn config(text: &str, module: &Module) -> Result<String, String> {
+    let name = if module.model.dtype == DType::F16 {
+        "fp16"
+    } else {
+        "fp32"
+    };
     with_entries(
         text,
         &[KEY],

@@ -49,7 +49,11 @@ pub fn cuda_report(module: &Module, profile: Profile) -> Result<CudaReport, Expo
         cpu_nodes: vec![],
         f16_leaves_none: true,
     };
-    for (graph, lowered) in module.graphs.iter().zip(lower_all(module, profile, "")?) {
+    for (graph, lowered) in module
+        .graphs
+        .iter()
+        .zip(lower_all(module, profile, "", false)?)
+    {
         let Some(body) = &lowered.model.graph else {
             continue;
         };

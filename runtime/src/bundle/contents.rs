@@ -27,9 +27,9 @@ pub(super) fn changed(
     manifest: &Manifest,
     cache: Option<&Path>,
 ) -> Result<Vec<String>> {
-    let mut changed = Vec::new();
+    let (mut changed, weights) = (Vec::new(), manifest.weights_files());
     for (name, record) in &manifest.files {
-        let cache = cache.filter(|_| *name == manifest.weights_file);
+        let cache = cache.filter(|_| weights.contains(name.as_str()));
         if hash(&folder.join(name), cache)? != *record {
             changed.push(name.clone());
         }

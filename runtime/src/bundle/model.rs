@@ -128,6 +128,10 @@ fn images(manifest: &Manifest, graph: &GraphRecord) -> Vec<String> {
         (&graph.outputs, SAMPLER_OUTPUT, model.channels),
     ];
     let mut problems = Vec::new();
+    let absurd = |divisor: &f32| !divisor.is_finite() || *divisor <= 0.0;
+    if let Some(divisor) = graph.latents_divisor.filter(absurd) {
+        problems.push(format!("latents can't be divided by {divisor}"));
+    }
     for (ports, name, channels) in inputs.into_iter().chain(outputs) {
         for (what, axis, said) in sides.into_iter().chain([("channel count", 1, channels)]) {
             problems.extend(differs(

@@ -208,7 +208,75 @@ fn graphs_lie_in_the_folder_of_the_weights() {
     fs::write(path(MANIFEST_FILE), text).unwrap();
     fs::rename(path("model.onnx"), path("onnx/model.onnx")).unwrap();
     let bundle = Bundle::open(folder.path()).unwrap();
-    assert_eq!(bundle.weights_path(), path("onnx/model.onnx_data"));
+    let weights = ("onnx/model.onnx_data", path("onnx/model.onnx_data"));
+    assert_eq!(bundle.weights_paths(), [weights].into());
+}
+
+/// A bundle of two graphs in folders of their own, with weights in each; then `edit`.
+fn open_with_two_weight_files(edit: impl Fn(String) -> String) -> Result<Bundle> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("b")).unwrap();
+    fs::write(folder.path().join("b/model.onnx"), "graph").unwrap();
+    fs::write(folder.path().join("b/weights"), "01234567").unwrap();
+    let of = |name: &str| {
+        let record = FileRecord::of_file(&folder.path().join(name)).unwrap();
+        format!(
+            "  {name}: {{bytes: {}, sha256: {}}}\n",
+            record.bytes, record.sha256
+        )
+    };
+    let (graph, weights) = (of("b/model.onnx"), of("b/weights"));
+    write(folder.path(), |text| {
+        let second = "- {name: b, file: b/model.onnx, weights_file: b/weights, parameters: 2, inputs: [], outputs: [], caches: []}\nweights:\n";
+        let weight =
+            "- {name: v, dtype: f32, shape: [2], offset: 0, bytes: 8, graphs: [b]}\nfiles:\n";
+        edit(
+            text.replace("weights:\n", second)
+                .replace("files:\n  ", &format!("{weight}{graph}{weights}  ")),
+        )
+    });
+    Bundle::open(folder.path())
+}
+
+#[test]
+fn graphs_may_have_weights_of_their_own() {
+    let bundle = open_with_two_weight_files(|text| text).unwrap();
+    let names: Vec<&str> = bundle.weights_paths().into_keys().collect();
+    assert_eq!(names, ["b/weights", WEIGHTS_FILE]);
+    for (from, to, problem) in [
+        (
+            "weights_file: b/weights",
+            "weights_file: b/other",
+            "the weights are in `b/other`, which isn't among the files",
+        ),
+        (
+            "weights_file: b/weights",
+            "weights_file: ../w",
+            "the weights are in `../w`, which isn't among the files",
+        ),
+        (
+            "weights_file: b/weights, ",
+            "",
+            "graph `b` is in `b/model.onnx`, which isn't a file beside the weights",
+        ),
+        (
+            "bytes: 8, graphs: [b]",
+            "bytes: 8, graphs: [b, target]",
+            "weight `v` is in several files: b/weights, weights.bin",
+        ),
+        (
+            "shape: [2], offset: 0, bytes: 8",
+            "shape: [3], offset: 0, bytes: 12",
+            "weight `v` ends after the 8 bytes of b/weights",
+        ),
+    ] {
+        let edit = |text: String| {
+            assert!(text.contains(from), "{text}");
+            text.replace(from, to)
+        };
+        let error = open_with_two_weight_files(edit).unwrap_err().to_string();
+        assert!(error.contains(problem), "{to}: {error}");
+    }
 }
 
 #[cfg(unix)]
@@ -349,6 +417,16 @@ fn schedules_that_cannot_run_are_refused_with_the_evaluation() {
             "are absurd",
         ),
         ("count: 10", "count: 0", "0 classes are absurd"),
+        (
+            "name: again,",
+            "name: again, latents_divisor: 0.0,",
+            "graph `again`: latents can't be divided by 0",
+        ),
+        (
+            "name: again,",
+            "name: again, latents_divisor: .nan,",
+            "graph `again`: latents can't be divided by NaN",
+        ),
     ];
     for (from, to, reason) in cases {
         let error = open_sampled(|text| {

@@ -249,6 +249,8 @@ mod tests {
         GraphRecord {
             name: "draft".to_owned(),
             file: "draft.onnx".to_owned(),
+            weights_file: None,
+            latents_divisor: None,
             parameters: 0,
             inputs: ports(inputs),
             optional_inputs: Vec::new(),

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use dlc_bundle::PortRecord;
 use dlc_ir::Diffusion;
 
 use super::Samples;
@@ -15,9 +16,7 @@ const ENCODER: &str = Diffusion::IMAGE_ENCODER;
 
 /// What makes pictures of latents.
 #[derive(Debug)]
-pub struct ImageDecoder {
-    session: Session,
-}
+pub struct ImageDecoder(Half);
 
 impl ImageDecoder {
     /// Loads the decoder of a bundle; none if the bundle has none.
@@ -30,9 +29,9 @@ impl ImageDecoder {
         weights: Option<&Arc<SharedWeights>>,
         options: &SessionOptions,
     ) -> Result<Option<Self>> {
-        let load = || Session::load(backend, bundle, GRAPH, weights, options);
-        let session = bundle.has_graph(GRAPH).then(load).transpose()?;
-        Ok(session.map(|session| Self { session }))
+        let load = || Half::load(backend, bundle, GRAPH, weights, options);
+        let half = bundle.has_graph(GRAPH).then(load).transpose()?;
+        Ok(half.map(Self))
     }
 
     /// Pixels of a picture for each entry of the latents, in both directions; none for a bundle
@@ -68,9 +67,8 @@ impl ImageDecoder {
             if progress(done, total).is_break() {
                 return Ok(None);
             }
-            let input = HostTensor::f32([1, channels, height, width], image.to_vec());
-            let ports = [Diffusion::LATENTS, Diffusion::IMAGES];
-            let made = run(&mut self.session, GRAPH, ports, input)?;
+            let latents = image.iter().map(|x| x / self.0.divisor).collect();
+            let made = self.0.run([1, channels, height, width], latents)?;
             let [_, channels, height, width] = made.shape;
             pictures.shape = [done + 1, channels, height, width];
             pictures.data.extend(made.data);
@@ -82,7 +80,7 @@ impl ImageDecoder {
 /// What makes latents of pictures.
 #[derive(Debug)]
 pub struct ImageEncoder {
-    session: Session,
+    half: Half,
     /// Channels of pictures.
     channels: usize,
 }
@@ -109,7 +107,7 @@ impl ImageEncoder {
         let channels = input.and_then(|port| port.shape.get(1)?.parse().ok());
         let fail = || RuntimeError::port(ENCODER, Diffusion::IMAGES, "has no number of channels");
         Ok(Self {
-            session: Session::load(backend, bundle, ENCODER, weights, options)?,
+            half: Half::load(backend, bundle, ENCODER, weights, options)?,
             channels: channels.ok_or_else(fail)?,
         })
     }
@@ -125,33 +123,67 @@ impl ImageEncoder {
     /// # Errors
     /// [`RuntimeError::Port`] for latents that aren't finite, and what the backend says.
     pub fn encode(&mut self, picture: Vec<f32>, [height, width]: [usize; 2]) -> Result<Samples> {
-        let input = HostTensor::f32([1, self.channels, height, width], picture);
-        let ports = [Diffusion::IMAGES, Diffusion::LATENTS];
-        run(&mut self.session, ENCODER, ports, input)
+        let shape = [1, self.channels, height, width];
+        let mut latents = self.half.run(shape, picture)?;
+        for x in &mut latents.data {
+            *x *= self.half.divisor;
+        }
+        Ok(latents)
     }
 }
 
-/// One image through half of an autoencoder.
-fn run(
-    session: &mut Session,
-    graph: &str,
-    [from, to]: [&str; 2],
-    image: HostTensor,
-) -> Result<Samples> {
-    let outputs = session.run_host(&[(from, image)])?;
-    let fail = |problem: &str| RuntimeError::port(graph, to, problem);
-    let found = outputs.into_iter().find(|(name, _)| name == to);
-    let made = found.and_then(|(_, tensor)| {
-        Some(Samples {
-            shape: tensor.shape.as_slice().try_into().ok()?,
-            data: tensor.to_f32()?,
+/// Half of an autoencoder: one input, one output.
+#[derive(Debug)]
+struct Half {
+    session: Session,
+    graph: &'static str,
+    /// Its input and its output.
+    ports: [String; 2],
+    /// What latents are divided by beside the graph.
+    divisor: f32,
+}
+
+impl Half {
+    fn load(
+        backend: &Backend,
+        bundle: &Bundle,
+        graph: &'static str,
+        weights: Option<&Arc<SharedWeights>>,
+        options: &SessionOptions,
+    ) -> Result<Self> {
+        let record = bundle.graph(graph)?;
+        let port = |ports: &[PortRecord]| ports.first().map(|port| port.name.clone());
+        let ports = port(&record.inputs).zip(port(&record.outputs));
+        let missing = || RuntimeError::port(graph, "the boundary", "has no input or no output");
+        let (input, output) = ports.ok_or_else(missing)?;
+        Ok(Self {
+            session: Session::load(backend, bundle, graph, weights, options)?,
+            graph,
+            ports: [input, output],
+            divisor: record.latents_divisor.unwrap_or(1.0),
         })
-    });
-    let made = made.ok_or_else(|| fail("the backend gave no image"))?;
-    if made.data.iter().all(|x| x.is_finite()) {
-        return Ok(made);
     }
-    Err(fail(
-        "isn't finite: in f16 the autoencoder may pass the largest number there is; compile with `--dtype f32`, or check the weights with `dlc verify`",
-    ))
+
+    /// One image.
+    fn run(&mut self, shape: [usize; 4], image: Vec<f32>) -> Result<Samples> {
+        let [from, to] = &self.ports;
+        let outputs = self
+            .session
+            .run_host(&[(from, HostTensor::f32(shape, image))])?;
+        let fail = |problem: &str| RuntimeError::port(self.graph, to, problem);
+        let found = outputs.into_iter().find(|(name, _)| name == to);
+        let made = found.and_then(|(_, tensor)| {
+            Some(Samples {
+                shape: tensor.shape.as_slice().try_into().ok()?,
+                data: tensor.to_f32()?,
+            })
+        });
+        let made = made.ok_or_else(|| fail("the backend gave no image"))?;
+        if made.data.iter().all(|x| x.is_finite()) {
+            return Ok(made);
+        }
+        Err(fail(
+            "isn't finite: in f16 the autoencoder may pass the largest number there is; compile with `--dtype f32`, or check the weights with `dlc verify`",
+        ))
+    }
 }

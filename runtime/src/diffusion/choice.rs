@@ -127,6 +127,8 @@ fn config(bundle: &Bundle) -> Result<Map<String, Value>> {
         let fix = "Compile the pipeline's folder, with `scheduler/` in it, instead of the component alone";
         RuntimeError::unsupported(bundle.folder().display().to_string(), reason, fix)
     };
-    let path = bundle.side_file(CONFIG).ok_or_else(missing)?;
+    let in_folder = || bundle.side_file(&format!("scheduler/{CONFIG}"));
+    let path = bundle.side_file(CONFIG).or_else(in_folder);
+    let path = path.ok_or_else(missing)?;
     Ok(parse_scheduler_config(&read_document(&path, CONFIG_CAP)?)?)
 }

@@ -159,6 +159,8 @@ mod tests {
         GraphRecord {
             name: "step.1".into(),
             file: "step.1.onnx".into(),
+            weights_file: None,
+            latents_divisor: None,
             parameters: 0,
             inputs: inputs
                 .iter()

@@ -16,9 +16,12 @@ pub struct TextTokens {
 }
 
 impl TextTokens {
+    /// The input that says which tokens aren't padding.
+    pub(super) const MASK: &str = "attention_mask";
+
     /// The numbers, `[1, tokens]`, by the graph's inputs.
     pub fn inputs(&self) -> [(&'static str, &[i64]); 2] {
-        [("input_ids", &self.ids), ("attention_mask", &self.mask)]
+        [("input_ids", &self.ids), (Self::MASK, &self.mask)]
     }
 }
 

@@ -2,7 +2,7 @@
 //! layers.
 
 use dlc_ir::{DType, Dim, ValueId};
-use dlc_onnx::proto::BOOL;
+use dlc_onnx::proto::{BOOL, data_type};
 
 use super::super::builder::Name;
 use super::context::Context;
@@ -12,6 +12,23 @@ use crate::error::ExportError;
 /// nothing stays finite.
 fn hidden_score(dtype: DType) -> f32 {
     if dtype == DType::F16 { -1e4 } else { -1e9 }
+}
+
+/// Lets every token be seen, so that the graph takes no `attention_mask`.
+pub(super) fn see_every_token(cx: &mut Context<'_>) -> Result<(), ExportError> {
+    let input = |name| cx.graph.find_input(name).map(|input| input.value);
+    let (Some(ids), Some(mask)) = (input("input_ids"), input("attention_mask")) else {
+        return Ok(());
+    };
+    let outer = cx.b.enter("attention_mask/all".to_owned());
+    let ids = cx.full(ids)?;
+    // Of ones that are spread over the shape tract 0.23 makes a constant without the batch.
+    let all = cx.b.op("Equal", &[&ids, &ids]).out();
+    let integer = i64::from(data_type(DType::I64));
+    let ones = cx.b.op("Cast", &[&all]).int("to", integer).out();
+    cx.b.enter(outer);
+    cx.stand_in(mask, ones);
+    Ok(())
 }
 
 /// The mask that attention adds to its scores, `[batch, 1, seq, total]`: 0 where a token sees a

@@ -75,11 +75,13 @@ pub(crate) struct Lowered {
     pub stored: Vec<Stored>,
 }
 
-/// Every graph of a module with the operators of a profile.
+/// Every graph of a module with the operators of a profile. With `whole_texts` the text encoders
+/// that are shown the padding of prompts take no mask.
 pub(crate) fn lower_all(
     module: &Module,
     profile: Profile,
     version: &str,
+    whole_texts: bool,
 ) -> Result<Vec<Lowered>, ExportError> {
     let transposed = transposed(&module.graphs, &module.weights, profile)?;
     let target = Target {
@@ -91,13 +93,24 @@ pub(crate) fn lower_all(
         context_length: module.model.context_length,
         version,
     };
+    let encoders = module.model.prompts.iter().flat_map(|p| &p.encoders);
+    let shown: Vec<&str> = encoders
+        .filter(|encoder| whole_texts && !encoder.masked)
+        .map(|encoder| encoder.graph.as_str())
+        .collect();
+    let sees_all = |graph: &Graph| shown.contains(&graph.name.as_str());
     let graphs = module.graphs.iter();
-    graphs.map(|graph| lower(graph, target)).collect()
+    graphs
+        .map(|graph| lower(graph, target, sees_all(graph)))
+        .collect()
 }
 
-/// A graph with the operators of a profile.
-fn lower(graph: &Graph, target: Target<'_>) -> Result<Lowered, ExportError> {
+/// A graph with the operators of a profile; one that sees every token takes no mask.
+fn lower(graph: &Graph, target: Target<'_>, sees_all: bool) -> Result<Lowered, ExportError> {
     let mut cx = Context::new(graph, target)?;
+    if sees_all {
+        masks::see_every_token(&mut cx)?;
+    }
     let folds = if target.profile == Profile::Ort {
         ort::Folds::find(graph, target.caches)
     } else {
