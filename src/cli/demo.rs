@@ -28,7 +28,7 @@ use crate::pipeline::{
 };
 use crate::report::{checks_table, pass_summary};
 
-/// Compile, verify and decode a small trained model; `dlc demo images` makes a picture of a prompt
+/// Compile, verify and decode a small trained model
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {

@@ -31,6 +31,7 @@ mod gguf;
 mod goldens;
 mod hostile;
 mod hub;
+mod init_image;
 mod integrity;
 mod keys;
 mod lookups;

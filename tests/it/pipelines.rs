@@ -18,7 +18,7 @@ fn noise_file(noise: &[f32]) -> Vec<u8> {
 }
 
 /// The pixels of a PNG as numbers from 0 to 255, channel by channel.
-fn planes(png: &[u8]) -> Vec<f32> {
+pub(crate) fn planes(png: &[u8]) -> Vec<f32> {
     let mut reader = png::Decoder::new(std::io::Cursor::new(png))
         .read_info()
         .unwrap();
@@ -30,7 +30,7 @@ fn planes(png: &[u8]) -> Vec<f32> {
 }
 
 /// What diffusers writes of numbers from -1 to 1.
-fn as_pixels(numbers: &[f32]) -> Vec<f32> {
+pub(crate) fn as_pixels(numbers: &[f32]) -> Vec<f32> {
     let pixel = |x: &f32| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round();
     numbers.iter().map(pixel).collect()
 }

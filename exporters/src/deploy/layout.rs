@@ -12,7 +12,7 @@ const PARTS: [&str; 4] = [
     Diffusion::TEXT_ENCODER,
     Diffusion::SECOND_TEXT_ENCODER,
     Diffusion::IMAGE_DECODER,
-    "vae_encoder",
+    Diffusion::IMAGE_ENCODER,
 ];
 
 /// Places in a bundle. The ONNX files lie beside the weight file: ONNX lets a file name no other

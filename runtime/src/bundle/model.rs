@@ -2,8 +2,8 @@
 //! a number that no graph bears out.
 
 use dlc_bundle::{GraphRecord, Manifest, PortRecord, WeightRecord};
-use dlc_ir::Task;
 use dlc_ir::schedule::{SAMPLER_INPUT, SAMPLER_OUTPUT};
+use dlc_ir::{Diffusion, Task};
 use dlc_methods::diffusion::inputs;
 
 /// Most graphs of a bundle: a sampler may have one for every step.
@@ -132,7 +132,10 @@ fn images(manifest: &Manifest, graph: &GraphRecord) -> Vec<String> {
     if let Some(divisor) = graph.latents_divisor.filter(absurd) {
         problems.push(format!("latents can't be divided by {divisor}"));
     }
-    for (ports, name, channels) in inputs.into_iter().chain(outputs) {
+    // The encoder takes a picture, by whatever name.
+    let of_sampler = graph.name != Diffusion::IMAGE_ENCODER;
+    let ports = inputs.into_iter().chain(outputs).filter(|_| of_sampler);
+    for (ports, name, channels) in ports {
         for (what, axis, said) in sides.into_iter().chain([("channel count", 1, channels)]) {
             problems.extend(differs(
                 what,

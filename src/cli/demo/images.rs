@@ -27,6 +27,8 @@ use crate::report::{Layout, Picture, pass_summary};
 const PRUNE: &str = "skip:macs=0.35,reuse=linear";
 /// What the pipeline was trained for.
 const GUIDANCE: f64 = 3.0;
+/// Pixels that a pixel of the pipeline becomes, in both directions.
+const SCALE: usize = 8;
 
 /// Make a picture of a prompt by a small trained pipeline, whole and pruned
 #[derive(Debug, clap::Args)]
@@ -73,7 +75,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let bar = Bar::new();
     let outcome = compile(&request, None::<&dyn ScoreCache>, &bar)?;
     bar.finish();
-    for run in outcome.runs.iter().filter(|run| run.report.diff.is_some()) {
+    for run in outcome
+        .runs
+        .iter()
+        .filter(|run| run.report.schedule.is_some())
+    {
         output.result(&pass_summary(run))?;
     }
     let model = DiffusionModel::open(Bundle::open(&bundle)?, &args.backend)?;
@@ -82,7 +88,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     let data = [&whole.picture.data[..], &pruned.picture.data[..]];
     let [_, channels, height, width] = whole.picture.shape;
-    let layout = Layout::new(2, Some(2), [height, width], None);
+    let layout = Layout::new(2, Some(2), [height, width], Some(SCALE));
     let picture = Picture::grid(data.into_iter(), [channels, height, width], layout)
         .context("the pipeline made no picture")?;
     let png = picture
