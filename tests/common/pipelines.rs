@@ -140,7 +140,7 @@ impl PipelineGolden {
 
     /// What was made from noise.
     pub fn recorded(&self) -> Recorded {
-        let mut recorded = self.recorded_in(&self.golden);
+        let mut recorded = Self::recorded_in(&self.golden);
         if self.image_file().is_file() {
             let mut of_image = recorded_tensors(&self.image_file());
             of_image.retain(|name, _| name.starts_with(Diffusion::IMAGE_ENCODER));
@@ -153,7 +153,7 @@ impl PipelineGolden {
     pub fn recorded_of_image(&self) -> Option<Recorded> {
         let file =
             Some(self.image_file()).filter(|file| file.is_file() && self.adapters.is_empty())?;
-        let mut recorded = self.recorded_in(&file);
+        let mut recorded = Self::recorded_in(&file);
         let noise = recorded.tensors.remove("noise")?;
         recorded.tensors.insert("latents".to_owned(), noise);
         let latents = recorded.tensors["vae_encoder>latents"].as_f32().unwrap();
@@ -166,7 +166,7 @@ impl PipelineGolden {
         self.folder.join("image.safetensors")
     }
 
-    fn recorded_in(&self, file: &Path) -> Recorded {
+    fn recorded_in(file: &Path) -> Recorded {
         let texts = texts(file);
         let prompts: Vec<String> = list(texts.get("prompts"));
         Recorded {

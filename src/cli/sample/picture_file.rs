@@ -117,7 +117,7 @@ fn jpeg(bytes: &[u8]) -> Result<Pixels, String> {
     let fail = |error: zune_jpeg::errors::DecodeErrors| {
         format!(
             "is no JPEG file that can be read: {}",
-            shown(&format!("{error:?}"))
+            shown(format!("{error:?}").trim())
         )
     };
     let options = DecoderOptions::default()

@@ -88,8 +88,7 @@ pub fn sampling_plan(
 }
 
 /// The same for a run that begins from an image: of `steps` steps the last `strength` (above 0, up
-/// to 1) are taken, from the image with as much noise as is due there (Meng et al., *SDEdit:
-/// Guided Image Synthesis and Editing with Stochastic Differential Equations*; diffusers' pipelines
+/// to 1) are taken, from the image with as much noise as is due there (Meng et al., *Guided Image Synthesis and Editing with Stochastic Differential Equations*; diffusers' pipelines
 /// from image to image).
 ///
 /// # Errors

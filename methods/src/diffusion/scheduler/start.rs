@@ -1,5 +1,6 @@
 //! Where a run begins: at its first step, from noise, or later, from an image with as much noise as is
-//! due there (Meng et al., *SDEdit*, section 3).
+//! due there (Meng et al., *Guided Image Synthesis and Editing with Stochastic
+//! Differential Equations*, section 3).
 
 use crate::diffusion::{SamplingPlan, SamplingStep};
 

@@ -136,11 +136,8 @@ fn a_run_from_an_image_looks_back_no_further_than_its_first_step() {
         let plan = image_sampling_plan(&config, None, 10, 0.5).unwrap();
         assert!(plan.check().is_ok() && plan.image_scale > 0.0, "{class}");
         let whole = sampling_plan(&config, None, 10).unwrap();
-        let last = plan.steps.len();
-        assert_eq!(
-            plan.steps[last - 1].timestep,
-            whole.steps[whole.steps.len() - 1].timestep
-        );
+        let ends = [&plan, &whole].map(|plan| plan.steps[plan.steps.len() - 1].timestep);
+        assert!((ends[0] - ends[1]).abs() < 1e-9, "{class}: {ends:?}");
         // Where the predictions are all alike, weights are those of a step of first order.
         if class == "LMSDiscreteScheduler" {
             let sum = |step: &SamplingStep| step.estimates.iter().sum::<f64>();
