@@ -7,6 +7,7 @@ BUNDLE is what `dlc compile fixtures/pipelines/NAME --deploy optimum` wrote into
 command. `ORTDiffusionPipeline` loads it, and makes pictures of the fixture's prompts from the fixture's latents: in 6
 steps of DDIM, with and without a negative prompt, which `dlc sample` must make of the same bundle; and in as many steps
 as diffusers recorded its own pictures with. Pixels may differ by 1 of 255, recorded ones by 2/255 of numbers from -1 to 1.
+Its encoder must make of the fixture's pictures the latents that were recorded.
 
 Exit status: 0 all equal, 1 a difference, 2 bad usage.
 """
@@ -91,6 +92,14 @@ def ours(dlc: str, bundle: pathlib.Path, golden: Golden, negative: str | None) -
     return numpy.stack(pictures)
 
 
+def encoded(pipe: optimum.ORTDiffusionPipeline, name: str) -> float:
+    """How far latents of pictures are from those that diffusers recorded."""
+    with safe_open(FIXTURES / name / "image.safetensors", "numpy") as file:
+        images, expected = (file.get_tensor(f"vae_encoder{key}") for key in ("<images", ">latents"))
+    made = pipe.vae_encoder(sample=images, return_dict=True).latents
+    return float(numpy.abs(numpy.asarray(made) * pipe.vae_decoder.config.scaling_factor - expected).max())
+
+
 def check(dlc: str, bundle: pathlib.Path) -> str:
     """Raises Differs, and what the library raises."""
     golden, pipe = Golden(bundle.name), open_pipeline(bundle)
@@ -102,6 +111,9 @@ def check(dlc: str, bundle: pathlib.Path) -> str:
         expected = golden.tensors[f"ddim_image{suffix}"].clip(-1, 1).transpose(0, 2, 3, 1)
         made = theirs(pipe, golden, golden.steps, negative) * 2 - 1
         apart = max(apart, numpy.abs(made - expected).max())
+    latents = encoded(pipe, bundle.name)
+    if not latents <= TOLERANCE:
+        raise Differs(f"latents of a picture differ from the recorded ones by {latents:.2e}")
     if not worst <= 1:
         raise Differs(f"a pixel differs from that of dlc by {worst} of 255")
     if not apart <= TOLERANCE:
