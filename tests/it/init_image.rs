@@ -175,6 +175,30 @@ fn less_strength_stays_nearer_to_the_picture_and_takes_fewer_evaluations() {
 }
 
 #[test]
+fn previews_are_for_terminals_and_change_nothing() {
+    let shell = Shell::new();
+    shell.ok(&["compile", "fixtures/pipelines/sd15", "-o", "out"]);
+    let made = |more: &[&str]| {
+        let args = ["sample", "out", "--prompt", "hello", "--steps", "4"];
+        let outcome = shell.ok(&[&args[..], &["-o", "x.png"], more].concat());
+        let picture = planes(&fs::read(shell.path("x.png")).unwrap());
+        (picture, outcome)
+    };
+    let (plain, _) = made(&[]);
+    let (watched, outcome) = made(&["--preview", "2"]);
+    assert!(
+        plain == watched && outcome.stdout == "x.png\n",
+        "{}",
+        outcome.transcript()
+    );
+    assert!(
+        outcome
+            .stderr
+            .contains("stdout is no terminal: previews aren't shown")
+    );
+}
+
+#[test]
 fn pictures_that_nothing_can_start_from_are_refused() {
     let shell = Shell::new();
     shell.ok(&["compile", "fixtures/pipelines/sd15", "-o", "out"]);
