@@ -114,11 +114,7 @@ fn compile_bundle(
     model: &Path,
     bundle: &Path,
 ) -> Result<()> {
-    let profile = if backend.kind() == BackendKind::OnnxRuntime {
-        Profile::Ort
-    } else {
-        Profile::Onnx
-    };
+    let profile = profile(backend);
     output.result(&format!(
         "1. compile {} with fit-prune, profile {}\n",
         args.model.as_ref().map_or_else(
@@ -160,6 +156,15 @@ fn verify(args: &Args, output: Output, backend: &Backend, bundle: &Bundle) -> Re
     let checks = verify_bundle(bundle, &module, backend, &args.backend.session(), None)?;
     output.result(&checks_table(&checks).to_string())?;
     Ok(checks)
+}
+
+/// The profile that the backend runs fastest.
+fn profile(backend: &Backend) -> Profile {
+    if backend.kind() == BackendKind::OnnxRuntime {
+        Profile::Ort
+    } else {
+        Profile::Onnx
+    }
 }
 
 /// The beginning of a long diff.

@@ -370,7 +370,8 @@ fn make(
     let mut session = model.session()?;
     let mut previews = preview
         .map(|every| Previews::new(model, every))
-        .transpose()?;
+        .transpose()?
+        .flatten();
     let mut failed = None;
     let mut watch = |run: &SampleProgress<'_>| {
         let shown = previews.as_mut().map(|previews| previews.show(run));

@@ -2,13 +2,10 @@
 
 use std::fs;
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, serialize};
-
 use crate::command::{Shell, snapshot};
 use crate::common::fixture;
 use crate::common::pipelines::{PIXELS, PipelineGolden};
-use crate::pipelines::{as_pixels, planes};
+use crate::pipelines::{as_pixels, noise_file, planes};
 
 /// An image of -1 to 1, plane by plane, as a PNG file.
 fn png_of(image: &[f32], side: usize) -> Vec<u8> {
@@ -43,16 +40,7 @@ fn a_picture_leads_to_the_pictures_that_diffusers_makes_from_it() {
         let (steps, guidance) = (recorded.steps.to_string(), recorded.guidance.to_string());
         for run in recorded.runs() {
             let expected = &run.pictures[..run.pictures.len() / recorded.pictures()];
-            let bytes: Vec<u8> = recorded
-                .noise(0)
-                .iter()
-                .flat_map(|x| x.to_le_bytes())
-                .collect();
-            let noise = TensorView::new(Dtype::F32, vec![1, 4, 8, 8], &bytes).unwrap();
-            shell.write(
-                "noise.safetensors",
-                serialize([("latents", noise)], None).unwrap(),
-            );
+            shell.write("noise.safetensors", noise_file(recorded.noise(0)));
             let what = [
                 "sample",
                 name,

@@ -11,7 +11,7 @@ use crate::common::{fixture, folders};
 const SD15: &str = "fixtures/pipelines/sd15";
 
 /// The noise of one picture as a file.
-fn noise_file(noise: &[f32]) -> Vec<u8> {
+pub(crate) fn noise_file(noise: &[f32]) -> Vec<u8> {
     let bytes: Vec<u8> = noise.iter().flat_map(|x| x.to_le_bytes()).collect();
     let view = TensorView::new(Dtype::F32, vec![1, 4, 8, 8], &bytes).unwrap();
     serialize([("latents", view)], None).unwrap()

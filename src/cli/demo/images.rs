@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use dlc_bundle::Profile;
 use dlc_passes::ScoreCache;
 use dlc_runtime::{
-    BackendKind, Bundle, Conditions, Negative, SampleProgress, SamplerChoice, SamplerWishes,
-    Samples, choose_sampler,
+    Bundle, Conditions, Negative, SampleProgress, SamplerChoice, SamplerWishes, Samples,
+    choose_sampler,
 };
 
 use super::embedded;
@@ -54,11 +53,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let temporary = environment::scratch("demo")
         .context("can't make a temporary folder; name another by the variable TMPDIR")?;
     let model = embedded::IMAGES.unpack(temporary.path())?;
-    let profile = if backend.kind() == BackendKind::OnnxRuntime {
-        Profile::Ort
-    } else {
-        Profile::Onnx
-    };
+    let profile = super::profile(&backend);
     output.result(&format!(
         "1. compile {} with {PRUNE}, profile {}\n",
         embedded::IMAGES.name,
@@ -86,6 +81,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let Some([whole, pruned]) = both(args, output, &model)? else {
         return Ok(INTERRUPTED.into());
     };
+    let sampling = model.bundle.manifest().sampling.as_ref();
+    let macs = sampling.map_or(1.0, |sampling| sampling.macs);
     let data = [&whole.picture.data[..], &pruned.picture.data[..]];
     let [_, channels, height, width] = whole.picture.shape;
     let layout = Layout::new(2, Some(2), [height, width], Some(SCALE));
@@ -100,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         "whole    {:>6.2} s\npruned   {:>6.2} s, {:.0}% of the multiply-adds, {:.1} dB from the whole model's picture\npicture  {}: the whole model's, and the pruned one's beside it",
         whole.seconds,
         pruned.seconds,
-        100.0 * pruned.macs,
+        100.0 * macs,
         psnr(data[0], data[1]),
         args.output.display()
     ))?;
@@ -112,7 +109,6 @@ struct Made {
     picture: Samples,
     /// With the loading of the graphs.
     seconds: f64,
-    macs: f64,
 }
 
 /// The picture by the whole model and by the pruned one, from the same noise; none after Ctrl-C.
@@ -163,15 +159,7 @@ fn make(
     let mut decoder = model
         .image_decoder()?
         .context("the pipeline has no decoder")?;
-    let sampling = model.bundle.manifest().sampling.as_ref();
-    let macs = sampling
-        .filter(|_| prune)
-        .map_or(1.0, |sampling| sampling.macs);
     let picture = decode(&mut decoder, &latents, &bar)?;
     bar.finish();
-    Ok(picture.map(|picture| Made {
-        picture,
-        seconds,
-        macs,
-    }))
+    Ok(picture.map(|picture| Made { picture, seconds }))
 }

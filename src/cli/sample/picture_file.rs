@@ -80,6 +80,9 @@ impl PictureFile {
 
     /// The picture the right way up, of one that lies in its file as EXIF's `orientation` says.
     fn turned(self, orientation: u8) -> Self {
+        if orientation == 1 {
+            return self;
+        }
         let [height, width] = match orientation {
             5..=8 => [self.width, self.height],
             _ => [self.height, self.width],

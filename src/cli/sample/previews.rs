@@ -19,14 +19,16 @@ pub(super) struct Previews {
 }
 
 impl Previews {
-    pub fn new(model: &DiffusionModel, every: u16) -> Result<Self> {
+    /// Previews after `every` evaluations; none, and a note, where no terminal shows them.
+    pub fn new(model: &DiffusionModel, every: u16) -> Result<Option<Self>> {
         if !io::stdout().is_terminal() {
             note("stdout is no terminal: previews aren't shown")?;
+            return Ok(None);
         }
-        Ok(Self {
+        Ok(Some(Self {
             decoder: model.image_decoder()?,
             every: usize::from(every),
-        })
+        }))
     }
 
     /// The first image of the batch, if it is its turn.
@@ -36,7 +38,7 @@ impl Previews {
         let Some(first) = run.input.get(..numbers) else {
             return Ok(());
         };
-        if run.done == 0 || !run.done.is_multiple_of(self.every) || !io::stdout().is_terminal() {
+        if run.done == 0 || !run.done.is_multiple_of(self.every) {
             return Ok(());
         }
         let mut shown = Samples {

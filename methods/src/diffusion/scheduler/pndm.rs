@@ -76,7 +76,7 @@ struct Move {
 
 impl Scheduler for Pndm {
     fn plan(&self, run: Run) -> SamplingPlan {
-        let visited = self.spacing.whole(run.steps, self.noise.len());
+        let mut visited = self.spacing.whole(run.steps, self.noise.len());
         let stride = (self.noise.len() / run.steps) as i64;
         if self.runge_kutta {
             let timesteps: Vec<i64> = visited.iter().map(|t| *t as i64).collect();
@@ -86,13 +86,9 @@ impl Scheduler for Pndm {
         }
         // The second timestep is visited twice. A run of an image begins within this list, and
         // takes the second timestep of its own for the repeated one, as in diffusers.
-        let second = visited.get(1).copied();
-        let visited: Vec<usize> = visited[..1]
-            .iter()
-            .copied()
-            .chain(second)
-            .chain(visited[1..].iter().copied())
-            .collect();
+        if let Some(second) = visited.get(1).copied() {
+            visited.insert(1, second);
+        }
         let moves = with_repetition(&visited[run.first(visited.len())..], stride);
         let rows = moves.iter().map(|step| self.step(step)).collect();
         run.plan_of_rest(1.0, rows, |first| self.noise.mix(visited[first]))
@@ -143,7 +139,7 @@ impl Pndm {
 /// ends.
 fn with_repetition(timesteps: &[usize], stride: i64) -> Vec<Move> {
     let mut history = Vec::new();
-    let mut step = |(index, t): (usize, &usize)| {
+    let step = |(index, t): (usize, &usize)| {
         let timestep = *t as i64;
         if index != 1 {
             return multistep(&mut history, index, timestep, stride);
@@ -156,7 +152,7 @@ fn with_repetition(timesteps: &[usize], stride: i64) -> Vec<Move> {
             weights: vec![(0, 0.5), (1, 0.5)],
         }
     };
-    timesteps.iter().enumerate().map(&mut step).collect()
+    timesteps.iter().enumerate().map(step).collect()
 }
 
 /// Three steps of Runge-Kutta's fourth order, whose first predictions then are the history.

@@ -68,33 +68,47 @@ pub(super) fn read(config: &mut ConfigReader<'_>, steps: usize) -> Box<dyn Sched
     })
 }
 
-/// The noise levels of a whole run, that of its end too, and the run.
-type Visits<'v> = (&'v [f64], Run);
+/// What a run visits.
+#[derive(Clone, Copy)]
+struct Visits<'v> {
+    /// The noise levels of the whole run, that of its end too.
+    sigmas: &'v [f64],
+    run: Run,
+}
 
 impl Scheduler for UniPc {
     fn plan(&self, run: Run) -> SamplingPlan {
         let (timesteps, mut sigmas) = self.track.visits(run.steps, |t| self.track.whole(t));
         sigmas.push(self.ends.sigma(self.track.smallest(&sigmas)));
-        let step = |(index, t): (usize, &f64)| self.step(*t, index, (&sigmas, run));
+        let visits = Visits {
+            sigmas: &sigmas,
+            run,
+        };
+        let step = |(index, t): (usize, &f64)| self.step(*t, index, visits);
         let rows = timesteps.iter().enumerate().map(step).collect();
         run.plan(1.0, rows, |first| mix(sigmas[first]))
     }
 }
 
 impl UniPc {
-    /// The order of the predictor that leaves level `index`; `sigmas` has the level of the end too.
-    fn order_at(&self, index: usize, (sigmas, run): Visits<'_>) -> usize {
-        let left = sigmas.len() - 1 - index;
-        order_at(self.order, left, run.taken(index), self.lower_order_final)
+    /// The order of the predictor that leaves level `index`.
+    fn order_at(&self, index: usize, visits: Visits<'_>) -> usize {
+        let left = visits.sigmas.len() - 1 - index;
+        order_at(
+            self.order,
+            left,
+            visits.run.taken(index),
+            self.lower_order_final,
+        )
     }
 
     /// The correction of the latents that the last predictor made, and the next predictor.
-    fn step(&self, timestep: f64, index: usize, levels: Visits<'_>) -> SamplingStep {
-        let last = index.checked_sub(1).filter(|_| levels.1.taken(index) > 0);
+    fn step(&self, timestep: f64, index: usize, visits: Visits<'_>) -> SamplingStep {
+        let last = index.checked_sub(1).filter(|_| visits.run.taken(index) > 0);
         let last = last.filter(|last| !self.uncorrected.contains(last));
         let mut estimates =
-            last.map_or_else(Vec::new, |last| Move::new(self, last, levels).correction());
-        let next = Move::new(self, index, levels);
+            last.map_or_else(Vec::new, |last| Move::new(self, last, visits).correction());
+        let next = Move::new(self, index, visits);
         for weight in &mut estimates {
             *weight *= next.stretch.latents;
         }
@@ -107,7 +121,7 @@ impl UniPc {
         SamplingStep {
             timestep,
             input_scale: 1.0,
-            estimate: self.solved.estimate(self.prediction, levels.0[index]),
+            estimate: self.solved.estimate(self.prediction, visits.sigmas[index]),
             latents: vec![next.stretch.latents],
             estimates,
             output: 0.0,
@@ -129,8 +143,8 @@ struct Move {
 
 impl Move {
     /// The way that leaves level `index`.
-    fn new(solver: &UniPc, index: usize, levels: Visits<'_>) -> Self {
-        let (sigmas, order) = (levels.0, solver.order_at(index, levels));
+    fn new(solver: &UniPc, index: usize, visits: Visits<'_>) -> Self {
+        let (sigmas, order) = (visits.sigmas, solver.order_at(index, visits));
         let equation = Equation {
             solved: solver.solved,
             stochastic: false,
