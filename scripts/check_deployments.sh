@@ -5,9 +5,8 @@
 #
 # Usage: scripts/check_deployments.sh [--write | --quick] [DLC]     DLC is target/debug/dlc by default
 #   --write   writes the table instead of comparing it
-#   --quick   what CI runs: one golden of each family, in f32, without what needs PyTorch (Optimum, Sentence Transformers), drafts, the
-#             optimisers and the table
-# Needs Python 3.11, Node 20 with npm, and 9 GB, with --quick 3 GB: Optimum needs PyTorch.
+#   --quick   what CI runs: one golden of each family and one pipeline, in f32, without MiniLM, drafts, the optimisers and the table
+# Needs Python 3.11, Node 20 with npm, and 9 GB: Optimum needs PyTorch.
 set -euo pipefail
 if [[ ${1:-} == --help ]]; then
   sed -n '2,10s/^# \{0,1\}//p' "$0"
@@ -67,31 +66,30 @@ compilations() {
     fi
   done
   echo "fixtures/tiny-llama --deploy openvino -o $out/openvino"
+  echo "fixtures/pipelines/sd15 --deploy optimum -o $out/pipelines/f32/sd15"
+  for folder in "$out"/checkpoints/*; do
+    echo "$folder --deploy sentence-transformers -o $out/sentences/$(basename "$folder")"
+  done
   quick && return
   echo "fixtures/tiny-llama --no-cache --pass fit-prune:drop=4 -o $out/drafts/pruned"
   echo "fixtures/tiny-llama --no-cache --pass fit-prune:drop=4 --pass quantize-draft -o $out/drafts/quantised"
   echo "fixtures/digits-dit --no-cache --pass skip:interval=2 -o $out/drafts/steps"
-  for pipeline in sd15 sd2 sdxl; do
-    for dtype in f32 f16; do
-      echo "fixtures/pipelines/$pipeline --deploy optimum --dtype $dtype -o $out/pipelines/$dtype/$pipeline"
-    done
-  done
-  for folder in "$out"/checkpoints/*; do
-    [[ ! -d $folder ]] || echo "$folder --deploy sentence-transformers -o $out/sentences/$(basename "$folder")"
+  for pipeline in {f16/sd15,{f32,f16}/{sd2,sdxl}}; do
+    echo "fixtures/pipelines/$(basename "$pipeline") --deploy optimum --dtype $(dirname "$pipeline") -o $out/pipelines/$pipeline"
   done
 }
 
 # Environments of other processes' making come while bundles are compiled; PyTorch takes minutes, in which other checks run.
 step "installing and compiling"
-quick || scripts/pyenv.sh hf >"$out/hf" &
+scripts/pyenv.sh hf >"$out/hf" &
 installing=$!
 scripts/nodeenv.sh transformers_js >"$out/transformers_js" &
 nodes=$!
 scripts/pyenv.sh >"$out/python" &
 pythons=$!
 compilers=$(scripts/pyenv.sh compilers)
+for folder in fixtures/goldens/*-encoder; do write_sentence_encoder "$folder"; done
 if ! quick; then
-  for folder in fixtures/goldens/*-encoder; do write_sentence_encoder "$folder"; done
   ln -s "$(PYTHON="$compilers" scripts/fetch_minilm.sh)" "$out/checkpoints/all-MiniLM-L6-v2"
 fi
 goldens | compilations | xargs -P "$(nproc)" -L 1 "$dlc" compile --quiet >/dev/null
@@ -147,12 +145,19 @@ fi
 wait "$javascript" || failed=1
 cat "$out/javascript"
 
+wait "$installing"
+hf=$(<"$out/hf")
+optimum_loads() {
+  for golden in $(goldens); do
+    ! is_text "$golden" || echo "$out/flat/$(basename "$golden")"-portable
+    ! is_text "$golden" || quick || echo "$out/flat/$(basename "$golden")"-{onnx,ort}
+  done
+}
+check "$hf" scripts/check_optimum.py $(optimum_loads)
+check "$hf" scripts/check_sentence_transformers.py $(for folder in "$out"/sentences/*; do echo "$folder=$out/checkpoints/$(basename "$folder")"; done)
+attempt "$hf" scripts/check_optimum_pipelines.py "$dlc" "$out"/pipelines/*/*
+
 if ! quick; then
-  wait "$installing"
-  hf=$(<"$out/hf")
-  check "$hf" scripts/check_optimum.py $(for golden in $(goldens); do is_text "$golden" && echo "$out/flat/$(basename "$golden")"-{portable,onnx,ort}; done)
-  check "$hf" scripts/check_sentence_transformers.py $(for folder in "$out"/sentences/*; do echo "$folder=$out/checkpoints/$(basename "$folder")"; done)
-  attempt "$hf" scripts/check_optimum_pipelines.py "$dlc" "$out"/pipelines/*/*
   attempt "$compilers" scripts/check_optimisers.py "$out"/flat/*-{portable,onnx}
   table=--check
   [[ $mode != write ]] || table=
