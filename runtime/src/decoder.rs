@@ -4,6 +4,7 @@
 //! How caches are kept follows from the manifest: [`in_place`] or [`concat`]. Never samples, and
 //! never knows whether it is the target or the draft.
 
+mod buffers;
 mod concat;
 mod feeds;
 mod in_place;
@@ -14,12 +15,14 @@ use std::sync::Arc;
 
 use dlc_bundle::CacheLayout;
 use dlc_methods::MethodError;
-use dlc_methods::speculation::{KeyRotations, Logits, Reading, TokenModel};
+use dlc_methods::speculation::{BatchModel, KeyRotations, Logits, Reading, TokenModel};
 
 use self::concat::ConcatCache;
 use self::in_place::InPlaceCache;
 use self::ports::{Asked, Ports};
-use super::{Backend, Bundle, Result, Session, SessionOptions, SharedWeights};
+use super::{
+    Backend, Bundle, Provider, Result, RuntimeError, Session, SessionOptions, SharedWeights,
+};
 
 /// How a decoder is loaded.
 #[derive(Debug, Clone, Default)]
@@ -29,16 +32,21 @@ pub struct DecoderOptions {
     /// Tokens to allocate caches for at the start, where caches have a capacity (those kept in
     /// place); it doubles as needed.
     pub capacity: Option<usize>,
+    /// Sequences that are held at once, where several are ([`BatchModel`]); 0 is one.
+    pub sequences: usize,
 }
 
-/// A loaded decoder graph and the caches of one sequence.
+/// A loaded decoder graph and the caches of one sequence, or of several of which one is read and
+/// written at a time.
 #[derive(Debug)]
 pub struct DecoderSession {
     session: Session,
     ports: Ports,
     vocab: usize,
     context: usize,
-    rotations: KeyRotations,
+    /// Of each sequence.
+    rotations: Vec<KeyRotations>,
+    current: usize,
     cache: Cache,
 }
 
@@ -65,14 +73,27 @@ impl DecoderSession {
         let ports = Ports::read(bundle.graph(name)?, model.vocab_size)?;
         let session = Session::load(backend, bundle, name, weights, &options.session)?;
         let (vocab, context) = (model.vocab_size, model.context_length);
+        let sequences = options.sequences.max(1);
+        if sequences > 1 && options.session.provider != Provider::Cpu {
+            return Err(RuntimeError::unsupported(
+                format!("graph `{name}`"),
+                "several sequences at once are held on the CPU alone",
+                "Hold one at a time",
+            ));
+        }
         let cache = match bundle.manifest().caches {
-            CacheLayout::InPlace => {
-                Cache::InPlace(InPlaceCache::new(&ports.caches, options.capacity, context))
-            }
-            CacheLayout::Appended => Cache::Concat(ConcatCache::default()),
+            CacheLayout::InPlace => Cache::InPlace(InPlaceCache::new(
+                &ports.caches,
+                sequences,
+                options.capacity,
+                context,
+            )),
+            CacheLayout::Appended => Cache::Concat(ConcatCache::new(sequences)),
         };
-        let rotations = KeyRotations::new(ports.rotates_by_length, ports.prompt_length);
+        let rotation = || KeyRotations::new(ports.rotates_by_length, ports.prompt_length);
+        let rotations = (0..sequences).map(|_| rotation()).collect();
         Ok(Self {
+            current: 0,
             session,
             ports,
             vocab,
@@ -99,6 +120,28 @@ impl DecoderSession {
             _ => return false,
         }
         true
+    }
+
+    /// Whether the model says of a token what it says whatever the length of the text.
+    fn rotates_alike(&self) -> bool {
+        self.ports.rotates_by_length.is_none()
+    }
+
+    /// Refuses tokens that the model doesn't have, and so many that they don't fit.
+    fn check(&self, tokens: &[u32], total: usize) -> Result<(), MethodError> {
+        if total > self.context {
+            return Err(MethodError::Input(format!(
+                "{total} tokens don't fit the context of {}: shorten the text",
+                self.context
+            )));
+        }
+        match tokens.iter().find(|&&token| token as usize >= self.vocab) {
+            Some(token) => Err(MethodError::Input(format!(
+                "token {token} is outside the vocabulary of {}: use this model's tokenizer",
+                self.vocab
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn shares_cache(&self) -> bool {
@@ -132,25 +175,13 @@ impl TokenModel for DecoderSession {
                 tokens.len()
             )));
         }
-        if self.len() + tokens.len() > self.context {
-            return Err(MethodError::Input(format!(
-                "{} tokens don't fit the context of {}: shorten the text",
-                self.len() + tokens.len(),
-                self.context
-            )));
-        }
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocab) {
-            return Err(MethodError::Input(format!(
-                "token {token} is outside the vocabulary of {}: use this model's tokenizer",
-                self.vocab
-            )));
-        }
+        self.check(tokens, self.len() + tokens.len())?;
         let asked = Asked {
             want,
-            length: self.rotations.expected(),
+            length: self.rotations[self.current].expected(),
         };
         let held = self.len();
-        self.rotations.read(held, held + tokens.len());
+        self.rotations[self.current].read(held, held + tokens.len());
         match &mut self.cache {
             Cache::InPlace(cache) => cache.extend(&mut self.session, &self.ports, tokens, asked),
             Cache::Concat(cache) => cache.extend(&mut self.session, &self.ports, tokens, asked),
@@ -159,17 +190,17 @@ impl TokenModel for DecoderSession {
     }
 
     fn expect(&mut self, len: usize, piece: usize) -> Reading {
-        let (alike, reading) = self.rotations.expect(len, piece);
+        let (alike, reading) = self.rotations[self.current].expect(len, piece);
         self.rollback(alike);
         reading
     }
 
     fn guesses(&self, pending: usize, most: usize) -> usize {
-        self.rotations.guesses(self.len() + pending, most)
+        self.rotations[self.current].guesses(self.len() + pending, most)
     }
 
     fn rollback(&mut self, len: usize) {
-        self.rotations.rollback(len);
+        self.rotations[self.current].rollback(len);
         match &mut self.cache {
             Cache::InPlace(cache) => cache.rollback(len),
             Cache::Concat(cache) => cache.rollback(len),
@@ -182,12 +213,53 @@ impl TokenModel for DecoderSession {
             Cache::Concat(cache) => cache.adopt(len).map_err(MethodError::model)?,
         }
         if self.shares_cache() {
-            self.rotations.adopt(len);
+            self.rotations[self.current].adopt(len);
         }
         Ok(())
     }
 
     fn len_after_adopting(&self, len: usize) -> usize {
         if self.shares_cache() { len } else { self.len() }
+    }
+}
+
+impl BatchModel for DecoderSession {
+    fn slots(&self) -> usize {
+        self.rotations.len()
+    }
+
+    fn slot(&mut self, slot: usize) -> &mut dyn TokenModel {
+        self.current = slot;
+        match &mut self.cache {
+            Cache::InPlace(cache) => cache.select(slot),
+            Cache::Concat(cache) => cache.select(slot),
+        }
+        self
+    }
+
+    fn batches(&self) -> bool {
+        matches!(self.cache, Cache::InPlace(_)) && self.rotates_alike()
+    }
+
+    fn step(&mut self, tokens: &mut [(usize, u32)]) -> Result<Logits<'_>, MethodError> {
+        let Cache::InPlace(cache) = &mut self.cache else {
+            return Err(MethodError::Bug(
+                "a pass over several sequences of caches that are appended to".to_owned(),
+            ));
+        };
+        cache
+            .step(&mut self.session, &self.ports, tokens)
+            .map_err(MethodError::model)
+    }
+
+    fn copy(&mut self, from: usize, to: usize, len: usize) -> Result<(), MethodError> {
+        let failed = |error: ort::Error| MethodError::model(self.session.failed(&error));
+        match &mut self.cache {
+            Cache::InPlace(cache) => cache.copy(from, to, len).map_err(failed)?,
+            Cache::Concat(cache) => cache.copy(from, to, len).map_err(MethodError::model)?,
+        }
+        self.rotations[to] = self.rotations[from].clone();
+        self.rotations[to].rollback(len);
+        Ok(())
     }
 }

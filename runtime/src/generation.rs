@@ -132,7 +132,6 @@ fn processors(read: &Reader<'_>, unheeded: &mut Vec<String>) -> Result<LogitsPro
         }
     }
     Ok(LogitsProcessors {
-        ends: neutral.ends,
         sequence_bias: biases,
         encoder_repetition_penalty: read.penalty("encoder_repetition_penalty")?,
         repetition_penalty: read.penalty("repetition_penalty")?,
@@ -151,6 +150,7 @@ fn processors(read: &Reader<'_>, unheeded: &mut Vec<String>) -> Result<LogitsPro
         exponential_decay_length_penalty: read.decay("exponential_decay_length_penalty")?,
         suppress_tokens: read.tokens("suppress_tokens")?,
         begin_suppress_tokens: read.tokens("begin_suppress_tokens")?,
+        ..neutral
     })
 }
 

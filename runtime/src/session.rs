@@ -15,7 +15,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{SessionInputValue, SessionOutputs};
 use ort::value::DynValue;
 
-pub(super) use self::placed::{device, memory};
+pub(super) use self::placed::{device, memory, value_over};
 pub(super) use self::tensor::float_value;
 pub use self::tensor::{HostData, HostTensor};
 use super::{Backend, BackendKind, Bundle, Provider, Result, RuntimeError, SharedWeights};

@@ -6,19 +6,17 @@
 //! anyway. Never copies a weight.
 
 use std::collections::BTreeMap;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use dlc_bundle::WeightRecord;
 use dlc_files::mapped::{self, Mapped};
 use dlc_files::open_regular;
 use dlc_ir::DType;
-use ort::AsPointer;
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::{PrepackedWeights, SessionBuilder};
 use ort::value::{DynValue, TensorElementType};
 
-use super::{Backend, BackendKind, Bundle, Result, RuntimeError};
+use super::session::{memory, value_over};
+use super::{Backend, BackendKind, Bundle, Provider, Result, RuntimeError};
 
 /// The mapped weights of a bundle. Sessions made with it keep it alive.
 #[derive(Debug)]
@@ -129,39 +127,18 @@ fn borrowed_value(
     element: TensorElementType,
 ) -> ort::Result<DynValue> {
     let shape: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
-    let memory = MemoryInfo::new(
-        AllocationDevice::CPU,
-        0,
-        AllocatorType::Device,
-        MemoryType::Default,
-    )?;
-    let mut value = std::ptr::null_mut();
-    #[expect(
-        unsafe_code,
-        reason = "a value over mapped memory, which `ort` offers for owned memory only"
-    )]
+    let memory = memory(Provider::Cpu)?;
+    let (data, length) = (bytes.as_ptr().cast_mut(), bytes.len());
+    #[expect(unsafe_code, reason = "a value over mapped memory")]
     // SAFETY: `bytes` is aligned for the element type and as long as the shape asks (checked by the
     // caller). ONNX Runtime takes the pointer as mutable but never writes to an initializer. The
     // map after `bytes` outlives the value: `SharedWeights` drops its values first, and each
     // session holds the `SharedWeights` whose values it was given and is dropped before it.
     unsafe {
-        let call = ort::api().CreateTensorWithDataAsOrtValue;
-        let status = call(
-            memory.ptr(),
-            bytes.as_ptr().cast_mut().cast(),
-            bytes.len(),
-            shape.as_ptr(),
-            shape.len(),
-            element.into(),
-            &raw mut value,
-        );
-        ort::Error::result_from_status(status)?;
-        let value = NonNull::new(value).ok_or_else(|| ort::Error::new("no value was made"))?;
-        Ok(DynValue::from_ptr(value, Some(&Allocator::default())))
+        value_over(&memory, data, length, &shape, element)
     }
 }
 
-/// The element type and its width in bytes; None for one that isn't shared.
 /// ONNX Runtime's name of an element type.
 pub(crate) fn element_type(dtype: DType) -> TensorElementType {
     match dtype {

@@ -59,7 +59,7 @@ impl Models {
         phases::begin("loading the model");
         let options = DecoderOptions {
             session: backend.session(),
-            capacity: None,
+            ..DecoderOptions::default()
         };
         let backend = backend.start()?;
         let weights = SharedWeights::open(&bundle, &backend)?;

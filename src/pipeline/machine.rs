@@ -84,7 +84,7 @@ impl BundleMachine<'_> {
                 threads: Some(self.threads),
                 ..SessionOptions::default()
             },
-            capacity: None,
+            ..DecoderOptions::default()
         };
         let weights = SharedWeights::open(&bundle, &backend)?;
         let open =

@@ -8,6 +8,7 @@ use dlc_runtime::{
     measure,
 };
 
+use super::batches::check_batch;
 use super::decoding::{compile_quietly, compile_request};
 use super::fixture;
 use super::golden::Golden;
@@ -38,7 +39,19 @@ pub fn check_draft(backend: &Backend, name: &'static str, profile: Profile) -> R
     if !failed.is_empty() || checks.len() < 8 {
         return Err(fail(format!("of {} checks {failed:?}", checks.len())));
     }
-    check_decoding(backend, name, &bundle).map_err(fail)
+    check_decoding(backend, name, &bundle).map_err(fail)?;
+    check_batch(backend, &bundle, &beginnings(name), true).map_err(fail)
+}
+
+/// Texts of different lengths that begin alike, and others.
+fn beginnings(name: &'static str) -> Vec<Vec<u32>> {
+    let ids = &Golden::read(name).ids;
+    let part = |(start, end): (usize, usize)| {
+        let ids = ids[start..end.min(ids.len())].iter();
+        ids.map(|id| *id as u32).collect()
+    };
+    let parts = [(0, PROMPT), (0, 5), (2, 11), (1, 2), (0, PROMPT), (0, 11)];
+    parts.map(part).to_vec()
 }
 
 fn check_decoding(backend: &Backend, name: &'static str, bundle: &Bundle) -> Result<(), String> {

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
 pub mod adapters;
+pub mod batches;
 pub mod decoding;
 pub mod diffusion;
 pub mod drafts;

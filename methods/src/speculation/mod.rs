@@ -1,5 +1,7 @@
-//! Speculative decoding: costs and expected gain, token sampling, and the decoding loop.
+//! Speculative decoding: costs and expected gain, token sampling, and the decoding loops, of one text
+//! and of many at once.
 
+mod batch;
 mod costs;
 mod decoder;
 mod processors;
@@ -8,16 +10,18 @@ mod sampler;
 mod suffix;
 mod token_model;
 
+pub use batch::{Batch, BatchModel, BatchOptions, BatchStats, Progress, TextId};
 pub use costs::{
     ByFormat, CostTable, DraftCosts, StepCosts, are_pass_costs, best_gamma, expected_tokens,
     predicted_speedup,
 };
 pub use decoder::{
-    DecodeOptions, Decoder, DraftLength, Generation, SourceStats, Stats, StopReason,
+    Continuation, DecodeOptions, Decoder, DraftLength, Generation, Models, SourceStats, Stats,
+    StopReason,
 };
 pub use processors::{LogitsProcessors, RowMemory};
 pub use rotation::{KeyRotations, LengthRotation};
 pub(crate) use sampler::argmax;
-pub use sampler::{Distribution, Sampler, SamplingOptions};
+pub use sampler::{Distribution, Sampler, SamplingOptions, TokenLogprobs};
 pub use suffix::{Guess, SuffixIndex};
 pub use token_model::{Logits, Reading, TokenModel};

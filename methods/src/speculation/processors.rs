@@ -1,5 +1,5 @@
 //! What changes logits before a token is chosen, as transformers' `generate` does it: penalties,
-//! biases, bans and forced tokens.
+//! biases, bans and forced tokens; and the presence and frequency penalties of OpenAI's API.
 //!
 //! All are functions of the logits and of the text before them, so drafting stays lossless: a row
 //! is processed with the text up to it, whoever wrote that. The order is that of transformers'
@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 /// What is done to logits; [`Default`] changes nothing. The names are those of transformers'
-/// `GenerationConfig`.
+/// `GenerationConfig`, and of OpenAI's API.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogitsProcessors {
     /// Tokens that end a text, for those of the processors that hold them back or prefer them.
@@ -19,6 +19,10 @@ pub struct LogitsProcessors {
     pub encoder_repetition_penalty: f32,
     /// Makes the tokens of the text, prompt included, less likely; 1 is none.
     pub repetition_penalty: f32,
+    /// Taken from the logits of tokens that are written already, the prompt's apart; 0 is none.
+    pub presence_penalty: f32,
+    /// Taken from these logits once for each time that the token is written; 0 is none.
+    pub frequency_penalty: f32,
     /// No n-gram of this size stands twice in the text, prompt included; 0 allows all.
     pub no_repeat_ngram_size: usize,
     /// No n-gram of this size of the prompt is repeated; 0 allows all.
@@ -52,6 +56,8 @@ impl Default for LogitsProcessors {
             sequence_bias: Vec::new(),
             encoder_repetition_penalty: 1.0,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
             no_repeat_ngram_size: 0,
             encoder_no_repeat_ngram_size: 0,
             bad_words_ids: Vec::new(),
@@ -159,7 +165,20 @@ impl LogitsProcessors {
             (self.repetition_penalty, text),
         ] {
             if (penalty - 1.0).abs() > 0.0 {
-                penalise(row.copied(), tokens, penalty);
+                let RowMemory { scores, seen } = row.copied();
+                each_once(scores, seen, tokens, |x| {
+                    *x = if *x < 0.0 { *x * penalty } else { *x / penalty };
+                });
+            }
+        }
+        if self.presence_penalty.abs() + self.frequency_penalty.abs() > 0.0 {
+            let RowMemory { scores, seen } = row.copied();
+            let once = |x: &mut f32| *x -= self.presence_penalty;
+            each_once(scores, seen, &text[prompt..], once);
+            for token in &text[prompt..] {
+                if let Some(x) = scores.get_mut(*token as usize) {
+                    *x -= self.frequency_penalty;
+                }
             }
         }
     }
@@ -260,15 +279,15 @@ fn add_bias(row: &mut [f32], sequences: &[(Vec<u32>, f32)], text: &[u32]) {
     }
 }
 
-/// Each token of `tokens` once, however often it stands there.
-fn penalise(RowMemory { scores, seen }: &mut RowMemory, tokens: &[u32], penalty: f32) {
+/// Changes the score of each token of `tokens` once, however often it stands there.
+fn each_once(scores: &mut [f32], seen: &mut Vec<bool>, tokens: &[u32], change: impl Fn(&mut f32)) {
     seen.resize(scores.len(), false);
     for &token in tokens {
         if let (Some(x), Some(seen)) =
             (scores.get_mut(token as usize), seen.get_mut(token as usize))
             && !std::mem::replace(seen, true)
         {
-            *x = if *x < 0.0 { *x * penalty } else { *x / penalty };
+            change(x);
         }
     }
     for &token in tokens {

@@ -5,11 +5,13 @@
 //! same tokens.
 
 mod cuts;
+mod logprobs;
 mod row;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub use self::logprobs::TokenLogprobs;
 pub(crate) use self::row::argmax;
 use self::row::shares;
 pub(super) use self::row::{runner_up, top_probability};

@@ -7,7 +7,7 @@
 //! squeezed out.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dlc_methods::speculation::Logits;
 use ort::value::DynValue;
@@ -21,9 +21,11 @@ use crate::{Result, Session};
 /// Holes that are always tolerated: short caches aren't worth squeezing at every turn.
 const FREE_HOLES: usize = 32;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ConcatCache {
-    entries: Entries,
+    /// Of each sequence.
+    entries: Vec<Entries>,
+    current: usize,
     /// What another graph holds: where it leaves its entries, and by cache port which of its values
     /// to take.
     source: Option<(Arc<Mutex<Entries>>, Vec<usize>)>,
@@ -87,18 +89,30 @@ impl Entries {
 }
 
 impl ConcatCache {
+    pub fn new(sequences: usize) -> Self {
+        Self {
+            entries: (0..sequences).map(|_| Entries::default()).collect(),
+            current: 0,
+            source: None,
+            published: Arc::default(),
+            feeds: None,
+            logits: None,
+            converted: Vec::new(),
+        }
+    }
+
     pub fn len(&self) -> usize {
-        self.entries.live.len()
+        self.entries[self.current].live.len()
     }
 
     pub fn rollback(&mut self, len: usize) {
-        self.entries.rollback(len);
+        self.entries[self.current].rollback(len);
     }
 
     /// Takes over entries of `other`, by cache port those of these numbers.
     pub fn share(&mut self, other: &Self, slots: Vec<usize>) {
         self.source = Some((Arc::clone(&other.published), slots));
-        self.entries = Entries::default();
+        (self.entries, self.current) = (vec![Entries::default()], 0);
     }
 
     /// Whether it takes over another graph's entries.
@@ -108,12 +122,28 @@ impl ConcatCache {
 
     pub fn adopt(&mut self, len: usize) -> Result<()> {
         if let Some((source, slots)) = &self.source {
-            self.entries = source
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .shared(slots.iter().copied())?;
-            self.entries.rollback(len);
+            let mut entries = lock(source).shared(slots.iter().copied())?;
+            entries.rollback(len);
+            self.entries[self.current] = entries;
         }
+        Ok(())
+    }
+
+    /// Reads and writes this sequence from now on, and leaves its entries for others.
+    pub fn select(&mut self, sequence: usize) {
+        self.current = sequence;
+        if publish(&self.published, &self.entries[sequence]).is_err() {
+            // Whoever reads them has to read the text itself.
+            *lock(&self.published) = Entries::default();
+        }
+    }
+
+    /// Lets a sequence hold the first `len` entries of another one.
+    pub fn copy(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
+        let source = &self.entries[from];
+        let mut copy = source.shared(0..source.values.len())?;
+        copy.rollback(len);
+        self.entries[to] = copy;
         Ok(())
     }
 
@@ -126,7 +156,7 @@ impl ConcatCache {
     ) -> Result<Logits<'_>> {
         let count = tokens.len();
         let kept = ports.kept(count, asked.want);
-        let entries = &mut self.entries;
+        let entries = &mut self.entries[self.current];
         if entries.values.is_empty() {
             entries.values = ports
                 .caches
@@ -142,13 +172,13 @@ impl ConcatCache {
         }
         let feeds = match self.feeds.take() {
             Some(feeds) if feeds.count() == count => feeds,
-            _ => Feeds::new(ports, count)?,
+            _ => Feeds::new(ports, 1, count)?,
         };
         let feeds = self.feeds.insert(feeds);
-        feeds.fill(ports, tokens, entries.live.len(), asked)?;
+        feeds.fill(ports, tokens.iter().copied(), entries.live.len().., asked)?;
         let before = entries.mask.len();
         entries.mask.resize(before + count, 1);
-        let mut inputs = feeds.inputs(ports, &entries.mask)?;
+        let mut inputs = feeds.inputs(ports, 1, &entries.mask)?;
         let pasts = ports.caches.iter().map(|port| Cow::from(&port.past));
         inputs.extend(pasts.zip(entries.values.iter().map(Into::into)));
         let presents: Vec<&str> = ports
@@ -159,17 +189,23 @@ impl ConcatCache {
         let (logits, present) = session.run_keeping(inputs, LOGITS, &presents)?;
         entries.values = present;
         entries.live.extend(before..before + count);
-        // Somebody reads it if there is a second handle.
-        if Arc::strong_count(&self.published) > 1 {
-            let all = 0..entries.values.len();
-            *self
-                .published
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = entries.shared(all)?;
-        }
+        publish(&self.published, entries)?;
         let logits = self.logits.insert(logits);
-        ports.logits(logits, kept, asked.want, &mut self.converted)
+        ports.logits(logits, [1, kept], asked.want, &mut self.converted)
     }
+}
+
+/// Leaves entries for others, if there is anybody to read them.
+fn publish(published: &Arc<Mutex<Entries>>, entries: &Entries) -> Result<()> {
+    if Arc::strong_count(published) > 1 {
+        let shared = entries.shared(0..entries.values.len())?;
+        *lock(published) = shared;
+    }
+    Ok(())
+}
+
+fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
+    entries.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -21,9 +21,9 @@ pub(super) struct Feeds {
 }
 
 impl Feeds {
-    /// For passes over `count` tokens.
-    pub fn new(ports: &Ports, count: usize) -> Result<Self> {
-        let row = [1, count as i64];
+    /// For passes over `count` tokens of each of so many rows.
+    pub fn new(ports: &Ports, rows: usize, count: usize) -> Result<Self> {
+        let row = [rows as i64, count as i64];
         let wanted: [(_, &[i64], _); 4] = [
             (IDS, &row, true),
             (POSITIONS, &row, ports.position_ids),
@@ -46,12 +46,12 @@ impl Feeds {
         self.count
     }
 
-    /// Writes down as many tokens as it is for, the first of which stands at position `first`.
+    /// Writes down as many tokens as it is for, row by row, and where they stand.
     pub fn fill(
         &mut self,
         ports: &Ports,
-        tokens: &[u32],
-        first: usize,
+        tokens: impl Iterator<Item = u32> + Clone,
+        positions: impl Iterator<Item = usize> + Clone,
         asked: Asked,
     ) -> Result<()> {
         for (name, tensor) in &mut self.tensors {
@@ -59,8 +59,8 @@ impl Feeds {
                 .try_extract_tensor_mut::<i64>()
                 .map_err(|error| ports.failed(name, &error))?;
             match *name {
-                IDS => write(data, tokens.iter().map(|&token| i64::from(token))),
-                POSITIONS => write(data, first as i64..),
+                IDS => write(data, tokens.clone().map(i64::from)),
+                POSITIONS => write(data, positions.clone().map(|place| place as i64)),
                 LOGITS_TO_KEEP => data.fill(ports.kept(self.count, asked.want) as i64),
                 _ => data.fill(asked.length as i64),
             }
@@ -69,15 +69,20 @@ impl Feeds {
     }
 
     /// All inputs but the caches, with room for them. `mask` has an element for each token of
-    /// caches and pass.
-    pub fn inputs<'f>(&'f self, ports: &'f Ports, mask: &'f [i64]) -> Result<Inputs<'f>> {
+    /// caches and pass, row by row.
+    pub fn inputs<'f>(
+        &'f self,
+        ports: &'f Ports,
+        rows: usize,
+        mask: &'f [i64],
+    ) -> Result<Inputs<'f>> {
         let mut inputs = Vec::with_capacity(self.tensors.len() + 1 + ports.caches.len());
         inputs.extend(
             self.tensors
                 .iter()
                 .map(|(name, tensor)| (Cow::Borrowed(*name), tensor.into())),
         );
-        let mask = TensorRef::from_array_view(([1, mask.len()], mask))
+        let mask = TensorRef::from_array_view(([rows, mask.len() / rows.max(1)], mask))
             .map_err(|error| ports.failed(MASK, &error))?;
         inputs.push((Cow::Borrowed(MASK), mask.into()));
         Ok(inputs)

@@ -178,12 +178,12 @@ impl Ports {
         RuntimeError::port(&self.graph, name, error.message())
     }
 
-    /// The last `want` rows of logits `[1, kept, vocab]`, as 32-bit floats: where they are, or in
+    /// The last `want` of the logits `[rows, kept, vocab]`, as 32-bit floats: where they are, or in
     /// `converted`.
     pub fn logits<'v>(
         &self,
         value: &'v DynValue,
-        kept: usize,
+        [rows, kept]: [usize; 2],
         want: usize,
         converted: &'v mut Vec<f32>,
     ) -> Result<Logits<'v>> {
@@ -192,14 +192,14 @@ impl Ports {
         let tensor = value
             .downcast_ref::<ort::value::DynTensorValueType>()
             .map_err(backend)?;
-        let expected = [1, kept as i64, self.vocab as i64];
+        let expected = [rows as i64, kept as i64, self.vocab as i64];
         if tensor.shape()[..] != expected {
             return Err(fail(format!(
                 "has the shape {:?} instead of {expected:?}",
                 tensor.shape()
             )));
         }
-        let from = kept.saturating_sub(want) * self.vocab;
+        let from = (rows * kept).saturating_sub(want) * self.vocab;
         converted.clear();
         match tensor.data_type() {
             TensorElementType::Float32 => {

@@ -58,6 +58,7 @@ fn values_are_read() {
         exponential_decay_length_penalty: Some((4, 1.5)),
         suppress_tokens: vec![4],
         begin_suppress_tokens: vec![9],
+        ..LogitsProcessors::default()
     };
     assert_eq!(config.processors, expected);
     assert_eq!(

@@ -1,10 +1,12 @@
 //! Runs whose outputs are fed again: they stay where the session computes.
 
 use std::borrow::Cow;
+use std::ptr::NonNull;
 
-use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::AsPointer;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::SessionInputValue;
-use ort::value::DynValue;
+use ort::value::{DynValue, TensorElementType};
 
 use super::Session;
 use crate::{Provider, Result, RuntimeError};
@@ -20,6 +22,42 @@ pub(crate) fn device(provider: Provider) -> (AllocationDevice<'static>, i32) {
     match provider {
         Provider::Cpu => (AllocationDevice::CPU, 0),
         Provider::Cuda(id) => (AllocationDevice::CUDA, id),
+    }
+}
+
+/// A tensor over `bytes` bytes of memory that somebody else owns.
+///
+/// # Safety
+/// `data` is aligned for the element type and has as many bytes as the shape asks; they stay where
+/// they are for as long as the value lives, and nobody reads them while a session writes to the
+/// value.
+#[expect(
+    unsafe_code,
+    reason = "a value over mapped memory, or over a part of another one, which `ort` doesn't offer"
+)]
+pub(crate) unsafe fn value_over(
+    memory: &MemoryInfo<'_>,
+    data: *mut u8,
+    bytes: usize,
+    shape: &[i64],
+    element: TensorElementType,
+) -> ort::Result<DynValue> {
+    let mut value = std::ptr::null_mut();
+    let call = ort::api().CreateTensorWithDataAsOrtValue;
+    // SAFETY: the caller's promise is what the call asks for; the value that comes out is ours.
+    unsafe {
+        let status = call(
+            memory.ptr(),
+            data.cast(),
+            bytes,
+            shape.as_ptr(),
+            shape.len(),
+            element.into(),
+            &raw mut value,
+        );
+        ort::Error::result_from_status(status)?;
+        let value = NonNull::new(value).ok_or_else(|| ort::Error::new("no value was made"))?;
+        Ok(DynValue::from_ptr(value, Some(&Allocator::default())))
     }
 }
 

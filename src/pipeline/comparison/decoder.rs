@@ -86,7 +86,7 @@ impl<'m> Reader<'m> {
         let weights = SharedWeights::open(bundle, backend)?;
         let options = DecoderOptions {
             session: session.clone(),
-            capacity: None,
+            ..DecoderOptions::default()
         };
         let name = &side.graph.name;
         let session = DecoderSession::open(backend, bundle, name, weights.as_ref(), &options)?;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::super::sampler::{runner_up, top_probability};
 use super::super::{Distribution, Logits, TokenModel};
 use super::length::{MOST, Plan};
-use super::{Decoder, SourceStats, Stats, is_set};
+use super::{Continuation, Models, SourceStats, StopReason};
 use crate::{MethodError, Result};
 
 /// What is known of a guessed token, which stands in the sequence meanwhile.
@@ -28,45 +28,98 @@ pub(super) struct Proposal {
 enum Source {
     /// What the index proposed.
     Lookup,
+    /// Nothing is guessed.
+    Nothing,
     /// The draft, after it read so many tokens and made so many steps.
     Draft { pending: usize, steps: usize },
 }
 
-impl Decoder<'_> {
+impl Continuation {
+    /// Writes one or more tokens with the models, which hold all of the text but its last token
+    /// afterwards, or fewer. Says why the text ended, if it did.
+    ///
+    /// # Errors
+    /// [`MethodError::Logits`] for NaN and infinities; [`MethodError::Input`] where the rules leave
+    /// no token; and what the models say. What the models hold is then unknown.
+    pub fn advance(&mut self, models: &mut Models<'_>) -> Result<Option<StopReason>> {
+        let limit = match self.room(models.target.context_length()) {
+            Ok(limit) => limit,
+            Err(stop) => return Ok(Some(stop)),
+        };
+        let before = self.sequence.len();
+        self.round(models, limit)?;
+        let stop = self.settle(before);
+        self.remember(before);
+        models.rollback(self.sequence.len().saturating_sub(1));
+        Ok(stop)
+    }
+
+    /// The token to read for the next one, where nothing is guessed; or why the text is at its end.
+    ///
+    /// # Errors
+    /// Why a model with this context writes no further token.
+    pub fn next_input(&self, context: usize) -> Result<u32, StopReason> {
+        self.room(context)?;
+        self.sequence.last().copied().ok_or(StopReason::ContextFull)
+    }
+
+    /// Writes one token by the target's logits after the text so far. Says whether it ended the
+    /// text.
+    ///
+    /// # Errors
+    /// As [`Self::advance`].
+    pub fn take(&mut self, row: &[f32]) -> Result<Option<StopReason>> {
+        let before = self.sequence.len();
+        self.proposals.clear();
+        self.decide(&Logits::new(row.len(), row), Source::Nothing)?;
+        let stop = self.settle(before);
+        self.remember(before);
+        Ok(stop)
+    }
+
     /// Drafts, verifies, and appends the 1 to `limit` tokens that were decided to the sequence. The
     /// caches then hold more than is decided.
-    pub(super) fn round(&mut self, limit: usize, stats: &mut Stats) -> Result<()> {
+    fn round(&mut self, models: &mut Models<'_>, limit: usize) -> Result<()> {
         let started = Instant::now();
-        let (held, decided) = (self.target.len(), self.sequence.len());
-        let most = self.target.guesses(decided - held, limit - 1);
-        let source = self.propose(most)?;
-        stats.draft_time += started.elapsed();
+        let (held, decided) = (models.target.len(), self.sequence.len());
+        let most = models.target.guesses(decided - held, limit - 1);
+        let source = self.propose(models, most)?;
+        self.stats.draft_time += started.elapsed();
 
         let started = Instant::now();
+        let unread = &self.sequence[held..];
+        let logits = models.target.extend(unread, self.proposals.len() + 1)?;
+        self.decide(&logits, source)?;
+        self.stats.verify_time += started.elapsed();
+        Ok(())
+    }
+
+    /// Judges the proposals at the end of the sequence by the target's logits after what is decided
+    /// and after each of them, and puts the target's own token where the first one is rejected, or
+    /// after all.
+    fn decide(&mut self, logits: &Logits<'_>, source: Source) -> Result<()> {
         let proposed = self.proposals.len();
-        let logits = self.target.extend(&self.sequence[held..], proposed + 1)?;
+        let decided = self.sequence.len() - proposed;
         let (mut tested, mut instead) = (0, None);
-        for (i, proposal) in self.proposals.iter().enumerate() {
-            let (text, guess) = (&self.sequence[..decided + i], self.sequence[decided + i]);
-            let row = self
-                .options
-                .process(logits.row(i), self.prompt, text, &mut self.memory)
-                .ok_or_else(|| nothing_left(text))?;
-            let position = text.len() - 1;
-            instead = self
-                .sampler
-                .judge(row, position, guess, proposal.q.as_ref())?;
+        for i in 0..proposed {
+            let guess = self.sequence[decided + i];
+            instead = self.judge(logits.row(i), decided + i, i)?;
             let accepted = instead.is_none();
             match source {
                 Source::Lookup => self.planner.learn_lookup(&self.guesses[i], accepted),
-                Source::Draft { .. } => self.planner.learn_draft(proposal.confidence, accepted),
+                Source::Nothing => {}
+                Source::Draft { .. } => {
+                    let confidence = self.proposals[i].confidence;
+                    self.planner.learn_draft(confidence, accepted);
+                }
             }
             tested += 1;
             if !accepted {
                 break;
             }
+            self.note(logits.row(i), guess);
         }
-        let rejected = instead.is_some();
+        let accepted = tested - usize::from(instead.is_some());
         let token = if let Some(token) = instead {
             token
         } else {
@@ -77,8 +130,7 @@ impl Decoder<'_> {
                 .ok_or_else(|| nothing_left(text))?;
             self.sampler.propose(row, text.len() - 1)?.0
         };
-        stats.verify_time += started.elapsed();
-        let accepted = tested - usize::from(rejected);
+        self.note(logits.row(accepted), token);
         let missed = self.proposals.get(accepted);
         let judged = SourceStats {
             rounds: usize::from(proposed > 0),
@@ -89,17 +141,44 @@ impl Decoder<'_> {
         };
         self.sequence.truncate(decided + accepted);
         self.sequence.push(token);
-        self.count(source, judged, stats);
+        self.count(source, judged);
         Ok(())
     }
 
-    fn count(&mut self, source: Source, judged: SourceStats, stats: &mut Stats) {
+    /// Judges proposal number `i`, which stands at `place`: the token that takes its place, or None
+    /// where it may stay.
+    fn judge(&mut self, logits: &[f32], place: usize, i: usize) -> Result<Option<u32>> {
+        let (text, guess) = (&self.sequence[..place], self.sequence[place]);
+        let row = self
+            .options
+            .process(logits, self.prompt, text, &mut self.memory)
+            .ok_or_else(|| nothing_left(text))?;
+        let q = self.proposals[i].q.as_ref();
+        self.sampler.judge(row, text.len() - 1, guess, q)
+    }
+
+    /// Takes what the text goes on with after `before` tokens into the index.
+    fn remember(&mut self, before: usize) {
+        if self.options.lookup.is_some() {
+            let started = Instant::now();
+            self.index.extend(&self.sequence[before..]);
+            self.stats.draft_time += started.elapsed();
+        }
+    }
+
+    fn count(&mut self, source: Source, judged: SourceStats) {
+        let stats = &mut self.stats;
         stats.rounds += 1;
         let (counts, pending, steps, leaves) = match source {
-            Source::Lookup => (&mut stats.lookup, 0, 0, 0),
-            Source::Draft { pending, steps } => (&mut stats.draft, pending, steps, judged.drafted),
+            Source::Lookup => (Some(&mut stats.lookup), 0, 0, 0),
+            Source::Nothing => (None, 0, 0, 0),
+            Source::Draft { pending, steps } => {
+                (Some(&mut stats.draft), pending, steps, judged.drafted)
+            }
         };
-        counts.add(&judged);
+        if let Some(counts) = counts {
+            counts.add(&judged);
+        }
         let cost = self.planner.count(pending, steps, judged.drafted);
         stats.cost += cost;
         stats.tree_cost += cost + self.planner.widening(judged.drafted, leaves);
@@ -107,19 +186,20 @@ impl Decoder<'_> {
 
     /// Appends up to `most` proposals to the sequence: looked up or of the draft, whichever should
     /// yield more, looked up if they are equal.
-    fn propose(&mut self, most: usize) -> Result<Source> {
+    fn propose(&mut self, models: &mut Models<'_>, most: usize) -> Result<Source> {
         self.proposals.clear();
         self.guesses.clear();
         if let Some(least) = self.options.lookup {
             self.index.propose(least, most, &mut self.guesses);
         }
         let lookup = self.planner.lookup_plan(&self.guesses);
-        let (pending, room) = self.draft.as_deref().map_or((0, 0), |draft| {
+        let held = models.target.len();
+        let (pending, room) = models.draft.as_deref().map_or((0, 0), |draft| {
             let room = draft
                 .context_length()
                 .saturating_sub(self.sequence.len() - 1);
             (
-                self.sequence.len() - draft.len_after_adopting(self.target.len()),
+                self.sequence.len() - draft.len_after_adopting(held),
                 room.min(most),
             )
         });
@@ -150,16 +230,20 @@ impl Decoder<'_> {
             ),
             _ => (drafting, false),
         };
-        let steps = self.draft(plan, tried, room)?;
+        let steps = self.draft(models, plan, tried, room)?;
         Ok(Source::Draft { pending, steps })
     }
 
     /// Lets the draft propose, and returns how many steps it made. On trial it goes on to the end of
     /// the plan.
-    fn draft(&mut self, plan: Plan, tried: bool, room: usize) -> Result<usize> {
+    fn draft(
+        &mut self,
+        models: &mut Models<'_>,
+        plan: Plan,
+        tried: bool,
+        room: usize,
+    ) -> Result<usize> {
         let Self {
-            target,
-            draft,
             planner,
             options,
             sequence,
@@ -169,15 +253,17 @@ impl Decoder<'_> {
             memory,
             ..
         } = self;
-        let Some(draft) = draft.as_deref_mut().filter(|_| plan.tokens > 0) else {
+        let held = models.target.len();
+        let draft = models.draft.as_deref_mut();
+        let Some(draft) = draft.filter(|_| plan.tokens > 0) else {
             return Ok(0);
         };
         let (mut steps, mut reach) = (0, 1.0);
         let adapts = planner.is_adaptive() && !tried;
         let most = if adapts { MOST.min(room) } else { plan.tokens };
         let asked = planner.is_adaptive() || options.draft_confidence > 0.0;
-        draft.adopt(target.len())?;
-        while proposals.len() < most && !is_set(options.cancel.as_deref()) {
+        draft.adopt(held)?;
+        while proposals.len() < most && !options.is_cancelled() {
             // At first the draft lacks the last decided token, and those before it that it didn't
             // propose itself.
             let unread = &sequence[draft.len()..];

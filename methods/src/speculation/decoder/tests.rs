@@ -2,7 +2,7 @@
 //! entry changes every later token.
 
 mod distribution;
-mod fake;
+pub(in crate::speculation) mod fake;
 mod lookups;
 mod tree;
 
@@ -13,9 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proptest::prelude::*;
 
 use self::fake::Fake;
-use super::length::MOST;
+use super::length::{DRAFT_ACCEPTANCE, MOST, Planner};
 use super::*;
-use crate::speculation::{LengthRotation, Logits, LogitsProcessors};
+use crate::speculation::processors::{Place, RowMemory};
+use crate::speculation::{
+    CostTable, LengthRotation, Logits, LogitsProcessors, Sampler, SamplingOptions,
+};
 
 fn run(
     target: &mut Fake,

@@ -222,6 +222,7 @@ pub(in crate::speculation) fn processors() -> impl Strategy<Value = LogitsProces
         suppress_tokens: second.5,
         begin_suppress_tokens: second.6,
         ends: second.7,
+        ..LogitsProcessors::default()
     })
 }
 
@@ -317,5 +318,18 @@ fn logits_that_overflow_stay_numbers_and_invalid_ones_are_replaced_on_demand() {
     assert_eq!(
         processed(&p, &[3.0, f32::NAN, INF, -INF], place(&[1; 90], 1)),
         [f32::MAX, 0.0, f32::MAX, f32::MIN]
+    );
+}
+
+#[test]
+fn presence_counts_once_and_frequency_each_time_and_the_prompt_never() {
+    let p = LogitsProcessors {
+        presence_penalty: 1.0,
+        frequency_penalty: 0.25,
+        ..LogitsProcessors::default()
+    };
+    assert_eq!(
+        processed(&p, &[4.0, -4.0, 1.0, 3.0], place(&[0, 3, 1, 3, 1, 1], 2)),
+        [4.0, -5.75, 1.0, 1.75]
     );
 }

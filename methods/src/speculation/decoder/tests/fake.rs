@@ -5,7 +5,7 @@ use crate::speculation::{KeyRotations, LengthRotation, Logits, Reading, TokenMod
 
 /// A model without weights. Its cache is the list of tokens it was fed.
 #[derive(Debug, Clone)]
-pub(super) struct Fake {
+pub(in crate::speculation) struct Fake {
     pub vocab: usize,
     pub context: usize,
     pub seed: u64,
