@@ -32,3 +32,4 @@ pub mod import;
 pub mod pipeline;
 pub mod quality;
 pub mod report;
+pub mod serve;

@@ -21,8 +21,9 @@ use dlc_files::guard::contain_within;
 use dlc_files::read_document;
 use environment::environment;
 use minijinja::ErrorKind;
+use minijinja::value::Serde;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::special_tokens::{CONFIG_FILE, named, read_files, read_object};
 use super::{Bundle, Result, RuntimeError};
@@ -62,6 +63,17 @@ impl ChatMessage {
             content: content.into(),
         }
     }
+}
+
+/// What a template makes a text of, as transformers' `apply_chat_template` takes it.
+#[derive(Debug, Clone, Default)]
+pub struct Conversation {
+    /// Objects with `role`, `content` and what else a template reads of a turn.
+    pub messages: Vec<Value>,
+    /// Functions that the model may call, as JSON schemas.
+    pub tools: Vec<Value>,
+    /// Variables of the template beside these, such as `enable_thinking`.
+    pub settings: Map<String, Value>,
 }
 
 /// A model's chat template.
@@ -149,7 +161,25 @@ impl ChatTemplate {
     /// [`RuntimeError::File`] for a template that refuses the conversation, fails, or takes too
     /// long or too much room.
     pub fn render(&self, messages: &[ChatMessage], reply: bool, now: SystemTime) -> Result<String> {
-        let (source, context) = (self.source.clone(), self.context(messages, reply));
+        let turn = |turn: &ChatMessage| json!({"role": turn.role, "content": turn.content});
+        let conversation = Conversation {
+            messages: messages.iter().map(turn).collect(),
+            ..Conversation::default()
+        };
+        self.render_conversation(&conversation, reply, now)
+    }
+
+    /// The text of a conversation with whatever else templates may ask for, as [`Self::render`].
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_conversation(
+        &self,
+        conversation: &Conversation,
+        reply: bool,
+        now: SystemTime,
+    ) -> Result<String> {
+        let (source, context) = (self.source.clone(), self.context(conversation, reply));
         let text = self.on_its_own_stack("refuses this conversation", move || {
             let mut text = Capped(Vec::new());
             let environment = environment(&source, now)?;
@@ -162,19 +192,22 @@ impl ChatTemplate {
             .map_err(|_| RuntimeError::Bug("a chat template made text that isn't UTF-8".to_owned()))
     }
 
+    /// Whether the template has a place for tools.
+    pub fn takes_tools(&self) -> bool {
+        self.source.contains("tools")
+    }
+
     /// What transformers passes: what isn't there is none, and every special token has its name.
-    fn context(&self, messages: &[ChatMessage], reply: bool) -> minijinja::Value {
+    fn context(&self, conversation: &Conversation, reply: bool) -> minijinja::Value {
         let none = minijinja::Value::from(());
-        let turn = |turn: &ChatMessage| {
-            minijinja::Value::from_pairs([
-                ("role", turn.role.as_str()),
-                ("content", turn.content.as_str()),
-            ])
+        let list = |list: &[Value]| minijinja::Value::from(Serde(list));
+        let tools = match conversation.tools.as_slice() {
+            [] => none.clone(),
+            tools => list(tools),
         };
-        let turns: Vec<_> = messages.iter().map(turn).collect();
         let fixed = [
-            ("messages", turns.into()),
-            ("tools", none.clone()),
+            ("messages", list(&conversation.messages)),
+            ("tools", tools),
             ("documents", none),
             ("add_generation_prompt", reply.into()),
         ];
@@ -182,7 +215,11 @@ impl ChatTemplate {
             .tokens
             .iter()
             .map(|(name, token)| (name.as_str(), minijinja::Value::from(token.as_str())));
-        minijinja::Value::from_pairs(tokens.chain(fixed))
+        let settings = conversation
+            .settings
+            .iter()
+            .map(|(name, value)| (name.as_str(), minijinja::Value::from(Serde(value))));
+        minijinja::Value::from_pairs(settings.chain(tokens).chain(fixed))
     }
 
     /// Does `work` with the engine in a thread whose stack is large enough for whatever passed
@@ -248,7 +285,7 @@ fn unheeded(folder: &Path, config: &Map<String, Value>) -> Vec<String> {
         vec![]
     } else {
         vec![format!(
-            "the chat templates {} aren't heeded: `dlc run --chat` takes the default one and has no tools",
+            "the chat templates {} aren't heeded: the default one is taken",
             named.join(", ")
         )]
     }

@@ -39,6 +39,7 @@ mod diffusion;
 mod encoder;
 mod error;
 mod generation;
+mod grammar;
 mod measure;
 mod session;
 mod spans;
@@ -54,7 +55,7 @@ pub use backend::{
     telemetry_variable, unrunnable,
 };
 pub use bundle::Bundle;
-pub use chat::{ChatMessage, ChatTemplate};
+pub use chat::{ChatMessage, ChatTemplate, Conversation};
 pub use costs::{assumed_costs, cost_key};
 pub use decoder::{DecoderOptions, DecoderSession};
 pub use diffusion::{
@@ -68,6 +69,7 @@ pub use dlc_methods as methods;
 pub use encoder::{EncoderSession, Rows};
 pub use error::{Result, RuntimeError};
 pub use generation::{GenerationConfig, SamplingDefaults};
+pub use grammar::{GrammarCompiler, GrammarSource, TextGrammar};
 pub use measure::{
     Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies,
     measure, measure_after, time_passes,

@@ -13,6 +13,7 @@ mod settings;
 mod shape;
 mod trial;
 
+use std::borrow::Borrow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -308,6 +309,19 @@ impl TextTokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// The bytes of every token, by its id; those of special tokens begin with 0xFF.
+    ///
+    /// # Errors
+    /// Why they can't be told.
+    pub(crate) fn token_bytes(&self) -> Result<Vec<Vec<u8>>, String> {
+        let text = self
+            .tokenizer
+            .to_string(false)
+            .map_err(|error| error.to_string())?;
+        let file = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        llguidance::token_bytes_from_tokenizer_json(&file).map_err(|error| error.to_string())
+    }
+
     /// The tokens that any text may need: special ones, and those of a single byte, as byte-level
     /// vocabularies write it or as `<0x0A>`.
     pub fn basic_tokens(&self) -> Vec<u32> {
@@ -341,12 +355,8 @@ impl TextTokenizer {
     }
 
     /// Decodes tokens as they come.
-    pub fn stream(&self) -> TextStream<'_> {
-        TextStream {
-            tokenizer: self,
-            tokens: Vec::new(),
-            given: 0,
-        }
+    pub fn stream(&self) -> TextStream<&Self> {
+        TextStream::new(self)
     }
 }
 
@@ -398,8 +408,8 @@ impl TokenizedText {
 /// Turns tokens into text piece by piece; the pieces, [`TextStream::finish`]'s included, add up to
 /// the text of all tokens.
 #[derive(Debug)]
-pub struct TextStream<'t> {
-    tokenizer: &'t TextTokenizer,
+pub struct TextStream<T> {
+    tokenizer: T,
     /// The tokens still needed: the last ones given out, as context for what follows, and those
     /// that aren't text yet.
     tokens: Vec<u32>,
@@ -407,7 +417,16 @@ pub struct TextStream<'t> {
     given: usize,
 }
 
-impl TextStream<'_> {
+impl<T: Borrow<TextTokenizer>> TextStream<T> {
+    /// With a tokenizer, or a handle on one.
+    pub fn new(tokenizer: T) -> Self {
+        Self {
+            tokenizer,
+            tokens: Vec::new(),
+            given: 0,
+        }
+    }
+
     /// Takes further tokens and returns the text that is certain by now; possibly none.
     ///
     /// # Errors
@@ -439,8 +458,9 @@ impl TextStream<'_> {
 
     /// The text that the tokens after the given ones add.
     fn pending(&self) -> Result<String> {
-        let given = self.tokenizer.decode(&self.tokens[..self.given])?;
-        let all = self.tokenizer.decode(&self.tokens)?;
+        let tokenizer = self.tokenizer.borrow();
+        let given = tokenizer.decode(&self.tokens[..self.given])?;
+        let all = tokenizer.decode(&self.tokens)?;
         // A decoder may yet change what the last tokens mean; then the text waits for more.
         Ok(all
             .strip_prefix(given.as_str())

@@ -40,6 +40,12 @@ pub(super) struct GenerationArgs {
     /// Make tokens that stand in the text less likely; 1 doesn't
     #[arg(long, value_name = "R", help_heading = "Choosing tokens")]
     repetition_penalty: Option<f32>,
+    /// Make tokens that are written already less likely, once for all times
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = penalty, help_heading = "Choosing tokens")]
+    presence_penalty: Option<f32>,
+    /// Make tokens less likely with each time that they are written
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = penalty, help_heading = "Choosing tokens")]
+    frequency_penalty: Option<f32>,
     /// Never repeat N tokens in a row; 0 may
     #[arg(long, value_name = "N", help_heading = "Choosing tokens")]
     no_repeat_ngram: Option<usize>,
@@ -49,6 +55,13 @@ pub(super) struct GenerationArgs {
     /// Leave the model's `generation_config.json` alone
     #[arg(long, conflicts_with = "sample", help_heading = "Choosing tokens")]
     no_generation_config: bool,
+}
+
+fn penalty(text: &str) -> Result<f32, String> {
+    text.parse()
+        .ok()
+        .filter(|penalty: &f32| penalty.is_finite())
+        .ok_or_else(|| "it must be a number; 0 is none".into())
 }
 
 /// How a bundle's texts are written.
@@ -85,6 +98,8 @@ impl GenerationArgs {
         processors.repetition_penalty = self
             .repetition_penalty
             .unwrap_or(processors.repetition_penalty);
+        processors.presence_penalty = self.presence_penalty.unwrap_or(0.0);
+        processors.frequency_penalty = self.frequency_penalty.unwrap_or(0.0);
         processors.no_repeat_ngram_size = self
             .no_repeat_ngram
             .unwrap_or(processors.no_repeat_ngram_size);

@@ -21,6 +21,7 @@ mod exit;
 mod failure;
 mod flags;
 mod generation;
+mod grammar;
 mod hub;
 mod input;
 mod inspect;
@@ -39,6 +40,7 @@ mod records;
 mod room;
 mod run;
 mod sample;
+mod serve;
 mod setup;
 mod signals;
 mod verify;
@@ -107,6 +109,7 @@ enum Command {
     Merge(merge::Args),
     Run(run::Args),
     Sample(sample::Args),
+    Serve(serve::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
     Diff(diff::Args),
@@ -152,6 +155,7 @@ fn run(command: &Command, given: &Given) -> failure::Result<ExitCode> {
         Command::Merge(args) => merge::run(args),
         Command::Run(args) => run::run(args, given),
         Command::Sample(args) => sample::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Bench(args) => bench::run(args, given),
         Command::Inspect(args) => inspect::run(args),
         Command::Diff(args) => diff::run(args),

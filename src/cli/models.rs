@@ -39,6 +39,16 @@ impl Models {
 
     /// As [`Self::open`], of a bundle that is open already.
     pub fn of(bundle: Bundle, backend: &BackendArgs, cache: Option<DraftCache>) -> Result<Self> {
+        Self::of_several(bundle, backend, cache, 1)
+    }
+
+    /// As [`Self::of`], with a target that holds so many sequences.
+    pub fn of_several(
+        bundle: Bundle,
+        backend: &BackendArgs,
+        cache: Option<DraftCache>,
+        sequences: usize,
+    ) -> Result<Self> {
         if bundle.manifest().model.task != Task::TextGeneration {
             let (task, family) = (
                 bundle.manifest().model.task.name(),
@@ -63,7 +73,11 @@ impl Models {
         };
         let backend = backend.start()?;
         let weights = SharedWeights::open(&bundle, &backend)?;
-        let target = DecoderSession::open(&backend, &bundle, "target", weights.as_ref(), &options)?;
+        let several = DecoderOptions {
+            sequences,
+            ..options.clone()
+        };
+        let target = DecoderSession::open(&backend, &bundle, "target", weights.as_ref(), &several)?;
         let has_draft =
             cache.is_some() && bundle.manifest().graphs.iter().any(|g| g.name == "draft");
         let mut draft = has_draft

@@ -18,6 +18,7 @@ use super::exit::INTERRUPTED;
 use super::failure::{Result, bail};
 use super::flags::Given;
 use super::generation::{GenerationArgs, Rules};
+use super::grammar::GrammarArgs;
 use super::input::Text;
 use super::models::Models;
 use super::output::note;
@@ -88,6 +89,8 @@ pub(super) struct Args {
     no_echo: bool,
     #[command(flatten)]
     generation: GenerationArgs,
+    #[command(flatten)]
+    grammar: GrammarArgs,
     /// Leave the draft alone
     #[arg(long)]
     no_draft: bool,
@@ -151,6 +154,9 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
         &args.backend,
         (!args.no_draft).then(|| args.drafting.cache()),
     )?;
+    let vocab = models.target.vocab_size();
+    args.grammar
+        .apply(&mut rules.options, &models.tokenizer, vocab)?;
     let template = args
         .chat
         .then(|| ChatTemplate::of_bundle(&models.bundle))

@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use super::failure::Result;
 /// How long work may take to end by itself.
 #[cfg(unix)]
 const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Milliseconds that work may take to end by itself beyond [`PATIENCE`].
+static MORE_PATIENCE: AtomicU64 = AtomicU64::new(0);
 
 /// The number of the signal that Ctrl-C sends.
 const SIGINT: u8 = 2;
@@ -41,6 +44,12 @@ type Print = Box<dyn FnOnce() -> Result<()> + Send>;
 pub(super) fn interruption() -> Arc<AtomicBool> {
     HEEDED.store(true, Ordering::SeqCst);
     Arc::clone(&STOP)
+}
+
+/// Gives work so much more time to end by itself.
+pub(super) fn give_time(more: Duration) {
+    let more = u64::try_from(more.as_millis()).unwrap_or(u64::MAX);
+    MORE_PATIENCE.store(more, Ordering::SeqCst);
 }
 
 /// Goes on after what was under way has stopped, if Ctrl-C stopped it; the other signals mean the
@@ -167,9 +176,10 @@ fn wait(mut signals: signal_hook::iterator::Signals) {
         }
         STOP.store(true, Ordering::SeqCst);
         let asked = std::time::Instant::now();
+        let patience = PATIENCE + Duration::from_millis(MORE_PATIENCE.load(Ordering::SeqCst));
         // Whoever clears the flag has stopped what was under way, and goes on with something else.
         while STOP.load(Ordering::SeqCst) {
-            if asked.elapsed() > PATIENCE || signals.pending().next().is_some() {
+            if asked.elapsed() > patience || signals.pending().next().is_some() {
                 end();
             }
             std::thread::sleep(Duration::from_millis(10));

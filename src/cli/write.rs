@@ -32,6 +32,7 @@ pub(super) struct Written {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     EndOfText(u32),
+    Complete,
     MaxTokens,
     ContextFull,
     StopString,
@@ -43,6 +44,7 @@ impl Ending {
     pub fn describe(self) -> &'static str {
         match self {
             Self::EndOfText(_) => "end of text",
+            Self::Complete => "complete by the grammar",
             Self::MaxTokens => "stopped at max tokens",
             Self::ContextFull => "context is full",
             Self::StopString => "stop string",
@@ -54,6 +56,7 @@ impl Ending {
     pub fn name(self) -> String {
         match self {
             Self::EndOfText(token) => format!("stop token {token}"),
+            Self::Complete => "grammar complete".into(),
             Self::MaxTokens => "max tokens".into(),
             Self::ContextFull => "context full".into(),
             Self::StopString => "stop string".into(),
@@ -150,6 +153,7 @@ impl Writer<'_> {
 fn ending(stop: StopReason) -> Ending {
     match stop {
         StopReason::StopToken(token) => Ending::EndOfText(token),
+        StopReason::Complete => Ending::Complete,
         StopReason::MaxTokens => Ending::MaxTokens,
         StopReason::ContextFull => Ending::ContextFull,
         StopReason::Caller | StopReason::Interrupted => Ending::Interrupted,
@@ -166,7 +170,11 @@ impl Written {
             stats.tokens,
             stats.tokens_per_second()
         );
-        for (source, counts) in [("draft", stats.draft), ("looked-up", stats.lookup)] {
+        for (source, counts) in [
+            ("draft", stats.draft),
+            ("looked-up", stats.lookup),
+            ("forced", stats.forced),
+        ] {
             if counts.drafted > 0 {
                 line += &format!(
                     ", {:.0}% of {} judged {source} tokens accepted",
@@ -192,7 +200,7 @@ impl Written {
             "stop": self.ending.name(),
             "stats": {
                 "rounds": stats.rounds, "drafted": stats.drafted(), "accepted": stats.accepted(), "acceptance": stats.acceptance(),
-                "draft": sourced(&stats.draft), "lookup": sourced(&stats.lookup),
+                "draft": sourced(&stats.draft), "lookup": sourced(&stats.lookup), "forced": sourced(&stats.forced),
                 "tokens_per_round": stats.tokens_per_round(), "tokens_per_second": stats.tokens_per_second(),
                 "prompt_seconds": stats.prefill_time.as_secs_f64(),
             },

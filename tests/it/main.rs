@@ -53,6 +53,7 @@ mod running;
 mod sampling;
 mod schedulers;
 mod sentence;
+mod serving;
 mod setup;
 mod skipping;
 mod stopping;

@@ -218,6 +218,18 @@ fn flags_without_effect_are_refused_with_what_would_give_them_one() {
             "repetition penalty 0 must be",
         ),
         (
+            &[&prompt[..], &["--regex", "("]].concat(),
+            "the grammar can't be used",
+        ),
+        (
+            &[&prompt[..], &["--json-schema", "fixtures/prompts.txt"]].concat(),
+            "fixtures/prompts.txt: isn't JSON",
+        ),
+        (
+            &[&prompt[..], &["--json-object", "--regex", "a"]].concat(),
+            "cannot be used with",
+        ),
+        (
             &vec!["bench", "plain", "--classifier", "x"],
             "--classifier is for models that make images",
         ),
@@ -767,4 +779,49 @@ fn an_array_of_answers_is_printed_when_ctrl_c_ends_the_conversation() {
         .collect();
     assert_eq!(said, ["hello", "again"], "{}", outcome.transcript());
     drop(stdin);
+}
+
+#[test]
+fn a_text_has_the_form_that_is_asked_for_with_a_draft_as_without() {
+    let shell = bundles();
+    shell.write(
+        "schema.json",
+        r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "maximum": 99, "minimum": 0}},
+            "required": ["name", "age"], "additionalProperties": false}"#,
+    );
+    shell.write(
+        "list.lark",
+        "start: NAME (\", \" NAME)* \"!\"\nNAME: /[A-Z][a-z]{1,4}/\n",
+    );
+    let base = [
+        "run",
+        "onnx",
+        "--prompt",
+        "Who is it?",
+        "--no-echo",
+        "--max-tokens",
+        "60",
+    ];
+    let write = |more: &[&str]| shell.ok(&[&base[..], more].concat()).stdout;
+    for more in [
+        &["--json-schema", "schema.json"][..],
+        &["--regex", "(yes|no){2,3}\\."],
+        &["--grammar", "list.lark"],
+    ] {
+        let text = write(more);
+        assert_eq!(
+            text,
+            write(&[more, &["--no-draft", "--no-lookup"]].concat())
+        );
+        assert!(text.trim_end().ends_with(['}', '.', '!']), "{text}");
+    }
+    let said: serde_json::Value = serde_json::from_str(&write(&[
+        "--json-schema",
+        "schema.json",
+        "--temperature",
+        "1.2",
+    ]))
+    .unwrap();
+    assert!(said["age"].as_u64().unwrap() < 100 && said["name"].is_string());
+    assert!(write(&["--json-object", "--max-tokens", "3"]).starts_with('{'));
 }

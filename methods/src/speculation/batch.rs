@@ -55,7 +55,7 @@ pub enum Progress<'b> {
     /// Tokens were decided, with what was said of them where that is asked for.
     Tokens(&'b [u32], &'b [TokenLogprobs]),
     /// It is finished; its slot is free.
-    Ended(Generation),
+    Ended(Box<Generation>),
     /// It can't go on; its slot is free.
     Failed(&'b MethodError),
 }
@@ -336,7 +336,7 @@ impl Batch {
     fn end(&mut self, slot: usize, stop: StopReason, tell: &mut dyn FnMut(TextId, Progress<'_>)) {
         let id = self.slots.text(slot).map(|text| text.id);
         if let (Some(id), Some(generation)) = (id, self.release(slot, stop)) {
-            tell(id, Progress::Ended(generation));
+            tell(id, Progress::Ended(Box::new(generation)));
         }
     }
 

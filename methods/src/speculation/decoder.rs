@@ -29,6 +29,8 @@ use crate::Result;
 pub enum StopReason {
     /// The model wrote this stop token.
     StopToken(u32),
+    /// Nothing can follow by [`DecodeOptions::grammar`].
+    Complete,
     /// [`DecodeOptions::max_tokens`] are written, or [`DecodeOptions::max_length`] is reached.
     MaxTokens,
     /// The target's context is full.

@@ -2,6 +2,7 @@
 //! and of many at once.
 
 mod batch;
+mod constraint;
 mod costs;
 mod decoder;
 mod processors;
@@ -11,6 +12,7 @@ mod suffix;
 mod token_model;
 
 pub use batch::{Batch, BatchModel, BatchOptions, BatchStats, Progress, TextId};
+pub use constraint::{Constraint, Grammar};
 pub use costs::{
     ByFormat, CostTable, DraftCosts, StepCosts, are_pass_costs, best_gamma, expected_tokens,
     predicted_speedup,

@@ -7,6 +7,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Constraint;
+use crate::Result;
+
 /// What is done to logits; [`Default`] changes nothing. The names are those of transformers'
 /// `GenerationConfig`, and of OpenAI's API.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,19 +144,24 @@ impl<'r> Row<'r> {
 }
 
 impl LogitsProcessors {
-    /// The logits as a token is chosen by them: `logits` where nothing is changed.
+    /// The logits as a token is chosen by them: `logits` where nothing is changed. A constraint has
+    /// the last word.
     pub(super) fn process<'r>(
         &self,
         logits: &'r [f32],
         place: Place<'_>,
+        constraint: Option<&mut (dyn Constraint + 'static)>,
         memory: &'r mut RowMemory,
-    ) -> &'r [f32] {
+    ) -> Result<&'r [f32]> {
         let mut row = Row::new(logits, memory);
         self.weigh(&mut row, place);
         self.ban(&mut row, place);
         self.force(&mut row, place);
         self.suppress(&mut row, place);
-        row.finish()
+        if let Some(constraint) = constraint {
+            constraint.mask(&place.text[place.prompt..], row.to_mut())?;
+        }
+        Ok(row.finish())
     }
 
     fn weigh(&self, row: &mut Row<'_>, Place { text, prompt, .. }: Place<'_>) {

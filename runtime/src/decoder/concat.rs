@@ -175,7 +175,12 @@ impl ConcatCache {
             _ => Feeds::new(ports, 1, count)?,
         };
         let feeds = self.feeds.insert(feeds);
-        feeds.fill(ports, tokens.iter().copied(), entries.live.len().., asked)?;
+        feeds.fill(
+            ports,
+            &tokens.iter().copied(),
+            &(entries.live.len()..),
+            asked,
+        )?;
         let before = entries.mask.len();
         entries.mask.resize(before + count, 1);
         let mut inputs = feeds.inputs(ports, 1, &entries.mask)?;

@@ -50,8 +50,8 @@ impl Feeds {
     pub fn fill(
         &mut self,
         ports: &Ports,
-        tokens: impl Iterator<Item = u32> + Clone,
-        positions: impl Iterator<Item = usize> + Clone,
+        tokens: &(impl Iterator<Item = u32> + Clone),
+        positions: &(impl Iterator<Item = usize> + Clone),
         asked: Asked,
     ) -> Result<()> {
         for (name, tensor) in &mut self.tensors {

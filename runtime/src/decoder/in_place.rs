@@ -199,7 +199,7 @@ impl InPlaceCache {
         };
         let pass = latest(&mut self.passes, ports, &buffers, &self.slots, span)?;
         pass.feeds
-            .fill(ports, tokens.iter().copied(), held.., asked)?;
+            .fill(ports, &tokens.iter().copied(), &(held..), asked)?;
         let mut inputs = pass.feeds.inputs(ports, 1, &self.ones[..total])?;
         let pasts = ports.caches.iter().map(|port| Cow::from(&port.past));
         inputs.extend(pasts.zip(pass.pasts.iter().map(Into::into)));
@@ -247,7 +247,7 @@ impl InPlaceCache {
             length: total,
         };
         let words = tokens.iter().map(|(_, token)| *token);
-        pass.feeds.fill(ports, words, lens, asked)?;
+        pass.feeds.fill(ports, &words, &lens, asked)?;
         let mut inputs = pass.feeds.inputs(ports, rows, &self.mask)?;
         let pasts = ports.caches.iter().map(|port| Cow::from(&port.past));
         inputs.extend(pasts.zip(pass.pasts.iter().map(Into::into)));

@@ -122,7 +122,7 @@ fn prompt_mark(mark: &str) -> io::Result<()> {
 fn remark(written: &Written) -> Result<()> {
     let n = written.generation.tokens.len();
     match written.ending {
-        Ending::EndOfText(_) | Ending::StopString => Ok(()),
+        Ending::EndOfText(_) | Ending::Complete | Ending::StopString => Ok(()),
         Ending::MaxTokens => note(&format!("(cut at {n} tokens; --max-tokens sets how many)")),
         Ending::ContextFull => note(&format!("(cut at {n} tokens; the context is full)")),
         Ending::Interrupted => note("(stopped)"),

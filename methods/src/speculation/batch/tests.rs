@@ -103,7 +103,7 @@ impl Told {
                 self.tokens.entry(id).or_default().extend(tokens);
             }
             Progress::Ended(generation) => {
-                self.ended.insert(id, generation);
+                self.ended.insert(id, *generation);
             }
             Progress::Failed(_) => self.failed.push(id),
         });

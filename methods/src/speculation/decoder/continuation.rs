@@ -7,7 +7,9 @@ use super::length::{MOST, Planner};
 use super::round::Proposal;
 use super::{DecodeOptions, Generation, Stats, StopReason};
 use crate::speculation::processors::RowMemory;
-use crate::speculation::{Guess, Reading, Sampler, SuffixIndex, TokenLogprobs, TokenModel};
+use crate::speculation::{
+    Constraint, Guess, Reading, Sampler, SuffixIndex, TokenLogprobs, TokenModel,
+};
 use crate::{MethodError, Result};
 
 /// A target and, if there is one, its draft.
@@ -59,6 +61,8 @@ pub struct Continuation {
     /// Of the last round.
     pub(super) proposals: Vec<Proposal>,
     pub(super) memory: RowMemory,
+    /// Reads the text, where a grammar rules it.
+    pub(super) constraint: Option<Box<dyn Constraint>>,
     pub(super) stats: Stats,
     logprobs: Vec<TokenLogprobs>,
 }
@@ -86,6 +90,7 @@ impl Continuation {
             sequence: Vec::new(),
             proposals: Vec::new(),
             memory: RowMemory::default(),
+            constraint: None,
             stats: Stats::default(),
             logprobs: Vec::new(),
         })
@@ -180,6 +185,7 @@ impl Continuation {
         self.prompt = prompt.len();
         self.stats = Stats::default();
         self.logprobs.clear();
+        self.constraint = self.options.grammar.as_ref().map(|grammar| grammar.start());
         self.sequence.clear();
         self.sequence.extend_from_slice(prompt);
         if self.options.lookup.is_some() {
@@ -251,7 +257,7 @@ impl Continuation {
     }
 
     /// Ends a round that began with `before` tokens: cuts the text before a token that ends it.
-    pub(super) fn settle(&mut self, before: usize) -> Option<StopReason> {
+    pub(super) fn settle(&mut self, before: usize) -> Result<Option<StopReason>> {
         let ends = |token: &u32| self.options.stop_tokens.contains(token);
         let stop = self.sequence[before..].iter().position(ends);
         let stop = stop.map(|i| (before + i, self.sequence[before + i]));
@@ -260,7 +266,15 @@ impl Continuation {
             self.logprobs.truncate(end - self.prompt);
         }
         self.stats.tokens += self.sequence.len() - before;
-        stop.map(|(_, token)| StopReason::StopToken(token))
+        if let Some((_, token)) = stop {
+            return Ok(Some(StopReason::StopToken(token)));
+        }
+        let written = &self.sequence[self.prompt..];
+        let complete = match &mut self.constraint {
+            Some(constraint) => constraint.is_complete(written)?,
+            None => false,
+        };
+        Ok(complete.then_some(StopReason::Complete))
     }
 
     /// The finished text.

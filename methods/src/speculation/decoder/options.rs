@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::DraftLength;
 use super::length::DRAFT_ACCEPTANCE;
 use crate::speculation::processors::{Place, RowMemory};
-use crate::speculation::{CostTable, LogitsProcessors, SamplingOptions};
+use crate::speculation::{Constraint, CostTable, Grammar, LogitsProcessors, SamplingOptions};
 use crate::{MethodError, Result};
 
 /// How a text is continued.
@@ -32,6 +32,8 @@ pub struct DecodeOptions {
     pub stop_tokens: Vec<u32>,
     /// What changes logits before tokens are chosen.
     pub processors: LogitsProcessors,
+    /// What the text may be; None leaves it free.
+    pub grammar: Option<Arc<dyn Grammar>>,
     /// How tokens are drawn.
     pub sampling: SamplingOptions,
     /// Keeps what the model said of each token, and of so many of the likeliest in its place; None
@@ -58,6 +60,7 @@ impl Default for DecodeOptions {
             prefill_chunk: 512,
             stop_tokens: Vec::new(),
             processors: LogitsProcessors::default(),
+            grammar: None,
             sampling: SamplingOptions::default(),
             logprobs: None,
             draft_confidence: 0.0,
@@ -111,11 +114,23 @@ impl DecodeOptions {
         text: &[u32],
         memory: &'r mut RowMemory,
     ) -> Option<&'r [f32]> {
+        self.process_within(logits, prompt, text, None, memory)
+            .ok()?
+    }
+
+    /// As [`Self::process`], under a constraint.
+    pub(super) fn process_within<'r>(
+        &self,
+        logits: &'r [f32],
+        prompt: usize,
+        text: &[u32],
+        constraint: Option<&mut (dyn Constraint + 'static)>,
+        memory: &'r mut RowMemory,
+    ) -> Result<Option<&'r [f32]>> {
         let most = self.longest(prompt);
-        let row = self
-            .processors
-            .process(logits, Place { text, prompt, most }, memory);
+        let place = Place { text, prompt, most };
+        let row = self.processors.process(logits, place, constraint, memory)?;
         let left = |row: &[f32]| row.iter().any(|x| *x > f32::NEG_INFINITY || x.is_nan());
-        (left(row) || !left(logits)).then_some(row)
+        Ok((left(row) || !left(logits)).then_some(row))
     }
 }

@@ -23,11 +23,23 @@ pub(super) struct Proposal {
     runner_up: Option<u32>,
 }
 
+impl Proposal {
+    fn certain() -> Self {
+        Self {
+            q: None,
+            confidence: 1.0,
+            runner_up: None,
+        }
+    }
+}
+
 /// Where a round's proposals came from.
 #[derive(Debug, Clone, Copy)]
 enum Source {
     /// What the index proposed.
     Lookup,
+    /// What the grammar leaves no choice of.
+    Forced,
     /// Nothing is guessed.
     Nothing,
     /// The draft, after it read so many tokens and made so many steps.
@@ -48,7 +60,7 @@ impl Continuation {
         };
         let before = self.sequence.len();
         self.round(models, limit)?;
-        let stop = self.settle(before);
+        let stop = self.settle(before)?;
         self.remember(before);
         models.rollback(self.sequence.len().saturating_sub(1));
         Ok(stop)
@@ -72,7 +84,7 @@ impl Continuation {
         let before = self.sequence.len();
         self.proposals.clear();
         self.decide(&Logits::new(row.len(), row), Source::Nothing)?;
-        let stop = self.settle(before);
+        let stop = self.settle(before)?;
         self.remember(before);
         Ok(stop)
     }
@@ -107,7 +119,7 @@ impl Continuation {
             let accepted = instead.is_none();
             match source {
                 Source::Lookup => self.planner.learn_lookup(&self.guesses[i], accepted),
-                Source::Nothing => {}
+                Source::Forced | Source::Nothing => {}
                 Source::Draft { .. } => {
                     let confidence = self.proposals[i].confidence;
                     self.planner.learn_draft(confidence, accepted);
@@ -126,7 +138,13 @@ impl Continuation {
             let text = &self.sequence;
             let row = self
                 .options
-                .process(logits.row(proposed), self.prompt, text, &mut self.memory)
+                .process_within(
+                    logits.row(proposed),
+                    self.prompt,
+                    text,
+                    self.constraint.as_deref_mut(),
+                    &mut self.memory,
+                )?
                 .ok_or_else(|| nothing_left(text))?;
             self.sampler.propose(row, text.len() - 1)?.0
         };
@@ -151,7 +169,13 @@ impl Continuation {
         let (text, guess) = (&self.sequence[..place], self.sequence[place]);
         let row = self
             .options
-            .process(logits, self.prompt, text, &mut self.memory)
+            .process_within(
+                logits,
+                self.prompt,
+                text,
+                self.constraint.as_deref_mut(),
+                &mut self.memory,
+            )?
             .ok_or_else(|| nothing_left(text))?;
         let q = self.proposals[i].q.as_ref();
         self.sampler.judge(row, text.len() - 1, guess, q)
@@ -171,6 +195,7 @@ impl Continuation {
         stats.rounds += 1;
         let (counts, pending, steps, leaves) = match source {
             Source::Lookup => (Some(&mut stats.lookup), 0, 0, 0),
+            Source::Forced => (Some(&mut stats.forced), 0, 0, 0),
             Source::Nothing => (None, 0, 0, 0),
             Source::Draft { pending, steps } => {
                 (Some(&mut stats.draft), pending, steps, judged.drafted)
@@ -189,6 +214,9 @@ impl Continuation {
     fn propose(&mut self, models: &mut Models<'_>, most: usize) -> Result<Source> {
         self.proposals.clear();
         self.guesses.clear();
+        if self.force(most)? {
+            return Ok(Source::Forced);
+        }
         if let Some(least) = self.options.lookup {
             self.index.propose(least, most, &mut self.guesses);
         }
@@ -212,11 +240,7 @@ impl Continuation {
         if tokens > 0 {
             for guess in &self.guesses[..tokens] {
                 self.sequence.push(guess.token);
-                self.proposals.push(Proposal {
-                    q: None,
-                    confidence: 1.0,
-                    runner_up: None,
-                });
+                self.proposals.push(Proposal::certain());
             }
             return Ok(Source::Lookup);
         }
@@ -232,6 +256,20 @@ impl Continuation {
         };
         let steps = self.draft(models, plan, tried, room)?;
         Ok(Source::Draft { pending, steps })
+    }
+
+    /// Appends up to `most` tokens that the grammar leaves no choice of; false if there are none.
+    fn force(&mut self, most: usize) -> Result<bool> {
+        let Some(constraint) = &mut self.constraint else {
+            return Ok(false);
+        };
+        let mut forced = Vec::new();
+        constraint.forced(&self.sequence[self.prompt..], &mut forced)?;
+        for token in forced.into_iter().take(most.min(MOST)) {
+            self.sequence.push(token);
+            self.proposals.push(Proposal::certain());
+        }
+        Ok(!self.proposals.is_empty())
     }
 
     /// Lets the draft propose, and returns how many steps it made. On trial it goes on to the end of
@@ -251,6 +289,7 @@ impl Continuation {
             sampler,
             prompt,
             memory,
+            constraint,
             ..
         } = self;
         let held = models.target.len();
@@ -272,7 +311,10 @@ impl Continuation {
             };
             steps += 1;
             // A draft that knows no token that may stand here has nothing to propose.
-            let Some(row) = options.process(logits.row(0), *prompt, sequence, memory) else {
+            let constraint = constraint.as_deref_mut();
+            let row =
+                options.process_within(logits.row(0), *prompt, sequence, constraint, memory)?;
+            let Some(row) = row else {
                 break;
             };
             let position = sequence.len() - 1;

@@ -27,6 +27,8 @@ pub struct Stats {
     pub draft: SourceStats,
     /// What was looked up.
     pub lookup: SourceStats,
+    /// What the grammar left no choice of.
+    pub forced: SourceStats,
     /// What the rounds should have cost, in target steps, by [`crate::speculation::CostTable`].
     pub cost: f64,
     /// The same, had each pass also judged the draft's second choice beside each of its proposals.
@@ -44,17 +46,17 @@ pub struct Stats {
 impl Stats {
     /// Tokens that were proposed, by any source.
     pub fn drafted(&self) -> usize {
-        self.draft.drafted + self.lookup.drafted
+        self.draft.drafted + self.lookup.drafted + self.forced.drafted
     }
 
     /// Proposals that were judged.
     pub fn tested(&self) -> usize {
-        self.draft.tested + self.lookup.tested
+        self.draft.tested + self.lookup.tested + self.forced.tested
     }
 
     /// Proposals that were accepted.
     pub fn accepted(&self) -> usize {
-        self.draft.accepted + self.lookup.accepted
+        self.draft.accepted + self.lookup.accepted + self.forced.accepted
     }
 
     /// Share of the judged proposals that were accepted: the estimate of Leviathan et al.'s alpha,
@@ -127,6 +129,7 @@ impl Stats {
         self.rounds += other.rounds;
         self.draft.add(&other.draft);
         self.lookup.add(&other.lookup);
+        self.forced.add(&other.forced);
         self.cost += other.cost;
         self.tree_cost += other.tree_cost;
         self.tokens += other.tokens;

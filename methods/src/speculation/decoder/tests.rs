@@ -17,7 +17,8 @@ use super::length::{DRAFT_ACCEPTANCE, MOST, Planner};
 use super::*;
 use crate::speculation::processors::{Place, RowMemory};
 use crate::speculation::{
-    CostTable, LengthRotation, Logits, LogitsProcessors, Sampler, SamplingOptions,
+    Constraint, CostTable, Grammar, LengthRotation, Logits, LogitsProcessors, Sampler,
+    SamplingOptions,
 };
 
 fn run(
@@ -62,7 +63,8 @@ fn processed(target: &Fake, sequence: &[u32], prompt: usize, options: &DecodeOpt
     let mut memory = RowMemory::default();
     options
         .processors
-        .process(&scores, place, &mut memory)
+        .process(&scores, place, None, &mut memory)
+        .unwrap()
         .to_vec()
 }
 
@@ -480,4 +482,71 @@ fn what_is_known_of_a_draft_decides_how_many_tokens_it_proposes_at_first() {
             .to_string()
             .contains("draft acceptance 1.5")
     );
+}
+
+/// Leaves two classes of tokens out of three, every third place one token, and ends after 17.
+#[derive(Debug)]
+struct Classes;
+
+impl Classes {
+    fn allows(text: &[u32], token: u32) -> bool {
+        let sum: u32 = text.iter().sum();
+        if text.len() >= 17 {
+            token == 5
+        } else if text.len() % 3 == 2 {
+            token == sum % 5
+        } else {
+            token != 5 && (sum + token) % 3 != 0
+        }
+    }
+}
+
+impl Grammar for Classes {
+    fn start(&self) -> Box<dyn Constraint> {
+        Box::new(Self)
+    }
+}
+
+impl Constraint for Classes {
+    fn mask(&mut self, text: &[u32], logits: &mut [f32]) -> crate::Result<()> {
+        for (token, logit) in (0..).zip(logits) {
+            if !Self::allows(text, token) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Ok(())
+    }
+
+    fn forced(&mut self, text: &[u32], tokens: &mut Vec<u32>) -> crate::Result<()> {
+        tokens.extend((text.len() % 3 == 2).then(|| text.iter().sum::<u32>() % 5));
+        Ok(())
+    }
+
+    fn is_complete(&mut self, text: &[u32]) -> crate::Result<bool> {
+        Ok(text.len() >= 17)
+    }
+}
+
+#[test]
+fn a_grammar_rules_target_and_draft_alike() {
+    for seed in 0..40 {
+        let options = |lookup| DecodeOptions {
+            max_tokens: 30,
+            draft_length: DraftLength::Fixed(3),
+            grammar: Some(Arc::new(Classes)),
+            stop_tokens: vec![5],
+            lookup,
+            ..DecodeOptions::default()
+        };
+        let plain = run(&mut Fake::new(seed), None, &[1, 2], options(None));
+        assert_eq!((plain.tokens.len(), plain.stop), (17, StopReason::Complete));
+        for (i, token) in plain.tokens.iter().enumerate() {
+            assert!(Classes::allows(&plain.tokens[..i], *token));
+        }
+        let (mut target, mut draft) = (Fake::new(seed), Fake::new(seed + 1).like(seed, 0.9));
+        let found = run(&mut target, Some(&mut draft), &[1, 2], options(Some(1)));
+        assert_eq!(found.tokens, plain.tokens);
+        let forced = found.stats.forced;
+        assert_eq!(forced.tested, forced.accepted);
+    }
 }

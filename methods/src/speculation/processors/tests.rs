@@ -241,15 +241,17 @@ proptest! {
         let place = Place { text: &text, prompt, most: text.len() + further };
         let mut memory = RowMemory::default();
         // What another row left there changes nothing.
-        p.process(&[1.0; VOCAB + 1], Place { text: &[0, 1], prompt: 1, most: 2 }, &mut memory);
-        let (found, expected) = (p.process(&logits, place, &mut memory), transformers(&p, &logits, place));
+        p.process(&[1.0; VOCAB + 1], Place { text: &[0, 1], prompt: 1, most: 2 }, None, &mut memory).unwrap();
+        let (found, expected) = (p.process(&logits, place, None, &mut memory).unwrap(), transformers(&p, &logits, place));
         let near = |a: &f32, b: &f32| a.to_bits() == b.to_bits() || (a - b).abs() <= 1e-5 * b.abs() || a.is_nan() && b.is_nan();
         prop_assert!(found.iter().zip(&expected).all(|(a, b)| near(a, b)), "{:?} is not {:?}", found, expected);
     }
 }
 
 fn processed(p: &LogitsProcessors, logits: &[f32], place: Place<'_>) -> Vec<f32> {
-    p.process(logits, place, &mut RowMemory::default()).to_vec()
+    p.process(logits, place, None, &mut RowMemory::default())
+        .unwrap()
+        .to_vec()
 }
 
 fn place(text: &[u32], prompt: usize) -> Place<'_> {
@@ -276,7 +278,9 @@ fn the_penalty_counts_each_token_of_prompt_and_text_once() {
 fn a_row_that_nothing_changes_is_not_copied() {
     let (p, logits) = (LogitsProcessors::default(), [4.0, -4.0]);
     let mut memory = RowMemory::default();
-    let found = p.process(&logits, place(&[0, 1], 1), &mut memory);
+    let found = p
+        .process(&logits, place(&[0, 1], 1), None, &mut memory)
+        .unwrap();
     assert!(std::ptr::eq(found, &raw const logits[..]));
 }
 

@@ -1,0 +1,252 @@
+//! Texts that a grammar rules: JSON schemas, regular expressions and Lark grammars, by the crate
+//! `llguidance`, whose types stay here.
+//!
+//! A reader goes back as well as forth: drafts are read under the same grammar as the target's own
+//! tokens, and forgotten where they are rejected.
+
+use std::fmt;
+use std::sync::Arc;
+
+use dlc_files::guard::contain_panics;
+use dlc_methods::MethodError;
+use dlc_methods::speculation::{Constraint, Grammar};
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use crate::{Result, RuntimeError, TextTokenizer};
+
+/// The longest grammar, in bytes.
+const LONGEST: usize = 1 << 20;
+
+/// What a text may be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GrammarSource {
+    /// A JSON value of this schema.
+    JsonSchema(Value),
+    /// Any JSON object.
+    JsonObject,
+    /// A text that this regular expression matches as a whole.
+    Regex(String),
+    /// A text of this grammar in Lark's notation.
+    Lark(String),
+}
+
+/// Makes grammars for one model's tokens.
+#[derive(Clone)]
+pub struct GrammarCompiler {
+    factory: Arc<ParserFactory>,
+}
+
+impl fmt::Debug for GrammarCompiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrammarCompiler").finish_non_exhaustive()
+    }
+}
+
+/// A tokenizer and the bytes of its tokens.
+struct Tokens {
+    trie: TokTrie,
+    tokenizer: TextTokenizer,
+}
+
+impl TokenizerEnv for Tokens {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
+        self.trie.tokenize_with_greedy_fallback(bytes, |text| {
+            let tokens = self.tokenizer.encode(text, false);
+            tokens.unwrap_or_else(|_| self.trie.greedy_tokenize(text.as_bytes()))
+        })
+    }
+}
+
+impl GrammarCompiler {
+    /// For a model that writes `vocab` tokens and ends texts by one of `ends`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unsupported`] for a model that names no token that ends texts, and for a
+    /// tokenizer whose tokens' bytes can't be told.
+    pub fn new(tokenizer: &TextTokenizer, vocab: usize, ends: &[u32]) -> Result<Self> {
+        let refused = |reason: String| {
+            RuntimeError::unsupported("a grammar", reason, "Ask for a text without one")
+        };
+        let Some((&end, others)) = ends.split_first() else {
+            let reason = "the model names no token that ends texts";
+            return Err(refused(reason.to_owned()));
+        };
+        let mut bytes = tokenizer.token_bytes().map_err(refused)?;
+        bytes.resize(vocab, Vec::new());
+        let info = TokRxInfo::new(vocab as u32, end);
+        let trie = TokTrie::from(&info, &bytes);
+        let trie = trie.with_eos_tokens(&[&[end], others].concat());
+        let tokens: TokEnv = Arc::new(Tokens {
+            trie,
+            tokenizer: tokenizer.clone(),
+        });
+        let mut factory =
+            ParserFactory::new_simple(&tokens).map_err(|error| refused(error.to_string()))?;
+        factory.quiet();
+        Ok(Self {
+            factory: Arc::new(factory),
+        })
+    }
+
+    /// Prepares a grammar.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Input`] for one that can't be read, or is too large.
+    pub fn compile(&self, source: &GrammarSource) -> Result<TextGrammar> {
+        let bad = |problem: &str| RuntimeError::Input(format!("the grammar {problem}"));
+        let grammar = match source {
+            GrammarSource::JsonSchema(schema) => json(schema.clone()),
+            GrammarSource::JsonObject => json(json!({"type": "object"})),
+            GrammarSource::Regex(regex) => TopLevelGrammar::from_regex(regex),
+            GrammarSource::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
+        };
+        let length = match source {
+            GrammarSource::JsonSchema(schema) => schema.to_string().len(),
+            GrammarSource::JsonObject => 0,
+            GrammarSource::Regex(text) | GrammarSource::Lark(text) => text.len(),
+        };
+        if length > LONGEST {
+            return Err(bad(&format!("has more than {LONGEST} bytes")));
+        }
+        let factory = Arc::clone(&self.factory);
+        let matcher = contain_panics("the grammar's parser", move || {
+            Matcher::new(factory.create_parser(grammar))
+        })
+        .map_err(|problem| bad(&problem))?;
+        match matcher.get_error() {
+            Some(problem) => Err(bad(&format!("can't be used: {}", first_line(&problem)))),
+            None => Ok(TextGrammar { matcher }),
+        }
+    }
+}
+
+/// JSON as Python writes it, which models have read most: where any space may stand, small models
+/// write spaces without end.
+fn json(mut schema: Value) -> TopLevelGrammar {
+    if let Value::Object(keys) = &mut schema {
+        let spaces =
+            json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
+        keys.entry("x-guidance").or_insert(spaces);
+    }
+    TopLevelGrammar::from_json_schema(schema)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// A grammar for the tokens of a model.
+#[derive(Clone)]
+pub struct TextGrammar {
+    /// Has read nothing.
+    matcher: Matcher,
+}
+
+impl fmt::Debug for TextGrammar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TextGrammar").finish_non_exhaustive()
+    }
+}
+
+impl Grammar for TextGrammar {
+    fn start(&self) -> Box<dyn Constraint> {
+        Box::new(Reader {
+            matcher: self.matcher.deep_clone(),
+            read: Vec::new(),
+            masks: Vec::new(),
+        })
+    }
+}
+
+/// A text as far as it is read.
+struct Reader {
+    matcher: Matcher,
+    read: Vec<u32>,
+    /// After each number of tokens which may follow, where that was asked: words of 32 bits.
+    masks: Vec<Option<Arc<[u32]>>>,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("read", &self.read.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn broken(problem: &impl fmt::Display) -> MethodError {
+    let problem = problem.to_string();
+    MethodError::Input(format!("the grammar: {}", first_line(&problem)))
+}
+
+impl Reader {
+    /// Reads on, or back, to `text`.
+    fn go_to(&mut self, text: &[u32]) -> Result<(), MethodError> {
+        let alike = self
+            .read
+            .iter()
+            .zip(text)
+            .take_while(|(a, b)| a == b)
+            .count();
+        if alike < self.read.len() {
+            let back = self.read.len() - alike;
+            self.matcher
+                .rollback(back)
+                .map_err(|error| broken(&error))?;
+            self.read.truncate(alike);
+            self.masks.truncate(alike + 1);
+        }
+        let new = &text[alike..];
+        self.matcher
+            .consume_tokens(new)
+            .map_err(|error| broken(&error))?;
+        self.read.extend_from_slice(new);
+        Ok(())
+    }
+
+    fn mask_after(&mut self, text: &[u32]) -> Result<Arc<[u32]>, MethodError> {
+        self.go_to(text)?;
+        self.masks
+            .resize(self.masks.len().max(text.len() + 1), None);
+        if let Some(mask) = &self.masks[text.len()] {
+            return Ok(Arc::clone(mask));
+        }
+        let mask = self.matcher.compute_mask_or_eos();
+        let mask: Arc<[u32]> = mask.map_err(|error| broken(&error))?.as_slice().into();
+        self.masks[text.len()] = Some(Arc::clone(&mask));
+        Ok(mask)
+    }
+}
+
+impl Constraint for Reader {
+    fn mask(&mut self, text: &[u32], logits: &mut [f32]) -> Result<(), MethodError> {
+        let mask = self.mask_after(text)?;
+        let words = mask.iter().copied().chain(std::iter::repeat(0));
+        for (logits, word) in logits.chunks_mut(32).zip(words) {
+            for (bit, logit) in logits.iter_mut().enumerate() {
+                if word >> bit & 1 == 0 {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forced(&mut self, text: &[u32], tokens: &mut Vec<u32>) -> Result<(), MethodError> {
+        self.go_to(text)?;
+        tokens.extend(self.matcher.compute_ff_tokens());
+        Ok(())
+    }
+
+    fn is_complete(&mut self, text: &[u32]) -> Result<bool, MethodError> {
+        self.go_to(text)?;
+        Ok(self.matcher.is_stopped())
+    }
+}

@@ -1,0 +1,265 @@
+//! `dlc serve`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use dlc_files::read_document;
+use dlc_ir::Task;
+use dlc_runtime::methods::speculation::{Batch, BatchOptions, DecodeOptions, TokenModel};
+use dlc_runtime::{Bundle, ChatTemplate, GenerationConfig, Provider, assumed_costs};
+
+use super::backend::{BackendArgs, describe};
+use super::drafting::{DraftingArgs, measured_costs};
+use super::exit::INTERRUPTED;
+use super::failure::{Failure, Result, bail};
+use super::models::Models;
+use super::output::{note, warn};
+use super::{phases, signals};
+use crate::serve::{Keys, Limits, Load, ServeOptions, TextParts, serve};
+
+/// The largest file of keys that is read.
+const KEYS_CAP: u64 = 1 << 20;
+/// Time that is left after the grace to write down why answers are broken off.
+const AFTER_GRACE: Duration = Duration::from_secs(2);
+
+/// Answer requests over HTTP, as OpenAI's API does
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  dlc serve out/
+  dlc serve small=out-small/ large=out-large/ --port 9000 --max-concurrent 4
+  curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\
+    -d '{\"model\": \"out\", \"prompt\": \"In the beginning\", \"max_tokens\": 32}'")]
+pub(super) struct Args {
+    /// Bundles, which are called as their folders are, or NAME=BUNDLE
+    #[arg(required = true, value_name = "[NAME=]BUNDLE")]
+    bundles: Vec<String>,
+    /// Address to listen on; 0.0.0.0 for all networks
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, value_name = "N", default_value_t = 8080)]
+    port: u16,
+    /// Texts under way at once, of each bundle
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    max_concurrent: u16,
+    /// Requests that wait for their turn, of each bundle; further ones get 429
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_queue: u16,
+    /// Tokens that a request may ask for
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    max_tokens: u32,
+    /// Bytes that a request may have
+    #[arg(long, value_name = "N", default_value_t = 4 << 20)]
+    max_request_bytes: u32,
+    /// Seconds that an answer may take
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    timeout: u32,
+    /// Seconds that answers under way have left after SIGTERM or Ctrl-C
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    grace: u32,
+    /// File of API keys, one a line; without it everybody may ask
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Tokens of a prompt that are read at a time while other texts wait
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    prompt_piece: u16,
+    /// Leave the model's `generation_config.json` alone
+    #[arg(long)]
+    no_generation_config: bool,
+    /// Leave drafts alone
+    #[arg(long)]
+    no_draft: bool,
+    #[command(flatten)]
+    drafting: DraftingArgs,
+    #[command(flatten)]
+    backend: BackendArgs,
+}
+
+/// What loading a bundle takes.
+#[derive(Debug, Clone)]
+struct Plan {
+    path: PathBuf,
+    sequences: usize,
+    piece: usize,
+    no_generation_config: bool,
+    no_draft: bool,
+    drafting: DraftingArgs,
+    backend: BackendArgs,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let bundles = names(&args.bundles)?;
+    let address = SocketAddr::new(args.host, args.port);
+    let listener = TcpListener::bind(address).map_err(|error| {
+        Failure::usage(format!(
+            "can't listen on {address}: {error}; choose another address with --host and --port"
+        ))
+    })?;
+    let keys = match &args.api_key_file {
+        Some(file) => keys(file)?,
+        None => Keys::default(),
+    };
+    if !args.host.is_loopback() && keys.is_empty() {
+        warn(&format!(
+            "everybody who reaches {} may ask: --api-key-file FILE demands a key",
+            args.host
+        ))?;
+    }
+    let grace = Duration::from_secs(args.grace.into());
+    signals::give_time(grace + AFTER_GRACE);
+    let stop = signals::interruption();
+    let models = bundles
+        .into_iter()
+        .map(|(name, path)| {
+            let plan = Plan::new(args, path);
+            let load: Load = Box::new(move || plan.load().map_err(|error| error.message()));
+            (name, load)
+        })
+        .collect();
+    let options = ServeOptions {
+        limits: Limits {
+            max_tokens: args.max_tokens as usize,
+            max_request_bytes: args.max_request_bytes as usize,
+            timeout: Duration::from_secs(args.timeout.into()),
+        },
+        keys,
+        max_queue: args.max_queue.into(),
+        grace,
+    };
+    let address = listener.local_addr()?;
+    note(&format!("listening on http://{address}"))?;
+    let serves = serve(listener, models, options, &stop, Box::new(tell))?;
+    if serves {
+        Ok(INTERRUPTED.into())
+    } else {
+        bail!("none of the bundles can be served")
+    }
+}
+
+fn tell(name: &str, outcome: Result<(), &str>) {
+    phases::pause();
+    // Without a reader of stderr the server goes on.
+    let _ = match outcome {
+        Ok(()) => note(&format!("model `{name}` is ready")),
+        Err(problem) => warn(&format!("model `{name}` can't be served: {problem}")),
+    };
+}
+
+/// Names and paths of bundles. A name is given, or that of the folder.
+fn names(bundles: &[String]) -> Result<Vec<(String, PathBuf)>> {
+    let mut all: Vec<(String, PathBuf)> = Vec::with_capacity(bundles.len());
+    for given in bundles {
+        let (name, path) = match given.split_once('=') {
+            Some((name, path)) if !Path::new(given).exists() => {
+                (name.to_owned(), PathBuf::from(path))
+            }
+            _ => {
+                let path = PathBuf::from(given);
+                let whole = std::path::absolute(&path)?;
+                let name = whole.file_name().unwrap_or_default();
+                (name.to_string_lossy().into_owned(), path)
+            }
+        };
+        if name.is_empty() {
+            bail!(
+                "`{given}` has no name; give it one with NAME={}",
+                path.display()
+            );
+        }
+        if all.iter().any(|(other, _)| *other == name) {
+            bail!(
+                "two bundles are called `{name}`; name one of them with NAME={}",
+                path.display()
+            );
+        }
+        all.push((name, path));
+    }
+    Ok(all)
+}
+
+fn keys(file: &Path) -> Result<Keys> {
+    let keys = Keys::parse(&read_document(file, KEYS_CAP)?);
+    if keys.is_empty() {
+        bail!("{}: the file has no key; write one a line", file.display());
+    }
+    Ok(keys)
+}
+
+impl Plan {
+    fn new(args: &Args, path: PathBuf) -> Self {
+        Self {
+            path,
+            sequences: args.max_concurrent.into(),
+            piece: args.prompt_piece.into(),
+            no_generation_config: args.no_generation_config,
+            no_draft: args.no_draft,
+            drafting: args.drafting.clone(),
+            backend: args.backend.clone(),
+        }
+    }
+
+    fn load(&self) -> Result<TextParts> {
+        let bundle = super::open::text_bundle(&self.path)?;
+        if bundle.manifest().model.task != Task::TextGeneration {
+            bail!(
+                "the bundle is a {} for {}, and `dlc serve` continues texts",
+                bundle.manifest().model.family,
+                bundle.manifest().model.task.name()
+            );
+        }
+        let config = if self.no_generation_config {
+            GenerationConfig::default()
+        } else {
+            GenerationConfig::of_bundle(&bundle)?
+        };
+        let template = ChatTemplate::of_bundle(&bundle).map_err(|error| error.to_string());
+        // Where a GPU computes, one sequence is held.
+        let slots = match self.backend.session().provider {
+            Provider::Cpu => self.sequences,
+            Provider::Cuda(_) => 1,
+        };
+        let draft = (!self.no_draft).then(|| self.drafting.cache());
+        let models = Models::of_several(bundle, &self.backend, draft, slots)?;
+        let costs = self.costs(&models);
+        let options = self.options(&models.bundle, &costs);
+        let model = &models.bundle.manifest().model;
+        let (bos, context, vocab) = (model.bos_token_id, model.context_length, model.vocab_size);
+        let draft = models.draft;
+        let draft = draft.map(|draft| Box::new(draft) as Box<dyn TokenModel + Send>);
+        let shared = BatchOptions {
+            piece: self.piece,
+            costs,
+        };
+        Ok(TextParts {
+            batch: Batch::new(Box::new(models.target), draft, shared)?,
+            slots,
+            tokenizer: models.tokenizer,
+            template,
+            options,
+            config,
+            bos,
+            context,
+            vocab,
+        })
+    }
+
+    fn costs(&self, models: &Models) -> dlc_methods::speculation::CostTable {
+        let threads = self.backend.session().threads;
+        measured_costs(&models.bundle, &describe(&models.backend), threads)
+            .unwrap_or_else(|| assumed_costs(models.bundle.manifest()))
+    }
+
+    fn options(
+        &self,
+        bundle: &Bundle,
+        costs: &dlc_methods::speculation::CostTable,
+    ) -> DecodeOptions {
+        let options = DecodeOptions {
+            stop_tokens: bundle.manifest().model.eos_token_ids.clone(),
+            ..DecodeOptions::default()
+        };
+        self.drafting.apply(options, bundle, costs.clone())
+    }
+}

@@ -1,0 +1,279 @@
+//! The thread that continues texts: it owns a model, lets requests join and leave between passes,
+//! and sends each what it gains.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::time::Instant;
+
+use dlc_runtime::methods::speculation::{
+    Batch, DecodeOptions, Generation, Progress, TextId, TokenLogprobs,
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::metrics::{ModelMetrics, Outcome};
+use super::problem::Problem;
+
+/// What a request is told of its text.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Further tokens, with what was said of them where that is asked for.
+    Tokens(Vec<u32>, Vec<TokenLogprobs>),
+    Ended(Box<Generation>),
+    Failed(Problem),
+}
+
+/// What a request reads of its text.
+#[derive(Debug)]
+pub(super) struct Events {
+    receiver: UnboundedReceiver<Event>,
+    has_enough: Arc<AtomicBool>,
+}
+
+impl Events {
+    pub async fn next(&mut self) -> Option<Event> {
+        self.receiver.recv().await
+    }
+
+    /// The text needn't go on: what is read of it is whole.
+    pub fn enough(&mut self) {
+        self.has_enough.store(true, Ordering::SeqCst);
+        self.receiver.close();
+    }
+}
+
+/// A text that somebody asked for.
+struct Job {
+    prompt: Vec<u32>,
+    options: DecodeOptions,
+    events: UnboundedSender<Event>,
+    has_enough: Arc<AtomicBool>,
+    asked: Instant,
+}
+
+/// A text under way.
+struct Reader {
+    events: UnboundedSender<Event>,
+    has_enough: Arc<AtomicBool>,
+    asked: Instant,
+    last: Option<Instant>,
+}
+
+/// A handle on the thread; it ends when the last one is dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Engine {
+    jobs: Sender<Job>,
+    stopping: Arc<AtomicBool>,
+    metrics: Arc<ModelMetrics>,
+    /// Requests that may be under way or wait.
+    most: usize,
+}
+
+impl Engine {
+    /// Starts a thread that lets `most_waiting` requests wait for a slot of `batch`.
+    pub fn start(
+        batch: Batch,
+        slots: usize,
+        most_waiting: usize,
+        metrics: Arc<ModelMetrics>,
+    ) -> std::io::Result<Self> {
+        let (jobs, queue) = channel();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let mut worker = Worker {
+            batch,
+            readers: HashMap::new(),
+            metrics: Arc::clone(&metrics),
+            stopping: Arc::clone(&stopping),
+        };
+        std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || worker.work(&queue))?;
+        Ok(Self {
+            jobs,
+            stopping,
+            metrics,
+            most: slots + most_waiting,
+        })
+    }
+
+    /// Puts texts into the queue, all or none.
+    pub fn submit(&self, prompt: &[u32], all: Vec<DecodeOptions>) -> Result<Vec<Events>, Problem> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(stopping());
+        }
+        let (waiting, running) = (&self.metrics.waiting, &self.metrics.running);
+        let asked = all.len() as u64;
+        let before = waiting.fetch_add(asked, Ordering::SeqCst);
+        let under_way = before + running.load(Ordering::SeqCst);
+        if under_way + asked > self.most as u64 {
+            waiting.fetch_sub(asked, Ordering::SeqCst);
+            return Err(Problem::full(before as usize));
+        }
+        let mut receivers = Vec::with_capacity(all.len());
+        for options in all {
+            let (events, receiver) = unbounded_channel();
+            let has_enough = Arc::default();
+            let job = Job {
+                prompt: prompt.to_vec(),
+                options,
+                events,
+                has_enough: Arc::clone(&has_enough),
+                asked: Instant::now(),
+            };
+            if self.jobs.send(job).is_err() {
+                return Err(Problem::failed("the model's thread has ended"));
+            }
+            receivers.push(Events {
+                receiver,
+                has_enough,
+            });
+        }
+        Ok(receivers)
+    }
+
+    /// Ends what is under way and what waits, and takes nothing more.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+}
+
+fn stopping() -> Problem {
+    Problem::unavailable("the server is stopping")
+}
+
+struct Worker {
+    batch: Batch,
+    readers: HashMap<TextId, Reader>,
+    metrics: Arc<ModelMetrics>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Worker {
+    /// Works until nobody can ask for a text any more.
+    fn work(&mut self, queue: &Receiver<Job>) {
+        loop {
+            if self.batch.active() == 0 {
+                match queue.recv() {
+                    Ok(job) => self.begin(job),
+                    Err(_) => return,
+                }
+            }
+            while self.batch.has_room() {
+                match queue.try_recv() {
+                    Ok(job) => self.begin(job),
+                    Err(TryRecvError::Disconnected) if self.batch.active() == 0 => return,
+                    Err(_) => break,
+                }
+            }
+            self.turn();
+            self.dismiss();
+            self.measure();
+        }
+    }
+
+    fn measure(&self) {
+        let (running, cached) = (self.batch.active(), self.batch.cached());
+        let metrics = &self.metrics;
+        metrics.running.store(running as u64, Ordering::SeqCst);
+        metrics
+            .cached_tokens
+            .store(cached as u64, Ordering::Relaxed);
+        metrics.passes(self.batch.stats());
+    }
+
+    fn begin(&mut self, job: Job) {
+        if self.stopping.load(Ordering::SeqCst) {
+            let _ = job.events.send(Event::Failed(stopping()));
+        } else if job.events.is_closed() {
+            self.metrics.ended(Outcome::Abandoned, None);
+        } else {
+            match self.batch.begin(&job.prompt, job.options) {
+                Ok(id) => {
+                    let reader = Reader {
+                        events: job.events,
+                        has_enough: job.has_enough,
+                        asked: job.asked,
+                        last: None,
+                    };
+                    self.readers.insert(id, reader);
+                    // Before the queue is seen to be shorter.
+                    let running = self.batch.active() as u64;
+                    self.metrics.running.store(running, Ordering::SeqCst);
+                }
+                Err(error) => {
+                    self.metrics.ended(Outcome::Failed, None);
+                    let _ = job.events.send(Event::Failed(Problem::of(&error)));
+                }
+            }
+        }
+        self.metrics.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn turn(&mut self) {
+        let Self {
+            batch,
+            readers,
+            metrics,
+            ..
+        } = self;
+        batch.turn(&mut |id, progress| match progress {
+            Progress::Tokens(tokens, said) => {
+                if let Some(reader) = readers.get_mut(&id) {
+                    reader.time(metrics, tokens.len());
+                    let event = Event::Tokens(tokens.to_vec(), said.to_vec());
+                    let _ = reader.events.send(event);
+                }
+            }
+            Progress::Ended(generation) => {
+                metrics.ended(Outcome::Done, Some(&generation.stats));
+                if let Some(reader) = readers.remove(&id) {
+                    metrics.whole.add(reader.asked.elapsed());
+                    let _ = reader.events.send(Event::Ended(generation));
+                }
+            }
+            Progress::Failed(error) => {
+                metrics.ended(Outcome::Failed, None);
+                if let Some(reader) = readers.remove(&id) {
+                    let _ = reader.events.send(Event::Failed(Problem::of(error)));
+                }
+            }
+        });
+    }
+
+    /// Ends texts that nobody reads any more; all where the server stops.
+    fn dismiss(&mut self) {
+        let stops = self.stopping.load(Ordering::SeqCst);
+        let gone = |reader: &Reader| stops || reader.events.is_closed();
+        let all = self.readers.iter().filter(|(_, reader)| gone(reader));
+        let mut all: Vec<TextId> = all.map(|(id, _)| *id).collect();
+        all.sort_unstable();
+        for id in all {
+            let generation = self.batch.cancel(id);
+            let stats = generation.map(|generation| generation.stats);
+            if let Some(reader) = self.readers.remove(&id) {
+                let outcome = if reader.has_enough.load(Ordering::SeqCst) {
+                    self.metrics.whole.add(reader.asked.elapsed());
+                    Outcome::Done
+                } else {
+                    Outcome::Abandoned
+                };
+                self.metrics.ended(outcome, stats.as_ref());
+                let _ = reader.events.send(Event::Failed(stopping()));
+            }
+        }
+    }
+}
+
+impl Reader {
+    fn time(&mut self, metrics: &ModelMetrics, tokens: usize) {
+        let now = Instant::now();
+        match self.last.replace(now) {
+            None => metrics.first_token.add(now - self.asked),
+            Some(last) => {
+                let each = (now - last) / u32::try_from(tokens.max(1)).unwrap_or(u32::MAX);
+                (0..tokens).for_each(|_| metrics.between_tokens.add(each));
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The models of a server by their names, loaded one after the other while it answers already.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dlc_runtime::methods::speculation::{Batch, DecodeOptions};
+use dlc_runtime::{ChatTemplate, GenerationConfig, GrammarCompiler, TextTokenizer};
+
+use super::engine::Engine;
+use super::metrics::ModelMetrics;
+use super::problem::Problem;
+
+/// A decoder that is ready.
+#[derive(Debug)]
+pub struct TextParts {
+    /// The texts under way, none yet.
+    pub batch: Batch,
+    /// How many there can be.
+    pub slots: usize,
+    /// The model's tokenizer.
+    pub tokenizer: TextTokenizer,
+    /// Its chat template, or why it has none.
+    pub template: Result<ChatTemplate, String>,
+    /// How texts are continued where requests don't say it.
+    pub options: DecodeOptions,
+    /// What the model's `generation_config.json` says.
+    pub config: GenerationConfig,
+    /// The token that texts begin with.
+    pub bos: Option<u32>,
+    /// Tokens that a text and its prompt may have.
+    pub context: usize,
+    /// Tokens that the model writes.
+    pub vocab: usize,
+}
+
+/// Loads a model, or says why it can't be.
+pub type Load = Box<dyn FnOnce() -> Result<TextParts, String> + Send>;
+
+/// A model that continues texts.
+#[derive(Debug)]
+pub(super) struct TextModel {
+    pub engine: Engine,
+    pub tokenizer: Arc<TextTokenizer>,
+    pub template: Result<ChatTemplate, String>,
+    pub options: DecodeOptions,
+    pub config: GenerationConfig,
+    pub bos: Option<u32>,
+    pub context: usize,
+    pub vocab: usize,
+    /// Made by the first request that asks for a form.
+    grammars: OnceLock<Result<GrammarCompiler, Problem>>,
+}
+
+impl TextModel {
+    /// What makes grammars for its tokens.
+    pub fn grammars(&self) -> Result<&GrammarCompiler, Problem> {
+        let ends = &self.options.stop_tokens;
+        let compiler = self.grammars.get_or_init(|| {
+            GrammarCompiler::new(&self.tokenizer, self.vocab, ends)
+                .map_err(|error| Problem::of(&error))
+        });
+        compiler.as_ref().map_err(Clone::clone)
+    }
+
+    /// The tokens of a prompt; `special` adds what the tokenizer puts around a text.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Problem> {
+        let tokens = self.tokenizer.encode_within(text, special, self.context);
+        let tokens = tokens.map_err(|error| Problem::of(&error))?;
+        match (tokens.is_empty(), self.bos) {
+            (true, Some(bos)) => Ok(vec![bos]),
+            _ => Ok(tokens),
+        }
+    }
+
+    /// Tokens of a prompt, which must be the model's, with their text.
+    pub fn shown(&self, tokens: Vec<u32>) -> Result<(Vec<u32>, String), Problem> {
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocab) {
+            let message = format!("token {token} isn't among the {} of the model", self.vocab);
+            return Err(Problem::field("prompt", message));
+        }
+        let text = self.tokenizer.decode(&tokens);
+        Ok((tokens, text.map_err(|error| Problem::of(&error))?))
+    }
+}
+
+/// A model by its name.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub name: String,
+    pub created: u64,
+    pub metrics: Arc<ModelMetrics>,
+    loaded: OnceLock<Result<TextModel, String>>,
+}
+
+impl Model {
+    fn new(name: String) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            name,
+            created: now.map_or(0, |time| time.as_secs()),
+            metrics: Arc::default(),
+            loaded: OnceLock::new(),
+        }
+    }
+
+    /// The model, once it is loaded.
+    pub fn text(&self) -> Result<&TextModel, Problem> {
+        match self.loaded.get() {
+            Some(Ok(model)) => Ok(model),
+            Some(Err(problem)) => {
+                let name = &self.name;
+                let message = format!("model `{name}` couldn't be loaded: {problem}");
+                Err(Problem::unavailable(message))
+            }
+            None => Err(Problem::unavailable(format!(
+                "model `{}` is being loaded",
+                self.name
+            ))),
+        }
+    }
+
+    /// Why it couldn't be loaded, if so.
+    pub fn failure(&self) -> Option<&str> {
+        self.loaded.get()?.as_ref().err().map(String::as_str)
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.loaded.get().is_some()
+    }
+
+    /// Loads it; returns why that failed.
+    pub fn load(&self, load: Load, most_waiting: usize) -> Result<(), String> {
+        let loaded = load().and_then(|parts| {
+            let metrics = Arc::clone(&self.metrics);
+            let engine = Engine::start(parts.batch, parts.slots, most_waiting, metrics)
+                .map_err(|error| format!("no thread can be started: {error}"))?;
+            Ok(TextModel {
+                engine,
+                tokenizer: Arc::new(parts.tokenizer),
+                template: parts.template,
+                options: parts.options,
+                config: parts.config,
+                bos: parts.bos,
+                context: parts.context,
+                vocab: parts.vocab,
+                grammars: OnceLock::new(),
+            })
+        });
+        let outcome = loaded.as_ref().map(|_| ()).map_err(Clone::clone);
+        let _ = self.loaded.set(loaded);
+        outcome
+    }
+}
+
+/// All models.
+#[derive(Debug)]
+pub(super) struct Models {
+    by_name: BTreeMap<String, Arc<Model>>,
+}
+
+impl Models {
+    pub fn new(names: impl Iterator<Item = String>) -> Self {
+        let models = names.map(|name| (name.clone(), Arc::new(Model::new(name))));
+        Self {
+            by_name: models.collect(),
+        }
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.by_name.values()
+    }
+
+    /// The model that a request names.
+    pub fn find(&self, name: &str) -> Result<&Arc<Model>, Problem> {
+        self.by_name.get(name).ok_or_else(|| {
+            let names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+            let shown: String = name.escape_debug().take(100).collect();
+            let message = format!("there is no model `{shown}` here, but {}", names.join(", "));
+            Problem::not_found(message, "model_not_found")
+        })
+    }
+}

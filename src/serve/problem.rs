@@ -1,0 +1,150 @@
+//! What a request is refused with, in the form that OpenAI's clients read.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use dlc_errors::{Fault, Faulty};
+use serde_json::{Value, json};
+
+/// Seconds after which a client may ask again where the queue is full.
+const RETRY_AFTER: u64 = 1;
+
+/// Why a request isn't answered.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    code: Option<&'static str>,
+    message: String,
+    /// The field that it is about.
+    param: Option<String>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            code: None,
+            message: message.into(),
+            param: None,
+        }
+    }
+
+    fn code(self, code: &'static str) -> Self {
+        Self {
+            code: Some(code),
+            ..self
+        }
+    }
+
+    /// The request contradicts itself or the model.
+    pub fn request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+    }
+
+    /// A field of the request does.
+    pub fn field(name: &str, message: impl Into<String>) -> Self {
+        Self {
+            param: Some(name.to_owned()),
+            ..Self::request(message)
+        }
+    }
+
+    /// There is no model, or no route, of this name.
+    pub fn not_found(message: impl Into<String>, code: &'static str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message).code(code)
+    }
+
+    pub fn wrong_method() -> Self {
+        let message = "this route takes another method";
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request_error",
+            message,
+        )
+    }
+
+    pub fn key() -> Self {
+        let message =
+            "the request has no API key that this server knows: send `Authorization: Bearer KEY`";
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", message)
+            .code("invalid_api_key")
+    }
+
+    pub fn too_large(most: usize) -> Self {
+        let message = format!("the request has more than {most} bytes (--max-request-bytes)");
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_request_error",
+            message,
+        )
+    }
+
+    pub fn too_slow() -> Self {
+        let message = "the request didn't arrive in time";
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            message,
+        )
+    }
+
+    /// As many requests wait as may.
+    pub fn full(waiting: usize) -> Self {
+        let message = format!("{waiting} requests wait already: try again later");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message).code("queue_full")
+    }
+
+    /// The model isn't loaded yet, can't be, or the server ends.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message)
+    }
+
+    /// The answer takes longer than it may.
+    pub fn timeout(seconds: u64) -> Self {
+        let message = format!("the answer took more than {seconds} s (--timeout)");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", message)
+    }
+
+    /// Something failed that no request should lead to.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
+    }
+
+    /// What a library says: whose fault it is decides.
+    pub fn of(error: &impl Faulty) -> Self {
+        match error.fault() {
+            Fault::BadInput | Fault::Unsupported => Self::request(error.to_string()),
+            _ => Self::failed(error.to_string()),
+        }
+    }
+
+    /// The error as it stands in a stream, too.
+    pub fn json(&self) -> Value {
+        json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
+    }
+}
+
+/// An answer in JSON.
+pub(super) struct Json(pub Value);
+
+impl IntoResponse for Json {
+    fn into_response(self) -> Response {
+        let kind = [(header::CONTENT_TYPE, "application/json")];
+        (kind, self.0.to_string()).into_response()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.json())).into_response();
+        if matches!(
+            self.status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ) {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+        }
+        response
+    }
+}

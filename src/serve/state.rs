@@ -1,0 +1,47 @@
+//! What all requests share, and the bodies that they bring.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{FromRequest, Request};
+use tokio::time::timeout;
+
+use super::keys::Keys;
+use super::limits::Limits;
+use super::metrics::Metrics;
+use super::models::Models;
+use super::problem::Problem;
+
+/// Time for a request's body to arrive.
+const ARRIVAL: Duration = Duration::from_mins(1);
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct App {
+    pub models: Models,
+    pub limits: Limits,
+    pub keys: Keys,
+    pub metrics: Metrics,
+    pub stopping: AtomicBool,
+}
+
+/// The body of a request, which is small enough and arrived in time.
+pub(super) struct Received(pub Bytes);
+
+impl FromRequest<Arc<App>> for Received {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, app: &Arc<App>) -> Result<Self, Problem> {
+        if app.stopping.load(Ordering::SeqCst) {
+            return Err(Problem::unavailable("the server is stopping"));
+        }
+        let most = app.limits.max_request_bytes;
+        match timeout(ARRIVAL, to_bytes(request.into_body(), most)).await {
+            Ok(Ok(bytes)) => Ok(Self(bytes)),
+            Ok(Err(_)) => Err(Problem::too_large(most)),
+            Err(_) => Err(Problem::too_slow()),
+        }
+    }
+}
