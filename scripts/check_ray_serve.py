@@ -118,7 +118,9 @@ class Clients:
                 else:
                     text, end = await self.streamed(prompt)
                     expected = self.texts[prompt]
-                    demand(text == expected if end == "done" else text and expected.startswith(text), f"{end}: {text!r}")
+                    demand(
+                        text == expected if end == "done" else text and expected.startswith(text), f"{end}: {text!r}"
+                    )
                 self.counts[end] += 1
             except (Wrong, aiohttp.ClientError, TimeoutError, ValueError) as error:
                 self.wrong.append(f"{type(error).__name__}: {error}")
@@ -198,7 +200,9 @@ def check_all(dlc: pathlib.Path, bundle: pathlib.Path, seconds: float) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     built = ROOT / "target" / "debug" / "dlc"
-    parser.add_argument("--dlc", type=pathlib.Path, default=built, metavar="FILE", help=f"default: {built.relative_to(ROOT)}")
+    parser.add_argument(
+        "--dlc", type=pathlib.Path, default=built, metavar="FILE", help=f"default: {built.relative_to(ROOT)}"
+    )
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="between the deaths (default: 5)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="check-ray-serve-") as folder:

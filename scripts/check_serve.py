@@ -14,178 +14,41 @@ import argparse
 import asyncio
 import concurrent.futures
 import contextlib
-import functools
-import http.client
 import io
 import json
-import os
 import pathlib
 import re
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-# Nothing but the servers on this machine is asked, and not through a proxy.
-os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1", LANGSMITH_TRACING="false")
-
-import jsonschema
 import openai
 import openapi_spec_validator
 from langchain_openai import ChatOpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from serving import (
+    MODEL,
+    PATIENCE,
+    ROOT,
+    Server,
+    Setup,
+    Wrong,
+    check_refusal,
+    compile_bundle,
+    conforms,
+    demand,
+    demand_form,
+    description,
+    equal,
+    events,
+)
+from serving_operation import APART, check_hanging_up, check_state
+
 PAGE = ROOT / "docs" / "serving.md"
-TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}And{% endif %}"
-MODEL = "out"
+REQUESTS = pathlib.Path(__file__).parent / "serving_requests.jsonl"
 CHAT = [{"role": "system", "content": "In the beginning"}, {"role": "user", "content": "God created the heaven"}]
-# How long anything may take that doesn't measure time itself.
-PATIENCE = 120
-
-
-class Wrong(Exception):
-    """What isn't as it should be."""
-
-
-def demand(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Wrong(otherwise)
-
-
-def equal(of: str, found: object, expected: object) -> None:
-    demand(found == expected, f"{of}: {found!r:.600}, not {expected!r:.600}")
-
-
-@dataclass
-class Setup:
-    """The program, and the bundle that it serves."""
-
-    dlc: pathlib.Path
-    bundle: pathlib.Path
-    folder: pathlib.Path
-
-    def run(self, *arguments: str) -> str:
-        done = subprocess.run([self.dlc, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
-        demand(done.returncode == 0, f"dlc {' '.join(arguments)}: {done.stderr[-500:]}")
-        return done.stdout
-
-    def serve(self, *flags: str) -> "Server":
-        return Server(self, flags)
-
-
-@dataclass
-class Server:
-    """`dlc serve` on a free port, for as long as a `with` takes."""
-
-    setup: Setup
-    flags: tuple[str, ...] = ()
-    said: list[str] = field(default_factory=list)
-
-    def __enter__(self) -> "Server":
-        command = [self.setup.dlc, "serve", f"{MODEL}={self.setup.bundle}", "--port", "0", *self.flags]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
-        threading.Thread(target=self.listen, daemon=True).start()
-        self.until(lambda: self.address, "the address")
-        self.port = int(self.address[1])
-        self.until(lambda: self.get("/ready")[0] == 200, "readiness")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-    def listen(self) -> None:
-        for line in self.process.stderr:
-            self.said.append(line)
-
-    @property
-    def address(self) -> re.Match | None:
-        return re.search(r"listening on http://127\.0\.0\.1:(\d+)", "".join(self.said))
-
-    def until(self, holds: Callable[[], object], of: str) -> None:
-        end = time.monotonic() + PATIENCE
-        while not holds():
-            alive = self.process.poll() is None
-            demand(alive and time.monotonic() < end, f"the server has no {of}: {''.join(self.said)[-500:]}")
-            time.sleep(0.02)
-
-    @property
-    def base(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def client(self, kind: type = openai.OpenAI, key: str = "none") -> openai.OpenAI:
-        return kind(base_url=f"{self.base}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
-
-    def ask(
-        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str], str]:
-        """Status, headers and text of an answer. A body that is no text or bytes becomes JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        with contextlib.closing(connection):
-            given = body if body is None or isinstance(body, bytes | str) else json.dumps(body)
-            connection.request(method, path, given, {"Content-Type": "application/json", **(headers or {})})
-            answer = connection.getresponse()
-            names = {name.lower(): value for name, value in answer.getheaders()}
-            return answer.status, names, answer.read().decode("utf-8")
-
-    def get(self, path: str, key: str | None = None) -> tuple[int, dict[str, str], str]:
-        return self.ask("GET", path, headers={"Authorization": f"Bearer {key}"} if key else None)
-
-    def post(self, path: str, **fields: object) -> tuple[int, dict[str, str], str]:
-        return self.ask("POST", path, {"model": MODEL, **fields})
-
-    def text(self, prompt: str, **fields: object) -> str:
-        """The text of a greedy completion."""
-        status, _, text = self.post("/v1/completions", prompt=prompt, temperature=0, **fields)
-        equal("status", status, 200)
-        return json.loads(text)["choices"][0]["text"]
-
-    def metrics(self) -> dict[str, float]:
-        """Values by the name of the sample, all labels together."""
-        values: dict[str, float] = {}
-        for family in text_string_to_metric_families(self.get("/metrics")[2]):
-            for sample in family.samples:
-                values[sample.name] = values.get(sample.name, 0) + sample.value
-        return values
-
-    def ends(self, within: float) -> int:
-        """The exit code of a server that ends."""
-        try:
-            return self.process.wait(within)
-        except subprocess.TimeoutExpired as error:
-            raise Wrong(f"the server still runs after {within} s") from error
-
-
-def events(text: str) -> list[dict]:
-    """The data of a stream that came to its end."""
-    data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
-    equal("the last event", data[-1:], ["[DONE]"])
-    return [json.loads(part) for part in data[:-1]]
-
-
-@functools.cache
-def description() -> dict:
-    return json.loads((ROOT / "src/serve/openapi.json").read_text(encoding="utf-8"))
-
-
-def conforms(value: object, schema: str) -> str | None:
-    """What contradicts the description, if anything does."""
-    validator = jsonschema.Draft202012Validator({**description(), "$ref": f"#/components/schemas/{schema}"})
-    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
-    return error and f"{schema}: {error.json_path}: {error.message[:200]}"
-
-
-def demand_form(value: object, schema: str) -> None:
-    problem = conforms(value, schema)
-    demand(problem is None, str(problem))
 
 
 # Models, completions
@@ -244,6 +107,8 @@ def check_logprobs(server: Server) -> str:
     parts = list(client.completions.create(**asked, logprobs=3, stream=True))
     streamed = [token for part in parts if part.choices[0].logprobs for token in part.choices[0].logprobs.tokens]
     equal("tokens streamed", streamed, said.tokens)
+    offsets = [offset for part in parts if part.choices[0].logprobs for offset in part.choices[0].logprobs.text_offset]
+    equal("offsets streamed", offsets, said.text_offset)
     return f"{len(said.tokens)} tokens"
 
 
@@ -436,106 +301,19 @@ def check_description(server: Server) -> str:
     return f"{len(served['paths'])} routes, {len(served['components']['schemas'])} schemas"
 
 
-LISTS = {"n": 2, "logit_bias": {"5": 1.5}, "stop": ["a", "b"], "stop_token_ids": [1]}
-NUMBERS = {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "seed": -3, "min_tokens": 1}
-PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1}
-IGNORED = {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"}
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
-
-
-def turn(**fields: object) -> dict:
-    return {"messages": [{"role": "user", "content": "And", **fields}]}
-
-
-# Fields beside `max_tokens` and a prompt or a chat, and the field that the refusal names; None where they are taken.
-COMPLETIONS: list[tuple[dict, str | None]] = [
-    ({**LISTS, **NUMBERS, **PENALTIES, **IGNORED}, None),
-    ({"best_of": 1, "suffix": "", "ignore_eos": True, "echo": True}, None),
-    ({"prompt": ["And"]}, None),
-    ({"prompt": [5, 6, 7]}, None),
-    ({"prompt": [[5, 6, 7]]}, None),
-    ({"prompt": ""}, None),
-    ({"max_tokens": 0}, None),
-    ({"logprobs": 20}, None),
-    ({"anything": None, "stop": None, "n": None, "seed": None, "stream_options": None}, None),
-    ({"anything": 1}, "anything"),
-    ({"prompt": ["And", "Or"]}, "prompt"),
-    ({"prompt": None}, "prompt"),
-    ({"prompt": 5}, "prompt"),
-    ({"max_tokens": -1}, "max_tokens"),
-    ({"max_tokens": "5"}, "max_tokens"),
-    ({"logprobs": 21}, "logprobs"),
-    ({"logprobs": True}, "logprobs"),
-    ({"best_of": 3, "n": 3, "suffix": "end"}, "suffix"),
-    ({"n": 0}, "n"),
-    ({"n": 33}, "n"),
-    ({"temperature": -0.1}, "temperature"),
-    ({"temperature": "hot"}, "temperature"),
-    ({"top_p": -0.1}, "top_p"),
-    ({"top_p": 1.1}, "top_p"),
-    ({"min_p": 1.1}, "min_p"),
-    ({"seed": 1 << 63}, "seed"),
-    ({"presence_penalty": 101}, "presence_penalty"),
-    ({"repetition_penalty": 0}, "repetition_penalty"),
-    ({"logit_bias": {"a": 1}}, "logit_bias"),
-    ({"logit_bias": {"1": 101}}, "logit_bias"),
-    ({"stop": ""}, "stop"),
-    ({"stop": ["x"] * 65}, "stop"),
-    ({"stop_token_ids": [-1]}, "stop_token_ids"),
-    ({"stream": "yes"}, "stream"),
-    ({"stream": True, "stream_options": {"other": True}}, "stream_options"),
-]
-CHATS: list[tuple[dict, str | None]] = [
-    ({**LISTS, **NUMBERS, **PENALTIES, **IGNORED}, None),
-    ({"max_completion_tokens": 2}, None),
-    ({"logprobs": True, "top_logprobs": 20}, None),
-    ({"response_format": {"type": "text"}, "tools": [], "tool_choice": "none"}, None),
-    ({"parallel_tool_calls": True, "modalities": ["text"], "functions": []}, None),
-    ({"chat_template_kwargs": {"enable_thinking": False}, "add_generation_prompt": False}, None),
-    (turn(role="developer", name="me"), None),
-    (turn(content=[{"type": "text", "text": "And"}]), None),
-    ({"anything": 1}, "anything"),
-    ({"messages": []}, "messages"),
-    ({"messages": "And"}, "messages"),
-    ({"max_tokens": 0}, "max_tokens"),
-    (turn(role="king"), "messages[0]"),
-    (turn(content=[IMAGE]), "messages[0]"),
-    (turn(content=5), "messages[0]"),
-    ({"modalities": ["audio"]}, "modalities"),
-]
-# What the description can't say.
-BEYOND: list[tuple[str, dict, str | None]] = [
-    ("completions", {"prompt": [1 << 20]}, "prompt"),
-    ("completions", {"max_tokens": 1 << 20}, "max_tokens"),
-    ("completions", {"best_of": 3}, "best_of"),
-    ("completions", {"echo": True, "logprobs": 1}, "echo"),
-    ("completions", {"stream_options": {"include_usage": True}}, "stream_options"),
-    ("completions", {"logit_bias": {"100000": 1}}, "logit_bias"),
-    ("completions", {"prompt": "And " * 600}, None),
-    ("chat", {"top_logprobs": 2}, "top_logprobs"),
-    ("chat", {"max_completion_tokens": 3}, "max_tokens"),
-]
-
-
-def check_refusal(status: int, text: str, expected: int, param: str | None) -> None:
-    equal("status", status, expected)
-    problem = json.loads(text)
-    demand_form(problem, "Error")
-    equal("param", problem["error"]["param"], param)
-
-
-def check_kind(server: Server, kind: str, fields: dict, param: str | None) -> None:
+def check_request(server: Server, case: dict) -> None:
     """An answer in the form that is described, or a refusal of a request that isn't."""
-    chat = kind == "chat"
-    body = {"model": MODEL, **({"messages": CHAT} if chat else {"prompt": "And"}), "max_tokens": 2, **fields}
-    if "max_completion_tokens" in fields:
+    chat = case["route"] == "chat/completions"
+    body = {"model": MODEL, **({"messages": CHAT} if chat else {"prompt": "And"}), "max_tokens": 2, **case["fields"]}
+    if "max_completion_tokens" in case["fields"] and "refused" not in case:
         del body["max_tokens"]
-    path = "/v1/chat/completions" if chat else "/v1/completions"
+    path = f"/v1/{case['route']}"
     problem = conforms(body, "ChatRequest" if chat else "CompletionRequest")
     status, _, text = server.ask("POST", path, body)
-    if param is not None:
-        demand(problem is not None, "the description allows it")
-        return check_refusal(status, text, 400, param)
+    if "refused" in case:
+        demand(problem is not None or case.get("undescribed", False), "the description allows it")
+        check_refusal(status, text, 400, case["refused"])
+        return
     demand(status == 200, f"status {status}: {text[:200]}")
     demand(problem is None, f"the description forbids it: {problem}")
     demand_form(json.loads(text), "Chat" if chat else "Completion")
@@ -543,24 +321,18 @@ def check_kind(server: Server, kind: str, fields: dict, param: str | None) -> No
         demand_form(part, "ChatChunk" if chat else "CompletionChunk")
 
 
-def check_fields(server: Server) -> str:
-    cases = [("completions", *case) for case in COMPLETIONS] + [("chat", *case) for case in CHATS]
+def check_requests(server: Server) -> str:
+    """serving_requests.jsonl: fields beside a prompt or a chat and, of a request that is refused, the field that is named.
+    `undescribed` ones contradict what openapi.json can't say."""
+    cases = [json.loads(line) for line in REQUESTS.read_text(encoding="utf-8").splitlines()]
     wrong = []
-    for kind, fields, param in cases:
+    for case in cases:
         try:
-            check_kind(server, kind, fields, param)
+            check_request(server, case)
         except (Wrong, ValueError, LookupError) as error:
-            wrong.append(f"{kind} {json.dumps(fields)[:120]}: {error}")
-    for kind, fields, param in BEYOND:
-        chat = kind == "chat"
-        body = {"max_tokens": 2, **({"messages": CHAT} if chat else {"prompt": "And"}), **fields}
-        status, _, text = server.post("/v1/chat/completions" if chat else "/v1/completions", **body)
-        try:
-            check_refusal(status, text, 400, param)
-        except (Wrong, ValueError, LookupError) as error:
-            wrong.append(f"{kind} {json.dumps(fields)[:120]}: {error}")
+            wrong.append(f"{json.dumps(case)[:160]}: {error}")
     demand(not wrong, "\n    ".join(["", *wrong]))
-    return f"{len(cases) + len(BEYOND)} requests"
+    return f"{len(cases)} requests"
 
 
 def check_refusals(server: Server) -> str:
@@ -580,6 +352,7 @@ def check_refusals(server: Server) -> str:
     for method, path, body, expected in [
         ("POST", "/v1/completions", "{", 400),
         ("POST", "/v1/completions", "[]", 400),
+        ("POST", "/v1/completions", {"model": MODEL, "prompt": "And " * 600}, 400),
         ("POST", "/v1/completions", b"\xff", 400),
         ("POST", "/v1/completions", "", 400),
         ("POST", "/v1/completions", {"model": "other", "prompt": "And"}, 404),
@@ -590,10 +363,7 @@ def check_refusals(server: Server) -> str:
         status, _, text = server.ask(method, path, body)
         equal(f"{method} {path} {str(body)[:20]}", status, expected)
         demand_form(json.loads(text), "Error")
-    return "12 requests"
-
-
-# Operation
+    return "13 requests"
 
 
 def check_metrics(server: Server) -> str:
@@ -616,172 +386,6 @@ def check_metrics(server: Server) -> str:
     return f"{len(names)} names"
 
 
-def check_state(server: Server) -> str:
-    equal("/health", server.get("/health")[::2], (200, "ok\n"))
-    state = json.loads(server.get("/ready")[2])
-    demand_form(state, "Readiness")
-    equal("/ready", state, {"ready": True, "stopping": False, "models": {MODEL: "ready"}})
-    return "ready"
-
-
-def check_hanging_up(server: Server) -> str:
-    """A text that nobody reads any more ends."""
-    before = server.metrics()["dlc_texts_abandoned_total"]
-    for stream in (True, False):
-        body = {"model": MODEL, "prompt": "In the beginning", "max_tokens": 480, "ignore_eos": True, "stream": stream}
-        body |= {"n": 4, "temperature": 1}
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-        if stream:
-            connection.getresponse().read(200)
-        else:
-            server.until(lambda: server.metrics()["dlc_requests_running"] > 0, "request under way")
-        connection.sock.shutdown(socket.SHUT_RDWR)
-        connection.close()
-        server.until(lambda: server.metrics()["dlc_requests_running"] == 0, "end of texts that nobody reads")
-    abandoned = server.metrics()["dlc_texts_abandoned_total"] - before
-    demand(abandoned > 0, "no text was abandoned")
-    return f"{abandoned:.0f} of 8 texts"
-
-
-def check_keys(setup: Setup) -> str:
-    file = setup.folder / "keys.txt"
-    file.write_text("# ours\nright\nolder\n", encoding="utf-8")
-    with setup.serve("--api-key-file", str(file)) as server:
-        for key in ("right", "older"):
-            equal("models", len(server.client(key=key).models.list().data), 1)
-        for key in ("wrong", "# ours"):
-            try:
-                server.client(key=key).completions.create(model=MODEL, prompt="And")
-                raise Wrong(f"the key {key!r} is taken")
-            except openai.AuthenticationError as error:
-                equal("code", error.code, "invalid_api_key")
-        for path in ("/v1/models", "/metrics", "/openapi.json", "/v1/models/other"):
-            status, _, text = server.get(path)
-            equal(f"{path} without a key", status, 401)
-            demand_form(json.loads(text), "Error")
-        for path in ("/health", "/ready"):
-            equal(f"{path} without a key", server.get(path)[0], 200)
-    return "2 keys"
-
-
-def check_queue(setup: Setup) -> str:
-    """Of more requests than may wait some are refused, and the others answered."""
-    with setup.serve("--max-concurrent", "1", "--max-queue", "1") as server:
-        fields = {"prompt": "In the beginning", "max_tokens": 200, "ignore_eos": True, "temperature": 0}
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: server.post("/v1/completions", **fields), range(8)))
-        statuses = [status for status, _, _ in answers]
-        demand(set(statuses) == {200, 429}, f"statuses {statuses}")
-        for status, headers, text in answers:
-            if status == 429:
-                demand(int(headers["retry-after"]) > 0, "no Retry-After")
-                equal("code", json.loads(text)["error"]["code"], "queue_full")
-        texts = {json.loads(text)["choices"][0]["text"] for status, _, text in answers if status == 200}
-        equal("texts", len(texts), 1)
-    return f"{statuses.count(429)} of {len(statuses)} refused"
-
-
-def check_waiting(setup: Setup) -> str:
-    """Who hangs up while it waits leaves its place to another."""
-    with setup.serve("--max-concurrent", "1", "--max-queue", "3") as server:
-        # One of them is under way, two wait.
-        with under_way(server, max_tokens=480, n=3, temperature=1):
-            waiting = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-            with contextlib.closing(waiting):
-                waiting.request("POST", "/v1/completions", json.dumps({"model": MODEL, "prompt": "And", "max_tokens": 1}))
-                server.until(lambda: server.metrics()["dlc_requests_waiting"] == 3, "third request that waits")
-            time.sleep(0.1)
-            with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                answer = pool.submit(server.post, "/v1/completions", prompt="And", max_tokens=1)
-                time.sleep(0.1)
-                demand(server.metrics()["dlc_requests_waiting"] >= 2, "the texts ended too soon for this check")
-        equal("status", answer.result()[0], 200)
-    return "1 place"
-
-
-def check_timeout(setup: Setup) -> str:
-    with setup.serve("--timeout", "0") as server:
-        fields = {"prompt": "In the beginning", "max_tokens": 400, "ignore_eos": True, "n": 4}
-        status, _, text = server.post("/v1/completions", **fields)
-        check_refusal(status, text, 504, None)
-        data = server.post("/v1/completions", **fields, stream=True)[2]
-        last = [line for line in data.splitlines() if line.startswith("data: ")][-1]
-        demand_form(json.loads(last.removeprefix("data: ")), "Error")
-        server.until(lambda: server.metrics()["dlc_requests_running"] == 0, "end of the texts")
-    return "whole and streamed"
-
-
-@contextlib.contextmanager
-def under_way(server: Server, **fields: object) -> Iterator[http.client.HTTPResponse]:
-    """A stream of which the first bytes came."""
-    body = {"model": MODEL, "prompt": "In the beginning", "temperature": 0, "ignore_eos": True, "stream": True, **fields}
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-    with contextlib.closing(connection):
-        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        answer.first = answer.readline()
-        yield answer
-
-
-def check_stopping(setup: Setup) -> str:
-    """A stream that is under way at a signal is finished."""
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        with setup.serve("--grace", "60") as server:
-            expected = server.text("In the beginning", max_tokens=400, ignore_eos=True)
-            with under_way(server, max_tokens=400) as answer:
-                server.process.send_signal(number)
-                parts = events((answer.first + answer.read()).decode("utf-8"))
-            equal("text", "".join(part["choices"][0]["text"] for part in parts), expected)
-            equal("exit code", server.ends(5), code)
-    return "exit codes 143, 130"
-
-
-def check_grace(setup: Setup) -> str:
-    """What isn't done in time is broken off with an error, and the server ends."""
-    with setup.serve("--grace", "0") as server:
-        with under_way(server, max_tokens=480, n=8) as answer:
-            server.process.send_signal(signal.SIGTERM)
-            began = time.monotonic()
-            text = (answer.first + answer.read()).decode("utf-8")
-            code = server.ends(5)
-            took = time.monotonic() - began
-        equal("exit code", code, 143)
-        last = [line for line in text.splitlines() if line.startswith("data: ")][-1]
-        demand_form(json.loads(last.removeprefix("data: ")), "Error")
-        demand(took < 4, f"the server ended after {took:.1f} s")
-    return f"after {took:.1f} s"
-
-
-def check_idle_end(setup: Setup) -> str:
-    """Connections that ask nothing don't keep a server."""
-    with setup.serve() as server:
-        idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-        with contextlib.closing(idle):
-            idle.request("GET", "/health")
-            idle.getresponse().read()
-            server.process.send_signal(signal.SIGTERM)
-            equal("exit code", server.ends(3), 143)
-    return "within 3 s"
-
-
-def check_start(setup: Setup) -> str:
-    """A port that is taken and a bundle that can't be served end the command with what to do."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        for arguments, code, told in (
-            ([str(setup.bundle), "--port", port], 2, "--port"),
-            ([str(setup.folder / "absent"), "--port", "0"], 2, "absent"),
-            ([f"a={setup.bundle}", f"a={setup.bundle}", "--port", "0"], 2, "NAME="),
-        ):
-            done = subprocess.run(
-                [setup.dlc, "serve", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
-            )
-            equal(f"exit code of {arguments}", done.returncode, code)
-            demand(told in done.stderr, f"{arguments}: {done.stderr[-300:]}")
-    return "3 commands"
-
-
 # Checks that share a server, in their order: the metrics are those of all before.
 SHARED: dict[str, Callable[[Server], str]] = {
     "models": check_models,
@@ -800,22 +404,11 @@ SHARED: dict[str, Callable[[Server], str]] = {
     "program of the page": check_program,
     "fields of the page": check_fields_of_page,
     "description": check_description,
-    "fields": check_fields,
+    "requests": check_requests,
     "refusals": check_refusals,
     "state": check_state,
     "hanging up": check_hanging_up,
     "metrics": check_metrics,
-}
-# Checks that start servers of their own.
-APART: dict[str, Callable[[Setup], str]] = {
-    "keys": check_keys,
-    "queue": check_queue,
-    "hanging up while waiting": check_waiting,
-    "timeout": check_timeout,
-    "stopping": check_stopping,
-    "grace": check_grace,
-    "idle connections": check_idle_end,
-    "start": check_start,
 }
 
 
@@ -826,16 +419,6 @@ def attempt(name: str, check: Callable[[], str]) -> bool:
         print(f"FAILED  {name}: {type(error).__name__}: {str(error)[:2000]}", flush=True)
         return False
     return True
-
-
-def compile_bundle(dlc: pathlib.Path, folder: pathlib.Path) -> Setup:
-    checkpoint = folder / "checkpoint"
-    shutil.copytree(ROOT / "fixtures" / "tiny-llama", checkpoint)
-    (checkpoint / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    setup = Setup(dlc, folder / "bundle", folder)
-    flags = ("--no-cache", "--pass", "fit-prune:drop=4", "--profile", "ort", "-o", str(setup.bundle))
-    setup.run("compile", str(checkpoint), *flags)
-    return setup
 
 
 def check_all(setup: Setup, only: list[str]) -> bool:
@@ -857,7 +440,9 @@ def main() -> int:
     built = ROOT / "target" / "debug" / "dlc"
     parser.add_argument("--dlc", type=pathlib.Path, default=built, metavar="FILE", help="default: target/debug/dlc")
     names = [*SHARED, *APART]
-    parser.add_argument("--only", action="append", choices=names, metavar="NAME", help="a check; may stand several times")
+    parser.add_argument(
+        "--only", action="append", choices=names, metavar="NAME", help="a check; may stand several times"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="check-serve-") as folder:
         try:

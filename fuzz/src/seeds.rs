@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use dlc::checkpoint::Checkpoint;
 use dlc::import::{ImportOptions, import};
-use dlc::pipeline::{CompileRequest, Monitor, compile, parse_pass_flag};
+use dlc::pipeline::{CompileRequest, Monitor, compile, parse_pass_flag, score};
 use dlc_bundle::Profile;
+use dlc_passes::sums::Shard;
 
 /// A file or folder in `fixtures/`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -65,6 +66,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             bundles(&["dlc.yaml"]).iter().filter_map(schedule).chain([SCHEDULE.into()]).collect()
         }
         "adapter" => files(&["adapters/lora-llama/adapter/adapter_config.json", "adapters/patterns-llama/adapter/adapter_config.json"]),
+        "scores" => vec![scores_of_shard()],
         "pipeline" => vec![b"model: m\npasses:\n  - fit-prune: {drop: 4, granularity: layer}\n  - remove-unused\nprofile: ort\noutput: out\n".to_vec()],
         "tokenizer" => files(&["tiny-llama/tokenizer.json", "cases/chat-tools-is-none/tokenizer.json", "cases/sentence-max-seq-length/tokenizer.json"]),
         "vocabulary" => files(&["tokenizers/llama-legacy/tokenizer.model", "tokenizers/gemma/tokenizer.model", "tokenizers/deberta-v2/spm.model", "tokenizers/bert/vocab.txt"]),
@@ -74,6 +76,22 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         ],
         _ => vec![],
     }
+}
+
+/// The file of a shard's scores.
+fn scores_of_shard() -> Vec<u8> {
+    let pass = format!(
+        "fit-prune:drop=1,calibration={}",
+        fixture("calibration-tokens.jsonl").display()
+    );
+    let request = CompileRequest {
+        passes: vec![parse_pass_flag(&pass).unwrap()],
+        threads: 1,
+        ..CompileRequest::new(fixture("goldens/llama"), "unwritten")
+    };
+    score(&request, Shard::WHOLE, None, &Unwatched)
+        .unwrap()
+        .file
 }
 
 /// Files of a decoder's bundle, and of a diffusion model's with a schedule.

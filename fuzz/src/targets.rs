@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use dlc::checkpoint::{AdapterFiles, Checkpoint};
 use dlc::import::{ImportOptions, import};
-use dlc::pipeline::{PipelineConfig, module_of_bundle, read_onnx};
+use dlc::pipeline::{PipelineConfig, check_scores, module_of_bundle, read_onnx};
 use dlc_bundle::Profile;
 use dlc_ir::{Module, SkipSchedule, parse_graph, verify};
 use dlc_passes::merge_adapter::{MergeAdapter, MergeAdapterOptions};
@@ -60,6 +60,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "adapter",
         run: adapter,
+    },
+    Target {
+        name: "scores",
+        run: scores,
     },
     Target {
         name: "pipeline",
@@ -117,6 +121,13 @@ static SERIAL: AtomicUsize = AtomicUsize::new(0);
 
 fn copy(file: &str, to: &Path) {
     fs::copy(fixture(file), to).unwrap();
+}
+
+/// Scores of a shard.
+fn scores(bytes: &[u8]) {
+    static FOLDER: LazyLock<Folder> = LazyLock::new(|| Folder::new(|_| ()));
+    let name = "part.safetensors";
+    let _ = check_scores(&[FOLDER.with(name, bytes).join(name)]);
 }
 
 /// Weights of a checkpoint, quantised or not.

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::error::PassError;
 use crate::needs::Needs;
 use crate::report::PassReport;
+use crate::sums::{Shard, ShardScores};
 
 /// A function from module to module. Pure: the same module, options and calibration data give the
 /// same result.
@@ -33,6 +34,30 @@ pub trait Pass: fmt::Debug {
     fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
         let _ = module;
         Ok(())
+    }
+
+    /// Whether [`run`](Self::run) scores by Fisher information, and takes it from
+    /// [`Sources::scores`](crate::Sources::scores) where that is given.
+    fn takes_scores(&self) -> bool {
+        false
+    }
+
+    /// Scores a shard of the samples that [`run`](Self::run) would score by Fisher information.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run); [`PassError::Calibration`] for more shards than samples, and
+    /// [`PassError::Unsupported`] for a pass that doesn't [take scores](Self::takes_scores).
+    fn score_shard(
+        &self,
+        module: &Module,
+        shard: Shard,
+        cx: &PassContext<'_>,
+    ) -> Result<ShardScores, PassError> {
+        let _ = (module, shard, cx);
+        Err(PassError::Unsupported {
+            pass: self.name(),
+            problem: "it scores nothing by Fisher information".into(),
+        })
     }
 
     /// Changes the module, and reports what was done.

@@ -59,6 +59,14 @@ pub enum PassError {
         /// What is wrong, and the way out.
         problem: String,
     },
+    /// Scores that were given can't be used.
+    #[error("{place}: {problem}")]
+    Scores {
+        /// The file.
+        place: String,
+        /// What is wrong, and the way out.
+        problem: String,
+    },
     /// The module isn't one that the pass can work on.
     #[error("pass {pass}: {problem}")]
     Unsupported {
@@ -155,6 +163,7 @@ impl Faulty for PassError {
             | Self::Options { .. }
             | Self::Calibration { .. }
             | Self::Costs { .. }
+            | Self::Scores { .. }
             | Self::NotFinite { .. }
             | Self::Adapter {
                 unsupported: false, ..

@@ -11,6 +11,7 @@ mod context;
 pub mod dip_go;
 mod draft;
 mod error;
+mod fisher_work;
 pub mod fit_prune;
 mod fold_constants;
 mod keep_codes;
@@ -27,6 +28,7 @@ mod routers;
 pub mod scoring;
 pub mod skip;
 mod sources;
+pub mod sums;
 mod texts;
 pub mod trim_head;
 
@@ -35,10 +37,11 @@ pub use context::{Pass, PassContext, Progress, ScoreCache};
 pub use error::PassError;
 pub use fold_constants::fold_constants;
 pub use keep_codes::{KeptCodes, keep_codes};
-pub use manager::{PassRun, rehearse_passes, run_pass, run_passes};
+pub use manager::{PassRun, rehearse_passes, run_pass, run_passes, score_shard};
 pub use needs::{Needs, largest_weight};
 pub use options::{OptionInfo, Range, hint};
 pub use report::{DraftCandidate, PassReport, ScoreColumn, ScoreTable, WeightChange};
 pub use sources::{
-    AdaptedPart, Adapter, AdapterTensor, Calibration, Machine, Prompt, Samplers, Sources,
+    AdaptedPart, Adapter, AdapterTensor, Calibration, Machine, Prompt, Samplers, ScoreParts,
+    Sources,
 };

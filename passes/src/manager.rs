@@ -5,6 +5,7 @@ use dlc_ir::{Module, verify};
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::report::PassReport;
+use crate::sums::{Shard, ShardScores};
 
 /// A pass that ran.
 #[derive(Debug)]
@@ -42,6 +43,21 @@ pub fn run_passes(
         .iter()
         .map(|pass| run_pass(module, &**pass, cx))
         .collect()
+}
+
+/// Scores a shard of the samples that `pass` would score.
+///
+/// # Errors
+/// Those of [`Pass::score_shard`].
+pub fn score_shard(
+    module: &Module,
+    pass: &dyn Pass,
+    shard: Shard,
+    cx: &PassContext<'_>,
+) -> Result<ShardScores, PassError> {
+    cx.progress.phase(pass.name());
+    pass.score_shard(module, shard, cx)
+        .map_err(|error| error.within(pass.name()))
 }
 
 /// Runs one pass on `module`.

@@ -12,6 +12,7 @@ use dlc_methods::speculation::{DraftCosts, StepCosts};
 
 use crate::context::PassContext;
 use crate::error::PassError;
+use crate::sums::{FisherSums, ScoreRequest};
 
 /// Where passes get what no option holds.
 #[derive(Clone, Copy)]
@@ -26,6 +27,8 @@ pub struct Sources<'a> {
     pub machine: Option<&'a dyn Machine>,
     /// How the model is sampled, if it is a diffusion model.
     pub samplers: Option<&'a dyn Samplers>,
+    /// Fisher information that is taken instead of being computed.
+    pub scores: Option<&'a dyn ScoreParts>,
     /// Whether the target's products [keep](crate::keep_codes()) the codes of the checkpoint in the
     /// end.
     pub keeps_codes: bool,
@@ -41,6 +44,7 @@ impl Sources<'static> {
         allow_nan: false,
         machine: None,
         samplers: None,
+        scores: None,
         keeps_codes: false,
         multiplies_f16_codes: false,
     };
@@ -130,6 +134,15 @@ pub trait Calibration {
     /// # Errors
     /// [`PassError::Calibration`] if the tokenizer can't be read.
     fn basic_tokens(&self) -> Result<Vec<u32>, PassError>;
+}
+
+/// Fisher information that other runs computed, of a shard of the samples each.
+pub trait ScoreParts {
+    /// The sums over all samples of `request`, in its layout; all of them are finite.
+    ///
+    /// # Errors
+    /// [`PassError::Scores`] for sums that are of something else.
+    fn sums(&self, request: &ScoreRequest) -> Result<FisherSums, PassError>;
 }
 
 /// The machine that a bundle is made for.

@@ -1,6 +1,5 @@
 //! `dlc compile`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -15,6 +14,7 @@ use dlc_runtime::unrunnable;
 use serde_json::json;
 
 use super::backend::Device;
+use super::cache::CacheArgs;
 use super::destination::Destination;
 use super::failure::{Context, Failure, Result, bail};
 use super::next_step::next_step;
@@ -23,9 +23,9 @@ use super::output::{Output, note, warn};
 use super::phases::{self, PhaseCost};
 use super::progress::Bar;
 use super::room::{Room, size};
-use super::{environment, hub, signals};
+use super::{environment, hub};
 use crate::pipeline::{
-    CompileOutcome, CompileRequest, DiskCache, PipelineConfig, PipelineError, check_compilation,
+    CompileOutcome, CompileRequest, PipelineConfig, PipelineError, check_compilation, check_scores,
     compile, needs, parse_adapter_flag, parse_pass_flag,
 };
 use crate::report::{bundle_summary, pass_summary};
@@ -55,6 +55,10 @@ pub(super) struct Args {
     /// `dlc passes`)
     #[arg(long = "pass", value_name = "NAME[:key=value,...]")]
     passes: Vec<String>,
+    /// Scores for `fit-prune` or `auto-draft` to take, a file that `dlc score` wrote of each shard;
+    /// may be given several times
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    scores: Vec<PathBuf>,
     /// A pipeline in YAML; flags decide over it. Its paths start at the current folder
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -88,13 +92,8 @@ pub(super) struct Args {
     /// Take weights that are NaN or infinite
     #[arg(long)]
     allow_nan: bool,
-    /// Score anew instead of taking scores of an earlier run from the cache
-    #[arg(long)]
-    no_cache: bool,
-    /// Folder that keeps scores, and how far learning got, instead of the user's cache; a run that
-    /// was interrupted continues from there
-    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
-    state: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Threads for scoring and writing [default: all cores]
     #[arg(long, value_name = "N", value_parser = environment::threads)]
     threads: Option<usize>,
@@ -157,10 +156,10 @@ impl From<DTypeArg> for DType {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output::new(args.json);
     let mut request = request(args)?;
-    for folder in [&request.output].into_iter().chain(&args.state) {
-        Destination::check_folder(folder)?;
-    }
+    Destination::check_folder(&request.output)?;
+    args.cache.check()?;
     check_compilation(&request)?;
+    check_scores(&request.scores)?;
     let found = hub::checkpoint(&request.model)?;
     (request.model, request.model_name) = (found.path, found.name);
     hub::adapters(&mut request.adapters)?;
@@ -171,19 +170,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         output.json(&room)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(folder) = &args.state {
-        fs::create_dir_all(folder)
-            .with_context(|| format!("can't keep scores in {}", folder.display()))?;
-    }
-    let folder = args
-        .state
-        .clone()
-        .or_else(environment::cache_folder)
-        .filter(|_| !args.no_cache);
-    let cache = folder.map(|folder| Keeping {
-        cache: DiskCache::new(folder.clone()),
-        folder,
-    });
+    let cache = args.cache.open()?;
     let bar = Bar::for_output(&request.output);
     let start = Instant::now();
     let load = environment::load_average();
@@ -229,37 +216,6 @@ fn phases_text(phases: &[PhaseCost]) -> String {
     long + &peak.map_or_else(String::new, |bytes| {
         format!(", {} of memory at most", size(bytes))
     })
-}
-
-/// The cache of a command that says where its work is when it is stopped.
-#[derive(Debug)]
-struct Keeping {
-    cache: DiskCache,
-    folder: PathBuf,
-}
-
-impl ScoreCache for Keeping {
-    fn get(&self, key: &str) -> Option<String> {
-        self.cache.get(key)
-    }
-
-    fn put(&self, key: &str, text: &str) {
-        self.put_bytes(key, text.as_bytes());
-    }
-
-    fn get_bytes(&self, key: &str) -> Option<Vec<u8>> {
-        self.cache.get_bytes(key)
-    }
-
-    fn put_bytes(&self, key: &str, bytes: &[u8]) {
-        if self.cache.store(key, bytes) {
-            signals::keep(&self.folder);
-        }
-    }
-
-    fn remove(&self, key: &str) {
-        self.cache.remove(key);
-    }
 }
 
 /// What stands against running the bundle here.
@@ -353,6 +309,11 @@ fn request(args: &Args) -> Result<CompileRequest> {
         model,
         model_name: None,
         passes,
+        scores: if args.scores.is_empty() {
+            config.scores
+        } else {
+            args.scores.clone()
+        },
         profile: profile.unwrap_or(Profile::Portable),
         deploy,
         task: args.task.or(config.task),

@@ -5,6 +5,7 @@
 
 mod backend;
 mod bench;
+mod cache;
 mod compare;
 mod compile;
 mod completions;
@@ -40,6 +41,7 @@ mod records;
 mod room;
 mod run;
 mod sample;
+mod score;
 mod serve;
 mod setup;
 mod signals;
@@ -107,6 +109,7 @@ enum Command {
     Compile(compile::Args),
     Convert(convert::Args),
     Merge(merge::Args),
+    Score(score::Args),
     Run(run::Args),
     Sample(sample::Args),
     Serve(serve::Args),
@@ -153,6 +156,7 @@ fn run(command: &Command, given: &Given) -> failure::Result<ExitCode> {
         Command::Compile(args) => compile::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Score(args) => score::run(args),
         Command::Run(args) => run::run(args, given),
         Command::Sample(args) => sample::run(args),
         Command::Serve(args) => serve::run(args),

@@ -9,8 +9,8 @@ use dlc_files::FileStamp;
 use dlc_ir::{DType, ModelInfo, Module, SideFile};
 use dlc_passes::registry;
 use dlc_passes::{
-    Adapter, Needs, Pass, PassContext, PassError, PassRun, Samplers, ScoreCache, Sources,
-    largest_weight, run_passes,
+    Adapter, Needs, Pass, PassContext, PassError, PassRun, Samplers, ScoreCache, ScoreParts,
+    Sources, largest_weight, run_passes,
 };
 use rayon::ThreadPool;
 
@@ -25,6 +25,7 @@ use super::monitor::Monitor;
 use super::range;
 use super::request::CompileRequest;
 use super::samplers::DiffusionSamplers;
+use super::score_parts::ScoreFiles;
 use super::source::source_record;
 use super::warnings::{Use, findings};
 use crate::checkpoint::{AdapterFiles, Checkpoint};
@@ -63,8 +64,23 @@ pub fn check_compilation(request: &CompileRequest) -> Result<(), PipelineError> 
 /// The passes without sources, for what they need, if the request can be followed so far.
 pub(super) fn unfed(request: &CompileRequest) -> Result<Vec<Box<dyn Pass + '_>>, PipelineError> {
     let unfed = passes(request, Sources::NONE)?;
+    if !request.scores.is_empty() {
+        check_taker(&unfed, "--scores")?;
+    }
     check_replaceable(&request.output, request.force)?;
     Ok(unfed)
+}
+
+/// Refuses passes of which none takes scores; `place` asks for one that does.
+pub(super) fn check_taker(passes: &[Box<dyn Pass + '_>], place: &str) -> Result<(), PipelineError> {
+    if passes.iter().any(|pass| pass.takes_scores()) {
+        return Ok(());
+    }
+    let problem = "no pass scores by Fisher information; ask for --pass fit-prune, with one of its scores by gradients, or for --pass auto-draft";
+    Err(PipelineError::Config {
+        place: place.to_owned(),
+        problem: problem.into(),
+    })
 }
 
 /// Compiles.
@@ -77,9 +93,10 @@ pub fn compile(
     monitor: &dyn Monitor,
 ) -> Result<CompileOutcome, PipelineError> {
     let unfed = unfed(request)?;
+    let scores = ScoreFiles::read(&request.scores)?;
     let pool = pool(request.threads)?;
     let mut opened = open(request, &unfed, &pool, monitor)?;
-    let runs = transform(request, &mut opened, cache, &pool, monitor)?;
+    let runs = transform(request, &mut opened, scores.as_ref(), cache, &pool, monitor)?;
     let codes = finish(&mut opened.module, request.codes_become_numbers())?;
     opened.warnings.extend(codes.notes());
     let Opened {
@@ -137,13 +154,13 @@ fn unread_by_target(request: &CompileRequest, module: &Module) -> Option<String>
 }
 
 /// A checkpoint and its adapters, imported and checked.
-struct Opened {
+pub(super) struct Opened {
     checkpoint: Checkpoint,
-    module: Module,
-    source: Source,
+    pub module: Module,
+    pub source: Source,
     inputs: Vec<FileStamp>,
-    adapters: Vec<Adapter>,
-    warnings: Vec<String>,
+    pub adapters: Vec<Adapter>,
+    pub warnings: Vec<String>,
     uses: BTreeSet<Use>,
 }
 
@@ -169,7 +186,7 @@ pub(super) fn adapted(request: &CompileRequest) -> Result<Adapted, PipelineError
 }
 
 /// Opens all that is read; `unfed` are the passes that will run, for what they need.
-fn open(
+pub(super) fn open(
     request: &CompileRequest,
     unfed: &[Box<dyn Pass + '_>],
     pool: &ThreadPool,
@@ -245,10 +262,19 @@ fn beside(request: &CompileRequest) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
+/// Calibration text, tokenised for `module`.
+pub(super) fn calibration(module: &Module) -> TextCalibration {
+    let files = &module.side_files;
+    let tokenizer = files.iter().find(|f| f.name == "tokenizer.json");
+    let tokenizer = tokenizer.map(|f| f.path.clone());
+    TextCalibration::new(tokenizer, module.model.vocab_size)
+}
+
 /// Runs the passes, and warns of what they met.
 fn transform(
     request: &CompileRequest,
     opened: &mut Opened,
+    scores: Option<&ScoreFiles>,
     cache: Option<&dyn ScoreCache>,
     pool: &ThreadPool,
     monitor: &dyn Monitor,
@@ -261,12 +287,7 @@ fn transform(
         warnings,
         ..
     } = opened;
-    let tokenizer = module
-        .side_files
-        .iter()
-        .find(|f| f.name == "tokenizer.json")
-        .map(|f| f.path.clone());
-    let calibration = TextCalibration::new(tokenizer, module.model.vocab_size);
+    let calibration = calibration(module);
     let samplers = samplers(checkpoint, module);
     let machine = BundleMachine {
         profile: request.profile,
@@ -283,6 +304,7 @@ fn transform(
             allow_nan: request.allow_nan,
             machine: Some(&machine),
             samplers: steps_of(module, &samplers),
+            scores: scores.map(|scores| scores as &dyn ScoreParts),
             keeps_codes: request.codes_become_numbers().is_none(),
             multiplies_f16_codes: request.profile == Profile::Ort,
         },
@@ -437,19 +459,20 @@ pub(super) fn check_finite(
     }
 }
 
-/// What identifies a module before its first pass: the bytes that it came from, and the type that
-/// it computes in.
-fn identity(source: &Source, module: &Module) -> String {
+/// What identifies a module before its first pass: the bytes that it came from, the type that it
+/// computes in, and what for.
+pub(super) fn identity(source: &Source, module: &Module) -> String {
     let files: Vec<String> = source
         .files
         .iter()
         .map(|(name, f)| format!("{name} {}", f.sha256))
         .collect();
     format!(
-        "dlc {} {} {}",
+        "dlc {} {} {} {}",
         env!("CARGO_PKG_VERSION"),
         files.join(" "),
-        module.model.dtype
+        module.model.dtype,
+        module.model.task.name()
     )
 }
 

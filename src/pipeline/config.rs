@@ -42,6 +42,8 @@ pub struct PipelineConfig {
     pub ignore_keys: Vec<String>,
     /// The passes, in order.
     pub passes: Vec<PassEntry>,
+    /// Files of scores, one of each shard, that a pass takes.
+    pub scores: Vec<PathBuf>,
     /// The operators to restrict the graphs to.
     pub profile: Option<Profile>,
     /// The runtime to compile for; implies the profile.
@@ -71,7 +73,7 @@ pub struct PipelineConfig {
 const TASKS: &str = "text-generation, fill-mask, text-classification, token-classification, question-answering or feature-extraction";
 
 /// What a key must be, for the message if it isn't.
-const KEYS: [(&str, &str); 15] = [
+const KEYS: [(&str, &str); 16] = [
     ("model", "the path of a checkpoint"),
     (
         "adapters",
@@ -83,6 +85,7 @@ const KEYS: [(&str, &str); 15] = [
         "passes",
         "a list of pass names, each with `: {key: value}` if it has options",
     ),
+    ("scores", "a list of files that `dlc score` wrote"),
     ("profile", "portable, onnx or ort"),
     ("deploy", "the name of a deployment target"),
     ("task", TASKS),

@@ -26,6 +26,9 @@ pub struct CompileRequest {
     pub adapter_names: Option<PathBuf>,
     /// The passes, in order.
     pub passes: Vec<PassSpec>,
+    /// Files of scores, one of each shard, that a pass takes instead of computing them; none if it
+    /// computes them.
+    pub scores: Vec<PathBuf>,
     /// The operators to restrict the graphs to.
     pub profile: Profile,
     /// The runtime that the bundle is written for, if one was named.
@@ -64,6 +67,7 @@ impl CompileRequest {
             adapters: vec![],
             adapter_names: None,
             passes: vec![],
+            scores: vec![],
             profile: Profile::Portable,
             deploy: None,
             task: None,

@@ -110,6 +110,19 @@ const INPUTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "x.safetensors",
+        &[
+            "compile",
+            "model",
+            "--pass",
+            "fit-prune:drop=2",
+            "--scores",
+            "x.safetensors",
+            "-o",
+            "out",
+        ],
+    ),
+    (
         "x.yaml",
         &[
             "compile",
@@ -355,6 +368,10 @@ fn outputs_that_can_not_be_written_are_refused_before_any_work() {
         "missing",
         "isn't a folder",
     );
+    for file in ["a.bin", "missing/a.safetensors", "folder.png"] {
+        let outcome = shell.dlc(&["score", "nowhere", "-o", file]);
+        assert_refused(&outcome, file, "can't write");
+    }
     for plot in ["a.png", "missing/a.svg", "folder.png"] {
         let outcome = bundles().dlc(&["bench", "portable", "--backend", "tract", "--plot", plot]);
         assert_refused(&outcome, plot, "can't write");

@@ -55,6 +55,7 @@ mod schedulers;
 mod sentence;
 mod serving;
 mod setup;
+mod sharding;
 mod skipping;
 mod stopping;
 mod tasks;

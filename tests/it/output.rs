@@ -4,10 +4,11 @@
 use crate::command::{PRUNE_GOLDEN, PRUNE_TINY, Shell, bundles, snapshot};
 use crate::common::golden::plain_decoders;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "compile",
     "convert",
     "merge",
+    "score",
     "run",
     "sample",
     "bench",

@@ -142,6 +142,36 @@ fn every_signal_that_asks_to_stop_has_its_own_exit_code_and_leaves_nothing() {
 }
 
 #[test]
+fn ctrl_c_ends_the_scoring_of_a_shard_and_leaves_nothing() {
+    let shell = Shell::new();
+    shell.write("work/part.safetensors", "mine");
+    let args = [
+        "score",
+        "fixtures/tiny-llama",
+        "--pass",
+        "fit-prune:samples=64",
+        "--shard",
+        "1/2",
+        "--no-cache",
+        "--force",
+        "-o",
+        "work/part.safetensors",
+    ];
+    let outcome = stop_after(&shell, &args, "INT", Duration::from_millis(300));
+    assert_eq!(
+        (outcome.code, outcome.stderr.as_str()),
+        (Some(130), FAREWELL),
+        "{}",
+        outcome.transcript()
+    );
+    assert_eq!(entries(&shell.path("work")), ["part.safetensors"]);
+    assert_eq!(
+        std::fs::read(shell.path("work/part.safetensors")).unwrap(),
+        b"mine"
+    );
+}
+
+#[test]
 fn ctrl_c_ends_sampling_between_two_steps_and_leaves_nothing() {
     let shell = Shell::new();
     shell.ok(&["compile", "fixtures/digits-dit", "-o", "digits"]);

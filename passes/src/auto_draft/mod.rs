@@ -27,13 +27,15 @@ use sensitivity::{Sensitivity, sensitivity};
 
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
+use crate::fisher_work::FisherWork;
 use crate::kept::Kept;
 use crate::needs::{self, Needs};
 use crate::options::PassOptions;
 use crate::quantize::{in_floats, keeps_codes};
 use crate::report::PassReport;
-use crate::scoring::most_links;
+use crate::scoring::Objective;
 use crate::sources::{Calibration, Machine, Sources};
+use crate::sums::{Shard, ShardScores};
 use crate::texts::{TextRequest, Texts, texts};
 use crate::trim_head::{basic_tokens, frequencies, most_frequent};
 
@@ -126,28 +128,42 @@ impl<'a> AutoDraft<'a> {
         cx: &PassContext<'_>,
     ) -> Result<Sensitivity, PassError> {
         let key = format!(
-            "{NAME} fit 2 {} {} {:?}",
+            "{NAME} fit 3 {} {} {:?}",
             cx.module_key, self.options.group_size, texts.scored
         );
-        let progress = cx.progress;
         let whole = |table: &Sensitivity| {
             table.len() == target.blocks().count() + 1
                 && table.iter().flatten().all(|fit| fit.is_finite())
         };
         let so_far = format!(
-            "{NAME} fit so far 2 {} {} {:?}",
+            "{NAME} fit so far 3 {} {} {:?}",
             cx.module_key, self.options.group_size, texts.scored
         );
         let so_far = Kept::new(cx.cache, &so_far);
-        let table = cx.cached(&key, whole, || {
+        let work = fisher_work((target, weights))?;
+        let given = self.sources.scores;
+        let compute = || {
+            let fisher = work.scores(&texts.scored, given, cx)?;
+            let progress = cx.progress;
             cx.pool
-                .install(|| sensitivity(target, weights, format, &texts.scored, so_far, progress))
-        });
+                .install(|| sensitivity(target, weights, format, &fisher, so_far, progress))
+        };
+        let table = if given.is_some() {
+            compute()
+        } else {
+            cx.cached(&key, whole, compute)
+        };
         if !matches!(table, Err(PassError::Interrupted)) {
-            sensitivity::forget(so_far, most_links(target));
+            work.forget(&texts.scored, cx);
+            sensitivity::forget(so_far);
         }
         table
     }
+}
+
+/// What the scores are made of.
+fn fisher_work(target: (&Graph, &WeightTable)) -> Result<FisherWork, PassError> {
+    FisherWork::new(target, Objective::NextToken, true, NAME)
 }
 
 /// The tokens that each head keeps: all of them, then fewer and fewer.
@@ -233,6 +249,21 @@ impl Pass for AutoDraft<'_> {
         whole.name = "draft".into();
         module.graphs.push(whole);
         Ok(())
+    }
+
+    fn takes_scores(&self) -> bool {
+        true
+    }
+
+    fn score_shard(
+        &self,
+        module: &Module,
+        shard: Shard,
+        cx: &PassContext<'_>,
+    ) -> Result<ShardScores, PassError> {
+        let target = check(module)?;
+        let texts = self.texts(module, target, cx)?;
+        fisher_work((target, &module.weights))?.shard(shard, &texts.scored, cx)
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {

@@ -15,32 +15,23 @@ use crate::context::Progress;
 use crate::error::PassError;
 use crate::kept::Kept;
 use crate::quantize::{Matrix, matrices, perturbation};
+use crate::scoring::FisherScores;
 use crate::scoring::steps::Steps;
-use crate::scoring::{FisherScores, Objective, fisher};
 
 /// FIT of each action, in the order of [`Action::ALL`], on each block and, last, on the head, which
 /// can't be dropped.
 pub(super) type Sensitivity = Vec<[f64; 4]>;
 
-/// Of a target in floats. Goes on where an earlier run was stopped, until what it kept is
-/// [forgotten](forget).
+/// Of a target in floats with these scores. Goes on where an earlier run was stopped, until what it
+/// kept is [forgotten](forget).
 pub(super) fn sensitivity(
     target: &Graph,
     weights: &WeightTable,
     format: &Format,
-    texts: &[Vec<u32>],
+    fisher: &FisherScores,
     kept: Kept<'_>,
     progress: &dyn Progress,
 ) -> Result<Sensitivity, PassError> {
-    let fisher = fisher::scores(
-        target,
-        weights,
-        Objective::NextToken,
-        texts,
-        fisher::Head::of(target),
-        kept,
-        progress,
-    )?;
     let traces: BTreeMap<WeightId, f64> = fisher
         .blocks
         .values()
@@ -51,7 +42,7 @@ pub(super) fn sensitivity(
     let mut steps = Steps::start(progress, "weighing fewer bits", matrices.len())?;
     let mut table: BTreeMap<Option<BlockId>, [f64; 4]> = target
         .blocks()
-        .map(|(id, _)| (Some(id), dropped(&fisher, id)))
+        .map(|(id, _)| (Some(id), dropped(fisher, id)))
         .collect();
     table.insert(None, [0.0; 4]);
     // What rounding does to each matrix, by action.
@@ -98,9 +89,8 @@ pub(super) fn sensitivity(
 const ROUNDING: &str = "rounding";
 
 /// Forgets what stopped runs have kept.
-pub(super) fn forget(kept: Kept<'_>, links: usize) {
+pub(super) fn forget(kept: Kept<'_>) {
     kept.remove(ROUNDING);
-    fisher::forget(kept, links);
 }
 
 /// Mean square of what each action does to a number of the matrix.

@@ -23,13 +23,14 @@ use options::Score;
 use self::compensate::{Compensation, Samples};
 use crate::context::{Pass, PassContext};
 use crate::error::PassError;
-use crate::kept::Kept;
+use crate::fisher_work::FisherWork;
 use crate::needs::{self, Needs};
 use crate::options::PassOptions;
 use crate::report::{PassReport, ScoreTable};
 use crate::scoring::agreement::Agreement;
-use crate::scoring::{self, Objective, chain, most_links};
+use crate::scoring::{self, Objective, chain};
 use crate::sources::Sources;
+use crate::sums::{Shard, ShardScores};
 
 pub use options::{Compensate, FitPruneOptions};
 pub use select::select;
@@ -72,52 +73,6 @@ impl<'a> FitPrune<'a> {
             self.length(module),
         )
     }
-
-    /// The score table, from the cache if it has one for the same module, data and options.
-    fn score(
-        &self,
-        module: &Module,
-        target: &Graph,
-        units: &[Unit],
-        samples: &[Vec<u32>],
-        cx: &mut PassContext<'_>,
-    ) -> Result<(ScoreTable, bool), PassError> {
-        let key = format!(
-            "{NAME} 2 {} {:?} {} {samples:?}",
-            cx.module_key, self.options.granularity, self.options.score
-        );
-        let fits = |table: &ScoreTable| {
-            table.fits(
-                units.iter().map(|u| u.name.as_str()),
-                self.scores.iter().map(|s| s.name()),
-            )
-        };
-        if let Some(table) = cx.stored(&key, fits) {
-            return Ok((table, true));
-        }
-        let gradients = format!("{NAME} gradients 2 {} {samples:?}", cx.module_key);
-        let removal = format!(
-            "{NAME} removal 1 {} {:?} {} {} {samples:?}",
-            cx.module_key,
-            self.options.granularity,
-            self.scores.iter().any(|s| s.needs_removal()),
-            self.scores.contains(&Score::Kl)
-        );
-        let kept = [&gradients, &removal].map(|key| Kept::new(cx.cache, key));
-        let (scores, progress) = (self.scores.as_slice(), cx.progress);
-        let table = cx
-            .pool
-            .install(|| table::compute(scores, module, target, units, samples, kept, progress));
-        if let Ok(table) = &table {
-            cx.store(&key, table);
-        }
-        if !matches!(table, Err(PassError::Interrupted)) {
-            let links = most_links(target);
-            scoring::fisher::forget(kept[0], links);
-            ablate::forget(kept[1], links);
-        }
-        Ok((table?, false))
-    }
 }
 
 /// What the module is scored on.
@@ -138,6 +93,11 @@ fn objective(module: &Module) -> Result<Objective, PassError> {
             "the model gives numbers, not classes, and layers are scored on the likeliest answer",
         )),
     }
+}
+
+/// What the scores by gradients are made of.
+fn fisher_work(module: &Module, target: &Graph) -> Result<FisherWork, PassError> {
+    FisherWork::new((target, &module.weights), objective(module)?, false, NAME)
 }
 
 fn unsupported(problem: &str) -> PassError {
@@ -184,6 +144,21 @@ impl Pass for FitPrune<'_> {
         Ok(())
     }
 
+    fn takes_scores(&self) -> bool {
+        self.scores.iter().any(|s| s.needs_gradient())
+    }
+
+    fn score_shard(
+        &self,
+        module: &Module,
+        shard: Shard,
+        cx: &PassContext<'_>,
+    ) -> Result<ShardScores, PassError> {
+        let target = self.plan(module)?.target;
+        let samples = self.samples(module)?;
+        fisher_work(module, target)?.shard(shard, &samples, cx)
+    }
+
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let Plan {
             target,
@@ -194,7 +169,7 @@ impl Pass for FitPrune<'_> {
         } = self.plan(module)?;
         let target = &target.clone();
         let samples = self.samples(module)?;
-        let (mut table, reused) = self.score(module, target, &units, &samples, cx)?;
+        let (mut table, origin) = self.score(module, target, &units, &samples, cx)?;
         let dropped = select(&table.columns[0].values, &candidates, drop);
         table.dropped = (0..units.len()).map(|i| dropped.contains(&i)).collect();
         let goes: BTreeSet<BlockId> = dropped
@@ -210,11 +185,7 @@ impl Pass for FitPrune<'_> {
         bypass(&mut pruned, &goes, &stays.unwrap_or_default(), result)?;
         let small = cleaned(pruned.clone());
         let mut report = self.report(module, &table);
-        report.note = Some(if reused {
-            "scores: reused from the cache"
-        } else {
-            "scores: computed"
-        });
+        report.note = Some(origin);
         if let Some(compensation) = &compensation {
             report.fact("compensated", compensation.notes.join("; "));
             let mut plain = target.clone();

@@ -2,41 +2,97 @@
 
 use dlc_ir::{Graph, Module};
 
+use super::ablate::Ablation;
 use super::options::Score;
 use super::units::Unit;
-use super::{NAME, ablate, objective, unsupported};
-use crate::context::Progress;
+use super::{FitPrune, NAME, ablate, fisher_work, objective, unsupported};
+use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::kept::Kept;
-use crate::quantize::in_floats;
 use crate::report::{ScoreColumn, ScoreTable};
-use crate::scoring::{self, TensorFisher, chain};
+use crate::scoring::{FisherScores, TensorFisher, chain, most_links};
 
-/// What stopped runs have found so far is kept: of the way back, and of scoring by removal.
-pub(super) fn compute(
+impl FitPrune<'_> {
+    /// The score table, and where it is from: given Fisher information, or the cache if that has a
+    /// table for the same module, data and options.
+    pub(super) fn score(
+        &self,
+        module: &Module,
+        target: &Graph,
+        units: &[Unit],
+        samples: &[Vec<u32>],
+        cx: &PassContext<'_>,
+    ) -> Result<(ScoreTable, &'static str), PassError> {
+        let key = format!(
+            "{NAME} 2 {} {:?} {} {samples:?}",
+            cx.module_key, self.options.granularity, self.options.score
+        );
+        let fits = |table: &ScoreTable| {
+            table.fits(
+                units.iter().map(|u| u.name.as_str()),
+                self.scores.iter().map(|s| s.name()),
+            )
+        };
+        let given = self.takes_scores() && self.sources.scores.is_some();
+        if !given && let Some(table) = cx.stored(&key, fits) {
+            return Ok((table, "scores: reused from the cache"));
+        }
+        let removal = format!(
+            "{NAME} removal 1 {} {:?} {} {} {samples:?}",
+            cx.module_key,
+            self.options.granularity,
+            self.scores.iter().any(|s| s.needs_removal()),
+            self.scores.contains(&Score::Kl)
+        );
+        let removal = Kept::new(cx.cache, &removal);
+        let table = self.table(module, target, units, samples, removal, cx);
+        if !matches!(table, Err(PassError::Interrupted)) {
+            fisher_work(module, target)?.forget(samples, cx);
+            ablate::forget(removal, most_links(target));
+        }
+        let table = table?;
+        if given {
+            return Ok((table, "scores: computed in shards"));
+        }
+        cx.store(&key, &table);
+        Ok((table, "scores: computed"))
+    }
+
+    /// What stopped runs have found so far is kept: of the way back, and of scoring by removal.
+    fn table(
+        &self,
+        module: &Module,
+        target: &Graph,
+        units: &[Unit],
+        samples: &[Vec<u32>],
+        removal: Kept<'_>,
+        cx: &PassContext<'_>,
+    ) -> Result<ScoreTable, PassError> {
+        let (scores, objective) = (self.scores.as_slice(), objective(module)?);
+        let chain = chain::Chain::new(target, &module.weights)?;
+        let (mut fisher, mut ablation) = (None, None);
+        if self.takes_scores() {
+            let work = fisher_work(module, target)?;
+            fisher = Some(work.scores(samples, self.sources.scores, cx)?);
+        }
+        if scores.iter().any(|s| !s.needs_gradient()) {
+            let progress = cx.progress;
+            ablation = Some(cx.pool.install(|| {
+                ablate::ablate(&chain, units, objective, samples, scores, removal, progress)
+            })?);
+        }
+        tabulate(scores, units, fisher.as_ref(), ablation.as_ref())
+    }
+}
+
+/// A column for each score.
+fn tabulate(
     scores: &[Score],
-    module: &Module,
-    target: &Graph,
     units: &[Unit],
-    samples: &[Vec<u32>],
-    [gradients, removal]: [Kept<'_>; 2],
-    progress: &dyn Progress,
+    fisher: Option<&FisherScores>,
+    ablation: Option<&Ablation>,
 ) -> Result<ScoreTable, PassError> {
-    let objective = objective(module)?;
-    let chain = chain::Chain::new(target, &module.weights)?;
-    let (mut fisher, mut ablation) = (None, None);
-    if scores.iter().any(|s| s.needs_gradient()) {
-        let (floats, weights) = in_floats(target, &module.weights)?;
-        fisher = Some(scoring::fisher::scores(
-            &floats, &weights, objective, samples, None, gradients, progress,
-        )?);
-    }
-    if scores.iter().any(|s| !s.needs_gradient()) {
-        ablation = Some(ablate::ablate(
-            &chain, units, objective, samples, scores, removal, progress,
-        )?);
-    }
-    if let (Some(f), true) = (&fisher, scores.contains(&Score::FitResidual)) {
+    if let (Some(f), true) = (fisher, scores.contains(&Score::FitResidual)) {
         let silent = |unit: &&Unit| {
             !unit
                 .blocks
@@ -58,7 +114,7 @@ pub(super) fn compute(
         let values = units
             .iter()
             .enumerate()
-            .map(|(i, unit)| match (score, &fisher, &ablation) {
+            .map(|(i, unit)| match (score, fisher, ablation) {
                 (Score::Cosine, _, Some(a)) => a.cosine[i],
                 (Score::Similarity, _, Some(a)) => a.similarity[i],
                 (Score::Kl, _, Some(a)) => a.kl[i],

@@ -13,7 +13,7 @@ use crate::context::PassContext;
 use crate::error::PassError;
 use crate::kept::Kept;
 use crate::report::PassReport;
-use crate::scoring::{Objective, fisher, most_links};
+use crate::scoring::{Head, Objective, fisher, most_links};
 use crate::texts::Texts;
 
 /// Groups that are taken where those of the usual size don't fit. Where they do, larger ones were
@@ -219,12 +219,13 @@ fn traces(
     let objective = Objective::of(module.model.task)
         .ok_or_else(|| unsupported("bits are mixed by what the model answers, and it doesn't"))?;
     let so_far = format!(
-        "{NAME} fit so far 1 {} {} {:?}",
+        "{NAME} fit so far 2 {} {} {:?}",
         cx.module_key, plan.graph.name, texts.scored
     );
     let so_far = Kept::new(cx.cache, &so_far);
     let scores = cx.pool.install(|| {
-        let head = fisher::Head::of(plan.graph);
+        let head = Head::of(plan.graph);
+        let head = head.as_ref();
         let (weights, samples) = (&module.weights, &texts.scored);
         let progress = cx.progress;
         fisher::scores(

@@ -8,20 +8,20 @@
 
 use std::collections::BTreeMap;
 
-use dlc_eval::{Array, Segment, Trace, Values, Wanted};
-use dlc_ir::{
-    BlockId, Def, EntityId, Experts, Graph, Node, Op, Operand, ValueId, WeightId, WeightTable,
-};
+use dlc_eval::{Array, Trace, Values, Wanted};
+use dlc_ir::{BlockId, Def, Experts, Graph, Node, Op, Operand, ValueId, WeightId, WeightTable};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::chain::{Chain, Link};
+use super::head::Head;
 use super::no_links;
-use super::objective::{Objective, row_slices};
+use super::objective::Objective;
 use super::steps::Steps;
 use crate::context::Progress;
-use crate::draft::head;
 use crate::error::PassError;
 use crate::kept::Kept;
+use crate::sums::{FisherSums, LOSS, Layout};
 
 /// What the Fisher information says of one weight tensor inside one block.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,24 +90,38 @@ pub fn fisher_scores_with_head(
         weights,
         objective,
         samples,
-        Head::of(graph),
+        Head::of(graph).as_ref(),
         Kept::new(None, ""),
         progress,
     )
 }
 
-/// Goes on where an earlier run was stopped: what links make is kept on the way to the head,
-/// gradients and scores on the way back. What is kept at the end is everything; [`forget`] removes
-/// it.
+/// As [`sums()`], of all samples: their means.
 pub(crate) fn scores(
     graph: &Graph,
     weights: &WeightTable,
     objective: Objective,
     samples: &[Vec<u32>],
-    matrix: Option<Head>,
+    head: Option<&Head>,
     kept: Kept<'_>,
     progress: &dyn Progress,
 ) -> Result<FisherScores, PassError> {
+    let sums = sums(graph, weights, objective, samples, head, kept, progress)?;
+    means(&sums, graph, weights, head)
+}
+
+/// Sums over the samples, with the entries of [`layout`]. Goes on where an earlier run was stopped:
+/// what links make is kept on the way to the head, gradients and sums on the way back. What is kept
+/// at the end is everything; [`forget`] removes it.
+pub(crate) fn sums(
+    graph: &Graph,
+    weights: &WeightTable,
+    objective: Objective,
+    samples: &[Vec<u32>],
+    matrix: Option<&Head>,
+    kept: Kept<'_>,
+    progress: &dyn Progress,
+) -> Result<FisherSums, PassError> {
     let chain = Chain::new(graph, weights)?;
     let feeds = chain.feeds(samples)?;
     let (last, body) = chain.links.split_last().ok_or_else(no_links)?;
@@ -118,7 +132,8 @@ pub(crate) fn scores(
         (body.len() + 1 + backward) * samples.len(),
     )?;
 
-    let earlier = WayBack::kept(kept, backward, samples.len());
+    let layout = layout(graph, weights, matrix);
+    let earlier = WayBack::kept(kept, backward, &layout, samples.len());
     let ahead = body
         .len()
         .saturating_sub(earlier.as_ref().map_or(0, |(way, _)| way.links + 1));
@@ -143,17 +158,17 @@ pub(crate) fn scores(
         steps.skip((1 + way.links) * samples.len());
         (way, gradients)
     } else {
-        let (mut way, mut gradients) = (WayBack::default(), Vec::new());
+        let (mut way, mut gradients) = (WayBack::start(&layout, samples.len()), Vec::new());
         let head = chain.load(last)?;
         let inputs = borders.pop();
         for (s, tokens) in samples.iter().enumerate() {
             let known = Chain::known(last, &feeds[s], inputs.as_ref().map(|b| &b[s]));
             let trace = head.trace(&known)?;
             let (loss, seed) = objective.loss(&trace.value(chain.logits)?, tokens)?;
-            way.loss += f64::from(loss) / samples.len() as f64;
-            if let Some(matrix) = &matrix {
-                way.head +=
-                    matrix.squared_gradient(&trace, chain.logits, &seed)? / samples.len() as f64;
+            way.sums.add(LOSS, &[f64::from(loss)]);
+            if let Some(matrix) = matrix {
+                let square = matrix.squared_gradient(&trace, chain.logits, &seed)?;
+                way.sums.add(&head_entry(matrix, weights), &[square]);
             }
             gradients.push(residual_gradient(&trace, last, seed, vec![])?.0);
             steps.step()?;
@@ -171,11 +186,8 @@ pub(crate) fn scores(
     {
         let inputs = borders.pop();
         let segment = chain.load(link)?;
-        // What stands between blocks only passes the gradient on.
-        let mut tensors = link
-            .block
-            .map_or_else(|| Ok(vec![]), |block| tensors(&chain, block, &segment))?;
-        let wanted: Vec<WeightId> = tensors.iter().map(|(t, _)| t.weight).collect();
+        let tensors = tensors(graph, weights, link)?;
+        let wanted: Vec<WeightId> = tensors.iter().map(|(weight, ..)| *weight).collect();
         for (s, gradient) in gradients.iter_mut().enumerate() {
             let known = Chain::known(link, &feeds[s], inputs.as_ref().map(|b| &b[s]));
             let (incoming, weight_gradients) = residual_gradient(
@@ -184,24 +196,114 @@ pub(crate) fn scores(
                 gradient.clone(),
                 wanted.clone(),
             )?;
-            for (tensor, theta) in &mut tensors {
-                if let Some(g) = weight_gradients.get(&tensor.weight).and_then(Array::as_f32) {
-                    accumulate(tensor, theta, g, samples.len());
+            for (weight, entry, theta) in &tensors {
+                if let Some(g) = weight_gradients.get(weight).and_then(Array::as_f32) {
+                    way.sums.add(entry, &squares(g, theta));
                 }
             }
             *gradient = incoming;
             steps.step()?;
         }
-        way.add(link.block, tensors.into_iter().map(|(t, _)| t), weights);
+        way.links += 1;
         way.keep(kept, &gradients);
         kept.remove(&border_part(borders.len()));
     }
-    let (head, loss) = (matrix.map(|m| (m.weight, way.head)), way.loss);
+    Ok(way.sums)
+}
+
+/// The entry of the squared gradients of the head's matrix.
+fn head_entry(head: &Head, weights: &WeightTable) -> String {
+    format!("head/{}", weights[head.weight].name)
+}
+
+/// The entry of a tensor inside a block: squared gradients, and these by squared elements.
+fn tensor_entry(graph: &Graph, weights: &WeightTable, block: BlockId, weight: WeightId) -> String {
+    format!(
+        "blocks/{}/{}",
+        graph.block(block).name,
+        weights[weight].name
+    )
+}
+
+/// The entries of sums over samples of `graph`.
+pub(crate) fn layout(graph: &Graph, weights: &WeightTable, head: Option<&Head>) -> Layout {
+    let mut layout = Layout::from([(LOSS.to_owned(), 1)]);
+    layout.extend(head.map(|head| (head_entry(head, weights), 1)));
+    for (block, _) in graph.blocks() {
+        let tensors = block_weights(graph, block).into_iter();
+        layout.extend(tensors.map(|weight| (tensor_entry(graph, weights, block, weight), 2)));
+    }
+    layout
+}
+
+/// The scores by sums over samples of `graph`; the scores' head is the sums'.
+pub(crate) fn means(
+    sums: &FisherSums,
+    graph: &Graph,
+    weights: &WeightTable,
+    head: Option<&Head>,
+) -> Result<FisherScores, PassError> {
+    let tensor = |block: BlockId, weight: WeightId, writers: &[WeightId]| {
+        let entry = tensor_entry(graph, weights, block, weight);
+        Ok(TensorFisher {
+            weight,
+            trace: sums.mean(&entry, 0),
+            mean_square: mean_square(&weights[weight].to_f32()?),
+            elementwise: sums.mean(&entry, 1),
+            writes_residual: writers.contains(&weight),
+        })
+    };
+    let mut blocks = BTreeMap::new();
+    for (block, _) in graph.blocks() {
+        let writers = residual_writers(graph, block);
+        let tensors = block_weights(graph, block).into_par_iter();
+        let tensors: Result<_, PassError> = tensors.map(|w| tensor(block, w, &writers)).collect();
+        blocks.insert(block, tensors?);
+    }
+    let head = head.map(|head| (head.weight, sums.mean(&head_entry(head, weights), 0)));
     Ok(FisherScores {
-        blocks: way.scores(graph, weights),
+        blocks,
         head,
-        loss,
+        loss: sums.loss(),
     })
+}
+
+/// The tensors of a link, their entries and elements: what stands between blocks only passes the
+/// gradient on.
+fn tensors(
+    graph: &Graph,
+    weights: &WeightTable,
+    link: &Link,
+) -> Result<Vec<(WeightId, String, Vec<f32>)>, PassError> {
+    let Some(block) = link.block else {
+        return Ok(vec![]);
+    };
+    let tensor = |weight: WeightId| {
+        let entry = tensor_entry(graph, weights, block, weight);
+        Ok((weight, entry, weights[weight].to_f32()?))
+    };
+    block_weights(graph, block)
+        .into_iter()
+        .map(tensor)
+        .collect()
+}
+
+fn mean_square(theta: &[f32]) -> f64 {
+    theta.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / theta.len().max(1) as f64
+}
+
+/// The weights of a block, each once, in the order in which the block reads them.
+fn block_weights(graph: &Graph, block: BlockId) -> Vec<WeightId> {
+    let mut weights = Vec::new();
+    let operands = graph.block_nodes(block).flat_map(|(_, node)| &node.inputs);
+    for operand in operands {
+        if let Operand::Weight(weight) = operand
+            && !weights.contains(weight)
+        {
+            weights.push(*weight);
+        }
+    }
+    weights
 }
 
 /// Forgets what runs over so many links have kept.
@@ -248,31 +350,33 @@ fn border(
 }
 
 /// What is known so far on the way back from the head, but for the gradients.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct WayBack {
     /// Links after, the head aside.
     links: usize,
-    loss: f64,
-    /// Tr(F) of the head's matrix, if it was asked for.
-    head: f64,
-    tensors: Vec<TensorRecord>,
-}
-
-/// A [`TensorFisher`] under its tensor's name.
-#[derive(Debug, Serialize, Deserialize)]
-struct TensorRecord {
-    block: u32,
-    weight: String,
-    trace: f64,
-    mean_square: f64,
-    elementwise: f64,
-    writes_residual: bool,
+    sums: FisherSums,
 }
 
 impl WayBack {
+    fn start(layout: &Layout, samples: usize) -> Self {
+        let sums = FisherSums {
+            samples,
+            ..FisherSums::zero(layout)
+        };
+        Self { links: 0, sums }
+    }
+
     /// What an earlier run kept, with the gradients of so many samples.
-    fn kept(kept: Kept<'_>, links: usize, samples: usize) -> Option<(Self, Vec<Array>)> {
-        let way: Self = kept.get(WAY_BACK).filter(|way: &Self| way.links <= links)?;
+    fn kept(
+        kept: Kept<'_>,
+        links: usize,
+        layout: &Layout,
+        samples: usize,
+    ) -> Option<(Self, Vec<Array>)> {
+        let fits = |way: &Self| {
+            way.links <= links && way.sums.samples == samples && way.sums.layout() == *layout
+        };
+        let way: Self = kept.get(WAY_BACK).filter(fits)?;
         let gradients = kept.arrays(&gradient_part(way.links), samples)?;
         Some((way, gradients))
     }
@@ -283,106 +387,6 @@ impl WayBack {
         if let Some(last) = self.links.checked_sub(1) {
             kept.remove(&gradient_part(last));
         }
-    }
-
-    fn add(
-        &mut self,
-        block: Option<BlockId>,
-        tensors: impl Iterator<Item = TensorFisher>,
-        weights: &WeightTable,
-    ) {
-        self.links += 1;
-        let record = |block: BlockId, t: TensorFisher| TensorRecord {
-            block: block.index() as u32,
-            weight: weights[t.weight].name.clone(),
-            trace: t.trace,
-            mean_square: t.mean_square,
-            elementwise: t.elementwise,
-            writes_residual: t.writes_residual,
-        };
-        if let Some(block) = block {
-            self.tensors.extend(tensors.map(|t| record(block, t)));
-        }
-    }
-
-    fn scores(self, graph: &Graph, weights: &WeightTable) -> BTreeMap<BlockId, Vec<TensorFisher>> {
-        let mut blocks: BTreeMap<BlockId, Vec<TensorFisher>> =
-            graph.blocks().map(|(id, _)| (id, vec![])).collect();
-        for t in self.tensors {
-            let block = graph
-                .blocks()
-                .map(|(id, _)| id)
-                .find(|id| id.index() == t.block as usize);
-            if let (Some(weight), Some(of)) = (
-                weights.find(&t.weight),
-                block.and_then(|id| blocks.get_mut(&id)),
-            ) {
-                let TensorRecord {
-                    trace,
-                    mean_square,
-                    elementwise,
-                    writes_residual,
-                    ..
-                } = t;
-                of.push(TensorFisher {
-                    weight,
-                    trace,
-                    mean_square,
-                    elementwise,
-                    writes_residual,
-                });
-            }
-        }
-        blocks
-    }
-}
-
-/// The product that makes the logits.
-pub(crate) struct Head {
-    weight: WeightId,
-    reads: ValueId,
-    makes: ValueId,
-}
-
-impl Head {
-    pub fn of(graph: &Graph) -> Option<Self> {
-        let node = graph.node(head(graph)?.0);
-        match (&node.op, &node.inputs[..], &node.outputs[..]) {
-            (Op::Linear, &[Operand::Value(reads), Operand::Weight(weight), ..], &[makes]) => {
-                Some(Self {
-                    weight,
-                    reads,
-                    makes,
-                })
-            }
-            _ => None,
-        }
-    }
-
-    /// Squared norm of the gradient `sum_t g_t h_t'` of the matrix, which isn't made:
-    /// `sum over t, u of (g_t . g_u) (h_t . h_u)`.
-    fn squared_gradient(
-        &self,
-        trace: &Trace<'_>,
-        logits: ValueId,
-        seed: &Array,
-    ) -> Result<f64, PassError> {
-        let wanted = Wanted {
-            values: vec![self.makes],
-            weights: vec![],
-        };
-        let gradient = trace
-            .vjp(&[(logits, seed.clone())], &wanted)?
-            .values
-            .remove(&self.makes);
-        let states = trace.value(self.reads)?;
-        let g: Vec<&[f32]> = gradient.iter().flat_map(row_slices).collect();
-        let h: Vec<&[f32]> = row_slices(&states).collect();
-        let dot =
-            |a: &[f32], b: &[f32]| f64::from(a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>());
-        let product = |t: usize, u: usize| dot(g[t], g[u]) * dot(h[t], h[u]);
-        let row = |t: usize| product(t, t) + 2.0 * (0..t).map(|u| product(t, u)).sum::<f64>();
-        Ok((0..g.len().min(h.len())).map(row).sum())
     }
 }
 
@@ -406,33 +410,6 @@ fn residual_gradient(
         .and_then(|v| gradients.values.remove(&v))
         .unwrap_or(seed);
     Ok((residual, gradients.weights))
-}
-
-/// The block's tensors with nothing accumulated yet, and their entries.
-fn tensors(
-    chain: &Chain<'_>,
-    block: BlockId,
-    segment: &Segment<'_>,
-) -> Result<Vec<(TensorFisher, Vec<f32>)>, PassError> {
-    let writers = residual_writers(chain.graph, block);
-    let mut tensors = Vec::new();
-    for &weight in segment.weights() {
-        let theta = chain.weights[weight].to_f32()?;
-        let mean_square =
-            theta.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / theta.len().max(1) as f64;
-        let writes_residual = writers.contains(&weight);
-        tensors.push((
-            TensorFisher {
-                weight,
-                trace: 0.0,
-                mean_square,
-                elementwise: 0.0,
-                writes_residual,
-            },
-            theta,
-        ));
-    }
-    Ok(tensors)
 }
 
 /// The matrices whose products are added to the block's residual, norms and constant factors between
@@ -480,13 +457,13 @@ fn before_norms(graph: &Graph, value: ValueId) -> Option<&Node> {
     }
 }
 
-fn accumulate(tensor: &mut TensorFisher, theta: &[f32], gradient: &[f32], samples: usize) {
+/// The sum of squared gradients, and that of squared gradients by squared elements.
+fn squares(gradient: &[f32], theta: &[f32]) -> [f64; 2] {
     let (mut squares, mut weighted) = (0.0, 0.0);
     for (&g, &x) in gradient.iter().zip(theta) {
         let square = f64::from(g) * f64::from(g);
         squares += square;
         weighted += square * f64::from(x) * f64::from(x);
     }
-    tensor.trace += squares / samples as f64;
-    tensor.elementwise += weighted / samples as f64;
+    [squares, weighted]
 }

@@ -3,12 +3,14 @@
 //!
 //! `chain.rs` cuts a graph, `objective.rs` says what a model is scored on, `fisher.rs` sums squared
 //! gradients (FIT: *A Metric for Model Sensitivity*, Zandonati et al., ICLR 2023), `agreement.rs`
-//! compares answers, `divergence.rs` what two graphs expect, `steps.rs` tells how far all that is. It chooses nothing and changes nothing.
+//! compares answers, `divergence.rs` what two graphs expect, `steps.rs` tells how far all that is. It
+//! chooses nothing and changes nothing.
 
 pub(crate) mod agreement;
 pub(crate) mod chain;
 pub(crate) mod divergence;
 pub(crate) mod fisher;
+mod head;
 pub(crate) mod objective;
 pub(crate) mod steps;
 
@@ -17,6 +19,7 @@ use dlc_ir::Graph;
 use crate::error::PassError;
 
 pub use fisher::{FisherScores, TensorFisher, fisher_scores, fisher_scores_with_head};
+pub(crate) use head::Head;
 pub use objective::Objective;
 
 /// As many links as a chain of the graph may have.

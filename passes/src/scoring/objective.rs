@@ -27,6 +27,14 @@ impl Objective {
         }
     }
 
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NextToken => "next-token",
+            Self::OwnAnswer => "own-answer",
+        }
+    }
+
     /// The right answers to the first rows of scores, a row for each position or one for the whole
     /// text.
     pub(crate) fn targets(self, rows: &[Vec<f64>], tokens: &[u32]) -> Vec<u32> {

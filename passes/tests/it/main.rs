@@ -20,5 +20,6 @@ mod quantizing_by_text;
 mod quantizing_targets;
 mod rejections;
 mod scores;
+mod sharding;
 mod skipping;
 mod trimming;
