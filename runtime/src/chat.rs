@@ -192,9 +192,9 @@ impl ChatTemplate {
             .map_err(|_| RuntimeError::Bug("a chat template made text that isn't UTF-8".to_owned()))
     }
 
-    /// Whether the template has a place for tools.
-    pub fn takes_tools(&self) -> bool {
-        self.source.contains("tools")
+    /// Whether the template has this text in it.
+    pub fn mentions(&self, text: &str) -> bool {
+        self.source.contains(text)
     }
 
     /// What transformers passes: what isn't there is none, and every special token has its name.

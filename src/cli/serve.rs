@@ -110,6 +110,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let grace = Duration::from_secs(args.grace.into());
     signals::give_time(grace + AFTER_GRACE);
     let stop = signals::interruption();
+    signals::converses(true);
     let models = bundles
         .into_iter()
         .map(|(name, path)| {
@@ -132,6 +133,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     note(&format!("listening on http://{address}"))?;
     let serves = serve(listener, models, options, &stop, Box::new(tell))?;
     if serves {
+        note("stopped")?;
         Ok(INTERRUPTED.into())
     } else {
         bail!("none of the bundles can be served")
@@ -162,6 +164,12 @@ fn names(bundles: &[String]) -> Result<Vec<(String, PathBuf)>> {
                 (name.to_string_lossy().into_owned(), path)
             }
         };
+        if name.chars().any(char::is_control) {
+            bail!(
+                "the name of `{}` has a control character; give it another with NAME=BUNDLE",
+                given.escape_debug()
+            );
+        }
         if name.is_empty() {
             bail!(
                 "`{given}` has no name; give it one with NAME={}",

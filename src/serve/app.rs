@@ -82,10 +82,11 @@ async fn health() -> &'static str {
 
 /// Whether requests are answered: 503 while models load, where none could be, and at the end.
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    let state = |model: &super::models::Model| match (model.is_settled(), model.failure()) {
-        (false, _) => "loading".to_owned(),
-        (true, None) => "ready".to_owned(),
-        (true, Some(problem)) => format!("failed: {problem}"),
+    // Why one failed may name paths, and is told to who has a key.
+    let state = |model: &super::models::Model| match (model.is_settled(), model.text()) {
+        (false, _) => "loading",
+        (true, Ok(_)) => "ready",
+        (true, Err(_)) => "failed",
     };
     let models: serde_json::Map<String, Value> = app
         .models

@@ -29,6 +29,35 @@ pub(super) enum Event {
 pub(super) struct Events {
     receiver: UnboundedReceiver<Event>,
     has_enough: Arc<AtomicBool>,
+    _waiting: Waiting,
+}
+
+/// A place in the queue, given back when the text begins or nobody waits for it any more.
+#[derive(Debug, Clone)]
+struct Place {
+    is_held: Arc<AtomicBool>,
+    metrics: Arc<ModelMetrics>,
+}
+
+impl Place {
+    /// Gives the place back; false if that was done before.
+    fn leave(&self) -> bool {
+        let left = self.is_held.swap(false, Ordering::SeqCst);
+        if left {
+            self.metrics.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+        left
+    }
+}
+
+/// Leaves its place when it is dropped.
+#[derive(Debug)]
+struct Waiting(Place);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
 }
 
 impl Events {
@@ -49,6 +78,7 @@ struct Job {
     options: DecodeOptions,
     events: UnboundedSender<Event>,
     has_enough: Arc<AtomicBool>,
+    place: Place,
     asked: Instant,
 }
 
@@ -65,8 +95,9 @@ struct Reader {
 pub(super) struct Engine {
     jobs: Sender<Job>,
     stopping: Arc<AtomicBool>,
+    lives: Arc<AtomicBool>,
     metrics: Arc<ModelMetrics>,
-    /// Requests that may be under way or wait.
+    /// Texts that may be under way or wait.
     most: usize,
 }
 
@@ -80,6 +111,8 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let (jobs, queue) = channel();
         let stopping = Arc::new(AtomicBool::new(false));
+        let lives = Arc::new(AtomicBool::new(true));
+        let alive = Lives(Arc::clone(&lives));
         let mut worker = Worker {
             batch,
             readers: HashMap::new(),
@@ -88,10 +121,14 @@ impl Engine {
         };
         std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || worker.work(&queue))?;
+            .spawn(move || {
+                let _alive = alive;
+                worker.work(&queue);
+            })?;
         Ok(Self {
             jobs,
             stopping,
+            lives,
             metrics,
             most: slots + most_waiting,
         })
@@ -101,6 +138,14 @@ impl Engine {
     pub fn submit(&self, prompt: &[u32], all: Vec<DecodeOptions>) -> Result<Vec<Events>, Problem> {
         if self.stopping.load(Ordering::SeqCst) {
             return Err(stopping());
+        }
+        if all.len() > self.most {
+            let message = format!(
+                "{} texts are more than this server has places, {}",
+                all.len(),
+                self.most
+            );
+            return Err(Problem::field("n", message));
         }
         let (waiting, running) = (&self.metrics.waiting, &self.metrics.running);
         let asked = all.len() as u64;
@@ -114,11 +159,16 @@ impl Engine {
         for options in all {
             let (events, receiver) = unbounded_channel();
             let has_enough = Arc::default();
+            let place = Place {
+                is_held: Arc::new(AtomicBool::new(true)),
+                metrics: Arc::clone(&self.metrics),
+            };
             let job = Job {
                 prompt: prompt.to_vec(),
                 options,
                 events,
                 has_enough: Arc::clone(&has_enough),
+                place: place.clone(),
                 asked: Instant::now(),
             };
             if self.jobs.send(job).is_err() {
@@ -127,9 +177,15 @@ impl Engine {
             receivers.push(Events {
                 receiver,
                 has_enough,
+                _waiting: Waiting(place),
             });
         }
         Ok(receivers)
+    }
+
+    /// Whether the thread still works.
+    pub fn lives(&self) -> bool {
+        self.lives.load(Ordering::SeqCst)
     }
 
     /// Ends what is under way and what waits, and takes nothing more.
@@ -138,8 +194,17 @@ impl Engine {
     }
 }
 
+/// Says that the thread has ended, however it did.
+struct Lives(Arc<AtomicBool>);
+
+impl Drop for Lives {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
 fn stopping() -> Problem {
-    Problem::unavailable("the server is stopping")
+    Problem::not_now("the server is stopping")
 }
 
 struct Worker {
@@ -183,6 +248,7 @@ impl Worker {
     }
 
     fn begin(&mut self, job: Job) {
+        let place = job.place.clone();
         if self.stopping.load(Ordering::SeqCst) {
             let _ = job.events.send(Event::Failed(stopping()));
         } else if job.events.is_closed() {
@@ -207,7 +273,7 @@ impl Worker {
                 }
             }
         }
-        self.metrics.waiting.fetch_sub(1, Ordering::SeqCst);
+        place.leave();
     }
 
     fn turn(&mut self) {

@@ -9,9 +9,12 @@ use std::time::Duration;
 use dlc_runtime::methods::speculation::{BatchStats, Stats};
 
 /// Upper ends of the classes of times, in seconds.
-const TIMES: [f64; 14] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+const TIMES: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 180.0,
+    600.0,
 ];
+/// What names begin with.
+const PREFIX: &str = "dlc";
 
 /// A histogram of times.
 #[derive(Debug, Default)]
@@ -121,13 +124,13 @@ impl ModelMetrics {
             (
                 "requests_waiting",
                 "gauge",
-                "Requests that wait for a slot",
+                "Texts that wait for their turn",
                 gauge(&self.waiting),
             ),
             (
                 "requests_running",
                 "gauge",
-                "Requests under way",
+                "Texts under way",
                 gauge(&self.running),
             ),
             (
@@ -228,11 +231,14 @@ impl Metrics {
     pub fn render(&self, models: &[(&str, &ModelMetrics)]) -> String {
         let mut text = String::new();
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        text += "# HELP dlc_answers_total Answers by route and status\n# TYPE dlc_answers_total counter\n";
+        let _ = writeln!(
+            text,
+            "# HELP {PREFIX}_answers_total Answers by route and status\n# TYPE {PREFIX}_answers_total counter"
+        );
         for ((route, status), n) in &*answers {
             let _ = writeln!(
                 text,
-                "dlc_answers_total{{route=\"{route}\",status=\"{status}\"}} {n}"
+                "{PREFIX}_answers_total{{route=\"{route}\",status=\"{status}\"}} {n}"
             );
         }
         let escaped = |name: &str| name.replace('\\', "\\\\").replace('"', "\\\"");
@@ -242,32 +248,40 @@ impl Metrics {
             .collect();
         let names = all.first().map(|(_, values, _)| values.clone());
         for (at, (name, kind, help, _)) in names.unwrap_or_default().into_iter().enumerate() {
-            let _ = writeln!(text, "# HELP dlc_{name} {help}\n# TYPE dlc_{name} {kind}");
+            let _ = writeln!(
+                text,
+                "# HELP {PREFIX}_{name} {help}\n# TYPE {PREFIX}_{name} {kind}"
+            );
             for (model, values, _) in &all {
-                let _ = writeln!(text, "dlc_{name}{{model=\"{model}\"}} {}", values[at].3);
+                let _ = writeln!(
+                    text,
+                    "{PREFIX}_{name}{{model=\"{model}\"}} {}",
+                    values[at].3
+                );
             }
         }
         let histograms: [(&str, &str, Part); 3] = [
             (
-                "dlc_first_token_seconds",
+                "first_token_seconds",
                 "From a request to its first token",
                 |m| &m.first_token,
             ),
             (
-                "dlc_between_tokens_seconds",
+                "between_tokens_seconds",
                 "Between tokens of a text that are written one after the other",
                 |m| &m.between_tokens,
             ),
             (
-                "dlc_text_seconds",
+                "text_seconds",
                 "From a request to the end of its text",
                 |m| &m.whole,
             ),
         ];
         for (name, help, part) in histograms {
+            let name = format!("{PREFIX}_{name}");
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
             for (model, _, metrics) in &all {
-                part(metrics).write(&mut text, name, model);
+                part(metrics).write(&mut text, &name, model);
             }
         }
         text

@@ -75,6 +75,10 @@ impl TextModel {
 
     /// Tokens of a prompt, which must be the model's, with their text.
     pub fn shown(&self, tokens: Vec<u32>) -> Result<(Vec<u32>, String), Problem> {
+        if tokens.is_empty() {
+            let message = "`prompt` has no token: give a text, or the token that texts begin with";
+            return Err(Problem::field("prompt", message));
+        }
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocab) {
             let message = format!("token {token} isn't among the {} of the model", self.vocab);
             return Err(Problem::field("prompt", message));
@@ -107,22 +111,21 @@ impl Model {
     /// The model, once it is loaded.
     pub fn text(&self) -> Result<&TextModel, Problem> {
         match self.loaded.get() {
-            Some(Ok(model)) => Ok(model),
+            Some(Ok(model)) if model.engine.lives() => Ok(model),
+            Some(Ok(_)) => Err(Problem::unavailable(format!(
+                "model `{}` has failed: start the server again",
+                self.name
+            ))),
             Some(Err(problem)) => {
                 let name = &self.name;
                 let message = format!("model `{name}` couldn't be loaded: {problem}");
                 Err(Problem::unavailable(message))
             }
-            None => Err(Problem::unavailable(format!(
+            None => Err(Problem::not_now(format!(
                 "model `{}` is being loaded",
                 self.name
             ))),
         }
-    }
-
-    /// Why it couldn't be loaded, if so.
-    pub fn failure(&self) -> Option<&str> {
-        self.loaded.get()?.as_ref().err().map(String::as_str)
     }
 
     pub fn is_settled(&self) -> bool {

@@ -17,6 +17,8 @@ pub(super) struct Problem {
     message: String,
     /// The field that it is about.
     param: Option<String>,
+    /// Whether the same request may be answered soon.
+    passes: bool,
 }
 
 impl Problem {
@@ -27,6 +29,15 @@ impl Problem {
             code: None,
             message: message.into(),
             param: None,
+            passes: false,
+        }
+    }
+
+    /// A client may ask again soon.
+    fn passes(self) -> Self {
+        Self {
+            passes: true,
+            ..self
         }
     }
 
@@ -92,12 +103,26 @@ impl Problem {
     /// As many requests wait as may.
     pub fn full(waiting: usize) -> Self {
         let message = format!("{waiting} requests wait already: try again later");
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message).code("queue_full")
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
+            .code("queue_full")
+            .passes()
     }
 
-    /// The model isn't loaded yet, can't be, or the server ends.
+    /// The model can't be asked at all.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message)
+    }
+
+    /// The model isn't loaded yet, or the server ends: another one, or a later request, is answered.
+    pub fn not_now(message: impl Into<String>) -> Self {
+        Self::unavailable(message).passes()
+    }
+
+    /// A web page can't send JSON to another address unasked.
+    pub fn no_json() -> Self {
+        let message = "requests are JSON: send `Content-Type: application/json`";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Self::new(status, "invalid_request_error", message)
     }
 
     /// The answer takes longer than it may.
@@ -138,12 +163,13 @@ impl IntoResponse for Json {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.json())).into_response();
-        if matches!(
-            self.status,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-        ) {
-            let headers = response.headers_mut();
+        let headers = response.headers_mut();
+        if self.passes {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderValue, header};
 use tokio::time::timeout;
 
 use super::keys::Keys;
@@ -35,7 +36,13 @@ impl FromRequest<Arc<App>> for Received {
 
     async fn from_request(request: Request<Body>, app: &Arc<App>) -> Result<Self, Problem> {
         if app.stopping.load(Ordering::SeqCst) {
-            return Err(Problem::unavailable("the server is stopping"));
+            return Err(Problem::not_now("the server is stopping"));
+        }
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        let kind = kind.map_or(&b""[..], HeaderValue::as_bytes);
+        let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+        if !kind.trim_ascii().eq_ignore_ascii_case(b"application/json") {
+            return Err(Problem::no_json());
         }
         let most = app.limits.max_request_bytes;
         match timeout(ARRIVAL, to_bytes(request.into_body(), most)).await {

@@ -791,7 +791,7 @@ fn a_text_has_the_form_that_is_asked_for_with_a_draft_as_without() {
     );
     shell.write(
         "list.lark",
-        "start: NAME (\", \" NAME)* \"!\"\nNAME: /[A-Z][a-z]{1,4}/\n",
+        "start: NAME (\", \" NAME){1,2} \"!\"\nNAME: /[A-Z][a-z]{1,4}/\n",
     );
     let base = [
         "run",

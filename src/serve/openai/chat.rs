@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::sampling::{MOST_LOGPROBS, Sampling};
+use super::tools::{Calls, Tools, with_objects};
 use super::{Form, Piece, Request, Text, finish_reason, logprobs};
+use crate::serve::answer::Finish;
 use crate::serve::fields::Fields;
 use crate::serve::models::{Model, TextModel};
 use crate::serve::problem::Problem;
@@ -32,6 +34,9 @@ struct Part {
 pub(super) struct Chat {
     model: Arc<Model>,
     tells_logprobs: bool,
+    tools: Option<Tools>,
+    /// Of each text of a stream.
+    calls: Vec<Calls>,
 }
 
 pub(super) fn understand(
@@ -51,11 +56,14 @@ pub(super) fn understand(
         let message = format!("`messages` must have 1 to {MOST_MESSAGES} messages");
         return Err(Problem::field("messages", message));
     }
+    let tools = Tools::take(&mut fields, text, template)?;
     let messages = messages.into_iter().enumerate().map(message);
     let settings = fields.take("chat_template_kwargs", "an object")?;
     let conversation = Conversation {
         messages: messages.collect::<Result<_, _>>()?,
-        tools: vec![],
+        tools: tools
+            .as_ref()
+            .map_or_else(Vec::new, |tools| tools.listed.clone()),
         settings: settings.unwrap_or_default(),
     };
     let reply = fields.take("add_generation_prompt", "true or false")?;
@@ -69,22 +77,13 @@ pub(super) fn understand(
         return Err(Problem::field("top_logprobs", message));
     }
     let max_tokens = max_tokens(&mut fields)?;
-    let sampling = Sampling::take(&mut fields, text, tells_logprobs.then(|| top.unwrap_or(0)))?;
-    for name in ["tools", "functions"] {
-        fields.only(name, &json!([]), "models call no functions here")?;
-    }
-    fields.only(
-        "tool_choice",
-        &json!("none"),
-        "models call no functions here",
-    )?;
-    fields.only(
-        "parallel_tool_calls",
-        &json!(true),
-        "models call no functions here",
-    )?;
+    let mut sampling = Sampling::take(&mut fields, text, tells_logprobs.then(|| top.unwrap_or(0)))?;
     fields.only("modalities", &json!(["text"]), "answers are text")?;
     fields.finish()?;
+    if let Some(grammar) = tools.as_ref().and_then(|tools| tools.grammar.clone()) {
+        sampling.demand(grammar)?;
+    }
+    let texts = sampling.n;
     Ok(Request {
         prompt: text.encode(&rendered, false)?,
         max_tokens,
@@ -92,6 +91,11 @@ pub(super) fn understand(
         form: Chat {
             model: Arc::clone(&model),
             tells_logprobs,
+            calls: tools
+                .iter()
+                .flat_map(|tools| (0..texts).map(|_| tools.calls()))
+                .collect(),
+            tools,
         },
         model,
     })
@@ -150,6 +154,7 @@ fn message((i, mut message): (usize, Map<String, Value>)) -> Result<Value, Probl
         }
     };
     message.insert("content".into(), content);
+    with_objects(&mut message);
     Ok(message.into())
 }
 
@@ -162,12 +167,34 @@ impl Chat {
     }
 }
 
+/// A text that ends with calls waits for what they bring.
+fn finished(finish: Option<Finish>, calls: &[Value]) -> Value {
+    match finish {
+        Some(Finish::Stop) if !calls.is_empty() => "tool_calls".into(),
+        finish => finish_reason(finish),
+    }
+}
+
 impl Form for Chat {
     fn whole(&self, texts: Vec<Text>) -> Vec<Value> {
         let choice = |(i, text): (usize, Text)| {
-            let message =
-                json!({"role": "assistant", "content": text.pieces.text, "refusal": null});
-            let finish = finish_reason(text.finish);
+            let (content, calls) = match &self.tools {
+                None => (text.pieces.text.clone(), vec![]),
+                Some(tools) => {
+                    let mut calls = tools.calls();
+                    let before = calls.push(&text.pieces.text);
+                    let (rest, calls) = calls.finish();
+                    (before + &rest, calls)
+                }
+            };
+            let finish = finished(text.finish, &calls);
+            let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+            if !calls.is_empty() {
+                message["tool_calls"] = calls.into();
+                if content.trim().is_empty() {
+                    message["content"] = Value::Null;
+                }
+            }
             json!({"index": i, "message": message, "logprobs": self.said(&text.pieces), "finish_reason": finish})
         };
         texts.into_iter().enumerate().map(choice).collect()
@@ -178,13 +205,33 @@ impl Form for Chat {
         Some(json!({"index": i, "delta": delta, "logprobs": null, "finish_reason": null}))
     }
 
-    fn piece(&self, i: usize, piece: &Piece) -> Value {
-        let delta = match piece.text.as_str() {
-            "" => json!({}),
-            text => json!({"content": text}),
-        };
-        let finish = finish_reason(piece.finish);
-        json!({"index": i, "delta": delta, "logprobs": self.said(piece), "finish_reason": finish})
+    fn piece(&mut self, i: usize, piece: &Piece) -> Option<Value> {
+        let (mut text, mut called) = (piece.text.clone(), vec![]);
+        if let Some(calls) = self.calls.get_mut(i) {
+            text = calls.push(&text);
+            if piece.finish.is_some() {
+                let (rest, found) = calls.clone().finish();
+                text += &rest;
+                called = found;
+            }
+        }
+        let said = self.tells_logprobs && !piece.tokens.is_empty();
+        if text.is_empty() && piece.finish.is_none() && !said {
+            return None;
+        }
+        let finish = finished(piece.finish, &called);
+        let mut delta = json!({});
+        if !text.is_empty() {
+            delta["content"] = text.into();
+        }
+        if !called.is_empty() {
+            for (index, call) in called.iter_mut().enumerate() {
+                call["index"] = index.into();
+            }
+            delta["tool_calls"] = called.into();
+        }
+        let logprobs = self.said(piece);
+        Some(json!({"index": i, "delta": delta, "logprobs": logprobs, "finish_reason": finish}))
     }
 
     fn objects(&self) -> (&'static str, &'static str) {

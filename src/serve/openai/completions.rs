@@ -27,6 +27,8 @@ enum Prompt {
 
 pub(super) struct Completion {
     model: Arc<Model>,
+    /// Characters of each text of a stream that were told.
+    told: Vec<usize>,
     /// What stands before the texts, where it is asked for.
     echo: String,
     tells_logprobs: bool,
@@ -52,6 +54,7 @@ pub(super) fn understand(
     fields.only("best_of", &best_of, "all texts are returned: set `n`")?;
     fields.only("suffix", &json!(""), "no model here fills gaps")?;
     fields.finish()?;
+    let texts = sampling.n;
     Ok(Request {
         prompt,
         max_tokens: Some(max_tokens.unwrap_or(MAX_TOKENS)),
@@ -60,6 +63,7 @@ pub(super) fn understand(
             model: Arc::clone(&model),
             echo: if echo { shown } else { String::new() },
             tells_logprobs: logprobs.is_some(),
+            told: vec![0; texts],
         },
         model,
     })
@@ -111,8 +115,16 @@ impl Form for Completion {
         (!echo.is_empty()).then(|| self.choice(i, echo, &Piece::default(), None))
     }
 
-    fn piece(&self, i: usize, piece: &Piece) -> Value {
-        self.choice(i, &piece.text, piece, piece.finish)
+    fn piece(&mut self, i: usize, piece: &Piece) -> Option<Value> {
+        let said = self.tells_logprobs && !piece.tokens.is_empty();
+        if piece.text.is_empty() && piece.finish.is_none() && !said {
+            return None;
+        }
+        let mut choice = self.choice(i, &piece.text, piece, piece.finish);
+        if let Some(told) = self.told.get_mut(i) {
+            *told = logprobs::shift(&mut choice["logprobs"], *told);
+        }
+        Some(choice)
     }
 
     fn objects(&self) -> (&'static str, &'static str) {

@@ -48,11 +48,34 @@ pub(super) fn of_completion(tokenizer: &TextTokenizer, piece: &Piece) -> Value {
     });
     let offsets: Vec<usize> = std::iter::once(0).chain(ends).take(tokens.len()).collect();
     let logprobs: Vec<f32> = said().map(|(_, said)| finite(said.logprob)).collect();
-    let top = said().map(|(_, said)| {
-        let top = said.top.iter();
-        top.map(|(token, logprob)| (text_of(tokenizer, *token), json!(finite(*logprob))))
+    // The token that was drawn is among them, likely or not.
+    let top = said().map(|(id, said)| {
+        let top = said.top.iter().copied().chain([(id, said.logprob)]);
+        top.map(|(token, logprob)| (text_of(tokenizer, token), json!(finite(logprob))))
             .collect::<serde_json::Map<_, _>>()
     });
     let top: Vec<_> = top.collect();
     json!({"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets})
+}
+
+/// Moves the offsets of a part of a stream behind the `told` characters before it; returns how many
+/// there are then.
+pub(super) fn shift(logprobs: &mut Value, told: usize) -> usize {
+    let characters = |tokens: &Value| {
+        let tokens = tokens.as_array().into_iter().flatten();
+        tokens
+            .filter_map(Value::as_str)
+            .map(|text| text.chars().count())
+            .sum::<usize>()
+    };
+    let end = told + characters(&logprobs["tokens"]);
+    if let Some(offsets) = logprobs
+        .get_mut("text_offset")
+        .and_then(Value::as_array_mut)
+    {
+        for offset in offsets {
+            *offset = json!(offset.as_u64().unwrap_or(0) + told as u64);
+        }
+    }
+    end
 }

@@ -6,6 +6,7 @@ mod format;
 mod logprobs;
 mod sampling;
 mod stream;
+mod tools;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -31,8 +32,8 @@ trait Form: Send + 'static {
     /// What begins text `i` of a stream, if anything does.
     fn first(&self, i: usize) -> Option<Value>;
 
-    /// What text `i` of a stream gains.
-    fn piece(&self, i: usize, piece: &Piece) -> Value;
+    /// What text `i` of a stream gains; None where it isn't known yet.
+    fn piece(&mut self, i: usize, piece: &Piece) -> Option<Value>;
 
     /// `object` of a whole answer, and of a part of a stream.
     fn objects(&self) -> (&'static str, &'static str);

@@ -2,8 +2,9 @@
 //! added to it. What a request doesn't say, the model's `generation_config.json` does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use dlc_runtime::methods::speculation::{DecodeOptions, SamplingOptions};
+use dlc_runtime::methods::speculation::{DecodeOptions, Grammar, SamplingOptions};
 use serde::Deserialize;
 
 use crate::serve::fields::Fields;
@@ -79,7 +80,12 @@ impl Sampling {
         }
         let ends = "a list of token ids";
         let ends = fields.take::<Vec<u32>>("stop_token_ids", ends)?;
-        options.stop_tokens.extend(ends.unwrap_or_default());
+        let ends = ends.unwrap_or_default();
+        if let Some(token) = ends.iter().find(|&&token| token as usize >= model.vocab) {
+            let message = format!("token {token} isn't among the {} of the model", model.vocab);
+            return Err(Problem::field("stop_token_ids", message));
+        }
+        options.stop_tokens.extend(ends);
         options.grammar = super::format::take(fields, model)?;
         let n = fields.count("n", 1..=MOST_TEXTS)?.unwrap_or(1);
         let stops = fields.take::<OneOrMany<String>>("stop", "a text or a list of texts")?;
@@ -102,6 +108,15 @@ impl Sampling {
             streams,
             tells_usage: usage.is_some_and(|usage| usage.include_usage),
         })
+    }
+
+    /// Holds the texts to a grammar, where the request names no other.
+    pub fn demand(&mut self, grammar: Arc<dyn Grammar>) -> Result<(), Problem> {
+        if self.options.grammar.replace(grammar).is_some() {
+            let message = "`tool_choice` demands a call, and the request another form of text";
+            return Err(Problem::field("tool_choice", message));
+        }
+        Ok(())
     }
 
     /// The options of each text.

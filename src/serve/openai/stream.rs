@@ -90,8 +90,7 @@ impl<F: Form> Streamed<F> {
                 Ok(None) => self.finish(),
                 Ok(Some((i, Ok(piece)))) => {
                     self.usage.completion += piece.tokens.len();
-                    if !piece.text.is_empty() || piece.finish.is_some() {
-                        let choice = self.form.piece(i, &piece);
+                    if let Some(choice) = self.form.piece(i, &piece) {
                         self.push(&[choice]);
                     }
                 }

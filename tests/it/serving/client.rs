@@ -15,6 +15,7 @@ use crate::stopping::send;
 
 /// What loading may take on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
+pub const JSON: &str = "Content-Type: application/json\r\n";
 const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
 
 /// `dlc serve tiny`, ended when it is dropped.
@@ -56,8 +57,13 @@ impl Server {
 
     /// In a shell that may have other bundles, named among the arguments.
     pub fn start_in(shell: Shell, args: &[&str]) -> Self {
+        Self::start_with(shell, TEMPLATE, args)
+    }
+
+    /// With another chat template.
+    pub fn start_with(shell: Shell, template: &str, args: &[&str]) -> Self {
         shell.copy(&fixture("tiny-llama"), "checkpoint");
-        shell.write("checkpoint/chat_template.jinja", TEMPLATE);
+        shell.write("checkpoint/chat_template.jinja", template);
         shell.ok(&["compile", "checkpoint", "-o", "tiny", "--threads", "1"]);
         let all = [&["serve", "tiny", "--port", "0", "--threads", "1"], args].concat();
         let mut child = shell.start(&all);
@@ -123,8 +129,7 @@ impl Server {
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Answer {
-        let kind = "Content-Type: application/json\r\n";
-        self.request("POST", path, kind, body.to_string().as_bytes())
+        self.request("POST", path, JSON, body.to_string().as_bytes())
     }
 
     /// Asks, and leaves the answer unread.
@@ -132,7 +137,7 @@ impl Server {
         let mut stream = self.connect();
         let body = body.to_string();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{JSON}Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(head.as_bytes()).unwrap();

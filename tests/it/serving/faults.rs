@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::client::Server;
+use super::client::{JSON, Server};
 use super::{PROMPT, completion};
 use crate::command::Shell;
 
@@ -77,7 +77,14 @@ fn requests_that_contradict_themselves_are_refused_by_field() {
     for ((method, path), status) in wrong.into_iter().zip([405, 405, 404]) {
         assert_eq!(server.request(method, path, "", b"").status, status);
     }
-    let answer = server.request("POST", "/v1/completions", "", b"{\"model\": \"ti");
+    let unasked = server.request(
+        "POST",
+        "/v1/completions",
+        "Content-Type: text/plain\r\n",
+        b"{}",
+    );
+    assert_eq!(unasked.status, 415);
+    let answer = server.request("POST", "/v1/completions", JSON, b"{\"model\": \"ti");
     assert!(answer.status == 400 && answer.body.contains("isn't JSON"));
 }
 
@@ -126,7 +133,7 @@ fn clients_that_go_away_leave_nothing_behind() {
     }
     server.becomes("dlc_requests_running{model=\"tiny\"}", 0);
     server.becomes("dlc_requests_waiting{model=\"tiny\"}", 0);
-    assert!(server.metric("dlc_texts_abandoned_total{model=\"tiny\"}") >= 30);
+    assert!(server.metric("dlc_texts_abandoned_total{model=\"tiny\"}") >= 10);
     completion(
         &server,
         &json!({"model": "tiny", "prompt": "a", "max_tokens": 2}),
@@ -147,7 +154,7 @@ fn a_reader_that_reads_nothing_does_not_hold_up_the_others() {
 fn half_a_request_does_not_hold_up_the_others() {
     let server = Server::start(&[]);
     let mut half = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-    half.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    half.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
         .unwrap();
     completion(
         &server,
@@ -182,12 +189,27 @@ fn bytes_that_are_no_request_do_no_harm() {
             "/v1/completions"
         };
         let body = format!("{{\"model\": \"tiny\", {json}}}");
-        let answer = server.request("POST", route, "", body.as_bytes());
+        let answer = server.request("POST", route, JSON, body.as_bytes());
         prop_assert_eq!(answer.status, 400, "{}", answer.body);
-        let answer = server.request("POST", route, "", &bytes);
+        let answer = server.request("POST", route, JSON, &bytes);
         prop_assert_eq!(answer.status, 400, "{}", answer.body);
         Ok(())
     });
     checked.unwrap();
     assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn who_waits_and_goes_away_leaves_the_queue() {
+    let server = Server::start(&["--max-concurrent", "1", "--max-queue", "1"]);
+    let mut first = server.open("/v1/completions", &long(400));
+    first.first_event();
+    for _ in 0..5 {
+        let waiter = server.open("/v1/completions", &long(10));
+        server.becomes("dlc_requests_waiting{model=\"tiny\"}", 1);
+        drop(waiter);
+        server.becomes("dlc_requests_waiting{model=\"tiny\"}", 0);
+    }
+    let body = json!({"model": "tiny", "prompt": "a", "n": 3});
+    assert_eq!(server.post("/v1/completions", &body).status, 400);
 }

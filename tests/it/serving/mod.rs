@@ -46,8 +46,7 @@ fn a_completion_is_what_run_writes() {
 #[test]
 fn parts_of_a_stream_add_up_to_the_whole() {
     let server = Server::start(&[]);
-    let mut body =
-        json!({"model": "tiny", "prompt": PROMPT, "max_tokens": 20, "stop": ["the"], "n": 2});
+    let mut body = json!({"model": "tiny", "prompt": PROMPT, "max_tokens": 20, "stop": ["the"], "n": 2, "logprobs": 1});
     let whole = completion(&server, &body);
     body["stream"] = true.into();
     body["stream_options"] = json!({"include_usage": true});
@@ -75,6 +74,15 @@ fn parts_of_a_stream_add_up_to_the_whole() {
             .collect();
         assert_eq!(text, choice["text"].as_str().unwrap());
         assert!(!text.contains("the"));
+        for key in ["tokens", "text_offset"] {
+            let parts =
+                of_text().flat_map(|choice| choice["logprobs"][key].as_array().unwrap().clone());
+            assert_eq!(
+                Value::from(parts.collect::<Vec<_>>()),
+                choice["logprobs"][key],
+                "{key}"
+            );
+        }
         assert_eq!(
             of_text().next_back().unwrap()["finish_reason"],
             choice["finish_reason"]
@@ -265,7 +273,12 @@ fn a_bundle_that_cannot_be_served_leaves_the_others_alone() {
     let body = json!({"model": "broken", "prompt": "a"});
     let answer = server.post("/v1/completions", &body);
     assert_eq!(answer.status, 503);
-    assert!(answer.body.contains("broken/dlc.yaml"), "{}", answer.body);
+    assert!(
+        answer.body.contains("broken/dlc.yaml") && !answer.head.contains("retry-after"),
+        "{}",
+        answer.body
+    );
+    assert_eq!(server.get("/ready").json()["models"]["broken"], "failed");
     completion(
         &server,
         &json!({"model": "tiny", "prompt": "a", "max_tokens": 1}),
@@ -287,4 +300,53 @@ fn what_cannot_be_served_at_all_ends_the_command() {
     insta::with_settings!({filters => [(r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]")]}, {
         insta::assert_snapshot!(outcomes.join("\n"));
     });
+}
+
+/// As Qwen's templates list functions and show calls.
+const WITH_TOOLS: &str = "{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools> Answer <tool_call>{...}</tool_call>{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}{% for call in m.tool_calls or [] %}{{ call.function.arguments | tojson }}{% endfor %}{% endfor %}<assistant>";
+
+#[test]
+fn functions_are_called_where_that_is_demanded() {
+    let shell = Shell::new();
+    let server = Server::start_with(shell, WITH_TOOLS, &[]);
+    let weather = json!({"type": "function", "function": {"name": "weather", "parameters": {
+        "type": "object", "properties": {"days": {"type": "integer", "minimum": 1, "maximum": 9}}, "required": ["days"], "additionalProperties": false,
+    }}});
+    let mut body = json!({
+        "model": "tiny", "messages": [{"role": "user", "content": "Rain?"}], "tools": [weather], "tool_choice": "required", "max_tokens": 60,
+    });
+    let answer = server.post("/v1/chat/completions", &body).json();
+    let choice = &answer["choices"][0];
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &Value::Null),
+        "{answer}"
+    );
+    let call = choice["message"]["tool_calls"][0].clone();
+    assert_eq!(call["function"]["name"], "weather");
+    let arguments: Value =
+        serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
+    assert!((1..10).contains(&arguments["days"].as_u64().unwrap()));
+    body["stream"] = true.into();
+    let events = server.post("/v1/chat/completions", &body).events();
+    let last: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
+    let streamed = &last["choices"][0]["delta"]["tool_calls"][0];
+    assert_eq!(
+        (&streamed["function"], &streamed["index"]),
+        (&call["function"], &json!(0))
+    );
+    let more = json!([
+        {"role": "user", "content": "Rain?"}, {"role": "assistant", "content": null, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "yes"},
+    ]);
+    let body = json!({"model": "tiny", "messages": more, "tools": [weather], "max_tokens": 4});
+    assert_eq!(server.post("/v1/chat/completions", &body).status, 200);
+    for choice in [
+        json!("sometimes"),
+        json!({"type": "function", "function": {"name": "rain"}}),
+    ] {
+        let mut body = body.clone();
+        body["tool_choice"] = choice;
+        assert_eq!(server.post("/v1/chat/completions", &body).status, 400);
+    }
 }

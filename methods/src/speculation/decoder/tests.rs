@@ -496,7 +496,7 @@ impl Classes {
         } else if text.len() % 3 == 2 {
             token == sum % 5
         } else {
-            token != 5 && (sum + token) % 3 != 0
+            token != 5 && !(sum + token).is_multiple_of(3)
         }
     }
 }
