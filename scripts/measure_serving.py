@@ -2,12 +2,12 @@
 """Throughput and latency of `dlc serve` with 1, 2, 4 and 8 clients, and whether their texts are what they are alone.
 
     python3 scripts/measure_serving.py BUNDLE [--dlc target/release/dlc] [--clients 1 2 4 8] [--tokens N] [--rounds N]
-        [--threads N] [--sample-alone] [-- FLAG...]
+        [--threads N] [-- FLAG...]
 
 Starts the server with FLAGs. A client asks one prompt after the other of `dlc bench`'s suite, greedily, without an end of
-text, and streams. Every number of clients answers the same requests, ROUNDS times 16; each text must be the one that the
-first client got alone. The rate is tokens per second from the first request to the last token; times to the first token
-and between tokens are those that clients see. Prints a Markdown table.
+text, and streams. Every number of clients asks as many requests, ROUNDS times 16, each with a number before it that no
+other has; then one client asks them again, and must get the same texts. The rate is tokens per second from the first
+request to the last token; times to the first token and between tokens are those that clients see. Prints a Markdown table.
 
 Exit status: 0 done, 1 a text differs or a request failed, 2 bad usage.
 """
@@ -129,16 +129,13 @@ def main() -> int:
     rows, differing, total = [], 0, 0
     try:
         measure(server, suite[:2], 1, 8)
-        alone, base = {}, 0.0
+        base = 0.0
         for clients in arguments.clients:
-            # A number before each prompt, so that none is held already.
             prompts = [f"{clients}.{turn} {prompt}" for turn in range(arguments.rounds) for prompt in suite]
-            if clients != 1:
-                _, expected = measure(server, prompts, 1, arguments.tokens)
-                prompts = [f"{prompt}" for prompt in prompts]
             seconds, seen = measure(server, prompts, clients, arguments.tokens)
-            if clients != 1:
-                differing += sum(a.tokens != b.tokens for a, b in zip(expected, seen))
+            if clients > 1:
+                _, alone = measure(server, prompts, 1, arguments.tokens)
+                differing += sum(a.tokens != b.tokens for a, b in zip(alone, seen))
                 total += sum(len(each.tokens) for each in seen)
             rate = sum(len(each.tokens) for each in seen) / seconds
             base = base or rate

@@ -1,10 +1,10 @@
 //! The thread that continues texts: it owns a model, lets requests join and leave between passes,
 //! and sends each what it gains.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use dlc_runtime::methods::speculation::{
@@ -115,6 +115,7 @@ impl Engine {
         let alive = Lives(Arc::clone(&lives));
         let mut worker = Worker {
             batch,
+            pending: VecDeque::new(),
             readers: HashMap::new(),
             metrics: Arc::clone(&metrics),
             stopping: Arc::clone(&stopping),
@@ -209,6 +210,8 @@ fn stopping() -> Problem {
 
 struct Worker {
     batch: Batch,
+    /// Texts that wait for room, the first one first.
+    pending: VecDeque<Job>,
     readers: HashMap<TextId, Reader>,
     metrics: Arc<ModelMetrics>,
     stopping: Arc<AtomicBool>,
@@ -218,18 +221,23 @@ impl Worker {
     /// Works until nobody can ask for a text any more.
     fn work(&mut self, queue: &Receiver<Job>) {
         loop {
-            if self.batch.active() == 0 {
+            if self.batch.active() == 0 && self.pending.is_empty() {
                 match queue.recv() {
-                    Ok(job) => self.begin(job),
+                    Ok(job) => self.pending.push_back(job),
                     Err(_) => return,
                 }
             }
-            while self.batch.has_room() {
-                match queue.try_recv() {
-                    Ok(job) => self.begin(job),
-                    Err(TryRecvError::Disconnected) if self.batch.active() == 0 => return,
-                    Err(_) => break,
-                }
+            // Who went away is forgotten at once, however long the others wait.
+            self.pending.extend(queue.try_iter());
+            let gone = |job: &Job| job.events.is_closed();
+            for _ in self.pending.iter().filter(|job| gone(job)) {
+                self.metrics.ended(Outcome::Abandoned, None);
+            }
+            self.pending.retain(|job| !gone(job));
+            while self.batch.has_room()
+                && let Some(job) = self.pending.pop_front()
+            {
+                self.begin(job);
             }
             self.turn();
             self.dismiss();
@@ -251,8 +259,6 @@ impl Worker {
         let place = job.place.clone();
         if self.stopping.load(Ordering::SeqCst) {
             let _ = job.events.send(Event::Failed(stopping()));
-        } else if job.events.is_closed() {
-            self.metrics.ended(Outcome::Abandoned, None);
         } else {
             match self.batch.begin(&job.prompt, job.options) {
                 Ok(id) => {
