@@ -44,7 +44,8 @@ from serving import (
     equal,
     events,
 )
-from serving_operation import APART, check_hanging_up, check_state
+from serving_forms import APART as FORMS_APART, SHARED as FORMS
+from serving_operation import APART as OPERATION, check_hanging_up, check_state
 
 PAGE = ROOT / "docs" / "serving.md"
 REQUESTS = pathlib.Path(__file__).parent / "serving_requests.jsonl"
@@ -109,6 +110,14 @@ def check_logprobs(server: Server) -> str:
     equal("tokens streamed", streamed, said.tokens)
     offsets = [offset for part in parts if part.choices[0].logprobs for offset in part.choices[0].logprobs.text_offset]
     equal("offsets streamed", offsets, said.text_offset)
+    drawn = {**asked, "temperature": 1, "seed": 3}
+    unlikely = 0
+    for top in (0, 1):
+        of_drawn = client.completions.create(**drawn, logprobs=top).choices[0].logprobs
+        for token, logprob, told in zip(of_drawn.tokens, of_drawn.token_logprobs, of_drawn.top_logprobs, strict=True):
+            equal(f"the drawn {token!r} among the likeliest", told.get(token), logprob)
+            unlikely += len(told) > top
+    demand(unlikely > 12, "no token was drawn that isn't the likeliest")
     return f"{len(said.tokens)} tokens"
 
 
@@ -363,7 +372,20 @@ def check_refusals(server: Server) -> str:
         status, _, text = server.ask(method, path, body)
         equal(f"{method} {path} {str(body)[:20]}", status, expected)
         demand_form(json.loads(text), "Error")
-    return "13 requests"
+    for kind, expected in [
+        ("", 415),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("application/jsonl", 415),
+        ("Application/JSON; charset=utf-8", 200),
+    ]:
+        for path, prompt in (("/v1/completions", {"prompt": "And"}), ("/v1/chat/completions", {"messages": CHAT})):
+            body = {"model": MODEL, "max_tokens": 1, **prompt}
+            status, _, text = server.ask("POST", path, body, {"Content-Type": kind})
+            equal(f"{path} as {kind!r}", status, expected)
+            if expected != 200:
+                demand_form(json.loads(text), "Error")
+    return "23 requests"
 
 
 def check_metrics(server: Server) -> str:
@@ -399,6 +421,7 @@ SHARED: dict[str, Callable[[Server], str]] = {
     "chat logprobs": check_chat_logprobs,
     "async client": check_async,
     "langchain": check_langchain,
+    **FORMS,
     "8 at once": check_company,
     "curl": check_curl,
     "program of the page": check_program,
@@ -410,6 +433,10 @@ SHARED: dict[str, Callable[[Server], str]] = {
     "hanging up": check_hanging_up,
     "metrics": check_metrics,
 }
+
+
+# Checks that start servers of their own.
+APART: dict[str, Callable[[Setup], str]] = {**FORMS_APART, **OPERATION}
 
 
 def attempt(name: str, check: Callable[[], str]) -> bool:

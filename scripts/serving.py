@@ -22,7 +22,13 @@ import openai
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}And{% endif %}"
+# A template that has calls written as Hermes and Qwen write them.
+TEMPLATE = """{% if tools %}{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}Answer with <tool_call>{"name": ..., "arguments": ...}</tool_call>.
+{% endif %}{% for m in messages %}{{ m['content'] or '' }}{% for call in m['tool_calls'] or [] %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}
+{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}And{% endif %}"""
 MODEL = "out"
 # How long anything may take that doesn't measure time itself.
 PATIENCE = 120
@@ -69,16 +75,23 @@ class Server:
     def __enter__(self) -> "Server":
         command = [self.setup.dlc, "serve", f"{MODEL}={self.setup.bundle}", "--port", "0", *self.flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
-        threading.Thread(target=self.listen, daemon=True).start()
+        self.listener = threading.Thread(target=self.listen, daemon=True)
+        self.listener.start()
         self.until(lambda: self.address, "the address")
         self.port = int(self.address[1])
-        self.until(lambda: self.get("/ready")[0] == 200, "readiness")
+        self.until(self.is_ready, "readiness")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+    def is_ready(self) -> bool:
+        status, _, text = self.get("/ready")
+        demand_form(json.loads(text), "Readiness")
+        equal("ready", json.loads(text)["ready"], status == 200)
+        return status == 200
 
     def listen(self) -> None:
         for line in self.process.stderr:
@@ -105,11 +118,12 @@ class Server:
     def ask(
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], str]:
-        """Status, headers and text of an answer. A body that is no text or bytes becomes JSON."""
+        """Status, headers and text of an answer. A body that is no text or bytes becomes JSON. Empty headers aren't sent."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         with contextlib.closing(connection):
             given = body if body is None or isinstance(body, bytes | str) else json.dumps(body)
-            connection.request(method, path, given, {"Content-Type": "application/json", **(headers or {})})
+            sent = {"Content-Type": "application/json", **(headers or {})}
+            connection.request(method, path, given, {name: value for name, value in sent.items() if value})
             answer = connection.getresponse()
             names = {name.lower(): value for name, value in answer.getheaders()}
             return answer.status, names, answer.read().decode("utf-8")
@@ -192,10 +206,10 @@ def under_way(server: Server, **fields: object) -> Iterator[http.client.HTTPResp
         yield answer
 
 
-def compile_bundle(dlc: pathlib.Path, folder: pathlib.Path) -> Setup:
+def compile_bundle(dlc: pathlib.Path, folder: pathlib.Path, template: str = TEMPLATE) -> Setup:
     checkpoint = folder / "checkpoint"
     shutil.copytree(ROOT / "fixtures" / "tiny-llama", checkpoint)
-    (checkpoint / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    (checkpoint / "chat_template.jinja").write_text(template, encoding="utf-8")
     setup = Setup(dlc, folder / "bundle", folder)
     flags = ("--no-cache", "--pass", "fit-prune:drop=4", "--profile", "ort", "-o", str(setup.bundle))
     setup.run("compile", str(checkpoint), *flags)

@@ -56,8 +56,9 @@ def check_keys(setup: Setup) -> str:
             except openai.AuthenticationError as error:
                 equal("code", error.code, "invalid_api_key")
         for path in ("/v1/models", "/metrics", "/openapi.json", "/v1/models/other"):
-            status, _, text = server.get(path)
+            status, headers, text = server.get(path)
             equal(f"{path} without a key", status, 401)
+            equal("WWW-Authenticate", headers["www-authenticate"], "Bearer")
             demand_form(json.loads(text), "Error")
         for path in ("/health", "/ready"):
             equal(f"{path} without a key", server.get(path)[0], 200)
@@ -78,6 +79,11 @@ def check_queue(setup: Setup) -> str:
                 equal("code", json.loads(text)["error"]["code"], "queue_full")
         texts = {json.loads(text)["choices"][0]["text"] for status, _, text in answers if status == 200}
         equal("texts", len(texts), 1)
+        # More than there will ever be places for: to ask again is no use.
+        status, headers, text = server.post("/v1/completions", prompt="And", max_tokens=1, n=3)
+        check_refusal(status, text, 400, "n")
+        demand("retry-after" not in headers, "a request that is never taken has Retry-After")
+        equal("status of 2 texts", server.post("/v1/completions", prompt="And", max_tokens=1, n=2)[0], 200)
     return f"{statuses.count(429)} of {len(statuses)} refused"
 
 
@@ -88,17 +94,31 @@ def check_waiting(setup: Setup) -> str:
         with under_way(server, max_tokens=480, n=3, temperature=1):
             waiting = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
             with contextlib.closing(waiting):
-                waiting.request(
-                    "POST", "/v1/completions", json.dumps({"model": MODEL, "prompt": "And", "max_tokens": 1})
-                )
+                body = json.dumps({"model": MODEL, "prompt": "And", "max_tokens": 1})
+                waiting.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
                 server.until(lambda: server.metrics()["dlc_requests_waiting"] == 3, "third request that waits")
-            time.sleep(0.1)
+            server.until(lambda: server.metrics()["dlc_requests_waiting"] < 3, "place that is left")
+            demand(server.metrics()["dlc_requests_waiting"] == 2, "the texts ended too soon for this check")
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 answer = pool.submit(server.post, "/v1/completions", prompt="And", max_tokens=1)
-                time.sleep(0.1)
-                demand(server.metrics()["dlc_requests_waiting"] >= 2, "the texts ended too soon for this check")
+                server.until(lambda: answer.done() or server.metrics()["dlc_requests_waiting"] == 3, "place")
         equal("status", answer.result()[0], 200)
     return "1 place"
+
+
+def check_failed_model(setup: Setup) -> str:
+    """One bundle that can't be loaded beside one that can."""
+    absent = setup.folder / "absent"
+    with setup.serve(f"broken={absent}") as server:
+        _, _, text = server.get("/ready")
+        states = {MODEL: "ready", "broken": "failed"}
+        equal("/ready", json.loads(text), {"ready": True, "stopping": False, "models": states})
+        status, headers, text = server.ask("POST", "/v1/completions", {"model": "broken", "prompt": "And"})
+        check_refusal(status, text, 503, None)
+        demand("retry-after" not in headers, "a model that failed has Retry-After")
+        demand(str(absent) in json.loads(text)["error"]["message"], text)
+        equal("status of the other", server.post("/v1/completions", prompt="And", max_tokens=1)[0], 200)
+    return "1 of 2"
 
 
 def check_timeout(setup: Setup) -> str:
@@ -123,6 +143,9 @@ def check_stopping(setup: Setup) -> str:
                 parts = events((answer.first + answer.read()).decode("utf-8"))
             equal("text", "".join(part["choices"][0]["text"] for part in parts), expected)
             equal("exit code", server.ends(5), code)
+            server.listener.join(PATIENCE)
+            equal("the last line", server.said[-1], "stopped\n")
+            demand(not any("interrupted" in line for line in server.said), f"{server.said}")
     return "exit codes 143, 130"
 
 
@@ -176,6 +199,7 @@ APART: dict[str, Callable[[Setup], str]] = {
     "keys": check_keys,
     "queue": check_queue,
     "hanging up while waiting": check_waiting,
+    "a model that fails": check_failed_model,
     "timeout": check_timeout,
     "stopping": check_stopping,
     "grace": check_grace,

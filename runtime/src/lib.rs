@@ -41,6 +41,7 @@ mod error;
 mod generation;
 mod grammar;
 mod measure;
+mod sentence;
 mod session;
 mod spans;
 mod special_tokens;
@@ -74,6 +75,7 @@ pub use measure::{
     Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies,
     measure, measure_after, time_passes,
 };
+pub use sentence::{SentenceEncoder, TextLimits, TextVector};
 pub use session::{HostData, HostTensor, Session, SessionOptions};
 pub use spans::{Answer, answers};
 pub use stops::StopStrings;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use dlc_files::read_document;
 use dlc_ir::Task;
 use dlc_runtime::methods::speculation::{Batch, BatchOptions, DecodeOptions, TokenModel};
-use dlc_runtime::{Bundle, ChatTemplate, GenerationConfig, Provider, assumed_costs};
+use dlc_runtime::{
+    Bundle, ChatTemplate, GenerationConfig, Provider, SentenceEncoder, assumed_costs,
+};
 
 use super::backend::{BackendArgs, describe};
 use super::drafting::{DraftingArgs, measured_costs};
@@ -17,7 +19,7 @@ use super::failure::{Failure, Result, bail};
 use super::models::Models;
 use super::output::{note, warn};
 use super::{phases, signals};
-use crate::serve::{Keys, Limits, Load, ServeOptions, TextParts, serve};
+use crate::serve::{Keys, Limits, Load, Parts, ServeOptions, TextParts, serve};
 
 /// The largest file of keys that is read.
 const KEYS_CAP: u64 = 1 << 20;
@@ -208,15 +210,24 @@ impl Plan {
         }
     }
 
-    fn load(&self) -> Result<TextParts> {
+    fn load(&self) -> Result<Parts> {
         let bundle = super::open::text_bundle(&self.path)?;
-        if bundle.manifest().model.task != Task::TextGeneration {
-            bail!(
-                "the bundle is a {} for {}, and `dlc serve` continues texts",
+        match bundle.manifest().model.task {
+            Task::TextGeneration => self.load_decoder(bundle),
+            Task::FeatureExtraction => {
+                let backend = self.backend.start()?;
+                let encoder = SentenceEncoder::open(&backend, &bundle, &self.backend.session())?;
+                Ok(Parts::Vectors(Box::new(encoder)))
+            }
+            task => bail!(
+                "the bundle is a {} for {}, and `dlc serve` continues texts and makes vectors of them",
                 bundle.manifest().model.family,
-                bundle.manifest().model.task.name()
-            );
+                task.name()
+            ),
         }
+    }
+
+    fn load_decoder(&self, bundle: Bundle) -> Result<Parts> {
         let config = if self.no_generation_config {
             GenerationConfig::default()
         } else {
@@ -240,7 +251,7 @@ impl Plan {
             piece: self.piece,
             costs,
         };
-        Ok(TextParts {
+        Ok(Parts::Text(Box::new(TextParts {
             batch: Batch::new(Box::new(models.target), draft, shared)?,
             slots,
             tokenizer: models.tokenizer,
@@ -250,7 +261,7 @@ impl Plan {
             bos,
             context,
             vocab,
-        })
+        })))
     }
 
     fn costs(&self, models: &Models) -> dlc_methods::speculation::CostTable {

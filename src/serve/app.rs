@@ -21,6 +21,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*name}", get(model))
         .route("/v1/completions", post(openai::completions))
         .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/embeddings", post(openai::embeddings))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(description))
         .route_layer(from_fn_with_state(Arc::clone(&app), check_key));
@@ -83,10 +84,10 @@ async fn health() -> &'static str {
 /// Whether requests are answered: 503 while models load, where none could be, and at the end.
 async fn ready(State(app): State<Arc<App>>) -> Response {
     // Why one failed may name paths, and is told to who has a key.
-    let state = |model: &super::models::Model| match (model.is_settled(), model.text()) {
+    let state = |model: &super::models::Model| match (model.is_settled(), model.serves()) {
         (false, _) => "loading",
-        (true, Ok(_)) => "ready",
-        (true, Err(_)) => "failed",
+        (true, true) => "ready",
+        (true, false) => "failed",
     };
     let models: serde_json::Map<String, Value> = app
         .models
@@ -95,7 +96,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         .collect();
     let stopping = app.stopping.load(Ordering::SeqCst);
     let settled = app.models.all().all(|model| model.is_settled());
-    let serves = app.models.all().any(|model| model.text().is_ok());
+    let serves = app.models.all().any(|model| model.serves());
     let status = if settled && serves && !stopping {
         StatusCode::OK
     } else {

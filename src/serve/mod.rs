@@ -5,6 +5,7 @@
 
 mod answer;
 mod app;
+mod encoder;
 mod engine;
 mod fields;
 mod keys;
@@ -24,7 +25,7 @@ use std::time::Duration;
 pub use self::keys::Keys;
 pub use self::limits::Limits;
 use self::models::Models;
-pub use self::models::{Load, TextParts};
+pub use self::models::{Load, Parts, TextParts};
 use self::state::App;
 
 /// How often a stop is looked for.
@@ -122,9 +123,7 @@ async fn answer(
         return ended.unwrap_or(Ok(()));
     }
     for model in app.models.all() {
-        if let Ok(model) = model.text() {
-            model.engine.stop();
-        }
+        model.stop();
     }
     let _ = tokio::time::timeout(FAREWELL, &mut server).await;
     Ok(())

@@ -5,8 +5,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dlc_runtime::methods::speculation::{Batch, DecodeOptions};
-use dlc_runtime::{ChatTemplate, GenerationConfig, GrammarCompiler, TextTokenizer};
+use dlc_runtime::{
+    ChatTemplate, GenerationConfig, GrammarCompiler, SentenceEncoder, TextTokenizer,
+};
 
+use super::encoder::Encoder;
 use super::engine::Engine;
 use super::metrics::ModelMetrics;
 use super::problem::Problem;
@@ -34,8 +37,17 @@ pub struct TextParts {
     pub vocab: usize,
 }
 
+/// A model that is loaded.
+#[derive(Debug)]
+pub enum Parts {
+    /// It continues texts.
+    Text(Box<TextParts>),
+    /// It makes vectors of texts.
+    Vectors(Box<SentenceEncoder>),
+}
+
 /// Loads a model, or says why it can't be.
-pub type Load = Box<dyn FnOnce() -> Result<TextParts, String> + Send>;
+pub type Load = Box<dyn FnOnce() -> Result<Parts, String> + Send>;
 
 /// A model that continues texts.
 #[derive(Debug)]
@@ -53,6 +65,24 @@ pub(super) struct TextModel {
 }
 
 impl TextModel {
+    fn start(
+        parts: TextParts,
+        most_waiting: usize,
+        metrics: Arc<ModelMetrics>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            engine: Engine::start(parts.batch, parts.slots, most_waiting, metrics)?,
+            tokenizer: Arc::new(parts.tokenizer),
+            template: parts.template,
+            options: parts.options,
+            config: parts.config,
+            bos: parts.bos,
+            context: parts.context,
+            vocab: parts.vocab,
+            grammars: OnceLock::new(),
+        })
+    }
+
     /// What makes grammars for its tokens.
     pub fn grammars(&self) -> Result<&GrammarCompiler, Problem> {
         let ends = &self.options.stop_tokens;
@@ -94,7 +124,23 @@ pub(super) struct Model {
     pub name: String,
     pub created: u64,
     pub metrics: Arc<ModelMetrics>,
-    loaded: OnceLock<Result<TextModel, String>>,
+    loaded: OnceLock<Result<Loaded, String>>,
+}
+
+/// What a model does.
+#[derive(Debug)]
+enum Loaded {
+    Text(Box<TextModel>),
+    Vectors(Encoder),
+}
+
+impl Loaded {
+    fn lives(&self) -> bool {
+        match self {
+            Self::Text(model) => model.engine.lives(),
+            Self::Vectors(encoder) => encoder.lives(),
+        }
+    }
 }
 
 impl Model {
@@ -108,23 +154,51 @@ impl Model {
         }
     }
 
-    /// The model, once it is loaded.
-    pub fn text(&self) -> Result<&TextModel, Problem> {
+    fn loaded(&self) -> Result<&Loaded, Problem> {
+        let name = &self.name;
         match self.loaded.get() {
-            Some(Ok(model)) if model.engine.lives() => Ok(model),
+            Some(Ok(model)) if model.lives() => Ok(model),
             Some(Ok(_)) => Err(Problem::unavailable(format!(
-                "model `{}` has failed: start the server again",
+                "model `{name}` has failed: start the server again"
+            ))),
+            Some(Err(problem)) => Err(Problem::unavailable(format!(
+                "model `{name}` couldn't be loaded: {problem}"
+            ))),
+            None => Err(Problem::not_now(format!("model `{name}` is being loaded"))),
+        }
+    }
+
+    /// Whether it can be asked.
+    pub fn serves(&self) -> bool {
+        self.loaded().is_ok()
+    }
+
+    /// The model as one that continues texts.
+    pub fn text(&self) -> Result<&TextModel, Problem> {
+        match self.loaded()? {
+            Loaded::Text(model) => Ok(model),
+            Loaded::Vectors(_) => Err(Problem::request(format!(
+                "model `{}` makes vectors of texts: ask /v1/embeddings",
                 self.name
             ))),
-            Some(Err(problem)) => {
-                let name = &self.name;
-                let message = format!("model `{name}` couldn't be loaded: {problem}");
-                Err(Problem::unavailable(message))
-            }
-            None => Err(Problem::not_now(format!(
-                "model `{}` is being loaded",
+        }
+    }
+
+    /// The model as one that makes vectors.
+    pub fn vectors(&self) -> Result<&Encoder, Problem> {
+        match self.loaded()? {
+            Loaded::Vectors(encoder) => Ok(encoder),
+            Loaded::Text(_) => Err(Problem::request(format!(
+                "model `{}` continues texts and makes no vectors: ask /v1/completions",
                 self.name
             ))),
+        }
+    }
+
+    /// Ends what is under way.
+    pub fn stop(&self) {
+        if let Ok(Loaded::Text(model)) = self.loaded() {
+            model.engine.stop();
         }
     }
 
@@ -134,21 +208,15 @@ impl Model {
 
     /// Loads it; returns why that failed.
     pub fn load(&self, load: Load, most_waiting: usize) -> Result<(), String> {
-        let loaded = load().and_then(|parts| {
-            let metrics = Arc::clone(&self.metrics);
-            let engine = Engine::start(parts.batch, parts.slots, most_waiting, metrics)
-                .map_err(|error| format!("no thread can be started: {error}"))?;
-            Ok(TextModel {
-                engine,
-                tokenizer: Arc::new(parts.tokenizer),
-                template: parts.template,
-                options: parts.options,
-                config: parts.config,
-                bos: parts.bos,
-                context: parts.context,
-                vocab: parts.vocab,
-                grammars: OnceLock::new(),
-            })
+        let no_thread = |error| format!("no thread can be started: {error}");
+        let metrics = Arc::clone(&self.metrics);
+        let loaded = load().and_then(|parts| match parts {
+            Parts::Vectors(encoder) => Encoder::start(*encoder, most_waiting, metrics)
+                .map(Loaded::Vectors)
+                .map_err(no_thread),
+            Parts::Text(parts) => TextModel::start(*parts, most_waiting, metrics)
+                .map(|model| Loaded::Text(Box::new(model)))
+                .map_err(no_thread),
         });
         let outcome = loaded.as_ref().map(|_| ()).map_err(Clone::clone);
         let _ = self.loaded.set(loaded);

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use dlc_ir::{ModelInfo, Pooling, Scores, Sentence, Task};
 use dlc_runtime::{
-    Bundle, Choice, Rows, RuntimeError, TextTokenizer, TokenizedText, choices, sentence_vector,
-    similarity,
+    Bundle, Choice, Rows, RuntimeError, TextLimits, TextTokenizer, TokenizedText, choices,
+    sentence_vector, similarity,
 };
 use serde_json::{Value, json};
 
@@ -43,8 +43,9 @@ pub(super) fn run(args: &Args, bundle: Bundle, texts: &[Text]) -> Result<ExitCod
     if sentence.as_ref().is_some_and(|s| s.lower_case) {
         tokenizer.lower_case()?;
     }
-    let limits = Limits::of(args, sentence.as_ref(), model.session.context_length());
-    let (tokenized, truncated) = limits.tokenize(&tokenizer, prompt.text(), texts)?;
+    let context = model.session.context_length();
+    let limits = TextLimits::new(sentence.as_ref(), context, args.truncate);
+    let (tokenized, truncated) = tokenize(limits, &tokenizer, prompt.text(), texts)?;
     let rows = model.session.run(&tokenized)?;
     let prompt_tokens = limits.prompt_tokens(&tokenizer, prompt.text())?;
     let reader = Reader {
@@ -120,69 +121,34 @@ fn prompt(args: &Args, bundle: &Bundle, sentence: Option<&Sentence>) -> Result<P
     }
 }
 
-/// How long texts may be, and what becomes of longer ones.
-struct Limits {
-    most: usize,
-    /// Whether longer ones are cut; else they are refused.
-    cuts: bool,
-    at_start: bool,
-}
-
-impl Limits {
-    /// Sentence Transformers cuts texts at the limit of the checkpoint; other encoders do it if
-    /// they are asked to.
-    fn of(args: &Args, sentence: Option<&Sentence>, context: usize) -> Self {
-        let most = sentence
-            .and_then(|s| s.max_tokens)
-            .map_or(context, |limit| limit.min(context));
-        Self {
-            most,
-            cuts: args.truncate || sentence.is_some(),
-            at_start: sentence.is_some_and(|s| s.cut_start),
+/// The tokens of each text with the prompt before it, and whether it was cut.
+fn tokenize(
+    limits: TextLimits,
+    tokenizer: &TextTokenizer,
+    prompt: &str,
+    texts: &[Text],
+) -> Result<(Vec<TokenizedText>, Vec<bool>)> {
+    let (mut tokenized, mut truncated) = (Vec::new(), Vec::new());
+    for Text { content, place } in texts {
+        let (tokens, n) = limits
+            .tokenize(tokenizer, &format!("{prompt}{content}"))
+            .with_context(|| place.clone())?;
+        let most = limits.most;
+        if n == 0 {
+            bail!("{place} has no token, so there is nothing to read");
         }
-    }
-
-    /// The tokens of each text with the prompt before it, and whether it was cut.
-    fn tokenize(
-        &self,
-        tokenizer: &TextTokenizer,
-        prompt: &str,
-        texts: &[Text],
-    ) -> Result<(Vec<TokenizedText>, Vec<bool>)> {
-        let (most, mut tokenized, mut truncated) = (self.most, Vec::new(), Vec::new());
-        for Text { content, place } in texts {
-            let (tokens, n) = tokenizer
-                .analyse_cut(&format!("{prompt}{content}"), most, self.at_start)
-                .with_context(|| place.clone())?;
-            if n == 0 {
-                bail!("{place} has no token, so there is nothing to read");
-            }
-            if n > most && !self.cuts {
-                bail!(
-                    "{place} has {n} tokens, and the model takes {most}; shorten it, or let --truncate cut it"
-                );
-            }
-            if n > most {
-                note(&format!("{place} is cut from {n} tokens to {most}"))?;
-            }
-            tokenized.push(tokens);
-            truncated.push(n > most);
+        if limits.refuses(n) {
+            bail!(
+                "{place} has {n} tokens, and the model takes {most}; shorten it, or let --truncate cut it"
+            );
         }
-        Ok((tokenized, truncated))
-    }
-
-    /// How many tokens at the start are the prompt's: all that it has by itself, but for a token
-    /// that ends texts.
-    fn prompt_tokens(&self, tokenizer: &TextTokenizer, prompt: &str) -> Result<usize> {
-        if prompt.is_empty() {
-            return Ok(0);
+        if n > most {
+            note(&format!("{place} is cut from {n} tokens to {most}"))?;
         }
-        let ids = tokenizer
-            .analyse_cut(prompt, self.most, self.at_start)?
-            .0
-            .ids;
-        Ok(ids.len() - usize::from(ids.last().is_some_and(|&id| tokenizer.is_special(id))))
+        tokenized.push(tokens);
+        truncated.push(n > most);
     }
+    Ok((tokenized, truncated))
 }
 
 /// Makes sense of what the model says.

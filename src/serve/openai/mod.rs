@@ -2,6 +2,7 @@
 
 mod chat;
 mod completions;
+mod embeddings;
 mod format;
 mod logprobs;
 mod sampling;
@@ -16,6 +17,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+pub(super) use self::embeddings::embeddings;
 use self::sampling::Sampling;
 use self::stream::Streamed;
 use super::answer::{Answer, Finish, Piece};

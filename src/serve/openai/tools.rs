@@ -70,7 +70,7 @@ struct Function {
 #[serde(untagged)]
 enum Choice {
     Mode(String),
-    Named { function: Named },
+    Named { r#type: String, function: Named },
 }
 
 #[derive(Deserialize)]
@@ -86,6 +86,9 @@ pub(super) struct Tools {
     pub listed: Vec<Value>,
     /// What a text must be, where a call is demanded.
     pub grammar: Option<Arc<dyn Grammar>>,
+    names: Arc<BTreeSet<String>>,
+    /// Whether a text may have several calls.
+    parallel: bool,
 }
 
 impl Tools {
@@ -99,7 +102,7 @@ impl Tools {
         let listed: Vec<Value> = fields.take("tools", expected)?.unwrap_or_default();
         let expected = "`none`, `auto`, `required`, or an object that names a function";
         let choice = fields.take::<Choice>("tool_choice", expected)?;
-        fields.take::<bool>("parallel_tool_calls", "true or false")?;
+        let parallel = fields.take("parallel_tool_calls", "true or false")?;
         let wrong = |message: String| Problem::field("tools", message);
         let tools = listed.iter().map(Tool::deserialize);
         let tools: Vec<Tool> = tools
@@ -120,7 +123,11 @@ impl Tools {
                 let message = format!("`tool_choice` must be {expected}");
                 return Err(Problem::field("tool_choice", message));
             }
-            Some(Choice::Named { function }) => {
+            Some(Choice::Named { r#type, .. }) if r#type != "function" => {
+                let message = "`tool_choice.type` must be `function`";
+                return Err(Problem::field("tool_choice", message));
+            }
+            Some(Choice::Named { function, .. }) => {
                 let all = tools.iter().map(|tool| &tool.function);
                 let named: Vec<&Function> = all.filter(|tool| tool.name == function.name).collect();
                 if named.is_empty() {
@@ -134,7 +141,13 @@ impl Tools {
             }
         };
         if tools.is_empty() {
-            return Ok(None);
+            let message = "`tool_choice` demands a call, and `tools` has no function";
+            return match choice {
+                Some(Choice::Mode(mode)) if mode == "required" => {
+                    Err(Problem::field("tool_choice", message))
+                }
+                _ => Ok(None),
+            };
         }
         let style = Style::of(template).ok_or_else(|| {
             let message = "the model's chat template has no place for functions, or a form of calls that this server doesn't know";
@@ -145,8 +158,10 @@ impl Tools {
             .transpose()?;
         Ok(Some(Self {
             style,
+            names: Arc::new(tools.into_iter().map(|tool| tool.function.name).collect()),
             listed,
             grammar,
+            parallel: parallel.unwrap_or(true),
         }))
     }
 
@@ -154,6 +169,8 @@ impl Tools {
     pub fn calls(&self) -> Calls {
         Calls {
             style: self.style,
+            names: Arc::clone(&self.names),
+            parallel: self.parallel,
             before: StopStrings::new(&[OPEN.to_owned()]),
             rest: String::new(),
         }
@@ -167,18 +184,23 @@ impl Style {
         model: &TextModel,
         functions: &[&Function],
     ) -> Result<Arc<dyn Grammar>, Problem> {
-        let call = |function: &&Function| {
+        // What a schema refers to is found from the root of all: each has a place there.
+        let mut definitions = Map::new();
+        let mut call = |(i, function): (usize, &&Function)| {
+            let place = format!("function{i}");
             let any = || json!({"type": "object"});
-            let arguments = function.parameters.clone().unwrap_or_else(any);
+            let mut arguments = function.parameters.clone().unwrap_or_else(any);
+            refer_from(&format!("#/$defs/{place}"), &mut arguments);
+            definitions.insert(place.clone(), arguments);
             json!({
                 "type": "object", "additionalProperties": false, "required": ["name", self.arguments()],
-                "properties": {"name": {"const": function.name}, self.arguments(): arguments},
+                "properties": {"name": {"const": function.name}, self.arguments(): {"$ref": format!("#/$defs/{place}")}},
             })
         };
-        let calls: Vec<Value> = functions.iter().map(call).collect();
+        let calls: Vec<Value> = functions.iter().enumerate().map(&mut call).collect();
         let spaces =
             json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
-        let schema = json!({"anyOf": calls, "x-guidance": spaces});
+        let schema = json!({"anyOf": calls, "$defs": definitions, "x-guidance": spaces});
         let source = match self {
             Self::Tagged => GrammarSource::Lark(format!(
                 "start: \"{OPEN}\\n\" call \"\\n{CLOSE}\"\ncall: %json {schema}\n"
@@ -196,6 +218,8 @@ impl Style {
 #[derive(Debug, Clone)]
 pub(super) struct Calls {
     style: Style,
+    names: Arc<BTreeSet<String>>,
+    parallel: bool,
     before: StopStrings,
     /// The text from the first call on.
     rest: String,
@@ -234,22 +258,63 @@ impl Calls {
 
     /// What was held back and is no call, and the calls; text that is no valid call stays text.
     pub fn finish(self) -> (String, Vec<Value>) {
-        let found = self.before.found();
+        if self.style == Style::Tagged && !self.before.found() {
+            return (self.before.finish(), vec![]);
+        }
+        let (mut text, mut calls) = (String::new(), vec![]);
         match self.style {
-            Style::Bare => match call(&self.rest, self.style) {
-                Some(call) => (String::new(), vec![call]),
-                None => (self.rest, vec![]),
+            Style::Bare => match self.call(&self.rest) {
+                Some(call) => calls.push(call),
+                None => text = self.rest,
             },
-            Style::Tagged if !found => (self.before.finish(), vec![]),
             Style::Tagged => {
-                let parts = self.rest.split(OPEN);
-                let calls = parts.map(|part| call(part.split(CLOSE).next()?, self.style));
-                match calls.collect::<Option<Vec<Value>>>() {
-                    Some(calls) => (String::new(), calls),
-                    None => (format!("{OPEN}{}", self.rest), vec![]),
+                for part in self.rest.split(OPEN) {
+                    let closed = part.split_once(CLOSE);
+                    match closed.and_then(|(inner, after)| Some((self.call(inner)?, after))) {
+                        Some((call, after)) => {
+                            calls.push(call);
+                            text += after;
+                        }
+                        None => text = text + OPEN + part,
+                    }
+                }
+                if text.trim().is_empty() {
+                    text.clear();
                 }
             }
         }
+        if !self.parallel {
+            calls.truncate(1);
+        }
+        (text, calls)
+    }
+
+    /// A call as the model wrote it, in OpenAI's form; None where it names no function of the
+    /// request.
+    fn call(&self, text: &str) -> Option<Value> {
+        let call = call(text, self.style)?;
+        let name = call["function"]["name"].as_str()?;
+        self.names.contains(name).then_some(call)
+    }
+}
+
+/// Lets a schema's references begin at another place than the root.
+fn refer_from(place: &str, schema: &mut Value) {
+    match schema {
+        Value::Object(keys) => {
+            for (key, value) in keys {
+                match value {
+                    Value::String(target) if key == "$ref" => {
+                        if let Some(rest) = target.strip_prefix('#') {
+                            *target = format!("{place}{rest}");
+                        }
+                    }
+                    value => refer_from(place, value),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| refer_from(place, value)),
+        _ => {}
     }
 }
 
@@ -271,7 +336,9 @@ fn call(text: &str, style: Style) -> Option<Value> {
 pub(super) fn with_objects(message: &mut Map<String, Value>) {
     let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
     for call in calls.into_iter().flatten() {
-        let arguments = &mut call["function"]["arguments"];
+        let Some(arguments) = call.pointer_mut("/function/arguments") else {
+            continue;
+        };
         let object = arguments
             .as_str()
             .and_then(|text| serde_json::from_str::<Value>(text).ok());
@@ -288,6 +355,8 @@ mod tests {
     fn read(style: Style, pieces: &[&str]) -> (String, Vec<(Value, Value)>) {
         let mut calls = Calls {
             style,
+            names: Arc::new(["f", "g"].map(str::to_owned).into()),
+            parallel: true,
             before: StopStrings::new(&[OPEN.to_owned()]),
             rest: String::new(),
         };
@@ -311,6 +380,10 @@ mod tests {
             let (a, b) = whole.split_at(end);
             assert_eq!(read(Style::Tagged, &[a, b]), expected, "{end}");
         }
+        let cut =
+            "a <tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call> b <tool_call>{\"na";
+        let (text, calls) = read(Style::Tagged, &[cut]);
+        assert_eq!((text.as_str(), calls.len()), ("a  b <tool_call>{\"na", 1));
         let bare = "{\"name\": \"f\", \"parameters\": {\"x\": \"<tool_call>\"}}";
         let expected = (
             String::new(),
@@ -325,6 +398,10 @@ mod tests {
             (Style::Tagged, "a <tool_call> b"),
             (Style::Tagged, "a <tool_cal"),
             (Style::Tagged, "<tool_call>{\"name\": \"f\"}</tool_call>"),
+            (
+                Style::Tagged,
+                "<tool_call>{\"name\": \"h\", \"arguments\": {}}</tool_call>",
+            ),
             (Style::Bare, "{\"name\": \"f\"}"),
             (Style::Bare, "no {}"),
             (Style::Bare, " {"),

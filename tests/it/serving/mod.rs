@@ -5,6 +5,8 @@ mod faults;
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use self::client::Server;
@@ -123,7 +125,7 @@ fn texts_in_company_are_what_they_are_alone() {
         );
     }
     assert!(server.metric("dlc_prompt_tokens_reused_total{model=\"tiny\"}") > 0);
-    assert_eq!(server.metric("dlc_requests_running{model=\"tiny\"}"), 0);
+    server.becomes("dlc_requests_running{model=\"tiny\"}", 0);
     assert_eq!(server.metric("dlc_texts_total{model=\"tiny\"}"), 16);
 }
 
@@ -341,6 +343,29 @@ fn functions_are_called_where_that_is_demanded() {
     ]);
     let body = json!({"model": "tiny", "messages": more, "tools": [weather], "max_tokens": 4});
     assert_eq!(server.post("/v1/chat/completions", &body).status, 200);
+    let odd = json!([
+        {"role": "assistant", "content": "x", "tool_calls": ["a", {"function": "a"}]}, {"role": "user", "content": "b"},
+    ]);
+    let odd = json!({"model": "tiny", "messages": odd, "max_tokens": 2});
+    assert_eq!(server.post("/v1/chat/completions", &odd).status, 400);
+    let nested = json!({"type": "function", "function": {"name": "go", "parameters": {
+        "type": "object", "properties": {"at": {"$ref": "#/$defs/At"}}, "required": ["at"], "additionalProperties": false,
+        "$defs": {"At": {"enum": ["here", "there"]}},
+    }}});
+    let go = json!([{"role": "user", "content": "Go"}]);
+    let named = json!({"type": "function", "function": {"name": "go"}});
+    let nested = json!({"model": "tiny", "messages": go, "tools": [nested], "tool_choice": named, "max_tokens": 60});
+    let answer = server.post("/v1/chat/completions", &nested).json();
+    let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+    assert!(
+        call["arguments"]
+            .as_str()
+            .unwrap_or_default()
+            .ends_with("here\"}"),
+        "{answer}"
+    );
+    let demanded = json!({"model": "tiny", "messages": go, "tool_choice": "required"});
+    assert_eq!(server.post("/v1/chat/completions", &demanded).status, 400);
     for choice in [
         json!("sometimes"),
         json!({"type": "function", "function": {"name": "rain"}}),
@@ -348,5 +373,57 @@ fn functions_are_called_where_that_is_demanded() {
         let mut body = body.clone();
         body["tool_choice"] = choice;
         assert_eq!(server.post("/v1/chat/completions", &body).status, 400);
+    }
+}
+
+#[test]
+fn vectors_are_those_of_run_whatever_the_company() {
+    let shell = Shell::new();
+    shell.ok(&[
+        "compile",
+        "fixtures/cases/sentence-default-prompt",
+        "-o",
+        "vectors",
+    ]);
+    let server = Server::start_in(shell, &["vectors"]);
+    let texts = ["w1 w7 w30", "w90 w2 w11 w2 w55", "w4"];
+    let args = texts.iter().flat_map(|text| ["--text", text]);
+    let args: Vec<&str> = ["run", "vectors", "--json"]
+        .into_iter()
+        .chain(args)
+        .collect();
+    let run = server.shell.ok(&args).json();
+    let body = json!({"model": "vectors", "input": texts});
+    let together = server.post("/v1/embeddings", &body).json();
+    for (i, text) in texts.iter().enumerate() {
+        let body = json!({"model": "vectors", "input": text, "encoding_format": "base64"});
+        let alone = server.post("/v1/embeddings", &body).json();
+        let bytes = STANDARD
+            .decode(alone["data"][0]["embedding"].as_str().unwrap())
+            .unwrap();
+        let whole = together["data"][i]["embedding"].as_array().unwrap();
+        let expected = run[i]["embedding"].as_array().unwrap();
+        assert_eq!(bytes.len(), 4 * expected.len());
+        for ((x, y), z) in whole.iter().zip(expected).zip(bytes.chunks(4)) {
+            let z = f64::from(f32::from_le_bytes(z.try_into().unwrap()));
+            let (x, y) = (x.as_f64().unwrap(), y.as_f64().unwrap());
+            assert!((x - y).abs() < 1e-6 && (z - y).abs() < 1e-6);
+        }
+    }
+    assert!(together["usage"]["prompt_tokens"].as_u64().unwrap() > 8);
+    let wrong = json!({"model": "tiny", "input": "a"});
+    assert_eq!(server.post("/v1/embeddings", &wrong).status, 400);
+    let wrong = json!({"model": "vectors", "prompt": "a"});
+    assert_eq!(server.post("/v1/completions", &wrong).status, 400);
+    for more in [
+        json!({"input": []}),
+        json!({"input": [1, 2]}),
+        json!({"input": "a", "dimensions": 3}),
+    ] {
+        let mut body = json!({"model": "vectors"});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        assert_eq!(server.post("/v1/embeddings", &body).status, 400, "{more}");
     }
 }
