@@ -122,8 +122,10 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("flags", nargs="*", metavar="FLAG", help="of dlc serve, after --")
-    arguments = parser.parse_args()
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    arguments = parser.parse_args(given[:end])
+    arguments.flags = given[end + 1 :]
     suite = [json.loads(line)["prompt"] for line in SUITE.read_text(encoding="utf-8").splitlines()]
     server = Server(arguments)
     rows, differing, total = [], 0, 0
