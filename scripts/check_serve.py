@@ -366,8 +366,8 @@ def check_refusals(server: Server) -> str:
         ("POST", "/v1/completions", "", 400),
         ("POST", "/v1/completions", {"model": "other", "prompt": "And"}, 404),
         ("GET", "/v1/completions", None, 405),
-        ("GET", "/v1/embeddings", None, 404),
-        ("POST", "/v1/embeddings", {}, 404),
+        ("GET", "/v1/embeddings", None, 405),
+        ("GET", "/v1/rerank", None, 404),
     ]:
         status, _, text = server.ask(method, path, body)
         equal(f"{method} {path} {str(body)[:20]}", status, expected)

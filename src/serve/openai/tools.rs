@@ -406,7 +406,7 @@ mod tests {
             (Style::Bare, "no {}"),
             (Style::Bare, " {"),
         ] {
-            let (half, rest) = text.split_at(3);
+            let (half, rest) = text.split_at(2);
             assert_eq!(read(style, &[half, rest]), (text.to_owned(), vec![]));
         }
     }
