@@ -11,8 +11,11 @@ use super::client::{JSON, Server};
 use super::{PROMPT, completion};
 use crate::command::Shell;
 
+/// A text that takes a while: one that is drawn repeats little, so that little can be looked up.
 fn long(most: usize) -> Value {
-    json!({"model": "tiny", "prompt": PROMPT, "max_tokens": most, "stream": true, "ignore_eos": true})
+    json!({
+        "model": "tiny", "prompt": PROMPT, "max_tokens": most, "stream": true, "ignore_eos": true, "temperature": 1.5, "seed": 1,
+    })
 }
 
 #[test]
@@ -103,7 +106,9 @@ fn keys_are_demanded_where_there_are_any() {
 #[test]
 fn a_flood_is_turned_away_and_who_was_let_in_is_answered() {
     let server = Server::start(&["--max-concurrent", "1", "--max-queue", "2"]);
-    let body = json!({"model": "tiny", "prompt": PROMPT, "max_tokens": 40, "ignore_eos": true});
+    let body = json!({
+        "model": "tiny", "prompt": PROMPT, "max_tokens": 200, "ignore_eos": true, "temperature": 1.5,
+    });
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let asked: Vec<_> = (0..12)
             .map(|_| scope.spawn(|| server.post("/v1/completions", &body)))

@@ -254,7 +254,7 @@ fn a_stopped_server_finishes_what_is_under_way() {
 #[test]
 fn a_stopped_server_breaks_off_what_takes_too_long() {
     let mut server = Server::start(&["--grace", "0"]);
-    let body = json!({"model": "tiny", "prompt": PROMPT, "max_tokens": 400, "stream": true, "ignore_eos": true});
+    let body = json!({"model": "tiny", "prompt": PROMPT, "max_tokens": 400, "stream": true, "ignore_eos": true, "temperature": 1.5});
     let mut stream = server.open("/v1/completions", &body);
     stream.first_event();
     let asked = std::time::Instant::now();
