@@ -19,7 +19,7 @@ pub struct DecodeOptions {
     /// Tokens that are proposed per round.
     pub draft_length: DraftLength,
     /// Proposes what followed the last tokens, at least this many, where they stood before, in this
-    /// text or in [earlier ones](Decoder::remembering); None doesn't look.
+    /// text or in [earlier ones](super::Decoder::remembering); None doesn't look.
     pub lookup: Option<usize>,
     /// How often the draft's guesses should be right at first, from 0 to 1, for
     /// [`DraftLength::Adaptive`].
