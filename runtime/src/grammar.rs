@@ -4,6 +4,8 @@
 //! A reader goes back as well as forth: drafts are read under the same grammar as the target's own
 //! tokens, and forgotten where they are rejected.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use dlc_files::guard::contain_panics;
 use dlc_methods::MethodError;
 use dlc_methods::speculation::{Constraint, Grammar};
 use llguidance::api::TopLevelGrammar;
-use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
+use llguidance::toktrie::{SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
@@ -19,6 +21,8 @@ use crate::{Result, RuntimeError, TextTokenizer};
 
 /// The longest grammar, in bytes.
 const LONGEST: usize = 1 << 20;
+/// Masks of the latest places that are kept, more than a round has.
+const MASKS_KEPT: usize = 32;
 
 /// What a text may be.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,7 +164,7 @@ impl Grammar for TextGrammar {
         Box::new(Reader {
             matcher: self.matcher.deep_clone(),
             read: Vec::new(),
-            masks: Vec::new(),
+            masks: BTreeMap::new(),
         })
     }
 }
@@ -169,8 +173,9 @@ impl Grammar for TextGrammar {
 struct Reader {
     matcher: Matcher,
     read: Vec<u32>,
-    /// After each number of tokens which may follow, where that was asked: words of 32 bits.
-    masks: Vec<Option<Arc<[u32]>>>,
+    /// Which tokens may follow, by how many are read, where that was asked lately: a round asks for
+    /// the draft, and again for the target.
+    masks: BTreeMap<usize, SimpleVob>,
 }
 
 impl fmt::Debug for Reader {
@@ -201,7 +206,7 @@ impl Reader {
                 .rollback(back)
                 .map_err(|error| broken(&error))?;
             self.read.truncate(alike);
-            self.masks.truncate(alike + 1);
+            self.masks.split_off(&(alike + 1));
         }
         let new = &text[alike..];
         self.matcher
@@ -210,31 +215,29 @@ impl Reader {
         self.read.extend_from_slice(new);
         Ok(())
     }
-
-    fn mask_after(&mut self, text: &[u32]) -> Result<Arc<[u32]>, MethodError> {
-        self.go_to(text)?;
-        self.masks
-            .resize(self.masks.len().max(text.len() + 1), None);
-        if let Some(mask) = &self.masks[text.len()] {
-            return Ok(Arc::clone(mask));
-        }
-        let mask = self.matcher.compute_mask_or_eos();
-        let mask: Arc<[u32]> = mask.map_err(|error| broken(&error))?.as_slice().into();
-        self.masks[text.len()] = Some(Arc::clone(&mask));
-        Ok(mask)
-    }
 }
 
 impl Constraint for Reader {
     fn mask(&mut self, text: &[u32], logits: &mut [f32]) -> Result<(), MethodError> {
-        let mask = self.mask_after(text)?;
-        let words = mask.iter().copied().chain(std::iter::repeat(0));
+        self.go_to(text)?;
+        let mask = match self.masks.entry(text.len()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let mask = self.matcher.compute_mask_or_eos();
+                place.insert(mask.map_err(|error| broken(&error))?)
+            }
+        };
+        let words = mask.as_slice().iter().copied();
+        let words = words.chain(std::iter::repeat(0));
         for (logits, word) in logits.chunks_mut(32).zip(words) {
             for (bit, logit) in logits.iter_mut().enumerate() {
                 if word >> bit & 1 == 0 {
                     *logit = f32::NEG_INFINITY;
                 }
             }
+        }
+        while self.masks.len() > MASKS_KEPT {
+            self.masks.pop_first();
         }
         Ok(())
     }

@@ -75,7 +75,7 @@ pub use measure::{
     Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies,
     measure, measure_after, time_passes,
 };
-pub use sentence::{SentenceEncoder, TextLimits, TextVector};
+pub use sentence::{SentenceEncoder, TextLimits, TextVector, sentence_of};
 pub use session::{HostData, HostTensor, Session, SessionOptions};
 pub use spans::{Answer, answers};
 pub use stops::StopStrings;

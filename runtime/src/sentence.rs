@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use dlc_ir::Sentence;
+use dlc_ir::{Pooling, Sentence};
 
 use super::{
     Backend, Bundle, EncoderSession, Result, RuntimeError, SessionOptions, SharedWeights,
@@ -65,6 +65,26 @@ impl TextLimits {
     }
 }
 
+/// How a checkpoint of Sentence Transformers makes the vector of a text; None of another one.
+///
+/// # Errors
+/// [`RuntimeError::Unsupported`] for a way that isn't known.
+pub fn sentence_of(bundle: &Bundle) -> Result<Option<Sentence>> {
+    let sentence = bundle.manifest().model.sentence.clone();
+    if let Some(step) = sentence.as_ref().and_then(Sentence::unsupported) {
+        let known: Vec<&str> = Pooling::ALL.iter().map(Pooling::name).collect();
+        return Err(RuntimeError::unsupported(
+            bundle.folder().display().to_string(),
+            format!(
+                "the checkpoint makes the vector of a text by {step}; dlc knows the pooling modes {}",
+                known.join(", ")
+            ),
+            "Pool the outputs of model.onnx yourself",
+        ));
+    }
+    Ok(sentence)
+}
+
 /// An encoder whose texts become vectors.
 #[derive(Debug)]
 pub struct SentenceEncoder {
@@ -93,17 +113,11 @@ impl SentenceEncoder {
     /// [`RuntimeError::Unsupported`] for a bundle without tokenizer, and for a way to make vectors
     /// that isn't known; else as [`EncoderSession::open`].
     pub fn open(backend: &Backend, bundle: &Bundle, options: &SessionOptions) -> Result<Self> {
-        let place = || bundle.folder().display().to_string();
-        let sentence = bundle.manifest().model.sentence.clone();
-        if let Some(step) = sentence.as_ref().and_then(Sentence::unsupported) {
-            let reason = format!("the checkpoint makes the vector of a text by {step}");
-            let fix = "Pool the outputs of model.onnx yourself";
-            return Err(RuntimeError::unsupported(place(), reason, fix));
-        }
+        let sentence = sentence_of(bundle)?;
         let tokenizer = TextTokenizer::of_bundle(bundle)?.ok_or_else(|| {
             let reason = "the bundle has no tokenizer.json, so it can't read text";
             let fix = "Compile it again with one beside config.json";
-            RuntimeError::unsupported(place(), reason, fix)
+            RuntimeError::unsupported(bundle.folder().display().to_string(), reason, fix)
         })?;
         let weights: Option<Arc<SharedWeights>> = SharedWeights::open(bundle, backend)?;
         let session = EncoderSession::open(backend, bundle, "target", weights.as_ref(), options)?;

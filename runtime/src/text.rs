@@ -201,6 +201,29 @@ impl TextTokenizer {
         self.encode(text, special)
     }
 
+    /// The tokens of a prompt as [`Self::encode_within`] `context` tokens; of one without any, `bos`,
+    /// the token that texts begin with.
+    ///
+    /// # Errors
+    /// As [`Self::encode_within`]; [`RuntimeError::Input`] without tokens where there is no `bos`.
+    pub fn encode_prompt(
+        &self,
+        text: &str,
+        special: bool,
+        context: usize,
+        bos: Option<u32>,
+    ) -> Result<Vec<u32>> {
+        let tokens = self.encode_within(text, special, context)?;
+        if !tokens.is_empty() {
+            return Ok(tokens);
+        }
+        bos.map(|bos| vec![bos]).ok_or_else(|| {
+            RuntimeError::Input(
+                "the prompt has no token, and the model names none that texts begin with; give it some text".to_owned(),
+            )
+        })
+    }
+
     /// The tokens of `text` with all that encoders and their readers want to know of them.
     ///
     /// # Errors

@@ -2,8 +2,9 @@
 
 use dlc_methods::speculation::{CostTable, DecodeOptions, DraftLength, TokenModel};
 use dlc_passes::ScoreCache;
-use dlc_runtime::{Bundle, calibrate, calibration_prompt, cost_key};
+use dlc_runtime::{Bundle, assumed_costs, calibrate, calibration_prompt, cost_key};
 
+use super::backend::describe;
 use super::environment;
 use super::failure::{Failure, Result};
 use super::models::{DraftCache, Models};
@@ -83,6 +84,12 @@ pub(super) fn measured_costs(
     serde_json::from_str::<CostTable>(&stored)
         .ok()
         .filter(CostTable::is_sound)
+}
+
+/// What passes of these models cost here: measured before, else assumed.
+pub(super) fn costs(models: &Models, threads: Option<usize>) -> CostTable {
+    measured_costs(&models.bundle, &describe(&models.backend), threads)
+        .unwrap_or_else(|| assumed_costs(models.bundle.manifest()))
 }
 
 /// Measures what passes cost here after 128 tokens, or as many as half the context takes.

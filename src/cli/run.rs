@@ -10,10 +10,10 @@ use std::time::SystemTime;
 
 use dlc_ir::Task;
 use dlc_methods::speculation::{DecodeOptions, Decoder, SuffixIndex, TokenModel};
-use dlc_runtime::{Bundle, ChatMessage, ChatTemplate, TextTokenizer, assumed_costs};
+use dlc_runtime::{ChatMessage, ChatTemplate};
 
-use super::backend::{BackendArgs, describe};
-use super::drafting::{DraftingArgs, HISTORY, measured_costs};
+use super::backend::BackendArgs;
+use super::drafting::{DraftingArgs, HISTORY, costs};
 use super::exit::INTERRUPTED;
 use super::failure::{Result, bail};
 use super::flags::Given;
@@ -246,7 +246,9 @@ fn tokens_of(
     prompt: &str,
 ) -> Result<Vec<u32>> {
     let Some(template) = template else {
-        return beginning(&models.bundle, &models.tokenizer, prompt);
+        let model = &models.bundle.manifest().model;
+        let (context, bos) = (model.context_length, model.bos_token_id);
+        return Ok(models.tokenizer.encode_prompt(prompt, true, context, bos)?);
     };
     let text = template.render(&opening(args, prompt), true, SystemTime::now())?;
     Ok(models
@@ -262,28 +264,8 @@ fn opening(args: &Args, prompt: &str) -> Vec<ChatMessage> {
     system.chain([ChatMessage::new("user", prompt)]).collect()
 }
 
-/// The tokens of a prompt; of one without any, the token that texts begin with, if the model has
-/// one.
-fn beginning(bundle: &Bundle, tokenizer: &TextTokenizer, prompt: &str) -> Result<Vec<u32>> {
-    let tokens = tokenizer.encode_within(prompt, true, bundle.manifest().model.context_length)?;
-    if !tokens.is_empty() {
-        return Ok(tokens);
-    }
-    match bundle.manifest().model.bos_token_id {
-        Some(bos) => Ok(vec![bos]),
-        None => bail!(
-            "the prompt has no token, and the model names none that texts begin with; give it some text"
-        ),
-    }
-}
-
 /// What flags, the bundle and this machine say.
 fn options(args: &Args, models: &Models, rules: &Rules) -> DecodeOptions {
-    let costs = measured_costs(
-        &models.bundle,
-        &describe(&models.backend),
-        args.backend.session().threads,
-    );
     let options = DecodeOptions {
         cancel: Some(interruption()),
         on_prompt: Some(show_reading),
@@ -292,7 +274,7 @@ fn options(args: &Args, models: &Models, rules: &Rules) -> DecodeOptions {
     args.drafting.apply(
         options,
         &models.bundle,
-        costs.unwrap_or_else(|| assumed_costs(models.bundle.manifest())),
+        costs(models, args.backend.session().threads),
     )
 }
 

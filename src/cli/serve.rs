@@ -3,23 +3,22 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dlc_files::read_document;
 use dlc_ir::Task;
 use dlc_runtime::methods::speculation::{Batch, BatchOptions, DecodeOptions, TokenModel};
-use dlc_runtime::{
-    Bundle, ChatTemplate, GenerationConfig, Provider, SentenceEncoder, assumed_costs,
-};
+use dlc_runtime::{Bundle, ChatTemplate, GenerationConfig, Provider, SentenceEncoder};
 
-use super::backend::{BackendArgs, describe};
-use super::drafting::{DraftingArgs, measured_costs};
+use super::backend::BackendArgs;
+use super::drafting::{DraftingArgs, costs};
 use super::exit::INTERRUPTED;
 use super::failure::{Failure, Result, bail};
 use super::models::Models;
 use super::output::{note, warn};
 use super::{phases, signals};
-use crate::serve::{Keys, Limits, Load, Parts, ServeOptions, TextParts, serve};
+use crate::serve::{Keys, Limits, Load, Parts, ServeOptions, TextInfo, TextParts, serve};
 
 /// The largest file of keys that is read.
 const KEYS_CAP: u64 = 1 << 20;
@@ -27,7 +26,7 @@ const KEYS_CAP: u64 = 1 << 20;
 const AFTER_GRACE: Duration = Duration::from_secs(2);
 
 /// Answer requests over HTTP, as OpenAI's API does
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
   dlc serve out/
   dlc serve small=out-small/ large=out-large/ --port 9000 --max-concurrent 4
@@ -79,18 +78,6 @@ pub(super) struct Args {
     backend: BackendArgs,
 }
 
-/// What loading a bundle takes.
-#[derive(Debug, Clone)]
-struct Plan {
-    path: PathBuf,
-    sequences: usize,
-    piece: usize,
-    no_generation_config: bool,
-    no_draft: bool,
-    drafting: DraftingArgs,
-    backend: BackendArgs,
-}
-
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let bundles = names(&args.bundles)?;
     let address = SocketAddr::new(args.host, args.port);
@@ -116,8 +103,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let models = bundles
         .into_iter()
         .map(|(name, path)| {
-            let plan = Plan::new(args, path);
-            let load: Load = Box::new(move || plan.load().map_err(|error| error.message()));
+            let args = args.clone();
+            let load: Load = Box::new(move || args.load(&path).map_err(|error| error.message()));
             (name, load)
         })
         .collect();
@@ -197,21 +184,9 @@ fn keys(file: &Path) -> Result<Keys> {
     Ok(keys)
 }
 
-impl Plan {
-    fn new(args: &Args, path: PathBuf) -> Self {
-        Self {
-            path,
-            sequences: args.max_concurrent.into(),
-            piece: args.prompt_piece.into(),
-            no_generation_config: args.no_generation_config,
-            no_draft: args.no_draft,
-            drafting: args.drafting.clone(),
-            backend: args.backend.clone(),
-        }
-    }
-
-    fn load(&self) -> Result<Parts> {
-        let bundle = super::open::text_bundle(&self.path)?;
+impl Args {
+    fn load(&self, bundle: &Path) -> Result<Parts> {
+        let bundle = super::open::text_bundle(bundle)?;
         match bundle.manifest().model.task {
             Task::TextGeneration => self.load_decoder(bundle),
             Task::FeatureExtraction => {
@@ -236,49 +211,36 @@ impl Plan {
         let template = ChatTemplate::of_bundle(&bundle).map_err(|error| error.to_string());
         // Where a GPU computes, one sequence is held.
         let slots = match self.backend.session().provider {
-            Provider::Cpu => self.sequences,
+            Provider::Cpu => self.max_concurrent.into(),
             Provider::Cuda(_) => 1,
         };
         let draft = (!self.no_draft).then(|| self.drafting.cache());
         let models = Models::of_several(bundle, &self.backend, draft, slots)?;
-        let costs = self.costs(&models);
-        let options = self.options(&models.bundle, &costs);
+        let costs = costs(&models, self.backend.session().threads);
+        let options = DecodeOptions {
+            stop_tokens: models.bundle.manifest().model.eos_token_ids.clone(),
+            ..DecodeOptions::default()
+        };
+        let options = self.drafting.apply(options, &models.bundle, costs.clone());
         let model = &models.bundle.manifest().model;
         let (bos, context, vocab) = (model.bos_token_id, model.context_length, model.vocab_size);
         let draft = models.draft;
         let draft = draft.map(|draft| Box::new(draft) as Box<dyn TokenModel + Send>);
         let shared = BatchOptions {
-            piece: self.piece,
+            piece: self.prompt_piece.into(),
             costs,
         };
         Ok(Parts::Text(Box::new(TextParts {
             batch: Batch::new(Box::new(models.target), draft, shared)?,
-            slots,
-            tokenizer: models.tokenizer,
-            template,
-            options,
-            config,
-            bos,
-            context,
-            vocab,
+            info: TextInfo {
+                tokenizer: Arc::new(models.tokenizer),
+                template,
+                options,
+                config,
+                bos,
+                context,
+                vocab,
+            },
         })))
-    }
-
-    fn costs(&self, models: &Models) -> dlc_methods::speculation::CostTable {
-        let threads = self.backend.session().threads;
-        measured_costs(&models.bundle, &describe(&models.backend), threads)
-            .unwrap_or_else(|| assumed_costs(models.bundle.manifest()))
-    }
-
-    fn options(
-        &self,
-        bundle: &Bundle,
-        costs: &dlc_methods::speculation::CostTable,
-    ) -> DecodeOptions {
-        let options = DecodeOptions {
-            stop_tokens: bundle.manifest().model.eos_token_ids.clone(),
-            ..DecodeOptions::default()
-        };
-        self.drafting.apply(options, bundle, costs.clone())
     }
 }

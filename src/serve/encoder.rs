@@ -1,14 +1,15 @@
 //! The thread that makes vectors: it owns an encoder, and reads the texts of all requests that wait
 //! together.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 
 use dlc_runtime::{SentenceEncoder, TextVector};
 use tokio::sync::oneshot;
 
 use super::metrics::ModelMetrics;
+use super::places::{Place, Waiting};
 use super::problem::Problem;
 
 /// Texts that are read together.
@@ -17,6 +18,7 @@ const TOGETHER: usize = 64;
 /// The texts of a request.
 struct Job {
     texts: Vec<String>,
+    place: Place,
     answer: oneshot::Sender<Result<Vec<TextVector>, Problem>>,
 }
 
@@ -24,10 +26,11 @@ struct Job {
 #[derive(Debug)]
 pub(super) struct Encoder {
     jobs: Sender<Job>,
-    most_waiting: u64,
+    /// Requests that may be under way or wait.
+    most: usize,
     metrics: Arc<ModelMetrics>,
     /// Held by the thread as long as it works.
-    life: std::sync::Weak<()>,
+    life: Weak<()>,
 }
 
 impl Encoder {
@@ -51,7 +54,7 @@ impl Encoder {
             })?;
         Ok(Self {
             jobs,
-            most_waiting: most_waiting as u64 + 1,
+            most: most_waiting + 1,
             metrics,
             life,
         })
@@ -64,33 +67,20 @@ impl Encoder {
 
     /// The vectors of texts.
     pub async fn encode(&self, texts: Vec<String>) -> Result<Vec<TextVector>, Problem> {
-        let waiting = Waiting::new(&self.metrics.waiting, self.most_waiting)?;
-        let (answer, receiver) = oneshot::channel();
         let ended = || Problem::failed("the model's thread has ended");
-        self.jobs.send(Job { texts, answer }).map_err(|_| ended())?;
+        let place = Place::take(&self.metrics, 1, self.most)?.pop();
+        let place = place.ok_or_else(ended)?;
+        let waiting = Waiting(place.clone());
+        let (answer, receiver) = oneshot::channel();
+        let job = Job {
+            texts,
+            place,
+            answer,
+        };
+        self.jobs.send(job).map_err(|_| ended())?;
         let vectors = receiver.await.map_err(|_| ended())?;
         drop(waiting);
         vectors
-    }
-}
-
-/// A place among those who wait.
-struct Waiting<'m>(&'m AtomicU64);
-
-impl<'m> Waiting<'m> {
-    fn new(waiting: &'m AtomicU64, most: u64) -> Result<Self, Problem> {
-        let before = waiting.fetch_add(1, Ordering::SeqCst);
-        let place = Self(waiting);
-        if before >= most {
-            return Err(Problem::full(before as usize));
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -110,7 +100,11 @@ fn next(queue: &Receiver<Job>) -> Option<Vec<Job>> {
 
 fn answer(encoder: &mut SentenceEncoder, together: Vec<Job>, metrics: &ModelMetrics) {
     let running = together.len() as u64;
+    // Before the queue is seen to be shorter.
     metrics.running.store(running, Ordering::SeqCst);
+    for job in &together {
+        job.place.leave();
+    }
     let all: Vec<String> = together.iter().flat_map(|job| job.texts.clone()).collect();
     match encoder.encode(&all) {
         Ok(vectors) => {

@@ -2,9 +2,9 @@
 //! and sends each what it gains.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use dlc_runtime::methods::speculation::{
@@ -13,6 +13,7 @@ use dlc_runtime::methods::speculation::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::metrics::{ModelMetrics, Outcome};
+use super::places::{Place, Waiting};
 use super::problem::Problem;
 
 /// What a request is told of its text.
@@ -30,34 +31,6 @@ pub(super) struct Events {
     receiver: UnboundedReceiver<Event>,
     has_enough: Arc<AtomicBool>,
     _waiting: Waiting,
-}
-
-/// A place in the queue, given back when the text begins or nobody waits for it any more.
-#[derive(Debug, Clone)]
-struct Place {
-    is_held: Arc<AtomicBool>,
-    metrics: Arc<ModelMetrics>,
-}
-
-impl Place {
-    /// Gives the place back; false if that was done before.
-    fn leave(&self) -> bool {
-        let left = self.is_held.swap(false, Ordering::SeqCst);
-        if left {
-            self.metrics.waiting.fetch_sub(1, Ordering::SeqCst);
-        }
-        left
-    }
-}
-
-/// Leaves its place when it is dropped.
-#[derive(Debug)]
-struct Waiting(Place);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.leave();
-    }
 }
 
 impl Events {
@@ -95,7 +68,8 @@ struct Reader {
 pub(super) struct Engine {
     jobs: Sender<Job>,
     stopping: Arc<AtomicBool>,
-    lives: Arc<AtomicBool>,
+    /// Held by the thread as long as it works.
+    life: Weak<()>,
     metrics: Arc<ModelMetrics>,
     /// Texts that may be under way or wait.
     most: usize,
@@ -105,14 +79,14 @@ impl Engine {
     /// Starts a thread that lets `most_waiting` requests wait for a slot of `batch`.
     pub fn start(
         batch: Batch,
-        slots: usize,
         most_waiting: usize,
         metrics: Arc<ModelMetrics>,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = channel();
         let stopping = Arc::new(AtomicBool::new(false));
-        let lives = Arc::new(AtomicBool::new(true));
-        let alive = Lives(Arc::clone(&lives));
+        let alive = Arc::new(());
+        let life = Arc::downgrade(&alive);
+        let most = batch.slots() + most_waiting;
         let mut worker = Worker {
             batch,
             pending: VecDeque::new(),
@@ -123,15 +97,15 @@ impl Engine {
         std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || {
-                let _alive = alive;
                 worker.work(&queue);
+                drop(alive);
             })?;
         Ok(Self {
             jobs,
             stopping,
-            lives,
+            life,
             metrics,
-            most: slots + most_waiting,
+            most,
         })
     }
 
@@ -148,22 +122,11 @@ impl Engine {
             );
             return Err(Problem::field("n", message));
         }
-        let (waiting, running) = (&self.metrics.waiting, &self.metrics.running);
-        let asked = all.len() as u64;
-        let before = waiting.fetch_add(asked, Ordering::SeqCst);
-        let under_way = before + running.load(Ordering::SeqCst);
-        if under_way + asked > self.most as u64 {
-            waiting.fetch_sub(asked, Ordering::SeqCst);
-            return Err(Problem::full(before as usize));
-        }
+        let places = Place::take(&self.metrics, all.len(), self.most)?;
         let mut receivers = Vec::with_capacity(all.len());
-        for options in all {
+        for (options, place) in all.into_iter().zip(places) {
             let (events, receiver) = unbounded_channel();
             let has_enough = Arc::default();
-            let place = Place {
-                is_held: Arc::new(AtomicBool::new(true)),
-                metrics: Arc::clone(&self.metrics),
-            };
             let job = Job {
                 prompt: prompt.to_vec(),
                 options,
@@ -186,21 +149,12 @@ impl Engine {
 
     /// Whether the thread still works.
     pub fn lives(&self) -> bool {
-        self.lives.load(Ordering::SeqCst)
+        self.life.strong_count() > 0
     }
 
     /// Ends what is under way and what waits, and takes nothing more.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Says that the thread has ended, however it did.
-struct Lives(Arc<AtomicBool>);
-
-impl Drop for Lives {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
     }
 }
 

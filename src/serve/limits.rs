@@ -27,11 +27,11 @@ impl Limits {
         prompt: usize,
         asked: Option<usize>,
     ) -> Result<usize, Problem> {
-        let room = model.context.saturating_sub(prompt);
+        let room = model.info.context.saturating_sub(prompt);
         if room == 0 {
             let message = format!(
                 "the prompt has {prompt} tokens, the model's context {}: shorten the prompt",
-                model.context
+                model.info.context
             );
             return Err(Problem::request(message));
         }
@@ -45,7 +45,7 @@ impl Limits {
             )),
             Some(asked) => Ok(asked.min(room)),
             None => {
-                let own = model.config.max_new_tokens.unwrap_or(usize::MAX);
+                let own = model.info.config.max_new_tokens.unwrap_or(usize::MAX);
                 Ok(own.min(self.max_tokens).min(room))
             }
         }

@@ -13,6 +13,7 @@ mod limits;
 mod metrics;
 mod models;
 mod openai;
+mod places;
 mod problem;
 mod state;
 
@@ -22,10 +23,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 pub use self::keys::Keys;
 pub use self::limits::Limits;
 use self::models::Models;
-pub use self::models::{Load, Parts, TextParts};
+pub use self::models::{Load, Parts, TextInfo, TextParts};
 use self::state::App;
 
 /// How often a stop is looked for.
@@ -105,20 +108,17 @@ async fn answer(
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let stopped = Arc::clone(stop);
-    let (of_signal, of_server) = (Arc::clone(app), app::router(Arc::clone(app)));
-    let signal = async move {
-        while !stopped.load(Ordering::SeqCst) {
-            tokio::time::sleep(LOOK).await;
-        }
-        of_signal.stopping.store(true, Ordering::SeqCst);
-    };
-    let server = axum::serve(listener, of_server).with_graceful_shutdown(signal);
-    let server = tokio::spawn(server.into_future());
+    let (end, ends) = oneshot::channel::<()>();
+    let server = axum::serve(listener, app::router(Arc::clone(app)));
+    let server = server.with_graceful_shutdown(async move {
+        let _ = ends.await;
+    });
+    let mut server = tokio::spawn(server.into_future());
     while !stop.load(Ordering::SeqCst) {
         tokio::time::sleep(LOOK).await;
     }
-    let mut server = server;
+    app.stopping.store(true, Ordering::SeqCst);
+    drop(end);
     if let Ok(ended) = tokio::time::timeout(grace, &mut server).await {
         return ended.unwrap_or(Ok(()));
     }

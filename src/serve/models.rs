@@ -19,10 +19,15 @@ use super::problem::Problem;
 pub struct TextParts {
     /// The texts under way, none yet.
     pub batch: Batch,
-    /// How many there can be.
-    pub slots: usize,
-    /// The model's tokenizer.
-    pub tokenizer: TextTokenizer,
+    /// What requests need of the model.
+    pub info: TextInfo,
+}
+
+/// What requests need of a model that continues texts.
+#[derive(Debug)]
+pub struct TextInfo {
+    /// Its tokenizer.
+    pub tokenizer: Arc<TextTokenizer>,
     /// Its chat template, or why it has none.
     pub template: Result<ChatTemplate, String>,
     /// How texts are continued where requests don't say it.
@@ -53,13 +58,7 @@ pub type Load = Box<dyn FnOnce() -> Result<Parts, String> + Send>;
 #[derive(Debug)]
 pub(super) struct TextModel {
     pub engine: Engine,
-    pub tokenizer: Arc<TextTokenizer>,
-    pub template: Result<ChatTemplate, String>,
-    pub options: DecodeOptions,
-    pub config: GenerationConfig,
-    pub bos: Option<u32>,
-    pub context: usize,
-    pub vocab: usize,
+    pub info: TextInfo,
     /// Made by the first request that asks for a form.
     grammars: OnceLock<Result<GrammarCompiler, Problem>>,
 }
@@ -71,23 +70,22 @@ impl TextModel {
         metrics: Arc<ModelMetrics>,
     ) -> std::io::Result<Self> {
         Ok(Self {
-            engine: Engine::start(parts.batch, parts.slots, most_waiting, metrics)?,
-            tokenizer: Arc::new(parts.tokenizer),
-            template: parts.template,
-            options: parts.options,
-            config: parts.config,
-            bos: parts.bos,
-            context: parts.context,
-            vocab: parts.vocab,
+            engine: Engine::start(parts.batch, most_waiting, metrics)?,
+            info: parts.info,
             grammars: OnceLock::new(),
         })
     }
 
     /// What makes grammars for its tokens.
     pub fn grammars(&self) -> Result<&GrammarCompiler, Problem> {
-        let ends = &self.options.stop_tokens;
+        let TextInfo {
+            tokenizer,
+            vocab,
+            options,
+            ..
+        } = &self.info;
         let compiler = self.grammars.get_or_init(|| {
-            GrammarCompiler::new(&self.tokenizer, self.vocab, ends)
+            GrammarCompiler::new(tokenizer, *vocab, &options.stop_tokens)
                 .map_err(|error| Problem::of(&error))
         });
         compiler.as_ref().map_err(Clone::clone)
@@ -95,12 +93,15 @@ impl TextModel {
 
     /// The tokens of a prompt; `special` adds what the tokenizer puts around a text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Problem> {
-        let tokens = self.tokenizer.encode_within(text, special, self.context);
-        let tokens = tokens.map_err(|error| Problem::of(&error))?;
-        match (tokens.is_empty(), self.bos) {
-            (true, Some(bos)) => Ok(vec![bos]),
-            _ => Ok(tokens),
-        }
+        let TextInfo {
+            tokenizer,
+            context,
+            bos,
+            ..
+        } = &self.info;
+        tokenizer
+            .encode_prompt(text, special, *context, *bos)
+            .map_err(|error| Problem::of(&error))
     }
 
     /// Tokens of a prompt, which must be the model's, with their text.
@@ -109,11 +110,17 @@ impl TextModel {
             let message = "`prompt` has no token: give a text, or the token that texts begin with";
             return Err(Problem::field("prompt", message));
         }
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocab) {
-            let message = format!("token {token} isn't among the {} of the model", self.vocab);
+        if let Some(token) = tokens
+            .iter()
+            .find(|&&token| token as usize >= self.info.vocab)
+        {
+            let message = format!(
+                "token {token} isn't among the {} of the model",
+                self.info.vocab
+            );
             return Err(Problem::field("prompt", message));
         }
-        let text = self.tokenizer.decode(&tokens);
+        let text = self.info.tokenizer.decode(&tokens);
         Ok((tokens, text.map_err(|error| Problem::of(&error))?))
     }
 }

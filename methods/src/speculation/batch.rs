@@ -12,7 +12,7 @@ mod tests;
 
 use std::time::Instant;
 
-use self::slots::{Slots, Text};
+use self::slots::{Slots, UnderWay};
 use super::{
     Continuation, CostTable, DecodeOptions, Generation, Logits, Models, StopReason, TokenLogprobs,
     TokenModel,
@@ -133,6 +133,11 @@ impl Batch {
         })
     }
 
+    /// Texts that can be under way at once.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Texts under way.
     pub fn active(&self) -> usize {
         self.slots.texts().count()
@@ -174,12 +179,14 @@ impl Batch {
         let target = self.model.slot(place.slot);
         target.rollback(place.known);
         self.stats.reused += target.len();
+        let is_read = text.is_read_by(target);
         if self.drafted == Some(place.slot) {
             self.drafted = None;
         }
         let id = TextId(self.next);
         self.next += 1;
-        self.slots.occupy(place.slot, Text { id, text });
+        self.slots
+            .occupy(place.slot, UnderWay { id, text, is_read });
         Ok(id)
     }
 
@@ -202,37 +209,32 @@ impl Batch {
     }
 
     /// Slots whose texts have their prompts read.
-    fn ready(&mut self) -> Vec<usize> {
-        let Self { model, slots, .. } = self;
-        let read = slots
-            .texts()
-            .filter(|(slot, text)| text.text.is_read_by(model.slot(*slot)));
+    fn ready(&self) -> Vec<usize> {
+        let read = self.slots.texts().filter(|(_, text)| text.is_read);
         read.map(|(slot, _)| slot).collect()
     }
 
     /// Reads a piece of the prompt that has waited longest.
     fn read(&mut self, tell: &mut dyn FnMut(TextId, Progress<'_>)) {
-        let Self { model, slots, .. } = self;
-        let active = slots.texts().count();
-        let unread = slots
-            .texts()
-            .filter(|(slot, text)| !text.text.is_read_by(model.slot(*slot)));
+        let unread = self.slots.texts().filter(|(_, text)| !text.is_read);
         let Some((slot, _)) = unread.min_by_key(|(_, text)| text.id) else {
             return;
         };
-        let started = Instant::now();
-        let Some(Text { text, .. }) = slots.text_mut(slot) else {
+        let is_alone = self.active() == 1;
+        let target = self.model.slot(slot);
+        let Some(UnderWay { text, is_read, .. }) = self.slots.text_mut(slot) else {
             return;
         };
+        let started = Instant::now();
         let whole = text.options().prefill_chunk;
-        let piece = if active > 1 {
-            self.options.piece.min(whole)
-        } else {
+        let piece = if is_alone {
             whole
+        } else {
+            self.options.piece.min(whole)
         };
-        let target = model.slot(slot);
         let before = target.len();
         let done = text.read_piece(target, piece);
+        *is_read = text.is_read_by(target);
         self.stats.read += target.len().saturating_sub(before);
         text.add_prefill_time(started.elapsed());
         if let Err(error) = done {
@@ -260,7 +262,7 @@ impl Batch {
             draft.rollback(0);
         }
         self.drafted = Some(slot);
-        let Some(Text { text, .. }) = self.slots.text_mut(slot) else {
+        let Some(UnderWay { text, .. }) = self.slots.text_mut(slot) else {
             return;
         };
         self.stats.rounds += 1;
@@ -298,7 +300,7 @@ impl Batch {
         };
         let mut taken = Vec::with_capacity(tokens.len());
         for (i, (slot, _)) in tokens.into_iter().enumerate() {
-            if let Some(Text { text, .. }) = self.slots.text_mut(slot) {
+            if let Some(UnderWay { text, .. }) = self.slots.text_mut(slot) {
                 taken.push((slot, text.tokens().len(), text.take(logits.row(i))));
             }
         }
@@ -321,7 +323,7 @@ impl Batch {
             Ok(stop) => stop,
             Err(error) => return self.fail(slot, &error, tell),
         };
-        if let Some(Text { id, text }) = self.slots.text(slot)
+        if let Some(UnderWay { id, text, .. }) = self.slots.text(slot)
             && text.tokens().len() > before
         {
             let said = text.logprobs().get(before - text.prompt_len()..);

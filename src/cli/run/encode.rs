@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use dlc_ir::{ModelInfo, Pooling, Scores, Sentence, Task};
 use dlc_runtime::{
-    Bundle, Choice, Rows, RuntimeError, TextLimits, TextTokenizer, TokenizedText, choices,
+    Bundle, Choice, Rows, TextLimits, TextTokenizer, TokenizedText, choices, sentence_of,
     sentence_vector, similarity,
 };
 use serde_json::{Value, json};
@@ -26,16 +26,7 @@ const MOST_COMPARED: usize = 16;
 
 pub(super) fn run(args: &Args, bundle: Bundle, texts: &[Text]) -> Result<ExitCode> {
     let mut records = Records::new(args.records);
-    let sentence = bundle.manifest().model.sentence.clone();
-    if let Some(step) = sentence.as_ref().and_then(Sentence::unsupported) {
-        let known: Vec<&str> = Pooling::ALL.iter().map(Pooling::name).collect();
-        return Err(RuntimeError::Unsupported {
-            what: bundle.folder().display().to_string(),
-            reason: format!("the checkpoint makes the vector of a text by {step}; dlc knows the pooling modes {}", known.join(", ")),
-            fix: "Pool the outputs of model.onnx yourself".into(),
-        }
-        .into());
-    }
+    let sentence = sentence_of(&bundle)?;
     let prompt = prompt(args, &bundle, sentence.as_ref())?;
     let graph = if args.pruned { "pruned" } else { "target" };
     let mut model = EncoderModel::open(bundle, &args.backend, graph)?;

@@ -44,7 +44,7 @@ pub(super) fn understand(
     text: &TextModel,
     mut fields: Fields,
 ) -> Result<Request<Chat>, Problem> {
-    let template = text.template.as_ref().map_err(|problem| {
+    let template = text.info.template.as_ref().map_err(|problem| {
         Problem::request(format!(
             "model `{}` takes no chats: {problem}. /v1/completions continues texts",
             model.name
@@ -161,7 +161,7 @@ fn message((i, mut message): (usize, Map<String, Value>)) -> Result<Value, Probl
 impl Chat {
     fn said(&self, piece: &Piece) -> Value {
         match self.model.text() {
-            Ok(model) if self.tells_logprobs => logprobs::of_chat(&model.tokenizer, piece),
+            Ok(model) if self.tells_logprobs => logprobs::of_chat(&model.info.tokenizer, piece),
             _ => Value::Null,
         }
     }

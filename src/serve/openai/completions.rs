@@ -94,7 +94,9 @@ fn tokens(model: &TextModel, prompt: Prompt) -> Result<(Vec<u32>, String), Probl
 impl Completion {
     fn choice(&self, i: usize, text: &str, piece: &Piece, finish: Option<Finish>) -> Value {
         let said = match self.model.text() {
-            Ok(model) if self.tells_logprobs => logprobs::of_completion(&model.tokenizer, piece),
+            Ok(model) if self.tells_logprobs => {
+                logprobs::of_completion(&model.info.tokenizer, piece)
+            }
             _ => Value::Null,
         };
         json!({"index": i, "text": text, "logprobs": said, "finish_reason": finish_reason(finish)})

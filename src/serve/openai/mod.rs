@@ -130,7 +130,7 @@ async fn answer<F: Form>(app: &App, request: Request<F>) -> Result<Response, Pro
     let events = text.engine.submit(&prompt, sampling.texts(max_tokens))?;
     let answers: Vec<Answer> = events
         .into_iter()
-        .map(|events| Answer::new(events, &text.tokenizer, &sampling.stops))
+        .map(|events| Answer::new(events, &text.info.tokenizer, &sampling.stops))
         .collect();
     let head = Head::new(&model.name, &form);
     let usage = Usage {

@@ -62,9 +62,9 @@ impl Sampling {
         model: &TextModel,
         logprobs: Option<usize>,
     ) -> Result<Self, Problem> {
-        let mut options = model.options.clone();
+        let mut options = model.info.options.clone();
         options.logprobs = logprobs;
-        options.processors = model.config.processors.clone();
+        options.processors = model.info.config.processors.clone();
         options.processors.ends.clone_from(&options.stop_tokens);
         options.sampling = sampling(fields, model)?;
         penalties(fields, &mut options)?;
@@ -81,8 +81,14 @@ impl Sampling {
         let ends = "a list of token ids";
         let ends = fields.take::<Vec<u32>>("stop_token_ids", ends)?;
         let ends = ends.unwrap_or_default();
-        if let Some(token) = ends.iter().find(|&&token| token as usize >= model.vocab) {
-            let message = format!("token {token} isn't among the {} of the model", model.vocab);
+        if let Some(token) = ends
+            .iter()
+            .find(|&&token| token as usize >= model.info.vocab)
+        {
+            let message = format!(
+                "token {token} isn't among the {} of the model",
+                model.info.vocab
+            );
             return Err(Problem::field("stop_token_ids", message));
         }
         options.stop_tokens.extend(ends);
@@ -104,7 +110,7 @@ impl Sampling {
         Ok(Self {
             options,
             n,
-            stops: [model.config.stop_strings.clone(), stops].concat(),
+            stops: [model.info.config.stop_strings.clone(), stops].concat(),
             streams,
             tells_usage: usage.is_some_and(|usage| usage.include_usage),
         })
@@ -132,7 +138,7 @@ impl Sampling {
 }
 
 fn sampling(fields: &mut Fields, model: &TextModel) -> Result<SamplingOptions, Problem> {
-    let defaults = &model.config.sampling;
+    let defaults = &model.info.config.sampling;
     let file = &defaults.options;
     let temperature = fields.number("temperature", 0.0..=100.0)?;
     let top_k = fields.take::<i64>("top_k", "a whole number, 0 or -1 for all")?;
@@ -192,7 +198,7 @@ fn biases(fields: &mut Fields, model: &TextModel) -> Result<Vec<(Vec<u32>, f32)>
     }
     let bias = |(token, bias): (String, f32)| {
         let token: u32 = token.parse().map_err(|_| wrong())?;
-        if token as usize >= model.vocab || !(-100.0..=100.0).contains(&bias) {
+        if token as usize >= model.info.vocab || !(-100.0..=100.0).contains(&bias) {
             return Err(wrong());
         }
         Ok((vec![token], bias))

@@ -8,14 +8,16 @@ const WORTH_COPYING: usize = 8;
 
 /// A text under way.
 #[derive(Debug)]
-pub(super) struct Text {
+pub(super) struct UnderWay {
     pub id: TextId,
     pub text: Continuation,
+    /// Whether the target holds the prompt as far as it has to.
+    pub is_read: bool,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
-    text: Option<Text>,
+    text: Option<UnderWay>,
     /// What it holds of an earlier text, where none is under way.
     kept: Vec<u32>,
     /// When it was last vacated.
@@ -64,7 +66,7 @@ impl Slots {
         self.slots.iter().map(|slot| slot.tokens().len()).sum()
     }
 
-    pub fn texts(&self) -> impl Iterator<Item = (usize, &Text)> {
+    pub fn texts(&self) -> impl Iterator<Item = (usize, &UnderWay)> {
         let texts = self.slots.iter().enumerate();
         texts.filter_map(|(i, slot)| Some((i, slot.text.as_ref()?)))
     }
@@ -74,21 +76,21 @@ impl Slots {
         texts.find(|(_, text)| text.id == id).map(|(slot, _)| slot)
     }
 
-    pub fn text(&self, slot: usize) -> Option<&Text> {
+    pub fn text(&self, slot: usize) -> Option<&UnderWay> {
         self.slots.get(slot)?.text.as_ref()
     }
 
-    pub fn text_mut(&mut self, slot: usize) -> Option<&mut Text> {
+    pub fn text_mut(&mut self, slot: usize) -> Option<&mut UnderWay> {
         self.slots.get_mut(slot)?.text.as_mut()
     }
 
-    pub fn occupy(&mut self, slot: usize, text: Text) {
+    pub fn occupy(&mut self, slot: usize, text: UnderWay) {
         self.slots[slot].kept.clear();
         self.slots[slot].text = Some(text);
     }
 
     /// Takes the text out of a slot that holds its first `held` tokens.
-    pub fn vacate(&mut self, slot: usize, held: usize) -> Option<Text> {
+    pub fn vacate(&mut self, slot: usize, held: usize) -> Option<UnderWay> {
         self.vacated += 1;
         let slot = self.slots.get_mut(slot)?;
         let text = slot.text.take()?;
