@@ -45,6 +45,7 @@ from serving import (
     events,
 )
 from serving_forms import APART as FORMS_APART, SHARED as FORMS
+from serving_models import APART as OTHERS, with_others
 from serving_operation import APART as OPERATION, check_hanging_up, check_state
 
 PAGE = ROOT / "docs" / "serving.md"
@@ -264,6 +265,14 @@ def table(heading: str) -> set[str]:
     return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
+def answer_form(command: str) -> str:
+    """The name of the schema that the description has for the answer to a curl command."""
+    path = re.sub(r"(?<=/v2/models/)\w+", "{name}", re.search(r":\d+(/\S+)", command)[1])
+    route = description()["paths"][path]["post"]
+    schema = route["responses"]["200"]["content"]["application/json"]["schema"]
+    return schema["$ref"].rsplit("/", 1)[1]
+
+
 def check_curl(server: Server) -> str:
     commands = [command for block in blocks("sh") for command in re.split(r"\n\n+", block.strip())]
     demand(bool(commands), "docs/serving.md has no commands")
@@ -274,7 +283,7 @@ def check_curl(server: Server) -> str:
         if "stream" in command:
             demand("".join(part["choices"][0]["text"] for part in events(done.stdout)) != "", "an empty text")
         else:
-            demand_form(json.loads(done.stdout), "Chat")
+            demand_form(json.loads(done.stdout), answer_form(command))
     return f"{len(commands)} commands"
 
 
@@ -367,7 +376,8 @@ def check_refusals(server: Server) -> str:
         ("POST", "/v1/completions", {"model": "other", "prompt": "And"}, 404),
         ("GET", "/v1/completions", None, 405),
         ("GET", "/v1/embeddings", None, 405),
-        ("GET", "/v1/rerank", None, 404),
+        ("GET", "/v1/rerank", None, 405),
+        ("GET", "/v1/other", None, 404),
     ]:
         status, _, text = server.ask(method, path, body)
         equal(f"{method} {path} {str(body)[:20]}", status, expected)
@@ -385,7 +395,7 @@ def check_refusals(server: Server) -> str:
             equal(f"{path} as {kind!r}", status, expected)
             if expected != 200:
                 demand_form(json.loads(text), "Error")
-    return "23 requests"
+    return "24 requests"
 
 
 def check_metrics(server: Server) -> str:
@@ -423,7 +433,6 @@ SHARED: dict[str, Callable[[Server], str]] = {
     "langchain": check_langchain,
     **FORMS,
     "8 at once": check_company,
-    "curl": check_curl,
     "program of the page": check_program,
     "fields of the page": check_fields_of_page,
     "description": check_description,
@@ -436,7 +445,7 @@ SHARED: dict[str, Callable[[Server], str]] = {
 
 
 # Checks that start servers of their own.
-APART: dict[str, Callable[[Setup], str]] = {**FORMS_APART, **OPERATION}
+APART: dict[str, Callable[[Setup], str]] = {**FORMS_APART, "curl": with_others(check_curl), **OTHERS, **OPERATION}
 
 
 def attempt(name: str, check: Callable[[], str]) -> bool:

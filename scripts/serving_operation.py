@@ -1,13 +1,11 @@
 """The checks of check_serve.py about operation: state, keys, queues, times, signals."""
 
-import base64
 import concurrent.futures
 import contextlib
 import http.client
 import json
 import signal
 import socket
-import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -197,30 +195,9 @@ def check_start(setup: Setup) -> str:
 
 
 # Checks that start servers of their own.
-def check_embeddings(setup: Setup) -> str:
-    """Vectors of an encoder beside the decoder, as numbers and as bytes, against those of `dlc run`."""
-    bundle = setup.folder / "vectors"
-    if not bundle.exists():
-        setup.run("compile", "fixtures/cases/sentence-default-prompt", "--profile", "ort", "-o", str(bundle), "--quiet")
-    texts = ["w1 w7 w30", "w90 w2 w11"]
-    arguments = [part for text in texts for part in ("--text", text)]
-    expected = [entry["embedding"] for entry in json.loads(setup.run("run", str(bundle), "--json", *arguments))]
-    with setup.serve(f"vectors={bundle}") as server:
-        client = server.client()
-        for encoding in ("base64", "float"):
-            found = client.embeddings.create(model="vectors", input=texts, encoding_format=encoding)
-            for each, vector in zip(found.data, expected, strict=True):
-                numbers = each.embedding
-                if isinstance(numbers, str):
-                    raw = base64.b64decode(numbers)
-                    numbers = list(struct.unpack(f"<{len(raw) // 4}f", raw))
-                demand(len(numbers) == len(vector), f"{encoding}: {len(numbers)} numbers, not {len(vector)}")
-                demand(max(abs(x - y) for x, y in zip(numbers, vector)) < 1e-6, f"{encoding}: other numbers")
-    return f"{len(texts)} vectors of {len(expected[0])} numbers"
 
 
 APART: dict[str, Callable[[Setup], str]] = {
-    "embeddings": check_embeddings,
     "keys": check_keys,
     "queue": check_queue,
     "hanging up while waiting": check_waiting,

@@ -34,7 +34,14 @@ pub struct DecoderOptions {
     pub capacity: Option<usize>,
     /// Sequences that are held at once, where several are ([`BatchModel`]); 0 is one.
     pub sequences: usize,
+    /// Reads a token that comes alone with another one after it, which is forgotten, so that no pass
+    /// is over a single token: [`Verification::InPairs`](crate::Verification::InPairs). The context
+    /// is shorter by that token.
+    pub pairs: bool,
 }
+
+/// What is read after a token that comes alone.
+const FILLER: u32 = 0;
 
 /// A loaded decoder graph and the caches of one sequence, or of several of which one is read and
 /// written at a time.
@@ -44,6 +51,7 @@ pub struct DecoderSession {
     ports: Ports,
     vocab: usize,
     context: usize,
+    pairs: bool,
     /// Of each sequence.
     rotations: Vec<KeyRotations>,
     current: usize,
@@ -72,7 +80,9 @@ impl DecoderSession {
         let model = &bundle.manifest().model;
         let ports = Ports::read(bundle.graph(name)?, model.vocab_size)?;
         let session = Session::load(backend, bundle, name, weights, &options.session)?;
-        let (vocab, context) = (model.vocab_size, model.context_length);
+        let pairs = options.pairs && bundle.manifest().caches == CacheLayout::InPlace;
+        let context = model.context_length.saturating_sub(usize::from(pairs));
+        let vocab = model.vocab_size;
         let sequences = options.sequences.max(1);
         if sequences > 1 && options.session.provider != Provider::Cpu {
             return Err(RuntimeError::unsupported(
@@ -86,7 +96,7 @@ impl DecoderSession {
                 &ports.caches,
                 sequences,
                 options.capacity,
-                context,
+                model.context_length,
             )),
             CacheLayout::Appended => Cache::Concat(ConcatCache::new(sequences)),
         };
@@ -98,6 +108,7 @@ impl DecoderSession {
             ports,
             vocab,
             context,
+            pairs,
             rotations,
             cache,
         })
@@ -176,12 +187,20 @@ impl TokenModel for DecoderSession {
             )));
         }
         self.check(tokens, self.len() + tokens.len())?;
+        let with_filler = [tokens[0], FILLER];
+        let fillers = usize::from(self.pairs && tokens.len() == 1);
         let asked = Asked {
             want,
+            fillers,
             length: self.rotations[self.current].expected(),
         };
         let held = self.len();
         self.rotations[self.current].read(held, held + tokens.len());
+        let tokens = if fillers > 0 {
+            &with_filler[..]
+        } else {
+            tokens
+        };
         match &mut self.cache {
             Cache::InPlace(cache) => cache.extend(&mut self.session, &self.ports, tokens, asked),
             Cache::Concat(cache) => cache.extend(&mut self.session, &self.ports, tokens, asked),
@@ -238,7 +257,7 @@ impl BatchModel for DecoderSession {
     }
 
     fn batches(&self) -> bool {
-        matches!(self.cache, Cache::InPlace(_)) && self.rotates_alike()
+        matches!(self.cache, Cache::InPlace(_)) && self.rotates_alike() && !self.pairs
     }
 
     fn step(&mut self, tokens: &mut [(usize, u32)]) -> Result<Logits<'_>, MethodError> {

@@ -41,6 +41,7 @@ mod error;
 mod generation;
 mod grammar;
 mod measure;
+mod relevance;
 mod sentence;
 mod session;
 mod spans;
@@ -48,6 +49,7 @@ mod special_tokens;
 mod stops;
 mod text;
 mod timing;
+mod verification;
 mod weights;
 
 pub use answers::{Choice, choices, sentence_vector, similarity};
@@ -75,10 +77,12 @@ pub use measure::{
     Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies,
     measure, measure_after, time_passes,
 };
+pub use relevance::{CrossEncoder, QueryPair, Relevance};
 pub use sentence::{SentenceEncoder, TextLimits, TextVector, sentence_of};
 pub use session::{HostData, HostTensor, Session, SessionOptions};
 pub use spans::{Answer, answers};
 pub use stops::StopStrings;
 pub use text::{TextStream, TextTokenizer, TokenizedPair, TokenizedText};
 pub use timing::Timing;
+pub use verification::Verification;
 pub use weights::SharedWeights;

@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         "\n3. decode {:?}, plainly and speculatively\n",
         args.prompt
     ))?;
-    let mut models = Models::of(opened, &args.backend, Some(args.drafting.cache()))?;
+    let mut models = Models::of(opened, &args.backend, args.drafting.wishes(true))?;
     let Some(equality) = plainly_and_speculatively(args, output, &mut models)? else {
         return Ok(INTERRUPTED.into());
     };
@@ -199,7 +199,7 @@ fn plainly_and_speculatively(
         cancel: Some(interruption()),
         ..rules.options
     };
-    let options = args.drafting.apply(options, &models.bundle, costs.clone());
+    let options = args.drafting.apply(options, models, costs.clone());
     let prompt = models.tokenizer.encode(&args.prompt, true)?;
     let draft = models
         .draft

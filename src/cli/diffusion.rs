@@ -202,10 +202,7 @@ impl DiffusionModel {
         size: Option<[usize; 2]>,
     ) -> Result<Vec<Conditions>> {
         phases::begin("encoding the prompts");
-        let (backend, bundle, weights) = (&self.backend, &self.bundle, self.weights()?);
-        let encoder = PromptEncoder::open(backend, bundle, weights.as_ref(), &self.options);
-        let mut encoder = encoder?;
-        let encoded = encoder.encode(prompts, negative, size)?;
+        let encoded = self.prompt_encoder()?.encode(prompts, negative, size)?;
         for text in encoded.iter().flat_map(|prompt| &prompt.notes) {
             note(text)?;
         }
@@ -213,6 +210,13 @@ impl DiffusionModel {
             .into_iter()
             .map(|prompt| prompt.conditions)
             .collect())
+    }
+
+    /// The bundle's text encoder, on its own view of the weights.
+    pub fn prompt_encoder(&self) -> Result<PromptEncoder> {
+        let (backend, bundle, weights) = (&self.backend, &self.bundle, self.weights()?);
+        let encoder = PromptEncoder::open(backend, bundle, weights.as_ref(), &self.options);
+        Ok(encoder?)
     }
 
     /// The bundle's decoder of latents, likewise, if there is one.

@@ -7,11 +7,14 @@ use dlc_runtime::{Bundle, assumed_costs, calibrate, calibration_prompt, cost_key
 use super::backend::describe;
 use super::environment;
 use super::failure::{Failure, Result};
-use super::models::{DraftCache, Models};
+use super::models::{DraftCache, Models, Wishes};
 use crate::pipeline::DiskCache;
 
 /// Tokens of earlier texts that lookups search in, where they do: at most 10 MB.
 pub(super) const HISTORY: usize = 1 << 16;
+
+/// Tokens that have to have stood before for a lookup.
+const LOOKUP: usize = 1;
 
 /// How tokens are guessed.
 #[derive(Debug, Clone, clap::Args)]
@@ -20,8 +23,9 @@ pub(super) struct DraftingArgs {
     #[arg(long, alias = "gamma", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     draft_tokens: Option<u8>,
     /// Propose what followed the last tokens, N of them or more, most often where they stood before
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
-    lookup: u8,
+    /// [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    lookup: Option<u8>,
     /// Look nothing up
     #[arg(long, conflicts_with = "lookup")]
     no_lookup: bool,
@@ -40,27 +44,33 @@ impl DraftingArgs {
         self.no_lookup
     }
 
-    /// Where the draft keeps keys and values.
-    pub fn cache(&self) -> DraftCache {
-        self.draft_cache
+    /// How one text after the other is to be decoded, with the bundle's draft or without.
+    pub fn wishes(&self, drafts: bool) -> Wishes {
+        Wishes {
+            cache: drafts.then_some(self.draft_cache),
+            guesses: self.draft_tokens.is_some() || self.lookup.is_some(),
+            sequences: 1,
+        }
     }
 
-    /// Puts what the flags and the bundle say into `options`, and what passes cost.
+    /// Puts what the flags and the models say into `options`, and what passes cost.
     pub fn apply(
         &self,
         options: DecodeOptions,
-        bundle: &Bundle,
+        models: &Models,
         costs: CostTable,
     ) -> DecodeOptions {
+        let looks_up = !self.no_lookup && models.guesses_nothing.is_none();
         DecodeOptions {
-            draft_acceptance: bundle
+            draft_acceptance: models
+                .bundle
                 .manifest()
                 .draft_acceptance
                 .unwrap_or(options.draft_acceptance),
             draft_length: self.draft_tokens.map_or(DraftLength::Adaptive, |n| {
                 DraftLength::Fixed(usize::from(n))
             }),
-            lookup: (!self.no_lookup).then_some(usize::from(self.lookup)),
+            lookup: looks_up.then_some(self.lookup.map_or(LOOKUP, usize::from)),
             draft_confidence: self.draft_confidence,
             costs,
             ..options
@@ -90,6 +100,15 @@ pub(super) fn measured_costs(
 pub(super) fn costs(models: &Models, threads: Option<usize>) -> CostTable {
     measured_costs(&models.bundle, &describe(&models.backend), threads)
         .unwrap_or_else(|| assumed_costs(models.bundle.manifest()))
+}
+
+/// As [`costs`], but measured now, in a few passes, where they weren't before.
+pub(super) fn costs_by_now(models: &mut Models, threads: Option<usize>) -> Result<CostTable> {
+    const REPEATS: usize = 3;
+    match measured_costs(&models.bundle, &describe(&models.backend), threads) {
+        Some(costs) => Ok(costs),
+        None => measure_costs(models, REPEATS),
+    }
 }
 
 /// Measures what passes cost here after 128 tokens, or as many as half the context takes.

@@ -7,11 +7,12 @@ use clap::ValueEnum;
 use dlc_ir::Task;
 use dlc_runtime::{
     Backend, Bundle, DecoderOptions, DecoderSession, EncoderSession, RuntimeError, SharedWeights,
-    TextTokenizer,
+    TextTokenizer, Verification,
 };
 
 use super::backend::BackendArgs;
 use super::failure::{Result, bail};
+use super::output::note;
 use super::phases;
 
 /// Where a draft keeps keys and values.
@@ -19,6 +20,17 @@ use super::phases;
 pub(super) enum DraftCache {
     Shared,
     Own,
+}
+
+/// How a bundle is to be decoded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wishes {
+    /// Where the draft keeps keys and values; None leaves it alone.
+    pub cache: Option<DraftCache>,
+    /// Whether guesses are asked for, even where they don't pay.
+    pub guesses: bool,
+    /// Texts at once.
+    pub sequences: usize,
 }
 
 /// A bundle ready to decode.
@@ -29,26 +41,37 @@ pub(super) struct Models {
     pub tokenizer: TextTokenizer,
     pub target: DecoderSession,
     pub draft: Option<DecoderSession>,
+    /// Why nothing is guessed, and how it is all the same, if that is so.
+    pub guesses_nothing: Option<&'static str>,
+}
+
+impl Wishes {
+    /// Why nothing is to be guessed at, if that is so.
+    fn guesses_nothing(self, verification: Verification) -> Option<&'static str> {
+        let rounds_otherwise = verification != Verification::Alike;
+        match verification {
+            _ if rounds_otherwise && self.sequences > 1 => Some(
+                "several texts at once of a quantised target stay what each is alone only without guesses; --max-concurrent 1 guesses",
+            ),
+            Verification::InPairs { pays: false } if !self.guesses => Some(
+                "checking several tokens of a quantised target takes this processor as long as writing them; --draft-tokens N guesses all the same",
+            ),
+            Verification::Differs if !self.guesses => Some(
+                "checking several tokens of this quantised target rounds otherwise than writing them; --draft-tokens N guesses all the same, compiling with --profile ort checks exactly",
+            ),
+            Verification::Alike | Verification::InPairs { .. } | Verification::Differs => None,
+        }
+    }
 }
 
 impl Models {
-    /// With a draft if the bundle has one and `cache` says where its cache is.
-    pub fn open(path: &Path, backend: &BackendArgs, cache: Option<DraftCache>) -> Result<Self> {
-        Self::of(super::open::text_bundle(path)?, backend, cache)
+    /// With a draft if the bundle has one, it is wished for and the target can verify it.
+    pub fn open(path: &Path, backend: &BackendArgs, wishes: Wishes) -> Result<Self> {
+        Self::of(super::open::text_bundle(path)?, backend, wishes)
     }
 
     /// As [`Self::open`], of a bundle that is open already.
-    pub fn of(bundle: Bundle, backend: &BackendArgs, cache: Option<DraftCache>) -> Result<Self> {
-        Self::of_several(bundle, backend, cache, 1)
-    }
-
-    /// As [`Self::of`], with a target that holds so many sequences.
-    pub fn of_several(
-        bundle: Bundle,
-        backend: &BackendArgs,
-        cache: Option<DraftCache>,
-        sequences: usize,
-    ) -> Result<Self> {
+    pub fn of(bundle: Bundle, backend: &BackendArgs, wishes: Wishes) -> Result<Self> {
         if bundle.manifest().model.task != Task::TextGeneration {
             let (task, family) = (
                 bundle.manifest().model.task.name(),
@@ -71,13 +94,20 @@ impl Models {
             session: backend.session(),
             ..DecoderOptions::default()
         };
+        let provider = options.session.provider;
+        let verification = Verification::of(bundle.manifest(), "target", provider);
+        let guesses_nothing = wishes.guesses_nothing(verification);
         let backend = backend.start()?;
         let weights = SharedWeights::open(&bundle, &backend)?;
-        let several = DecoderOptions {
-            sequences,
+        let of_target = DecoderOptions {
+            sequences: wishes.sequences,
+            pairs: guesses_nothing.is_none()
+                && matches!(verification, Verification::InPairs { .. }),
             ..options.clone()
         };
-        let target = DecoderSession::open(&backend, &bundle, "target", weights.as_ref(), &several)?;
+        let target =
+            DecoderSession::open(&backend, &bundle, "target", weights.as_ref(), &of_target)?;
+        let cache = wishes.cache.filter(|_| guesses_nothing.is_none());
         let has_draft =
             cache.is_some() && bundle.manifest().graphs.iter().any(|g| g.name == "draft");
         let mut draft = has_draft
@@ -97,7 +127,18 @@ impl Models {
             tokenizer,
             target,
             draft,
+            guesses_nothing,
         })
+    }
+
+    /// Says of a draft that is left alone why.
+    pub fn note_draft(&self) -> Result<()> {
+        match self.guesses_nothing {
+            Some(reason) if self.bundle.graph("draft").is_ok() => {
+                Ok(note(&format!("the draft is left alone: {reason}"))?)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -149,11 +149,7 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     };
     let mut rules = args.generation.rules(&bundle)?;
     rules.stop_strings.extend(args.stop.iter().cloned());
-    let mut models = Models::of(
-        bundle,
-        &args.backend,
-        (!args.no_draft).then(|| args.drafting.cache()),
-    )?;
+    let mut models = Models::of(bundle, &args.backend, args.drafting.wishes(!args.no_draft))?;
     let vocab = models.target.vocab_size();
     args.grammar
         .apply(&mut rules.options, &models.tokenizer, vocab)?;
@@ -164,6 +160,7 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     if let Some(text) = &rules.note {
         note(text)?;
     }
+    models.note_draft()?;
     match template {
         Some(template) if prompts.is_empty() => {
             let options = options(args, &models, &rules);
@@ -247,7 +244,7 @@ fn tokens_of(
 ) -> Result<Vec<u32>> {
     let Some(template) = template else {
         let model = &models.bundle.manifest().model;
-        let (context, bos) = (model.context_length, model.bos_token_id);
+        let (context, bos) = (models.target.context_length(), model.bos_token_id);
         return Ok(models.tokenizer.encode_prompt(prompt, true, context, bos)?);
     };
     let text = template.render(&opening(args, prompt), true, SystemTime::now())?;
@@ -273,7 +270,7 @@ fn options(args: &Args, models: &Models, rules: &Rules) -> DecodeOptions {
     };
     args.drafting.apply(
         options,
-        &models.bundle,
+        models,
         costs(models, args.backend.session().threads),
     )
 }

@@ -1,21 +1,28 @@
 //! `dlc serve`.
 
+mod painter;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use dlc_errors::Fault;
 use dlc_files::read_document;
 use dlc_ir::Task;
 use dlc_runtime::methods::speculation::{Batch, BatchOptions, DecodeOptions, TokenModel};
-use dlc_runtime::{Bundle, ChatTemplate, GenerationConfig, Provider, SentenceEncoder};
+use dlc_runtime::{
+    Bundle, ChatTemplate, CrossEncoder, GenerationConfig, Provider, SentenceEncoder,
+};
 
+use self::painter::Painter;
 use super::backend::BackendArgs;
-use super::drafting::{DraftingArgs, costs};
+use super::diffusion::DiffusionModel;
+use super::drafting::{DraftingArgs, costs_by_now};
 use super::exit::INTERRUPTED;
 use super::failure::{Failure, Result, bail};
-use super::models::Models;
+use super::models::{Models, Wishes};
 use super::output::{note, warn};
 use super::{phases, signals};
 use crate::serve::{Keys, Limits, Load, Parts, ServeOptions, TextInfo, TextParts, serve};
@@ -100,11 +107,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     signals::give_time(grace + AFTER_GRACE);
     let stop = signals::interruption();
     signals::converses(true);
+    let fault = Arc::new(Mutex::new(Fault::BadInput));
     let models = bundles
         .into_iter()
         .map(|(name, path)| {
-            let args = args.clone();
-            let load: Load = Box::new(move || args.load(&path).map_err(|error| error.message()));
+            let (args, fault) = (args.clone(), Arc::clone(&fault));
+            let failed = move |error: Failure| {
+                *fault.lock().unwrap_or_else(PoisonError::into_inner) = error.fault;
+                error.message()
+            };
+            let load: Load = Box::new(move || args.load(&path).map_err(failed));
             (name, load)
         })
         .collect();
@@ -125,7 +137,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         note("stopped")?;
         Ok(INTERRUPTED.into())
     } else {
-        bail!("none of the bundles can be served")
+        let fault = *fault.lock().unwrap_or_else(PoisonError::into_inner);
+        Err(Failure::of(fault, "none of the bundles can be served"))
     }
 }
 
@@ -186,7 +199,7 @@ fn keys(file: &Path) -> Result<Keys> {
 
 impl Args {
     fn load(&self, bundle: &Path) -> Result<Parts> {
-        let bundle = super::open::text_bundle(bundle)?;
+        let bundle = super::open::bundle(bundle)?;
         match bundle.manifest().model.task {
             Task::TextGeneration => self.load_decoder(bundle),
             Task::FeatureExtraction => {
@@ -194,11 +207,23 @@ impl Args {
                 let encoder = SentenceEncoder::open(&backend, &bundle, &self.backend.session())?;
                 Ok(Parts::Vectors(Box::new(encoder)))
             }
-            task => bail!(
-                "the bundle is a {} for {}, and `dlc serve` continues texts and makes vectors of them",
-                bundle.manifest().model.family,
-                task.name()
-            ),
+            Task::ImageGeneration => {
+                let model = DiffusionModel::open(bundle, &self.backend)?;
+                Ok(Parts::Pictures(Box::new(Painter::open(model)?)))
+            }
+            Task::TextClassification if CrossEncoder::is(&bundle) => {
+                let backend = self.backend.start()?;
+                let encoder = CrossEncoder::open(&backend, &bundle, &self.backend.session())?;
+                Ok(Parts::Relevance(Box::new(encoder)))
+            }
+            task => Err(Failure::of(
+                Fault::Unsupported,
+                format!(
+                    "the bundle is a {} for {}, and `dlc serve` continues texts, makes vectors of them, says how well they answer a query, and makes pictures",
+                    bundle.manifest().model.family,
+                    task.name()
+                ),
+            )),
         }
     }
 
@@ -214,16 +239,21 @@ impl Args {
             Provider::Cpu => self.max_concurrent.into(),
             Provider::Cuda(_) => 1,
         };
-        let draft = (!self.no_draft).then(|| self.drafting.cache());
-        let models = Models::of_several(bundle, &self.backend, draft, slots)?;
-        let costs = costs(&models, self.backend.session().threads);
+        let wishes = Wishes {
+            sequences: slots,
+            ..self.drafting.wishes(!self.no_draft)
+        };
+        let mut models = Models::of(bundle, &self.backend, wishes)?;
+        models.note_draft()?;
+        let costs = costs_by_now(&mut models, self.backend.session().threads)?;
         let options = DecodeOptions {
             stop_tokens: models.bundle.manifest().model.eos_token_ids.clone(),
             ..DecodeOptions::default()
         };
-        let options = self.drafting.apply(options, &models.bundle, costs.clone());
+        let options = self.drafting.apply(options, &models, costs.clone());
         let model = &models.bundle.manifest().model;
-        let (bos, context, vocab) = (model.bos_token_id, model.context_length, model.vocab_size);
+        let (bos, vocab) = (model.bos_token_id, model.vocab_size);
+        let context = models.target.context_length();
         let draft = models.draft;
         let draft = draft.map(|draft| Box::new(draft) as Box<dyn TokenModel + Send>);
         let shared = BatchOptions {

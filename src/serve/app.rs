@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
-use super::openai;
 use super::problem::{Json, Problem};
 use super::state::App;
+use super::{inference, openai};
 
 pub(super) fn router(app: Arc<App>) -> Router {
     let api = Router::new()
@@ -22,6 +22,11 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/completions", post(openai::completions))
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v1/rerank", post(openai::rerank))
+        .route("/v1/images/generations", post(openai::images))
+        .route("/v2", get(inference::server))
+        .route("/v2/models/{name}", get(inference::model))
+        .route("/v2/models/{name}/infer", post(inference::infer))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(description))
         .route_layer(from_fn_with_state(Arc::clone(&app), check_key));
@@ -29,6 +34,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .merge(api)
         .route("/health", get(health))
         .route("/ready", get(ready))
+        .route("/v2/health/live", get(inference::live))
+        .route("/v2/health/ready", get(inference::ready))
+        .route("/v2/models/{name}/ready", get(inference::model_ready))
         .fallback(|| async { Problem::not_found("there is no such route", "unknown_url") })
         .method_not_allowed_fallback(|| async { Problem::wrong_method() })
         .layer(from_fn_with_state(Arc::clone(&app), count))
@@ -94,15 +102,13 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         .all()
         .map(|model| (model.name.clone(), state(model).into()))
         .collect();
-    let stopping = app.stopping.load(Ordering::SeqCst);
-    let settled = app.models.all().all(|model| model.is_settled());
-    let serves = app.models.all().any(|model| model.serves());
-    let status = if settled && serves && !stopping {
+    let (ready, stopping) = (app.is_ready(), app.stopping.load(Ordering::SeqCst));
+    let status = if ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let body = json!({"ready": status == StatusCode::OK, "stopping": stopping, "models": models});
+    let body = json!({"ready": ready, "stopping": stopping, "models": models});
     (status, Json(body)).into_response()
 }
 

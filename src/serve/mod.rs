@@ -5,16 +5,18 @@
 
 mod answer;
 mod app;
-mod encoder;
 mod engine;
 mod fields;
+mod inference;
 mod keys;
 mod limits;
 mod metrics;
 mod models;
 mod openai;
+mod pictures;
 mod places;
 mod problem;
+mod readers;
 mod state;
 
 use std::io;
@@ -29,6 +31,7 @@ pub use self::keys::Keys;
 pub use self::limits::Limits;
 use self::models::Models;
 pub use self::models::{Load, Parts, TextInfo, TextParts};
+pub use self::pictures::{Order, Paint, PaintError, Painted};
 use self::state::App;
 
 /// How often a stop is looked for.

@@ -1,18 +1,20 @@
 //! The models of a server by their names, loaded one after the other while it answers already.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dlc_runtime::methods::speculation::{Batch, DecodeOptions};
 use dlc_runtime::{
-    ChatTemplate, GenerationConfig, GrammarCompiler, SentenceEncoder, TextTokenizer,
+    ChatTemplate, CrossEncoder, GenerationConfig, GrammarCompiler, SentenceEncoder, TextTokenizer,
 };
 
-use super::encoder::Encoder;
 use super::engine::Engine;
 use super::metrics::ModelMetrics;
+use super::pictures::Paint;
 use super::problem::Problem;
+use super::readers::{Painter, Reader};
 
 /// A decoder that is ready.
 #[derive(Debug)]
@@ -49,6 +51,10 @@ pub enum Parts {
     Text(Box<TextParts>),
     /// It makes vectors of texts.
     Vectors(Box<SentenceEncoder>),
+    /// It says how well texts answer a query.
+    Relevance(Box<CrossEncoder>),
+    /// It makes pictures of texts.
+    Pictures(Box<dyn Paint>),
 }
 
 /// Loads a model, or says why it can't be.
@@ -138,14 +144,43 @@ pub(super) struct Model {
 #[derive(Debug)]
 enum Loaded {
     Text(Box<TextModel>),
-    Vectors(Encoder),
+    Vectors(Reader<SentenceEncoder>),
+    Relevance(Reader<CrossEncoder>),
+    Pictures(Reader<Painter>),
 }
 
 impl Loaded {
+    fn start(parts: Parts, most_waiting: usize, metrics: Arc<ModelMetrics>) -> io::Result<Self> {
+        Ok(match parts {
+            Parts::Text(parts) => {
+                Self::Text(Box::new(TextModel::start(*parts, most_waiting, metrics)?))
+            }
+            Parts::Vectors(model) => Self::Vectors(Reader::start(*model, most_waiting, metrics)?),
+            Parts::Relevance(model) => {
+                Self::Relevance(Reader::start(*model, most_waiting, metrics)?)
+            }
+            Parts::Pictures(model) => {
+                Self::Pictures(Reader::start(Painter(model), most_waiting, metrics)?)
+            }
+        })
+    }
+
     fn lives(&self) -> bool {
         match self {
             Self::Text(model) => model.engine.lives(),
-            Self::Vectors(encoder) => encoder.lives(),
+            Self::Vectors(reader) => reader.lives(),
+            Self::Relevance(reader) => reader.lives(),
+            Self::Pictures(reader) => reader.lives(),
+        }
+    }
+
+    /// What it does, and the route that it is asked by.
+    fn purpose(&self) -> [&'static str; 2] {
+        match self {
+            Self::Text(_) => ["continues texts", "/v1/completions"],
+            Self::Vectors(_) => ["makes vectors of texts", "/v1/embeddings"],
+            Self::Relevance(_) => ["says how well texts answer a query", "/v1/rerank"],
+            Self::Pictures(_) => ["makes pictures of texts", "/v1/images/generations"],
         }
     }
 }
@@ -184,22 +219,38 @@ impl Model {
     pub fn text(&self) -> Result<&TextModel, Problem> {
         match self.loaded()? {
             Loaded::Text(model) => Ok(model),
-            Loaded::Vectors(_) => Err(Problem::request(format!(
-                "model `{}` makes vectors of texts: ask /v1/embeddings",
-                self.name
-            ))),
+            other => Err(self.other(other)),
         }
     }
 
     /// The model as one that makes vectors.
-    pub fn vectors(&self) -> Result<&Encoder, Problem> {
+    pub fn vectors(&self) -> Result<&Reader<SentenceEncoder>, Problem> {
         match self.loaded()? {
-            Loaded::Vectors(encoder) => Ok(encoder),
-            Loaded::Text(_) => Err(Problem::request(format!(
-                "model `{}` continues texts and makes no vectors: ask /v1/completions",
-                self.name
-            ))),
+            Loaded::Vectors(reader) => Ok(reader),
+            other => Err(self.other(other)),
         }
+    }
+
+    /// The model as one that says how well texts answer a query.
+    pub fn relevance(&self) -> Result<&Reader<CrossEncoder>, Problem> {
+        match self.loaded()? {
+            Loaded::Relevance(reader) => Ok(reader),
+            other => Err(self.other(other)),
+        }
+    }
+
+    /// The model as one that makes pictures.
+    pub fn pictures(&self) -> Result<&Reader<Painter>, Problem> {
+        match self.loaded()? {
+            Loaded::Pictures(reader) => Ok(reader),
+            other => Err(self.other(other)),
+        }
+    }
+
+    /// It does something else than is asked for.
+    fn other(&self, loaded: &Loaded) -> Problem {
+        let [purpose, route] = loaded.purpose();
+        Problem::request(format!("model `{}` {purpose}: ask {route}", self.name))
     }
 
     /// Ends what is under way.
@@ -215,16 +266,10 @@ impl Model {
 
     /// Loads it; returns why that failed.
     pub fn load(&self, load: Load, most_waiting: usize) -> Result<(), String> {
-        let no_thread = |error| format!("no thread can be started: {error}");
+        let no_thread = |error: io::Error| format!("no thread can be started: {error}");
         let metrics = Arc::clone(&self.metrics);
-        let loaded = load().and_then(|parts| match parts {
-            Parts::Vectors(encoder) => Encoder::start(*encoder, most_waiting, metrics)
-                .map(Loaded::Vectors)
-                .map_err(no_thread),
-            Parts::Text(parts) => TextModel::start(*parts, most_waiting, metrics)
-                .map(|model| Loaded::Text(Box::new(model)))
-                .map_err(no_thread),
-        });
+        let loaded =
+            load().and_then(|parts| Loaded::start(parts, most_waiting, metrics).map_err(no_thread));
         let outcome = loaded.as_ref().map(|_| ()).map_err(Clone::clone);
         let _ = self.loaded.set(loaded);
         outcome

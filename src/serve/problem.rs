@@ -144,6 +144,24 @@ impl Problem {
         }
     }
 
+    /// The same in the form of the Open Inference Protocol: a text.
+    pub fn as_text(&self) -> Response {
+        self.with_body(json!({"error": self.message}))
+    }
+
+    fn with_body(&self, body: Value) -> Response {
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        if self.passes {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            headers.insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+
     /// The error as it stands in a stream, too.
     pub fn json(&self) -> Value {
         json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
@@ -162,15 +180,6 @@ impl IntoResponse for Json {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.json())).into_response();
-        let headers = response.headers_mut();
-        if self.passes {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            let scheme = HeaderValue::from_static("Bearer");
-            headers.insert(header::WWW_AUTHENTICATE, scheme);
-        }
-        response
+        self.with_body(self.json())
     }
 }

@@ -28,6 +28,16 @@ pub(super) struct App {
     pub stopping: AtomicBool,
 }
 
+impl App {
+    /// Whether requests are answered: every model is loaded or has failed, one at least can be
+    /// asked, and the server doesn't stop.
+    pub fn is_ready(&self) -> bool {
+        let settled = self.models.all().all(|model| model.is_settled());
+        let serves = self.models.all().any(|model| model.serves());
+        settled && serves && !self.stopping.load(Ordering::SeqCst)
+    }
+}
+
 /// The body of a request, which is small enough and arrived in time.
 pub(super) struct Received(pub Bytes);
 

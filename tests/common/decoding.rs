@@ -6,8 +6,8 @@ use dlc::pipeline::{CompileOutcome, CompileRequest, PipelineError, compile, pars
 use dlc_bundle::Profile;
 use dlc_methods::speculation::{DecodeOptions, DraftLength, LogitsProcessors, SamplingOptions};
 use dlc_runtime::{
-    Backend, Bundle, DecoderOptions, DecoderSession, Equality, SharedWeights, TextTokenizer,
-    decode, measure,
+    Backend, Bundle, DecoderOptions, DecoderSession, Equality, Provider, SharedWeights,
+    TextTokenizer, Verification, decode, measure,
 };
 
 use super::fixture;
@@ -70,8 +70,10 @@ impl Pair {
         let bundle = Bundle::open(&output).unwrap();
         let weights = SharedWeights::open(&bundle, backend).unwrap();
         // Small, so that caches kept in place must grow.
+        let verification = Verification::of(bundle.manifest(), "target", Provider::Cpu);
         let options = DecoderOptions {
             capacity: Some(16),
+            pairs: matches!(verification, Verification::InPairs { .. }),
             ..DecoderOptions::default()
         };
         let open = |name| {

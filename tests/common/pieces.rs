@@ -77,6 +77,36 @@ fn after(
     Ok(watched.last)
 }
 
+/// Logits of a text, read so many tokens at a time with wrong guesses in between, are the same bit by
+/// bit.
+pub fn check_pairs(session: &mut DecoderSession) -> Result<(), String> {
+    let text: Vec<u32> = (0..40).map(|i| (i * 7919) % 512).collect();
+    let (prompt, text) = text.split_at(4);
+    let mut read = |width: usize| -> Result<Vec<u32>, MethodError> {
+        session.rollback(0);
+        session.extend(prompt, 0)?;
+        let mut bits = Vec::new();
+        for part in text.chunks(width) {
+            let logits = session.extend(part, part.len())?;
+            let rows = (0..part.len()).flat_map(|i| logits.row(i));
+            bits.extend(rows.map(|x| x.to_bits()));
+            let decided = session.len();
+            session.extend(&[5, 6, 7], 3)?;
+            session.rollback(decided);
+        }
+        Ok(bits)
+    };
+    let alone = read(1).map_err(|error| error.to_string())?;
+    for width in [2, 3, 5, 8, 16] {
+        if read(width).map_err(|error| error.to_string())? != alone {
+            return Err(format!(
+                "{width} tokens at a time say something else than one"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// A model that keeps the logits that it gave last.
 struct Watched<'s> {
     session: &'s mut DecoderSession,

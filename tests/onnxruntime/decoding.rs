@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use crate::common::decoding::Pair;
 use crate::common::drafts::check_draft;
 use crate::common::golden::all_decoders;
-use crate::common::pieces::check_pieces;
+use crate::common::pieces::{check_pairs, check_pieces};
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     let trial = |(profile, shared): (Profile, bool)| {
@@ -58,6 +58,20 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
             },
         )
     };
+    let of_codes = |pass: &'static str| {
+        let backend = backend.cloned();
+        Trial::test(
+            format!("decoding::a_target_of_{pass}_is_decoded_losslessly"),
+            move || {
+                let (backend, folder) = (backend.expect("not ignored"), tempfile::tempdir()?);
+                let passes = [pass, "fit-prune:drop=4,samples=2,length=32"];
+                let place = folder.path();
+                let mut pair = Pair::compile_with(&passes, &backend, Profile::Ort, place, true);
+                pair.check_greedy(24)?;
+                Ok(check_pairs(&mut pair.target)?)
+            },
+        )
+    };
     let of_golden = |(name, profile): (&'static str, Profile)| {
         let backend = backend.cloned();
         Trial::test(
@@ -87,5 +101,6 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
         .chain(Profile::ALL.into_iter().map(in_pieces))
         .chain(goldens)
         .chain(["scale", "lstsq"].map(compensated))
+        .chain(["quantize:bits=8", "quantize:bits=4"].map(of_codes))
         .collect()
 }

@@ -155,7 +155,7 @@ impl ConcatCache {
         asked: Asked,
     ) -> Result<Logits<'_>> {
         let count = tokens.len();
-        let kept = ports.kept(count, asked.want);
+        let kept = ports.kept(count, asked);
         let entries = &mut self.entries[self.current];
         if entries.values.is_empty() {
             entries.values = ports
@@ -196,7 +196,7 @@ impl ConcatCache {
         entries.live.extend(before..before + count);
         publish(&self.published, entries)?;
         let logits = self.logits.insert(logits);
-        ports.logits(logits, [1, kept], asked.want, &mut self.converted)
+        ports.logits(logits, [1, kept], asked, &mut self.converted)
     }
 }
 

@@ -61,7 +61,7 @@ impl Feeds {
             match *name {
                 IDS => write(data, tokens.clone().map(i64::from)),
                 POSITIONS => write(data, positions.clone().map(|place| place as i64)),
-                LOGITS_TO_KEEP => data.fill(ports.kept(self.count, asked.want) as i64),
+                LOGITS_TO_KEEP => data.fill(ports.kept(self.count, asked) as i64),
                 _ => data.fill(asked.length as i64),
             }
         }

@@ -185,7 +185,7 @@ impl InPlaceCache {
     ) -> Result<Logits<'_>> {
         let held = self.len();
         let (count, total) = (tokens.len(), held + tokens.len());
-        let kept = ports.kept(count, asked.want);
+        let kept = ports.kept(count, asked);
         let mut buffers = lock(&self.buffers);
         buffers
             .reserve(session, total)
@@ -204,8 +204,8 @@ impl InPlaceCache {
         let pasts = ports.caches.iter().map(|port| Cow::from(&port.past));
         inputs.extend(pasts.zip(pass.pasts.iter().map(Into::into)));
         session.run_into(inputs, &pass.options)?;
-        self.lens[self.current] = total;
-        ports.logits(&pass.logits, [1, kept], asked.want, &mut self.converted)
+        self.lens[self.current] = total - asked.fillers;
+        ports.logits(&pass.logits, [1, kept], asked, &mut self.converted)
     }
 
     /// Appends a token to each of these sequences, and puts both in the order of the logits.
@@ -244,6 +244,7 @@ impl InPlaceCache {
         let lens = tokens.iter().map(|(sequence, _)| self.lens[*sequence]);
         let asked = Asked {
             want: 1,
+            fillers: 0,
             length: total,
         };
         let words = tokens.iter().map(|(_, token)| *token);
@@ -255,7 +256,11 @@ impl InPlaceCache {
         for (sequence, _) in tokens.iter() {
             self.lens[*sequence] += 1;
         }
-        ports.logits(&pass.logits, [rows, 1], rows, &mut self.converted)
+        let asked = Asked {
+            want: rows,
+            ..asked
+        };
+        ports.logits(&pass.logits, [rows, 1], asked, &mut self.converted)
     }
 }
 

@@ -41,8 +41,10 @@ pub(super) struct CachePort {
 /// What a run is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
-    /// Logits of so many of the last tokens.
+    /// Logits of so many of the last tokens, fillers aside.
     pub want: usize,
+    /// Tokens after them that are read for company alone.
+    pub fillers: usize,
     /// The length of the text that the tokens are part of, as far as it is known.
     pub length: usize,
 }
@@ -164,10 +166,10 @@ impl Ports {
             .collect()
     }
 
-    /// How many of `count` tokens get logits where those of the last `want` are read.
-    pub fn kept(&self, count: usize, want: usize) -> usize {
+    /// How many of `count` tokens get logits where those that are asked for are read.
+    pub fn kept(&self, count: usize, asked: Asked) -> usize {
         if self.logits_to_keep {
-            want.max(1)
+            (asked.want + asked.fillers).max(1)
         } else {
             count
         }
@@ -178,13 +180,13 @@ impl Ports {
         RuntimeError::port(&self.graph, name, error.message())
     }
 
-    /// The last `want` of the logits `[rows, kept, vocab]`, as 32-bit floats: where they are, or in
+    /// Those of the logits `[rows, kept, vocab]` that are asked for, as 32-bit floats: where they are, or in
     /// `converted`.
     pub fn logits<'v>(
         &self,
         value: &'v DynValue,
         [rows, kept]: [usize; 2],
-        want: usize,
+        asked: Asked,
         converted: &'v mut Vec<f32>,
     ) -> Result<Logits<'v>> {
         let backend = |error: ort::Error| self.failed(LOGITS, &error);
@@ -199,20 +201,21 @@ impl Ports {
                 tensor.shape()
             )));
         }
-        let from = (rows * kept).saturating_sub(want) * self.vocab;
+        let end = (rows * kept).saturating_sub(asked.fillers);
+        let wanted = end.saturating_sub(asked.want) * self.vocab..end * self.vocab;
         converted.clear();
         match tensor.data_type() {
             TensorElementType::Float32 => {
                 let (_, data) = value.try_extract_tensor::<f32>().map_err(backend)?;
-                return Ok(Logits::new(self.vocab, &data[from..]));
+                return Ok(Logits::new(self.vocab, &data[wanted]));
             }
             TensorElementType::Float16 => {
                 let (_, data) = value.try_extract_tensor::<half::f16>().map_err(backend)?;
-                converted.extend(data[from..].iter().map(|x| x.to_f32()));
+                converted.extend(data[wanted].iter().map(|x| x.to_f32()));
             }
             TensorElementType::Bfloat16 => {
                 let (_, data) = value.try_extract_tensor::<half::bf16>().map_err(backend)?;
-                converted.extend(data[from..].iter().map(|x| x.to_f32()));
+                converted.extend(data[wanted].iter().map(|x| x.to_f32()));
             }
             other => return Err(fail(format!("logits can't be {other}"))),
         }
@@ -303,14 +306,21 @@ mod tests {
     #[test]
     fn rows_are_kept_where_the_graph_takes_how_many() {
         let mut graph = graph(&INPUTS, &OUTPUTS);
-        let kept = |graph: &GraphRecord, want| Ports::read(graph, 8).unwrap().kept(5, want);
-        assert_eq!([kept(&graph, 0), kept(&graph, 2)], [5, 5]);
+        let kept = |graph: &GraphRecord, want, fillers| {
+            let asked = Asked {
+                want,
+                fillers,
+                length: 0,
+            };
+            Ports::read(graph, 8).unwrap().kept(5, asked)
+        };
+        assert_eq!([kept(&graph, 0, 0), kept(&graph, 2, 1)], [5, 5]);
         graph.optional_inputs.push(PortRecord {
             name: LOGITS_TO_KEEP.to_owned(),
             dtype: DType::I64,
             shape: Vec::new(),
         });
-        assert_eq!([kept(&graph, 0), kept(&graph, 2)], [1, 2]);
+        assert_eq!([kept(&graph, 0, 0), kept(&graph, 2, 1)], [1, 3]);
     }
 
     #[test]

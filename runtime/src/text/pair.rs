@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use dlc_files::guard::contain_panics;
-use tokenizers::{Encoding, TruncationDirection};
+use tokenizers::{
+    Encoding, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
+};
 
 use super::{TextTokenizer, TokenizedText};
 use crate::Result;
@@ -38,6 +40,32 @@ impl TextTokenizer {
         second.truncate(room, 0, TruncationDirection::Right);
         second.take_overflowing();
         Ok(TokenizedPair::of(&self.joined(first, second)?, n))
+    }
+
+    /// The tokens of two texts of equal standing: of the longer one the last go first, until both
+    /// have `most`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`](crate::RuntimeError::File) for a tokenizer that fails on the texts.
+    pub fn analyse_both(&self, first: &str, second: &str, most: usize) -> Result<TokenizedText> {
+        let (first, mut second) = (self.encoding(first, false)?, self.encoding(second, false)?);
+        second.set_type_ids(vec![1; second.len()]);
+        let whole = self.joined(first.clone(), second.clone())?;
+        let surplus = whole.len().saturating_sub(most);
+        if surplus == 0 {
+            return Ok(TokenizedText::of(&whole));
+        }
+        let bounds = TruncationParams {
+            max_length: (first.len() + second.len()).saturating_sub(surplus),
+            strategy: TruncationStrategy::LongestFirst,
+            ..TruncationParams::default()
+        };
+        let cut = truncate_encodings(first, Some(second), &bounds);
+        let (mut first, second) = cut.map_err(|error| self.failed(&error.to_string()))?;
+        let mut second = second.unwrap_or_default();
+        first.take_overflowing();
+        second.take_overflowing();
+        Ok(TokenizedText::of(&self.joined(first, second)?))
     }
 
     /// Both with what the tokenizer puts around them.

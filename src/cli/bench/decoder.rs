@@ -16,7 +16,7 @@ use crate::cli::drafting::{HISTORY, measure_costs, measured_costs};
 use crate::cli::exit::{CHECK_FAILED, INTERRUPTED};
 use crate::cli::failure::{Context, Failure, Result, bail};
 use crate::cli::generation::GenerationArgs;
-use crate::cli::models::Models;
+use crate::cli::models::{Models, Wishes};
 use crate::cli::output::{Output, note};
 use crate::cli::phases;
 use crate::cli::progress::Bar;
@@ -117,7 +117,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .map(|path| Destination::check(path, &["svg"]))
         .transpose()?;
     check_stdout(&plot.iter().collect::<Vec<_>>(), args.json)?;
-    let mut models = Models::open(&args.bundle, &args.backend, Some(args.drafting.cache()))?;
+    let wishes = Wishes {
+        guesses: true,
+        ..args.drafting.wishes(true)
+    };
+    let mut models = Models::open(&args.bundle, &args.backend, wishes)?;
     if models.draft.is_none() && args.drafting.looks_nothing_up() && !args.calibrate {
         bail!(
             "the bundle has no draft, and --no-lookup leaves nothing to compare with; compile it with --pass fit-prune"
@@ -148,7 +152,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         cancel: Some(interruption()),
         ..options
     };
-    let options = args.drafting.apply(options, &models.bundle, costs.clone());
+    let options = args.drafting.apply(options, &models, costs.clone());
     let Some(results) = decode(args, &mut models, &cases, &options)? else {
         return Ok(INTERRUPTED.into());
     };

@@ -42,7 +42,7 @@ pub(in crate::serve) async fn embeddings(
     let encoding = fields.take("encoding_format", "`float` or `base64`")?;
     let dimensions = fields.take::<usize>("dimensions", "a whole number")?;
     fields.finish()?;
-    let vectors = app.limits.deadline().keep(encoder.encode(texts)).await??;
+    let vectors = app.limits.deadline().keep(encoder.read(texts)).await??;
     let own = vectors.first().map_or(0, |one| one.vector.len());
     if let Some(asked) = dimensions.filter(|asked| *asked != own) {
         let message = format!("the model's vectors have {own} numbers, and {asked} are asked for");

@@ -4,7 +4,9 @@ mod chat;
 mod completions;
 mod embeddings;
 mod format;
+mod images;
 mod logprobs;
+mod rerank;
 mod sampling;
 mod stream;
 mod tools;
@@ -18,6 +20,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 pub(super) use self::embeddings::embeddings;
+pub(super) use self::images::images;
+pub(super) use self::rerank::rerank;
 use self::sampling::Sampling;
 use self::stream::Streamed;
 use super::answer::{Answer, Finish, Piece};

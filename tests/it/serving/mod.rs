@@ -2,11 +2,10 @@
 
 mod client;
 mod faults;
+mod others;
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use self::client::Server;
@@ -373,57 +372,5 @@ fn functions_are_called_where_that_is_demanded() {
         let mut body = body.clone();
         body["tool_choice"] = choice;
         assert_eq!(server.post("/v1/chat/completions", &body).status, 400);
-    }
-}
-
-#[test]
-fn vectors_are_those_of_run_whatever_the_company() {
-    let shell = Shell::new();
-    shell.ok(&[
-        "compile",
-        "fixtures/cases/sentence-default-prompt",
-        "-o",
-        "vectors",
-    ]);
-    let server = Server::start_in(shell, &["vectors"]);
-    let texts = ["w1 w7 w30", "w90 w2 w11 w2 w55", "w4"];
-    let args = texts.iter().flat_map(|text| ["--text", text]);
-    let args: Vec<&str> = ["run", "vectors", "--json"]
-        .into_iter()
-        .chain(args)
-        .collect();
-    let run = server.shell.ok(&args).json();
-    let body = json!({"model": "vectors", "input": texts});
-    let together = server.post("/v1/embeddings", &body).json();
-    for (i, text) in texts.iter().enumerate() {
-        let body = json!({"model": "vectors", "input": text, "encoding_format": "base64"});
-        let alone = server.post("/v1/embeddings", &body).json();
-        let bytes = STANDARD
-            .decode(alone["data"][0]["embedding"].as_str().unwrap())
-            .unwrap();
-        let whole = together["data"][i]["embedding"].as_array().unwrap();
-        let expected = run[i]["embedding"].as_array().unwrap();
-        assert_eq!(bytes.len(), 4 * expected.len());
-        for ((x, y), z) in whole.iter().zip(expected).zip(bytes.chunks(4)) {
-            let z = f64::from(f32::from_le_bytes(z.try_into().unwrap()));
-            let (x, y) = (x.as_f64().unwrap(), y.as_f64().unwrap());
-            assert!((x - y).abs() < 1e-6 && (z - y).abs() < 1e-6);
-        }
-    }
-    assert!(together["usage"]["prompt_tokens"].as_u64().unwrap() > 8);
-    let wrong = json!({"model": "tiny", "input": "a"});
-    assert_eq!(server.post("/v1/embeddings", &wrong).status, 400);
-    let wrong = json!({"model": "vectors", "prompt": "a"});
-    assert_eq!(server.post("/v1/completions", &wrong).status, 400);
-    for more in [
-        json!({"input": []}),
-        json!({"input": [1, 2]}),
-        json!({"input": "a", "dimensions": 3}),
-    ] {
-        let mut body = json!({"model": "vectors"});
-        body.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
-        assert_eq!(server.post("/v1/embeddings", &body).status, 400, "{more}");
     }
 }
