@@ -2,12 +2,14 @@
 //! there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use dlc_ir::{BlockKind, Graph, Module};
 use dlc_methods::speculation::{ByFormat, DraftCosts, StepCosts};
 
 use super::recipe::{Action, Format, Recipe, vocabulary};
-use super::unsupported;
+use super::{NAME, unsupported};
+use crate::context::PassContext;
 use crate::error::PassError;
 use crate::sources::Machine;
 
@@ -29,6 +31,11 @@ fn cost_at(costs: &mut ByFormat, action: Action) -> &mut f64 {
     }
 }
 
+/// What a block as it is costs.
+pub(crate) fn whole_block(costs: &DraftCosts, kind: BlockKind) -> f64 {
+    block_cost(costs, kind, Action::Keep)
+}
+
 /// What an action leaves of a block's cost.
 pub(super) fn block_cost(costs: &DraftCosts, kind: BlockKind, action: Action) -> f64 {
     costs
@@ -39,6 +46,74 @@ pub(super) fn block_cost(costs: &DraftCosts, kind: BlockKind, action: Action) ->
 
 /// Share of the vocabulary that the probe with a trimmed head keeps.
 const TRIMMED: f64 = 0.125;
+
+/// What steps of drafts cost, and where that is known from: `file`, or `machine`, which is timed once.
+///
+/// # Errors
+/// [`PassError::Costs`] for a file of another model, [`PassError::Interrupted`], and as
+/// [`draft_costs`].
+pub(crate) fn known_costs(
+    file: Option<&Path>,
+    module: &Module,
+    target: &Graph,
+    machine: &dyn Machine,
+    cx: &PassContext<'_>,
+) -> Result<(DraftCosts, String), PassError> {
+    if let Some(file) = file {
+        let (costs, place) = (machine.read_costs(file)?, file.display().to_string());
+        if let Some((_, block)) = target
+            .blocks()
+            .find(|(_, block)| !costs.blocks.contains_key(block.kind.name()))
+        {
+            let problem = format!(
+                "holds no costs of blocks of kind {}: was it measured on another model?",
+                block.kind.name()
+            );
+            return Err(PassError::Costs { place, problem });
+        }
+        return Ok((costs, format!("of {place}")));
+    }
+    let name = machine.name()?;
+    let costs = timing(cx, || {
+        cx.cached(
+            &costs_key(module, target, &name),
+            DraftCosts::is_sound,
+            || draft_costs(module, machine),
+        )
+    })?;
+    Ok((costs, format!("measured on {name}")))
+}
+
+/// The name under which the costs of a model's drafts are kept: they go by its shapes, not by its
+/// weights.
+pub fn costs_key(module: &Module, target: &Graph, machine: &str) -> String {
+    let cost = dlc_ir::cost::cost(target, &module.weights);
+    let (layers, model) = (target.blocks().count(), &module.model);
+    format!(
+        "{NAME} costs 3 {machine} {} blocks={layers} hidden={} vocabulary={} parameters={} bytes={} cache={}",
+        model.family,
+        model.hidden_size,
+        model.vocab_size,
+        cost.parameters,
+        cost.weight_bytes,
+        cost.cache_bytes_per_token
+    )
+}
+
+/// Reports that steps are timed, which has no steps.
+pub(super) fn timing<T>(
+    cx: &PassContext<'_>,
+    time: impl FnOnce() -> Result<T, PassError>,
+) -> Result<T, PassError> {
+    cx.progress.update("timing steps", 0, 1);
+    let timed = time()?;
+    cx.progress.update("timing steps", 1, 1);
+    if cx.progress.interrupted() {
+        Err(PassError::Interrupted)
+    } else {
+        Ok(timed)
+    }
+}
 
 /// Measures the costs of the drafts of `module` on `machine`: in each format all of it, and all but
 /// every second block of a kind; and a smaller head.

@@ -34,13 +34,13 @@ use crate::options::PassOptions;
 use crate::quantize::{in_floats, keeps_codes};
 use crate::report::PassReport;
 use crate::scoring::Objective;
-use crate::sources::{Calibration, Machine, Sources};
+use crate::sources::{Calibration, Sources};
 use crate::sums::{Shard, ShardScores};
 use crate::texts::{TextRequest, Texts, texts};
 use crate::trim_head::{basic_tokens, frequencies, most_frequent};
 
-pub use costs::draft_costs;
-use dlc_methods::speculation::DraftCosts;
+pub use costs::{costs_key, draft_costs};
+pub(crate) use costs::{known_costs, whole_block};
 pub use options::AutoDraftOptions;
 
 const NAME: &str = "auto-draft";
@@ -85,39 +85,6 @@ impl<'a> AutoDraft<'a> {
             temperature,
         };
         texts(&wanted, self.sources.calibration, module, target, cx)
-    }
-
-    /// What steps cost, and where that is known from.
-    fn costs(
-        &self,
-        module: &Module,
-        target: &Graph,
-        machine: &dyn Machine,
-        cx: &PassContext<'_>,
-    ) -> Result<(DraftCosts, String), PassError> {
-        if let Some(file) = &self.options.costs {
-            let (costs, place) = (machine.read_costs(file)?, file.display().to_string());
-            if let Some((_, block)) = target
-                .blocks()
-                .find(|(_, block)| !costs.blocks.contains_key(block.kind.name()))
-            {
-                let problem = format!(
-                    "holds no costs of blocks of kind {}: was it measured on another model?",
-                    block.kind.name()
-                );
-                return Err(PassError::Costs { place, problem });
-            }
-            return Ok((costs, format!("of {place}")));
-        }
-        let name = machine.name()?;
-        let costs = timing(cx, || {
-            cx.cached(
-                &costs_key(module, target, &name),
-                DraftCosts::is_sound,
-                || draft_costs(module, machine),
-            )
-        })?;
-        Ok((costs, format!("measured on {name}")))
     }
 
     fn sensitivity(
@@ -184,22 +151,6 @@ fn heads(
         .into_iter()
         .chain(sizes.map(|size| Some(most_frequent(&basic, &counts, size))))
         .collect())
-}
-
-/// The name under which the costs of a model's drafts are kept: they go by its shapes, not by its
-/// weights.
-pub fn costs_key(module: &Module, target: &Graph, machine: &str) -> String {
-    let cost = dlc_ir::cost::cost(target, &module.weights);
-    let (layers, model) = (target.blocks().count(), &module.model);
-    format!(
-        "{NAME} costs 3 {machine} {} blocks={layers} hidden={} vocabulary={} parameters={} bytes={} cache={}",
-        model.family,
-        model.hidden_size,
-        model.vocab_size,
-        cost.parameters,
-        cost.weight_bytes,
-        cost.cache_bytes_per_token
-    )
 }
 
 fn unsupported(problem: impl Into<String>) -> PassError {
@@ -297,7 +248,8 @@ impl AutoDraft<'_> {
             group_size: self.options.group_size,
             refined: true,
         };
-        let (costs, origin) = self.costs(module, &target, machine, cx)?;
+        let file = self.options.costs.as_deref();
+        let (costs, origin) = known_costs(file, module, &target, machine, cx)?;
         let texts = self.texts(module, &target, cx)?;
         let (floats, float_weights) = &in_floats(&target, &module.weights)?;
         let sensitivity = self.sensitivity((floats, float_weights), &format, &texts, cx)?;
@@ -331,7 +283,7 @@ impl AutoDraft<'_> {
         };
         let mut measured = search.measured(cx)?;
         if self.options.costs.is_none() {
-            measured = timing(cx, || search.timed(measured, machine, cx))?;
+            measured = costs::timing(cx, || search.timed(measured, machine, cx))?;
         }
 
         let mut report = PassReport::default();
@@ -408,21 +360,6 @@ impl AutoDraft<'_> {
         report.diff = Some(diff((target, &module.weights), (&draft, &module.weights)));
         module.graphs.push(draft);
         Ok(())
-    }
-}
-
-/// Reports that steps are timed, which has no steps.
-fn timing<T>(
-    cx: &PassContext<'_>,
-    time: impl FnOnce() -> Result<T, PassError>,
-) -> Result<T, PassError> {
-    cx.progress.update("timing steps", 0, 1);
-    let timed = time()?;
-    cx.progress.update("timing steps", 1, 1);
-    if cx.progress.interrupted() {
-        Err(PassError::Interrupted)
-    } else {
-        Ok(timed)
     }
 }
 

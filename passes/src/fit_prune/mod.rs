@@ -4,9 +4,10 @@
 //! SDFP: *Speculative Decoding with FIT-Pruned Models* (arXiv 2602.05499); FIT: *A Metric for Model
 //! Sensitivity*, Zandonati et al. (ICLR 2023). The scoring engine runs the model backwards block by
 //! block, `ablate.rs` holds the scores that need no gradient, `select.rs` chooses what to drop,
-//! `compensate.rs` makes up for it. The target is never changed.
+//! `budget.rs` does by what it costs, `compensate.rs` makes up for it. The target is never changed.
 
 mod ablate;
+mod budget;
 mod compensate;
 mod least_squares;
 mod options;
@@ -129,7 +130,10 @@ impl Pass for FitPrune<'_> {
         });
         // A matrix for each gap, of which there are no more than dropped units.
         let disk = match (self.options.compensate, self.plan(module)) {
-            (Compensate::Lstsq, Ok(plan)) => plan.drop as u64 * needs::largest_weight(module),
+            (Compensate::Lstsq, Ok(plan)) => {
+                let most = plan.drop.unwrap_or(plan.candidates.len());
+                most as u64 * needs::largest_weight(module)
+            }
             _ => 0,
         };
         Needs { disk, memory }
@@ -170,7 +174,19 @@ impl Pass for FitPrune<'_> {
         let target = &target.clone();
         let samples = self.samples(module)?;
         let (mut table, origin) = self.score(module, target, &units, &samples, cx)?;
-        let dropped = select(&table.columns[0].values, &candidates, drop);
+        let scores = &table.columns[0].values;
+        let (dropped, cost) = match (drop, self.options.step) {
+            (None, Some(step)) => {
+                let all = (units.as_slice(), candidates.as_slice());
+                let choice = self.within_step(step, (module, target), all, scores, cx)?;
+                let cost = format!(
+                    "{:.2} of the target's, costs {}",
+                    choice.step, choice.origin
+                );
+                (choice.dropped, Some(cost))
+            }
+            (drop, _) => (select(scores, &candidates, drop.unwrap_or_default()), None),
+        };
         table.dropped = (0..units.len()).map(|i| dropped.contains(&i)).collect();
         let goes: BTreeSet<BlockId> = dropped
             .iter()
@@ -186,6 +202,9 @@ impl Pass for FitPrune<'_> {
         let small = cleaned(pruned.clone());
         let mut report = self.report(module, &table);
         report.note = Some(origin);
+        if let Some(cost) = cost {
+            report.fact("step", cost);
+        }
         if let Some(compensation) = &compensation {
             report.fact("compensated", compensation.notes.join("; "));
             let mut plain = target.clone();
@@ -261,8 +280,8 @@ struct Plan<'m> {
     target: &'m Graph,
     result: Outcome,
     units: Vec<Unit>,
-    /// How many units go.
-    drop: usize,
+    /// How many units go, where costs don't say it.
+    drop: Option<usize>,
     /// Which may.
     candidates: Vec<usize>,
 }
@@ -323,7 +342,22 @@ impl FitPrune<'_> {
         }
         objective(module)?;
         self.check_compensation(target, result)?;
-        let (drop, candidates) = self.quota(target, &units, result)?;
+        let candidates = select::candidates(
+            target,
+            &units,
+            self.options.protect_first,
+            self.options.protect_last,
+        );
+        if self.options.costs.is_some() && self.options.step.is_none() {
+            return Err(options_error(
+                "costs say what step=SHARE is counted in; give that too, or leave costs out"
+                    .to_owned(),
+            ));
+        }
+        let drop = match self.options.step {
+            Some(step) => check_step(step, result).map(|()| None)?,
+            None => Some(self.quota(&units, &candidates, result)?),
+        };
         if self.length(module) < 2 {
             return Err(unsupported(
                 "a context of less than 2 tokens is too short to predict a token in",
@@ -349,24 +383,18 @@ impl FitPrune<'_> {
         compensate::check(kind, target)
     }
 
-    /// How many units go, and which may.
+    /// How many units go.
     fn quota(
         &self,
-        target: &Graph,
         units: &[Unit],
+        candidates: &[usize],
         result: Outcome,
-    ) -> Result<(usize, Vec<usize>), PassError> {
+    ) -> Result<usize, PassError> {
         let (unit, noun) = (self.options.granularity.name(), result.noun());
         let drop = self
             .options
             .drop
             .unwrap_or_else(|| select::drop_for(units.len(), self.options.keep));
-        let candidates = select::candidates(
-            target,
-            units,
-            self.options.protect_first,
-            self.options.protect_last,
-        );
         if drop == 0 {
             return Err(options_error(format!(
                 "dropping no {unit} leaves a {noun} as slow as the target; ask for drop=1 or more, or a smaller keep"
@@ -385,8 +413,23 @@ impl FitPrune<'_> {
                 "dropping {drop} of {all} {kind} leaves no {noun} ({free} may be dropped); {way_out}"
             )));
         }
-        Ok((drop, candidates))
+        Ok(drop)
     }
+}
+
+/// Refuses a budget where there can be none.
+fn check_step(step: f64, result: Outcome) -> Result<(), PassError> {
+    if result == Outcome::Pruned {
+        return Err(unsupported(
+            "step is for decoders, whose steps are timed; give drop=N",
+        ));
+    }
+    if step >= 1.0 {
+        return Err(options_error(
+            "step=1 leaves a draft as slow as the target; ask for less".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Bypasses the blocks in `goes`, but for those that stay in the place of what was dropped; what

@@ -32,6 +32,12 @@ options! {
         drop: Option<usize> = None;
         /// Share of the layers or branches to keep.
         keep: f64 = 0.6, in Share;
+        /// Share of the target's step that a draft may take: those go that take so much together and
+        /// whose scores are lowest, attention and MLP at what they cost; decides over `drop`.
+        step: Option<f64> = None, in Share;
+        /// Of `step`: YAML file with the costs of another machine, as `dlc bench --calibrate` prints
+        /// them; measured here, once, if absent.
+        costs: Option<PathBuf> = None;
         /// Layers at the start that are never dropped.
         protect_first: usize = 0;
         /// Layers at the end that are never dropped.
