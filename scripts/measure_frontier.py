@@ -6,14 +6,14 @@
         [--max-tokens N] [--prompts N] [--turns N] [--threads N]
 
 CHECKPOINT is compiled with profile `ort`, once in f32 and once for each WAY, a row of passes as `dlc compile` takes them,
-joined by `+`; a way with a draft decodes with it, as `dlc run` does by itself. PEERs are folders that `quantize_peer.py`
-wrote. They, and bundles without a draft, are also decoded by onnxruntime-genai. llama.cpp quantises its own f16 file of the
-same weights (`write_f16_gguf.py`, or llama.cpp's `convert_hf_to_gguf.py CHECKPOINT --outtype f16`) to Q8_0 and Q4_K_M.
+joined by `+`; each decodes as `dlc run` does by itself, with a draft where the way has one, and a quantised target plainly
+too. PEERs are folders that `quantize_peer.py` wrote. They, and bundles without a draft, are also decoded by
+onnxruntime-genai. llama.cpp quantises its own f16 file of the same weights (`write_f16_gguf.py`, or llama.cpp's `convert_hf_to_gguf.py CHECKPOINT --outtype f16`) to Q8_0 and Q4_K_M.
 
 Every turn decodes the first N prompts of `dlc bench`'s suite (llama-bench: as many tokens behind an empty prompt) in every
 way; the median of the turns counts, as a ratio to dlc's plain f32 of the same turn. KL is that of `dlc compare`, of
 `check_compare.py` for PEERs, and of `llama-perplexity --kl-divergence` over the same text in pieces of 256 tokens, whose second
-halves it judges. Texts of ways with an f32 target must equal the plain text.
+halves it judges. Texts must equal those that the way's target writes plainly.
 
 Prints a Markdown table. Exit status: 0 done, 1 a program failed or a text differs, 2 bad usage.
 """
@@ -114,19 +114,21 @@ def our_forms(bench, whole, prompts, texts):
     yield Form("genai", "f32", size_of(whole), WITHOUT_LOSS, lambda: bench.genai(whole, prompts))
     for at, way in enumerate(bench.arguments.ways):
         bundle = bench.compile(f"way{at}", way.split("+"))
-        has_draft = (bundle / "draft.onnx").is_file()
-        if has_draft and "quantize:" not in way:
-            loss = WITHOUT_LOSS
-            if [each["tokens"] for each in bench.decode(bundle)[1]] != texts:
-                raise ValueError(f"{way}: texts differ from those of the f32 target alone")
-        else:
+        is_whole, loss, plain = "quantize:" not in way, WITHOUT_LOSS, texts
+        if not is_whole:
             compared = json.loads(run(bench.arguments.dlc, "compare", whole, bundle, "--json", "--quiet").stdout)
             kl, perplexity_ratio = compared["kl"], compared["b"]["perplexity"] / compared["a"]["perplexity"]
             loss = loss_of(kl["mean"], kl["p99"], compared["agreement"], perplexity_ratio)
-        flags = () if has_draft else PLAIN
-        yield Form("dlc", way, size_of(bundle), loss, lambda bundle=bundle, flags=flags: bench.decode(bundle, *flags)[0])
+            plain = [each["tokens"] for each in bench.decode(bundle, *PLAIN)[1]]
+        if [each["tokens"] for each in bench.decode(bundle)[1]] != plain:
+            raise ValueError(f"{way}: texts differ from those of the target alone")
+        has_draft, size = (bundle / "draft.onnx").is_file(), size_of(bundle)
+        if not is_whole:
+            yield Form("dlc", f"{way}, plain", size, loss, lambda bundle=bundle: bench.decode(bundle, *PLAIN)[0])
+        name = way if has_draft else f"{way}, lookups"
+        yield Form("dlc", name, size, loss, lambda bundle=bundle: bench.decode(bundle)[0])
         if not has_draft:
-            yield Form("genai", way, size_of(bundle), loss, lambda bundle=bundle: bench.genai(bundle, prompts))
+            yield Form("genai", way, size, loss, lambda bundle=bundle: bench.genai(bundle, prompts))
 
 
 def peer_forms(bench, whole, prompts):
