@@ -207,7 +207,8 @@ def free_place(taken, left, top, letters):
     for down in (0, 10, -10, 20, -20, 30):
         for start in (left + 8, left - 8 - width):
             box = (start, top + 3 + down)
-            if all(start + width < x or x + w < start or abs(box[1] - y) >= height for x, y, w in taken):
+            inside = 4 <= start and start + width <= 756
+            if inside and all(start + width < x or x + w < start or abs(box[1] - y) >= height for x, y, w in taken):
                 taken.append((*box, width))
                 return box
     return left + 8, top + 3
@@ -234,11 +235,12 @@ def plot(rows):
         yield f'<circle cx="{80 + 110 * at}" cy="437" r="5" fill="{colour}"/><text x="{90 + 110 * at}" y="441">{program}</text>'
     taken = []
     for row in rows:
-        name = re.sub(r"^quantize:|,calibration=[^,]*", "", row["name"]).replace("&", "&amp;").replace("<", "&lt;")
+        name = re.sub(r"(?<![^+])quantize:|,(calibration|samples)=[^,]*", "", row["name"]).replace("&", "&amp;").replace("<", "&lt;")
         left, top = x(row["ratio"]), y(row["kl"])
         yield f'<circle cx="{left:.1f}" cy="{top:.1f}" r="5" fill="{COLOURS[row["program"]]}"><title>{row["program"]}: {name}</title></circle>'
-        # Bundles that two programs decode are named once.
-        if row["program"] != "genai" or "onnxruntime" in row["name"]:
+        # Bundles that are decoded in several ways are named once, where they are fastest.
+        is_other = row["program"] == "genai" and "onnxruntime" not in row["name"]
+        if not is_other and not (row["kl"] > 0 and name.endswith(", plain")):
             start, base = free_place(taken, left, top, len(name))
             yield f'<text x="{start:.1f}" y="{base:.1f}" font-size="9">{name}</text>'
     yield "</svg>"

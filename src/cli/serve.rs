@@ -58,6 +58,9 @@ pub(super) struct Args {
     /// Tokens that a request may ask for
     #[arg(long, value_name = "N", default_value_t = 4096)]
     max_tokens: u32,
+    /// Most pixels of a picture whose size is asked for: memory grows with their square
+    #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
+    max_pixels: u32,
     /// Bytes that a request may have
     #[arg(long, value_name = "N", default_value_t = 4 << 20)]
     max_request_bytes: u32,
@@ -123,6 +126,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let options = ServeOptions {
         limits: Limits {
             max_tokens: args.max_tokens as usize,
+            max_pixels: args.max_pixels as usize,
             max_request_bytes: args.max_request_bytes as usize,
             timeout: Duration::from_secs(args.timeout.into()),
         },

@@ -13,6 +13,8 @@ use super::problem::Problem;
 pub struct Limits {
     /// Tokens of a text, prompt apart.
     pub max_tokens: usize,
+    /// Pixels of a picture whose size is asked for.
+    pub max_pixels: usize,
     /// Bytes of a request.
     pub max_request_bytes: usize,
     /// Time for a whole answer.

@@ -54,18 +54,6 @@ impl Painter {
         let size = self.latents(order.size)?;
         let (conditions, mut notes) = self.conditions(order, &choice, size)?;
         notes.extend(choice.note.clone());
-        let seeds = (0..order.count as u64).map(|image| order.seed.wrapping_add(image));
-        let request = SampleRequest {
-            plan: &choice.plan,
-            guidance: choice.guidance,
-            seeds: &seeds.collect::<Vec<_>>(),
-            noise: None,
-            image: None,
-            classes: &[],
-            size,
-            conditions: Some(&conditions),
-            prune: choice.prune,
-        };
         let watch = || {
             if is_awaited() {
                 ControlFlow::Continue(())
@@ -73,14 +61,30 @@ impl Painter {
                 ControlFlow::Break(())
             }
         };
-        let latents = self.session.sample(&request, &mut |_| watch())?;
-        let latents = latents.context("nobody waits for the pictures")?;
-        let pictures = self.decoder.decode(&latents, &mut |_, _| watch())?;
-        let pictures = pictures.context("nobody waits for the pictures")?;
-        let [_, _, height, width] = pictures.shape;
+        let (mut files, mut sides) = (Vec::with_capacity(order.count), [0, 0]);
+        // One by one: a batch takes many times the memory.
+        for image in 0..order.count as u64 {
+            let request = SampleRequest {
+                plan: &choice.plan,
+                guidance: choice.guidance,
+                seeds: &[order.seed.wrapping_add(image)],
+                noise: None,
+                image: None,
+                classes: &[],
+                size,
+                conditions: Some(&conditions),
+                prune: choice.prune,
+            };
+            let latents = self.session.sample(&request, &mut |_| watch())?;
+            let latents = latents.context("nobody waits for the pictures")?;
+            let picture = self.decoder.decode(&latents, &mut |_, _| watch())?;
+            let picture = picture.context("nobody waits for the pictures")?;
+            sides = [picture.shape[3], picture.shape[2]];
+            files.push(file(&picture)?);
+        }
         Ok(Painted {
-            files: files(&pictures)?,
-            size: [width, height],
+            files,
+            size: sides,
             notes,
         })
     }
@@ -118,10 +122,7 @@ impl Painter {
             .into_iter()
             .map(|prompt| (prompt.conditions, prompt.notes))
             .unzip();
-        Ok((
-            Conditions::of_each(&conditions, order.count)?,
-            notes.concat(),
-        ))
+        Ok((Conditions::of_each(&conditions, 1)?, notes.concat()))
     }
 }
 
@@ -139,14 +140,11 @@ impl Paint for Painter {
     }
 }
 
-/// Each picture as a PNG file.
-fn files(pictures: &Samples) -> Result<Vec<Vec<u8>>> {
-    let [_, channels, height, width] = pictures.shape;
-    let file = |image| {
-        let layout = Layout::new(1, None, [height, width], Some(1));
-        let picture = Picture::grid(std::iter::once(image), [channels, height, width], layout);
-        picture.and_then(|picture| picture.to_png(&[]))
-    };
-    let files = pictures.images().map(file).collect::<Option<_>>();
-    files.context("the picture would be too large: ask for a smaller `size`")
+/// A picture as a PNG file.
+fn file(picture: &Samples) -> Result<Vec<u8>> {
+    let [_, channels, height, width] = picture.shape;
+    let layout = Layout::new(1, None, [height, width], Some(1));
+    Picture::grid(picture.images(), [channels, height, width], layout)
+        .and_then(|picture| picture.to_png(&[]))
+        .context("the picture would be too large: ask for a smaller `size`")
 }

@@ -15,8 +15,6 @@ use crate::serve::state::{App, Received};
 
 /// Pictures of one request, as in OpenAI's API.
 const MOST_PICTURES: usize = 10;
-/// Pixels of a side.
-const MOST_PIXELS: usize = 4096;
 /// Steps of a sampler.
 const MOST_STEPS: usize = 1000;
 
@@ -29,7 +27,7 @@ pub(in crate::serve) async fn images(
     let name: String = fields.need("model", "the name of a model")?;
     let model = Arc::clone(app.models.find(&name)?);
     let painter = model.pictures()?;
-    let order = order(&mut fields)?;
+    let order = order(&mut fields, app.limits.max_pixels)?;
     fields.finish()?;
     let mut painted = app
         .limits
@@ -54,7 +52,7 @@ pub(in crate::serve) async fn images(
 }
 
 /// What a request asks for.
-fn order(fields: &mut Fields) -> Result<Order, Problem> {
+fn order(fields: &mut Fields, max_pixels: usize) -> Result<Order, Problem> {
     fields.only(
         "response_format",
         &"b64_json".into(),
@@ -72,7 +70,10 @@ fn order(fields: &mut Fields) -> Result<Order, Problem> {
         prompt: fields.need("prompt", "what the pictures show, a text")?,
         negative_prompt: fields.take("negative_prompt", "a text")?,
         count: fields.count("n", 1..=MOST_PICTURES)?.unwrap_or(1),
-        size: size(fields.take("size", "a text such as `512x512`, or `auto`")?)?,
+        size: size(
+            fields.take("size", "a text such as `512x512`, or `auto`")?,
+            max_pixels,
+        )?,
         seed: fields.take("seed", "a whole number")?.unwrap_or_default(),
         steps: fields.count("steps", 1..=MOST_STEPS)?,
         guidance: fields.number("guidance_scale", 0.0..=100.0)?.map(f64::from),
@@ -80,19 +81,23 @@ fn order(fields: &mut Fields) -> Result<Order, Problem> {
 }
 
 /// Width and height of `WIDTHxHEIGHT`.
-fn size(text: Option<String>) -> Result<Option<[usize; 2]>, Problem> {
+fn size(text: Option<String>, max_pixels: usize) -> Result<Option<[usize; 2]>, Problem> {
     let Some(text) = text.filter(|text| text != "auto") else {
         return Ok(None);
     };
-    let side = |side: &str| {
-        let pixels = side.parse().ok();
-        pixels.filter(|pixels| (1..=MOST_PIXELS).contains(pixels))
-    };
+    let side = |side: &str| side.parse().ok().filter(|pixels: &usize| *pixels > 0);
     let sides = text.split_once('x');
     let sides = sides.and_then(|(width, height)| Some([side(width)?, side(height)?]));
-    let message =
-        format!("`size` must be WIDTHxHEIGHT with sides of 1 to {MOST_PIXELS} pixels, or `auto`");
-    sides
-        .map(Some)
-        .ok_or_else(|| Problem::field("size", message))
+    let Some([width, height]) = sides else {
+        let message = "`size` must be WIDTHxHEIGHT in pixels, or `auto`";
+        return Err(Problem::field("size", message));
+    };
+    if width
+        .checked_mul(height)
+        .is_none_or(|pixels| pixels > max_pixels)
+    {
+        let message = format!("`size` may have {max_pixels} pixels at most (--max-pixels)");
+        return Err(Problem::field("size", message));
+    }
+    Ok(Some([width, height]))
 }

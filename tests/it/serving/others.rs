@@ -186,6 +186,8 @@ fn pictures_are_those_of_sample() {
     for (field, value) in [
         ("size", json!("33x32")),
         ("size", json!("large")),
+        ("size", json!("0x32")),
+        ("size", json!("2048x2048")),
         ("n", json!(11)),
         ("response_format", json!("url")),
         ("quality", json!("hd")),
