@@ -192,8 +192,9 @@ def table(rows):
     for row in rows:
         kl = f"{row['kl']:.4f} | {row['kl_p99']:.2f}" if row["kl"] > 0 else "0 | 0"
         ends = f"{row['least']:.2f} to {row['most']:.2f}"
+        name = re.sub(r"^(.*?)(, (?:plain|lookups))?$", r"`\1`\2", row["name"])
         yield (
-            f"| {row['program']} | `{row['name']}` | {row['bytes'] / 1e6:.1f} | {kl} | {100 * row['agreement']:.1f}% "
+            f"| {row['program']} | {name} | {row['bytes'] / 1e6:.1f} | {kl} | {100 * row['agreement']:.1f}% "
             f"| {row['perplexity_ratio']:.3f} | {row['ratio']:.2f} | {ends} |"
         )
 

@@ -125,7 +125,7 @@ impl GrammarCompiler {
         })
         .map_err(|problem| bad(&problem))?;
         match matcher.get_error() {
-            Some(problem) => Err(bad(&format!("can't be used: {}", first_line(&problem)))),
+            Some(problem) => Err(bad(&format!("can't be used: {}", reason(&problem)))),
             None => Ok(TextGrammar { matcher }),
         }
     }
@@ -142,8 +142,16 @@ fn json(mut schema: Value) -> TopLevelGrammar {
     TopLevelGrammar::from_json_schema(schema)
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+/// Letters of a reason that are told.
+const QUOTED: usize = 300;
+
+/// The reason at the start of a message, which may go on with the parser's state: its first line, and
+/// what follows where that only announces it.
+fn reason(text: &str) -> String {
+    let announces = |line: &str| line.trim_end().ends_with(':');
+    let end = text.lines().next().filter(|line| !announces(line));
+    let whole = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    end.map_or_else(|| whole.chars().take(QUOTED).collect(), str::to_owned)
 }
 
 /// A grammar for the tokens of a model.
@@ -188,7 +196,7 @@ impl fmt::Debug for Reader {
 
 fn broken(problem: &impl fmt::Display) -> MethodError {
     let problem = problem.to_string();
-    MethodError::Input(format!("the grammar: {}", first_line(&problem)))
+    MethodError::Input(format!("the grammar: {}", reason(&problem)))
 }
 
 impl Reader {

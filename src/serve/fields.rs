@@ -1,12 +1,34 @@
 //! The fields of a request: each is taken by the one that heeds it, and what is left is refused.
 //! null and absent are one, as in OpenAI's API.
 
-use std::ops::RangeInclusive;
+use std::ops::{Deref, RangeInclusive};
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
+
+/// An object of a request. Serde by itself takes a list of its values for one too.
+#[derive(Debug)]
+pub(super) struct Object<T>(pub T);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let map = Map::deserialize(deserializer)?;
+        T::deserialize(Value::Object(map))
+            .map(Self)
+            .map_err(D::Error::custom)
+    }
+}
+
+impl<T> Deref for Object<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
 
 /// The object that a request is, without what was taken from it.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use dlc_runtime::QueryPair;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::fields::Fields;
+use super::fields::{Fields, Object};
 use super::models::Model;
 use super::problem::{Json, Problem};
 use super::state::{App, Received};
@@ -137,11 +137,11 @@ pub(super) async fn infer(
     let boundary = Boundary::of(&model)?;
     let mut fields = Fields::parse(&body)?;
     let id: Option<String> = fields.take("id", "a text")?;
-    let tensors: Vec<Tensor> = fields.need(
+    let tensors: Vec<Object<Tensor>> = fields.need(
         "inputs",
         "a list of tensors with `name`, `shape`, `datatype` and `data`, which are texts",
     )?;
-    let wanted: Option<Vec<Wanted>> =
+    let wanted: Option<Vec<Object<Wanted>>> =
         fields.take("outputs", "a list of outputs that have a `name`")?;
     fields.only("parameters", &json!({}), "no model has parameters")?;
     fields.finish()?;
@@ -175,7 +175,7 @@ pub(super) async fn infer(
 }
 
 /// The texts of the tensors with these names, in their order; all have as many.
-fn texts(mut tensors: Vec<Tensor>, names: &[&str]) -> Result<Vec<Vec<String>>, Problem> {
+fn texts(mut tensors: Vec<Object<Tensor>>, names: &[&str]) -> Result<Vec<Vec<String>>, Problem> {
     let fail = |message: String| Problem::field("inputs", message);
     let mut all: Vec<Vec<String>> = Vec::with_capacity(names.len());
     for name in names {
@@ -201,7 +201,7 @@ fn texts(mut tensors: Vec<Tensor>, names: &[&str]) -> Result<Vec<Vec<String>>, P
                 names.join(" and ")
             )));
         }
-        all.push(tensor.data);
+        all.push(tensor.0.data);
     }
     match tensors.first() {
         Some(tensor) => Err(fail(format!(

@@ -1,5 +1,6 @@
 //! What all requests share, and the bodies that they bring.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderValue, header};
+use http_body_util::LengthLimitError;
 use tokio::time::timeout;
 
 use super::keys::Keys;
@@ -57,8 +59,16 @@ impl FromRequest<Arc<App>> for Received {
         let most = app.limits.max_request_bytes;
         match timeout(ARRIVAL, to_bytes(request.into_body(), most)).await {
             Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(_)) => Err(Problem::too_large(most)),
+            Ok(Err(error)) if is_too_large(&error) => Err(Problem::too_large(most)),
+            Ok(Err(_)) => Err(Problem::request("the request's body is broken off")),
             Err(_) => Err(Problem::too_slow()),
         }
     }
+}
+
+/// Whether a body was read no further since it is too large.
+fn is_too_large(error: &axum::Error) -> bool {
+    error
+        .source()
+        .is_some_and(<dyn Error>::is::<LengthLimitError>)
 }

@@ -206,7 +206,8 @@ mod maps {
     pub fn file_at(line: &[u8], address: usize) -> Option<&[u8]> {
         let (start, rest) = number(line)?;
         let (end, rest) = number(rest.strip_prefix(b"-")?)?;
-        let is_written = rest.get(2).is_none_or(|flag| *flag == b'w');
+        // ONNX Runtime maps files that it only reads as private memory that may be written.
+        let is_written = rest.get(2).is_none_or(|flag| *flag == b'w') && rest.get(4) != Some(&b'p');
         let name = rest
             .iter()
             .position(|byte| *byte == b'/')
@@ -255,10 +256,14 @@ mod tests {
         assert_eq!(maps::file_at(line, 0x7f30), None);
         assert_eq!(
             maps::file_at(
-                b"7f10-7f30 rw-p 00000000 08:01 1234  /home/me/database",
+                b"7f10-7f30 rw-s 00000000 08:01 1234  /home/me/database",
                 0x7f10
             ),
             None
+        );
+        assert_eq!(
+            maps::file_at(b"7f10-7f30 rw-p 00000000 08:01 1234  /weights.bin", 0x7f10),
+            Some(&b"/weights.bin"[..])
         );
         assert_eq!(
             maps::file_at(b"7f10-7f30 r--p 00000000 00:00 0 ", 0x7f10),

@@ -111,7 +111,7 @@ mod tests {
         let all = [0, 1, 2, 3];
         assert_eq!(cheapest(&scores, &savings, &all, 0.4), Some(vec![1, 2]));
         assert_eq!(cheapest(&scores, &savings, &all, 0.44), Some(vec![0, 1, 2]));
-        assert_eq!(cheapest(&scores, &savings, &all, 0.9), Some(vec![1, 2, 3]));
+        assert_eq!(cheapest(&scores, &savings, &all, 0.89), Some(vec![1, 2, 3]));
         assert_eq!(cheapest(&scores, &savings, &[0, 1], 0.4), None);
     }
 

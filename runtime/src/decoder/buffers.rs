@@ -4,10 +4,14 @@
 //! Rows lie one after the other, so that a pass over one sequence is bound to its row, and a pass
 //! over several to the first rows: nothing is copied but when sequences change places.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use ort::value::DynValue;
 
 use super::ports::CachePort;
 use super::values::{self, Move, Window};
+use crate::session::share;
 use crate::{Result, Session};
 
 #[derive(Debug)]
@@ -21,6 +25,9 @@ pub(super) struct Buffers {
     pub current: usize,
     /// By port; empty before the first step.
     values: Vec<DynValue>,
+    /// Of some rows of a value: its number, the first row, how many. Each is made once, since what
+    /// `ort` makes over given memory is never given back whole.
+    views: BTreeMap<[usize; 3], DynValue>,
 }
 
 impl Buffers {
@@ -32,6 +39,7 @@ impl Buffers {
             row_of: (0..sequences).collect(),
             current: 0,
             values: Vec::new(),
+            views: BTreeMap::new(),
         }
     }
 
@@ -50,6 +58,7 @@ impl Buffers {
                 .map(|port| values::allocate(session, port, rows, wanted))
                 .collect::<ort::Result<_>>()?;
         } else if wanted > self.capacity {
+            self.views.clear();
             let entries: Vec<usize> = (0..self.capacity).collect();
             let grown = self
                 .ports
@@ -80,10 +89,13 @@ impl Buffers {
 
     /// Cache `slot` as a whole, and a view of some of its rows that is valid as long as the whole
     /// is.
-    pub fn rows(&self, slot: usize, first: usize, count: usize) -> Result<(&DynValue, DynValue)> {
-        let whole = &self.values[slot];
-        let view = values::rows(whole, &self.ports[slot], self.window(), first, count)?;
-        Ok((whole, view))
+    pub fn rows(&mut self, slot: usize, first: usize, count: usize) -> Result<[DynValue; 2]> {
+        let (whole, port, window) = (&self.values[slot], &self.ports[slot], self.window());
+        let view = match self.views.entry([slot, first, count]) {
+            Entry::Occupied(view) => view.into_mut(),
+            Entry::Vacant(place) => place.insert(values::rows(whole, port, window, first, count)?),
+        };
+        Ok([share(whole)?, share(view)?])
     }
 
     /// Puts these sequences into the first rows. `lens` has the entries of each sequence.

@@ -78,7 +78,7 @@ impl std::fmt::Debug for Pass {
 }
 
 impl Pass {
-    fn new(ports: &Ports, buffers: &Buffers, slots: &[usize], span: Span) -> Result<Self> {
+    fn new(ports: &Ports, buffers: &mut Buffers, slots: &[usize], span: Span) -> Result<Self> {
         let backend = |error: ort::Error| ports.failed(LOGITS, &error);
         let shape = [span.rows, span.kept, ports.vocab].map(|dim| dim as i64);
         let logits = DynTensor::new(&Allocator::default(), ports.logits_element, shape)
@@ -89,13 +89,12 @@ impl Pass {
             .preallocate(LOGITS, share(&logits)?);
         let (mut pasts, mut wholes) = (Vec::new(), Vec::new());
         for (port, &slot) in ports.caches.iter().zip(slots) {
-            let (whole, past) = buffers.rows(slot, span.first_row, span.rows)?;
-            let (_, present) = buffers.rows(slot, span.first_row, span.rows)?;
+            let [whole, rows] = buffers.rows(slot, span.first_row, span.rows)?;
             selector = selector
                 .with(&port.present)
-                .preallocate(&port.present, present);
-            pasts.push(past);
-            wholes.push(share(whole)?);
+                .preallocate(&port.present, share(&rows)?);
+            pasts.push(rows);
+            wholes.push(whole);
         }
         let options = RunOptions::new().map_err(backend)?.with_outputs(selector);
         Ok(Self {
@@ -197,7 +196,7 @@ impl InPlaceCache {
             count,
             kept,
         };
-        let pass = latest(&mut self.passes, ports, &buffers, &self.slots, span)?;
+        let pass = latest(&mut self.passes, ports, &mut buffers, &self.slots, span)?;
         pass.feeds
             .fill(ports, &tokens.iter().copied(), &(held..), asked)?;
         let mut inputs = pass.feeds.inputs(ports, 1, &self.ones[..total])?;
@@ -240,7 +239,7 @@ impl InPlaceCache {
             count: 1,
             kept: 1,
         };
-        let pass = latest(&mut self.passes, ports, &buffers, &self.slots, span)?;
+        let pass = latest(&mut self.passes, ports, &mut buffers, &self.slots, span)?;
         let lens = tokens.iter().map(|(sequence, _)| self.lens[*sequence]);
         let asked = Asked {
             want: 1,
@@ -282,7 +281,7 @@ fn rebind(bound: &mut usize, passes: &mut Vec<Pass>, ones: &mut Vec<i64>, buffer
 fn latest<'p>(
     passes: &'p mut Vec<Pass>,
     ports: &Ports,
-    buffers: &Buffers,
+    buffers: &mut Buffers,
     slots: &[usize],
     span: Span,
 ) -> Result<&'p mut Pass> {

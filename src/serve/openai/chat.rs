@@ -11,7 +11,7 @@ use super::sampling::{MOST_LOGPROBS, Sampling};
 use super::tools::{Calls, Tools, with_objects};
 use super::{Form, Piece, Request, Text, finish_reason, logprobs};
 use crate::serve::answer::Finish;
-use crate::serve::fields::Fields;
+use crate::serve::fields::{Fields, Object};
 use crate::serve::models::{Model, TextModel};
 use crate::serve::problem::Problem;
 
@@ -22,7 +22,7 @@ const MOST_MESSAGES: usize = 1 << 14;
 #[serde(untagged)]
 enum Content {
     Text(String),
-    Parts(Vec<Part>),
+    Parts(Vec<Object<Part>>),
 }
 
 #[derive(Deserialize)]
@@ -133,7 +133,7 @@ fn message((i, mut message): (usize, Map<String, Value>)) -> Result<Value, Probl
         Ok(None) => Value::Null,
         Ok(Some(Content::Text(text))) => text.into(),
         Ok(Some(Content::Parts(parts))) => {
-            let texts = parts.into_iter().map(|part| match part {
+            let texts = parts.into_iter().map(|part| match part.0 {
                 Part {
                     r#type,
                     text: Some(text),

@@ -7,7 +7,7 @@ use dlc_runtime::methods::speculation::Grammar;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::serve::fields::Fields;
+use crate::serve::fields::{Fields, Object};
 use crate::serve::models::TextModel;
 use crate::serve::problem::Problem;
 
@@ -16,7 +16,7 @@ use crate::serve::problem::Problem;
 enum ResponseFormat {
     Text,
     JsonObject,
-    JsonSchema { json_schema: NamedSchema },
+    JsonSchema { json_schema: Object<NamedSchema> },
 }
 
 #[derive(Deserialize)]
@@ -54,7 +54,9 @@ pub(super) fn take(
     const STRUCTURED: &str = "structured_outputs";
     let expected =
         "an object of type `text`, `json_object` or `json_schema` with its `json_schema`";
-    let format = fields.take::<ResponseFormat>(FORMAT, expected)?;
+    let format = fields
+        .take::<Object<ResponseFormat>>(FORMAT, expected)?
+        .map(|format| format.0);
     let structured = "an object with `json`, `regex` or `grammar`";
     let structured = fields.take::<Structured>(STRUCTURED, structured)?;
     let (name, source) = match (format, structured) {
@@ -64,7 +66,7 @@ pub(super) fn take(
         (None, Some(Structured::Grammar(text))) => (STRUCTURED, GrammarSource::Lark(text)),
         (Some(ResponseFormat::JsonObject), None) => (FORMAT, GrammarSource::JsonObject),
         (Some(ResponseFormat::JsonSchema { json_schema }), None) => {
-            (FORMAT, GrammarSource::JsonSchema(json_schema.schema))
+            (FORMAT, GrammarSource::JsonSchema(json_schema.0.schema))
         }
         (Some(_), Some(_)) => {
             let message = "`response_format` and `structured_outputs` contradict each other";

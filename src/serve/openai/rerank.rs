@@ -7,7 +7,7 @@ use dlc_runtime::QueryPair;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::serve::fields::Fields;
+use crate::serve::fields::{Fields, Object};
 use crate::serve::problem::{Json, Problem};
 use crate::serve::state::{App, Received};
 
@@ -19,7 +19,7 @@ const MOST_DOCUMENTS: usize = 2048;
 #[serde(untagged)]
 enum Document {
     Text(String),
-    Object(Passage),
+    Passage(Object<Passage>),
 }
 
 #[derive(Deserialize)]
@@ -31,7 +31,7 @@ struct Passage {
 impl Document {
     fn into_text(self) -> String {
         match self {
-            Self::Text(text) | Self::Object(Passage { text }) => text,
+            Self::Text(text) | Self::Passage(Object(Passage { text })) => text,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dlc_runtime::methods::speculation::{DecodeOptions, Grammar, SamplingOptions};
 use serde::Deserialize;
 
-use crate::serve::fields::Fields;
+use crate::serve::fields::{Fields, Object};
 use crate::serve::models::TextModel;
 use crate::serve::problem::Problem;
 
@@ -102,7 +102,7 @@ impl Sampling {
         }
         let streams = fields.flag("stream")?;
         let usage = "an object with `include_usage`";
-        let usage = fields.take::<StreamOptions>("stream_options", usage)?;
+        let usage = fields.take::<Object<StreamOptions>>("stream_options", usage)?;
         if usage.is_some() && !streams {
             let message = "`stream_options` is for answers with `stream: true`";
             return Err(Problem::field("stream_options", message));

@@ -8,7 +8,7 @@ use dlc_runtime::{ChatTemplate, GrammarSource, StopStrings};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::serve::fields::Fields;
+use crate::serve::fields::{Fields, Object};
 use crate::serve::models::TextModel;
 use crate::serve::problem::Problem;
 
@@ -51,7 +51,7 @@ impl Style {
 #[serde(deny_unknown_fields)]
 struct Tool {
     r#type: String,
-    function: Function,
+    function: Object<Function>,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +70,13 @@ struct Function {
 #[serde(untagged)]
 enum Choice {
     Mode(String),
-    Named { r#type: String, function: Named },
+    Named(Object<Demand>),
+}
+
+#[derive(Deserialize)]
+struct Demand {
+    r#type: String,
+    function: Object<Named>,
 }
 
 #[derive(Deserialize)]
@@ -104,8 +110,8 @@ impl Tools {
         let choice = fields.take::<Choice>("tool_choice", expected)?;
         let parallel = fields.take("parallel_tool_calls", "true or false")?;
         let wrong = |message: String| Problem::field("tools", message);
-        let tools = listed.iter().map(Tool::deserialize);
-        let tools: Vec<Tool> = tools
+        let tools = listed.iter().map(Object::<Tool>::deserialize);
+        let tools: Vec<Object<Tool>> = tools
             .collect::<Result<_, _>>()
             .map_err(|error| wrong(format!("`tools`: {error}")))?;
         if tools.len() > MOST_TOOLS || tools.iter().any(|tool| tool.r#type != "function") {
@@ -117,24 +123,22 @@ impl Tools {
             None => vec![],
             Some(Choice::Mode(mode)) if mode == "auto" => vec![],
             Some(Choice::Mode(mode)) if mode == "required" => {
-                tools.iter().map(|tool| &tool.function).collect()
+                tools.iter().map(|tool| &*tool.function).collect()
             }
             Some(Choice::Mode(_)) => {
                 let message = format!("`tool_choice` must be {expected}");
                 return Err(Problem::field("tool_choice", message));
             }
-            Some(Choice::Named { r#type, .. }) if r#type != "function" => {
+            Some(Choice::Named(demand)) if demand.r#type != "function" => {
                 let message = "`tool_choice.type` must be `function`";
                 return Err(Problem::field("tool_choice", message));
             }
-            Some(Choice::Named { function, .. }) => {
-                let all = tools.iter().map(|tool| &tool.function);
-                let named: Vec<&Function> = all.filter(|tool| tool.name == function.name).collect();
+            Some(Choice::Named(demand)) => {
+                let name = &demand.function.name;
+                let all = tools.iter().map(|tool| &*tool.function);
+                let named: Vec<&Function> = all.filter(|tool| tool.name == *name).collect();
                 if named.is_empty() {
-                    let message = format!(
-                        "`tool_choice` names `{}`, which `tools` lacks",
-                        function.name
-                    );
+                    let message = format!("`tool_choice` names `{name}`, which `tools` lacks");
                     return Err(Problem::field("tool_choice", message));
                 }
                 named
@@ -158,7 +162,12 @@ impl Tools {
             .transpose()?;
         Ok(Some(Self {
             style,
-            names: Arc::new(tools.into_iter().map(|tool| tool.function.name).collect()),
+            names: Arc::new(
+                tools
+                    .into_iter()
+                    .map(|tool| tool.0.function.0.name)
+                    .collect(),
+            ),
             listed,
             grammar,
             parallel: parallel.unwrap_or(true),

@@ -91,6 +91,7 @@ fn relevance_is_that_of_sentence_transformers() {
     assert_eq!(best["document"]["text"], text);
     for wrong in [
         json!({"model": "ranker", "query": "w1", "documents": []}),
+        json!({"model": "ranker", "query": "w1", "documents": [["w2"]]}),
         json!({"model": "ranker", "query": "w1", "documents": [{"text": "w2", "title": "w3"}]}),
         json!({"model": "ranker", "query": "w1", "documents": ["w2"], "top_n": 0}),
         json!({"model": "tiny", "query": "w1", "documents": ["w2"]}),
