@@ -131,8 +131,9 @@ pub(super) async fn model(
 pub(super) async fn infer(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
-    Received(body): Received,
+    body: Result<Received, Problem>,
 ) -> Result<Json, Refusal> {
+    let Received(body) = body?;
     let model = Arc::clone(app.models.find(&name)?);
     let boundary = Boundary::of(&model)?;
     let mut fields = Fields::parse(&body)?;
