@@ -200,8 +200,9 @@ fn broken(problem: &impl fmt::Display) -> MethodError {
 }
 
 impl Reader {
-    /// Reads on, or back, to `text`.
-    fn go_to(&mut self, text: &[u32]) -> Result<(), MethodError> {
+    /// Reads on, or back, to `text`; says whether to its end. A round goes on guessing behind the end
+    /// of a text: what stands there is read by nobody.
+    fn go_to(&mut self, text: &[u32]) -> Result<bool, MethodError> {
         let alike = self
             .read
             .iter()
@@ -216,18 +217,27 @@ impl Reader {
             self.read.truncate(alike);
             self.masks.split_off(&(alike + 1));
         }
-        let new = &text[alike..];
-        self.matcher
-            .consume_tokens(new)
-            .map_err(|error| broken(&error))?;
-        self.read.extend_from_slice(new);
-        Ok(())
+        for &token in &text[alike..] {
+            if let Some(problem) = self.matcher.get_error() {
+                return Err(broken(&problem));
+            }
+            if self.matcher.is_stopped() {
+                break;
+            }
+            self.matcher
+                .consume_token(token)
+                .map_err(|error| broken(&error))?;
+            self.read.push(token);
+        }
+        Ok(self.read.len() == text.len())
     }
 }
 
 impl Constraint for Reader {
     fn mask(&mut self, text: &[u32], logits: &mut [f32]) -> Result<(), MethodError> {
-        self.go_to(text)?;
+        if !self.go_to(text)? {
+            return Ok(());
+        }
         let mask = match self.masks.entry(text.len()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
@@ -251,8 +261,9 @@ impl Constraint for Reader {
     }
 
     fn forced(&mut self, text: &[u32], tokens: &mut Vec<u32>) -> Result<(), MethodError> {
-        self.go_to(text)?;
-        tokens.extend(self.matcher.compute_ff_tokens());
+        if self.go_to(text)? {
+            tokens.extend(self.matcher.compute_ff_tokens());
+        }
         Ok(())
     }
 

@@ -809,12 +809,15 @@ fn a_text_has_the_form_that_is_asked_for_with_a_draft_as_without() {
         &["--grammar", "list.lark"],
     ] {
         let text = write(more);
-        assert_eq!(
-            text,
-            write(&[more, &["--no-draft", "--no-lookup"]].concat())
-        );
+        let plain = write(&[more, &["--no-draft", "--no-lookup"]].concat());
+        assert_eq!(text, plain);
+        // Guesses go on behind the end of the text.
+        let far = write(&[more, &["--draft-tokens", "8", "--no-lookup"]].concat());
+        assert_eq!(far, plain);
         assert!(text.trim_end().ends_with(['}', '.', '!']), "{text}");
     }
+    let short = &["--regex", "[a-z]{1,3}", "--draft-tokens", "8"];
+    assert!((1..=4).contains(&write(short).len()));
     let said: serde_json::Value = serde_json::from_str(&write(&[
         "--json-schema",
         "schema.json",
