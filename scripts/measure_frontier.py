@@ -8,7 +8,8 @@
 CHECKPOINT is compiled with profile `ort`, once in f32 and once for each WAY, a row of passes as `dlc compile` takes them,
 joined by `+`; each decodes as `dlc run` does by itself, with a draft where the way has one, and a quantised target plainly
 too. PEERs are folders that `quantize_peer.py` wrote. They, and bundles without a draft, are also decoded by
-onnxruntime-genai. llama.cpp quantises its own f16 file of the same weights (`write_f16_gguf.py`, or llama.cpp's `convert_hf_to_gguf.py CHECKPOINT --outtype f16`) to Q8_0 and Q4_K_M.
+onnxruntime-genai. llama.cpp quantises its own f16 file of the same weights (`write_f16_gguf.py`, or llama.cpp's
+`convert_hf_to_gguf.py CHECKPOINT --outtype f16`) to Q8_0 and Q4_K_M.
 
 Every turn decodes the first N prompts of `dlc bench`'s suite (llama-bench: as many tokens behind an empty prompt) in every
 way; the median of the turns counts, as a ratio to dlc's plain f32 of the same turn. KL is that of `dlc compare`, of

@@ -64,9 +64,9 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Whether graphs compute with quantised matrices: only their codes are bytes.
+    /// Whether graphs compute with quantised matrices.
     pub fn has_codes(&self) -> bool {
-        self.weights.iter().any(|weight| weight.dtype == DType::U8)
+        self.weights.iter().any(WeightRecord::is_codes)
     }
 
     /// The file that holds the weights of a graph.
@@ -307,6 +307,13 @@ pub struct WeightRecord {
     /// What it is made of, if it is several weights of the module.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<StackRecord>,
+}
+
+impl WeightRecord {
+    /// Whether it holds the codes of a quantised matrix: nothing else is bytes.
+    pub fn is_codes(&self) -> bool {
+        self.dtype == DType::U8
+    }
 }
 
 /// Weights of one shape that stand as one tensor: runs of weights one after the other, in each of

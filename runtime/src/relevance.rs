@@ -1,13 +1,12 @@
 //! How well texts answer a query, by an encoder that reads both together (a cross-encoder: Nogueira
 //! and Cho, *Passage Re-ranking with BERT*, 2019).
 
-use std::sync::Arc;
-
 use dlc_ir::{Scores, Task};
 
+use super::sentence::open_with_tokenizer;
 use super::{
-    Backend, Bundle, EncoderSession, Result, RuntimeError, SessionOptions, SharedWeights,
-    TextTokenizer,
+    Backend, Bundle, EncoderSession, Result, Rows, RuntimeError, SessionOptions, TextTokenizer,
+    TokenizedText,
 };
 
 /// An encoder that gives a query and a text one number.
@@ -50,19 +49,13 @@ impl CrossEncoder {
     /// [`RuntimeError::Unsupported`] for a model of another kind and a bundle without tokenizer;
     /// else as [`EncoderSession::open`].
     pub fn open(backend: &Backend, bundle: &Bundle, options: &SessionOptions) -> Result<Self> {
-        let place = || bundle.folder().display().to_string();
         if !Self::is(bundle) {
             let reason = "the model doesn't give a query and a text one number";
             let fix = "Take a cross-encoder: a classifier with one label";
-            return Err(RuntimeError::unsupported(place(), reason, fix));
+            let place = bundle.folder().display().to_string();
+            return Err(RuntimeError::unsupported(place, reason, fix));
         }
-        let tokenizer = TextTokenizer::of_bundle(bundle)?.ok_or_else(|| {
-            let reason = "the bundle has no tokenizer.json, so it can't read text";
-            let fix = "Compile it again with one beside config.json";
-            RuntimeError::unsupported(place(), reason, fix)
-        })?;
-        let weights: Option<Arc<SharedWeights>> = SharedWeights::open(bundle, backend)?;
-        let session = EncoderSession::open(backend, bundle, "target", weights.as_ref(), options)?;
+        let (session, tokenizer) = open_with_tokenizer(backend, bundle, options)?;
         Ok(Self { session, tokenizer })
     }
 
@@ -78,7 +71,7 @@ impl CrossEncoder {
             .map(|pair| self.tokenizer.analyse_both(&pair.query, &pair.text, most))
             .collect::<Result<Vec<_>>>()?;
         let rows = self.session.run(&tokens)?;
-        let relevance = |(rows, tokens): (&super::Rows, &super::TokenizedText)| {
+        let relevance = |(rows, tokens): (&Rows, &TokenizedText)| {
             let logit = rows.data.first().copied().unwrap_or(f32::NAN);
             Relevance {
                 score: 1.0 / (1.0 + (-logit).exp()),

@@ -85,6 +85,25 @@ pub fn sentence_of(bundle: &Bundle) -> Result<Option<Sentence>> {
     Ok(sentence)
 }
 
+/// The encoder of a bundle and its tokenizer.
+///
+/// # Errors
+/// [`RuntimeError::Unsupported`] for a bundle without tokenizer; else as [`EncoderSession::open`].
+pub(crate) fn open_with_tokenizer(
+    backend: &Backend,
+    bundle: &Bundle,
+    options: &SessionOptions,
+) -> Result<(EncoderSession, TextTokenizer)> {
+    let tokenizer = TextTokenizer::of_bundle(bundle)?.ok_or_else(|| {
+        let reason = "the bundle has no tokenizer.json, so it can't read text";
+        let fix = "Compile it again with one beside config.json";
+        RuntimeError::unsupported(bundle.folder().display().to_string(), reason, fix)
+    })?;
+    let weights: Option<Arc<SharedWeights>> = SharedWeights::open(bundle, backend)?;
+    let session = EncoderSession::open(backend, bundle, "target", weights.as_ref(), options)?;
+    Ok((session, tokenizer))
+}
+
 /// An encoder whose texts become vectors.
 #[derive(Debug)]
 pub struct SentenceEncoder {
@@ -114,13 +133,7 @@ impl SentenceEncoder {
     /// that isn't known; else as [`EncoderSession::open`].
     pub fn open(backend: &Backend, bundle: &Bundle, options: &SessionOptions) -> Result<Self> {
         let sentence = sentence_of(bundle)?;
-        let tokenizer = TextTokenizer::of_bundle(bundle)?.ok_or_else(|| {
-            let reason = "the bundle has no tokenizer.json, so it can't read text";
-            let fix = "Compile it again with one beside config.json";
-            RuntimeError::unsupported(bundle.folder().display().to_string(), reason, fix)
-        })?;
-        let weights: Option<Arc<SharedWeights>> = SharedWeights::open(bundle, backend)?;
-        let session = EncoderSession::open(backend, bundle, "target", weights.as_ref(), options)?;
+        let (session, tokenizer) = open_with_tokenizer(backend, bundle, options)?;
         Self::of(session, tokenizer, sentence)
     }
 

@@ -2,7 +2,6 @@
 //! can be verified without a trace in the text.
 
 use dlc_bundle::{CacheLayout, Manifest, Profile};
-use dlc_ir::DType;
 
 use crate::Provider;
 
@@ -27,11 +26,8 @@ pub enum Verification {
 impl Verification {
     /// Of the graph `name` where it computes on `provider`.
     pub fn of(manifest: &Manifest, name: &str, provider: Provider) -> Self {
-        let is_code = |dtype| dtype == DType::U8;
-        let has_codes = manifest
-            .weights
-            .iter()
-            .any(|weight| is_code(weight.dtype) && weight.graphs.iter().any(|used| used == name));
+        let mut codes = manifest.weights.iter().filter(|weight| weight.is_codes());
+        let has_codes = codes.any(|weight| weight.graphs.iter().any(|graph| graph == name));
         if !has_codes || manifest.profile == Profile::Portable || provider != Provider::Cpu {
             return Self::Alike;
         }

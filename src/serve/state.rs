@@ -11,10 +11,11 @@ use axum::http::{HeaderValue, header};
 use http_body_util::LengthLimitError;
 use tokio::time::timeout;
 
+use super::fields::Fields;
 use super::keys::Keys;
 use super::limits::Limits;
 use super::metrics::Metrics;
-use super::models::Models;
+use super::models::{Model, Models};
 use super::problem::Problem;
 
 /// Time for a request's body to arrive.
@@ -31,6 +32,12 @@ pub(super) struct App {
 }
 
 impl App {
+    /// The model that a request names.
+    pub fn model(&self, fields: &mut Fields) -> Result<Arc<Model>, Problem> {
+        let name: String = fields.need("model", "the name of a model")?;
+        self.models.find(&name).cloned()
+    }
+
     /// Whether requests are answered: every model is loaded or has failed, one at least can be
     /// asked, and the server doesn't stop.
     pub fn is_ready(&self) -> bool {

@@ -48,7 +48,7 @@ impl FitPrune<'_> {
         let dropped = cheapest(scores, &savings, candidates, 1.0 - step).ok_or_else(|| {
             let all: f64 = candidates.iter().map(|&unit| savings[unit]).sum();
             options_error(format!(
-                "without all that may go a step still takes {:.2} of the target\'s, not {step}; ask for step={:.2} or more",
+                "without all that may go a step still takes {:.2} of the target's, not {step}; ask for step={:.2} or more",
                 1.0 - all,
                 ((1.0 - all) * 100.0).ceil() / 100.0
             ))

@@ -180,8 +180,8 @@ impl Ports {
         RuntimeError::port(&self.graph, name, error.message())
     }
 
-    /// Those of the logits `[rows, kept, vocab]` that are asked for, as 32-bit floats: where they are, or in
-    /// `converted`.
+    /// Those of the logits `[rows, kept, vocab]` that are asked for, as 32-bit floats: where they
+    /// are, or in `converted`.
     pub fn logits<'v>(
         &self,
         value: &'v DynValue,

@@ -28,10 +28,7 @@ impl TextTokenizer {
     /// # Errors
     /// [`RuntimeError::File`](crate::RuntimeError::File) for a tokenizer that fails on the texts.
     pub fn analyse_pair(&self, question: &str, text: &str, most: usize) -> Result<TokenizedPair> {
-        let (first, mut second) = (self.encoding(question, false)?, self.encoding(text, false)?);
-        // What a tokenizer without a post-processor leaves as it is.
-        second.set_type_ids(vec![1; second.len()]);
-        let whole = self.joined(first.clone(), second.clone())?;
+        let [first, mut second, whole] = self.apart_and_joined(question, text)?;
         let n = whole.len();
         if n <= most {
             return Ok(TokenizedPair::of(&whole, n));
@@ -48,9 +45,7 @@ impl TextTokenizer {
     /// # Errors
     /// [`RuntimeError::File`](crate::RuntimeError::File) for a tokenizer that fails on the texts.
     pub fn analyse_both(&self, first: &str, second: &str, most: usize) -> Result<TokenizedText> {
-        let (first, mut second) = (self.encoding(first, false)?, self.encoding(second, false)?);
-        second.set_type_ids(vec![1; second.len()]);
-        let whole = self.joined(first.clone(), second.clone())?;
+        let [first, second, whole] = self.apart_and_joined(first, second)?;
         let surplus = whole.len().saturating_sub(most);
         if surplus == 0 {
             return Ok(TokenizedText::of(&whole));
@@ -66,6 +61,15 @@ impl TextTokenizer {
         first.take_overflowing();
         second.take_overflowing();
         Ok(TokenizedText::of(&self.joined(first, second)?))
+    }
+
+    /// Each of two texts, and both with what the tokenizer puts around them.
+    fn apart_and_joined(&self, first: &str, second: &str) -> Result<[Encoding; 3]> {
+        let (first, mut second) = (self.encoding(first, false)?, self.encoding(second, false)?);
+        // What a tokenizer without a post-processor leaves as it is.
+        second.set_type_ids(vec![1; second.len()]);
+        let whole = self.joined(first.clone(), second.clone())?;
+        Ok([first, second, whole])
     }
 
     /// Both with what the tokenizer puts around them.

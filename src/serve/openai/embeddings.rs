@@ -30,8 +30,7 @@ pub(in crate::serve) async fn embeddings(
     Received(body): Received,
 ) -> Result<Json, Problem> {
     let mut fields = Fields::parse(&body)?;
-    let name: String = fields.need("model", "the name of a model")?;
-    let model = Arc::clone(app.models.find(&name)?);
+    let model = app.model(&mut fields)?;
     let encoder = model.vectors()?;
     let texts: OneOrMany<String> = fields.need("input", "a text or a list of texts")?;
     let texts = texts.into_vec();

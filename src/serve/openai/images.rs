@@ -24,8 +24,7 @@ pub(in crate::serve) async fn images(
     Received(body): Received,
 ) -> Result<Json, Problem> {
     let mut fields = Fields::parse(&body)?;
-    let name: String = fields.need("model", "the name of a model")?;
-    let model = Arc::clone(app.models.find(&name)?);
+    let model = app.model(&mut fields)?;
     let painter = model.pictures()?;
     let order = order(&mut fields, app.limits.max_pixels)?;
     fields.finish()?;

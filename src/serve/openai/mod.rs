@@ -111,8 +111,7 @@ async fn understand<F: Form>(
     let app = Arc::clone(app);
     let work = move || {
         let mut fields = Fields::parse(&body)?;
-        let name: String = fields.need("model", "the name of a model")?;
-        let model = Arc::clone(app.models.find(&name)?);
+        let model = app.model(&mut fields)?;
         let of_model = Arc::clone(&model);
         read(of_model, model.text()?, fields)
     };

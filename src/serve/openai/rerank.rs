@@ -42,8 +42,7 @@ pub(in crate::serve) async fn rerank(
     Received(body): Received,
 ) -> Result<Json, Problem> {
     let mut fields = Fields::parse(&body)?;
-    let name: String = fields.need("model", "the name of a model")?;
-    let model = Arc::clone(app.models.find(&name)?);
+    let model = app.model(&mut fields)?;
     let encoder = model.relevance()?;
     let query: String = fields.need("query", "a text")?;
     let documents: Vec<Document> = fields.need(
