@@ -27,7 +27,7 @@ class Way:
         report = maker.dlc("sample", self.bundle, *self.flags, *maker.sampling, "--latents", latents, "--json")
         self.seconds.append(report["seconds"])
         # In evaluations of the whole network.
-        self.cost = report["macs"] * report["evaluations"]
+        self.cost = report["macs"] * report["whole_evaluations"]
         return load_file(latents)["latents"]
 
 
@@ -60,7 +60,9 @@ class Maker:
         common = f"steps={self.base_steps},scheduler={self.base_scheduler},guidance={self.arguments.guidance}"
         if kind == "deepcache":
             return Way(name, self.deepcache(options, common))
-        if kind == "dip-go":
+        if kind == "fit-solver":
+            common = common.replace("steps=", "reference=", 1)
+        if kind in ("dip-go", "fit-solver"):
             common += f",prompts={self.folder / 'learned.txt'}"
         return Way(name, self.compile(f"{kind}:{options},{common}"))
 

@@ -9,7 +9,7 @@ PIPELINE is a pipeline that draws the classes of the classifier (its metadata `c
 The whole sampler makes N pictures of each class in the steps of --base. Every way makes its pictures from the same noise and
 prompts. A WAY is one of
 
-    PASS:OPTIONS           a pass of `dlc compile`; steps, scheduler, guidance and dip-go's prompts are added
+    PASS:OPTIONS           a pass of `dlc compile`; steps (of fit-solver: reference), scheduler, guidance and prompts are added
     STEPS SCHEDULER        fewer steps of the whole model
     deepcache:interval=N   everything at every N-th step, and the first and the last stage of the U-Net at every step: a
                            schedule for `skip`; with granularity=branch the last resnet and mixer alone, not the stages
@@ -50,6 +50,7 @@ from judge_images import Judge, brightness, frechet, psnr
 
 SHARES = (0.6, 0.35, 0.15)
 WAYS = [
+    *(f"fit-solver:steps={round(50 * share)}" for share in SHARES),
     *(f"dip-go:macs={share},reuse=linear" for share in SHARES),
     *(f"skip:macs={share},reuse=linear" for share in SHARES),
     *(f"skip:macs={share},random=true" for share in SHARES),

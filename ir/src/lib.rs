@@ -46,7 +46,7 @@ pub use op::{
 };
 pub use parse::{parse_graph, parse_graph_over, weight_names};
 pub use prompts::{Prompts, TextEncoder};
-pub use schedule::{Evaluation, Granularity, Reuse, Sampling, SkipSchedule};
+pub use schedule::{Evaluation, Granularity, Reuse, Sampling, SkipSchedule, SolverStep};
 pub use sentence::{Pooling, Sentence, Similarity};
 pub use types::{DType, Shape, ValueType};
 pub use weight::{Storage, Weight, WeightTable};

@@ -158,7 +158,12 @@ pub struct Sampling {
     pub guidance: f64,
     /// Which units are computed when.
     pub schedule: SkipSchedule,
-    /// Multiply-adds of all evaluations as a share of those of the full model.
+    /// What stands in the scheduler's place, if anything does: a solver that needs fewer
+    /// evaluations for the sample that the scheduler's steps would make.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub solver: Vec<SolverStep>,
+    /// Multiply-adds of all evaluations as a share of those of the full model in all steps of the
+    /// scheduler.
     pub macs: f64,
     /// What each evaluation of the network runs, in order. Empty for a sampler that is one graph.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -167,6 +172,26 @@ pub struct Sampling {
     /// sample as [`SAMPLER_OUTPUT`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unrolled: Option<String>,
+}
+
+/// One evaluation of a multistep solver, and the latents that follow: those of before times
+/// `latents`, and the guided outputs so far, the last one first, times `outputs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SolverStep {
+    /// The step of the scheduler, from 0, at whose noise level the network is evaluated.
+    pub at: usize,
+    /// Coefficient of the latents.
+    pub latents: f64,
+    /// Coefficients of the outputs.
+    pub outputs: Vec<f64>,
+}
+
+impl SolverStep {
+    /// What a sampling plan takes of it.
+    pub fn parts(&self) -> (usize, f64, &[f64]) {
+        (self.at, self.latents, &self.outputs)
+    }
 }
 
 /// One evaluation of the network.

@@ -10,6 +10,7 @@ use crate::context::Pass;
 use crate::dip_go::{DipGo, DipGoOptions};
 use crate::error::PassError;
 use crate::fit_prune::{FitPrune, FitPruneOptions};
+use crate::fit_solver::{FitSolver, FitSolverOptions};
 use crate::merge_adapter::{MergeAdapter, MergeAdapterOptions};
 use crate::options::{OptionInfo, PassOptions, hint, options, parse_options};
 use crate::quantize::{Quantize, QuantizeOptions};
@@ -142,6 +143,17 @@ pub const PASSES: &[PassInfo] = &[
         build: |given, _| {
             parse_options::<NoOptions>("renumber-caches", given)
                 .map(|_| Box::new(RenumberCaches) as _)
+        },
+    },
+    PassInfo {
+        name: "fit-solver",
+        summary: "fits a multistep solver to the scheduler's samples of a diffusion model: the same images in a fraction of the evaluations (arXiv 2403.01329)",
+        options: FitSolverOptions::infos,
+        then: &[],
+        implied: never,
+        build: |given, sources| {
+            let options = parse_options("fit-solver", given)?;
+            Ok(Box::new(FitSolver::new(options, sources)?))
         },
     },
     PassInfo {

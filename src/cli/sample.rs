@@ -214,7 +214,7 @@ fn report(
         "init_image": args.init_image.path(), "strength": args.init_image.strength(),
         "height": height, "width": width, "seeds": wanted.seeds, "classes": wanted.classes, "seconds": seconds,
         "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance, "pruned": choice.prune,
-        "evaluations": evaluations, "macs": macs, "backend": model.backend.kind().name(),
+        "evaluations": evaluations, "whole_evaluations": choice.whole_plan.steps.len(), "macs": macs, "backend": model.backend.kind().name(),
     }))
 }
 

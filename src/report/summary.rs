@@ -5,7 +5,9 @@ use std::fmt::Write;
 
 use dlc_bundle::Manifest;
 use dlc_ir::cost::{Sizes, TEXT_TOKENS, cost, graph_macs, macs_per_image, quantized_matrices};
-use dlc_ir::{Diffusion, Graph, GroupFormat, Module, Op, Operand, Sampling, WeightTable};
+use dlc_ir::{
+    Diffusion, Graph, GroupFormat, Module, Op, Operand, Sampling, SolverStep, WeightTable,
+};
 use dlc_onnx::OnnxSummary;
 use dlc_passes::{DraftCandidate, PassRun, WeightChange};
 
@@ -227,12 +229,26 @@ fn sampling_summary(sampling: &Sampling) -> String {
         |graph| format!("in the one graph `{graph}`"),
     );
     let (evaluations, share) = (sampling.schedule.steps.len(), 100.0 * sampling.macs);
+    let by = if sampling.solver.is_empty() {
+        format!("by {} in {} steps", sampling.scheduler, sampling.steps)
+    } else {
+        format!(
+            "by a solver fitted for {} steps of {}",
+            sampling.steps, sampling.scheduler
+        )
+    };
+    let when = if is_whole_solver(sampling) {
+        solver_table(&sampling.solver)
+    } else {
+        format!(
+            "{}{}",
+            solver_table(&sampling.solver),
+            heat_map(&sampling.schedule)
+        )
+    };
     format!(
-        "sampled by {} in {} steps, guidance {}: {evaluations} evaluations {graphs}, {share:.1}% of the whole model's multiply-adds\n\n{}",
-        sampling.scheduler,
-        sampling.steps,
-        sampling.guidance,
-        heat_map(&sampling.schedule)
+        "sampled {by}, guidance {}: {evaluations} evaluations {graphs}, {share:.1}% of the whole model's multiply-adds\n\n{when}",
+        sampling.guidance
     )
 }
 
@@ -286,6 +302,29 @@ pub fn pass_summary(run: &PassRun) -> String {
         let _ = write!(text, "\n{}", diff.summary());
     }
     text
+}
+
+/// Whether a solver evaluates the whole network, so that there is nothing to say of its blocks.
+fn is_whole_solver(sampling: &Sampling) -> bool {
+    let mut rows = sampling.schedule.steps.iter();
+    !sampling.solver.is_empty() && rows.all(|row| row.bytes().all(|cell| cell == b'#'))
+}
+
+/// When a solver evaluates the network, and what it sums.
+fn solver_table(solver: &[SolverStep]) -> String {
+    if solver.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["step", "latents", "outputs, the last first"]);
+    for step in solver {
+        let outputs: Vec<String> = step.outputs.iter().map(|c| format!("{c:.4}")).collect();
+        table.row([
+            step.at.to_string(),
+            format!("{:.4}", step.latents),
+            outputs.join(" "),
+        ]);
+    }
+    format!("{table}\n")
 }
 
 /// A share, or a dash for one of nothing.

@@ -101,6 +101,7 @@ pub fn remembering(kept: DType) -> Module {
             vec!["a".into(), "b".into()],
             &computed,
         ),
+        solver: vec![],
         macs: 0.5,
         unrolled: None,
         evaluations: vec![

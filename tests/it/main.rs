@@ -57,6 +57,7 @@ mod serving;
 mod setup;
 mod sharding;
 mod skipping;
+mod solvers;
 mod stopping;
 mod tasks;
 mod terminal;

@@ -129,6 +129,55 @@ impl SamplingPlan {
             .any(|coefficient| *coefficient != 0.0)
     }
 
+    /// A multistep solver in the scheduler's place: for each evaluation of the network the step of
+    /// this plan at which it is made, the coefficient of the latents, and those of the outputs so
+    /// far, the last one first. It begins from the same noise, and what follows the last evaluation is
+    /// the sample.
+    ///
+    /// # Errors
+    /// [`PlanError`] for a solver that doesn't begin with the first step, goes back, or
+    /// [can't run](Self::check).
+    pub fn with_solver<'s>(
+        &self,
+        evaluations: impl IntoIterator<Item = (usize, f64, &'s [f64])>,
+    ) -> Result<Self, PlanError> {
+        let fail = |step: usize, problem: String| Err(PlanError { step, problem });
+        let mut solver = Self {
+            steps: vec![],
+            ..self.clone()
+        };
+        let mut due = 0;
+        for (number, (at, latents, outputs)) in evaluations.into_iter().enumerate() {
+            if at < due || (number == 0 && at > 0) {
+                let order = if number == 0 {
+                    "a solver begins with step 0"
+                } else {
+                    "a solver's steps rise"
+                };
+                return fail(number, format!("it is at step {at}: {order}"));
+            }
+            let Some(step) = self.steps.get(at) else {
+                let last = self.steps.len().saturating_sub(1);
+                return fail(
+                    number,
+                    format!("it is at step {at} of a sampler whose last is {last}"),
+                );
+            };
+            solver.steps.push(SamplingStep {
+                timestep: step.timestep,
+                input_scale: step.input_scale,
+                estimate: Estimate::OUTPUT,
+                latents: vec![latents],
+                estimates: outputs.to_vec(),
+                output: 0.0,
+                noise: 0.0,
+            });
+            due = at + 1;
+        }
+        solver.check()?;
+        Ok(solver)
+    }
+
     /// Refuses a plan without steps, one whose numbers aren't finite in single precision, and steps
     /// that look back beyond the first.
     ///
@@ -237,6 +286,40 @@ mod tests {
     #[test]
     fn latents_are_kept_even_where_no_step_looks_at_them() {
         assert_eq!(plan(vec![step(&[], &[1.0])]).latent_history(), 1);
+    }
+
+    #[test]
+    fn a_solver_evaluates_at_steps_of_the_scheduler() {
+        let timed = |(i, timestep)| SamplingStep {
+            timestep,
+            input_scale: 1.0 + f64::from(i),
+            ..step(&[1.0], &[0.5])
+        };
+        let scheduler = plan((0..).zip([9.0, 6.0, 3.0]).map(timed).collect());
+        let outputs = [&[0.25][..], &[-0.5, 0.125]];
+        let given = [(0, 0.75, outputs[0]), (2, 0.5, outputs[1])];
+        let solver = scheduler.with_solver(given).unwrap();
+        let read = solver
+            .steps
+            .iter()
+            .map(|step| (step.timestep, step.input_scale));
+        assert_eq!(read.collect::<Vec<_>>(), [(9.0, 1.0), (3.0, 3.0)]);
+        assert_eq!(solver.steps[1].latents, [0.5]);
+        assert_eq!(solver.steps[1].estimates, outputs[1]);
+        let one = [0.5];
+        for (steps, step, part) in [
+            (&[][..], 0, "no steps"),
+            (&[1], 0, "begins with step 0"),
+            (&[0, 0], 1, "steps rise"),
+            (&[0, 3], 1, "whose last is 2"),
+        ] {
+            let given = steps.iter().map(|&at| (at, 1.0, &one[..]));
+            let error = scheduler.with_solver(given).unwrap_err();
+            assert!(
+                error.step == step && error.problem.contains(part),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -15,22 +15,19 @@
 mod descent;
 mod exchange;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
-use dlc_methods::diffusion::normal_pair;
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
 use super::options::DipGoOptions;
-use super::rollout::{Rollout, Sampler, Start, hard};
+use super::rollout::{Rollout, Sampler, hard};
 use super::view::View;
 use crate::context::PassContext;
 use crate::error::PassError;
+use crate::sampling::{Start, fingerprint};
 use crate::skip::{Fit, SkipNet, close, macs_share, threshold};
-use crate::sources::Prompt;
 
 /// Images that tables are compared on.
 const JUDGES: usize = 12;
@@ -82,7 +79,7 @@ impl Training<'_> {
         let key = format!(
             "{NAME} 2 {} {options} {:x}",
             cx.module_key,
-            fingerprint(self.sampler.prompts)
+            fingerprint(self.sampler.guidance.prompts)
         );
         let steps = self.sampler.plan.steps.len();
         let mut state = cx
@@ -131,23 +128,8 @@ impl Training<'_> {
     }
 
     fn start(&self, rng: &mut ChaCha8Rng) -> Start {
-        let diffusion = self.sampler.diffusion;
-        let n = diffusion.channels * diffusion.height * diffusion.width;
-        let class = diffusion
-            .classes
-            .map(|c| rng.random_range(0..c.count.max(1)) as i64);
-        let prompts = self.sampler.prompts.len();
-        let prompt = (prompts > 0).then(|| rng.random_range(0..prompts));
-        Start {
-            noise: (0..n).map(|_| normal_pair(rng)[0]).collect(),
-            seed: if self.sampler.plan.draws_noise() {
-                rng.random()
-            } else {
-                0
-            },
-            class,
-            prompt,
-        }
+        let draws = self.sampler.plan.draws_noise();
+        self.sampler.guidance.draw(rng, draws)
     }
 
     /// The first of the seed's images, and what the full sampler makes of them.
@@ -222,20 +204,6 @@ fn biased(weights: &[Vec<f64>], table: &[Vec<bool>], advantage: f64) -> Vec<Vec<
         .zip(table)
         .map(|(row, on)| row.iter().zip(on).map(cell).collect())
         .collect()
-}
-
-/// Tells prompts apart.
-fn fingerprint(prompts: &[Prompt]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for (name, array) in prompts.iter().flatten() {
-        (name, array.shape(), array.as_i64()).hash(&mut hasher);
-        array
-            .as_f32()
-            .unwrap_or_default()
-            .iter()
-            .for_each(|x| x.to_bits().hash(&mut hasher));
-    }
-    hasher.finish()
 }
 
 fn stopped(cx: &PassContext<'_>) -> PassError {

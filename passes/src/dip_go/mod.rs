@@ -8,7 +8,6 @@
 mod gates;
 mod loss;
 mod options;
-mod prompts;
 mod rollout;
 mod supernet;
 #[cfg(test)]
@@ -18,7 +17,7 @@ mod view;
 use dlc_ir::{Diffusion, Module, SkipSchedule};
 use dlc_methods::diffusion::SamplingPlan;
 use gates::Training;
-use rollout::{Sampler, Start, hard};
+use rollout::{Sampler, hard};
 use supernet::SuperNet;
 use view::ViewPlan;
 
@@ -26,7 +25,8 @@ use crate::context::{Pass, PassContext};
 use crate::error::PassError;
 use crate::needs::{self, Needs};
 use crate::report::PassReport;
-use crate::skip::{Driver, SkipNet, apply, close, denoiser, finish};
+use crate::sampling::{Guidance, Start};
+use crate::skip::{Driver, SkipNet, apply, close, finish};
 use crate::sources::{Prompt, Sources};
 
 pub use loss::{Distance, similarity};
@@ -95,15 +95,16 @@ pub fn supernet_sample(
     let segment = supernet.load(&module.weights)?;
     let (class, prompt) = conditioning;
     let prompts: Vec<Prompt> = prompt.into_iter().collect();
-    let guidance = guidance as f32;
     let sampler = Sampler {
         net: &supernet,
         segment: &segment,
         plan,
-        diffusion,
-        prompts: &prompts,
+        guidance: Guidance {
+            diffusion,
+            prompts: &prompts,
+            scale: guidance as f32,
+        },
         reuse: schedule.reuse,
-        guidance,
     };
     let closed: Vec<Vec<bool>> = close(&net, schedule.reuse, &schedule.computed()?)
         .into_iter()
@@ -139,50 +140,42 @@ impl Pass for DipGo<'_> {
 
     fn rehearse(&self, module: &mut Module) -> Result<(), PassError> {
         let sampler = &self.options.sampler;
-        let (scheduler, plan) = self
-            .sources
-            .samplers(NAME)?
-            .plan(sampler.scheduler.as_deref(), sampler.steps)?;
-        let (target, weights, diffusion) = denoiser(NAME, module)?;
-        let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity.0)?;
+        let driver = Driver::new(NAME, module, sampler, &self.sources)?;
+        let (diffusion, guidance) = (driver.diffusion, driver.guidance);
+        let net = driver.net(NAME, sampler)?;
         SuperNet::new(NAME, &net, diffusion)?;
-        self.texts(module, guidance)?.check(module)?;
+        self.options
+            .texts()
+            .read(&self.sources, module, guidance)?
+            .check(module)?;
         self.view(module, diffusion)?;
-        let driver = Driver {
-            scheduler: &scheduler,
-            plan: &plan,
-            diffusion,
-            guidance,
-        };
         // Which blocks are skipped is learned.
-        let whole = vec![vec![true; net.units.len()]; plan.steps.len()];
-        let made = apply(NAME, &net, sampler, driver, &whole)?;
+        let whole = vec![vec![true; net.units.len()]; driver.plan.steps.len()];
+        let made = apply(NAME, &net, sampler, &driver, &whole)?;
         finish(module, made);
         Ok(())
     }
 
     fn run(&self, module: &mut Module, cx: &mut PassContext<'_>) -> Result<PassReport, PassError> {
         let sampler = &self.options.sampler;
-        let (scheduler, plan) = self
-            .sources
-            .samplers(NAME)?
-            .plan(sampler.scheduler.as_deref(), sampler.steps)?;
-        let (target, weights, diffusion) = denoiser(NAME, module)?;
-        let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity.0)?;
+        let driver = Driver::new(NAME, module, sampler, &self.sources)?;
+        let (diffusion, guidance) = (driver.diffusion, driver.guidance);
+        let net = driver.net(NAME, sampler)?;
         let supernet = SuperNet::new(NAME, &net, diffusion)?;
         // The text encoders' weights go before the denoiser's come.
-        let prompts = self.texts(module, guidance)?.encode(module, guidance, cx)?;
-        let segment = supernet.load(weights)?;
+        let texts = self.options.texts().read(&self.sources, module, guidance)?;
+        let prompts = texts.encode(module, guidance, cx)?;
+        let segment = supernet.load(driver.weights)?;
         let sampling = Sampler {
             net: &supernet,
             segment: &segment,
-            plan: &plan,
-            diffusion,
-            prompts: &prompts,
+            plan: &driver.plan,
+            guidance: Guidance {
+                diffusion,
+                prompts: &prompts,
+                scale: guidance as f32,
+            },
             reuse: sampler.reuse,
-            guidance: guidance as f32,
         };
         let view = self.view(module, diffusion)?.load()?;
         let learned = Training {
@@ -193,13 +186,7 @@ impl Pass for DipGo<'_> {
             pool: cx.pool,
         }
         .run(cx)?;
-        let driver = Driver {
-            scheduler: &scheduler,
-            plan: &plan,
-            diffusion,
-            guidance,
-        };
-        let mut made = apply(NAME, &net, sampler, driver, &learned.table)?;
+        let mut made = apply(NAME, &net, sampler, &driver, &learned.table)?;
         made.report.fact(
             "consistency",
             format!(

@@ -8,6 +8,7 @@ use super::view::Space;
 use crate::error::PassError;
 use crate::options::Range::{Above, AtLeast, Share};
 use crate::options::{PassOptions, options};
+use crate::sampling::TextOptions;
 use crate::skip::SamplerOptions;
 
 /// Share of the multiply-adds to keep, unless something else is asked for.
@@ -61,16 +62,22 @@ impl DipGoOptions {
     pub(super) fn check(&self) -> Result<(), PassError> {
         self.check_ranges(NAME)?;
         self.sampler.check(NAME)?;
-        let problem = if self.macs.is_some() && self.speedup.is_some() {
-            "macs and speedup say the same; give one of them"
-        } else if self.prompts.is_some() && self.embeddings.is_some() {
-            "prompts and embeddings both say what to learn on; give one of them"
-        } else {
-            return Ok(());
-        };
-        Err(PassError::Options {
+        if self.macs.is_some() && self.speedup.is_some() {
+            let problem = "macs and speedup say the same; give one of them".to_owned();
+            return Err(PassError::Options {
+                pass: NAME,
+                problem,
+            });
+        }
+        self.texts().check()
+    }
+
+    /// The texts to learn on.
+    pub(super) fn texts(&self) -> TextOptions<'_> {
+        TextOptions {
             pass: NAME,
-            problem: problem.into(),
-        })
+            prompts: self.prompts.as_deref(),
+            embeddings: self.embeddings.as_deref(),
+        }
     }
 }

@@ -7,8 +7,8 @@ use dlc_eval::{Array, Gradients, Segment, Values, Wanted};
 use dlc_ir::{DType, Diffusion, Dim, Factor, Graph, IrError, Op, ValueId, ValueType, WeightTable};
 
 use crate::error::PassError;
+use crate::sampling::Feed;
 use crate::skip::{Copier, Inputs, SkipNet};
-use crate::sources::Prompt;
 
 /// Name of the graph.
 const SUPERNET: &str = "supernet";
@@ -17,11 +17,7 @@ const SUPERNET: &str = "supernet";
 #[derive(Debug)]
 pub(super) struct SuperNet {
     pub graph: Graph,
-    latents: ValueId,
-    timestep: ValueId,
-    labels: Option<ValueId>,
-    /// What else the image is conditioned on, by name.
-    conditioning: Vec<(String, ValueId)>,
+    inputs: Inputs,
     output: ValueId,
     /// For each value that may be reused: its backup, and what others read in its place.
     backups: Vec<ValueId>,
@@ -34,13 +30,8 @@ pub(super) struct SuperNet {
 
 /// What one evaluation is fed.
 #[derive(Debug, Clone)]
-pub(super) struct Feed<'a> {
-    /// `[rows, channels, height, width]`.
-    pub latents: Array,
-    pub timestep: f64,
-    pub labels: &'a [i64],
-    /// What the image is conditioned on beside its class.
-    pub conditioning: Option<&'a Prompt>,
+pub(super) struct GatedFeed<'a> {
+    pub network: Feed<'a>,
     /// For each unit how much of its fresh values is taken, 0 to 1.
     pub gates: &'a [f32],
     /// The backup of each value; zeros where there is none yet.
@@ -115,14 +106,8 @@ impl SuperNet {
             .into_iter()
             .collect::<Option<Vec<ValueId>>>()
             .ok_or_else(|| missing("a value that is reused"))?;
-        let (latents, timestep) = (copies[&inputs.image], copies[&inputs.timestep]);
-        let labels = inputs.labels.map(|value| copies[&value]);
-        let conditioning = inputs
-            .conditioning
-            .into_iter()
-            .map(|(name, value)| (name, copies[&value]))
-            .collect();
-        if labels.is_some() != diffusion.classes.is_some() {
+        let inputs = inputs.map(|value| copies[&value]);
+        if inputs.labels.is_some() != diffusion.classes.is_some() {
             return Err(unsupported(
                 "the target's classes aren't those of its configuration",
             ));
@@ -136,10 +121,7 @@ impl SuperNet {
         let unit_of = net.values.iter().map(|v| v.unit).collect();
         Ok(Self {
             graph,
-            latents,
-            timestep,
-            labels,
-            conditioning,
+            inputs,
             output,
             backups,
             mixed,
@@ -157,35 +139,20 @@ impl SuperNet {
         )?)
     }
 
-    fn known(&self, feed: &Feed<'_>) -> Result<Values, PassError> {
-        let rows = feed.latents.shape()[0];
-        let mut known = Values::new();
-        known.insert(self.latents, feed.latents.clone());
-        known.insert(
-            self.timestep,
-            Array::f32([rows], vec![feed.timestep as f32; rows])?,
-        );
-        if let Some(labels) = self.labels {
-            known.insert(labels, Array::i64([rows], feed.labels.to_vec())?);
-        }
-        for (name, value) in &self.conditioning {
-            let array = feed
-                .conditioning
-                .and_then(|conditioning| conditioning.get(name))
-                .ok_or_else(|| untold(name))?;
-            known.insert(*value, array.clone());
-        }
+    fn known(&self, feed: &GatedFeed<'_>) -> Result<Values, PassError> {
+        let shape = feed.network.latents.shape();
+        let mut known = feed.network.values(&self.inputs)?;
         let part = |factor: &Factor| {
             let axis = [Diffusion::HEIGHT, Diffusion::WIDTH]
                 .iter()
                 .position(|symbol| **factor.symbol() == **symbol)?;
-            let side = *feed.latents.shape().get(axis + 2)?;
+            let side = *shape.get(axis + 2)?;
             factor.rounding().divide(side, factor.divisor())
         };
         for (value, backup) in self.backups.iter().zip(&feed.backups) {
             let zeros = || {
                 let dims = &self.graph.value(*value).ty.shape.0;
-                let length = |dim: &Dim| dim.evaluate(part).unwrap_or(rows);
+                let length = |dim: &Dim| dim.evaluate(part).unwrap_or(shape[0]);
                 let shape: Vec<usize> = dims.iter().map(length).collect();
                 let n = shape.iter().product();
                 Array::f32(shape, vec![0.0; n])
@@ -199,7 +166,11 @@ impl SuperNet {
     }
 
     /// Runs one evaluation.
-    pub fn forward(&self, segment: &Segment<'_>, feed: &Feed<'_>) -> Result<NetOutput, PassError> {
+    pub fn forward(
+        &self,
+        segment: &Segment<'_>,
+        feed: &GatedFeed<'_>,
+    ) -> Result<NetOutput, PassError> {
         let wanted: Vec<ValueId> = self.mixed.iter().copied().chain([self.output]).collect();
         let mut made = segment.forward(&self.known(feed)?, &wanted)?;
         let mut take = |value: ValueId| {
@@ -221,7 +192,7 @@ impl SuperNet {
     pub fn backward(
         &self,
         segment: &Segment<'_>,
-        feed: &Feed<'_>,
+        feed: &GatedFeed<'_>,
         output: Array,
         mixed: Vec<(usize, Array)>,
     ) -> Result<Adjoints, PassError> {
@@ -229,7 +200,7 @@ impl SuperNet {
             .into_iter()
             .chain(mixed.into_iter().map(|(at, seed)| (self.mixed[at], seed)))
             .collect();
-        let values = [self.latents]
+        let values = [self.inputs.image]
             .into_iter()
             .chain(self.backups.iter().copied())
             .chain(self.gates.iter().copied())
@@ -255,7 +226,7 @@ impl SuperNet {
             .map(|v| gradient(&mut gradients, *v))
             .collect::<Result<_, _>>()?;
         Ok(Adjoints {
-            latents: gradient(&mut gradients, self.latents)?,
+            latents: gradient(&mut gradients, self.inputs.image)?,
             backups,
             gates,
         })
@@ -270,14 +241,6 @@ impl SuperNet {
 fn gradient(gradients: &mut Gradients, value: ValueId) -> Result<Array, PassError> {
     let found = gradients.values.remove(&value);
     Ok(found.ok_or_else(|| missing(&format!("the gradient of value {value}")))?)
-}
-
-fn untold(name: &str) -> PassError {
-    PassError::Calibration {
-        problem: format!(
-            "a prompt has no `{name}`, which the model takes; give it with the others"
-        ),
-    }
 }
 
 fn missing(value: &str) -> IrError {

@@ -9,9 +9,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::NAME;
-use super::rollout::{Sampler, Start};
+use super::rollout::Sampler;
 use super::supernet::SuperNet;
 use super::view::{Space, ViewPlan};
+use crate::sampling::{Guidance, Start};
 use crate::skip::SkipNet;
 
 /// How far a gate is moved.
@@ -80,10 +81,12 @@ fn check(text: &str, diffusion: &Diffusion, granularity: Granularity, reuse: Reu
         net: &supernet,
         segment: &segment,
         plan: &plan,
-        diffusion,
-        prompts: &[],
+        guidance: Guidance {
+            diffusion,
+            prompts: &[],
+            scale: 1.5,
+        },
         reuse,
-        guidance: 1.5,
     };
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let n = diffusion.channels * diffusion.height * diffusion.width;

@@ -9,7 +9,6 @@
 mod ablate;
 mod budget;
 mod compensate;
-mod least_squares;
 mod options;
 mod select;
 mod table;

@@ -29,6 +29,11 @@ pub(crate) struct Read {
 }
 
 impl Step {
+    /// Whether the network runs as it is: nothing is taken from memory, and nothing kept.
+    pub fn is_whole(&self) -> bool {
+        self.reads.is_empty() && self.remembers.is_empty()
+    }
+
     /// What is alive at this step.
     pub fn live(&self, net: &SkipNet<'_>) -> Live {
         let mut cut = vec![false; net.values.len()];

@@ -8,13 +8,13 @@
 
 mod budget;
 mod close;
+mod driver;
 mod net;
 mod options;
 mod subnet;
 mod unroll;
 
-use dlc_ir::{Diffusion, Granularity, Graph, Module, Sampling, SkipSchedule, WeightTable};
-use dlc_methods::diffusion::SamplingPlan;
+use dlc_ir::{Granularity, Graph, Module, Sampling, SkipSchedule, WeightTable};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -26,9 +26,10 @@ use crate::sources::Sources;
 
 pub(crate) use budget::{Fit, TOLERANCE, threshold};
 pub(crate) use close::{close, macs_share};
+pub(crate) use driver::{Driver, solved};
 pub(crate) use net::{Inputs, SkipNet};
-pub(crate) use options::is_guided;
 pub use options::{SamplerOptions, SkipGranularity, SkipOptions};
+pub(crate) use options::{is_guided, schedulers};
 pub(crate) use subnet::Copier;
 use subnet::Subnets;
 
@@ -144,54 +145,16 @@ impl Skip<'_> {
             sampler.granularity = SkipGranularity(schedule.granularity);
             sampler.reuse = schedule.reuse;
         }
-        let (scheduler, plan) = self
-            .sources
-            .samplers(NAME)?
-            .plan(sampler.scheduler.as_deref(), sampler.steps)?;
-        let (target, weights, diffusion) = denoiser(NAME, module)?;
-        let guidance = sampler.guidance_for(NAME, diffusion)?;
-        let net = SkipNet::new(NAME, target, weights, diffusion, sampler.granularity.0)?;
+        let driver = Driver::new(NAME, module, &sampler, &self.sources)?;
+        let net = driver.net(NAME, &sampler)?;
+        let steps = driver.plan.steps.len();
         let table = match &given {
-            Some(schedule) => fitting(&net, schedule, plan.steps.len())?,
-            None => self.table(&net, plan.steps.len())?,
+            Some(schedule) => fitting(&net, schedule, steps)?,
+            None => self.table(&net, steps)?,
         };
-        let driver = Driver {
-            scheduler: &scheduler,
-            plan: &plan,
-            diffusion,
-            guidance,
-        };
-        let made = apply(NAME, &net, &sampler, driver, &table)?;
+        let made = apply(NAME, &net, &sampler, &driver, &table)?;
         Ok(finish(module, made))
     }
-}
-
-/// The graph that predicts noise, its weights, and what it makes images of.
-///
-/// # Errors
-/// [`PassError::Unsupported`] for a module that is no diffusion model, or has steps already.
-pub(crate) fn denoiser<'m>(
-    pass: &'static str,
-    module: &'m Module,
-) -> Result<(&'m Graph, &'m WeightTable, &'m Diffusion), PassError> {
-    let unsupported = |problem: &str| PassError::Unsupported {
-        pass,
-        problem: problem.into(),
-    };
-    let Some(diffusion) = &module.model.diffusion else {
-        return Err(unsupported(
-            "the model is no diffusion model, so it has no steps to skip blocks at",
-        ));
-    };
-    if module.sampling.is_some() {
-        return Err(unsupported(
-            "the module has a schedule already; ask for one pass that makes one",
-        ));
-    }
-    let target = module
-        .graph("target")
-        .ok_or_else(|| unsupported("the module has no graph `target`"))?;
-    Ok((target, &module.weights, diffusion))
 }
 
 /// The table of a schedule from a file, if it is one of this model and sampler.
@@ -244,25 +207,15 @@ pub(crate) struct Scheduled {
     pub report: PassReport,
 }
 
-/// How a table is sampled: the scheduler's name, its steps, the model that it drives, and the
-/// strength of guidance.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Driver<'a> {
-    pub scheduler: &'a str,
-    pub plan: &'a SamplingPlan,
-    pub diffusion: &'a Diffusion,
-    pub guidance: f64,
-}
-
 /// The graphs and the sampler of a table.
 pub(crate) fn apply(
     pass: &'static str,
     net: &SkipNet<'_>,
     sampler: &SamplerOptions,
-    driver: Driver<'_>,
+    driver: &Driver<'_>,
     table: &[Vec<bool>],
 ) -> Result<Scheduled, PassError> {
-    let scheduler = driver.scheduler.to_owned();
+    let scheduler = driver.scheduler.clone();
     if sampler.unroll && driver.plan.draws_noise() {
         let problem = format!(
             "unroll=true: {scheduler} draws new noise at every step, and a graph draws none; leave unroll out, or name another scheduler, as scheduler=ddim"
@@ -284,7 +237,8 @@ pub(crate) fn apply(
     };
     let computed: Vec<Vec<bool>> = steps.iter().map(|s| s.computed.clone()).collect();
     let schedule = SkipSchedule::new(sampler.granularity.0, sampler.reuse, net.names(), &computed);
-    let macs = macs_share(net, &steps);
+    // A solver makes fewer evaluations than the scheduler's steps would.
+    let macs = macs_share(net, &steps) * steps.len() as f64 / driver.whole as f64;
     let mut report = PassReport::default();
     let unit = if sampler.granularity.0 == Granularity::Layer {
         "blocks"
@@ -318,6 +272,7 @@ pub(crate) fn apply(
         steps,
         guidance,
         schedule,
+        solver: driver.solver.clone(),
         macs,
         evaluations: subnets.evaluations,
         unrolled: sampler.unroll.then(|| unroll::SAMPLER.to_owned()),

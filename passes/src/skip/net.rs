@@ -67,6 +67,19 @@ impl Inputs {
             conditioning,
         })
     }
+
+    /// Those of another graph, in which `to` says what each value is.
+    pub fn map(self, to: impl Fn(ValueId) -> ValueId) -> Self {
+        let conditioning = self.conditioning.into_iter();
+        Self {
+            image: to(self.image),
+            timestep: to(self.timestep),
+            labels: self.labels.map(&to),
+            conditioning: conditioning
+                .map(|(name, value)| (name, to(value)))
+                .collect(),
+        }
+    }
 }
 
 /// A graph with its units.

@@ -13,7 +13,8 @@ use crate::options::{PassOptions, options};
 /// Most steps of a sampler.
 const MOST_STEPS: u32 = 10_000;
 
-fn schedulers() -> Vec<&'static str> {
+/// The names that `scheduler` takes.
+pub(crate) fn schedulers() -> Vec<&'static str> {
     SchedulerKind::ALL.map(SchedulerKind::name).into()
 }
 

@@ -50,7 +50,9 @@ pub(crate) fn build(net: &SkipNet<'_>, reuse: Reuse, steps: &[Step]) -> Result<S
     let mut known: HashMap<Pattern, String> = HashMap::new();
     for (number, step) in steps.iter().enumerate() {
         let pattern = pattern(step);
-        let graph = if let Some(name) = known.get(&pattern) {
+        let graph = if step.is_whole() {
+            net.graph.name.clone()
+        } else if let Some(name) = known.get(&pattern) {
             name.clone()
         } else {
             let name = format!("step.{}", subnets.graphs.len());

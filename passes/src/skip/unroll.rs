@@ -38,7 +38,7 @@ const BATCH: &str = "batch";
 pub(crate) fn unroll(
     pass: &'static str,
     net: &SkipNet<'_>,
-    driver: Driver<'_>,
+    driver: &Driver<'_>,
     sampler: &SamplerOptions,
     steps: &[Step],
 ) -> Result<(Graph, WeightTable), PassError> {
@@ -47,7 +47,7 @@ pub(crate) fn unroll(
     let timesteps = timesteps(
         &mut weights,
         net.graph.value(inputs.timestep).ty.dtype,
-        driver.plan,
+        &driver.plan,
     )?;
     let graph = Unroller::start(net, driver, sampler, &weights, inputs, timesteps)?.run(steps)?;
     Ok((graph, weights))
@@ -72,7 +72,7 @@ fn timesteps(
 
 struct Unroller<'m> {
     net: &'m SkipNet<'m>,
-    driver: Driver<'m>,
+    driver: &'m Driver<'m>,
     sampler: &'m SamplerOptions,
     copy: Copier<'m>,
     inputs: Inputs,
@@ -89,7 +89,7 @@ struct Unroller<'m> {
 impl<'m> Unroller<'m> {
     fn start(
         net: &'m SkipNet<'m>,
-        driver: Driver<'m>,
+        driver: &'m Driver<'m>,
         sampler: &'m SamplerOptions,
         weights: &'m WeightTable,
         inputs: Inputs,
@@ -113,7 +113,7 @@ impl<'m> Unroller<'m> {
         for (at, _) in conditions {
             copy.input(at)?;
         }
-        let trajectory = Trajectory::start(driver.plan, &mut copy, &noise, None)?;
+        let trajectory = Trajectory::start(&driver.plan, &mut copy, &noise, None)?;
         let doubled = if guided {
             copy.builder
                 .add(Op::Concat { axis: 0 }, [noise.into(), noise.into()])?

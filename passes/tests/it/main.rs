@@ -10,6 +10,7 @@ mod clean_up;
 mod compensating;
 mod draft;
 mod fakes;
+mod fitting_solvers;
 mod learning;
 mod merging;
 mod model;

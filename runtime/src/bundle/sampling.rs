@@ -133,6 +133,12 @@ fn check_numbers(sampling: &Sampling) -> Result<(), String> {
             "the schedule has {rows} rows for {evaluations} evaluations"
         ));
     }
+    let solver = sampling.solver.len();
+    if solver > 0 && solver != rows {
+        return Err(format!(
+            "the schedule has {rows} rows for a solver of {solver} steps"
+        ));
+    }
     if !(sampling.guidance as f32).is_finite() || !(0.0..=1e3).contains(&sampling.macs) {
         return Err(format!(
             "guidance {} and a share of {} of the multiply-adds can't be",

@@ -2,6 +2,7 @@
 //! else diffusers' customs.
 
 use dlc_files::read_document;
+use dlc_ir::{Sampling, SolverStep};
 use dlc_methods::diffusion::{
     SamplingPlan, SchedulerKind, image_sampling_plan, parse_scheduler_config, sampling_plan,
 };
@@ -32,8 +33,10 @@ pub struct SamplerWishes {
 /// A sampler for a bundle.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplerChoice {
-    /// Its table.
+    /// What runs: the scheduler's table, or that of the solver that the bundle has in its place.
     pub plan: SamplingPlan,
+    /// The scheduler's table.
+    pub whole_plan: SamplingPlan,
     /// The scheduler's name.
     pub scheduler: &'static str,
     /// The steps that it was asked for.
@@ -82,9 +85,11 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
     {
         let asked = kind.map_or("another scheduler", SchedulerKind::name);
         return Err(RuntimeError::Input(format!(
-            "the bundle is pruned for {} steps of {}, not for {steps} of {asked}: leave --steps and --scheduler out, sample the whole model with \
+            "the bundle is {} for {} steps of {}, not for {steps} of {asked}: leave --steps and --scheduler out, sample the whole model with \
              `dlc sample --no-prune`, or compile it again",
-            sampling.steps, sampling.scheduler
+            made(sampling),
+            sampling.steps,
+            sampling.scheduler
         )));
     }
     let config = config(bundle)?;
@@ -92,9 +97,17 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
     let own = own.and_then(|class| SchedulerKind::from_name(class).ok());
     let usual = kind.or(own).unwrap_or(SchedulerKind::Ddim).default_steps();
     let steps = asked_steps.unwrap_or(usual);
-    let plan = match wishes.strength {
+    let whole_plan = match wishes.strength {
         None => sampling_plan(&config, kind, steps)?,
         Some(strength) => image_sampling_plan(&config, kind, steps, strength)?,
+    };
+    let plan = match schedule {
+        Some(sampling) if !sampling.solver.is_empty() => {
+            let evaluations = sampling.solver.iter().map(SolverStep::parts);
+            let solver = whole_plan.with_solver(evaluations);
+            solver.map_err(|error| RuntimeError::Input(format!("the bundle's solver: {error}")))?
+        }
+        _ => whole_plan.clone(),
     };
     // A plan is there, so the configuration names a scheduler that dlc has, unless one was asked
     // for.
@@ -104,20 +117,33 @@ pub fn choose_sampler(bundle: &Bundle, wishes: &SamplerWishes) -> Result<Sampler
         .or(made_for.map(|sampling| sampling.guidance))
         .unwrap_or_else(|| model.default_guidance());
     let note = schedule.filter(|sampling| sampling.unrolled.is_none() && sampling.guidance.to_bits() != guidance.to_bits()).map(|sampling| {
-        format!("the bundle is pruned for guidance {}; with {guidance} its images may differ more from the whole model's", sampling.guidance)
+        format!("the bundle is {} for guidance {}; with {guidance} its images may differ more from the whole model's", made(sampling), sampling.guidance)
     });
     let unpruned = made_for.filter(|_| wishes.strength.is_some() && !wishes.no_prune);
-    let note = note.or(unpruned.map(|_| {
-        "the bundle is pruned for runs that start from noise; from a picture the whole model runs at every step".to_owned()
+    let note = note.or(unpruned.map(|sampling| {
+        format!(
+            "the bundle is {} for runs that start from noise; from a picture the whole model runs at every step",
+            made(sampling)
+        )
     }));
     Ok(SamplerChoice {
         plan,
+        whole_plan,
         scheduler,
         steps,
         guidance,
         prune: schedule.is_some(),
         note,
     })
+}
+
+/// How a bundle came to its schedule.
+fn made(sampling: &Sampling) -> &'static str {
+    if sampling.solver.is_empty() {
+        "pruned"
+    } else {
+        "fitted"
+    }
 }
 
 /// The scheduler's configuration, as the checkpoint has it.

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use dlc_methods::diffusion::SamplingPlan;
 use dlc_passes::Progress;
 use dlc_passes::dip_go::similarity;
 use dlc_runtime::{Bundle, Conditions, Negative, SamplerChoice, Samples, Timing};
@@ -39,6 +40,14 @@ impl SideName {
         match self {
             Self::Full => "full",
             Self::Pruned => "pruned",
+        }
+    }
+
+    /// What it is sampled by.
+    fn plan(self, choice: &SamplerChoice) -> &SamplingPlan {
+        match self {
+            Self::Full => &choice.whole_plan,
+            Self::Pruned => &choice.plan,
         }
     }
 }
@@ -114,13 +123,18 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
         ))?;
     }
     let images = wanted.seeds.len();
+    let (own, whole) = (choice.plan.steps.len(), choice.whole_plan.steps.len());
+    let evaluations = if own == whole {
+        whole.to_string()
+    } else {
+        format!("{whole} and {own}")
+    };
     output.result(&format!(
-        "{} in {} steps, guidance {}, {images} images of {} evaluations; seconds with the loading of the graphs, median of {} runs in alternation; \
+        "{} in {} steps, guidance {}, {images} images of {evaluations} evaluations; seconds with the loading of the graphs, median of {} runs in alternation; \
          memory of a process that makes one batch by this model alone",
         choice.scheduler,
         choice.steps,
         choice.guidance,
-        choice.plan.steps.len(),
         args.repeats
     ))?;
     let rows = sides
@@ -129,7 +143,7 @@ pub(super) fn run(args: &Args, bundle: Bundle) -> Result<ExitCode> {
         .map(|(side, quality)| (side.name.as_str().to_owned(), side.json(quality)));
     let mut report = json!({
         "backend": model.backend.kind().name(), "scheduler": choice.scheduler, "steps": choice.steps, "guidance": choice.guidance,
-        "images": images, "evaluations": choice.plan.steps.len(), "repeats": args.repeats, "load_average": load,
+        "images": images, "evaluations": choice.plan.steps.len(), "whole_evaluations": choice.whole_plan.steps.len(), "repeats": args.repeats, "load_average": load,
         "speedup": sides.get(1).map(|pruned| sides[0].seconds() / pruned.seconds()), "psnr": agreement.map(|a| a.psnr),
         "ssim": agreement.and_then(|a| a.ssim), "equal": agreement.map(|a| a.psnr.is_infinite()), "encoding_seconds": encoding,
     });
@@ -240,7 +254,7 @@ impl Side {
         self.samples = sample(
             &mut session,
             wanted,
-            &choice.plan,
+            self.name.plan(choice),
             choice.guidance,
             prune,
             &mut |run| show_sampling(bar, run),
@@ -298,7 +312,7 @@ fn print_peak(
     if sample(
         &mut session,
         wanted,
-        &choice.plan,
+        name.plan(choice),
         choice.guidance,
         name == SideName::Pruned,
         &mut |run| show_sampling(&bar, run),

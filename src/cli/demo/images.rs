@@ -151,7 +151,12 @@ fn make(
     let start = Instant::now();
     let mut session = model.session()?;
     let mut watch = |run: &SampleProgress<'_>| show_sampling(&bar, run);
-    let (plan, guidance) = (&choice.plan, choice.guidance);
+    let plan = if prune {
+        &choice.plan
+    } else {
+        &choice.whole_plan
+    };
+    let guidance = choice.guidance;
     let Some(latents) = sample(&mut session, wanted, plan, guidance, prune, &mut watch)? else {
         return Ok(None);
     };

@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::{Judge, State, Training, biased, report_step, stopped};
 use crate::context::PassContext;
-use crate::dip_go::rollout::Start;
 use crate::error::PassError;
+use crate::sampling::Start;
 
 /// Gradient steps between two looks at the judges' images.
 const JUDGED: usize = 8;

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::{Judge, State, Training, biased, report_step, stopped};
 use crate::context::PassContext;
-use crate::dip_go::rollout::Start;
 use crate::error::PassError;
+use crate::sampling::Start;
 use crate::skip::{TOLERANCE, regular_for};
 
 /// How much of a cell's weight comes from the last round.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dlc_ir::{Block, BlockId, DType, Def, Expr, Graph, NodeId, Op, Operand, WeightId, WeightTable};
 
 use crate::error::PassError;
-use crate::fit_prune::least_squares::Matrix;
+use crate::least_squares::Matrix;
 
 /// What makes up for a gap.
 #[derive(Debug, Clone, PartialEq)]

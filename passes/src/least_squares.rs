@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 /// Rows of equal length, one after the other.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Matrix {
+pub(crate) struct Matrix {
     pub columns: usize,
     pub data: Vec<f64>,
 }
@@ -64,8 +64,30 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
+/// The weights that minimise the squares of what is left, of inner products: `gram` of the terms with
+/// each other, `right` of the terms with the goal. They are held at `near` by a ridge of so many mean
+/// squares of the terms. None where rounding leaves no solution.
+pub(crate) fn weights_near(
+    near: &[f64],
+    mut gram: Matrix,
+    right: &[f64],
+    ridge: f64,
+) -> Option<Vec<f64>> {
+    let order = near.len();
+    let trace: f64 = (0..order).map(|i| gram.row(i)[i]).sum();
+    let mut rest: Vec<f64> = (0..order)
+        .map(|i| right[i] - dot(gram.row(i), near))
+        .collect();
+    for i in 0..order {
+        gram.data[i * order + i] += ridge * trace / order as f64;
+    }
+    factorise(&mut gram)?;
+    substitute(&gram, &mut rest);
+    Some(near.iter().zip(rest).map(|(near, by)| near + by).collect())
+}
+
 /// Rows that are to become others by one map.
-pub(super) struct Problem {
+pub(crate) struct Problem {
     transposed: Matrix,
     /// The system's matrix without its ridge: of inner products of the rows or, where these are
     /// more than their length, of the columns.
@@ -191,6 +213,26 @@ mod tests {
             let steepest = gradient(&inputs, &goals, &map, lambda);
             assert!(steepest < 1e-9, "{rows} x {columns}: {steepest}");
         }
+    }
+
+    #[test]
+    fn weights_are_those_of_the_goal_or_near_where_they_are_held() {
+        let terms = noise(3, 40, 5);
+        let wanted = [0.5, -2.0, 1.25];
+        let gram = terms.times_transposed(&terms);
+        let right: Vec<f64> = (0..3).map(|i| dot(gram.row(i), &wanted)).collect();
+        let near = [1.0, 1.0, 1.0];
+        for (ridge, goal) in [(0.0, wanted), (1e12, near)] {
+            let found = weights_near(&near, gram.clone(), &right, ridge).unwrap();
+            for (found, goal) in found.iter().zip(goal) {
+                assert!((found - goal).abs() < 1e-9, "{found}, not {goal}");
+            }
+        }
+        let none = Matrix {
+            columns: 3,
+            data: vec![0.0; 9],
+        };
+        assert!(weights_near(&near, none, &[0.0; 3], 0.0).is_none());
     }
 
     #[test]
