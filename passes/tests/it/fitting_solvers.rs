@@ -2,7 +2,7 @@
 //! composes with dip-go.
 
 use dlc_errors::Faulty;
-use dlc_ir::{Module, Sampling, SolverStep};
+use dlc_ir::{DType, Expr, Module, Sampling, SolverStep, WeightTable};
 use dlc_passes::{PassError, PassRun};
 
 use super::fakes::{Given, Memory, Outside, Watcher, run_with};
@@ -134,16 +134,16 @@ fn blocks_are_skipped_within_the_evaluations_of_a_solver() {
 #[test]
 fn a_network_that_gives_no_numbers_is_refused() {
     let mut broken = dit();
-    let options = "steps: 2, reference: 4, samples: 2, guidance: 1e30";
-    let error = run(
-        "fit-solver",
-        options,
-        &mut broken,
-        &Watcher::default(),
-        None,
-    )
-    .unwrap_err();
-    assert!(error.to_string().contains("isn't finite"), "{error}");
+    let mut weights = WeightTable::default();
+    for (_, weight) in broken.weights.entries() {
+        let bytes = f32::NAN.to_le_bytes().repeat(weight.elements());
+        let numbers = Expr::constant(bytes, DType::F32);
+        weights.add(&weight.name, &weight.shape, numbers).unwrap();
+    }
+    broken.weights = weights;
+    let outcome = run("fit-solver", QUICK, &mut broken, &Watcher::default(), None);
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("at timestep 900 isn't finite"), "{error}");
 }
 
 #[test]
