@@ -237,6 +237,11 @@ impl Diffusion {
     /// See [`Diffusion::HEIGHT`].
     pub const WIDTH: &str = "width";
 
+    /// The numbers of one image, as the sampler has it.
+    pub fn numbers(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+
     /// Pixels of a picture for each entry of the latents, on both axes, where the height of
     /// [`Diffusion::IMAGES`] is written so: 8 of `8*height`.
     pub fn pixels(height: &str) -> Option<usize> {

@@ -19,6 +19,20 @@ impl Matrix {
         }
     }
 
+    /// A square one of zeros.
+    pub fn zeros(size: usize) -> Self {
+        Self {
+            columns: size.max(1),
+            data: vec![0.0; size * size],
+        }
+    }
+
+    /// Adds another of its shape.
+    pub fn add(&mut self, other: &Self) {
+        let pairs = self.data.iter_mut().zip(&other.data);
+        pairs.for_each(|(x, y)| *x += y);
+    }
+
     pub fn push(&mut self, numbers: &[f32]) {
         self.data.extend(numbers.iter().map(|&x| f64::from(x)));
     }
@@ -62,6 +76,37 @@ impl Matrix {
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+/// Sums of inner products over problems that are to have one solution: of terms with each other, and
+/// with the goal.
+#[derive(Debug, Clone)]
+pub(crate) struct NormalEquations {
+    gram: Matrix,
+    right: Vec<f64>,
+}
+
+impl NormalEquations {
+    /// Of so many terms, without a problem yet.
+    pub fn new(terms: usize) -> Self {
+        Self {
+            gram: Matrix::zeros(terms),
+            right: vec![0.0; terms],
+        }
+    }
+
+    /// Adds a problem: a row for each term, and one row, the goal.
+    pub fn add(&mut self, terms: &Matrix, goal: &Matrix) {
+        self.gram.add(&terms.times_transposed(terms));
+        let products = terms.times_transposed(goal).data;
+        let sums = self.right.iter_mut().zip(products);
+        sums.for_each(|(sum, x)| *sum += x);
+    }
+
+    /// [`weights_near`] of these sums.
+    pub fn weights_near(&self, near: &[f64], ridge: f64) -> Option<Vec<f64>> {
+        weights_near(near, self.gram.clone(), &self.right, ridge)
+    }
 }
 
 /// The weights that minimise the squares of what is left, of inner products: `gram` of the terms with

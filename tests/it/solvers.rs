@@ -4,7 +4,7 @@ use dlc::quality::mean_psnr;
 use dlc_runtime::read_tensors;
 use serde_json::Value;
 
-use crate::command::Shell;
+use crate::command::{Outcome, Shell};
 
 const FIT: &str = "fit-solver:steps=4,reference=12,samples=12";
 
@@ -30,6 +30,21 @@ fn images(shell: &Shell, bundle: &str, flags: &[&str]) -> (Vec<Vec<f32>>, Value)
     let numbers = tensors["latents"].data.chunks(64);
     let report = serde_json::from_str(&outcome.stdout).unwrap();
     (numbers.map(<[f32]>::to_vec).collect(), report)
+}
+
+/// What comes of sampling the bundle `solved`.
+fn sample(shell: &Shell, flags: &[&str]) -> Outcome {
+    let args = [
+        "sample",
+        "solved",
+        "--class",
+        "7",
+        "-o",
+        "x.png",
+        "--backend",
+        "tract",
+    ];
+    shell.dlc(&[&args[..], flags].concat())
 }
 
 fn psnr(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
@@ -77,17 +92,7 @@ fn a_solver_is_for_its_scheduler_steps_and_guidance() {
         &["--guidance", "3"],
         &["--init-image", "x.png"],
     ] {
-        let args = [
-            "sample",
-            "solved",
-            "--class",
-            "7",
-            "-o",
-            "x.png",
-            "--backend",
-            "tract",
-        ];
-        let outcome = shell.dlc(&[&args[..], flags].concat());
+        let outcome = sample(&shell, flags);
         let said = outcome
             .stderr
             .lines()
@@ -132,17 +137,7 @@ fn a_solver_that_a_manifest_makes_up_is_refused() {
         ("latents: ", "latents: .nan #", "finite"),
     ] {
         shell.write("solved/dlc.yaml", manifest.replacen(from, to, 1));
-        let args = [
-            "sample",
-            "solved",
-            "--class",
-            "7",
-            "-o",
-            "x.png",
-            "--backend",
-            "tract",
-        ];
-        let outcome = shell.dlc(&args);
+        let outcome = sample(&shell, &[]);
         let refused = outcome.code == Some(2) && outcome.stderr.contains(part);
         assert!(refused, "{}", outcome.transcript());
     }

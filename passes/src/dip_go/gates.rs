@@ -26,13 +26,11 @@ use super::rollout::{Rollout, Sampler, hard};
 use super::view::View;
 use crate::context::PassContext;
 use crate::error::PassError;
-use crate::sampling::{Start, fingerprint};
+use crate::sampling::{Start, fingerprint, mean_logarithm};
 use crate::skip::{Fit, SkipNet, close, macs_share, threshold};
 
 /// Images that tables are compared on.
 const JUDGES: usize = 12;
-/// What counts as no distance, so that it has a logarithm.
-const SMALLEST: f64 = 1e-300;
 
 /// What is trained, and how.
 pub(super) struct Training<'a> {
@@ -162,14 +160,12 @@ impl Training<'_> {
             .collect()
     }
 
-    /// Mean logarithm of the distance of the judges' images under a table: a few images that come
-    /// out as something else altogether don't decide.
+    /// Mean logarithm of the distance of the judges' images under a table.
     fn judge(&self, table: &[Vec<bool>], judges: &[Judge]) -> Result<f64, PassError> {
         let (gates, _) = self.closed(table);
         let one = |judge: &Judge| {
             let image = self.shown(&self.sampler.run(&judge.start, &gates)?)?;
-            let distance = self.view.loss.distance(&image, &judge.full);
-            Ok(distance.max(SMALLEST).ln())
+            Ok(self.view.loss.distance(&image, &judge.full))
         };
         let distances = self.pool.install(|| {
             judges
@@ -177,7 +173,7 @@ impl Training<'_> {
                 .map(one)
                 .collect::<Result<Vec<f64>, PassError>>()
         })?;
-        Ok(distances.iter().sum::<f64>() / distances.len().max(1) as f64)
+        Ok(mean_logarithm(&distances))
     }
 
     /// Keeps a table if it is the best so far; says whether it is, and its loss.

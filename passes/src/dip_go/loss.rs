@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::sampling::mean_square;
+
 /// Side and standard deviation of SSIM's Gaussian window, in pixels.
 const WINDOW: usize = 11;
 const SIGMA: f64 = 1.5;
@@ -77,14 +79,7 @@ impl Loss {
     /// How far `image` is from `full`.
     pub fn distance(&self, image: &[f32], full: &[f32]) -> f64 {
         match self.kind {
-            Distance::Mse => {
-                image
-                    .iter()
-                    .zip(full)
-                    .map(|(x, y)| f64::from(x - y).powi(2))
-                    .sum::<f64>()
-                    / image.len().max(1) as f64
-            }
+            Distance::Mse => mean_square(image, full),
             Distance::Ssim => self.dissimilarity(image, full, &mut |_, _| {}),
         }
     }

@@ -89,7 +89,7 @@ fn check(text: &str, diffusion: &Diffusion, granularity: Granularity, reuse: Reu
         reuse,
     };
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let n = diffusion.channels * diffusion.height * diffusion.width;
+    let n = diffusion.numbers();
     let start = Start {
         noise: (0..n).map(|_| rng.random_range(-1.5..1.5)).collect(),
         seed: 4,

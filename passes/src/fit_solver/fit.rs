@@ -10,8 +10,8 @@ use super::network::{Network, Run};
 use super::table::Table;
 use crate::context::PassContext;
 use crate::error::PassError;
-use crate::least_squares::{Matrix, weights_near};
-use crate::sampling::accumulate;
+use crate::least_squares::{Matrix, NormalEquations};
+use crate::sampling::{accumulate, mean_logarithm, mean_square};
 
 /// How strongly coefficients on the solver's own way are held at those on the scheduler's.
 const RIDGE: f64 = 1e-6;
@@ -23,8 +23,6 @@ const MORE_DAMPING: f64 = 30.0;
 const TRIES: usize = 3;
 /// Images for one round of Gauss-Newton, at most.
 const REFINED: usize = 64;
-/// What counts as no distance, so that it has a logarithm.
-const SMALLEST: f64 = 1e-300;
 
 /// The scheduler's runs that a solver is fitted to and judged by.
 pub(super) struct Fitting<'a> {
@@ -133,43 +131,29 @@ impl Fitting<'_> {
 
     /// The coefficients that bring all states nearest to where the scheduler is before step `next`.
     fn step(&self, states: &[State], next: usize, near: &[f64]) -> Option<Vec<f64>> {
-        let order = near.len();
-        let mut gram = Matrix {
-            columns: order,
-            data: vec![0.0; order * order],
-        };
-        let mut right = vec![0.0; order];
+        let mut sums = NormalEquations::new(near.len());
         for (state, run) in states.iter().zip(self.runs) {
             let mut terms = Matrix::new(state.latents.len());
             state.terms(self.order).for_each(|term| terms.push(term));
             let mut goal = Matrix::new(state.latents.len());
             goal.push(&run.latents[next]);
-            add(&mut gram.data, &terms.times_transposed(&terms).data);
-            add(&mut right, &terms.times_transposed(&goal).data);
+            sums.add(&terms, &goal);
         }
-        weights_near(near, gram, &right, RIDGE)
+        sums.weights_near(near, RIDGE)
     }
 
     fn judged(&self, solver: Vec<SolverStep>) -> Result<Fitted, PassError> {
         let one = |run: &Run| {
-            let left = difference(&self.solve(run, &solver)?.latents, run.sample());
-            let squares: f64 = left.iter().map(|x| f64::from(*x).powi(2)).sum();
-            Ok((squares / left.len().max(1) as f64).max(SMALLEST).ln())
+            let mut state = State::new(run);
+            self.go_on(&mut state, run, &solver)?;
+            Ok(mean_square(&state.latents, run.sample()))
         };
         let judge = || self.judges.par_iter().map(one).collect();
         let distances: Result<Vec<f64>, PassError> = self.cx.pool.install(judge);
-        let distances = distances?;
-        let mean = distances.iter().sum::<f64>() / distances.len().max(1) as f64;
         Ok(Fitted {
             solver,
-            distance: mean.exp(),
+            distance: mean_logarithm(&distances?).exp(),
         })
-    }
-
-    fn solve(&self, run: &Run, solver: &[SolverStep]) -> Result<State, PassError> {
-        let mut state = State::new(run);
-        self.go_on(&mut state, run, solver)?;
-        Ok(state)
     }
 
     fn go_on(&self, state: &mut State, run: &Run, rest: &[SolverStep]) -> Result<(), PassError> {
@@ -188,18 +172,13 @@ impl Fitting<'_> {
         let of_runs = || runs.par_iter().map(slopes).collect();
         let of_runs: Result<Vec<(Matrix, Matrix)>, PassError> = self.cx.pool.install(of_runs);
         let count = now.solver.iter().map(|step| 1 + step.outputs.len()).sum();
-        let mut gram = Matrix {
-            columns: count,
-            data: vec![0.0; count * count],
-        };
-        let mut right = vec![0.0; count];
+        let mut sums = NormalEquations::new(count);
         for (slopes, left) in of_runs? {
-            add(&mut gram.data, &slopes.times_transposed(&slopes).data);
-            add(&mut right, &slopes.times_transposed(&left).data);
+            sums.add(&slopes, &left);
         }
         let mut damping = DAMPING;
         for _ in 0..TRIES {
-            if let Some(change) = weights_near(&vec![0.0; count], gram.clone(), &right, damping) {
+            if let Some(change) = sums.weights_near(&vec![0.0; count], damping) {
                 let found = self.judged(moved(&now.solver, &change))?;
                 if found.distance < now.distance {
                     return Ok(Some(found));
@@ -223,10 +202,7 @@ impl Fitting<'_> {
     /// What each coefficient does to the sample of a run, a row each, and what is missing of the
     /// scheduler's sample.
     fn slopes(&self, run: &Run, solver: &[SolverStep]) -> Result<(Matrix, Matrix), PassError> {
-        let sample = self.solve(run, solver)?.latents;
-        let mut left = Matrix::new(sample.len());
-        left.push(&difference(run.sample(), &sample));
-        let mut slopes = Matrix::new(sample.len());
+        let mut moved = vec![];
         let mut state = State::new(run);
         for (number, step) in solver.iter().enumerate() {
             self.push_output(&mut state, run, step.at)?;
@@ -239,9 +215,16 @@ impl Fitting<'_> {
                 let mut other = state.clone();
                 accumulate(&mut other.latents, term, nudge);
                 self.go_on(&mut other, run, rest)?;
-                let by = difference(&other.latents, &sample);
-                slopes.push(&by.iter().map(|x| x / nudge).collect::<Vec<_>>());
+                moved.push((other.latents, nudge));
             }
+        }
+        let sample = state.latents;
+        let mut left = Matrix::new(sample.len());
+        left.push(&difference(run.sample(), &sample));
+        let mut slopes = Matrix::new(sample.len());
+        for (other, nudge) in moved {
+            let by = difference(&other, &sample);
+            slopes.push(&by.iter().map(|x| x / nudge).collect::<Vec<_>>());
         }
         Ok((slopes, left))
     }
@@ -258,10 +241,6 @@ fn moved(solver: &[SolverStep], change: &[f64]) -> Vec<SolverStep> {
             .for_each(|(coefficient, by)| *coefficient += by);
     }
     moved
-}
-
-fn add(into: &mut [f64], from: &[f64]) {
-    into.iter_mut().zip(from).for_each(|(x, y)| *x += y);
 }
 
 fn difference(a: &[f32], b: &[f32]) -> Vec<f32> {

@@ -104,7 +104,7 @@ impl Pass for FitSolver<'_> {
         let diffusion = module.model.diffusion.as_ref();
         let images = diffusion.map_or(0, |diffusion| {
             let samples = self.samples(diffusion);
-            let run = (2 * self.options.reference + 1) * numbers(diffusion) * size_of::<f32>();
+            let run = (2 * self.options.reference + 1) * diffusion.numbers() * size_of::<f32>();
             (samples + samples.div_ceil(2)) * run
         });
         Needs {
@@ -137,19 +137,14 @@ impl Pass for FitSolver<'_> {
         // The text encoders' weights go before the denoiser's come.
         let prompts = texts.encode(module, driver.guidance, cx)?;
         let network = Network::load(&driver, &prompts)?;
-        let outcome = self.fit(&network, cx)?;
-        let images = outcome.runs + outcome.judges;
-        KeptRuns::new(&network, self.options.seed, cx).forget(images);
+        let kept = KeptRuns::new(&network, self.options.seed, cx);
+        let outcome = self.fit(&network, &kept, cx)?;
+        kept.forget(outcome.runs + outcome.judges);
         drop(network);
         let mut made = self.apply(driver, outcome.fitted.solver.clone())?;
         made.report.facts = self.facts(&made, &outcome);
         Ok(finish(module, made))
     }
-}
-
-/// Numbers of an image.
-fn numbers(diffusion: &Diffusion) -> usize {
-    diffusion.channels * diffusion.height * diffusion.width
 }
 
 /// What was fitted, and from how many runs of the scheduler.
@@ -162,8 +157,13 @@ struct Outcome {
 }
 
 impl FitSolver<'_> {
-    fn fit(&self, network: &Network<'_>, cx: &PassContext<'_>) -> Result<Outcome, PassError> {
-        let runs = self.runs(network, cx)?;
+    fn fit(
+        &self,
+        network: &Network<'_>,
+        kept: &KeptRuns<'_>,
+        cx: &PassContext<'_>,
+    ) -> Result<Outcome, PassError> {
+        let runs = self.runs(network, kept, cx)?;
         let (runs, judges) = runs.split_at(self.samples(network.driver.diffusion));
         let whole = network.driver.plan.steps.len();
         let table = Table::new(whole, runs);
@@ -208,19 +208,23 @@ impl FitSolver<'_> {
 
     /// Images to fit to.
     fn samples(&self, diffusion: &Diffusion) -> usize {
-        let enough = NUMBERS.div_ceil(numbers(diffusion).max(1)).max(SAMPLES);
+        let enough = NUMBERS.div_ceil(diffusion.numbers().max(1)).max(SAMPLES);
         self.options.samples.unwrap_or(enough)
     }
 
     /// The scheduler's runs: those to fit to, and half as many to judge by.
-    fn runs(&self, network: &Network<'_>, cx: &PassContext<'_>) -> Result<Vec<Run>, PassError> {
+    fn runs(
+        &self,
+        network: &Network<'_>,
+        kept: &KeptRuns<'_>,
+        cx: &PassContext<'_>,
+    ) -> Result<Vec<Run>, PassError> {
         let samples = self.samples(network.driver.diffusion);
         let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
         let starts: Vec<_> = (0..samples + samples.div_ceil(2))
             .map(|_| network.guidance.draw(&mut rng, false))
             .collect();
         let total = starts.len();
-        let kept = KeptRuns::new(network, self.options.seed, cx);
         let numbered: Vec<_> = starts.into_iter().enumerate().collect();
         let mut runs: Vec<Run> = vec![];
         for some in numbered.chunks(cx.pool.current_num_threads().max(1)) {

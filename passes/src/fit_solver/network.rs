@@ -37,9 +37,7 @@ impl Run {
     pub fn sample(&self) -> &[f32] {
         self.latents.last().map_or(&[], Vec::as_slice)
     }
-}
 
-impl Run {
     /// All numbers, and a byte for each number that says whether it was clipped.
     pub fn to_bytes(&self) -> Vec<u8> {
         let numbers = self.latents.iter().chain(&self.outputs).flatten();

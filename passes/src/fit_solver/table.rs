@@ -1,6 +1,8 @@
 //! All that least squares need of the scheduler's runs: inner products of latents and outputs, and
 //! the steps at which a solver evaluates best by them.
 
+use rayon::prelude::*;
+
 use super::network::Run;
 use crate::least_squares::{Matrix, weights_near};
 
@@ -20,19 +22,12 @@ pub(super) struct Table {
 impl Table {
     /// Of runs of so many steps.
     pub fn new(steps: usize, runs: &[Run]) -> Self {
-        let order = 2 * steps + 1;
-        let mut products = Matrix {
-            columns: order,
-            data: vec![0.0; order * order],
-        };
+        let mut products = Matrix::zeros(2 * steps + 1);
         for run in runs {
             let mut rows = Matrix::new(run.sample().len());
             let numbers = run.latents.iter().chain(&run.outputs);
             numbers.for_each(|numbers| rows.push(numbers));
-            let of_run = rows.times_transposed(&rows);
-            for (sum, x) in products.data.iter_mut().zip(of_run.data) {
-                *sum += x;
-            }
+            products.add(&rows.times_transposed(&rows));
         }
         Self { steps, products }
     }
@@ -130,7 +125,6 @@ struct Costs {
 
 impl Costs {
     fn new(steps: usize, cost: impl Fn(usize, usize, usize) -> f64 + Sync) -> Self {
-        use rayon::prelude::*;
         let from = |before: usize, at: usize| -> Vec<f64> {
             let next = (at + 1..=steps).filter(|_| before <= at);
             next.map(|next| cost(before, at, next)).collect()

@@ -45,14 +45,15 @@ impl<'a> Guidance<'a> {
     /// An image at random; `draws` says whether its sampler draws noise at every step.
     pub fn draw(&self, rng: &mut ChaCha8Rng, draws: bool) -> Start {
         let diffusion = self.diffusion;
-        let n = diffusion.channels * diffusion.height * diffusion.width;
         let class = diffusion
             .classes
             .map(|c| rng.random_range(0..c.count.max(1)) as i64);
         let prompts = self.prompts.len();
         let prompt = (prompts > 0).then(|| rng.random_range(0..prompts));
         Start {
-            noise: (0..n).map(|_| normal_pair(rng)[0]).collect(),
+            noise: (0..diffusion.numbers())
+                .map(|_| normal_pair(rng)[0])
+                .collect(),
             seed: if draws { rng.random() } else { 0 },
             class,
             prompt,

@@ -102,10 +102,9 @@ pub(crate) fn solved(
 
 /// Whether nothing but a solver was made yet.
 fn is_solver(sampling: &Sampling) -> bool {
-    let whole = |graph: &str| graph == TARGET;
     sampling.unrolled.is_none()
         && !sampling.solver.is_empty()
-        && sampling.evaluations.iter().all(|e| whole(&e.graph))
+        && sampling.evaluations.iter().all(|e| e.graph == TARGET)
 }
 
 const TARGET: &str = "target";
