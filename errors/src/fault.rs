@@ -10,6 +10,8 @@ pub enum Fault {
     BadInput,
     /// The input is fine, but dlc can't do it.
     Unsupported,
+    /// A model that was accepted failed as it ran, whatever was asked of it.
+    Model,
     /// A bug in dlc.
     Bug,
     /// Nobody's: the user asked to stop.

@@ -4,11 +4,15 @@
 //! Contains panics only: a stack that overflows and memory that runs out end the process all the
 //! same, so inputs are measured before.
 
+mod thread_time;
+
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use self::thread_time::ThreadTime;
 
 thread_local! {
     /// How many boundaries this thread is inside of.
@@ -17,6 +21,10 @@ thread_local! {
 
 /// The longest part of a panic's message that is quoted.
 const QUOTED: usize = 160;
+/// The least time between two looks at how long work has taken.
+const LOOK: Duration = Duration::from_millis(10);
+/// Work is given up after this many times its limit, even if the processor did something else.
+const MOST_WAITS: u32 = 30;
 
 /// Runs `work`, which hands an untrusted input to code that isn't dlc's. What `work` was building
 /// is dropped if it panics, so it must change nothing that is used afterwards.
@@ -36,8 +44,9 @@ pub fn contain_panics<T>(what: &str, work: impl FnOnce() -> T) -> Result<T, Stri
     })
 }
 
-/// As [`contain_panics`], in a thread with a stack of so many bytes, and no longer than `limit`:
-/// work that takes longer is left alone and given up.
+/// As [`contain_panics`], in a thread with a stack of so many bytes, and for no longer than `limit`
+/// of processor time, so that a busy machine refuses nothing: work that takes longer is left alone
+/// and given up.
 ///
 /// # Errors
 /// As there; and that it takes too long, or that no thread can be started.
@@ -49,17 +58,27 @@ pub fn contain_within<T: Send + 'static>(
 ) -> Result<T, String> {
     let (sender, receiver) = channel();
     let contained = move || drop(sender.send(contain_panics(what, work).flatten()));
+    let asked = Instant::now();
     let started = std::thread::Builder::new()
         .name("contained".to_owned())
         .stack_size(stack)
         .spawn(contained);
-    started.map_err(|error| format!("can't be read: no thread can be started ({error})"))?;
-    receiver
-        .recv_timeout(limit)
-        .unwrap_or_else(|error| match error {
-            RecvTimeoutError::Timeout => Err("takes too long".to_owned()),
-            RecvTimeoutError::Disconnected => Err(format!("breaks {what}")),
-        })
+    let thread =
+        started.map_err(|error| format!("can't be read: no thread can be started ({error})"))?;
+    let time = ThreadTime::of(&thread);
+    let mut left = limit;
+    loop {
+        match receiver.recv_timeout(left.max(LOOK)) {
+            Ok(outcome) => return outcome,
+            Err(RecvTimeoutError::Disconnected) => return Err(format!("breaks {what}")),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let waited = asked.elapsed();
+        left = limit.saturating_sub(time.spent().unwrap_or(waited));
+        if left.is_zero() || waited > limit * MOST_WAITS {
+            return Err("takes too long".to_owned());
+        }
+    }
 }
 
 /// Keeps panics that [`contain_panics`] turns into errors off stderr; all others print as before.
@@ -103,6 +122,32 @@ mod tests {
         assert!(error.ends_with("(one)"), "{error}");
         let error = contain_panics("the parser", || panic::panic_any(7)).unwrap_err();
         assert!(error.ends_with("(no reason given)"), "{error}");
+    }
+
+    #[test]
+    fn work_is_given_up_after_so_much_processor_time() {
+        let limit = Duration::from_millis(50);
+        let spin = || {
+            while std::hint::black_box(true) {}
+            Ok(())
+        };
+        let error = contain_within("the parser", limit, 1 << 20, spin).unwrap_err();
+        assert_eq!(error, "takes too long");
+        let gone = contain_within("the parser", limit, 1 << 20, || -> Result<(), String> {
+            panic!("gone")
+        });
+        assert!(gone.unwrap_err().starts_with("breaks the parser"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn time_in_which_the_processor_does_something_else_does_not_count() {
+        let limit = Duration::from_millis(50);
+        let waits = move || {
+            std::thread::sleep(3 * limit);
+            Ok(7)
+        };
+        assert_eq!(contain_within("the parser", limit, 1 << 20, waits), Ok(7));
     }
 
     #[test]

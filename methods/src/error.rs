@@ -59,7 +59,8 @@ impl MethodError {
 impl Faulty for MethodError {
     fn fault(&self) -> Fault {
         match self {
-            Self::Input(_) | Self::Logits { .. } | Self::Plan(_) => Fault::BadInput,
+            Self::Input(_) | Self::Plan(_) => Fault::BadInput,
+            Self::Logits { .. } => Fault::Model,
             Self::Vocabulary { .. } => Fault::Unsupported,
             Self::Scheduler(error) => error.fault(),
             Self::Model(error) => error.fault(),

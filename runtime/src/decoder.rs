@@ -9,6 +9,7 @@ mod concat;
 mod feeds;
 mod in_place;
 mod ports;
+mod saved;
 mod values;
 
 use std::sync::Arc;
@@ -280,5 +281,31 @@ impl BatchModel for DecoderSession {
         self.rotations[to] = self.rotations[from].clone();
         self.rotations[to].rollback(len);
         Ok(())
+    }
+
+    fn save(&mut self, slot: usize, len: usize) -> Result<Option<Vec<Vec<u8>>>, MethodError> {
+        if !self.rotates_alike() || self.session.provider() != Provider::Cpu {
+            return Ok(None);
+        }
+        let failed = |error: ort::Error| MethodError::model(self.session.failed(&error));
+        let saved = match &self.cache {
+            Cache::InPlace(cache) => cache.save(slot, len),
+            Cache::Concat(cache) => cache.save(&self.ports, slot, len),
+        };
+        saved.map(Some).map_err(failed)
+    }
+
+    fn restore(&mut self, slot: usize, len: usize, cache: &[Vec<u8>]) -> Result<(), MethodError> {
+        self.slot(slot).rollback(0);
+        if !self.rotates_alike() || !saved::fits(&self.ports.caches, len, cache) {
+            let problem = "keys and values that are saved are not those of this model";
+            return Err(MethodError::Input(problem.to_owned()));
+        }
+        let (session, ports) = (&mut self.session, &self.ports);
+        let restored = match &mut self.cache {
+            Cache::InPlace(held) => held.restore(session, slot, len, cache),
+            Cache::Concat(held) => held.restore(session, ports, slot, len, cache),
+        };
+        restored.map_err(|error| MethodError::model(self.session.failed(&error)))
     }
 }

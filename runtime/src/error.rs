@@ -106,9 +106,8 @@ impl RuntimeError {
 impl Faulty for RuntimeError {
     fn fault(&self) -> Fault {
         match self {
-            Self::File { .. } | Self::Input(_) | Self::Port { .. } | Self::Graph { .. } => {
-                Fault::BadInput
-            }
+            Self::File { .. } | Self::Input(_) => Fault::BadInput,
+            Self::Port { .. } | Self::Graph { .. } => Fault::Model,
             Self::Unsupported { .. } | Self::NoLibrary(_) => Fault::Unsupported,
             Self::Check(error) => error.fault(),
             Self::Method(error) => error.fault(),

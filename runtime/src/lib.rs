@@ -41,6 +41,7 @@ mod error;
 mod generation;
 mod grammar;
 mod measure;
+mod prefixes;
 mod relevance;
 mod sentence;
 mod session;
@@ -77,6 +78,7 @@ pub use measure::{
     Equality, PromptMeasurement, calibrate, calibration_prompt, compare, decode, latencies,
     measure, measure_after, time_passes,
 };
+pub use prefixes::PrefixFile;
 pub use relevance::{CrossEncoder, QueryPair, Relevance};
 pub use sentence::{SentenceEncoder, TextLimits, TextVector, sentence_of};
 pub use session::{HostData, HostTensor, Session, SessionOptions};

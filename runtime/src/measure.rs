@@ -9,17 +9,13 @@ use std::time::{Duration, Instant};
 
 use dlc_ir::ModelInfo;
 use dlc_methods::speculation::{
-    CostTable, DecodeOptions, Decoder, Generation, RowMemory, Stats, StepCosts, SuffixIndex,
+    CostTable, DecodeOptions, Decoder, Generation, RowMemory, Stats, StepCosts, SuffixIndex, TIE,
     TokenModel,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{EncoderSession, Result, Timing, TokenizedText};
-
-/// Logits nearer than this are a tie: a pass over several tokens may round them the other way than
-/// a pass over one.
-const TIE: f32 = 1e-4;
 
 /// How the speculative text compares with the plain one.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -36,7 +36,7 @@ pub(super) fn report(failure: &Failure) -> ExitCode {
     let code = match failure.fault {
         Fault::Interrupted => return interrupted(),
         Fault::Unsupported => UNSUPPORTED,
-        Fault::BadInput => BAD_INPUT,
+        Fault::BadInput | Fault::Model => BAD_INPUT,
         Fault::Bug => BUG,
     };
     let _ = writeln!(

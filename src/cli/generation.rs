@@ -52,6 +52,17 @@ pub(super) struct GenerationArgs {
     /// Fewest tokens to write
     #[arg(long, value_name = "N", help_heading = "Choosing tokens")]
     min_tokens: Option<usize>,
+    /// Add to the logit of a token, by its id; may be given several times
+    #[arg(long, value_name = "ID=BIAS", value_parser = bias, help_heading = "Choosing tokens")]
+    logit_bias: Vec<(u32, f32)>,
+    /// Never write these tokens, by their ids
+    #[arg(
+        long,
+        value_name = "ID,...",
+        value_delimiter = ',',
+        help_heading = "Choosing tokens"
+    )]
+    suppress_tokens: Vec<u32>,
     /// Leave the model's `generation_config.json` alone
     #[arg(long, conflicts_with = "sample", help_heading = "Choosing tokens")]
     no_generation_config: bool,
@@ -62,6 +73,14 @@ fn penalty(text: &str) -> Result<f32, String> {
         .ok()
         .filter(|penalty: &f32| penalty.is_finite())
         .ok_or_else(|| "it must be a number; 0 is none".into())
+}
+
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let parts = text.split_once('=').and_then(|(token, bias)| {
+        let bias: f32 = bias.parse().ok()?;
+        Some((token.parse().ok()?, bias)).filter(|_| bias.is_finite())
+    });
+    parts.ok_or_else(|| "it must be a token's id and a number, such as 42=-1.5".into())
 }
 
 /// How a bundle's texts are written.
@@ -86,7 +105,7 @@ impl GenerationArgs {
 
     /// What flags and the bundle's file say. Refuses flags without effect.
     pub fn rules(&self, bundle: &Bundle) -> Result<Rules> {
-        self.check()?;
+        self.check(bundle.manifest().model.vocab_size)?;
         let config = if self.no_generation_config {
             GenerationConfig::default()
         } else {
@@ -104,6 +123,10 @@ impl GenerationArgs {
             .no_repeat_ngram
             .unwrap_or(processors.no_repeat_ngram_size);
         processors.min_new_tokens = self.min_tokens.or(processors.min_new_tokens);
+        let biases = self.logit_bias.iter();
+        let biases = biases.map(|&(token, bias)| (vec![token], bias));
+        processors.sequence_bias.extend(biases);
+        processors.suppress_tokens.extend(&self.suppress_tokens);
         let file = config.sampling.options;
         let note = (config.sampling.do_sample && !self.samples() && self.temperature.is_none())
             .then(|| suggestion(&file));
@@ -159,7 +182,13 @@ impl GenerationArgs {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Refuses flags that contradict each other, or a model that writes `vocab` tokens.
+    fn check(&self, vocab: usize) -> Result<()> {
+        let biased = self.logit_bias.iter().map(|(token, _)| *token);
+        let named = biased.chain(self.suppress_tokens.iter().copied());
+        if let Some(token) = named.into_iter().find(|&token| token as usize >= vocab) {
+            bail!("token {token} isn't among the {vocab} that the model writes");
+        }
         if self.sample && self.temperature == Some(0.0) {
             bail!(
                 "--sample draws tokens, and --temperature 0 takes the most likely one; give one of them"

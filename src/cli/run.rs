@@ -87,6 +87,10 @@ pub(super) struct Args {
     /// Print what is written, without the prompt before it
     #[arg(long)]
     no_echo: bool,
+    /// With --json or --jsonl: tell each token's log probability, and those of the K likeliest in its
+    /// place; before temperature and penalties
+    #[arg(long, value_name = "K")]
+    logprobs: Option<usize>,
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
@@ -149,6 +153,10 @@ pub(super) fn run(args: &Args, given: &Given) -> Result<ExitCode> {
     };
     let mut rules = args.generation.rules(&bundle)?;
     rules.stop_strings.extend(args.stop.iter().cloned());
+    if args.logprobs.is_some() && args.records.are_for_people() {
+        bail!("--logprobs has an effect with --json or --jsonl alone; add one of them");
+    }
+    rules.options.logprobs = args.logprobs;
     let mut models = Models::of(bundle, &args.backend, args.drafting.wishes(!args.no_draft))?;
     let vocab = models.target.vocab_size();
     args.grammar

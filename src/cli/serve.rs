@@ -1,5 +1,6 @@
 //! `dlc serve`.
 
+mod kept;
 mod painter;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -16,6 +17,7 @@ use dlc_runtime::{
     Bundle, ChatTemplate, CrossEncoder, GenerationConfig, Provider, SentenceEncoder,
 };
 
+use self::kept::Kept;
 use self::painter::Painter;
 use super::backend::BackendArgs;
 use super::diffusion::DiffusionModel;
@@ -25,12 +27,14 @@ use super::failure::{Failure, Result, bail};
 use super::models::{Models, Wishes};
 use super::output::{note, warn};
 use super::{phases, signals};
-use crate::serve::{Keys, Limits, Load, Parts, ServeOptions, TextInfo, TextParts, serve};
+use crate::serve::{AtEnd, Keys, Limits, Load, Parts, ServeOptions, TextInfo, TextParts, serve};
 
 /// The largest file of keys that is read.
 const KEYS_CAP: u64 = 1 << 20;
 /// Time that is left after the grace to write down why answers are broken off.
 const AFTER_GRACE: Duration = Duration::from_secs(2);
+/// Time to write down what is kept.
+const KEEPING: Duration = Duration::from_mins(1);
 
 /// Answer requests over HTTP, as OpenAI's API does
 #[derive(Debug, Clone, clap::Args)]
@@ -76,6 +80,10 @@ pub(super) struct Args {
     /// Tokens of a prompt that are read at a time while other texts wait
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     prompt_piece: u16,
+    /// Folder that keeps what is held of texts when the server stops: the next one with the same
+    /// bundle doesn't read it again
+    #[arg(long, value_name = "DIR")]
+    save_cache: Option<PathBuf>,
     /// Leave the model's `generation_config.json` alone
     #[arg(long)]
     no_generation_config: bool,
@@ -106,8 +114,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             args.host
         ))?;
     }
+    if args.save_cache.is_some() && args.backend.session().provider != Provider::Cpu {
+        bail!("--save-cache keeps what is held on the CPU alone; leave it or --provider out");
+    }
     let grace = Duration::from_secs(args.grace.into());
-    signals::give_time(grace + AFTER_GRACE);
+    let keeping = args.save_cache.as_ref().map_or(Duration::ZERO, |_| KEEPING);
+    signals::give_time(grace + AFTER_GRACE + keeping);
     let stop = signals::interruption();
     signals::converses(true);
     let fault = Arc::new(Mutex::new(Fault::BadInput));
@@ -119,7 +131,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                 *fault.lock().unwrap_or_else(PoisonError::into_inner) = error.fault;
                 error.message()
             };
-            let load: Load = Box::new(move || args.load(&path).map_err(failed));
+            let of_name = name.clone();
+            let load: Load = Box::new(move || args.load(&of_name, &path).map_err(failed));
             (name, load)
         })
         .collect();
@@ -202,10 +215,10 @@ fn keys(file: &Path) -> Result<Keys> {
 }
 
 impl Args {
-    fn load(&self, bundle: &Path) -> Result<Parts> {
+    fn load(&self, name: &str, bundle: &Path) -> Result<Parts> {
         let bundle = super::open::bundle(bundle)?;
         match bundle.manifest().model.task {
-            Task::TextGeneration => self.load_decoder(bundle),
+            Task::TextGeneration => self.load_decoder(name, bundle),
             Task::FeatureExtraction => {
                 let backend = self.backend.start()?;
                 let encoder = SentenceEncoder::open(&backend, &bundle, &self.backend.session())?;
@@ -231,7 +244,7 @@ impl Args {
         }
     }
 
-    fn load_decoder(&self, bundle: Bundle) -> Result<Parts> {
+    fn load_decoder(&self, name: &str, bundle: Bundle) -> Result<Parts> {
         let config = if self.no_generation_config {
             GenerationConfig::default()
         } else {
@@ -264,8 +277,16 @@ impl Args {
             piece: self.prompt_piece.into(),
             costs,
         };
+        let mut batch = Batch::new(Box::new(models.target), draft, shared)?;
+        let folder = self.save_cache.as_deref();
+        let kept = folder.map(|folder| Kept::new(folder, name, &models.bundle));
+        let kept = kept.transpose()?;
+        if let Some(kept) = &kept {
+            kept.take_over(&mut batch);
+        }
         Ok(Parts::Text(Box::new(TextParts {
-            batch: Batch::new(Box::new(models.target), draft, shared)?,
+            batch,
+            at_end: kept.map(|kept| Box::new(move |batch: &mut _| kept.save(batch)) as AtEnd),
             info: TextInfo {
                 tokenizer: Arc::new(models.tokenizer),
                 template,

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use dlc_methods::speculation::{Decoder, Generation, SourceStats, StopReason};
+use dlc_methods::speculation::{Decoder, Generation, SourceStats, StopReason, TokenLogprobs};
 use dlc_runtime::{StopStrings, TextTokenizer};
 use serde_json::{Value, json};
 
@@ -120,6 +120,7 @@ impl Writer<'_> {
             return Err(error);
         }
         generation.tokens.truncate(taken);
+        generation.logprobs.truncate(taken);
         generation.stats.tokens = taken;
         let mut rest = if stops.found() {
             String::new()
@@ -191,11 +192,16 @@ impl Written {
 
     /// The record of a text.
     pub fn json(&self, prompt: &str, prompt_tokens: &[u32]) -> Value {
-        let stats = &self.generation.stats;
-        json!({
+        let Generation {
+            stats,
+            tokens,
+            logprobs,
+            ..
+        } = &self.generation;
+        let mut record = json!({
             "prompt": prompt,
             "prompt_tokens": prompt_tokens,
-            "tokens": self.generation.tokens,
+            "tokens": tokens,
             "text": self.text,
             "stop": self.ending.name(),
             "stats": {
@@ -204,8 +210,21 @@ impl Written {
                 "tokens_per_round": stats.tokens_per_round(), "tokens_per_second": stats.tokens_per_second(),
                 "prompt_seconds": stats.prefill_time.as_secs_f64(),
             },
-        })
+        });
+        if !logprobs.is_empty() {
+            record["logprobs"] = tokens.iter().zip(logprobs).map(said).collect();
+        }
+        record
     }
+}
+
+/// What the model said of a token. JSON has no infinity: what can't be is -9999.
+fn said((token, said): (&u32, &TokenLogprobs)) -> Value {
+    let entry = |token: u32, logprob: f32| json!({"token": token, "logprob": logprob.max(-9999.0)});
+    let mut value = entry(*token, said.logprob);
+    let top = said.top.iter();
+    value["top"] = top.map(|&(token, logprob)| entry(token, logprob)).collect();
+    value
 }
 
 /// The counts of one source of proposals.

@@ -4,7 +4,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use dlc_runtime::methods::speculation::{
@@ -45,6 +46,9 @@ impl Events {
     }
 }
 
+/// What is done with the texts that are held when the server has stopped.
+pub type AtEnd = Box<dyn FnOnce(&mut Batch) + Send>;
+
 /// A text that somebody asked for.
 struct Job {
     prompt: Vec<u32>,
@@ -64,10 +68,13 @@ struct Reader {
 }
 
 /// A handle on the thread; it ends when the last one is dropped.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Engine {
-    jobs: Sender<Job>,
+    /// None is the end.
+    jobs: Sender<Option<Job>>,
     stopping: Arc<AtomicBool>,
+    /// Where the thread has something to do at its end, which is then waited for.
+    thread: Mutex<Option<JoinHandle<()>>>,
     /// Held by the thread as long as it works.
     life: Weak<()>,
     metrics: Arc<ModelMetrics>,
@@ -76,9 +83,11 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Starts a thread that lets `most_waiting` requests wait for a slot of `batch`.
+    /// Starts a thread that lets `most_waiting` requests wait for a slot of `batch`, and does
+    /// `at_end` with it when the server has stopped.
     pub fn start(
         batch: Batch,
+        at_end: Option<AtEnd>,
         most_waiting: usize,
         metrics: Arc<ModelMetrics>,
     ) -> std::io::Result<Self> {
@@ -94,15 +103,20 @@ impl Engine {
             metrics: Arc::clone(&metrics),
             stopping: Arc::clone(&stopping),
         };
-        std::thread::Builder::new()
+        let is_awaited = at_end.is_some();
+        let thread = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || {
                 worker.work(&queue);
+                if let Some(at_end) = at_end {
+                    at_end(&mut worker.batch);
+                }
                 drop(alive);
             })?;
         Ok(Self {
             jobs,
             stopping,
+            thread: Mutex::new(Some(thread).filter(|_| is_awaited)),
             life,
             metrics,
             most,
@@ -135,7 +149,7 @@ impl Engine {
                 place: place.clone(),
                 asked: Instant::now(),
             };
-            if self.jobs.send(job).is_err() {
+            if self.jobs.send(Some(job)).is_err() {
                 return Err(Problem::failed("the model's thread has ended"));
             }
             receivers.push(Events {
@@ -156,6 +170,17 @@ impl Engine {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
     }
+
+    /// Stops, and waits until what is to be done at the end is done.
+    pub fn end(&self) {
+        self.stop();
+        let thread = self.thread.lock();
+        let thread = thread.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = self.jobs.send(None);
+            let _ = thread.join();
+        }
+    }
 }
 
 fn stopping() -> Problem {
@@ -173,16 +198,23 @@ struct Worker {
 
 impl Worker {
     /// Works until nobody can ask for a text any more.
-    fn work(&mut self, queue: &Receiver<Job>) {
+    fn work(&mut self, queue: &Receiver<Option<Job>>) {
+        let mut ends = false;
         loop {
             if self.batch.active() == 0 && self.pending.is_empty() {
+                if ends {
+                    return;
+                }
                 match queue.recv() {
-                    Ok(job) => self.pending.push_back(job),
-                    Err(_) => return,
+                    Ok(Some(job)) => self.pending.push_back(job),
+                    Ok(None) | Err(_) => return,
                 }
             }
             // Who went away is forgotten at once, however long the others wait.
-            self.pending.extend(queue.try_iter());
+            for job in queue.try_iter() {
+                ends |= job.is_none();
+                self.pending.extend(job);
+            }
             let gone = |job: &Job| job.events.is_closed();
             for _ in self.pending.iter().filter(|job| gone(job)) {
                 self.metrics.ended(Outcome::Abandoned, None);

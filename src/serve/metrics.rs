@@ -75,6 +75,7 @@ struct Counts {
     abandoned: u64,
     failed: u64,
     tokens: usize,
+    ties: usize,
     rounds: usize,
     judged: usize,
     accepted: usize,
@@ -109,13 +110,15 @@ impl ModelMetrics {
         }
         if let Some(stats) = stats {
             counts.tokens += stats.tokens;
+            counts.ties += stats.ties;
             counts.rounds += stats.rounds;
             counts.judged += stats.tested();
             counts.accepted += stats.accepted();
         }
     }
 
-    fn values(&self) -> Vec<(&'static str, &'static str, &'static str, u64)> {
+    /// Names, what they count, and the values: counters end in `_total`, others are gauges.
+    fn values(&self) -> Vec<(&'static str, &'static str, u64)> {
         let counts = *self.counts();
         let batch = counts.batch;
         let gauge = |value: &AtomicU64| value.load(Ordering::Relaxed);
@@ -123,91 +126,69 @@ impl ModelMetrics {
         vec![
             (
                 "requests_waiting",
-                "gauge",
                 "Texts that wait for their turn",
                 gauge(&self.waiting),
             ),
-            (
-                "requests_running",
-                "gauge",
-                "Texts under way",
-                gauge(&self.running),
-            ),
+            ("requests_running", "Texts under way", gauge(&self.running)),
             (
                 "cache_tokens",
-                "gauge",
                 "Tokens whose keys and values are held",
                 gauge(&self.cached_tokens),
             ),
-            (
-                "texts_total",
-                "counter",
-                "Texts that came to their end",
-                counts.texts,
-            ),
+            ("texts_total", "Texts that came to their end", counts.texts),
             (
                 "texts_abandoned_total",
-                "counter",
                 "Texts whose reader went away",
                 counts.abandoned,
             ),
-            (
-                "texts_failed_total",
-                "counter",
-                "Texts that failed",
-                counts.failed,
-            ),
+            ("texts_failed_total", "Texts that failed", counts.failed),
             (
                 "prompt_tokens_read_total",
-                "counter",
                 "Tokens of prompts that were read",
                 count(batch.read),
             ),
             (
                 "prompt_tokens_reused_total",
-                "counter",
                 "Tokens of prompts that were held already",
                 count(batch.reused),
             ),
             (
                 "generated_tokens_total",
-                "counter",
                 "Tokens of texts that ended",
                 count(counts.tokens),
             ),
             (
+                "ties_total",
+                "Tokens of theirs that rounding chose between two of nearly equal logits",
+                count(counts.ties),
+            ),
+            (
                 "text_passes_total",
-                "counter",
                 "Passes of the target that they took part in",
                 count(counts.rounds),
             ),
             (
                 "guessed_tokens_judged_total",
-                "counter",
                 "Guessed tokens that were judged",
                 count(counts.judged),
             ),
             (
                 "guessed_tokens_accepted_total",
-                "counter",
                 "Guessed tokens that were accepted",
                 count(counts.accepted),
             ),
             (
                 "batch_passes_total",
-                "counter",
                 "Passes that wrote a token of each of several texts",
                 count(batch.steps),
             ),
             (
                 "batch_tokens_total",
-                "counter",
                 "Tokens that they wrote",
                 count(batch.step_tokens),
             ),
             (
                 "single_passes_total",
-                "counter",
                 "Rounds of a single text",
                 count(batch.rounds),
             ),
@@ -247,7 +228,9 @@ impl Metrics {
             .map(|(name, metrics)| (escaped(name), metrics.values(), *metrics))
             .collect();
         let names = all.first().map(|(_, values, _)| values.clone());
-        for (at, (name, kind, help, _)) in names.unwrap_or_default().into_iter().enumerate() {
+        for (at, (name, help, _)) in names.unwrap_or_default().into_iter().enumerate() {
+            let is_counter = name.ends_with("_total");
+            let kind = if is_counter { "counter" } else { "gauge" };
             let _ = writeln!(
                 text,
                 "# HELP {PREFIX}_{name} {help}\n# TYPE {PREFIX}_{name} {kind}"
@@ -256,7 +239,7 @@ impl Metrics {
                 let _ = writeln!(
                     text,
                     "{PREFIX}_{name}{{model=\"{model}\"}} {}",
-                    values[at].3
+                    values[at].2
                 );
             }
         }

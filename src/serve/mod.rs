@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+pub use self::engine::AtEnd;
 pub use self::keys::Keys;
 pub use self::limits::Limits;
 use self::models::Models;
@@ -100,6 +101,9 @@ pub fn serve(
         .enable_all()
         .build()?;
     runtime.block_on(answer(listener, &app, stop, options.grace))?;
+    for model in app.models.all() {
+        model.end();
+    }
     Ok(!failed.load(Ordering::SeqCst))
 }
 

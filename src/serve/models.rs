@@ -10,19 +10,29 @@ use dlc_runtime::{
     ChatTemplate, CrossEncoder, GenerationConfig, GrammarCompiler, SentenceEncoder, TextTokenizer,
 };
 
-use super::engine::Engine;
+use super::engine::{AtEnd, Engine};
 use super::metrics::ModelMetrics;
 use super::pictures::Paint;
 use super::problem::Problem;
 use super::readers::{Painter, Reader};
 
 /// A decoder that is ready.
-#[derive(Debug)]
 pub struct TextParts {
     /// The texts under way, none yet.
     pub batch: Batch,
+    /// What is done with them when the server has stopped, before [`serve`](super::serve) returns.
+    pub at_end: Option<AtEnd>,
     /// What requests need of the model.
     pub info: TextInfo,
+}
+
+impl std::fmt::Debug for TextParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TextParts")
+            .field("batch", &self.batch)
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What requests need of a model that continues texts.
@@ -76,7 +86,7 @@ impl TextModel {
         metrics: Arc<ModelMetrics>,
     ) -> std::io::Result<Self> {
         Ok(Self {
-            engine: Engine::start(parts.batch, most_waiting, metrics)?,
+            engine: Engine::start(parts.batch, parts.at_end, most_waiting, metrics)?,
             info: parts.info,
             grammars: OnceLock::new(),
         })
@@ -257,6 +267,13 @@ impl Model {
     pub fn stop(&self) {
         if let Ok(Loaded::Text(model)) = self.loaded() {
             model.engine.stop();
+        }
+    }
+
+    /// Ends what is under way, and waits for what is done at the end.
+    pub fn end(&self) {
+        if let Ok(Loaded::Text(model)) = self.loaded() {
+            model.engine.end();
         }
     }
 

@@ -183,3 +183,21 @@ impl IntoResponse for Problem {
         self.with_body(self.json())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dlc_runtime::methods::MethodError;
+
+    use super::*;
+
+    #[test]
+    fn a_model_that_fails_is_no_fault_of_the_request() {
+        let asked = Problem::of(&MethodError::Input("no such token".to_owned()));
+        let broken = Problem::of(&MethodError::Logits {
+            position: 3,
+            found: "NaN",
+        });
+        assert_eq!(asked.status, StatusCode::BAD_REQUEST);
+        assert_eq!(broken.status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}

@@ -61,6 +61,27 @@ fn a_bundle_in_another_layout_is_opened_by_its_manifest() {
 }
 
 #[test]
+fn an_image_is_made_of_the_bundles_own_folder() {
+    let shell = Shell::new();
+    shell.ok(&[
+        "compile",
+        "fixtures/tiny-llama",
+        "--deploy",
+        "docker",
+        "-o",
+        "out",
+    ]);
+    let dockerfile = fs::read_to_string(shell.path("out/Dockerfile")).unwrap();
+    insta::assert_snapshot!(dockerfile);
+    // The server's own image has the entry point that the bundle's goes on from.
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let server = fs::read_to_string(root.join("examples/serving/Dockerfile")).unwrap();
+    assert!(server.contains("\nENTRYPOINT [\"/usr/local/bin/dlc\", \"serve\", "));
+    let manifest = shell.ok(&["inspect", "out"]).stdout;
+    assert!(manifest.contains("Dockerfile"), "{manifest}");
+}
+
+#[test]
 fn sentence_encoders_keep_their_vectors() {
     let shell = Shell::new();
     let text = ["--text", "w0 w1 w2 w3 w4", "--json"];
@@ -95,6 +116,8 @@ fn what_does_not_fit_a_target_is_refused_at_once() {
         ("fixtures/pipelines/sd15/unet", "optimum"),
         ("fixtures/pipelines/sd15", "optimum --dtype bf16"),
         ("fixtures/tiny-llama", "transformers.js --dtype bf16"),
+        ("fixtures/digits-dit", "docker"),
+        ("fixtures/goldens/bert-classifier", "docker"),
     ] {
         let mut args = vec!["compile", model, "-o", "out", "--deploy"];
         args.extend(flags.split(' '));

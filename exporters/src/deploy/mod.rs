@@ -2,6 +2,7 @@
 //! profile that it takes, the models that it runs, where it looks for the ONNX files, and the files
 //! that it reads beside them.
 
+mod docker;
 mod genai;
 mod json;
 mod layout;
@@ -74,6 +75,7 @@ pub const TARGETS: &[DeploymentTarget] = &[
     triton::TARGET,
     plain("tensorrt", "TensorRT's ONNX parser", Profile::Portable),
     plain("openvino", "OpenVINO", Profile::Portable),
+    docker::TARGET,
     plain(
         "tract",
         "tract, also what dlc has built in",

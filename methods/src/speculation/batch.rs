@@ -43,6 +43,29 @@ pub trait BatchModel {
     /// # Errors
     /// [`MethodError::Model`] for what the model says; `to` then holds nothing.
     fn copy(&mut self, from: usize, to: usize, len: usize) -> Result<()>;
+
+    /// Keys and values of the first `len` tokens of a slot, in the model's own form and order; None
+    /// where they mean nothing without the rest of the text.
+    ///
+    /// # Errors
+    /// [`MethodError::Model`] for what the model says.
+    fn save(&mut self, slot: usize, len: usize) -> Result<Option<Vec<Vec<u8>>>>;
+
+    /// Lets a slot hold `len` tokens with these keys and values of a model like this one.
+    ///
+    /// # Errors
+    /// [`MethodError::Model`] for what the model says, and for what isn't of its form; the slot then
+    /// holds nothing.
+    fn restore(&mut self, slot: usize, len: usize, cache: &[Vec<u8>]) -> Result<()>;
+}
+
+/// What a slot holds of a text, apart from the model that read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix {
+    /// The tokens, from the first on.
+    pub tokens: Vec<u32>,
+    /// Their keys and values, in the model's own form and order.
+    pub cache: Vec<Vec<u8>>,
 }
 
 /// A text of a [`Batch`].
@@ -156,6 +179,38 @@ impl Batch {
     /// Tokens that the slots hold, of texts under way and of earlier ones.
     pub fn cached(&self) -> usize {
         self.slots.cached()
+    }
+
+    /// What slots without a text hold of earlier ones, the latest last.
+    ///
+    /// # Errors
+    /// As [`BatchModel::save`].
+    pub fn prefixes(&mut self) -> Result<Vec<Prefix>> {
+        let mut all = Vec::new();
+        for slot in self.slots.kept() {
+            let held = self.model.slot(slot).len();
+            let tokens = self.slots.tokens(slot);
+            let tokens = tokens[..held.min(tokens.len())].to_vec();
+            if let Some(cache) = self.model.save(slot, tokens.len())? {
+                all.push(Prefix { tokens, cache });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Lets a slot that holds nothing hold a prefix; false if there is no such slot.
+    ///
+    /// # Errors
+    /// As [`BatchModel::restore`], and [`MethodError::Input`] for tokens that the model doesn't take.
+    pub fn restore(&mut self, prefix: &Prefix) -> Result<bool> {
+        let Prefix { tokens, cache } = prefix;
+        let Some(slot) = self.slots.empty() else {
+            return Ok(false);
+        };
+        Continuation::new(DecodeOptions::default())?.check_prompt(tokens, self.model.slot(slot))?;
+        self.model.restore(slot, tokens.len(), cache)?;
+        self.slots.keep(slot, tokens);
+        Ok(true)
     }
 
     /// Begins a text. What a slot holds of the prompt already isn't read again.

@@ -11,7 +11,7 @@ mod sampler;
 mod suffix;
 mod token_model;
 
-pub use batch::{Batch, BatchModel, BatchOptions, BatchStats, Progress, TextId};
+pub use batch::{Batch, BatchModel, BatchOptions, BatchStats, Prefix, Progress, TextId};
 pub use constraint::{Constraint, Grammar};
 pub use costs::{
     ByFormat, CostTable, DraftCosts, StepCosts, are_pass_costs, best_gamma, expected_tokens,
@@ -24,6 +24,6 @@ pub use decoder::{
 pub use processors::{LogitsProcessors, RowMemory};
 pub use rotation::{KeyRotations, LengthRotation};
 pub(crate) use sampler::argmax;
-pub use sampler::{Distribution, Sampler, SamplingOptions, TokenLogprobs};
+pub use sampler::{Distribution, Sampler, SamplingOptions, TIE, TokenLogprobs};
 pub use suffix::{Guess, SuffixIndex};
 pub use token_model::{Logits, Reading, TokenModel};

@@ -12,6 +12,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 pub use self::logprobs::TokenLogprobs;
+pub use self::row::TIE;
 pub(crate) use self::row::argmax;
 use self::row::shares;
 pub(super) use self::row::{runner_up, top_probability};
@@ -269,6 +270,11 @@ impl Sampler {
         } else {
             Some(self.draw(&p.residual(q)))
         })
+    }
+
+    /// Whether rounding chose `best`, the likeliest token, which is taken.
+    pub fn is_tie(&self, logits: &[f32], best: u32) -> bool {
+        self.options.temperature == 0.0 && row::is_tie(logits, best)
     }
 
     /// Draws one token.

@@ -10,6 +10,7 @@ use std::collections::btree_map::Entry;
 use ort::value::DynValue;
 
 use super::ports::CachePort;
+use super::saved::Row;
 use super::values::{self, Move, Window};
 use crate::session::share;
 use crate::{Result, Session};
@@ -129,6 +130,38 @@ impl Buffers {
             entries,
             swaps: false,
         })
+    }
+
+    /// Keys and values of the first `entries` of a sequence, by port.
+    pub fn save(&self, sequence: usize, entries: usize) -> ort::Result<Vec<Vec<u8>>> {
+        let entries: Vec<usize> = (0..entries).collect();
+        let all = self.ports.iter().zip(&self.values);
+        let row = |port| Row {
+            port,
+            number: self.row_of[sequence],
+            length: self.capacity,
+        };
+        all.map(|(port, value)| row(port).save(value, &entries))
+            .collect()
+    }
+
+    /// Lets a sequence begin with these entries, for which there is room.
+    pub fn restore(
+        &mut self,
+        sequence: usize,
+        entries: usize,
+        cache: &[Vec<u8>],
+    ) -> ort::Result<()> {
+        let (number, length) = (self.row_of[sequence], self.capacity);
+        for ((port, value), bytes) in self.ports.iter().zip(&mut self.values).zip(cache) {
+            let row = Row {
+                port,
+                number,
+                length,
+            };
+            row.restore(value, entries, bytes)?;
+        }
+        Ok(())
     }
 
     fn apply(&mut self, what: Move) -> ort::Result<()> {

@@ -14,6 +14,7 @@ use ort::value::DynValue;
 
 use super::feeds::Feeds;
 use super::ports::{Asked, LOGITS, Ports};
+use super::saved::Row;
 use super::values;
 use crate::session::share;
 use crate::{Result, Session};
@@ -144,6 +145,47 @@ impl ConcatCache {
         let mut copy = source.shared(0..source.values.len())?;
         copy.rollback(len);
         self.entries[to] = copy;
+        Ok(())
+    }
+
+    /// Keys and values of the first `len` entries of a sequence.
+    pub fn save(&self, ports: &Ports, sequence: usize, len: usize) -> ort::Result<Vec<Vec<u8>>> {
+        let entries = &self.entries[sequence];
+        let row = |port| Row {
+            port,
+            number: 0,
+            length: entries.mask.len(),
+        };
+        let all = ports.caches.iter().zip(&entries.values);
+        all.map(|(port, value)| row(port).save(value, &entries.live[..len]))
+            .collect()
+    }
+
+    /// Lets a sequence hold `len` saved entries.
+    pub fn restore(
+        &mut self,
+        session: &mut Session,
+        ports: &Ports,
+        sequence: usize,
+        len: usize,
+        cache: &[Vec<u8>],
+    ) -> ort::Result<()> {
+        let mut values = Vec::with_capacity(cache.len());
+        for (port, bytes) in ports.caches.iter().zip(cache) {
+            let mut value = values::allocate(session, port, 1, len)?;
+            let row = Row {
+                port,
+                number: 0,
+                length: len,
+            };
+            row.restore(&mut value, len, bytes)?;
+            values.push(value);
+        }
+        self.entries[sequence] = Entries {
+            values,
+            mask: vec![1; len],
+            live: (0..len).collect(),
+        };
         Ok(())
     }
 

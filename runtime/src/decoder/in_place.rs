@@ -175,6 +175,27 @@ impl InPlaceCache {
         Ok(())
     }
 
+    /// Keys and values of the first `len` entries of a sequence.
+    pub fn save(&self, sequence: usize, len: usize) -> ort::Result<Vec<Vec<u8>>> {
+        lock(&self.buffers).save(sequence, len)
+    }
+
+    /// Lets a sequence hold `len` saved entries.
+    pub fn restore(
+        &mut self,
+        session: &mut Session,
+        sequence: usize,
+        len: usize,
+        cache: &[Vec<u8>],
+    ) -> ort::Result<()> {
+        self.lens[sequence] = 0;
+        let mut buffers = lock(&self.buffers);
+        buffers.reserve(session, len)?;
+        buffers.restore(sequence, len, cache)?;
+        self.lens[sequence] = len;
+        Ok(())
+    }
+
     pub fn extend(
         &mut self,
         session: &mut Session,

@@ -70,7 +70,8 @@ pub(super) fn rows(
     }
 }
 
-fn width(element: TensorElementType) -> usize {
+/// Bytes of an element.
+pub(super) fn width(element: TensorElementType) -> usize {
     if element == TensorElementType::Float32 {
         4
     } else {

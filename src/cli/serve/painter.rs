@@ -135,7 +135,7 @@ impl Paint for Painter {
         let painted = self.pictures(order, is_awaited);
         painted.map_err(|failure: Failure| match failure.fault {
             Fault::BadInput | Fault::Unsupported => PaintError::Order(failure.message()),
-            Fault::Bug | Fault::Interrupted => PaintError::Failed(failure.message()),
+            Fault::Model | Fault::Bug | Fault::Interrupted => PaintError::Failed(failure.message()),
         })
     }
 }

@@ -24,6 +24,8 @@ pub struct Server {
     pub port: u16,
     child: Child,
     lines: Mutex<Receiver<String>>,
+    /// Lines of stderr that were read.
+    told: Mutex<Vec<String>>,
 }
 
 /// An answer as a whole.
@@ -79,6 +81,7 @@ impl Server {
             port: 0,
             child,
             lines: Mutex::new(lines),
+            told: Mutex::default(),
         };
         let listening = server.line("listening on http://");
         server.port = listening.rsplit(':').next().unwrap().parse().unwrap();
@@ -93,10 +96,17 @@ impl Server {
     pub fn line(&self, start: &str) -> String {
         loop {
             let line = self.lines.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            self.told.lock().unwrap().push(line.clone());
             if line.starts_with(start) {
                 return line;
             }
         }
+    }
+
+    /// Whether it has said so before it was ready.
+    pub fn tells(&self, what: &str) {
+        let told = self.told.lock().unwrap();
+        assert!(told.iter().any(|line| line.contains(what)), "{told:?}");
     }
 
     fn connect(&self) -> TcpStream {

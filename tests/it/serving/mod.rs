@@ -266,6 +266,32 @@ fn a_stopped_server_breaks_off_what_takes_too_long() {
 }
 
 #[test]
+fn beginnings_of_texts_go_from_one_server_to_the_next() {
+    const REUSED: &str = "dlc_prompt_tokens_reused_total{model=\"tiny\"}";
+    let place = Shell::new();
+    let folder = place.path("kept");
+    let args = ["--save-cache", folder.to_str().unwrap()];
+    let body = json!({"model": "tiny", "prompt": PROMPT, "max_tokens": 8});
+    let mut first = Server::start(&args);
+    let said = completion(&first, &body);
+    first.signal("TERM");
+    let kept = first.line("model `tiny`: 1 beginning of texts (");
+    assert!(kept.contains(" kept in "), "{kept}");
+    assert_eq!(first.wait(), Some(143));
+    let second = Server::start(&args);
+    second.tells("1 beginning of texts");
+    assert_eq!(completion(&second, &body)["choices"], said["choices"]);
+    let prompt = said["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(second.metric(REUSED), prompt - 1);
+    // What isn't whole is named, and read anew.
+    place.write("kept/tiny.safetensors", "nonsense");
+    let third = Server::start(&args);
+    third.tells("beginnings of texts are read anew");
+    assert_eq!(completion(&third, &body)["choices"], said["choices"]);
+    assert_eq!(third.metric(REUSED), 0);
+}
+
+#[test]
 fn a_bundle_that_cannot_be_served_leaves_the_others_alone() {
     let shell = Shell::new();
     shell.write("broken/dlc.yaml", "nonsense");

@@ -66,6 +66,33 @@ impl Slots {
         self.slots.iter().map(|slot| slot.tokens().len()).sum()
     }
 
+    /// Tokens of the text in a slot, or of the earlier one that it holds.
+    pub fn tokens(&self, slot: usize) -> &[u32] {
+        self.slots[slot].tokens()
+    }
+
+    /// Slots that hold an earlier text and no other, the one left last at the end.
+    pub fn kept(&self) -> Vec<usize> {
+        let holds = |slot: &Slot| slot.text.is_none() && !slot.kept.is_empty();
+        let mut all: Vec<usize> = (0..self.slots.len())
+            .filter(|&i| holds(&self.slots[i]))
+            .collect();
+        all.sort_by_key(|&i| self.slots[i].left);
+        all
+    }
+
+    /// A slot that holds nothing.
+    pub fn empty(&self) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.tokens().is_empty())
+    }
+
+    /// A slot without a text holds these tokens from now on.
+    pub fn keep(&mut self, slot: usize, tokens: &[u32]) {
+        self.vacated += 1;
+        let slot = &mut self.slots[slot];
+        (slot.kept, slot.left) = (tokens.to_vec(), self.vacated);
+    }
+
     pub fn texts(&self) -> impl Iterator<Item = (usize, &UnderWay)> {
         let texts = self.slots.iter().enumerate();
         texts.filter_map(|(i, slot)| Some((i, slot.text.as_ref()?)))

@@ -59,6 +59,21 @@ impl BatchModel for FakeBatch {
         self.slots[to].passes.clear();
         Ok(())
     }
+
+    fn save(&mut self, slot: usize, len: usize) -> Result<Option<Vec<Vec<u8>>>> {
+        let tokens = self.slots[slot].cache[..len].iter();
+        Ok(Some(vec![tokens.flat_map(|t| t.to_le_bytes()).collect()]))
+    }
+
+    fn restore(&mut self, slot: usize, len: usize, cache: &[Vec<u8>]) -> Result<()> {
+        let (words, _) = cache[0].as_chunks::<4>();
+        let tokens: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        assert_eq!(tokens.len(), len);
+        self.slots[slot].rollback(0);
+        self.slots[slot].extend(&tokens, 0)?;
+        self.slots[slot].passes.clear();
+        Ok(())
+    }
 }
 
 fn batch(model: FakeBatch, draft: bool) -> Batch {
@@ -191,6 +206,41 @@ fn what_a_slot_holds_of_a_prompt_is_not_read_again() {
     assert_eq!(ask(&mut batch, &mut told, &[4, 4]), (20, 1));
     // The conversation's slot was not taken for it.
     assert_eq!(ask(&mut batch, &mut told, &next).1, 0);
+}
+
+#[test]
+fn another_batch_takes_over_what_slots_hold() {
+    let mut told = Told::default();
+    let mut run = |batch: &mut Batch, prompt: &[u32]| {
+        let before = batch.stats();
+        let id = batch.begin(prompt, options(6)).unwrap();
+        while batch.active() > 0 {
+            told.turn(batch);
+        }
+        let after = batch.stats();
+        let tokens = told.ended[&id].tokens.clone();
+        (tokens, after.reused - before.reused)
+    };
+    let prompts = [1, 4, 2].map(|first| [vec![first], vec![3; 23]].concat());
+    let mut first = batch(FakeBatch::new(3, true), false);
+    let texts = prompts.each_ref().map(|prompt| run(&mut first, prompt).0);
+    let kept = first.prefixes().unwrap();
+    let beginnings = kept.iter().map(|prefix| prefix.tokens[0]);
+    assert_eq!(beginnings.collect::<Vec<_>>(), [1, 4, 2]);
+    let mut second = batch(FakeBatch::new(2, true), true);
+    let restored = kept.iter().map(|prefix| second.restore(prefix).unwrap());
+    assert_eq!(restored.collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(run(&mut second, &prompts[1]), (texts[1].clone(), 23));
+    assert_eq!(run(&mut second, &prompts[0]), (texts[0].clone(), 23));
+    let strange = Prefix {
+        tokens: vec![1_000_000],
+        cache: vec![],
+    };
+    let mut empty = batch(FakeBatch::new(1, true), false);
+    assert!(matches!(
+        empty.restore(&strange),
+        Err(MethodError::Input(_))
+    ));
 }
 
 #[test]

@@ -146,7 +146,9 @@ impl Continuation {
                     &mut self.memory,
                 )?
                 .ok_or_else(|| nothing_left(text))?;
-            self.sampler.propose(row, text.len() - 1)?.0
+            let token = self.sampler.propose(row, text.len() - 1)?.0;
+            self.stats.ties += usize::from(self.sampler.is_tie(row, token));
+            token
         };
         self.note(logits.row(accepted), token);
         let missed = self.proposals.get(accepted);
@@ -178,7 +180,10 @@ impl Continuation {
             )?
             .ok_or_else(|| nothing_left(text))?;
         let q = self.proposals[i].q.as_ref();
-        self.sampler.judge(row, text.len() - 1, guess, q)
+        let instead = self.sampler.judge(row, text.len() - 1, guess, q)?;
+        let token = instead.unwrap_or(guess);
+        self.stats.ties += usize::from(self.sampler.is_tie(row, token));
+        Ok(instead)
     }
 
     /// Takes what the text goes on with after `before` tokens into the index.

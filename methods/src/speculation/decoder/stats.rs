@@ -35,6 +35,9 @@ pub struct Stats {
     pub tree_cost: f64,
     /// Tokens written.
     pub tokens: usize,
+    /// Those of them that rounding chose between two of nearly equal logits
+    /// ([`TIE`](crate::speculation::TIE)).
+    pub ties: usize,
     /// Time spent reading the prompt, both models.
     pub prefill_time: Duration,
     /// Time spent in the draft and in lookups while decoding.

@@ -39,6 +39,18 @@ pub(crate) fn argmax(logits: &[f32], position: usize) -> Result<(u32, f32)> {
     }
 }
 
+/// Logits nearer than this are a tie: a pass over several tokens may round them the other way than
+/// a pass over one.
+pub const TIE: f32 = 1e-4;
+
+/// Whether another token ties with the most likely one, `best`.
+pub(super) fn is_tie(logits: &[f32], best: u32) -> bool {
+    logits.get(best as usize).is_some_and(|max| {
+        let near = logits.iter().filter(|&&logit| max - logit < TIE);
+        near.count() > 1
+    })
+}
+
 /// The most likely token but for `best` (of equal ones the lowest id); None if no other can be drawn.
 pub(in crate::speculation) fn runner_up(logits: &[f32], best: u32) -> Option<u32> {
     let before = logits.get(..best as usize)?;
@@ -118,6 +130,12 @@ mod tests {
         assert!((top_probability(&logits, 0).unwrap() - expected).abs() < 1e-6);
         logits[5] = f32::NAN;
         assert!(argmax(&logits, 0).is_err());
+    }
+
+    #[test]
+    fn ties_are_with_the_most_likely_token() {
+        assert!(is_tie(&[1.0, 1.000_05, 0.0], 1) && !is_tie(&[1.0, 1.001, 0.0], 1));
+        assert!(!is_tie(&[0.0, 1.0, 0.0], 1) && !is_tie(&[], 0));
     }
 
     #[test]
