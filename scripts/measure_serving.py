@@ -42,7 +42,7 @@ class Server:
                 raise SystemExit(line)
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self.process.terminate()
         self.process.wait()
 
@@ -146,7 +146,7 @@ def main() -> int:
             rows.append([clients, f"{rate:.1f}", f"{rate / base:.2f}", *(f"{1000 * x:.0f}" for x in times)])
         steps, step_tokens = server.metric("dlc_batch_passes_total"), server.metric("dlc_batch_tokens_total")
     finally:
-        server.stop()
+        server.close()
     print("| clients | tokens/s | over one client | first token, ms: p50 | p99 | between tokens, ms: p50 | p99 |\n|---|---|---|---|---|---|---|")
     for row in rows:
         print("| " + " | ".join(str(cell) for cell in row) + " |")

@@ -22,7 +22,8 @@ use self::concat::ConcatCache;
 use self::in_place::InPlaceCache;
 use self::ports::{Asked, Ports};
 use super::{
-    Backend, Bundle, Provider, Result, RuntimeError, Session, SessionOptions, SharedWeights,
+    Backend, Bundle, Fillers, Provider, Result, RuntimeError, Session, SessionOptions,
+    SharedWeights,
 };
 
 /// How a decoder is loaded.
@@ -35,13 +36,11 @@ pub struct DecoderOptions {
     pub capacity: Option<usize>,
     /// Sequences that are held at once, where several are ([`BatchModel`]); 0 is one.
     pub sequences: usize,
-    /// Reads a token that comes alone with another one after it, which is forgotten, so that no pass
-    /// is over a single token: [`Verification::InPairs`](crate::Verification::InPairs). The context
-    /// is shorter by that token.
-    pub pairs: bool,
+    /// Passes that read another token after theirs; the context is shorter by that token.
+    pub fillers: Option<Fillers>,
 }
 
-/// What is read after a token that comes alone.
+/// What is read after other tokens for company.
 const FILLER: u32 = 0;
 
 /// A loaded decoder graph and the caches of one sequence, or of several of which one is read and
@@ -52,10 +51,12 @@ pub struct DecoderSession {
     ports: Ports,
     vocab: usize,
     context: usize,
-    pairs: bool,
+    fillers: Option<Fillers>,
     /// Of each sequence.
     rotations: Vec<KeyRotations>,
     current: usize,
+    /// Tokens of a pass with what is read after them.
+    filled: Vec<u32>,
     cache: Cache,
 }
 
@@ -81,8 +82,9 @@ impl DecoderSession {
         let model = &bundle.manifest().model;
         let ports = Ports::read(bundle.graph(name)?, model.vocab_size)?;
         let session = Session::load(backend, bundle, name, weights, &options.session)?;
-        let pairs = options.pairs && bundle.manifest().caches == CacheLayout::InPlace;
-        let context = model.context_length.saturating_sub(usize::from(pairs));
+        let in_place = bundle.manifest().caches == CacheLayout::InPlace;
+        let fillers = options.fillers.filter(|_| in_place);
+        let context = model.context_length - usize::from(fillers.is_some());
         let vocab = model.vocab_size;
         let sequences = options.sequences.max(1);
         if sequences > 1 && options.session.provider != Provider::Cpu {
@@ -105,11 +107,12 @@ impl DecoderSession {
         let rotations = (0..sequences).map(|_| rotation()).collect();
         Ok(Self {
             current: 0,
+            filled: Vec::new(),
             session,
             ports,
             vocab,
             context,
-            pairs,
+            fillers,
             rotations,
             cache,
         })
@@ -156,6 +159,20 @@ impl DecoderSession {
         }
     }
 
+    /// Tokens that a pass over so many reads after them.
+    fn fillers_after(&self, tokens: usize, want: usize) -> usize {
+        match self.fillers {
+            Some(fillers) if !fillers.prompts_alone || want == 0 => {
+                usize::from(if fillers.evenly {
+                    tokens % 2 == 1
+                } else {
+                    tokens == 1
+                })
+            }
+            _ => 0,
+        }
+    }
+
     fn shares_cache(&self) -> bool {
         match &self.cache {
             Cache::InPlace(cache) => cache.shares(),
@@ -188,20 +205,21 @@ impl TokenModel for DecoderSession {
             )));
         }
         self.check(tokens, self.len() + tokens.len())?;
-        let with_filler = [tokens[0], FILLER];
-        let fillers = usize::from(self.pairs && tokens.len() == 1);
+        let fillers = self.fillers_after(tokens.len(), want);
         let asked = Asked {
             want,
             fillers,
+            evenly: self.fillers.is_some_and(|fillers| fillers.evenly),
             length: self.rotations[self.current].expected(),
         };
         let held = self.len();
         self.rotations[self.current].read(held, held + tokens.len());
-        let tokens = if fillers > 0 {
-            &with_filler[..]
-        } else {
-            tokens
-        };
+        if fillers > 0 {
+            self.filled.clear();
+            self.filled.extend_from_slice(tokens);
+            self.filled.resize(tokens.len() + fillers, FILLER);
+        }
+        let tokens = if fillers > 0 { &self.filled } else { tokens };
         match &mut self.cache {
             Cache::InPlace(cache) => cache.extend(&mut self.session, &self.ports, tokens, asked),
             Cache::Concat(cache) => cache.extend(&mut self.session, &self.ports, tokens, asked),
@@ -258,7 +276,14 @@ impl BatchModel for DecoderSession {
     }
 
     fn batches(&self) -> bool {
-        matches!(self.cache, Cache::InPlace(_)) && self.rotates_alike() && !self.pairs
+        let agree = self
+            .fillers
+            .is_none_or(|fillers| fillers.prompts_alone && !fillers.evenly);
+        matches!(self.cache, Cache::InPlace(_)) && self.rotates_alike() && agree
+    }
+
+    fn writes_as_it_reads(&self) -> bool {
+        self.fillers.is_none_or(|fillers| !fillers.prompts_alone)
     }
 
     fn step(&mut self, tokens: &mut [(usize, u32)]) -> Result<Logits<'_>, MethodError> {

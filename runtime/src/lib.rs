@@ -86,5 +86,5 @@ pub use spans::{Answer, answers};
 pub use stops::StopStrings;
 pub use text::{TextStream, TextTokenizer, TokenizedPair, TokenizedText};
 pub use timing::Timing;
-pub use verification::Verification;
+pub use verification::{Fillers, Verification};
 pub use weights::SharedWeights;

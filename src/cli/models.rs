@@ -53,7 +53,7 @@ impl Wishes {
             _ if rounds_otherwise && self.sequences > 1 => Some(
                 "several texts at once of a quantised target stay what each is alone only without guesses; --max-concurrent 1 guesses",
             ),
-            Verification::InPairs { pays: false } if !self.guesses => Some(
+            Verification::InPairs { pays: false, .. } if !self.guesses => Some(
                 "checking several tokens of a quantised target takes this processor as long as writing them; --draft-tokens N guesses all the same",
             ),
             Verification::Differs if !self.guesses => Some(
@@ -97,12 +97,12 @@ impl Models {
         let provider = options.session.provider;
         let verification = Verification::of(bundle.manifest(), "target", provider);
         let guesses_nothing = wishes.guesses_nothing(verification);
+        let fillers = verification.fillers(wishes.sequences);
         let backend = backend.start()?;
         let weights = SharedWeights::open(&bundle, &backend)?;
         let of_target = DecoderOptions {
             sequences: wishes.sequences,
-            pairs: guesses_nothing.is_none()
-                && matches!(verification, Verification::InPairs { .. }),
+            fillers: fillers.filter(|_| guesses_nothing.is_none() || wishes.sequences > 1),
             ..options.clone()
         };
         let target =

@@ -60,20 +60,13 @@ impl Pair {
         folder: &Path,
         shared: bool,
     ) -> Self {
-        let output = folder.join("bundle");
-        let mut request = compile_request(fixture("tiny-llama"), profile, output.clone());
-        request.passes = passes
-            .iter()
-            .map(|pass| parse_pass_flag(pass).unwrap())
-            .collect();
-        compile_quietly(&request).unwrap();
-        let bundle = Bundle::open(&output).unwrap();
+        let bundle = Self::bundle(passes, profile, folder);
         let weights = SharedWeights::open(&bundle, backend).unwrap();
         // Small, so that caches kept in place must grow.
         let verification = Verification::of(bundle.manifest(), "target", Provider::Cpu);
         let options = DecoderOptions {
             capacity: Some(16),
-            pairs: matches!(verification, Verification::InPairs { .. }),
+            fillers: verification.fillers(1),
             ..DecoderOptions::default()
         };
         let open = |name| {
@@ -87,6 +80,18 @@ impl Pair {
             draft,
             tokenizer,
         }
+    }
+
+    /// tiny-llama after these passes.
+    pub fn bundle(passes: &[&str], profile: Profile, folder: &Path) -> Bundle {
+        let output = folder.join("bundle");
+        let mut request = compile_request(fixture("tiny-llama"), profile, output.clone());
+        request.passes = passes
+            .iter()
+            .map(|pass| parse_pass_flag(pass).unwrap())
+            .collect();
+        compile_quietly(&request).unwrap();
+        Bundle::open(&output).unwrap()
     }
 
     /// Target and the draft that auto-draft chooses where a step of 8 bits costs half.

@@ -4,10 +4,21 @@ use dlc_bundle::Profile;
 use dlc_runtime::Backend;
 use libtest_mimic::Trial;
 
+use crate::common::batches::check_batch;
 use crate::common::decoding::Pair;
 use crate::common::drafts::check_draft;
 use crate::common::golden::all_decoders;
 use crate::common::pieces::{check_pairs, check_pieces};
+
+/// Targets whose passes agree where they are over two tokens, and others where they are over an even
+/// number.
+const CODES: [&str; 5] = [
+    "quantize:bits=8",
+    "quantize:bits=4",
+    "quantize:bits=4,group_size=64",
+    "quantize:bits=4,group_size=128",
+    "quantize:bits=8,group_size=128",
+];
 
 pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
     let trial = |(profile, shared): (Profile, bool)| {
@@ -72,6 +83,18 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
             },
         )
     };
+    let in_company = |pass: &'static str| {
+        let backend = backend.cloned();
+        Trial::test(
+            format!("decoding::texts_of_{pass}_are_in_company_what_they_are_alone"),
+            move || {
+                let (backend, folder) = (backend.expect("not ignored"), tempfile::tempdir()?);
+                let place = folder.path();
+                let bundle = Pair::bundle(&[pass], Profile::Ort, place);
+                Ok(check_batch(&backend, &bundle, &prompts(), false)?)
+            },
+        )
+    };
     let of_golden = |(name, profile): (&'static str, Profile)| {
         let backend = backend.cloned();
         Trial::test(
@@ -101,6 +124,13 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
         .chain(Profile::ALL.into_iter().map(in_pieces))
         .chain(goldens)
         .chain(["scale", "lstsq"].map(compensated))
-        .chain(["quantize:bits=8", "quantize:bits=4"].map(of_codes))
+        .chain(CODES.map(of_codes))
+        .chain(CODES.map(in_company))
         .collect()
+}
+
+/// Of lengths at which the last piece of three has one token, two and three.
+fn prompts() -> Vec<Vec<u32>> {
+    let prompt = |length: u32| (0..length).map(|i| (i * 7919 + length) % 512).collect();
+    [4, 5, 6, 8, 14, 3].map(prompt).into()
 }

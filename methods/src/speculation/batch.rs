@@ -31,6 +31,10 @@ pub trait BatchModel {
     /// Whether [`Self::step`] takes several slots at once.
     fn batches(&self) -> bool;
 
+    /// Whether keys and values of tokens that were written one by one are those of the same tokens
+    /// read together, as far as they should be: else what a text wrote isn't taken for a prompt.
+    fn writes_as_it_reads(&self) -> bool;
+
     /// Appends a token to each of these slots, no slot twice, and puts them in the order of the
     /// logits: row `i` of them scores what follows in the `i`-th.
     ///
@@ -222,9 +226,7 @@ impl Batch {
         let mut text = Continuation::new(options)?;
         text.check_prompt(prompt, self.model.slot(0))?;
         text.begin(prompt);
-        let held: Vec<usize> = (0..self.slots.len())
-            .map(|slot| self.model.slot(slot).len())
-            .collect();
+        let held: Vec<usize> = (0..self.slots.len()).map(|slot| self.held(slot)).collect();
         let place = self.slots.place(prompt, &held).ok_or_else(|| {
             MethodError::Bug("a text began in a batch that has no room".to_owned())
         })?;
@@ -411,9 +413,22 @@ impl Batch {
         }
     }
 
+    /// Tokens of its text that a slot holds as a prompt with them would. The last one of a prompt is
+    /// read by the pass that writes.
+    fn held(&mut self, slot: usize) -> usize {
+        let held = self.model.slot(slot).len();
+        match self.slots.text(slot) {
+            Some(text) if !self.model.writes_as_it_reads() => {
+                held.min(text.text.prompt_len().saturating_sub(1))
+            }
+            _ => held,
+        }
+    }
+
     /// Takes the text out of a slot, which keeps what it holds of it.
     fn release(&mut self, slot: usize, stop: StopReason) -> Option<Generation> {
-        let held = self.model.slot(slot).len();
+        let held = self.held(slot);
+        self.model.slot(slot).rollback(held);
         let mut text = self.slots.vacate(slot, held)?;
         Some(text.text.finish(stop))
     }

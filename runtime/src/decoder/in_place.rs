@@ -265,6 +265,7 @@ impl InPlaceCache {
         let asked = Asked {
             want: 1,
             fillers: 0,
+            evenly: false,
             length: total,
         };
         let words = tokens.iter().map(|(_, token)| *token);

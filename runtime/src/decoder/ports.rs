@@ -45,6 +45,8 @@ pub(super) struct Asked {
     pub want: usize,
     /// Tokens after them that are read for company alone.
     pub fillers: usize,
+    /// Whether the head is to read an even number of rows.
+    pub evenly: bool,
     /// The length of the text that the tokens are part of, as far as it is known.
     pub length: usize,
 }
@@ -169,7 +171,8 @@ impl Ports {
     /// How many of `count` tokens get logits where those that are asked for are read.
     pub fn kept(&self, count: usize, asked: Asked) -> usize {
         if self.logits_to_keep {
-            (asked.want + asked.fillers).max(1)
+            let kept = (asked.want + asked.fillers).max(1);
+            kept + usize::from(asked.evenly && kept % 2 == 1 && kept < count)
         } else {
             count
         }
@@ -306,14 +309,16 @@ mod tests {
     #[test]
     fn rows_are_kept_where_the_graph_takes_how_many() {
         let mut graph = graph(&INPUTS, &OUTPUTS);
-        let kept = |graph: &GraphRecord, want, fillers| {
+        let evenly = |graph: &GraphRecord, want, fillers, evenly| {
             let asked = Asked {
                 want,
                 fillers,
+                evenly,
                 length: 0,
             };
             Ports::read(graph, 8).unwrap().kept(5, asked)
         };
+        let kept = |graph: &GraphRecord, want, fillers| evenly(graph, want, fillers, false);
         assert_eq!([kept(&graph, 0, 0), kept(&graph, 2, 1)], [5, 5]);
         graph.optional_inputs.push(PortRecord {
             name: LOGITS_TO_KEEP.to_owned(),
@@ -321,6 +326,8 @@ mod tests {
             shape: Vec::new(),
         });
         assert_eq!([kept(&graph, 0, 0), kept(&graph, 2, 1)], [1, 3]);
+        let evenly = |want, fillers| evenly(&graph, want, fillers, true);
+        assert_eq!([evenly(1, 0), evenly(2, 1), evenly(5, 0)], [2, 4, 5]);
     }
 
     #[test]

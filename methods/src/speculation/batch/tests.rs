@@ -12,6 +12,7 @@ use crate::speculation::{Decoder, SamplingOptions};
 struct FakeBatch {
     slots: Vec<Fake>,
     batches: bool,
+    writes_as_it_reads: bool,
     /// Passes over several slots until the model fails.
     fails_after: usize,
 }
@@ -21,6 +22,7 @@ impl FakeBatch {
         Self {
             slots: vec![Fake::new(1); slots],
             batches,
+            writes_as_it_reads: true,
             fails_after: usize::MAX,
         }
     }
@@ -37,6 +39,10 @@ impl BatchModel for FakeBatch {
 
     fn batches(&self) -> bool {
         self.batches
+    }
+
+    fn writes_as_it_reads(&self) -> bool {
+        self.writes_as_it_reads
     }
 
     fn step(&mut self, tokens: &mut [(usize, u32)]) -> Result<Logits<'_>> {
@@ -206,6 +212,38 @@ fn what_a_slot_holds_of_a_prompt_is_not_read_again() {
     assert_eq!(ask(&mut batch, &mut told, &[4, 4]), (20, 1));
     // The conversation's slot was not taken for it.
     assert_eq!(ask(&mut batch, &mut told, &next).1, 0);
+}
+
+#[test]
+fn what_was_written_is_read_again_where_it_would_be_read_otherwise() {
+    let model = FakeBatch {
+        writes_as_it_reads: false,
+        ..FakeBatch::new(2, true)
+    };
+    let mut batch = batch(model, false);
+    let mut told = Told::default();
+    let prompt: Vec<u32> = (0..40).map(|i| i % 5).collect();
+    let first = batch.begin(&prompt, options(9)).unwrap();
+    // The next one begins with what is being written.
+    let mut next = prompt.clone();
+    while told
+        .tokens
+        .get(&first)
+        .is_none_or(|written| written.len() < 3)
+    {
+        told.turn(&mut batch);
+    }
+    next.extend(&told.tokens[&first]);
+    next.push(1);
+    batch.begin(&next, options(3)).unwrap();
+    assert_eq!(batch.stats().reused, prompt.len() - 1);
+    while batch.active() > 0 {
+        told.turn(&mut batch);
+    }
+    let before = batch.stats().reused;
+    batch.begin(&next, options(3)).unwrap();
+    assert_eq!(batch.stats().reused - before, next.len() - 1);
+    assert_eq!(batch.prefixes().unwrap()[0].tokens, prompt[..39]);
 }
 
 #[test]
