@@ -3,11 +3,13 @@
 
     python3 scripts/measure_serving.py BUNDLE [--dlc target/release/dlc] [--clients 1 2 4 8] [--tokens N] [--rounds N]
         [--threads N] [-- FLAG...]
+    python3 scripts/measure_serving.py FILE.gguf --llama-server BIN ...
 
 Starts the server with FLAGs. A client asks one prompt after the other of `dlc bench`'s suite, greedily, without an end of
 text, and streams. Every number of clients asks as many requests, ROUNDS times 16, each with a number before it that no
 other has; then one client asks them again, and must get the same texts. The rate is tokens per second from the first
-request to the last token; times to the first token and between tokens are those that clients see. Prints a Markdown table.
+request to the last token; times to the first token and between tokens are those that clients see. llama.cpp's server is
+asked the same, and may write other texts in company. Prints a Markdown table.
 
 Exit status: 0 done, 1 a text differs or a request failed, 2 bad usage.
 """
@@ -19,6 +21,7 @@ import json
 import pathlib
 import queue
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +31,8 @@ SUITE = pathlib.Path(__file__).parent.parent / "src" / "cli" / "bench" / "suite.
 
 
 class Server:
+    """`dlc serve`."""
+
     def __init__(self, arguments: argparse.Namespace) -> None:
         command = [arguments.dlc, "serve", f"model={arguments.bundle}", "--port", "0", *arguments.flags]
         command += ["--threads", str(arguments.threads)]
@@ -51,6 +56,38 @@ class Server:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         return float(re.search(rf'^{name}{{model="model"}} (.*)$', text, re.MULTILINE)[1])
+
+
+class LlamaServer:
+    """llama.cpp's, with a slot for each client."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        slots = max(arguments.clients)
+        command = [arguments.llama_server, "-m", arguments.bundle, "--port", self.port, "-t", arguments.threads]
+        command += ["--parallel", slots, "-c", 2048 * slots, *arguments.flags]
+        self.process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not self.lives():
+            time.sleep(0.1)
+
+    def lives(self) -> bool:
+        if self.process.poll() is not None:
+            raise SystemExit("the server ended")
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def metric(self, name: str) -> float:
+        return 0.0
 
 
 class Seen:
@@ -77,7 +114,9 @@ def ask(port: int, prompt: str, tokens: int) -> Seen:
         part = json.loads(line[6:])
         if "error" in part:
             raise RuntimeError(part["error"]["message"])
-        new = part["choices"][0]["logprobs"]["tokens"]
+        choice = part["choices"][0]
+        # llama.cpp's server sends each token by itself.
+        new = choice["logprobs"]["tokens"] if choice.get("logprobs") else [choice["text"]] * bool(choice["text"])
         now = time.perf_counter()
         if not seen.tokens and new:
             seen.first = now - asked
@@ -118,6 +157,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=pathlib.Path)
     parser.add_argument("--dlc", default="target/release/dlc")
+    parser.add_argument("--llama-server")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=1)
@@ -127,7 +167,7 @@ def main() -> int:
     arguments = parser.parse_args(given[:end])
     arguments.flags = given[end + 1 :]
     suite = [json.loads(line)["prompt"] for line in SUITE.read_text(encoding="utf-8").splitlines()]
-    server = Server(arguments)
+    server = (LlamaServer if arguments.llama_server else Server)(arguments)
     rows, differing, total = [], 0, 0
     try:
         measure(server, suite[:2], 1, 8)
@@ -151,7 +191,7 @@ def main() -> int:
     for row in rows:
         print("| " + " | ".join(str(cell) for cell in row) + " |")
     print(f"\n{differing} texts of {total} tokens in company differ from the same alone; {step_tokens / max(steps, 1):.2f} tokens a pass in company")
-    return 1 if differing else 0
+    return 1 if differing and not arguments.llama_server else 0
 
 
 if __name__ == "__main__":

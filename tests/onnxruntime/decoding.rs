@@ -69,32 +69,6 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
             },
         )
     };
-    let of_codes = |pass: &'static str| {
-        let backend = backend.cloned();
-        Trial::test(
-            format!("decoding::a_target_of_{pass}_is_decoded_losslessly"),
-            move || {
-                let (backend, folder) = (backend.expect("not ignored"), tempfile::tempdir()?);
-                let passes = [pass, "fit-prune:drop=4,samples=2,length=32"];
-                let place = folder.path();
-                let mut pair = Pair::compile_with(&passes, &backend, Profile::Ort, place, true);
-                pair.check_greedy(24)?;
-                Ok(check_pairs(&mut pair.target)?)
-            },
-        )
-    };
-    let in_company = |pass: &'static str| {
-        let backend = backend.cloned();
-        Trial::test(
-            format!("decoding::texts_of_{pass}_are_in_company_what_they_are_alone"),
-            move || {
-                let (backend, folder) = (backend.expect("not ignored"), tempfile::tempdir()?);
-                let place = folder.path();
-                let bundle = Pair::bundle(&[pass], Profile::Ort, place);
-                Ok(check_batch(&backend, &bundle, &prompts(), false)?)
-            },
-        )
-    };
     let of_golden = |(name, profile): (&'static str, Profile)| {
         let backend = backend.cloned();
         Trial::test(
@@ -124,9 +98,40 @@ pub fn trials(backend: Option<&Backend>) -> Vec<Trial> {
         .chain(Profile::ALL.into_iter().map(in_pieces))
         .chain(goldens)
         .chain(["scale", "lstsq"].map(compensated))
-        .chain(CODES.map(of_codes))
-        .chain(CODES.map(in_company))
+        .chain(of_codes(backend))
         .collect()
+}
+
+/// Of quantised targets.
+fn of_codes(backend: Option<&Backend>) -> Vec<Trial> {
+    let alone = |pass: &'static str| {
+        let backend = backend.cloned();
+        Trial::test(
+            format!("decoding::a_target_of_{pass}_is_decoded_losslessly"),
+            move || {
+                let (backend, folder) = (backend.expect("not ignored"), tempfile::tempdir()?);
+                let passes = [pass, "fit-prune:drop=4,samples=2,length=32"];
+                let place = folder.path();
+                let mut pair = Pair::compile_with(&passes, &backend, Profile::Ort, place, true);
+                pair.check_greedy(24)?;
+                Ok(check_pairs(&mut pair.target)?)
+            },
+        )
+    };
+    let in_company = |pass: &'static str| {
+        let backend = backend.cloned();
+        Trial::test(
+            format!("decoding::texts_of_{pass}_are_in_company_what_they_are_alone"),
+            move || {
+                let (backend, folder) = (backend.expect("not ignored"), tempfile::tempdir()?);
+                let place = folder.path();
+                let bundle = Pair::bundle(&[pass], Profile::Ort, place);
+                Ok(check_batch(&backend, &bundle, &prompts(), false)?)
+            },
+        )
+    };
+    let trials = CODES.map(alone).into_iter().chain(CODES.map(in_company));
+    trials.collect()
 }
 
 /// Of lengths at which the last piece of three has one token, two and three.
