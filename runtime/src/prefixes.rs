@@ -103,19 +103,29 @@ impl PrefixFile {
         Ok(prefixes)
     }
 
-    /// Writes prefixes in place of what the file held. A folder that isn't there is made, for its
-    /// owner alone: what is saved tells what was asked.
+    /// Makes the folder of such files where it isn't there, for its owner alone: what is saved tells
+    /// what was asked.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`] for what the system says.
+    pub fn make_folder(folder: &Path) -> Result<()> {
+        let mut builder = DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder
+            .recursive(true)
+            .create(folder)
+            .map_err(|error| RuntimeError::file(folder, format!("can't be made: {error}")))
+    }
+
+    /// Writes prefixes in place of what the file held; its folder is made where it isn't there.
     ///
     /// # Errors
     /// [`RuntimeError::File`] for what the system says; the file is then as it was.
     pub fn write(&self, prefixes: &[Prefix]) -> Result<()> {
         let fail = |problem: String| RuntimeError::file(&self.path, problem);
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        let mut builder = DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        let made = builder.recursive(true).create(folder);
-        made.map_err(|error| fail(error.to_string()))?;
+        Self::make_folder(folder)?;
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let place = Temporary::place(folder, &name).map_err(|error| fail(error.to_string()))?;
         self.encode(prefixes, place.path()).map_err(fail)?;

@@ -14,7 +14,7 @@ use dlc_files::read_document;
 use dlc_ir::Task;
 use dlc_runtime::methods::speculation::{Batch, BatchOptions, DecodeOptions, TokenModel};
 use dlc_runtime::{
-    Bundle, ChatTemplate, CrossEncoder, GenerationConfig, Provider, SentenceEncoder,
+    Bundle, ChatTemplate, CrossEncoder, GenerationConfig, PrefixFile, Provider, SentenceEncoder,
 };
 
 use self::kept::Kept;
@@ -98,6 +98,12 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let bundles = names(&args.bundles)?;
+    if let Some(folder) = &args.save_cache {
+        if args.backend.session().provider != Provider::Cpu {
+            bail!("--save-cache keeps what is held on the CPU alone; leave it or --provider out");
+        }
+        PrefixFile::make_folder(folder)?;
+    }
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).map_err(|error| {
         Failure::usage(format!(
@@ -113,9 +119,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             "everybody who reaches {} may ask: --api-key-file FILE demands a key",
             args.host
         ))?;
-    }
-    if args.save_cache.is_some() && args.backend.session().provider != Provider::Cpu {
-        bail!("--save-cache keeps what is held on the CPU alone; leave it or --provider out");
     }
     let grace = Duration::from_secs(args.grace.into());
     let keeping = args.save_cache.as_ref().map_or(Duration::ZERO, |_| KEEPING);

@@ -322,6 +322,7 @@ fn what_cannot_be_served_at_all_ends_the_command() {
         vec!["serve", "a/out", "b/out"],
         vec!["serve", "broken", "--api-key-file", "missing"],
         vec!["serve", "broken", "--host", "203.0.113.7"],
+        vec!["serve", "broken", "--save-cache", "broken/dlc.yaml/kept"],
     ]
     .map(|args| shell.dlc(&args).transcript());
     insta::with_settings!({filters => [(r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]")]}, {
