@@ -33,8 +33,8 @@ pub struct Module {
 /// How a draft is used best.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Drafting {
-    /// How many tokens it should guess before the target checks them.
-    pub draft_tokens: usize,
+    /// How many tokens it should guess before the target checks them, if that is known.
+    pub draft_tokens: Option<usize>,
     /// How often its guesses should be right, from 0 to 1.
     pub acceptance: f64,
 }

@@ -44,6 +44,8 @@ pub(crate) fn replace_draft(
     if let Some(target) = module.graph("target") {
         report.diff = Some(diff((target, &module.weights), (&draft, &module.weights)));
     }
+    // What was assumed of another draft isn't of this one.
+    module.drafting = module.drafting.filter(|known| known.draft_tokens.is_some());
     match module
         .graphs
         .iter_mut()

@@ -491,11 +491,20 @@ fn a_draft_asked_for_after_none_paid_has_the_usual_defaults() {
     let genai = fs::read_to_string(shell.path("out/genai_config.json")).unwrap();
     let genai: serde_json::Value = serde_json::from_str(&genai).unwrap();
     assert_eq!(genai["speculative"]["max_draft_tokens"], 4, "{genai}");
-    assert!(
-        !fs::read_to_string(shell.path("out/dlc.yaml"))
-            .unwrap()
-            .contains("draft_acceptance")
-    );
+    let manifest = fs::read_to_string(shell.path("out/dlc.yaml")).unwrap();
+    assert!(manifest.contains("\ndraft_acceptance: 0.95\n"));
+    // Nothing is known of a copy in 4 bits, and of one whose head was trimmed.
+    let others = [
+        vec!["quantize-draft:bits=4,method=rtn"],
+        vec![quantise, "trim-head:tokens=1024"],
+    ];
+    for passes in others {
+        let passes = passes.iter().flat_map(|pass| ["--pass", pass]);
+        let args = ["compile", "fixtures/tiny-llama", "-o", "other", "--force"];
+        shell.ok(&args.into_iter().chain(passes).collect::<Vec<_>>());
+        let manifest = fs::read_to_string(shell.path("other/dlc.yaml")).unwrap();
+        assert!(!manifest.contains("draft_acceptance"));
+    }
 }
 
 #[test]

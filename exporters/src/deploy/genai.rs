@@ -2,7 +2,7 @@
 //! speculatively.
 
 use dlc_bundle::{CacheLayout, GraphRecord, Profile};
-use dlc_ir::{ModelInfo, Task};
+use dlc_ir::{ModelInfo, Module, Task};
 use serde_json::{Value, json};
 
 use super::{DeploymentTarget, WrittenBundle, plain};
@@ -60,13 +60,21 @@ fn configuration(bundle: &WrittenBundle<'_>) -> Option<String> {
     {
         config["model"]["draft"] = decoder_block(model, draft);
         config["speculative"] = json!({
-            "max_draft_tokens": module.drafting.map_or(DRAFT_TOKENS, |drafting| drafting.draft_tokens),
+            "max_draft_tokens": draft_tokens(module),
             "min_adaptive_k": 0,
             "ngram_size": 0,
             "cooldown": false,
         });
     }
     Some(format!("{config:#}\n"))
+}
+
+/// How many tokens the draft guesses at a time.
+fn draft_tokens(module: &Module) -> usize {
+    let drafting = module.drafting;
+    drafting
+        .and_then(|drafting| drafting.draft_tokens)
+        .unwrap_or(DRAFT_TOKENS)
 }
 
 /// Tokens that onnxruntime-genai takes: it refuses ids outside the vocabulary.

@@ -337,7 +337,7 @@ impl AutoDraft<'_> {
             return Ok(());
         }
         module.drafting = Some(Drafting {
-            draft_tokens: best.outlook.draft_tokens,
+            draft_tokens: Some(best.outlook.draft_tokens),
             acceptance: best.acceptance,
         });
         let mut draft = best.recipe.draft(

@@ -64,6 +64,11 @@ impl QuantizeDraftOptions {
         parse_options(NAME, given)
     }
 
+    /// Whether every matrix gets 8 bits.
+    pub(super) fn is_of_bytes(&self) -> bool {
+        self.bits == Bits::All(8) && matches!(self.head, PartBits::Same | PartBits::Own(8))
+    }
+
     /// What `quantize` would be asked for. The embedding stays the target's, and draft and target
     /// are compared where there is text anyway.
     pub(super) fn of_quantize(&self) -> QuantizeOptions {
