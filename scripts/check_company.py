@@ -16,7 +16,7 @@ import pathlib
 import random
 import sys
 
-from measure_serving import Server, measure
+from measure_serving import Server, measure, parsed
 
 WORDS = (pathlib.Path(__file__).parent.parent / "docs" / "measurements.md").read_text(encoding="utf-8").split()
 LENGTHS = [20, 28, 33, 41, 47, 60, 90, 130]
@@ -33,10 +33,7 @@ def main() -> int:
     parser.add_argument("--dlc", default="target/release/dlc")
     for name, default in [("clients", 8), ("tokens", 40), ("prompts", 24), ("threads", 2)]:
         parser.add_argument(f"--{name}", type=int, default=default)
-    given = sys.argv[1:]
-    end = given.index("--") if "--" in given else len(given)
-    arguments = parser.parse_args(given[:end])
-    arguments.flags = given[end + 1 :]
+    arguments = parsed(parser)
 
     draw = random.Random(3)
     starts = [draw.randrange(len(WORDS) - max(LENGTHS)) for _ in range(arguments.prompts)]

@@ -153,6 +153,15 @@ def measure(server: Server, prompts: list[str], clients: int, tokens: int) -> tu
     return time.perf_counter() - started, seen
 
 
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments, and as `flags` those behind `--`, which are the server's."""
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    arguments = parser.parse_args(given[:end])
+    arguments.flags = given[end + 1 :]
+    return arguments
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=pathlib.Path)
@@ -162,10 +171,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    given = sys.argv[1:]
-    end = given.index("--") if "--" in given else len(given)
-    arguments = parser.parse_args(given[:end])
-    arguments.flags = given[end + 1 :]
+    arguments = parsed(parser)
     suite = [json.loads(line)["prompt"] for line in SUITE.read_text(encoding="utf-8").splitlines()]
     server = (LlamaServer if arguments.llama_server else Server)(arguments)
     rows, differing, total = [], 0, 0

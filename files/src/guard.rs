@@ -108,6 +108,9 @@ fn message(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -127,11 +130,14 @@ mod tests {
     #[test]
     fn work_is_given_up_after_so_much_processor_time() {
         let limit = Duration::from_millis(50);
-        let spin = || {
-            while std::hint::black_box(true) {}
+        let enough = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&enough);
+        let spin = move || {
+            while !seen.load(Ordering::Relaxed) {}
             Ok(())
         };
         let error = contain_within("the parser", limit, 1 << 20, spin).unwrap_err();
+        enough.store(true, Ordering::Relaxed);
         assert_eq!(error, "takes too long");
         let gone = contain_within("the parser", limit, 1 << 20, || -> Result<(), String> {
             panic!("gone")

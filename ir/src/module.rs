@@ -151,6 +151,16 @@ pub struct ModelInfo {
     pub pad_token_id: Option<u32>,
 }
 
+impl ModelInfo {
+    /// Whether it says how well a text answers a query, both read together: it classifies, and has
+    /// one class alone.
+    pub fn is_cross_encoder(&self) -> bool {
+        self.task == Task::TextClassification
+            && self.scores == Scores::Numbers
+            && self.labels.len() == 1
+    }
+}
+
 /// What a classifier's scores mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

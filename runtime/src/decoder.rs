@@ -84,7 +84,9 @@ impl DecoderSession {
         let session = Session::load(backend, bundle, name, weights, &options.session)?;
         let in_place = bundle.manifest().caches == CacheLayout::InPlace;
         let fillers = options.fillers.filter(|_| in_place);
-        let context = model.context_length - usize::from(fillers.is_some());
+        let context = model
+            .context_length
+            .saturating_sub(usize::from(fillers.is_some()));
         let vocab = model.vocab_size;
         let sequences = options.sequences.max(1);
         if sequences > 1 && options.session.provider != Provider::Cpu {

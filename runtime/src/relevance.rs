@@ -1,8 +1,6 @@
 //! How well texts answer a query, by an encoder that reads both together (a cross-encoder: Nogueira
 //! and Cho, *Passage Re-ranking with BERT*, 2019).
 
-use dlc_ir::{Scores, Task};
-
 use super::sentence::open_with_tokenizer;
 use super::{
     Backend, Bundle, EncoderSession, Result, Rows, RuntimeError, SessionOptions, TextTokenizer,
@@ -37,10 +35,7 @@ pub struct Relevance {
 impl CrossEncoder {
     /// Whether a bundle is a model of this kind: it classifies, and has one class alone.
     pub fn is(bundle: &Bundle) -> bool {
-        let model = &bundle.manifest().model;
-        model.task == Task::TextClassification
-            && model.scores == Scores::Numbers
-            && model.labels.len() == 1
+        bundle.manifest().model.is_cross_encoder()
     }
 
     /// Loads the model.

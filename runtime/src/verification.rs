@@ -52,15 +52,19 @@ impl Verification {
 
     /// Of the graph `name` where it computes on `provider`.
     pub fn of(manifest: &Manifest, name: &str, provider: Provider) -> Self {
-        let mut codes = manifest.weights.iter().filter(|weight| weight.is_codes());
-        let has_codes = codes.any(|weight| weight.graphs.iter().any(|graph| graph == name));
-        if !has_codes || manifest.profile == Profile::Portable || provider != Provider::Cpu {
+        let of_graph = |weight: &&WeightRecord| weight.graphs.iter().any(|graph| graph == name);
+        let codes = manifest.weights.iter().filter(|weight| weight.is_codes());
+        let codes: BTreeMap<&str, &WeightRecord> = codes
+            .filter(of_graph)
+            .map(|weight| (weight.name.as_str(), weight))
+            .collect();
+        if codes.is_empty() || manifest.profile == Profile::Portable || provider != Provider::Cpu {
             return Self::Alike;
         }
         match manifest.caches {
             CacheLayout::InPlace => Self::InPairs {
                 pays: multiplies_rows_of_bytes(),
-                evenly: !odd_rows_agree(manifest),
+                evenly: !odd_rows_agree(&codes),
             },
             CacheLayout::Appended => Self::Differs,
         }
@@ -69,18 +73,15 @@ impl Verification {
 
 /// Whether `MatMulNBits` says of a single row what it says of it among several: seen for groups of up
 /// to 32 in 4 bits and 64 in 8 bits, and not for larger ones (ONNX Runtime 1.31, AVX-512 VNNI).
-fn odd_rows_agree(manifest: &Manifest) -> bool {
+/// `codes` has codes and zero points by their names.
+fn odd_rows_agree(codes: &BTreeMap<&str, &WeightRecord>) -> bool {
     const MOST_BYTES_OF_NIBBLES: usize = 16;
     const MOST_BYTES: usize = 64;
-    let weights = manifest.weights.iter();
-    let by_name: BTreeMap<&str, &WeightRecord> = weights
-        .map(|weight| (weight.name.as_str(), weight))
-        .collect();
     // Eight bits have a zero point in each byte, four have two.
-    let are_bytes = |codes: &WeightRecord, groups: usize| {
-        let zeros = codes.name.strip_suffix("codes").and_then(|stem| {
+    let are_bytes = |weight: &WeightRecord, groups: usize| {
+        let zeros = weight.name.strip_suffix("codes").and_then(|stem| {
             let name = format!("{stem}zero_points");
-            by_name.get(name.as_str()).copied()
+            codes.get(name.as_str()).copied()
         });
         groups > 1 && zeros.is_some_and(|zeros| zeros.shape.last() == Some(&groups))
     };
@@ -90,8 +91,7 @@ fn odd_rows_agree(manifest: &Manifest) -> bool {
         [_, _, bytes] => bytes <= MOST_BYTES_OF_NIBBLES,
         _ => false,
     };
-    let mut codes = manifest.weights.iter().filter(|weight| weight.is_codes());
-    codes.all(agrees)
+    codes.values().copied().all(agrees)
 }
 
 /// Whether ONNX Runtime multiplies several rows by codes together. On x86-64 its kernels for VNNI

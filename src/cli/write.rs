@@ -218,9 +218,9 @@ impl Written {
     }
 }
 
-/// What the model said of a token. JSON has no infinity: what can't be is -9999.
+/// What the model said of a token.
 fn said((token, said): (&u32, &TokenLogprobs)) -> Value {
-    let entry = |token: u32, logprob: f32| json!({"token": token, "logprob": logprob.max(-9999.0)});
+    let entry = |token: u32, logprob: f32| json!({"token": token, "logprob": TokenLogprobs::finite(logprob)});
     let mut value = entry(*token, said.logprob);
     let top = said.top.iter();
     value["top"] = top.map(|&(token, logprob)| entry(token, logprob)).collect();

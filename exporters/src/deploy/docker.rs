@@ -2,7 +2,7 @@
 //! of, on top of an image that has `dlc serve`.
 
 use dlc_bundle::Profile;
-use dlc_ir::{ModelInfo, Scores, Task};
+use dlc_ir::{ModelInfo, Task};
 
 use super::{DeploymentTarget, TargetFiles, WrittenBundle, plain};
 
@@ -23,7 +23,7 @@ fn refuses(model: &ModelInfo) -> Option<String> {
     let serves = match model.task {
         Task::TextGeneration | Task::FeatureExtraction => true,
         Task::ImageGeneration => model.prompts.is_some(),
-        Task::TextClassification => model.scores == Scores::Numbers && model.labels.len() == 1,
+        Task::TextClassification => model.is_cross_encoder(),
         Task::FillMask | Task::TokenClassification | Task::QuestionAnswering => false,
     };
     (!serves).then(|| {

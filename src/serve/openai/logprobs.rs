@@ -1,6 +1,7 @@
 //! What a model said of tokens, in the two forms of OpenAI's API.
 
 use dlc_runtime::TextTokenizer;
+use dlc_runtime::methods::speculation::TokenLogprobs;
 use serde_json::{Value, json};
 
 use super::Piece;
@@ -13,12 +14,7 @@ fn text_of(tokenizer: &TextTokenizer, token: u32) -> String {
 fn entry(tokenizer: &TextTokenizer, token: u32, logprob: f32) -> Value {
     let text = text_of(tokenizer, token);
     let bytes = text.as_bytes();
-    json!({"token": text, "logprob": finite(logprob), "bytes": bytes})
-}
-
-/// JSON has no infinity.
-fn finite(logprob: f32) -> f32 {
-    logprob.max(-9999.0)
+    json!({"token": text, "logprob": TokenLogprobs::finite(logprob), "bytes": bytes})
 }
 
 /// `logprobs` of a chat's choice.
@@ -47,12 +43,19 @@ pub(super) fn of_completion(tokenizer: &TextTokenizer, piece: &Piece) -> Value {
         Some(*end)
     });
     let offsets: Vec<usize> = std::iter::once(0).chain(ends).take(tokens.len()).collect();
-    let logprobs: Vec<f32> = said().map(|(_, said)| finite(said.logprob)).collect();
+    let logprobs: Vec<f32> = said()
+        .map(|(_, said)| TokenLogprobs::finite(said.logprob))
+        .collect();
     // The token that was drawn is among them, likely or not.
     let top = said().map(|(id, said)| {
         let top = said.top.iter().copied().chain([(id, said.logprob)]);
-        top.map(|(token, logprob)| (text_of(tokenizer, token), json!(finite(logprob))))
-            .collect::<serde_json::Map<_, _>>()
+        top.map(|(token, logprob)| {
+            (
+                text_of(tokenizer, token),
+                json!(TokenLogprobs::finite(logprob)),
+            )
+        })
+        .collect::<serde_json::Map<_, _>>()
     });
     let top: Vec<_> = top.collect();
     json!({"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets})

@@ -11,6 +11,12 @@ pub struct TokenLogprobs {
 }
 
 impl TokenLogprobs {
+    /// A log probability as JSON has it, which knows no infinity: at least -9999, as in OpenAI's
+    /// API.
+    pub fn finite(logprob: f32) -> f32 {
+        logprob.max(-9999.0)
+    }
+
     /// Of a finite row of logits: of `token`, and of the `top` likeliest.
     pub(in crate::speculation) fn of(row: &[f32], token: u32, top: usize) -> Self {
         let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
